@@ -1,0 +1,102 @@
+"""Identity of upstream source text, taken without importing it.
+
+A patch is right only for the code it was written against. Each symbol that a
+patch replaces or relies on is cut out of the installed file with ``ast`` and
+hashed, so the check needs neither a GPU nor the ten seconds that importing
+SGLang takes.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PINNED_SGLANG = "0.5.17"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """One symbol's source text as installed."""
+
+    path: Path
+    """File that defines the symbol."""
+    line: int
+    """1-based line of its ``def``, ``class`` or assignment."""
+    fingerprint: str
+    """First 16 hex digits of the SHA-256 of its dedented text."""
+
+
+def installed_sglang() -> str | None:
+    """Version of the installed ``sglang`` distribution, None if there is none."""
+    try:
+        return version("sglang")
+    except PackageNotFoundError:
+        return None
+
+
+@cache
+def _package_root(package: str) -> Path | None:
+    spec = importlib.util.find_spec(package)
+    locations = list(spec.submodule_search_locations or []) if spec else []
+    return Path(locations[0]) if locations else None
+
+
+@cache
+def _parse(path: Path) -> tuple[str, ast.Module]:
+    text = path.read_text(encoding="utf-8")
+    return text, ast.parse(text)
+
+
+def module_path(module: str) -> Path | None:
+    """File of a dotted module name, found by path and not by import."""
+    package, *rest = module.split(".")
+    root = _package_root(package)
+    if root is None:
+        return None
+    base = root.joinpath(*rest)
+    candidates = (base.with_suffix(".py"), base / "__init__.py")
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _defined_names(node: ast.stmt) -> list[str]:
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return [node.name]
+    if isinstance(node, ast.Import):
+        return [alias.asname or alias.name for alias in node.names]
+    if isinstance(node, ast.Assign):
+        return [target.id for target in node.targets if isinstance(target, ast.Name)]
+    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+        return [node.target.id]
+    return []
+
+
+def _find(body: list[ast.stmt], qualname: str) -> ast.stmt | None:
+    head, _, rest = qualname.partition(".")
+    for node in body:
+        if head not in _defined_names(node):
+            continue
+        if not rest:
+            return node
+        if isinstance(node, ast.ClassDef):
+            return _find(node.body, rest)
+    return None
+
+
+def read_source(module: str, qualname: str) -> Source | None:
+    """Locate and hash ``module:qualname``; None if the file or symbol is gone."""
+    path = module_path(module)
+    if path is None:
+        return None
+    text, tree = _parse(path)
+    node = _find(tree.body, qualname)
+    if node is None:
+        return None
+    segment = ast.get_source_segment(text, node)
+    assert segment is not None
+    digest = hashlib.sha256(segment.encode()).hexdigest()[:16]
+    return Source(path=path, line=node.lineno, fingerprint=digest)

@@ -1,0 +1,10 @@
+"""Names that SGLang, the launcher and the patches must agree on."""
+
+BACKEND_NAME = "prefillshare"
+"""Value of ``--radix-cache-backend``; it exists only in a patched engine."""
+
+ENGINE_PLUGIN = "prefillshare"
+"""Entry point of the shared-prefill patches; must be named in ``SGLANG_PLUGINS``."""
+
+CPU_PLUGIN = "prefillshare_cpu"
+"""Entry points of the platform without an accelerator, and of its patches."""

@@ -1,0 +1,286 @@
+"""The ordered lists of patches, and the one place that applies them.
+
+``apply()`` checks every patch first and changes all or none; ``is_applied()`` looks
+at the live objects. ``python -m sglang_patches report`` prints the lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prefillshare.errors import PrefillShareError
+from sglang_patches import (
+    adapter_checks,
+    foreign_apis,
+    lora_segments,
+    model_cards,
+    model_names,
+    request_boundary,
+    responses_api,
+    server_checks,
+)
+from sglang_patches.cpu import grammar_mask, pinning
+from sglang_patches.fingerprint import PINNED_SGLANG, installed_sglang
+from sglang_patches.patch import Patch, Replacement, Symbol, Wrapper
+
+
+class PatchError(PrefillShareError):
+    """The installed SGLang is not the one that the patches were written for."""
+
+
+def _patch(
+    module: str,
+    qualname: str,
+    fingerprint: str | None,
+    why: str,
+    wrap: Wrapper | None = None,
+) -> Patch:
+    full_module = module if module == "torch" else f"sglang.srt.{module}"
+    symbol = Symbol(module=full_module, qualname=qualname, fingerprint=fingerprint)
+    return Patch(symbol=symbol, why=why, wrap=wrap)
+
+
+_REQ = "managers.schedule_batch"
+_LORA = "lora.lora_manager"
+_RADIX = "mem_cache.radix_cache"
+_SERVING = "entrypoints.openai.serving_base"
+_RESPONSES = "entrypoints.openai.serving_responses"
+_OLLAMA = "entrypoints.ollama.serving"
+_RELIED_SEGMENTS = "relied on: reads adapters per row of the batch view"
+_RELIED_ROWS = "relied on: row ownership that the shared radix cache continues"
+
+ENGINE_PATCHES: tuple[Patch, ...] = (
+    _patch(
+        "server_args",
+        "ServerArgs.check_server_args",
+        "1d7d36420d953c33",
+        "unsupported settings would run unseen",
+        server_checks.wrap_check_server_args,
+    ),
+    _patch(
+        _REQ,
+        "Req.__init__",
+        "6ebd73da76d2c10e",
+        "the LoRA id would keep equal prompts apart; no boundary",
+        request_boundary.wrap_req_init,
+    ),
+    _patch(
+        "model_executor.forward_batch_info",
+        "ForwardBatch.init_new",
+        "122dd585a6c00d92",
+        "boundaries must reach the LoRA batch",
+        lora_segments.wrap_init_new,
+    ),
+    _patch(
+        _LORA,
+        "LoRAManager.prepare_lora_batch",
+        "6717dd923e136d9a",
+        "prompts would be prefilled with the adapter",
+        lora_segments.wrap_prepare_lora_batch,
+    ),
+    _patch(
+        _LORA,
+        "LoRAManager.can_use_prefill_cuda_graph",
+        "53b8296cc902be5b",
+        "graph limits count segments, not requests",
+        lora_segments.wrap_can_use_prefill_graph,
+    ),
+    _patch(
+        _LORA,
+        "LoRAManager.validate_lora_batch",
+        "09eb2ea8d9642035",
+        "the base slot must be counted in every batch",
+        lora_segments.wrap_validate_lora_batch,
+    ),
+    _patch(
+        _LORA,
+        "LoRAManager.fetch_new_loras",
+        "0fd575f8d18c6349",
+        "the base slot must be resident in every batch",
+        lora_segments.wrap_fetch_new_loras,
+    ),
+    _patch(
+        _LORA,
+        "LoRAManager.validate_new_adapter",
+        "7651c86200f71c14",
+        "embedding and LM-head adapters would misread segments",
+        adapter_checks.wrap_validate_new_adapter,
+    ),
+    _patch(
+        _LORA,
+        "LoRAManager.init_lora_modules",
+        "eaf9acaa3125d660",
+        "MoE adapters would misread segments",
+        adapter_checks.wrap_init_lora_modules,
+    ),
+    _patch(
+        _SERVING,
+        "OpenAIServingBase._resolve_lora_path",
+        "49412d2bbba36611",
+        "unknown model names would get the base's answer",
+        model_names.wrap_resolve_lora_path,
+    ),
+    _patch(
+        _SERVING,
+        "OpenAIServingBase._compute_extra_key",
+        "23a0884cfa935ad8",
+        "two cache salts could share a namespace",
+        model_names.wrap_compute_extra_key,
+    ),
+    _patch(
+        _RESPONSES,
+        "OpenAIServingResponses.create_responses",
+        "80dee315da0a87a4",
+        "/v1/responses would answer every name with the base",
+        responses_api.wrap_create_responses,
+    ),
+    _patch(
+        _RESPONSES,
+        "OpenAIServingResponses._generate_with_builtin_tools",
+        "90a47c77e3097b51",
+        "/v1/responses would ignore the decode module",
+        responses_api.wrap_generate_with_tools,
+    ),
+    _patch(
+        _OLLAMA,
+        "OllamaServing.handle_chat",
+        "175d7e3bae5bc96e",
+        "the Ollama endpoints would answer every name with the base",
+        foreign_apis.wrap_ollama,
+    ),
+    _patch(
+        _OLLAMA,
+        "OllamaServing.handle_generate",
+        "a9921502fac88934",
+        "the Ollama endpoints would answer every name with the base",
+        foreign_apis.wrap_ollama,
+    ),
+    _patch(
+        "entrypoints.anthropic.serving",
+        "AnthropicServing.handle_messages",
+        "a9f6ed3837503357",
+        "an unknown model name would be an internal error",
+        foreign_apis.wrap_anthropic,
+    ),
+    _patch(
+        "entrypoints.http_server",
+        "set_global_state",
+        "1484c09ce798173a",
+        "/v1/models/NAME would deny decode modules",
+        model_cards.wrap_set_global_state,
+    ),
+    _patch(_RADIX, "RadixCache.match_prefix", "4ac011eaa716c724", _RELIED_ROWS),
+    _patch(_RADIX, "RadixCache.insert", "d4ee45e66c92906b", _RELIED_ROWS),
+    _patch(_RADIX, "RadixCache.cache_unfinished_req", "153f82d767e5b2c7", _RELIED_ROWS),
+    _patch(_RADIX, "RadixCache.cache_finished_req", "a2b07adf7f49eea8", _RELIED_ROWS),
+    _patch(_RADIX, "RadixKey", "dcee2fbb2cec9878", _RELIED_ROWS),
+    _patch(_REQ, "Req.init_next_round_input", "32feade36c828d1e", _RELIED_ROWS),
+    _patch("mem_cache.common", "release_kv_cache", "22899438db477d53", _RELIED_ROWS),
+    _patch("mem_cache.registry", "create_tree_cache", "7e3a29b2dbbe304d", _RELIED_ROWS),
+    _patch(
+        "lora.backend.torch_backend",
+        "TorchNativeLoRABackend.prepare_lora_batch",
+        "2a7976f8c6ee26fd",
+        _RELIED_SEGMENTS,
+    ),
+    _patch(
+        "lora.backend.triton_backend",
+        "TritonLoRABackend.prepare_lora_batch",
+        "5be7663f39768b85",
+        _RELIED_SEGMENTS,
+    ),
+    _patch(
+        "lora.backend.chunked_backend",
+        "ChunkedSgmvLoRABackend.prepare_lora_batch",
+        "20ab3900625b1c35",
+        _RELIED_SEGMENTS,
+    ),
+    _patch("lora.utils", "generate_sequence_lengths", "661c7622f7f9bb4a", _RELIED_SEGMENTS),
+    _patch("lora.utils", "get_lm_head_pruned_lens", "2211bd441df42cf7", _RELIED_SEGMENTS),
+)
+"""Shared prefill in one engine (colocated)."""
+
+CPU_PATCHES: tuple[Patch, ...] = (
+    _patch(
+        "torch",
+        "Tensor.pin_memory",
+        None,
+        "pinning raises without a driver",
+        pinning.keep_in_place,
+    ),
+    *(
+        _patch(
+            module,
+            "torch",
+            "cf1070d3a16f24b2",
+            "pinned factories raise without a driver",
+            pinning.UnpinnedTorch,
+        )
+        for module in pinning.MODULES
+    ),
+    _patch(
+        "constrained.xgrammar_backend",
+        "XGrammarGrammar.apply_vocab_mask",
+        "65b0b211a2609066",
+        "a JSON schema would kill the scheduler",
+        grammar_mask.wrap_apply_vocab_mask,
+    ),
+    _patch(
+        "mem_cache.allocator.paged",
+        "PagedTokenToKVPoolAllocator",
+        "a1cd04faca6eb91e",
+        "relied on: the page allocator without Triton extends it",
+    ),
+)
+"""Needed on machines without an accelerator, with or without shared prefill."""
+
+
+def problems(patches: Sequence[Patch]) -> list[str]:
+    """Every reason why ``patches`` cannot be applied; empty when they can."""
+    found = installed_sglang()
+    if found != PINNED_SGLANG:
+        return [f"SGLang {found or 'is missing'}, expected {PINNED_SGLANG}"]
+    return [text for patch in patches if (text := patch.symbol.problem())]
+
+
+def is_applied(patches: Sequence[Patch] = ENGINE_PATCHES) -> bool:
+    """True when every live object carries its patch."""
+    return all(patch.is_applied() for patch in patches)
+
+
+def apply(patches: Sequence[Patch] = ENGINE_PATCHES) -> None:
+    """Put all of ``patches`` on the live engine, or none of them.
+
+    Effects: imports the upstream modules; a second call does nothing.
+    Raises: PatchError naming each symbol that is not as expected.
+    """
+    if is_applied(patches):
+        return
+    reasons = problems(patches)
+    if reasons:
+        raise PatchError(_refusal(reasons))
+    wanted = [patch for patch in patches if patch.wrap is not None]
+    half = [patch.symbol.name for patch in wanted if patch.is_applied()]
+    if half:
+        raise PatchError(f"already patched by someone else: {', '.join(half)}")
+    _install([patch.prepare() for patch in wanted])
+
+
+def _install(replacements: list[Replacement]) -> None:
+    done: list[Replacement] = []
+    try:
+        for replacement in replacements:
+            replacement.install()
+            done.append(replacement)
+    except BaseException:
+        for replacement in reversed(done):
+            replacement.undo()
+        raise
+
+
+def _refusal(reasons: list[str]) -> str:
+    return (
+        f"the patches are for SGLang {PINNED_SGLANG} as released and do not fit what "
+        f"is installed: {'; '.join(reasons)}. Reinstall the locked set with "
+        "`make clean run`, or `pip install sglang==" + PINNED_SGLANG + "`."
+    )

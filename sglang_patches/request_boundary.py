@@ -1,0 +1,38 @@
+"""A request's prefix namespace and its hand-off boundary.
+
+Target: ``sglang.srt.managers.schedule_batch.Req.__init__``
+Why: SGLang appends the LoRA id to ``extra_key``, so equal prompts of two decode
+    modules never meet in the radix tree (I1); and nothing in a request says where
+    the prefill module's part of the prompt ends (I5).
+How: after the original, ``extra_key`` is set back to the user's own, and
+    ``prefill_boundary`` is fixed once: later code may replace ``origin_input_ids``
+    (``set_finish_with_abort`` does) and must not move it.
+Upstream: sglang/srt/managers/schedule_batch.py:889 at 0.5.17.
+Remove when: upstream has a namespace hook for requests.
+
+    prompt      x_1 ............ x_{n-1} | x_n   y_1 ... y_m
+    row index    0  ............   n-2   | n-1    n
+    weights      prefill module          | decode module
+                                         ^ prefill_boundary = n-1
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+ALL_BASE_MADE = 1 << 62
+"""Boundary of a base request: every position is the prefill module's."""
+
+
+def wrap_req_init(original: Callable[..., None]) -> Callable[..., None]:
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        if self.lora_id is None:
+            self.prefill_boundary = ALL_BASE_MADE
+            return
+        assert self.extra_key is not None and self.extra_key.endswith(self.lora_id)
+        self.extra_key = self.extra_key[: -len(self.lora_id)] or None
+        self.prefill_boundary = max(len(self.origin_input_ids) - 1, 0)
+
+    return __init__

@@ -1,0 +1,111 @@
+"""Settings that shared prefill cannot serve yet are refused before anything starts.
+
+Target: ``sglang.srt.server_args.ServerArgs.check_server_args``
+Why: each setting below either lets decoder-made KV into the shared tree, or runs a
+    scheduler path in which the hand-off boundary is not looked at.
+How: checked after the original; the first refusal ends the process with one sentence.
+Upstream: sglang/srt/server_args.py:8699 at 0.5.17.
+Remove when: never; entries go as features are verified.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from sglang_patches.adapter_checks import EMBEDDING_TARGETS
+from sglang_patches.names import BACKEND_NAME
+
+UNSUPPORTED_SWITCHES = {
+    "enable_hierarchical_cache": "HiCache",
+    "enable_lmcache": "LMCache",
+    "enable_flexkv": "FlexKV",
+    "disable_radix_cache": "a disabled radix cache",
+    "enable_session_radix_cache": "the session radix cache",
+    "enable_streaming_session": "streaming sessions",
+    "enable_lora_overlap_loading": "overlapped LoRA loading",
+    "enable_dp_attention": "data-parallel attention",
+    "enable_two_batch_overlap": "two-batch overlap",
+    "enable_single_batch_overlap": "single-batch overlap",
+    "is_embedding": "embedding mode",
+}
+"""ServerArgs field -> what it is, refused when truthy."""
+
+UNSUPPORTED_ENVIRONMENT = {
+    "SGLANG_EXPERIMENTAL_CPP_RADIX_TREE": "the C++ radix tree",
+    "SGLANG_ENABLE_UNIFIED_RADIX_TREE": "the unified radix tree",
+}
+
+
+def refusals(args: Any) -> Iterator[str]:
+    """One sentence with the fix for every setting that is not supported."""
+    if args.radix_cache_backend != BACKEND_NAME:
+        yield (
+            f"the engine is patched but its radix cache is "
+            f"{args.radix_cache_backend or 'the built-in one'}, which would share "
+            f"decoder-made KV: start it with --radix-cache-backend {BACKEND_NAME}"
+        )
+    for name, what in UNSUPPORTED_SWITCHES.items():
+        if getattr(args, name, False):
+            flag = "--" + name.replace("_", "-")
+            yield f"shared prefill does not support {what} yet: remove {flag}"
+    for name, what in UNSUPPORTED_ENVIRONMENT.items():
+        if os.getenv(name, "").lower() in {"1", "true", "yes"}:
+            yield f"shared prefill does not support {what} yet: unset {name}"
+    yield from _parallelism(args)
+    yield from _scheduling(args)
+    yield from _adapters(args)
+
+
+def _parallelism(args: Any) -> Iterator[str]:
+    if args.pp_size > 1:
+        yield (
+            f"shared prefill does not support pipeline parallelism yet (pp_size "
+            f"{args.pp_size}): set --pp-size 1 and use --tp-size"
+        )
+
+
+def _scheduling(args: Any) -> Iterator[str]:
+    if args.speculative_algorithm is not None:
+        yield (
+            "shared prefill does not support speculative decoding yet: remove "
+            f"--speculative-algorithm {args.speculative_algorithm}"
+        )
+    if args.disaggregation_mode != "null":
+        yield (
+            "shared prefill does not support prefill/decode disaggregation yet: "
+            f"remove --disaggregation-mode {args.disaggregation_mode}"
+        )
+    if getattr(args, "dllm_algorithm", None) is not None:
+        yield "shared prefill does not support diffusion models: remove --dllm-algorithm"
+
+
+def _adapters(args: Any) -> Iterator[str]:
+    if not args.enable_lora:
+        return
+    if args.max_loras_per_batch < 2:
+        yield (
+            f"--max-loras-per-batch {args.max_loras_per_batch} leaves no slot beside "
+            "the prefill module's: set it to the number of decode modules + 1"
+        )
+    if getattr(args, "lora_drain_wait_threshold", 0.0) > 0.0:
+        yield (
+            "shared prefill does not support LoRA draining: remove "
+            "--lora-drain-wait-threshold and raise --max-loras-per-batch"
+        )
+    found = EMBEDDING_TARGETS & set(args.lora_target_modules or ())
+    if found:
+        yield (
+            f"--lora-target-modules names {', '.join(sorted(found))}: shared prefill "
+            "supports adapters of attention and MLP projections only"
+        )
+
+
+def wrap_check_server_args(original: Callable[..., None]) -> Callable[..., None]:
+    def check_server_args(self: Any) -> None:
+        original(self)
+        for reason in refusals(self):
+            raise SystemExit(f"sglang_patches: {reason}")
+
+    return check_server_args

@@ -1,0 +1,75 @@
+"""The computation that every served token is held against: plain transformers + peft.
+
+KV of x_1..x_{n-1} by the base (adapter off); then x_n and each generated token by the
+decode module over [base KV, its own KV]; greedy; float32. Nothing of SGLang, and
+nothing of this project, takes part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Continuation:
+    """A greedy continuation."""
+
+    tokens: list[int]
+    logprobs: list[float]
+    """Log-probability of each token of ``tokens``, natural logarithm."""
+
+
+class Reference:
+    """One base and its adapters, loaded once.
+
+    ``ask(None, ...)`` continues with the base itself.
+    """
+
+    def __init__(self, base: Path, adapters: dict[str, Path]) -> None:
+        model = AutoModelForCausalLM.from_pretrained(
+            base, dtype=torch.float32, attn_implementation="eager"
+        )
+        first, *others = adapters.items()
+        self.model = PeftModel.from_pretrained(model, first[1], adapter_name=first[0])
+        for name, path in others:
+            self.model.load_adapter(path, adapter_name=name)
+        self.model.eval()
+
+    @torch.no_grad()
+    def ask(
+        self, module: str | None, prompt: Sequence[int], num_tokens: int
+    ) -> Continuation:
+        """Greedy continuation of ``prompt`` by ``module``; EOS is not special."""
+        cache = self._base_prefill(prompt[:-1])
+        if module is None:
+            with self.model.disable_adapter():
+                return self._decode(cache, prompt[-1], num_tokens)
+        self.model.set_adapter(module)
+        return self._decode(cache, prompt[-1], num_tokens)
+
+    def _base_prefill(self, tokens: Sequence[int]) -> object:
+        if not tokens:
+            return None
+        with self.model.disable_adapter():
+            output = self.model(torch.tensor([list(tokens)]), use_cache=True)
+        return output.past_key_values
+
+    def _decode(self, cache: object, token: int, num_tokens: int) -> Continuation:
+        tokens: list[int] = []
+        logprobs: list[float] = []
+        for _ in range(num_tokens):
+            output = self.model(
+                torch.tensor([[token]]), past_key_values=cache, use_cache=True
+            )
+            cache = output.past_key_values
+            scores = torch.log_softmax(output.logits[0, -1].double(), dim=-1)
+            token = int(scores.argmax())
+            tokens.append(token)
+            logprobs.append(float(scores[token]))
+        return Continuation(tokens=tokens, logprobs=logprobs)
