@@ -97,9 +97,7 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     report = commands.add_parser("report", help="list every patch and its state")
     report.add_argument("--json", action="store_true", help="machine-readable output")
-    report.add_argument(
-        "--apply", action="store_true", help="apply them in this process first"
-    )
+    report.add_argument("--apply", action="store_true", help="apply them in this process first")
     arguments = parser.parse_args(argv)
     if arguments.apply:
         try:

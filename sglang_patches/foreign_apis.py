@@ -43,9 +43,7 @@ def wrap_anthropic(original: Callable[..., Any]) -> Callable[..., Any]:
         try:
             resolve_adapter(request.model, *served_names(tokenizer_manager))
         except LookupError as error:
-            return self._error_response(
-                status_code=404, error_type="not_found_error", message=str(error)
-            )
+            return self._error_response(status_code=404, error_type="not_found_error", message=str(error))
         return await original(self, request, raw_request)
 
     return handle_messages

@@ -49,9 +49,7 @@ def split_segments(
     """
     ids: list[str | None] = []
     lens: list[int] = []
-    for lora_id, prefix, extend, boundary in zip(
-        lora_ids, prefix_lens, extend_lens, boundaries, strict=True
-    ):
+    for lora_id, prefix, extend, boundary in zip(lora_ids, prefix_lens, extend_lens, boundaries, strict=True):
         num_base = min(max(boundary - prefix, 0), extend)
         for segment_id, length in ((None, num_base), (lora_id, extend - num_base)):
             if length:
@@ -78,9 +76,7 @@ def segment_view(batch: ForwardBatch, boundaries: list[int]) -> ForwardBatch:
     view.lora_ids = ids
     view.batch_size = len(ids)
     view.extend_seq_lens_cpu = lens
-    view.extend_seq_lens = torch.tensor(lens, dtype=torch.int32).to(
-        batch.extend_seq_lens.device, non_blocking=True
-    )
+    view.extend_seq_lens = torch.tensor(lens, dtype=torch.int32).to(batch.extend_seq_lens.device, non_blocking=True)
     view.return_logprob = False
     return view
 
@@ -110,13 +106,13 @@ def wrap_init_new(original: Callable[..., Any]) -> Callable[..., Any]:
 def wrap_prepare_lora_batch(original: Callable[..., None]) -> Callable[..., None]:
     def prepare_lora_batch(self: LoRAManager, forward_batch: ForwardBatch) -> None:
         boundaries = getattr(self, BOUNDARIES, None)
-        if boundaries is None:  # graph capture and warm-up: no requests behind it
-            return original(self, forward_batch)
-        _check_residency(self, {None, *forward_batch.lora_ids})
-        if forward_batch.forward_mode.is_extend():
-            view = segment_view(forward_batch, boundaries)
-            setattr(forward_batch, SEGMENTS, view)
-            forward_batch = view
+        # Graph capture and warm-up come without requests behind the batch.
+        if boundaries is not None:
+            _check_residency(self, {None, *forward_batch.lora_ids})
+            if forward_batch.forward_mode.is_extend():
+                view = segment_view(forward_batch, boundaries)
+                setattr(forward_batch, SEGMENTS, view)
+                forward_batch = view
         original(self, forward_batch)
 
     return prepare_lora_batch
@@ -137,9 +133,7 @@ def wrap_validate_lora_batch(original: Callable[..., bool]) -> Callable[..., boo
 
 
 def wrap_fetch_new_loras(original: Callable[..., None]) -> Callable[..., None]:
-    def fetch_new_loras(
-        self: Any, new_loras: LoraIds, running_loras: LoraIds | None = None
-    ) -> None:
+    def fetch_new_loras(self: Any, new_loras: LoraIds, running_loras: LoraIds | None = None) -> None:
         original(self, new_loras | {None}, running_loras or set())
 
     return fetch_new_loras

@@ -60,9 +60,7 @@ def resolve_or_404(tokenizer_manager: Any, model: str) -> str | None:
 
 
 def wrap_resolve_lora_path(original: Callable[..., Any]) -> Callable[..., Any]:
-    def _resolve_lora_path(
-        self: Any, request_model: str, explicit_lora_path: Any
-    ) -> Any:
+    def _resolve_lora_path(self: Any, request_model: str, explicit_lora_path: Any) -> Any:
         selected = resolve_or_404(self.tokenizer_manager, request_model)
         return explicit_lora_path if selected is None else selected
 
@@ -78,9 +76,7 @@ def cache_namespace(cache_salt: str | None, extra_key: str | None) -> str | None
 
 def wrap_compute_extra_key(original: Callable[..., Any]) -> Callable[..., Any]:
     def _compute_extra_key(self: Any, request: Any) -> str | None:
-        values = {
-            name: getattr(request, name, None) for name in ("cache_salt", "extra_key")
-        }
+        values = {name: getattr(request, name, None) for name in ("cache_salt", "extra_key")}
         for name, value in values.items():
             if value is not None and not isinstance(value, str):
                 raise ValueError(f"{name} must be a string, got {value!r}")

@@ -31,7 +31,7 @@ def wrap_req_init(original: Callable[..., None]) -> Callable[..., None]:
         if self.lora_id is None:
             self.prefill_boundary = ALL_BASE_MADE
             return
-        assert self.extra_key is not None and self.extra_key.endswith(self.lora_id)
+        assert self.extra_key.endswith(self.lora_id)
         self.extra_key = self.extra_key[: -len(self.lora_id)] or None
         self.prefill_boundary = max(len(self.origin_input_ids) - 1, 0)
 

@@ -27,9 +27,7 @@ def wrap_create_responses(original: Callable[..., Any]) -> Callable[..., Any]:
         try:
             _selected.set(resolve_adapter(request.model, *names))
         except LookupError as error:
-            return self.create_error_response(
-                str(error), err_type="NotFoundError", status_code=404
-            )
+            return self.create_error_response(str(error), err_type="NotFoundError", status_code=404)
         return await original(self, request, raw_request)
 
     return create_responses
@@ -45,8 +43,6 @@ def wrap_generate_with_tools(original: Callable[..., Any]) -> Callable[..., Any]
         **kwargs: Any,
     ) -> Any:
         adapted_request.lora_path = _selected.get()
-        return original(
-            self, request_id, request_prompt, adapted_request, *args, **kwargs
-        )
+        return original(self, request_id, request_prompt, adapted_request, *args, **kwargs)
 
     return _generate_with_builtin_tools

@@ -56,7 +56,8 @@ class SharedPrefillRadixCache(RadixCache):
     def cache_unfinished_req(self, req: Req, chunked: bool = False) -> None:
         """Share what is base-made so far; keep the other computed rows private."""
         if self.disable or req.lora_id is None:
-            return super().cache_unfinished_req(req, chunked=chunked)
+            super().cache_unfinished_req(req, chunked=chunked)
+            return
 
         rows = self._computed_rows(req, req.extend_range.end)
         key = self._shareable_key(req, len(rows))
@@ -71,14 +72,11 @@ class SharedPrefillRadixCache(RadixCache):
         req.cache_protected_len = len(shared_rows)
         req.prefix_indices = torch.cat([shared_rows, rows[len(shared_rows) :]])
 
-    def cache_finished_req(
-        self, req: Req, is_insert: bool = True, *, kv_len_to_handle: int
-    ) -> None:
+    def cache_finished_req(self, req: Req, is_insert: bool = True, *, kv_len_to_handle: int) -> None:
         """Give the base-made rows to the tree and free all the others."""
         if self.disable or req.lora_id is None:
-            return super().cache_finished_req(
-                req, is_insert=is_insert, kv_len_to_handle=kv_len_to_handle
-            )
+            super().cache_finished_req(req, is_insert=is_insert, kv_len_to_handle=kv_len_to_handle)
+            return
 
         rows = self._computed_rows(req, kv_len_to_handle)
         key = self._shareable_key(req, len(rows))
@@ -101,9 +99,7 @@ class SharedPrefillRadixCache(RadixCache):
         tokens: array[int] = req.origin_input_ids[:end]
         return RadixKey(tokens, req.extra_key).page_aligned(self.page_size)
 
-    def _insert(
-        self, req: Req, key: RadixKey, rows: torch.Tensor, chunked: bool = False
-    ) -> int:
+    def _insert(self, req: Req, key: RadixKey, rows: torch.Tensor, chunked: bool = False) -> int:
         """Insert ``key``; the number of leading tokens that the tree already had."""
         result = self.insert(
             InsertParams(
@@ -115,15 +111,11 @@ class SharedPrefillRadixCache(RadixCache):
         )
         return result.prefix_len
 
-    def _share(
-        self, req: Req, key: RadixKey, rows: torch.Tensor, *, chunked: bool
-    ) -> tuple[torch.Tensor, object]:
+    def _share(self, req: Req, key: RadixKey, rows: torch.Tensor, *, chunked: bool) -> tuple[torch.Tensor, object]:
         """Insert ``key``, free second copies; the tree's rows for it and its node."""
         num_known = self._insert(req, key, rows, chunked)
         start = req.cache_protected_len
-        self.token_to_kv_pool_allocator.free_segment(
-            rows[start:num_known], start_pos=start
-        )
+        self.token_to_kv_pool_allocator.free_segment(rows[start:num_known], start_pos=start)
         match = super().match_prefix(MatchPrefixParams(key=key))
         assert len(match.device_indices) == len(key)
         return match.device_indices, match.last_device_node
@@ -141,6 +133,11 @@ def make_shared_radix_cache(context: TreeCacheBuildContext) -> SharedPrefillRadi
         raise RuntimeError(
             "radix-cache backend 'prefillshare' needs the patched engine: "
             "start it with SGLANG_PLUGINS=prefillshare,prefillshare_cpu"
+        )
+    if context.model_config.is_multimodal:
+        raise RuntimeError(
+            "shared prefill supports text models only yet: image placeholders change a prompt's length after its "
+            "hand-off boundary is fixed"
         )
     if context.is_hybrid_swa or context.is_hybrid_ssm or context.is_dsa:
         raise RuntimeError(

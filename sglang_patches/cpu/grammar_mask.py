@@ -17,9 +17,10 @@ from typing import Any
 def wrap_apply_vocab_mask(original: Callable[..., None]) -> Callable[..., None]:
     def apply_vocab_mask(self: Any, logits: Any, vocab_mask: Any) -> None:
         if logits.device.type != "cpu":
-            return original(self, logits, vocab_mask)
-        import xgrammar
+            original(self, logits, vocab_mask)
+        else:
+            import xgrammar
 
-        xgrammar.apply_token_bitmask_inplace(logits, vocab_mask)
+            xgrammar.apply_token_bitmask_inplace(logits, vocab_mask)
 
     return apply_vocab_mask

@@ -23,6 +23,8 @@ def _ceil_div(value: Tensor, divisor: int) -> Tensor:
 class TorchPagedAllocator(PagedTokenToKVPoolAllocator):
     """Same contract as its base class, with the two kernels as tensor algebra."""
 
+    free_pages: Tensor
+
     def alloc_extend(
         self,
         prefix_lens: Tensor,
@@ -39,9 +41,7 @@ class TorchPagedAllocator(PagedTokenToKVPoolAllocator):
         (extend_num_tokens,) int64, requests one after another. None when the
         pool has too few free pages.
         """
-        new_pages = _ceil_div(seq_lens, self.page_size) - _ceil_div(
-            prefix_lens, self.page_size
-        )
+        new_pages = _ceil_div(seq_lens, self.page_size) - _ceil_div(prefix_lens, self.page_size)
         pages = self._take_pages(int(new_pages.sum()))
         if pages is None:
             return None
@@ -62,9 +62,7 @@ class TorchPagedAllocator(PagedTokenToKVPoolAllocator):
         slots[in_new_page] = new_slots + position[in_new_page] % self.page_size
         return slots.to(torch.int64)
 
-    def alloc_decode(
-        self, seq_lens: Tensor, seq_lens_cpu: Tensor, last_loc: Tensor
-    ) -> Tensor | None:
+    def alloc_decode(self, seq_lens: Tensor, seq_lens_cpu: Tensor, last_loc: Tensor) -> Tensor | None:
         """One slot for position ``seq_lens[i]-1`` of each request.
 
         Shapes: ``seq_lens`` and ``last_loc`` (num_reqs,); result (num_reqs,)

@@ -32,9 +32,7 @@ class Reference:
     """
 
     def __init__(self, base: Path, adapters: dict[str, Path]) -> None:
-        model = AutoModelForCausalLM.from_pretrained(
-            base, dtype=torch.float32, attn_implementation="eager"
-        )
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="eager")
         first, *others = adapters.items()
         self.model = PeftModel.from_pretrained(model, first[1], adapter_name=first[0])
         for name, path in others:
@@ -42,9 +40,7 @@ class Reference:
         self.model.eval()
 
     @torch.no_grad()
-    def ask(
-        self, module: str | None, prompt: Sequence[int], num_tokens: int
-    ) -> Continuation:
+    def ask(self, module: str | None, prompt: Sequence[int], num_tokens: int) -> Continuation:
         """Greedy continuation of ``prompt`` by ``module``; EOS is not special."""
         cache = self._base_prefill(prompt[:-1])
         if module is None:
@@ -64,12 +60,18 @@ class Reference:
         tokens: list[int] = []
         logprobs: list[float] = []
         for _ in range(num_tokens):
-            output = self.model(
-                torch.tensor([[token]]), past_key_values=cache, use_cache=True
-            )
+            output = self.model(torch.tensor([[token]]), past_key_values=cache, use_cache=True)
             cache = output.past_key_values
             scores = torch.log_softmax(output.logits[0, -1].double(), dim=-1)
             token = int(scores.argmax())
             tokens.append(token)
             logprobs.append(float(scores[token]))
         return Continuation(tokens=tokens, logprobs=logprobs)
+
+    @torch.no_grad()
+    def prompt_logprobs(self, prompt: Sequence[int]) -> list[float]:
+        """The base's log-probability of each prompt token after the first."""
+        with self.model.disable_adapter():
+            logits = self.model(torch.tensor([list(prompt)])).logits[0, :-1]
+        scores = torch.log_softmax(logits.double(), dim=-1)
+        return scores[torch.arange(len(prompt) - 1), torch.tensor(list(prompt[1:]))].tolist()

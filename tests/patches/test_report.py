@@ -1,0 +1,30 @@
+"""``python -m sglang_patches report``."""
+
+import json
+import subprocess
+import sys
+
+from sglang_patches.registry import CPU_PATCHES, ENGINE_PATCHES
+
+
+def report(*arguments):
+    command = [sys.executable, "-m", "sglang_patches", "report", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_table_has_every_patch_with_its_place_and_state():
+    done = report()
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, done.stderr
+    assert lines[0].split() == ["group", "action", "target", "upstream", "state", "why"]
+    assert len(lines) == 1 + len(ENGINE_PATCHES) + len(CPU_PATCHES) + 2
+    assert any("sglang/srt/lora/lora_manager.py:428" in line and " ready " in line for line in lines)
+    assert lines[-1] == "SGLang 0.5.17 (pinned 0.5.17): every patch fits"
+
+
+def test_json_says_the_same_to_a_script():
+    data = json.loads(report("--json").stdout)
+    assert data["ok"] is True
+    assert data["sglang"] == "0.5.17"
+    assert len(data["patches"]) == len(ENGINE_PATCHES) + len(CPU_PATCHES)
+    assert {row["state"] for row in data["patches"]} == {"ready", "as expected"}

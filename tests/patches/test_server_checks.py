@@ -1,0 +1,72 @@
+"""Settings that are refused, each with one sentence that names the fix."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from sglang_patches.server_checks import UNSUPPORTED_SWITCHES, refusals, wrap_check_server_args
+
+SUPPORTED = {
+    "radix_cache_backend": "prefillshare",
+    "pp_size": 1,
+    "speculative_algorithm": None,
+    "disaggregation_mode": "null",
+    "enable_lora": True,
+    "max_loras_per_batch": 4,
+    "lora_target_modules": {"q_proj", "down_proj"},
+    "lora_drain_wait_threshold": 0.0,
+}
+
+
+def arguments(**changes):
+    return SimpleNamespace(**{**SUPPORTED, **changes})
+
+
+def test_a_supported_set_passes():
+    assert list(refusals(arguments())) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "fix"),
+    [
+        ({"radix_cache_backend": None}, "--radix-cache-backend prefillshare"),
+        ({"radix_cache_backend": "flexkv"}, "--radix-cache-backend prefillshare"),
+        ({"speculative_algorithm": "EAGLE"}, "remove --speculative-algorithm EAGLE"),
+        ({"disaggregation_mode": "decode"}, "remove --disaggregation-mode decode"),
+        ({"pp_size": 2}, "--pp-size 1"),
+        ({"max_loras_per_batch": 1}, "number of decode modules + 1"),
+        ({"lora_drain_wait_threshold": 1.5}, "remove --lora-drain-wait-threshold"),
+        ({"lora_target_modules": {"q_proj", "lm_head"}}, "names lm_head"),
+        ({"dllm_algorithm": "x"}, "remove --dllm-algorithm"),
+        *(({name: True}, f"remove --{name.replace('_', '-')}") for name in UNSUPPORTED_SWITCHES),
+    ],
+)
+def test_each_unsupported_setting_is_named_with_its_fix(change, fix):
+    (reason,) = refusals(arguments(**change))
+    assert fix in reason
+    assert "\n" not in reason
+
+
+@pytest.mark.parametrize("name", ["SGLANG_ENABLE_UNIFIED_RADIX_TREE", "SGLANG_EXPERIMENTAL_CPP_RADIX_TREE"])
+def test_other_radix_trees_chosen_by_environment_are_refused(monkeypatch, name):
+    monkeypatch.setenv(name, "true")
+    (reason,) = refusals(arguments())
+    assert f"unset {name}" in reason
+
+
+def test_a_refusal_ends_the_process_and_upstream_checks_run_first():
+    seen = []
+    check = wrap_check_server_args(seen.append)
+    args = arguments(pp_size=2)
+    with pytest.raises(SystemExit, match="pipeline parallelism"):
+        check(args)
+    assert seen == [args]
+
+
+def test_every_refused_switch_is_a_field_of_the_pinned_engine():
+    from sglang.srt.server_args import ServerArgs
+
+    fields = set(ServerArgs.__dataclass_fields__)
+    assert set(UNSUPPORTED_SWITCHES) <= fields
+    assert set(SUPPORTED) <= fields
+    assert "dllm_algorithm" in fields

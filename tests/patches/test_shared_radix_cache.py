@@ -1,0 +1,205 @@
+"""What may enter the shared tree and what a request may read from it, under random schedules.
+
+A small scheduler drives the real cache, allocator and row table the way SGLang's does. Every slot remembers what was
+computed into it: the tokens up to its position and whose weights made it. After each step:
+
+- a row that a request matched holds base-made KV of exactly its own tokens, before its boundary (I2, I5);
+- every slot in the tree is base-made, and no slot has two owners or none (no leak, no double free).
+"""
+
+from array import array
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from sglang.srt.mem_cache.base_prefix_cache import EvictParams, MatchPrefixParams
+from sglang.srt.mem_cache.cache_init_params import CacheInitParams
+from sglang.srt.mem_cache.memory_pool import ReqToTokenPool
+from sglang.srt.mem_cache.radix_cache import RadixKey
+
+from sglang_patches.cpu.paged_allocator import TorchPagedAllocator
+from sglang_patches.request_boundary import ALL_BASE_MADE
+from sglang_patches.shared_radix_cache import SharedPrefillRadixCache
+
+NUM_ROWS, MAX_CONTEXT, NUM_PAGES = 4, 64, 24
+MODULES = [None, "math", "tool"]
+# Few tokens and nested prompts, so that prompts meet each other, and each other's outputs, all the time.
+prompts = st.lists(st.integers(1, 2), min_size=1, max_size=20)
+
+
+class Scheduler(RuleBasedStateMachine):
+    """Admits, extends in chunks, decodes, finishes, aborts, retracts and evicts."""
+
+    @initialize(page_size=st.sampled_from([1, 4]))
+    def start(self, page_size):
+        self.allocator = TorchPagedAllocator(
+            NUM_PAGES * page_size, page_size=page_size, dtype=torch.float32, device="cpu", kvcache=None, need_sort=False
+        )
+        self.rows = ReqToTokenPool(NUM_ROWS, MAX_CONTEXT, "cpu", enable_memory_saver=False)
+        self.cache = SharedPrefillRadixCache(
+            CacheInitParams(
+                disable=False,
+                req_to_token_pool=self.rows,
+                token_to_kv_pool_allocator=self.allocator,
+                page_size=page_size,
+            )
+        )
+        self.all_slots = set(range(page_size, (NUM_PAGES + 1) * page_size))
+        self.content = {}
+        self.free_rows = list(range(1, NUM_ROWS + 1))
+        self.running, self.waiting = [], []
+
+    # --- what the engine does -------------------------------------------------------------------------------------
+
+    def computed_by(self, req, position):
+        return "base" if position < req.prefill_boundary else req.lora_id
+
+    def compute(self, req, end):
+        """Run the forward pass for the positions that are not there yet, up to `end`; False when the pool is full."""
+        start = req.kv_committed_len
+        one = torch.tensor([1])
+        last = self.rows.req_to_token[req.req_pool_idx, start - 1].long() if start else torch.tensor(-1)
+        slots = self.allocator.alloc_extend(
+            one * start, one * start, one * end, one * end, last.reshape(1), end - start
+        )
+        if slots is None:
+            return False
+        self.rows.write((req.req_pool_idx, slice(start, end)), slots)
+        tokens = list(req.origin_input_ids + req.output_ids)
+        for position, slot in zip(range(start, end), slots.tolist(), strict=True):
+            self.content[slot] = (tuple(tokens[: position + 1]), self.computed_by(req, position))
+        req.kv_committed_len = end
+        return True
+
+    def match(self, req):
+        fill = req.origin_input_ids + req.output_ids
+        found = self.cache.match_prefix(
+            MatchPrefixParams(key=RadixKey(fill, req.extra_key, limit=len(fill) - 1), req=req)
+        )
+        for position, slot in enumerate(found.device_indices.tolist()):
+            assert self.content[slot] == (tuple(fill[: position + 1]), "base")
+            assert position < req.prefill_boundary
+        return found
+
+    def release(self, req, is_insert):
+        self.cache.cache_finished_req(req, is_insert=is_insert, kv_len_to_handle=req.kv_committed_len)
+        self.free_rows.append(req.req_pool_idx)
+        self.running.remove(req)
+
+    # --- rules ----------------------------------------------------------------------------------------------------
+
+    @rule(lora_id=st.sampled_from(MODULES), prompt=prompts, salt=st.sampled_from([None, None, "salt"]))
+    def submit(self, lora_id, prompt, salt):
+        self.waiting.append(
+            SimpleNamespace(
+                lora_id=lora_id,
+                extra_key=salt,
+                origin_input_ids=array("q", prompt),
+                output_ids=array("q"),
+                prefill_boundary=ALL_BASE_MADE if lora_id is None else len(prompt) - 1,
+                priority=0,
+            )
+        )
+
+    @precondition(lambda self: self.waiting and self.free_rows)
+    @rule()
+    def admit(self):
+        req = self.waiting.pop(0)
+        found = self.match(req)
+        req.prefix_indices, req.last_node = found.device_indices, found.last_device_node
+        req.cache_protected_len = req.kv_committed_len = len(found.device_indices)
+        req.req_pool_idx = self.free_rows.pop()
+        self.cache.inc_lock_ref(req.last_node)
+        self.rows.write((req.req_pool_idx, slice(0, req.kv_committed_len)), found.device_indices.int())
+        self.running.append(req)
+
+    @rule(chunk=st.integers(1, 24), token=st.integers(1, 2))
+    def extend(self, chunk, token):
+        req = next((r for r in self.running if not getattr(r, "decoding", False)), None)
+        if req is None:
+            return
+        total = len(req.origin_input_ids) + len(req.output_ids)
+        end = min(total, req.kv_committed_len + chunk)
+        if not self.compute(req, end):
+            return
+        req.extend_range = SimpleNamespace(end=end)
+        req.get_fill_ids = lambda: (req.origin_input_ids + req.output_ids)[:end]
+        self.cache.cache_unfinished_req(req, chunked=end < total)
+        assert len(req.prefix_indices) == end
+        assert req.prefix_indices.tolist() == self.rows.req_to_token[req.req_pool_idx, :end].tolist()
+        if end == total:
+            req.decoding = True
+            req.output_ids.append(token)
+
+    @rule(index=st.integers(0, 3), token=st.integers(1, 2))
+    def decode(self, index, token):
+        ready = [r for r in self.running if getattr(r, "decoding", False)]
+        if not ready:
+            return
+        req = ready[index % len(ready)]
+        total = len(req.origin_input_ids) + len(req.output_ids)
+        if total < MAX_CONTEXT and self.compute(req, total):
+            req.output_ids.append(token)
+
+    @precondition(lambda self: self.running)
+    @rule(index=st.integers(0, 3), is_insert=st.booleans())
+    def finish_or_abort(self, index, is_insert):
+        self.release(self.running[index % len(self.running)], is_insert)
+
+    @precondition(lambda self: self.running)
+    @rule(index=st.integers(0, 3))
+    def retract(self, index):
+        req = self.running[index % len(self.running)]
+        self.release(req, is_insert=False)
+        req.decoding = False
+        self.waiting.append(req)
+
+    @rule(num_tokens=st.integers(1, 16))
+    def evict(self, num_tokens):
+        self.cache.evict(EvictParams(num_tokens=num_tokens))
+
+    # --- what must hold -------------------------------------------------------------------------------------------
+
+    def private_slots(self, req):
+        return self.rows.req_to_token[req.req_pool_idx, req.cache_protected_len : req.kv_committed_len].tolist()
+
+    def slots_of_pages(self, slots):
+        page_size = self.allocator.page_size
+        return {page * page_size + k for page in {s // page_size for s in slots} for k in range(page_size)}
+
+    @invariant()
+    def every_slot_has_one_owner(self):
+        page_size = self.allocator.page_size
+        in_tree = self.cache.all_values_flatten().tolist() if self.cache.root_node.children else []
+        assert len(in_tree) == len(set(in_tree))
+        assert {self.content[slot][1] for slot in in_tree} <= {"base"}
+        private = [slot for req in self.running for slot in self.private_slots(req)]
+        assert len(private) == len(set(private))
+        free = [page * page_size + k for page in self.allocator.free_pages.tolist() for k in range(page_size)]
+        owned = [self.slots_of_pages(group) for group in (in_tree, private, free)]
+        assert sum(map(len, owned)) == len(set().union(*owned)) == len(self.all_slots)
+
+    def teardown(self):
+        for req in list(getattr(self, "running", [])):
+            self.release(req, is_insert=True)
+        if hasattr(self, "cache"):
+            self.cache.evict(EvictParams(num_tokens=10**6))
+            assert len(self.allocator.free_pages) == NUM_PAGES
+
+
+class TestScheduler(Scheduler.TestCase):
+    settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_the_machine_notices_decoder_made_kv_in_the_tree(monkeypatch):
+    """The upstream cache under the same schedules must fail, or the machine above proves nothing."""
+    from hypothesis.stateful import run_state_machine_as_test
+    from sglang.srt.mem_cache.radix_cache import RadixCache
+
+    for name in ("match_prefix", "cache_unfinished_req", "cache_finished_req"):
+        monkeypatch.setattr(SharedPrefillRadixCache, name, getattr(RadixCache, name))
+    with pytest.raises((AssertionError, KeyError)):
+        run_state_machine_as_test(Scheduler, settings=settings(max_examples=60, database=None, deadline=None))

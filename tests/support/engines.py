@@ -1,0 +1,129 @@
+"""Real engines for tests that need a particular start, and what they say on the wire."""
+
+import contextlib
+import dataclasses
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from prefillshare.config import load_deployment
+from prefillshare.modules.deployment import resolve
+from prefillshare.serving.launch import LaunchOptions, plan, raise_if_dead, running_deployment
+from prefillshare.serving.ports import free_port
+from prefillshare.serving.process import start_engine
+
+MODELS_DIR = Path(__file__).parents[2] / "models"
+TINY_AGENTS = MODELS_DIR / "tiny-agents.toml"
+START_TIMEOUT_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What ``/generate`` returned for one prompt."""
+
+    tokens: list[int]
+    """Generated token ids."""
+    first_logprob: float | None
+    """Log-probability of y_1."""
+    cached_tokens: int
+    """Prompt tokens that were not computed again."""
+
+
+class Endpoint:
+    """A running engine, asked by token ids."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.http = httpx.Client(base_url=url, timeout=300)
+
+    def generate(self, prompt: Sequence[int], module: str | None, num_tokens: int, **fields: object) -> Answer:
+        """Greedy continuation by a decode module, or by the prefill module itself."""
+        body = {
+            "input_ids": list(prompt),
+            "lora_path": module,
+            "return_logprob": True,
+            "sampling_params": {"temperature": 0, "max_new_tokens": num_tokens, "ignore_eos": True},
+            **fields,
+        }
+        reply = self.http.post("/generate", json=body)
+        assert reply.status_code == 200, reply.text
+        data = reply.json()
+        logprobs = data["meta_info"].get("output_token_logprobs") or [[None]]
+        return Answer(data["output_ids"], logprobs[0][0], data["meta_info"]["cached_tokens"])
+
+    def generate_all(
+        self, asked: Sequence[tuple[Sequence[int], str | None]], num_tokens: int, concurrency: int
+    ) -> list[Answer]:
+        """The answers to (prompt, module) pairs, ``concurrency`` of them in flight at a time."""
+        with ThreadPoolExecutor(concurrency) as pool:
+            return list(pool.map(lambda pair: self.generate(pair[0], pair[1], num_tokens), asked))
+
+    def chat(self, model: str, content: str, **fields: object) -> httpx.Response:
+        """One user turn to ``/v1/chat/completions``."""
+        body = {"model": model, "messages": [{"role": "user", "content": content}], "temperature": 0, **fields}
+        return self.http.post("/v1/chat/completions", json=body)
+
+    def flush(self) -> None:
+        """Empty the prefix cache; waits until the engine is idle enough to do it."""
+        deadline = time.monotonic() + 30
+        while self.http.post("/flush_cache").status_code != 200:
+            assert time.monotonic() < deadline, "the engine did not become idle"
+            time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def shared_engine(
+    file: Path = TINY_AGENTS, *extra_args: str, environment: Mapping[str, str] | None = None
+) -> Iterator[Endpoint]:
+    """The deployment as ``prefillshare launch`` serves it."""
+    with _environment(environment or {}), running_deployment(file, extra_args=extra_args) as running:
+        yield Endpoint(running.url)
+
+
+@contextlib.contextmanager
+def plain_engine(file: Path = TINY_AGENTS, *extra_args: str) -> Iterator[Endpoint]:
+    """The same models on SGLang as released: its own radix cache, none of the engine patches."""
+    port = free_port()
+    command = plan(resolve(load_deployment(file)), LaunchOptions(port=port, extra_args=extra_args))
+    argv = list(command.argv)
+    flag = argv.index("--radix-cache-backend")
+    del argv[flag : flag + 2]  # the first one; a test may ask for another at the end
+    command = dataclasses.replace(
+        command, argv=tuple(argv), environment={**command.environment, "SGLANG_PLUGINS": "prefillshare_cpu"}
+    )
+    process = start_engine(command, Path(os.devnull))
+    try:
+        endpoint, deadline = Endpoint(f"http://127.0.0.1:{port}"), time.monotonic() + START_TIMEOUT_S
+        while not _answers(endpoint):
+            raise_if_dead(process)
+            assert time.monotonic() < deadline, "the engine did not start"
+            time.sleep(0.2)
+        yield endpoint
+    finally:
+        process.kill()
+
+
+def _answers(endpoint: Endpoint) -> bool:
+    try:
+        return endpoint.http.get("/v1/models").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@contextlib.contextmanager
+def _environment(changes: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
