@@ -1,0 +1,10 @@
+"""Deployment files: TOML into frozen dataclasses, with every mistake named in one sentence.
+
+`load_deployment` reads and checks what the file alone can tell. Whether the modules on disk fit each other is decided
+by `prefillshare.modules.deployment`.
+"""
+
+from prefillshare.config.load import load_deployment
+from prefillshare.config.schema import DecodeModule, Deployment, Engine, PrefillModule
+
+__all__ = ["DecodeModule", "Deployment", "Engine", "PrefillModule", "load_deployment"]

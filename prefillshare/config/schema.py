@@ -1,0 +1,194 @@
+"""What a deployment file may say. Defaults live here and nowhere else.
+
+The field names are the keys of the TOML file: `Deployment` is its top level, `PrefillModule` the `[prefill]` table,
+`DecodeModule` one `[[decode]]` table, `Engine` the `[engine]` table.
+"""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from prefillshare.errors import ConfigError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_REVISION_DEFAULT = "main"
+
+# Flags of `sglang serve` that extra_args must not set, and where their values come from instead.
+_FROM_MODULES = "it follows from the [[decode]] tables"
+OWNED_ARGUMENTS: dict[str, str] = {
+    "--model-path": "write path or hub under [prefill]",
+    "--model": "write path or hub under [prefill]",
+    "--served-model-name": "write name under [prefill]",
+    "--revision": "write revision under [prefill]",
+    "--lora-paths": _FROM_MODULES,
+    "--enable-lora": _FROM_MODULES,
+    "--max-loras-per-batch": _FROM_MODULES,
+    "--max-loaded-loras": _FROM_MODULES,
+    "--max-lora-rank": _FROM_MODULES,
+    "--lora-target-modules": _FROM_MODULES,
+    "--radix-cache-backend": "the shared prefix cache is always on",
+    "--disable-radix-cache": "the shared prefix cache is always on",
+    "--disable-overlap-schedule": "write overlap_schedule = false",
+    "--tp-size": "write tensor_parallel_size",
+    "--tp": "write tensor_parallel_size",
+    "--host": "use `prefillshare launch --host`",
+    "--port": "use `prefillshare launch --port`",
+    "--api-key": "use `prefillshare launch --api-key`",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Module:
+    name: str
+    """Name that clients put into "model"."""
+    path: Path | None = None
+    """Directory of the module, relative to the deployment file; this or `hub`."""
+    hub: str | None = None
+    """Repository on the Hugging Face hub, such as Qwen/Qwen3-8B; this or `path`."""
+    revision: str | None = None
+    """Branch, tag or commit of `hub`; main when not given."""
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ConfigError(
+                f"name {self.name!r} cannot be a model name: use up to 64 letters, digits, dots, dashes and "
+                "underscores, starting with a letter or digit"
+            )
+        if (self.path is None) == (self.hub is None):
+            what = "neither path nor hub" if self.path is None else "both path and hub"
+            raise ConfigError(f"module {self.name!r} has {what}: give exactly one of them")
+        if self.revision is not None and self.hub is None:
+            raise ConfigError(
+                f"module {self.name!r} has revision {self.revision!r} but no hub: remove revision, a path has none"
+            )
+
+    @property
+    def hub_revision(self) -> str:
+        """Revision to fetch from the hub."""
+        return self.revision or _REVISION_DEFAULT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefillModule(_Module):
+    """The frozen base model that makes the KV of every prompt."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeModule(_Module):
+    """One task model that decodes over the prefill module's KV."""
+
+    kind: Literal["lora", "full"]
+    """`lora`: an adapter on the prefill module's weights. `full`: its own weights."""
+    accept_naive: bool = False
+    """Serve it although it was not trained on the prefill module's KV (to measure what that costs)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """Settings of the SGLang engine; what is not given is chosen for the machine or left to SGLang."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to run; `auto` takes a CUDA GPU when there is one."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of weights and KV; `auto` is the checkpoint's own, but float16 for a float32 checkpoint."""
+    page_size: int = 1
+    """Tokens per page of the KV cache; prefixes are shared in whole pages."""
+    context_length: int | None = None
+    """Longest prompt plus answer in tokens; None is the model's own limit."""
+    max_total_tokens: int | None = None
+    """Size of the KV cache in tokens; None fills the memory share (on CPU, a quarter of what is free)."""
+    mem_fraction_static: float | None = None
+    """Share of the GPU's memory for weights and KV cache, between 0 and 1."""
+    max_running_requests: int | None = None
+    """Most requests decoded together; None is SGLang's choice (32 on CPU)."""
+    chunked_prefill_size: int | None = None
+    """Most prompt tokens computed in one step; None is SGLang's choice (2048 on CPU)."""
+    attention_backend: str | None = None
+    """SGLang attention backend, such as triton or flashinfer; None is torch_native on CPU, else SGLang's choice."""
+    lora_backend: Literal["csgmv", "triton", "torch_native"] | None = None
+    """Kernels for LoRA; None is torch_native on CPU, else csgmv."""
+    tensor_parallel_size: int = 1
+    """GPUs that share one copy of the weights."""
+    threads: int | None = None
+    """CPU threads of each engine process; None is 1 with up to 4 cores, else half of the cores up to 8."""
+    random_seed: int | None = None
+    """Seed of sampling; None is a new one per start."""
+    reasoning_parser: str | None = None
+    """SGLang parser that splits thinking from the answer, such as qwen3."""
+    tool_call_parser: str | None = None
+    """SGLang parser for tool calls, such as qwen25 or llama3."""
+    overlap_schedule: bool = True
+    """Prepare the next batch while the current one runs."""
+    extra_args: tuple[str, ...] = ()
+    """Further arguments of `sglang serve`, each flag and each value a string of its own."""
+
+    def __post_init__(self) -> None:
+        for name in _POSITIVE:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} is {value}: it must be at least 1")
+        if self.mem_fraction_static is not None and not 0 < self.mem_fraction_static < 1:
+            raise ConfigError(
+                f"mem_fraction_static is {self.mem_fraction_static}: it must lie between 0 and 1, such as 0.8"
+            )
+        for argument in self.extra_args:
+            flag = argument.partition("=")[0]
+            if advice := OWNED_ARGUMENTS.get(flag) or self._own_key(flag):
+                raise ConfigError(f"extra_args sets {flag}, which it must not: {advice}")
+
+    def _own_key(self, flag: str) -> str | None:
+        key = flag.removeprefix("--").replace("-", "_")
+        return f"write {key} under [engine]" if flag.startswith("--") and key in self.__slots__ else None
+
+
+_POSITIVE = (
+    "page_size",
+    "context_length",
+    "max_total_tokens",
+    "max_running_requests",
+    "chunked_prefill_size",
+    "tensor_parallel_size",
+    "threads",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """One deployment file."""
+
+    name: str
+    """Name of the deployment, for people."""
+    topology: Literal["colocated"] = "colocated"
+    """`colocated`: one engine with the prefill module's weights and all decode modules as adapters."""
+    prefill: PrefillModule
+    """The shared prefill module."""
+    decode: tuple[DecodeModule, ...]
+    """The decode modules."""
+    engine: Engine = field(default_factory=Engine)
+    """Engine settings."""
+    source: Path | None = None
+    """File that this was read from; not a key of the file."""
+
+    def __post_init__(self) -> None:
+        if not self.decode:
+            raise ConfigError("there is no decode module: add a [[decode]] table with name, kind and path")
+        seen = {self.prefill.name: "the prefill module"}
+        for number, module in enumerate(self.decode, start=1):
+            if module.name in seen:
+                raise ConfigError(
+                    f"name {module.name!r} of decode module {number} is also that of {seen[module.name]}: "
+                    "give each module its own name"
+                )
+            seen[module.name] = f"decode module {number}"
+            if module.kind == "full":
+                raise ConfigError(
+                    f'decode module {module.name!r} has kind = "full", which topology = "colocated" cannot serve: '
+                    'use its LoRA adapter with kind = "lora" (full modules, such as `prefillshare models merge` makes, '
+                    "are for the disaggregated topology)"
+                )
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """Every name a client may put into "model": the decode modules, then the prefill module."""
+        return (*(module.name for module in self.decode), self.prefill.name)

@@ -1,0 +1,33 @@
+"""Every error that PrefillShare raises on purpose.
+
+A message is one sentence for the person at the keyboard: what is wrong, with the values, and the fix.
+The command line maps each class to an exit code (`prefillshare.cli.errors`).
+"""
+
+
+class PrefillShareError(Exception):
+    """Root of all errors raised on purpose."""
+
+
+class ConfigError(PrefillShareError):
+    """A deployment file or a command-line value cannot be used."""
+
+
+class ModuleError(PrefillShareError):
+    """A prefill or decode module on disk is missing, broken, or does not fit its deployment."""
+
+
+class LaunchError(PrefillShareError):
+    """The engine could not be started, or died."""
+
+
+class ServerError(PrefillShareError):
+    """A running server could not be reached, or refused a request."""
+
+
+class TrainingError(PrefillShareError):
+    """A training run cannot start or continue."""
+
+
+class EvaluationError(PrefillShareError):
+    """An evaluation cannot run, or its sandbox failed."""

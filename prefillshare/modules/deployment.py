@@ -1,0 +1,154 @@
+"""A deployment whose modules were found on disk and fit each other: what a server can be started from.
+
+I6 of the design: geometry, tokenizer and chat template are equal for all modules, and every decode module was trained
+on the KV of exactly this prefill module. Checked here by fingerprint, before anything starts.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefillshare.config.schema import DecodeModule, Deployment
+from prefillshare.errors import ModuleError
+from prefillshare.modules.adapter import Adapter, check_adapter_fits, read_adapter
+from prefillshare.modules.fingerprint import chat_template_sha256, geometry, prefill_fingerprint, tokenizer_sha256
+from prefillshare.modules.locate import locate
+from prefillshare.modules.manifest import ModuleManifest, read_manifest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedModule:
+    """A decode module with its files."""
+
+    spec: DecodeModule
+    """Its table in the deployment file."""
+    adapter: Adapter
+    """Its weights."""
+    manifest: ModuleManifest | None
+    """What it says about itself; None for an adapter that PrefillShare did not make."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedDeployment:
+    """A deployment that can be served."""
+
+    config: Deployment
+    """The deployment file."""
+    prefill_path: Path
+    """Directory of the prefill module."""
+    fingerprint: str
+    """Fingerprint of the prefill module."""
+    modules: tuple[ResolvedModule, ...]
+    """The decode modules, in the file's order."""
+    max_positions: int | None
+    """Longest context that the prefill module was made for, in tokens."""
+    warnings: tuple[str, ...]
+    """What the user should know although it can be served."""
+
+
+def resolve(deployment: Deployment) -> ResolvedDeployment:
+    """Find every module of the deployment and check that they fit each other.
+
+    Effects: reads headers and, once, the whole prefill module (remembered afterwards); may download from the hub.
+    Raises: ModuleError for the first module that is missing, broken or does not fit.
+    """
+    prefill_path = locate(deployment.prefill)
+    fingerprint = prefill_fingerprint(prefill_path)
+    warnings = _check_prefill_manifest(deployment, prefill_path, fingerprint)
+    modules = []
+    for spec in deployment.decode:
+        path = locate(spec)
+        module = ResolvedModule(spec=spec, adapter=read_adapter(path, spec.name), manifest=read_manifest(path))
+        warnings += _check_module(module, deployment, prefill_path, fingerprint)
+        modules.append(module)
+    return ResolvedDeployment(
+        config=deployment,
+        prefill_path=prefill_path,
+        fingerprint=fingerprint,
+        modules=tuple(modules),
+        max_positions=_check_context_length(deployment, prefill_path),
+        warnings=tuple(warnings),
+    )
+
+
+def _check_prefill_manifest(deployment: Deployment, path: Path, fingerprint: str) -> list[str]:
+    manifest = read_manifest(path)
+    if manifest is None:
+        return []
+    name = deployment.prefill.name
+    if manifest.kind != "prefill":
+        raise ModuleError(f"{name!r} under [prefill] is a {manifest.kind} decode module: point path at a base model")
+    if manifest.prefill_fingerprint != fingerprint:
+        return [
+            f"prefill module {name!r} has fingerprint {_short(fingerprint)} and its manifest says "
+            f"{_short(manifest.prefill_fingerprint)}: its files changed after it was built"
+        ]
+    return []
+
+
+def _check_module(module: ResolvedModule, deployment: Deployment, prefill_path: Path, fingerprint: str) -> list[str]:
+    """Return warnings; raise for what cannot be served."""
+    name, manifest = module.spec.name, module.manifest
+    check_adapter_fits(module.adapter, prefill_path, name, deployment.prefill.name)
+    if manifest is None:
+        return _judge_without_manifest(module, deployment, prefill_path)
+    if manifest.kind != module.spec.kind:
+        raise ModuleError(
+            f"module {name!r} has kind = {module.spec.kind!r} and its manifest says {manifest.kind!r}: "
+            f'write kind = "{manifest.kind}" or correct path'
+        )
+    _check_same_text(manifest, name, prefill_path)
+    if manifest.prefill_fingerprint != fingerprint:
+        raise ModuleError(
+            f"decode module {name!r} was trained on the prefill module {_short(manifest.prefill_fingerprint)} and "
+            f"{deployment.prefill.name!r} is {_short(fingerprint)}: use the prefill module that it was trained on, "
+            "or train it again on this one"
+        )
+    return _judge_objective(manifest.objective, module)
+
+
+def _check_same_text(manifest: ModuleManifest, name: str, prefill_path: Path) -> None:
+    ours = {"tokenizer": tokenizer_sha256(prefill_path), "chat template": chat_template_sha256(prefill_path)}
+    theirs = {"tokenizer": manifest.tokenizer_sha256, "chat template": manifest.chat_template_sha256}
+    for what, value in ours.items():
+        if theirs[what] != value:
+            raise ModuleError(
+                f"decode module {name!r} was trained with another {what} ({theirs[what][:12]}) than the prefill "
+                f"module has ({value[:12]}): put the {what} that it was trained with beside the prefill module"
+            )
+
+
+def _judge_objective(objective: str, module: ResolvedModule) -> list[str]:
+    if objective == "cache-conditioned":
+        return []
+    name = module.spec.name
+    if not module.spec.accept_naive:
+        raise ModuleError(
+            f"decode module {name!r} was trained with objective {objective!r}, not over the prefill module's KV, "
+            'and would answer badly: train it with objective "cache-conditioned", or set accept_naive = true to measure'
+        )
+    return [f"decode module {name!r} was trained with objective {objective!r}: expect worse answers (accept_naive)"]
+
+
+def _judge_without_manifest(module: ResolvedModule, deployment: Deployment, prefill_path: Path) -> list[str]:
+    name, base = module.spec.name, module.adapter.base_name
+    known = {deployment.prefill.hub, str(prefill_path), prefill_path.name, deployment.prefill.name}
+    if base and base not in known:
+        trained_on = f"its configuration names the base model {base!r}; check that this is {deployment.prefill.name!r}"
+    else:
+        trained_on = "an adapter trained the ordinary way answers badly over shared KV"
+    return [f"decode module {name!r} has no prefillshare.json, so how it was trained is unknown: {trained_on}"]
+
+
+def _check_context_length(deployment: Deployment, prefill_path: Path) -> int | None:
+    limit: int | None = geometry(prefill_path)["rope"]["max_position_embeddings"]
+    wanted = deployment.engine.context_length
+    if limit is not None and wanted is not None and wanted > limit:
+        raise ModuleError(
+            f"context_length {wanted} is more than the {limit} positions of prefill module "
+            f"{deployment.prefill.name!r}: set context_length = {limit} or less under [engine]"
+        )
+    return limit
+
+
+def _short(fingerprint: str) -> str:
+    return fingerprint.removeprefix("sha256:")[:12]

@@ -1,0 +1,94 @@
+"""`prefillshare.json`: what a module says about itself, beside its weights.
+
+A decode module works only over the KV of the prefill module that it was trained on, so its manifest carries that
+module's fingerprint and the objective it was trained with.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from prefillshare.errors import ModuleError
+
+MANIFEST_NAME = "prefillshare.json"
+MANIFEST_FORMAT = 1
+
+ModuleKind = Literal["prefill", "lora", "full"]
+Objective = Literal["cache-conditioned", "full-ft", "language-modelling"]
+Boundary = Literal["last-prompt-token"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleManifest:
+    """Contents of `prefillshare.json`."""
+
+    format: int = MANIFEST_FORMAT
+    """Version of this file's layout."""
+    name: str
+    """Name of the module as its author calls it; a deployment may serve it under another."""
+    kind: ModuleKind
+    """What the weights beside it are: the shared prefill module, an adapter, or a full decode module."""
+    objective: Objective
+    """How it was trained; only cache-conditioned modules are right over another module's KV."""
+    prefill_fingerprint: str
+    """`sha256:<hex>` of the prefill module whose KV it was trained on (its own, for a prefill module)."""
+    boundary: Boundary = "last-prompt-token"
+    """First position computed with the decode module's weights."""
+    tokenizer_sha256: str
+    """Hash of the tokenizer.json it was trained with."""
+    chat_template_sha256: str
+    """Hash of the chat template it was trained with."""
+    data_sha256: str | None = None
+    """Hash of its training data; None when nothing was trained."""
+    seed: int | None = None
+    """Seed of the training run; None when nothing was trained."""
+    training: dict[str, Any] = field(default_factory=dict)
+    """The full configuration of the training run, enough to repeat it."""
+
+    def __post_init__(self) -> None:
+        for name, choices in (("kind", ModuleKind), ("objective", Objective), ("boundary", Boundary)):
+            value, known = getattr(self, name), get_args(choices)
+            if value not in known:
+                raise ModuleError(f"manifest {name} is {value!r}: it must be one of {', '.join(known)}")
+        if self.format != MANIFEST_FORMAT:
+            raise ModuleError(
+                f"manifest format is {self.format!r} and this version reads {MANIFEST_FORMAT}: update prefillshare"
+            )
+
+
+def read_manifest(directory: Path) -> ModuleManifest | None:
+    """Return the manifest in `directory`, or None when it has none.
+
+    Raises: ModuleError when the file is there but is not a valid manifest.
+    """
+    file = Path(directory) / MANIFEST_NAME
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise ModuleError(f"{file} cannot be read ({error}): build the module again") from None
+    if not isinstance(content, dict):
+        raise ModuleError(f"{file} is not a JSON object: build the module again")
+    try:
+        return _from_dict(content)
+    except ModuleError as error:
+        raise ModuleError(f"{file}: {error}") from None
+
+
+def write_manifest(directory: Path, manifest: ModuleManifest) -> None:
+    """Write `prefillshare.json` into `directory`, which must exist."""
+    text = json.dumps(asdict(manifest), indent=2, ensure_ascii=False)
+    (Path(directory) / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def _from_dict(content: dict[str, Any]) -> ModuleManifest:
+    known = {item.name for item in fields(ModuleManifest)}
+    if unknown := sorted(content.keys() - known):
+        raise ModuleError(f"manifest has the unknown key {unknown[0]!r}: update prefillshare or build the module again")
+    try:
+        return ModuleManifest(**content)
+    except TypeError as error:
+        missing = str(error).partition("argument")[2].lstrip("s: ") or str(error)
+        raise ModuleError(f"manifest lacks {missing}: build the module again") from None

@@ -1,0 +1,163 @@
+"""Modules that must not be served together are refused before anything starts."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from prefillshare.config import load_deployment
+from prefillshare.errors import ModuleError
+from prefillshare.modules.deployment import ResolvedDeployment, resolve
+from tests.support.random_models import make_adapter, make_base, make_family, write_deployment
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return make_family(tmp_path, ("math", "tool"))
+
+
+def _resolve(file: Path) -> ResolvedDeployment:
+    return resolve(load_deployment(file))
+
+
+def _edit_json(file: Path, **changes: object) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def test_a_fitting_family_is_resolved_without_warnings(file: Path) -> None:
+    resolved = _resolve(file)
+    assert [module.spec.name for module in resolved.modules] == ["math", "tool"]
+    assert {module.adapter.rank for module in resolved.modules} == {8}
+    assert resolved.fingerprint.startswith("sha256:")
+    assert resolved.warnings == ()
+    assert resolved.max_positions == 4096
+
+
+def test_an_adapter_of_another_prefill_module_is_refused(file: Path) -> None:
+    make_base(file.parent / "base", seed=99)
+    with pytest.raises(ModuleError, match="'math' was trained on the prefill module"):
+        _resolve(file)
+
+
+def test_an_adapter_of_another_geometry_is_refused_even_without_a_manifest(file: Path) -> None:
+    other = make_base(file.parent / "other", hidden=32)
+    make_adapter(file.parent / "math", other, "math", seed=1)
+    (file.parent / "math" / "prefillshare.json").unlink()
+    with pytest.raises(ModuleError, match=r"does not fit prefill module 'random-base': its .* is .* and there it is"):
+        _resolve(file)
+
+
+def test_an_adapter_of_a_deeper_model_is_refused(file: Path) -> None:
+    other = make_base(file.parent / "other", layers=3)
+    make_adapter(file.parent / "math", other, "math", seed=1)
+    with pytest.raises(ModuleError, match=r"it changes model\.layers\.2"):
+        _resolve(file)
+
+
+def test_another_tokenizer_or_template_is_refused(file: Path) -> None:
+    _edit_json(file.parent / "math" / "prefillshare.json", tokenizer_sha256="ab" * 32)
+    with pytest.raises(ModuleError, match="was trained with another tokenizer"):
+        _resolve(file)
+    _edit_json(file.parent / "math" / "prefillshare.json", **_text_hashes(file))
+    _edit_json(file.parent / "math" / "prefillshare.json", chat_template_sha256="ab" * 32)
+    with pytest.raises(ModuleError, match="was trained with another chat template"):
+        _resolve(file)
+
+
+def test_an_ordinary_adapter_needs_accept_naive(file: Path) -> None:
+    make_adapter(file.parent / "math", file.parent / "base", "math", seed=1, objective="full-ft")
+    with pytest.raises(ModuleError, match="accept_naive = true"):
+        _resolve(file)
+    text = file.read_text().replace('path = "math"', 'path = "math"\naccept_naive = true')
+    file.write_text(text)
+    assert "accept_naive" in _resolve(file).warnings[0]
+
+
+def test_an_adapter_without_manifest_is_served_with_a_warning(file: Path) -> None:
+    (file.parent / "math" / "prefillshare.json").unlink()
+    (warning,) = _resolve(file).warnings
+    assert "has no prefillshare.json" in warning
+    assert "'prefillshare/random-base'" in warning
+
+
+def test_a_decode_module_as_prefill_module_is_refused(file: Path) -> None:
+    manifest = (file.parent / "math" / "prefillshare.json").read_text()
+    (file.parent / "base" / "prefillshare.json").write_text(manifest)
+    with pytest.raises(ModuleError, match="is a lora decode module: point path at a base model"):
+        _resolve(file)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"peft_type": "IA3"}, "only LoRA adapters can be served"),
+        ({"use_dora": True}, "uses DoRA"),
+        ({"use_rslora": True}, "rank-stabilised"),
+        ({"rank_pattern": {"q_proj": 4}}, "rank_pattern"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"bias": "all"}, 'train it with bias = "none"'),
+        ({"target_modules": ".*_proj"}, "write a list of layer names"),
+        ({"r": 4}, "says rank 4 but its tensors have 8"),
+    ],
+)
+def test_adapters_that_the_engine_would_misread_are_refused(file: Path, changes: dict[str, object], said: str) -> None:
+    _edit_json(file.parent / "math" / "adapter_config.json", **changes)
+    with pytest.raises(ModuleError) as caught:
+        _resolve(file)
+    assert said in str(caught.value)
+    assert "'math'" in str(caught.value)
+
+
+def _add_tensor(name: str, rank: int = 8) -> Callable[[Path], None]:
+    def edit(adapter: Path) -> None:
+        tensors = load_file(adapter / "adapter_model.safetensors")
+        tensors[f"base_model.model.{name}.lora_A.weight"] = np.zeros((rank, 64), np.float32)
+        tensors[f"base_model.model.{name}.lora_B.weight"] = np.zeros((64, rank), np.float32)
+        save_file(tensors, adapter / "adapter_model.safetensors")
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (_add_tensor("lm_head"), "changes lm_head, which all modules share"),
+        (_add_tensor("model.embed_tokens"), "changes embed_tokens, which all modules share"),
+        (_add_tensor("model.layers.0.mlp.experts.0.up_proj"), "expert layer"),
+        (lambda adapter: (adapter / "adapter_model.safetensors").unlink(), "has no adapter_model.safetensors"),
+        (lambda adapter: (adapter / "adapter_config.json").unlink(), "has no adapter_config.json"),
+        (lambda adapter: (adapter / "added_tokens.json").write_text("{}"), "adds tokens to the vocabulary"),
+    ],
+)
+def test_damaged_or_unsupported_tensors_are_refused(file: Path, damage: Callable[[Path], object], said: str) -> None:
+    damage(file.parent / "math")
+    with pytest.raises(ModuleError) as caught:
+        _resolve(file)
+    assert said in str(caught.value)
+
+
+def test_a_context_longer_than_the_model_is_refused(file: Path) -> None:
+    write_deployment(file, ("math",), engine="context_length = 8192\n")
+    with pytest.raises(ModuleError, match="set context_length = 4096 or less"):
+        _resolve(file)
+
+
+def test_a_hub_module_without_network_says_how_to_go_on(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    def refuse(*args: object, **kwargs: object) -> str:
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    file.write_text(file.read_text().replace('path = "base"', 'hub = "Qwen/Qwen3-8B"'))
+    with pytest.raises(ModuleError, match=r"'Qwen/Qwen3-8B' .* could not be fetched .* give path = "):
+        _resolve(file)
+
+
+def _text_hashes(file: Path) -> dict[str, object]:
+    manifest = json.loads((file.parent / "tool" / "prefillshare.json").read_text())
+    return {key: manifest[key] for key in ("tokenizer_sha256", "chat_template_sha256")}
