@@ -1,0 +1,68 @@
+# `make help` lists what this file does. Nothing here needs a GPU or root; the first call of run, check or test makes
+# .venv from requirements.lock (about 8.5 GB with CUDA's libraries), later calls find it ready.
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEPLOYMENT ?= models/tiny-agents.toml
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check install lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo '  make run DEPLOYMENT=my.toml ARGS="--port 8000" serves another file with other options'
+
+run: $(READY) ## serve the tiny family on http://127.0.0.1:30000
+	@exec $(BIN)/prefillshare launch $(DEPLOYMENT) $(ARGS)
+
+test: check ## everything of check, then all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY) ## format, lint, types, import contracts
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+install: $(READY) ## only make the environment
+
+lock: $(READY) ## resolve pyproject.toml into requirements.lock again
+	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --custom-compile-command "make lock" -o requirements.lock
+
+clean: ## remove the environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+# The stamp is written last, so an interrupted installation is taken up again.
+$(READY): requirements.lock pyproject.toml
+	@set -e; \
+	say() { printf '==> %s\n' "$$*"; }; \
+	fail() { printf 'error: %s\n' "$$*" >&2; exit 1; }; \
+	usable() { "$$1" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' >/dev/null 2>&1; }; \
+	started=$$(date +%s); \
+	if ! usable $(BIN)/python; then \
+		python=; \
+		for candidate in $${PYTHON:-} python3.12 python3.11 python3; do \
+			if usable "$$candidate"; then python=$$candidate; break; fi; \
+		done; \
+		[ -n "$$python" ] || fail 'Python 3.11 or 3.12 was not found: install one (Debian: apt install python3.11 python3.11-venv), or name it: make PYTHON=/path/to/python3.12'; \
+		"$$python" -c 'import ensurepip, venv' 2>/dev/null || fail "$$python has no venv module: install it (Debian: apt install python3-venv)"; \
+		say "1/4 virtual environment with $$("$$python" --version)"; \
+		"$$python" -m venv --clear $(VENV); \
+	else \
+		say '1/4 virtual environment is there'; \
+	fi; \
+	say '2/4 uv, with the hash in requirements.lock'; \
+	if ! $(BIN)/uv --version >/dev/null 2>&1; then \
+		awk '/^uv==/ {found = 1} found {print} found && !/\\$$/ {exit}' requirements.lock > $(VENV)/uv.txt; \
+		$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null; \
+		$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r $(VENV)/uv.txt; \
+	fi; \
+	say '3/4 the packages of requirements.lock (the first time about 8.5 GB)'; \
+	$(BIN)/uv pip sync --python $(BIN)/python --require-hashes requirements.lock; \
+	say '4/4 prefillshare itself'; \
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .; \
+	touch $(READY); \
+	say "ready after $$(( $$(date +%s) - started )) s"

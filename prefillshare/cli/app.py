@@ -1,0 +1,58 @@
+"""The root of the command line.
+
+Commands are imported when they are called: `--help` of each must answer in under half a second.
+"""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from prefillshare.cli import ask, chat, doctor, launch, models
+from prefillshare.cli.errors import DEBUG_VARIABLE, run_reporting_errors
+
+app = typer.Typer(
+    name="prefillshare",
+    help="Serve several fine-tuned models over one shared prefill, on SGLang.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    # Plain help: drawing it would double the time it takes.
+    rich_markup_mode=None,
+)
+app.command("launch")(launch.launch)
+app.command("ask")(ask.ask)
+app.command("chat")(chat.chat)
+app.command("doctor")(doctor.doctor)
+app.add_typer(models.app, name="models")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from prefillshare import __version__
+
+        print(f"prefillshare {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+) -> None:
+    """Serve several fine-tuned models over one shared prefill, on SGLang."""
+    if debug:
+        os.environ[DEBUG_VARIABLE] = "1"
+
+
+def main() -> None:
+    """Run the command line and exit with the code that fits what happened."""
+    # Usage errors and --help leave through SystemExit, with their own codes.
+    sys.exit(run_reporting_errors(app))
+
+
+if __name__ == "__main__":
+    main()

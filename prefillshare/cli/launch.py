@@ -1,0 +1,116 @@
+"""`prefillshare launch`."""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from prefillshare.cli.output import put, put_json, put_table, say, warn
+
+if TYPE_CHECKING:
+    from prefillshare.modules.deployment import ResolvedDeployment
+    from prefillshare.serving.launch import LaunchOptions, RunningDeployment
+
+DRAIN_S = 8.0
+_PRIVATE_HOSTS = ("127.0.0.1", "localhost", "::1")
+
+
+def launch(
+    file: Annotated[
+        Path | None, typer.Argument(help="Deployment file; without one, the tiny family that comes along.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all interfaces.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 30000,
+    api_key: Annotated[
+        str | None, typer.Option(help="Key that clients must send.", envvar="PREFILLSHARE_API_KEY")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything and print the engine's command.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON.")] = False,
+    log_file: Annotated[Path | None, typer.Option(help="File for the engine's log.")] = None,
+) -> None:
+    """Serve the modules of a deployment file until Ctrl-C."""
+    from prefillshare.config import load_deployment
+    from prefillshare.modules.deployment import resolve
+    from prefillshare.serving.embedded import embedded_deployment
+    from prefillshare.serving.launch import LaunchOptions
+    from prefillshare.serving.ports import check_address
+
+    config = load_deployment(file or embedded_deployment())
+    if not dry_run:
+        check_address(host, port)
+        say(f"{config.name}: checking the modules (a large one is read once, then remembered)")
+    deployment = resolve(config)
+    for text in deployment.warnings:
+        warn(text)
+    if host not in _PRIVATE_HOSTS and not api_key:
+        warn(f"everybody who reaches this machine on {host}:{port} may use the server: give it an --api-key")
+    options = LaunchOptions(host=host, port=port, api_key=api_key or None, log_path=log_file)
+    if dry_run:
+        _print_plan(deployment, options, as_json)
+    else:
+        _serve(deployment, options, as_json)
+
+
+def _print_plan(deployment: "ResolvedDeployment", options: "LaunchOptions", as_json: bool) -> None:
+    from prefillshare.serving.launch import plan
+
+    command = plan(deployment, options)
+    if as_json:
+        put_json({"argv": command.argv, "environment": command.environment})
+    else:
+        put(command.as_shell())
+
+
+def _serve(deployment: "ResolvedDeployment", options: "LaunchOptions", as_json: bool) -> None:
+    from prefillshare.cli.progress import StageLines
+    from prefillshare.serving.launch import launch_engine
+    from prefillshare.serving.stopping import StopRequested, serve_until_stopped, stop_signals
+
+    say(f"starting the engine over prefill module {deployment.config.prefill.name} ({deployment.fingerprint[:19]})")
+    with stop_signals():
+        try:
+            with StageLines() as stages:
+                running = launch_engine(deployment, options, stages.show)
+        except StopRequested:
+            say("stopped before it was ready")
+            return
+        serve_until_stopped(running, DRAIN_S, say, lambda: _print_ready(running, as_json))
+    say("stopped")
+
+
+def _print_ready(running: "RunningDeployment", as_json: bool) -> None:
+    say(f"ready after {running.start_s:.1f} s, log in {running.log_path}")
+    if as_json:
+        put_json(
+            {
+                "url": running.url,
+                "pid": running.pid,
+                "log": running.log_path,
+                "models": running.model_names,
+                "prefill": running.deployment.config.prefill.name,
+                "fingerprint": running.deployment.fingerprint,
+                "start_s": round(running.start_s, 2),
+            }
+        )
+        return
+    rows = [
+        (module.spec.name, f"decode, LoRA rank {module.adapter.rank}", str(module.adapter.path))
+        for module in running.deployment.modules
+    ]
+    rows.append((running.deployment.config.prefill.name, "prefill (base)", str(running.deployment.prefill_path)))
+    put(f"\nOpenAI endpoint: {running.url}/v1\n")
+    put_table(("model", "role", "files"), rows)
+    put(f"\n{_curl_line(running)}\n")
+    say("ask it with `prefillshare ask`, talk with `prefillshare chat`; Ctrl-C stops")
+
+
+def _curl_line(running: "RunningDeployment") -> str:
+    key = ' -H "Authorization: Bearer $PREFILLSHARE_API_KEY"' if running.api_key else ""
+    body = (
+        f'{{"model": "{running.model_names[0]}", "messages": '
+        '[{"role": "user", "content": "Ana has 3 apples and buys 4 more. How many has she?"}]}'
+    )
+    return f"curl {running.url}/v1/chat/completions{key} -H 'Content-Type: application/json' -d {shlex.quote(body)}"

@@ -1,0 +1,54 @@
+"""What the commands print: data on stdout, the rest on stderr, colour only on a terminal."""
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+
+def say(text: str = "") -> None:
+    """Tell the person at the terminal something that is not the command's data."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def warn(text: str) -> None:
+    """Tell about something that works but should be looked at."""
+    say(f"{paint('warning:', 'yellow', sys.stderr)} {text}")
+
+
+def put(text: str = "") -> None:
+    """Print data."""
+    print(text, flush=True)
+
+
+def put_json(value: Any) -> None:
+    """Print data for a script, on one line."""
+    put(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def put_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table: drawn on a terminal, tab-separated into a pipe."""
+    if not sys.stdout.isatty():
+        for row in (header, *rows):
+            put("\t".join(row))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*header, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table, markup=False)
+
+
+def paint(text: str, colour: str, stream: TextIO) -> str:
+    """Return `text` in a colour when `stream` is a terminal that wants it."""
+    codes = {"red": 31, "green": 32, "yellow": 33, "cyan": 36, "dim": 2, "bold": 1}
+    return f"\x1b[{codes[colour]}m{text}\x1b[0m" if wants_colour(stream) else text
+
+
+def wants_colour(stream: TextIO) -> bool:
+    """Return whether to colour: a terminal, and neither NO_COLOR nor TERM=dumb is set."""
+    import os
+
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

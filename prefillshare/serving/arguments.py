@@ -1,0 +1,162 @@
+"""The one place where a deployment becomes the engine's command line and environment.
+
+Flags are those of `sglang serve` at 0.5.17 (sglang/srt/server_args.py).
+"""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from prefillshare.errors import ConfigError
+from prefillshare.modules.deployment import ResolvedDeployment
+from prefillshare.modules.fingerprint import geometry
+from prefillshare.serving.machine import available_memory_bytes, default_threads, gpus
+
+# Without these two the engine would start unpatched; the loader takes only plugins named here.
+PLUGINS = "prefillshare,prefillshare_cpu"
+RADIX_CACHE_BACKEND = "prefillshare"
+
+CPU_MAX_RUNNING_REQUESTS = 32
+CPU_CHUNKED_PREFILL_TOKENS = 2048
+CPU_MAX_KV_BYTES = 2 << 30
+CPU_MAX_KV_TOKENS = 65536
+CPU_MIN_KV_TOKENS = 2048
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineCommand:
+    """What to run."""
+
+    argv: tuple[str, ...]
+    """Program and arguments, without the API key, which everybody on the machine could read there."""
+    environment: dict[str, str]
+    """Variables to set on top of the caller's."""
+    api_key: str | None
+    """Key that clients must send; None for an open server."""
+
+    def as_shell(self) -> str:
+        """Return a line that does the same when pasted into a shell; the API key is left to its variable."""
+        words = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
+        words += [shlex.quote(word) for word in self.argv]
+        words += ['--api-key "$PREFILLSHARE_API_KEY"'] if self.api_key else []
+        return " ".join(words)
+
+
+def engine_command(
+    deployment: ResolvedDeployment,
+    *,
+    host: str,
+    port: int,
+    nccl_port: int,
+    api_key: str | None = None,
+    extra_args: Sequence[str] = (),
+) -> EngineCommand:
+    """Return the command that serves `deployment`; `extra_args` come last and win.
+
+    Raises: ConfigError when the deployment asks for a device that this machine does not have.
+    """
+    on_cpu = _runs_on_cpu(deployment)
+    argv = [sys.executable, "-m", "sglang.launch_server"]
+    argv += ["--model-path", str(deployment.prefill_path)]
+    argv += ["--served-model-name", deployment.config.prefill.name]
+    argv += ["--host", host, "--port", str(port), "--nccl-port", str(nccl_port)]
+    argv += _lora_flags(deployment, on_cpu)
+    argv += ["--radix-cache-backend", RADIX_CACHE_BACKEND, "--enable-cache-report", "--sleep-on-idle"]
+    # `launch` warms the engine itself, through a decode module; the stock warm-up only adds a second of waiting.
+    argv += ["--skip-server-warmup"]
+    argv += _engine_flags(deployment, on_cpu)
+    argv += [*deployment.config.engine.extra_args, *extra_args]
+    return EngineCommand(argv=tuple(argv), environment=_environment(deployment, on_cpu), api_key=api_key)
+
+
+def _runs_on_cpu(deployment: ResolvedDeployment) -> bool:
+    device, found = deployment.config.engine.device, len(gpus())
+    wanted = deployment.config.engine.tensor_parallel_size
+    if device == "cuda" and not found:
+        raise ConfigError('device is "cuda" and this machine shows no CUDA GPU: set device = "auto" under [engine]')
+    on_cpu = device == "cpu" or not found
+    if wanted > max(1, found) or (on_cpu and wanted > 1):
+        raise ConfigError(
+            f"tensor_parallel_size is {wanted} and {0 if on_cpu else found} GPUs can be used: "
+            f"set tensor_parallel_size = {1 if on_cpu else found} under [engine]"
+        )
+    return on_cpu
+
+
+def _lora_flags(deployment: ResolvedDeployment, on_cpu: bool) -> list[str]:
+    adapters = [module.adapter for module in deployment.modules]
+    targets = sorted({target for adapter in adapters for target in adapter.target_modules})
+    backend = deployment.config.engine.lora_backend or ("torch_native" if on_cpu else "csgmv")
+    return [
+        "--enable-lora",
+        "--lora-paths",
+        *(f"{module.spec.name}={module.adapter.path}" for module in deployment.modules),
+        # One slot more for the prefill module: with too few, requests wait for ever.
+        "--max-loras-per-batch",
+        str(len(adapters) + 1),
+        "--max-lora-rank",
+        str(max(adapter.rank for adapter in adapters)),
+        "--lora-target-modules",
+        *targets,
+        "--lora-backend",
+        backend,
+    ]
+
+
+def _engine_flags(deployment: ResolvedDeployment, on_cpu: bool) -> list[str]:
+    engine = deployment.config.engine
+    values: dict[str, object] = {
+        "--device": "cpu" if on_cpu else None,
+        "--dtype": engine.dtype,
+        "--page-size": engine.page_size,
+        "--tp-size": engine.tensor_parallel_size if engine.tensor_parallel_size > 1 else None,
+        "--context-length": engine.context_length,
+        "--max-total-tokens": engine.max_total_tokens,
+        "--mem-fraction-static": engine.mem_fraction_static,
+        "--max-running-requests": engine.max_running_requests,
+        "--chunked-prefill-size": engine.chunked_prefill_size,
+        "--attention-backend": engine.attention_backend,
+        "--random-seed": engine.random_seed,
+        "--reasoning-parser": engine.reasoning_parser,
+        "--tool-call-parser": engine.tool_call_parser,
+    }
+    if on_cpu:
+        for flag, value in _cpu_defaults(deployment).items():
+            values[flag] = values.get(flag) or value
+    flags = [word for flag, value in values.items() if value is not None for word in (flag, str(value))]
+    return flags if engine.overlap_schedule else [*flags, "--disable-overlap-schedule"]
+
+
+def _cpu_defaults(deployment: ResolvedDeployment) -> dict[str, object]:
+    return {
+        "--attention-backend": "torch_native",
+        "--sampling-backend": "pytorch",
+        "--max-running-requests": CPU_MAX_RUNNING_REQUESTS,
+        "--chunked-prefill-size": CPU_CHUNKED_PREFILL_TOKENS,
+        "--max-total-tokens": _cpu_kv_tokens(deployment),
+    }
+
+
+def _cpu_kv_tokens(deployment: ResolvedDeployment) -> int:
+    """Tokens of KV that fit a quarter of the free memory, in whole pages."""
+    sizes = geometry(deployment.prefill_path)
+    value_bytes = 4 if deployment.config.engine.dtype == "float32" else 2
+    token_bytes: int = 2 * sizes["num_layers"] * sizes["num_kv_heads"] * sizes["head_dim"] * value_bytes
+    budget = min(CPU_MAX_KV_BYTES, (available_memory_bytes() or 4 * CPU_MAX_KV_BYTES) // 4)
+    tokens = min(CPU_MAX_KV_TOKENS, max(CPU_MIN_KV_TOKENS, budget // token_bytes))
+    page_size = deployment.config.engine.page_size
+    return max(1, tokens // page_size) * page_size
+
+
+def _environment(deployment: ResolvedDeployment, on_cpu: bool) -> dict[str, str]:
+    # joblib, which SGLang imports and does not use, would leave a semaphore behind in every killed process.
+    environment = {"SGLANG_PLUGINS": PLUGINS, "PYTHONWARNINGS": "ignore", "JOBLIB_MULTIPROCESSING": "0"}
+    threads = deployment.config.engine.threads
+    if on_cpu:
+        # A GPU that is there but must not be used would make SGLang choose its CUDA platform.
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+        threads = threads or default_threads()
+    if threads:
+        environment["OMP_NUM_THREADS"] = str(threads)
+    return environment

@@ -1,0 +1,172 @@
+"""Does this machine have what serving needs? Each check says what it found, and what to do when that is not enough."""
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, entry_points, version
+from pathlib import Path
+from typing import Literal
+
+from prefillshare.errors import PrefillShareError
+from prefillshare.serving.arguments import PLUGINS
+from prefillshare.serving.machine import available_memory_bytes, default_threads, gpus, num_cores
+from prefillshare.serving.ports import check_address
+
+SGLANG_PIN = "0.5.17"
+_PYTHONS = ((3, 11), (3, 12))
+_GIB = 1 << 30
+# Three processes of about 1.2 GiB each before any weights.
+_MIN_MEMORY_BYTES = 4 * _GIB
+_MIN_DISK_BYTES = 1 * _GIB
+_MIN_OPEN_FILES = 1024
+_REPORT_TIMEOUT_S = 60
+
+State = Literal["ok", "warning", "problem"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What one check found."""
+
+    name: str
+    """What was looked at."""
+    state: State
+    """`problem`: serving will not work; `warning`: it will, with a limit."""
+    value: str
+    """What was found."""
+    fix: str | None = None
+    """What to do, unless all is well."""
+
+
+def examine(host: str, port: int, deployment: Path) -> list[Finding]:
+    """Return the findings of all checks; none of them starts or changes anything."""
+    checks: list[Callable[[], Finding]] = [
+        _python,
+        _sglang,
+        _plugins,
+        _patches,
+        _device,
+        _memory,
+        lambda: _port(host, port),
+        _disk,
+        _open_files,
+        lambda: _deployment(deployment),
+    ]
+    return [check() for check in checks]
+
+
+def _python() -> Finding:
+    found = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info[:2] in _PYTHONS:
+        return Finding(name="Python", state="ok", value=found)
+    return Finding(name="Python", state="problem", value=found, fix="install with Python 3.11 or 3.12")
+
+
+def _sglang() -> Finding:
+    try:
+        found = version("sglang")
+    except PackageNotFoundError:
+        return Finding(name="SGLang", state="problem", value="not installed", fix=f"pip install sglang=={SGLANG_PIN}")
+    if found == SGLANG_PIN:
+        return Finding(name="SGLang", state="ok", value=found)
+    fix = f"the patches are made for {SGLANG_PIN}: pip install sglang=={SGLANG_PIN}"
+    return Finding(name="SGLang", state="problem", value=found, fix=fix)
+
+
+def _plugins() -> Finding:
+    known = {entry.name for entry in entry_points(group="sglang.srt.plugins")}
+    missing = [name for name in PLUGINS.split(",") if name not in known]
+    if not missing:
+        return Finding(name="plugins", state="ok", value=PLUGINS)
+    value = f"{', '.join(missing)} not registered"
+    return Finding(name="plugins", state="problem", value=value, fix="install prefillshare again: pip install -e .")
+
+
+def _patches() -> Finding:
+    command = [sys.executable, "-m", "sglang_patches", "report", "--json"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_REPORT_TIMEOUT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Finding(name="patches", state="problem", value=str(error), fix="run `python -m sglang_patches report`")
+    if done.returncode == 0:
+        return Finding(name="patches", state="ok", value=_summary(done.stdout))
+    value = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[-1]
+    fix = f"run `python -m sglang_patches report`; a fresh sglang=={SGLANG_PIN} mends changed files"
+    return Finding(name="patches", state="problem", value=value[:200], fix=fix)
+
+
+def _summary(report: str) -> str:
+    try:
+        content = json.loads(report)
+    except ValueError:
+        return "all fingerprints match"
+    patches = content.get("patches", content) if isinstance(content, dict) else content
+    return f"{len(patches)} patches, all fingerprints match"
+
+
+def _device() -> Finding:
+    found = gpus()
+    if found:
+        names = ", ".join(f"{gpu.name} ({gpu.memory_bytes / _GIB:.0f} GiB)" for gpu in found)
+        return Finding(name="GPU", state="ok", value=names)
+    value = f"none; {num_cores()} CPU cores, {default_threads()} thread(s) per engine process"
+    return Finding(name="GPU", state="warning", value=value, fix="without a CUDA GPU only small models are practical")
+
+
+def _memory() -> Finding:
+    available = available_memory_bytes()
+    if available is None:
+        return Finding(name="memory", state="warning", value="unknown", fix="have at least 4 GiB free")
+    value = f"{available / _GIB:.1f} GiB free"
+    if available >= _MIN_MEMORY_BYTES:
+        return Finding(name="memory", state="ok", value=value)
+    fix = "an engine takes about 4 GiB besides its weights: end other programs"
+    return Finding(name="memory", state="problem", value=value, fix=fix)
+
+
+def _port(host: str, port: int) -> Finding:
+    try:
+        check_address(host, port)
+    except PrefillShareError as error:
+        return Finding(name="port", state="problem", value=f"{host}:{port}", fix=str(error))
+    return Finding(name="port", state="ok", value=f"{host}:{port} is free")
+
+
+def _disk() -> Finding:
+    place = Path(os.environ.get("XDG_STATE_HOME") or Path.home())
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    value = f"{free / _GIB:.1f} GiB free at {place}"
+    if free >= _MIN_DISK_BYTES:
+        return Finding(name="disk", state="ok", value=value)
+    return Finding(name="disk", state="problem", value=value, fix="logs and caches need 1 GiB: delete something")
+
+
+def _open_files() -> Finding:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    value = "unlimited" if soft == resource.RLIM_INFINITY else str(soft)
+    if soft == resource.RLIM_INFINITY or soft >= _MIN_OPEN_FILES:
+        return Finding(name="open files", state="ok", value=value)
+    return Finding(
+        name="open files", state="problem", value=value, fix=f"raise the limit: ulimit -n {min(hard, 65536)}"
+    )
+
+
+def _deployment(file: Path) -> Finding:
+    from prefillshare.config import load_deployment
+    from prefillshare.modules.deployment import resolve
+
+    try:
+        resolved = resolve(load_deployment(file))
+    except PrefillShareError as error:
+        return Finding(name="deployment", state="problem", value=str(file), fix=str(error))
+    value = f"{file}: {', '.join(resolved.config.model_names)}"
+    if resolved.warnings:
+        return Finding(name="deployment", state="warning", value=value, fix=resolved.warnings[0])
+    return Finding(name="deployment", state="ok", value=value)

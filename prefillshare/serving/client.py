@@ -1,0 +1,159 @@
+"""A small client for a running deployment's OpenAI endpoint, for `ask` and `chat`."""
+
+import json
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, TypedDict
+
+import httpx
+
+from prefillshare.errors import ServerError
+
+DEFAULT_URL = "http://127.0.0.1:30000"
+_CONNECT_TIMEOUT_S = 5.0
+
+
+class Message(TypedDict):
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens of one answer."""
+
+    prompt_tokens: int
+    """Tokens of the prompt."""
+    cached_tokens: int
+    """Prompt tokens whose KV was already there, whichever module's call had it made."""
+    generated_tokens: int
+    """Tokens of the answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """Part of a streamed answer: text, or at the end the usage."""
+
+    text: str = ""
+    """Text to append."""
+    usage: Usage | None = None
+    """Set on the last piece."""
+
+
+class Client:
+    """Calls one server; use it as a context manager.
+
+    Raises: ServerError from every method when the server cannot be reached or refuses the request.
+    """
+
+    def __init__(self, url: str = DEFAULT_URL, api_key: str | None = None) -> None:
+        self.url = _clean(url)
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        timeout = httpx.Timeout(None, connect=_CONNECT_TIMEOUT_S)
+        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout)
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.close()
+
+    def models(self) -> list[str]:
+        """Return the names that the server answers to: decode modules by name, the prefill module last."""
+        try:
+            reply = self._http.get("/v1/models")
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from None
+        self._raise_for_status(reply)
+        try:
+            entries = reply.json()["data"]
+            # The engine lists its adapters by last use, which would change what a person sees from call to call.
+            return [entry["id"] for entry in sorted(entries, key=lambda entry: (not entry.get("parent"), entry["id"]))]
+        except (ValueError, KeyError, TypeError):
+            raise ServerError(f"{self.url} is not a PrefillShare server: correct --url") from None
+
+    def chat(
+        self, model: str, messages: Sequence[Message], *, max_tokens: int | None, temperature: float
+    ) -> Generator[Piece, None, None]:
+        """Yield the answer of `model` as it is made, then its usage; closing the iterator ends the generation."""
+        body: dict[str, Any] = {
+            "model": model,
+            "messages": list(messages),
+            "temperature": temperature,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if max_tokens is not None:
+            body["max_tokens"] = max_tokens
+        try:
+            with self._http.stream("POST", "/v1/chat/completions", json=body) as reply:
+                if reply.status_code != 200:
+                    reply.read()
+                self._raise_for_status(reply)
+                yield from _pieces(reply.iter_lines())
+        except httpx.ConnectError as error:
+            raise self._unreachable(error) from None
+        except httpx.TransportError:
+            raise ServerError(f"the server at {self.url} broke off its answer: look at its log") from None
+
+    def _unreachable(self, error: httpx.TransportError) -> ServerError:
+        if isinstance(error, httpx.ConnectError):
+            return ServerError(f"no server answers at {self.url}: start one with `prefillshare launch`")
+        return ServerError(f"the server at {self.url} does not answer ({error}): look at its log")
+
+    def _raise_for_status(self, reply: httpx.Response) -> None:
+        if reply.status_code in (401, 403):
+            raise ServerError(f"{self.url} wants an API key: give it with --api-key or PREFILLSHARE_API_KEY")
+        if reply.status_code != 200:
+            raise ServerError(_error_text(reply) or f"{self.url} answered {reply.status_code}: correct --url")
+
+
+def _clean(url: str) -> str:
+    text = url.strip() if "://" in url else f"http://{url.strip()}"
+    try:
+        parsed = httpx.URL(text)
+    except httpx.InvalidURL:
+        parsed = httpx.URL("")
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise ServerError(f"url {url!r} is not an address: use one such as {DEFAULT_URL}")
+    return text.rstrip("/").removesuffix("/v1")
+
+
+def _pieces(lines: Iterator[str]) -> Iterator[Piece]:
+    for line in lines:
+        if not line.startswith("data:") or line.strip() == "data: [DONE]":
+            continue
+        event = json.loads(line.removeprefix("data:"))
+        if error := event.get("error"):
+            raise ServerError(str(error.get("message", error) if isinstance(error, dict) else error))
+        for choice in event.get("choices") or []:
+            if text := choice.get("delta", {}).get("content"):
+                yield Piece(text=text)
+        if usage := event.get("usage"):
+            yield Piece(usage=_usage(usage))
+
+
+def _usage(usage: dict[str, Any]) -> Usage:
+    details = usage.get("prompt_tokens_details") or {}
+    return Usage(
+        prompt_tokens=usage.get("prompt_tokens", 0),
+        cached_tokens=details.get("cached_tokens") or 0,
+        generated_tokens=usage.get("completion_tokens", 0),
+    )
+
+
+def _error_text(reply: httpx.Response) -> str | None:
+    try:
+        content = reply.json()
+    except ValueError:
+        return None
+    if not isinstance(content, dict):
+        return None
+    error = content.get("error")
+    message = error.get("message") if isinstance(error, dict) else error or content.get("message")
+    return str(message) if message else None

@@ -1,0 +1,178 @@
+"""The engine's processes: started in a session of their own, logged to a file, and never left behind.
+
+Three things can end them: `stop` (drains first), `kill`, and the death of this process, however sudden: a guardian
+shell holds one end of a pipe and kills the engine's process group when the other end closes.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from prefillshare.errors import LaunchError
+from prefillshare.serving.arguments import EngineCommand
+
+_GUARDIAN = 'read -r _ || { kill -s KILL -- "-$0" 2>/dev/null; rm -rf -- "$1"; }'
+_POLL_S = 0.1
+_KILL_WAIT_S = 5.0
+_NUM_KEPT_LOGS = 20
+
+
+@dataclass(slots=True, kw_only=True)
+class EngineProcess:
+    """A started engine; make one with `start_engine`."""
+
+    main: "subprocess.Popen[bytes]"
+    """The engine's first process, leader of the group that holds all of them."""
+    guardian: "subprocess.Popen[bytes]"
+    """Shell that kills the group when this process dies."""
+    log_path: Path
+    """File that holds everything the engine says."""
+    scratch: Path
+    """Directory for the engine's sockets, removed at the end."""
+    started_at: float = field(default_factory=time.monotonic)
+    """Monotonic time of the start in seconds."""
+
+    @property
+    def pid(self) -> int:
+        """Process id of the engine's first process, which is also the id of its group."""
+        return self.main.pid
+
+    def exit_code(self) -> int | None:
+        """Return the exit code of the engine's first process, or None while it runs."""
+        return self.main.poll()
+
+    def stop(self, drain_s: float = 8.0, num_running: Callable[[], int] = lambda: 0) -> None:
+        """End the engine: let running requests finish for at most `drain_s` seconds, then end every process.
+
+        Effects: afterwards no process of the engine runs and its port is free.
+        """
+        if self.exit_code() is None:
+            self.main.send_signal(signal.SIGTERM)
+            deadline = time.monotonic() + drain_s
+            while time.monotonic() < deadline and self.exit_code() is None and num_running() > 0:
+                time.sleep(_POLL_S)
+        self.kill()
+
+    def kill(self) -> None:
+        """End every process of the engine at once."""
+        deadline, shared_memory = time.monotonic() + _KILL_WAIT_S, _shared_memory_of(_group_members(self.pid))
+        while _group_members(self.pid) and time.monotonic() < deadline:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+            self.main.poll()
+            time.sleep(_POLL_S / 2)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.main.wait(timeout=1)
+        self.guardian.kill()
+        self.guardian.wait()
+        if self.guardian.stdin:
+            self.guardian.stdin.close()
+        for segment in shared_memory:
+            segment.unlink(missing_ok=True)
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+def start_engine(command: EngineCommand, log_path: Path) -> EngineProcess:
+    """Start `command` with its output going to `log_path`.
+
+    Raises: LaunchError when the log cannot be written or the program does not exist.
+    """
+    scratch = Path(tempfile.mkdtemp(prefix="prefillshare-"))
+    argv = [*command.argv, *_key_file(command, scratch)]
+    environment = {**os.environ, **_scratch_variables(scratch), **command.environment}
+    try:
+        with _open_log(log_path) as log:
+            log.write(f"{command.as_shell()}\n".encode())
+            log.flush()
+            main = subprocess.Popen(
+                argv,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+    except OSError as error:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise LaunchError(f"the engine could not be started ({error}): check the installation and --log-file") from None
+    guardian = subprocess.Popen(
+        ["/bin/sh", "-c", _GUARDIAN, str(main.pid), str(scratch)], stdin=subprocess.PIPE, start_new_session=True
+    )
+    return EngineProcess(main=main, guardian=guardian, log_path=log_path, scratch=scratch)
+
+
+def new_log_path(name: str) -> Path:
+    """Return a new file for the log of deployment `name` below the user's state directory; old ones are removed."""
+    root = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "prefillshare" / "logs"
+    try:
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise LaunchError(
+            f"no log can be written below {root} ({error.strerror}): name a file with --log-file"
+        ) from None
+    for old in sorted(root.glob("*.log"), key=lambda file: file.stat().st_mtime)[: -_NUM_KEPT_LOGS + 1]:
+        old.unlink(missing_ok=True)
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    return root / f"{_file_name(name)}-{stamp}-{os.getpid()}.log"
+
+
+def _file_name(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in name)
+
+
+def _open_log(path: Path) -> BinaryIO:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The engine writes its arguments into the log, the API key among them.
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+    return os.fdopen(descriptor, "ab")
+
+
+def _key_file(command: EngineCommand, scratch: Path) -> list[str]:
+    """Arguments that hand the API key over in a file that only this user can read."""
+    if not command.api_key:
+        return []
+    file = scratch / "key.yaml"
+    quoted = command.api_key.replace("'", "''")
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="utf-8") as stream:
+        stream.write(f"api-key: '{quoted}'\n")
+    return ["--config", str(file)]
+
+
+def _scratch_variables(scratch: Path) -> dict[str, str]:
+    # Compiled kernels must outlive the scratch directory.
+    compiled = Path(tempfile.gettempdir()) / f"torchinductor_{os.getuid()}"
+    return {"TMPDIR": str(scratch), "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(compiled))}
+
+
+def _group_members(group: int) -> list[int]:
+    """Return the live processes of a process group; those that only wait to be reaped do not count."""
+    members = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            # The name in parentheses may hold spaces; state, parent and group follow it.
+            state, _, its_group = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
+            if int(its_group) == group and state not in "ZX":
+                members.append(int(entry.name))
+    return members
+
+
+def _shared_memory_of(members: list[int]) -> set[Path]:
+    """Return the segments that processes have mapped: killed, they cannot remove them themselves."""
+    segments = set()
+    for member in members:
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{member}/maps").read_text().splitlines():
+                path = line.partition("/dev/shm/")
+                if path[2] and not path[2].endswith(" (deleted)"):
+                    segments.add(Path("/dev/shm") / path[2])
+    return segments

@@ -1,0 +1,52 @@
+"""How far a starting engine is, and why one failed: both read from its log."""
+
+import re
+from pathlib import Path
+
+# Text in the log -> what happens from then on. In the order in which they come.
+STAGES: tuple[tuple[str, str], ...] = (
+    ("server_args=", "starting the workers"),
+    ("Load weight begin", "loading the prefill module"),
+    ("as backend of LoRA kernels", "loading the decode modules"),
+    ("KV Cache is allocated", "starting the HTTP server"),
+)
+FIRST_STAGE = "importing SGLang"
+LAST_STAGE = "answering a first request"
+
+_PATCH_REASON = re.compile(r"^(?:SystemExit: )?(sglang_patches: .+)$", re.MULTILINE)
+_ARGUMENT_ERROR = re.compile(r"^sglang serve: error: (.+)$|^launch_server\.py: error: (.+)$", re.MULTILINE)
+_PYTHON_ERROR = re.compile(
+    r"^(?:\w+\.)*(\w*(?:Error|Exception|Interrupt|SystemExit)): ?(.+(?:\n(?! |Traceback|\[).+){0,2})", re.MULTILINE
+)
+_NOISE = ("KeyboardInterrupt", "SystemExit")
+
+
+def stage_of(log: str) -> str:
+    """Return what a starting engine is doing, given its log so far."""
+    reached = [stage for text, stage in STAGES if text in log]
+    return reached[-1] if reached else FIRST_STAGE
+
+
+def reason_of(log: str) -> str | None:
+    """Return the engine's own reason for its failure: the patches', argparse's, or the first Python error."""
+    if match := _PATCH_REASON.search(log):
+        return match[1].strip()
+    if match := _ARGUMENT_ERROR.search(log):
+        return (match[1] or match[2]).strip()
+    for match in _PYTHON_ERROR.finditer(log):
+        if match[1] not in _NOISE:
+            return " ".join(f"{match[1]}: {match[2]}".split())
+    return None
+
+
+def read_log(path: Path) -> str:
+    """Return the log; empty when it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def last_lines(log: str, count: int = 15) -> list[str]:
+    """Return the last lines that hold something."""
+    return [line for line in log.splitlines() if line.strip()][-count:]

@@ -1,0 +1,146 @@
+"""The real engine: it starts, answers, says why it does not start, and leaves nothing behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from prefillshare.serving.launch import RunningDeployment, auth_header, running_deployment
+from prefillshare.serving.ports import free_port
+from prefillshare.serving.process import _group_members
+from tests.support.random_models import make_family
+
+PREFILLSHARE = [sys.executable, "-m", "prefillshare"]
+START_TIMEOUT_S = 800
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_family(tmp_path_factory.mktemp("launch"))
+
+
+@pytest.fixture(scope="module")
+def launched(family: Path) -> Iterator["Launched"]:
+    launched = Launched(family)
+    yield launched
+    launched.process.kill()
+    launched.process.communicate()
+
+
+class Launched:
+    """`prefillshare launch --json` as a program of its own."""
+
+    def __init__(self, file: Path) -> None:
+        self.port = free_port()
+        self.segments_before = set(os.listdir("/dev/shm"))
+        self.stderr = file.parent / "launch.err"
+        with self.stderr.open("w") as stderr:
+            self.process = subprocess.Popen(
+                [*PREFILLSHARE, "launch", str(file), "--port", str(self.port), "--json", "--api-key", "key"],
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                env={**os.environ, "XDG_STATE_HOME": str(file.parent / "state")},
+            )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, self.stderr.read_text()
+        self.ready = json.loads(line)
+
+
+def test_the_server_lists_its_modules_and_answers_unknown_ones_with_the_list(random_server: RunningDeployment) -> None:
+    reply = httpx.get(f"{random_server.url}/v1/models")
+    assert {model["id"] for model in reply.json()["data"]} == {"math", "tool", "code", "random-base"}
+    body = {"model": "maths", "messages": [{"role": "user", "content": "hi"}]}
+    reply = httpx.post(f"{random_server.url}/v1/chat/completions", json=body)
+    assert reply.status_code == 404
+    assert all(name in reply.text for name in ("math", "tool", "code", "random-base"))
+
+
+def test_running_requests_are_counted(random_server: RunningDeployment) -> None:
+    assert random_server.num_running() == 0
+
+
+def test_launch_prints_one_line_of_json_and_progress_on_stderr(launched: Launched) -> None:
+    ready = launched.ready
+    assert ready["url"] == f"http://127.0.0.1:{launched.port}"
+    assert ready["models"] == ["math", "tool", "code", "random-base"]
+    assert Path(ready["log"]).is_file()
+    said = launched.stderr.read_text()
+    assert all(stage in said for stage in ("importing SGLang", "starting the workers", "answering a first request"))
+
+
+def test_without_the_key_nothing_is_answered(launched: Launched) -> None:
+    url = f"{launched.ready['url']}/v1/models"
+    assert httpx.get(url).status_code == 401
+    assert httpx.get(url, headers=auth_header("key")).status_code == 200
+
+
+def test_a_second_launch_on_the_port_is_refused_at_once(launched: Launched, family: Path) -> None:
+    start = time.monotonic()
+    second = subprocess.run(
+        [*PREFILLSHARE, "launch", str(family), "--port", str(launched.port)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert second.returncode == 4
+    assert f"port {launched.port} on 127.0.0.1 is in use" in second.stderr
+    assert time.monotonic() - start < 20
+
+
+def test_sigterm_lets_a_running_request_finish_and_leaves_nothing(launched: Launched) -> None:
+    group = launched.ready["pid"]
+    answer = subprocess.Popen(
+        [sys.executable, "-c", _LONG_REQUEST, launched.ready["url"]], stdout=subprocess.PIPE, text=True
+    )
+    time.sleep(3)
+    start = time.monotonic()
+    launched.process.send_signal(signal.SIGTERM)
+    code = launched.process.wait(timeout=30)
+    assert time.monotonic() - start < 15
+    assert code == 0, launched.stderr.read_text()
+    assert answer.communicate(timeout=30)[0].strip() == "200 64"
+    assert _group_members(group) == []
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(launched.ready["url"])
+    assert not [name for name in set(os.listdir("/dev/shm")) - launched.segments_before if f"-{group}-" in name]
+
+
+def test_an_engine_that_cannot_start_says_its_own_reason(family: Path) -> None:
+    file = family.with_name("impossible.toml")
+    file.write_text(family.read_text() + 'extra_args = ["--speculative-algorithm", "EAGLE"]\n')
+    log = family.parent / "failed.log"
+    command = [*PREFILLSHARE, "launch", str(file), "--port", str(free_port()), "--log-file", str(log)]
+    failed = subprocess.run(command, capture_output=True, text=True, timeout=START_TIMEOUT_S, check=False)
+    assert failed.returncode == 4
+    assert "the engine did not start" in failed.stderr
+    assert "speculative" in failed.stderr
+    assert str(log) in failed.stderr
+    assert log.is_file()
+    assert failed.stdout == ""
+
+
+def test_running_deployment_stops_what_it_started_when_the_block_fails(random_server: RunningDeployment) -> None:
+    # Of the other context manager's errors: an address that is taken must not leave anything either.
+    file = random_server.deployment.config.source
+    assert file is not None
+    port = int(random_server.url.rpartition(":")[2])
+    with pytest.raises(Exception, match="in use"), running_deployment(file, port=port):
+        pass
+
+
+_LONG_REQUEST = """
+import sys, httpx
+body = {"text": "hello", "lora_path": "math", "sampling_params": {"max_new_tokens": 64, "ignore_eos": True}}
+reply = httpx.post(sys.argv[1] + "/generate", json=body, headers={"Authorization": "Bearer key"}, timeout=60)
+print(reply.status_code, reply.json()["meta_info"]["completion_tokens"])
+"""

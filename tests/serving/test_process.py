@@ -1,0 +1,140 @@
+"""Processes are never left behind, whatever happens to their owner."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from prefillshare.errors import LaunchError
+from prefillshare.serving.arguments import EngineCommand
+from prefillshare.serving.process import EngineProcess, new_log_path, start_engine
+
+# An engine with a child, as SGLang is, that ignores SIGTERM.
+STUBBORN = """
+import signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
+print("child-pid", child.pid, flush=True)
+time.sleep(100)
+"""
+
+
+def _start(tmp_path: Path, program: str = STUBBORN, api_key: str | None = None) -> EngineProcess:
+    argv = (sys.executable, "-c", program)
+    return start_engine(EngineCommand(argv=argv, environment={"MARK": "1"}, api_key=api_key), tmp_path / "engine.log")
+
+
+def _child_pid(log: Path) -> int:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        for line in log.read_text().splitlines():
+            if line.startswith("child-pid "):
+                return int(line.split()[1])
+        time.sleep(0.05)
+    raise AssertionError(log.read_text())
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
+
+
+def _wait_until_dead(pid: int, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and _is_alive(pid):
+        time.sleep(0.05)
+    return not _is_alive(pid)
+
+
+def test_stop_ends_all_processes_and_removes_the_scratch_directory(tmp_path: Path) -> None:
+    process = _start(tmp_path)
+    child = _child_pid(process.log_path)
+    assert process.scratch.is_dir()
+    process.stop(drain_s=5)
+    assert not _is_alive(process.pid)
+    assert not _is_alive(child)
+    assert not process.scratch.exists()
+    process.kill()
+
+
+def test_stop_waits_for_running_requests_but_not_for_ever(tmp_path: Path) -> None:
+    process = _start(tmp_path)
+    left = iter([2, 1, 0])
+    _child_pid(process.log_path)
+    process.stop(drain_s=30, num_running=lambda: next(left))
+    assert next(left, None) is None
+
+    process = _start(tmp_path)
+    _child_pid(process.log_path)
+    start = time.monotonic()
+    process.stop(drain_s=0.5, num_running=lambda: 1)
+    assert 0.5 <= time.monotonic() - start < 5
+
+
+def test_the_engine_dies_with_its_owner_even_when_that_is_killed(tmp_path: Path) -> None:
+    owner = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys, time; from pathlib import Path; sys.path.insert(0, '.');"
+            "from tests.serving.test_process import _start;"
+            "p = _start(Path(sys.argv[1])); print(p.pid, p.scratch, flush=True); time.sleep(100)",
+            str(tmp_path),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert owner.stdout is not None
+    pid, scratch = owner.stdout.readline().split()
+    child = _child_pid(tmp_path / "engine.log")
+    assert _is_alive(int(pid))
+    owner.send_signal(signal.SIGKILL)
+    owner.wait()
+    owner.stdout.close()
+    assert _wait_until_dead(int(pid), 5)
+    assert _wait_until_dead(child, 5)
+    time.sleep(0.2)
+    assert not Path(scratch).exists()
+
+
+def test_the_api_key_travels_in_a_private_file(tmp_path: Path) -> None:
+    program = "import sys, yaml; print('key', yaml.safe_load(open(sys.argv[2])))"
+    process = _start(tmp_path, program, api_key="it's: #secret")
+    process.main.wait(timeout=20)
+    file = process.scratch / "key.yaml"
+    assert file.stat().st_mode & 0o077 == 0
+    process.kill()
+    assert "key {'api-key': \"it's: #secret\"}" in process.log_path.read_text()
+    assert process.log_path.stat().st_mode & 0o077 == 0
+
+
+def test_a_program_that_does_not_exist_is_said(tmp_path: Path) -> None:
+    command = EngineCommand(argv=("/no/such/program",), environment={}, api_key=None)
+    with pytest.raises(LaunchError, match="could not be started"):
+        start_engine(command, tmp_path / "engine.log")
+
+
+def test_only_the_last_logs_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    logs = tmp_path / "prefillshare" / "logs"
+    for number in range(25):
+        path = new_log_path("my agents")
+        path.with_name(f"{number}.log").write_text("")
+        os.utime(logs / f"{number}.log", (number, number))
+    assert len(list(logs.glob("*.log"))) <= 20
+    assert (logs / "24.log").exists()
+    assert path.name.startswith("my-agents-")
+
+
+def test_a_state_directory_that_cannot_be_made_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    with pytest.raises(LaunchError, match="--log-file"):
+        new_log_path("x")

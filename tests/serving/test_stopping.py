@@ -1,0 +1,66 @@
+"""The first signal lets requests finish, the second one does not wait for them, and an engine's own end is an error."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+# A deployment whose engine is a sleeping program and whose requests never finish.
+PROGRAM = """
+import sys, types
+from pathlib import Path
+from prefillshare.serving.arguments import EngineCommand
+from prefillshare.serving.process import start_engine
+from prefillshare.serving.stopping import serve_until_stopped, stop_signals
+
+seconds, requests = float(sys.argv[2]), int(sys.argv[3])
+argv = (sys.executable, "-c", f"import time; time.sleep({seconds}); raise SystemExit('sglang_patches: broken')")
+process = start_engine(EngineCommand(argv=argv, environment={}, api_key=None), Path(sys.argv[1]) / "engine.log")
+running = types.SimpleNamespace(
+    process=process, log_path=process.log_path, num_running=lambda: requests,
+    stop=lambda drain_s: process.stop(drain_s, lambda: requests),
+)
+with stop_signals():
+    say = lambda *words: print(*words, flush=True)
+    serve_until_stopped(running, 20, say, lambda: say("ready", process.pid))
+print("ended", process.exit_code(), flush=True)
+"""
+
+
+def _start(tmp_path: Path, engine_s: float, num_requests: int) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path), str(engine_s), str(num_requests)]
+    owner = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert owner.stdout is not None
+    assert owner.stdout.readline().startswith("ready")
+    return owner
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_idle_server_ends_at_the_first_signal(tmp_path: Path, number: signal.Signals) -> None:
+    owner = _start(tmp_path, 100, 0)
+    owner.send_signal(number)
+    said, _ = owner.communicate(timeout=15)
+    assert said.startswith("ended -")
+    assert owner.returncode == 0
+
+
+def test_a_second_signal_does_not_wait_for_requests(tmp_path: Path) -> None:
+    owner = _start(tmp_path, 100, 3)
+    assert owner.stdout is not None
+    owner.send_signal(signal.SIGINT)
+    assert "3 running requests get up to 20 s" in owner.stdout.readline()
+    start = time.monotonic()
+    owner.send_signal(signal.SIGINT)
+    said, _ = owner.communicate(timeout=15)
+    assert said.startswith("ended -")
+    assert time.monotonic() - start < 10
+
+
+def test_an_engine_that_ends_by_itself_is_an_error_with_its_reason(tmp_path: Path) -> None:
+    owner = _start(tmp_path, 1, 0)
+    said, _ = owner.communicate(timeout=30)
+    assert owner.returncode == 1
+    assert "the engine ended by itself: sglang_patches: broken" in said
