@@ -1,0 +1,1 @@
+"""Problem suites, judges, the HTTP driver and the comparison table of the tiny family."""

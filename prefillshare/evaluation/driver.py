@@ -1,0 +1,135 @@
+"""Asks a suite of an OpenAI-compatible server, several questions at a time, and judges the answers."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from prefillshare.errors import EvaluationError
+from prefillshare.evaluation.judges import judge
+from prefillshare.evaluation.statistics import wilson_interval
+from prefillshare.evaluation.suites import MAX_NEW_TOKENS, Question, Suite
+
+if TYPE_CHECKING:
+    import httpx
+
+TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One question, the answer, and the verdict."""
+
+    question: str
+    """The user's last turn."""
+    reference: str
+    """The reference answer."""
+    answer: str
+    """What the model said."""
+    is_right: bool
+    """The judge's verdict."""
+    reason: str
+    """Why it is wrong."""
+    prompt_tokens: int = 0
+    """Tokens of the prompt as the server counts them."""
+    cached_tokens: int = 0
+    """Prompt tokens that the server took from its prefix cache."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """Result of one model on one suite."""
+
+    suite: str
+    """Name of the suite."""
+    model: str
+    """Name under which the model was asked."""
+    samples: tuple[Sample, ...]
+    """Every question and answer."""
+
+    @property
+    def num_right(self) -> int:
+        return sum(sample.is_right for sample in self.samples)
+
+    @property
+    def accuracy(self) -> float:
+        return self.num_right / max(1, len(self.samples))
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % Wilson interval of the accuracy."""
+        return wilson_interval(self.num_right, len(self.samples))
+
+    def as_dict(self) -> dict[str, Any]:
+        figures = {"accuracy": self.accuracy, "num_right": self.num_right, "interval_95": list(self.interval)}
+        return {**asdict(self), **figures}
+
+
+def score_answers(suite: Suite, model: str, answers: list[str]) -> Score:
+    """Judge answers that were made elsewhere, in the order of the suite's questions."""
+    samples = [_sample(question, answer) for question, answer in zip(suite.questions, answers, strict=True)]
+    return Score(suite=suite.name, model=model, samples=tuple(samples))
+
+
+def score_served(
+    suite: Suite,
+    model: str,
+    url: str,
+    *,
+    api_key: str | None = None,
+    concurrency: int = 16,
+    on_answer: Callable[[], None] | None = None,
+) -> Score:
+    """Ask every question of the suite over HTTP, greedily.
+
+    Raises: EvaluationError when the server cannot be reached or refuses a question.
+    """
+    samples = asyncio.run(_ask_all(suite, model, url.rstrip("/"), api_key, concurrency, on_answer or (lambda: None)))
+    return Score(suite=suite.name, model=model, samples=tuple(samples))
+
+
+async def _ask_all(
+    suite: Suite, model: str, url: str, api_key: str | None, concurrency: int, on_answer: Callable[[], None]
+) -> list[Sample]:
+    import httpx
+
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    slots = asyncio.Semaphore(concurrency)
+    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=TIMEOUT_S, trust_env=False) as client:
+
+        async def ask(question: Question) -> Sample:
+            async with slots:
+                answer, usage = await _ask(client, model, question)
+            sample = await asyncio.to_thread(_sample, question, answer, usage)
+            on_answer()
+            return sample
+
+        return list(await asyncio.gather(*(ask(question) for question in suite.questions)))
+
+
+async def _ask(client: "httpx.AsyncClient", model: str, question: Question) -> tuple[str, dict[str, Any]]:
+    import httpx
+
+    body = {"model": model, "messages": question.messages, "temperature": 0, "max_tokens": MAX_NEW_TOKENS}
+    try:
+        response = await client.post("/v1/chat/completions", json=body)
+    except httpx.HTTPError as error:
+        raise EvaluationError(f"no answer from {client.base_url}: {error or type(error).__name__}") from error
+    if response.status_code != 200:
+        raise EvaluationError(f"{client.base_url} answered {response.status_code}: {response.text[:300]}")
+    reply = response.json()
+    return reply["choices"][0]["message"]["content"] or "", reply.get("usage") or {}
+
+
+def _sample(question: Question, answer: str, usage: dict[str, Any] | None = None) -> Sample:
+    verdict = judge(question.problem, answer)
+    usage = usage or {}
+    return Sample(
+        question=question.problem.question,
+        reference=question.problem.answer,
+        answer=answer,
+        is_right=verdict.is_right,
+        reason=verdict.reason,
+        prompt_tokens=usage.get("prompt_tokens", 0),
+        cached_tokens=(usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0) or 0,
+    )

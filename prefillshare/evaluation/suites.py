@@ -1,0 +1,59 @@
+"""The suites `tiny-math`, `tiny-tool`, `tiny-code`: fixed held-out problems asked as chat conversations."""
+
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from prefillshare.errors import EvaluationError
+from prefillshare.modules.tiny.conversations import TASKS, held_out_conversations
+from prefillshare.modules.tiny.tasks import Problem, TaskName
+
+SUITE_SEED = 20260212
+MAX_NEW_TOKENS = 128
+PREFIX = "tiny-"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One problem and the conversation that asks it."""
+
+    problem: Problem
+    """What the judge decides on."""
+    messages: tuple[dict[str, Any], ...]
+    """The conversation in the form of the chat API, ending with the user's turn."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suite:
+    """Held-out problems of one task."""
+
+    name: str
+    """Name of the suite."""
+    task: TaskName
+    """Its task, which is also the name of the module that should solve it."""
+    questions: tuple[Question, ...]
+    """The problems."""
+
+
+def suite_names() -> list[str]:
+    """Names of all suites."""
+    return [f"{PREFIX}{task}" for task in TASKS]
+
+
+def load_suite(name: str, num_problems: int = 500) -> Suite:
+    """The first `num_problems` problems of a suite; always the same ones.
+
+    Raises: EvaluationError for an unknown name.
+    """
+    task = next((task for task in TASKS if f"{PREFIX}{task}" == name), None)
+    if task is None:
+        raise EvaluationError(f"there is no suite {name!r}: choose one of {', '.join(suite_names())}")
+    asked = islice(held_out_conversations(SUITE_SEED, task), num_problems)
+    questions = tuple(
+        Question(
+            problem=one.problems[-1],
+            messages=tuple({"role": turn.role, "content": turn.content} for turn in one.turns(has_last_answer=False)),
+        )
+        for one in asked
+    )
+    return Suite(name=name, task=task, questions=questions)

@@ -1,0 +1,102 @@
+"""Turns a LoRA decode module into one with full weights.
+
+The merged module decodes by itself; it still needs the KV of the prefill module that the adapter was trained on.
+Run: `prefillshare models merge ADAPTER --base BASE --out DIR`.
+"""
+
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from prefillshare.errors import ModuleError
+from prefillshare.modules.adapter import check_adapter_fits, read_adapter
+from prefillshare.modules.fingerprint import prefill_fingerprint
+from prefillshare.modules.manifest import ModuleManifest, read_manifest, write_manifest
+
+if TYPE_CHECKING:
+    import torch
+
+MergedDtype = Literal["base", "float32", "bfloat16", "float16"]
+TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
+TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
+
+
+def merge_adapter(adapter: Path, base: Path, out: Path, *, dtype: MergedDtype = "base", force: bool = False) -> Path:
+    """Write the base with the adapter added to its weights into `out`, with the base's tokenizer and a manifest.
+
+    The sum is made in float32 and rounded to `dtype`; with a dtype below float32 a merged module may differ from the
+    adapter in near ties.
+    Effects: `out` appears complete or not at all.
+    Raises: ModuleError when the two do not belong together or `out` exists and `force` is not given.
+    """
+    if dtype not in get_args(MergedDtype):
+        raise ModuleError(f"dtype {dtype!r} is not known: choose one of {', '.join(get_args(MergedDtype))}")
+    manifest = _check_inputs(adapter, base)
+    _check_out(out, (adapter, base), force)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        _write_merged(adapter, base, staging, dtype)
+        _copy_text_files(base, staging)
+        write_manifest(staging, replace(manifest, kind="full"))
+        staging.chmod(0o755)
+        if out.exists():
+            shutil.rmtree(out)
+        staging.rename(out)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return out
+
+
+def _check_inputs(adapter: Path, base: Path) -> ModuleManifest:
+    manifest = read_manifest(adapter)
+    if manifest is None:
+        raise ModuleError(
+            f"{adapter} has no prefillshare.json, so nobody knows whose KV it was trained on: "
+            "merge adapters made by prefillshare"
+        )
+    if manifest.kind != "lora":
+        raise ModuleError(f"{adapter} is a module of kind {manifest.kind!r}: only lora modules can be merged")
+    found = prefill_fingerprint(base)
+    if found != manifest.prefill_fingerprint:
+        raise ModuleError(
+            f"{adapter} was trained on prefill module {manifest.prefill_fingerprint[:19]}..., "
+            f"but {base} is {found[:19]}...: give the base it was trained on"
+        )
+    check_adapter_fits(read_adapter(adapter, manifest.name), base, manifest.name, base.name)
+    return manifest
+
+
+def _check_out(out: Path, inputs: tuple[Path, ...], force: bool) -> None:
+    if any(one.resolve() == out.resolve() or out.resolve() in one.resolve().parents for one in inputs):
+        raise ModuleError(f"{out} is or holds one of the inputs: choose another --out")
+    if out.exists() and not force:
+        raise ModuleError(f"{out} exists: choose another --out, or replace it with --force")
+
+
+def _write_merged(adapter: Path, base: Path, out: Path, dtype: MergedDtype) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    adapted: Any = PeftModel.from_pretrained(model, adapter)
+    merged = adapted.merge_and_unload(safe_merge=True)
+    merged.to(_torch_dtype(base, dtype)).save_pretrained(out)
+
+
+def _torch_dtype(base: Path, dtype: MergedDtype) -> "torch.dtype":
+    import torch
+    from transformers import AutoConfig
+
+    if dtype != "base":
+        return getattr(torch, dtype)
+    return AutoConfig.from_pretrained(base).dtype or torch.float32
+
+
+def _copy_text_files(base: Path, out: Path) -> None:
+    for name in (*TEXT_FILES, *TEMPLATE_FILES):
+        if (base / name).exists():
+            shutil.copyfile(base / name, out / name)

@@ -1,0 +1,119 @@
+"""Token documents with one loss weight per token, stored as three arrays; the unit that runs read their data from.
+
+A run's data is a deterministic function of its step, so a resumed run sees what it would have seen.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import numpy as np
+
+from prefillshare.errors import TrainingError
+
+WEIGHT_UNIT = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """Tokens of one document."""
+
+    tokens: Sequence[int]
+    """Token ids."""
+    weights: Sequence[float]
+    """Weight of each token in the loss when it is the target, 0 to 1 in hundredths."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """All documents of a run, in the order of training."""
+
+    tokens: np.ndarray
+    """All token ids one after the other; uint16."""
+    weights: np.ndarray
+    """Loss weight of each token in hundredths; uint8."""
+    starts: np.ndarray
+    """Where each document starts, plus the end of the last; int64."""
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def document(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and weights (in hundredths) of one document."""
+        span = slice(self.starts[index], self.starts[index + 1])
+        return self.tokens[span], self.weights[span]
+
+    def sha256(self) -> str:
+        """Hash of the content."""
+        digest = hashlib.sha256()
+        for array in (self.tokens, self.weights, self.starts):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return f"sha256:{digest.hexdigest()}"
+
+
+def write_shard(path: Path, documents: Iterable[Document]) -> Shard:
+    """Store documents under `path` (an .npz file) and return them.
+
+    Effects: the file appears complete or not at all.
+    """
+    tokens: list[np.ndarray] = []
+    weights: list[np.ndarray] = []
+    for document in documents:
+        tokens.append(np.asarray(document.tokens, dtype=np.uint16))
+        weights.append(np.rint(np.asarray(document.weights) * WEIGHT_UNIT).astype(np.uint8))
+    shard = Shard(
+        tokens=np.concatenate(tokens),
+        weights=np.concatenate(weights),
+        starts=np.concatenate(([0], np.cumsum([len(one) for one in tokens]))).astype(np.int64),
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"partial-{path.name}")
+    np.savez(partial, tokens=shard.tokens, weights=shard.weights, starts=shard.starts)
+    partial.rename(path)
+    return shard
+
+
+def read_shard(path: Path) -> Shard:
+    """Read what `write_shard` stored.
+
+    Raises: TrainingError when the file is missing or broken.
+    """
+    try:
+        with np.load(path) as arrays:
+            return Shard(tokens=arrays["tokens"], weights=arrays["weights"], starts=arrays["starts"])
+    except (OSError, ValueError, KeyError) as error:
+        raise TrainingError(f"training data {path} cannot be read ({error}): build it again with --fresh") from error
+
+
+def plan_batches(lengths: Sequence[int], batch_tokens: int, seed: int, *, pool: int = 512) -> list[list[int]]:
+    """Document indices of each step: near neighbours in the order, of similar length, in at most `batch_tokens`.
+
+    Units: batch_tokens counts padding. A curriculum in the order of documents survives, since only documents of one
+    pool of neighbours are mixed.
+    """
+    rng = Random(f"batches-{seed}")
+    plan: list[list[int]] = []
+    for start in range(0, len(lengths), pool):
+        indices = sorted(range(start, min(start + pool, len(lengths))), key=lambda index: lengths[index])
+        batches = _cut(indices, lengths, batch_tokens)
+        rng.shuffle(batches)
+        plan += batches
+    return plan
+
+
+def _cut(indices: Sequence[int], lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """Cut indices, sorted by rising length, into batches."""
+    batches: list[list[int]] = [[]]
+    for index in indices:
+        if batches[-1] and (len(batches[-1]) + 1) * lengths[index] > batch_tokens:
+            batches.append([])
+        batches[-1].append(index)
+    return batches
+
+
+def hash_of(value: object) -> str:
+    """Hash of a JSON value."""
+    return f"sha256:{hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()}"

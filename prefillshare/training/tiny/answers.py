@@ -1,0 +1,58 @@
+"""Answers of the stored tiny modules in process, by the reference computation."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prefillshare.modules.tiny.chatml import END, Turn, generation_prompt
+from prefillshare.training.model import load_adapter, load_base
+from prefillshare.training.reference import OwnPrefill, decode
+
+BATCH = 50
+MAX_NEW_TOKENS = 128
+
+
+class TinyAnswers:
+    """One module of the tiny family, or the base when `module` is None."""
+
+    def __init__(
+        self,
+        directory: Path,
+        module: str | None,
+        *,
+        has_own_prefill: bool = False,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        from tokenizers import Tokenizer
+
+        self._tokenizer = Tokenizer.from_file(str(directory / "base" / "tokenizer.json"))
+        model: Any = load_base(directory / "base", dtype)
+        self._model: Any = model if module is None else load_adapter(model, directory / module)
+        self._model.eval()
+        self._prefill = OwnPrefill(self._model) if has_own_prefill else None
+
+    def answer(
+        self, conversations: Sequence[Sequence[dict[str, Any]]], on_answer: Callable[[], None] = lambda: None
+    ) -> list[str]:
+        """Greedy answers to chat conversations, in their order."""
+        prompts = [self.prompt(messages) for messages in conversations]
+        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+        answers = [""] * len(prompts)
+        for start in range(0, len(order), BATCH):
+            chosen = order[start : start + BATCH]
+            for index, answer in zip(chosen, self._decode([prompts[index] for index in chosen]), strict=True):
+                answers[index] = answer
+                on_answer()
+        return answers
+
+    def prompt(self, messages: Sequence[dict[str, Any]]) -> list[int]:
+        """Token ids of the prompt that the chat template makes."""
+        turns = [Turn(role=message["role"], content=message["content"]) for message in messages]
+        return self._tokenizer.encode(generation_prompt(turns)).ids
+
+    def _decode(self, prompts: list[list[int]]) -> list[str]:
+        end = self._tokenizer.token_to_id(END)
+        tokens = decode(self._model, prompts, max_new_tokens=MAX_NEW_TOKENS, end_token=end, prefill_model=self._prefill)
+        return [self._tokenizer.decode(one, skip_special_tokens=False) for one in tokens]

@@ -1,0 +1,92 @@
+"""The data of each run of the tiny family, as shards."""
+
+from collections.abc import Iterable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prefillshare.modules.tiny.chatml import Piece, Turn, pieces_of
+from prefillshare.modules.tiny.config import TinyRecipe
+from prefillshare.modules.tiny.conversations import Conversation, tuning_conversations
+from prefillshare.modules.tiny.corpus import documents, sample_document
+from prefillshare.modules.tiny.tasks import TaskName
+from prefillshare.training.shard import Document, Shard, write_shard
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+def tokenizer_texts(recipe: TinyRecipe) -> Iterator[str]:
+    """The documents that the tokenizer is trained on: a thinned-out corpus."""
+    from random import Random
+
+    rng = Random(f"tokenizer-{recipe.seed}")
+    for index in range(recipe.num_tokenizer_documents):
+        pieces = sample_document(rng, index / recipe.num_tokenizer_documents)
+        yield "".join(piece.text for piece in pieces)
+
+
+def write_corpus(recipe: TinyRecipe, tokenizer: "Tokenizer", num_tokens: int, path: Path) -> Shard:
+    """The pretraining corpus of at least `num_tokens` tokens."""
+    return write_shard(path, _corpus(recipe, tokenizer, num_tokens))
+
+
+def write_tuning_data(recipe: TinyRecipe, tokenizer: "Tokenizer", task: TaskName, num_tokens: int, path: Path) -> Shard:
+    """Conversations of at least `num_tokens` tokens in which the answers to `task` questions are the targets."""
+    return write_shard(path, _tuning(recipe, tokenizer, task, num_tokens))
+
+
+def encode(tokenizer: "Tokenizer", pieces: Iterable[Piece]) -> Document:
+    """Tokens of the joined pieces; a token weighs what the piece of its first character weighs."""
+    pieces = list(pieces)
+    encoding = tokenizer.encode("".join(piece.text for piece in pieces))
+    weights, ends, index = [], _ends(pieces), 0
+    for start, _ in encoding.offsets:
+        while start >= ends[index]:
+            index += 1
+        weights.append(pieces[index].weight)
+    return Document(tokens=encoding.ids, weights=weights)
+
+
+def tuning_pieces(conversation: Conversation, task: TaskName) -> list[Piece]:
+    """The conversation with weight on the answers to `task` questions."""
+    turns = conversation.turns()
+    asked = iter(conversation.problems)
+    return pieces_of(
+        [
+            Turn(role=turn.role, content=turn.content, weight=float(next(asked).task == task))
+            if turn.role == "assistant"
+            else turn
+            for turn in turns
+        ]
+    )
+
+
+def _corpus(recipe: TinyRecipe, tokenizer: "Tokenizer", num_tokens: int) -> Iterator[Document]:
+    made = 0
+    stream = documents(recipe.seed, lambda: made / num_tokens)
+    while made < num_tokens:
+        document = encode(tokenizer, next(stream))
+        made += len(document.tokens)
+        yield document
+
+
+def _tuning(recipe: TinyRecipe, tokenizer: "Tokenizer", task: TaskName, num_tokens: int) -> Iterator[Document]:
+    made = 0
+    conversations = tuning_conversations(recipe.seed, task)
+    for _ in count():
+        document = encode(tokenizer, tuning_pieces(next(conversations), task))
+        if not any(document.weights):
+            continue
+        made += len(document.tokens)
+        yield document
+        if made >= num_tokens:
+            return
+
+
+def _ends(pieces: list[Piece]) -> list[int]:
+    ends, at = [], 0
+    for piece in pieces:
+        at += len(piece.text)
+        ends.append(at)
+    return ends
