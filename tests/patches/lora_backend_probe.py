@@ -1,0 +1,116 @@
+"""Runs one LoRA backend on a batch of segments; prints the largest difference from a token-by-token product.
+
+    python lora_backend_probe.py torch_native|triton|csgmv
+
+The Triton kernels of the GPU backends run in Triton's interpreter, on the CPU.
+"""
+
+import os
+import sys
+from types import SimpleNamespace
+
+os.environ["TRITON_INTERPRET"] = "1"
+
+import torch
+from sglang.srt.lora import lora_manager
+from sglang.srt.lora.backend import chunked_backend, torch_backend, triton_backend
+from sglang.srt.model_executor.forward_batch_info import ForwardMode
+
+from sglang_patches.cpu.pinning import UnpinnedTorch, keep_in_place
+from sglang_patches.lora_segments import (
+    BOUNDARIES,
+    SEGMENTS,
+    wrap_can_use_prefill_graph,
+    wrap_prepare_lora_batch,
+)
+from sglang_patches.request_boundary import ALL_BASE_MADE
+
+INPUT, OUTPUT, RANK, SCALING = 32, 48, 16, 0.5
+SLOTS = {"math": 0, None: 1, "tool": 2}  # the base slot is not slot 0 here: nothing may rely on that
+
+# adapter, prefix, extend, boundary
+BATCH = [
+    ("math", 0, 40, 39),  # a whole prompt
+    ("tool", 10, 7, 16),  # all but x_n
+    (None, 0, 20, ALL_BASE_MADE),  # the base itself
+    ("math", 64, 1, 30),  # a decode step in a mixed batch
+    ("tool", 0, 64, 200),  # one chunk of a long prompt: no adapter token at all
+    ("tool", 28, 6, 30),  # a retracted request
+    ("math", 0, 1, 0),  # a prompt of one token
+]
+
+
+def make_backend(name):
+    for module in (torch_backend, triton_backend, chunked_backend):
+        module.torch = UnpinnedTorch(torch)
+    torch.Tensor.pin_memory = keep_in_place(None)
+    classes = {
+        "torch_native": torch_backend.TorchNativeLoRABackend,
+        "triton": triton_backend.TritonLoRABackend,
+        "csgmv": chunked_backend.ChunkedSgmvLoRABackend,
+    }
+    return classes[name](len(SLOTS), torch.device("cpu"), server_args=SimpleNamespace(max_lora_chunk_size=128))
+
+
+def make_manager(backend):
+    manager = lora_manager.LoRAManager.__new__(lora_manager.LoRAManager)
+    adapter = SimpleNamespace(config=SimpleNamespace(r=RANK), scaling=SCALING)
+    manager.lora_backend, manager.enable_dp_attention = backend, False
+    manager.max_loras_per_batch = len(SLOTS)
+    manager.loras = {"math": adapter, "tool": adapter}
+    manager.memory_pool = SimpleNamespace(uid_to_buffer_id=SLOTS, get_buffer_id=SLOTS.__getitem__)
+    setattr(manager, BOUNDARIES, [boundary for *_, boundary in BATCH])
+    return manager
+
+
+def make_batch():
+    ids, prefixes, extends, _ = map(list, zip(*BATCH, strict=True))
+    return SimpleNamespace(
+        batch_size=len(BATCH),
+        forward_mode=ForwardMode.EXTEND,
+        lora_ids=ids,
+        extend_prefix_lens_cpu=prefixes,
+        extend_seq_lens_cpu=extends,
+        extend_seq_lens=torch.tensor(extends, dtype=torch.int32),
+        extend_num_tokens=sum(extends),
+        return_logprob=True,
+        extend_logprob_start_lens_cpu=[0] * len(BATCH),
+    )
+
+
+def expected(x, a, b):
+    """x A^T B^T for the tokens from x_n on, zero for the base-made ones."""
+    rows = []
+    for lora_id, prefix, extend, boundary in BATCH:
+        for position in range(prefix, prefix + extend):
+            token = x[len(rows)]
+            slot = SLOTS[lora_id]
+            rows.append(SCALING * token @ a[slot].T @ b[slot].T if position >= boundary else torch.zeros(OUTPUT))
+    return torch.stack(rows)
+
+
+def main(name):
+    torch.manual_seed(0)
+    backend, batch = make_backend(name), make_batch()
+    manager = make_manager(backend)
+    wrap_prepare_lora_batch(lora_manager.LoRAManager.prepare_lora_batch)(manager, batch)
+
+    x = torch.randn(batch.extend_num_tokens, INPUT)
+    a, b = torch.randn(len(SLOTS), RANK, INPUT), torch.randn(len(SLOTS), OUTPUT, RANK)
+    offsets = torch.tensor([0, OUTPUT], dtype=torch.int32)
+    hidden = backend.run_lora_a_sgemm(x, a)
+    output = backend.run_lora_b_sgemm(
+        hidden, b, base_output=torch.zeros(len(x), OUTPUT), output_offset=offsets, output_offset_cpu=offsets
+    )
+    print("difference", float((output - expected(x, a, b)).abs().max()))
+
+    backend.prefill_cuda_graph_max_bs = getattr(batch, SEGMENTS).batch_size
+    backend.prefill_cuda_graph_max_tokens = batch.extend_num_tokens
+    fits = wrap_can_use_prefill_graph(lora_manager.LoRAManager.can_use_prefill_cuda_graph)
+    assert fits(manager, batch)
+    backend.prefill_cuda_graph_max_bs -= 1
+    assert not fits(manager, batch), "the prefill graph's limit must count segments"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
