@@ -1,33 +1,62 @@
 """What one module has prefilled every other one hits, and SGLang as released does not."""
 
+from collections.abc import Iterator
+
 import pytest
 
-from tests.fidelity.conftest import MODULES
+from tests.fidelity.conftest import MODULES, Prompt
 from tests.support.engines import Endpoint, plain_engine
 
+NUM_TURNS = 9
+ANSWER_TOKENS = 12
 
-def cached_tokens(endpoint: Endpoint, prompt) -> list[int]:
+
+@pytest.fixture(scope="module")
+def plain() -> Iterator[Endpoint]:
+    """The same models on SGLang as released."""
+    with plain_engine() as endpoint:
+        yield endpoint
+
+
+def cached_tokens(endpoint: Endpoint, prompt: Prompt) -> list[int]:
     endpoint.flush()
     return [endpoint.generate(prompt, module, 4).cached_tokens for module in MODULES]
 
 
-def test_sglang_as_released_prefills_again_for_each_adapter(agents, prompts):
+def converse(endpoint: Endpoint, opening: Prompt) -> tuple[list[int], list[int]]:
+    """Prompt tokens and cached tokens of each call of a conversation that the modules lead in turn.
+
+    The texts are the same on every engine: each turn adds what a fixed rule says, not what was generated.
+    """
+    endpoint.flush()
+    context, lengths, cached = list(opening), [], []
+    for turn in range(NUM_TURNS):
+        lengths.append(len(context))
+        cached.append(endpoint.generate(context, MODULES[turn % 3], ANSWER_TOKENS).cached_tokens)
+        context += [10 + (turn * 31 + i * 7) % 1000 for i in range(ANSWER_TOKENS + 8)]
+    return lengths, cached
+
+
+def test_sglang_as_released_prefills_again_for_each_adapter(agents, plain, prompts):
     prompt = prompts[0]
-    with plain_engine() as plain:
-        assert cached_tokens(plain, prompt) == [0, 0, 0]
+    assert cached_tokens(plain, prompt) == [0, 0, 0]
     assert cached_tokens(agents, prompt) == [0, len(prompt) - 1, len(prompt) - 1]
 
 
-def test_a_conversation_of_three_modules_prefills_each_token_once(agents, prompts):
+def test_a_conversation_of_three_modules_prefills_each_token_once(agents, plain, prompts):
     """I4: what a module said is prefilled once, by the prefill module, when it becomes part of the next prompt."""
-    agents.flush()
-    context = list(prompts[1])
-    known = 0
-    for turn in range(6):
-        answer = agents.generate(context, MODULES[turn % 3], 12)
-        assert answer.cached_tokens == known
-        known = len(context) - 1
-        context += [*answer.tokens, 10 + turn, 20 + turn]
+    lengths, cached = converse(agents, prompts[1])
+    assert cached == [0, *(n - 1 for n in lengths[:-1])]
+
+    plain_lengths, plain_cached = converse(plain, prompts[1])
+    assert plain_lengths == lengths
+    assert plain_cached[:3] == [0, 0, 0]
+    prefilled, plain_prefilled = sum(lengths) - sum(cached), sum(lengths) - sum(plain_cached)
+    print(
+        f"{NUM_TURNS} calls, {sum(lengths)} prompt tokens: {prefilled} prefilled, "
+        f"{plain_prefilled} by SGLang as released, {plain_prefilled / prefilled:.2f} times as many"
+    )
+    assert prefilled < plain_prefilled
 
 
 @pytest.mark.parametrize("same_salt", [True, False])

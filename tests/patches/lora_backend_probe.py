@@ -12,6 +12,7 @@ from types import SimpleNamespace
 os.environ["TRITON_INTERPRET"] = "1"
 
 import torch
+from sglang.kernels.ops.gemm import lora_tuning_config
 from sglang.srt.lora import lora_manager
 from sglang.srt.lora.backend import chunked_backend, torch_backend, triton_backend
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
@@ -44,6 +45,7 @@ def make_backend(name):
     for module in (torch_backend, triton_backend, chunked_backend):
         module.torch = UnpinnedTorch(torch)
     torch.Tensor.pin_memory = keep_in_place(None)
+    lora_tuning_config.get_device_name = lambda: "interpreter"  # has no tuned block sizes: the defaults are taken
     classes = {
         "torch_native": torch_backend.TorchNativeLoRABackend,
         "triton": triton_backend.TritonLoRABackend,
