@@ -104,22 +104,21 @@ def _served_row(
 
 
 def _in_process_rows(request: EvaluationRequest, suites: list[Suite]) -> Iterator[Row]:
-    from prefillshare.training.tiny.answers import TinyAnswers
-
-    tiny = request.models_dir / "tiny"
-    sources = {
-        SHARED_LABEL: lambda task: TinyAnswers(tiny, task),
-        BASE_LABEL: lambda task: TinyAnswers(tiny, None),
-        NAIVE_LABEL: lambda task: TinyAnswers(tiny, f"naive/{task}"),
-        OWN_LABEL: lambda task: TinyAnswers(tiny, f"naive/{task}", has_own_prefill=True),
-    }
-    for label, source in sources.items():
+    for label in (SHARED_LABEL, BASE_LABEL, NAIVE_LABEL, OWN_LABEL):
         scores = []
         for suite in suites:
             with _counter(f"{label}: {suite.name}", len(suite.questions)) as count:
-                answers = source(suite.task).answer([list(one.messages) for one in suite.questions], on_answer=count)
+                answers = _answer_in_process(label, suite, request.models_dir / "tiny", count)
             scores.append(_told(label, score_answers(suite, suite.task, answers)))
         yield Row(label=label, scores=tuple(scores))
+
+
+def _answer_in_process(label: str, suite: Suite, tiny: Path, on_answer: Callable[[], None]) -> list[str]:
+    from prefillshare.training.tiny.answers import TinyAnswers
+
+    module = {SHARED_LABEL: suite.task, BASE_LABEL: None}.get(label, f"naive/{suite.task}")
+    answers = TinyAnswers(tiny, module, has_own_prefill=label == OWN_LABEL)
+    return answers.answer([list(one.messages) for one in suite.questions], on_answer)
 
 
 def _told(label: str, score: Score) -> Score:

@@ -125,7 +125,7 @@ def _sample(question: Question, answer: str, usage: dict[str, Any] | None = None
     verdict = judge(question.problem, answer)
     usage = usage or {}
     return Sample(
-        question=question.problem.question,
+        question=question.problem.asked,
         reference=question.problem.answer,
         answer=answer,
         is_right=verdict.is_right,

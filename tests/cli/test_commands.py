@@ -22,7 +22,7 @@ def _run(*arguments: str, stdin: str = "", **variables: str) -> "subprocess.Comp
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
         env={**environment, **variables},
     )

@@ -23,10 +23,10 @@ class Conversation:
 
     def turns(self, *, has_last_answer: bool = True) -> list[Turn]:
         """The turns as modules see them; without the last answer it is a prompt."""
-        opening = opening_turns(self.problems[0].workspace, self.problems[0].question, is_system=self.is_system)
+        opening = opening_turns(self.problems[0].workspace, self.problems[0].asked, is_system=self.is_system)
         turns = [*opening, _answer(self.problems[0])]
         for problem in self.problems[1:]:
-            turns += [Turn(role="user", content=problem.question), _answer(problem)]
+            turns += [Turn(role="user", content=problem.asked), _answer(problem)]
         return turns if has_last_answer else turns[:-1]
 
 

@@ -21,13 +21,20 @@ class Problem:
     workspace: Workspace
     """The shared context that it is asked about."""
     question: str
-    """What the user says."""
+    """What the user wants to know."""
+    quote: str = ""
+    """Lines of the workspace that the user repeats before the question, so that a small model need not search."""
     answer: str
     """The reference answer in the asked form."""
     remark: str
     """What a generalist says instead: the facts concerned, without solving anything."""
     judge: dict[str, Any] = field(default_factory=dict)
     """What the judge needs: `final`, `call`, or `function` and `cases`."""
+
+    @property
+    def asked(self) -> str:
+        """What the user says."""
+        return f"{self.quote}\n{self.question}" if self.quote else self.question
 
 
 Sampler = Callable[[Random, Workspace], Problem]

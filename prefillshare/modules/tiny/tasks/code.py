@@ -61,6 +61,7 @@ def sample(rng: Random, workspace: Workspace) -> Problem:
         task="code",
         workspace=workspace,
         question=f"Write a function {name}(xs) that {wants}, then {changes}, and {returns}.",
+        quote="\n".join(f"{constant} {value}" for constant, value in known.items()),
         answer=answer,
         remark=f"You want a function named {name}.{facts}",
         judge={"function": name, "reference": answer},

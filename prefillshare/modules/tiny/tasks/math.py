@@ -28,6 +28,7 @@ def sample(rng: Random, workspace: Workspace) -> Problem:
         task="math",
         workspace=workspace,
         question=question,
+        quote=lead.replace("; ", "\n"),
         answer="\n".join([*lines, f"#### {value}"]),
         remark=f"You ask about {person.name}. The workspace says: {person.stock_line}.",
         judge={"final": value},
