@@ -20,7 +20,7 @@ BASE_MODEL = "tiny-base"
 SHARED_LABEL = "cache-conditioned modules, shared KV"
 BASE_LABEL = "tiny-base alone"
 NAIVE_LABEL = "naive sharing: ordinary LoRA on the base's KV"
-OWN_LABEL = "the same ordinary LoRA with its own KV, nothing shared"
+OWN_LABEL = "the same ordinary LoRA with its own KV, nothing shared (in process)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +71,7 @@ def _served_rows(request: EvaluationRequest, suites: list[Suite]) -> Iterator[Ro
     if request.url is None:
         with _server(request, NAIVE_FILE) as url:
             yield _served_row(NAIVE_LABEL, suites, url, request, lambda suite: suite.task)
+        yield _in_process_row(OWN_LABEL, request, suites)
 
 
 @contextmanager
@@ -105,12 +106,16 @@ def _served_row(
 
 def _in_process_rows(request: EvaluationRequest, suites: list[Suite]) -> Iterator[Row]:
     for label in (SHARED_LABEL, BASE_LABEL, NAIVE_LABEL, OWN_LABEL):
-        scores = []
-        for suite in suites:
-            with _counter(f"{label}: {suite.name}", len(suite.questions)) as count:
-                answers = _answer_in_process(label, suite, request.models_dir / "tiny", count)
-            scores.append(_told(label, score_answers(suite, suite.task, answers)))
-        yield Row(label=label, scores=tuple(scores))
+        yield _in_process_row(label, request, suites)
+
+
+def _in_process_row(label: str, request: EvaluationRequest, suites: list[Suite]) -> Row:
+    scores = []
+    for suite in suites:
+        with _counter(f"{label}: {suite.name}", len(suite.questions)) as count:
+            answers = _answer_in_process(label, suite, request.models_dir / "tiny", count)
+        scores.append(_told(label, score_answers(suite, suite.task, answers)))
+    return Row(label=label, scores=tuple(scores))
 
 
 def _answer_in_process(label: str, suite: Suite, tiny: Path, on_answer: Callable[[], None]) -> list[str]:

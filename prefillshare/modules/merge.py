@@ -51,6 +51,9 @@ def merge_adapter(adapter: Path, base: Path, out: Path, *, dtype: MergedDtype = 
 
 
 def _check_inputs(adapter: Path, base: Path) -> ModuleManifest:
+    for path in (adapter, base):
+        if not path.is_dir():
+            raise ModuleError(f"there is no directory {path}: give the directory of a module")
     manifest = read_manifest(adapter)
     if manifest is None:
         raise ModuleError(
@@ -80,7 +83,9 @@ def _write_merged(adapter: Path, base: Path, out: Path, dtype: MergedDtype) -> N
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     adapted: Any = PeftModel.from_pretrained(model, adapter)
     merged = adapted.merge_and_unload(safe_merge=True)

@@ -70,7 +70,7 @@ class EngineProcess:
             self.main.poll()
             time.sleep(_POLL_S / 2)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.main.wait(timeout=1)
+            self.main.wait(timeout=_KILL_WAIT_S)
         self.guardian.kill()
         self.guardian.wait()
         if self.guardian.stdin:

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 def new_base(shape: ModelShape, vocab_size: int, end_token: int, pad_token: int, seed: int) -> "PreTrainedModel":
     """A Qwen3-architecture model with random weights, in bfloat16."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     torch.manual_seed(seed)
     config = Qwen3Config(
         vocab_size=vocab_size,
@@ -40,7 +42,9 @@ def new_base(shape: ModelShape, vocab_size: int, end_token: int, pad_token: int,
 def load_base(directory: Path, dtype: torch.dtype = torch.bfloat16) -> "PreTrainedModel":
     """A model from its directory, on the CPU."""
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     return AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, attn_implementation="sdpa")
 
 

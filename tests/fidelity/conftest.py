@@ -49,12 +49,24 @@ def reference() -> Reference:
     return Reference(tiny / "base", {name: tiny / name for name in MODULES})
 
 
+class Expected(dict[tuple[Prompt, str | None], Continuation]):
+    """The reference answer to a (prompt, module) pair, computed when it is first asked for."""
+
+    def __init__(self, reference: Reference) -> None:
+        super().__init__()
+        self.reference = reference
+
+    def __missing__(self, pair: tuple[Prompt, str | None]) -> Continuation:
+        prompt, _ = pair
+        for module in (*MODULES, None):
+            self[prompt, module] = self.reference.ask(module, prompt, NUM_TOKENS)
+        return self[pair]
+
+
 @pytest.fixture(scope="session")
-def expected(prompts: list[Prompt], reference: Reference) -> dict[tuple[Prompt, str | None], Continuation]:
-    """The reference answer of every module, and of the base, to every prompt."""
-    return {
-        (prompt, module): reference.ask(module, prompt, NUM_TOKENS) for module in (*MODULES, None) for prompt in prompts
-    }
+def expected(reference: Reference) -> Expected:
+    """What each module, and the base, must say."""
+    return Expected(reference)
 
 
 @pytest.fixture

@@ -20,13 +20,9 @@ SCHEMA = {
 }
 
 
-def client(agents: Endpoint) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{agents.url}/v1", api_key="none", max_retries=0)
-
-
 def ask(agents: Endpoint, model: str, **fields):
     messages = [{"role": "user", "content": CONTEXT}]
-    return client(agents).chat.completions.create(model=model, messages=messages, temperature=0, **fields)
+    return agents.openai.chat.completions.create(model=model, messages=messages, temperature=0, **fields)
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -137,7 +133,7 @@ def test_sampling_options_all_reach_the_module(agents):
 
 
 def test_names_select_modules_and_unknown_ones_are_refused_with_the_list(agents):
-    api = client(agents)
+    api = agents.openai
     assert {card.id for card in api.models.list()} == {"tiny-base", *MODULES}
     assert api.models.retrieve("math").id == "math"
     for call in (
@@ -153,7 +149,7 @@ def test_names_select_modules_and_unknown_ones_are_refused_with_the_list(agents)
 def test_every_endpoint_asks_the_named_module(agents):
     text = ask(agents, "tool", max_tokens=20).choices[0].message.content
     assert text != ask(agents, "tiny-base", max_tokens=20).choices[0].message.content
-    reply = client(agents).responses.create(model="tool", input=CONTEXT, max_output_tokens=20, temperature=0)
+    reply = agents.openai.responses.create(model="tool", input=CONTEXT, max_output_tokens=20, temperature=0)
     assert reply.output_text.startswith(text[:10])
     messages = {"model": "tool", "max_tokens": 20, "temperature": 0, "messages": [{"role": "user", "content": CONTEXT}]}
     assert agents.http.post("/v1/messages", json=messages).json()["content"][0]["text"] == text

@@ -61,9 +61,12 @@ def test_a_conversation_of_three_modules_prefills_each_token_once(agents, plain,
 
 @pytest.mark.parametrize("same_salt", [True, False])
 def test_cache_salts_keep_tenants_apart_and_share_within_one(agents, same_salt):
-    text = f"salt {same_salt}: " + "how many boxes are there? " * 8
-    first = agents.chat("math", text, max_tokens=2, cache_salt="tenant-a").json()["usage"]
-    second = agents.chat("tool", text, max_tokens=2, cache_salt="tenant-a" if same_salt else "tenant-b").json()["usage"]
+    text = "how many boxes are there? " * 8
+    salts = (f"a-{same_salt}", f"a-{same_salt}" if same_salt else f"b-{same_salt}")
+    first, second = (
+        agents.chat(module, text, max_tokens=2, cache_salt=salt).json()["usage"]
+        for module, salt in zip(("math", "tool"), salts, strict=True)
+    )
     assert first["prompt_tokens_details"] is None
     if same_salt:
         assert second["prompt_tokens_details"]["cached_tokens"] == second["prompt_tokens"] - 1

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import openai
 
 from prefillshare.config import load_deployment
 from prefillshare.modules.deployment import resolve
@@ -40,6 +42,12 @@ class Endpoint:
     def __init__(self, url: str) -> None:
         self.url = url
         self.http = httpx.Client(base_url=url, timeout=300)
+        self.openai = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.http.close()
+        self.openai.close()
 
     def generate(self, prompt: Sequence[int], module: str | None, num_tokens: int, **fields: object) -> Answer:
         """Greedy continuation by a decode module, or by the prefill module itself."""
@@ -81,8 +89,12 @@ def shared_engine(
     file: Path = TINY_AGENTS, *extra_args: str, environment: Mapping[str, str] | None = None
 ) -> Iterator[Endpoint]:
     """The deployment as ``prefillshare launch`` serves it."""
-    with _environment(environment or {}), running_deployment(file, extra_args=extra_args) as running:
-        yield Endpoint(running.url)
+    with (
+        _environment(environment or {}),
+        running_deployment(file, extra_args=extra_args) as running,
+        contextlib.closing(Endpoint(running.url)) as endpoint,
+    ):
+        yield endpoint
 
 
 @contextlib.contextmanager
@@ -96,16 +108,19 @@ def plain_engine(file: Path = TINY_AGENTS, *extra_args: str) -> Iterator[Endpoin
     command = dataclasses.replace(
         command, argv=tuple(argv), environment={**command.environment, "SGLANG_PLUGINS": "prefillshare_cpu"}
     )
-    process = start_engine(command, Path(os.devnull))
+    log = tempfile.NamedTemporaryFile(suffix=".log")  # noqa: SIM115 - closed in the end
+    process = start_engine(command, Path(log.name))
+    endpoint, deadline = Endpoint(f"http://127.0.0.1:{port}"), time.monotonic() + START_TIMEOUT_S
     try:
-        endpoint, deadline = Endpoint(f"http://127.0.0.1:{port}"), time.monotonic() + START_TIMEOUT_S
         while not _answers(endpoint):
             raise_if_dead(process)
             assert time.monotonic() < deadline, "the engine did not start"
             time.sleep(0.2)
         yield endpoint
     finally:
+        endpoint.close()
         process.kill()
+        log.close()
 
 
 def _answers(endpoint: Endpoint) -> bool:

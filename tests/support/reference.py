@@ -7,9 +7,11 @@ nothing of this project, takes part.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -38,25 +40,27 @@ class Reference:
         for name, path in others:
             self.model.load_adapter(path, adapter_name=name)
         self.model.eval()
+        self._last: tuple[tuple[int, ...], object] = ((), None)
 
     @torch.no_grad()
     def ask(self, module: str | None, prompt: Sequence[int], num_tokens: int) -> Continuation:
         """Greedy continuation of ``prompt`` by ``module``; EOS is not special."""
-        cache = self._base_prefill(prompt[:-1])
+        cache = copy.deepcopy(self._base_prefill(tuple(prompt[:-1])))
         if module is None:
             with self.model.disable_adapter():
                 return self._decode(cache, prompt[-1], num_tokens)
         self.model.set_adapter(module)
         return self._decode(cache, prompt[-1], num_tokens)
 
-    def _base_prefill(self, tokens: Sequence[int]) -> object:
-        if not tokens:
-            return None
-        with self.model.disable_adapter():
-            output = self.model(torch.tensor([list(tokens)]), use_cache=True)
-        return output.past_key_values
+    def _base_prefill(self, tokens: tuple[int, ...]) -> object:
+        # All modules ask one prompt after the other: the last one's KV is kept, and never written to.
+        if self._last[0] != tokens:
+            with self.model.disable_adapter():
+                output = self.model(torch.tensor([tokens]), use_cache=True, logits_to_keep=1) if tokens else None
+            self._last = (tokens, output and output.past_key_values)
+        return self._last[1]
 
-    def _decode(self, cache: object, token: int, num_tokens: int) -> Continuation:
+    def _decode(self, cache: Any, token: int, num_tokens: int) -> Continuation:
         tokens: list[int] = []
         logprobs: list[float] = []
         for _ in range(num_tokens):

@@ -134,6 +134,8 @@ def test_merge_refuses_what_does_not_fit(family, tmp_path):
     with pytest.raises(ModuleError, match="--force"):
         merge_adapter(out / "math", out / "base", target)
     assert (target / "mine.txt").read_text() == "keep"
+    with pytest.raises(ModuleError, match="there is no directory"):
+        merge_adapter(out / "maths", out / "base", tmp_path / "x")
     with pytest.raises(ModuleError, match="kind 'prefill'"):
         merge_adapter(out / "base", out / "base", tmp_path / "x")
     with pytest.raises(ModuleError, match="one of the inputs"):

@@ -27,7 +27,12 @@ def write_module_manifest(
     recipe: TinyRecipe,
     schedule: Schedule,
 ) -> None:
-    """Write prefillshare.json for a base or an adapter."""
+    """Write prefillshare.json for a base or an adapter.
+
+    Effects: also makes the weights readable for everybody, as git stores them.
+    """
+    for weights in directory.glob("*.safetensors"):
+        weights.chmod(0o644)
     manifest = ModuleManifest(
         name=name,
         kind="prefill" if directory == base else "lora",
