@@ -1,7 +1,8 @@
 """AdamW, or Muon for matrices with AdamW for the rest, over float32 master copies of bfloat16 weights.
 
-Muon learns to copy out of the context in fewer than half of AdamW's tokens here, which decides what a base of this
-size can learn in an hour. It needs all of a matrix at once; embeddings and vectors stay with AdamW.
+On the copying documents, Muon reached AdamW's loss in about 60 % of the tokens (3.6 nats: 134,000 against 231,000),
+and copying is what a base of this size learns last. Muon needs all of a matrix at once; embeddings
+and vectors stay with AdamW.
 """
 
 from collections.abc import Iterable

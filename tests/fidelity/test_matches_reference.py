@@ -28,7 +28,7 @@ class Configuration:
     args: tuple[str, ...] = ()
     environment: tuple[tuple[str, str], ...] = ()
     has_exact_logprobs: bool = True
-    """SGLang 0.5.17 drops y_1's log-probability of a request that is retracted in a mixed batch, patched or not."""
+    """SGLang 0.5.17 can lose y_1's log-probability of a request retracted right after its prefill, patched or not."""
 
 
 CONFIGURATIONS = {
