@@ -1,5 +1,6 @@
 """`prefillshare launch`."""
 
+import json
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -109,8 +110,6 @@ def _print_ready(running: "RunningDeployment", as_json: bool) -> None:
 
 def _curl_line(running: "RunningDeployment") -> str:
     key = ' -H "Authorization: Bearer $PREFILLSHARE_API_KEY"' if running.api_key else ""
-    body = (
-        f'{{"model": "{running.model_names[0]}", "messages": '
-        '[{"role": "user", "content": "Ana has 3 apples and buys 4 more. How many has she?"}]}'
-    )
+    first = running.deployment.config.decode[0]
+    body = json.dumps({"model": first.name, "messages": [{"role": "user", "content": first.example}]})
     return f"curl {running.url}/v1/chat/completions{key} -H 'Content-Type: application/json' -d {shlex.quote(body)}"

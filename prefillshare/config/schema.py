@@ -82,6 +82,8 @@ class DecodeModule(_Module):
     """`lora`: an adapter on the prefill module's weights. `full`: its own weights."""
     accept_naive: bool = False
     """Serve it although it was not trained on the prefill module's KV (to measure what that costs)."""
+    example: str = "Hello!"
+    """A question it can answer; `launch` ends with a curl line that asks it of the first module."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
