@@ -49,20 +49,24 @@ $(READY): requirements.lock pyproject.toml
 		done; \
 		[ -n "$$python" ] || fail 'Python 3.11 or 3.12 was not found: install one (Debian: apt install python3.11 python3.11-venv), or name it: make PYTHON=/path/to/python3.12'; \
 		"$$python" -c 'import ensurepip, venv' 2>/dev/null || fail "$$python has no venv module: install it (Debian: apt install python3-venv)"; \
-		say "1/4 virtual environment with $$("$$python" --version)"; \
+		say "1/5 virtual environment with $$("$$python" --version)"; \
 		"$$python" -m venv --clear $(VENV); \
 	else \
-		say '1/4 virtual environment is there'; \
+		say '1/5 virtual environment is there'; \
 	fi; \
-	say '2/4 uv, with the hash in requirements.lock'; \
+	say '2/5 uv, with the hash in requirements.lock'; \
 	if ! $(BIN)/uv --version >/dev/null 2>&1; then \
 		awk '/^uv==/ {found = 1} found {print} found && !/\\$$/ {exit}' requirements.lock > $(VENV)/uv.txt; \
 		$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null; \
 		$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r $(VENV)/uv.txt; \
 	fi; \
-	say '3/4 the packages of requirements.lock (the first time about 8.5 GB)'; \
+	say '3/5 the packages of requirements.lock (the first time about 8.5 GB)'; \
 	$(BIN)/uv pip sync --python $(BIN)/python --require-hashes requirements.lock; \
-	say '4/4 prefillshare itself'; \
+	say '4/5 prefillshare itself'; \
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .; \
+	say '5/5 compiling the engine once (Python byte code, so that every start is quick)'; \
+	env -u PYTHONDONTWRITEBYTECODE SGLANG_PLUGINS=none $(BIN)/python -W ignore -c \
+		'import sglang.launch_server, sglang.srt.entrypoints.http_server, sglang.srt.models.registry' >/dev/null 2>&1 \
+		|| say 'that did not work; the first start does it, and says why if it cannot'; \
 	touch $(READY); \
 	say "ready after $$(( $$(date +%s) - started )) s"
