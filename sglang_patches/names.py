@@ -8,3 +8,6 @@ ENGINE_PLUGIN = "prefillshare"
 
 CPU_PLUGIN = "prefillshare_cpu"
 """Entry points of the platform without an accelerator, and of its patches."""
+
+PLUGINS = f"{ENGINE_PLUGIN},{CPU_PLUGIN}"
+"""Value of ``SGLANG_PLUGINS`` for a shared-prefill engine: the loader takes only the plugins named there."""

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req
     from sglang.srt.mem_cache.registry import TreeCacheBuildContext
 
-BACKEND_NAME = "prefillshare"
-
 
 class SharedPrefillRadixCache(RadixCache):
     """RadixCache that no decoder-made KV enters or is matched by (I2, I5)."""

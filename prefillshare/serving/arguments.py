@@ -12,10 +12,7 @@ from prefillshare.errors import ConfigError
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.modules.fingerprint import geometry
 from prefillshare.serving.machine import available_memory_bytes, default_threads, gpus
-
-# Without these two the engine would start unpatched; the loader takes only plugins named here.
-PLUGINS = "prefillshare,prefillshare_cpu"
-RADIX_CACHE_BACKEND = "prefillshare"
+from sglang_patches.names import BACKEND_NAME, PLUGINS
 
 CPU_MAX_RUNNING_REQUESTS = 32
 CPU_CHUNKED_PREFILL_TOKENS = 2048
@@ -62,7 +59,7 @@ def engine_command(
     argv += ["--served-model-name", deployment.config.prefill.name]
     argv += ["--host", host, "--port", str(port), "--nccl-port", str(nccl_port)]
     argv += _lora_flags(deployment, on_cpu)
-    argv += ["--radix-cache-backend", RADIX_CACHE_BACKEND, "--enable-cache-report", "--sleep-on-idle"]
+    argv += ["--radix-cache-backend", BACKEND_NAME, "--enable-cache-report", "--sleep-on-idle"]
     # `launch` warms the engine itself, through a decode module; the stock warm-up only adds a second of waiting.
     argv += ["--skip-server-warmup"]
     argv += _engine_flags(deployment, on_cpu)

@@ -8,16 +8,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, entry_points, version
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Literal
 
 from prefillshare.errors import PrefillShareError
-from prefillshare.serving.arguments import PLUGINS
 from prefillshare.serving.machine import available_memory_bytes, default_threads, gpus, num_cores
 from prefillshare.serving.ports import check_address
+from sglang_patches.fingerprint import PINNED_SGLANG, installed_sglang
+from sglang_patches.names import PLUGINS
 
-SGLANG_PIN = "0.5.17"
 _PYTHONS = ((3, 11), (3, 12))
 _GIB = 1 << 30
 # Three processes of about 1.2 GiB each before any weights.
@@ -68,13 +68,14 @@ def _python() -> Finding:
 
 
 def _sglang() -> Finding:
-    try:
-        found = version("sglang")
-    except PackageNotFoundError:
-        return Finding(name="SGLang", state="problem", value="not installed", fix=f"pip install sglang=={SGLANG_PIN}")
-    if found == SGLANG_PIN:
+    found = installed_sglang()
+    if found is None:
+        return Finding(
+            name="SGLang", state="problem", value="not installed", fix=f"pip install sglang=={PINNED_SGLANG}"
+        )
+    if found == PINNED_SGLANG:
         return Finding(name="SGLang", state="ok", value=found)
-    fix = f"the patches are made for {SGLANG_PIN}: pip install sglang=={SGLANG_PIN}"
+    fix = f"the patches are made for {PINNED_SGLANG}: pip install sglang=={PINNED_SGLANG}"
     return Finding(name="SGLang", state="problem", value=found, fix=fix)
 
 
@@ -96,7 +97,7 @@ def _patches() -> Finding:
     if done.returncode == 0:
         return Finding(name="patches", state="ok", value=_summary(done.stdout))
     value = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[-1]
-    fix = f"run `python -m sglang_patches report`; a fresh sglang=={SGLANG_PIN} mends changed files"
+    fix = f"run `python -m sglang_patches report`; a fresh sglang=={PINNED_SGLANG} mends changed files"
     return Finding(name="patches", state="problem", value=value[:200], fix=fix)
 
 

@@ -191,15 +191,26 @@ class Scheduler(RuleBasedStateMachine):
 
 
 class TestScheduler(Scheduler.TestCase):
-    settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+    settings = settings(max_examples=500, stateful_step_count=60, deadline=None)
+
+
+def one_request_of_a_module() -> None:
+    machine = Scheduler()
+    machine.start(page_size=1)
+    machine.submit(lora_id="math", prompt=[1, 2, 1], salt=None)
+    machine.admit()
+    machine.extend(chunk=24, token=2)
+    machine.decode(index=0, token=1)
+    machine.finish_or_abort(index=0, is_insert=True)
+    machine.every_slot_has_one_owner()
 
 
 def test_the_machine_notices_decoder_made_kv_in_the_tree(monkeypatch):
-    """The upstream cache under the same schedules must fail, or the machine above proves nothing."""
-    from hypothesis.stateful import run_state_machine_as_test
+    """The upstream cache must fail on the simplest schedule, or the machine above proves nothing."""
     from sglang.srt.mem_cache.radix_cache import RadixCache
 
+    one_request_of_a_module()
     for name in ("match_prefix", "cache_unfinished_req", "cache_finished_req"):
         monkeypatch.setattr(SharedPrefillRadixCache, name, getattr(RadixCache, name))
-    with pytest.raises((AssertionError, KeyError)):
-        run_state_machine_as_test(Scheduler, settings=settings(max_examples=60, database=None, deadline=None))
+    with pytest.raises(AssertionError, match="math"):
+        one_request_of_a_module()
