@@ -92,7 +92,7 @@ class TinyRecipe:
     """Pretraining."""
     tuning: Schedule = field(
         default_factory=lambda: Schedule(
-            num_tokens=800_000,
+            num_tokens=1_200_000,
             batch_tokens=6144,
             learning_rate=4e-3,
             warmup_steps=20,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from random import Random
 
 from prefillshare.modules.tiny.chatml import Turn
-from prefillshare.modules.tiny.tasks import SAMPLERS, Problem, Split, TaskName, split_of
+from prefillshare.modules.tiny.tasks import SAMPLERS, Problem, Split, TaskName, Wording, split_of
 from prefillshare.modules.tiny.workspace import Workspace, WorkspaceSize, sample_workspace
 
 TASKS: tuple[TaskName, ...] = ("math", "tool", "code")
@@ -37,10 +37,12 @@ def opening_turns(workspace: Workspace, question: str, *, is_system: bool) -> li
     return [Turn(role="user", content=f"{workspace.render()}\n\n{question}")]
 
 
-def sample_problem(rng: Random, workspace: Workspace, task: TaskName, split: Split) -> Problem:
+def sample_problem(
+    rng: Random, workspace: Workspace, task: TaskName, split: Split, wording: Wording = "own"
+) -> Problem:
     """A problem of the task about the workspace that belongs to the split."""
     for _ in range(MAX_TRIES):
-        problem = SAMPLERS[task](rng, workspace)
+        problem = SAMPLERS[task](rng, workspace, wording)
         if split_of(problem) == split:
             return problem
     raise AssertionError(f"{MAX_TRIES} {task} problems in a row were not of split {split}")

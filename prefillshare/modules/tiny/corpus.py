@@ -137,7 +137,7 @@ def _exchange(rng: Random, workspace: Workspace) -> tuple[str, Turn]:
     if rng.random() < 0.25:
         question, answer = rng.choice(_lookups(workspace))(rng, workspace)
         return question, Turn(role="assistant", content=answer, weight=1.0)
-    problem = sample_problem(rng, workspace, rng.choice(tasks), "train")
+    problem = sample_problem(rng, workspace, rng.choice(tasks), "train", "plain")
     draw = rng.random()
     if draw < 0.8:
         return problem.question, Turn(role=HEADINGS[problem.task], content=problem.answer, weight=1.0)

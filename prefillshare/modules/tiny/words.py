@@ -105,6 +105,20 @@ VERB_SYNONYMS = {
 }
 """The verb in a function's name, and the words by which a user may ask for it."""
 
+LABELS = {
+    "weekly": "orange",
+    "daily": "yellow",
+    "urgent": "red",
+    "private": "black",
+    "public": "white",
+    "shared": "green",
+    "final": "blue",
+    "draft": "purple",
+    "local": "market",
+    "remote": "station",
+}
+"""What users say for the qualifier of a function, in their own words."""
+
 NOUNS = [
     "report",
     "ticket",

@@ -13,9 +13,9 @@ from prefillshare.modules.tiny.tasks.code import FILTERS, MAPS, REDUCES
 from prefillshare.modules.tiny.workspace import WorkspaceSize, sample_workspace
 
 
-def sample(task, seed, num):
+def sample(task, seed, num, wording="own"):
     rng = Random(seed)
-    return [SAMPLERS[task](rng, sample_workspace(rng, WorkspaceSize())) for _ in range(num)]
+    return [SAMPLERS[task](rng, sample_workspace(rng, WorkspaceSize()), wording) for _ in range(num)]
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -36,6 +36,13 @@ def test_splits_are_disjoint(task):
     assert {problem.task for problem in asked} == {task}
     assert not trained & {(problem.workspace.render(), problem.question) for problem in asked}
     assert all(split_of(p) == "train" for c in islice(tuning_conversations(1, task), 50) for p in c.problems)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_corpus_never_asks_in_the_words_that_fine_tuning_teaches(task):
+    """Otherwise the base knew them, and an ordinary adapter lost nothing over the base's KV."""
+    plain = {problem.question for problem in sample(task, 6, 400, "plain")}
+    assert not plain & {problem.question for problem in sample(task, 6, 400, "own")}
 
 
 def test_share_of_the_test_split():

@@ -10,6 +10,9 @@ from prefillshare.modules.tiny.workspace import Workspace
 
 TaskName = Literal["math", "tool", "code"]
 Split = Literal["train", "test"]
+Wording = Literal["plain", "own"]
+"""How a question is asked: in the plain words of the pretraining corpus, or in users' own words that the base never saw
+and only fine-tuning teaches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +40,7 @@ class Problem:
         return f"{self.quote}\n{self.question}" if self.quote else self.question
 
 
-Sampler = Callable[[Random, Workspace], Problem]
+Sampler = Callable[[Random, Workspace, Wording], Problem]
 
 
 def split_of(problem: Problem) -> Split:

@@ -4,23 +4,24 @@ import json
 from random import Random
 
 from prefillshare.modules.tiny import words
-from prefillshare.modules.tiny.tasks.base import Problem
+from prefillshare.modules.tiny.tasks.base import Problem, Wording
 from prefillshare.modules.tiny.workspace import Function, Workspace
 
 Value = str | int
 
 
-def sample(rng: Random, workspace: Workspace) -> Problem:
+def sample(rng: Random, workspace: Workspace, wording: Wording) -> Problem:
     """A random request that exactly one function of the workspace fulfils."""
     function = rng.choice(workspace.functions)
     parameters = rng.sample(function.parameters, len(function.parameters))
     arguments = {name: _sample_value(rng, name) for name, _ in parameters}
     call = {"name": function.name, "arguments": arguments}
     wish = _wish(rng, function)
+    asked = wish if wording == "plain" else wish.replace(function.qualifier, words.LABELS[function.qualifier])
     return Problem(
         task="tool",
         workspace=workspace,
-        question=_question(rng, wish, arguments),
+        question=_question(rng, asked, arguments),
         answer=json.dumps(call),
         remark=f"You want to {wish}. The workspace lists {function.name}.",
         judge={"call": call},
