@@ -11,3 +11,9 @@ CPU_PLUGIN = "prefillshare_cpu"
 
 PLUGINS = f"{ENGINE_PLUGIN},{CPU_PLUGIN}"
 """Value of ``SGLANG_PLUGINS`` for a shared-prefill engine: the loader takes only the plugins named there."""
+
+FORKED_VARIABLE = "PREFILLSHARE_FORKED"
+"""Environment variable that is 1 in engines made by the fork server."""
+
+FINGERPRINT_VARIABLE = "PREFILLSHARE_PREFILL_FINGERPRINT"
+"""Environment variable of disaggregated workers: fingerprint of the prefill module whose KV they make or read."""

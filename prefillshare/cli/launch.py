@@ -10,8 +10,9 @@ import typer
 from prefillshare.cli.output import put, put_json, put_table, say, warn
 
 if TYPE_CHECKING:
-    from prefillshare.modules.deployment import ResolvedDeployment
-    from prefillshare.serving.launch import LaunchOptions, RunningDeployment
+    from prefillshare.modules.deployment import ResolvedDeployment, ResolvedModule
+    from prefillshare.serving.launch import RunningDeployment
+    from prefillshare.serving.options import LaunchOptions
 
 DRAIN_S = 8.0
 _PRIVATE_HOSTS = ("127.0.0.1", "localhost", "::1")
@@ -36,7 +37,7 @@ def launch(
     from prefillshare.config import load_deployment
     from prefillshare.modules.deployment import resolve
     from prefillshare.serving.embedded import embedded_deployment
-    from prefillshare.serving.launch import LaunchOptions
+    from prefillshare.serving.options import LaunchOptions
     from prefillshare.serving.ports import check_address
 
     config = load_deployment(file or embedded_deployment())
@@ -58,23 +59,31 @@ def launch(
 def _print_plan(deployment: "ResolvedDeployment", options: "LaunchOptions", as_json: bool) -> None:
     from prefillshare.serving.launch import plan
 
-    command = plan(deployment, options)
+    commands = plan(deployment, options)
     if as_json:
-        put_json({"argv": command.argv, "environment": command.environment})
-    else:
-        put(command.as_shell())
+        put_json(
+            [
+                {"name": name, "argv": command.argv, "environment": command.environment}
+                for name, command in commands.items()
+            ]
+        )
+        return
+    for name, command in commands.items():
+        put(f"# {name}\n{command.as_shell()}" if len(commands) > 1 else command.as_shell())
 
 
 def _serve(deployment: "ResolvedDeployment", options: "LaunchOptions", as_json: bool) -> None:
     from prefillshare.cli.progress import StageLines
-    from prefillshare.serving.launch import launch_engine
+    from prefillshare.serving.launch import launch as start
     from prefillshare.serving.stopping import StopRequested, serve_until_stopped, stop_signals
 
-    say(f"starting the engine over prefill module {deployment.config.prefill.name} ({deployment.fingerprint[:19]})")
+    say(
+        f"starting {_what(deployment)} over prefill module {deployment.config.prefill.name} ({deployment.fingerprint[:19]})"
+    )
     with stop_signals():
         try:
             with StageLines() as stages:
-                running = launch_engine(deployment, options, stages.show)
+                running = start(deployment, options, stages.show, say)
         except StopRequested:
             say("stopped before it was ready")
             return
@@ -97,15 +106,26 @@ def _print_ready(running: "RunningDeployment", as_json: bool) -> None:
             }
         )
         return
-    rows = [
-        (module.spec.name, f"decode, LoRA rank {module.adapter.rank}", str(module.adapter.path))
-        for module in running.deployment.modules
-    ]
+    rows = [(module.spec.name, _role(module), str(module.path)) for module in running.deployment.modules]
     rows.append((running.deployment.config.prefill.name, "prefill (base)", str(running.deployment.prefill_path)))
     put(f"\nOpenAI endpoint: {running.url}/v1\n")
     put_table(("model", "role", "files"), rows)
     put(f"\n{_curl_line(running)}\n")
     say("ask it with `prefillshare ask`, talk with `prefillshare chat`; Ctrl-C stops")
+
+
+def _what(deployment: "ResolvedDeployment") -> str:
+    config = deployment.config
+    if config.topology == "colocated":
+        return "the engine"
+    num_decode = sum(module.replicas for module in config.decode)
+    return f"{config.prefill.workers} prefill and {num_decode} decode workers"
+
+
+def _role(module: "ResolvedModule") -> str:
+    kind = "full weights" if module.adapter is None else f"LoRA rank {module.adapter.rank}"
+    copies = f", {module.spec.replicas} replicas" if module.spec.replicas > 1 else ""
+    return f"decode, {kind}{copies}"
 
 
 def _curl_line(running: "RunningDeployment") -> str:

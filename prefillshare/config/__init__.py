@@ -5,6 +5,7 @@ by `prefillshare.modules.deployment`.
 """
 
 from prefillshare.config.load import load_deployment
-from prefillshare.config.schema import DecodeModule, Deployment, Engine, PrefillModule
+from prefillshare.config.router import Router
+from prefillshare.config.schema import DecodeModule, Deployment, Engine, PrefillModule, Transfer
 
-__all__ = ["DecodeModule", "Deployment", "Engine", "PrefillModule", "load_deployment"]
+__all__ = ["DecodeModule", "Deployment", "Engine", "PrefillModule", "Router", "Transfer", "load_deployment"]

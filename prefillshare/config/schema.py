@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from prefillshare.config.router import Router
 from prefillshare.errors import ConfigError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -36,6 +37,11 @@ OWNED_ARGUMENTS: dict[str, str] = {
     "--port": "use `prefillshare launch --port`",
     "--api-key": "use `prefillshare launch --api-key`",
 }
+
+
+def _check_positive(name: str, value: int) -> None:
+    if value < 1:
+        raise ConfigError(f"{name} is {value}: it must be at least 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,17 +79,37 @@ class _Module:
 class PrefillModule(_Module):
     """The frozen base model that makes the KV of every prompt."""
 
+    workers: int = 1
+    """Prefill workers in the pool; disaggregated only."""
+
+    def __post_init__(self) -> None:
+        _Module.__post_init__(self)
+        _check_positive("workers", self.workers)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeModule(_Module):
     """One task model that decodes over the prefill module's KV."""
 
     kind: Literal["lora", "full"]
-    """`lora`: an adapter on the prefill module's weights. `full`: its own weights."""
+    """`lora`: an adapter on the prefill module's weights. `full`: its own weights; disaggregated only."""
+    merge: bool = False
+    """For `full`: the directory holds an adapter, to be merged into the prefill module's weights on first launch."""
+    replicas: int = 1
+    """Decode workers that hold this module; disaggregated only."""
     accept_naive: bool = False
     """Serve it although it was not trained on the prefill module's KV (to measure what that costs)."""
     example: str = "Hello!"
     """A question it can answer; `launch` ends with a curl line that asks it of the first module."""
+
+    def __post_init__(self) -> None:
+        _Module.__post_init__(self)
+        _check_positive("replicas", self.replicas)
+        if self.merge and self.kind != "full":
+            raise ConfigError(
+                f'module {self.name!r} has merge = true and kind = "lora": write kind = "full" to serve the merged '
+                "weights, or remove merge"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,8 +154,8 @@ class Engine:
     def __post_init__(self) -> None:
         for name in _POSITIVE:
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} is {value}: it must be at least 1")
+            if value is not None:
+                _check_positive(name, value)
         if self.mem_fraction_static is not None and not 0 < self.mem_fraction_static < 1:
             raise ConfigError(
                 f"mem_fraction_static is {self.mem_fraction_static}: it must lie between 0 and 1, such as 0.8"
@@ -142,6 +168,19 @@ class Engine:
     def _own_key(self, flag: str) -> str | None:
         key = flag.removeprefix("--").replace("-", "_")
         return f"write {key} under [engine]" if flag.startswith("--") and key in self.__slots__ else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """How KV goes from prefill workers to decode workers; disaggregated only."""
+
+    backend: Literal["nixl", "mooncake"] = "nixl"
+    """Library that moves the KV."""
+    timeout_s: int = 30
+    """Seconds after which a hand-off that makes no progress fails its call."""
+
+    def __post_init__(self) -> None:
+        _check_positive("timeout_s", self.timeout_s)
 
 
 _POSITIVE = (
@@ -161,14 +200,19 @@ class Deployment:
 
     name: str
     """Name of the deployment, for people."""
-    topology: Literal["colocated"] = "colocated"
-    """`colocated`: one engine with the prefill module's weights and all decode modules as adapters."""
+    topology: Literal["colocated", "disaggregated"] = "colocated"
+    """`colocated`: one engine with the prefill module's weights and all decode modules as adapters. `disaggregated`: a
+    pool of prefill workers, one or more decode workers per module, and a router."""
     prefill: PrefillModule
     """The shared prefill module."""
     decode: tuple[DecodeModule, ...]
     """The decode modules."""
     engine: Engine = field(default_factory=Engine)
-    """Engine settings."""
+    """Engine settings; disaggregated, those of every worker."""
+    router: Router = field(default_factory=Router)
+    """The router; disaggregated only."""
+    transfer: Transfer = field(default_factory=Transfer)
+    """The hand-off; disaggregated only."""
     source: Path | None = None
     """File that this was read from; not a key of the file."""
 
@@ -183,14 +227,29 @@ class Deployment:
                     "give each module its own name"
                 )
             seen[module.name] = f"decode module {number}"
+        if self.topology == "colocated":
+            self._check_colocated()
+
+    def _check_colocated(self) -> None:
+        for module in self.decode:
             if module.kind == "full":
                 raise ConfigError(
                     f'decode module {module.name!r} has kind = "full", which topology = "colocated" cannot serve: '
-                    'use its LoRA adapter with kind = "lora" (full modules, such as `prefillshare models merge` makes, '
-                    "are for the disaggregated topology)"
+                    'use its LoRA adapter with kind = "lora", or write topology = "disaggregated"'
                 )
+            if module.replicas > 1:
+                raise ConfigError(
+                    f"decode module {module.name!r} has replicas = {module.replicas}, and one engine serves all modules "
+                    'in topology = "colocated": remove replicas, or write topology = "disaggregated"'
+                )
+        if self.prefill.workers > 1:
+            raise ConfigError(
+                f'[prefill] has workers = {self.prefill.workers}, and topology = "colocated" has one engine: remove '
+                'workers, or write topology = "disaggregated"'
+            )
 
     @property
     def model_names(self) -> tuple[str, ...]:
-        """Every name a client may put into "model": the decode modules, then the prefill module."""
-        return (*(module.name for module in self.decode), self.prefill.name)
+        """Every name a client may put into "model": the decode modules, then, colocated, the prefill module."""
+        own = (self.prefill.name,) if self.topology == "colocated" else ()
+        return (*(module.name for module in self.decode), *own)

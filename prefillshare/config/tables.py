@@ -81,8 +81,6 @@ def _choice(value: Any, choices: tuple[Any, ...], key: str, where: str) -> Any:
     if value in choices and isinstance(value, str):
         return value
     hint = nearest(value, choices) if isinstance(value, str) else f"it must be one of {', '.join(choices)}"
-    if isinstance(value, str) and value == "disaggregated":
-        hint = 'this version serves only topology = "colocated"'
     raise ConfigError(f"{where}: {key} is {_shown(value)}: {hint}")
 
 

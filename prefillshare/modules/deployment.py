@@ -10,9 +10,16 @@ from pathlib import Path
 from prefillshare.config.schema import DecodeModule, Deployment
 from prefillshare.errors import ModuleError
 from prefillshare.modules.adapter import Adapter, check_adapter_fits, read_adapter
-from prefillshare.modules.fingerprint import chat_template_sha256, geometry, prefill_fingerprint, tokenizer_sha256
+from prefillshare.modules.fingerprint import (
+    chat_template_sha256,
+    geometry,
+    prefill_fingerprint,
+    tokenizer_sha256,
+    weight_files,
+)
 from prefillshare.modules.locate import locate
 from prefillshare.modules.manifest import ModuleManifest, read_manifest
+from prefillshare.modules.merge import merged_module
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,8 +28,10 @@ class ResolvedModule:
 
     spec: DecodeModule
     """Its table in the deployment file."""
-    adapter: Adapter
-    """Its weights."""
+    path: Path
+    """Directory of its weights: an adapter, or a whole checkpoint."""
+    adapter: Adapter | None
+    """What the engine must know about the adapter; None for a module with full weights."""
     manifest: ModuleManifest | None
     """What it says about itself; None for an adapter that PrefillShare did not make."""
 
@@ -56,8 +65,7 @@ def resolve(deployment: Deployment) -> ResolvedDeployment:
     warnings = _check_prefill_manifest(deployment, prefill_path, fingerprint)
     modules = []
     for spec in deployment.decode:
-        path = locate(spec)
-        module = ResolvedModule(spec=spec, adapter=read_adapter(path, spec.name), manifest=read_manifest(path))
+        module = _find(spec, deployment, prefill_path, fingerprint)
         warnings += _check_module(module, deployment, prefill_path, fingerprint)
         modules.append(module)
     return ResolvedDeployment(
@@ -68,6 +76,15 @@ def resolve(deployment: Deployment) -> ResolvedDeployment:
         max_positions=_check_context_length(deployment, prefill_path),
         warnings=tuple(warnings),
     )
+
+
+def _find(spec: DecodeModule, deployment: Deployment, prefill_path: Path, fingerprint: str) -> ResolvedModule:
+    path = locate(spec)
+    if spec.merge:
+        dtype = deployment.engine.dtype
+        path = merged_module(path, prefill_path, fingerprint, dtype="base" if dtype == "auto" else dtype)
+    adapter = read_adapter(path, spec.name) if spec.kind == "lora" else None
+    return ResolvedModule(spec=spec, path=path, adapter=adapter, manifest=read_manifest(path))
 
 
 def _check_prefill_manifest(deployment: Deployment, path: Path, fingerprint: str) -> list[str]:
@@ -88,7 +105,10 @@ def _check_prefill_manifest(deployment: Deployment, path: Path, fingerprint: str
 def _check_module(module: ResolvedModule, deployment: Deployment, prefill_path: Path, fingerprint: str) -> list[str]:
     """Return warnings; raise for what cannot be served."""
     name, manifest = module.spec.name, module.manifest
-    check_adapter_fits(module.adapter, prefill_path, name, deployment.prefill.name)
+    if module.adapter is not None:
+        check_adapter_fits(module.adapter, prefill_path, name, deployment.prefill.name)
+    else:
+        _check_checkpoint_fits(module, prefill_path, deployment.prefill.name)
     if manifest is None:
         return _judge_without_manifest(module, deployment, prefill_path)
     if manifest.kind != module.spec.kind:
@@ -104,6 +124,18 @@ def _check_module(module: ResolvedModule, deployment: Deployment, prefill_path: 
             "or train it again on this one"
         )
     return _judge_objective(manifest.objective, module)
+
+
+def _check_checkpoint_fits(module: ResolvedModule, prefill_path: Path, prefill_name: str) -> None:
+    """I6: a decode module with full weights reads KV of exactly the prefill module's geometry."""
+    weight_files(module.path)
+    ours, theirs = geometry(prefill_path), geometry(module.path)
+    for name, value in ours.items():
+        if theirs[name] != value:
+            raise ModuleError(
+                f"decode module {module.spec.name!r} has {name} {theirs[name]} and prefill module {prefill_name!r} has "
+                f"{value}: use the prefill module that it was trained on"
+            )
 
 
 def _check_same_text(manifest: ModuleManifest, name: str, prefill_path: Path) -> None:
@@ -130,7 +162,13 @@ def _judge_objective(objective: str, module: ResolvedModule) -> list[str]:
 
 
 def _judge_without_manifest(module: ResolvedModule, deployment: Deployment, prefill_path: Path) -> list[str]:
-    name, base = module.spec.name, module.adapter.base_name
+    name = module.spec.name
+    if module.adapter is None:
+        return [
+            f"decode module {name!r} has no prefillshare.json, so how it was trained is unknown: a model trained the "
+            "ordinary way answers badly over shared KV"
+        ]
+    base = module.adapter.base_name
     known = {deployment.prefill.hub, str(prefill_path), prefill_path.name, deployment.prefill.name}
     if base and base not in known:
         trained_on = f"its configuration names the base model {base!r}; check that this is {deployment.prefill.name!r}"

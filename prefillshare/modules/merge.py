@@ -4,6 +4,8 @@ The merged module decodes by itself; it still needs the KV of the prefill module
 Run: `prefillshare models merge ADAPTER --base BASE --out DIR`.
 """
 
+import hashlib
+import os
 import shutil
 import tempfile
 from dataclasses import replace
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from prefillshare.errors import ModuleError
 from prefillshare.modules.adapter import check_adapter_fits, read_adapter
 from prefillshare.modules.fingerprint import prefill_fingerprint
-from prefillshare.modules.manifest import ModuleManifest, read_manifest, write_manifest
+from prefillshare.modules.manifest import MANIFEST_NAME, ModuleManifest, read_manifest, write_manifest
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +50,39 @@ def merge_adapter(adapter: Path, base: Path, out: Path, *, dtype: MergedDtype = 
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return out
+
+
+def merged_module(adapter: Path, base: Path, fingerprint: str, *, dtype: MergedDtype) -> Path:
+    """The adapter merged into the base, made once and kept below the user's cache directory.
+
+    `fingerprint` is the base's. Another adapter, base or dtype is another directory.
+    Effects: the first call for an adapter writes a checkpoint and removes nothing.
+    Raises: ModuleError as `merge_adapter` does, and when the cache cannot be written.
+    """
+    key = hashlib.sha256("\0".join((_content_sha256(adapter), fingerprint, dtype)).encode()).hexdigest()[:24]
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prefillshare" / "merged"
+    out = root / f"{adapter.name}-{key}"
+    if out.is_dir():
+        return out
+    try:
+        return merge_adapter(adapter, base, out, dtype=dtype)
+    except OSError as error:
+        if out.is_dir():  # another launch was faster
+            return out
+        raise ModuleError(
+            f"merging {adapter} into {base} failed ({error.strerror or error}): free some space below {root}, or merge "
+            "it elsewhere with `prefillshare models merge`"
+        ) from None
+
+
+def _content_sha256(adapter: Path) -> str:
+    digest = hashlib.sha256()
+    for name in ("adapter_config.json", "adapter_model.safetensors", MANIFEST_NAME):
+        file = adapter / name
+        if not file.is_file():
+            raise ModuleError(f"{adapter} has no {name}: merge = true needs an adapter made by prefillshare")
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def _check_inputs(adapter: Path, base: Path) -> ModuleManifest:

@@ -7,13 +7,15 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from prefillshare.errors import ConfigError
-from prefillshare.modules.deployment import ResolvedDeployment
+from prefillshare.modules.deployment import ResolvedDeployment, ResolvedModule
 from prefillshare.modules.fingerprint import geometry
 from prefillshare.serving.machine import available_memory_bytes, default_threads, gpus
-from sglang_patches.names import BACKEND_NAME, PLUGINS
+from sglang_patches.names import BACKEND_NAME, FINGERPRINT_VARIABLE, PLUGINS
 
+ENGINE_PROGRAM = (sys.executable, "-m", "sglang.launch_server")
 CPU_MAX_RUNNING_REQUESTS = 32
 CPU_CHUNKED_PREFILL_TOKENS = 2048
 CPU_MAX_KV_BYTES = 2 << 30
@@ -32,12 +34,35 @@ class EngineCommand:
     api_key: str | None
     """Key that clients must send; None for an open server."""
 
+    @property
+    def engine_arguments(self) -> tuple[str, ...]:
+        """The arguments without the program, as SGLang's parser takes them."""
+        return self.argv[len(ENGINE_PROGRAM) :]
+
     def as_shell(self) -> str:
         """Return a line that does the same when pasted into a shell; the API key is left to its variable."""
         words = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
         words += [shlex.quote(word) for word in self.argv]
         words += ['--api-key "$PREFILLSHARE_API_KEY"'] if self.api_key else []
         return " ".join(words)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerPlace:
+    """What one worker of a disaggregated deployment is, and where it listens."""
+
+    module: ResolvedModule | None
+    """The decode module that it holds; None for a prefill worker."""
+    host: str
+    """Address of its HTTP server."""
+    port: int
+    """Port of its HTTP server."""
+    nccl_port: int
+    """Port of torch's rendezvous."""
+    bootstrap_port: int | None
+    """Port at which decode workers find a prefill worker; None for a decode worker."""
+    first_gpu: int | None
+    """First of its GPUs; None on CPU."""
 
 
 def engine_command(
@@ -53,21 +78,73 @@ def engine_command(
 
     Raises: ConfigError when the deployment asks for a device that this machine does not have.
     """
-    on_cpu = _runs_on_cpu(deployment)
-    argv = [sys.executable, "-m", "sglang.launch_server"]
-    argv += ["--model-path", str(deployment.prefill_path)]
-    argv += ["--served-model-name", deployment.config.prefill.name]
-    argv += ["--host", host, "--port", str(port), "--nccl-port", str(nccl_port)]
-    argv += _lora_flags(deployment, on_cpu)
-    argv += ["--radix-cache-backend", BACKEND_NAME, "--enable-cache-report", "--sleep-on-idle"]
-    # `launch` warms the engine itself, through a decode module; the stock warm-up only adds a second of waiting.
-    argv += ["--skip-server-warmup"]
+    on_cpu = runs_on_cpu(deployment)
+    argv = _server_flags(deployment.prefill_path, deployment.config.prefill.name, host, port, nccl_port)
+    argv += _lora_flags(deployment, deployment.modules, on_cpu)
     argv += _engine_flags(deployment, on_cpu)
     argv += [*deployment.config.engine.extra_args, *extra_args]
     return EngineCommand(argv=tuple(argv), environment=_environment(deployment, on_cpu), api_key=api_key)
 
 
-def _runs_on_cpu(deployment: ResolvedDeployment) -> bool:
+def worker_command(
+    deployment: ResolvedDeployment,
+    place: WorkerPlace,
+    *,
+    api_key: str | None = None,
+    extra_args: Sequence[str] = (),
+) -> EngineCommand:
+    """Return the command of one worker of a disaggregated deployment; `extra_args` come last and win.
+
+    Raises: ConfigError when the machine lacks what the deployment asks for.
+    """
+    on_cpu, module = runs_on_cpu(deployment), place.module
+    is_full = module is not None and module.adapter is None
+    path = module.path if module and is_full else deployment.prefill_path
+    name = module.spec.name if module and is_full else deployment.config.prefill.name
+    argv = _server_flags(path, name, place.host, place.port, place.nccl_port)
+    if module is not None and not is_full:
+        argv += _lora_flags(deployment, (module,), on_cpu)
+    argv += ["--disaggregation-mode", "prefill" if module is None else "decode"]
+    argv += ["--disaggregation-transfer-backend", deployment.config.transfer.backend]
+    if place.bootstrap_port is not None:
+        argv += ["--disaggregation-bootstrap-port", str(place.bootstrap_port)]
+    if module is not None:
+        argv += ["--disaggregation-decode-enable-radix-cache"]
+    if place.first_gpu is not None:
+        argv += ["--base-gpu-id", str(place.first_gpu)]
+    flags = _engine_flags(deployment, on_cpu)
+    # On CPU, the overlap schedule asks for CUDA events during the hand-off.
+    argv += flags if not on_cpu or "--disable-overlap-schedule" in flags else [*flags, "--disable-overlap-schedule"]
+    argv += [*deployment.config.engine.extra_args, *extra_args]
+    environment = {**_environment(deployment, on_cpu), **_hand_off_environment(deployment)}
+    return EngineCommand(argv=tuple(argv), environment=environment, api_key=api_key)
+
+
+def _server_flags(path: Path, name: str, host: str, port: int, nccl_port: int) -> list[str]:
+    argv = [*ENGINE_PROGRAM, "--model-path", str(path), "--served-model-name", name]
+    argv += ["--host", host, "--port", str(port), "--nccl-port", str(nccl_port)]
+    argv += ["--radix-cache-backend", BACKEND_NAME, "--enable-cache-report", "--sleep-on-idle"]
+    # `launch` warms the engine itself, through a decode module; the stock warm-up only adds a second of waiting.
+    return [*argv, "--skip-server-warmup"]
+
+
+def _hand_off_environment(deployment: ResolvedDeployment) -> dict[str, str]:
+    timeout = str(deployment.config.transfer.timeout_s)
+    return {
+        FINGERPRINT_VARIABLE: deployment.fingerprint,
+        "SGLANG_DISAGGREGATION_BOOTSTRAP_TIMEOUT": timeout,
+        "SGLANG_DISAGGREGATION_WAITING_TIMEOUT": timeout,
+        # A prefill worker that died is found out within about 4 s.
+        "SGLANG_DISAGGREGATION_HEARTBEAT_INTERVAL": "2.0",
+        "SGLANG_DISAGGREGATION_HEARTBEAT_MAX_FAILURE": "2",
+    }
+
+
+def runs_on_cpu(deployment: ResolvedDeployment) -> bool:
+    """Whether the deployment's engines run without an accelerator.
+
+    Raises: ConfigError when it asks for GPUs that this machine does not have.
+    """
     device, found = deployment.config.engine.device, len(gpus())
     wanted = deployment.config.engine.tensor_parallel_size
     if device == "cuda" and not found:
@@ -81,14 +158,14 @@ def _runs_on_cpu(deployment: ResolvedDeployment) -> bool:
     return on_cpu
 
 
-def _lora_flags(deployment: ResolvedDeployment, on_cpu: bool) -> list[str]:
-    adapters = [module.adapter for module in deployment.modules]
+def _lora_flags(deployment: ResolvedDeployment, modules: Sequence[ResolvedModule], on_cpu: bool) -> list[str]:
+    adapters = [module.adapter for module in modules if module.adapter is not None]
     targets = sorted({target for adapter in adapters for target in adapter.target_modules})
     backend = deployment.config.engine.lora_backend or ("torch_native" if on_cpu else "csgmv")
     return [
         "--enable-lora",
         "--lora-paths",
-        *(f"{module.spec.name}={module.adapter.path}" for module in deployment.modules),
+        *(f"{module.spec.name}={module.path}" for module in modules),
         # One slot more for the prefill module: with too few, requests wait for ever.
         "--max-loras-per-batch",
         str(len(adapters) + 1),

@@ -18,18 +18,19 @@ from typing import BinaryIO
 
 from prefillshare.errors import LaunchError
 from prefillshare.serving.arguments import EngineCommand
+from prefillshare.serving.forks import ForkedEngine, ForkServer
+from prefillshare.serving.logs import open_log
 
 _GUARDIAN = 'read -r _ || { kill -s KILL -- "-$0" 2>/dev/null; rm -rf -- "$1"; }'
 _POLL_S = 0.1
 _KILL_WAIT_S = 5.0
-_NUM_KEPT_LOGS = 20
 
 
 @dataclass(slots=True, kw_only=True)
 class EngineProcess:
     """A started engine; make one with `start_engine`."""
 
-    main: "subprocess.Popen[bytes]"
+    main: "subprocess.Popen[bytes] | ForkedEngine"
     """The engine's first process, leader of the group that holds all of them."""
     guardian: "subprocess.Popen[bytes]"
     """Shell that kills the group when this process dies."""
@@ -80,59 +81,43 @@ class EngineProcess:
         shutil.rmtree(self.scratch, ignore_errors=True)
 
 
-def start_engine(command: EngineCommand, log_path: Path) -> EngineProcess:
-    """Start `command` with its output going to `log_path`.
+def start_engine(command: EngineCommand, log_path: Path, forks: ForkServer | None = None) -> EngineProcess:
+    """Start `command` with its output going to `log_path`; `forks` spares it the import of SGLang.
 
     Raises: LaunchError when the log cannot be written or the program does not exist.
     """
     scratch = Path(tempfile.mkdtemp(prefix="prefillshare-"))
-    argv = [*command.argv, *_key_file(command, scratch)]
-    environment = {**os.environ, **_scratch_variables(scratch), **command.environment}
     try:
-        with _open_log(log_path) as log:
+        with open_log(log_path, is_new=forks is None) as log:
             log.write(f"{command.as_shell()}\n".encode())
             log.flush()
-            main = subprocess.Popen(
-                argv,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            main = _start(command, scratch, log) if forks is None else _fork(command, scratch, log_path, forks)
     except OSError as error:
         shutil.rmtree(scratch, ignore_errors=True)
         raise LaunchError(f"the engine could not be started ({error}): check the installation and --log-file") from None
+    except LaunchError:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
     guardian = subprocess.Popen(
         ["/bin/sh", "-c", _GUARDIAN, str(main.pid), str(scratch)], stdin=subprocess.PIPE, start_new_session=True
     )
     return EngineProcess(main=main, guardian=guardian, log_path=log_path, scratch=scratch)
 
 
-def new_log_path(name: str) -> Path:
-    """Return a new file for the log of deployment `name` below the user's state directory; old ones are removed."""
-    root = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "prefillshare" / "logs"
-    try:
-        root.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise LaunchError(
-            f"no log can be written below {root} ({error.strerror}): name a file with --log-file"
-        ) from None
-    for old in sorted(root.glob("*.log"), key=lambda file: file.stat().st_mtime)[: -_NUM_KEPT_LOGS + 1]:
-        old.unlink(missing_ok=True)
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    return root / f"{_file_name(name)}-{stamp}-{os.getpid()}.log"
+def _start(command: EngineCommand, scratch: Path, log: BinaryIO) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        [*command.argv, *_key_file(command, scratch)],
+        env={**os.environ, **_scratch_variables(scratch), **command.environment},
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
 
 
-def _file_name(name: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in name)
-
-
-def _open_log(path: Path) -> BinaryIO:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The engine writes its arguments into the log, the API key among them.
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
-    return os.fdopen(descriptor, "ab")
+def _fork(command: EngineCommand, scratch: Path, log_path: Path, forks: ForkServer) -> ForkedEngine:
+    arguments = [*command.engine_arguments, *_key_file(command, scratch)]
+    return forks.start(arguments, {**_scratch_variables(scratch), **command.environment}, log_path)
 
 
 def _key_file(command: EngineCommand, scratch: Path) -> list[str]:

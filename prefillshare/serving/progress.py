@@ -15,6 +15,7 @@ LAST_STAGE = "answering a first request"
 
 _PATCH_REASON = re.compile(r"^(?:SystemExit: )?(sglang_patches: .+)$", re.MULTILINE)
 _ARGUMENT_ERROR = re.compile(r"^sglang serve: error: (.+)$|^launch_server\.py: error: (.+)$", re.MULTILINE)
+_ROUTER_ERROR = re.compile(r"^error: (.+)$", re.MULTILINE)
 _PYTHON_ERROR = re.compile(
     r"^(?:\w+\.)*(\w*(?:Error|Exception|Interrupt|SystemExit)): ?(.+(?:\n(?! |Traceback|\[).+){0,2})", re.MULTILINE
 )
@@ -33,6 +34,8 @@ def reason_of(log: str) -> str | None:
         return match[1].strip()
     if match := _ARGUMENT_ERROR.search(log):
         return (match[1] or match[2]).strip()
+    if match := _ROUTER_ERROR.search(log):
+        return match[1].strip()
     for match in _PYTHON_ERROR.finditer(log):
         if match[1] not in _NOISE:
             return " ".join(f"{match[1]}: {match[2]}".split())

@@ -1,14 +1,14 @@
 """How a served deployment ends: the first signal drains, the second one kills."""
 
 import contextlib
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-from prefillshare.errors import LaunchError
 from prefillshare.serving.launch import RunningDeployment
-from prefillshare.serving.progress import last_lines, read_log, reason_of
+from prefillshare.serving.record import record_of, remove_record, write_record
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _POLL_S = 0.2
@@ -32,23 +32,29 @@ def stop_signals() -> Iterator[None]:
 def serve_until_stopped(
     running: RunningDeployment, drain_s: float, say: Callable[[str], None], announce: Callable[[], None]
 ) -> None:
-    """Call `announce`, wait until a signal comes, then end the engine.
+    """Call `announce`, look after the deployment until a signal comes, then end it.
 
-    Effects: returns with no process of the engine left.
-    Raises: LaunchError when the engine ends by itself.
+    Effects: returns with no process left.
+    Raises: LaunchError when the deployment cannot go on by itself.
     """
     try:
         announce()
-        while running.process.exit_code() is None:
-            time.sleep(_POLL_S)
+        _look_after(running)
     except StopRequested:
         _drain(running, drain_s, say)
-        return
-    running.process.kill()
-    log = read_log(running.log_path)
-    tail = "\n".join(f"  {line}" for line in last_lines(log))
-    reason = reason_of(log) or f"exit code {running.process.exit_code()}"
-    raise LaunchError(f"the engine ended by itself: {reason}\nIts last lines ({running.log_path}):\n{tail}")
+    finally:
+        remove_record(os.getpid())
+
+
+def _look_after(running: RunningDeployment) -> None:
+    known = None
+    while True:
+        running.step()
+        if (processes := running.processes()) != known:
+            known = processes
+            config = running.deployment.config
+            write_record(record_of(config.name, config.topology, running.url, running.model_names, processes))
+        time.sleep(_POLL_S)
 
 
 def _drain(running: RunningDeployment, drain_s: float, say: Callable[[str], None]) -> None:
@@ -59,7 +65,7 @@ def _drain(running: RunningDeployment, drain_s: float, say: Callable[[str], None
     except StopRequested:
         pass
     with _no_signals():
-        running.process.kill()
+        running.kill()
 
 
 @contextlib.contextmanager

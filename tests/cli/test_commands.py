@@ -69,7 +69,7 @@ def test_dry_run_prints_the_engines_command(family: Path) -> None:
     assert "--port 31999" in done.stdout
     assert "SGLANG_PLUGINS=prefillshare,prefillshare_cpu" in done.stdout
     assert "hidden" not in done.stdout
-    content = json.loads(_run("launch", str(family), "--dry-run", "--json").stdout)
+    (content,) = json.loads(_run("launch", str(family), "--dry-run", "--json").stdout)
     assert "--radix-cache-backend" in content["argv"]
 
 

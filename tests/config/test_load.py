@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from prefillshare.config import DecodeModule, Deployment, Engine, load_deployment
+from prefillshare.config import DecodeModule, Deployment, Engine, PrefillModule, Router, Transfer, load_deployment
 from prefillshare.errors import ConfigError
 from tests.support.random_models import write_deployment
 
@@ -36,7 +36,11 @@ def test_a_valid_file_gives_absolute_paths_and_defaults(deployment_file: Path) -
         ("[prefill]", "[prefil]", "the file has the unknown key 'prefil': did you mean 'prefill'?"),
         ('"float32"', '"fp32"', "dtype is 'fp32': it must be one of auto, float32, bfloat16, float16"),
         ('"float32"', '"flot32"', "dtype is 'flot32': did you mean 'float32'?"),
-        ('"colocated"', '"disaggregated"', 'this version serves only topology = "colocated"'),
+        ('"colocated"', '"disagregated"', "did you mean 'disaggregated'?"),
+        ('kind = "lora"', 'kind = "lora"\nreplicas = 2', 'remove replicas, or write topology = "disaggregated"'),
+        ('kind = "lora"', 'kind = "lora"\nreplicas = 0', "replicas is 0: it must be at least 1"),
+        ('kind = "lora"', 'kind = "lora"\nmerge = true', 'write kind = "full" to serve the merged weights'),
+        ("[prefill]", "[prefill]\nworkers = 2", 'remove workers, or write topology = "disaggregated"'),
         ('kind = "lora"', 'kind = "full"', 'use its LoRA adapter with kind = "lora"'),
         ('kind = "lora"\n', "", "has no 'kind': add kind = \"lora\""),
         ('name = "tool"', 'name = "math"', "name 'math' of decode module 2 is also that of decode module 1"),
@@ -122,6 +126,6 @@ def _load_without_weights(file: Path) -> None:
 
 def test_the_documentation_has_every_key() -> None:
     text = Path("docs/deployment-file.md").read_text()
-    for table in (Deployment, DecodeModule, Engine):
+    for table in (Deployment, PrefillModule, DecodeModule, Engine, Router, Transfer):
         for field in dataclasses.fields(table):
             assert field.name == "source" or f"| `{field.name}` |" in text, field.name

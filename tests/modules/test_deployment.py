@@ -161,3 +161,44 @@ def test_a_hub_module_without_network_says_how_to_go_on(file: Path, monkeypatch:
 def _text_hashes(file: Path) -> dict[str, object]:
     manifest = json.loads((file.parent / "tool" / "prefillshare.json").read_text())
     return {key: manifest[key] for key in ("tokenizer_sha256", "chat_template_sha256")}
+
+
+def _full(file: Path, name: str, **changes: str) -> Path:
+    """Serve module `name` with full weights in the disaggregated topology."""
+    text = file.read_text().replace('topology = "colocated"', 'topology = "disaggregated"')
+    head, _, tail = text.partition(f'name = "{name}"')
+    tail = tail.replace(
+        'kind = "lora"', 'kind = "full"' + "".join(f"\n{key} = {one}" for key, one in changes.items()), 1
+    )
+    file.write_text(f'{head}name = "{name}"{tail}')
+    return file
+
+
+def test_an_adapter_is_merged_once_and_kept(file: Path) -> None:
+    first = _resolve(_full(file, "math", merge="true")).modules[0]
+    assert first.adapter is None
+    assert first.manifest is not None
+    assert first.manifest.kind == "full"
+    assert file.parent / "cache" in first.path.parents
+    before = (first.path / "model.safetensors").stat().st_mtime_ns
+    assert _resolve(file).modules[0].path == first.path
+    assert (first.path / "model.safetensors").stat().st_mtime_ns == before
+
+    make_adapter(file.parent / "math", file.parent / "base", "math", seed=77)
+    assert _resolve(file).modules[0].path != first.path
+
+
+def test_full_weights_of_another_geometry_are_refused(file: Path) -> None:
+    make_base(file.parent / "deep", layers=3)
+    text = _full(file, "math").read_text().replace('path = "math"', 'path = "deep"')
+    file.write_text(text)
+    with pytest.raises(ModuleError, match="'math' has num_layers 3 and prefill module 'random-base' has 2"):
+        _resolve(file)
+
+
+def test_full_weights_without_a_manifest_are_served_with_a_warning(file: Path) -> None:
+    make_base(file.parent / "other", seed=5)
+    file.write_text(_full(file, "math").read_text().replace('path = "math"', 'path = "other"'))
+    resolved = _resolve(file)
+    assert resolved.modules[0].path == file.parent / "other"
+    assert "has no prefillshare.json" in resolved.warnings[0]

@@ -12,7 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from prefillshare.serving.launch import RunningDeployment, auth_header, running_deployment
+from prefillshare.serving.launch import RunningDeployment, running_deployment
+from prefillshare.serving.options import auth_header
 from prefillshare.serving.ports import free_port
 from prefillshare.serving.process import _group_members
 from tests.support.random_models import make_family

@@ -11,7 +11,8 @@ import pytest
 
 from prefillshare.errors import LaunchError
 from prefillshare.serving.arguments import EngineCommand
-from prefillshare.serving.process import EngineProcess, new_log_path, start_engine
+from prefillshare.serving.logs import new_log_path
+from prefillshare.serving.process import EngineProcess, start_engine
 
 # An engine with a child, as SGLang is, that ignores SIGTERM.
 STUBBORN = """
@@ -124,12 +125,12 @@ def test_a_program_that_does_not_exist_is_said(tmp_path: Path) -> None:
 def test_only_the_last_logs_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     logs = tmp_path / "prefillshare" / "logs"
-    for number in range(25):
+    for number in range(70):
         path = new_log_path("my agents")
         path.with_name(f"{number}.log").write_text("")
         os.utime(logs / f"{number}.log", (number, number))
-    assert len(list(logs.glob("*.log"))) <= 20
-    assert (logs / "24.log").exists()
+    assert len(list(logs.glob("*.log"))) <= 60
+    assert (logs / "69.log").exists()
     assert path.name.startswith("my-agents-")
 
 

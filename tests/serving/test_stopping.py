@@ -10,18 +10,23 @@ import pytest
 
 # A deployment whose engine is a sleeping program and whose requests never finish.
 PROGRAM = """
-import sys, types
+import os, sys, tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from prefillshare.serving.arguments import EngineCommand
+from prefillshare.serving.engine import RunningEngine
 from prefillshare.serving.process import start_engine
 from prefillshare.serving.stopping import serve_until_stopped, stop_signals
 
 seconds, requests = float(sys.argv[2]), int(sys.argv[3])
 argv = (sys.executable, "-c", f"import time; time.sleep({seconds}); raise SystemExit('sglang_patches: broken')")
 process = start_engine(EngineCommand(argv=argv, environment={}, api_key=None), Path(sys.argv[1]) / "engine.log")
-running = types.SimpleNamespace(
-    process=process, log_path=process.log_path, num_running=lambda: requests,
-    stop=lambda drain_s: process.stop(drain_s, lambda: requests),
+os.environ["XDG_STATE_HOME"] = sys.argv[1]
+RunningEngine.num_running = lambda self: requests
+config = SimpleNamespace(name="sleeping", topology="colocated", model_names=("one",))
+running = RunningEngine(
+    url="http://127.0.0.1:1", deployment=SimpleNamespace(config=config), process=process, forks=None, api_key=None,
+    start_s=0.0,
 )
 with stop_signals():
     say = lambda *words: print(*words, flush=True)

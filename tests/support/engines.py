@@ -15,9 +15,12 @@ import openai
 
 from prefillshare.config import load_deployment
 from prefillshare.modules.deployment import resolve
-from prefillshare.serving.launch import LaunchOptions, plan, raise_if_dead, running_deployment
+from prefillshare.serving.engine import plan
+from prefillshare.serving.launch import running_deployment
+from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.ports import free_port
 from prefillshare.serving.process import start_engine
+from prefillshare.serving.readiness import raise_if_dead
 
 MODELS_DIR = Path(__file__).parents[2] / "models"
 TINY_AGENTS = MODELS_DIR / "tiny-agents.toml"

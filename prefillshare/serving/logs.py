@@ -1,0 +1,45 @@
+"""Files for what engines say: one per process, below the user's state directory; the oldest are removed."""
+
+import os
+import time
+from pathlib import Path
+from typing import BinaryIO
+
+from prefillshare.errors import LaunchError
+
+_NUM_KEPT_LOGS = 60
+
+
+def state_directory() -> Path:
+    """Where this user's prefillshare keeps logs and records of running deployments."""
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "prefillshare"
+
+
+def new_log_path(name: str) -> Path:
+    """Return a new file for the log of deployment `name` below the user's state directory; old ones are removed."""
+    root = state_directory() / "logs"
+    try:
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise LaunchError(
+            f"no log can be written below {root} ({error.strerror}): name a file with --log-file"
+        ) from None
+    for old in sorted(root.glob("*.log"), key=lambda file: file.stat().st_mtime)[: -_NUM_KEPT_LOGS + 1]:
+        old.unlink(missing_ok=True)
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    return root / f"{_file_name(name)}-{stamp}-{os.getpid()}.log"
+
+
+def _file_name(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in name)
+
+
+def open_log(path: Path, *, is_new: bool = True) -> BinaryIO:
+    """Open a log for appending, readable by this user only; `is_new` empties it.
+
+    Raises: OSError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The engine writes its arguments into the log, the API key among them.
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if is_new else 0), 0o600)
+    return os.fdopen(descriptor, "ab")

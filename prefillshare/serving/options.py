@@ -1,0 +1,46 @@
+"""What a user chooses about a launch beside the deployment file."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefillshare.errors import LaunchError
+
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 30000
+START_TIMEOUT_S = 1800.0
+
+Listener = Callable[[str], None]
+"""Hears what people should know: the stage that a start has reached, or an event."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchOptions:
+    """How to serve a deployment on this machine."""
+
+    host: str = DEFAULT_HOST
+    """Address to listen on."""
+    port: int = DEFAULT_PORT
+    """Port to listen on."""
+    api_key: str | None = None
+    """Key that clients must send; None for an open server."""
+    admin_key: str | None = None
+    """Key for adding and removing workers of a disaggregated deployment; None is a new one per launch."""
+    log_path: Path | None = None
+    """File for the engine's log; None is a new one below the user's state directory."""
+    extra_args: tuple[str, ...] = ()
+    """Further engine arguments; they win over the deployment's."""
+    start_timeout_s: float = START_TIMEOUT_S
+    """Seconds after which a start that makes no end counts as failed."""
+
+    def __post_init__(self) -> None:
+        for name, key in (("API", self.api_key), ("admin", self.admin_key)):
+            if key is not None and (key.startswith("-") or not key.isascii() or not key.isprintable() or " " in key):
+                raise LaunchError(
+                    f"the {name} key must be printable ASCII without spaces and not start with a dash: choose another"
+                )
+
+
+def auth_header(api_key: str | None) -> dict[str, str]:
+    """Return the HTTP header that carries the API key."""
+    return {"Authorization": f"Bearer {api_key}"} if api_key else {}

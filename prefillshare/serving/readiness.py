@@ -1,0 +1,77 @@
+"""Waiting for started processes, and saying why one did not come up."""
+
+import time
+from collections.abc import Sequence
+
+import httpx
+
+from prefillshare.errors import LaunchError
+from prefillshare.serving.forks import ForkServer
+from prefillshare.serving.options import Listener, auth_header
+from prefillshare.serving.process import EngineProcess
+from prefillshare.serving.progress import FIRST_STAGE, last_lines, read_log, reason_of, stage_of
+
+_POLL_S = 0.2
+
+
+def wait_for_fork_server(forks: ForkServer, timeout_s: float) -> None:
+    """Wait until the fork server has imported SGLang.
+
+    Raises: LaunchError with its reason when it ends or takes longer.
+    """
+    deadline = time.monotonic() + timeout_s
+    try:
+        while not forks.is_ready(_POLL_S):
+            if time.monotonic() > deadline:
+                raise LaunchError(f"SGLang was not imported within {timeout_s:.0f} s: read the log, {forks.log_path}")
+    except LaunchError as error:
+        log = read_log(forks.log_path)
+        if reason := reason_of(log):
+            raise LaunchError(f"the engine did not start: {reason}\n{_tail(log, str(forks.log_path))}") from None
+        raise error
+
+
+def wait_until_listening(
+    processes: Sequence[tuple[EngineProcess, str]], api_key: str | None, timeout_s: float, on_stage: Listener
+) -> None:
+    """Wait until each process answers HTTP at its address; `on_stage` hears how far the slowest is.
+
+    Raises: LaunchError with the reason of the first that ended, or when it takes longer than `timeout_s`.
+    """
+    deadline, stage, waiting = time.monotonic() + timeout_s, None, list(processes)
+    with httpx.Client(headers=auth_header(api_key), timeout=5) as client:
+        while waiting := [(process, url) for process, url in waiting if not is_listening(client, url)]:
+            for process, _ in processes:
+                raise_if_dead(process)
+            if time.monotonic() > deadline:
+                raise LaunchError(
+                    f"the engine did not answer within {timeout_s:.0f} s while {stage or FIRST_STAGE}: "
+                    f"read its log, {waiting[0][0].log_path}"
+                )
+            if (now := stage_of(read_log(waiting[0][0].log_path))) != stage:
+                stage = now
+                on_stage(stage)
+            time.sleep(_POLL_S)
+
+
+def is_listening(client: httpx.Client, url: str) -> bool:
+    """Whether an engine at `url` lists its models."""
+    try:
+        return client.get(f"{url}/v1/models").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def raise_if_dead(process: EngineProcess) -> None:
+    """Raise LaunchError with the engine's reason and last lines when it has ended."""
+    code = process.exit_code()
+    if code is None:
+        return
+    log = read_log(process.log_path)
+    ending = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
+    reason = reason_of(log) or f"it {ending} without a reason"
+    raise LaunchError(f"the engine did not start: {reason}\n{_tail(log, str(process.log_path))}")
+
+
+def _tail(log: str, path: str) -> str:
+    return "\n".join([f"Its last lines ({path}):", *(f"  {line}" for line in last_lines(log))])

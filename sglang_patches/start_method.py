@@ -1,0 +1,29 @@
+"""Workers of a forked engine are forked too, so the engine is imported once for all of them.
+
+Target: ``sglang.srt.entrypoints.engine._set_envs_and_config``
+Why: it asks for ``spawn``, and each process of each engine would import SGLang again:
+    many seconds of CPU and hundreds of MB that forked processes share.
+How: after the original, ``fork`` is chosen in engines that come from the fork server
+    (:mod:`sglang_patches.forkserver`), which runs only where no accelerator is: a CUDA
+    context does not survive a fork.
+Upstream: sglang/srt/entrypoints/engine.py:1670 at 0.5.17.
+Remove when: SGLang can preload itself for its workers.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable
+from typing import Any
+
+from sglang_patches.names import FORKED_VARIABLE
+
+
+def wrap_set_envs_and_config(original: Callable[[Any], None]) -> Callable[[Any], None]:
+    def _set_envs_and_config(server_args: Any) -> None:
+        original(server_args)
+        if os.getenv(FORKED_VARIABLE) == "1":
+            multiprocessing.set_start_method("fork", force=True)
+
+    return _set_envs_and_config

@@ -1,0 +1,59 @@
+"""The fork server imports SGLang once; its engines are processes of their own."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from prefillshare.errors import LaunchError
+from prefillshare.serving.arguments import ENGINE_PROGRAM, EngineCommand
+from prefillshare.serving.forks import UNKNOWN_EXIT_CODE, ForkServer
+from prefillshare.serving.process import start_engine
+from prefillshare.serving.readiness import wait_for_fork_server
+from sglang_patches.names import PLUGINS
+
+ENVIRONMENT = {"SGLANG_PLUGINS": PLUGINS, "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore"}
+
+
+@contextlib.contextmanager
+def _fork_server(tmp_path: Path, **environment: str) -> Iterator[ForkServer]:
+    forks = ForkServer({**ENVIRONMENT, **environment}, tmp_path / "forks.log")
+    try:
+        yield forks
+    finally:
+        forks.close()
+
+
+def test_an_engine_tells_its_own_log_and_exit_code(tmp_path: Path) -> None:
+    """Also after the server's end: then the code is unknown, and the engine is known to have ended."""
+    with _fork_server(tmp_path) as forks:
+        wait_for_fork_server(forks, 300)
+        argv = (*ENGINE_PROGRAM, "--model-path", "nowhere", "--no-such-flag")
+        command = EngineCommand(argv=argv, environment={"MARK": "1"}, api_key="key")
+        engine = start_engine(command, tmp_path / "engine.log", forks)
+        assert engine.main.wait(timeout=60) == 2
+        assert "unrecognized arguments: --no-such-flag" in (tmp_path / "engine.log").read_text()
+        assert os.getpgid(forks.pid) != engine.pid
+        engine.kill()
+        assert not engine.scratch.exists()
+
+        second = start_engine(command, tmp_path / "second.log", forks)
+        os.kill(forks.pid, signal.SIGKILL)
+        assert second.main.wait(timeout=60) in (2, UNKNOWN_EXIT_CODE)
+        second.kill()
+        with pytest.raises(LaunchError, match="the fork server has ended"):
+            start_engine(command, tmp_path / "third.log", forks)
+
+
+def test_patches_that_do_not_fit_are_said_by_the_fork_server(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sglang_patches.fingerprint as f\nf.installed_sglang = lambda: '0.0.1'\n"
+    )
+    with (
+        _fork_server(tmp_path, PYTHONPATH=str(tmp_path)) as forks,
+        pytest.raises(LaunchError, match=r"the engine did not start: sglang_patches: .*0\.5\.17"),
+    ):
+        wait_for_fork_server(forks, 300)

@@ -1,0 +1,52 @@
+"""`prefillshare ps` reads what launchers wrote, and forgets launchers that are gone."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from prefillshare.serving.record import (
+    DeploymentRecord,
+    ProcessRecord,
+    boot_of,
+    read_records,
+    record_of,
+    remove_record,
+    write_record,
+)
+
+ROUTER = ProcessRecord(name="router", role="router", module=None, pid=7, url="http://127.0.0.1:1", state="running")
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    return tmp_path / "prefillshare" / "run"
+
+
+def test_a_running_deployment_is_read_back_and_removed() -> None:
+    record = record_of("mine", "disaggregated", "http://127.0.0.1:1", ("math",), [ROUTER])
+    write_record(record)
+    assert read_records() == [record]
+    remove_record(os.getpid())
+    assert read_records() == []
+
+
+def test_a_launcher_that_is_gone_is_forgotten(state: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    for boot in ("1", boot_of(os.getpid())):
+        write_record(
+            DeploymentRecord(name="x", topology="colocated", url="http://x", pid=gone.pid, boot=boot, models=("a",))
+        )
+        assert read_records() == []
+        assert not list(state.glob("*.json"))
+
+
+def test_a_broken_file_is_no_error(state: Path) -> None:
+    state.mkdir(parents=True)
+    for name, text in (("1.json", "{"), ("2.json", "[]"), ("3.json", '{"pid": 1}')):
+        (state / name).write_text(text)
+    assert read_records() == []

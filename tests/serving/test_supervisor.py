@@ -1,0 +1,82 @@
+"""A process that died is started again, later each time, and given up in the end; real processes, no waiting."""
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from prefillshare.serving import supervisor
+from prefillshare.serving.arguments import EngineCommand
+from prefillshare.serving.process import EngineProcess, start_engine
+from prefillshare.serving.supervisor import Supervised, Supervisor
+
+SLEEPING = "import time; time.sleep(100)"
+
+
+def _supervised(tmp_path: Path, program: str = SLEEPING, name: str = "decode-math-0") -> Supervised:
+    def start() -> EngineProcess:
+        argv = (sys.executable, "-c", program)
+        return start_engine(EngineCommand(argv=argv, environment={}, api_key=None), tmp_path / f"{name}.log")
+
+    return Supervised(name=name, start=start, is_ready=lambda: True)
+
+
+def _end(member: Supervised) -> None:
+    assert member.process is not None
+    member.process.main.send_signal(9)
+    member.process.main.wait(timeout=10)
+
+
+def test_a_killed_process_is_back_after_a_pause(tmp_path: Path) -> None:
+    said: list[str] = []
+    member = _supervised(tmp_path)
+    keeper = Supervisor([member], said.append)
+    keeper.begin()
+    try:
+        keeper.step()
+        assert (member.state, member.num_restarts) == ("running", 0)
+        first = member.process
+        _end(member)
+        now = time.monotonic()
+        member.step(said.append, now)
+        assert (member.state, member.process) == ("restarting", None)
+        assert "decode-math-0 ended: killed by signal 9" in said[-1]
+        member.step(said.append, now + supervisor.FIRST_DELAY_S / 2)
+        assert member.process is None
+        member.step(said.append, now + supervisor.FIRST_DELAY_S)
+        assert member.process is not None
+        assert member.process is not first
+        member.step(said.append, now + 1)
+        assert (member.state, member.num_restarts) == ("running", 1)
+        assert said[-1] == "decode-math-0 is back"
+    finally:
+        keeper.kill()
+    assert member.process.exit_code() is not None
+
+
+def test_pauses_grow_and_a_hopeless_process_is_given_up_loudly(tmp_path: Path) -> None:
+    said: list[str] = []
+    member = _supervised(tmp_path, "raise SystemExit('sglang_patches: no such thing')")
+    keeper = Supervisor([member], said.append)
+    keeper.begin()
+    now, pauses = 0.0, []
+    while member.state != "failed":
+        assert member.process is not None
+        member.process.main.wait(timeout=30)
+        member.step(said.append, now)
+        pauses.append(member._next_start - now)
+        now = member._next_start
+        member.step(said.append, now)
+    assert pauses[: supervisor.MAX_RESTARTS] == [0.5, 1.0, 2.0, 4.0, 8.0]
+    assert "given up: sglang_patches: no such thing" in said[-1]
+    assert keeper.has_lost("decode-")
+    assert not keeper.has_lost("prefill-")
+
+
+@pytest.mark.parametrize(("pause_s", "gives_up"), [(supervisor.WINDOW_S, False), (1.0, True)])
+def test_only_deaths_close_to_each_other_count(tmp_path: Path, pause_s: float, gives_up: bool) -> None:
+    member = _supervised(tmp_path)
+    for number in range(supervisor.MAX_RESTARTS + 2):
+        member._count_death(lambda text: None, number * (pause_s + 0.1), "killed")
+    assert (member.state == "failed") == gives_up
