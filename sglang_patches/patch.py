@@ -119,3 +119,9 @@ class Patch:
         for part in path:
             holder = getattr(holder, part)
         return holder, name
+
+
+def sglang_patch(module: str, qualname: str, fingerprint: str | None, why: str, wrap: Wrapper | None = None) -> Patch:
+    """A patch of ``qualname`` in ``module``: a name below ``sglang.srt``, or ``torch``."""
+    full_module = module if module == "torch" else f"sglang.srt.{module}"
+    return Patch(symbol=Symbol(module=full_module, qualname=qualname, fingerprint=fingerprint), why=why, wrap=wrap)

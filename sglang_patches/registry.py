@@ -18,26 +18,17 @@ from sglang_patches import (
     request_boundary,
     responses_api,
     server_checks,
+    start_method,
 )
-from sglang_patches.cpu import grammar_mask, pinning
+from sglang_patches.cpu import grammar_mask, nixl_memory, pinning
+from sglang_patches.disaggregation.patches import DISAGGREGATION_PATCHES
 from sglang_patches.fingerprint import PINNED_SGLANG, installed_sglang
-from sglang_patches.patch import Patch, Replacement, Symbol, Wrapper
+from sglang_patches.patch import Patch, Replacement
+from sglang_patches.patch import sglang_patch as _patch
 
 
 class PatchError(PrefillShareError):
     """The installed SGLang is not the one that the patches were written for."""
-
-
-def _patch(
-    module: str,
-    qualname: str,
-    fingerprint: str | None,
-    why: str,
-    wrap: Wrapper | None = None,
-) -> Patch:
-    full_module = module if module == "torch" else f"sglang.srt.{module}"
-    symbol = Symbol(module=full_module, qualname=qualname, fingerprint=fingerprint)
-    return Patch(symbol=symbol, why=why, wrap=wrap)
 
 
 _REQ = "managers.schedule_batch"
@@ -169,6 +160,13 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
         "/v1/models/NAME would deny decode modules",
         model_cards.wrap_set_global_state,
     ),
+    _patch(
+        "entrypoints.engine",
+        "_set_envs_and_config",
+        "5a826b1c796f84c8",
+        "each process of a forked engine would import it again",
+        start_method.wrap_set_envs_and_config,
+    ),
     _patch(_RADIX, "RadixCache.match_prefix", "4ac011eaa716c724", _RELIED_ROWS),
     _patch(_RADIX, "RadixCache.insert", "d4ee45e66c92906b", _RELIED_ROWS),
     _patch(_RADIX, "RadixCache.cache_unfinished_req", "153f82d767e5b2c7", _RELIED_ROWS),
@@ -197,8 +195,9 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
     ),
     _patch("lora.utils", "generate_sequence_lengths", "661c7622f7f9bb4a", _RELIED_SEGMENTS),
     _patch("lora.utils", "get_lm_head_pruned_lens", "2211bd441df42cf7", _RELIED_SEGMENTS),
+    *DISAGGREGATION_PATCHES,
 )
-"""Shared prefill in one engine (colocated)."""
+"""Shared prefill, in one engine (colocated) and across workers (disaggregated)."""
 
 CPU_PATCHES: tuple[Patch, ...] = (
     _patch(
@@ -224,6 +223,13 @@ CPU_PATCHES: tuple[Patch, ...] = (
         "65b0b211a2609066",
         "a JSON schema would kill the scheduler",
         grammar_mask.wrap_apply_vocab_mask,
+    ),
+    _patch(
+        "disaggregation.nixl.conn",
+        "NixlKVManager.__init__",
+        "36651bf696700175",
+        "KV in host memory would be registered as device memory, and each scheduler spin",
+        nixl_memory.wrap_manager_init,
     ),
     _patch(
         "mem_cache.allocator.paged",

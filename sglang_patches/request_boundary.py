@@ -21,18 +21,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from sglang_patches.disaggregation.role import is_decode_worker
+
 ALL_BASE_MADE = 1 << 62
-"""Boundary of a base request: every position is the prefill module's."""
+"""Boundary of a base request of a colocated engine or a prefill worker: every position is the prefill module's."""
 
 
 def wrap_req_init(original: Callable[..., None]) -> Callable[..., None]:
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
-        if self.lora_id is None:
-            self.prefill_boundary = ALL_BASE_MADE
-            return
-        assert self.extra_key.endswith(self.lora_id)
-        self.extra_key = self.extra_key[: -len(self.lora_id)] or None
-        self.prefill_boundary = max(len(self.origin_input_ids) - 1, 0)
+        if self.lora_id is not None:
+            assert self.extra_key.endswith(self.lora_id)
+            self.extra_key = self.extra_key[: -len(self.lora_id)] or None
+        # Whatever a decode worker runs is a decode module, with weights of its own or with an adapter.
+        is_decoded = self.lora_id is not None or is_decode_worker()
+        self.prefill_boundary = max(len(self.origin_input_ids) - 1, 0) if is_decoded else ALL_BASE_MADE
 
     return __init__
+
+
+def is_all_base_made(req: Any) -> bool:
+    """True for a request whose whole KV, generated tokens included, is the prefill module's."""
+    return req.prefill_boundary == ALL_BASE_MADE

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from sglang_patches.adapter_checks import EMBEDDING_TARGETS
-from sglang_patches.names import BACKEND_NAME
+from sglang_patches.names import BACKEND_NAME, FINGERPRINT_VARIABLE
 
 UNSUPPORTED_SWITCHES = {
     "enable_hierarchical_cache": "HiCache",
@@ -29,6 +29,7 @@ UNSUPPORTED_SWITCHES = {
     "enable_two_batch_overlap": "two-batch overlap",
     "enable_single_batch_overlap": "single-batch overlap",
     "is_embedding": "embedding mode",
+    "disaggregation_decode_enable_offload_kvcache": "KV offload on decode workers",
 }
 """ServerArgs field -> what it is, refused when truthy."""
 
@@ -36,6 +37,9 @@ UNSUPPORTED_ENVIRONMENT = {
     "SGLANG_EXPERIMENTAL_CPP_RADIX_TREE": "the C++ radix tree",
     "SGLANG_ENABLE_UNIFIED_RADIX_TREE": "the unified radix tree",
 }
+
+TRANSFER_BACKENDS = ("nixl", "mooncake")
+"""Verified with the hand-off; SGLang spells them so."""
 
 
 def refusals(args: Any) -> Iterator[str]:
@@ -46,13 +50,18 @@ def refusals(args: Any) -> Iterator[str]:
             f"{args.radix_cache_backend or 'the built-in one'}, which would share "
             f"decoder-made KV: start it with --radix-cache-backend {BACKEND_NAME}"
         )
+    is_plain_decode = args.disaggregation_mode == "decode" and not args.disaggregation_decode_enable_radix_cache
     for name, what in UNSUPPORTED_SWITCHES.items():
+        if name == "disable_radix_cache" and is_plain_decode:
+            continue  # SGLang switched it off; the flag to add is named below
         if getattr(args, name, False):
             flag = "--" + name.replace("_", "-")
             yield f"shared prefill does not support {what} yet: remove {flag}"
     for name, what in UNSUPPORTED_ENVIRONMENT.items():
         if os.getenv(name, "").lower() in {"1", "true", "yes"}:
             yield f"shared prefill does not support {what} yet: unset {name}"
+    if args.disaggregation_mode != "null":
+        yield from _disaggregation(args)
     yield from _parallelism(args)
     yield from _scheduling(args)
     yield from _adapters(args)
@@ -66,16 +75,29 @@ def _parallelism(args: Any) -> Iterator[str]:
         )
 
 
+def _disaggregation(args: Any) -> Iterator[str]:
+    if not os.getenv(FINGERPRINT_VARIABLE):
+        yield (
+            f"{FINGERPRINT_VARIABLE} is not set, so nobody could tell whether this {args.disaggregation_mode} worker "
+            "belongs to the others: start the deployment with `prefillshare launch`, or set it to the fingerprint of "
+            "the prefill module"
+        )
+    if args.disaggregation_mode == "decode" and not args.disaggregation_decode_enable_radix_cache:
+        yield "a decode worker would fetch every prompt as a whole: add --disaggregation-decode-enable-radix-cache"
+    if args.disaggregation_transfer_backend not in TRANSFER_BACKENDS:
+        yield (
+            f"shared prefill hands KV over with {' or '.join(TRANSFER_BACKENDS)}, not "
+            f"{args.disaggregation_transfer_backend}: set --disaggregation-transfer-backend {TRANSFER_BACKENDS[0]}"
+        )
+    if args.dp_size > 1:
+        yield f"disaggregated workers do not support --dp-size {args.dp_size} yet: start one more worker instead"
+
+
 def _scheduling(args: Any) -> Iterator[str]:
     if args.speculative_algorithm is not None:
         yield (
             "shared prefill does not support speculative decoding yet: remove "
             f"--speculative-algorithm {args.speculative_algorithm}"
-        )
-    if args.disaggregation_mode != "null":
-        yield (
-            "shared prefill does not support prefill/decode disaggregation yet: "
-            f"remove --disaggregation-mode {args.disaggregation_mode}"
         )
     if getattr(args, "dllm_algorithm", None) is not None:
         yield "shared prefill does not support diffusion models: remove --dllm-algorithm"

@@ -13,7 +13,7 @@ the tree owns.
     owner       |-- tree --|---------- request (private) -------|
     key_len = boundary or computed, whichever is less, rounded down to whole pages
 
-Base requests take the upstream path unchanged: all their KV is base-made.
+Base requests take the upstream path unchanged: all their KV is base-made. A decode worker has none.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from sglang.srt.mem_cache.base_prefix_cache import (
     MatchResult,
 )
 from sglang.srt.mem_cache.radix_cache import RadixCache, RadixKey
+
+from sglang_patches.request_boundary import is_all_base_made
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req
@@ -53,7 +55,7 @@ class SharedPrefillRadixCache(RadixCache):
 
     def cache_unfinished_req(self, req: Req, chunked: bool = False) -> None:
         """Share what is base-made so far; keep the other computed rows private."""
-        if self.disable or req.lora_id is None:
+        if self.disable or is_all_base_made(req):
             super().cache_unfinished_req(req, chunked=chunked)
             return
 
@@ -72,7 +74,7 @@ class SharedPrefillRadixCache(RadixCache):
 
     def cache_finished_req(self, req: Req, is_insert: bool = True, *, kv_len_to_handle: int) -> None:
         """Give the base-made rows to the tree and free all the others."""
-        if self.disable or req.lora_id is None:
+        if self.disable or is_all_base_made(req):
             super().cache_finished_req(req, is_insert=is_insert, kv_len_to_handle=kv_len_to_handle)
             return
 

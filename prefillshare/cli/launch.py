@@ -27,6 +27,13 @@ def launch(
     api_key: Annotated[
         str | None, typer.Option(help="Key that clients must send.", envvar="PREFILLSHARE_API_KEY")
     ] = None,
+    admin_key: Annotated[
+        str | None,
+        typer.Option(
+            help="Disaggregated: key for adding and removing workers; without one, nobody can.",
+            envvar="PREFILLSHARE_ADMIN_KEY",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything and print the engine's command.")
     ] = False,
@@ -49,7 +56,9 @@ def launch(
         warn(text)
     if host not in _PRIVATE_HOSTS and not api_key:
         warn(f"everybody who reaches this machine on {host}:{port} may use the server: give it an --api-key")
-    options = LaunchOptions(host=host, port=port, api_key=api_key or None, log_path=log_file)
+    options = LaunchOptions(
+        host=host, port=port, api_key=api_key or None, admin_key=admin_key or None, log_path=log_file
+    )
     if dry_run:
         _print_plan(deployment, options, as_json)
     else:
@@ -77,9 +86,8 @@ def _serve(deployment: "ResolvedDeployment", options: "LaunchOptions", as_json: 
     from prefillshare.serving.launch import launch as start
     from prefillshare.serving.stopping import StopRequested, serve_until_stopped, stop_signals
 
-    say(
-        f"starting {_what(deployment)} over prefill module {deployment.config.prefill.name} ({deployment.fingerprint[:19]})"
-    )
+    prefill = f"{deployment.config.prefill.name} ({deployment.fingerprint[:19]})"
+    say(f"starting {_what(deployment)} over prefill module {prefill}")
     with stop_signals():
         try:
             with StageLines() as stages:

@@ -239,7 +239,7 @@ class Deployment:
                 )
             if module.replicas > 1:
                 raise ConfigError(
-                    f"decode module {module.name!r} has replicas = {module.replicas}, and one engine serves all modules "
+                    f"decode module {module.name!r} has replicas = {module.replicas}, and one engine serves them all "
                     'in topology = "colocated": remove replicas, or write topology = "disaggregated"'
                 )
         if self.prefill.workers > 1:

@@ -16,6 +16,10 @@ from prefillshare.serving.machine import available_memory_bytes, default_threads
 from sglang_patches.names import BACKEND_NAME, FINGERPRINT_VARIABLE, PLUGINS
 
 ENGINE_PROGRAM = (sys.executable, "-m", "sglang.launch_server")
+HEARTBEAT_S = 2.0
+"""Pause between two looks of a decode worker at its prefill workers; 2 is the least that SGLang allows."""
+HEARTBEAT_FAILURES = 2
+"""Looks in vain after which a prefill worker counts as gone."""
 CPU_MAX_RUNNING_REQUESTS = 32
 CPU_CHUNKED_PREFILL_TOKENS = 2048
 CPU_MAX_KV_BYTES = 2 << 30
@@ -134,9 +138,8 @@ def _hand_off_environment(deployment: ResolvedDeployment) -> dict[str, str]:
         FINGERPRINT_VARIABLE: deployment.fingerprint,
         "SGLANG_DISAGGREGATION_BOOTSTRAP_TIMEOUT": timeout,
         "SGLANG_DISAGGREGATION_WAITING_TIMEOUT": timeout,
-        # A prefill worker that died is found out within about 4 s.
-        "SGLANG_DISAGGREGATION_HEARTBEAT_INTERVAL": "2.0",
-        "SGLANG_DISAGGREGATION_HEARTBEAT_MAX_FAILURE": "2",
+        "SGLANG_DISAGGREGATION_HEARTBEAT_INTERVAL": str(HEARTBEAT_S),
+        "SGLANG_DISAGGREGATION_HEARTBEAT_MAX_FAILURE": str(HEARTBEAT_FAILURES),
     }
 
 

@@ -14,7 +14,14 @@ import httpx
 
 from prefillshare.errors import ConfigError, LaunchError
 from prefillshare.modules.deployment import ResolvedDeployment, ResolvedModule
-from prefillshare.serving.arguments import EngineCommand, WorkerPlace, runs_on_cpu, worker_command
+from prefillshare.serving.arguments import (
+    HEARTBEAT_FAILURES,
+    HEARTBEAT_S,
+    EngineCommand,
+    WorkerPlace,
+    runs_on_cpu,
+    worker_command,
+)
 from prefillshare.serving.engine import start_fork_server
 from prefillshare.serving.forks import ForkServer
 from prefillshare.serving.logs import new_log_path
@@ -26,9 +33,11 @@ from prefillshare.serving.progress import FIRST_STAGE, LAST_STAGE
 from prefillshare.serving.readiness import raise_if_dead, wait_until_listening
 from prefillshare.serving.record import ProcessRecord
 from prefillshare.serving.router_process import RouterFile, router_command
-from prefillshare.serving.supervisor import Supervised, Supervisor
+from prefillshare.serving.supervisor import FIRST_DELAY_S, Supervised, Supervisor
 
 _ASK_TIMEOUT_S = 0.5
+PREFILL_DELAY_S = HEARTBEAT_S * (HEARTBEAT_FAILURES + 0.5)
+"""A prefill worker stays away until every decode worker has missed it: SGLang pairs again only after that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,7 +279,12 @@ def _supervise(
         alive = forks if forks is not None and forks.is_alive() else None
         return start_engine(worker.command, log_path, alive)
 
-    return Supervised(name=worker.name, start=start, is_ready=partial(_answers, f"{worker.url}/v1/models", key))
+    return Supervised(
+        name=worker.name,
+        start=start,
+        is_ready=partial(_answers, f"{worker.url}/v1/models", key),
+        first_delay_s=FIRST_DELAY_S if worker.module else PREFILL_DELAY_S,
+    )
 
 
 def _supervise_router(file: RouterFile, options: LaunchOptions) -> Supervised:

@@ -25,7 +25,7 @@ class LaunchOptions:
     api_key: str | None = None
     """Key that clients must send; None for an open server."""
     admin_key: str | None = None
-    """Key for adding and removing workers of a disaggregated deployment; None is a new one per launch."""
+    """Key for adding and removing workers of a disaggregated deployment; None lets nobody do it."""
     log_path: Path | None = None
     """File for the engine's log; None is a new one below the user's state directory."""
     extra_args: tuple[str, ...] = ()

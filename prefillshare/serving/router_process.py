@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import secrets
 import shutil
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from prefillshare.modules.deployment import ResolvedDeployment
+from prefillshare.modules.fingerprint import geometry
 from prefillshare.serving.arguments import EngineCommand
 from prefillshare.serving.logs import new_log_path
 from prefillshare.serving.options import LaunchOptions
@@ -57,8 +57,9 @@ class RouterFile:
             "host": options.host,
             "port": options.port,
             "api_key": options.api_key,
-            "admin_key": options.admin_key or secrets.token_hex(24),
+            "admin_key": options.admin_key,
             "worker_api_key": worker_key,
+            "vocab_size": geometry(deployment.prefill_path)["vocab_size"],
             "base_model": deployment.config.prefill.name,
             "workers": [_describe(worker) for worker in workers],
             "router": dataclasses.asdict(deployment.config.router),

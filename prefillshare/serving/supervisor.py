@@ -32,6 +32,8 @@ class Supervised:
     """Starts it, on the same ports each time."""
     is_ready: Callable[[], bool]
     """Whether it serves; asked while it starts, must answer within a fraction of a second."""
+    first_delay_s: float = FIRST_DELAY_S
+    """Pause before the first new start in seconds; doubled with each death."""
     process: EngineProcess | None = None
     """The running process; None while it waits for its next start."""
     state: State = "starting"
@@ -85,7 +87,7 @@ class Supervised:
             self.state = "failed"
             say(f"{self.name} died {len(self._deaths)} times in {WINDOW_S:.0f} s and is given up: {reason}")
             return
-        delay = min(MAX_DELAY_S, FIRST_DELAY_S * 2 ** (len(self._deaths) - 1))
+        delay = min(MAX_DELAY_S, self.first_delay_s * 2 ** (len(self._deaths) - 1))
         self.state, self._next_start = "restarting", now + delay
         say(f"{self.name} ended: {reason}; starting it again in {delay:.1f} s")
 

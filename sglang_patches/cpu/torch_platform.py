@@ -24,6 +24,9 @@ class TorchCpuPlatform(CpuSRTPlatform):
 
     def apply_server_args_defaults(self, server_args: ServerArgs) -> None:
         server_args.disable_cuda_graph = True
+        if server_args.disaggregation_mode != "null":
+            # With it, the hand-off waits on CUDA events.
+            server_args.disable_overlap_schedule = True
         uses_lora = bool(server_args.enable_lora or server_args.lora_paths)
         if uses_lora and server_args.lora_backend != "torch_native":
             logger.warning(

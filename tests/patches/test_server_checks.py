@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from sglang_patches.names import FINGERPRINT_VARIABLE
 from sglang_patches.server_checks import UNSUPPORTED_SWITCHES, refusals, wrap_check_server_args
 
 SUPPORTED = {
@@ -11,6 +12,9 @@ SUPPORTED = {
     "pp_size": 1,
     "speculative_algorithm": None,
     "disaggregation_mode": "null",
+    "disaggregation_decode_enable_radix_cache": False,
+    "disaggregation_transfer_backend": "nixl",
+    "dp_size": 1,
     "enable_lora": True,
     "max_loras_per_batch": 4,
     "lora_target_modules": {"q_proj", "down_proj"},
@@ -32,7 +36,6 @@ def test_a_supported_set_passes():
         ({"radix_cache_backend": None}, "--radix-cache-backend prefillshare"),
         ({"radix_cache_backend": "flexkv"}, "--radix-cache-backend prefillshare"),
         ({"speculative_algorithm": "EAGLE"}, "remove --speculative-algorithm EAGLE"),
-        ({"disaggregation_mode": "decode"}, "remove --disaggregation-mode decode"),
         ({"pp_size": 2}, "--pp-size 1"),
         ({"max_loras_per_batch": 1}, "number of decode modules + 1"),
         ({"lora_drain_wait_threshold": 1.5}, "remove --lora-drain-wait-threshold"),
@@ -45,6 +48,46 @@ def test_each_unsupported_setting_is_named_with_its_fix(change, fix):
     (reason,) = refusals(arguments(**change))
     assert fix in reason
     assert "\n" not in reason
+
+
+@pytest.fixture
+def fingerprint(monkeypatch):
+    monkeypatch.setenv(FINGERPRINT_VARIABLE, "sha256:1")
+
+
+DECODE = {"disaggregation_mode": "decode", "disaggregation_decode_enable_radix_cache": True}
+
+
+@pytest.mark.usefixtures("fingerprint")
+@pytest.mark.parametrize("worker", [{"disaggregation_mode": "prefill"}, DECODE])
+def test_workers_pass(worker):
+    for backend in ("nixl", "mooncake"):
+        assert list(refusals(arguments(**worker, disaggregation_transfer_backend=backend))) == []
+
+
+@pytest.mark.usefixtures("fingerprint")
+@pytest.mark.parametrize(
+    ("change", "fix"),
+    [
+        ({"disaggregation_transfer_backend": "mori"}, "set --disaggregation-transfer-backend nixl"),
+        ({"dp_size": 2}, "start one more worker"),
+        # SGLang itself switches the radix cache off then.
+        (
+            {"disaggregation_decode_enable_radix_cache": False, "disable_radix_cache": True},
+            "add --disaggregation-decode-enable-radix-cache",
+        ),
+    ],
+)
+def test_each_unsupported_setting_of_a_worker_is_named_with_its_fix(change, fix):
+    (reason,) = refusals(arguments(**{**DECODE, **change}))
+    assert fix in reason
+
+
+@pytest.mark.parametrize("worker", [{"disaggregation_mode": "prefill"}, DECODE])
+def test_a_worker_that_does_not_say_whose_kv_it_takes_is_refused(monkeypatch, worker):
+    monkeypatch.delenv(FINGERPRINT_VARIABLE, raising=False)
+    (reason,) = refusals(arguments(**worker))
+    assert f"{FINGERPRINT_VARIABLE} is not set" in reason
 
 
 @pytest.mark.parametrize("name", ["SGLANG_ENABLE_UNIFIED_RADIX_TREE", "SGLANG_EXPERIMENTAL_CPP_RADIX_TREE"])

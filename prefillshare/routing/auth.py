@@ -1,0 +1,38 @@
+"""Who may call: clients with the API key, operators with the admin key, and everybody where none is set."""
+
+import hmac
+
+from aiohttp import web
+
+from prefillshare.routing.errors import ForbiddenError, UnauthorizedError
+from prefillshare.routing.settings import RouterSettings
+
+_OPEN_PATHS = frozenset({"/health"})
+_CHANGES_PATH = "/workers"
+
+
+def check_key(request: web.Request, settings: RouterSettings) -> None:
+    """Let the request pass, or raise.
+
+    Raises: UnauthorizedError for a missing or wrong key, ForbiddenError when nobody may change workers.
+    """
+    if request.path in _OPEN_PATHS:
+        return
+    is_change = request.path.startswith(_CHANGES_PATH) and request.method != "GET"
+    if is_change and settings.admin_key is None:
+        raise ForbiddenError("workers cannot be changed, this router has no admin key: start it with one")
+    wanted = settings.admin_key if is_change else settings.api_key
+    if wanted is None or _is_one_of(_key(request), wanted, settings.admin_key):
+        return
+    what = "the admin key" if is_change else "an API key"
+    raise UnauthorizedError(f"this needs {what}: send it as Authorization: Bearer KEY")
+
+
+def _key(request: web.Request) -> str:
+    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""
+
+
+def _is_one_of(key: str, *wanted: str | None) -> bool:
+    given = key.encode(errors="surrogateescape")
+    return any(hmac.compare_digest(given, one.encode()) for one in wanted if one)

@@ -1,0 +1,61 @@
+"""Circuit breaker of one worker: calls that fail in a row pause it, one trial call ends the pause or doubles it."""
+
+import time
+from collections.abc import Callable
+from typing import Literal
+
+State = Literal["closed", "open", "half_open"]
+
+
+class Breaker:
+    """Closed while calls succeed; open for a while after `failures` failed ones in a row; then one trial."""
+
+    def __init__(
+        self, *, failures: int, open_s: float, max_open_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._limit = failures
+        self._first_pause_s = open_s
+        self._max_pause_s = max_open_s
+        self._clock = clock
+        self._pause_s = open_s
+        self._open_until = 0.0
+        self._is_open = False
+        self._is_trial_running = False
+        self.num_failures = 0
+
+    @property
+    def state(self) -> State:
+        """The state as people know it."""
+        if not self._is_open:
+            return "closed"
+        return "open" if self._clock() < self._open_until else "half_open"
+
+    @property
+    def can_pass(self) -> bool:
+        """Whether a call may be sent now."""
+        return not self._is_open or (not self._is_trial_running and self._clock() >= self._open_until)
+
+    def call_sent(self) -> None:
+        """A call was sent; while open this is the trial."""
+        if self._is_open:
+            self._is_trial_running = True
+
+    def succeeded(self) -> None:
+        """A call was answered, or the worker came back: calls flow again."""
+        self.num_failures = 0
+        self._is_open = self._is_trial_running = False
+        self._pause_s = self._first_pause_s
+
+    def undecided(self) -> None:
+        """The call ended without saying anything about the worker, such as by the client's leaving."""
+        self._is_trial_running = False
+
+    def failed(self) -> None:
+        """A call failed by the worker's fault."""
+        self.num_failures += 1
+        if self._is_trial_running:
+            self._pause_s = min(2 * self._pause_s, self._max_pause_s)
+        if self._is_trial_running or (not self._is_open and self.num_failures >= self._limit):
+            self._is_open = True
+            self._open_until = self._clock() + self._pause_s
+        self._is_trial_running = False

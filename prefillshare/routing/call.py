@@ -1,0 +1,200 @@
+"""A client's call, checked as far as the router must understand it; the rest is the worker's to judge."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import orjson
+
+from prefillshare.routing.checks import check_fields, check_items
+from prefillshare.routing.errors import BadCallError, UnknownModelError
+from prefillshare.routing.prompt import chat_prompts, text_prompts
+
+Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/generate"]
+Shape = tuple[int | None, tuple[bytes, ...]]
+"""Number of prompts of a batch, None for a single one; canonical prompts."""
+# What a leg sets for itself, or leaves out. A client's own rid is among these: a worker aborts every request whose id
+# begins with the given one, so a short rid would end other people's calls.
+_PER_LEG = frozenset(
+    "model lora_path stream stream_options n rid bootstrap_host bootstrap_port bootstrap_room bootstrap_pair_key "
+    "disagg_prefill_dp_rank".split()
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One call of a client."""
+
+    endpoint: Endpoint
+    """Path at the workers, too."""
+    module: str
+    """Decode module that answers."""
+    shared_body: bytes
+    """JSON object with what both legs are told."""
+    stream_options: Any
+    """The client's stream_options, for the decode leg."""
+    is_stream: bool
+    """Whether the answer comes in pieces."""
+    num_prompts: int | None
+    """Prompts of a batch; None when the call is not a batch."""
+    prompts: tuple[bytes, ...]
+    """Canonical prompts, for the prefix index."""
+    session: str | None
+    """Session that the client named."""
+
+    @property
+    def prompt_bytes(self) -> int:
+        """Length of all canonical prompts."""
+        return sum(map(len, self.prompts))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """What a deployment can be asked."""
+
+    base: str
+    """Name of the prefill module."""
+    modules: Sequence[str]
+    """Decode modules."""
+    vocab_size: int | None = None
+    """Token ids there are; None when the router was not told."""
+
+
+def parse_call(endpoint: Endpoint, raw: bytes, served: Served, *, session_header: str | None = None) -> Call:
+    """Return the call in the body `raw`.
+
+    Raises: BadCallError when the body cannot be used, UnknownModelError when it names no decode module.
+    """
+    body = _json_object(raw)
+    is_stream = _flag(body, "stream")
+    module = _module(body, served)
+    _refuse_several_samples(body)
+    try:
+        num_prompts, prompts = _SHAPES[endpoint](body, served.vocab_size)
+        check_fields(body, num_prompts, served.vocab_size)
+        shared_body = orjson.dumps({name: value for name, value in body.items() if name not in _PER_LEG})
+    except orjson.JSONEncodeError as error:
+        raise BadCallError(f"the body cannot be passed on ({error}): nest it less deeply") from None
+    return Call(
+        endpoint=endpoint,
+        module=module,
+        shared_body=shared_body,
+        stream_options=body.get("stream_options"),
+        is_stream=is_stream,
+        num_prompts=num_prompts,
+        prompts=prompts,
+        session=session_header or _session(body),
+    )
+
+
+def _json_object(raw: bytes) -> dict[str, Any]:
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise BadCallError(f"the body is not JSON ({error}): send a JSON object") from None
+    if not isinstance(body, dict):
+        raise BadCallError(f"the body is {_kind(body)}: send a JSON object")
+    return body
+
+
+def _flag(body: Mapping[str, Any], name: str) -> bool:
+    value = body.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise BadCallError(f"{name} is {_shown(value)}: it must be true or false", param=name)
+    return bool(value)
+
+
+def _module(body: Mapping[str, Any], served: Served) -> str:
+    base, modules = served.base, served.modules
+    named = body.get("model")
+    if named is None or named == base:
+        named = _one_lora_path(body) or named
+    known = f"this deployment has: {', '.join(modules) or 'no decode module at present'}"
+    if named is None:
+        raise BadCallError(f"model is missing: name a decode module; {known}", param="model")
+    if not isinstance(named, str):
+        raise BadCallError(f"model is {_shown(named)}: it must be the name of a decode module; {known}", param="model")
+    name = named.removeprefix(f"{base}:")
+    if name in modules:
+        return name
+    if name == base:
+        message = f"model {base!r} is the prefill module, which never decodes here: name a decode module; {known}"
+        raise UnknownModelError(message, param="model")
+    raise UnknownModelError(f"model {_shown(name)} does not exist; {known}", param="model")
+
+
+def _one_lora_path(body: Mapping[str, Any]) -> Any:
+    path = body.get("lora_path")
+    if not isinstance(path, list):
+        return path
+    if not path or any(item != path[0] for item in path):
+        raise BadCallError("lora_path names several modules: send one call for each", param="lora_path")
+    return path[0]
+
+
+def _refuse_several_samples(body: Mapping[str, Any]) -> None:
+    samplings = body.get("sampling_params")
+    places = [body, *(samplings if isinstance(samplings, list) else [samplings])]
+    for place in places:
+        count = place.get("n") if isinstance(place, Mapping) else None
+        if count not in (None, 1):
+            raise BadCallError(
+                f"n is {_shown(count)}: one call gives one answer here, so send the call several times; "
+                "the shared prompt is computed once",
+                param="n",
+            )
+
+
+def _session(body: Mapping[str, Any]) -> str | None:
+    for name in ("session_id", "user"):
+        value = body.get(name)
+        if isinstance(value, str) and value:
+            return value
+    return None
+
+
+def _chat_shape(body: Mapping[str, Any], vocab_size: int | None) -> Shape:
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise BadCallError(f"messages is {_shown(messages)}: it must be a list of messages", param="messages")
+    return None, chat_prompts(body)
+
+
+def _completion_shape(body: Mapping[str, Any], vocab_size: int | None) -> Shape:
+    return _text_shape(body, "prompt", vocab_size)
+
+
+def _generate_shape(body: Mapping[str, Any], vocab_size: int | None) -> Shape:
+    return _text_shape(body, "text" if body.get("text") is not None else "input_ids", vocab_size)
+
+
+def _text_shape(body: Mapping[str, Any], name: str, vocab_size: int | None) -> Shape:
+    prompt = body.get(name)
+    if not isinstance(prompt, str | list) or not prompt:
+        wanted = "it must be text or a list of token ids, or a list of these"
+        raise BadCallError(f"{name} is {_shown(prompt)}: {wanted}", param=name)
+    if isinstance(prompt, str):
+        return None, text_prompts(body, prompt)
+    is_batch = not isinstance(prompt[0], int)
+    for one in prompt if is_batch and isinstance(prompt[0], list) else [prompt]:
+        check_items(one, name, vocab_size)
+    return (len(prompt) if is_batch else None), text_prompts(body, prompt)
+
+
+_SHAPES: dict[Endpoint, Callable[[Mapping[str, Any], int | None], Shape]] = {
+    "/v1/chat/completions": _chat_shape,
+    "/v1/completions": _completion_shape,
+    "/generate": _generate_shape,
+}
+
+
+def _kind(value: Any) -> str:
+    names = {list: "a list", str: "text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "missing"
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

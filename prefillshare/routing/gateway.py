@@ -1,0 +1,114 @@
+"""The parts of one router, put together, and what changes its workers."""
+
+import asyncio
+import time
+from typing import Any
+
+import aiohttp
+
+from prefillshare.routing.admission import Admission
+from prefillshare.routing.choice import Chooser
+from prefillshare.routing.client import WorkerClient, error_text
+from prefillshare.routing.errors import ConflictError, NotFoundError
+from prefillshare.routing.health import Health
+from prefillshare.routing.policies import make_policy
+from prefillshare.routing.proxy import Proxy
+from prefillshare.routing.sessions import Sessions
+from prefillshare.routing.settings import RouterSettings
+from prefillshare.routing.workers import Worker, WorkerPool, WorkerSpec
+
+_POLL_S = 0.02
+
+
+class Gateway:
+    """One router; must be made inside the event loop that runs it."""
+
+    def __init__(self, settings: RouterSettings) -> None:
+        router = settings.router
+        self.settings = settings
+        self.is_draining = False
+        self.pool = WorkerPool()
+        self.sessions = Sessions(router.max_sessions)
+        self.chooser = Chooser(router, self.pool, make_policy(router, self.sessions))
+        self.admission = Admission(router, self.pool, self.chooser)
+        self.client = WorkerClient(router, settings.worker_api_key)
+        self.health = Health(router, self.client, settings.base_model, changed=self._state_changed)
+        self.proxy = Proxy(
+            router,
+            base=settings.base_model,
+            client=self.client,
+            chooser=self.chooser,
+            admission=self.admission,
+            health=self.health,
+        )
+        for spec in settings.workers:
+            self.join(spec)
+
+    def join(self, spec: WorkerSpec) -> Worker:
+        """Let a worker join; it gets calls once it is up.
+
+        Raises: ConflictError when one of that id is there.
+        """
+        if self.pool.get(spec.id) is not None:
+            raise ConflictError(f"worker {spec.id!r} is there already: remove it first, or choose another id")
+        worker = Worker(spec, self.settings.router)
+        self.pool.add(worker)
+        self.health.watch(worker)
+        return worker
+
+    async def leave(self, worker_id: str) -> dict[str, Any]:
+        """Let a worker finish its calls, at most for drain_timeout_s, and forget it; return what became of it.
+
+        Raises: NotFoundError.
+        """
+        worker = self.pool.get(worker_id)
+        if worker is None:
+            known = ", ".join(worker.id for worker in self.pool) or "none"
+            raise NotFoundError(f"there is no worker {worker_id!r}; there are: {known}")
+        worker.set_state("draining", "it was told to leave")
+        self.admission.pump()
+        await self._wait_until(lambda: worker.num_running == 0)
+        if self.pool.get(worker_id) is worker:
+            self.pool.remove(worker)
+            self.chooser.index.forget(worker_id)
+            self.sessions.forget(worker_id)
+            await self.health.unwatch(worker)
+            self.admission.pump()
+        return {"id": worker_id, "unfinished": worker.num_running}
+
+    async def drain(self) -> None:
+        """Take no further calls and let the running ones finish, at most for drain_timeout_s."""
+        self.is_draining = True
+        await self._wait_until(lambda: self.proxy.num_running == 0)
+
+    async def close(self) -> None:
+        """Stop everything."""
+        for worker in list(self.pool):
+            await self.health.unwatch(worker)
+        await self.client.close()
+
+    async def ask_all(self, path: str, *, method: str, timeout_s: float) -> dict[str, dict[str, Any]]:
+        """Send a request to every worker at once; return status and text by worker id, status 0 for no answer."""
+        workers = list(self.pool)
+        replies = await asyncio.gather(*(self._ask(worker, path, method, timeout_s) for worker in workers))
+        return {worker.id: reply for worker, reply in zip(workers, replies, strict=True)}
+
+    async def _ask(self, worker: Worker, path: str, method: str, timeout_s: float) -> dict[str, Any]:
+        try:
+            status, content = await self.client.fetch(worker, path, method=method, timeout_s=timeout_s)
+        except TimeoutError:
+            return {"status": 0, "text": f"no answer within {timeout_s:g} s"}
+        except (aiohttp.ClientError, OSError) as error:
+            return {"status": 0, "text": str(error)}
+        return {"status": status, "text": error_text(content) if content else ""}
+
+    async def _wait_until(self, condition: Any) -> None:
+        deadline = time.monotonic() + self.settings.router.drain_timeout_s
+        while not condition() and time.monotonic() < deadline:
+            await asyncio.sleep(_POLL_S)
+
+    def _state_changed(self, worker: Worker) -> None:
+        if worker.state == "down":
+            # Whatever it held is gone if it died; if it was only slow, it is learned again.
+            self.chooser.index.forget(worker.id)
+        self.admission.pump()

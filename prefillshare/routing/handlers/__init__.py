@@ -1,0 +1,1 @@
+"""The router's endpoints, one file per kind."""

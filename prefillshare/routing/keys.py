@@ -1,0 +1,7 @@
+"""Where the web application keeps its parts."""
+
+from aiohttp import web
+
+from prefillshare.routing.gateway import Gateway
+
+GATEWAY: web.AppKey[Gateway] = web.AppKey("gateway", Gateway)

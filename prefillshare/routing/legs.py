@@ -1,0 +1,76 @@
+"""The two HTTP calls that make one answer: the prefill leg and the decode leg.
+
+Both get the client's body and one bootstrap room per prompt, under which the prefill worker offers the KV and the
+decode worker fetches it. The prefill leg asks for the prefill module and its answer counts only as a report; the
+answer of the decode leg is the client's.
+"""
+
+import random
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from prefillshare.routing.call import Call
+from prefillshare.routing.workers import Worker
+
+_MAX_ROOM = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leg:
+    """One request to one worker."""
+
+    worker: Worker
+    """Where it goes."""
+    path: str
+    """Path at the worker."""
+    body: bytes
+    """JSON body."""
+    rids: tuple[str, ...]
+    """Request ids by which the worker can be told to abort it."""
+
+
+def make_legs(call: Call, prefill: Worker, decode: Worker, base: str) -> tuple[Leg, Leg]:
+    """Return the prefill leg and the decode leg of one attempt, with fresh rooms and request ids."""
+    rooms = _per_prompt(call, lambda: random.randint(1, _MAX_ROOM))
+    bootstrap = {
+        "bootstrap_host": _per_prompt(call, lambda: prefill.spec.bootstrap_host),
+        "bootstrap_port": _per_prompt(call, lambda: prefill.spec.bootstrap_port),
+        "bootstrap_room": rooms,
+    }
+    return (
+        _leg(call, prefill, bootstrap | _prefill_fields(call, base)),
+        _leg(call, decode, bootstrap | _decode_fields(call, decode)),
+    )
+
+
+def _leg(call: Call, worker: Worker, fields: Mapping[str, Any]) -> Leg:
+    rid = _per_prompt(call, lambda: uuid.uuid4().hex)
+    own = orjson.dumps({**fields, "rid": rid})
+    return Leg(
+        worker=worker,
+        path=call.endpoint,
+        body=call.shared_body[:-1] + b"," + own[1:],
+        rids=tuple(rid) if isinstance(rid, list) else (rid,),
+    )
+
+
+def _per_prompt(call: Call, make: Any) -> Any:
+    return make() if call.num_prompts is None else [make() for _ in range(call.num_prompts)]
+
+
+def _prefill_fields(call: Call, base: str) -> dict[str, Any]:
+    return {"stream": False} if call.endpoint == "/generate" else {"stream": False, "model": base}
+
+
+def _decode_fields(call: Call, decode: Worker) -> dict[str, Any]:
+    fields: dict[str, Any] = {"stream": call.is_stream}
+    if call.endpoint == "/generate":
+        # SGLang's own interface knows no model names, only adapters.
+        return fields | ({"lora_path": call.module} if decode.is_adapter else {})
+    if call.stream_options is not None:
+        fields["stream_options"] = call.stream_options
+    return fields | {"model": call.module}

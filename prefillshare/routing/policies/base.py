@@ -1,0 +1,55 @@
+"""What a policy knows when it chooses, and the contract of all policies.
+
+A policy is pure but for the pins and turns that it remembers: it sees numbers, no connections and no clock.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """The call for which a prefill worker is wanted."""
+
+    session: str | None = None
+    """Session that the client named."""
+    prompt_bytes: int = 0
+    """Length of the canonical prompt."""
+    bytes_per_token: float = 4.0
+    """Canonical prompt bytes that make one token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One prefill worker that could take the call."""
+
+    id: str
+    """Name of the worker."""
+    num_running: int = 0
+    """Calls that it has."""
+    matched_bytes: int = 0
+    """Length of the prompt's prefix that it holds."""
+    wait_s: float = 0.0
+    """Estimated time until it is done with the calls that it has."""
+    tokens_per_s: float = 1.0
+    """Its prefill speed."""
+
+
+class PrefillPolicy(Protocol):
+    """Chooses the prefill worker of a call."""
+
+    def choose(self, wanted: Wanted, candidates: Sequence[Candidate]) -> str:
+        """Return the id of one of `candidates`, of which there is at least one."""
+        ...
+
+
+def finish_s(candidate: Candidate, wanted: Wanted) -> float:
+    """Return the estimated time until `candidate` would be done with this call: its wait, then what it lacks."""
+    missing_tokens = (wanted.prompt_bytes - candidate.matched_bytes) / wanted.bytes_per_token
+    return candidate.wait_s + missing_tokens / candidate.tokens_per_s
+
+
+def find(candidates: Sequence[Candidate], worker_id: str | None) -> Candidate | None:
+    """Return the candidate of that id, or None."""
+    return next((candidate for candidate in candidates if candidate.id == worker_id), None)

@@ -1,0 +1,14 @@
+"""JSON answers of the router itself."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+
+def json_reply(content: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """Return `content` as a JSON answer."""
+    return web.Response(
+        body=orjson.dumps(content), status=status, headers=headers, content_type="application/json", charset="utf-8"
+    )

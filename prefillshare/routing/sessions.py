@@ -1,0 +1,37 @@
+"""Which prefill worker a session belongs to; the longest unused session is forgotten first."""
+
+from collections import OrderedDict
+
+
+class Sessions:
+    """A bounded map from session key to worker id."""
+
+    def __init__(self, max_sessions: int) -> None:
+        self.max_sessions = max_sessions
+        self.num_repins = 0
+        self._pins: OrderedDict[str, str] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._pins)
+
+    def pinned(self, session: str | None) -> str | None:
+        """Return the worker of `session`, or None."""
+        if session is None or session not in self._pins:
+            return None
+        self._pins.move_to_end(session)
+        return self._pins[session]
+
+    def pin(self, session: str | None, worker: str) -> None:
+        """Pin `session` to `worker`, and count when it was pinned to another one before."""
+        if session is None:
+            return
+        self.num_repins += self._pins.get(session, worker) != worker
+        self._pins[session] = worker
+        self._pins.move_to_end(session)
+        if len(self._pins) > self.max_sessions:
+            self._pins.popitem(last=False)
+
+    def forget(self, worker: str) -> None:
+        """Drop the pins to a worker that left."""
+        for session in [session for session, pinned in self._pins.items() if pinned == worker]:
+            del self._pins[session]

@@ -1,0 +1,81 @@
+"""What one router process needs to know, read from a JSON file that only its owner can read."""
+
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from prefillshare.config.router import Router
+from prefillshare.config.tables import build
+from prefillshare.errors import ConfigError
+from prefillshare.routing.workers import WorkerSpec, worker_spec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterSettings:
+    """One router process."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = 30000
+    """Port to listen on."""
+    base_model: str
+    """Name of the prefill module."""
+    vocab_size: int | None = None
+    """Token ids that the model has; larger ones are refused. Without it only the workers can tell."""
+    api_key: str | None = None
+    """Key that clients must send; None lets everybody in."""
+    admin_key: str | None = None
+    """Key for changes of the workers; None allows no changes."""
+    worker_api_key: str | None = None
+    """Key that the workers want from the router."""
+    router: Router = field(default_factory=Router)
+    """How calls are spread."""
+    workers: tuple[WorkerSpec, ...] = ()
+    """Workers at the start; others may join."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.port < 65536:
+            raise ConfigError(f"port is {self.port}: it must be between 1 and 65535")
+        if self.vocab_size is not None and self.vocab_size < 1:
+            raise ConfigError(f"vocab_size is {self.vocab_size}: it must be that of the prefill module")
+        seen: set[str] = set()
+        for worker in self.workers:
+            if worker.id in seen:
+                raise ConfigError(f"two workers have the id {worker.id!r}: give each its own")
+            seen.add(worker.id)
+
+
+def load_settings(file: Path) -> RouterSettings:
+    """Return the settings in the JSON file `file`.
+
+    Raises: ConfigError, also when others than the owner may read the file, for it holds keys.
+    """
+    try:
+        mode = stat.S_IMODE(file.stat().st_mode)
+        table = orjson.loads(file.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read ({error.strerror}): give the router's settings file") from None
+    except orjson.JSONDecodeError as error:
+        raise ConfigError(f"{file} is not JSON: {error}") from None
+    if mode & 0o077:
+        raise ConfigError(f"{file} holds keys and others may read it (mode {mode:o}): set its mode to 600")
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{file} does not hold a JSON object: write one with base_model, port and workers")
+    return settings_from(table)
+
+
+def settings_from(table: Mapping[str, Any]) -> RouterSettings:
+    """Return the settings that a JSON object describes; keys with null count as absent.
+
+    Raises: ConfigError.
+    """
+    given = {key: value for key, value in table.items() if value is not None}
+    workers = given.pop("workers", [])
+    if not isinstance(workers, list):
+        raise ConfigError("workers is not a list: write a list of objects")
+    settings = build(RouterSettings, given, "the router's settings", hidden=frozenset({"workers"}))
+    return replace(settings, workers=tuple(worker_spec(worker) for worker in workers))

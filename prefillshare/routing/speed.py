@@ -1,0 +1,48 @@
+"""How fast a prefill worker prefills and how much it still has to do, from the calls it answered."""
+
+import time
+from collections.abc import Callable
+
+_DECAY = 0.8
+_MIN_SAMPLE_TOKENS = 32
+
+
+class PrefillSpeed:
+    """Prefill speed and backlog of one worker.
+
+    A worker computes several calls at once, so one call's duration says little. What counts is the time since the
+    worker last finished something, or since it was given work: in that time it computed this call's tokens.
+    """
+
+    def __init__(self, tokens_per_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._tokens = tokens_per_s
+        self._seconds = 1.0
+        self._clock = clock
+        self._last_progress = 0.0
+        self.pending_tokens = 0.0
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Observed speed, recent calls counting most."""
+        return self._tokens / self._seconds
+
+    @property
+    def wait_s(self) -> float:
+        """Estimated time until the work given so far is done."""
+        return self.pending_tokens / self.tokens_per_s
+
+    def started(self, expected_tokens: float) -> float:
+        """A call with so many tokens to compute was sent; return when, for `finished`."""
+        self.pending_tokens += expected_tokens
+        return self._clock()
+
+    def finished(self, expected_tokens: float, computed_tokens: int | None, started: float) -> None:
+        """The call ended; `computed_tokens` is None when it failed or did not say."""
+        self.pending_tokens = max(0.0, self.pending_tokens - expected_tokens)
+        now = self._clock()
+        seconds = now - max(started, self._last_progress)
+        self._last_progress = now
+        if computed_tokens is None or computed_tokens < _MIN_SAMPLE_TOKENS or seconds <= 0:
+            return
+        self._tokens = self._tokens * _DECAY + computed_tokens
+        self._seconds = self._seconds * _DECAY + seconds

@@ -1,0 +1,50 @@
+"""NIXL moves KV between host memories, without spinning a core while it waits.
+
+Target: ``sglang.srt.disaggregation.nixl.conn.NixlKVManager.__init__``
+Why: it registers the KV pool as device memory; and UCX's progress thread, with the
+    workers of the prefill side, keeps a whole core busy on an idle server.
+How: before the original, every KV buffer is declared host memory; while it runs, the
+    agent that it makes is one without progress thread and workers. Transfers then
+    advance when either side looks at them, which both do on every scheduler step.
+Upstream: sglang/srt/disaggregation/nixl/conn.py:391 at 0.5.17.
+Remove when: upstream asks the platform what memory its KV pool is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+
+def wrap_manager_init(original: Callable[..., None]) -> Callable[..., None]:
+    def __init__(self: Any, args: Any, *rest: Any, **options: Any) -> None:
+        args.kv_data_mem_kinds = ["DRAM"] * len(args.kv_data_ptrs)
+        with _quiet_agents():
+            original(self, args, *rest, **options)
+
+    return __init__
+
+
+@contextlib.contextmanager
+def _quiet_agents() -> Iterator[None]:
+    nixl: Any = importlib.import_module("nixl._api")
+    loud: Any = nixl.nixl_agent
+
+    class QuietAgent(loud):
+        """An agent without threads of its own."""
+
+        def __init__(self, name: str, config: Any) -> None:
+            config.enable_pthread = False
+            config.num_threads = 0
+            super().__init__(name, config)
+
+        def create_backend(self, backend: str, parameters: dict[str, str]) -> None:
+            super().create_backend(backend, {k: v for k, v in parameters.items() if k != "num_threads"})
+
+    nixl.nixl_agent = QuietAgent
+    try:
+        yield
+    finally:
+        nixl.nixl_agent = loud

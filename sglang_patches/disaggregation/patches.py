@@ -1,0 +1,149 @@
+"""The patches of disaggregated workers; a part of the registry's list of engine patches.
+
+They are applied in every shared-prefill engine and look at the worker's role when they are called.
+"""
+
+from __future__ import annotations
+
+from sglang_patches.disaggregation import (
+    decode_queues,
+    hand_off,
+    handshake,
+    nixl_sender,
+    penalties,
+    prebuilt_batch,
+    prebuilt_result,
+    prefill_requests,
+    requests,
+)
+from sglang_patches.patch import Patch, sglang_patch
+
+_DECODE = "disaggregation.decode"
+_PREFILL = "disaggregation.prefill"
+_PREBUILT = "disaggregation.decode_schedule_batch_mixin"
+_NIXL = "disaggregation.nixl.conn"
+_TOKENIZER = "managers.tokenizer_manager"
+_RELIED = "relied on: who owns which rows during a hand-off"
+
+DISAGGREGATION_PATCHES: tuple[Patch, ...] = (
+    sglang_patch(
+        _DECODE,
+        "DecodeTransferQueue._commit_transfer_to_req",
+        "9f4706e0c103380e",
+        "the prefill worker's token would be the first of the answer",
+        decode_queues.wrap_commit_transfer,
+    ),
+    sglang_patch(
+        _DECODE,
+        "DecodePreallocQueue.resume_retracted_reqs",
+        "2c9e66dfcbcfe52c",
+        "rows of resumed requests would leak",
+        decode_queues.wrap_resume_retracted,
+    ),
+    sglang_patch(
+        _DECODE,
+        "DecodePreallocQueue._ensure_prefill_info",
+        "886a2f6c8b95e1f0",
+        "KV of another prefill module would be decoded",
+        decode_queues.wrap_ensure_prefill_info,
+    ),
+    sglang_patch(
+        _PREBUILT,
+        "ScheduleBatchDisaggregationDecodeMixin.prepare_for_prebuilt",
+        "059484e67d8f1b2e",
+        "x_n would stay computed by the prefill module",
+        prebuilt_batch.wrap_prepare_for_prebuilt,
+    ),
+    sglang_patch(
+        _PREBUILT,
+        "ScheduleBatchDisaggregationDecodeMixin.process_prebuilt",
+        "3c9b54ab0de0a75f",
+        "the first step would not compute x_n",
+        prebuilt_batch.wrap_process_prebuilt,
+    ),
+    sglang_patch(
+        "managers.scheduler_components.batch_result_processor",
+        "SchedulerBatchResultProcessor.process_batch_result_prebuilt",
+        "494dbd9e5560c9a8",
+        "requests without output would be checked for their end",
+        prebuilt_result.wrap_process_batch_result_prebuilt,
+    ),
+    sglang_patch(
+        "managers.schedule_batch",
+        "ScheduleBatch.cumulate_penalty_output_tokens",
+        "ae2f1ad3f898b1f4",
+        "x_n would be penalized as output",
+        penalties.wrap_cumulate,
+    ),
+    sglang_patch(
+        _PREFILL,
+        "PrefillBootstrapQueue._process_req",
+        "e20c6f8f1fd4e8f1",
+        "a prefill worker would sample",
+        prefill_requests.wrap_process_req,
+    ),
+    sglang_patch(
+        _PREFILL,
+        "PrefillBootstrapQueue.finalize_bootstrap",
+        "0640ad76fa9c52d5",
+        "nobody would know the size of a hand-off",
+        prefill_requests.wrap_finalize_bootstrap,
+    ),
+    sglang_patch(
+        _TOKENIZER,
+        "TokenizerManager.generate_request",
+        "d8eaa29a7e742697",
+        "a prefill worker would obey the decode module's settings",
+        requests.wrap_generate_request,
+    ),
+    sglang_patch(
+        _TOKENIZER,
+        "TokenizerManager.pause_generation",
+        "a1a2a1a47255a080",
+        "generated tokens would be prefilled by the base",
+        requests.wrap_pause_generation,
+    ),
+    sglang_patch(
+        "disaggregation.common.conn",
+        "CommonKVBootstrapServer._setup_routes",
+        "50baa9f5ee2ddb61",
+        "decode workers could not tell prefill modules apart",
+        handshake.wrap_setup_routes,
+    ),
+    sglang_patch(
+        _NIXL,
+        "NixlKVSender.__init__",
+        "6f8163e7ca3be690",
+        "a hand-off that nobody asks for would wait for ever",
+        nixl_sender.wrap_init,
+    ),
+    sglang_patch(
+        _NIXL,
+        "NixlKVSender.poll",
+        "c83e8232c0ab7b41",
+        "a hand-off that nobody asks for would wait for ever",
+        nixl_sender.wrap_poll,
+    ),
+    sglang_patch(
+        "entrypoints.openai.serving_chat",
+        "OpenAIServingChat._build_chat_response",
+        "9cec50f17ab5e985",
+        "the router would not see the size of a hand-off",
+        hand_off.wrap_build_response,
+    ),
+    sglang_patch(
+        "entrypoints.openai.serving_completions",
+        "OpenAIServingCompletion._build_completion_response",
+        "8799aaa05dac68d5",
+        "the router would not see the size of a hand-off",
+        hand_off.wrap_build_response,
+    ),
+    sglang_patch(_DECODE, "DecodePreallocQueue._match_prefix_and_lock", "d82ed29516232ffd", _RELIED),
+    sglang_patch(_DECODE, "DecodePreallocQueue._pre_alloc", "3685af106c14776d", _RELIED),
+    sglang_patch(_DECODE, "DecodePreallocQueue.pop_preallocated", "8527f34e9b011957", _RELIED),
+    sglang_patch(_DECODE, "DecodeTransferQueue.pop_transferred", "055b4786bca92949", _RELIED),
+    sglang_patch(_DECODE, "SchedulerDisaggregationDecodeMixin.get_new_prebuilt_batch", "21a18f591085872b", _RELIED),
+    sglang_patch("managers.schedule_batch", "release_req", "e9ac2945297980b3", _RELIED),
+    sglang_patch("managers.schedule_policy", "match_prefix_for_req", "4af2fe8ddba2a14f", _RELIED),
+)
+"""Shared prefill across workers."""

@@ -1,0 +1,90 @@
+"""What each role reads out of a call that both workers of a pair receive.
+
+Target: ``sglang.srt.managers.tokenizer_manager.TokenizerManager``, ``generate_request`` and ``pause_generation``
+Why: a prefill worker would apply the adapter, the grammar, the stop rules and the sampling parameters of the decode
+    module to a token that nobody reads, and could refuse the call for them. Samples of one call (n > 1) all carry its
+    bootstrap room, so their hand-offs would be mixed up. A decode worker has no logits of the prompt. Retracting
+    everything in order to compute it again would send generated tokens to the prefill worker as if they were prompt.
+How: on a prefill worker, everything but the prompt and what keeps tenants apart (``extra_key``) is neutral. What the
+    pair cannot do is refused with status 400 and one sentence, by both workers alike.
+Upstream: sglang/srt/managers/tokenizer_manager.py:744 and :1974 at 0.5.17.
+Remove when: never; entries go as features are verified.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from http import HTTPStatus
+from typing import Any
+
+from sglang_patches.disaggregation.role import worker_role
+
+NEUTRAL_FIELDS: dict[str, Any] = {
+    "lora_path": None,
+    "lora_id": None,
+    "stream": False,
+    "return_logprob": None,
+    "logprob_start_len": None,
+    "top_logprobs_num": None,
+    "token_ids_logprob": None,
+    "return_hidden_states": False,
+    "custom_logit_processor": None,
+    "max_thinking_tokens": None,
+}
+"""Fields of a request that are the decode worker's business, and what they are on a prefill worker."""
+
+
+def wrap_generate_request(original: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+    def generate_request(self: Any, obj: Any, request: Any = None) -> AsyncIterator[Any]:
+        role = worker_role()
+        if role != "null":
+            _refuse_unsupported(obj)
+        if role == "prefill":
+            _neutralize(obj)
+        return original(self, obj, request)
+
+    return generate_request
+
+
+def _refuse_unsupported(obj: Any) -> None:
+    """Raises: ValueError, which SGLang answers with status 400."""
+    if getattr(obj, "bootstrap_room", None) is None:
+        raise ValueError("this is one worker of a disaggregated deployment: send the call to the deployment's router")
+    for params in _as_list(obj.sampling_params):
+        num_samples = (params or {}).get("n", 1)
+        if num_samples > 1:
+            raise ValueError(
+                f"n is {num_samples}, and disaggregated workers make one sample per call: send {num_samples} calls"
+            )
+    starts = [start for start in _as_list(obj.logprob_start_len) if start is not None]
+    if any(_as_list(obj.return_logprob)) and any(start >= 0 for start in starts):
+        raise ValueError(
+            "log-probabilities of the prompt (logprob_start_len, echo) are not available from disaggregated workers: "
+            "ask for those of the answer only"
+        )
+
+
+def _neutralize(obj: Any) -> None:
+    for name, value in NEUTRAL_FIELDS.items():
+        setattr(obj, name, value)
+    neutral = {"temperature": 0, "max_new_tokens": 1}
+    is_batch = isinstance(obj.sampling_params, list)
+    obj.sampling_params = [dict(neutral) for _ in obj.sampling_params] if is_batch else neutral
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def wrap_pause_generation(original: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    async def pause_generation(self: Any, obj: Any) -> None:
+        if obj.mode == "retract" and worker_role() != "null":
+            from fastapi import HTTPException
+
+            raise HTTPException(
+                HTTPStatus.BAD_REQUEST,
+                "pause_generation with mode retract is not supported by disaggregated workers: use abort or in_place",
+            )
+        await original(self, obj)
+
+    return pause_generation

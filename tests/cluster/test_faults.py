@@ -1,0 +1,126 @@
+"""Real processes are killed and stopped: every call ends, survivors serve on, what died comes back."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from tests.cluster.conftest import MODULES, Cluster
+
+BACK_S = 90.0
+LONG = {"max_tokens": 3000, "ignore_eos": True}
+
+
+def _wait(until: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + BACK_S
+    while not until():
+        assert time.monotonic() < deadline, f"{what} within {BACK_S:.0f} s"
+        time.sleep(0.2)
+
+
+def _serves(cluster: Cluster, module: str) -> bool:
+    try:
+        return cluster.complete(module).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def _kill(cluster: Cluster, name: str) -> None:
+    restarts, pid = cluster.process(name).num_restarts, cluster.process(name).pid
+    assert pid is not None
+    os.killpg(pid, signal.SIGKILL)
+    _wait(lambda: cluster.process(name).num_restarts > restarts, f"{name} is started again")
+
+
+def test_a_decode_worker_that_dies_in_a_stream_ends_its_calls_only(cluster: Cluster) -> None:
+    body = {"model": "math", "prompt": "Omar 3 boxes", "temperature": 0, "stream": True, **LONG}
+    with cluster.http.stream("POST", "/v1/completions", json=body) as reply:
+        lines = reply.iter_lines()
+        assert next(lines).startswith("data: ")
+        _kill(cluster, "decode-math-0")
+        rest = [line for line in lines if line]
+    assert rest[-1] != "data: [DONE]"
+    assert any("error" in line for line in rest)
+    assert _serves(cluster, "tool")
+    assert _serves(cluster, "code")
+    _wait(lambda: _serves(cluster, "math"), "math is back")
+    assert any("decode-math-0 ended: killed by signal 9" in text for text in cluster.said)
+
+
+def test_a_module_without_a_worker_is_named(cluster: Cluster) -> None:
+    pid = cluster.process("decode-tool-0").pid
+    os.killpg(pid, signal.SIGKILL)
+    replies = [cluster.complete("tool")]
+    while replies[-1].status_code != 200 and len(replies) < 400:
+        time.sleep(0.2)
+        replies.append(cluster.complete("tool"))
+    assert replies[-1].status_code == 200
+    refused = [reply for reply in replies if reply.status_code != 200]
+    assert refused
+    assert all(reply.status_code in (500, 502, 503, 504) and "tool" in reply.text for reply in refused)
+
+
+def test_the_prefill_worker_comes_back_and_no_call_hangs(cluster: Cluster) -> None:
+    with ThreadPoolExecutor(6) as pool:
+        asked = [
+            pool.submit(cluster.complete, MODULES[n % 3], f"{n} " * 300, max_tokens=200, ignore_eos=True)
+            for n in range(6)
+        ]
+        time.sleep(0.1)
+        _kill(cluster, "prefill-0")
+        statuses = [one.result(timeout=60).status_code for one in asked]
+    assert set(statuses) <= {200, 500, 502, 503, 504}
+    for module in MODULES:
+        _wait(lambda module=module: _serves(cluster, module), f"{module} serves again")
+
+
+def test_the_router_comes_back(cluster: Cluster) -> None:
+    _kill(cluster, "router")
+    _wait(lambda: all(_serves(cluster, module) for module in MODULES), "all modules serve again")
+
+
+def test_a_stopped_worker_delays_its_calls_and_no_others(cluster: Cluster) -> None:
+    pid = cluster.process("decode-code-0").pid
+    assert pid is not None
+    with ThreadPoolExecutor(1) as pool:
+        os.killpg(pid, signal.SIGSTOP)
+        try:
+            waiting = pool.submit(cluster.complete, "code")
+            until = time.monotonic() + 10
+            while time.monotonic() < until:
+                assert _serves(cluster, "math")
+        finally:
+            os.killpg(pid, signal.SIGCONT)
+        assert waiting.result(timeout=60).status_code in (200, 503, 504)
+    _wait(lambda: _serves(cluster, "code"), "code serves again")
+
+
+def test_nothing_is_left_after_many_calls_with_aborted_ones_among_them(cluster: Cluster) -> None:
+    workers = {worker.name: worker for worker in cluster.running.workers}
+
+    def used(name: str) -> tuple[int, int]:
+        key = {"Authorization": f"Bearer {workers[name].command.api_key}"}
+        loads = httpx.get(f"{workers[name].url}/v1/loads", headers=key, timeout=10).json()["loads"]
+        return sum(one["num_running_reqs"] for one in loads), sum(one["num_waiting_reqs"] for one in loads)
+
+    def call(number: int) -> None:
+        module = MODULES[number % 3]
+        if number % 10 == 9:
+            with pytest.raises(httpx.ReadTimeout):
+                cluster.http.post(
+                    "/v1/completions", json={"model": module, "prompt": f"{number} x", **LONG}, timeout=0.3
+                )
+        else:
+            assert cluster.complete(module, f"{number} boxes").status_code == 200
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(call, range(500)))
+    _wait(lambda: all(used(name) == (0, 0) for name in workers), "all calls have ended")
+    assert cluster.state()["running"] == 0
+    # Only an engine that holds no request empties its cache; SGLang checks that nothing leaked then.
+    assert cluster.http.post("/flush_cache", headers={"Authorization": "Bearer admin"}).status_code == 200
+    assert _serves(cluster, "math")

@@ -1,0 +1,100 @@
+"""Three modules with full weights behind one prefill worker, asked as users ask them."""
+
+from itertools import islice
+
+import openai
+import pytest
+from transformers import AutoTokenizer
+
+from prefillshare.modules.tiny.chatml import generation_prompt
+from prefillshare.modules.tiny.conversations import held_out_conversations
+from tests.cluster.conftest import MODULES, Cluster
+from tests.support.engines import MODELS_DIR
+from tests.support.reference import Reference
+
+TINY = MODELS_DIR / "tiny"
+NUM_TOKENS = 24
+
+
+@pytest.fixture(scope="module")
+def prompts() -> list[list[int]]:
+    tokenizer = AutoTokenizer.from_pretrained(TINY / "base")
+    asked = [one for task in MODULES for one in islice(held_out_conversations(21, task), 2)]
+    return [tokenizer.encode(generation_prompt(one.turns(has_last_answer=False))) for one in asked]
+
+
+@pytest.fixture(scope="module")
+def reference() -> Reference:
+    return Reference(TINY / "base", {name: TINY / name for name in MODULES})
+
+
+def _generate(cluster: Cluster, module: str, prompt: list[int]) -> dict:
+    params = {"temperature": 0, "max_new_tokens": NUM_TOKENS, "ignore_eos": True}
+    reply = cluster.http.post("/generate", json={"model": module, "input_ids": prompt, "sampling_params": params})
+    assert reply.status_code == 200, reply.text
+    return reply.json()
+
+
+def test_every_module_says_what_the_reference_says(cluster: Cluster, prompts, reference: Reference) -> None:
+    wrong = [
+        (module, len(prompt))
+        for prompt in prompts
+        for module in MODULES
+        if _generate(cluster, module, prompt)["output_ids"] != reference.ask(module, prompt, NUM_TOKENS).tokens
+    ]
+    assert not wrong, f"{len(wrong)} of {len(prompts) * len(MODULES)} differ: {wrong[:5]}"
+
+
+def test_a_conversation_over_three_modules_moves_only_what_is_new(cluster: Cluster, prompts) -> None:
+    """Each decode worker gets the KV that it lacks; the prefill worker computes the context once."""
+    context, moved = [7, *prompts[0], *prompts[1]], 0
+    per_turn, num_calls = 40, 12
+    for call in range(num_calls):
+        prompt = context + prompts[2][:per_turn] * (call + 1)
+        moved += _generate(cluster, MODULES[call % 3], prompt)["meta_info"]["prefillshare"][0]["handoff_tokens"]
+    # Module k is last asked in call num_calls - 3 + k: until then it needs every prompt token once.
+    bound = sum(len(context) + per_turn * (num_calls - 2 + k) for k in range(3))
+    # The last prompt token of a call is the module's own and is moved when it becomes an inner one.
+    assert moved <= 1.05 * bound
+    assert moved >= bound - 3 * num_calls
+
+
+def test_openai_clients_are_served(cluster: Cluster) -> None:
+    assert [model.id for model in cluster.openai.models.list()] == list(MODULES)
+    messages = [
+        {"role": "user", "content": "Omar 3 boxes, beads 7 per box\nOmar's shelf grows by 3 boxes. What stands on it?"}
+    ]
+    whole = cluster.openai.chat.completions.create(model="math", messages=messages, temperature=0)
+    assert whole.choices[0].message.content.endswith("#### 42")
+    pieces = cluster.openai.chat.completions.create(model="math", messages=messages, temperature=0, stream=True)
+    assert "".join(piece.choices[0].delta.content or "" for piece in pieces) == whole.choices[0].message.content
+    again = cluster.openai.chat.completions.create(model="tool", messages=messages, temperature=0)
+    assert again.usage.prompt_tokens == whole.usage.prompt_tokens
+
+
+def test_unknown_names_get_the_list(cluster: Cluster) -> None:
+    for name in ("maths", "tiny-base"):
+        with pytest.raises(openai.NotFoundError, match="math"):
+            cluster.openai.chat.completions.create(model=name, messages=[{"role": "user", "content": "hi"}])
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"{", 400),
+        (b"[]", 400),
+        (b'{"model": "math"}', 400),
+        (b'{"model": 3, "prompt": "x"}', 400),
+        (b'{"model": "math", "prompt": "x", "max_tokens": "many"}', 400),
+        (b'{"model": "math", "prompt": "x", "n": 2}', 400),
+        (b'{"model": "math", "prompt": "' + b"word " * 2_000_000 + b'"}', 400),
+    ],
+    ids=lambda value: value[:40].decode() if isinstance(value, bytes) else value,
+)
+def test_bad_input_is_refused_with_a_reason_and_disturbs_nobody(cluster: Cluster, body: bytes, status: int) -> None:
+    pids = [one.pid for one in cluster.running.processes()]
+    reply = cluster.http.post("/v1/completions", content=body, headers={"Content-Type": "application/json"})
+    assert reply.status_code == status, reply.text[:300]
+    assert len(reply.text) > 20
+    assert cluster.complete("math").status_code == 200
+    assert [one.pid for one in cluster.running.processes()] == pids

@@ -1,0 +1,217 @@
+"""What callers rely on is the decode worker's business alone, from y_1 on."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from tests.fidelity_pd.conftest import MODULES, NUM_TOKENS
+from tests.support.pd import TINY, as_answer
+from tests.support.reference import Continuation, Reference
+
+CONTEXT = "Mia has 3 boxes with 8 pens in each box. " * 6
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"count": {"type": "integer"}, "unit": {"enum": ["box", "pen"]}},
+    "required": ["count", "unit"],
+    "additionalProperties": False,
+}
+
+
+class PenalizedReference(Reference):
+    """The reference with the penalties of SGLang's sampling parameters, which count generated tokens only."""
+
+    def penalized(self, module: str, prompt: tuple[int, ...], num_tokens: int, **penalties: float) -> Continuation:
+        """Greedy continuation under ``penalties``."""
+        self.penalties = penalties
+        return self.ask(module, prompt, num_tokens)
+
+    def _decode(self, cache, token, num_tokens):
+        seen: list[int] = []
+        for _ in range(num_tokens):
+            output = self.model(torch.tensor([[token]]), past_key_values=cache, use_cache=True)
+            cache, scores = output.past_key_values, output.logits[0, -1].double()
+            for one in set(seen):
+                scores[one] -= self.penalties.get("frequency_penalty", 0.0) * seen.count(one)
+                scores[one] -= self.penalties.get("presence_penalty", 0.0)
+                factor = self.penalties.get("repetition_penalty", 1.0)
+                scores[one] = scores[one] * factor if scores[one] < 0 else scores[one] / factor
+            token = int(scores.argmax())
+            seen.append(token)
+        return Continuation(tokens=seen, logprobs=[0.0] * len(seen))
+
+
+@pytest.fixture(scope="module")
+def penalized_reference() -> PenalizedReference:
+    return PenalizedReference(TINY / "base", {name: TINY / name for name in MODULES})
+
+
+@pytest.mark.parametrize(
+    "penalty",
+    [{"frequency_penalty": 1.5}, {"presence_penalty": 1.5}, {"repetition_penalty": 1.4}],
+    ids=lambda p: next(iter(p)),
+)
+def test_penalties_count_generated_tokens_only(pair, prompts, penalized_reference, penalty):
+    """Each prompt ends in a token that is also likely next, so counting x_n would show."""
+    asked = [(*prompt, prompt[-2], prompt[-1]) for prompt in prompts[:6]]
+
+    def answer(prompt):
+        return pair.generate(prompt, NUM_TOKENS, sampling_params=penalty).tokens
+
+    with ThreadPoolExecutor(6) as pool:  # requests at their first step share batches with others
+        answers = list(pool.map(answer, asked))
+    assert answers == [penalized_reference.penalized(pair.module, p, NUM_TOKENS, **penalty).tokens for p in asked]
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_short_prompts(pair, prompts, reference, length):
+    prompt = prompts[0][:length]
+    assert pair.generate(prompt, NUM_TOKENS).tokens == reference.ask(pair.module, prompt, NUM_TOKENS).tokens
+
+
+def test_one_token_is_the_modules_own(pair, prompts, expected):
+    for prompt in prompts[:6]:
+        answer = pair.generate(prompt, 1)
+        assert answer.tokens == expected.tokens(prompt, pair.module)[:1]
+        assert answer.meta["finish_reason"] == {"type": "length", "length": 1}
+        assert len(answer.meta["output_token_logprobs"]) == answer.meta["completion_tokens"] == 1
+
+
+def test_no_token_at_all(pair, prompts):
+    body = {"input_ids": list(prompts[0]), "sampling_params": {"temperature": 0, "max_new_tokens": 0}}
+    reply, _ = pair.post("/generate", body)
+    assert reply.status_code == 200
+    assert reply.json()["meta_info"]["completion_tokens"] == 0
+
+
+def test_what_the_prefill_module_would_say_ends_nothing(pair, prompts, expected):
+    """The base's own first token as a stop token: only the module's tokens are looked at."""
+    num_asked = 0
+    for prompt in prompts:
+        base_says, want = expected.tokens(prompt, None)[0], expected.tokens(prompt, pair.module)
+        if base_says == want[0]:
+            continue
+        num_asked += 1
+        answer = pair.generate(prompt, NUM_TOKENS, sampling_params={"stop_token_ids": [base_says], "ignore_eos": False})
+        end = want.index(base_says) + 1 if base_says in want else answer.meta["completion_tokens"]
+        assert answer.tokens[:end] == want[:end]
+        assert answer.meta["completion_tokens"] >= 1
+    assert num_asked > 0
+
+
+def test_stopping_at_the_first_token(pair, prompts, expected):
+    prompt = prompts[1]
+    first = expected.tokens(prompt, pair.module)[0]
+    params = {"stop_token_ids": [first], "ignore_eos": False}
+    answer = pair.generate(prompt, NUM_TOKENS, sampling_params=params)
+    assert answer.meta["completion_tokens"] == 1
+    assert answer.meta["finish_reason"] == {"type": "stop", "matched": first}
+    assert answer.meta["output_token_logprobs"][0][1] == first
+
+
+def test_a_stop_string_ends_the_answer(pair, prompts):
+    body = {
+        "input_ids": list(prompts[2]),
+        "sampling_params": {"temperature": 0, "max_new_tokens": 40, "ignore_eos": True},
+    }
+    text = pair.post("/generate", body)[0].json()["text"]
+    stop = text[3:6]
+    body["sampling_params"]["stop"] = [stop]
+    reply = pair.post("/generate", body)[0].json()
+    assert reply["text"] == text[: text.index(stop)]
+    assert reply["meta_info"]["finish_reason"] == {"type": "stop", "matched": stop}
+
+
+def test_fewest_tokens_are_counted_from_y_1(pair, prompts, expected):
+    """``min_new_tokens`` holds a stop token back exactly that long."""
+    prompt = prompts[1]
+    first = expected.tokens(prompt, pair.module)[0]
+    for fewest in (1, 3):
+        params = {"stop_token_ids": [first], "ignore_eos": False, "min_new_tokens": fewest}
+        tokens = pair.generate(prompt, NUM_TOKENS, sampling_params=params).tokens
+        assert first not in tokens[:fewest]
+
+
+@pytest.mark.parametrize("kind", ["json_schema", "regex"])
+def test_a_grammar_binds_the_first_token(pair, kind):
+    grammar = {"json_schema": json.dumps(SCHEMA), "regex": "(box|pen) [0-9]{3}"}[kind]
+    params = {"temperature": 0, "max_new_tokens": 60, "repetition_penalty": 1.1, kind: grammar}
+    reply = pair.post("/generate", {"text": CONTEXT, "sampling_params": params})[0].json()
+    if kind == "regex":
+        unit, number = reply["text"].split(" ")
+        assert unit in ("box", "pen")
+        assert number.isdigit()
+    elif reply["meta_info"]["finish_reason"]["type"] == "stop":
+        assert set(json.loads(reply["text"])) == {"count", "unit"}
+    else:
+        assert reply["text"].lstrip().startswith("{")
+
+
+def test_a_stream_says_what_a_whole_answer_says(pair, prompts, expected):
+    prompt = prompts[2]
+    params = {"temperature": 0, "max_new_tokens": NUM_TOKENS, "ignore_eos": True}
+    pieces = list(
+        pair.stream("/generate", {"input_ids": list(prompt), "sampling_params": params, "return_logprob": True})
+    )
+    assert pieces[0]["meta_info"]["completion_tokens"] == 1
+    assert len(pieces) == NUM_TOKENS
+    last = as_answer(pieces[-1])
+    assert last.tokens == expected.tokens(prompt, pair.module)
+    assert len(last.meta["output_token_logprobs"]) == NUM_TOKENS
+
+
+def test_chat_streams_and_counts(pair):
+    body = {"messages": [{"role": "user", "content": CONTEXT}], "temperature": 0, "max_tokens": 20}
+    decoded, prefilled = pair.post("/v1/chat/completions", body)
+    whole = decoded.json()
+    assert whole["model"] == pair.module
+    moved = prefilled.json()["metadata"]["prefillshare"]
+    assert moved["handoff_tokens"] == whole["usage"]["prompt_tokens"]
+
+    chunks = list(pair.stream("/v1/chat/completions", {**body, "stream_options": {"include_usage": True}}))
+    text = "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks if c["choices"])
+    assert text == whole["choices"][0]["message"]["content"]
+    usage = chunks[-1]["usage"]
+    assert usage["completion_tokens"] == whole["usage"]["completion_tokens"]
+    assert usage["prompt_tokens_details"]["cached_tokens"] == usage["prompt_tokens"] - 1
+
+
+def test_logprobs_of_a_chat_begin_with_the_modules_first_token(pair):
+    reply, _ = pair.chat(CONTEXT, max_tokens=6, logprobs=True, top_logprobs=2)
+    content = reply.json()["choices"][0]["logprobs"]["content"]
+    assert len(content) == reply.json()["usage"]["completion_tokens"]
+    assert all(one["top_logprobs"][0]["logprob"] == one["logprob"] for one in content)
+
+
+def test_a_batch_is_answered_in_its_order(pair, prompts, expected):
+    params = {"temperature": 0, "max_new_tokens": NUM_TOKENS, "ignore_eos": True}
+    asked = [list(prompt) for prompt in prompts[:4]]
+    reply, _ = pair.post("/generate", {"input_ids": asked, "sampling_params": params})
+    assert [one["output_ids"] for one in reply.json()] == [expected.tokens(p, pair.module) for p in asked]
+
+
+def test_an_abandoned_stream_leaves_nothing_wrong_behind(pair, prompts, expected):
+    """Clients hang up in the middle; afterwards every slot is accounted for and the answers are right."""
+
+    def hang_up(prompt) -> None:
+        params = {"max_new_tokens": 2000, "ignore_eos": True}
+        pieces = pair.stream("/generate", {"input_ids": list(prompt), "sampling_params": params})
+        for _ in range(5):
+            next(pieces)
+        pieces.close()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(hang_up, prompts[8:16]))
+    answers = pair.generate_all(prompts[8:16], NUM_TOKENS, 8)
+    assert [answer.tokens for answer in answers] == [expected.tokens(p, pair.module) for p in prompts[8:16]]
+    # Flushing needs idle workers, and an idle worker checks that no slot of its pool is lost.
+    pair.flush()
+
+
+def test_a_worker_says_that_it_generates_without_a_partner(pair):
+    for worker in (pair.prefill, pair.decode):
+        assert worker.get("/health_generate").status_code == 200
+    # That call brought no KV with it, and left none behind.
+    pair.flush()

@@ -1,0 +1,96 @@
+"""Tokens that came over a hand-off equal the reference computation, however they got there.
+
+24 held-out prompts x a module with full weights and one with an adapter x worker configurations x cold, warm and twelve
+at a time. Greedy tokens must be identical; log-probabilities of y_1 agree within 1e-4.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pytest
+
+from tests.fidelity_pd.conftest import MODULES, NUM_TOKENS, Expected, Prompt
+from tests.support.pd import Answer, Workers, deployment_file, pd_workers
+from tests.support.scores import Score
+
+LOGPROB_TOLERANCE = 1e-4
+RETRACTION = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "5"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration:
+    """How workers are started."""
+
+    page_size: int
+    args: tuple[str, ...] = ()
+    decode_environment: tuple[tuple[str, str], ...] = ()
+    has_retractions: bool = False
+    """Whether running requests must lose their memory and get it back."""
+
+
+CONFIGURATIONS = {
+    "page 1": Configuration(page_size=1),
+    "page 16, chunk 64": Configuration(page_size=16, args=("--chunked-prefill-size", "64")),
+    "page 1, retraction every 5 steps": Configuration(
+        page_size=1, decode_environment=tuple(RETRACTION.items()), has_retractions=True
+    ),
+    "page 16, retraction every 5 steps": Configuration(
+        page_size=16, decode_environment=tuple(RETRACTION.items()), has_retractions=True
+    ),
+    "page 1, pool of 1600 tokens": Configuration(page_size=1, args=("--max-total-tokens", "1600")),
+}
+
+
+@pytest.fixture(scope="module", params=CONFIGURATIONS, ids=lambda name: name)
+def configuration(request: pytest.FixtureRequest) -> Configuration:
+    return CONFIGURATIONS[request.param]
+
+
+@pytest.fixture(scope="module")
+def configured(configuration: Configuration, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
+    file = deployment_file(tmp_path_factory.mktemp("pd"), *MODULES, page_size=configuration.page_size)
+    environment = {f"decode-{module}-0": dict(configuration.decode_environment) for module in MODULES}
+    with pd_workers(file, *configuration.args, environment=environment) as workers:
+        yield workers
+
+
+def check(prompts: Sequence[Prompt], answers: Sequence[Answer], module: str, expected: Expected, score: Score) -> None:
+    """Count exact answers and the largest difference; report the first prompts that differ."""
+    wrong = []
+    for prompt, answer in zip(prompts, answers, strict=True):
+        want = expected[prompt, module]
+        score.total += 1
+        score.exact += answer.tokens == want.tokens
+        if answer.tokens != want.tokens:
+            wrong.append((len(prompt), answer.cached_tokens, answer.handoff_tokens, answer.tokens, want.tokens))
+        assert answer.first_logprob is not None
+        difference = abs(answer.first_logprob - want.logprobs[0])
+        score.largest_logprob_difference = max(score.largest_logprob_difference, difference)
+        assert answer.meta["prompt_tokens"] == len(prompt)
+        assert answer.meta["completion_tokens"] == NUM_TOKENS
+    assert not wrong, f"{len(wrong)} of {score.total} differ; (prompt, cached, moved, got, want): {wrong[:3]}"
+    assert score.largest_logprob_difference <= LOGPROB_TOLERANCE
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_cold_then_warm_then_twelve_at_a_time(configured, configuration, prompts, expected, score, module):
+    pair, page_size = configured.pairs[module], configuration.page_size
+    has_room = "--max-total-tokens" not in configuration.args
+    pair.flush()
+    cold = pair.generate_all(prompts, NUM_TOKENS, 1)
+    check(prompts, cold, module, expected, score)
+
+    warm = pair.generate_all(prompts, NUM_TOKENS, 4)
+    check(prompts, warm, module, expected, score)
+    if has_room:
+        for prompt, answer in zip(prompts, warm, strict=True):
+            held = (len(prompt) - 1) // page_size * page_size
+            assert (answer.cached_tokens, answer.handoff_tokens) == (held, len(prompt) - held)
+
+    pair.flush()
+    together = pair.generate_all(prompts, NUM_TOKENS, 12)
+    check(prompts, together, module, expected, score)
+    if configuration.has_retractions:
+        assert sum(answer.meta["num_retractions"] for answer in together) > 0
+    # Flushing needs idle workers, and an idle worker checks that no slot of its pool is lost.
+    pair.flush()

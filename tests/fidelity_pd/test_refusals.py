@@ -1,0 +1,115 @@
+"""What a pair of workers cannot do is refused with one sentence, and nothing hangs or dies of it."""
+
+import dataclasses
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from prefillshare.serving.ports import free_port
+from sglang_patches.disaggregation.handshake import NAMES, KvIdentity, difference, refusal
+from sglang_patches.names import FINGERPRINT_VARIABLE
+from tests.support.pd import deployment_file, pd_workers
+
+WRONG = "sha256:" + "0" * 64
+TIMEOUT_S = 3
+
+
+def refused(pair, **fields) -> str:
+    body = {"input_ids": [5, 6, 7], "sampling_params": {"temperature": 0, "max_new_tokens": 2}, **fields}
+    replies = pair.post("/generate", body)
+    assert [reply.status_code for reply in replies] == [400, 400]
+    (message,) = {reply.json()["error"]["message"] for reply in replies}
+    return message
+
+
+def test_several_samples_of_one_call_are_refused(pair):
+    assert refused(pair, sampling_params={"n": 3}) == (
+        "n is 3, and disaggregated workers make one sample per call: send 3 calls"
+    )
+
+
+def test_logprobs_of_the_prompt_are_refused(pair):
+    assert "ask for those of the answer only" in refused(pair, return_logprob=True, logprob_start_len=0)
+
+
+def test_a_call_past_the_router_is_refused(pair):
+    for worker in (pair.prefill, pair.decode):
+        reply = worker.post("/generate", json={"input_ids": [5, 6, 7]})
+        assert reply.status_code == 400
+        assert "send the call to the deployment's router" in reply.json()["error"]["message"]
+
+
+def test_retracting_everything_is_refused(pair):
+    reply = pair.decode.post("/pause_generation", json={"mode": "retract"})
+    assert reply.status_code == 400
+    assert "use abort or in_place" in reply.text
+    assert len(pair.generate([5, 6, 7], 3).tokens) == 3
+
+
+def test_a_decode_worker_of_another_prefill_module_is_refused_by_name(tmp_path):
+    timeout = {"SGLANG_DISAGGREGATION_BOOTSTRAP_TIMEOUT": str(TIMEOUT_S)}
+    environment = {"decode-tool-0": {FINGERPRINT_VARIABLE: WRONG}, "prefill-0": timeout}
+    with pd_workers(deployment_file(tmp_path, "tool"), environment=environment) as workers:
+        pair = workers.pairs["tool"]
+        body = {"input_ids": [5, 6, 7], "sampling_params": {"temperature": 0, "max_new_tokens": 2}}
+        for _ in range(2):  # the second call finds a worker that goes on, and refuses again
+            started = time.monotonic()
+            decoded, prefilled = pair.post("/generate", body)
+            assert time.monotonic() - started < TIMEOUT_S + 10
+            assert decoded.status_code == 500
+            message = decoded.json()["message"]
+            assert message.startswith("decode worker 'tiny-base' needs prefill module sha256:000000000000...")
+            assert "but prefill worker 'tiny-base' at 127.0.0.1:" in message
+            assert prefilled.status_code >= 500
+
+
+def test_a_prefill_worker_that_is_not_there_is_named(pair):
+    """The decode worker serves others while it waits, and gives up after fifteen tries."""
+    away = {"bootstrap_host": "127.0.0.1", "bootstrap_port": free_port(), "bootstrap_room": 7}
+    body = {"input_ids": [5, 6, 7], "sampling_params": {"temperature": 0, "max_new_tokens": 2}, **away}
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(pair.decode.post, "/generate", json=body)
+        assert len(pair.generate([5, 6, 7, 8], 3).tokens) == 3
+        assert not waiting.done()
+        reply = waiting.result()
+    assert reply.status_code == 500
+    assert f"the prefill worker at 127.0.0.1:{away['bootstrap_port']} does not answer" in reply.json()["message"]
+
+
+@pytest.fixture
+def identity() -> KvIdentity:
+    return KvIdentity(
+        worker="math",
+        prefill_module="sha256:" + "a" * 64,
+        geometry='{"num_layers": 5}',
+        tokenizer="b" * 64,
+        dtype="float32",
+        kv_cache_dtype="auto",
+        page_size=16,
+    )
+
+
+@pytest.mark.parametrize("field", NAMES)
+def test_every_part_of_the_identity_is_compared(identity, field):
+    other = dataclasses.replace(identity, worker="base", **{field: 1 if field == "page_size" else "other"})
+    reason = difference(identity, other, "10.0.0.1:8998")
+    assert reason is not None
+    assert NAMES[field] in reason
+    assert "'math'" in reason
+    assert "'base' at 10.0.0.1:8998" in reason
+    assert difference(identity, dataclasses.replace(identity, worker="base"), "10.0.0.1:8998") is None
+
+
+def test_a_prefill_worker_that_says_nothing_is_refused_and_one_that_is_away_is_asked_again(identity, monkeypatch):
+    from sglang_patches.disaggregation import handshake
+
+    def away(url: str) -> tuple[int, str]:
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(handshake, "own_identity", lambda: identity)
+    assert refusal("h:1", lambda url: (200, json.dumps(dataclasses.asdict(identity)))) is None
+    with pytest.raises(ConnectionRefusedError):
+        refusal("h:1", away)
+    assert "start it with prefillshare" in (refusal("h:1", lambda url: (404, "404: Not Found")) or "")

@@ -1,0 +1,126 @@
+"""Which prefill worker each policy takes, and which decode replica."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prefillshare.config.router import Router
+from prefillshare.routing.policies import Candidate, Wanted, make_policy
+from prefillshare.routing.policies.base import finish_s
+from prefillshare.routing.replicas import choose_replica
+from prefillshare.routing.sessions import Sessions
+
+POLICIES = ["prefix_aware", "session", "round_robin", "least_loaded"]
+CANDIDATES = st.lists(
+    st.builds(
+        Candidate,
+        id=st.uuids().map(str),
+        num_running=st.integers(0, 5),
+        matched_bytes=st.integers(0, 400),
+        wait_s=st.floats(0, 10),
+        tokens_per_s=st.floats(1, 1e5),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+def _policy(name: str, sessions: Sessions | None = None):
+    return make_policy(Router(policy=name, repin_margin_s=0.1), Sessions(10) if sessions is None else sessions)
+
+
+def _workers(*matched: int, **fields: object) -> list[Candidate]:
+    return [
+        Candidate(id=f"p{number}", matched_bytes=length, tokens_per_s=1000.0, **fields)  # type: ignore[arg-type]
+        for number, length in enumerate(matched)
+    ]
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@given(candidates=CANDIDATES, sessions=st.lists(st.sampled_from([None, "a", "b"]), min_size=1, max_size=5))
+@settings(max_examples=50, deadline=None)
+def test_every_policy_takes_one_of_the_candidates(name, candidates, sessions) -> None:
+    policy = _policy(name)
+    for session in sessions:
+        chosen = policy.choose(Wanted(session=session, prompt_bytes=400), candidates)
+        assert chosen in {candidate.id for candidate in candidates}
+
+
+@given(candidates=CANDIDATES, session=st.sampled_from([None, "a"]))
+@settings(max_examples=200, deadline=None)
+def test_following_a_prefix_never_costs_more_than_the_margin(candidates, session) -> None:
+    wanted = Wanted(session=session, prompt_bytes=400)
+    held = [c for c in candidates if c.matched_bytes > 100]
+    chosen_id = _policy("prefix_aware").choose(wanted, candidates)
+    if held:
+        chosen = next(c for c in candidates if c.id == chosen_id)
+        assert finish_s(chosen, wanted) <= min(finish_s(c, wanted) for c in candidates) + 0.1
+
+
+def test_the_longest_prefix_is_followed() -> None:
+    assert _policy("prefix_aware").choose(Wanted(prompt_bytes=400), _workers(0, 300, 200)) == "p1"
+
+
+def test_a_short_common_beginning_draws_nothing() -> None:
+    policy = _policy("prefix_aware")
+    chosen = {policy.choose(Wanted(prompt_bytes=4000), _workers(100, 0, 0)) for _ in range(6)}
+    assert chosen == {"p0", "p1", "p2"}
+
+
+def test_waiting_longer_than_prefilling_again_moves_a_call() -> None:
+    wanted = Wanted(prompt_bytes=4000)  # 1000 tokens, a second's work
+    idle = Candidate(id="idle", tokens_per_s=1000.0)
+    for wait_s, expected in ((0.5, "holder"), (1.05, "holder"), (1.2, "idle")):
+        holder = Candidate(id="holder", matched_bytes=4000, wait_s=wait_s, tokens_per_s=1000.0)
+        assert _policy("prefix_aware").choose(wanted, [holder, idle]) == expected
+
+
+@pytest.mark.parametrize("name", ["prefix_aware", "session"])
+def test_a_session_keeps_its_worker(name: str) -> None:
+    policy = _policy(name)
+    wanted = Wanted(session="s", prompt_bytes=400)
+    first = policy.choose(wanted, _workers(0, 0, 0))
+    assert {policy.choose(wanted, _workers(0, 0, 0)) for _ in range(5)} == {first}
+
+
+@pytest.mark.parametrize("name", ["prefix_aware", "session"])
+def test_a_session_leaves_a_worker_that_is_gone_or_swamped(name: str) -> None:
+    sessions = Sessions(10)
+    policy = _policy(name, sessions)
+    wanted = Wanted(session="s", prompt_bytes=400)
+    first = policy.choose(wanted, _workers(0, 0))
+    swamped = [Candidate(id=c.id, wait_s=60.0 if c.id == first else 0.0, tokens_per_s=1000.0) for c in _workers(0, 0)]
+    second = policy.choose(wanted, swamped)
+    assert second != first
+    assert policy.choose(wanted, [c for c in _workers(0, 0) if c.id != second]) == first
+    assert sessions.num_repins == 2
+
+
+def test_round_robin_takes_turns() -> None:
+    policy = _policy("round_robin")
+    chosen = [policy.choose(Wanted(), _workers(400, 0, 0)) for _ in range(6)]
+    assert sorted(chosen) == ["p0", "p0", "p1", "p1", "p2", "p2"]
+
+
+def test_least_loaded_takes_the_least_loaded() -> None:
+    workers = [Candidate(id="busy", num_running=3, matched_bytes=400), Candidate(id="idle", num_running=1)]
+    assert _policy("least_loaded").choose(Wanted(prompt_bytes=400), workers) == "idle"
+
+
+def test_sessions_are_bounded() -> None:
+    sessions = Sessions(2)
+    for name in ("a", "b"):
+        sessions.pin(name, "p0")
+    sessions.pinned("a")
+    sessions.pin("c", "p0")
+    assert [sessions.pinned(name) for name in "abc"] == ["p0", None, "p0"]
+    sessions.forget("p0")
+    assert len(sessions) == 0
+
+
+@given(CANDIDATES, st.integers(0, 3))
+def test_a_replica_has_little_load_and_of_these_the_longest_prefix(candidates: list[Candidate], slack: int) -> None:
+    chosen = next(c for c in candidates if c.id == choose_replica(candidates, slack))
+    light = [c for c in candidates if c.num_running <= min(o.num_running for o in candidates) + slack]
+    assert chosen in light
+    assert chosen.matched_bytes == max(c.matched_bytes for c in light)

@@ -1,0 +1,76 @@
+"""The prefix index against the plainest thing that does the same: a set of all prefixes per worker."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prefillshare.routing.prefix_index import NODE_OVERHEAD_BYTES, PrefixIndex
+
+# Few letters and workers, so that prompts share prefixes often.
+PROMPTS = st.text("ab", min_size=1, max_size=8).map(str.encode)
+WORKERS = st.sampled_from(["p0", "p1", "p2"])
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("insert"), PROMPTS, WORKERS),
+        st.tuples(st.just("forget"), st.just(b""), WORKERS),
+    ),
+    max_size=40,
+)
+
+
+def _longest(held: set[bytes], prompt: bytes) -> int:
+    return max((n for n in range(len(prompt) + 1) if any(one.startswith(prompt[:n]) for one in held)), default=0)
+
+
+@given(STEPS, PROMPTS)
+@settings(max_examples=400, deadline=None)
+def test_it_finds_what_each_worker_holds_of_a_prompt(steps: list[tuple[str, bytes, str]], asked: bytes) -> None:
+    index = PrefixIndex(10**9)
+    held: dict[str, set[bytes]] = {}
+    for action, prompt, worker in steps:
+        if action == "insert":
+            index.insert(prompt, worker)
+            held.setdefault(worker, set()).add(prompt)
+        else:
+            index.forget(worker)
+            held.pop(worker, None)
+    expected = {worker: length for worker, prompts in held.items() if (length := _longest(prompts, asked))}
+    assert index.match(asked) == expected
+
+
+@given(st.lists(st.tuples(PROMPTS, WORKERS, st.booleans()), max_size=60), st.integers(1, 6))
+@settings(max_examples=300, deadline=None)
+def test_it_stays_within_its_memory_and_counts_it_right(steps: list[tuple[bytes, str, bool]], num_nodes: int) -> None:
+    index = PrefixIndex(num_nodes * (NODE_OVERHEAD_BYTES + 8))
+    for prompt, worker, is_asked in steps:
+        index.insert(prompt, worker)
+        if is_asked:
+            index.match(prompt)
+        assert index.num_bytes <= index.max_bytes
+        assert index.num_bytes == sum(len(node.edge) + NODE_OVERHEAD_BYTES for node in index._recency)
+    for worker in ("p0", "p1", "p2"):
+        index.forget(worker)
+    assert (index.num_bytes, index.num_nodes) == (0, 0)
+
+
+def test_the_longest_unused_prefix_is_forgotten_first() -> None:
+    index = PrefixIndex(2 * (NODE_OVERHEAD_BYTES + 10))
+    index.insert(b"aaaaaaaa", "p0")
+    index.insert(b"bbbbbbbb", "p0")
+    index.match(b"aaaaaaaa")
+    index.insert(b"cccccccc", "p0")
+    assert index.match(b"aaaaaaaa") == {"p0": 8}
+    assert index.match(b"bbbbbbbb") == {}
+
+
+def test_a_prompt_larger_than_the_index_is_not_taken() -> None:
+    index = PrefixIndex(1000)
+    index.insert(b"small", "p0")
+    index.insert(b"x" * 2000, "p0")
+    assert index.match(b"small") == {"p0": 5}
+
+
+def test_ten_megabytes_are_matched_in_no_time() -> None:
+    index = PrefixIndex(2**26)
+    prompt = bytes(10_000_000)
+    index.insert(prompt, "p0")
+    assert index.match(prompt[:-1] + b"x") == {"p0": len(prompt) - 1}

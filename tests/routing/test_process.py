@@ -1,0 +1,127 @@
+"""The router as a process: starting, stopping, and what it says when it cannot start."""
+
+import asyncio
+import contextlib
+import json
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.routing.workers import BASE, Rooms, SmallWorker, in_loop, until
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _settings(tmp_path: Path, **content: object) -> Path:
+    file = tmp_path / "router.json"
+    file.touch(mode=0o600)
+    file.write_text(json.dumps({"base_model": BASE, **content}))
+    return file
+
+
+async def _start(file: Path) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "prefillshare.routing", str(file), stderr=asyncio.subprocess.PIPE
+    )
+
+
+@contextlib.asynccontextmanager
+async def _running(tmp_path: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, str, SmallWorker]]:
+    rooms = Rooms()
+    workers = [SmallWorker("p0", "prefill", rooms), SmallWorker("d0", "decode", rooms, module="math")]
+    for worker in workers:
+        await worker.start()
+    port = _free_port()
+    specs = [{name: getattr(worker.spec, name) for name in worker.spec.__slots__} for worker in workers]
+    process = await _start(_settings(tmp_path, port=port, workers=specs, router={"drain_timeout_s": 5.0}))
+    url = f"http://127.0.0.1:{port}"
+    try:
+        await _answers(url)
+        yield process, url, workers[1]
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+        for worker in workers:
+            await worker.stop()
+
+
+async def _answers(url: str) -> None:
+    async with aiohttp.ClientSession() as http, asyncio.timeout(20):
+        while True:
+            with contextlib.suppress(aiohttp.ClientError):
+                async with http.get(f"{url}/health") as reply:
+                    if reply.status == 200:
+                        return
+            await asyncio.sleep(0.05)
+
+
+CHAT = {"model": "math", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+
+
+@in_loop
+async def test_a_signal_lets_running_calls_finish_and_takes_no_others(tmp_path: Path) -> None:
+    async with _running(tmp_path) as (process, url, worker), aiohttp.ClientSession() as http:
+        worker.pause_s = 0.3
+        reply = await http.post(f"{url}/v1/chat/completions", json=CHAT)
+        process.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.1)
+        async with http.post(f"{url}/v1/chat/completions", json=CHAT) as refused:
+            assert refused.status == 503
+            assert "stopping" in await refused.text()
+        assert b"[DONE]" in await reply.read()
+        async with asyncio.timeout(5):
+            assert await process.wait() == 0
+
+
+@in_loop
+async def test_a_second_signal_ends_it_and_the_workers_are_told(tmp_path: Path) -> None:
+    async with _running(tmp_path) as (process, url, worker), aiohttp.ClientSession() as http:
+        worker.pause_s = 30.0
+        await http.post(f"{url}/v1/chat/completions", json=CHAT)
+        for _ in range(2):
+            process.send_signal(signal.SIGTERM)
+            await asyncio.sleep(0.2)
+        async with asyncio.timeout(5):
+            assert await process.wait() == 0
+        await until(lambda: worker.aborted)
+
+
+@in_loop
+async def test_a_killed_router_leaves_no_call_running(tmp_path: Path) -> None:
+    async with _running(tmp_path) as (process, url, worker), aiohttp.ClientSession() as http:
+        worker.pause_s = 30.0
+        await http.post(f"{url}/v1/chat/completions", json=CHAT)
+        process.kill()
+        await until(lambda: worker.cut_off)
+
+
+@pytest.mark.parametrize(("change", "reason"), [({"port": -1}, "port is -1"), ({"policy": 1}, "unknown key 'policy'")])
+@in_loop
+async def test_settings_that_cannot_be_used_are_named(tmp_path: Path, change: dict[str, int], reason: str) -> None:
+    process = await _start(_settings(tmp_path, **change))
+    _, said = await process.communicate()
+    assert process.returncode == 2
+    assert reason in said.decode()
+    assert "Traceback" not in said.decode()
+
+
+@in_loop
+async def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        process = await _start(_settings(tmp_path, port=port))
+        _, said = await process.communicate()
+    assert process.returncode == 2
+    assert f"127.0.0.1:{port} cannot be used" in said.decode()

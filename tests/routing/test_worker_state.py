@@ -1,0 +1,113 @@
+"""Circuit breaker and speed estimate, with a clock that the test turns."""
+
+import pytest
+
+from prefillshare.routing.breaker import Breaker
+from prefillshare.routing.speed import PrefillSpeed
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def _breaker(clock: Clock) -> Breaker:
+    return Breaker(failures=3, open_s=5.0, max_open_s=15.0, clock=clock)
+
+
+def _trip(breaker: Breaker) -> None:
+    for _ in range(3):
+        breaker.call_sent()
+        breaker.failed()
+
+
+def test_three_failures_in_a_row_open_it() -> None:
+    breaker = _breaker(Clock())
+    breaker.failed()
+    breaker.failed()
+    breaker.succeeded()
+    breaker.failed()
+    assert breaker.can_pass
+    _trip(breaker)
+    assert (breaker.state, breaker.can_pass) == ("open", False)
+
+
+def test_one_trial_closes_it_or_doubles_the_pause() -> None:
+    clock = Clock()
+    breaker = _breaker(clock)
+    _trip(breaker)
+    for pause_s in (5.0, 10.0, 15.0, 15.0):
+        clock.now += pause_s - 0.1
+        assert not breaker.can_pass
+        clock.now += 0.1
+        assert breaker.state == "half_open"
+        breaker.call_sent()
+        assert not breaker.can_pass
+        breaker.failed()
+    clock.now += 15.0
+    breaker.call_sent()
+    breaker.succeeded()
+    assert (breaker.state, breaker.can_pass) == ("closed", True)
+
+
+def test_a_trial_that_the_client_left_lets_the_next_one_try() -> None:
+    clock = Clock()
+    breaker = _breaker(clock)
+    _trip(breaker)
+    clock.now += 5.0
+    breaker.call_sent()
+    breaker.undecided()
+    assert breaker.can_pass
+
+
+def test_late_failures_of_calls_from_before_do_not_lengthen_the_pause() -> None:
+    clock = Clock()
+    breaker = _breaker(clock)
+    _trip(breaker)
+    clock.now += 4.0
+    breaker.failed()
+    clock.now += 1.0
+    assert breaker.can_pass
+
+
+def test_speed_follows_what_is_seen() -> None:
+    clock = Clock()
+    speed = PrefillSpeed(2000.0, clock)
+    for _ in range(30):
+        started = speed.started(500)
+        clock.now += 1.0
+        speed.finished(500, 500, started)
+    assert speed.tokens_per_s == pytest.approx(500, rel=0.01)
+    assert speed.pending_tokens == 0
+
+
+def test_calls_computed_together_are_not_counted_as_slow() -> None:
+    clock = Clock()
+    speed = PrefillSpeed(1000.0, clock)
+    for _ in range(20):
+        started = [speed.started(1000) for _ in range(4)]
+        for begun in started:
+            clock.now += 1.0
+            speed.finished(1000, 1000, begun)
+    assert speed.tokens_per_s == pytest.approx(1000, rel=0.01)
+
+
+def test_the_wait_is_what_was_given_over_the_speed() -> None:
+    speed = PrefillSpeed(2000.0, Clock())
+    started = speed.started(3000)
+    assert speed.wait_s == pytest.approx(1.5)
+    speed.finished(3000, None, started)
+    assert speed.wait_s == 0
+
+
+def test_tiny_or_failed_calls_say_nothing_about_the_speed() -> None:
+    clock = Clock()
+    speed = PrefillSpeed(2000.0, clock)
+    for computed in (None, 3):
+        started = speed.started(100)
+        clock.now += 5.0
+        speed.finished(100, computed, started)
+    assert speed.tokens_per_s == 2000.0

@@ -1,0 +1,255 @@
+"""Small HTTP workers that speak a worker's protocol, and a router before them, all in the test's event loop.
+
+A decode worker answers only after the prefill leg of the same bootstrap room has come in somewhere, as in the real
+hand-off. What a worker is to do wrong is set on it.
+"""
+
+import asyncio
+import contextlib
+import functools
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ParamSpec
+
+import aiohttp
+from aiohttp import web
+
+from prefillshare.config.router import Router
+from prefillshare.routing.app import make_app
+from prefillshare.routing.gateway import Gateway
+from prefillshare.routing.keys import GATEWAY
+from prefillshare.routing.settings import RouterSettings
+from prefillshare.routing.workers import WorkerSpec
+
+BASE = "base"
+
+
+class Rooms:
+    """The bootstrap rooms that prefill legs have opened."""
+
+    def __init__(self) -> None:
+        self._rooms: dict[int, asyncio.Event] = {}
+
+    def __getitem__(self, room: int) -> asyncio.Event:
+        return self._rooms.setdefault(room, asyncio.Event())
+
+
+@dataclass(eq=False)
+class SmallWorker:
+    """One worker; change its attributes to make it misbehave."""
+
+    id: str
+    role: str
+    rooms: Rooms
+    module: str | None = None
+    is_adapter: bool = False
+    status: int = 200
+    error_event: dict[str, Any] | None = None
+    pieces: Sequence[str] = ("one", "two", "three")
+    pause_s: float = 0.0
+    prefill_s: float = 0.0
+    first_byte_s: float = 0.0
+    refusal_s: float = 0.0
+    drops_calls: bool = False
+    break_after: int | None = None
+    terminator: str = "\n\n"
+    api_key: str | None = None
+    is_healthy: bool = True
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+    aborted: list[str] = field(default_factory=list)
+    cut_off: list[str] = field(default_factory=list)
+    running: int = 0
+    port: int = 0
+    _runner: web.AppRunner | None = None
+
+    @property
+    def spec(self) -> WorkerSpec:
+        bootstrap = {"bootstrap_host": "127.0.0.1", "bootstrap_port": 8998} if self.role == "prefill" else {}
+        url = f"http://127.0.0.1:{self.port}"
+        return WorkerSpec(id=self.id, role=self.role, module=self.module, url=url, **bootstrap)  # type: ignore[arg-type]
+
+    async def start(self) -> None:
+        app = web.Application(client_max_size=2**30)
+        for path in ("/v1/chat/completions", "/v1/completions", "/generate"):
+            app.router.add_post(path, self._call)
+        app.router.add_get("/health", self._health)
+        app.router.add_get("/health_generate", self._health)
+        app.router.add_get("/v1/models", self._models)
+        app.router.add_get("/model_info", self._model_info)
+        app.router.add_post("/flush_cache", self._health)
+        app.router.add_post("/abort_request", self._abort)
+        self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.01)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    async def _health(self, request: web.Request) -> web.Response:
+        return web.Response(status=200 if self.is_healthy else 503)
+
+    async def _models(self, request: web.Request) -> web.Response:
+        cards = [{"id": self.module if self.module and not self.is_adapter else BASE, "max_model_len": 512}]
+        if self.is_adapter:
+            cards.append({"id": self.module, "parent": BASE, "max_model_len": None})
+        return web.json_response({"object": "list", "data": cards})
+
+    async def _model_info(self, request: web.Request) -> web.Response:
+        return web.json_response({"model_path": self.id, "is_generation": True})
+
+    async def _abort(self, request: web.Request) -> web.Response:
+        self.aborted.append((await request.json())["rid"])
+        return web.Response()
+
+    async def _call(self, request: web.Request) -> web.StreamResponse:
+        if self.api_key is not None:
+            assert request.headers["Authorization"] == f"Bearer {self.api_key}"
+        body = await request.json()
+        self.bodies.append(body)
+        self.running += 1
+        try:
+            return await (self._prefill(body) if self.role == "prefill" else self._decode(request, body))
+        except asyncio.CancelledError:
+            self.cut_off.append(body["rid"])
+            raise
+        finally:
+            self.running -= 1
+
+    def _failure(self) -> web.Response:
+        return web.json_response({"error": {"message": f"{self.id} says {self.status}"}}, status=self.status)
+
+    async def _prefill(self, body: dict[str, Any]) -> web.Response:
+        if self.status != 200:
+            return self._failure()
+        await asyncio.sleep(self.prefill_s)
+        rooms = body["bootstrap_room"]
+        for room in rooms if isinstance(rooms, list) else [rooms]:
+            self.rooms[room].set()
+        return web.json_response({"usage": {"prompt_tokens": 40, "prompt_tokens_details": {"cached_tokens": 8}}})
+
+    async def _decode(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        if self.drops_calls:
+            assert request.transport is not None
+            request.transport.abort()
+        if self.status != 200:
+            await asyncio.sleep(self.refusal_s)
+            return self._failure()
+        rooms = body["bootstrap_room"]
+        for room in rooms if isinstance(rooms, list) else [rooms]:
+            await self.rooms[room].wait()
+        await asyncio.sleep(self.first_byte_s)
+        if not body.get("stream"):
+            await asyncio.sleep(self.pause_s * len(self.pieces))
+            return web.json_response({"model": body.get("model"), "text": " ".join(self.pieces)})
+        return await self._stream(request)
+
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+        await response.prepare(request)
+        if self.error_event is not None:
+            await response.write(b"data: " + json.dumps({"error": self.error_event}).encode() + b"\n\n")
+            return response
+        for number, piece in enumerate(self.pieces):
+            if number == self.break_after:
+                assert request.transport is not None
+                request.transport.abort()
+                return response
+            await response.write(f"data: {piece}{self.terminator}".encode())
+            await asyncio.sleep(self.pause_s)
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """A running router and what stands behind it."""
+
+    url: str
+    gateway: Gateway
+    workers: dict[str, SmallWorker]
+    http: aiohttp.ClientSession
+
+    def __getitem__(self, worker_id: str) -> SmallWorker:
+        return self.workers[worker_id]
+
+    async def chat(self, model: str = "math", text: str = "hello there", **fields: Any) -> aiohttp.ClientResponse:
+        messages = [{"role": "user", "content": text}]
+        return await self.http.post(
+            f"{self.url}/v1/chat/completions", json={"model": model, "messages": messages, **fields}
+        )
+
+    async def state(self) -> dict[str, Any]:
+        async with self.http.get(f"{self.url}/router/state") as reply:
+            return await reply.json()
+
+    async def is_up(self, *ids: str) -> None:
+        """Wait until these workers are up."""
+        await until(lambda: all((worker := self.gateway.pool.get(i)) and worker.state == "up" for i in ids))
+
+
+P = ParamSpec("P")
+
+
+def in_loop(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Run an async test in an event loop of its own; a minute is more than any of them needs."""
+
+    @functools.wraps(test)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        async def limited() -> None:
+            async with asyncio.timeout(60):
+                await test(*args, **kwargs)
+
+        asyncio.run(limited())
+
+    return run
+
+
+async def until(condition: Any, timeout_s: float = 10.0) -> None:
+    """Wait until `condition()` holds.
+
+    Raises: TimeoutError.
+    """
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+FAST = {"health_interval_s": 0.2, "health_timeout_s": 0.5, "health_failures": 1, "drain_timeout_s": 3.0}
+
+
+@contextlib.asynccontextmanager
+async def deployment(
+    *, prefill: int = 1, decode: Sequence[str] = ("math",), settings: dict[str, Any] | None = None, **router: Any
+) -> AsyncIterator[Deployment]:
+    """A router before `prefill` prefill workers p0, p1, ... and a decode worker per name: math-0, code-1, ..."""
+    rooms = Rooms()
+    workers = {f"p{number}": SmallWorker(f"p{number}", "prefill", rooms) for number in range(prefill)}
+    for number, module in enumerate(decode):
+        worker = SmallWorker(f"{module}-{number}", "decode", rooms, module=module)
+        workers[worker.id] = worker
+    async with contextlib.AsyncExitStack() as stack:
+        for worker in workers.values():
+            await worker.start()
+            stack.push_async_callback(worker.stop)
+        app = make_app(
+            RouterSettings(
+                base_model=BASE,
+                router=Router(**(FAST | router)),
+                workers=tuple(worker.spec for worker in workers.values()),
+                **(settings or {}),
+            )
+        )
+        runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        http = await stack.enter_async_context(aiohttp.ClientSession())
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        running = Deployment(url=url, gateway=app[GATEWAY], workers=workers, http=http)
+        await running.is_up(*workers)
+        yield running

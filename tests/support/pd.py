@@ -1,0 +1,198 @@
+"""Real prefill and decode workers without a router: the two legs of a call are sent by hand."""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from prefillshare.config import load_deployment
+from prefillshare.modules.deployment import resolve
+from prefillshare.serving.cluster import Worker, plan_workers
+from prefillshare.serving.engine import start_fork_server
+from prefillshare.serving.forks import ForkServer
+from prefillshare.serving.options import LaunchOptions
+from prefillshare.serving.process import EngineProcess, start_engine
+from prefillshare.serving.readiness import wait_until_listening
+from tests.support.engines import MODELS_DIR, START_TIMEOUT_S
+
+TINY = MODELS_DIR / "tiny"
+BASE_NAME = "tiny-base"
+LEG_TIMEOUT_S = 120.0
+
+_rooms = itertools.count(time.time_ns() % (1 << 40) << 20)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the decode worker returned for one prompt, and what it took."""
+
+    tokens: list[int]
+    """Generated token ids."""
+    first_logprob: float | None
+    """Log-probability of y_1."""
+    cached_tokens: int
+    """Prompt tokens that were not computed again."""
+    handoff_tokens: int
+    """Prompt tokens whose KV was transferred."""
+    meta: dict[str, Any]
+    """All of ``meta_info``."""
+
+
+class Pair:
+    """One prefill and one decode worker, asked as a router asks them."""
+
+    def __init__(self, prefill: Worker, decode: Worker) -> None:
+        self.module = decode.module
+        assert self.module is not None
+        assert prefill.bootstrap_port is not None
+        self._bootstrap = {"bootstrap_host": "127.0.0.1", "bootstrap_port": prefill.bootstrap_port}
+        self._is_lora = decode.place.module is not None and decode.place.module.adapter is not None
+        self.prefill = httpx.Client(base_url=prefill.url, timeout=LEG_TIMEOUT_S)
+        self.decode = httpx.Client(base_url=decode.url, timeout=LEG_TIMEOUT_S)
+        self._legs = ThreadPoolExecutor(64)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._legs.shutdown()
+        self.prefill.close()
+        self.decode.close()
+
+    def post(self, path: str, body: Mapping[str, Any]) -> tuple[httpx.Response, httpx.Response]:
+        """Both legs of a call: the decode worker's reply and the prefill worker's."""
+        first_leg, second_leg = self._bodies(path, body)
+        prefill_reply = self._legs.submit(self.prefill.post, path, json=first_leg)
+        decode_reply = self.decode.post(path, json=second_leg)
+        return decode_reply, prefill_reply.result()
+
+    def stream(self, path: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """The pieces of a streamed reply."""
+        first_leg, second_leg = self._bodies(path, {**body, "stream": True})
+        prefill_reply: Future[httpx.Response] = self._legs.submit(self.prefill.post, path, json=first_leg)
+        with self.decode.stream("POST", path, json=second_leg) as reply:
+            assert reply.status_code == 200, reply.read()
+            for line in reply.iter_lines():
+                if line.startswith("data: ") and line != "data: [DONE]":
+                    yield json.loads(line.removeprefix("data: "))
+        prefill_reply.result()
+
+    def _bodies(self, path: str, body: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        common = {**body, **self._bootstrap, "bootstrap_room": next(_rooms)}
+        if path == "/generate":
+            return common, {**common, **({"lora_path": self.module} if self._is_lora else {})}
+        return {**common, "model": BASE_NAME, "stream": False}, {**common, "model": self.module}
+
+    def generate(self, prompt: Sequence[int], num_tokens: int, **fields: Any) -> Answer:
+        """Greedy continuation by the decode module; ``sampling_params`` are added to the greedy ones."""
+        params = {
+            "temperature": 0,
+            "max_new_tokens": num_tokens,
+            "ignore_eos": True,
+            **fields.pop("sampling_params", {}),
+        }
+        body = {"input_ids": list(prompt), "return_logprob": True, "sampling_params": params, **fields}
+        reply, _ = self.post("/generate", body)
+        assert reply.status_code == 200, reply.text
+        return as_answer(reply.json())
+
+    def generate_all(self, prompts: Sequence[Sequence[int]], num_tokens: int, concurrency: int) -> list[Answer]:
+        """The answers to the prompts, ``concurrency`` of them in flight at a time."""
+        with ThreadPoolExecutor(concurrency) as pool:
+            return list(pool.map(lambda prompt: self.generate(prompt, num_tokens), prompts))
+
+    def chat(self, content: str, **fields: Any) -> tuple[httpx.Response, httpx.Response]:
+        """One user turn to ``/v1/chat/completions``: the decode worker's reply and the prefill worker's."""
+        body = {"messages": [{"role": "user", "content": content}], "temperature": 0, **fields}
+        return self.post("/v1/chat/completions", body)
+
+    def flush(self) -> None:
+        """Empty the prefix caches of both workers; waits until they are idle enough to do it."""
+        for worker in (self.prefill, self.decode):
+            deadline = time.monotonic() + 30
+            while worker.post("/flush_cache").status_code != 200:
+                assert time.monotonic() < deadline, "the worker did not become idle"
+                time.sleep(0.05)
+
+
+def as_answer(reply: Mapping[str, Any]) -> Answer:
+    """The answer in a reply of ``/generate``."""
+    meta = reply["meta_info"]
+    logprobs = meta.get("output_token_logprobs") or [[None]]
+    moved = meta["prefillshare"][0]["handoff_tokens"]
+    return Answer(reply["output_ids"], logprobs[0][0], meta["cached_tokens"], moved, meta)
+
+
+@dataclass(slots=True)
+class Workers:
+    """The started workers of a deployment."""
+
+    pairs: dict[str, Pair]
+    """One per decode module, all with the first prefill worker."""
+    workers: dict[str, Worker]
+    """By name, such as prefill-0 and decode-math-0."""
+    processes: dict[str, EngineProcess]
+    """By the same names."""
+
+    def log(self, name: str) -> str:
+        """What a worker said so far."""
+        return self.processes[name].log_path.read_text(errors="replace")
+
+
+def deployment_file(folder: Path, *modules: str, page_size: int = 1) -> Path:
+    """A deployment of the tiny family: ``math`` with full weights, the others as LoRA modules."""
+    lines = [
+        'name = "pd"',
+        'topology = "disaggregated"',
+        "[prefill]",
+        f'name = "{BASE_NAME}"',
+        f'path = "{TINY / "base"}"',
+    ]
+    for module in modules:
+        kind = 'kind = "full"\nmerge = true' if module == "math" else 'kind = "lora"'
+        lines += ["[[decode]]", f'name = "{module}"', kind, f'path = "{TINY / module}"']
+    lines += ["[engine]", 'dtype = "float32"', f"page_size = {page_size}"]
+    file = folder / "pd.toml"
+    file.write_text("\n".join(lines) + "\n")
+    return file
+
+
+@contextlib.contextmanager
+def pd_workers(
+    file: Path, *extra_args: str, environment: Mapping[str, Mapping[str, str]] | None = None
+) -> Iterator[Workers]:
+    """Workers of the deployment in ``file``; ``environment`` is added to the workers whose names are its keys."""
+    options = LaunchOptions(extra_args=extra_args, start_timeout_s=START_TIMEOUT_S)
+    planned = [
+        _adding((environment or {}).get(worker.name, {}), worker)
+        for worker in plan_workers(resolve(load_deployment(file)), options)
+    ]
+    with contextlib.ExitStack() as stack:
+        # Some of SGLang's switches are read when it is imported, which happens in the fork server.
+        shared = {name: value for variables in (environment or {}).values() for name, value in variables.items()}
+        forks = start_fork_server(_adding(shared, planned[0]).command, file.with_suffix(".forks.log"), START_TIMEOUT_S)
+        stack.callback(forks.close)
+        processes = {worker.name: _start(stack, worker, file.parent, forks) for worker in planned}
+        wait_until_listening([(processes[w.name], w.url) for w in planned], None, START_TIMEOUT_S, lambda stage: None)
+        prefill, *decoders = planned
+        pairs = {str(worker.module): Pair(prefill, worker) for worker in decoders}
+        for pair in pairs.values():
+            stack.callback(pair.close)
+        yield Workers(pairs, {worker.name: worker for worker in planned}, processes)
+
+
+def _start(stack: contextlib.ExitStack, worker: Worker, folder: Path, forks: ForkServer) -> EngineProcess:
+    process = start_engine(worker.command, folder / f"{worker.name}.log", forks)
+    stack.callback(process.kill)
+    return process
+
+
+def _adding(variables: Mapping[str, str], worker: Worker) -> Worker:
+    environment = {**worker.command.environment, "OMP_NUM_THREADS": "1", **variables}
+    return dataclasses.replace(worker, command=dataclasses.replace(worker.command, environment=environment))
