@@ -8,10 +8,10 @@ DEPLOYMENT ?= models/tiny-agents.toml
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check install lock clean
+.PHONY: help run test check install lock clean bench-cluster bench-router
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo '  make run DEPLOYMENT=my.toml ARGS="--port 8000" serves another file with other options'
 
 run: $(READY) ## serve the tiny family on http://127.0.0.1:30000
@@ -31,6 +31,12 @@ install: $(READY) ## only make the environment
 lock: $(READY) ## resolve pyproject.toml into requirements.lock again
 	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --custom-compile-command "make lock" -o requirements.lock
+
+bench-cluster: $(READY) ## measure a disaggregated deployment beside a plain server
+	$(BIN)/python -m benchmarks.cluster --out docs/results/cluster.md $(ARGS)
+
+bench-router: $(READY) ## measure the router (ARGS="--smg PATH" puts that gateway beside it)
+	$(BIN)/python -m benchmarks.router $(ARGS)
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

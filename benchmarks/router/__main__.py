@@ -109,7 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.router", description=__doc__)
     parser.add_argument("--smg", type=Path, help="program of the gateway smg, such as VENV/bin/smg")
     parser.add_argument(
-        "--out", type=Path, default=Path("benchmarks/router/results"), help="directory for router.json and router.md"
+        "--out", type=Path, default=Path("docs/results"), help="directory for router.json and router.md"
     )
     parser.add_argument("--rate", type=float, default=100.0, help="calls per second")
     parser.add_argument("--duration", type=float, default=60.0, help="seconds of the open loop")

@@ -1,0 +1,149 @@
+"""Measure a disaggregated deployment beside one plain SGLang server, in turn, in one run.
+
+Run: `python -m benchmarks.cluster [--repeats N] [--out FILE]`. Prints a table; FILE gets it as Markdown with machine
+and command. The plain server is `sglang.launch_server` with the base model, no plugin but the CPU platform's.
+"""
+
+import argparse
+import contextlib
+import os
+import platform
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+
+from prefillshare.config import load_deployment
+from prefillshare.modules.deployment import resolve
+from prefillshare.serving.arguments import ENGINE_PROGRAM
+from prefillshare.serving.launch import RunningDeployment, running_deployment
+from prefillshare.serving.ports import free_port
+from sglang_patches.names import CPU_PLUGIN
+
+MODELS = Path(__file__).parents[2] / "models"
+DEPLOYMENT = MODELS / "tiny-agents-pd.toml"
+IDLE_S = 20.0
+NUM_CALLS = 60
+NUM_TOKENS = 20
+
+
+def main() -> None:
+    """Run everything and print the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cluster", description=__doc__)
+    parser.add_argument("--repeats", type=int, default=3, help="starts of each system")
+    parser.add_argument("--out", type=Path, help="Markdown file for the table")
+    arguments = parser.parse_args()
+    resolve(load_deployment(DEPLOYMENT))  # merges the adapters, which only the first launch does
+    plain, ours, figures = [], [], {}
+    for _ in range(arguments.repeats):
+        plain.append(_start_of_plain_server())
+        with running_deployment(DEPLOYMENT) as running:
+            ours.append(running.start_s)
+            figures = _figures(running)
+    text = _table(plain, ours, figures, arguments.repeats)
+    print(text)
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(text)
+
+
+def _start_of_plain_server() -> float:
+    """Seconds from the start of the program to its first answer."""
+    port = free_port()
+    with _plain_server(port):
+        started = time.monotonic()
+        body = {"input_ids": [1, 2], "sampling_params": {"max_new_tokens": 1}}
+        while True:
+            try:
+                if httpx.post(f"http://127.0.0.1:{port}/generate", json=body, timeout=60).status_code == 200:
+                    return time.monotonic() - started
+            except httpx.TransportError:
+                time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def _plain_server(port: int) -> Iterator[None]:
+    argv = [*ENGINE_PROGRAM, "--model-path", str(MODELS / "tiny" / "base"), "--port", str(port), "--device", "cpu"]
+    argv += ["--dtype", "float32", "--max-total-tokens", "65536", "--skip-server-warmup", "--sleep-on-idle"]
+    environment = {**os.environ, "SGLANG_PLUGINS": CPU_PLUGIN, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(argv, env=environment, stdout=log, stderr=log, start_new_session=True)
+        try:
+            yield
+        finally:
+            os.killpg(process.pid, 9)
+            process.wait()
+
+
+def _figures(running: RunningDeployment) -> dict[str, float]:
+    with httpx.Client(base_url=running.url, timeout=60) as client:
+        latencies = sorted(_warm_call(client) for _ in range(NUM_CALLS))
+    time.sleep(2)
+    before, started = _cpu_s(), time.monotonic()
+    time.sleep(IDLE_S)
+    idle = (_cpu_s() - before) / (time.monotonic() - started)
+    return {
+        "p50_ms": 1e3 * statistics.median(latencies),
+        "p95_ms": 1e3 * latencies[int(0.95 * NUM_CALLS)],
+        "idle_percent": 100 * idle,
+        "pss_gib": sum(one.memory_full_info().pss for one in _processes()) / 2**30,
+        "num_processes": len(_processes()),
+    }
+
+
+def _warm_call(client: httpx.Client) -> float:
+    body = {"model": "math", "prompt": "Omar 3 boxes, beads 7 per box", "max_tokens": NUM_TOKENS, "ignore_eos": True}
+    started = time.monotonic()
+    reply = client.post("/v1/completions", json=body)
+    reply.raise_for_status()
+    return time.monotonic() - started
+
+
+def _processes() -> list[psutil.Process]:
+    """Everything below this process but itself: fork server, workers, router."""
+    return psutil.Process().children(recursive=True)
+
+
+def _cpu_s() -> float:
+    return sum(sum(one.cpu_times()[:2]) for one in _processes())
+
+
+def _table(plain: list[float], ours: list[float], figures: dict[str, float], repeats: int) -> str:
+    ratio = statistics.median(ours) / statistics.median(plain)
+    rows = [
+        ("start to first answer, 1 prefill + 3 decode workers + router", _seconds(ours)),
+        ("start to first answer, one plain SGLang server", _seconds(plain)),
+        ("ratio of the medians", f"{ratio:.2f}"),
+        (f"memory (PSS) of all {figures['num_processes']:.0f} processes", f"{figures['pss_gib']:.2f} GiB"),
+        (f"idle CPU over {IDLE_S:.0f} s", f"{figures['idle_percent']:.1f} % of one core"),
+        (f"warm call of {NUM_TOKENS} tokens, p50 / p95 of {NUM_CALLS}", _milliseconds(figures)),
+    ]
+    lines = ["| figure | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, no GPU, Python {platform.python_version()}"
+    return "\n".join(
+        [
+            "# A disaggregated deployment on one machine",
+            "",
+            f"`python -m benchmarks.cluster --repeats {repeats}`, {time.strftime('%Y-%m-%d')}; {machine}.",
+            "",
+            *lines,
+            "",
+        ]
+    )
+
+
+def _seconds(values: list[float]) -> str:
+    return f"{statistics.median(values):.1f} s ({min(values):.1f} to {max(values):.1f})"
+
+
+def _milliseconds(figures: dict[str, float]) -> str:
+    return f"{figures['p50_ms']:.0f} ms / {figures['p95_ms']:.0f} ms"
+
+
+if __name__ == "__main__":
+    main()
