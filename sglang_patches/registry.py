@@ -16,6 +16,7 @@ from sglang_patches import (
     model_cards,
     model_names,
     request_boundary,
+    request_checks,
     responses_api,
     server_checks,
     start_method,
@@ -159,6 +160,13 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
         "1484c09ce798173a",
         "/v1/models/NAME would deny decode modules",
         model_cards.wrap_set_global_state,
+    ),
+    _patch(
+        "managers.tokenizer_manager",
+        "TokenizerManager._validate_one_request",
+        "5fb935cea26fd6af",
+        "a token id outside of the vocabulary would end the engine",
+        request_checks.wrap_validate_one_request,
     ),
     _patch(
         "entrypoints.engine",
