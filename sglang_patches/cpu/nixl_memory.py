@@ -38,6 +38,9 @@ def _quiet_agents() -> Iterator[None]:
         def __init__(self, name: str, config: Any) -> None:
             config.enable_pthread = False
             config.num_threads = 0
+            # Without threads of its own the agent does not lock either, and the manager's
+            # transfer threads share it: some transfers never came to an end.
+            config.sync_mode = nixl.nixl_thread_sync_t.NIXL_THREAD_SYNC_STRICT
             super().__init__(name, config)
 
         def create_backend(self, backend: str, parameters: dict[str, str]) -> None:
