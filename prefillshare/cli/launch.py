@@ -45,8 +45,9 @@ def launch(
     from prefillshare.modules.deployment import resolve
     from prefillshare.serving.embedded import embedded_deployment
     from prefillshare.serving.options import LaunchOptions
-    from prefillshare.serving.ports import check_address
+    from prefillshare.serving.ports import check_address, check_port
 
+    check_port(port)
     config = load_deployment(file or embedded_deployment())
     if not dry_run:
         check_address(host, port)

@@ -11,8 +11,7 @@ def check_address(host: str, port: int) -> None:
 
     Raises: LaunchError saying what is wrong with the address.
     """
-    if not 1 <= port <= 65535:
-        raise LaunchError(f"port {port} does not exist: choose one from 1 to 65535")
+    check_port(port)
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -26,6 +25,12 @@ def check_address(host: str, port: int) -> None:
             probe.listen(1)
         except OSError as error:
             raise LaunchError(_why(error, host, port)) from None
+
+
+def check_port(port: int) -> None:
+    """Raise LaunchError unless there is such a port."""
+    if not 1 <= port <= 65535:
+        raise LaunchError(f"port {port} does not exist: choose one from 1 to 65535")
 
 
 def free_port(host: str = "127.0.0.1", unlike: int | None = None) -> int:

@@ -62,6 +62,23 @@ def test_a_wrong_option_is_a_usage_error() -> None:
     assert _run("lunch").returncode == 2
 
 
+def test_dry_run_prints_every_worker_of_a_disaggregated_deployment(family: Path) -> None:
+    file = family.with_name("pd.toml")
+    file.write_text(family.read_text().replace('topology = "colocated"', 'topology = "disaggregated"'))
+    commands = json.loads(_run("launch", str(file), "--dry-run", "--json").stdout)
+    assert [one["name"] for one in commands][0] == "prefill-0"
+    assert all(one["name"].startswith("decode-") for one in commands[1:])
+    ports = [one["argv"][one["argv"].index("--port") + 1] for one in commands]
+    assert len(set(ports)) == len(ports)
+    assert all("PREFILLSHARE_PREFILL_FINGERPRINT" in one["environment"] for one in commands)
+
+
+def test_ps_says_that_nothing_runs(family: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(family.parent / "state"))
+    assert "nothing runs" in _run("ps").stderr
+    assert json.loads(_run("ps", "--json").stdout) == []
+
+
 def test_dry_run_prints_the_engines_command(family: Path) -> None:
     done = _run("launch", str(family), "--dry-run", "--port", "31999", "--api-key", "hidden")
     assert done.returncode == 0, done.stderr
@@ -71,6 +88,7 @@ def test_dry_run_prints_the_engines_command(family: Path) -> None:
     assert "hidden" not in done.stdout
     (content,) = json.loads(_run("launch", str(family), "--dry-run", "--json").stdout)
     assert "--radix-cache-backend" in content["argv"]
+    assert "port 70000 does not exist" in _run("launch", str(family), "--dry-run", "--port", "70000").stderr
 
 
 @pytest.mark.parametrize(
