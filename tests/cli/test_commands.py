@@ -66,7 +66,7 @@ def test_dry_run_prints_every_worker_of_a_disaggregated_deployment(family: Path)
     file = family.with_name("pd.toml")
     file.write_text(family.read_text().replace('topology = "colocated"', 'topology = "disaggregated"'))
     commands = json.loads(_run("launch", str(file), "--dry-run", "--json").stdout)
-    assert [one["name"] for one in commands][0] == "prefill-0"
+    assert commands[0]["name"] == "prefill-0"
     assert all(one["name"].startswith("decode-") for one in commands[1:])
     ports = [one["argv"][one["argv"].index("--port") + 1] for one in commands]
     assert len(set(ports)) == len(ports)
