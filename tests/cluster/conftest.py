@@ -50,7 +50,7 @@ class Cluster:
         return self.http.post("/v1/completions", json=body)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster() -> Iterator[Cluster]:
     """1 prefill worker, 3 decode workers with full weights, 1 router."""
     deployment = resolve(load_deployment(MODELS_DIR / "tiny-agents-pd.toml"))

@@ -17,7 +17,7 @@ NUM_TOKENS = 24
 Prompt = tuple[int, ...]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
     """The workers as they are launched by default, for tests that need no particular start."""
     with pd_workers(deployment_file(tmp_path_factory.mktemp("pd"), *MODULES)) as workers:
