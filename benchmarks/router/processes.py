@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.router.calls import BASE, MODULE
+from prefillshare.serving.ports import free_port
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -42,19 +42,10 @@ class Running:
         return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 
 
-def free_ports(count: int) -> list[int]:
-    """Return ports that nobody uses at the moment."""
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-
-
 @contextlib.contextmanager
 def workers(core: int, prefill_model: str = BASE) -> Iterator[tuple[int, int]]:
     """Run the workers; yield the ports of the prefill and the decode worker."""
-    prefill, decode = free_ports(2)
+    prefill, decode = free_port(), free_port()
     command = [sys.executable, "-m", "benchmarks.router.worker", str(prefill), prefill_model, str(decode)]
     with _process(command, core):
         yield prefill, decode
@@ -63,7 +54,7 @@ def workers(core: int, prefill_model: str = BASE) -> Iterator[tuple[int, int]]:
 @contextlib.contextmanager
 def router(cores: tuple[int, int]) -> Iterator[Running]:
     """Run this project's router with its defaults, before workers."""
-    (port,) = free_ports(1)
+    port = free_port()
     with workers(cores[1]) as (prefill_port, decode_port), tempfile.TemporaryDirectory() as directory:
         file = Path(directory, "router.json")
         file.touch(mode=0o600)
@@ -85,7 +76,7 @@ def smg(program: Path, cores: tuple[int, int]) -> Iterator[Running]:
 
     It pairs only workers of one model, so here the prefill worker has the decode module's name.
     """
-    port, metrics_port = free_ports(2)
+    port, metrics_port = free_port(), free_port()
     with workers(cores[1], MODULE) as (prefill_port, decode_port):
         command = [str(program), "launch", "--pd-disaggregation", "--host", "127.0.0.1", "--port", str(port)]
         command += ["--prefill", f"http://127.0.0.1:{prefill_port}", "8998"]

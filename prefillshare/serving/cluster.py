@@ -257,13 +257,12 @@ def _plan_worker(
     first_gpu: int | None,
     key: str | None,
 ) -> Worker:
-    port = free_port()
     place = WorkerPlace(
         module=module,
         host=DEFAULT_HOST,
-        port=port,
-        nccl_port=free_port(unlike=port),
-        bootstrap_port=free_port(unlike=port) if module is None else None,
+        port=free_port(),
+        nccl_port=free_port(),
+        bootstrap_port=free_port() if module is None else None,
         first_gpu=first_gpu,
     )
     command = worker_command(deployment, place, api_key=key, extra_args=options.extra_args)

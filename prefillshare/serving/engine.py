@@ -102,7 +102,7 @@ def plan(deployment: ResolvedDeployment, options: LaunchOptions) -> EngineComman
         deployment,
         host=options.host,
         port=options.port,
-        nccl_port=free_port(unlike=options.port),
+        nccl_port=free_port(),
         api_key=options.api_key,
         extra_args=options.extra_args,
     )

@@ -1,9 +1,15 @@
 """Addresses to listen on: checked before anything slow starts."""
 
 import errno
+import random
 import socket
+from pathlib import Path
 
 from prefillshare.errors import LaunchError
+
+_PORTS = range(10000, 65536)
+_MIN_PORTS = 2000
+_MAX_TRIES = 200
 
 
 def check_address(host: str, port: int) -> None:
@@ -33,13 +39,53 @@ def check_port(port: int) -> None:
         raise LaunchError(f"port {port} does not exist: choose one from 1 to 65535")
 
 
-def free_port(host: str = "127.0.0.1", unlike: int | None = None) -> int:
-    """Return a port that was free a moment ago, and is not `unlike`."""
+def free_port(host: str = "127.0.0.1") -> int:
+    """Return a port that nobody listens on, and that stays this process's own while it runs.
+
+    The kernel hands out ports of its ephemeral range to every outgoing connection, so one taken from there may be
+    gone before a slow server binds it: ports come from outside of that range.
+    Effects: holds the UDP port of the same number, which tells other processes that it is taken.
+    Raises: LaunchError when there is none.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    candidates = _own_ports(_ephemeral_ports())
+    for port in random.SystemRandom().sample(candidates, min(_MAX_TRIES, len(candidates))):
+        if _is_free(family, host, port) and _hold(family, host, port):
+            return port
+    raise LaunchError(f"no free port was found on {host}: stop what listens there, or name one with --port")
+
+
+def _own_ports(ephemeral: range) -> list[int]:
+    ports = [port for port in _PORTS if port not in ephemeral]
+    return ports if len(ports) >= _MIN_PORTS else list(_PORTS)
+
+
+def _ephemeral_ports() -> range:
+    try:
+        low, high = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()
+        return range(int(low), int(high) + 1)
+    except (OSError, ValueError):
+        return range(32768, 61000)  # Linux's default
+
+
+def _is_free(family: int, host: str, port: int) -> bool:
     with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.bind((host, 0))
-        port = int(probe.getsockname()[1])
-    return port if port != unlike else free_port(host, unlike)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def _hold(family: int, host: str, port: int) -> bool:
+    holder = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        holder.bind((host, port))
+    except OSError:
+        holder.close()
+        return False
+    holder.detach()  # until this process ends
+    return True
 
 
 def client_host(host: str) -> str:

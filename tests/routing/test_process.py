@@ -12,13 +12,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from prefillshare.serving.ports import free_port
 from tests.routing.workers import BASE, Rooms, SmallWorker, in_loop, until
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _settings(tmp_path: Path, **content: object) -> Path:
@@ -40,7 +35,7 @@ async def _running(tmp_path: Path) -> AsyncIterator[tuple[asyncio.subprocess.Pro
     workers = [SmallWorker("p0", "prefill", rooms), SmallWorker("d0", "decode", rooms, module="math")]
     for worker in workers:
         await worker.start()
-    port = _free_port()
+    port = free_port()
     specs = [{name: getattr(worker.spec, name) for name in worker.spec.__slots__} for worker in workers]
     process = await _start(_settings(tmp_path, port=port, workers=specs, router={"drain_timeout_s": 5.0}))
     url = f"http://127.0.0.1:{port}"

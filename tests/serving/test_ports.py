@@ -1,10 +1,14 @@
 """A bad address is said before anything slow starts."""
 
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from prefillshare.errors import LaunchError
+from prefillshare.serving import ports as ports_module
 from prefillshare.serving.ports import check_address, client_host, free_port
 
 
@@ -39,3 +43,23 @@ def test_clients_of_a_wildcard_address_use_the_loopback() -> None:
     assert client_host("0.0.0.0") == "127.0.0.1"
     assert client_host("::1") == "[::1]"
     assert client_host("10.0.0.7") == "10.0.0.7"
+
+
+def test_free_ports_are_handed_out_once_and_lie_outside_of_the_ephemeral_range() -> None:
+    low, high = (int(word) for word in Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    ports = [free_port() for _ in range(64)]
+    assert len(set(ports)) == len(ports)
+    assert not any(low <= port <= high for port in ports)
+
+
+def test_a_port_that_another_process_was_given_is_not_given_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = "from prefillshare.serving.ports import free_port; print(free_port(), flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", ask], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        taken = int(other.stdout.readline())
+        monkeypatch.setattr(ports_module, "_own_ports", lambda ephemeral: [taken])
+        with pytest.raises(LaunchError, match="no free port"):
+            free_port()
+        other.communicate("\n")
+    assert free_port() == taken
