@@ -48,6 +48,8 @@ class Router:
     """Sessions whose prefill worker is remembered; the longest unused one is forgotten first."""
     prefix_index_bytes: int = 64 * 1024 * 1024
     """Memory for the index of which worker holds which prefix; the longest unused prefixes are forgotten first."""
+    kv_events: bool = False
+    """Let workers tell the router what their caches evict (SGLang's KV events); costs them a hash per page of KV."""
     repin_margin_s: float = 0.05
     """Time that prefilling elsewhere must save before a session leaves its prefill worker."""
     initial_prefill_tokens_per_s: float = 2000.0

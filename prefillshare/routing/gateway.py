@@ -11,6 +11,7 @@ from prefillshare.routing.choice import Chooser
 from prefillshare.routing.client import WorkerClient, error_text
 from prefillshare.routing.errors import ConflictError, NotFoundError
 from prefillshare.routing.health import Health
+from prefillshare.routing.kv_events import Evictions, KvEvents
 from prefillshare.routing.policies import make_policy
 from prefillshare.routing.proxy import Proxy
 from prefillshare.routing.sessions import Sessions
@@ -33,6 +34,7 @@ class Gateway:
         self.admission = Admission(router, self.pool, self.chooser)
         self.client = WorkerClient(router, settings.worker_api_key)
         self.health = Health(router, self.client, settings.base_model, changed=self._state_changed)
+        self.kv_events = KvEvents(self._evicted)
         self.proxy = Proxy(
             router,
             base=settings.base_model,
@@ -54,6 +56,7 @@ class Gateway:
         worker = Worker(spec, self.settings.router)
         self.pool.add(worker)
         self.health.watch(worker)
+        self.kv_events.watch(worker)
         return worker
 
     async def leave(self, worker_id: str) -> dict[str, Any]:
@@ -72,7 +75,7 @@ class Gateway:
             self.pool.remove(worker)
             self.chooser.index.forget(worker_id)
             self.sessions.forget(worker_id)
-            await self.health.unwatch(worker)
+            await self._unwatch(worker)
             self.admission.pump()
         return {"id": worker_id, "unfinished": worker.num_running}
 
@@ -84,7 +87,8 @@ class Gateway:
     async def close(self) -> None:
         """Stop everything."""
         for worker in list(self.pool):
-            await self.health.unwatch(worker)
+            await self._unwatch(worker)
+        self.kv_events.close()
         await self.client.close()
 
     async def ask_all(self, path: str, *, method: str, timeout_s: float) -> dict[str, dict[str, Any]]:
@@ -106,6 +110,17 @@ class Gateway:
         deadline = time.monotonic() + self.settings.router.drain_timeout_s
         while not condition() and time.monotonic() < deadline:
             await asyncio.sleep(_POLL_S)
+
+    async def _unwatch(self, worker: Worker) -> None:
+        await self.health.unwatch(worker)
+        await self.kv_events.unwatch(worker)
+
+    def _evicted(self, worker: Worker, found: Evictions) -> None:
+        if found.is_cleared:
+            self.chooser.index.forget(worker.id)
+            worker.evicted_bytes = 0.0
+        worker.evicted_bytes += found.num_tokens * self.chooser.bytes_per_token
+        worker.evicted_bytes = self.chooser.index.drop(worker.id, worker.evicted_bytes)
 
     def _state_changed(self, worker: Worker) -> None:
         if worker.state == "down":

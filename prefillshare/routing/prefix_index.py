@@ -79,6 +79,26 @@ class PrefixIndex:
             if not node.holders and not node.children:
                 self._remove(node)
 
+    def drop(self, worker: str, num_bytes: float) -> float:
+        """Drop about `num_bytes` of what `worker` holds, the longest unused first, whole edges only.
+
+        Returns how many bytes less that were, to be dropped another time; 0 when the worker holds nothing any more.
+        """
+        for node in list(self._recency):
+            if worker not in node.holders:
+                continue
+            if num_bytes < len(node.edge):
+                return num_bytes
+            num_bytes -= len(node.edge)
+            node.holders.discard(worker)
+            if not node.holders and not node.children:
+                self._remove(node)
+        return 0.0
+
+    def held_bytes(self, worker: str) -> int:
+        """Bytes of all prefixes that `worker` holds, shared beginnings once."""
+        return sum(len(node.edge) for node in self._recency if worker in node.holders)
+
     def clear(self) -> None:
         """Drop everything."""
         self._root.children.clear()

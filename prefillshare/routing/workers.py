@@ -32,6 +32,8 @@ class WorkerSpec:
     """Prefill worker: host of its bootstrap server, as decode workers reach it."""
     bootstrap_port: int | None = None
     """Prefill worker: port of its bootstrap server."""
+    kv_events: str | None = None
+    """ZeroMQ address at which the worker publishes what its cache stores and evicts; None when it does not."""
 
     def __post_init__(self) -> None:
         if (self.role == "decode") != (self.module is not None):
@@ -41,6 +43,10 @@ class WorkerSpec:
             raise ConfigError(f"prefill worker {self.id!r} lacks bootstrap_host or bootstrap_port: give both")
         if self.bootstrap_port is not None and not 0 < self.bootstrap_port < 65536:
             raise ConfigError(f"bootstrap_port is {self.bootstrap_port}: it must be between 1 and 65535")
+        if self.kv_events is not None and not self.kv_events.startswith(("tcp://", "ipc://")):
+            raise ConfigError(
+                f"kv_events {self.kv_events!r} is not a ZeroMQ address: use one such as tcp://127.0.0.1:5557"
+            )
         if not _is_server_address(self.url):
             raise ConfigError(
                 f"url {self.url!r} is not the address of a server: use one such as http://127.0.0.1:41234"
@@ -79,6 +85,7 @@ class Worker:
         self.num_calls = 0
         self.num_failed = 0
         self.last_byte_at = 0.0
+        self.evicted_bytes = 0.0  # told by KV events, not dropped from the prefix index yet
         self.max_running = settings.max_running_per_worker
         self.speed = PrefillSpeed(settings.initial_prefill_tokens_per_s)
         self.breaker = Breaker(

@@ -3,6 +3,7 @@
 Flags are those of `sglang serve` at 0.5.17 (sglang/srt/server_args.py).
 """
 
+import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -67,6 +68,8 @@ class WorkerPlace:
     """Port at which decode workers find a prefill worker; None for a decode worker."""
     first_gpu: int | None
     """First of its GPUs; None on CPU."""
+    kv_events: str | None = None
+    """ZeroMQ address at which it publishes KV events; None when it does not."""
 
 
 def engine_command(
@@ -114,6 +117,8 @@ def worker_command(
         argv += ["--disaggregation-bootstrap-port", str(place.bootstrap_port)]
     if module is not None:
         argv += ["--disaggregation-decode-enable-radix-cache"]
+    if place.kv_events is not None:
+        argv += ["--kv-events-config", json.dumps({"publisher": "zmq", "endpoint": place.kv_events})]
     if place.first_gpu is not None:
         argv += ["--base-gpu-id", str(place.first_gpu)]
     flags = _engine_flags(deployment, on_cpu)

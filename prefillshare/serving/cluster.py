@@ -4,6 +4,8 @@ Workers listen on the loopback interface only, with a key made for this launch; 
 """
 
 import secrets
+import shutil
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,6 +69,11 @@ class Worker:
         return self.place.bootstrap_port
 
     @property
+    def kv_events(self) -> str | None:
+        """Address at which it publishes KV events."""
+        return self.place.kv_events
+
+    @property
     def url(self) -> str:
         """Address of its HTTP server."""
         return f"http://{self.place.host}:{self.place.port}"
@@ -87,7 +94,9 @@ class RunningCluster:
     forks: ForkServer | None
     """What workers are forked from; None where they are started as programs."""
     router_file: RouterFile
-    """Settings of the router, removed in the end."""
+    """Settings of the router."""
+    directory: Path
+    """Private files of this launch, removed in the end."""
     api_key: str | None
     """Key that clients must send."""
     start_s: float
@@ -163,13 +172,18 @@ class RunningCluster:
         self.supervisor.kill()
         if self.forks is not None:
             self.forks.close()
-        self.router_file.remove()
+        shutil.rmtree(self.directory, ignore_errors=True)
 
 
 def plan_workers(
-    deployment: ResolvedDeployment, options: LaunchOptions, worker_key: str | None = None
+    deployment: ResolvedDeployment,
+    options: LaunchOptions,
+    worker_key: str | None = None,
+    directory: Path = Path("$PREFILLSHARE_RUN"),
 ) -> tuple[Worker, ...]:
     """Every worker of the deployment on free ports: first the prefill pool, then the decode modules in their order.
+
+    `directory` is where their sockets lie; the default is a name for people to read.
 
     Raises: ConfigError when the machine lacks what the deployment asks for.
     """
@@ -184,7 +198,7 @@ def plan_workers(
     ]
     first_gpus = _first_gpus(deployment, len(wanted))
     return tuple(
-        _plan_worker(deployment, options, name, module, first_gpu, worker_key)
+        _plan_worker(deployment, options, name, module, first_gpu, worker_key, directory)
         for (name, module), first_gpu in zip(wanted, first_gpus, strict=True)
     )
 
@@ -203,11 +217,11 @@ def launch_cluster(
     """
     check_address(options.host, options.port)
     started_at, key = time.monotonic(), secrets.token_hex(24)
-    workers = plan_workers(deployment, options, key)
-    forks = None
-    router_file = RouterFile.create(deployment, options, workers, key)
-    supervisor = Supervisor([], on_event)
+    directory = Path(tempfile.mkdtemp(prefix="prefillshare-"))
+    forks, supervisor = None, Supervisor([], on_event)
     try:
+        workers = plan_workers(deployment, options, key, directory)
+        router_file = RouterFile.create(directory, deployment, options, workers, key)
         if runs_on_cpu(deployment):
             on_stage(FIRST_STAGE)
             forks = start_fork_server(
@@ -222,7 +236,7 @@ def launch_cluster(
         supervisor.kill()
         if forks is not None:
             forks.close()
-        router_file.remove()
+        shutil.rmtree(directory, ignore_errors=True)
         raise
     return RunningCluster(
         url=url,
@@ -231,6 +245,7 @@ def launch_cluster(
         supervisor=supervisor,
         forks=forks,
         router_file=router_file,
+        directory=directory,
         api_key=options.api_key,
         start_s=time.monotonic() - started_at,
     )
@@ -256,6 +271,7 @@ def _plan_worker(
     module: ResolvedModule | None,
     first_gpu: int | None,
     key: str | None,
+    directory: Path,
 ) -> Worker:
     place = WorkerPlace(
         module=module,
@@ -264,6 +280,7 @@ def _plan_worker(
         nccl_port=free_port(),
         bootstrap_port=free_port() if module is None else None,
         first_gpu=first_gpu,
+        kv_events=f"ipc://{directory}/{name}.kv" if deployment.config.router.kv_events else None,
     )
     command = worker_command(deployment, place, api_key=key, extra_args=options.extra_args)
     return Worker(name=name, place=place, command=command)

@@ -3,9 +3,7 @@
 import dataclasses
 import json
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,22 +34,29 @@ class RoutedWorker(Protocol):
     @property
     def bootstrap_port(self) -> int | None: ...
 
+    @property
+    def kv_events(self) -> str | None: ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouterFile:
     """A settings file that only this user can read: it holds keys."""
 
     path: Path
-    """The file; its directory is its own."""
+    """The file; nobody else may read its directory."""
     log_path: Path
     """File for what the router says."""
 
     @classmethod
     def create(
-        cls, deployment: ResolvedDeployment, options: LaunchOptions, workers: Sequence[RoutedWorker], worker_key: str
+        cls,
+        directory: Path,
+        deployment: ResolvedDeployment,
+        options: LaunchOptions,
+        workers: Sequence[RoutedWorker],
+        worker_key: str,
     ) -> "RouterFile":
-        """Write the settings of the router of `deployment`."""
-        directory = Path(tempfile.mkdtemp(prefix="prefillshare-router-"))
+        """Write the settings of the router of `deployment` into `directory`."""
         path = directory / "router.json"
         settings = {
             "host": options.host,
@@ -69,10 +74,6 @@ class RouterFile:
         log_path = options.log_path or new_log_path(f"{deployment.config.name}.router")
         return cls(path=path, log_path=log_path)
 
-    def remove(self) -> None:
-        """Delete the file."""
-        shutil.rmtree(self.path.parent, ignore_errors=True)
-
 
 def router_command(file: RouterFile) -> EngineCommand:
     """Return the command that runs the router."""
@@ -88,4 +89,5 @@ def _describe(worker: RoutedWorker) -> dict[str, Any]:
         "url": worker.url,
         "bootstrap_host": None if worker.bootstrap_port is None else "127.0.0.1",
         "bootstrap_port": worker.bootstrap_port,
+        "kv_events": worker.kv_events,
     }

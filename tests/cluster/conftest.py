@@ -1,8 +1,9 @@
 """One whole disaggregated deployment, as `prefillshare launch` serves it, for all tests of this folder."""
 
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 
 import httpx
 import openai
@@ -18,6 +19,9 @@ from tests.support.engines import MODELS_DIR
 
 MODULES = ("math", "tool", "code")
 STEP_S = 0.1
+WAIT_S = 90.0
+KV_TOKENS = 12288
+"""Three times the longest context, so that a test can fill it."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -44,6 +48,17 @@ class Cluster:
         """What the router says of itself."""
         return self.http.get("/router/state").json()
 
+    def held_bytes(self, name: str) -> int:
+        """How much the router thinks a worker holds."""
+        return next(worker["held_bytes"] for worker in self.state()["workers"] if worker["id"] == name)
+
+    def wait(self, until: Callable[[], bool], what: str) -> None:
+        """Wait until it is so; an AssertionError that says what did not come to pass."""
+        deadline = time.monotonic() + WAIT_S
+        while not until():
+            assert time.monotonic() < deadline, f"{what} within {WAIT_S:.0f} s"
+            time.sleep(0.2)
+
     def complete(self, module: str, prompt: str = "Omar 3 boxes", **fields: object) -> httpx.Response:
         """One short completion."""
         body = {"model": module, "prompt": prompt, "max_tokens": 8, "temperature": 0, **fields}
@@ -52,8 +67,15 @@ class Cluster:
 
 @pytest.fixture(scope="package")
 def cluster() -> Iterator[Cluster]:
-    """1 prefill worker, 3 decode workers with full weights, 1 router."""
-    deployment = resolve(load_deployment(MODELS_DIR / "tiny-agents-pd.toml"))
+    """1 prefill worker, 3 decode workers with full weights, 1 router; the workers tell what they evict."""
+    config = load_deployment(MODELS_DIR / "tiny-agents-pd.toml")
+    deployment = resolve(
+        replace(
+            config,
+            router=replace(config.router, kv_events=True),
+            engine=replace(config.engine, max_total_tokens=KV_TOKENS),
+        )
+    )
     said: list[str] = []
     options = LaunchOptions(port=free_port(), admin_key="admin")
     running = launch_cluster(deployment, options, on_event=said.append)

@@ -3,7 +3,6 @@
 import os
 import signal
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -11,15 +10,7 @@ import pytest
 
 from tests.cluster.conftest import MODULES, Cluster
 
-BACK_S = 90.0
 LONG = {"max_tokens": 3000, "ignore_eos": True}
-
-
-def _wait(until: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + BACK_S
-    while not until():
-        assert time.monotonic() < deadline, f"{what} within {BACK_S:.0f} s"
-        time.sleep(0.2)
 
 
 def _serves(cluster: Cluster, module: str) -> bool:
@@ -33,7 +24,7 @@ def _kill(cluster: Cluster, name: str) -> None:
     restarts, pid = cluster.process(name).num_restarts, cluster.process(name).pid
     assert pid is not None
     os.killpg(pid, signal.SIGKILL)
-    _wait(lambda: cluster.process(name).num_restarts > restarts, f"{name} is started again")
+    cluster.wait(lambda: cluster.process(name).num_restarts > restarts, f"{name} is started again")
 
 
 def test_a_decode_worker_that_dies_in_a_stream_ends_its_calls_only(cluster: Cluster) -> None:
@@ -47,7 +38,7 @@ def test_a_decode_worker_that_dies_in_a_stream_ends_its_calls_only(cluster: Clus
     assert any("error" in line for line in rest)
     assert _serves(cluster, "tool")
     assert _serves(cluster, "code")
-    _wait(lambda: _serves(cluster, "math"), "math is back")
+    cluster.wait(lambda: _serves(cluster, "math"), "math is back")
     assert any("decode-math-0 ended: killed by signal 9" in text for text in cluster.said)
 
 
@@ -75,12 +66,12 @@ def test_the_prefill_worker_comes_back_and_no_call_hangs(cluster: Cluster) -> No
         statuses = [one.result(timeout=60).status_code for one in asked]
     assert set(statuses) <= {200, 500, 502, 503, 504}
     for module in MODULES:
-        _wait(lambda module=module: _serves(cluster, module), f"{module} serves again")
+        cluster.wait(lambda module=module: _serves(cluster, module), f"{module} serves again")
 
 
 def test_the_router_comes_back(cluster: Cluster) -> None:
     _kill(cluster, "router")
-    _wait(lambda: all(_serves(cluster, module) for module in MODULES), "all modules serve again")
+    cluster.wait(lambda: all(_serves(cluster, module) for module in MODULES), "all modules serve again")
 
 
 def test_a_stopped_worker_delays_its_calls_and_no_others(cluster: Cluster) -> None:
@@ -96,7 +87,7 @@ def test_a_stopped_worker_delays_its_calls_and_no_others(cluster: Cluster) -> No
         finally:
             os.killpg(pid, signal.SIGCONT)
         assert waiting.result(timeout=60).status_code in (200, 503, 504)
-    _wait(lambda: _serves(cluster, "code"), "code serves again")
+    cluster.wait(lambda: _serves(cluster, "code"), "code serves again")
 
 
 def test_nothing_is_left_after_many_calls_with_aborted_ones_among_them(cluster: Cluster) -> None:
@@ -119,7 +110,7 @@ def test_nothing_is_left_after_many_calls_with_aborted_ones_among_them(cluster: 
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(call, range(500)))
-    _wait(lambda: all(used(name) == (0, 0) for name in workers), "all calls have ended")
+    cluster.wait(lambda: all(used(name) == (0, 0) for name in workers), "all calls have ended")
     assert cluster.state()["running"] == 0
     # Only an engine that holds no request empties its cache; SGLang checks that nothing leaked then.
     assert cluster.http.post("/flush_cache", headers={"Authorization": "Bearer admin"}).status_code == 200

@@ -37,6 +37,36 @@ def test_it_finds_what_each_worker_holds_of_a_prompt(steps: list[tuple[str, byte
     assert index.match(asked) == expected
 
 
+@given(st.lists(st.tuples(PROMPTS, WORKERS), max_size=30), WORKERS, st.integers(0, 60))
+@settings(max_examples=300, deadline=None)
+def test_a_worker_that_evicts_loses_the_ends_of_its_longest_unused_prefixes(
+    inserted: list[tuple[bytes, str]], worker: str, evicted: int
+) -> None:
+    index = PrefixIndex(10**9)
+    for prompt, holder in inserted:
+        index.insert(prompt, holder)
+    before = {name: index.held_bytes(name) for name in ("p0", "p1", "p2")}
+    left_over = index.drop(worker, evicted)
+    dropped = before[worker] - index.held_bytes(worker)
+    assert dropped + left_over == evicted or (left_over == 0 and index.held_bytes(worker) == 0)
+    assert all(index.held_bytes(name) == before[name] for name in before if name != worker)
+    # Whatever is still held is held from its beginning on.
+    for prompt, _ in inserted:
+        length = index.match(prompt).get(worker, 0)
+        assert all(index.match(prompt[:end]).get(worker, 0) == end for end in range(1, length + 1))
+
+
+def test_the_latest_used_prefix_is_evicted_last() -> None:
+    index = PrefixIndex(10**9)
+    for prompt in (b"one", b"two", b"three"):
+        index.insert(prompt, "p0")
+    index.match(b"one")
+    assert index.drop("p0", len("wo") + len("hree") + 0.5) == 0.5
+    assert index.match(b"one") == {"p0": 3}
+    assert index.match(b"three") == {"p0": 1}
+    assert index.match(b"two") == {"p0": 1}
+
+
 @given(st.lists(st.tuples(PROMPTS, WORKERS, st.booleans()), max_size=60), st.integers(1, 6))
 @settings(max_examples=300, deadline=None)
 def test_it_stays_within_its_memory_and_counts_it_right(steps: list[tuple[bytes, str, bool]], num_nodes: int) -> None:

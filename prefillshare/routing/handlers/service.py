@@ -54,7 +54,7 @@ async def router_state(request: web.Request) -> web.Response:
             "sessions": {"pinned": len(gateway.sessions), "repins": gateway.sessions.num_repins},
             "prefix_index": {"bytes": index.num_bytes, "max_bytes": index.max_bytes, "nodes": index.num_nodes},
             "bytes_per_token": round(gateway.chooser.bytes_per_token, 3),
-            "workers": [_worker_state(worker) for worker in gateway.pool],
+            "workers": [_worker_state(worker) | {"held_bytes": index.held_bytes(worker.id)} for worker in gateway.pool],
         }
     )
 

@@ -1,0 +1,116 @@
+"""KV events keep the index true: what a worker evicted or flushed is not looked for there any more."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import zmq
+import zmq.asyncio
+
+from prefillshare.routing.gateway import Gateway
+from prefillshare.routing.kv_events import Evictions
+from prefillshare.routing.settings import RouterSettings
+from prefillshare.routing.workers import WorkerSpec
+from tests.routing.workers import BASE, in_loop, until
+
+PROMPT = b"x" * 400
+
+
+def _stored(num_blocks: int, block_size: int) -> list[object]:
+    return ["BlockStored", list(range(num_blocks)), None, [0] * block_size, block_size, None, "GPU"]
+
+
+def _batch(*events: list[object]) -> bytes:
+    return msgspec.msgpack.encode([1.0, list(events), 0])
+
+
+def test_evicted_tokens_are_counted_in_blocks() -> None:
+    found = Evictions()
+    found.add(_batch(_stored(1, 16), ["BlockRemoved", [1, 2, 3], "GPU"]))
+    assert found.take() == Evictions(num_tokens=48, is_cleared=False, block_size=16)
+    found.add(_batch(["BlockRemoved", [4], "GPU"], ["AllBlocksCleared"], ["BlockRemoved", [5], "GPU"]))
+    assert found.take() == Evictions(num_tokens=16, is_cleared=True, block_size=16)
+    assert found.take().num_tokens == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"\xc1", msgspec.msgpack.encode(7), msgspec.msgpack.encode([1.0, [3]])])
+def test_a_message_that_is_none_is_said(content: bytes) -> None:
+    with pytest.raises(ValueError, match="no batch of KV events"):
+        Evictions().add(content)
+
+
+class Publisher:
+    """Speaks as SGLang's publisher does."""
+
+    def __init__(self, address: str) -> None:
+        self._context = zmq.asyncio.Context()
+        self._socket = self._context.socket(zmq.XPUB)
+        self._socket.bind(address)
+        self._number = 0
+
+    async def subscribed(self) -> None:
+        await self._socket.recv()
+
+    async def send(self, content: bytes) -> None:
+        await self._socket.send_multipart([b"", self._number.to_bytes(8, "big"), content])
+        self._number += 1
+
+    def close(self) -> None:
+        self._context.destroy(linger=0)
+
+
+@contextlib.asynccontextmanager
+async def _listening(tmp_path: Path) -> AsyncIterator[tuple[Gateway, Publisher]]:
+    address = f"ipc://{tmp_path}/p0.kv"
+    publisher = Publisher(address)
+    spec = WorkerSpec(
+        id="p0",
+        role="prefill",
+        url="http://127.0.0.1:9",
+        bootstrap_host="127.0.0.1",
+        bootstrap_port=1,
+        kv_events=address,
+    )
+    gateway = Gateway(RouterSettings(base_model=BASE, workers=(spec,)))
+    try:
+        await publisher.subscribed()
+        gateway.chooser.index.insert(PROMPT, "p0", "d0")
+        yield gateway, publisher
+    finally:
+        await gateway.close()
+        publisher.close()
+
+
+@in_loop
+async def test_what_a_worker_evicts_leaves_the_index_for_it_alone(tmp_path: Path) -> None:
+    async with _listening(tmp_path) as (gateway, publisher):
+        index = gateway.chooser.index
+        index.insert(b"y" * 200, "p0")
+        await publisher.send(b"not msgpack")
+        await publisher.send(_batch(["BlockRemoved", list(range(60)), "GPU"]))  # of 4 bytes each: not all of PROMPT
+        await until(lambda: gateway.pool.get("p0").evicted_bytes == 240)
+        assert index.held_bytes("p0") == 600
+        await publisher.send(_batch(["BlockRemoved", list(range(50)), "GPU"]))
+        await until(lambda: index.held_bytes("p0") < 600)
+        assert index.match(PROMPT) == {"d0": 400}
+        assert index.match(b"y" * 200) == {"p0": 200}
+
+
+@in_loop
+async def test_a_worker_that_was_flushed_holds_nothing(tmp_path: Path) -> None:
+    async with _listening(tmp_path) as (gateway, publisher):
+        await publisher.send(_batch(["AllBlocksCleared"]))
+        await until(lambda: gateway.chooser.index.match(PROMPT) == {"d0": 400})
+
+
+@in_loop
+async def test_a_worker_that_left_is_not_listened_to(tmp_path: Path) -> None:
+    async with _listening(tmp_path) as (gateway, publisher):
+        await gateway.leave("p0")
+        gateway.chooser.index.insert(PROMPT, "p0")
+        await publisher.send(_batch(["AllBlocksCleared"]))
+        await asyncio.sleep(0.5)
+        assert gateway.chooser.index.match(PROMPT)["p0"] == 400
