@@ -2,7 +2,13 @@
 
 import pytest
 
+from tests.support.forks import close_fork_servers
 from tests.support.scores import SCORES
+
+
+def pytest_sessionfinish() -> None:
+    """End what the session's engines were forked from."""
+    close_fork_servers()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -30,7 +30,7 @@ class RunningEngine:
     process: EngineProcess
     """Its processes."""
     forks: ForkServer | None
-    """What it was forked from; None when it was started as a program."""
+    """What it was forked from, to be ended with it; None when it was started as a program or by a borrowed one."""
     api_key: str | None
     """Key that clients must send."""
     start_s: float
@@ -109,10 +109,15 @@ def plan(deployment: ResolvedDeployment, options: LaunchOptions) -> EngineComman
 
 
 def launch_engine(
-    deployment: ResolvedDeployment, options: LaunchOptions, on_stage: Listener = lambda stage: None
+    deployment: ResolvedDeployment,
+    options: LaunchOptions,
+    on_stage: Listener = lambda stage: None,
+    *,
+    borrowed: ForkServer | None = None,
 ) -> RunningEngine:
     """Start the engine and return when it answered a request through a decode module.
 
+    `borrowed` is a fork server of the caller's, made for the same environment; without one, the engine gets its own.
     Effects: on any failure or interruption, no process is left.
     Raises: LaunchError with the engine's own reason and the path of its log.
     """
@@ -121,10 +126,10 @@ def launch_engine(
     log_path = options.log_path or new_log_path(deployment.config.name)
     forks, process = None, None
     try:
-        if runs_on_cpu(deployment):
+        if borrowed is None and runs_on_cpu(deployment):
             on_stage(FIRST_STAGE)
             forks = start_fork_server(command, log_path, options.start_timeout_s)
-        process = start_engine(command, log_path, forks)
+        process = start_engine(command, log_path, borrowed or forks)
         url = f"http://{client_host(options.host)}:{options.port}"
         wait_until_listening([(process, url)], options.api_key, options.start_timeout_s, on_stage)
         on_stage(LAST_STAGE)

@@ -4,7 +4,7 @@
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from prefillshare.config import load_deployment
@@ -13,6 +13,7 @@ from prefillshare.serving.arguments import EngineCommand
 from prefillshare.serving.cluster import RunningCluster, launch_cluster, plan_workers
 from prefillshare.serving.engine import RunningEngine, launch_engine
 from prefillshare.serving.engine import plan as plan_engine
+from prefillshare.serving.forks import ForkServer
 from prefillshare.serving.options import DEFAULT_HOST, LaunchOptions, Listener
 from prefillshare.serving.ports import free_port
 
@@ -25,16 +26,19 @@ def launch(
     options: LaunchOptions,
     on_stage: Listener = lambda stage: None,
     on_event: Listener = lambda text: None,
+    *,
+    borrowed: ForkServer | None = None,
 ) -> RunningDeployment:
     """Start the deployment and return when every decode module answered a request.
 
-    `on_stage` hears how far the start is, `on_event` of processes that ended and were started again.
+    `on_stage` hears how far the start is, `on_event` of processes that ended and were started again. An engine can be
+    forked from a `borrowed` fork server; the workers of a disaggregated deployment have their own.
     Effects: on any failure or interruption, no process is left.
     Raises: LaunchError with the failed process's own reason and the path of its log.
     """
     if deployment.config.topology == "disaggregated":
         return launch_cluster(deployment, options, on_stage, on_event)
-    return launch_engine(deployment, options, on_stage)
+    return launch_engine(deployment, options, on_stage, borrowed=borrowed)
 
 
 def plan(deployment: ResolvedDeployment, options: LaunchOptions) -> dict[str, EngineCommand]:
@@ -56,16 +60,21 @@ def running_deployment(
     api_key: str | None = None,
     extra_args: Sequence[str] = (),
     log_path: Path | None = None,
+    fork_server: Callable[[EngineCommand], ForkServer] | None = None,
 ) -> Iterator[RunningDeployment]:
     """Serve the deployment file at `path` while the block runs; `port` None takes a free one.
 
+    `fork_server` hands out a server to fork the engine from; without it, or disaggregated, the deployment has its own.
     Raises: PrefillShareError when the file or its modules cannot be used, or the deployment does not start.
     """
     deployment = resolve(load_deployment(Path(path)))
     options = LaunchOptions(
         host=host, port=port or free_port(host), api_key=api_key, extra_args=tuple(extra_args), log_path=log_path
     )
-    running = launch(deployment, options)
+    borrowed = None
+    if fork_server is not None and deployment.config.topology == "colocated":
+        borrowed = fork_server(plan_engine(deployment, options))
+    running = launch(deployment, options, borrowed=borrowed)
     try:
         yield running
     finally:

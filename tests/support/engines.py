@@ -21,6 +21,7 @@ from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.ports import free_port
 from prefillshare.serving.process import start_engine
 from prefillshare.serving.readiness import raise_if_dead
+from tests.support.forks import fork_server
 
 MODELS_DIR = Path(__file__).parents[2] / "models"
 TINY_AGENTS = MODELS_DIR / "tiny-agents.toml"
@@ -92,9 +93,10 @@ def shared_engine(
     file: Path = TINY_AGENTS, *extra_args: str, environment: Mapping[str, str] | None = None
 ) -> Iterator[Endpoint]:
     """The deployment as ``prefillshare launch`` serves it."""
+    # Variables that SGLang reads at its import need an import of their own.
     with (
         _environment(environment or {}),
-        running_deployment(file, extra_args=extra_args) as running,
+        running_deployment(file, extra_args=extra_args, fork_server=None if environment else fork_server) as running,
         contextlib.closing(Endpoint(running.url)) as endpoint,
     ):
         yield endpoint

@@ -22,6 +22,7 @@ from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.process import EngineProcess, start_engine
 from prefillshare.serving.readiness import wait_until_listening
 from tests.support.engines import MODELS_DIR, START_TIMEOUT_S
+from tests.support.forks import fork_server
 
 TINY = MODELS_DIR / "tiny"
 BASE_NAME = "tiny-base"
@@ -174,10 +175,7 @@ def pd_workers(
         for worker in plan_workers(resolve(load_deployment(file)), options)
     ]
     with contextlib.ExitStack() as stack:
-        # Some of SGLang's switches are read when it is imported, which happens in the fork server.
-        shared = {name: value for variables in (environment or {}).values() for name, value in variables.items()}
-        forks = start_fork_server(_adding(shared, planned[0]).command, file.with_suffix(".forks.log"), START_TIMEOUT_S)
-        stack.callback(forks.close)
+        forks = _forks(stack, file, planned[0], environment)
         processes = {worker.name: _start(stack, worker, file.parent, forks) for worker in planned}
         wait_until_listening([(processes[w.name], w.url) for w in planned], None, START_TIMEOUT_S, lambda stage: None)
         prefill, *decoders = planned
@@ -185,6 +183,18 @@ def pd_workers(
         for pair in pairs.values():
             stack.callback(pair.close)
         yield Workers(pairs, {worker.name: worker for worker in planned}, processes)
+
+
+def _forks(
+    stack: contextlib.ExitStack, file: Path, worker: Worker, environment: Mapping[str, Mapping[str, str]] | None
+) -> ForkServer:
+    if not environment or not any(environment.values()):
+        return fork_server(worker.command)
+    # Some of SGLang's switches are read when it is imported, which happens in the fork server.
+    shared = {name: value for variables in environment.values() for name, value in variables.items()}
+    forks = start_fork_server(_adding(shared, worker).command, file.with_suffix(".forks.log"), START_TIMEOUT_S)
+    stack.callback(forks.close)
+    return forks
 
 
 def _start(stack: contextlib.ExitStack, worker: Worker, folder: Path, forks: ForkServer) -> EngineProcess:

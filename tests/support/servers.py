@@ -5,6 +5,7 @@ import contextlib
 import pytest
 
 from prefillshare.serving.launch import RunningDeployment, running_deployment
+from tests.support.forks import fork_server
 from tests.support.random_models import make_family
 
 _started: list[RunningDeployment] = []
@@ -19,6 +20,6 @@ def random_server(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest
     if not _started:
         stack = contextlib.ExitStack()
         file = make_family(tmp_path_factory.mktemp("random-family"))
-        _started.append(stack.enter_context(running_deployment(file)))
+        _started.append(stack.enter_context(running_deployment(file, fork_server=fork_server)))
         pytestconfig.add_cleanup(stack.close)
     return _started[0]

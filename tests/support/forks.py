@@ -1,0 +1,28 @@
+"""One import of SGLang for all engines of a test session that start in the same environment."""
+
+import tempfile
+from pathlib import Path
+
+from prefillshare.serving.arguments import EngineCommand
+from prefillshare.serving.engine import start_fork_server
+from prefillshare.serving.forks import ForkServer
+
+START_TIMEOUT_S = 300.0
+
+_servers: dict[frozenset[tuple[str, str]], ForkServer] = {}
+
+
+def fork_server(command: EngineCommand) -> ForkServer:
+    """The session's fork server for engines like `command`, started when it is first asked for."""
+    environment = frozenset(command.environment.items())
+    server = _servers.get(environment)
+    if server is None or not server.is_alive():
+        log = Path(tempfile.mkdtemp(prefix="prefillshare-forks-")) / "forks.log"
+        server = _servers[environment] = start_fork_server(command, log, START_TIMEOUT_S)
+    return server
+
+
+def close_fork_servers() -> None:
+    """End them all."""
+    while _servers:
+        _servers.popitem()[1].close()
