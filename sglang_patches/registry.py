@@ -15,6 +15,7 @@ from sglang_patches import (
     lora_segments,
     model_cards,
     model_names,
+    prompt_size,
     request_boundary,
     request_checks,
     responses_api,
@@ -167,6 +168,13 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
         "5fb935cea26fd6af",
         "a token id outside of the vocabulary would end the engine",
         request_checks.wrap_validate_one_request,
+    ),
+    _patch(
+        "managers.tokenizer_manager",
+        "TokenizerManager.init_tokenizer_and_processor",
+        "f903c279068e6021",
+        "a text of megabytes would hold up everybody while it is tokenised",
+        prompt_size.wrap_init_tokenizer,
     ),
     _patch(
         "entrypoints.engine",

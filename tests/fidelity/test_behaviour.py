@@ -155,3 +155,19 @@ def test_every_endpoint_asks_the_named_module(agents):
     assert agents.http.post("/v1/messages", json=messages).json()["content"][0]["text"] == text
     assert agents.http.post("/v1/messages", json={**messages, "model": "maths"}).status_code == 404
     assert agents.http.post("/api/chat", json={**messages, "stream": False}).status_code == 501
+
+
+def test_megabytes_of_text_are_refused_before_they_are_tokenised(agents):
+    """Tokenising them would hold up everybody; each way in says what does not fit."""
+    text = "word " * 2_000_000
+    chat = [{"role": "user", "content": text}]
+    for path, body in (
+        ("/v1/chat/completions", {"model": "math", "messages": chat}),
+        ("/v1/completions", {"model": "tool", "prompt": text}),
+        ("/v1/completions", {"model": "tool", "prompt": ["short", text]}),
+        ("/generate", {"text": text}),
+    ):
+        reply = agents.http.post(path, json=body)
+        assert reply.status_code == 400, (path, reply.text[:300])
+        assert "characters, which are more than the 4096 tokens" in reply.text, reply.text[:300]
+    assert ask(agents, "math").usage.completion_tokens > 0

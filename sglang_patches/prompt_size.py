@@ -1,0 +1,57 @@
+"""A text that cannot fit the context is refused before it is tokenised.
+
+Target: ``sglang.srt.managers.tokenizer_manager.TokenizerManager.init_tokenizer_and_processor``
+Why: the HTTP process tokenises on its event loop. Ten megabytes take it half a minute, in which nobody else is
+    served and health checks fail; only then is the prompt found too long.
+How: a token stands for so many bytes of text at most, so the length of a text tells how many tokens it has at least.
+    The tokenizer of this process looks at that first; a ValueError is answered with 400.
+Upstream: sglang/srt/managers/tokenizer_manager.py:464 at 0.5.17.
+Remove when: upstream bounds the text of a prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+NORMALIZED_SHARE = 4
+"""A normalizer may shorten a text (composed letters take fewer bytes), but not to less than a quarter."""
+
+
+def wrap_init_tokenizer(original: Callable[..., None]) -> Callable[..., None]:
+    def init_tokenizer_and_processor(self: Any) -> None:
+        original(self)
+        # With automatic truncation, a text that is too long is no mistake.
+        if not self.server_args.allow_auto_truncate:
+            guard(self.tokenizer, self.model_config.context_len)
+
+    return init_tokenizer_and_processor
+
+
+def guard(tokenizer: Any, context_length: int) -> None:
+    """Let `tokenizer` refuse texts of certainly more than `context_length` tokens.
+
+    Effects: only for tokenizers of the Rust library, whose longest token is known.
+    Raises: the tokenizer then raises ValueError saying how long the text is and what fits.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return
+    token_bytes = max(len(token.encode()) for token in tokenizer.get_vocab())
+    max_bytes = context_length * token_bytes * (NORMALIZED_SHARE if backend.normalizer else 1)
+    original = tokenizer._encode_plus
+
+    def encode_plus(text: Any, *args: Any, **kwargs: Any) -> Any:
+        for one in _texts(text):
+            if len(one) > max_bytes or len(one.encode(errors="replace")) > max_bytes:
+                raise ValueError(
+                    f"the prompt has {len(one)} characters, which are more than the {context_length} tokens that this "
+                    "model's context takes: shorten it"
+                )
+        return original(text, *args, **kwargs)
+
+    tokenizer._encode_plus = encode_plus
+
+
+def _texts(text: Any) -> Iterable[str]:
+    return (text,) if isinstance(text, str) else (one for one in text or () if isinstance(one, str))
