@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from prefillshare.errors import PrefillShareError
 from sglang_patches import (
     adapter_checks,
+    call_report,
     foreign_apis,
     lora_segments,
     model_cards,
@@ -39,6 +40,7 @@ _SERVING = "entrypoints.openai.serving_base"
 _RESPONSES = "entrypoints.openai.serving_responses"
 _OLLAMA = "entrypoints.ollama.serving"
 _RELIED_SEGMENTS = "relied on: reads adapters per row of the batch view"
+_RELIED_ORIGIN = "relied on: when nodes are made, and which matched prefix counts as cached"
 _RELIED_ROWS = "relied on: row ownership that the shared radix cache continues"
 
 ENGINE_PATCHES: tuple[Patch, ...] = (
@@ -169,6 +171,20 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
         request_checks.wrap_validate_one_request,
     ),
     _patch(
+        "entrypoints.openai.serving_chat",
+        "OpenAIServingChat._build_chat_response",
+        "9cec50f17ab5e985",
+        "nobody would see whose prefill was reused, and the size of a hand-off",
+        call_report.wrap_build_response,
+    ),
+    _patch(
+        "entrypoints.openai.serving_completions",
+        "OpenAIServingCompletion._build_completion_response",
+        "8799aaa05dac68d5",
+        "nobody would see whose prefill was reused, and the size of a hand-off",
+        call_report.wrap_build_response,
+    ),
+    _patch(
         "entrypoints.engine",
         "_set_envs_and_config",
         "5a826b1c796f84c8",
@@ -179,6 +195,9 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
     _patch(_RADIX, "RadixCache.insert", "d4ee45e66c92906b", _RELIED_ROWS),
     _patch(_RADIX, "RadixCache.cache_unfinished_req", "153f82d767e5b2c7", _RELIED_ROWS),
     _patch(_RADIX, "RadixCache.cache_finished_req", "a2b07adf7f49eea8", _RELIED_ROWS),
+    _patch(_RADIX, "RadixCache._insert_helper", "6393e577a0ae7260", _RELIED_ORIGIN),
+    _patch(_RADIX, "RadixCache._split_node", "f2df01f7cd52b1ac", _RELIED_ORIGIN),
+    _patch(_REQ, "ScheduleBatch.prepare_for_extend", "3970b68aad407be1", _RELIED_ORIGIN),
     _patch(_RADIX, "RadixKey", "dcee2fbb2cec9878", _RELIED_ROWS),
     _patch(_REQ, "Req.init_next_round_input", "32feade36c828d1e", _RELIED_ROWS),
     _patch("mem_cache.common", "release_kv_cache", "22899438db477d53", _RELIED_ROWS),
