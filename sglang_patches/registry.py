@@ -13,12 +13,15 @@ from sglang_patches import (
     adapter_checks,
     call_report,
     foreign_apis,
+    http_routes,
     lora_segments,
-    model_cards,
     model_names,
+    observed_requests,
+    openai_user,
     request_boundary,
     request_checks,
     responses_api,
+    scheduler_state,
     server_checks,
     start_method,
 )
@@ -38,6 +41,7 @@ _LORA = "lora.lora_manager"
 _RADIX = "mem_cache.radix_cache"
 _SERVING = "entrypoints.openai.serving_base"
 _RESPONSES = "entrypoints.openai.serving_responses"
+_TOKENIZER = "managers.tokenizer_manager"
 _OLLAMA = "entrypoints.ollama.serving"
 _RELIED_SEGMENTS = "relied on: reads adapters per row of the batch view"
 _RELIED_ORIGIN = "relied on: when nodes are made, and which matched prefix counts as cached"
@@ -160,11 +164,40 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
         "entrypoints.http_server",
         "set_global_state",
         "1484c09ce798173a",
-        "/v1/models/NAME would deny decode modules",
-        model_cards.wrap_set_global_state,
+        "/v1/models/NAME would deny decode modules; /metrics would not know them",
+        http_routes.wrap_set_global_state,
+    ),
+    *(
+        _patch(_TOKENIZER, f"TokenizerManager.{name}", fingerprint, "requests would not be counted by module", wrap)
+        for name, fingerprint, wrap in (
+            ("_init_req_state", "e8d69ee3e74f86be", observed_requests.wrap_init_req_state),
+            ("collect_metrics", "55a8f44d5521488f", observed_requests.wrap_collect_metrics),
+            ("_remove_req_state", "69ad26ca812defad", observed_requests.wrap_remove_req_state),
+            ("_handle_abort_req", "8e49bca9d1d26f2c", observed_requests.wrap_handle_abort_req),
+        )
     ),
     _patch(
-        "managers.tokenizer_manager",
+        _TOKENIZER,
+        "TokenizerManager._handle_batch_output",
+        "4adfb1cf333c5972",
+        "relied on: when a request's state goes and its outputs are counted",
+    ),
+    _patch(
+        _SERVING,
+        "OpenAIServingBase.handle_request",
+        "8cf812ef94ceea99",
+        "sessions named by user would be guessed",
+        openai_user.wrap_handle_request,
+    ),
+    _patch(
+        "managers.scheduler",
+        "Scheduler.get_internal_state",
+        "7d19aa0d964749de",
+        "nobody would know how KV memory is used",
+        scheduler_state.wrap_get_internal_state,
+    ),
+    _patch(
+        _TOKENIZER,
         "TokenizerManager._validate_one_request",
         "5fb935cea26fd6af",
         "a token id outside of the vocabulary would end the engine",

@@ -114,8 +114,8 @@ class SharedPrefillRadixCache(RadixCache):
     def _begin(self, req: Req) -> None:
         """Before ``req`` changes the tree: remember who writes, and count once what its first match brought.
 
-        Until now ``last_node`` is the end of the prefix that admitted the request, and locked, so the path to it is what
-        SGLang counts as cached tokens. A retracted request matches again, which counts neither there nor here. The
+        Until now ``last_node`` is the end of the prefix that admitted the request, and locked, so the path to it is
+        what SGLang counts as cached tokens. A retracted request matches again, which counts neither there nor here. The
         prefix that a decode worker holds was counted by the prefill worker.
         """
         self._writer = req.decode_module

@@ -1,10 +1,13 @@
 """A call from the client to its answer: admission, attempts, retries."""
 
 import asyncio
+import time
 
 from aiohttp import web
 
 from prefillshare.config.router import Router
+from prefillshare.observe.observer import Observed, Observer, Outcome
+from prefillshare.observe.sessions import Prompt
 from prefillshare.routing.admission import Admission
 from prefillshare.routing.attempt import Attempt
 from prefillshare.routing.call import Call
@@ -30,6 +33,7 @@ class Proxy:
         chooser: Chooser,
         admission: Admission,
         health: Health,
+        observer: Observer,
     ) -> None:
         self.counters = Counters()
         self.num_running = 0
@@ -39,6 +43,7 @@ class Proxy:
         self._chooser = chooser
         self._admission = admission
         self._health = health
+        self._observer = observer
 
     async def answer(self, request: web.Request, call: Call) -> web.StreamResponse:
         """Return the decode worker's answer to `call`, passed on already if it is a stream.
@@ -47,35 +52,55 @@ class Proxy:
         """
         self.counters.calls += 1
         self.num_running += 1
+        started = time.monotonic()
+        observed = self._observer.begin(
+            call.module,
+            session=call.session,
+            prompt=Prompt(data=call.prompts[0] if call.prompts else b""),
+            num_prompts=1 if call.num_prompts is None else call.num_prompts,
+        )
+        outcome: Outcome = "error"
+        reason: str | None = None
         try:
-            response = await self._tried(request, call)
+            response = await self._tried(request, call, observed)
+            self.counters.answered += 1
+            is_good = response.status < 400
+            outcome, reason = "ok" if is_good else "error", None if is_good else f"answered {response.status}"
+            return response
         except StreamBrokenError as error:
             self.counters.failed += 1
+            reason = str(error)
             return error.response
         except (asyncio.CancelledError, ConnectionResetError):
             self.counters.aborted += 1
+            outcome = "aborted"
             raise
-        except QueueFullError:
+        except QueueFullError as error:
             self.counters.refused += 1
+            reason = str(error)
+            self._observer.events.tell("refusal", call.module, reason)
             raise
-        except RoutingError:
+        except RoutingError as error:
             self.counters.failed += 1
+            reason = str(error)
             raise
         finally:
             self.num_running -= 1
-        self.counters.answered += 1
-        return response
+            observed.ended(outcome, seconds=time.monotonic() - started, reason=reason)
 
-    async def _tried(self, request: web.Request, call: Call) -> web.StreamResponse:
+    async def _tried(self, request: web.Request, call: Call, observed: Observed) -> web.StreamResponse:
         deadline = asyncio.get_running_loop().time() + self._settings.total_timeout_s
         num_tries, is_suspect = 0, False
         avoid: set[str] = set()
+        asked = time.monotonic()
         while True:
             pair = await self._admission.acquire(call, avoid)
+            if num_tries == 0:
+                observed.waited(time.monotonic() - asked)
             self.counters.prompt_bytes += call.prompt_bytes
             self.counters.matched_bytes += pair.matched_bytes
             try:
-                return await self._attempt(request, call, pair, deadline)
+                return await self._attempt(request, call, pair, deadline, observed)
             except LegFailedError as error:
                 num_tries += 1
                 # A call during which two workers ended may be what ended them: a third must not follow.
@@ -86,7 +111,9 @@ class Proxy:
                 # Of a failed hand-off nobody knows whose fault it was.
                 avoid |= {error.worker.id} if error.counts else {pair.prefill.id, pair.decode.id}
 
-    async def _attempt(self, request: web.Request, call: Call, pair: Pair, deadline: float) -> web.StreamResponse:
+    async def _attempt(
+        self, request: web.Request, call: Call, pair: Pair, deadline: float, observed: Observed
+    ) -> web.StreamResponse:
         attempt = Attempt(
             call,
             pair,
@@ -95,6 +122,7 @@ class Proxy:
             chooser=self._chooser,
             admission=self._admission,
             health=self._health,
+            observed=observed,
         )
         async with attempt:
             answer = await self._open(request, attempt, deadline)

@@ -22,6 +22,8 @@ class RouterSettings:
     """Address to listen on."""
     port: int = 30000
     """Port to listen on."""
+    deployment: str = ""
+    """Name of the deployment, for people."""
     base_model: str
     """Name of the prefill module."""
     vocab_size: int | None = None
