@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sglang_patches import model_cards, monitoring
+from sglang_patches import model_cards, monitoring, observed_requests
 
 
 def wrap_set_global_state(original: Callable[..., None]) -> Callable[..., None]:
@@ -24,5 +24,6 @@ def wrap_set_global_state(original: Callable[..., None]) -> Callable[..., None]:
         original(global_state)
         model_cards.replace_route(app)
         monitoring.add_routes(app)
+        observed_requests.observer_of(global_state.tokenizer_manager)  # counting begins now
 
     return set_global_state

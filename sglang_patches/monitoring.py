@@ -12,7 +12,6 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from prefillshare.observe.exposition import CONTENT_TYPE, exposition
 from prefillshare.observe.relabel import add_labels
 from prefillshare.observe.state import ModuleFacts, deployment_state, worker_state
 from sglang_patches.call_report import META_KEY
@@ -44,6 +43,8 @@ async def get_state(request: Any) -> Any:
 
 async def get_metrics(request: Any) -> Any:
     """Prometheus' text: ours, then SGLang's. For a router SGLang's only, with the labels of its query added."""
+    # Late, like all of prometheus_client here: SGLang must first say in which folder the processes meet.
+    from prefillshare.observe.exposition import CONTENT_TYPE, exposition
     from starlette.responses import Response
 
     manager = _tokenizer_manager()
@@ -70,7 +71,7 @@ def _may_read(request: Any, server_args: Any) -> bool:
 
 
 def _sglang_metrics() -> bytes:
-    """What all processes of the engine wrote; imported late, for SGLang sets the folder before."""
+    """What all processes of the engine wrote."""
     from prometheus_client import CollectorRegistry, generate_latest, multiprocess
 
     registry = CollectorRegistry()
@@ -86,7 +87,7 @@ async def engine_state(manager: Any) -> dict[str, Any]:
     base, adapters = served_names(manager)
     role = worker_role()
     queued = _by_name(manager, (told or {}).get("queued") or {})
-    names = [base, *adapters] if role != "prefill" else list(dict.fromkeys((base, *observer.modules)))
+    names = [base, *sorted(adapters)] if role != "prefill" else list(dict.fromkeys((base, *observer.modules)))
     return deployment_state(
         observer,
         name=os.getenv(DEPLOYMENT_VARIABLE) or base,
