@@ -44,8 +44,9 @@ async def get_state(request: Any) -> Any:
 async def get_metrics(request: Any) -> Any:
     """Prometheus' text: ours, then SGLang's. For a router SGLang's only, with the labels of its query added."""
     # Late, like all of prometheus_client here: SGLang must first say in which folder the processes meet.
-    from prefillshare.observe.exposition import CONTENT_TYPE, exposition
     from starlette.responses import Response
+
+    from prefillshare.observe.exposition import CONTENT_TYPE, exposition
 
     manager = _tokenizer_manager()
     labels = dict(request.query_params)

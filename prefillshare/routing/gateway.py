@@ -18,6 +18,7 @@ from prefillshare.routing.policies import make_policy
 from prefillshare.routing.proxy import Proxy
 from prefillshare.routing.sessions import Sessions
 from prefillshare.routing.settings import RouterSettings
+from prefillshare.routing.tracing import Tracing
 from prefillshare.routing.workers import Worker, WorkerPool, WorkerSpec
 
 _POLL_S = 0.02
@@ -37,6 +38,7 @@ class Gateway:
         self.admission = Admission(router, self.pool, self.chooser)
         self.client = WorkerClient(router, settings.worker_api_key)
         self.health = Health(router, self.client, settings.base_model, changed=self._state_changed)
+        self.tracing = Tracing(settings.otlp_endpoint)
         self.proxy = Proxy(
             router,
             base=settings.base_model,
@@ -45,6 +47,7 @@ class Gateway:
             admission=self.admission,
             health=self.health,
             observer=self.observer,
+            tracing=self.tracing,
         )
         self.monitor = Monitor(
             settings,
@@ -103,6 +106,7 @@ class Gateway:
         for worker in list(self.pool):
             await self.health.unwatch(worker)
         await self.client.close()
+        await self.tracing.close()
 
     async def ask_all(self, path: str, *, method: str, timeout_s: float) -> dict[str, dict[str, Any]]:
         """Send a request to every worker at once; return status and text by worker id, status 0 for no answer."""

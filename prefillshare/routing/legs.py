@@ -16,9 +16,8 @@ import orjson
 
 from prefillshare.routing.call import Call
 from prefillshare.routing.workers import Worker
+from sglang_patches.names import MODULE_HEADER
 
-MODULE_HEADER = "X-PrefillShare-Module"
-"""Tells a prefill worker for which decode module it works; `sglang_patches.names` has it, too."""
 _MAX_ROOM = 2**63 - 1
 _NONE: Mapping[str, str] = MappingProxyType({})
 

@@ -25,10 +25,9 @@ from prefillshare.routing.proxy import Proxy
 from prefillshare.routing.sessions import Sessions
 from prefillshare.routing.settings import RouterSettings
 from prefillshare.routing.workers import Worker, WorkerPool
+from sglang_patches.names import RESTARTS_VARIABLE
 
 ASK_TIMEOUT_S = 1.5
-RESTARTS_VARIABLE = "PREFILLSHARE_RESTARTS"
-"""Environment variable by which the launcher tells how often this process was started again."""
 
 
 class Monitor:

@@ -202,7 +202,10 @@ def _engine_flags(deployment: ResolvedDeployment, on_cpu: bool) -> list[str]:
     if on_cpu:
         for flag, value in _cpu_defaults(deployment).items():
             values[flag] = values.get(flag) or value
+    if deployment.config.otlp_endpoint is not None:
+        values["--otlp-traces-endpoint"] = deployment.config.otlp_endpoint
     flags = [word for flag, value in values.items() if value is not None for word in (flag, str(value))]
+    flags += ["--enable-trace"] if deployment.config.otlp_endpoint is not None else []
     return flags if engine.overlap_schedule else [*flags, "--disable-overlap-schedule"]
 
 
