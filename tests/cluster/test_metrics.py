@@ -109,7 +109,7 @@ def test_one_scrape_tells_the_same_with_the_workers_own_metrics(empty: Cluster) 
     workers = {
         (labels["worker"], labels["role"], labels["module"])
         for (name, pairs) in samples
-        if name == "sglang:num_running_reqs" and (labels := dict(pairs))
+        if name == "sglang:prompt_tokens_total" and (labels := dict(pairs))
     }
     assert workers == {("prefill-0", "prefill", ""), *((f"decode-{name}-0", "decode", name) for name in MODULES)}
 
