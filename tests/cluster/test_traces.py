@@ -1,4 +1,4 @@
-"""One call is one trace: the router's span, and below it one of each worker."""
+"""One call is one trace: the router's span, and below it a request span of each worker."""
 
 import pytest
 
@@ -17,19 +17,18 @@ def test_router_prefill_and_decode_share_the_clients_trace(cluster: Cluster, tra
     reply = cluster.http.post("/v1/completions", json=body, headers=headers)
     assert reply.status_code == 200, reply.text
 
-    spans = traces.trace(trace_id, services={"prefillshare-router", "sglang"}, num_roots=2)
-    (router,) = [span for span in spans if span.service == "prefillshare-router"]
+    router, requests = traces.call(trace_id)
     assert router.parent_id == PARENT
     assert router.attributes["prefillshare.module"] == "tool"
     assert router.attributes["prefillshare.decode_worker"] == "decode-tool-0"
-    legs = {span.name.split(" Req ")[0].strip().lower() for span in spans if span.parent_id == router.span_id}
-    assert legs == {"prefill", "decode"}
+    assert {span.parent_id for span in requests.values()} == {router.span_id}
 
 
 def test_a_call_without_a_trace_begins_one(cluster: Cluster, traces: Receiver) -> None:
-    before = {span.span_id for span in traces.spans}
-    assert cluster.complete("math").status_code == 200
-    while not (new := [one for one in traces.spans if one.span_id not in before and one.parent_id == ""]):
+    before = {span.trace_id for span in traces.spans}
+    assert cluster.complete("code").status_code == 200
+    while not (new := [span for span in traces.spans if span.trace_id not in before and " code" in span.name]):
         assert cluster.http.get("/health").status_code == 200
-    assert new[0].service == "prefillshare-router"
-    traces.trace(new[0].trace_id, services={"prefillshare-router", "sglang"}, num_roots=2)
+    router, requests = traces.call(new[0].trace_id)
+    assert router.parent_id == ""
+    assert {span.parent_id for span in requests.values()} == {router.span_id}

@@ -46,15 +46,16 @@ class Receiver(services.TraceServiceServicer):
             self.spans += [_span(service, span) for scope in group.scope_spans for span in scope.spans]
         return messages.ExportTraceServiceResponse()
 
-    def trace(self, trace_id: str, *, services: set[str], num_roots: int) -> list[Span]:
-        """The spans of a trace, once every service has sent some and the router's span has `num_roots` children."""
+    def call(self, trace_id: str) -> tuple[Span, dict[str, Span]]:
+        """Of a trace the router's span and, by role, SGLang's request spans, once both workers' have come."""
         deadline = time.monotonic() + DEADLINE_S
         while True:
             spans = [span for span in self.spans if span.trace_id == trace_id]
-            ids = {span.span_id for span in spans if span.service == "prefillshare-router"}
-            children = [span for span in spans if span.parent_id in ids]
-            if {span.service for span in spans} >= services and len(children) >= num_roots:
-                return spans
+            routers = [span for span in spans if span.service == "prefillshare-router"]
+            # SGLang names them "prefill Req 1234abcd"; its web framework adds spans of its own.
+            requests = {span.name.split()[0].lower(): span for span in spans if " Req " in span.name}
+            if len(routers) == 1 and {"prefill", "decode"} <= set(requests):
+                return routers[0], requests
             assert time.monotonic() < deadline, spans
             time.sleep(0.05)
 
