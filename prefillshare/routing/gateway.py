@@ -6,16 +6,20 @@ from typing import Any
 
 import aiohttp
 
+from prefillshare.observe.events import Kind
+from prefillshare.observe.observer import Observer
 from prefillshare.routing.admission import Admission
 from prefillshare.routing.choice import Chooser
 from prefillshare.routing.client import WorkerClient, error_text
 from prefillshare.routing.errors import ConflictError, NotFoundError
 from prefillshare.routing.health import Health
 from prefillshare.routing.kv_events import Evictions, KvEvents
+from prefillshare.routing.monitor import Monitor
 from prefillshare.routing.policies import make_policy
 from prefillshare.routing.proxy import Proxy
 from prefillshare.routing.sessions import Sessions
 from prefillshare.routing.settings import RouterSettings
+from prefillshare.routing.tracing import Tracing
 from prefillshare.routing.workers import Worker, WorkerPool, WorkerSpec
 
 _POLL_S = 0.02
@@ -29,12 +33,14 @@ class Gateway:
         self.settings = settings
         self.is_draining = False
         self.pool = WorkerPool()
-        self.sessions = Sessions(router.max_sessions)
+        self.observer = Observer()
+        self.sessions = Sessions(router.max_sessions, moved=self._session_moved)
         self.chooser = Chooser(router, self.pool, make_policy(router, self.sessions))
         self.admission = Admission(router, self.pool, self.chooser)
         self.client = WorkerClient(router, settings.worker_api_key)
         self.health = Health(router, self.client, settings.base_model, changed=self._state_changed)
         self.kv_events = KvEvents(self._evicted)
+        self.tracing = Tracing(settings.otlp_endpoint)
         self.proxy = Proxy(
             router,
             base=settings.base_model,
@@ -42,6 +48,17 @@ class Gateway:
             chooser=self.chooser,
             admission=self.admission,
             health=self.health,
+            observer=self.observer,
+            tracing=self.tracing,
+        )
+        self.monitor = Monitor(
+            settings,
+            self.observer,
+            pool=self.pool,
+            client=self.client,
+            sessions=self.sessions,
+            admission=self.admission,
+            proxy=self.proxy,
         )
         for spec in settings.workers:
             self.join(spec)
@@ -57,6 +74,7 @@ class Gateway:
         self.pool.add(worker)
         self.health.watch(worker)
         self.kv_events.watch(worker)
+        self.observer.events.tell("worker_joined", worker.id, f"{spec.role} worker at {spec.url}")
         return worker
 
     async def leave(self, worker_id: str) -> dict[str, Any]:
@@ -76,6 +94,7 @@ class Gateway:
             self.chooser.index.forget(worker_id)
             self.sessions.forget(worker_id)
             await self._unwatch(worker)
+            self.observer.events.tell("worker_left", worker_id, "it was told to leave")
             self.admission.pump()
         return {"id": worker_id, "unfinished": worker.num_running}
 
@@ -90,6 +109,7 @@ class Gateway:
             await self._unwatch(worker)
         self.kv_events.close()
         await self.client.close()
+        await self.tracing.close()
 
     async def ask_all(self, path: str, *, method: str, timeout_s: float) -> dict[str, dict[str, Any]]:
         """Send a request to every worker at once; return status and text by worker id, status 0 for no answer."""
@@ -122,7 +142,13 @@ class Gateway:
         worker.evicted_bytes += found.num_tokens * self.chooser.bytes_per_token
         worker.evicted_bytes = self.chooser.index.drop(worker.id, worker.evicted_bytes)
 
+    def _session_moved(self, session: str, before: str, now: str) -> None:
+        self.observer.sessions.repinned(session)
+        self.observer.events.tell("repin", session, f"moved from {before} to {now}")
+
     def _state_changed(self, worker: Worker) -> None:
+        kind: Kind = "worker_up" if worker.state == "up" else "worker_down"
+        self.observer.events.tell(kind, worker.id, worker.reason or f"the {worker.spec.role} worker serves")
         if worker.state == "down":
             # Whatever it held is gone if it died; if it was only slow, it is learned again.
             self.chooser.index.forget(worker.id)

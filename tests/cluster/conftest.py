@@ -16,6 +16,7 @@ from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.ports import free_port
 from prefillshare.serving.record import ProcessRecord
 from tests.support.engines import MODELS_DIR
+from tests.support.otlp import Receiver, otlp_receiver
 
 MODULES = ("math", "tool", "code")
 STEP_S = 0.1
@@ -66,7 +67,14 @@ class Cluster:
 
 
 @pytest.fixture(scope="package")
-def cluster() -> Iterator[Cluster]:
+def traces() -> Iterator[Receiver]:
+    """Where the deployment sends its traces."""
+    with otlp_receiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="package")
+def cluster(traces: Receiver) -> Iterator[Cluster]:
     """1 prefill worker, 3 decode workers with full weights, 1 router; the workers tell what they evict."""
     config = load_deployment(MODELS_DIR / "tiny-agents-pd.toml")
     deployment = resolve(
@@ -74,6 +82,7 @@ def cluster() -> Iterator[Cluster]:
             config,
             router=replace(config.router, kv_events=True),
             engine=replace(config.engine, max_total_tokens=KV_TOKENS),
+            otlp_endpoint=traces.endpoint,
         )
     )
     said: list[str] = []
