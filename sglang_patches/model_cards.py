@@ -1,4 +1,4 @@
-"""``GET /v1/models/NAME`` for decode modules.
+"""``GET /v1/models/NAME`` for decode modules, and the addresses of ``module_addresses``.
 
 Target: ``sglang.srt.entrypoints.http_server.set_global_state``
 Why: the list of models names the decode modules, but asking for one of them by name
@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from sglang_patches.module_addresses import add_routes
+
 ROUTE = "/v1/models/{model:path}"
 
 
@@ -21,6 +23,7 @@ def wrap_set_global_state(original: Callable[..., None]) -> Callable[..., None]:
     def set_global_state(global_state: Any) -> None:
         original(global_state)
         _replace_route()
+        add_routes()
 
     return set_global_state
 

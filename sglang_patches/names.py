@@ -17,3 +17,6 @@ FORKED_VARIABLE = "PREFILLSHARE_FORKED"
 
 FINGERPRINT_VARIABLE = "PREFILLSHARE_PREFILL_FINGERPRINT"
 """Environment variable of disaggregated workers: fingerprint of the prefill module whose KV they make or read."""
+
+NO_BOOTSTRAP_HOST = "2.2.2.2"
+"""SGLang's ``FAKE_BOOTSTRAP_HOST``: a prefill worker computes such a call and hands its KV to nobody."""
