@@ -4,9 +4,6 @@ import asyncio
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
-
-import orjson
 
 from prefillshare.routing.admission import Admission
 from prefillshare.routing.call import Call
@@ -14,6 +11,8 @@ from prefillshare.routing.choice import Chooser, Pair
 from prefillshare.routing.client import Answer, LegFailedError, WorkerClient
 from prefillshare.routing.health import Health
 from prefillshare.routing.legs import make_legs
+from prefillshare.routing.prefill_leg import PrefillLeg
+from prefillshare.routing.workers import Worker
 
 _REFUSAL_GRACE_S = 1.0
 """How long the decode leg may take to refuse a call itself, once the prefill leg has or its hand-off failed."""
@@ -38,13 +37,21 @@ class Attempt:
     ) -> None:
         self.call = call
         self.pair = pair
-        self._prefill_leg, self._decode_leg = make_legs(call, pair.prefill, pair.decode, base)
+        self._prefill_leg, self._decode_leg = make_legs(call, pair.prefill, self.decode, base)
+        self._prefill_run = PrefillLeg(
+            call, pair, self._prefill_leg, client=client, chooser=chooser, admission=admission, health=health
+        )
         self._client = client
-        self._chooser = chooser
         self._admission = admission
         self._health = health
         self._answer: Answer | None = None
         self._started = time.monotonic()
+
+    @property
+    def decode(self) -> Worker:
+        """Worker of the decode leg."""
+        assert self.pair.decode is not None
+        return self.pair.decode
 
     async def __aenter__(self) -> "Attempt":
         return self
@@ -54,15 +61,15 @@ class Attempt:
     ) -> None:
         failure = error if isinstance(error, LegFailedError) else error and error.__cause__
         # A failed prefill leg has reported itself, unless it just did not end.
-        if isinstance(failure, LegFailedError) and (failure.worker is self.pair.decode or self.is_prefilling):
+        if isinstance(failure, LegFailedError) and (failure.worker is self.decode or self.is_prefilling):
             self._health.failed(failure)
         elif self._answer is not None and error is None:
-            self._health.succeeded(self.pair.decode)
+            self._health.succeeded(self.decode)
         else:
-            self.pair.decode.breaker.undecided()
+            self.decode.breaker.undecided()
         if error is not None or self._answer is None or self._answer.status != 200:
             self._abort()
-        self._admission.release(self.pair.decode, time.monotonic() - self._started)
+        self._admission.release(self.decode, time.monotonic() - self._started)
 
     async def open(self, headers: Mapping[str, str]) -> Answer:
         """Send both legs and return the answer, or its beginning.
@@ -94,25 +101,10 @@ class Attempt:
         return await self._decode
 
     async def _run_prefill(self, headers: Mapping[str, str]) -> Answer | LegFailedError:
-        worker, expected = self.pair.prefill, self.pair.expected_tokens
-        started = worker.speed.started(expected)
-        computed = None
         try:
-            answer = await self._client.send(self._prefill_leg, headers, is_stream=False)
-            self._health.succeeded(worker)
-            if answer.status == 200:
-                prompt_tokens, computed = _tokens(answer.content, expected)
-                self._chooser.learn(self.call, self.pair, prompt_tokens)
-            return answer
+            return await self._prefill_run.run(headers)
         except LegFailedError as error:
-            self._health.failed(error)
             return error
-        except asyncio.CancelledError:
-            worker.breaker.undecided()
-            raise
-        finally:
-            worker.speed.finished(expected, computed, started)
-            self._admission.release(worker)
 
     def _abort(self) -> None:
         if self._answer is not None and self._answer.rest is not None:
@@ -128,28 +120,3 @@ def _answer_or_raise(report: Answer | LegFailedError) -> Answer:
     if isinstance(report, LegFailedError):
         raise report
     return report
-
-
-def _tokens(content: bytes, expected: float) -> tuple[int | None, int | None]:
-    """Return prompt tokens and computed tokens by the prefill worker's report.
-
-    A report without cached tokens leaves the index's estimate as the best guess.
-    """
-    try:
-        report: Any = orjson.loads(content)
-    except orjson.JSONDecodeError:
-        return None, None
-    reports = report if isinstance(report, list) else [report]
-    usages = [_usage(item) for item in reports]
-    prompt_tokens = sum(prompt for prompt, _ in usages) or None
-    if prompt_tokens is None or any(cached is None for _, cached in usages):
-        return prompt_tokens, round(expected)
-    return prompt_tokens, prompt_tokens - sum(cached or 0 for _, cached in usages)
-
-
-def _usage(report: Any) -> tuple[int, int | None]:
-    if not isinstance(report, Mapping):
-        return 0, None
-    usage = report.get("usage") or report.get("meta_info") or {}
-    details = usage.get("prompt_tokens_details") or {}
-    return usage.get("prompt_tokens") or 0, details.get("cached_tokens", usage.get("cached_tokens"))

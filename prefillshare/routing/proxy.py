@@ -13,7 +13,10 @@ from prefillshare.routing.client import Answer, LegFailedError, WorkerClient
 from prefillshare.routing.counters import Counters
 from prefillshare.routing.errors import CallTimeoutError, QueueFullError, RoutingError, WorkerFailedError
 from prefillshare.routing.health import Health
+from prefillshare.routing.legs import make_prefill_only_leg
+from prefillshare.routing.prefill_leg import PrefillLeg
 from prefillshare.routing.relay import StreamBrokenError, relay
+from prefillshare.routing.workers import Worker
 
 _PASSED_HEADERS = ("X-Request-Id", "traceparent", "tracestate")
 
@@ -84,9 +87,11 @@ class Proxy:
                 is_suspect |= error.is_broken_off
                 self.counters.retries += 1
                 # Of a failed hand-off nobody knows whose fault it was.
-                avoid |= {error.worker.id} if error.counts else {pair.prefill.id, pair.decode.id}
+                avoid |= {error.worker.id} if error.counts else {worker.id for worker in pair.workers}
 
     async def _attempt(self, request: web.Request, call: Call, pair: Pair, deadline: float) -> web.StreamResponse:
+        if call.is_prefill_only:
+            return await self._prefilled(request, call, pair, deadline)
         attempt = Attempt(
             call,
             pair,
@@ -102,14 +107,48 @@ class Proxy:
 
     async def _open(self, request: web.Request, attempt: Attempt, deadline: float) -> Answer:
         limit_s = self._settings.first_byte_timeout_s if attempt.call.is_stream else self._settings.total_timeout_s
-        headers = {name: request.headers[name] for name in _PASSED_HEADERS if name in request.headers}
         try:
             async with asyncio.timeout_at(min(asyncio.get_running_loop().time() + limit_s, deadline)):
-                return await attempt.open(headers)
+                return await attempt.open(_passed_headers(request))
         except TimeoutError:
-            slow = attempt.pair.prefill if attempt.is_prefilling else attempt.pair.decode
-            cause = LegFailedError(slow, f"sent nothing within {limit_s:g} s")
-            raise CallTimeoutError(f"{cause}: the call was given up") from cause
+            cause = _silence(attempt.pair.prefill if attempt.is_prefilling else attempt.decode, limit_s)
+            raise _gave_up(cause) from cause
+
+    async def _prefilled(self, request: web.Request, call: Call, pair: Pair, deadline: float) -> web.Response:
+        """Return the prefill worker's own answer to a call that asks for no token."""
+        run = PrefillLeg(
+            call,
+            pair,
+            make_prefill_only_leg(call, pair.prefill),
+            client=self._client,
+            chooser=self._chooser,
+            admission=self._admission,
+            health=self._health,
+        )
+        try:
+            async with asyncio.timeout_at(deadline):
+                answer = await run.run(_passed_headers(request))
+        except (TimeoutError, asyncio.CancelledError) as error:
+            self._client.abort(run.leg)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            cause = _silence(pair.prefill, self._settings.total_timeout_s)
+            self._health.failed(cause)
+            raise _gave_up(cause) from cause
+        headers = {"Content-Type": answer.content_type, "X-Prefill-Worker": pair.prefill.id}
+        return web.Response(body=answer.content, status=answer.status, headers=headers)
+
+
+def _passed_headers(request: web.Request) -> dict[str, str]:
+    return {name: request.headers[name] for name in _PASSED_HEADERS if name in request.headers}
+
+
+def _silence(worker: Worker, limit_s: float) -> LegFailedError:
+    return LegFailedError(worker, f"sent nothing within {limit_s:g} s")
+
+
+def _gave_up(cause: LegFailedError) -> CallTimeoutError:
+    return CallTimeoutError(f"{cause}: the call was given up")
 
 
 def _tries(count: int) -> str:

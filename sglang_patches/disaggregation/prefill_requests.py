@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sglang_patches.disaggregation import hand_off
+from sglang_patches.names import NO_BOOTSTRAP_HOST
 
 
 def wrap_process_req(original: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
@@ -28,7 +29,7 @@ def wrap_process_req(original: Callable[[Any, Any], None]) -> Callable[[Any, Any
 def wrap_finalize_bootstrap(original: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
     def finalize_bootstrap(self: Any, req: Any) -> bool:
         is_final = original(self, req)
-        if is_final:
+        if is_final and req.bootstrap_host != NO_BOOTSTRAP_HOST:
             hand_off.report(req, req.start_send_idx, self.kv_manager)
         return is_final
 

@@ -27,6 +27,7 @@ def call_handler(endpoint: Endpoint) -> Handler:
                 vocab_size=gateway.settings.vocab_size,
             ),
             session_header=request.headers.get("X-Session-ID"),
+            addressed=request.match_info.get("module"),
         )
         return await gateway.proxy.answer(request, call)
 
