@@ -50,7 +50,11 @@ async def list_modules() -> dict[str, Any]:
     """Names of the modules, and the chat template that all of them share."""
     prefill, decode = served_names(_tokenizer_manager())
     template = getattr(_tokenizer_manager().tokenizer, "chat_template", None)
-    return {"prefill": prefill, "decode": sorted(decode), "chat_template": template if isinstance(template, str) else None}
+    return {
+        "prefill": prefill,
+        "decode": sorted(decode),
+        "chat_template": template if isinstance(template, str) else None,
+    }
 
 
 def _generate_route() -> Any:

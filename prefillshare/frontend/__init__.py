@@ -17,7 +17,7 @@ Importing it loads what `import sglang` loads, no engine and no GPU library beyo
 
 from prefillshare.frontend.calls import choose, gen
 from prefillshare.frontend.endpoint import Endpoint, UnknownModuleError
-from prefillshare.frontend.program import State, function
+from prefillshare.frontend.program import ProgramError, State, function
 from prefillshare.frontend.usage import Usage, usage
 
-__all__ = ["Endpoint", "State", "UnknownModuleError", "Usage", "choose", "function", "gen", "usage"]
+__all__ = ["Endpoint", "ProgramError", "State", "UnknownModuleError", "Usage", "choose", "function", "gen", "usage"]

@@ -12,6 +12,12 @@ from prefillshare.errors import PrefillShareError
 from prefillshare.frontend.endpoint import Endpoint
 from prefillshare.frontend.turns import answered_by, modules_in
 
+_POLL_S = 0.1
+
+
+class ProgramError(PrefillShareError):
+    """An earlier call of a program failed, so it cannot go on."""
+
 
 class State(ProgramState):
     """The state of a program, with modules; shares the executor of the state that it is made from."""
@@ -54,11 +60,29 @@ class State(ProgramState):
         """An assistant's turn."""
         return super().assistant(self._answered(expr))
 
+    def get_var(self, name: str) -> Any:
+        """The value of a variable, once it is there.
+
+        Raises: ProgramError when it never will be: a call failed, and SGLang's own state would wait for ever.
+        """
+        executor = self.stream_executor
+        done = executor.variable_event.get(name)
+        while done is not None and not done.wait(_POLL_S) and executor.error_ is None:
+            pass
+        if name not in executor.variables:
+            self._raise_if_failed()
+        return executor.variables[name]
+
     def __iadd__(self, other: Any) -> "State":
         super().__iadd__(self._answered(other))
         return self
 
+    def _raise_if_failed(self) -> None:
+        if (error := self.stream_executor.error_) is not None:
+            raise ProgramError(f"a call of this program failed: {error}") from error
+
     def _answered(self, expr: Any) -> Any:
+        self._raise_if_failed()
         for name in modules_in(expr):
             self._endpoint().check(name)
         return expr if self._module is None or expr is None else answered_by(self._module, expr)
@@ -89,6 +113,15 @@ class ModuleFunction(SglFunction):
         """SGLang's bind."""
         assert all(name in self.arg_names for name in arguments)
         return ModuleFunction(self._plain_func, bind_arguments={**self.bind_arguments, **arguments})
+
+    def run(self, *args: Any, **options: Any) -> State:
+        """SGLang's run."""
+        return State(super().run(*args, **options))
+
+    def run_batch(self, *args: Any, **options: Any) -> Any:
+        """SGLang's run_batch: a list of states, or a generator of them with `generator_style`."""
+        states = super().run_batch(*args, **options)
+        return [State(one) for one in states] if isinstance(states, list) else (State(one) for one in states)
 
 
 def function(func: Callable[..., Any]) -> ModuleFunction:
