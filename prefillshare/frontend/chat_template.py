@@ -34,8 +34,8 @@ def derive(source: str | None) -> ChatTemplate:
     """
     if source is None:
         raise PrefillShareError("this model has no single chat template: give chat_template_name, one of SGLang's")
-    model = _ModelTemplate(source)
     try:
+        model = _ModelTemplate(source)
         template = _taken_apart(model)
         _compare(model, template)
     except (_NotSimpleError, TemplateError) as error:

@@ -45,6 +45,8 @@ class State(ProgramState):
 
     def fork(self, size: int = 1, position_ids_offset: list[int] | None = None) -> ProgramStateGroup:
         """SGLang's fork; the copies begin with this state's module."""
+        # SGLang prefills the text before a fork only if its thread has written any by now.
+        self.sync()
         group = super().fork(size, position_ids_offset)
         return ProgramStateGroup([State(state, self._module) for state in group.states], self)
 
