@@ -1,12 +1,13 @@
 """The backend of programs that move between decode modules: SGLang's own, at the address of whoever has the turn."""
 
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import httpx
 from sglang.lang.backend.runtime_endpoint import RuntimeEndpoint
 from sglang.lang.choices import ChoicesDecision
-from sglang.utils import http_request
 
 from prefillshare.errors import PrefillShareError
 from prefillshare.frontend import turns
@@ -15,6 +16,7 @@ from prefillshare.frontend.chat_template import derive
 MODULE_KEY = "decode_module"
 """Key of `meta_info` under which an answer says whose it is."""
 _NO_TEMPLATE = "default"
+_ASK_TIMEOUT_S = 30.0
 
 
 class UnknownModuleError(PrefillShareError):
@@ -107,9 +109,11 @@ def _turn_ends_on_error() -> Iterator[None]:
 
 
 def _ask(base_url: str, api_key: str | None, verify: str | None) -> dict[str, Any]:
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key is not None else {}
+    trusted = ssl.create_default_context(cafile=verify) if verify else True
     try:
-        reply = http_request(f"{base_url}/modules", api_key=api_key, verify=verify)
-    except OSError as error:
+        reply = httpx.get(f"{base_url}/modules", headers=headers, verify=trusted, timeout=_ASK_TIMEOUT_S)
+    except httpx.TransportError as error:
         raise PrefillShareError(
             f"nothing answers at {base_url} ({error}): start it with `prefillshare launch`"
         ) from None

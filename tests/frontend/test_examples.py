@@ -33,7 +33,7 @@ def tokenizer():
 
 
 def run(script: str, deployment: Deployment) -> str:
-    deployment.endpoint().flush_cache()
+    deployment.flush()
     command = [sys.executable, str(EXAMPLES / script), "--url", deployment.url, "--api-key", API_KEY]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -119,6 +119,8 @@ def test_batches(endpoint, generator_style) -> None:
     assert len(set(alone)) == len(MODULES)
 
 
+@pytest.mark.usefixtures("left_open")
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 def test_streams_are_the_whole_in_pieces(endpoint) -> None:
     whole = two_modules.run(SUM, backend=endpoint)
     state = two_modules.run(SUM, backend=endpoint, stream=True)
@@ -135,7 +137,7 @@ def test_streams_are_the_whole_in_pieces(endpoint) -> None:
 
 
 def test_constraints_bind_the_module_that_has_the_turn(endpoint) -> None:
-    schema = json.dumps({"type": "object", "properties": {"n": {"type": "integer", "maximum": 9}}, "required": ["n"]})
+    schema = json.dumps({"enum": ["red", "blue"]})
 
     @frontend.function
     def program(s):
@@ -149,7 +151,7 @@ def test_constraints_bind_the_module_that_has_the_turn(endpoint) -> None:
     state = program.run(backend=endpoint)
     assert len(state["regex"]) == 3
     assert set(state["regex"]) <= set("abc")
-    assert set(json.loads(state["json"])) == {"n"}
+    assert json.loads(state["json"]) in ("red", "blue")
     int(state["int"])
     assert state["choice"] in ("no (a.b)", "may|be", "two\nlines")
     assert frontend.usage(state, "choice").module == "tool"
@@ -165,6 +167,7 @@ def test_other_programs_may_name_modules_in_their_calls(deployment: Deployment) 
     assert [frontend.usage(state, name).module for name in "ab"] == ["code", "math"]
 
 
+@pytest.mark.usefixtures("left_open")
 def test_without_a_thread_a_failed_call_ends_its_turn(deployment: Deployment) -> None:
     @sgl.function
     def program(s):
@@ -177,6 +180,7 @@ def test_without_a_thread_a_failed_call_ends_its_turn(deployment: Deployment) ->
     assert frontend.usage(state, "good").module == "math"
 
 
+@pytest.mark.usefixtures("left_open")
 @pytest.mark.filterwarnings("ignore:Error in stream_executor")
 def test_a_failed_call_is_told_where_its_value_is_wanted(endpoint) -> None:
     @frontend.function
