@@ -32,3 +32,6 @@ SESSION_HEADER = "X-Session-ID"
 
 MODULE_HEADER = "X-PrefillShare-Module"
 """HTTP header from the router to a prefill worker: the decode module for which it prefills."""
+
+NO_BOOTSTRAP_HOST = "2.2.2.2"
+"""SGLang's ``FAKE_BOOTSTRAP_HOST``: a prefill worker computes such a call and hands its KV to nobody."""

@@ -104,7 +104,7 @@ class Admission:
             self._drop_empty(waiting.call.module)
         elif not waiting.pair.exception():
             # The turn came at the very moment of giving up: the pair goes back unused.
-            for worker in (waiting.pair.result().prefill, waiting.pair.result().decode):
+            for worker in waiting.pair.result().workers:
                 worker.breaker.undecided()
                 self.release(worker)
 
@@ -120,6 +120,7 @@ class Admission:
         )
 
     def _retry_after_s(self, module: str) -> int:
-        room = sum(worker.max_running for worker in self._pool.replicas(module) if worker.is_available)
+        workers = self._pool.replicas(module) or self._pool.prefill()
+        room = sum(worker.max_running for worker in workers if worker.is_available)
         estimate = self._mean_call_s * (self.num_queued(module) + 1) / max(room, 1)
         return min(max(math.ceil(estimate), 1), _MAX_RETRY_AFTER_S)

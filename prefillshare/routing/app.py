@@ -26,6 +26,9 @@ _ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/v1/models/{name}", models.get_model),
     ("GET", "/model_info", models.model_info),
     ("GET", "/get_model_info", models.model_info),
+    ("GET", "/server_info", models.server_info),
+    ("GET", "/get_server_info", models.server_info),
+    ("GET", "/modules", models.list_modules),
     ("GET", "/health", service.health),
     ("GET", "/health_generate", service.health_generate),
     ("GET", "/flush_cache", service.flush_cache),
@@ -36,6 +39,15 @@ _ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/workers", workers.list_workers),
     ("POST", "/workers", workers.join),
     ("DELETE", "/workers/{id}", workers.leave),
+    # For clients that can name an address but no model, such as SGLang's frontend language.
+    ("POST", "/modules/{module}/generate", models.of_module(call_handler("/generate"))),
+    ("PUT", "/modules/{module}/generate", models.of_module(call_handler("/generate"))),
+    ("GET", "/modules/{module}/model_info", models.of_module(models.model_info)),
+    ("GET", "/modules/{module}/get_model_info", models.of_module(models.model_info)),
+    ("GET", "/modules/{module}/server_info", models.of_module(models.server_info)),
+    ("GET", "/modules/{module}/get_server_info", models.of_module(models.server_info)),
+    ("GET", "/modules/{module}/flush_cache", models.of_module(service.flush_cache)),
+    ("POST", "/modules/{module}/flush_cache", models.of_module(service.flush_cache)),
 )
 
 

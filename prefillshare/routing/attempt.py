@@ -12,7 +12,8 @@ from prefillshare.routing.choice import Chooser, Pair
 from prefillshare.routing.client import Answer, LegFailedError, WorkerClient
 from prefillshare.routing.health import Health
 from prefillshare.routing.legs import make_legs
-from prefillshare.routing.prefill_report import read_report
+from prefillshare.routing.prefill_leg import PrefillLeg
+from prefillshare.routing.workers import Worker
 
 _REFUSAL_GRACE_S = 1.0
 """How long the decode leg may take to refuse a call itself, once the prefill leg has or its hand-off failed."""
@@ -38,14 +39,28 @@ class Attempt:
     ) -> None:
         self.call = call
         self.pair = pair
-        self._prefill_leg, self._decode_leg = make_legs(call, pair.prefill, pair.decode, base)
+        self._prefill_leg, self._decode_leg = make_legs(call, pair.prefill, self.decode, base)
+        self._prefill_run = PrefillLeg(
+            call,
+            pair,
+            self._prefill_leg,
+            client=client,
+            chooser=chooser,
+            admission=admission,
+            health=health,
+            observed=observed,
+        )
         self._client = client
-        self._chooser = chooser
         self._admission = admission
         self._health = health
-        self._observed = observed
         self._answer: Answer | None = None
         self._started = time.monotonic()
+
+    @property
+    def decode(self) -> Worker:
+        """Worker of the decode leg."""
+        assert self.pair.decode is not None
+        return self.pair.decode
 
     async def __aenter__(self) -> "Attempt":
         return self
@@ -55,15 +70,15 @@ class Attempt:
     ) -> None:
         failure = error if isinstance(error, LegFailedError) else error and error.__cause__
         # A failed prefill leg has reported itself, unless it just did not end.
-        if isinstance(failure, LegFailedError) and (failure.worker is self.pair.decode or self.is_prefilling):
+        if isinstance(failure, LegFailedError) and (failure.worker is self.decode or self.is_prefilling):
             self._health.failed(failure)
         elif self._answer is not None and error is None:
-            self._health.succeeded(self.pair.decode)
+            self._health.succeeded(self.decode)
         else:
-            self.pair.decode.breaker.undecided()
+            self.decode.breaker.undecided()
         if error is not None or self._answer is None or self._answer.status != 200:
             self._abort()
-        self._admission.release(self.pair.decode, time.monotonic() - self._started)
+        self._admission.release(self.decode, time.monotonic() - self._started)
 
     async def open(self, headers: Mapping[str, str]) -> Answer:
         """Send both legs and return the answer, or its beginning.
@@ -95,31 +110,10 @@ class Attempt:
         return await self._decode
 
     async def _run_prefill(self, headers: Mapping[str, str]) -> Answer | LegFailedError:
-        worker, expected = self.pair.prefill, self.pair.expected_tokens
-        started = worker.speed.started(expected)
-        computed = None
         try:
-            answer = await self._client.send(self._prefill_leg, headers, is_stream=False)
-            self._health.succeeded(worker)
-            if answer.status == 200:
-                report = read_report(answer.content)
-                computed = report.computed_tokens
-                if computed is None:  # the index's estimate is the best guess
-                    computed = round(expected)
-                self._chooser.learn(self.call, self.pair, report.prompt_tokens or None)
-                self._observed.prefilled(
-                    tokens=report.prompt_tokens, own=report.own_hit_tokens, cross=report.cross_hit_tokens
-                )
-            return answer
+            return await self._prefill_run.run(headers)
         except LegFailedError as error:
-            self._health.failed(error)
             return error
-        except asyncio.CancelledError:
-            worker.breaker.undecided()
-            raise
-        finally:
-            worker.speed.finished(expected, computed, started)
-            self._admission.release(worker)
 
     def _abort(self) -> None:
         if self._answer is not None and self._answer.rest is not None:

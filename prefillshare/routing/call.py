@@ -28,7 +28,9 @@ class Call:
     endpoint: Endpoint
     """Path at the workers, too."""
     module: str
-    """Decode module that answers."""
+    """Decode module that answers; the prefill module for a call that asks for no token."""
+    is_prefill_only: bool
+    """Whether no token is asked for: a prefill worker answers alone."""
     shared_body: bytes
     """JSON object with what both legs are told."""
     stream_options: Any
@@ -60,14 +62,22 @@ class Served:
     """Token ids there are; None when the router was not told."""
 
 
-def parse_call(endpoint: Endpoint, raw: bytes, served: Served, *, session_header: str | None = None) -> Call:
-    """Return the call in the body `raw`.
+def parse_call(
+    endpoint: Endpoint,
+    raw: bytes,
+    served: Served,
+    *,
+    session_header: str | None = None,
+    addressed: str | None = None,
+) -> Call:
+    """Return the call in the body `raw`; `addressed` is the module of the address, for a body that names none.
 
     Raises: BadCallError when the body cannot be used, UnknownModelError when it names no decode module.
     """
     body = _json_object(raw)
     is_stream = _flag(body, "stream")
-    module = _module(body, served)
+    is_prefill_only = endpoint == "/generate" and not is_stream and _asks_for_nothing(body)
+    module = _module(body, served, addressed, may_be_base=is_prefill_only)
     _refuse_several_samples(body)
     try:
         num_prompts, prompts = _SHAPES[endpoint](body, served.vocab_size)
@@ -77,7 +87,8 @@ def parse_call(endpoint: Endpoint, raw: bytes, served: Served, *, session_header
         raise BadCallError(f"the body cannot be passed on ({error}): nest it less deeply") from None
     return Call(
         endpoint=endpoint,
-        module=module,
+        module=served.base if is_prefill_only else module,
+        is_prefill_only=is_prefill_only,
         shared_body=shared_body,
         stream_options=body.get("stream_options"),
         is_stream=is_stream,
@@ -104,11 +115,20 @@ def _flag(body: Mapping[str, Any], name: str) -> bool:
     return bool(value)
 
 
-def _module(body: Mapping[str, Any], served: Served) -> str:
+def _asks_for_nothing(body: Mapping[str, Any]) -> bool:
+    samplings = body.get("sampling_params")
+    wanted = [one.get("max_new_tokens") for one in _each(samplings) if isinstance(one, Mapping)]
+    return bool(wanted) and all(one == 0 and not isinstance(one, bool) for one in wanted)
+
+
+def _module(body: Mapping[str, Any], served: Served, addressed: str | None, *, may_be_base: bool) -> str:
     base, modules = served.base, served.modules
     named = body.get("model")
     if named is None or named == base:
         named = _one_lora_path(body) or named
+    named = addressed if named is None else named
+    if may_be_base and named in (None, base):
+        return base
     known = f"this deployment has: {', '.join(modules) or 'no decode module at present'}"
     if named is None:
         raise BadCallError(f"model is missing: name a decode module; {known}", param="model")
@@ -134,8 +154,7 @@ def _one_lora_path(body: Mapping[str, Any]) -> Any:
 
 def _refuse_several_samples(body: Mapping[str, Any]) -> None:
     samplings = body.get("sampling_params")
-    places = [body, *(samplings if isinstance(samplings, list) else [samplings])]
-    for place in places:
+    for place in [body, *_each(samplings)]:
         count = place.get("n") if isinstance(place, Mapping) else None
         if count not in (None, 1):
             raise BadCallError(
@@ -143,6 +162,10 @@ def _refuse_several_samples(body: Mapping[str, Any]) -> None:
                 "the shared prompt is computed once",
                 param="n",
             )
+
+
+def _each(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _session(body: Mapping[str, Any]) -> str | None:

@@ -16,16 +16,21 @@ _RATIO_DECAY = 0.9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """The workers of one attempt, both reserved."""
+    """The workers of one attempt, reserved."""
 
     prefill: Worker
     """Worker of the prefill leg."""
-    decode: Worker
-    """Worker of the decode leg."""
+    decode: Worker | None
+    """Worker of the decode leg; None for a call that a prefill worker answers alone."""
     matched_bytes: int
     """Prefix of the prompt that the prefill worker holds, by the index."""
     expected_tokens: float
     """Tokens that the prefill worker will have to compute, estimated."""
+
+    @property
+    def workers(self) -> list[Worker]:
+        """Both, or the one."""
+        return [self.prefill, self.decode] if self.decode else [self.prefill]
 
 
 class Chooser:
@@ -45,23 +50,27 @@ class Chooser:
         Raises: UnavailableError when no prefill worker or no replica of the module is up.
         """
         prefill = _with_room(self._pool.prefill(), avoid, "prefill worker", call.module)
-        decode = _with_room(self._pool.replicas(call.module), avoid, f"decode worker of {call.module!r}", call.module)
-        if not prefill or not decode:
+        decode = [] if call.is_prefill_only else self._replicas(call, avoid)
+        if not prefill or not (decode or call.is_prefill_only):
             return None
         matched = self._matched(call)
         wanted = Wanted(session=call.session, prompt_bytes=call.prompt_bytes, bytes_per_token=self.bytes_per_token)
         chosen = self._policy.choose(wanted, _candidates(prefill, matched))
-        replica = choose_replica(_candidates(decode, matched), self._slack)
-        return self._reserved(call, _by_id(prefill, chosen), _by_id(decode, replica), matched)
+        replica = _by_id(decode, choose_replica(_candidates(decode, matched), self._slack)) if decode else None
+        return self._reserved(call, _by_id(prefill, chosen), replica, matched)
 
     def learn(self, call: Call, pair: Pair, prompt_tokens: int | None) -> None:
-        """Both workers of `pair` hold the call's prompts now."""
-        present = [worker.id for worker in (pair.prefill, pair.decode) if self._pool.get(worker.id) is worker]
+        """The workers of `pair` hold the call's prompts now."""
+        present = [worker.id for worker in pair.workers if self._pool.get(worker.id) is worker]
         for prompt in call.prompts if present else ():
             self.index.insert(prompt, *present)
         if prompt_tokens:
             ratio = call.prompt_bytes / prompt_tokens
             self.bytes_per_token = self.bytes_per_token * _RATIO_DECAY + ratio * (1 - _RATIO_DECAY)
+
+    def _replicas(self, call: Call, avoid: Collection[str]) -> list[Worker]:
+        what = f"decode worker of {call.module!r}"
+        return _with_room(self._pool.replicas(call.module), avoid, what, call.module)
 
     def _matched(self, call: Call) -> dict[str, int]:
         matched: dict[str, int] = {}
@@ -70,16 +79,17 @@ class Chooser:
                 matched[worker] = matched.get(worker, 0) + length
         return matched
 
-    def _reserved(self, call: Call, prefill: Worker, decode: Worker, matched: Mapping[str, int]) -> Pair:
-        prefill.reserve()
-        decode.reserve()
+    def _reserved(self, call: Call, prefill: Worker, decode: Worker | None, matched: Mapping[str, int]) -> Pair:
         matched_bytes = matched.get(prefill.id, 0)
-        return Pair(
+        pair = Pair(
             prefill=prefill,
             decode=decode,
             matched_bytes=matched_bytes,
             expected_tokens=(call.prompt_bytes - matched_bytes) / self.bytes_per_token,
         )
+        for worker in pair.workers:
+            worker.reserve()
+        return pair
 
 
 def _with_room(workers: list[Worker], avoid: Collection[str], what: str, module: str) -> list[Worker]:

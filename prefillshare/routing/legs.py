@@ -2,7 +2,8 @@
 
 Both get the client's body and one bootstrap room per prompt, under which the prefill worker offers the KV and the
 decode worker fetches it. The prefill leg asks for the prefill module and its answer counts only as a report; the
-answer of the decode leg is the client's.
+answer of the decode leg is the client's. A call that asks for no token has a prefill leg alone, which hands its KV to
+nobody and whose answer is the client's.
 """
 
 import random
@@ -16,7 +17,7 @@ import orjson
 
 from prefillshare.routing.call import Call
 from prefillshare.routing.workers import Worker
-from sglang_patches.names import MODULE_HEADER
+from sglang_patches.names import MODULE_HEADER, NO_BOOTSTRAP_HOST
 
 _MAX_ROOM = 2**63 - 1
 _NONE: Mapping[str, str] = MappingProxyType({})
@@ -51,6 +52,15 @@ def make_legs(call: Call, prefill: Worker, decode: Worker, base: str) -> tuple[L
         _leg(call, prefill, bootstrap | _prefill_fields(call, base), {MODULE_HEADER: call.module}),
         _leg(call, decode, bootstrap | _decode_fields(call, decode)),
     )
+
+
+def make_prefill_only_leg(call: Call, prefill: Worker) -> Leg:
+    """Return the one leg of a call that asks for no token."""
+    bootstrap = {
+        "bootstrap_host": _per_prompt(call, lambda: NO_BOOTSTRAP_HOST),
+        "bootstrap_room": _per_prompt(call, lambda: random.randint(1, _MAX_ROOM)),
+    }
+    return _leg(call, prefill, bootstrap | {"stream": False}, {MODULE_HEADER: call.module})
 
 
 def _leg(call: Call, worker: Worker, fields: Mapping[str, Any], headers: Mapping[str, str] = _NONE) -> Leg:

@@ -18,8 +18,11 @@ from prefillshare.routing.client import Answer, LegFailedError, WorkerClient
 from prefillshare.routing.counters import Counters
 from prefillshare.routing.errors import CallTimeoutError, QueueFullError, RoutingError, WorkerFailedError
 from prefillshare.routing.health import Health
+from prefillshare.routing.legs import make_prefill_only_leg
+from prefillshare.routing.prefill_leg import PrefillLeg
 from prefillshare.routing.relay import StreamBrokenError, relay
 from prefillshare.routing.tracing import CallSpan, Tracing
+from prefillshare.routing.workers import Worker
 
 
 class Proxy:
@@ -98,7 +101,7 @@ class Proxy:
             pair = await self._admission.acquire(call, avoid)
             if num_tries == 0:
                 underway.observed.waited(time.monotonic() - asked)
-            underway.span.note(prefill_worker=pair.prefill.id, decode_worker=pair.decode.id, tries=num_tries + 1)
+            underway.span.note(tries=num_tries + 1, **{f"{one.spec.role}_worker": one.id for one in pair.workers})
             self.counters.prompt_bytes += call.prompt_bytes
             self.counters.matched_bytes += pair.matched_bytes
             try:
@@ -111,9 +114,11 @@ class Proxy:
                 is_suspect |= error.is_broken_off
                 self.counters.retries += 1
                 # Of a failed hand-off nobody knows whose fault it was.
-                avoid |= {error.worker.id} if error.counts else {pair.prefill.id, pair.decode.id}
+                avoid |= {error.worker.id} if error.counts else {worker.id for worker in pair.workers}
 
     async def _attempt(self, underway: "_Underway", pair: Pair, deadline: float) -> web.StreamResponse:
+        if underway.call.is_prefill_only:
+            return await self._prefilled(underway, pair, deadline)
         attempt = Attempt(
             underway.call,
             pair,
@@ -134,9 +139,41 @@ class Proxy:
             async with asyncio.timeout_at(min(asyncio.get_running_loop().time() + limit_s, deadline)):
                 return await attempt.open(headers)
         except TimeoutError:
-            slow = attempt.pair.prefill if attempt.is_prefilling else attempt.pair.decode
-            cause = LegFailedError(slow, f"sent nothing within {limit_s:g} s")
-            raise CallTimeoutError(f"{cause}: the call was given up") from cause
+            cause = _silence(attempt.pair.prefill if attempt.is_prefilling else attempt.decode, limit_s)
+            raise _gave_up(cause) from cause
+
+    async def _prefilled(self, underway: "_Underway", pair: Pair, deadline: float) -> web.Response:
+        """Return the prefill worker's own answer to a call that asks for no token."""
+        run = PrefillLeg(
+            underway.call,
+            pair,
+            make_prefill_only_leg(underway.call, pair.prefill),
+            client=self._client,
+            chooser=self._chooser,
+            admission=self._admission,
+            health=self._health,
+            observed=underway.observed,
+        )
+        try:
+            async with asyncio.timeout_at(deadline):
+                answer = await run.run(underway.span.headers)
+        except (TimeoutError, asyncio.CancelledError) as error:
+            self._client.abort(run.leg)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            cause = _silence(pair.prefill, self._settings.total_timeout_s)
+            self._health.failed(cause)
+            raise _gave_up(cause) from cause
+        headers = {"Content-Type": answer.content_type, "X-Prefill-Worker": pair.prefill.id}
+        return web.Response(body=answer.content, status=answer.status, headers=headers)
+
+
+def _silence(worker: Worker, limit_s: float) -> LegFailedError:
+    return LegFailedError(worker, f"sent nothing within {limit_s:g} s")
+
+
+def _gave_up(cause: LegFailedError) -> CallTimeoutError:
+    return CallTimeoutError(f"{cause}: the call was given up")
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ async def relay(
     headers = {
         "Content-Type": answer.content_type,
         "X-Prefill-Worker": attempt.pair.prefill.id,
-        "X-Decode-Worker": attempt.pair.decode.id,
+        "X-Decode-Worker": attempt.decode.id,
     }
     if answer.rest is None:
         return web.Response(body=answer.content, status=answer.status, headers=headers)
@@ -45,7 +45,7 @@ async def relay(
         await _tell(request, writer, WorkerFailedError(f"the answer broke off: {error}"))
         raise StreamBrokenError(response, error) from error
     except TimeoutError:
-        worker = attempt.pair.decode
+        worker = attempt.decode
         cause = LegFailedError(worker, f"sent nothing for {settings.idle_timeout_s:g} s, or the call took too long")
         await _tell(request, writer, CallTimeoutError(f"the answer stopped: {cause}"))
         raise StreamBrokenError(response, cause) from cause
@@ -82,7 +82,7 @@ async def _next_piece(attempt: Attempt, rest: aiohttp.ClientResponse) -> bytes:
 
     Raises: LegFailedError when the decode worker broke off.
     """
-    worker = attempt.pair.decode
+    worker = attempt.decode
     try:
         piece = await rest.content.readany()
     except aiohttp.ClientError as error:

@@ -6,7 +6,8 @@ Why: a prefill worker would apply the adapter, the grammar, the stop rules and t
     bootstrap room, so their hand-offs would be mixed up. A decode worker has no logits of the prompt. Retracting
     everything in order to compute it again would send generated tokens to the prefill worker as if they were prompt.
 How: on a prefill worker, everything but the prompt and what keeps tenants apart (``extra_key``) is neutral. What the
-    pair cannot do is refused with status 400 and one sentence, by both workers alike.
+    pair cannot do is refused with status 400 and one sentence, by both workers alike. A call whose KV goes nowhere
+    (SGLang's fake bootstrap host) is the prefill module's own: log-probabilities of its prompt, and no token.
 Upstream: sglang/srt/managers/tokenizer_manager.py:744 and :1974 at 0.5.17.
 Remove when: never; entries go as features are verified.
 """
@@ -18,35 +19,44 @@ from http import HTTPStatus
 from typing import Any
 
 from sglang_patches.disaggregation.role import worker_role
+from sglang_patches.names import NO_BOOTSTRAP_HOST
 
 NEUTRAL_FIELDS: dict[str, Any] = {
     "lora_path": None,
     "lora_id": None,
     "stream": False,
-    "return_logprob": None,
-    "logprob_start_len": None,
-    "top_logprobs_num": None,
-    "token_ids_logprob": None,
     "return_hidden_states": False,
     "custom_logit_processor": None,
     "max_thinking_tokens": None,
 }
 """Fields of a request that are the decode worker's business, and what they are on a prefill worker."""
 
+LOGPROB_FIELDS: dict[str, Any] = dict.fromkeys(
+    ("return_logprob", "logprob_start_len", "top_logprobs_num", "token_ids_logprob")
+)
+"""The same, but for a call that has no decode worker."""
+
 
 def wrap_generate_request(original: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
     def generate_request(self: Any, obj: Any, request: Any = None) -> AsyncIterator[Any]:
         role = worker_role()
-        if role != "null":
-            _refuse_unsupported(obj)
+        if role == "null":
+            return original(self, obj, request)
+        is_scoring = role == "prefill" and _goes_nowhere(obj)
+        _refuse_unsupported(obj, has_prompt_logprobs=is_scoring)
         if role == "prefill":
-            _neutralize(obj)
-        return original(self, obj, request)
+            _neutralize(obj, NEUTRAL_FIELDS if is_scoring else NEUTRAL_FIELDS | LOGPROB_FIELDS)
+        answers = original(self, obj, request)
+        return _without_output(answers) if is_scoring else answers
 
     return generate_request
 
 
-def _refuse_unsupported(obj: Any) -> None:
+def _goes_nowhere(obj: Any) -> bool:
+    return all(host == NO_BOOTSTRAP_HOST for host in _as_list(getattr(obj, "bootstrap_host", None)))
+
+
+def _refuse_unsupported(obj: Any, *, has_prompt_logprobs: bool) -> None:
     """Raises: ValueError, which SGLang answers with status 400."""
     if getattr(obj, "bootstrap_room", None) is None:
         raise ValueError("this is one worker of a disaggregated deployment: send the call to the deployment's router")
@@ -57,19 +67,32 @@ def _refuse_unsupported(obj: Any) -> None:
                 f"n is {num_samples}, and disaggregated workers make one sample per call: send {num_samples} calls"
             )
     starts = [start for start in _as_list(obj.logprob_start_len) if start is not None]
-    if any(_as_list(obj.return_logprob)) and any(start >= 0 for start in starts):
+    if not has_prompt_logprobs and any(_as_list(obj.return_logprob)) and any(start >= 0 for start in starts):
         raise ValueError(
-            "log-probabilities of the prompt (logprob_start_len, echo) are not available from disaggregated workers: "
-            "ask for those of the answer only"
+            "log-probabilities of the prompt (logprob_start_len, echo) are not available together with an answer from "
+            "disaggregated workers: ask for those of the answer only, or send /generate with max_new_tokens 0"
         )
 
 
-def _neutralize(obj: Any) -> None:
-    for name, value in NEUTRAL_FIELDS.items():
+def _neutralize(obj: Any, fields: dict[str, Any]) -> None:
+    for name, value in fields.items():
         setattr(obj, name, value)
     neutral = {"temperature": 0, "max_new_tokens": 1}
     is_batch = isinstance(obj.sampling_params, list)
     obj.sampling_params = [dict(neutral) for _ in obj.sampling_params] if is_batch else neutral
+
+
+async def _without_output(answers: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """The answers without the token that stands for the end of a prefill: nothing was sampled."""
+    async for answer in answers:
+        for one in _as_list(answer):
+            one["text"], one["output_ids"] = "", []
+            meta = one["meta_info"]
+            meta["completion_tokens"] = 0
+            meta.update({name: [] for name in meta if name.startswith("output_") and isinstance(meta[name], list)})
+            if "output_token_logprobs_length" in meta:
+                meta["output_token_logprobs_length"] = 0
+        yield answer
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -28,6 +28,7 @@ def call_handler(endpoint: Endpoint) -> Handler:
                 vocab_size=gateway.settings.vocab_size,
             ),
             session_header=request.headers.get(SESSION_HEADER),
+            addressed=request.match_info.get("module"),
         )
         return await gateway.proxy.answer(request, call)
 

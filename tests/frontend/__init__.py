@@ -1,0 +1,1 @@
+"""Frontend programs and example agents against both topologies."""

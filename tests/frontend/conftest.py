@@ -1,0 +1,78 @@
+"""The tiny family in both topologies, behind an API key; one of them runs at a time."""
+
+import gc
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import httpx
+import pytest
+import sglang as sgl
+
+from prefillshare import frontend
+from prefillshare.serving.launch import running_deployment
+from tests.support.engines import MODELS_DIR
+
+API_KEY = "open-sesame"
+FILES = {"colocated": "tiny-agents.toml", "disaggregated": "tiny-agents-pd.toml"}
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A running deployment."""
+
+    topology: str
+    url: str
+    http: httpx.Client
+
+    def plain(self, module: str, **options: object) -> sgl.RuntimeEndpoint:
+        """SGLang's own backend at the address of a module."""
+        return sgl.RuntimeEndpoint(f"{self.url}/modules/{module}", api_key=API_KEY, **options)
+
+    def endpoint(self, module: str | None = None) -> frontend.Endpoint:
+        """Our backend."""
+        return frontend.Endpoint(self.url, module=module, api_key=API_KEY)
+
+    def chat(self, model: str, messages: list[dict], max_tokens: int) -> dict:
+        """A greedy OpenAI call."""
+        body = {"model": model, "messages": messages, "temperature": 0, "max_tokens": max_tokens}
+        reply = self.http.post("/v1/chat/completions", json=body)
+        assert reply.status_code == 200, reply.text
+        return reply.json()
+
+    def flush(self) -> None:
+        """Empty the caches; SGLang refuses while a scheduler is not idle, which is a moment later than the answer."""
+        deadline = time.monotonic() + 30
+        while self.http.post("/flush_cache").status_code != 200:
+            assert time.monotonic() < deadline, "the deployment did not become idle"
+            time.sleep(0.05)
+
+    def generate(self, **body: object) -> httpx.Response:
+        """A call in SGLang's own form."""
+        return self.http.post("/generate", json=body)
+
+
+@pytest.fixture(scope="package", params=FILES)
+def deployment(request: pytest.FixtureRequest) -> Iterator[Deployment]:
+    with (
+        running_deployment(MODELS_DIR / FILES[request.param], api_key=API_KEY) as running,
+        httpx.Client(base_url=running.url, headers={"Authorization": f"Bearer {API_KEY}"}, timeout=60) as http,
+    ):
+        yield Deployment(request.param, running.url, http)
+
+
+@pytest.fixture
+def endpoint(deployment: Deployment) -> frontend.Endpoint:
+    """The deployment with empty caches, no module named."""
+    deployment.flush()
+    return deployment.endpoint()
+
+
+@pytest.fixture
+def left_open() -> Iterator[None]:
+    """SGLang's frontend does not close connections of streams and refusals: they end here, without a warning each."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()

@@ -1,0 +1,70 @@
+"""The example agents, run as a user runs them."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from tests.frontend.conftest import API_KEY, Deployment
+from tests.support.engines import MODELS_DIR
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+MODULES = ["math", "code", "tool"] * 2
+ANSWERS = [
+    "#### 30",
+    "    BONUS = 10\n    xs = [x for x in xs if x > BONUS]\n    xs = [x * 2 for x in xs]\n    return sorted(xs)",
+    {"name": "send_final_report", "arguments": {"owner": "Kofi", "size": 30, "day": "Monday"}},
+    "#### 63",
+    "    LIMIT = 12\n    xs = [x for x in xs if x < LIMIT]\n    xs = [x * x for x in xs]\n    return sum(xs)",
+    {"name": "copy_draft_table", "arguments": {"count": 63, "floor": 2, "day": "Friday"}},
+]
+CALL = re.compile(r"^(\w+) +(\d+) prompt tokens, +(\d+) cached$", re.MULTILINE)
+SUM = re.compile(r"^all +(\d+) prompt tokens, +(\d+) cached, (\d+) prefilled$", re.MULTILINE)
+SEPARATE = re.compile(r"^separate models would have prefilled (\d+), ([\d.]+) times as many$", re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(MODELS_DIR / "tiny" / "base")
+
+
+def run(script: str, deployment: Deployment) -> str:
+    deployment.flush()
+    command = [sys.executable, str(EXAMPLES / script), "--url", deployment.url, "--api-key", API_KEY]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def answers_in(output: str) -> list[tuple[str, str]]:
+    body = output[: CALL.search(output).start()]
+    return re.findall(r"^\[(\w+)\] (.*?)\n\n", body, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("script", ["agents_frontend.py", "agents_openai.py", "agents_langgraph.py"])
+def test_an_agent_loop_solves_its_task_and_counts_right(deployment: Deployment, tokenizer, script) -> None:
+    output = run(script, deployment)
+    answers = answers_in(output)
+    assert [module for module, _ in answers] == MODULES
+    for (module, said), wanted in zip(answers, ANSWERS, strict=True):
+        assert (json.loads(said) if module == "tool" else said[-len(wanted) :]) == wanted
+
+    calls = [(module, int(prompt), int(cached)) for module, prompt, cached in CALL.findall(output)]
+    assert [module for module, *_ in calls] == MODULES
+    prompts = [prompt for _, prompt, _ in calls]
+    held = 1 if deployment.topology == "colocated" else 0  # x_n of a prompt is the module's own
+    assert [cached for *_, cached in calls[1:]] == [prompt - held for prompt in prompts[:-1]]
+    assert calls[0][2] <= 1
+
+    total, cached, prefilled = map(int, SUM.search(output).groups())
+    assert (total, cached) == (sum(prompts), sum(cached for *_, cached in calls))
+    assert prefilled == total - cached
+    # What a model that shares nothing has seen: its own last prompt, and its answer with the end mark.
+    spoken = [len(tokenizer.encode(said)) + 1 for _, said in answers]
+    separate = sum(prompts) - sum(prompt + said for prompt, said in zip(prompts[:3], spoken[:3], strict=True))
+    assert (int(SEPARATE.search(output)[1]), SEPARATE.search(output)[2]) == (separate, f"{separate / prefilled:.1f}")
+    assert separate > 2 * prefilled
