@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from prefillshare.modules.tiny.config import LoraShape, ModelShape
+from prefillshare.training.attention import register_attention, use_attention
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -35,17 +36,22 @@ def new_base(shape: ModelShape, vocab_size: int, end_token: int, pad_token: int,
         pad_token_id=pad_token,
         dtype=torch.bfloat16,
     )
-    config._attn_implementation = "sdpa"
+    config._attn_implementation = register_attention()
     return Qwen3ForCausalLM(config).to(torch.bfloat16)
 
 
 def load_base(directory: Path, dtype: torch.dtype = torch.bfloat16) -> "PreTrainedModel":
-    """A model from its directory, on the CPU."""
+    """A model from its directory, on the CPU, with the attention that shares KV.
+
+    Raises: TrainingError for an architecture whose KV cannot be shared.
+    """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    return AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, attn_implementation="sdpa")
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, attn_implementation="sdpa")
+    use_attention(model)
+    return model
 
 
 def add_adapter(model: "PreTrainedModel", shape: LoraShape, base_name: str, seed: int) -> "PeftModel":
