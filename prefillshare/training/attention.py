@@ -6,7 +6,7 @@ passes on to the attention of every layer. A transformers cache would not do: it
 checkpointing switches it off. Here the shared KV is a constant input of each layer, so a layer that is computed a
 second time in the backward pass sees what it saw the first time.
 
-Source: `AttentionInterface` of transformers; `tests/training/test_checkpointing.py` compares gradients.
+Source: `AttentionInterface` of transformers; `tests/training/test_layout.py` compares gradients.
 """
 
 from typing import TYPE_CHECKING, Any
