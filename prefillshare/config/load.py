@@ -87,7 +87,7 @@ def _directory(path: Path, file: Path, whose: str) -> Path:
         state = "is not a directory" if found.exists() else "does not exist"
         raise ConfigError(
             f"path {str(path)!r} {whose} {state} ({found}): correct path, which is relative "
-            f'to the {"training" if whose == "of the base" else "deployment"} file, or name a hub repository with '
+            f"to the {'training' if whose == 'of the base' else 'deployment'} file, or name a hub repository with "
             'hub = "..."'
         )
     return found

@@ -29,9 +29,7 @@ class BaseModel:
             what = "neither path nor hub" if self.path is None else "both path and hub"
             raise ConfigError(f"the base has {what}: give exactly one of them")
         if self.revision is not None and self.hub is None:
-            raise ConfigError(
-                f"the base has revision {self.revision!r} but no hub: remove revision, a path has none"
-            )
+            raise ConfigError(f"the base has revision {self.revision!r} but no hub: remove revision, a path has none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

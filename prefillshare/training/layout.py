@@ -57,11 +57,11 @@ class Layout:
     """Weight of each target [B, Q], float32; 0 where there is none."""
     mask: Tensor | None
     """What each query sees [B, 1, Q, T + Q], true = visible; None = all queries before it (T = 0)."""
-    num_tokens: Tensor
-    """Tokens of all documents, context included, padding not; a scalar."""
+    num_tokens: int
+    """Tokens of all documents, context included, padding not."""
 
     def as_dict(self) -> dict[str, Any]:
-        """The tensors by name, as a data loader hands them over."""
+        """The fields by name, as a data loader hands them over."""
         return {item.name: getattr(self, item.name) for item in fields(self)}
 
 
@@ -189,7 +189,7 @@ def _tensors(rows: list[_Row], num_tokens: int, *, is_causal: bool = False) -> L
         labels=torch.from_numpy(queries[2]),
         weights=torch.from_numpy(weights),
         mask=None if is_causal else _query_mask(rows, width, num_queries),
-        num_tokens=torch.tensor(num_tokens),
+        num_tokens=num_tokens,
     )
 
 

@@ -54,8 +54,10 @@ def load_base(directory: Path, dtype: torch.dtype = torch.bfloat16) -> "PreTrain
     return model
 
 
-def add_adapter(model: "PreTrainedModel", shape: LoraShape, base_name: str, seed: int) -> "PeftModel":
-    """Wrap the model with a fresh LoRA adapter in the model's own dtype; only the adapter is trainable."""
+def add_adapter(
+    model: "PreTrainedModel", shape: LoraShape, base_name: str, seed: int, *, trains_in_float32: bool = False
+) -> "PeftModel":
+    """Wrap the model with a fresh LoRA adapter, in the model's own dtype or in float32; only it is trainable."""
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
@@ -68,7 +70,7 @@ def add_adapter(model: "PreTrainedModel", shape: LoraShape, base_name: str, seed
         bias="none",
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config, autocast_adapter_dtype=False)
+    return get_peft_model(model, config, autocast_adapter_dtype=trains_in_float32)
 
 
 def load_adapter(model: "PreTrainedModel", directory: Path) -> "PeftModel":

@@ -50,10 +50,10 @@ class RowReport:
 class Prepared:
     """Documents of a run."""
 
-    training: list[Document]
-    """Documents to train on."""
-    held_out: list[Document]
-    """Documents of the rows held out."""
+    training: list[list[Document]]
+    """Documents of each row to train on."""
+    held_out: list[list[Document]]
+    """Documents of each row held out."""
     report: RowReport
     """What became of the rows."""
 
@@ -75,8 +75,8 @@ def prepare(training: Training, tokenizer: "PreTrainedTokenizerBase") -> Prepare
         )
     split = len(usable) - num_held_out
     return Prepared(
-        training=[document for row in usable[:split] for document in row],
-        held_out=[document for row in usable[split:] for document in row],
+        training=usable[:split],
+        held_out=usable[split:],
         report=report,
     )
 
