@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from prefillshare.errors import TrainingError
-from prefillshare.training.batch import Batch, make_batch
+from prefillshare.training.batch import Batch
 from prefillshare.training.layout import lay_out, segment_bounds
 from prefillshare.training.objective import cache_conditioned_loss, ordinary_loss, prefill_cache
 

@@ -31,8 +31,8 @@ class Chat:
 
         Raises: RowError for turns that no template could render, or that leave nothing to learn.
         """
-        if isinstance(self.messages, str) or not isinstance(self.messages, Sequence) or not self.messages:
-            raise RowError("malformed", f"messages are {_short(self.messages)}, not a list of turns")
+        if not self.messages:
+            raise RowError("empty", "no turns")
         for number, message in enumerate(self.messages, start=1):
             _check_turn(number, message)
         roles = [message["role"] for message in self.messages]

@@ -62,7 +62,7 @@ def _function_calls(row: Mapping[str, Any]) -> Chat:
     calls = [_call(one) for one in _decoded(row, "answers", list)]
     if not calls:
         raise RowError("empty", "answers is an empty list")
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "user", "content": text_of(row, "query")},
         {"role": "assistant", "content": "", "tool_calls": calls},
     ]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prefillshare.config.tables import nearest
-from prefillshare.config.training import Data
+from prefillshare.config.training import Columns, Data
 from prefillshare.errors import TrainingError
 from prefillshare.training.data.chat import RowError
 from prefillshare.training.data.mapping import SOURCES, Mapper, columns_of, mapper_of
@@ -43,17 +43,16 @@ def read_rows(data: Data) -> MappedRows:
     mapper = known.mapper if known else mapper_of(_declared(data))
     columns = known.columns if known else columns_of(_declared(data))
     file = data.file or _local_file(data)
-    if file is not None:
-        origin, rows = str(file), _jsonl_rows(file, data.max_rows)
-    else:
-        hub = known.hub if known else str(data.hub)
-        subset = data.subset or (known.subset if known else None)
-        origin, rows = hub, _hub_rows(hub, subset, data)
+    hub = known.hub if known else str(data.hub)
+    origin = str(file) if file else hub
+    subset = data.subset or (known.subset if known else None)
+    rows: Sequence[Row] = _jsonl_rows(file, data.max_rows) if file else _hub_rows(hub, subset, data)
     _check_columns(origin, rows, columns)
     return MappedRows(origin=origin, rows=rows, mapper=mapper)
 
 
-def _declared(data: Data) -> Any:
+def _declared(data: Data) -> Columns:
+    assert data.columns is not None, "the training file was checked"
     return data.columns
 
 

@@ -11,10 +11,11 @@ from prefillshare.modules.merge import copy_text_files
 
 def identity(base: Path) -> dict[str, str]:
     """What a decode module is bound to: the base, its tokenizer and its chat template, as hashes."""
+    # The fingerprint covers the other two; it comes last, so that a comparison names what really differs.
     return {
-        "prefill_fingerprint": prefill_fingerprint(base),
         "tokenizer_sha256": tokenizer_sha256(base),
         "chat_template_sha256": chat_template_sha256(base),
+        "prefill_fingerprint": prefill_fingerprint(base),
     }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from prefillshare.config.training import Training
 from prefillshare.training.finetune.examples import Collator, Examples
@@ -67,6 +67,7 @@ class CacheConditionedTrainer(Trainer):
             data_collator=Collator(objective=training.objective, packed=training.batch.packed),
             train_dataset=examples,
         )
+        self.remove_callback(PrinterCallback)
         # The Trainer counts target tokens over accumulation and processes, in labels that are aligned already.
         self.model_accepts_loss_kwargs, self._loss_shifts_labels = True, False
         self._training, self._directory = training, directory
