@@ -1,9 +1,11 @@
 """Tokenised examples on disk, as the trainer reads them: an example is a row's documents, so they share a pass."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from random import Random
 
 import numpy as np
+from torch.utils.data import Sampler
 
 from prefillshare.training.layout import Documents, Layout, lay_out, lay_out_ordinary
 from prefillshare.training.shard import WEIGHT_UNIT, Document, Shard, read_shard, write_shard
@@ -44,6 +46,28 @@ def read_examples(directory: Path, name: str) -> Examples:
     """
     shard = read_shard(directory / f"{name}.npz")
     return Examples(shard, np.load(directory / f"{name}-rows.npy"))
+
+
+class SeededOrder(Sampler[int]):
+    """A new order of the examples in each epoch, which depends on seed and epoch alone.
+
+    However many processes share them, and wherever a run goes on, every step sees the same examples.
+    """
+
+    def __init__(self, num_examples: int, seed: int) -> None:
+        self._num_examples, self._seed, self._epoch = num_examples, seed, 0
+
+    def __len__(self) -> int:
+        return self._num_examples
+
+    def __iter__(self) -> Iterator[int]:
+        order = list(range(self._num_examples))
+        Random(f"order-{self._seed}-{self._epoch}").shuffle(order)
+        return iter(order)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order comes next."""
+        self._epoch = epoch
 
 
 class Collator:

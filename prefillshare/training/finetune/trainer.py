@@ -12,10 +12,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from prefillshare.config.training import Training
-from prefillshare.training.finetune.examples import Collator, Examples
+from prefillshare.training.finetune.examples import Collator, Examples, SeededOrder
 from prefillshare.training.finetune.models import Modules
 from prefillshare.training.finetune.output import RunDirectory, disk_errors
 from prefillshare.training.layout import Documents, Layout
@@ -67,7 +74,9 @@ class CacheConditionedTrainer(Trainer):
             data_collator=Collator(objective=training.objective, packed=training.batch.packed),
             train_dataset=examples,
         )
+        self._order = SeededOrder(len(examples), training.seed)
         self.remove_callback(PrinterCallback)
+        self.add_callback(_EpochOrder(self._order))
         # The Trainer counts target tokens over accumulation and processes, in labels that are aligned already.
         self.model_accepts_loss_kwargs, self._loss_shifts_labels = True, False
         self._training, self._directory = training, directory
@@ -132,6 +141,9 @@ class CacheConditionedTrainer(Trainer):
             return self.accelerator.prepare_model(prefill, evaluation_mode=True)
         return prefill.to(self.args.device)
 
+    def _get_train_sampler(self, train_dataset: Any = None) -> SeededOrder:
+        return self._order
+
     def _get_output_dir(self, trial: Any) -> str:
         # The Trainer writes a checkpoint file by file; it gets its name when it is whole.
         return str(self._directory.staging)
@@ -157,6 +169,18 @@ class CacheConditionedTrainer(Trainer):
         model: Any = self.accelerator.unwrap_model(self.model)
         extra = {"save_embedding_layers": False} if self._training.kind == "lora" else {}
         model.save_pretrained(output_dir, state_dict=state_dict, **extra)
+
+
+class _EpochOrder(TrainerCallback):
+    """Tells the order of examples which epoch begins; Accelerate does not reach it where a run goes on in an epoch."""
+
+    def __init__(self, order: SeededOrder) -> None:
+        self._order = order
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._order.set_epoch(int(state.epoch or 0))
 
 
 def _stored_dtype(model: Any) -> torch.dtype:

@@ -10,6 +10,7 @@ import pytest
 
 from prefillshare.errors import TrainingError
 from prefillshare.modules.manifest import read_manifest
+from prefillshare.serving.ports import free_port
 from tests.support.random_models import make_base
 from tests.support.training_runs import NUM_STEPS, SAVE_STEPS, Stopped, losses, stop_at, train, write_training
 
@@ -75,8 +76,10 @@ def test_two_processes_equal_one_with_twice_the_accumulation(
     tmp_path: Path, random_base: Path, whole_run: Path
 ) -> None:
     file = write_training(tmp_path, random_base, batch={"accumulation": 2})
-    launcher = ("accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1")
-    done = run(*launcher, "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "prefillshare", "train", str(file))
+    # --multi_gpu is accelerate's word for one process per rank; without a GPU they talk over gloo.
+    launcher = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
+    rest = ("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(free_port()))
+    done = run(*launcher, *rest, "-m", "prefillshare", "train", str(file))
     assert done.returncode == 0, done.stderr
     assert len(losses(tmp_path / "out")) == NUM_STEPS
     pairs = zip(losses(tmp_path / "out"), losses(whole_run), strict=True)
