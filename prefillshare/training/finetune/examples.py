@@ -7,6 +7,7 @@ from random import Random
 import numpy as np
 from torch.utils.data import Sampler
 
+from prefillshare.errors import TrainingError
 from prefillshare.training.layout import Documents, Layout, lay_out, lay_out_ordinary
 from prefillshare.training.shard import WEIGHT_UNIT, Document, Shard, read_shard, write_shard
 
@@ -44,8 +45,11 @@ def read_examples(directory: Path, name: str) -> Examples:
 
     Raises: TrainingError when it is missing or broken.
     """
-    shard = read_shard(directory / f"{name}.npz")
-    return Examples(shard, np.load(directory / f"{name}-rows.npy"))
+    shard, rows = read_shard(directory / f"{name}.npz"), directory / f"{name}-rows.npy"
+    try:
+        return Examples(shard, np.load(rows))
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"{rows} cannot be read ({error}): start the run again in another output") from None
 
 
 class SeededOrder(Sampler[int]):

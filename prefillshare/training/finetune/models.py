@@ -14,6 +14,7 @@ from torch import nn
 from prefillshare.config import PrefillModule
 from prefillshare.config.training import BaseModel, Training
 from prefillshare.errors import TrainingError
+from prefillshare.modules.fingerprint import geometry, tokenizer_sha256, weight_files
 from prefillshare.modules.locate import locate
 from prefillshare.modules.tiny.config import LoraShape
 from prefillshare.training.model import add_adapter, load_base
@@ -36,8 +37,13 @@ def locate_base(base: BaseModel) -> Path:
     """Directory of the base.
 
     Effects: may download from the hub.
+    Raises: ModuleError when it is no complete checkpoint with a tokenizer.
     """
-    return locate(PrefillModule(name="base", path=base.path, hub=base.hub, revision=base.revision))
+    path = locate(PrefillModule(name="base", path=base.path, hub=base.hub, revision=base.revision))
+    geometry(path)
+    weight_files(path)
+    tokenizer_sha256(path)
+    return path
 
 
 def load_tokenizer(base: Path) -> "PreTrainedTokenizerBase":

@@ -50,6 +50,8 @@ class RunDirectory:
         Raises: TrainingError.
         """
         has_run = (self.run / RECORD_NAME).is_file()
+        if not has_run and not resume:
+            self._forget_start()
         if resume and not has_run:
             raise TrainingError(f"{self.output} holds no run to resume: remove --resume")
         if not resume and self.output.exists() and any(self.output.iterdir()):
@@ -58,6 +60,11 @@ class RunDirectory:
         if (self.output / MANIFEST_NAME).exists():
             raise TrainingError(f"the run in {self.output} is finished: launch the module, or choose another output")
         shutil.rmtree(self.staging, ignore_errors=True)
+
+    def _forget_start(self) -> None:
+        """Effects: removes what a run left that was ended before run.json, and with it the run, existed."""
+        if self.output.is_dir() and [path.name for path in self.output.iterdir()] == [self.run.name]:
+            shutil.rmtree(self.output)
 
     def last_checkpoint(self) -> Path | None:
         """The newest checkpoint; every one with its final name is complete."""

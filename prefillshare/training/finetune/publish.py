@@ -35,7 +35,7 @@ def publish(staging: Path, output: Path, base: Path, training: Training, record:
         **record["identity"],
         data_sha256=record["data"]["sha256"],
         seed=training.seed,
-        training={"config": record["config"], "data": record["data"]},
+        training={key: record[key] for key in ("config", "data", "held_out_loss")},
     )
     write_manifest(staging, manifest)
     files = sorted(staging.iterdir(), key=lambda file: file.name == MANIFEST_NAME)

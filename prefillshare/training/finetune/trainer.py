@@ -32,7 +32,7 @@ from prefillshare.training.objective import layout_loss
 def arguments_of(training: Training, directory: RunDirectory) -> TrainingArguments:
     """A training file in the Trainer's words."""
     optimizer, batch, run = training.optimizer, training.batch, training.run
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(directory.run),
         seed=training.seed,
         data_seed=training.seed,
@@ -62,6 +62,10 @@ def arguments_of(training: Training, directory: RunDirectory) -> TrainingArgumen
         dataloader_pin_memory=torch.cuda.is_available(),
         ddp_find_unused_parameters=False,
     )
+    # In one process the Trainer would spread a batch over all GPUs, which cuts layouts apart: one process, one GPU.
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1
+    return arguments
 
 
 class CacheConditionedTrainer(Trainer):

@@ -1,12 +1,14 @@
 """What a run shows and keeps of its progress: the bar or lines, log.jsonl, TensorBoard."""
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from prefillshare.errors import TrainingError
 from prefillshare.training.progress import Report, Reporter
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ class Watch(TrainerCallback):
     ) -> None:
         if not logs or "loss" not in logs:
             return
+        _check_finite(logs["loss"], state.global_step)
         report = self._report(state, logs)
         with self._log.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(report.as_dict()) + "\n")
@@ -71,6 +74,13 @@ class Watch(TrainerCallback):
         )
         self._last, self._num_tokens = now, num_tokens
         return report
+
+
+def _check_finite(loss: float, step: int) -> None:
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"the loss is {loss} at step {step}: lower learning_rate or raise warmup_ratio, and start anew"
+        )
 
 
 def _keep_lines(log: Path, last_step: int) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,31 @@ def test_a_full_disk_costs_no_checkpoint(tmp_path: Path, random_base: Path, whol
     assert sorted(kept) == [f"checkpoint-{SAVE_STEPS}", "tensorboard"]
     train(file, resume=True)
     assert losses(tmp_path / "out") == losses(whole_run)
+
+
+def test_a_run_that_ended_before_its_module_was_complete_completes_it(tmp_path: Path, whole_run: Path) -> None:
+    output = tmp_path / "out"
+    shutil.copytree(whole_run.parent, tmp_path, dirs_exist_ok=True)
+    wanted = (output / "adapter_model.safetensors").read_bytes()
+    (output / "prefillshare.json").unlink()
+    (output / "adapter_model.safetensors").write_bytes(wanted[:100])
+    train(tmp_path / "out.toml", resume=True)
+    assert (output / "adapter_model.safetensors").read_bytes() == wanted
+    assert read_manifest(output) == read_manifest(whole_run)
+    assert losses(output) == losses(whole_run)
+
+
+def test_a_run_that_ended_before_it_had_data_starts_anew(tmp_path: Path, random_base: Path) -> None:
+    file = write_training(tmp_path, random_base, optimizer={"max_steps": 1})
+    (tmp_path / "out" / "run").mkdir(parents=True)
+    (tmp_path / "out" / "run" / "partial-data.npz").write_bytes(b"half")
+    assert read_manifest(train(file)) is not None
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path, random_base: Path) -> None:
+    file = write_training(tmp_path, random_base, optimizer={"learning_rate": 1e30, "clip_norm": 1e30})
+    with pytest.raises(TrainingError, match=r"the loss is nan at step \d+: lower learning_rate"):
+        train(file)
 
 
 def test_two_processes_equal_one_with_twice_the_accumulation(
