@@ -1,5 +1,6 @@
 """The field's suites on their real files: references are right, broken answers wrong. Collected only with the data."""
 
+import re
 from decimal import Decimal
 from pathlib import Path
 
@@ -49,7 +50,14 @@ def test_final_number(answer: str, number: str | None) -> None:
 def test_canonical_solutions_pass_and_broken_ones_fail() -> None:
     suite = load("humaneval", directory=DATA, limit=None, may_run_code=True)
     assert len(suite.questions) == 164
-    for question in suite.questions[::NUM_RUN]:
+    # Those that import what the sandbox must have at hand are always among them.
+    needy = [
+        one
+        for one in suite.questions
+        if re.search(r"^\s*(import|from) (copy|hashlib)", one.asked + one.reference + one.test, re.M)
+    ]
+    assert len(needy) == 3
+    for question in [*needy, *suite.questions[::NUM_RUN]]:
         whole = f"Here it is:\n```python\n{question.asked}{question.reference}```\nDone."
         assert question.judge(whole).is_right, question.entry_point
         broken = f"```python\ndef {question.entry_point}(*arguments):\n    return None\n```"
