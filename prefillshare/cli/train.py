@@ -1,5 +1,6 @@
 """`prefillshare train`: a training file into a decode module."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -33,5 +34,7 @@ def train(
             put_json(plan.figures) if json else put("\n".join(plan.lines))
             return
         module = run.run(resume=resume)
+    if int(os.environ.get("RANK", "0")) > 0:  # one of several processes speaks
+        return
     put_json({"module": str(module)}) if json else put(str(module))
     say(f'serve it: a [[decode]] table with kind = "{training.kind}" and path = "{module}"')

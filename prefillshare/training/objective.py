@@ -13,8 +13,8 @@ not an approximation: `tests/training/test_objective.py` compares it with one pa
 Source: arXiv 2602.12029, section 3; the boundary at x_n follows the serving path, which recomputes the last token.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -89,10 +89,25 @@ def prefill_cache(model: nn.Module, tokens: Tensor) -> Any:
         return model(input_ids=tokens, use_cache=True, logits_to_keep=1).past_key_values
 
 
-def adapter_off(model: nn.Module) -> AbstractContextManager[None]:
-    """A context in which a PEFT model, wrapped or not, computes as its base does; nothing for other models."""
-    disable_adapter = getattr(bare(model), "disable_adapter", None)
-    return nullcontext() if disable_adapter is None else disable_adapter()
+@contextmanager
+def adapter_off(model: nn.Module) -> Iterator[None]:
+    """A context in which a PEFT model, wrapped or not, computes as its base does; nothing for other models.
+
+    PEFT's own `disable_adapter` also takes the gradient from the adapter's weights for that time. FSDP makes its
+    gathered weights at the first use, which is this one, and would keep them without gradient for the whole run.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    is_adapted = hasattr(bare(model), "disable_adapter")
+    layers = [module for module in model.modules() if is_adapted and isinstance(module, BaseTunerLayer)]
+    before = [layer.disable_adapters for layer in layers]
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer, is_off in zip(layers, before, strict=True):
+            layer._disable_adapters = is_off
 
 
 def bare(model: nn.Module) -> nn.Module:

@@ -5,6 +5,8 @@ from copy import deepcopy
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from prefillshare.errors import TrainingError
 from prefillshare.training.attention import ATTENTION
@@ -76,6 +78,23 @@ def test_checkpointing_gives_the_same_gradients(adapted, documents, packed):
     assert_same("checkpointing against none", plain, loss_and_gradients(adapted, layout))
     # the prefill pass, the decode pass, and the decode pass again in the backward pass
     assert len(calls) == 3
+
+
+def test_a_sharded_model_gives_the_same_gradients(adapted, documents, tmp_path):
+    layout = lay_out(documents, packed=True)
+    plain = loss_and_gradients(adapted, layout)
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        for layer in adapted.get_base_model().model.layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(adapted, mesh=mesh)
+        loss, gradients = loss_and_gradients(adapted, layout)
+        whole = {name: one.full_tensor() for name, one in gradients.items()}
+    finally:
+        torch.distributed.destroy_process_group()
+    assert_same("sharded against whole", plain, (loss, whole))
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.4, 1.0])

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from prefillshare.config.training import Training
+from prefillshare.errors import TrainingError
 from prefillshare.modules.fingerprint import chat_template_sha256, prefill_fingerprint, tokenizer_sha256
 from prefillshare.modules.manifest import MANIFEST_NAME, ModuleManifest, write_manifest
 from prefillshare.modules.merge import copy_text_files
@@ -23,7 +24,10 @@ def publish(staging: Path, output: Path, base: Path, training: Training, record:
     """Complete the weights in `staging` and move everything into `output`, the manifest last.
 
     Effects: empties `staging`; `output` becomes a module that `launch` accepts.
+    Raises: TrainingError when `staging` has no weights.
     """
+    if not any(staging.glob("*.safetensors")):
+        raise TrainingError(f"no weights were written to {staging}: run it again with --resume and report this")
     for unwanted in (staging / "README.md", staging / "training_args.bin"):
         unwanted.unlink(missing_ok=True)
     if training.kind == "full":

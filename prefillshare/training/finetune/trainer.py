@@ -84,8 +84,8 @@ class CacheConditionedTrainer(Trainer):
         # The Trainer counts target tokens over accumulation and processes, in labels that are aligned already.
         self.model_accepts_loss_kwargs, self._loss_shifts_labels = True, False
         self._training, self._directory = training, directory
-        self._prefill = self._placed(modules.prefill)
-        self._is_last = False
+        # Whole on every device, also where the decode module is sharded.
+        self._prefill = None if modules.prefill is None else modules.prefill.to(self.args.device)
         self.num_tokens = 0
         """Tokens seen by all processes since the start of this process."""
 
@@ -129,21 +129,15 @@ class CacheConditionedTrainer(Trainer):
 
         Effects: on the main process, files appear in `directory`.
         """
-        self._is_last = True
-        if self._training.kind == "full" and not self.is_fsdp_enabled:
+        if self.is_fsdp_enabled:
+            self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+        elif self._training.kind == "full":
             self.model.to(_stored_dtype(self.model))
         with disk_errors("the module", directory, "run it again with --resume"):
             self.save_model(str(directory))
 
     def _autocast(self) -> Any:
         return self.accelerator.autocast() if self.args.bf16 else nullcontext()
-
-    def _placed(self, prefill: nn.Module | None) -> Any:
-        if prefill is None:
-            return None
-        if self.is_fsdp_enabled:
-            return self.accelerator.prepare_model(prefill, evaluation_mode=True)
-        return prefill.to(self.args.device)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SeededOrder:
         return self._order
