@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 
 from prefillshare.config.tables import nearest
 from prefillshare.config.training import Columns, Data
-from prefillshare.errors import TrainingError
+from prefillshare.errors import TrainingError, first_line
 from prefillshare.training.data.chat import RowError
 from prefillshare.training.data.mapping import SOURCES, Mapper, columns_of, mapper_of
 
@@ -87,6 +88,8 @@ def _json_row(line: str) -> Row:
 def _hub_rows(hub: str, subset: str | None, data: Data) -> Sequence[Row]:
     from datasets import load_dataset
 
+    # The hub client's retries are not news: what came of them is said below.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     split = data.split or "train"
     try:
         rows = load_dataset(hub, subset, split=split, revision=data.revision)
@@ -94,7 +97,7 @@ def _hub_rows(hub: str, subset: str | None, data: Data) -> Sequence[Row]:
         source = f" (source {data.source!r})" if data.source else ""
         fix = f'file = "..." under [data], or ${DATA_VARIABLE}/{data.source}.jsonl' if data.source else 'file = "..."'
         raise TrainingError(
-            f"data set {hub!r}{source} with split {split!r} could not be loaded ({_first_line(error)}): "
+            f"data set {hub!r}{source} with split {split!r} could not be loaded ({first_line(error)}): "
             f"check its name and the network, or download it elsewhere and give {fix}"
         ) from None
     chosen = rows if data.max_rows is None else rows.select(range(min(data.max_rows, len(rows))))
@@ -111,8 +114,3 @@ def _check_columns(origin: str, rows: Sequence[Row], columns: Sequence[str]) -> 
         if column not in names:
             hint = nearest(column, names) if names else "its lines are no JSON objects"
             raise TrainingError(f"{origin} has no column {column!r}: {hint}; correct [data.columns], source or file")
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return text[0][:160] if text else type(error).__name__

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from prefillshare.config.training import Training
-from prefillshare.errors import TrainingError
+from prefillshare.errors import TrainingError, first_line
 from prefillshare.modules.manifest import MANIFEST_NAME
 
 RECORD_NAME = "run.json"
@@ -127,7 +127,7 @@ def disk_errors(what: str, directory: Path, advice: str) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
         raise TrainingError(
-            f"{what} could not be written to {directory} ({_first_line(error)}): free some space there and {advice}"
+            f"{what} could not be written to {directory} ({first_line(error)}): free some space there and {advice}"
         ) from error
 
 
@@ -142,8 +142,3 @@ def _flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 40 else text[:37] + "..."
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return text[0][:160] if text else type(error).__name__

@@ -73,6 +73,7 @@ class Finetune:
             check_same_run(stored["config"], now["config"], self.directory.output)
             check_same_run(stored["identity"], now["identity"], self.directory.output)
             return
+        self.reporter.say("reads and tokenises the data")
         prepared = prepare(self.training, load_tokenizer(base))
         for line in prepared.report.lines():
             self.reporter.say(line)
