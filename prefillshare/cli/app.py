@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from prefillshare.cli import ask, chat, doctor, eval, launch, models, ps, train
+from prefillshare.cli import ask, chat, doctor, launch, models, ps, train
+from prefillshare.cli import eval as evaluation_command
 from prefillshare.cli.errors import DEBUG_VARIABLE, run_reporting_errors
 
 app = typer.Typer(
@@ -27,7 +28,7 @@ app.command("chat")(chat.chat)
 app.command("ps")(ps.ps)
 app.command("doctor")(doctor.doctor)
 app.command("train")(train.train)
-app.command("eval")(eval.evaluate)
+app.command("eval")(evaluation_command.evaluate)
 app.add_typer(models.app, name="models")
 
 

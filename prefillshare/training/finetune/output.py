@@ -23,6 +23,7 @@ from prefillshare.modules.manifest import MANIFEST_NAME
 RECORD_NAME = "run.json"
 LOG_NAME = "log.jsonl"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+_DATA_FILE = re.compile(r"(partial-)?(data|held-out)(\.npz|-rows\.npy)|partial-run\.json")
 # Where things lie may differ when a run goes on: the base is known by its fingerprint, the data is tokenised already.
 _FREE_KEYS = frozenset(
     {"output", "source", "base.path", "base.hub", "base.revision", "data.file", "run.keep_checkpoints"}
@@ -59,11 +60,14 @@ class RunDirectory:
             raise TrainingError(f"output {self.output} exists and is not empty: {fix}")
         if (self.output / MANIFEST_NAME).exists():
             raise TrainingError(f"the run in {self.output} is finished: launch the module, or choose another output")
-        shutil.rmtree(self.staging, ignore_errors=True)
+        for leftover in (self.staging, *self.run.glob("old-checkpoint-*")):
+            shutil.rmtree(leftover, ignore_errors=True)
 
     def _forget_start(self) -> None:
-        """Effects: removes what a run left that was ended before run.json, and with it the run, existed."""
-        if self.output.is_dir() and [path.name for path in self.output.iterdir()] == [self.run.name]:
+        """Effects: removes what a run left that ended before run.json was there; never anything else."""
+        if not self.run.is_dir() or len(list(self.output.iterdir())) != 1:
+            return
+        if all(_DATA_FILE.fullmatch(path.name) for path in self.run.iterdir()):
             shutil.rmtree(self.output)
 
     def last_checkpoint(self) -> Path | None:

@@ -38,7 +38,6 @@ def arguments_of(training: Training, directory: RunDirectory) -> TrainingArgumen
         data_seed=training.seed,
         use_cpu=not torch.cuda.is_available(),
         bf16=run.dtype == "bf16",
-        tf32=None,
         per_device_train_batch_size=batch.size,
         gradient_accumulation_steps=batch.accumulation,
         gradient_checkpointing=run.gradient_checkpointing,

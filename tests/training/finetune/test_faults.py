@@ -89,6 +89,11 @@ def test_a_run_that_ended_before_it_had_data_starts_anew(tmp_path: Path, random_
     file = write_training(tmp_path, random_base, optimizer={"max_steps": 1})
     (tmp_path / "out" / "run").mkdir(parents=True)
     (tmp_path / "out" / "run" / "partial-data.npz").write_bytes(b"half")
+    mine = tmp_path / "out" / "run" / "mine.txt"
+    mine.write_text("mine")
+    with pytest.raises(TrainingError, match="exists and is not empty"):
+        train(file)
+    mine.unlink()
     assert read_manifest(train(file)) is not None
 
 
