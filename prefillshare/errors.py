@@ -31,3 +31,9 @@ class TrainingError(PrefillShareError):
 
 class EvaluationError(PrefillShareError):
     """An evaluation cannot run, or its sandbox failed."""
+
+
+def first_line(error: Exception) -> str:
+    """What an error of another library says, short enough to stand inside of a sentence."""
+    text = str(error).strip().splitlines()
+    return text[0][:160] if text else type(error).__name__

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from prefillshare.cli import ask, chat, doctor, launch, models, ps
+from prefillshare.cli import ask, chat, doctor, launch, models, ps, train
+from prefillshare.cli import eval as evaluation_command
 from prefillshare.cli.errors import DEBUG_VARIABLE, run_reporting_errors
 
 app = typer.Typer(
@@ -26,6 +27,8 @@ app.command("ask")(ask.ask)
 app.command("chat")(chat.chat)
 app.command("ps")(ps.ps)
 app.command("doctor")(doctor.doctor)
+app.command("train")(train.train)
+app.command("eval")(evaluation_command.evaluate)
 app.add_typer(models.app, name="models")
 
 

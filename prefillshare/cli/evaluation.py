@@ -91,7 +91,7 @@ def _served_row(
 ) -> Row:
     scores = []
     for suite in suites:
-        with _counter(f"{label}: {suite.name}", len(suite.questions)) as count:
+        with counter(f"{label}: {suite.name}", len(suite.questions)) as count:
             score = score_served(
                 suite,
                 model_of(suite),
@@ -112,7 +112,7 @@ def _in_process_rows(request: EvaluationRequest, suites: list[Suite]) -> Iterato
 def _in_process_row(label: str, request: EvaluationRequest, suites: list[Suite]) -> Row:
     scores = []
     for suite in suites:
-        with _counter(f"{label}: {suite.name}", len(suite.questions)) as count:
+        with counter(f"{label}: {suite.name}", len(suite.questions)) as count:
             answers = _answer_in_process(label, suite, request.models_dir / "tiny", count)
         scores.append(_told(label, score_answers(suite, suite.task, answers)))
     return Row(label=label, scores=tuple(scores))
@@ -132,7 +132,7 @@ def _told(label: str, score: Score) -> Score:
 
 
 @contextmanager
-def _counter(label: str, total: int) -> Iterator[Callable[[], None]]:
+def counter(label: str, total: int) -> Iterator[Callable[[], None]]:
     """A progress bar on a terminal, silence elsewhere."""
     import sys
 

@@ -1,11 +1,22 @@
-"""Deployment files: TOML into frozen dataclasses, with every mistake named in one sentence.
+"""Deployment and training files: TOML into frozen dataclasses, with every mistake named in one sentence.
 
-`load_deployment` reads and checks what the file alone can tell. Whether the modules on disk fit each other is decided
-by `prefillshare.modules.deployment`.
+`load_deployment` and `load_training` read and check what the file alone can tell. Whether the modules on disk fit each
+other is decided by `prefillshare.modules.deployment`, whether a run can start by `prefillshare.training.finetune`.
 """
 
-from prefillshare.config.load import load_deployment
+from prefillshare.config.load import load_deployment, load_training
 from prefillshare.config.router import Router
 from prefillshare.config.schema import DecodeModule, Deployment, Engine, PrefillModule, Transfer
+from prefillshare.config.training import Training
 
-__all__ = ["DecodeModule", "Deployment", "Engine", "PrefillModule", "Router", "Transfer", "load_deployment"]
+__all__ = [
+    "DecodeModule",
+    "Deployment",
+    "Engine",
+    "PrefillModule",
+    "Router",
+    "Training",
+    "Transfer",
+    "load_deployment",
+    "load_training",
+]

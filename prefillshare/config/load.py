@@ -1,4 +1,4 @@
-"""Read a deployment file."""
+"""Read a deployment file or a training file."""
 
 import dataclasses
 import difflib
@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from prefillshare.config.schema import DecodeModule, Deployment, PrefillModule
 from prefillshare.config.tables import build
+from prefillshare.config.training import Training
 from prefillshare.errors import ConfigError
 
 M = TypeVar("M", PrefillModule, DecodeModule)
@@ -19,7 +20,7 @@ def load_deployment(file: Path) -> Deployment:
     Raises: ConfigError, naming the file, the table and the fix.
     """
     file = Path(file)
-    table = _read(file)
+    table = _read(file, "deployment", "`prefillshare launch` without a file serves the embedded tiny family")
     try:
         deployment = build(Deployment, table, "the file", hidden=frozenset({"source"}))
         return dataclasses.replace(
@@ -32,38 +33,75 @@ def load_deployment(file: Path) -> Deployment:
         raise ConfigError(f"{file}: {str(error).removeprefix('the file: ')}") from None
 
 
-def _read(file: Path) -> dict[str, Any]:
+def load_training(file: Path) -> Training:
+    """Return the training run that `file` describes, its paths absolute; the base and a data file must exist.
+
+    Raises: ConfigError, naming the file, the table and the fix.
+    """
+    file = Path(file)
+    table = _read(file, "training", "models/recipes has examples")
+    try:
+        training = build(Training, table, "the file", hidden=frozenset({"source"}))
+        base, data = training.base, training.data
+        if base.path is not None:
+            base = dataclasses.replace(base, path=_directory(base.path, file, "of the base"))
+        if data.file is not None:
+            data = dataclasses.replace(data, file=_data_file(data.file, file))
+        output = _absolute(training.output, file)
+        return dataclasses.replace(training, base=base, data=data, output=output, source=file.resolve())
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {str(error).removeprefix('the file: ')}") from None
+
+
+def _read(file: Path, kind: str, otherwise: str) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"there is no deployment file {file}: {_other_files(file)}") from None
+        raise ConfigError(f"there is no {kind} file {file}: {_other_files(file, otherwise)}") from None
     except IsADirectoryError:
-        raise ConfigError(f"{file} is a directory: {_other_files(file / 'x')}") from None
+        raise ConfigError(f"{file} is a directory: {_other_files(file / 'x', otherwise)}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{file} is not a text file: give a deployment file in TOML") from None
+        raise ConfigError(f"{file} is not a text file: give a {kind} file in TOML") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file} is not valid TOML: {error}") from None
     except OSError as error:
         raise ConfigError(f"{file} cannot be read ({error.strerror}): check its permissions") from None
 
 
-def _other_files(file: Path) -> str:
+def _other_files(file: Path, otherwise: str) -> str:
     names = [str(other) for other in sorted(file.parent.glob("*.toml"))]
     if close := difflib.get_close_matches(str(file), names, n=1, cutoff=0.5):
         return f"did you mean {close[0]}?"
-    if names:
-        return f"there are {', '.join(names)}"
-    return "`prefillshare launch` without a file serves the embedded tiny family"
+    return f"there are {', '.join(names)}" if names else otherwise
 
 
 def _with_path(module: M, file: Path) -> M:
     if module.path is None:
         return module
-    path = (file.resolve().parent / module.path.expanduser()).resolve()
-    if not path.is_dir():
-        state = "is not a directory" if path.exists() else "does not exist"
+    return dataclasses.replace(module, path=_directory(module.path, file, f"of module {module.name!r}"))
+
+
+def _directory(path: Path, file: Path, whose: str) -> Path:
+    found = _absolute(path, file)
+    if not found.is_dir():
+        state = "is not a directory" if found.exists() else "does not exist"
         raise ConfigError(
-            f"path {str(module.path)!r} of module {module.name!r} {state} ({path}): correct path, which is relative "
-            'to the deployment file, or name a hub repository with hub = "..."'
+            f"path {str(path)!r} {whose} {state} ({found}): correct path, which is relative "
+            f"to the {'training' if whose == 'of the base' else 'deployment'} file, or name a hub repository with "
+            'hub = "..."'
         )
-    return dataclasses.replace(module, path=path)
+    return found
+
+
+def _data_file(path: Path, file: Path) -> Path:
+    found = _absolute(path, file)
+    if not found.is_file():
+        raise ConfigError(
+            f"data file {str(path)!r} does not exist ({found}): correct file under [data], which is relative to the "
+            "training file"
+        )
+    return found
+
+
+def _absolute(path: Path, file: Path) -> Path:
+    return (file.resolve().parent / path.expanduser()).resolve()

@@ -6,9 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from prefillshare.errors import EvaluationError
-from prefillshare.evaluation.judges import judge
+from prefillshare.evaluation.base import Question, Suite
 from prefillshare.evaluation.statistics import wilson_interval
-from prefillshare.evaluation.suites import MAX_NEW_TOKENS, Question, Suite
 
 if TYPE_CHECKING:
     import httpx
@@ -99,7 +98,7 @@ async def _ask_all(
 
         async def ask(question: Question) -> Sample:
             async with slots:
-                answer, usage = await _ask(client, model, question)
+                answer, usage = await _ask(client, model, question, suite.max_new_tokens)
             sample = await asyncio.to_thread(_sample, question, answer, usage)
             on_answer()
             return sample
@@ -107,10 +106,12 @@ async def _ask_all(
         return list(await asyncio.gather(*(ask(question) for question in suite.questions)))
 
 
-async def _ask(client: "httpx.AsyncClient", model: str, question: Question) -> tuple[str, dict[str, Any]]:
+async def _ask(
+    client: "httpx.AsyncClient", model: str, question: Question, max_tokens: int
+) -> tuple[str, dict[str, Any]]:
     import httpx
 
-    body = {"model": model, "messages": question.messages, "temperature": 0, "max_tokens": MAX_NEW_TOKENS}
+    body = {"model": model, "messages": list(question.messages), "temperature": 0, "max_tokens": max_tokens}
     try:
         response = await client.post("/v1/chat/completions", json=body)
     except httpx.HTTPError as error:
@@ -122,11 +123,11 @@ async def _ask(client: "httpx.AsyncClient", model: str, question: Question) -> t
 
 
 def _sample(question: Question, answer: str, usage: dict[str, Any] | None = None) -> Sample:
-    verdict = judge(question.problem, answer)
+    verdict = question.judge(answer)
     usage = usage or {}
     return Sample(
-        question=question.problem.asked,
-        reference=question.problem.answer,
+        question=question.asked,
+        reference=question.reference,
         answer=answer,
         is_right=verdict.is_right,
         reason=verdict.reason,

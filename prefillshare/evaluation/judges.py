@@ -3,25 +3,15 @@
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from prefillshare.evaluation.base import Verdict
 from prefillshare.evaluation.sandbox import run_function
 from prefillshare.modules.tiny.tasks import Problem, TaskName
 from prefillshare.modules.tiny.tasks.code import CASES
 
 FINAL = re.compile(r"####\s*(-?\d+)\s*$")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """Whether an answer is right."""
-
-    is_right: bool
-    """True when it is."""
-    reason: str = ""
-    """Why it is not."""
 
 
 def judge(problem: Problem, answer: str) -> Verdict:

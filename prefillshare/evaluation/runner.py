@@ -6,8 +6,13 @@ limits are set.
 
 import bisect
 import collections
+import copy
 import ctypes
+import datetime
+import decimal
+import fractions
 import functools
+import hashlib
 import heapq
 import io
 import itertools
@@ -18,12 +23,26 @@ import os
 import random
 import re
 import resource
+import statistics
 import string
 import sys
 import typing
 
 # Answers may import these; others may be out of reach once the rights are gone.
-FOR_ANSWERS = (bisect, collections, functools, heapq, itertools, math, operator, random, re, string, typing)
+FOR_ANSWERS = (
+    bisect,
+    collections,
+    copy,
+    datetime,
+    decimal,
+    fractions,
+    functools,
+    hashlib,
+    heapq,
+    itertools,
+    math,
+    operator,
+) + (random, re, statistics, string, typing)
 
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 PR_SET_NO_NEW_PRIVS = 38

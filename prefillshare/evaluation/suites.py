@@ -5,6 +5,8 @@ from itertools import islice
 from typing import Any
 
 from prefillshare.errors import EvaluationError
+from prefillshare.evaluation.base import Verdict
+from prefillshare.evaluation.judges import judge
 from prefillshare.modules.tiny.conversations import TASKS, held_out_conversations
 from prefillshare.modules.tiny.tasks import Problem, TaskName
 
@@ -22,6 +24,18 @@ class Question:
     messages: tuple[dict[str, Any], ...]
     """The conversation in the form of the chat API, ending with the user's turn."""
 
+    @property
+    def asked(self) -> str:
+        return self.problem.asked
+
+    @property
+    def reference(self) -> str:
+        return self.problem.answer
+
+    def judge(self, answer: str) -> Verdict:
+        """Decide whether an answer is right."""
+        return judge(self.problem, answer)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suite:
@@ -33,6 +47,8 @@ class Suite:
     """Its task, which is also the name of the module that should solve it."""
     questions: tuple[Question, ...]
     """The problems."""
+    max_new_tokens: int = MAX_NEW_TOKENS
+    """Longest answer in tokens."""
 
 
 def suite_names() -> list[str]:

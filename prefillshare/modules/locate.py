@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from prefillshare.config.schema import DecodeModule, PrefillModule
-from prefillshare.errors import ModuleError
+from prefillshare.errors import ModuleError, first_line
 
 _BASE_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 
@@ -38,11 +38,6 @@ def _snapshot(name: str, repository: str, revision: str) -> Path:
     except (RepositoryNotFoundError, HFValidationError):
         reason, fix = "is not a public repository", 'correct hub, or give a local directory with path = "..."'
     except Exception as error:  # the hub client raises its transport's own errors: all mean that it was not reached
-        reason = f"could not be fetched ({_first_line(error)})"
+        reason = f"could not be fetched ({first_line(error)})"
         fix = 'check the network, or download it elsewhere and give path = "..." instead of hub'
     raise ModuleError(f"hub repository {repository!r} of module {name!r} {reason}: {fix}")
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return text[0][:160] if text else type(error).__name__

@@ -41,7 +41,7 @@ def merge_adapter(adapter: Path, base: Path, out: Path, *, dtype: MergedDtype = 
     staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
         _write_merged(adapter, base, staging, dtype)
-        _copy_text_files(base, staging)
+        copy_text_files(base, staging)
         write_manifest(staging, replace(manifest, kind="full"))
         staging.chmod(0o755)
         if out.exists():
@@ -136,7 +136,8 @@ def _torch_dtype(base: Path, dtype: MergedDtype) -> "torch.dtype":
     return AutoConfig.from_pretrained(base).dtype or torch.float32
 
 
-def _copy_text_files(base: Path, out: Path) -> None:
+def copy_text_files(base: Path, out: Path) -> None:
+    """Copy tokenizer and chat template of a checkpoint into `out`."""
     for name in (*TEXT_FILES, *TEMPLATE_FILES):
         if (base / name).exists():
             shutil.copyfile(base / name, out / name)

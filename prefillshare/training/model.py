@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from prefillshare.modules.tiny.config import LoraShape, ModelShape
+from prefillshare.training.attention import register_attention, use_attention
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -35,21 +36,28 @@ def new_base(shape: ModelShape, vocab_size: int, end_token: int, pad_token: int,
         pad_token_id=pad_token,
         dtype=torch.bfloat16,
     )
-    config._attn_implementation = "sdpa"
+    config._attn_implementation = register_attention()
     return Qwen3ForCausalLM(config).to(torch.bfloat16)
 
 
 def load_base(directory: Path, dtype: torch.dtype = torch.bfloat16) -> "PreTrainedModel":
-    """A model from its directory, on the CPU."""
+    """A model from its directory, on the CPU, with the attention that shares KV.
+
+    Raises: TrainingError for an architecture whose KV cannot be shared.
+    """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    return AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, attn_implementation="sdpa")
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, attn_implementation="sdpa")
+    use_attention(model)
+    return model
 
 
-def add_adapter(model: "PreTrainedModel", shape: LoraShape, base_name: str, seed: int) -> "PeftModel":
-    """Wrap the model with a fresh LoRA adapter in the model's own dtype; only the adapter is trainable."""
+def add_adapter(
+    model: "PreTrainedModel", shape: LoraShape, base_name: str, seed: int, *, trains_in_float32: bool = False
+) -> "PeftModel":
+    """Wrap the model with a fresh LoRA adapter, in the model's own dtype or in float32; only it is trainable."""
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
@@ -62,7 +70,7 @@ def add_adapter(model: "PreTrainedModel", shape: LoraShape, base_name: str, seed
         bias="none",
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config, autocast_adapter_dtype=False)
+    return get_peft_model(model, config, autocast_adapter_dtype=trains_in_float32)
 
 
 def load_adapter(model: "PreTrainedModel", directory: Path) -> "PeftModel":

@@ -32,7 +32,7 @@ class Shard:
     """All documents of a run, in the order of training."""
 
     tokens: np.ndarray
-    """All token ids one after the other; uint16."""
+    """All token ids one after the other; uint16, or uint32 for a vocabulary that needs it."""
     weights: np.ndarray
     """Loss weight of each token in hundredths; uint8."""
     starts: np.ndarray
@@ -62,10 +62,11 @@ def write_shard(path: Path, documents: Iterable[Document]) -> Shard:
     tokens: list[np.ndarray] = []
     weights: list[np.ndarray] = []
     for document in documents:
-        tokens.append(np.asarray(document.tokens, dtype=np.uint16))
+        tokens.append(np.asarray(document.tokens, dtype=np.uint32))
         weights.append(np.rint(np.asarray(document.weights) * WEIGHT_UNIT).astype(np.uint8))
+    joined = np.concatenate(tokens)
     shard = Shard(
-        tokens=np.concatenate(tokens),
+        tokens=joined if joined.max() > np.iinfo(np.uint16).max else joined.astype(np.uint16),
         weights=np.concatenate(weights),
         starts=np.concatenate(([0], np.cumsum([len(one) for one in tokens]))).astype(np.int64),
     )

@@ -7,14 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from prefillshare.errors import TrainingError
-from prefillshare.training.batch import Batch, make_batch
-from prefillshare.training.objective import (
-    cache_conditioned_loss,
-    ordinary_loss,
-    prefill_cache,
-    segment_bounds,
-    segments_of,
-)
+from prefillshare.training.batch import Batch
+from prefillshare.training.layout import lay_out, segment_bounds
+from prefillshare.training.objective import cache_conditioned_loss, ordinary_loss, prefill_cache
 
 TOLERANCE = 1e-5
 
@@ -86,19 +81,32 @@ def test_equals_ordinary_fine_tuning_when_the_adapter_does_nothing(base, batch):
 
 def test_a_query_sees_its_prompt_and_its_own_answer_only():
     # positions 0..7, answers at 2..3 and 6..7: x_n are positions 1 and 5
-    segments = segments_of(make_batch([(range(10, 18), [0, 0, 1, 1, 0, 0, 1, 1])]))
-    assert segments.inputs.tolist() == [[11, 12, 15, 16]]
-    assert segments.targets.tolist() == [[12, 13, 16, 17]]
-    assert segments.positions.tolist() == [[1, 2, 5, 6]]
-    assert segments.mask[0, 0].int().tolist() == [
-        [1, 0, 0, 0, 0, 0, 0, 0] + [1, 0, 0, 0],
-        [1, 0, 0, 0, 0, 0, 0, 0] + [1, 1, 0, 0],
-        [1, 1, 1, 1, 1, 0, 0, 0] + [0, 0, 1, 0],
-        [1, 1, 1, 1, 1, 0, 0, 0] + [0, 0, 1, 1],
+    layout = lay_out([(range(10, 18), [0, 0, 1, 1, 0, 0, 1, 1])], packed=False)
+    assert layout.prefill_tokens.tolist() == [[10, 11, 12, 13, 14]]
+    assert layout.prefill_mask is None
+    assert layout.inputs.tolist() == [[11, 12, 15, 16]]
+    assert layout.labels.tolist() == [[12, 13, 16, 17]]
+    assert layout.positions.tolist() == [[1, 2, 5, 6]]
+    assert layout.mask[0, 0].int().tolist() == [
+        [1, 0, 0, 0, 0] + [1, 0, 0, 0],
+        [1, 0, 0, 0, 0] + [1, 1, 0, 0],
+        [1, 1, 1, 1, 1] + [0, 0, 1, 0],
+        [1, 1, 1, 1, 1] + [0, 0, 1, 1],
     ]
+
+
+def test_a_shared_start_stands_once_in_a_packed_row():
+    weights = [0, 0, 0, 0, 1]
+    layout = lay_out([([1, 2, 3, 4, 5], weights), ([1, 2, 6, 7, 8], weights)], packed=True)
+    assert layout.prefill_tokens.tolist() == [[1, 2, 3, 6]]
+    assert layout.prefill_positions.tolist() == [[0, 1, 2, 2]]
+    assert layout.prefill_mask[0, 0].int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 0, 1]]
+    assert layout.inputs.tolist() == [[4, 7]]
+    assert layout.mask[0, 0].int().tolist() == [[1, 1, 1, 0, 1, 0], [1, 1, 0, 1, 0, 1]]
+    assert layout.num_tokens == 10
 
 
 @pytest.mark.parametrize(("weights", "message"), [([0, 0, 0], "no target token"), ([1, 0, 0], "starts with a target")])
 def test_unusable_conversations_are_refused(weights, message):
     with pytest.raises(TrainingError, match=message):
-        segments_of(make_batch([([5, 6, 7], weights)]))
+        lay_out([([5, 6, 7], weights)], packed=False)

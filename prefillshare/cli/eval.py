@@ -1,0 +1,122 @@
+"""`prefillshare eval`: accuracy of a served model on the field's suites, and two results compared."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prefillshare.cli.server_options import DEFAULT_URL, ApiKey, Url
+
+if TYPE_CHECKING:
+    from prefillshare.evaluation.driver import Score
+
+
+def evaluate(
+    suites: Annotated[list[str] | None, typer.Argument(help="gsm8k, gsm-plus, humaneval, or a tiny suite.")] = None,
+    model: Annotated[str | None, typer.Option(help="Name of the model to ask.")] = None,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Directory of the suites' files.", envvar="PREFILLSHARE_DATA")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Ask only the first problems of each suite.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Questions asked at the same time.")] = 16,
+    allow_code_execution: Annotated[
+        bool, typer.Option("--allow-code-execution", help="Run what the model wrote, in a process with limits.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="File for every question and answer, as JSON.")] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None, typer.Option(help="Compare two files of --out instead, question by question.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Measure a model behind any OpenAI-compatible URL; greedy, one answer per question."""
+    if compare is not None:
+        _compare(*compare, as_json=as_json)
+        return
+    _check(suites, model, out)
+    from prefillshare.evaluation.field.registry import load
+
+    loaded = [load(name, directory=data, limit=limit, may_run_code=allow_code_execution) for name in suites or []]
+    scores = [_ask(suite, str(model), url, api_key, concurrency) for suite in loaded]
+    _show(scores, as_json=as_json)
+    if out:
+        _store(scores, str(model), url, out)
+
+
+def _check(suites: list[str] | None, model: str | None, out: Path | None) -> None:
+    from prefillshare.errors import EvaluationError
+
+    if not suites or model is None:
+        missing = "suite" if not suites else "model"
+        raise EvaluationError(f"no {missing} is given: prefillshare eval gsm8k --model NAME --url URL")
+    if out is not None and not out.parent.is_dir():
+        raise EvaluationError(f"--out {out} cannot be written: create {out.parent} first")
+
+
+def _ask(suite: Any, model: str, url: str, api_key: str | None, concurrency: int) -> "Score":
+    from prefillshare.cli.evaluation import counter
+    from prefillshare.cli.output import say
+    from prefillshare.evaluation.driver import score_served
+
+    if left_out := getattr(suite, "num_left_out", 0):
+        say(f"{suite.name}: {left_out} problems without an answer to compare with are left out")
+    with counter(suite.name, len(suite.questions)) as count:
+        return score_served(
+            suite, model, url.removesuffix("/v1"), api_key=api_key, concurrency=concurrency, on_answer=count
+        )
+
+
+def _show(scores: "list[Score]", *, as_json: bool) -> None:
+    from prefillshare.cli.output import put_json, put_table
+
+    if as_json:
+        put_json([{key: one[key] for key in one if key != "samples"} for one in (s.as_dict() for s in scores)])
+        return
+    rows = [
+        (
+            score.suite,
+            score.model,
+            f"{score.accuracy:.1%}",
+            f"{score.num_right}/{len(score.samples)}",
+            "{:.1%} to {:.1%}".format(*score.interval),
+        )
+        for score in scores
+    ]
+    put_table(("suite", "model", "accuracy", "right", "95 % interval"), rows)
+
+
+def _store(scores: "list[Score]", model: str, url: str, out: Path) -> None:
+    import json
+    from datetime import UTC, datetime
+
+    from prefillshare.cli.output import say
+
+    content = {
+        "model": model,
+        "url": url,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "scores": [score.as_dict() for score in scores],
+    }
+    out.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    say(f"every answer: {out}; compare two with: prefillshare eval --compare A B")
+
+
+def _compare(first: Path, second: Path, *, as_json: bool) -> None:
+    from prefillshare.cli.output import put_json, put_table
+    from prefillshare.evaluation.compare import compare_files
+
+    found = compare_files(first, second)
+    if as_json:
+        put_json([one.as_dict() for one in found])
+        return
+    rows = [
+        (
+            one.suite,
+            *(f"{right / one.num_questions:.1%}" for right in one.num_right),
+            f"{one.only_first} : {one.only_second}",
+            f"{one.p_value:.3g}",
+        )
+        for one in found
+    ]
+    put_table(("suite", str(first), str(second), "only one right", "p (McNemar, exact)"), rows)

@@ -1,0 +1,67 @@
+"""HumanEval: functions to complete, judged by running the problem's own tests in the sandbox."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefillshare.evaluation.base import Verdict
+from prefillshare.evaluation.field.base import FieldSuite, read_rows
+from prefillshare.evaluation.sandbox import Limits, run_function
+
+INSTRUCTION = "Complete this Python function. Answer with the whole function in one code block."
+MAX_NEW_TOKENS = 768
+LIMITS = Limits(cpu_s=10, wall_s=30.0, memory_bytes=512 * 2**20)
+_BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
+_JUDGE = "run_the_tests"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HumanEvalQuestion:
+    """One function to complete."""
+
+    asked: str
+    """Imports, signature and docstring."""
+    reference: str
+    """The canonical body."""
+    entry_point: str
+    """Name of the function."""
+    test: str
+    """Source of `check(candidate)`, which raises when the function is wrong."""
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        return [{"role": "user", "content": f"{INSTRUCTION}\n\n```python\n{self.asked}```"}]
+
+    def judge(self, answer: str) -> Verdict:
+        """Run the tests on the answer.
+
+        Effects: starts a sandbox process.
+        """
+        ending = f"\n\ndef {_JUDGE}(_):\n    check({self.entry_point})\n    return True\n"
+        source = f"{self._program(answer)}\n\n{self.test}{ending}"
+        outcome = run_function(source, _JUDGE, [None], LIMITS)
+        is_right = outcome.error is None and outcome.values == (True,)
+        return Verdict(is_right=is_right, reason="" if is_right else outcome.error or "returned something else")
+
+    def _program(self, answer: str) -> str:
+        """The answer as a program: a whole function, or a body to put behind the prompt."""
+        blocks = _BLOCK.findall(answer)
+        code = max(blocks, key=len) if blocks else answer
+        is_whole = re.search(rf"^\s*def {re.escape(self.entry_point)}\b", code, re.MULTILINE)
+        # The prompt also brings imports and helpers; its own function, cut off, is then defined anew.
+        return f"{self.asked}    pass\n\n{code}" if is_whole else f"{self.asked}{code}"
+
+
+def load_humaneval(directory: Path | None) -> FieldSuite:
+    """The 164 problems (HumanEval.jsonl.gz)."""
+    questions = tuple(
+        HumanEvalQuestion(
+            asked=row["prompt"],
+            reference=row["canonical_solution"],
+            entry_point=row["entry_point"],
+            test=row["test"],
+        )
+        for row in read_rows("HumanEval.jsonl.gz", directory)
+    )
+    return FieldSuite(name="humaneval", questions=questions, max_new_tokens=MAX_NEW_TOKENS, runs_code=True)

@@ -1,0 +1,101 @@
+"""All of a run's data: documents to train on, documents held out, and what was left out and why."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from prefillshare.config.training import Training
+from prefillshare.errors import TrainingError
+from prefillshare.training.data.chat import REASONS, Reason, RowError
+from prefillshare.training.data.rows import MappedRows, read_rows
+from prefillshare.training.data.tokenise import documents_of_chat
+from prefillshare.training.shard import Document
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+NUM_EXAMPLES = 3
+
+
+@dataclass(slots=True, kw_only=True)
+class RowReport:
+    """What became of the rows."""
+
+    origin: str
+    """Where they came from."""
+    num_rows: int = 0
+    """Rows read."""
+    num_used: int = 0
+    """Rows that became documents."""
+    left_out: dict[Reason, int] = field(default_factory=lambda: dict.fromkeys(REASONS, 0))
+    """Rows left out, by reason."""
+    examples: dict[Reason, list[str]] = field(default_factory=lambda: {reason: [] for reason in REASONS})
+    """The first few of each, with row number and detail."""
+
+    def leave_out(self, number: int, error: RowError) -> None:
+        self.left_out[error.reason] += 1
+        if len(self.examples[error.reason]) < NUM_EXAMPLES:
+            self.examples[error.reason].append(f"row {number}: {error.detail}")
+
+    def lines(self) -> list[str]:
+        """The report for people."""
+        out = [f"rows      {self.num_rows} from {self.origin}, {self.num_used} used"]
+        for reason, count in self.left_out.items():
+            out.append(f"  {reason:<10} {count}")
+            out += [f"    {example}" for example in self.examples[reason]]
+        return out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """Documents of a run."""
+
+    training: list[list[Document]]
+    """Documents of each row to train on."""
+    held_out: list[list[Document]]
+    """Documents of each row held out."""
+    report: RowReport
+    """What became of the rows."""
+
+
+def prepare(training: Training, tokenizer: "PreTrainedTokenizerBase") -> Prepared:
+    """Read, map and tokenise the data of a run.
+
+    Raises: TrainingError when no row can be used, or all would be held out.
+    """
+    mapped = read_rows(training.data)
+    report = RowReport(origin=mapped.origin)
+    usable = list(_usable(mapped, tokenizer, training.batch.max_tokens, report))
+    num_held_out = training.evaluation.rows
+    if not usable:
+        raise TrainingError(f"no row of {mapped.origin} can be used: {_first_example(report)}")
+    if num_held_out >= len(usable):
+        raise TrainingError(
+            f"rows = {num_held_out} under [evaluation] leaves none of {len(usable)} usable rows to train on: lower it"
+        )
+    split = len(usable) - num_held_out
+    return Prepared(
+        training=usable[:split],
+        held_out=usable[split:],
+        report=report,
+    )
+
+
+def _usable(mapped: MappedRows, tokenizer: Any, max_tokens: int, report: RowReport) -> Iterable[list[Document]]:
+    for number, row in enumerate(mapped.rows, start=1):
+        report.num_rows += 1
+        try:
+            if isinstance(row, RowError):
+                raise row
+            documents = documents_of_chat(mapped.mapper(row).check(), tokenizer, max_tokens)
+        except RowError as error:
+            report.leave_out(number, error)
+            continue
+        report.num_used += 1
+        yield documents
+
+
+def _first_example(report: RowReport) -> str:
+    counts = ", ".join(f"{count} {reason}" for reason, count in report.left_out.items() if count)
+    first = next(example for examples in report.examples.values() for example in examples)
+    return f"{counts} (such as {first}): correct the mapping, the data or max_tokens"

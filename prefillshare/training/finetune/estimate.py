@@ -1,0 +1,106 @@
+"""How many steps and how much memory a run will need, before it starts.
+
+Weights, gradients and optimizer states are counted exactly, on a model without storage. Activations follow what
+transformers' Llama-like layers keep for the backward pass; `make bench-train` measures them.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prefillshare.config.training import Training
+from prefillshare.training.finetune.examples import Collator, Examples
+
+GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What a run will need."""
+
+    num_steps: int
+    """Steps of the optimizer on one device."""
+    num_parameters: int
+    """Parameters of the base."""
+    num_trained: int
+    """Parameters that are trained."""
+    weight_bytes: int
+    """The base and what is trained."""
+    state_bytes: int
+    """Gradients and the optimizer's states."""
+    activation_bytes: int
+    """What the largest pass keeps for its backward pass, base KV and logits included."""
+
+    @property
+    def total_bytes(self) -> int:
+        return self.weight_bytes + self.state_bytes + self.activation_bytes
+
+    def lines(self) -> list[str]:
+        """The estimate for people."""
+        return [
+            f"model     {self.num_parameters:,} parameters, {self.num_trained:,} of them or beside them trained",
+            f"steps     {self.num_steps:,} on one device",
+            f"memory    {_gib(self.total_bytes)}: weights {_gib(self.weight_bytes)}, gradients and optimizer "
+            f"{_gib(self.state_bytes)}, activations {_gib(self.activation_bytes)} in the largest pass",
+        ]
+
+
+def estimate(training: Training, base: Path, examples: Examples) -> Estimate:
+    """Estimate a run on its tokenised data."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config: Any = AutoConfig.from_pretrained(base)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    num_parameters = sum(one.numel() for one in model.parameters())
+    num_trained = num_parameters if training.kind == "full" else _adapter_size(training, model)
+    frozen = 2 if training.run.dtype == "bf16" else 4
+    has_base = training.kind == "lora" or training.objective == "cache-conditioned"
+    return Estimate(
+        num_steps=_num_steps(training, len(examples)),
+        num_parameters=num_parameters,
+        num_trained=num_trained,
+        weight_bytes=(frozen * num_parameters if has_base else 0) + 4 * num_trained,
+        state_bytes=12 * num_trained,
+        activation_bytes=_activations(training, config.get_text_config(), examples, frozen),
+    )
+
+
+def _num_steps(training: Training, num_examples: int) -> int:
+    optimizer, batch = training.optimizer, training.batch
+    per_epoch = math.ceil(math.ceil(num_examples / batch.size) / batch.accumulation)
+    return optimizer.max_steps or math.ceil(optimizer.epochs * per_epoch)
+
+
+def _adapter_size(training: Training, model: Any) -> int:
+    lora = training.adapter
+    layers = [layer for name, layer in model.named_modules() if name.rpartition(".")[2] in lora.targets]
+    return sum(lora.rank * (layer.in_features + layer.out_features) for layer in layers)
+
+
+def _activations(training: Training, config: Any, examples: Examples, width: int) -> int:
+    """Bytes of the pass with the longest examples."""
+    lengths = examples.shard.starts[1:] - examples.shard.starts[:-1]
+    longest = np.argsort(lengths)[-training.batch.size :].tolist()
+    pairs = [examples.shard.document(index) for index in longest]
+    layout = Collator(objective=training.objective, packed=training.batch.packed).layout([pairs])
+    num_queries, num_prefill = layout.inputs.numel(), layout.prefill_tokens.numel()
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    queries, kv = size * config.num_attention_heads, size * config.num_key_value_heads
+    layer = num_queries * (7 * config.hidden_size + 6 * queries + 5 * kv + 4 * config.intermediate_size)
+    shared = 2 * kv * num_prefill
+    num_layers = config.num_hidden_layers
+    if training.run.gradient_checkpointing:
+        kept = num_layers * (num_queries * config.hidden_size + shared) + layer + shared
+    else:
+        kept = num_layers * (layer + 2 * shared)
+    num_targets = int((layout.weights > 0).sum())
+    return width * kept + 12 * num_targets * config.vocab_size
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / GIB:.2f} GiB" if num_bytes >= GIB / 10 else f"{num_bytes / 2**20:.1f} MiB"

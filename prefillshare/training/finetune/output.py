@@ -1,0 +1,148 @@
+"""The directory of a run: who may write there, what it started from, which checkpoint is the last.
+
+OUTPUT/                     the finished module; prefillshare.json comes last
+OUTPUT/run/run.json         what the run started from
+OUTPUT/run/data.npz         its tokenised data
+OUTPUT/run/checkpoint-N/    complete checkpoints
+OUTPUT/run/log.jsonl        one line per log step; TensorBoard's files are under tensorboard/
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from prefillshare.config.training import Training
+from prefillshare.errors import TrainingError, first_line
+from prefillshare.modules.manifest import MANIFEST_NAME
+
+RECORD_NAME = "run.json"
+LOG_NAME = "log.jsonl"
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+_DATA_FILE = re.compile(r"(partial-)?(data|held-out)(\.npz|-rows\.npy)|partial-run\.json")
+# Where things lie may differ when a run goes on: the base is known by its fingerprint, the data is tokenised already.
+_FREE_KEYS = frozenset(
+    {"output", "source", "base.path", "base.hub", "base.revision", "data.file", "run.keep_checkpoints"}
+)
+
+
+class RunDirectory:
+    """Paths of one run."""
+
+    def __init__(self, output: Path) -> None:
+        self.output, self.run = output, output / "run"
+
+    @property
+    def log(self) -> Path:
+        return self.run / LOG_NAME
+
+    @property
+    def staging(self) -> Path:
+        """Where a checkpoint or the module is written before it takes its name."""
+        return self.run / "partial"
+
+    def claim(self, *, resume: bool) -> None:
+        """Refuse a directory that holds something, unless a run there is to go on.
+
+        Raises: TrainingError.
+        """
+        has_run = (self.run / RECORD_NAME).is_file()
+        if not has_run and not resume:
+            self._forget_start()
+        if resume and not has_run:
+            raise TrainingError(f"{self.output} holds no run to resume: remove --resume")
+        if not resume and self.output.exists() and any(self.output.iterdir()):
+            fix = "continue it with --resume, or choose another output" if has_run else "choose another output"
+            raise TrainingError(f"output {self.output} exists and is not empty: {fix}")
+        if (self.output / MANIFEST_NAME).exists():
+            raise TrainingError(f"the run in {self.output} is finished: launch the module, or choose another output")
+        for leftover in (self.staging, *self.run.glob("old-checkpoint-*")):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def _forget_start(self) -> None:
+        """Effects: removes what a run left that ended before run.json was there; never anything else."""
+        if not self.run.is_dir() or len(list(self.output.iterdir())) != 1:
+            return
+        if all(_DATA_FILE.fullmatch(path.name) for path in self.run.iterdir()):
+            shutil.rmtree(self.output)
+
+    def last_checkpoint(self) -> Path | None:
+        """The newest checkpoint; every one with its final name is complete."""
+        found = self.checkpoints()
+        return found[-1] if found else None
+
+    def checkpoints(self) -> list[Path]:
+        """All checkpoints, oldest first."""
+        steps = {int(m[1]): path for path in self.run.glob("checkpoint-*") if (m := _CHECKPOINT.fullmatch(path.name))}
+        return [steps[step] for step in sorted(steps)]
+
+    def drop_old_checkpoints(self, num_kept: int) -> None:
+        """Effects: deletes all but the newest checkpoints."""
+        for path in self.checkpoints()[:-num_kept]:
+            # Renamed first, so that a half-deleted checkpoint is never taken for a whole one.
+            path.rename(path.with_name(f"old-{path.name}"))
+            shutil.rmtree(path.with_name(f"old-{path.name}"))
+
+    def write_record(self, record: Mapping[str, Any]) -> None:
+        """Effects: run.json appears complete or not at all."""
+        partial = self.run / f"partial-{RECORD_NAME}"
+        partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        partial.rename(self.run / RECORD_NAME)
+
+    def read_record(self) -> dict[str, Any]:
+        """Raises: TrainingError when run.json is missing or broken."""
+        file = self.run / RECORD_NAME
+        try:
+            return json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise TrainingError(f"{file} cannot be read ({error}): start the run again in another output") from None
+
+
+def config_record(training: Training) -> dict[str, Any]:
+    """The training file as JSON."""
+    return json.loads(json.dumps(asdict(training), default=str))
+
+
+def check_same_run(stored: Mapping[str, Any], now: Mapping[str, Any], output: Path) -> None:
+    """Compare what a run started from with what it would go on with.
+
+    Raises: TrainingError naming the first difference.
+    """
+    started = dict(_flat(stored))
+    for key, value in _flat(now):
+        before = started.get(key)
+        if key not in _FREE_KEYS and before != value:
+            raise TrainingError(
+                f"the run in {output} started with {key} = {_short(before)} and now it is {_short(value)}: "
+                "put it back, or start a new run in another output"
+            )
+
+
+@contextmanager
+def disk_errors(what: str, directory: Path, advice: str) -> Iterator[None]:
+    """Turn what torch, safetensors and the system raise when a file cannot be written into one sentence."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise TrainingError(
+            f"{what} could not be written to {directory} ({first_line(error)}): free some space there and {advice}"
+        ) from error
+
+
+def _flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in record.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."

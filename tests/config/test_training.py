@@ -1,0 +1,110 @@
+"""Every mistake in a training file gives one sentence with the value and the fix; the recipes are the paper's runs."""
+
+from pathlib import Path
+
+import pytest
+
+from prefillshare.config import load_training
+from prefillshare.errors import ConfigError
+
+RECIPES = Path(__file__).parents[2] / "models" / "recipes"
+FILE = """
+name = "sums"
+output = "out"
+kind = "lora"
+
+[base]
+path = "base"
+
+[data]
+file = "rows.jsonl"
+
+[data.columns]
+prompt = "question"
+answer = "answer"
+
+[optimizer]
+learning_rate = 1e-4
+
+[lora]
+rank = 8
+"""
+
+
+@pytest.fixture
+def training_file(tmp_path: Path) -> Path:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "rows.jsonl").touch()
+    file = tmp_path / "train.toml"
+    file.write_text(FILE)
+    return file
+
+
+def test_a_valid_file_gives_absolute_paths_and_the_papers_defaults(training_file: Path) -> None:
+    training = load_training(training_file)
+    assert training.base.path == training_file.parent / "base"
+    assert training.data.file == training_file.parent / "rows.jsonl"
+    assert training.output == training_file.parent / "out"
+    assert (training.batch.size, training.batch.accumulation, training.batch.max_tokens) == (1, 16, 1024)
+    assert (training.objective, training.evaluation.sharing_ratio) == ("cache-conditioned", 1.0)
+    assert training.adapter.rank == 8
+    assert training.optimizer.epochs == 1.0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("learning_rate", "learning_rat", "[optimizer] has the unknown key 'learning_rat': did you mean"),
+        ("[optimizer]", "[optimiser]", "the unknown key 'optimiser': did you mean 'optimizer'?"),
+        ("learning_rate = 1e-4", "", "[optimizer] has no 'learning_rate'"),
+        ("1e-4", "-1.0", "learning_rate is -1.0: it must be more than 0"),
+        ("1e-4", '1e-4\nschedule = "cosin"', "schedule is 'cosin': did you mean 'cosine'?"),
+        ("1e-4", "1e-4\nwarmup_ratio = 3.0", "warmup_ratio is 3.0: it must lie between 0 and 1"),
+        ('kind = "lora"', 'kind = "ful"', "kind is 'ful': did you mean 'full'?"),
+        ('kind = "lora"', 'kind = "full"', '[lora] stands beside kind = "full": remove the table'),
+        ('kind = "lora"', 'kind = "lora"\nobjective = "sft"', "objective is 'sft': it must be one of"),
+        ('path = "base"', 'path = "bas"', "path 'bas' of the base does not exist"),
+        ('path = "base"', 'path = "base"\nhub = "a/b"', "has both path and hub"),
+        ('path = "base"', "", "has neither path nor hub"),
+        ('path = "base"', 'path = "base"\nrevision = "v1"', "revision 'v1' but no hub"),
+        ('file = "rows.jsonl"', 'file = "row.jsonl"', "data file 'row.jsonl' does not exist"),
+        ('file = "rows.jsonl"', "", "there is neither file nor hub"),
+        ('file = "rows.jsonl"', 'source = "gsm8k"', "source 'gsm8k' has its own mapping"),
+        ('file = "rows.jsonl"', 'source = "gsm8"', "source is 'gsm8': did you mean 'gsm8k'?"),
+        ('file = "rows.jsonl"', 'file = "rows.jsonl"\nsplit = "test"', "file stands beside subset, split or revision"),
+        ('[data.columns]\nprompt = "question"\nanswer = "answer"', "", "no mapping is given: add [data.columns]"),
+        ('answer = "answer"', "", 'the mapping is not complete: write messages = "..."'),
+        ('answer = "answer"', 'answer = "answer"\nmessages = "m"', "messages stands beside prompt"),
+        ("rank = 8", "rank = 0", "rank is 0: it must be at least 1"),
+        ("rank = 8", 'targets = ["lm_head"]', "targets has 'lm_head', which the engine cannot serve"),
+        ("rank = 8", "rank = 8\n[batch]\nsize = 0", "size is 0: it must be at least 1"),
+        ("rank = 8", "rank = 8\n[run]\nsave_steps = 15", "save_steps 15 is no multiple of log_steps 10"),
+        ("rank = 8", "rank = 8\n[evaluation]\nsharing_ratio = 50.0", "sharing_ratio is 50.0: it must lie between 0"),
+        ("rank = 8", "rank = 8\n[evaluation]\nrows = -1", "rows is -1: it must be 0 or more"),
+    ],
+)
+def test_a_mistake_is_one_sentence(training_file: Path, old: str, new: str, said: str) -> None:
+    assert old in FILE
+    training_file.write_text(FILE.replace(old, new, 1))
+    with pytest.raises(ConfigError) as caught:
+        load_training(training_file)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_names_the_nearest(training_file: Path) -> None:
+    with pytest.raises(ConfigError, match=r"there is no training file .*: did you mean .*train\.toml"):
+        load_training(training_file.with_name("trian.toml"))
+
+
+def test_recipes_are_the_papers_twelve_runs() -> None:
+    trainings = [load_training(file) for file in sorted(RECIPES.glob("*.toml"))]
+    assert len(trainings) == 12
+    assert len({(one.base.hub, one.data.source) for one in trainings}) == 12
+    assert len({one.output for one in trainings}) == 12
+    for one in trainings:
+        assert (one.kind, one.objective, one.run.dtype) == ("full", "cache-conditioned", "bf16")
+        assert (one.batch.size, one.batch.accumulation, one.batch.max_tokens) == (1, 16, 1024)
+        assert one.optimizer.epochs == 1.0
+        assert one.optimizer.learning_rate in (1e-5, 2e-5)
+        assert one.name.endswith(f"-{one.output.name}")

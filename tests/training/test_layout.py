@@ -1,0 +1,144 @@
+"""Padding, packing, shared prefixes and gradient checkpointing change how a batch is computed, never what comes out."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+from prefillshare.errors import TrainingError
+from prefillshare.training.attention import ATTENTION
+from prefillshare.training.layout import Layout, lay_out, lay_out_ordinary, segment_bounds
+from prefillshare.training.objective import documents_of, layout_loss
+
+TOLERANCE = 1e-5
+
+
+@pytest.fixture
+def documents(batch):
+    """Three conversations without anything in common, then three that start with the same 15 tokens."""
+    alone = documents_of(batch)
+    tokens, _ = alone[2]
+    branches = []
+    for number in (1, 2, 3):
+        ids = torch.cat((torch.as_tensor(tokens[:15]), torch.arange(40, 46) + 7 * number))
+        branches.append((ids.numpy(), [0.0] * 17 + [1.0] * 4))
+    return [*alone, *branches]
+
+
+def loss_and_gradients(model: torch.nn.Module, *layouts: Layout) -> tuple[float, dict[str, torch.Tensor]]:
+    """Mean over all targets of the layouts, and its gradient."""
+    model.zero_grad()
+    weight = sum(layout.weights.sum() for layout in layouts)
+    total = sum(layout_loss(model, layout) for layout in layouts) / weight
+    total.backward()
+    return float(total.detach()), {
+        name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None
+    }
+
+
+def assert_same(
+    title: str, one: tuple[float, dict[str, torch.Tensor]], other: tuple[float, dict[str, torch.Tensor]]
+) -> None:
+    worst = max(float((one[1][name] - other[1][name]).abs().max()) for name in one[1])
+    print(f"{title}: loss differs by {abs(one[0] - other[0]):.1e}, gradients by at most {worst:.1e}")
+    assert one[1].keys() == other[1].keys()
+    assert abs(one[0] - other[0]) < TOLERANCE
+    assert worst < TOLERANCE
+
+
+@pytest.mark.parametrize("kind", ["cache-conditioned", "full-ft"])
+def test_padded_and_packed_batches_equal_one_by_one(adapted, documents, kind):
+    make = lay_out if kind == "cache-conditioned" else lay_out_ordinary
+    singly = loss_and_gradients(adapted, *(make([one], packed=False) for one in documents))
+    padded = loss_and_gradients(adapted, make(documents, packed=False))
+    packed = loss_and_gradients(adapted, make(documents, packed=True))
+    assert_same(f"{kind}, padded against one by one", singly, padded)
+    assert_same(f"{kind}, packed against padded", padded, packed)
+
+
+def test_packing_computes_a_shared_start_once(documents):
+    packed, padded = lay_out(documents, packed=True), lay_out(documents, packed=False)
+    needed = [segment_bounds(weights)[-1][0] - 1 for _, weights in documents]
+    assert packed.prefill_tokens.numel() == sum(needed) - 3 * 15
+    assert padded.prefill_tokens.numel() == len(documents) * max(needed)
+    assert packed.inputs.numel() == sum(int(torch.as_tensor(weights).gt(0).sum()) for _, weights in documents)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_checkpointing_gives_the_same_gradients(adapted, documents, packed):
+    layout = lay_out(documents, packed=packed)
+    adapted.train()
+    plain = loss_and_gradients(adapted, layout)
+    calls = []
+    adapted.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
+    adapted.get_base_model().model.layers[0].self_attn.register_forward_hook(lambda *_: calls.append(1))
+    assert_same("checkpointing against none", plain, loss_and_gradients(adapted, layout))
+    # the prefill pass, the decode pass, and the decode pass again in the backward pass
+    assert len(calls) == 3
+
+
+def test_a_sharded_model_gives_the_same_gradients(adapted, documents, tmp_path):
+    layout = lay_out(documents, packed=True)
+    plain = loss_and_gradients(adapted, layout)
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        for layer in adapted.get_base_model().model.layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(adapted, mesh=mesh)
+        loss, gradients = loss_and_gradients(adapted, layout)
+        whole = {name: one.full_tensor() for name, one in gradients.items()}
+    finally:
+        torch.distributed.destroy_process_group()
+    assert_same("sharded against whole", plain, (loss, whole))
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.4, 1.0])
+def test_sharing_ratio_moves_the_boundary(adapted, documents, ratio):
+    tokens, weights = documents[1]
+    first, end = segment_bounds(weights)[-1]
+    alone = [0.0] * first + [1.0] * (end - first)
+    boundary = int(ratio * (first - 1))
+    ids = torch.as_tensor(tokens)[None]
+    with torch.no_grad():
+        with adapted.disable_adapter():
+            cache = adapted(input_ids=ids[:, :boundary], use_cache=True).past_key_values if boundary else None
+        logits = adapted(input_ids=ids[:, boundary : end - 1], past_key_values=cache, use_cache=True).logits[0]
+        wanted = F.cross_entropy(logits[first - 1 - boundary :], ids[0, first:end])
+        layout = lay_out([(tokens, alone)], packed=True, sharing_ratio=ratio)
+        found = layout_loss(adapted, layout) / (end - first)
+    print(f"sharing ratio {ratio}: {float(found):.6f}, by the definition {float(wanted):.6f}")
+    assert torch.allclose(found, wanted, atol=TOLERANCE, rtol=0)
+
+
+def test_full_decode_module_that_was_not_trained_has_the_loss_of_the_base(base, documents):
+    decode = deepcopy(base)
+    shared = lay_out(documents, packed=True)
+    own = lay_out_ordinary(documents, packed=True)
+    with torch.no_grad():
+        found = layout_loss(decode, shared, prefill_model=base) / shared.weights.sum()
+        wanted = layout_loss(base, own) / own.weights.sum()
+    print(f"untrained decode module {float(found):.6f}, base {float(wanted):.6f}")
+    assert torch.allclose(found, wanted, atol=TOLERANCE, rtol=0)
+
+
+def test_prompt_of_one_token_needs_no_prefill(adapted):
+    layout = lay_out([([5, 6, 7], [0.0, 1.0, 1.0])], packed=True)
+    assert layout.prefill_tokens.numel() == 0
+    with torch.no_grad():
+        logits = adapted(input_ids=torch.tensor([[5, 6]])).logits[0]
+        wanted = F.cross_entropy(logits, torch.tensor([6, 7]), reduction="sum")
+        assert torch.allclose(layout_loss(adapted, layout), wanted, atol=TOLERANCE, rtol=0)
+
+
+def test_attention_that_cannot_share_is_refused(adapted, documents):
+    layout = lay_out(documents, packed=True)
+    adapted.get_base_model().set_attn_implementation("sdpa")
+    with pytest.raises(TrainingError, match="'sdpa', which cannot take"):
+        layout_loss(adapted, layout)
+    adapted.get_base_model().set_attn_implementation(ATTENTION)
+    assert layout_loss(adapted, layout).isfinite()
