@@ -3,6 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import floor, log10
 from typing import Literal
 
@@ -79,7 +80,7 @@ def trail(samples: Sequence[Sample], span_s: float, pick: Pick) -> Trail:
     return tuple(found)
 
 
-def hits_chart(trail: Trail, span_s: float) -> Chart:
+def hits_chart(trail: Trail, span_s: float, title: str = "Prefix hits") -> Chart:
     """Part of prompt tokens that was cached: own hits below, cross-module hits on top of them."""
     own: Points = []
     cached: Points = []
@@ -91,10 +92,10 @@ def hits_chart(trail: Trail, span_s: float) -> Chart:
         _curve("cross-module", "cross", "dots", cached, span_s),
         _curve("own", "own", "area", own, span_s),
     )
-    return Chart(title="Prefix hits", curves=curves, span_s=span_s, write=_write_percent, top=100.0)
+    return Chart(title=title, curves=curves, span_s=span_s, write=_write_percent, top=100.0)
 
 
-def tokens_chart(trail: Trail, span_s: float) -> Chart:
+def tokens_chart(trail: Trail, span_s: float, title: str = "Tokens/s") -> Chart:
     """Tokens per second: generated, and prompt tokens that had to be computed."""
     generated = [(x, activity.rate("generated_tokens") if activity else None) for x, activity in trail]
     prefilled = [(x, activity.prefill_rate if activity else None) for x, activity in trail]
@@ -102,7 +103,7 @@ def tokens_chart(trail: Trail, span_s: float) -> Chart:
         _curve("generated", "own", "area", generated, span_s),
         _curve("prefilled", "warn", "line", prefilled, span_s),
     )
-    return Chart(title="Tokens/s", curves=curves, span_s=span_s, write=words.short)
+    return Chart(title=title, curves=curves, span_s=span_s, write=words.short)
 
 
 def latency_chart(trail: Trail, span_s: float, name: str, title: str) -> Chart:
@@ -141,7 +142,7 @@ def memory_chart(samples: Sequence[Sample], span_s: float, worker: str) -> Chart
         _curve("private", "warn", "dots", used, span_s),
         _curve("shared", "own", "area", shared, span_s),
     )
-    return Chart(title="KV memory", curves=curves, span_s=span_s, write=_write_percent, top=100.0)
+    return Chart(title=f"{worker}: KV memory", curves=curves, span_s=span_s, write=_write_percent, top=100.0)
 
 
 def round_up(value: float) -> float:
@@ -181,5 +182,5 @@ def _curve(name: str, tone: Tone, shape: Shape, points: Sequence[tuple[float, fl
 
 
 def _usual_step(points: Sequence[tuple[float, float | None]]) -> float:
-    steps = sorted(after[0] - before[0] for before, after in zip(points, points[1:], strict=False))
+    steps = sorted(after[0] - before[0] for before, after in pairwise(points))
     return steps[len(steps) // 2] if steps else 0.0

@@ -70,7 +70,7 @@ class StateClient:
             return UnreachableError(f"no server answers at {self.url}: start one with `prefillshare launch`")
         if isinstance(error, httpx.TimeoutException):
             return UnreachableError(
-                f"{self.url} did not answer within {self._timeout_s:g} s: look at the load of its machine and at its log"
+                f"{self.url} did not answer within {self._timeout_s:g} s: look at its log and its machine's load"
             )
         return UnreachableError(f"{self.url} broke off its answer ({type(error).__name__}): look at its log")
 

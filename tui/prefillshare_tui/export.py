@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,7 +56,7 @@ def as_json(view: View) -> bytes:
 
 def records(view: View) -> Iterator[dict[str, Any]]:
     """What happened between each two samples; counters are the growth since the sample before."""
-    for before, after in zip(view.samples, view.samples[1:], strict=False):
+    for before, after in pairwise(view.samples):
         yield _record(before, after, "", before.total, after.total)
         for name, point in after.modules.items():
             yield _record(before, after, name, before.modules.get(name), point)

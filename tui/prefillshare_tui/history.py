@@ -67,7 +67,7 @@ class History:
         return True
 
     def window(self, span_s: float) -> tuple[Sample, ...]:
-        """The samples of the last `span_s` seconds, oldest first; the first one is what the others are compared with."""
+        """The samples of the last `span_s` seconds, oldest first; growth is counted from the first one."""
         return self._rings[span_s].samples()
 
     def _is_same_server(self, snapshot: Snapshot) -> bool:

@@ -4,7 +4,7 @@ from datetime import datetime
 
 from prefillshare_tui.totals import Quantile
 
-UNKNOWN = "–"
+UNKNOWN = "-"
 _THOUSANDS = ("", "k", "M", "G", "T")
 _BYTES = ("B", "KiB", "MiB", "GiB", "TiB")
 

@@ -53,7 +53,7 @@ def _parting(row: SessionRow) -> float | None:
 def _parts_at(row: SessionRow) -> Line:
     parted = row.session.divergence
     if parted is None:
-        return line(("–", "dim"))
+        return line((words.UNKNOWN, "dim"))
     is_early = parted.fraction is not None and parted.fraction < EARLY
     return line((f"{'!' if is_early else ''}{words.short(parted.token)}", "bad" if is_early else "plain"))
 
@@ -69,7 +69,8 @@ def _detail(row: SessionRow, view: View) -> tuple[Line, ...]:
         ("session ", "dim"),
         (session.id, "strong"),
         f" ({'named by the client' if session.is_explicit else 'found by its prompts'}): "
-        f"{words.exact(session.num_calls)} calls in {words.span(_age(session))}, {words.exact(session.repins)} re-pins; "
+        f"{words.exact(session.num_calls)} calls in {words.span(_age(session))}, "
+        f"{words.exact(session.repins)} re-pins; "
         f"modules {' → '.join(session.modules) or words.UNKNOWN}",
     )
     tokens = line(
