@@ -7,9 +7,12 @@ import argparse
 import os
 import sys
 
+from prefillshare_tui.app import Dashboard
 from prefillshare_tui.client import DEFAULT_URL, StateClient
 from prefillshare_tui.errors import FeedError
-from prefillshare_tui.run import EXIT_STOP, run_dashboard
+
+EXIT_STOP = 10
+EXIT_ADDRESS = 5
 
 
 def main() -> int:
@@ -24,8 +27,8 @@ def main() -> int:
         client = StateClient(options.url, os.environ.get("PREFILLSHARE_API_KEY"))
     except FeedError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 5
-    leaving = run_dashboard(client, interval_s=options.interval, is_launched=options.launched)
+        return EXIT_ADDRESS
+    leaving = Dashboard(client, interval_s=options.interval, is_launched=options.launched).run()
     return EXIT_STOP if leaving == "stop" else 0
 
 

@@ -8,7 +8,7 @@ from math import floor, log10
 from typing import Literal
 
 from prefillshare_tui import words
-from prefillshare_tui.history import Point, Sample
+from prefillshare_tui.history import Point, Sample, known_sum
 from prefillshare_tui.parts import Tone
 from prefillshare_tui.totals import increase
 from prefillshare_tui.view import Activity
@@ -96,12 +96,16 @@ def hits_chart(trail: Trail, span_s: float, title: str = "Prefix hits") -> Chart
 
 
 def tokens_chart(trail: Trail, span_s: float, title: str = "Tokens/s") -> Chart:
-    """Tokens per second: generated, and prompt tokens that had to be computed."""
-    generated = [(x, activity.rate("generated_tokens") if activity else None) for x, activity in trail]
-    prefilled = [(x, activity.prefill_rate if activity else None) for x, activity in trail]
+    """Tokens per second: generated, and on top of them prompt tokens that had to be computed."""
+    generated: Points = []
+    all_tokens: Points = []
+    for x, activity in trail:
+        made, computed = (activity.rate("generated_tokens"), activity.prefill_rate) if activity else (None, None)
+        generated.append((x, made))
+        all_tokens.append((x, known_sum((made, computed))))
     curves = (
+        _curve("prefilled", "cross", "dots", all_tokens, span_s),
         _curve("generated", "own", "area", generated, span_s),
-        _curve("prefilled", "warn", "line", prefilled, span_s),
     )
     return Chart(title=title, curves=curves, span_s=span_s, write=words.short)
 
@@ -116,13 +120,13 @@ def latency_chart(trail: Trail, span_s: float, name: str, title: str) -> Chart:
 
 
 def load_chart(samples: Sequence[Sample], span_s: float, pick: Pick) -> Chart:
-    """Calls in work and calls waiting."""
+    """Calls in work, and on top of them calls waiting."""
     points = [(_x(sample, samples), pick(sample)) for sample in samples]
     running: Points = [(x, point.running if point else None) for x, point in points]
-    queued: Points = [(x, point.queued if point else None) for x, point in points]
+    both: Points = [(x, known_sum((point.running, point.queued)) if point else None) for x, point in points]
     curves = (
+        _curve("queued", "warn", "dots", both, span_s),
         _curve("running", "own", "area", running, span_s),
-        _curve("queued", "warn", "line", queued, span_s),
     )
     return Chart(title="Calls", curves=curves, span_s=span_s, write=words.short)
 

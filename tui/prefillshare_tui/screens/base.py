@@ -7,7 +7,7 @@ from textual.screen import Screen
 from textual.widgets import Footer, Static
 
 from prefillshare_tui import words
-from prefillshare_tui.parts import Line, line
+from prefillshare_tui.parts import Line, as_text, line
 from prefillshare_tui.view import View
 from prefillshare_tui.widgets.bars import Banner, StatusBar, TabBar
 
@@ -95,11 +95,11 @@ class BaseScreen(Screen[None]):
             return line((" PrefillShare ", "strong"), app.source.url)
         snapshot = app.view.snapshot
         uptime = snapshot.time - snapshot.started if snapshot.started is not None else None
-        return line(
-            (" PrefillShare ", "strong"),
-            f" {snapshot.name} ",
-            (f" {snapshot.topology}, up {words.span(uptime)}  {app.source.url}", "dim"),
-        )
+        texts = [f" {snapshot.topology}, up {words.span(uptime)} ", f" {app.source.url} "]
+        room = self.size.width - len(f" PrefillShare  {snapshot.name} ") - len(as_text(self._standing())) - 2
+        while texts and sum(map(len, texts)) > room:
+            texts.pop()
+        return line((" PrefillShare ", "strong"), f" {snapshot.name} ", ("".join(texts), "dim"))
 
     def _standing(self) -> Line:
         app = self.dashboard

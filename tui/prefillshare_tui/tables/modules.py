@@ -9,7 +9,7 @@ from prefillshare_tui.tables.base import Column, Table
 from prefillshare_tui.totals import HitSplit, Quantile, hits, totals_of_module
 from prefillshare_tui.view import NOTHING, Activity, View
 
-_BAR_CELLS = 12
+_BAR_CELLS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ def _rows(view: View) -> list[ModuleRow]:
 
 def _name(row: ModuleRow) -> Line:
     return (
-        line((row.module.name, "strong"), (" (prefill)", "dim"))
+        line((row.module.name, "strong"), (" (base)", "dim"))
         if row.module.is_prefill_module
         else line((row.module.name, "strong"))
     )
@@ -88,7 +88,7 @@ MODULES: Table[ModuleRow] = Table(
     name="modules",
     columns=(
         Column(
-            title="Module", width=14, cell=_name, sort_key=lambda row: row.module.name, align="left", is_flexible=True
+            title="Module", width=12, cell=_name, sort_key=lambda row: row.module.name, align="left", is_flexible=True
         ),
         Column(
             title="Kind",
@@ -99,8 +99,8 @@ MODULES: Table[ModuleRow] = Table(
             priority=6,
         ),
         Column(
-            title="Prompt tokens",
-            width=_BAR_CELLS + 1,
+            title="Prompts",
+            width=_BAR_CELLS,
             cell=lambda row: split_bar(row.hits, _BAR_CELLS),
             sort_key=lambda row: row.hits.prompt if row.hits else None,
             align="left",
@@ -163,7 +163,7 @@ MODULES: Table[ModuleRow] = Table(
             sort_key=lambda row: row.module.queued,
             priority=1,
         ),
-        Column(title="Failed", width=6, cell=_errors, sort_key=lambda row: row.module.errors, priority=1),
+        Column(title="Fail", width=4, cell=_errors, sort_key=lambda row: row.module.errors, priority=1),
     ),
     rows=_rows,
     key=lambda row: row.module.name,

@@ -161,7 +161,7 @@ class RowTable(ScrollView, Generic[Row], can_focus=True):
         self.post_message(self.Selected())
 
     def _columns(self) -> list[tuple[Column[Row], int]]:
-        return fit(self.table.columns, max(10, self.size.width - 2))
+        return fit(self.table.columns, max(10, self.size.width - 3))
 
     def _column_at(self, x: int) -> Column[Row] | None:
         left = 1

@@ -1,22 +1,13 @@
-"""Runs the dashboard, or asks once: what the command line calls."""
+"""Asks a deployment once, for `prefillshare top --once`."""
 
 import asyncio
 
 import orjson
 
-from prefillshare_tui.app import Dashboard, Leaving
 from prefillshare_tui.client import StateClient
 from prefillshare_tui.parse import parse
 from prefillshare_tui.summary import summary_text, summary_values
 from prefillshare_tui.view import view_since_start
-
-EXIT_STOP = 10
-"""Exit code of a dashboard whose user wants the launched deployment to stop."""
-
-
-def run_dashboard(client: StateClient, *, interval_s: float = 1.0, is_launched: bool = False) -> Leaving | None:
-    """Show the dashboard until it is left; return what becomes of a launched deployment."""
-    return Dashboard(client, interval_s=interval_s, is_launched=is_launched).run()
 
 
 def ask_once(client: StateClient, *, as_json: bool) -> str:
