@@ -1,14 +1,16 @@
 """The blocks of text on the Overview, computed without Textual."""
 
+from itertools import zip_longest
+
 from prefillshare_tui import words
-from prefillshare_tui.parts import CROSS, MISSED, OWN, Line, line, memory_bar, split_bar
+from prefillshare_tui.parts import CROSS, MISSED, OWN, Line, as_text, line, memory_bar, split_bar
 from prefillshare_tui.snapshot import Worker
 from prefillshare_tui.tables.workers import state_parts, used_ratio
 from prefillshare_tui.view import View, view_since_start
 
 _QUANTILES = (0.5, 0.95, 0.99)
 _LATENCIES = (("ttft", "TTFT"), ("itl", "ITL"), ("e2e", "End to end"), ("queue", "Queue"))
-_ID_CELLS, _LONG_TEXT = 14, 70
+_ID_CELLS, _LONG_TEXT, _TWO_COLUMNS = 14, 80, 130
 
 
 def hits_lines(view: View, width: int) -> tuple[Line, ...]:
@@ -59,12 +61,23 @@ def load_lines(view: View) -> tuple[Line, ...]:
 
 
 def memory_lines(view: View, width: int, rows: int) -> tuple[Line, ...]:
-    """KV memory of as many workers as fit, those in trouble and the fullest ones first."""
+    """KV memory of as many workers as fit; if not all do, those in trouble and the fullest ones."""
     workers = [worker for worker in view.snapshot.workers if worker.role != "router"]
-    if len(workers) <= rows:
-        return tuple(_memory_line(worker, width) for worker in workers)
-    shown = tuple(_memory_line(worker, width) for worker in sorted(workers, key=_urgency)[: max(0, rows - 1)])
-    return *shown, line((f"and {len(workers) - len(shown)} more, see 3 Workers", "dim"))
+    num_columns = 2 if width >= _TWO_COLUMNS and len(workers) > 1 else 1
+    cells = (width - (num_columns - 1) * 3) // num_columns
+    last = line()
+    if len(workers) > rows * num_columns:
+        rows = max(1, rows - 1)
+        last = line((f"and {len(workers) - rows * num_columns} more, see 3 Workers", "dim"))
+        workers = sorted(workers, key=_urgency)[: rows * num_columns]
+    num_rows = -(-len(workers) // num_columns)
+    lines = [_memory_line(worker, cells) for worker in workers]
+    if num_columns == 2:
+        lines = [
+            left + line(" " * (cells + 3 - len(as_text(left)))) + right
+            for left, right in zip_longest(lines[:num_rows], lines[num_rows:], fillvalue=line())
+        ]
+    return (*lines, last) if last else tuple(lines)
 
 
 def _memory_line(worker: Worker, width: int) -> Line:
@@ -88,8 +101,8 @@ def _urgency(worker: Worker) -> tuple[bool, float]:
 
 def _legend(shares: tuple[float, float, float] | None, width: int) -> Line:
     own, cross, missed = map(words.percent, shares or (None, None, None))
-    name = "cross-module" if width >= 46 else "cross"
-    return line((OWN, "own"), f" own {own} ", (CROSS, "cross"), f" {name} {cross} ") + line(
+    name, gap = ("cross-module", "   ") if width >= 50 else ("cross", " ")
+    return line((OWN, "own"), f" own {own}{gap}", (CROSS, "cross"), f" {name} {cross}{gap}") + line(
         (MISSED, "missed"), f" missed {missed}"
     )
 

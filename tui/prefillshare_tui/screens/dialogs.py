@@ -13,32 +13,26 @@ from prefillshare_tui.parts import CROSS, FREE, MISSED, OWN, PRIVATE, SHARED
 Choice = Literal["stop", "keep", "stay"]
 
 HELP = f"""\
-[b]What the words mean[/]
-[$tone-own]{OWN}[/] own       prompt tokens whose KV this module's earlier calls had made
-[$tone-cross]{CROSS}[/] cross     prompt tokens whose KV was first made for [b]another[/] decode module:
-            what sharing the prefill gives
-[$tone-missed]{MISSED}[/] missed    prompt tokens that had to be computed
-  saved     own and cross together, as a part of all prompt tokens
-  parts at  token at which the prompts of a session's modules part. [$error]![/] in their first half:
-            a role or another text that differs stands at the front and keeps them from
-            sharing; put it at the end
-[$tone-own]{SHARED}[/] shared    KV memory that holds prefixes for everybody; idle ones make room when needed
-[$warning]{PRIVATE}[/] private   KV memory of requests in work   [$tone-missed]{FREE}[/] free   unused
-  TTFT      time to first token   [b]ITL[/] time between tokens
-  retract   calls put back because KV memory ran out
-  re-pin    a session that moved to another prefill worker and is prefilled there again
-  >60 s     beyond the last bound that the server counts by
-
+[b]Prompt tokens[/]
+[$tone-own]{OWN}[/] own       their KV was made by this module's own earlier calls
+[$tone-cross]{CROSS}[/] cross     it was first made for [b]another[/] module: what sharing gives
+[$tone-missed]{MISSED}[/] missed    computed ("prefilled")      saved: own and cross together
+[b]Sessions[/]
+  parts at  where the prompts of its modules first differ; [$error]![/] is early:
+            put what differs, such as the role, at the end
+  re-pin    it moved to another prefill worker, which prefills it again
+[b]KV memory[/]
+[$tone-own]{SHARED}[/] shared    prefixes for everybody      [$warning]{PRIVATE}[/] private   of calls in work
+[$tone-missed]{FREE}[/] free      unused                      retract   a call had to give way
+[b]Latency[/]     TTFT time to first token    ITL time between tokens
 [b]Keys[/]
-  1-5, click  screens                   space  pause what is shown (it goes on being recorded)
-  w           time window 1, 5, 30 m    t      light or dark
-  / Esc       filter; clear it          s S    sort by the next column; reverse (or click a head)
-  arrows, PgUp, PgDn, Home, End: choose a row
-  c           copy the selected row     e E    export the window as CSV, as JSON
-  x           picture of the screen (SVG)
-  r           ask again now             ^p     all commands
-  q           quit
-Files go to the folder in which the dashboard was started. Esc closes this window.
+  1-5 click   screens                  w    window 1, 5, 30 minutes
+  space       hold what is shown       t    light or dark
+  / Esc       filter, clear it         s S  next sort column, reverse
+  arrows      choose a row             c    copy the row or summary
+  e E         export as CSV, JSON      x    save the screen as SVG
+  r           ask again now            ^p   all commands
+  q           quit        files go to the folder of the start
 """
 
 
