@@ -1,33 +1,14 @@
-"""``GET /v1/models/NAME`` for decode modules.
-
-Target: ``sglang.srt.entrypoints.http_server.set_global_state``
-Why: the list of models names the decode modules, but asking for one of them by name
-    says that it does not exist.
-How: when the server state is set, before any connection is taken, the route is
-    replaced by one that looks the name up in that list.
-Upstream: sglang/srt/entrypoints/http_server.py:207,1855 at 0.5.17.
-Remove when: upstream's route knows adapters.
-"""
+"""``GET /v1/models/NAME`` for decode modules: the name is looked up in the list of all models."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 ROUTE = "/v1/models/{model:path}"
 
 
-def wrap_set_global_state(original: Callable[..., None]) -> Callable[..., None]:
-    def set_global_state(global_state: Any) -> None:
-        original(global_state)
-        _replace_route()
-
-    return set_global_state
-
-
-def _replace_route() -> None:
-    from sglang.srt.entrypoints.http_server import app
-
+def replace_route(app: Any) -> None:
+    """Serve the path by ours instead of upstream's, which denies decode modules."""
     kept = [r for r in app.router.routes if getattr(r, "path", None) != ROUTE]
     app.router.routes[:] = kept
     app.get(ROUTE)(retrieve_model)

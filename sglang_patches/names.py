@@ -17,3 +17,18 @@ FORKED_VARIABLE = "PREFILLSHARE_FORKED"
 
 FINGERPRINT_VARIABLE = "PREFILLSHARE_PREFILL_FINGERPRINT"
 """Environment variable of disaggregated workers: fingerprint of the prefill module whose KV they make or read."""
+
+DEPLOYMENT_VARIABLE = "PREFILLSHARE_DEPLOYMENT"
+"""Environment variable of engines: name of the deployment, for people."""
+
+WORKER_VARIABLE = "PREFILLSHARE_WORKER"
+"""Environment variable of disaggregated workers: the worker's name."""
+
+RESTARTS_VARIABLE = "PREFILLSHARE_RESTARTS"
+"""Environment variable of supervised processes: how often this one was started again."""
+
+SESSION_HEADER = "X-Session-ID"
+"""HTTP header that names a call's session."""
+
+MODULE_HEADER = "X-PrefillShare-Module"
+"""HTTP header from the router to a prefill worker: the decode module for which it prefills."""

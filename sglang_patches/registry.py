@@ -11,13 +11,17 @@ from collections.abc import Sequence
 from prefillshare.errors import PrefillShareError
 from sglang_patches import (
     adapter_checks,
+    call_report,
     foreign_apis,
+    http_routes,
     lora_segments,
-    model_cards,
     model_names,
+    observed_requests,
+    openai_user,
     request_boundary,
     request_checks,
     responses_api,
+    scheduler_state,
     server_checks,
     start_method,
 )
@@ -37,8 +41,10 @@ _LORA = "lora.lora_manager"
 _RADIX = "mem_cache.radix_cache"
 _SERVING = "entrypoints.openai.serving_base"
 _RESPONSES = "entrypoints.openai.serving_responses"
+_TOKENIZER = "managers.tokenizer_manager"
 _OLLAMA = "entrypoints.ollama.serving"
 _RELIED_SEGMENTS = "relied on: reads adapters per row of the batch view"
+_RELIED_ORIGIN = "relied on: when nodes are made, and which matched prefix counts as cached"
 _RELIED_ROWS = "relied on: row ownership that the shared radix cache continues"
 
 ENGINE_PATCHES: tuple[Patch, ...] = (
@@ -158,15 +164,58 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
         "entrypoints.http_server",
         "set_global_state",
         "1484c09ce798173a",
-        "/v1/models/NAME would deny decode modules",
-        model_cards.wrap_set_global_state,
+        "/v1/models/NAME would deny decode modules; /metrics would not know them",
+        http_routes.wrap_set_global_state,
+    ),
+    *(
+        _patch(_TOKENIZER, f"TokenizerManager.{name}", fingerprint, "requests would not be counted by module", wrap)
+        for name, fingerprint, wrap in (
+            ("_init_req_state", "e8d69ee3e74f86be", observed_requests.wrap_init_req_state),
+            ("collect_metrics", "55a8f44d5521488f", observed_requests.wrap_collect_metrics),
+            ("_remove_req_state", "69ad26ca812defad", observed_requests.wrap_remove_req_state),
+            ("_handle_abort_req", "8e49bca9d1d26f2c", observed_requests.wrap_handle_abort_req),
+        )
     ),
     _patch(
-        "managers.tokenizer_manager",
+        _TOKENIZER,
+        "TokenizerManager._handle_batch_output",
+        "4adfb1cf333c5972",
+        "relied on: when a request's state goes and its outputs are counted",
+    ),
+    _patch(
+        _SERVING,
+        "OpenAIServingBase.handle_request",
+        "8cf812ef94ceea99",
+        "sessions named by user would be guessed",
+        openai_user.wrap_handle_request,
+    ),
+    _patch(
+        "managers.scheduler",
+        "Scheduler.get_internal_state",
+        "7d19aa0d964749de",
+        "nobody would know how KV memory is used",
+        scheduler_state.wrap_get_internal_state,
+    ),
+    _patch(
+        _TOKENIZER,
         "TokenizerManager._validate_one_request",
         "5fb935cea26fd6af",
         "a token id outside of the vocabulary would end the engine",
         request_checks.wrap_validate_one_request,
+    ),
+    _patch(
+        "entrypoints.openai.serving_chat",
+        "OpenAIServingChat._build_chat_response",
+        "9cec50f17ab5e985",
+        "nobody would see whose prefill was reused, and the size of a hand-off",
+        call_report.wrap_build_response,
+    ),
+    _patch(
+        "entrypoints.openai.serving_completions",
+        "OpenAIServingCompletion._build_completion_response",
+        "8799aaa05dac68d5",
+        "nobody would see whose prefill was reused, and the size of a hand-off",
+        call_report.wrap_build_response,
     ),
     _patch(
         "entrypoints.engine",
@@ -179,6 +228,9 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
     _patch(_RADIX, "RadixCache.insert", "d4ee45e66c92906b", _RELIED_ROWS),
     _patch(_RADIX, "RadixCache.cache_unfinished_req", "153f82d767e5b2c7", _RELIED_ROWS),
     _patch(_RADIX, "RadixCache.cache_finished_req", "a2b07adf7f49eea8", _RELIED_ROWS),
+    _patch(_RADIX, "RadixCache._insert_helper", "6393e577a0ae7260", _RELIED_ORIGIN),
+    _patch(_RADIX, "RadixCache._split_node", "f2df01f7cd52b1ac", _RELIED_ORIGIN),
+    _patch(_REQ, "ScheduleBatch.prepare_for_extend", "3970b68aad407be1", _RELIED_ORIGIN),
     _patch(_RADIX, "RadixKey", "dcee2fbb2cec9878", _RELIED_ROWS),
     _patch(_REQ, "Req.init_next_round_input", "32feade36c828d1e", _RELIED_ROWS),
     _patch("mem_cache.common", "release_kv_cache", "22899438db477d53", _RELIED_ROWS),

@@ -6,7 +6,8 @@ Why: SGLang appends the LoRA id to ``extra_key``, so equal prompts of two decode
     the prefill module's part of the prompt ends (I5).
 How: after the original, ``extra_key`` is set back to the user's own, and
     ``prefill_boundary`` is fixed once: later code may replace ``origin_input_ids``
-    (``set_finish_with_abort`` does) and must not move it.
+    (``set_finish_with_abort`` does) and must not move it. ``decode_module`` says for whom
+    a prompt is prefilled; it is no part of the namespace.
 Upstream: sglang/srt/managers/schedule_batch.py:889 at 0.5.17.
 Remove when: upstream has a namespace hook for requests.
 
@@ -21,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sglang_patches.disaggregation.role import is_decode_worker
+from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker
 
 ALL_BASE_MADE = 1 << 62
 """Boundary of a base request of a colocated engine or a prefill worker: every position is the prefill module's."""
@@ -36,6 +37,10 @@ def wrap_req_init(original: Callable[..., None]) -> Callable[..., None]:
         # Whatever a decode worker runs is a decode module, with weights of its own or with an adapter.
         is_decoded = self.lora_id is not None or is_decode_worker()
         self.prefill_boundary = max(len(self.origin_input_ids) - 1, 0) if is_decoded else ALL_BASE_MADE
+        # Who is served, for the statistics only: an adapter's id, on a prefill worker the name that the router hands
+        # along, None for the prefill module itself.
+        self.decode_module = self.routing_key if is_prefill_worker() else self.lora_id
+        self.are_hits_counted = False
 
     return __init__
 

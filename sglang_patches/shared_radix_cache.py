@@ -14,12 +14,15 @@ the tree owns.
     key_len = boundary or computed, whichever is less, rounded down to whole pages
 
 Base requests take the upstream path unchanged: all their KV is base-made. A decode worker has none.
+
+Each node also remembers its origin, the decode module whose request put it there, so that a hit on what another module
+had prefilled is told apart from a module's hit on its own. A node that is evicted forgets it.
 """
 
 from __future__ import annotations
 
 from array import array
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from sglang.srt.mem_cache.base_prefix_cache import (
@@ -29,6 +32,9 @@ from sglang.srt.mem_cache.base_prefix_cache import (
 )
 from sglang.srt.mem_cache.radix_cache import RadixCache, RadixKey
 
+from sglang_patches.call_report import note
+from sglang_patches.disaggregation.hand_off import report_end
+from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker
 from sglang_patches.request_boundary import is_all_base_made
 
 if TYPE_CHECKING:
@@ -38,6 +44,16 @@ if TYPE_CHECKING:
 
 class SharedPrefillRadixCache(RadixCache):
     """RadixCache that no decoder-made KV enters or is matched by (I2, I5)."""
+
+    num_flushes = -1
+    """How often everything was dropped; the constructor does so once."""
+    _writer: str | None = None
+    """Decode module whose request is being inserted."""
+
+    def reset(self) -> None:
+        """Drop everything."""
+        self.num_flushes += 1
+        super().reset()
 
     def match_prefix(self, params: MatchPrefixParams) -> MatchResult:
         """Longest cached prefix, never past the request's own boundary.
@@ -55,6 +71,7 @@ class SharedPrefillRadixCache(RadixCache):
 
     def cache_unfinished_req(self, req: Req, chunked: bool = False) -> None:
         """Share what is base-made so far; keep the other computed rows private."""
+        self._begin(req)
         if self.disable or is_all_base_made(req):
             super().cache_unfinished_req(req, chunked=chunked)
             return
@@ -74,6 +91,9 @@ class SharedPrefillRadixCache(RadixCache):
 
     def cache_finished_req(self, req: Req, is_insert: bool = True, *, kv_len_to_handle: int) -> None:
         """Give the base-made rows to the tree and free all the others."""
+        self._begin(req)
+        if is_prefill_worker():
+            report_end(req)  # its rows are given back when the hand-off is over
         if self.disable or is_all_base_made(req):
             super().cache_finished_req(req, is_insert=is_insert, kv_len_to_handle=kv_len_to_handle)
             return
@@ -90,6 +110,39 @@ class SharedPrefillRadixCache(RadixCache):
         )
         if req.last_node is not None:
             self.dec_lock_ref(req.last_node)
+
+    def _begin(self, req: Req) -> None:
+        """Before ``req`` changes the tree: remember who writes, and count once what its first match brought.
+
+        Until now ``last_node`` is the end of the prefix that admitted the request, and locked, so the path to it is
+        what SGLang counts as cached tokens. A retracted request matches again, which counts neither there nor here. The
+        prefix that a decode worker holds was counted by the prefill worker.
+        """
+        self._writer = req.decode_module
+        if req.are_hits_counted or req.last_node is None or is_decode_worker():
+            return
+        req.are_hits_counted = True
+        num_own, num_cross, node = 0, 0, req.last_node
+        while node is not self.root_node:
+            if node.origin == req.decode_module:
+                num_own += len(node.key)
+            else:
+                num_cross += len(node.key)
+            node = node.parent
+        note(req, own_hit_tokens=num_own, cross_hit_tokens=num_cross)
+
+    def _insert_helper(
+        self, node: Any, key: RadixKey, value: torch.Tensor, priority: int = 0, chunked: bool = False
+    ) -> tuple[int, Any]:
+        num_known, last = super()._insert_helper(node, key, value, priority, chunked)
+        if num_known < len(key):
+            last.origin = self._writer
+        return num_known, last
+
+    def _split_node(self, key: RadixKey, child: Any, split_len: int) -> Any:
+        upper = super()._split_node(key, child, split_len)
+        upper.origin = child.origin
+        return upper
 
     def _computed_rows(self, req: Req, num_tokens: int) -> torch.Tensor:
         return self.req_to_token_pool.req_to_token[req.req_pool_idx, :num_tokens]

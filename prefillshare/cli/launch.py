@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,6 +40,9 @@ def launch(
         bool, typer.Option("--dry-run", help="Check everything and print the engine's command.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON.")] = False,
+    otlp_endpoint: Annotated[
+        str | None, typer.Option(help="OTLP gRPC receiver of traces; wins over the file's otlp_endpoint.")
+    ] = None,
     log_file: Annotated[Path | None, typer.Option(help="File for the engine's log.")] = None,
     tui: Annotated[bool, typer.Option("--tui", help="Show the dashboard while it serves.")] = False,
 ) -> None:
@@ -53,6 +57,8 @@ def launch(
         _check_screen(as_json, dry_run)
     check_port(port)
     config = load_deployment(file or embedded_deployment())
+    if otlp_endpoint is not None:
+        config = replace(config, otlp_endpoint=otlp_endpoint)
     if not dry_run:
         check_address(host, port)
         say(f"{config.name}: checking the modules (a large one is read once, then remembered)")

@@ -13,6 +13,7 @@ from prefillshare.config.router import Router
 from prefillshare.errors import ConfigError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_ENDPOINT = re.compile(r"(https?://)?[^\s/:]+:\d+/?")
 _REVISION_DEFAULT = "main"
 
 # Flags of `sglang serve` that extra_args must not set, and where their values come from instead.
@@ -35,6 +36,9 @@ OWNED_ARGUMENTS: dict[str, str] = {
     "--tp": "write tensor_parallel_size",
     "--host": "use `prefillshare launch --host`",
     "--port": "use `prefillshare launch --port`",
+    "--enable-metrics": "metrics are always on",
+    "--enable-trace": "write otlp_endpoint at the top of the file",
+    "--otlp-traces-endpoint": "write otlp_endpoint at the top of the file",
     "--api-key": "use `prefillshare launch --api-key`",
 }
 
@@ -213,10 +217,16 @@ class Deployment:
     """The router; disaggregated only."""
     transfer: Transfer = field(default_factory=Transfer)
     """The hand-off; disaggregated only."""
+    otlp_endpoint: str | None = None
+    """OTLP gRPC receiver of OpenTelemetry traces, such as http://localhost:4317; None makes no traces."""
     source: Path | None = None
     """File that this was read from; not a key of the file."""
 
     def __post_init__(self) -> None:
+        if self.otlp_endpoint is not None and not _ENDPOINT.fullmatch(self.otlp_endpoint):
+            raise ConfigError(
+                f"otlp_endpoint is {self.otlp_endpoint!r}: it must be an address such as http://localhost:4317"
+            )
         if not self.decode:
             raise ConfigError("there is no decode module: add a [[decode]] table with name, kind and path")
         seen = {self.prefill.name: "the prefill module"}

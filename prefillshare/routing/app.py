@@ -8,7 +8,7 @@ from aiohttp import web
 from prefillshare.routing.auth import check_key
 from prefillshare.routing.errors import NotFoundError, RoutingError, error_reply
 from prefillshare.routing.gateway import Gateway
-from prefillshare.routing.handlers import models, service, workers
+from prefillshare.routing.handlers import models, monitoring, service, workers
 from prefillshare.routing.handlers.calls import call_handler
 from prefillshare.routing.keys import GATEWAY
 from prefillshare.routing.settings import RouterSettings
@@ -31,6 +31,8 @@ _ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/flush_cache", service.flush_cache),
     ("POST", "/flush_cache", service.flush_cache),
     ("GET", "/router/state", service.router_state),
+    ("GET", "/deployment/state", monitoring.deployment_state),
+    ("GET", "/metrics", monitoring.metrics),
     ("GET", "/workers", workers.list_workers),
     ("POST", "/workers", workers.join),
     ("DELETE", "/workers/{id}", workers.leave),

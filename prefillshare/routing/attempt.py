@@ -4,16 +4,15 @@ import asyncio
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
 
-import orjson
-
+from prefillshare.observe.observer import Observed
 from prefillshare.routing.admission import Admission
 from prefillshare.routing.call import Call
 from prefillshare.routing.choice import Chooser, Pair
 from prefillshare.routing.client import Answer, LegFailedError, WorkerClient
 from prefillshare.routing.health import Health
 from prefillshare.routing.legs import make_legs
+from prefillshare.routing.prefill_report import read_report
 
 _REFUSAL_GRACE_S = 1.0
 """How long the decode leg may take to refuse a call itself, once the prefill leg has or its hand-off failed."""
@@ -35,6 +34,7 @@ class Attempt:
         chooser: Chooser,
         admission: Admission,
         health: Health,
+        observed: Observed,
     ) -> None:
         self.call = call
         self.pair = pair
@@ -43,6 +43,7 @@ class Attempt:
         self._chooser = chooser
         self._admission = admission
         self._health = health
+        self._observed = observed
         self._answer: Answer | None = None
         self._started = time.monotonic()
 
@@ -101,8 +102,14 @@ class Attempt:
             answer = await self._client.send(self._prefill_leg, headers, is_stream=False)
             self._health.succeeded(worker)
             if answer.status == 200:
-                prompt_tokens, computed = _tokens(answer.content, expected)
-                self._chooser.learn(self.call, self.pair, prompt_tokens)
+                report = read_report(answer.content)
+                computed = report.computed_tokens
+                if computed is None:  # the index's estimate is the best guess
+                    computed = round(expected)
+                self._chooser.learn(self.call, self.pair, report.prompt_tokens or None)
+                self._observed.prefilled(
+                    tokens=report.prompt_tokens, own=report.own_hit_tokens, cross=report.cross_hit_tokens
+                )
             return answer
         except LegFailedError as error:
             self._health.failed(error)
@@ -128,28 +135,3 @@ def _answer_or_raise(report: Answer | LegFailedError) -> Answer:
     if isinstance(report, LegFailedError):
         raise report
     return report
-
-
-def _tokens(content: bytes, expected: float) -> tuple[int | None, int | None]:
-    """Return prompt tokens and computed tokens by the prefill worker's report.
-
-    A report without cached tokens leaves the index's estimate as the best guess.
-    """
-    try:
-        report: Any = orjson.loads(content)
-    except orjson.JSONDecodeError:
-        return None, None
-    reports = report if isinstance(report, list) else [report]
-    usages = [_usage(item) for item in reports]
-    prompt_tokens = sum(prompt for prompt, _ in usages) or None
-    if prompt_tokens is None or any(cached is None for _, cached in usages):
-        return prompt_tokens, round(expected)
-    return prompt_tokens, prompt_tokens - sum(cached or 0 for _, cached in usages)
-
-
-def _usage(report: Any) -> tuple[int, int | None]:
-    if not isinstance(report, Mapping):
-        return 0, None
-    usage = report.get("usage") or report.get("meta_info") or {}
-    details = usage.get("prompt_tokens_details") or {}
-    return usage.get("prompt_tokens") or 0, details.get("cached_tokens", usage.get("cached_tokens"))

@@ -93,7 +93,7 @@ class WorkerClient:
         worker = leg.worker
         try:
             reply = await self._http.post(
-                worker.base_url + leg.path, data=_payload(leg.body), headers={**self._headers, **headers}
+                worker.base_url + leg.path, data=_payload(leg.body), headers={**self._headers, **leg.headers, **headers}
             )
             answer = await _read(reply, is_stream)
         except aiohttp.ClientConnectorError as error:

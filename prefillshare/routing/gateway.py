@@ -6,15 +6,19 @@ from typing import Any
 
 import aiohttp
 
+from prefillshare.observe.events import Kind
+from prefillshare.observe.observer import Observer
 from prefillshare.routing.admission import Admission
 from prefillshare.routing.choice import Chooser
 from prefillshare.routing.client import WorkerClient, error_text
 from prefillshare.routing.errors import ConflictError, NotFoundError
 from prefillshare.routing.health import Health
+from prefillshare.routing.monitor import Monitor
 from prefillshare.routing.policies import make_policy
 from prefillshare.routing.proxy import Proxy
 from prefillshare.routing.sessions import Sessions
 from prefillshare.routing.settings import RouterSettings
+from prefillshare.routing.tracing import Tracing
 from prefillshare.routing.workers import Worker, WorkerPool, WorkerSpec
 
 _POLL_S = 0.02
@@ -28,11 +32,13 @@ class Gateway:
         self.settings = settings
         self.is_draining = False
         self.pool = WorkerPool()
-        self.sessions = Sessions(router.max_sessions)
+        self.observer = Observer()
+        self.sessions = Sessions(router.max_sessions, moved=self._session_moved)
         self.chooser = Chooser(router, self.pool, make_policy(router, self.sessions))
         self.admission = Admission(router, self.pool, self.chooser)
         self.client = WorkerClient(router, settings.worker_api_key)
         self.health = Health(router, self.client, settings.base_model, changed=self._state_changed)
+        self.tracing = Tracing(settings.otlp_endpoint)
         self.proxy = Proxy(
             router,
             base=settings.base_model,
@@ -40,6 +46,17 @@ class Gateway:
             chooser=self.chooser,
             admission=self.admission,
             health=self.health,
+            observer=self.observer,
+            tracing=self.tracing,
+        )
+        self.monitor = Monitor(
+            settings,
+            self.observer,
+            pool=self.pool,
+            client=self.client,
+            sessions=self.sessions,
+            admission=self.admission,
+            proxy=self.proxy,
         )
         for spec in settings.workers:
             self.join(spec)
@@ -54,6 +71,7 @@ class Gateway:
         worker = Worker(spec, self.settings.router)
         self.pool.add(worker)
         self.health.watch(worker)
+        self.observer.events.tell("worker_joined", worker.id, f"{spec.role} worker at {spec.url}")
         return worker
 
     async def leave(self, worker_id: str) -> dict[str, Any]:
@@ -72,6 +90,8 @@ class Gateway:
             self.pool.remove(worker)
             self.chooser.index.forget(worker_id)
             self.sessions.forget(worker_id)
+            self.monitor.forget(worker_id)
+            self.observer.events.tell("worker_left", worker_id, "it was told to leave")
             await self.health.unwatch(worker)
             self.admission.pump()
         return {"id": worker_id, "unfinished": worker.num_running}
@@ -86,6 +106,7 @@ class Gateway:
         for worker in list(self.pool):
             await self.health.unwatch(worker)
         await self.client.close()
+        await self.tracing.close()
 
     async def ask_all(self, path: str, *, method: str, timeout_s: float) -> dict[str, dict[str, Any]]:
         """Send a request to every worker at once; return status and text by worker id, status 0 for no answer."""
@@ -107,7 +128,13 @@ class Gateway:
         while not condition() and time.monotonic() < deadline:
             await asyncio.sleep(_POLL_S)
 
+    def _session_moved(self, session: str, before: str, now: str) -> None:
+        self.observer.sessions.repinned(session)
+        self.observer.events.tell("repin", session, f"moved from {before} to {now}")
+
     def _state_changed(self, worker: Worker) -> None:
+        kind: Kind = "worker_up" if worker.state == "up" else "worker_down"
+        self.observer.events.tell(kind, worker.id, worker.reason or f"the {worker.spec.role} worker serves")
         if worker.state == "down":
             # Whatever it held is gone if it died; if it was only slow, it is learned again.
             self.chooser.index.forget(worker.id)

@@ -8,15 +8,18 @@ answer of the decode leg is the client's.
 import random
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import orjson
 
 from prefillshare.routing.call import Call
 from prefillshare.routing.workers import Worker
+from sglang_patches.names import MODULE_HEADER
 
 _MAX_ROOM = 2**63 - 1
+_NONE: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +34,8 @@ class Leg:
     """JSON body."""
     rids: tuple[str, ...]
     """Request ids by which the worker can be told to abort it."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """HTTP headers beside the call's own."""
 
 
 def make_legs(call: Call, prefill: Worker, decode: Worker, base: str) -> tuple[Leg, Leg]:
@@ -42,12 +47,13 @@ def make_legs(call: Call, prefill: Worker, decode: Worker, base: str) -> tuple[L
         "bootstrap_room": rooms,
     }
     return (
-        _leg(call, prefill, bootstrap | _prefill_fields(call, base)),
+        # It is asked for the base, and counts its cache hits by whom it works for.
+        _leg(call, prefill, bootstrap | _prefill_fields(call, base), {MODULE_HEADER: call.module}),
         _leg(call, decode, bootstrap | _decode_fields(call, decode)),
     )
 
 
-def _leg(call: Call, worker: Worker, fields: Mapping[str, Any]) -> Leg:
+def _leg(call: Call, worker: Worker, fields: Mapping[str, Any], headers: Mapping[str, str] = _NONE) -> Leg:
     rid = _per_prompt(call, lambda: uuid.uuid4().hex)
     own = orjson.dumps({**fields, "rid": rid})
     return Leg(
@@ -55,6 +61,7 @@ def _leg(call: Call, worker: Worker, fields: Mapping[str, Any]) -> Leg:
         path=call.endpoint,
         body=call.shared_body[:-1] + b"," + own[1:],
         rids=tuple(rid) if isinstance(rid, list) else (rid,),
+        headers=headers,
     )
 
 

@@ -9,6 +9,8 @@ deepest node first, so a parent is always later in the list than its children, a
 
 from collections import OrderedDict
 
+from prefillshare.observe.prefix import common_prefix
+
 NODE_OVERHEAD_BYTES = 600
 """Memory of a node beside its bytes: 530 measured with CPython 3.11 (object, dictionary, set, links), rounded up."""
 
@@ -43,7 +45,7 @@ class PrefixIndex:
         path = []
         node, position = self._root, 0
         while child := self._child(node, prompt, position):
-            common = _common_prefix(child.edge, prompt, position)
+            common = common_prefix(child.edge, prompt, position)
             position += common
             for holder in child.holders:
                 matched[holder] = position
@@ -62,7 +64,7 @@ class PrefixIndex:
         node, position = self._root, 0
         while position < len(prompt):
             child = self._child(node, prompt, position) or self._add(node, prompt[position:])
-            common = _common_prefix(child.edge, prompt, position)
+            common = common_prefix(child.edge, prompt, position)
             if common < len(child.edge):
                 child = self._split(child, common)
             child.holders.update(workers)
@@ -122,17 +124,3 @@ class PrefixIndex:
         del leaf.parent.children[leaf.edge[0]]
         del self._recency[leaf]
         self.num_bytes -= len(leaf.edge) + NODE_OVERHEAD_BYTES
-
-
-def _common_prefix(edge: bytes, prompt: bytes, position: int) -> int:
-    """Return how many bytes of `edge` stand in `prompt` at `position`."""
-    if prompt.startswith(edge, position):
-        return len(edge)
-    low, high = 0, min(len(edge), len(prompt) - position)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if prompt.startswith(edge[low:middle], position + low):
-            low = middle
-        else:
-            high = middle - 1
-    return low

@@ -1,10 +1,15 @@
 """A call from the client to its answer: admission, attempts, retries."""
 
 import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from aiohttp import web
 
 from prefillshare.config.router import Router
+from prefillshare.observe.observer import Observed, Observer, Outcome
+from prefillshare.observe.sessions import Prompt
 from prefillshare.routing.admission import Admission
 from prefillshare.routing.attempt import Attempt
 from prefillshare.routing.call import Call
@@ -14,8 +19,7 @@ from prefillshare.routing.counters import Counters
 from prefillshare.routing.errors import CallTimeoutError, QueueFullError, RoutingError, WorkerFailedError
 from prefillshare.routing.health import Health
 from prefillshare.routing.relay import StreamBrokenError, relay
-
-_PASSED_HEADERS = ("X-Request-Id", "traceparent", "tracestate")
+from prefillshare.routing.tracing import CallSpan, Tracing
 
 
 class Proxy:
@@ -30,6 +34,8 @@ class Proxy:
         chooser: Chooser,
         admission: Admission,
         health: Health,
+        observer: Observer,
+        tracing: Tracing,
     ) -> None:
         self.counters = Counters()
         self.num_running = 0
@@ -39,43 +45,64 @@ class Proxy:
         self._chooser = chooser
         self._admission = admission
         self._health = health
+        self._observer = observer
+        self._tracing = tracing
 
     async def answer(self, request: web.Request, call: Call) -> web.StreamResponse:
         """Return the decode worker's answer to `call`, passed on already if it is a stream.
 
         Raises: RoutingError.
         """
+        num_prompts = 1 if call.num_prompts is None else call.num_prompts
+        prompt = Prompt(data=call.prompts[0] if call.prompts else b"")
+        observed = self._observer.begin(call.module, session=call.session, prompt=prompt, num_prompts=num_prompts)
         self.counters.calls += 1
         self.num_running += 1
+        started = time.monotonic()
+        outcome: Outcome = "aborted"
+        reason: str | None = None
         try:
-            response = await self._tried(request, call)
+            with self._tracing.call(request.headers, call) as span:
+                response = await self._tried(_Underway(request, call, observed, span))
+            self.counters.answered += 1
+            outcome, reason = ("ok", None) if response.status < 400 else ("error", f"answered {response.status}")
+            return response
         except StreamBrokenError as error:
             self.counters.failed += 1
+            outcome, reason = "error", str(error)
             return error.response
         except (asyncio.CancelledError, ConnectionResetError):
             self.counters.aborted += 1
             raise
-        except QueueFullError:
-            self.counters.refused += 1
-            raise
-        except RoutingError:
-            self.counters.failed += 1
+        except RoutingError as error:
+            outcome, reason = "error", str(error)
+            self._count_failure(call, error)
             raise
         finally:
             self.num_running -= 1
-        self.counters.answered += 1
-        return response
+            observed.ended(outcome, seconds=time.monotonic() - started, reason=reason)
 
-    async def _tried(self, request: web.Request, call: Call) -> web.StreamResponse:
-        deadline = asyncio.get_running_loop().time() + self._settings.total_timeout_s
+    def _count_failure(self, call: Call, error: RoutingError) -> None:
+        if isinstance(error, QueueFullError):
+            self.counters.refused += 1
+            self._observer.events.tell("refusal", call.module, str(error))
+        else:
+            self.counters.failed += 1
+
+    async def _tried(self, underway: "_Underway") -> web.StreamResponse:
+        call = underway.call
+        asked, deadline = time.monotonic(), asyncio.get_running_loop().time() + self._settings.total_timeout_s
         num_tries, is_suspect = 0, False
         avoid: set[str] = set()
         while True:
             pair = await self._admission.acquire(call, avoid)
+            if num_tries == 0:
+                underway.observed.waited(time.monotonic() - asked)
+            underway.span.note(prefill_worker=pair.prefill.id, decode_worker=pair.decode.id, tries=num_tries + 1)
             self.counters.prompt_bytes += call.prompt_bytes
             self.counters.matched_bytes += pair.matched_bytes
             try:
-                return await self._attempt(request, call, pair, deadline)
+                return await self._attempt(underway, pair, deadline)
             except LegFailedError as error:
                 num_tries += 1
                 # A call during which two workers ended may be what ended them: a third must not follow.
@@ -86,23 +113,23 @@ class Proxy:
                 # Of a failed hand-off nobody knows whose fault it was.
                 avoid |= {error.worker.id} if error.counts else {pair.prefill.id, pair.decode.id}
 
-    async def _attempt(self, request: web.Request, call: Call, pair: Pair, deadline: float) -> web.StreamResponse:
+    async def _attempt(self, underway: "_Underway", pair: Pair, deadline: float) -> web.StreamResponse:
         attempt = Attempt(
-            call,
+            underway.call,
             pair,
             base=self._base,
             client=self._client,
             chooser=self._chooser,
             admission=self._admission,
             health=self._health,
+            observed=underway.observed,
         )
         async with attempt:
-            answer = await self._open(request, attempt, deadline)
-            return await relay(request, attempt, answer, self._settings, deadline)
+            answer = await self._open(attempt, underway.span.headers, deadline)
+            return await relay(underway.request, attempt, answer, self._settings, deadline)
 
-    async def _open(self, request: web.Request, attempt: Attempt, deadline: float) -> Answer:
+    async def _open(self, attempt: Attempt, headers: Mapping[str, str], deadline: float) -> Answer:
         limit_s = self._settings.first_byte_timeout_s if attempt.call.is_stream else self._settings.total_timeout_s
-        headers = {name: request.headers[name] for name in _PASSED_HEADERS if name in request.headers}
         try:
             async with asyncio.timeout_at(min(asyncio.get_running_loop().time() + limit_s, deadline)):
                 return await attempt.open(headers)
@@ -110,6 +137,16 @@ class Proxy:
             slow = attempt.pair.prefill if attempt.is_prefilling else attempt.pair.decode
             cause = LegFailedError(slow, f"sent nothing within {limit_s:g} s")
             raise CallTimeoutError(f"{cause}: the call was given up") from cause
+
+
+@dataclass(frozen=True, slots=True)
+class _Underway:
+    """One call on its way through its attempts."""
+
+    request: web.Request
+    call: Call
+    observed: Observed
+    span: CallSpan
 
 
 def _tries(count: int) -> str:

@@ -1,13 +1,16 @@
 """Which prefill worker a session belongs to; the longest unused session is forgotten first."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 
 class Sessions:
     """A bounded map from session key to worker id."""
 
-    def __init__(self, max_sessions: int) -> None:
+    def __init__(self, max_sessions: int, moved: Callable[[str, str, str], None] = lambda *_: None) -> None:
+        """`moved` hears session, old and new worker of every session that was pinned again."""
         self.max_sessions = max_sessions
+        self._moved = moved
         self.num_repins = 0
         self._pins: OrderedDict[str, str] = OrderedDict()
 
@@ -25,7 +28,10 @@ class Sessions:
         """Pin `session` to `worker`, and count when it was pinned to another one before."""
         if session is None:
             return
-        self.num_repins += self._pins.get(session, worker) != worker
+        before = self._pins.get(session, worker)
+        if before != worker:
+            self.num_repins += 1
+            self._moved(session, before, worker)
         self._pins[session] = worker
         self._pins.move_to_end(session)
         if len(self._pins) > self.max_sessions:

@@ -22,6 +22,8 @@ class RouterSettings:
     """Address to listen on."""
     port: int = 30000
     """Port to listen on."""
+    deployment: str = ""
+    """Name of the deployment, for people."""
     base_model: str
     """Name of the prefill module."""
     vocab_size: int | None = None
@@ -32,6 +34,8 @@ class RouterSettings:
     """Key for changes of the workers; None allows no changes."""
     worker_api_key: str | None = None
     """Key that the workers want from the router."""
+    otlp_endpoint: str | None = None
+    """OTLP gRPC receiver of traces, such as http://localhost:4317; None makes no traces."""
     router: Router = field(default_factory=Router)
     """How calls are spread."""
     workers: tuple[WorkerSpec, ...] = ()

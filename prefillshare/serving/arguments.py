@@ -13,7 +13,7 @@ from prefillshare.errors import ConfigError
 from prefillshare.modules.deployment import ResolvedDeployment, ResolvedModule
 from prefillshare.modules.fingerprint import geometry
 from prefillshare.serving.machine import available_memory_bytes, default_threads, gpus
-from sglang_patches.names import BACKEND_NAME, FINGERPRINT_VARIABLE, PLUGINS
+from sglang_patches.names import BACKEND_NAME, DEPLOYMENT_VARIABLE, FINGERPRINT_VARIABLE, PLUGINS
 
 ENGINE_PROGRAM = (sys.executable, "-m", "sglang.launch_server")
 HEARTBEAT_S = 2.0
@@ -128,6 +128,7 @@ def _server_flags(path: Path, name: str, host: str, port: int, nccl_port: int) -
     argv = [*ENGINE_PROGRAM, "--model-path", str(path), "--served-model-name", name]
     argv += ["--host", host, "--port", str(port), "--nccl-port", str(nccl_port)]
     argv += ["--radix-cache-backend", BACKEND_NAME, "--enable-cache-report", "--sleep-on-idle"]
+    argv += ["--enable-metrics"]
     # `launch` warms the engine itself, through a decode module; the stock warm-up only adds a second of waiting.
     return [*argv, "--skip-server-warmup"]
 
@@ -201,7 +202,10 @@ def _engine_flags(deployment: ResolvedDeployment, on_cpu: bool) -> list[str]:
     if on_cpu:
         for flag, value in _cpu_defaults(deployment).items():
             values[flag] = values.get(flag) or value
+    if deployment.config.otlp_endpoint is not None:
+        values["--otlp-traces-endpoint"] = deployment.config.otlp_endpoint
     flags = [word for flag, value in values.items() if value is not None for word in (flag, str(value))]
+    flags += ["--enable-trace"] if deployment.config.otlp_endpoint is not None else []
     return flags if engine.overlap_schedule else [*flags, "--disable-overlap-schedule"]
 
 
@@ -229,6 +233,7 @@ def _cpu_kv_tokens(deployment: ResolvedDeployment) -> int:
 def _environment(deployment: ResolvedDeployment, on_cpu: bool) -> dict[str, str]:
     # joblib, which SGLang imports and does not use, would leave a semaphore behind in every killed process.
     environment = {"SGLANG_PLUGINS": PLUGINS, "PYTHONWARNINGS": "ignore", "JOBLIB_MULTIPROCESSING": "0"}
+    environment[DEPLOYMENT_VARIABLE] = deployment.config.name
     threads = deployment.config.engine.threads
     if on_cpu:
         # A GPU that is there but must not be used would make SGLang choose its CUDA platform.

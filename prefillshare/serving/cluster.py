@@ -3,10 +3,11 @@
 Workers listen on the loopback interface only, with a key made for this launch; clients reach the router.
 """
 
+import itertools
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from prefillshare.serving.readiness import raise_if_dead, wait_until_listening
 from prefillshare.serving.record import ProcessRecord
 from prefillshare.serving.router_process import RouterFile, router_command
 from prefillshare.serving.supervisor import FIRST_DELAY_S, Supervised, Supervisor
+from sglang_patches.names import RESTARTS_VARIABLE, WORKER_VARIABLE
 
 _ASK_TIMEOUT_S = 0.5
 PREFILL_DELAY_S = HEARTBEAT_S * (HEARTBEAT_FAILURES + 0.5)
@@ -274,9 +276,11 @@ def _supervise(
 ) -> Supervised:
     log_path = _log_path(deployment, options, worker.name)
 
+    starts = itertools.count()
+
     def start() -> EngineProcess:
         alive = forks if forks is not None and forks.is_alive() else None
-        return start_engine(worker.command, log_path, alive)
+        return start_engine(_told(worker.command, worker.name, next(starts)), log_path, alive)
 
     return Supervised(
         name=worker.name,
@@ -288,11 +292,18 @@ def _supervise(
 
 def _supervise_router(file: RouterFile, options: LaunchOptions) -> Supervised:
     url = f"http://{client_host(options.host)}:{options.port}/health"
+    starts = itertools.count()
     return Supervised(
         name="router",
-        start=lambda: start_engine(router_command(file), file.log_path),
+        start=lambda: start_engine(_told(router_command(file), "router", next(starts)), file.log_path),
         is_ready=partial(_answers, url, options.api_key),
     )
+
+
+def _told(command: EngineCommand, name: str, num_restarts: int) -> EngineCommand:
+    """`command` with what the process tells of itself in its metrics."""
+    told = {WORKER_VARIABLE: name, RESTARTS_VARIABLE: str(num_restarts)}
+    return replace(command, environment={**command.environment, **told})
 
 
 def _answers(url: str, api_key: str | None) -> bool:

@@ -60,6 +60,8 @@ class RouterFile:
             "admin_key": options.admin_key,
             "worker_api_key": worker_key,
             "vocab_size": geometry(deployment.prefill_path)["vocab_size"],
+            "deployment": deployment.config.name,
+            "otlp_endpoint": deployment.config.otlp_endpoint,
             "base_model": deployment.config.prefill.name,
             "workers": [_describe(worker) for worker in workers],
             "router": dataclasses.asdict(deployment.config.router),

@@ -1,23 +1,14 @@
-"""The size of a call's hand-off, reported with the call.
+"""The size of a call's hand-off, and how long its prefill waited for it; reported with the call.
 
-Both workers of a call put ``[{"handoff_tokens": ..., "handoff_bytes": ...}]`` under ``prefillshare`` into the
-``meta_info`` of ``/generate``; the OpenAI endpoints show the same dictionary under ``metadata.prefillshare`` of an
-unstreamed reply, such as the prefill worker's always is.
-
-Target: ``sglang.srt.entrypoints.openai.serving_chat.OpenAIServingChat._build_chat_response`` and
-    ``sglang.srt.entrypoints.openai.serving_completions.OpenAIServingCompletion._build_completion_response``
-Why: OpenAI replies carry no ``meta_info``.
-How: the dictionary of the first choice is added to the reply's ``metadata``, beside ``weight_version``.
-Upstream: sglang/srt/entrypoints/openai/serving_chat.py:1727, serving_completions.py:497 at 0.5.17.
-Remove when: upstream reports transfers per request.
+Both workers of a call tell the size (:mod:`sglang_patches.call_report`), the prefill worker also the time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
 from typing import Any
 
-META_KEY = "prefillshare"
+from sglang_patches.call_report import note, noted
 
 
 def report(req: Any, num_held_tokens: int, kv_manager: Any) -> None:
@@ -27,17 +18,11 @@ def report(req: Any, num_held_tokens: int, kv_manager: Any) -> None:
     """
     num_tokens = len(req.origin_input_ids) - num_held_tokens
     num_pages = -(-num_tokens // kv_manager.kv_args.page_size)
-    sizes = {"handoff_tokens": num_tokens, "handoff_bytes": num_pages * kv_manager.kv_item_lens_sum}
-    # SGLang's own seam: one value per output token, so the dictionary comes with the first one.
-    req.customized_info = {**(req.customized_info or {}), META_KEY: [sizes]}
+    note(req, handoff_tokens=num_tokens, handoff_bytes=num_pages * kv_manager.kv_item_lens_sum)
 
 
-def wrap_build_response(original: Callable[..., Any]) -> Callable[..., Any]:
-    def build_response(self: Any, request: Any, ret: list[dict[str, Any]], *args: Any, **kwargs: Any) -> Any:
-        reply = original(self, request, ret, *args, **kwargs)
-        sizes = next(iter(ret[0]["meta_info"].get(META_KEY) or ()), None)
-        if sizes is not None and getattr(reply, "metadata", None) is not None:
-            reply.metadata = {**reply.metadata, META_KEY: sizes}
-        return reply
-
-    return build_response
+def report_end(req: Any) -> None:
+    """Note on ``req`` of a prefill worker, whose hand-off is over, the seconds from the end of its prefill."""
+    started = req.time_stats.prefill_transfer_queue_entry_time
+    if started > 0 and "handoff_tokens" in noted(req.customized_info):
+        note(req, handoff_seconds=time.perf_counter() - started)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from sglang_patches.disaggregation import (
     decode_queues,
-    hand_off,
     handshake,
     nixl_sender,
     penalties,
@@ -123,20 +122,6 @@ DISAGGREGATION_PATCHES: tuple[Patch, ...] = (
         "c83e8232c0ab7b41",
         "a hand-off that nobody asks for would wait for ever",
         nixl_sender.wrap_poll,
-    ),
-    sglang_patch(
-        "entrypoints.openai.serving_chat",
-        "OpenAIServingChat._build_chat_response",
-        "9cec50f17ab5e985",
-        "the router would not see the size of a hand-off",
-        hand_off.wrap_build_response,
-    ),
-    sglang_patch(
-        "entrypoints.openai.serving_completions",
-        "OpenAIServingCompletion._build_completion_response",
-        "8799aaa05dac68d5",
-        "the router would not see the size of a hand-off",
-        hand_off.wrap_build_response,
     ),
     sglang_patch(_DECODE, "DecodePreallocQueue._match_prefix_and_lock", "d82ed29516232ffd", _RELIED),
     sglang_patch(_DECODE, "DecodePreallocQueue._pre_alloc", "3685af106c14776d", _RELIED),

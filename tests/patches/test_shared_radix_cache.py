@@ -96,6 +96,9 @@ class Scheduler(RuleBasedStateMachine):
         self.waiting.append(
             SimpleNamespace(
                 lora_id=lora_id,
+                decode_module=lora_id,
+                are_hits_counted=False,
+                customized_info=None,
                 extra_key=salt,
                 origin_input_ids=array("q", prompt),
                 output_ids=array("q"),

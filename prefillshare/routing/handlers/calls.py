@@ -7,6 +7,7 @@ from aiohttp import web
 from prefillshare.routing.call import Endpoint, Served, parse_call
 from prefillshare.routing.errors import MediaTypeError, TooLargeError, UnavailableError
 from prefillshare.routing.keys import GATEWAY
+from sglang_patches.names import SESSION_HEADER
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -26,7 +27,7 @@ def call_handler(endpoint: Endpoint) -> Handler:
                 modules=gateway.pool.modules(),
                 vocab_size=gateway.settings.vocab_size,
             ),
-            session_header=request.headers.get("X-Session-ID"),
+            session_header=request.headers.get(SESSION_HEADER),
         )
         return await gateway.proxy.answer(request, call)
 

@@ -37,6 +37,7 @@ async def flush_cache(request: web.Request) -> web.Response:
     for worker_id, reply in replies.items():
         if reply["status"] == 200:
             gateway.chooser.index.forget(worker_id)
+            gateway.observer.events.tell("flush", worker_id, "its prefix cache was emptied")
     is_done = all(reply["status"] == 200 for reply in replies.values())
     return json_reply({"workers": replies}, status=200 if is_done else 400)
 

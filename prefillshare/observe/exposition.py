@@ -1,0 +1,163 @@
+"""The state of a deployment in Prometheus' text form.
+
+Everything is read out of the document that `/deployment/state` serves, so the two cannot disagree. What is unknown
+(None) has no sample.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+WORKER_LABELS = ("worker", "role", "module")
+
+_MODULE_COUNTERS = {
+    "requests": ("requests", "Requests that ended; each prompt of a batch is one"),
+    "errors": ("request_errors", "Requests that were refused or failed"),
+    "aborted": ("request_aborts", "Requests that the client left or had aborted"),
+    "prompt_tokens": ("prompt_tokens", "Prompt tokens of prefilled requests"),
+    "own_hit_tokens": ("own_hit_tokens", "Cached prompt tokens that the module's own requests had prefilled"),
+    "cross_hit_tokens": ("cross_module_hit_tokens", "Cached prompt tokens first prefilled for another decode module"),
+    "generated_tokens": ("generated_tokens", "Generated tokens"),
+}
+_MODULE_GAUGES = {
+    "running": ("requests_running", "Requests that are being computed"),
+    "queued": ("requests_queued", "Requests that wait"),
+}
+_LATENCIES = {
+    "ttft": ("time_to_first_token_seconds", "From a request's arrival to its first token"),
+    "itl": ("inter_token_latency_seconds", "From one generated token to the next"),
+    "e2e": ("request_duration_seconds", "From a request's arrival to its end, good ones only"),
+    "queue": ("queue_time_seconds", "Waiting before a request was computed, at the router before a worker was free"),
+}
+_WORKER_COUNTERS = {
+    "restarts": ("worker_restarts", "Times that the process was started again"),
+    "prompt_tokens": ("worker_prompt_tokens", "Prompt tokens of prefilled requests of this worker"),
+    "cached_tokens": ("worker_cached_tokens", "Of these, tokens that the worker held already"),
+    "generated_tokens": ("worker_generated_tokens", "Tokens that this worker generated"),
+    "retractions": ("retractions", "Times that a running request lost its KV for want of memory"),
+}
+_WORKER_GAUGES = {
+    "running": ("worker_requests_running", "Requests that the worker computes"),
+    "queued": ("worker_requests_queued", "Requests that wait at the worker"),
+}
+_HANDOFF_COUNTERS = {
+    "calls": ("handoffs", "Hand-offs of KV from prefill to decode workers, counted at both ends"),
+    "tokens": ("handoff_tokens", "Tokens whose KV was handed over, counted at both ends"),
+    "bytes": ("handoff_bytes", "Bytes of KV handed over, counted at both ends"),
+    "seconds": ("handoff_seconds", "Seconds from the end of a prefill to the end of its hand-off, at prefill workers"),
+}
+_KV_PARTS = {
+    "capacity": "KV pool of the worker",
+    "shared": "KV in the shared prefix tree, in use or evictable",
+    "private": "KV of running requests beyond the tree",
+    "used": "KV in the tree or of running requests",
+    "evictable": "KV in the tree that no running request uses",
+    "free": "KV that is not used",
+}
+
+
+def exposition(state: Mapping[str, Any]) -> bytes:
+    """Prometheus' text of `state`."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_State(state))
+    return bytes(generate_latest(registry))
+
+
+class _State:
+    """What `prometheus_client` calls a collector."""
+
+    def __init__(self, state: Mapping[str, Any]) -> None:
+        self._state = state
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing is known beforehand."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics."""
+        state = self._state
+        yield from _of_deployment(state)
+        modules = [(one, (one["name"],)) for one in state["modules"]]
+        yield from _of_modules(state["modules"], modules)
+        workers = state["workers"]
+        labelled = [(one, (one["id"], one["role"], one["module"] or "")) for one in workers]
+        yield from _numbers(CounterMetricFamily, _WORKER_COUNTERS, WORKER_LABELS, labelled)
+        yield from _numbers(GaugeMetricFamily, _WORKER_GAUGES, WORKER_LABELS, labelled)
+        handoffs = [(one["handoff"], labels) for one, labels in labelled if one["handoff"]]
+        yield from _numbers(CounterMetricFamily, _HANDOFF_COUNTERS, WORKER_LABELS, handoffs)
+        ups = [({"up": int(one["state"] == "up")}, labels) for one, labels in labelled]
+        yield from _numbers(GaugeMetricFamily, {"up": ("worker_up", "Whether the worker serves")}, WORKER_LABELS, ups)
+        yield from _memory([(one["kv"], labels) for one, labels in labelled if one["kv"]])
+
+
+def _of_deployment(state: Mapping[str, Any]) -> Iterator[Metric]:
+    about = GaugeMetricFamily(
+        "prefillshare_deployment_info", "What this is", labels=("deployment", "topology", "prefill_module")
+    )
+    about.add_metric((state["name"], state["topology"], state["prefill_module"]), 1)
+    yield about
+    yield GaugeMetricFamily("prefillshare_start_time_seconds", "Start of the process", value=state["started"])
+    yield GaugeMetricFamily("prefillshare_sessions", "Sessions that are remembered", value=state["sessions"]["total"])
+    yield CounterMetricFamily(
+        "prefillshare_repins", "Times that a session moved to another prefill worker", value=state["repins"]
+    )
+    for name, help_text in (("refusals", "Calls answered 429"), ("retries", "Further tries after a worker failed")):
+        if name in state:
+            yield CounterMetricFamily(f"prefillshare_{name}", help_text, value=state[name])
+
+
+def _of_modules(
+    modules: Sequence[Mapping[str, Any]], labelled: Sequence[tuple[Mapping[str, Any], tuple[str, ...]]]
+) -> Iterator[Metric]:
+    yield from _numbers(CounterMetricFamily, _MODULE_COUNTERS, ("module",), labelled)
+    cached = [({"cached": one["own_hit_tokens"] + one["cross_hit_tokens"]}, labels) for one, labels in labelled]
+    cached_help = "Prompt tokens that were not computed again, own and cross-module"
+    yield from _numbers(CounterMetricFamily, {"cached": ("cached_tokens", cached_help)}, ("module",), cached)
+    yield from _numbers(GaugeMetricFamily, _MODULE_GAUGES, ("module",), labelled)
+    for key, (name, help_text) in _LATENCIES.items():
+        yield _histogram(name, help_text, [(one["name"], one["latency"][key]) for one in modules])
+    yield _histogram(
+        "session_shared_prefix_ratio",
+        "Share of a prompt up to which it equals a prompt of another module in its session; near 0, nothing is shared",
+        [(one["name"], one["shared_prefix"]) for one in modules],
+    )
+
+
+def _numbers(
+    family: type[CounterMetricFamily] | type[GaugeMetricFamily],
+    wanted: Mapping[str, tuple[str, str]],
+    label_names: Sequence[str],
+    samples: Sequence[tuple[Mapping[str, Any], tuple[str, ...]]],
+) -> Iterator[Metric]:
+    for key, (name, help_text) in wanted.items():
+        metric = family(f"prefillshare_{name}", help_text, labels=label_names)
+        for numbers, labels in samples:
+            if numbers.get(key) is not None:
+                metric.add_metric(labels, numbers[key])
+        yield metric
+
+
+def _memory(samples: Sequence[tuple[Mapping[str, int], tuple[str, ...]]]) -> Iterator[Metric]:
+    for part, help_text in _KV_PARTS.items():
+        tokens = GaugeMetricFamily(f"prefillshare_kv_{part}_tokens", help_text, labels=WORKER_LABELS)
+        size = GaugeMetricFamily(f"prefillshare_kv_{part}_bytes", help_text, labels=WORKER_LABELS)
+        for kv, labels in samples:
+            count = kv["shared_tokens"] + kv["private_tokens"] if part == "used" else kv[f"{part}_tokens"]
+            tokens.add_metric(labels, count)
+            size.add_metric(labels, count * kv["token_bytes"])
+        yield tokens
+        yield size
+
+
+def _histogram(name: str, help_text: str, samples: Sequence[tuple[str, Mapping[str, Any]]]) -> Metric:
+    metric = HistogramMetricFamily(f"prefillshare_{name}", help_text, labels=("module",))
+    for module, histogram in samples:
+        total, buckets = 0, []
+        for bound, count in zip(histogram["le"], histogram["counts"], strict=True):
+            total += count
+            buckets.append(("+Inf" if bound is None else str(bound), total))
+        metric.add_metric((module,), buckets, histogram["sum"])
+    return metric

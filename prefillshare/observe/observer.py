@@ -1,0 +1,166 @@
+"""Counts the requests of one process: a router, or the HTTP process of an engine.
+
+Every method costs a few dictionary look-ups; the prompt of a call is looked at twice, when the call begins and when
+its prefill is done, never while its answer streams.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from prefillshare.observe.events import Events
+from prefillshare.observe.modules import ModuleStats
+from prefillshare.observe.sessions import Prompt, Session, SessionTable
+
+Outcome = Literal["ok", "error", "aborted"]
+
+
+class Observed:
+    """One request from its beginning to its end."""
+
+    __slots__ = (
+        "_is_over",
+        "_is_prefilled",
+        "_module",
+        "_num_prompts",
+        "_observer",
+        "_prompt",
+        "_session",
+        "_stats",
+        "num_tokens",
+    )
+
+    def __init__(
+        self, observer: "Observer", module: str, session: Session | None, prompt: Prompt, num_prompts: int
+    ) -> None:
+        self._observer = observer
+        self._module = module
+        self._session = session
+        self._prompt = prompt
+        self._num_prompts = num_prompts
+        self._stats = observer.stats_of(module)
+        self._stats.num_running += num_prompts
+        self._is_over = False
+        self._is_prefilled = False
+        self.num_tokens = 0
+        """Generated tokens so far."""
+
+    def waited(self, seconds: float) -> None:
+        """It waited so long before anything was computed."""
+        self._stats.queue.observe(seconds)
+
+    def prefilled(self, *, tokens: int, own: int, cross: int) -> None:
+        """Its prompt of `tokens` tokens is prefilled; `own` and `cross` of them were cached.
+
+        Only the first time counts: what a further try prefills was prefilled before.
+        """
+        if self._is_prefilled:
+            return
+        self._is_prefilled = True
+        stats = self._stats
+        stats.prompt_tokens += tokens
+        stats.own_hit_tokens += own
+        stats.cross_hit_tokens += cross
+        if self._session is not None:
+            share = self._observer.sessions.prefilled(
+                self._session, self._module, self._prompt, tokens=tokens, own=own, cross=cross
+            )
+            if share is not None:
+                stats.shared_prefix.observe(share)
+
+    def first_token(self, seconds: float) -> None:
+        """Its first token came so long after its arrival."""
+        self._stats.ttft.observe(seconds)
+        self._stats.generated_tokens += 1
+        self.num_tokens += 1
+
+    def further_tokens(self, count: int, seconds: float) -> None:
+        """`count` more tokens came, `seconds` after the one before them."""
+        if count > 0:
+            self._stats.itl.observe(seconds / count, count)
+            self._stats.generated_tokens += count
+            self.num_tokens += count
+
+    def ended(
+        self, outcome: Outcome, *, seconds: float | None = None, retractions: int = 0, reason: str | None = None
+    ) -> None:
+        """It is over, `seconds` after its arrival; a second call changes nothing."""
+        if self._is_over:
+            return
+        self._is_over = True
+        stats = self._stats
+        stats.num_running -= self._num_prompts
+        stats.requests += self._num_prompts
+        stats.retractions += retractions
+        if outcome == "ok" and seconds is not None:
+            stats.e2e.observe(seconds)
+        elif outcome == "error":
+            stats.errors += self._num_prompts
+            self._observer.events.tell("error", self._module, reason or "a request failed")
+        elif outcome == "aborted":
+            stats.aborted += self._num_prompts
+        if self._session is not None:
+            self._observer.sessions.ended(self._session)
+
+    def withdrawn(self) -> None:
+        """It goes on as other requests: it counts no more."""
+        if not self._is_over:
+            self._is_over = True
+            self._stats.num_running -= self._num_prompts
+            if self._session is not None:
+                self._observer.sessions.ended(self._session)
+
+
+@dataclass(slots=True, kw_only=True)
+class HandOffs:
+    """KV that went from prefill to decode workers."""
+
+    tokens: int = 0
+    """Tokens that the decode worker lacked."""
+    bytes: int = 0
+    """Bytes moved, whole pages."""
+    seconds: float | None = None
+    """Time between the ends of prefill and of hand-off; None where nobody measures it."""
+    calls: int = 0
+    """Hand-offs."""
+
+    def add(self, *, tokens: float, size: float, seconds: float | None = None) -> None:
+        """Count one hand-off of `size` bytes."""
+        self.calls += 1
+        self.tokens += int(tokens)
+        self.bytes += int(size)
+        if seconds is not None:
+            self.seconds = (self.seconds or 0.0) + seconds
+
+
+class Observer:
+    """All that one process knows of its requests."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self.clock = clock
+        self.started = clock()
+        self.modules: dict[str, ModuleStats] = {}
+        self.handoffs = HandOffs()
+        self.events = Events(clock)
+        self.sessions = SessionTable(clock)
+
+    def stats_of(self, module: str) -> ModuleStats:
+        """The numbers of `module`, from 0 when nobody called it before."""
+        stats = self.modules.get(module)
+        if stats is None:
+            stats = self.modules[module] = ModuleStats()
+        return stats
+
+    def begin(self, module: str, *, session: str | None, prompt: Prompt, num_prompts: int = 1) -> Observed:
+        """A request for `module` arrived; `session` is the client's name for the session that it belongs to."""
+        return Observed(self, module, self.sessions.begin(session, module, prompt), prompt, num_prompts)
+
+    def totals(self) -> ModuleStats:
+        """The counters of all modules together."""
+        total = ModuleStats()
+        for stats in self.modules.values():
+            total.num_running += stats.num_running
+            for name, value in stats.counters().items():
+                setattr(total, name, getattr(total, name) + value)
+        return total

@@ -1,0 +1,266 @@
+"""The sessions that are in use: who called, how much was cached, and where the modules' prompts part.
+
+A session is what the client names as one. Calls without a name belong together when one prompt goes on where the other
+stopped, or nearly: their common beginning is at least half of the shorter one. That is a guess, and modules whose
+prompts have nothing in common at their front are never guessed to be one session.
+
+Bounded in sessions and in bytes of remembered prompts; the longest unused are forgotten first. A call costs as much
+as comparing its prompt with one remembered prompt per module of its session.
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from prefillshare.observe.prefix import common_prefix
+
+MAX_SESSIONS = 10_000
+MAX_LISTED = 500
+MAX_PROMPT_BYTES = 1 << 17
+"""Of each prompt; where two prompts part later than that is not told."""
+MAX_KEPT_BYTES = 1 << 25
+"""Of all remembered prompts together."""
+MAX_MODULES = 16
+"""Modules of one session that are compared."""
+_MIN_HEAD_BYTES = 16
+_MAX_ID_LENGTH = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """A prompt as bytes that begin alike when two prompts begin alike."""
+
+    data: bytes
+    """The bytes."""
+    token_bytes: int | None = None
+    """Bytes of each token where the bytes are token ids; None where they are text."""
+    namespace: str = ""
+    """What keeps the caches of tenants apart, where the bytes do not begin with it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Divergence:
+    """Where the prompts of two modules of a session part."""
+
+    token: int
+    """Tokens that they have in common; estimated where the prompts are known as text only."""
+    fraction: float
+    """Share of the shorter prompt that they have in common."""
+    modules: tuple[str, str]
+    """The two modules."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Session:
+    """One session."""
+
+    id: str
+    """The client's name for it, or a digest of its first prompt."""
+    is_explicit: bool
+    """Whether the client named it."""
+    first_seen: float
+    """Seconds since 1970."""
+    last_seen: float
+    """Seconds since 1970."""
+    modules: list[str] = field(default_factory=list)
+    """In the order in which they were first called."""
+    num_calls: int = 0
+    running: int = 0
+    context_tokens: int = 0
+    """Length of the longest prompt so far."""
+    prompt_tokens: int = 0
+    own_hit_tokens: int = 0
+    cross_hit_tokens: int = 0
+    repins: int = 0
+    """How often it moved to another prefill worker."""
+    latest: bytes = b""
+    """Beginning of its latest prompt."""
+    prompts: dict[str, tuple[bytes, float]] = field(default_factory=dict)
+    """By module the latest prompt's beginning and its bytes per token."""
+    parted: dict[frozenset[str], Divergence | None] = field(default_factory=dict)
+    """By pair of modules where their latest prompts part; None where one goes on from the other."""
+    heads: list[tuple[int, int]] = field(default_factory=list)
+    """Under which beginnings it is found."""
+
+    @property
+    def divergence(self) -> Divergence | None:
+        """The pair of modules that parts earliest."""
+        found = [one for one in self.parted.values() if one is not None]
+        return min(found, key=lambda one: one.fraction, default=None)
+
+    def as_dict(self) -> dict[str, Any]:
+        """What people are told of it."""
+        parting = self.divergence
+        return {
+            "id": self.id,
+            "is_explicit": self.is_explicit,
+            "modules": list(self.modules),
+            "num_calls": self.num_calls,
+            "first_seen": self.first_seen,
+            "last_seen": self.last_seen,
+            "running": self.running,
+            "context_tokens": self.context_tokens,
+            "prompt_tokens": self.prompt_tokens,
+            "own_hit_tokens": self.own_hit_tokens,
+            "cross_hit_tokens": self.cross_hit_tokens,
+            "repins": self.repins,
+            "divergence": parting
+            and {"token": parting.token, "fraction": parting.fraction, "modules": list(parting.modules)},
+        }
+
+
+class SessionTable:
+    """All sessions in use."""
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        *,
+        max_sessions: int = MAX_SESSIONS,
+        max_kept_bytes: int = MAX_KEPT_BYTES,
+    ) -> None:
+        self._clock = clock
+        self._max_sessions = max_sessions
+        self._max_kept_bytes = max_kept_bytes
+        self._sessions: OrderedDict[str, Session] = OrderedDict()
+        self._heads: dict[tuple[int, int], Session] = {}
+        self._num_kept_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def begin(self, name: str | None, module: str, prompt: Prompt) -> Session | None:
+        """A call begins; return its session, None for a nameless call with too short a prompt to know it again."""
+        now, data = self._clock(), prompt.data[:MAX_PROMPT_BYTES]
+        if name:
+            session = self._named(name[:_MAX_ID_LENGTH], now)
+        elif len(data) < _MIN_HEAD_BYTES:
+            return None
+        else:
+            session = self._guessed(data, prompt.namespace, now)
+        session.num_calls += 1
+        session.running += 1
+        session.last_seen = now
+        if module not in session.modules:
+            session.modules.append(module)
+        self._sessions.move_to_end(session.id)
+        return session
+
+    def prefilled(
+        self, session: Session, module: str, prompt: Prompt, *, tokens: int, own: int, cross: int
+    ) -> float | None:
+        """A prompt of `tokens` tokens is prefilled, `own` and `cross` of them from the cache.
+
+        Return the share of it that equals the prompt of another module in the session, None without such a one.
+        """
+        session.prompt_tokens += tokens
+        session.own_hit_tokens += own
+        session.cross_hit_tokens += cross
+        session.context_tokens = max(session.context_tokens, tokens)
+        if not prompt.data or tokens <= 0:
+            return None
+        data = prompt.data[:MAX_PROMPT_BYTES]
+        per_token = prompt.token_bytes or len(prompt.data) / tokens
+        shares = [
+            self._compare(session, (module, data, per_token), (other, *known))
+            for other, known in session.prompts.items()
+            if other != module
+        ]
+        self._keep(session, module, data, per_token)
+        return max(shares, default=None)
+
+    def ended(self, session: Session) -> None:
+        """A call has ended."""
+        session.running -= 1
+        session.last_seen = self._clock()
+
+    def repinned(self, name: str) -> None:
+        """The session of that name moved to another prefill worker."""
+        if (session := self._sessions.get(name[:_MAX_ID_LENGTH])) is not None:
+            session.repins += 1
+
+    def as_list(self) -> list[dict[str, Any]]:
+        """The sessions, newest activity first, at most `MAX_LISTED`."""
+        newest = zip(range(MAX_LISTED), reversed(self._sessions.values()), strict=False)
+        return [session.as_dict() for _, session in newest]
+
+    def _named(self, name: str, now: float) -> Session:
+        return self._sessions.get(name) or self._add(name, now, is_explicit=True)
+
+    def _guessed(self, data: bytes, namespace: str, now: float) -> Session:
+        heads = list(_heads(data, namespace))
+        for head in reversed(heads):
+            found = self._heads.get(head)
+            if found is not None and _goes_on(found.latest, data):
+                break
+        else:
+            digest = hashlib.blake2s(data, digest_size=6, key=namespace.encode()[:32]).hexdigest()
+            found = self._sessions.get(digest) or self._add(digest, now, is_explicit=False)
+        self._num_kept_bytes += len(data) - len(found.latest)
+        found.latest = data
+        self._find_by(found, heads)
+        self._shrink()
+        return found
+
+    def _find_by(self, session: Session, heads: list[tuple[int, int]]) -> None:
+        for head in session.heads:
+            if self._heads.get(head) is session:
+                del self._heads[head]
+        session.heads = heads
+        self._heads.update(dict.fromkeys(heads, session))
+
+    def _add(self, name: str, now: float, *, is_explicit: bool) -> Session:
+        session = Session(id=name, is_explicit=is_explicit, first_seen=now, last_seen=now)
+        self._sessions[name] = session
+        if len(self._sessions) > self._max_sessions:
+            _, oldest = self._sessions.popitem(last=False)
+            self._drop_prompts(oldest)
+        return session
+
+    def _compare(self, session: Session, new: tuple[str, bytes, float], old: tuple[str, bytes, float]) -> float:
+        """Note where the two modules' prompts part; return the share of the new one that they have in common."""
+        (module, data, per_token), (other, known, known_per_token) = new, old
+        common = common_prefix(known, data)
+        shorter = min(len(data), len(known))
+        parting = None
+        if common < shorter:
+            token = int(common / (per_token if len(data) <= len(known) else known_per_token))
+            parting = Divergence(token=token, fraction=common / shorter, modules=(other, module))
+        session.parted[frozenset((module, other))] = parting
+        return common / len(data)
+
+    def _keep(self, session: Session, module: str, data: bytes, per_token: float) -> None:
+        if module not in session.prompts and len(session.prompts) >= MAX_MODULES:
+            return
+        self._num_kept_bytes += len(data) - len(session.prompts.get(module, (b"", 0))[0])
+        session.prompts[module] = (data, per_token)
+        self._shrink()
+
+    def _shrink(self) -> None:
+        """Beyond the limit, forget the prompts of the longest unused sessions, down to half of it."""
+        if self._num_kept_bytes <= self._max_kept_bytes:
+            return
+        for session in self._sessions.values():
+            self._drop_prompts(session)
+            if self._num_kept_bytes <= self._max_kept_bytes // 2:
+                return
+
+    def _drop_prompts(self, session: Session) -> None:
+        self._num_kept_bytes -= len(session.latest) + sum(len(data) for data, _ in session.prompts.values())
+        session.latest = b""
+        session.prompts.clear()
+        self._find_by(session, [])
+
+
+def _heads(data: bytes, namespace: str) -> Iterator[tuple[int, int]]:
+    """Length and hash of the beginnings of `data` whose length is a power of two."""
+    length = _MIN_HEAD_BYTES
+    while length <= len(data):
+        yield length, hash((namespace, data[:length]))
+        length *= 2
+
+
+def _goes_on(known: bytes, data: bytes) -> bool:
+    return bool(known) and 2 * common_prefix(known, data) >= min(len(known), len(data))

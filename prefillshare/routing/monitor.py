@@ -1,0 +1,158 @@
+"""What the router tells of the whole deployment: its own counts, and those of the workers, whom it asks each time.
+
+The router sees calls, queues, cache hits (the prefill leg's report) and the time of a whole call; generated tokens and
+the time between them only the decode workers see, since answers pass through unread. A worker that does not answer
+within `ASK_TIMEOUT_S` costs nobody more than that; its counters stay as they were, its memory is unknown.
+"""
+
+import asyncio
+import os
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+import aiohttp
+import orjson
+
+from prefillshare.observe.exposition import exposition
+from prefillshare.observe.observer import Observer
+from prefillshare.observe.relabel import merged
+from prefillshare.observe.reports import WorkerReport
+from prefillshare.observe.state import ModuleFacts, deployment_state, worker_state
+from prefillshare.routing.admission import Admission
+from prefillshare.routing.client import WorkerClient
+from prefillshare.routing.proxy import Proxy
+from prefillshare.routing.sessions import Sessions
+from prefillshare.routing.settings import RouterSettings
+from prefillshare.routing.workers import Worker, WorkerPool
+from sglang_patches.names import RESTARTS_VARIABLE
+
+ASK_TIMEOUT_S = 1.5
+
+
+class Monitor:
+    """Builds the state of the deployment and its metrics."""
+
+    def __init__(
+        self,
+        settings: RouterSettings,
+        observer: Observer,
+        *,
+        pool: WorkerPool,
+        client: WorkerClient,
+        sessions: Sessions,
+        admission: Admission,
+        proxy: Proxy,
+    ) -> None:
+        self._settings = settings
+        self._observer = observer
+        self._pool = pool
+        self._client = client
+        self._sessions = sessions
+        self._admission = admission
+        self._proxy = proxy
+        self._reports: dict[str, WorkerReport] = {}
+        self._asking = asyncio.Lock()
+
+    async def state(self) -> dict[str, Any]:
+        """The document of `/deployment/state`."""
+        async with self._asking:
+            workers = list(self._pool)
+            told = await asyncio.gather(*(self._ask(worker) for worker in workers))
+            for worker, document in zip(workers, told, strict=True):
+                if document is not None:
+                    self._take(worker, document)
+        entries = [self._entry(worker, document) for worker, document in zip(workers, told, strict=True)]
+        return self._document([*entries, self._own_entry()])
+
+    async def metrics(self) -> bytes:
+        """Prometheus' text: the state, then SGLang's metrics of every worker that answers."""
+        state, *texts = await asyncio.gather(self.state(), *(self._sglang_metrics(worker) for worker in self._pool))
+        return exposition(state) + merged(texts).encode()
+
+    def forget(self, worker_id: str) -> None:
+        """A worker left; what it counted for its module stays."""
+        self._reports.pop(worker_id, None)
+
+    def _document(self, workers: list[dict[str, Any]]) -> dict[str, Any]:
+        counters = self._proxy.counters
+        state = deployment_state(
+            self._observer,
+            name=self._settings.deployment or self._settings.base_model,
+            topology="disaggregated",
+            prefill_module=self._settings.base_model,
+            modules=[self._facts(name) for name in self._pool.modules()],
+            workers=workers,
+            repins=self._sessions.num_repins,
+        )
+        return {**state, "refusals": counters.refused, "retries": counters.retries}
+
+    def _facts(self, module: str) -> ModuleFacts:
+        is_lora = any(worker.is_adapter for worker in self._pool.replicas(module))
+        return ModuleFacts(
+            name=module,
+            kind="lora" if is_lora else "full",
+            is_prefill_module=False,
+            queued=self._admission.num_queued(module),
+        )
+
+    async def _ask(self, worker: Worker) -> dict[str, Any] | None:
+        content = await self._fetch(worker, "/deployment/state")
+        return None if content is None else orjson.loads(content)
+
+    async def _sglang_metrics(self, worker: Worker) -> str:
+        labels = {"worker": worker.id, "role": worker.spec.role, "module": worker.spec.module or ""}
+        content = await self._fetch(worker, f"/metrics?{urlencode(labels)}")
+        return "" if content is None else content.decode()
+
+    async def _fetch(self, worker: Worker, path: str) -> bytes | None:
+        if worker.state not in ("up", "draining"):
+            return None
+        try:
+            status, content = await self._client.fetch(worker, path, timeout_s=ASK_TIMEOUT_S)
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return None
+        return content if status == 200 else None
+
+    def _take(self, worker: Worker, told: Mapping[str, Any]) -> None:
+        report = self._reports.setdefault(worker.id, WorkerReport())
+        if report.take(told, self._observer, worker.spec.module):
+            count = told["workers"][0]["restarts"]
+            self._observer.events.tell("restart", worker.id, f"it was started again, {count} times so far")
+
+    def _entry(self, worker: Worker, told: Mapping[str, Any] | None) -> dict[str, Any]:
+        report = self._reports.get(worker.id) or WorkerReport()
+        latest = report.latest["workers"][0] if report.latest else {}
+        now = told["workers"][0] if told else {}
+        handoffs = report.handoffs
+        return worker_state(
+            id=worker.id,
+            role=worker.spec.role,
+            module=worker.spec.module,
+            url=worker.spec.url,
+            pid=now.get("pid"),
+            state=worker.state,
+            restarts=latest.get("restarts"),
+            totals=report.totals,
+            running=now.get("running"),
+            queued=now.get("queued"),
+            kv=now.get("kv"),
+            handoff={name: getattr(handoffs, name) for name in ("tokens", "bytes", "seconds", "calls")},
+        )
+
+    def _own_entry(self) -> dict[str, Any]:
+        """The router computes no tokens itself."""
+        return worker_state(
+            id="router",
+            role="router",
+            module=None,
+            url=f"http://{self._settings.host}:{self._settings.port}",
+            pid=os.getpid(),
+            state="up",
+            restarts=int(os.getenv(RESTARTS_VARIABLE) or 0),
+            totals=dict.fromkeys(("prompt_tokens", "cached_tokens", "generated_tokens", "retractions"), 0),
+            running=self._proxy.num_running,
+            queued=self._admission.num_queued(),
+            kv=None,
+            handoff=None,
+        )

@@ -1,0 +1,62 @@
+"""What a prefill worker's answer tells: how much it computed, and whose earlier prefill it reused."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefillReport:
+    """The report on all prompts of a call."""
+
+    prompt_tokens: int = 0
+    """Tokens of the prompts; 0 when it was not told."""
+    cached_tokens: int | None = None
+    """Of these, tokens that were there; None when it was not told."""
+    own_hit_tokens: int = 0
+    """Cached tokens that the call's own module had prefilled."""
+    cross_hit_tokens: int = 0
+    """Cached tokens that other modules had prefilled."""
+
+    @property
+    def computed_tokens(self) -> int | None:
+        """Tokens that were computed; None when it was not told."""
+        known = self.prompt_tokens and self.cached_tokens is not None
+        return self.prompt_tokens - (self.cached_tokens or 0) if known else None
+
+
+def read_report(content: bytes) -> PrefillReport:
+    """Return what the body of a prefill worker's answer tells; what cannot be read tells nothing."""
+    try:
+        value: Any = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return PrefillReport()
+    items = [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, Mapping)]
+    cached = [_cached(item) for item in items]
+    hits = [hit for item in items for hit in _hits(item)]
+    return PrefillReport(
+        prompt_tokens=sum(_usage(item).get("prompt_tokens") or 0 for item in items),
+        cached_tokens=None if not cached or None in cached else sum(one or 0 for one in cached),
+        own_hit_tokens=sum(hit.get("own_hit_tokens", 0) for hit in hits),
+        cross_hit_tokens=sum(hit.get("cross_hit_tokens", 0) for hit in hits),
+    )
+
+
+def _usage(item: Mapping[str, Any]) -> Mapping[str, Any]:
+    return item.get("usage") or item.get("meta_info") or {}
+
+
+def _cached(item: Mapping[str, Any]) -> int | None:
+    usage = _usage(item)
+    details = usage.get("prompt_tokens_details") or {}
+    found: int | None = details.get("cached_tokens", usage.get("cached_tokens"))
+    return found
+
+
+def _hits(item: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Of `/generate` in meta_info, of the OpenAI endpoints in metadata."""
+    for place in ("meta_info", "metadata"):
+        told = (item.get(place) or {}).get("prefillshare")
+        yield from told if isinstance(told, list) else [told] if told else []

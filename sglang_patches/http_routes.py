@@ -1,0 +1,29 @@
+"""Paths of the engine's HTTP server that are ours: the card of one model, and what the deployment tells of itself.
+
+Target: ``sglang.srt.entrypoints.http_server.set_global_state``
+Why: the list of models names the decode modules, but asking for one of them by name says that it does not exist; and
+    SGLang's /metrics knows nothing of decode modules.
+How: when the server state is set, before any connection is taken, the routes are put in place
+    (:mod:`sglang_patches.model_cards`, :mod:`sglang_patches.monitoring`).
+Upstream: sglang/srt/entrypoints/http_server.py:207,1855 at 0.5.17.
+Remove when: upstream's route knows adapters, and a plugin can add routes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sglang_patches import model_cards, monitoring, observed_requests
+
+
+def wrap_set_global_state(original: Callable[..., None]) -> Callable[..., None]:
+    def set_global_state(global_state: Any) -> None:
+        from sglang.srt.entrypoints.http_server import app
+
+        original(global_state)
+        model_cards.replace_route(app)
+        monitoring.add_routes(app)
+        observed_requests.observer_of(global_state.tokenizer_manager)  # counting begins now
+
+    return set_global_state

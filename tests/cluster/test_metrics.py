@@ -1,0 +1,156 @@
+"""What the router counts for the whole deployment, against what a scripted session must give.
+
+A prefill worker caches all n tokens of a prompt and matches at most n-1 of the next one; of a hit each token belongs
+to the decode module for which it was prefilled.
+"""
+
+import os
+import signal
+import time
+
+import httpx
+import pytest
+
+from tests.cluster.conftest import MODULES, Cluster
+from tests.support.monitoring import SAMPLES, Step, counted, module_of, observed, scraped, worker_of
+
+NUM_TOKENS = 5
+DEADLINE_S = 60.0
+CONTEXT = tuple(10 + (7 * i) % 900 for i in range(100))
+OTHER = tuple(20 + (11 * i) % 900 for i in range(40))
+SCRIPT = (
+    Step(module="math", prompt=CONTEXT[:60], own=0, cross=0),
+    Step(module="tool", prompt=CONTEXT[:80], own=0, cross=60),
+    Step(module="math", prompt=CONTEXT, own=60, cross=20),
+    Step(module="tool", prompt=CONTEXT, own=20, cross=79),
+    Step(module="code", prompt=OTHER, own=0, cross=0),
+    Step(module="code", prompt=OTHER, own=39, cross=0),
+)
+HANDOFF_TOKENS = 60 + 80 + (100 - 59) + (100 - 79) + 40 + (40 - 39)
+"""A decode worker holds x_1..x_{n-1} of its module's earlier prompts."""
+
+
+def state(cluster: Cluster) -> dict:
+    reply = cluster.http.get("/deployment/state")
+    assert reply.status_code == 200, reply.text
+    return reply.json()
+
+
+def settled(cluster: Cluster, before: dict, num_requests: int) -> dict:
+    """The state when so many further requests are counted with their prompts: a prefill leg may report last."""
+    deadline = time.monotonic() + DEADLINE_S
+    while True:
+        after = state(cluster)
+        found = counted(before, after)
+        done = sum(rise[0] for rise in found.values())
+        if done == num_requests and all(rise[0] == rise[1] + rise[2] or rise[3] for rise in found.values()):
+            return after
+        assert time.monotonic() < deadline, found
+
+
+def ask(cluster: Cluster, step: Step, session: str, **fields: object) -> httpx.Response:
+    params = {"temperature": 0, "max_new_tokens": NUM_TOKENS, "ignore_eos": True}
+    body = {"model": step.module, "input_ids": list(step.prompt), "sampling_params": params, **fields}
+    return cluster.http.post("/generate", json=body, headers={"X-Session-ID": session})
+
+
+@pytest.fixture
+def empty(cluster: Cluster) -> Cluster:
+    """The deployment with empty caches."""
+    deadline = time.monotonic() + DEADLINE_S
+    while (reply := cluster.http.post("/flush_cache")).status_code != 200:
+        assert time.monotonic() < deadline, reply.text
+    return cluster
+
+
+def test_a_scripted_session_is_counted_exactly(empty: Cluster) -> None:
+    before = state(empty)
+    for number, step in enumerate(SCRIPT):
+        reply = ask(empty, step, "script", stream=number % 2 == 1)
+        assert reply.status_code == 200, reply.text
+        # Each prefill leg has reported before the next call matches what it cached.
+        settled(empty, before, number + 1)
+    after = state(empty)
+    found = counted(before, after)
+    for module in MODULES:
+        steps = [step for step in SCRIPT if step.module == module]
+        prompt_tokens = sum(len(step.prompt) for step in steps)
+        own, cross = sum(step.own for step in steps), sum(step.cross for step in steps)
+        num_calls = len(steps)
+        assert found[module] == (num_calls, 0, 0, prompt_tokens, own, cross, num_calls * NUM_TOKENS)
+        seen = {name: observed(before, after, module, name) for name in ("ttft", "itl", "e2e", "queue")}
+        assert seen == {"ttft": num_calls, "itl": num_calls * (NUM_TOKENS - 1), "e2e": num_calls, "queue": num_calls}
+
+    prefill_before, prefill = (worker_of(one, "prefill-0") for one in (before, after))
+    cached = sum(step.own + step.cross for step in SCRIPT)
+    assert prefill["prompt_tokens"] - prefill_before["prompt_tokens"] == sum(len(step.prompt) for step in SCRIPT)
+    assert prefill["cached_tokens"] - prefill_before["cached_tokens"] == cached
+    assert prefill["handoff"]["tokens"] - prefill_before["handoff"]["tokens"] == HANDOFF_TOKENS
+    assert prefill["handoff"]["calls"] - prefill_before["handoff"]["calls"] == len(SCRIPT)
+    assert prefill["handoff"]["seconds"] > prefill_before["handoff"]["seconds"]
+    received = sum(
+        worker_of(one, f"decode-{module}-0")["handoff"]["tokens"] * sign
+        for module in MODULES
+        for one, sign in ((after, 1), (before, -1))
+    )
+    assert received == HANDOFF_TOKENS
+    assert prefill["kv"]["shared_tokens"] == len(CONTEXT) + len(OTHER)
+    assert worker_of(after, "decode-tool-0")["kv"]["shared_tokens"] == len(CONTEXT) - 1
+
+
+def test_one_scrape_tells_the_same_with_the_workers_own_metrics(empty: Cluster) -> None:
+    before = state(empty)
+    assert ask(empty, SCRIPT[0], "scrape").status_code == 200
+    after = settled(empty, before, 1)
+    samples = scraped(empty.http.get("/metrics").text)
+    for one in after["modules"]:
+        for name, sample in SAMPLES.items():
+            assert samples[sample, (("module", one["name"]),)] == one[name]
+    workers = {
+        (labels["worker"], labels["role"], labels["module"])
+        for (name, pairs) in samples
+        if name == "sglang:num_running_reqs" and (labels := dict(pairs))
+    }
+    assert workers == {("prefill-0", "prefill", ""), *((f"decode-{name}-0", "decode", name) for name in MODULES)}
+
+
+def test_sessions_events_and_the_key(empty: Cluster) -> None:
+    roles = {"math": (3, 4, 5), "tool": (3, 7, 8)}
+    before = state(empty)
+    for module, role in roles.items():
+        assert ask(empty, Step(module=module, prompt=role + CONTEXT, own=0, cross=0), "front").status_code == 200
+    after = settled(empty, before, 2)
+    session = next(one for one in after["sessions"]["items"] if one["id"] == "front")
+    assert session["modules"] == ["math", "tool"]
+    assert session["divergence"]["token"] <= 2
+    assert session["divergence"]["fraction"] < 0.05
+    assert {event["kind"] for event in after["events"]} >= {"worker_joined", "worker_up", "flush"}
+
+
+def test_a_refusal_by_the_workers_is_an_error(empty: Cluster) -> None:
+    before = state(empty)
+    reply = ask(empty, SCRIPT[0], "wrong", sampling_params={"max_new_tokens": -1})
+    assert reply.status_code == 400, reply.text
+    assert counted(before, settled(empty, before, 1)) == {"math": (1, 1, 0, 0, 0, 0, 0)}
+
+
+def test_a_restart_is_counted_and_nothing_is_counted_twice(empty: Cluster) -> None:
+    before = state(empty)
+    assert ask(empty, SCRIPT[4], "restart").status_code == 200
+    told = settled(empty, before, 1)
+    os.kill(worker_of(told, "decode-code-0")["pid"], signal.SIGKILL)
+    deadline = time.monotonic() + DEADLINE_S
+    while True:
+        reply = empty.http.get("/metrics", timeout=5)
+        assert reply.status_code == 200, "a dead worker must not block a scrape"
+        now = state(empty)
+        worker = worker_of(now, "decode-code-0")
+        if worker["restarts"] == worker_of(told, "decode-code-0")["restarts"] + 1:
+            break
+        assert time.monotonic() < deadline, worker
+    assert any(event["kind"] == "restart" and event["subject"] == "decode-code-0" for event in now["events"])
+    assert module_of(now, "code")["generated_tokens"] == module_of(told, "code")["generated_tokens"]
+    while ask(empty, SCRIPT[4], "restart").status_code != 200:
+        assert time.monotonic() < deadline
+    rise = module_of(state(empty), "code")["generated_tokens"] - module_of(told, "code")["generated_tokens"]
+    assert rise == NUM_TOKENS

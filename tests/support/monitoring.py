@@ -1,0 +1,96 @@
+"""What a deployment tells of itself, read for tests: states compared, and Prometheus' text taken apart strictly."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+COUNTERS = (
+    "requests",
+    "errors",
+    "aborted",
+    "prompt_tokens",
+    "own_hit_tokens",
+    "cross_hit_tokens",
+    "generated_tokens",
+)
+"""Of a module, as the scripted sessions count them."""
+SAMPLES = {
+    "requests": "prefillshare_requests_total",
+    "errors": "prefillshare_request_errors_total",
+    "aborted": "prefillshare_request_aborts_total",
+    "prompt_tokens": "prefillshare_prompt_tokens_total",
+    "own_hit_tokens": "prefillshare_own_hit_tokens_total",
+    "cross_hit_tokens": "prefillshare_cross_module_hit_tokens_total",
+    "generated_tokens": "prefillshare_generated_tokens_total",
+}
+"""The same numbers' names in Prometheus."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One call of a scripted session, with what it must add to its module's counters."""
+
+    module: str
+    """Decode module that is asked."""
+    prompt: tuple[int, ...]
+    """Token ids."""
+    own: int
+    """Cached tokens that the module itself had prefilled."""
+    cross: int
+    """Cached tokens that others had prefilled."""
+
+
+def module_of(state: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """One module of a state."""
+    return next(one for one in state["modules"] if one["name"] == name)
+
+
+def worker_of(state: Mapping[str, Any], worker_id: str) -> Mapping[str, Any]:
+    """One worker of a state."""
+    return next(one for one in state["workers"] if one["id"] == worker_id)
+
+
+def counted(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """By module, what its counters rose by; modules that nobody called are left out."""
+    found = {}
+    for one in after["modules"]:
+        earlier = module_of(before, one["name"])
+        rise = tuple(one[name] - earlier[name] for name in COUNTERS)
+        if any(rise):
+            found[one["name"]] = rise
+    return found
+
+
+def observed(before: Mapping[str, Any], after: Mapping[str, Any], module: str, latency: str) -> int:
+    """How many values a latency histogram of `module` got."""
+    first, last = (module_of(state, module)["latency"][latency] for state in (before, after))
+    count: int = last["count"] - first["count"]
+    assert count == sum(last["counts"]) - sum(first["counts"])
+    return count
+
+
+def scraped(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """Every sample by name and sorted labels.
+
+    Raises: AssertionError when a family stands in two places or a sample twice, which Prometheus would refuse.
+    """
+    heads = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")]
+    assert len(heads) == len(set(heads)), "a metric family stands in two places"
+    found: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+    for name, labels, value in _samples(text):
+        assert (name, labels) not in found, f"{name}{labels} stands there twice"
+        found[name, labels] = value
+    return found
+
+
+def _samples(text: str) -> Iterator[tuple[str, tuple[tuple[str, str], ...], float]]:
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            yield sample.name, tuple(sorted(sample.labels.items())), sample.value
+
+
+def names_in(text: str) -> set[str]:
+    """The names of all samples."""
+    return {name for name, _ in scraped(text)}
