@@ -76,6 +76,14 @@ def cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: max(0, width - 1)] + "…"
 
 
+def cut_middle(text: str, width: int) -> str:
+    """`text` in at most `width` characters; what tells names apart is often at their end, so the middle goes."""
+    if len(text) <= width or width < 3:
+        return cut(text, width)
+    head = (width - 1) // 3
+    return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
+
+
 def _scaled(number: float, base: int, suffixes: tuple[str, ...], space: str) -> str:
     for suffix in suffixes[:-1]:
         if abs(number) < base * 0.9995:

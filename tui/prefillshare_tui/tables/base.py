@@ -28,6 +28,8 @@ class Column(Generic[Row]):
     """Columns of a higher number go first when the terminal is narrow; 0 always stays."""
     is_flexible: bool = False
     """Whether it takes the room that is left."""
+    is_name: bool = False
+    """Whether a value too long loses its middle instead of its end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

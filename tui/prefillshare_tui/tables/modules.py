@@ -88,7 +88,13 @@ MODULES: Table[ModuleRow] = Table(
     name="modules",
     columns=(
         Column(
-            title="Module", width=12, cell=_name, sort_key=lambda row: row.module.name, align="left", is_flexible=True
+            title="Module",
+            width=12,
+            cell=_name,
+            sort_key=lambda row: row.module.name,
+            align="left",
+            is_flexible=True,
+            is_name=True,
         ),
         Column(
             title="Kind",

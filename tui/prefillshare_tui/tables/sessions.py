@@ -110,6 +110,7 @@ SESSIONS: Table[SessionRow] = Table(
             sort_key=lambda row: row.session.id,
             align="left",
             is_flexible=True,
+            is_name=True,
         ),
         Column(
             title="Modules",

@@ -86,6 +86,7 @@ WORKERS: Table[WorkerRow] = Table(
             sort_key=lambda row: row.worker.id,
             align="left",
             is_flexible=True,
+            is_name=True,
         ),
         Column(
             title="Role",

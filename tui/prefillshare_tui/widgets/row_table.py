@@ -17,7 +17,7 @@ from textual.strip import Strip
 
 from prefillshare_tui.parts import Line, Tone, as_text, line
 from prefillshare_tui.tables.base import Column, Row, Table, arrange, fit
-from prefillshare_tui.words import cut
+from prefillshare_tui.words import cut, cut_middle
 
 _TONES: tuple[Tone, ...] = ("plain", "strong", "dim", "own", "cross", "missed", "good", "warn", "bad")
 _GAP = "  "
@@ -186,15 +186,13 @@ class RowTable(ScrollView, Generic[Row], can_focus=True):
         # The mark shows the cursor where there is no colour.
         segments = [Segment("▌" if is_cursor else " ", base)]
         for column, cells in self._columns():
-            segments += self._cell(column.cell(self._rows[index]), cells, column.align == "left", base, is_cursor)
+            parts = _fitted(column.cell(self._rows[index]), cells, is_name=column.is_name)
+            segments += self._cell(parts, cells, column.align == "left", base)
             segments.append(Segment(_GAP, base))
         return Strip(segments).crop(0, width).extend_cell_length(width, base)
 
-    def _cell(self, parts: Line, cells: int, is_left: bool, base: Style, is_cursor: bool) -> list[Segment]:
-        length = len(as_text(parts))
-        if length > cells:
-            parts, length = _cut_parts(parts, cells), cells
-        pad = Segment(" " * (cells - length), base)
+    def _cell(self, parts: Line, cells: int, is_left: bool, base: Style) -> list[Segment]:
+        pad = Segment(" " * (cells - len(as_text(parts))), base)
         segments = [Segment(part.text, self._style(part.tone, base)) for part in parts]
         return [*segments, pad] if is_left else [pad, *segments]
 
@@ -210,7 +208,11 @@ class RowTable(ScrollView, Generic[Row], can_focus=True):
         return Strip([Segment(f"  {text}"[:width].ljust(width), style)], width)
 
 
-def _cut_parts(parts: Line, width: int) -> Line:
+def _fitted(parts: Line, width: int, *, is_name: bool) -> Line:
+    if len(as_text(parts)) <= width:
+        return parts
+    if is_name and len(parts) == 1:
+        return line((cut_middle(parts[0].text, width), parts[0].tone))
     kept: list[tuple[str, Tone]] = []
     for text, tone in parts:
         room = width - sum(len(one) for one, _ in kept)
