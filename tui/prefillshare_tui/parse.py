@@ -156,8 +156,11 @@ def _number(value: object) -> float | None:
 
 
 def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
+    if not isinstance(value, str):
+        return ""
+    # Names come from clients: what is no letter could move the cursor of whoever watches.
+    return value if value.isprintable() else "".join(one if one.isprintable() else "?" for one in value)
 
 
 def _names(value: object) -> tuple[str, ...]:
-    return tuple(name for name in value if isinstance(name, str)) if isinstance(value, list) else ()
+    return tuple(_text(name) for name in value) if isinstance(value, list) else ()

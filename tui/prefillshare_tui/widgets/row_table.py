@@ -6,6 +6,7 @@ Rows are replaced as a whole with each snapshot; the cursor stays on its row by 
 from collections.abc import Sequence
 from typing import ClassVar, Generic
 
+from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
@@ -192,7 +193,7 @@ class RowTable(ScrollView, Generic[Row], can_focus=True):
         return Strip(segments).crop(0, width).extend_cell_length(width, base)
 
     def _cell(self, parts: Line, cells: int, is_left: bool, base: Style) -> list[Segment]:
-        pad = Segment(" " * (cells - len(as_text(parts))), base)
+        pad = Segment(" " * (cells - cell_len(as_text(parts))), base)
         segments = [Segment(part.text, self._style(part.tone, base)) for part in parts]
         return [*segments, pad] if is_left else [pad, *segments]
 
