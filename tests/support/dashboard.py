@@ -1,8 +1,8 @@
 """A dashboard whose deployment and time are held by the test."""
 
 import asyncio
+import functools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -60,14 +60,15 @@ class ScriptedSource:
         self.is_closed = True
 
 
-def snapshots(number: int, *, num_workers: int = 1, num_sessions: int = 12) -> list[Snapshot]:
+@functools.cache
+def snapshots(number: int, *, num_workers: int = 1, num_sessions: int = 12) -> Sequence[Snapshot]:
     """The first seconds of the deployment on paper."""
     deployment = PaperDeployment(num_workers=num_workers, num_sessions=num_sessions)
     found = []
     for _ in range(number):
         deployment.step()
         found.append(snapshot(deployment.state()))
-    return found
+    return tuple(found)
 
 
 def snapshot(state: dict[str, Any]) -> Snapshot:
@@ -76,7 +77,14 @@ def snapshot(state: dict[str, Any]) -> Snapshot:
 
 
 def dashboard(
-    script: Sequence[Snapshot | FeedError], clock: FakeClock | None = None, *, folder: Path | None = None, **fields: Any
+    script: Sequence[Snapshot | FeedError],
+    clock: FakeClock | None = None,
+    *,
+    seen: Sequence[Snapshot] = (),
+    **fields: Any,
 ) -> Dashboard:
-    """A dashboard that plays the script."""
-    return Dashboard(ScriptedSource(script), clock=clock or FakeClock(), folder=folder, **fields)
+    """A dashboard that plays the script; it recorded the snapshots in `seen` before."""
+    app = Dashboard(ScriptedSource(script), clock=clock or FakeClock(), **fields)
+    for snapshot in seen:
+        app.history.add(snapshot)
+    return app

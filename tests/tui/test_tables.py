@@ -1,6 +1,7 @@
 """Rows in order, columns that fit, and what is said of a row."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import pytest
 
@@ -21,7 +22,7 @@ TABLES = (MODULES, WORKERS, SESSIONS, EVENTS)
 NOW = 1000.0
 
 
-def view_of(states: list[Snapshot]) -> View:
+def view_of(states: Sequence[Snapshot]) -> View:
     history = History()
     for state in states:
         history.add(state)

@@ -92,11 +92,13 @@ class Dashboard(App[Leaving]):
         self._is_launched = is_launched
         self._folder = folder or Path.cwd()
         self._newest: Snapshot | None = None
+        self.num_snapshots = 0
+        """Snapshots taken so far."""
 
     def on_mount(self) -> None:
         """Begin to watch."""
         self.set_reactive(Dashboard.now, self.clock.now())
-        self.set_interval(_TICK_S, self._tick)
+        self.set_interval(_TICK_S, self.tick)
         self.run_worker(self._feed.run(), name="feed")
         # Whoever ends the process finds the terminal as it was.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.exit)
@@ -110,6 +112,7 @@ class Dashboard(App[Leaving]):
         now = self.clock.now()
         is_new = self.history.add(message.snapshot)
         self.link = self.link.received(now, is_new=is_new)
+        self.num_snapshots += 1
         if is_new:
             self._newest = message.snapshot
         self.set_reactive(Dashboard.now, now)
@@ -227,5 +230,6 @@ class Dashboard(App[Leaving]):
         if self._newest is not None:
             self.view = view_of_window(self._newest, self.history, self.span_s)
 
-    def _tick(self) -> None:
+    def tick(self) -> None:
+        """Move the clock on the screen."""
         self.now = self.clock.now()
