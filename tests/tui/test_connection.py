@@ -114,7 +114,7 @@ def test_a_server_that_comes_later_is_found(server: Server) -> None:
     async def run() -> None:
         app = Dashboard(StateClient(server.deployment.url, KEY), interval_s=0.1)
         async with app.run_test(size=(80, 24)) as pilot, asyncio.timeout(60):
-            while "no server answers" not in str(app.screen.query_one("#waiting", Static).visual):
+            while "No server answers" not in str(app.screen.query_one("#waiting", Static).visual):
                 await pilot.pause(0.02)
             server.start()
             await pilot.press("r")

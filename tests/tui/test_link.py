@@ -20,7 +20,7 @@ def test_the_states_of_a_connection() -> None:
     link = link.failed("no server answers at X", retry_at=22.0)
     assert badge(link, 20.0) == "✖ DISCONNECTED"
     assert badge(link, 20.0, is_paused=True) == "✖ DISCONNECTED"
-    assert link.trouble(20.0) == ("no server answers at X. What you see is 10 s old. Trying again in 2 s (r: now).")
+    assert link.trouble(20.0) == ("No server answers at X. What you see is 10 s old. Trying again in 2 s (r: now).")
     assert badge(link.received(21.0, is_new=True), 21.0) == "● LIVE"
 
 

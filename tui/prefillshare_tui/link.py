@@ -59,7 +59,8 @@ class Link:
                 else f" Trying again in {words.span(max(0.0, self.retry_at - now))} (r: now)."
             )
             shown = "" if self.fresh_at is None else f" What you see is {words.span(now - self.fresh_at)} old."
-            return f"{self.error}.{shown}{wait}"
+            start = self.error if self.error.startswith("http") else self.error[:1].upper() + self.error[1:]
+            return f"{start}.{shown}{wait}"
         if self.state(now) == "stale" and self.fresh_at is not None:
             return f"No new state for {words.span(now - self.fresh_at)}: the server is slow or hangs. Still waiting."
         return ""

@@ -27,7 +27,8 @@ class TableScreen(BaseScreen):
     """A screen around one table."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("slash", "filter", "Filter", key_display="/"),
+        # Priority: handled before the letters that follow it are given to whoever has the focus.
+        Binding("slash", "filter", "Filter", key_display="/", priority=True),
         Binding("s", "sort", "Sort"),
         Binding("S", "reverse", "Reverse sort", show=False),
         Binding("escape", "clear_filter", "Clear filter", show=False),
@@ -66,15 +67,20 @@ class TableScreen(BaseScreen):
             return "", ""
         return orjson.dumps(self.TABLE.record(row)).decode(), f"{self.TABLE.key(row)} as JSON"
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """While words are typed, a slash is a letter."""
+        return action != "filter" or not self.query_one(FilterBar).has_focus
+
     def action_filter(self) -> None:
         """Ask for words."""
         bar = self.query_one(FilterBar)
         bar.display = True
-        bar.focus()
+        # At once, not after the next refresh.
+        self.set_focus(bar)
 
     def action_clear_filter(self) -> None:
         """Show all rows again."""
-        self.query_one(FilterBar).key_escape()
+        self.query_one(FilterBar).action_clear()
 
     def action_sort(self) -> None:
         """Sort by the next column."""
@@ -90,7 +96,7 @@ class TableScreen(BaseScreen):
 
     def on_filter_bar_left(self) -> None:
         """Give the keys back to the table."""
-        self.rows.focus()
+        self.set_focus(self.rows)
 
     def on_row_table_sort_changed(self) -> None:
         """Say how rows are sorted."""

@@ -1,6 +1,9 @@
 """The lines above and below the body: status, tabs, what is wrong, the filter."""
 
+from typing import ClassVar
+
 from textual import events
+from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.message import Message
 from textual.reactive import reactive
@@ -75,15 +78,20 @@ class Banner(Static):
 class FilterBar(Input):
     """The words that rows must contain; hidden until `/` is pressed."""
 
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "submit", "Keep", priority=True),
+        Binding("escape", "clear", "Clear", priority=True),
+    ]
+
     class Left(Message):
         """Enter or Escape: the table takes the keys again."""
 
     def __init__(self) -> None:
-        super().__init__(placeholder="words that rows must contain; Enter keeps them, Escape clears", compact=True)
+        super().__init__(placeholder="words that rows must contain", compact=True)
         self.cursor_blink = False
         self.display = False
 
-    def key_escape(self) -> None:
+    def action_clear(self) -> None:
         """Clear the filter and hide."""
         self.value = ""
         self.display = False
