@@ -90,7 +90,6 @@ class Gateway:
             self.pool.remove(worker)
             self.chooser.index.forget(worker_id)
             self.sessions.forget(worker_id)
-            self.monitor.forget(worker_id)
             self.observer.events.tell("worker_left", worker_id, "it was told to leave")
             await self.health.unwatch(worker)
             self.admission.pump()

@@ -70,10 +70,6 @@ class Monitor:
         state, *texts = await asyncio.gather(self.state(), *(self._sglang_metrics(worker) for worker in self._pool))
         return exposition(state) + merged(texts).encode()
 
-    def forget(self, worker_id: str) -> None:
-        """A worker left; what it counted for its module stays."""
-        self._reports.pop(worker_id, None)
-
     def _document(self, workers: list[dict[str, Any]]) -> dict[str, Any]:
         counters = self._proxy.counters
         state = deployment_state(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 _PASSED_HEADERS = ("X-Request-Id", "traceparent", "tracestate")
+_SEND_TIMEOUT_S = 2.0
 _CLOSE_TIMEOUT_S = 3.0
 
 
@@ -49,7 +50,9 @@ class Tracing:
 
         self._provider = TracerProvider(resource=Resource.create({"service.name": "prefillshare-router"}))
         self._provider.add_span_processor(
-            BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint, insecure=True), schedule_delay_millis=500)
+            BatchSpanProcessor(
+                OTLPSpanExporter(endpoint=endpoint, insecure=True, timeout=_SEND_TIMEOUT_S), schedule_delay_millis=500
+            )
         )
         self._tracer = self._provider.get_tracer("prefillshare.routing")
         self._propagator = TraceContextTextMapPropagator()

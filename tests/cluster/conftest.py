@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import httpx
 import openai
@@ -15,6 +15,7 @@ from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.ports import free_port
 from prefillshare.serving.record import ProcessRecord
 from tests.support.engines import MODELS_DIR
+from tests.support.otlp import Receiver, otlp_receiver
 
 MODULES = ("math", "tool", "code")
 STEP_S = 0.1
@@ -51,9 +52,17 @@ class Cluster:
 
 
 @pytest.fixture(scope="package")
-def cluster() -> Iterator[Cluster]:
+def traces() -> Iterator[Receiver]:
+    """Where the deployment sends its traces."""
+    with otlp_receiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="package")
+def cluster(traces: Receiver) -> Iterator[Cluster]:
     """1 prefill worker, 3 decode workers with full weights, 1 router."""
-    deployment = resolve(load_deployment(MODELS_DIR / "tiny-agents-pd.toml"))
+    config = replace(load_deployment(MODELS_DIR / "tiny-agents-pd.toml"), otlp_endpoint=traces.endpoint)
+    deployment = resolve(config)
     said: list[str] = []
     options = LaunchOptions(port=free_port(), admin_key="admin")
     running = launch_cluster(deployment, options, on_event=said.append)

@@ -4,16 +4,22 @@ A prefill worker caches all n tokens of a prompt and matches at most n-1 of the 
 to the decode module for which it was prefilled.
 """
 
+import json
 import os
+import re
 import signal
 import time
+from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.cluster.conftest import MODULES, Cluster
-from tests.support.monitoring import SAMPLES, Step, counted, module_of, observed, scraped, worker_of
+from tests.support.monitoring import SAMPLES, Step, counted, module_of, names_in, observed, scraped, worker_of
 
+DOCS = Path(__file__).parents[2] / "docs"
+METRIC = re.compile(r"prefillshare_\w+|sglang:\w+")
+DOCUMENTED = re.compile(r"^\| `prefillshare_.*?\|", re.MULTILINE)
 NUM_TOKENS = 5
 DEADLINE_S = 60.0
 CONTEXT = tuple(10 + (7 * i) % 900 for i in range(100))
@@ -109,7 +115,7 @@ def test_one_scrape_tells_the_same_with_the_workers_own_metrics(empty: Cluster) 
     workers = {
         (labels["worker"], labels["role"], labels["module"])
         for (name, pairs) in samples
-        if name == "sglang:num_running_reqs" and (labels := dict(pairs))
+        if name == "sglang:prompt_tokens_total" and (labels := dict(pairs))
     }
     assert workers == {("prefill-0", "prefill", ""), *((f"decode-{name}-0", "decode", name) for name in MODULES)}
 
@@ -154,3 +160,37 @@ def test_a_restart_is_counted_and_nothing_is_counted_twice(empty: Cluster) -> No
         assert time.monotonic() < deadline
     rise = module_of(state(empty), "code")["generated_tokens"] - module_of(told, "code")["generated_tokens"]
     assert rise == NUM_TOKENS
+
+
+def test_the_dashboard_and_the_docs_name_only_what_is_there(empty: Cluster) -> None:
+    before = state(empty)
+    assert ask(empty, SCRIPT[0], "names").status_code == 200
+    settled(empty, before, 1)
+    there = names_in(empty.http.get("/metrics").text)
+    board = json.loads((DOCS / "grafana" / "prefillshare.json").read_text())
+    expressions = [target["expr"] for panel in board["panels"] for target in panel.get("targets", [])]
+    queries = [variable["query"] for variable in board["templating"]["list"]]
+    named = {name for text in expressions + queries for name in METRIC.findall(text)}
+    assert len(named) > 20
+    assert named <= there
+
+    families = {
+        name for row in DOCUMENTED.findall((DOCS / "monitoring.md").read_text()) for name in METRIC.findall(row)
+    }
+    ours = {re.sub("_(bucket|sum|count)$", "", name) for name in there if name.startswith("prefillshare_")}
+    kv = {name for name in ours if name.startswith("prefillshare_kv_")}
+    assert families - kv == ours - kv, "docs/monitoring.md lists every metric of ours and no other"
+
+
+def test_every_panel_has_its_place_and_says_what_it_means() -> None:
+    board = json.loads((DOCS / "grafana" / "prefillshare.json").read_text())
+    panels = [panel for panel in board["panels"] if panel["type"] != "row"]
+    assert all(panel["description"] and panel["targets"] for panel in panels)
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
+    cells = [
+        (x, y)
+        for panel in board["panels"]
+        for x in range(panel["gridPos"]["x"], panel["gridPos"]["x"] + panel["gridPos"]["w"])
+        for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
+    ]
+    assert len(cells) == len(set(cells)), "panels overlap"

@@ -56,6 +56,7 @@ def test_a_valid_file_gives_absolute_paths_and_defaults(deployment_file: Path) -
         ("[[decode]]", "[decode]", "valid TOML"),
         ("[engine]\n", "[engine]\npage_size = '16'\n", "page_size is '16': it must be a whole number"),
         ("[engine]\n", "[engine]\npage_size = true\n", "page_size is true: it must be a whole number"),
+        ("[prefill]", 'otlp_endpoint = "collector"\n[prefill]', "an address such as http://localhost:4317"),
         ("[engine]\n", "[engine]\npage_size = 0\n", "page_size is 0: it must be at least 1"),
         ("[engine]\n", "[engine]\nmem_fraction_static = 80\n", "it must lie between 0 and 1"),
         ("[engine]\n", "[engine]\noverlap_schedule = 1\n", "it must be true or false"),

@@ -59,6 +59,14 @@ def test_a_conversation_of_three_modules_prefills_each_token_once(agents, plain,
     assert prefilled < plain_prefilled
 
 
+def test_sglang_as_released_tells_neither_origin_nor_state(agents, plain, prompts):
+    body = {"input_ids": prompts[0], "lora_path": "math", "sampling_params": {"max_new_tokens": 1}}
+    for engine, is_told in ((plain, False), (agents, True)):
+        assert ("prefillshare" in engine.http.post("/generate", json=body).json()["meta_info"]) == is_told
+        assert engine.http.get("/deployment/state").status_code == (200 if is_told else 404)
+        assert ("prefillshare_requests_total" in engine.http.get("/metrics").text) == is_told
+
+
 @pytest.mark.parametrize("same_salt", [True, False])
 def test_cache_salts_keep_tenants_apart_and_share_within_one(agents, same_salt):
     text = "how many boxes are there? " * 8

@@ -4,7 +4,8 @@ A small scheduler drives the real cache, allocator and row table the way SGLang'
 computed into it: the tokens up to its position and whose weights made it. After each step:
 
 - a row that a request matched holds base-made KV of exactly its own tokens, before its boundary (I2, I5);
-- every slot in the tree is base-made, and no slot has two owners or none (no leak, no double free).
+- every slot in the tree is base-made, and no slot has two owners or none (no leak, no double free);
+- a request's own and cross-module hits are those of its first match, by the module that put each slot into the tree.
 """
 
 from array import array
@@ -20,6 +21,7 @@ from sglang.srt.mem_cache.cache_init_params import CacheInitParams
 from sglang.srt.mem_cache.memory_pool import ReqToTokenPool
 from sglang.srt.mem_cache.radix_cache import RadixKey
 
+from sglang_patches.call_report import noted
 from sglang_patches.cpu.paged_allocator import TorchPagedAllocator
 from sglang_patches.request_boundary import ALL_BASE_MADE
 from sglang_patches.shared_radix_cache import SharedPrefillRadixCache
@@ -49,6 +51,7 @@ class Scheduler(RuleBasedStateMachine):
         )
         self.all_slots = set(range(page_size, (NUM_PAGES + 1) * page_size))
         self.content = {}
+        self.origins = {}
         self.free_rows = list(range(1, NUM_ROWS + 1))
         self.running, self.waiting = [], []
 
@@ -84,8 +87,15 @@ class Scheduler(RuleBasedStateMachine):
             assert position < req.prefill_boundary
         return found
 
+    def wrote(self, req):
+        """Slots that are new in the tree are `req`'s; what its first match brought is counted by whose it was."""
+        in_tree = self.cache.all_values_flatten().tolist() if self.cache.root_node.children else []
+        self.origins = {slot: self.origins.get(slot, req.decode_module) for slot in in_tree}
+        assert noted(req.customized_info) == req.hits
+
     def release(self, req, is_insert):
         self.cache.cache_finished_req(req, is_insert=is_insert, kv_len_to_handle=req.kv_committed_len)
+        self.wrote(req)
         self.free_rows.append(req.req_pool_idx)
         self.running.remove(req)
 
@@ -99,6 +109,7 @@ class Scheduler(RuleBasedStateMachine):
                 decode_module=lora_id,
                 are_hits_counted=False,
                 customized_info=None,
+                hits=None,
                 extra_key=salt,
                 origin_input_ids=array("q", prompt),
                 output_ids=array("q"),
@@ -114,6 +125,9 @@ class Scheduler(RuleBasedStateMachine):
         found = self.match(req)
         req.prefix_indices, req.last_node = found.device_indices, found.last_device_node
         req.cache_protected_len = req.kv_committed_len = len(found.device_indices)
+        if req.hits is None:  # the first time; a retracted request matches again, which counts nothing
+            is_own = [self.origins[slot] == req.decode_module for slot in found.device_indices.tolist()]
+            req.hits = {"own_hit_tokens": sum(is_own), "cross_hit_tokens": len(is_own) - sum(is_own)}
         req.req_pool_idx = self.free_rows.pop()
         self.cache.inc_lock_ref(req.last_node)
         self.rows.write((req.req_pool_idx, slice(0, req.kv_committed_len)), found.device_indices.int())
@@ -131,6 +145,7 @@ class Scheduler(RuleBasedStateMachine):
         req.extend_range = SimpleNamespace(end=end)
         req.get_fill_ids = lambda: (req.origin_input_ids + req.output_ids)[:end]
         self.cache.cache_unfinished_req(req, chunked=end < total)
+        self.wrote(req)
         assert len(req.prefix_indices) == end
         assert req.prefix_indices.tolist() == self.rows.req_to_token[req.req_pool_idx, :end].tolist()
         if end == total:
@@ -163,6 +178,8 @@ class Scheduler(RuleBasedStateMachine):
     @rule(num_tokens=st.integers(1, 16))
     def evict(self, num_tokens):
         self.cache.evict(EvictParams(num_tokens=num_tokens))
+        in_tree = set(self.cache.all_values_flatten().tolist() if self.cache.root_node.children else [])
+        self.origins = {slot: module for slot, module in self.origins.items() if slot in in_tree}
 
     # --- what must hold -------------------------------------------------------------------------------------------
 
@@ -213,6 +230,7 @@ def test_the_machine_notices_decoder_made_kv_in_the_tree(monkeypatch):
     from sglang.srt.mem_cache.radix_cache import RadixCache
 
     one_request_of_a_module()
+    monkeypatch.setattr(Scheduler, "wrote", lambda self, req: None)  # it counts no hits, either
     for name in ("match_prefix", "cache_unfinished_req", "cache_finished_req"):
         monkeypatch.setattr(SharedPrefillRadixCache, name, getattr(RadixCache, name))
     with pytest.raises(AssertionError, match="math"):

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import functools
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec
 
@@ -56,7 +56,11 @@ class SmallWorker:
     terminator: str = "\n\n"
     api_key: str | None = None
     is_healthy: bool = True
+    told: dict[str, Any] | None = None
+    state_s: float = 0.0
+    hits: dict[str, int] | None = None
     bodies: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[Mapping[str, str]] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
     cut_off: list[str] = field(default_factory=list)
     running: int = 0
@@ -77,6 +81,7 @@ class SmallWorker:
         app.router.add_get("/health_generate", self._health)
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/model_info", self._model_info)
+        app.router.add_get("/deployment/state", self._state)
         app.router.add_post("/flush_cache", self._health)
         app.router.add_post("/abort_request", self._abort)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.01)
@@ -102,6 +107,10 @@ class SmallWorker:
     async def _model_info(self, request: web.Request) -> web.Response:
         return web.json_response({"model_path": self.id, "is_generation": True})
 
+    async def _state(self, request: web.Request) -> web.Response:
+        await asyncio.sleep(self.state_s)
+        return web.json_response(self.told, status=404 if self.told is None else 200)
+
     async def _abort(self, request: web.Request) -> web.Response:
         self.aborted.append((await request.json())["rid"])
         return web.Response()
@@ -111,6 +120,7 @@ class SmallWorker:
             assert request.headers["Authorization"] == f"Bearer {self.api_key}"
         body = await request.json()
         self.bodies.append(body)
+        self.headers.append(request.headers)
         self.running += 1
         try:
             return await (self._prefill(body) if self.role == "prefill" else self._decode(request, body))
@@ -130,7 +140,8 @@ class SmallWorker:
         rooms = body["bootstrap_room"]
         for room in rooms if isinstance(rooms, list) else [rooms]:
             self.rooms[room].set()
-        return web.json_response({"usage": {"prompt_tokens": 40, "prompt_tokens_details": {"cached_tokens": 8}}})
+        report: dict[str, Any] = {"usage": {"prompt_tokens": 40, "prompt_tokens_details": {"cached_tokens": 8}}}
+        return web.json_response(report | ({"metadata": {"prefillshare": self.hits}} if self.hits else {}))
 
     async def _decode(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         if self.drops_calls:

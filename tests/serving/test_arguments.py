@@ -49,7 +49,8 @@ def test_the_shared_cache_and_a_slot_for_the_prefill_module_are_always_asked_for
     assert _value(command, "--max-lora-rank") == "16"
     assert f"math={directory / 'math'}" in command.argv
     assert _value(command, "--served-model-name") == "random-base"
-    assert {"--enable-lora", "--enable-cache-report", "--sleep-on-idle"} <= set(command.argv)
+    assert {"--enable-lora", "--enable-cache-report", "--sleep-on-idle", "--enable-metrics"} <= set(command.argv)
+    assert "--enable-trace" not in command.argv
     start = command.argv.index("--lora-target-modules")
     assert command.argv[start + 1 : start + 8] == (
         *("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"),
@@ -138,3 +139,12 @@ def test_every_flag_exists_in_the_pinned_sglang(directory: Path) -> None:
     flags = [word for word in _command(directory, engine).argv if word.startswith("--")]
     missing = [flag for flag in flags if f"    {flag[2:].replace('-', '_')}: A[" not in source]
     assert not missing
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_a_receiver_of_traces_turns_sglangs_tracing_on(directory: Path) -> None:
+    file = write_deployment(directory / "deployment.toml", ("math",))
+    file.write_text('otlp_endpoint = "http://localhost:4317"\n' + file.read_text())
+    command = engine_command(resolve(load_deployment(file)), host="127.0.0.1", port=30000, nccl_port=29999)
+    assert "--enable-trace" in command.argv
+    assert _value(command, "--otlp-traces-endpoint") == "http://localhost:4317"

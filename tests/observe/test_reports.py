@@ -1,0 +1,51 @@
+"""Counters of workers that start again only rise."""
+
+from prefillshare.observe.histogram import ITL_S, TTFT_S, Histogram
+from prefillshare.observe.observer import Observer
+from prefillshare.observe.reports import WorkerReport
+
+
+def told(started: float, generated: int, *, prompt: int = 0, seconds: float | None = None) -> dict:
+    """What a decode worker for math tells after `generated` tokens."""
+    latencies = {}
+    for name, bounds in (("ttft", TTFT_S), ("itl", ITL_S)):
+        histogram = Histogram(bounds)
+        histogram.observe(0.02, generated)
+        latencies[name] = histogram.as_dict()
+    counters = {"prompt_tokens": prompt, "cached_tokens": 1, "generated_tokens": generated, "retractions": 0}
+    return {
+        "started": started,
+        "modules": [
+            {"name": "base"},
+            {"name": "math", "generated_tokens": generated, "retractions": 0, "latency": latencies},
+        ],
+        "workers": [{**counters, "handoff": {"tokens": generated, "bytes": 10, "seconds": seconds, "calls": 1}}],
+    }
+
+
+def test_the_same_start_adds_the_difference_and_a_new_start_all_of_it() -> None:
+    observer, report = Observer(clock=lambda: 0.0), WorkerReport()
+    starts = [report.take(one, observer, "math") for one in (told(1.0, 5), told(1.0, 8), told(1.0, 8), told(2.0, 3))]
+    assert starts == [False, False, False, True]
+    stats = observer.stats_of("math")
+    assert stats.generated_tokens == 5 + 3 + 0 + 3
+    assert (stats.ttft.count, stats.itl.count) == (11, 11)
+    assert report.totals["generated_tokens"] == 11
+    assert (report.handoffs.tokens, report.handoffs.calls) == (11, 2)
+    assert report.handoffs.seconds is None
+
+
+def test_a_prefill_worker_counts_for_no_module() -> None:
+    observer, report = Observer(clock=lambda: 0.0), WorkerReport()
+    report.take(told(1.0, 0, prompt=40, seconds=0.5), observer, None)
+    report.take(told(1.0, 0, prompt=70, seconds=0.75), observer, None)
+    assert report.totals["prompt_tokens"] == 70
+    assert report.handoffs.seconds == 0.75
+    assert observer.modules == {}
+
+
+def test_a_module_that_the_worker_does_not_name_is_left_alone() -> None:
+    observer, report = Observer(clock=lambda: 0.0), WorkerReport()
+    report.take(told(1.0, 5), observer, "other")
+    assert observer.modules == {}
+    assert report.totals["generated_tokens"] == 5
