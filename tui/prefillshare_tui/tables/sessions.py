@@ -105,7 +105,7 @@ SESSIONS: Table[SessionRow] = Table(
     columns=(
         Column(
             title="Session",
-            width=12,
+            width=14,
             cell=lambda row: line((row.session.id, "strong")),
             sort_key=lambda row: row.session.id,
             align="left",
