@@ -197,7 +197,9 @@ def test_export_and_picture_go_to_the_folder(tmp_path: Path) -> None:
     drive(dashboard(snapshots(NUM_SECONDS), folder=tmp_path), steps)
     suffixes = sorted(path.suffix for path in tmp_path.iterdir())
     assert suffixes == [".csv", ".json", ".svg"]
-    assert "Prefix" in next(tmp_path.glob("*.svg")).read_text()
+    picture = next(tmp_path.glob("*.svg")).read_text()
+    assert "Prefix" in picture
+    assert "url(" not in picture.replace("url(#", "")
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:

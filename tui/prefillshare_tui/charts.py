@@ -95,8 +95,11 @@ def hits_chart(trail: Trail, span_s: float, title: str = "Prefix hits") -> Chart
     return Chart(title=title, curves=curves, span_s=span_s, write=_write_percent, top=100.0)
 
 
-def tokens_chart(trail: Trail, span_s: float, title: str = "Tokens/s") -> Chart:
-    """Tokens per second: generated, and on top of them prompt tokens that had to be computed."""
+def tokens_chart(trail: Trail, span_s: float, title: str = "Tokens/s", missed: str = "prefilled") -> Chart:
+    """Tokens per second: generated, and on top of them prompt tokens that no cache held.
+
+    `missed` says what became of those: computed, or handed to a decode worker.
+    """
     generated: Points = []
     all_tokens: Points = []
     for x, activity in trail:
@@ -104,7 +107,7 @@ def tokens_chart(trail: Trail, span_s: float, title: str = "Tokens/s") -> Chart:
         generated.append((x, made))
         all_tokens.append((x, known_sum((made, computed))))
     curves = (
-        _curve("prefilled", "cross", "dots", all_tokens, span_s),
+        _curve(missed, "cross", "dots", all_tokens, span_s),
         _curve("generated", "own", "area", generated, span_s),
     )
     return Chart(title=title, curves=curves, span_s=span_s, write=words.short)

@@ -150,11 +150,11 @@ class WorkersScreen(TableScreen):
 
     def plots(self, view: View, row: WorkerRow) -> tuple[Chart, ...]:
         """Memory and tokens of the selected worker."""
-        id = row.worker.id
+        id, missed = row.worker.id, "handed off" if row.worker.role == "decode" else "prefilled"
         trail = charts.trail(view.samples, view.span_s, lambda sample: sample.workers.get(id))
         return (
             charts.memory_chart(view.samples, view.span_s, id),
-            charts.tokens_chart(trail, view.span_s, f"{id}: tokens/s"),
+            charts.tokens_chart(trail, view.span_s, f"{id}: tokens/s", missed),
         )
 
 

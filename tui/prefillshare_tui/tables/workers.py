@@ -21,6 +21,11 @@ class WorkerRow:
     activity: Activity
     """Within the window."""
 
+    @property
+    def prefill_rate(self) -> float | None:
+        """Prompt tokens that it computed per second; what a decode worker lacks is handed to it instead."""
+        return None if self.worker.role == "decode" else self.activity.prefill_rate
+
 
 def used_ratio(kv: Kv | None) -> float | None:
     """The part of KV memory in use, by the tree or by requests."""
@@ -94,7 +99,7 @@ WORKERS: Table[WorkerRow] = Table(
             cell=lambda row: line(row.worker.role),
             sort_key=lambda row: row.worker.role,
             align="left",
-            priority=6,
+            priority=5,
         ),
         Column(
             title="Module",
@@ -102,7 +107,7 @@ WORKERS: Table[WorkerRow] = Table(
             cell=lambda row: line(row.worker.module or words.UNKNOWN),
             sort_key=lambda row: row.worker.module,
             align="left",
-            priority=5,
+            priority=6,
         ),
         Column(
             title="State",
@@ -126,8 +131,8 @@ WORKERS: Table[WorkerRow] = Table(
         Column(
             title="Prefill/s",
             width=9,
-            cell=lambda row: line(words.short(row.activity.prefill_rate)),
-            sort_key=lambda row: row.activity.prefill_rate,
+            cell=lambda row: line(words.short(row.prefill_rate)),
+            sort_key=lambda row: row.prefill_rate,
             priority=2,
         ),
         Column(
