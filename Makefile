@@ -8,7 +8,7 @@ DEPLOYMENT ?= models/tiny-agents.toml
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check install lock clean bench-cluster bench-router bench-train
+.PHONY: help run test check install lock clean bench-cluster bench-router bench-train bench-tui
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ bench-router: $(READY) ## measure the router (ARGS="--smg PATH" puts that gatewa
 
 bench-train: $(READY) ## measure cache-conditioned beside ordinary fine-tuning
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.train --out docs/results/train.md $(ARGS)
+
+bench-tui: $(READY) ## measure the CPU that the dashboard takes (32 workers, 500 sessions)
+	$(BIN)/python -m benchmarks.tui $(ARGS)
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

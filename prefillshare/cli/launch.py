@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -43,6 +44,7 @@ def launch(
         str | None, typer.Option(help="OTLP gRPC receiver of traces; wins over the file's otlp_endpoint.")
     ] = None,
     log_file: Annotated[Path | None, typer.Option(help="File for the engine's log.")] = None,
+    tui: Annotated[bool, typer.Option("--tui", help="Show the dashboard while it serves.")] = False,
 ) -> None:
     """Serve the modules of a deployment file until Ctrl-C."""
     from prefillshare.config import load_deployment
@@ -51,6 +53,8 @@ def launch(
     from prefillshare.serving.options import LaunchOptions
     from prefillshare.serving.ports import check_address, check_port
 
+    if tui:
+        _check_screen(as_json, dry_run)
     check_port(port)
     config = load_deployment(file or embedded_deployment())
     if otlp_endpoint is not None:
@@ -69,7 +73,18 @@ def launch(
     if dry_run:
         _print_plan(deployment, options, as_json)
     else:
-        _serve(deployment, options, as_json)
+        _serve(deployment, options, as_json, tui)
+
+
+def _check_screen(as_json: bool, dry_run: bool) -> None:
+    from prefillshare.errors import ConfigError
+
+    if as_json or dry_run:
+        raise ConfigError(
+            f"--tui shows the dashboard, {'--json' if as_json else '--dry-run'} prints: leave one of them out"
+        )
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise ConfigError("--tui needs a terminal: leave it out, and watch from another one with `prefillshare top`")
 
 
 def _print_plan(deployment: "ResolvedDeployment", options: "LaunchOptions", as_json: bool) -> None:
@@ -88,21 +103,24 @@ def _print_plan(deployment: "ResolvedDeployment", options: "LaunchOptions", as_j
         put(f"# {name}\n{command.as_shell()}" if len(commands) > 1 else command.as_shell())
 
 
-def _serve(deployment: "ResolvedDeployment", options: "LaunchOptions", as_json: bool) -> None:
+def _serve(deployment: "ResolvedDeployment", options: "LaunchOptions", as_json: bool, tui: bool) -> None:
+    from prefillshare.cli.dashboard import Dashboard
     from prefillshare.cli.progress import StageLines
     from prefillshare.serving.launch import launch as start
     from prefillshare.serving.stopping import StopRequested, serve_until_stopped, stop_signals
 
     prefill = f"{deployment.config.prefill.name} ({deployment.fingerprint[:19]})"
     say(f"starting {_what(deployment)} over prefill module {prefill}")
+    dashboard = Dashboard()
     with stop_signals():
         try:
             with StageLines() as stages:
-                running = start(deployment, options, stages.show, say)
+                running = start(deployment, options, stages.show, dashboard.say)
         except StopRequested:
             say("stopped before it was ready")
             return
-        serve_until_stopped(running, DRAIN_S, say, lambda: _print_ready(running, as_json))
+        dashboard.watch(running)
+        serve_until_stopped(running, DRAIN_S, say, lambda: _print_ready(running, as_json), dashboard if tui else None)
     say("stopped")
 
 

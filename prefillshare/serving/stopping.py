@@ -5,7 +5,8 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from types import FrameType
+from types import FrameType, TracebackType
+from typing import Protocol
 
 from prefillshare.serving.launch import RunningDeployment
 from prefillshare.serving.record import record_of, remove_record, write_record
@@ -16,6 +17,39 @@ _POLL_S = 0.2
 
 class StopRequested(BaseException):
     """A signal asked this process to end. No Exception, so that nothing on the way takes it for an error."""
+
+
+class Companion(Protocol):
+    """Something that runs beside the deployment and ends before anything is stopped."""
+
+    def __enter__(self) -> object:
+        """Start it."""
+        ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End it."""
+        ...
+
+    def look(self) -> None:
+        """Called often. Raises: StopRequested when it wants the deployment to stop."""
+        ...
+
+
+class Alone:
+    """No companion."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def look(self) -> None:
+        """Wants nothing."""
 
 
 @contextlib.contextmanager
@@ -30,26 +64,33 @@ def stop_signals() -> Iterator[None]:
 
 
 def serve_until_stopped(
-    running: RunningDeployment, drain_s: float, say: Callable[[str], None], announce: Callable[[], None]
+    running: RunningDeployment,
+    drain_s: float,
+    say: Callable[[str], None],
+    announce: Callable[[], None],
+    companion: Companion | None = None,
 ) -> None:
-    """Call `announce`, look after the deployment until a signal comes, then end it.
+    """Call `announce`, look after the deployment until a signal comes or `companion` wants it to stop, then end it.
 
     Effects: returns with no process left.
     Raises: LaunchError when the deployment cannot go on by itself.
     """
     try:
         announce()
-        _look_after(running)
+        beside = companion or Alone()
+        with beside:
+            _look_after(running, beside)
     except StopRequested:
         _drain(running, drain_s, say)
     finally:
         remove_record(os.getpid())
 
 
-def _look_after(running: RunningDeployment) -> None:
+def _look_after(running: RunningDeployment, companion: Companion) -> None:
     known = None
     while True:
         running.step()
+        companion.look()
         if (processes := running.processes()) != known:
             known = processes
             config = running.deployment.config

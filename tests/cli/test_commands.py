@@ -12,7 +12,7 @@ from prefillshare.serving.launch import RunningDeployment
 from prefillshare.serving.ports import free_port
 from tests.support.random_models import make_family
 
-COMMANDS = ((), ("launch",), ("ask",), ("chat",), ("doctor",), ("train",), ("eval",), ("models",))
+COMMANDS = ((), ("launch",), ("ask",), ("chat",), ("top",), ("doctor",), ("train",), ("eval",), ("models",))
 
 
 def _run(*arguments: str, stdin: str = "", **variables: str) -> "subprocess.CompletedProcess[str]":
@@ -45,10 +45,21 @@ def test_help_is_plain_when_piped(command: tuple[str, ...]) -> None:
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; from prefillshare.cli.app import app;"
-        "print([name for name in ('torch', 'transformers', 'sglang', 'peft', 'httpx', 'rich') if name in sys.modules])"
+        "heavy = ('torch', 'transformers', 'sglang', 'peft', 'httpx', 'rich', 'textual');"
+        "print([name for name in heavy if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [("--json", "leave one of them out"), ("--dry-run", "leave one of them out"), (None, "a terminal")],
+)
+def test_the_dashboard_of_launch_needs_a_screen_to_itself(family: Path, option: str | None, says: str) -> None:
+    done = _run("launch", str(family), "--tui", *((option,) if option else ()))
+    assert done.returncode == 2
+    assert says in done.stderr
 
 
 def test_version() -> None:

@@ -1,0 +1,1 @@
+"""What the dashboard itself costs, with a large deployment in its feed."""

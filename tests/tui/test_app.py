@@ -1,0 +1,281 @@
+"""The dashboard under a pilot: keys, and what they do."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from textual.pilot import Pilot
+
+from prefillshare_tui.app import Dashboard
+from prefillshare_tui.errors import FeedError
+from prefillshare_tui.history import SPANS_S
+from prefillshare_tui.screens.dialogs import HelpScreen, LeaveScreen
+from prefillshare_tui.screens.tables import SessionsScreen, TableScreen
+from prefillshare_tui.widgets.panel import Panel
+from tests.support.dashboard import FakeClock, ScriptedSource, dashboard, snapshots
+
+NUM_SECONDS = 6
+Steps = Callable[[Pilot[Any], Dashboard], Awaitable[None]]
+
+
+def drive(app: Dashboard, steps: Steps, size: tuple[int, int] = (120, 40)) -> None:
+    async def run() -> None:
+        async with app.run_test(size=size) as pilot, asyncio.timeout(60):
+            await steps(pilot, app)
+
+    asyncio.run(run())
+
+
+async def until(pilot: Pilot[Any], is_true: Callable[[], bool]) -> None:
+    while not is_true():
+        await pilot.pause()
+
+
+async def settled(pilot: Pilot[Any], app: Dashboard, num_snapshots: int = NUM_SECONDS) -> None:
+    await until(pilot, lambda: app.num_snapshots >= num_snapshots)
+    await pilot.pause()
+
+
+def shown(app: Dashboard, panel: str) -> str:
+    return str(app.screen.query_one(f"#{panel}", Panel).visual)
+
+
+def table(app: Dashboard) -> TableScreen:
+    assert isinstance(app.screen, TableScreen)
+    return app.screen
+
+
+def test_keys_open_the_screens() -> None:
+    async def steps(pilot: Pilot[Any], app: Dashboard) -> None:
+        await settled(pilot, app)
+        for key, name in enumerate(("overview", "modules", "workers", "sessions", "events"), 1):
+            await pilot.press(str(key))
+            assert app.current_mode == name
+
+    drive(dashboard(snapshots(NUM_SECONDS)), steps)
+
+
+def test_a_click_on_a_tab_opens_its_screen() -> None:
+    async def steps(pilot: Pilot[Any], app: Dashboard) -> None:
+        await settled(pilot, app)
+        await pilot.click("TabBar", offset=(34, 0))
+        await until(pilot, lambda: app.current_mode == "workers")
+
+    drive(dashboard(snapshots(NUM_SECONDS)), steps)
+
+
+def test_pause_holds_what_is_shown_and_loses_nothing() -> None:
+    states = snapshots(NUM_SECONDS + 5)
+    source = ScriptedSource(states[:NUM_SECONDS])
+
+    async def steps(pilot: Pilot[Any], app: Dashboard) -> None:
+        await settled(pilot, app)
+        before = shown(app, "hits")
+        await pilot.press("space")
+        source.put(*states[NUM_SECONDS:])
+        await settled(pilot, app, NUM_SECONDS + 5)
+        assert app.view is not None
+        assert app.view.snapshot is states[NUM_SECONDS - 1]
+        assert shown(app, "hits") == before
+        await pilot.press("space")
+        await pilot.pause()
+        assert app.view.snapshot is states[-1]
+        assert shown(app, "hits") != before
+        assert len(app.view.samples) == NUM_SECONDS + 5
+
+    drive(Dashboard(source, clock=FakeClock()), steps)
+
+
+def test_the_window_goes_round() -> None:
+    async def steps(pilot: Pilot[Any], app: Dashboard) -> None:
+        await settled(pilot, app)
+        seen = []
+        for _ in range(4):
+            assert app.view is not None
+            seen.append(app.view.span_s)
+            await pilot.press("w")
+            await pilot.pause()
+        assert seen == [*SPANS_S, SPANS_S[0]]
+
+    drive(dashboard(snapshots(NUM_SECONDS)), steps)
+
+
+def test_filter_while_typing_then_clear() -> None:
+    async def steps(pilot: Pilot[Any], app: Dashboard) -> None:
+        await settled(pilot, app)
+        await pilot.press("4")
+        await pilot.pause()
+        assert table(app).rows.num_shown == 40
+        await pilot.press("slash", *"session-01")
+        await pilot.pause()
+        assert table(app).rows.num_shown == 10
+        await pilot.press("enter", "down")
+        assert table(app).rows.selected is not None
+        await pilot.press("escape")
+        await pilot.pause()
+        assert table(app).rows.num_shown == 40
+
+    drive(dashboard(snapshots(NUM_SECONDS, num_sessions=40)), steps)
+
+
+def test_sort_by_key_and_by_click() -> None:
+    async def steps(pilot: Pilot[Any], app: Dashboard) -> None:
+        await settled(pilot, app)
+        await pilot.press("4", "s")
+        await pilot.pause()
+        rows = table(app).rows
+        assert (rows.sort_title, rows.is_descending) == ("Session", True)
+        assert rows.selected.session.id == "session-039"
+        await pilot.press("S")
+        await pilot.pause()
+        assert rows.selected.session.id == "session-000"
+        await pilot.click("#rows", offset=(2, 0))
+        await pilot.pause()
+        assert (rows.sort_title, rows.is_descending) == ("Session", True)
+
+    drive(dashboard(snapshots(NUM_SECONDS, num_sessions=40)), steps)
+
+
+def test_the_cursor_stays_with_its_row_when_rows_move() -> None:
+    states = snapshots(NUM_SECONDS + 20, num_sessions=40)
+    source = ScriptedSource(states[:NUM_SECONDS])
+
+    async def steps(pilot: Pilot[Any], app: Dashboard) -> None:
+        await settled(pilot, app)
+        await pilot.press("4", "down", "down", "down")
+        await pilot.pause()
+        key = table(app).rows.selected.session.id
+        source.put(*states[NUM_SECONDS:])
+        await settled(pilot, app, NUM_SECONDS + 20)
+        assert table(app).rows.selected.session.id == key
+        assert key in shown(app, "detail")
+
+    drive(Dashboard(source, clock=FakeClock()), steps)
+
+
+def test_a_click_chooses_a_row() -> None:
+    async def steps(pilot: Pilot[Any], app: Dashboard) -> None:
+        await settled(pilot, app)
+        await pilot.press("2")
+        await pilot.pause()
+        await pilot.click("#rows", offset=(3, 3))
+        await pilot.pause()
+        assert table(app).rows.selected.module.name == "code"
+        assert "code since the start" in shown(app, "detail")
+
+    drive(dashboard(snapshots(NUM_SECONDS)), steps)
+
+
+def test_copy_takes_the_exact_values_of_the_row() -> None:
+    states = snapshots(NUM_SECONDS)
+
+    async def steps(pilot: Pilot[Any], app: Dashboard) -> None:
+        await settled(pilot, app)
+        await pilot.press("2")
+        await pilot.pause()
+        await pilot.press("c")
+        record = json.loads(app.clipboard)
+        assert record["name"] == "math"
+        assert record["prompt_tokens"] == states[-1].modules[0].prompt_tokens
+        await pilot.press("1")
+        await pilot.pause()
+        await pilot.press("c")
+        assert app.clipboard.startswith("tiny-agents (colocated)")
+
+    drive(dashboard(states), steps)
+
+
+def test_export_and_picture_go_to_the_folder(tmp_path: Path) -> None:
+    async def steps(pilot: Pilot[Any], app: Dashboard) -> None:
+        await settled(pilot, app)
+        await pilot.press("e", "E", "x")
+        await pilot.pause()
+
+    drive(dashboard(snapshots(NUM_SECONDS), folder=tmp_path), steps)
+    suffixes = sorted(path.suffix for path in tmp_path.iterdir())
+    assert suffixes == [".csv", ".json", ".svg"]
+    picture = next(tmp_path.glob("*.svg")).read_text()
+    assert "Prefix" in picture
+    assert "url(" not in picture.replace("url(#", "")
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    async def steps(pilot: Pilot[Any], app: Dashboard) -> None:
+        await settled(pilot, app)
+        await pilot.press("e")
+        await pilot.pause()
+        assert [note.severity for note in app._notifications] == ["error"]
+
+    drive(dashboard(snapshots(NUM_SECONDS), folder=tmp_path / "missing"), steps)
+
+
+def test_light_and_dark() -> None:
+    async def steps(pilot: Pilot[Any], app: Dashboard) -> None:
+        names = []
+        for _ in range(3):
+            names.append(app.theme)
+            await pilot.press("t")
+        assert names == ["prefillshare-dark", "prefillshare-light", "prefillshare-dark"]
+
+    drive(dashboard(snapshots(1)), steps)
+
+
+def test_every_action_can_be_found_by_name() -> None:
+    async def steps(pilot: Pilot[Any], app: Dashboard) -> None:
+        names = [command.title for command in app.get_system_commands(app.screen)]
+        assert {"Overview", "Events", "Window 5 m", "Pause or go on", "Export as CSV", "Picture", "Quit"} <= set(names)
+        await pilot.press("ctrl+p", *"sessions", "enter")
+        await until(pilot, lambda: isinstance(app.screen, SessionsScreen))
+
+    drive(dashboard(snapshots(2)), steps)
+
+
+def test_help_opens_and_closes() -> None:
+    async def steps(pilot: Pilot[Any], app: Dashboard) -> None:
+        await pilot.press("question_mark")
+        assert isinstance(app.screen, HelpScreen)
+        await pilot.press("escape")
+        assert not isinstance(app.screen, HelpScreen)
+
+    drive(dashboard(snapshots(1)), steps)
+
+
+@pytest.mark.parametrize(("keys", "leaving"), [("qs", "stop"), ("qk", "keep")])
+def test_leaving_a_launched_deployment_asks(keys: str, leaving: str) -> None:
+    async def steps(pilot: Pilot[Any], app: Dashboard) -> None:
+        await settled(pilot, app, 1)
+        await pilot.press(keys[0])
+        assert isinstance(app.screen, LeaveScreen)
+        await pilot.press("escape")
+        assert not isinstance(app.screen, LeaveScreen)
+        await pilot.press(*keys)
+
+    app = dashboard(snapshots(1), is_launched=True)
+    drive(app, steps)
+    assert app.return_value == leaving
+
+
+def test_ctrl_c_ends_a_launched_deployment_and_only_itself_otherwise() -> None:
+    async def steps(pilot: Pilot[Any], app: Dashboard) -> None:
+        await pilot.press("ctrl+c")
+
+    for is_launched, leaving in ((True, "stop"), (False, None)):
+        app = dashboard(snapshots(1), is_launched=is_launched)
+        drive(app, steps)
+        assert app.return_value == leaving
+        assert isinstance(app.source, ScriptedSource)
+        assert app.source.is_closed
+
+
+def test_waits_grow_with_failures_and_begin_again_after_an_answer() -> None:
+    clock = FakeClock()
+    script = [*(FeedError("no") for _ in range(5)), *snapshots(1), FeedError("no")]
+
+    async def steps(pilot: Pilot[Any], app: Dashboard) -> None:
+        await until(pilot, lambda: len(clock.waits) == len(script))
+
+    drive(dashboard(script, clock), steps)
+    assert clock.waits == [1.0, 2.0, 4.0, 5.0, 5.0, 1.0, 1.0]

@@ -1,0 +1,108 @@
+"""The real program in a real terminal over a real deployment: it shows the numbers that Prometheus is told."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from prefillshare.serving.launch import RunningDeployment
+from prefillshare.serving.ports import free_port
+from tests.support.random_models import make_family
+from tests.support.tmux import Terminal, numbers_after, prefillshare
+
+MODULES = ("math", "tool", "code")
+NUM_TURNS = 6
+COUNTERS = ("requests", "generated_tokens", "prompt_tokens", "own_hit_tokens", "cross_module_hit_tokens")
+
+
+@pytest.fixture(scope="module")
+def http(random_server: RunningDeployment) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=random_server.url, timeout=120) as client:
+        yield client
+
+
+def talk(http: httpx.Client, session: str) -> None:
+    """A session in which the modules take turns over a growing context."""
+    prompt = f"{session}: the shelf holds seven boxes"
+    for turn in range(NUM_TURNS):
+        body = {"model": MODULES[turn % len(MODULES)], "prompt": prompt, "max_tokens": 8, "temperature": 0}
+        reply = http.post("/v1/completions", json=body, headers={"X-Session-ID": session})
+        assert reply.status_code == 200, reply.text
+        prompt += reply.json()["choices"][0]["text"] + f" and {turn} boxes more"
+
+
+def scraped(http: httpx.Client, module: str) -> list[int]:
+    """A module's counters as Prometheus gets them."""
+    found = {
+        sample.name: sample.value
+        for family in text_string_to_metric_families(http.get("/metrics").text)
+        for sample in family.samples
+        if sample.labels == {"module": module}
+    }
+    return [int(found[f"prefillshare_{name}_total"]) for name in COUNTERS]
+
+
+def on_screen(screen: str, module: str) -> list[int]:
+    """The same counters in the sentences about the selected module."""
+    numbers = numbers_after(f"{module} since the start:", screen)
+    calls, _failed, _given_up, generated, prompt, own, cross = numbers[:7]
+    return [calls, generated, prompt, own, cross]
+
+
+def test_the_screen_shows_what_prometheus_is_told(
+    random_server: RunningDeployment, http: httpx.Client, tmp_path: Path
+) -> None:
+    with Terminal(prefillshare("top", "--url", random_server.url), tmp_path) as terminal:
+        terminal.wait_for("LIVE")
+        talk(http, "agents-1")
+        terminal.press("2")
+        terminal.wait_for("4 modules")
+        for number, module in enumerate(sorted(MODULES)):
+            terminal.press("/", *module, "Enter")
+            expected = scraped(http, module)
+            assert expected[0] >= NUM_TURNS // len(MODULES)
+            screen = terminal.wait_for(
+                lambda screen, module=module, expected=expected: (
+                    f"{module} since the start:" in screen and on_screen(screen, module) == expected
+                )
+            )
+            assert f'1 of {len(MODULES) + 1} modules, with "{module}"' in screen, number
+            terminal.press("Escape")
+            terminal.wait_for("4 modules")
+        assert sum(scraped(http, module)[4] for module in MODULES) > 0
+
+        terminal.press("4")
+        state = http.get("/deployment/state").json()
+        session = next(one for one in state["sessions"]["items"] if one["id"] == "agents-1")
+        screen = terminal.wait_for("session agents-1")
+        assert re.search(
+            rf"agents-1 +{' '.join(session['modules'])} +{NUM_TURNS} +{session['context_tokens']}\b", screen
+        )
+        expected_session = [session[name] for name in ("prompt_tokens", "own_hit_tokens", "cross_hit_tokens")]
+        assert numbers_after("tokens; prompts", screen)[:3] == expected_session
+
+        terminal.press("3")
+        screen = terminal.wait_for("KV memory")
+        kv = next(one["kv"] for one in http.get("/deployment/state").json()["workers"] if one["id"] == "engine")
+        assert numbers_after("KV memory ", screen.rpartition("engine")[2])[0] == kv["capacity_tokens"]
+        terminal.press("q")
+        assert terminal.wait_for_end() == 0
+
+
+def test_launch_shows_the_dashboard_and_goes_on_without_it(tmp_path: Path) -> None:
+    file, port = make_family(tmp_path / "family"), free_port()
+    url = f"http://127.0.0.1:{port}"
+    with Terminal(prefillshare("launch", str(file), "--port", str(port), "--tui"), tmp_path) as terminal:
+        terminal.wait_for("LIVE", timeout_s=600)
+        terminal.press("q")
+        terminal.wait_for("Stop the deployment, too?")
+        terminal.press("k")
+        terminal.wait_for(f"still serving at {url}")
+        assert httpx.get(f"{url}/health").status_code == 200
+        terminal.press("C-c")
+        assert terminal.wait_for_end() == 0
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{url}/health")

@@ -1,0 +1,145 @@
+"""Rows in order, columns that fit, and what is said of a row."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import pytest
+
+from prefillshare_tui.history import SPANS_S, History
+from prefillshare_tui.overview import hits_lines, latency_lines, load_lines, memory_lines
+from prefillshare_tui.parts import as_text, memory_bar, split_bar
+from prefillshare_tui.snapshot import Divergence, Kv, Session, Snapshot
+from prefillshare_tui.tables.base import arrange, fit
+from prefillshare_tui.tables.events import EVENTS
+from prefillshare_tui.tables.modules import MODULES
+from prefillshare_tui.tables.sessions import SESSIONS, SessionRow
+from prefillshare_tui.tables.workers import WORKERS
+from prefillshare_tui.totals import HitSplit
+from prefillshare_tui.view import View, view_of_window
+from tests.support.dashboard import snapshots
+
+TABLES = (MODULES, WORKERS, SESSIONS, EVENTS)
+NOW = 1000.0
+
+
+def view_of(states: Sequence[Snapshot]) -> View:
+    history = History()
+    for state in states:
+        history.add(state)
+    return view_of_window(states[-1], history, SPANS_S[0])
+
+
+@pytest.fixture(scope="module")
+def view() -> View:
+    return view_of(snapshots(40, num_workers=6))
+
+
+def row(**fields: object) -> SessionRow:
+    return SessionRow(Session(id=str(fields.pop("id", "s")), **fields), NOW)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
+@pytest.mark.parametrize("width", [76, 116, 196])
+def test_the_columns_fit_and_use_the_width(table, width: int, view: View) -> None:  # type: ignore[no-untyped-def]
+    columns = fit(table.columns, width)
+    assert sum(cells + 2 for _, cells in columns) - 2 <= width
+    assert columns[0][0] is table.columns[0]
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
+def test_every_cell_and_sentence_can_be_written(table, view: View) -> None:  # type: ignore[no-untyped-def]
+    rows = table.rows(view)
+    assert rows
+    for one in rows:
+        assert [as_text(column.cell(one)) for column in table.columns]
+        assert all(as_text(text) for text in table.detail(one, view))
+    assert len({table.key(one) for one in rows}) == len(rows)
+
+
+def test_columns_that_matter_less_go_first() -> None:
+    titles = {width: {column.title for column, _ in fit(MODULES.columns, width)} for width in (76, 196)}
+    assert {"Module", "Saved", "Cross", "TTFT p95", "Fail"} <= titles[76]
+    assert titles[196] == {column.title for column in MODULES.columns}
+
+
+def test_rows_sort_by_value_in_both_directions_and_unknown_ones_come_last() -> None:
+    rows = [row(id="a", num_calls=2), row(id="b"), row(id="c", num_calls=10)]
+    ids = [
+        [one.session.id for one in arrange(SESSIONS, rows, "", "Calls", is_descending)]
+        for is_descending in (True, False)
+    ]
+    assert ids == [["c", "a", "b"], ["a", "c", "b"]]
+
+
+def test_without_a_column_the_servers_order_stays() -> None:
+    rows = [row(id="z"), row(id="a")]
+    assert arrange(SESSIONS, rows, "", None, True) == rows
+
+
+def test_the_filter_wants_every_word_somewhere_in_the_row() -> None:
+    rows = [row(id="alpha", modules=("math", "tool")), row(id="beta", modules=("math",))]
+    assert [one.session.id for one in arrange(SESSIONS, rows, "MATH alp", None, False)] == ["alpha"]
+    assert arrange(SESSIONS, rows, "nothing", None, False) == []
+
+
+@pytest.mark.parametrize(
+    ("divergence", "modules", "expected"),
+    [
+        (
+            Divergence(token=34, fraction=0.04, modules=("math", "tool")),
+            ("math", "tool"),
+            "math and tool part after token 34",
+        ),
+        (None, ("math", "tool"), "prefixes of one another"),
+        (None, ("math",), "only one module"),
+    ],
+)
+def test_a_session_says_where_its_prompts_part(
+    divergence: Divergence | None, modules: tuple[str, ...], expected: str, view: View
+) -> None:
+    advice = as_text(SESSIONS.detail(row(divergence=divergence, modules=modules), view)[-1])
+    assert expected in advice
+    assert ("at the end" in advice) == (divergence is not None)
+
+
+def test_prompts_that_part_late_get_no_advice(view: View) -> None:
+    divergence = Divergence(token=900, fraction=0.9, modules=("math", "tool"))
+    assert "at the end" not in as_text(SESSIONS.detail(row(divergence=divergence), view)[-1])
+
+
+def test_bars_fill_their_width_and_show_even_the_smallest_part() -> None:
+    for width in (8, 12, 50):
+        assert len(as_text(split_bar(HitSplit(1, 1, 100000), width))) == width
+        assert as_text(split_bar(HitSplit(1, 1, 100000), width)).startswith("█⣿░")
+        assert as_text(split_bar(HitSplit(0, 5, 5), width)).count("⣿") == width // 2
+        assert as_text(split_bar(None, width)) == "·" * width
+    kv = Kv(capacity_tokens=100, shared_tokens=50, private_tokens=25, free_tokens=25)
+    assert as_text(memory_bar(kv, 8)) == "████▓▓░░"
+    assert as_text(memory_bar(None, 4)) == "····"
+
+
+@pytest.mark.parametrize("width", [36, 56, 96])
+def test_the_overviews_lines_fit(width: int, view: View) -> None:
+    for text in (*hits_lines(view, width), *latency_lines(view, width)):
+        assert len(as_text(text)) <= width
+    for text in load_lines(view):
+        assert len(as_text(text)) <= 24
+
+
+@pytest.mark.parametrize(("width", "rows"), [(48, 4), (86, 6), (166, 12)])
+def test_memory_of_many_workers_fits_and_says_how_many_are_missing(width: int, rows: int) -> None:
+    many = view_of(snapshots(40, num_workers=32))
+    shown = memory_lines(many, width, rows)
+    assert len(shown) <= rows
+    assert all(len(as_text(text)) <= width for text in shown)
+    assert "more, see 3 Workers" in as_text(shown[-1])
+
+
+def test_a_worker_in_trouble_is_shown_before_full_ones() -> None:
+    states = snapshots(3, num_workers=32)
+    workers = [
+        dataclasses.replace(worker, state="down", kv=None) if worker.id == "prefill-3" else worker
+        for worker in states[-1].workers
+    ]
+    down = view_of([*states[:-1], dataclasses.replace(states[-1], workers=tuple(workers))])
+    assert as_text(memory_lines(down, 48, 4)[0]).split() == ["prefill-3", "DOWN"]

@@ -1,0 +1,215 @@
+"""What a deployment says of itself at one moment: `GET /deployment/state` as frozen values.
+
+Counters are cumulative since the process that counts them started; None means that nobody knows, never zero.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+LATENCIES = ("ttft", "itl", "e2e", "queue")
+"""Names of a module's histograms: time to first token, between tokens, end to end, in the queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """Counts of values by size."""
+
+    bounds: tuple[float, ...]
+    """Upper bounds of the buckets, rising; the last one is infinite. Seconds."""
+    counts: tuple[float, ...]
+    """Values in each bucket, not cumulative over the bounds."""
+    sum: float
+    """Sum of all values. Seconds."""
+
+    @property
+    def num_values(self) -> float:
+        """How many values were counted."""
+        return sum(self.counts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Module:
+    """One decode module, or the prefill module asked by its own name."""
+
+    name: str
+    """What clients put into "model"."""
+    kind: str = ""
+    """lora, full or base."""
+    is_prefill_module: bool = False
+    """Whether it is the frozen base model."""
+    requests: float | None = None
+    """Calls that ended, errors and aborted ones included."""
+    errors: float | None = None
+    """Calls that failed."""
+    aborted: float | None = None
+    """Calls that the client gave up."""
+    running: float | None = None
+    """Calls in work now."""
+    queued: float | None = None
+    """Calls waiting now."""
+    prompt_tokens: float | None = None
+    """Tokens of all prompts: own hits, cross-module hits and missed ones."""
+    own_hit_tokens: float | None = None
+    """Prompt tokens whose KV this module's own earlier calls had made."""
+    cross_hit_tokens: float | None = None
+    """Prompt tokens whose KV was first made for another decode module."""
+    generated_tokens: float | None = None
+    """Tokens of all answers."""
+    latency: Mapping[str, Histogram] = field(default_factory=dict)
+    """By the names in LATENCIES, those that the server counts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kv:
+    """KV memory of one worker. Tokens."""
+
+    capacity_tokens: float | None = None
+    """What fits."""
+    shared_tokens: float | None = None
+    """Held by the shared prefix tree."""
+    private_tokens: float | None = None
+    """Used by requests beyond the tree."""
+    free_tokens: float | None = None
+    """Unused."""
+    evictable_tokens: float | None = None
+    """Part of the shared tokens that may be dropped when room is needed."""
+    token_bytes: float | None = None
+    """Bytes of one token's KV."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handoff:
+    """KV moved to or from a worker."""
+
+    tokens: float | None = None
+    """Tokens moved."""
+    bytes: float | None = None
+    """Bytes moved."""
+    seconds: float | None = None
+    """Time it took, summed over calls."""
+    calls: float | None = None
+    """Calls that moved something."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """One process of the deployment."""
+
+    id: str
+    """Such as engine, prefill-0, decode-math-1, router."""
+    role: str = ""
+    """engine, prefill, decode or router."""
+    module: str | None = None
+    """Decode module that it holds."""
+    url: str = ""
+    """Its address."""
+    pid: float | None = None
+    """Its process id."""
+    state: str = ""
+    """up, down, starting, draining or failed."""
+    restarts: float | None = None
+    """How often it was started again."""
+    running: float | None = None
+    """Calls in work now."""
+    queued: float | None = None
+    """Calls waiting now."""
+    prompt_tokens: float | None = None
+    """Prompt tokens of its calls."""
+    cached_tokens: float | None = None
+    """Those that it did not compute again."""
+    generated_tokens: float | None = None
+    """Tokens generated."""
+    retractions: float | None = None
+    """Calls put back because memory ran out."""
+    kv: Kv | None = None
+    """None for the router and for workers that do not answer."""
+    handoff: Handoff | None = None
+    """None in the colocated topology."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Divergence:
+    """Where the prompts of a session's modules part."""
+
+    token: float | None = None
+    """Tokens that they share from the start."""
+    fraction: float | None = None
+    """The same as a part of the prompt."""
+    modules: tuple[str, ...] = ()
+    """The modules whose prompts part there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """One conversation that modules take turns in."""
+
+    id: str
+    """Its name."""
+    is_explicit: bool = False
+    """Whether the client named it; otherwise it was found by its prompts."""
+    modules: tuple[str, ...] = ()
+    """Modules that answered, in the order of their first call."""
+    num_calls: float | None = None
+    """Calls so far."""
+    first_seen: float | None = None
+    """Unix time of its first call. Seconds."""
+    last_seen: float | None = None
+    """Unix time of its latest call. Seconds."""
+    running: float | None = None
+    """Calls in work now."""
+    context_tokens: float | None = None
+    """Length of its latest prompt."""
+    prompt_tokens: float | None = None
+    """Tokens of all its prompts."""
+    own_hit_tokens: float | None = None
+    """Hits on KV that the answering module's own calls had made."""
+    cross_hit_tokens: float | None = None
+    """Hits on KV first made for another module."""
+    repins: float | None = None
+    """How often it moved to another prefill worker."""
+    divergence: Divergence | None = None
+    """None where its prompts are prefixes of one another."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened."""
+
+    id: int
+    """Rises by one."""
+    time: float | None = None
+    """Unix time. Seconds."""
+    kind: str = ""
+    """Such as restart, refusal, repin, worker_down."""
+    subject: str = ""
+    """What it happened to."""
+    message: str = ""
+    """What it was."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A whole deployment at one moment."""
+
+    time: float
+    """The server's clock. Unix seconds."""
+    started: float | None = None
+    """When it started. Unix seconds."""
+    name: str = ""
+    """Name of the deployment."""
+    topology: str = ""
+    """colocated or disaggregated."""
+    prefill_module: str = ""
+    """Name of the prefill module."""
+    modules: tuple[Module, ...] = ()
+    """Decode modules and the prefill module."""
+    workers: tuple[Worker, ...] = ()
+    """Its processes."""
+    sessions: tuple[Session, ...] = ()
+    """Newest activity first."""
+    num_sessions: float | None = None
+    """All sessions, those not listed included."""
+    events: tuple[Event, ...] = ()
+    """Oldest first."""
+    repins: float | None = None
+    """Moves of sessions between prefill workers."""

@@ -1,0 +1,1 @@
+"""What the tables show, computed without Textual: one file per table."""

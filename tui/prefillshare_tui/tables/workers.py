@@ -1,0 +1,185 @@
+"""Workers: state, load, memory, and how fast KV is handed off."""
+
+from dataclasses import asdict, dataclass
+
+from prefillshare_tui import words
+from prefillshare_tui.parts import Line, Tone, line, memory_bar
+from prefillshare_tui.snapshot import Kv, Worker
+from prefillshare_tui.tables.base import Column, Table
+from prefillshare_tui.view import NOTHING, Activity, View
+
+_BAR_CELLS = 12
+STATE_TONES: dict[str, Tone] = {"up": "good", "starting": "warn", "draining": "warn", "down": "bad", "failed": "bad"}
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRow:
+    """A worker and what it did within the window."""
+
+    worker: Worker
+    """As the server describes it."""
+    activity: Activity
+    """Within the window."""
+
+    @property
+    def prefill_rate(self) -> float | None:
+        """Prompt tokens that it computed per second; what a decode worker lacks is handed to it instead."""
+        return None if self.worker.role == "decode" else self.activity.prefill_rate
+
+
+def used_ratio(kv: Kv | None) -> float | None:
+    """The part of KV memory in use, by the tree or by requests."""
+    if kv is None or not kv.capacity_tokens:
+        return None
+    return ((kv.shared_tokens or 0.0) + (kv.private_tokens or 0.0)) / kv.capacity_tokens
+
+
+def state_parts(worker: Worker) -> Line:
+    """The state: one that needs a look is written in capitals."""
+    tone = STATE_TONES.get(worker.state, "warn")
+    return line((worker.state.upper() if tone == "bad" else worker.state or words.UNKNOWN, tone))
+
+
+def _rows(view: View) -> list[WorkerRow]:
+    return [WorkerRow(worker, view.workers.get(worker.id, NOTHING)) for worker in view.snapshot.workers]
+
+
+def _restarts(row: WorkerRow) -> Line:
+    return line((words.short(row.worker.restarts), "warn" if row.worker.restarts else "dim"))
+
+
+def _detail(row: WorkerRow, view: View) -> tuple[Line, ...]:
+    worker, kv, handoff = row.worker, row.worker.kv, row.worker.handoff
+    head = line(
+        (worker.id, "strong"),
+        f" {worker.role} at {worker.url or words.UNKNOWN}, pid "
+        f"{words.UNKNOWN if worker.pid is None else f'{worker.pid:.0f}'}; since its start: prompt "
+        f"{words.exact(worker.prompt_tokens)} tokens, cached {words.exact(worker.cached_tokens)}, generated "
+        f"{words.exact(worker.generated_tokens)}; {words.exact(worker.retractions)} retractions",
+    )
+    memory = (
+        line("KV memory: nobody knows")
+        if kv is None
+        else line(
+            f"KV memory {words.exact(kv.capacity_tokens)} tokens ({_bytes(kv.capacity_tokens, kv)}): shared ",
+            (words.exact(kv.shared_tokens), "own"),
+            f" ({words.exact(kv.evictable_tokens)} may go), private {words.exact(kv.private_tokens)}, "
+            f"free {words.exact(kv.free_tokens)}",
+        )
+    )
+    if handoff is None:
+        return head, memory
+    moved = line(
+        f"handed off {words.exact(handoff.tokens)} tokens, {words.size(handoff.bytes)} in "
+        f"{words.exact(handoff.calls)} calls; while it moves, "
+        f"{words.size(row.activity.per_second('handoff_bytes', 'handoff_seconds'))}/s"
+    )
+    return head, memory, moved
+
+
+def _bytes(tokens: float | None, kv: Kv) -> str:
+    return words.size(tokens * kv.token_bytes if tokens is not None and kv.token_bytes is not None else None)
+
+
+WORKERS: Table[WorkerRow] = Table(
+    name="workers",
+    columns=(
+        Column(
+            title="Worker",
+            width=13,
+            cell=lambda row: line((row.worker.id, "strong")),
+            sort_key=lambda row: row.worker.id,
+            align="left",
+            is_flexible=True,
+            is_name=True,
+        ),
+        Column(
+            title="Role",
+            width=7,
+            cell=lambda row: line(row.worker.role),
+            sort_key=lambda row: row.worker.role,
+            align="left",
+            priority=5,
+        ),
+        Column(
+            title="Module",
+            width=10,
+            cell=lambda row: line(row.worker.module or words.UNKNOWN),
+            sort_key=lambda row: row.worker.module,
+            align="left",
+            priority=6,
+        ),
+        Column(
+            title="State",
+            width=8,
+            cell=lambda row: state_parts(row.worker),
+            sort_key=lambda row: row.worker.state,
+            align="left",
+        ),
+        Column(
+            title="Run",
+            width=4,
+            cell=lambda row: line(words.short(row.worker.running)),
+            sort_key=lambda row: row.worker.running,
+        ),
+        Column(
+            title="Queue",
+            width=5,
+            cell=lambda row: line(words.short(row.worker.queued)),
+            sort_key=lambda row: row.worker.queued,
+        ),
+        Column(
+            title="Prefill/s",
+            width=9,
+            cell=lambda row: line(words.short(row.prefill_rate)),
+            sort_key=lambda row: row.prefill_rate,
+            priority=2,
+        ),
+        Column(
+            title="Tok/s",
+            width=6,
+            cell=lambda row: line(words.short(row.activity.rate("generated_tokens"))),
+            sort_key=lambda row: row.activity.rate("generated_tokens"),
+        ),
+        Column(
+            title="Cached",
+            width=6,
+            cell=lambda row: line(words.percent(row.activity.cached_ratio)),
+            sort_key=lambda row: row.activity.cached_ratio,
+            priority=3,
+        ),
+        Column(
+            title="KV memory",
+            width=_BAR_CELLS,
+            cell=lambda row: memory_bar(row.worker.kv, _BAR_CELLS),
+            sort_key=lambda row: used_ratio(row.worker.kv),
+            align="left",
+        ),
+        Column(
+            title="Used",
+            width=5,
+            cell=lambda row: line(words.percent(used_ratio(row.worker.kv))),
+            sort_key=lambda row: used_ratio(row.worker.kv),
+        ),
+        Column(
+            title="Hand-off/s",
+            width=10,
+            cell=lambda row: line(words.size(row.activity.rate("handoff_bytes"))),
+            sort_key=lambda row: row.activity.rate("handoff_bytes"),
+            priority=4,
+        ),
+        Column(
+            title="Retract",
+            width=7,
+            cell=lambda row: line(words.short(row.worker.retractions)),
+            sort_key=lambda row: row.worker.retractions,
+            priority=7,
+        ),
+        Column(title="Restarts", width=8, cell=_restarts, sort_key=lambda row: row.worker.restarts, priority=1),
+    ),
+    rows=_rows,
+    key=lambda row: row.worker.id,
+    detail=_detail,
+    record=lambda row: asdict(row.worker),
+    empty="The deployment names no workers.",
+)

@@ -1,0 +1,1 @@
+"""Widgets: they draw what the pure modules computed and do nothing else."""
