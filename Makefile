@@ -8,7 +8,7 @@ DEPLOYMENT ?= models/tiny-agents.toml
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check install lock clean bench-cluster bench-router bench-train bench-tui
+.PHONY: help run test tmux check install lock clean bench-cluster bench-router bench-train bench-tui
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,8 +17,13 @@ help: ## list the targets
 run: $(READY) ## serve the tiny family on http://127.0.0.1:30000
 	@exec $(BIN)/prefillshare launch $(DEPLOYMENT) $(ARGS)
 
-test: check ## everything of check, then all tests
+test: check tmux ## everything of check, then all tests
 	$(BIN)/python -m pytest $(ARGS)
+
+# The dashboard is tested in a real terminal.
+tmux:
+	@command -v tmux >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq tmux >/dev/null; } \
+		|| { echo 'error: the tests of the dashboard need tmux: install it (Debian: apt install tmux)' >&2; exit 1; }
 
 check: $(READY) ## format, lint, types, import contracts
 	$(BIN)/ruff format --check
