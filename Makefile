@@ -11,7 +11,7 @@ ARGS ?=
 .PHONY: help run test tmux check install lock clean bench-cluster bench-router bench-train bench-tui
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo '  make run DEPLOYMENT=my.toml ARGS="--port 8000" serves another file with other options'
 
 run: $(READY) ## serve the tiny family on http://127.0.0.1:30000
