@@ -24,6 +24,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 from typing import Any
 
 from sglang_patches.names import FORKED_VARIABLE
@@ -105,6 +106,7 @@ def _become_engine(request: dict[str, Any]) -> None:
     try:
         _write_output_to(request["log"])
         os.environ.update(request["environment"], **{FORKED_VARIABLE: "1"})
+        tempfile.tempdir = None  # the server's choice is remembered there; the engine has a folder of its own
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         _seed_again()

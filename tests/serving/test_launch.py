@@ -41,6 +41,8 @@ class Launched:
     def __init__(self, file: Path) -> None:
         self.port = free_port()
         self.segments_before = set(os.listdir("/dev/shm"))
+        self.temporary = file.parent / "tmp"
+        self.temporary.mkdir()
         self.stderr = file.parent / "launch.err"
         with self.stderr.open("w") as stderr:
             self.process = subprocess.Popen(
@@ -48,7 +50,7 @@ class Launched:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
-                env={**os.environ, "XDG_STATE_HOME": str(file.parent / "state")},
+                env={**os.environ, "XDG_STATE_HOME": str(file.parent / "state"), "TMPDIR": str(self.temporary)},
             )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -113,6 +115,7 @@ def test_sigterm_lets_a_running_request_finish_and_leaves_nothing(launched: Laun
     assert _group_members(group) == []
     with pytest.raises(httpx.ConnectError):
         httpx.get(launched.ready["url"])
+    assert not list(launched.temporary.rglob("*.db")), "files of the processes' metrics"
     assert not [name for name in set(os.listdir("/dev/shm")) - launched.segments_before if f"-{group}-" in name]
 
 
