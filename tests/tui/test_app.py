@@ -21,7 +21,7 @@ NUM_SECONDS = 6
 Steps = Callable[[Pilot[Any], Dashboard], Awaitable[None]]
 
 
-def drive(app: Dashboard, steps: Steps, size: tuple[int, int] = (120, 40)) -> None:
+def drive(app: Dashboard, steps: Steps, size: tuple[int, int] = (80, 24)) -> None:
     async def run() -> None:
         async with app.run_test(size=size) as pilot, asyncio.timeout(60):
             await steps(pilot, app)
