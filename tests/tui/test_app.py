@@ -23,7 +23,7 @@ Steps = Callable[[Pilot[Any], Dashboard], Awaitable[None]]
 
 def drive(app: Dashboard, steps: Steps, size: tuple[int, int] = (80, 24)) -> None:
     async def run() -> None:
-        async with app.run_test(size=size) as pilot, asyncio.timeout(60):
+        async with app.run_test(size=size) as pilot, asyncio.timeout(120):
             await steps(pilot, app)
 
     asyncio.run(run())
