@@ -25,6 +25,7 @@ from prefillshare.observe.observer import Observed, Observer
 from prefillshare.observe.sessions import Prompt
 from sglang_patches.call_report import noted
 from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker, worker_role
+from sglang_patches.model_names import served_names
 from sglang_patches.names import MODULE_HEADER, SESSION_HEADER
 
 
@@ -59,8 +60,11 @@ def _session_name(obj: Any, request: Any) -> str | None:
     return request.headers.get(SESSION_HEADER) or getattr(obj, "session_id", None) or user
 
 
-def _begin(manager: Any, obj: Any, session: str | None) -> Observed:
+def _begin(manager: Any, obj: Any, session: str | None) -> Observed | None:
+    """The observation of one request; None when it names an adapter that is not there, and is refused in a moment."""
     given = obj.routing_key if is_prefill_worker() else obj.lora_path
+    if obj.lora_path and obj.lora_path not in served_names(manager)[1]:
+        return None
     # Sessions are the router's business where there is one.
     prompt = _prompt(obj) if worker_role() == "null" else Prompt(data=b"")
     return observer_of(manager).begin(given or manager.served_model_name, session=session, prompt=prompt)

@@ -19,6 +19,7 @@ Kind = Literal[
 MAX_EVENTS = 200
 PAUSE_S = 1.0
 """Events of one kind about one subject within so many seconds are counted, and told with the next one."""
+MAX_MESSAGE = 400
 _MAX_SUBJECTS = 1000
 
 
@@ -60,6 +61,7 @@ class Events:
         if num_untold:
             message = f"{message} (and {num_untold} more before)"
         self._num_told += 1
+        message = message if len(message) <= MAX_MESSAGE else message[: MAX_MESSAGE - 3] + "..."
         self._events.append(Event(id=self._num_told, time=now, kind=kind, subject=subject, message=message))
 
     def as_list(self) -> list[dict[str, Any]]:

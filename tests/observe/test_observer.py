@@ -2,7 +2,7 @@
 
 import pytest
 
-from prefillshare.observe.events import MAX_EVENTS, Events
+from prefillshare.observe.events import MAX_EVENTS, MAX_MESSAGE, Events
 from prefillshare.observe.observer import HandOffs, Observer
 from prefillshare.observe.sessions import Prompt
 from prefillshare.observe.state import ModuleFacts, deployment_state
@@ -100,10 +100,11 @@ def test_events_are_numbered_kept_to_a_limit_and_not_told_in_floods() -> None:
     assert [(one["id"], one["subject"]) for one in told] == [(1, "math"), (2, "tool"), (3, "math")]
     assert told[2]["message"] == "too many (and 4 more before)"
     for number in range(2 * MAX_EVENTS):
-        events.tell("error", f"w{number}", "broke")
+        events.tell("error", f"w{number}", "broke " * 1000)
     told = events.as_list()
     assert len(told) == MAX_EVENTS
     assert told[-1]["id"] == 3 + 2 * MAX_EVENTS
+    assert len(told[-1]["message"]) == MAX_MESSAGE
     assert [one["id"] for one in told] == sorted(one["id"] for one in told)
 
 
