@@ -21,9 +21,9 @@ NUM_SECONDS = 6
 Steps = Callable[[Pilot[Any], Dashboard], Awaitable[None]]
 
 
-def drive(app: Dashboard, steps: Steps, size: tuple[int, int] = (120, 40)) -> None:
+def drive(app: Dashboard, steps: Steps, size: tuple[int, int] = (80, 24)) -> None:
     async def run() -> None:
-        async with app.run_test(size=size) as pilot, asyncio.timeout(60):
+        async with app.run_test(size=size) as pilot, asyncio.timeout(120):
             await steps(pilot, app)
 
     asyncio.run(run())
@@ -231,6 +231,18 @@ def test_every_action_can_be_found_by_name() -> None:
         await until(pilot, lambda: isinstance(app.screen, SessionsScreen))
 
     drive(dashboard(snapshots(2)), steps)
+
+
+@pytest.mark.parametrize("size", [(20, 5), (60, 15), (300, 90)], ids=lambda size: f"{size[0]}x{size[1]}")
+def test_odd_terminals_break_nothing(size: tuple[int, int]) -> None:
+    async def steps(pilot: Pilot[Any], app: Dashboard) -> None:
+        await settled(pilot, app)
+        for key in "12345":
+            await pilot.press(key)
+            await pilot.pause()
+        assert app.current_mode == "events"
+
+    drive(dashboard(snapshots(NUM_SECONDS, num_workers=6)), steps, size)
 
 
 def test_help_opens_and_closes() -> None:

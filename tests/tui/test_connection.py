@@ -88,7 +88,7 @@ def test_stale_disconnected_and_back_by_itself(server: Server) -> None:
     async def run() -> None:
         client = StateClient(server.deployment.url, KEY, timeout_s=60)
         app = Dashboard(client, interval_s=0.1)
-        async with app.run_test(size=(120, 40)) as pilot, asyncio.timeout(60):
+        async with app.run_test(size=(120, 40)) as pilot, asyncio.timeout(120):
             await until(pilot, lambda: "LIVE" in drawn(app))
             server.deployment.manner = "hang"
             await until(pilot, lambda: "STALE" in drawn(app))
@@ -113,7 +113,7 @@ def test_a_server_that_comes_later_is_found(server: Server) -> None:
 
     async def run() -> None:
         app = Dashboard(StateClient(server.deployment.url, KEY), interval_s=0.1)
-        async with app.run_test(size=(80, 24)) as pilot, asyncio.timeout(60):
+        async with app.run_test(size=(80, 24)) as pilot, asyncio.timeout(120):
             while "No server answers" not in str(app.screen.query_one("#waiting", Static).visual):
                 await pilot.pause(0.02)
             server.start()

@@ -41,7 +41,7 @@ async def seen(pilot: Pilot[Any]) -> Dashboard:
     """Wait until the dashboard showed the script's snapshot."""
     app = pilot.app
     assert isinstance(app, Dashboard)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while not app.num_snapshots:
             await pilot.pause()
     await pilot.pause()
@@ -56,6 +56,7 @@ def test_screen(
     async def look(pilot: Pilot[Any]) -> None:
         await seen(pilot)
         await pilot.press(str(key))
+        await pilot.pause()
         await pilot.pause()
 
     assert snap_compare(dashboard(states[-1:], seen=states[:-1]), terminal_size=size, run_before=look)
@@ -100,7 +101,7 @@ def test_disconnected(snap_compare: Compare, states: Sequence[Snapshot]) -> None
 
     async def look(pilot: Pilot[Any]) -> None:
         await seen(pilot)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             while not app.link.error:
                 await pilot.pause()
         await pilot.pause()
@@ -112,7 +113,7 @@ def test_never_connected(snap_compare: Compare) -> None:
     app = dashboard([FeedError("no server answers at http://127.0.0.1:30000: start one with `prefillshare launch`")])
 
     async def look(pilot: Pilot[Any]) -> None:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             while not app.link.error:
                 await pilot.pause()
         await pilot.pause()

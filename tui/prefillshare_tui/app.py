@@ -3,6 +3,7 @@
 import asyncio
 import re
 import signal
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -101,8 +102,9 @@ class Dashboard(App[Leaving]):
         self.set_reactive(Dashboard.now, self.clock.now())
         self.set_interval(_TICK_S, self.tick)
         self.run_worker(self._feed.run(), name="feed")
-        # Whoever ends the process finds the terminal as it was.
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.exit)
+        if threading.current_thread() is threading.main_thread():
+            # Whoever ends the process finds the terminal as it was.
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.exit)
 
     async def on_unmount(self) -> None:
         """Close the connections."""

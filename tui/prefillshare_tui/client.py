@@ -11,6 +11,7 @@ from prefillshare_tui.snapshot import Snapshot
 DEFAULT_URL = "http://127.0.0.1:30000"
 STATE_PATH = "/deployment/state"
 _CONNECT_TIMEOUT_S = 3.0
+_KEEP_ALIVE_S = 2.0
 _MAX_REPLY_BYTES = 64 << 20
 
 
@@ -37,7 +38,11 @@ class StateClient:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         timeout = httpx.Timeout(timeout_s, connect=_CONNECT_TIMEOUT_S)
         # No proxy from the environment: a deployment is mostly on this machine or behind a tunnel.
-        self._http = httpx.AsyncClient(base_url=self.url, headers=headers, timeout=timeout, trust_env=False)
+        # Connections are closed before the server does it, which would look like an answer broken off.
+        limits = httpx.Limits(keepalive_expiry=_KEEP_ALIVE_S)
+        self._http = httpx.AsyncClient(
+            base_url=self.url, headers=headers, timeout=timeout, limits=limits, trust_env=False
+        )
 
     async def fetch(self) -> Snapshot:
         """Return the state now.
