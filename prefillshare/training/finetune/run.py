@@ -94,8 +94,9 @@ class Finetune:
         trainer = CacheConditionedTrainer(modules, examples, self.training, self.directory)
         if is_main:
             trainer.add_callback(Watch(self.training.name, trainer, self.directory.log, self.reporter))
-        self._measure(trainer, "before", is_main=is_main)
         checkpoint = self.directory.last_checkpoint()
+        if checkpoint is None and not trainer.is_fsdp_enabled:  # a sharded model is on its devices only later
+            self._measure(trainer, "before", is_main=is_main)
         if checkpoint and is_main:
             self.reporter.say(f"goes on from {checkpoint.name}")
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
