@@ -10,7 +10,7 @@ from typing import Any
 
 from prefillshare.config.training import Training
 from prefillshare.training.data.prepare import Prepared, prepare
-from prefillshare.training.finetune.estimate import Estimate, estimate
+from prefillshare.training.finetune.estimate import Estimate, device_memory, estimate
 from prefillshare.training.finetune.examples import Examples, read_examples, write_examples
 from prefillshare.training.finetune.models import load_modules, load_tokenizer, locate_base
 from prefillshare.training.finetune.output import RunDirectory, check_same_run, config_record, disk_errors
@@ -171,4 +171,5 @@ def _estimate_figures(needed: Estimate) -> dict[str, int]:
         "num_trained": needed.num_trained,
         "memory_bytes": needed.total_bytes,
         "activation_bytes": needed.activation_bytes,
+        "device_bytes": device_memory()[1],
     }
