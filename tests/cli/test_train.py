@@ -40,6 +40,7 @@ def test_a_dry_run_says_what_is_needed_and_leaves_nothing(training_file: Path) -
     # Rank 32 on seven projections of two layers of a model of width 32.
     assert plan["num_trained"] == 2 * 32 * (2 * (32 + 32) + 2 * (32 + 16) + 3 * (32 + 64))
     assert plan["memory_bytes"] > 4 * plan["num_parameters"] + 16 * plan["num_trained"]
+    assert plan["device_bytes"] > plan["memory_bytes"]
     assert not (training_file.parent / "out").exists()
 
 

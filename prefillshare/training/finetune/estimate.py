@@ -5,6 +5,7 @@ transformers' Llama-like layers keep for the backward pass; `make bench-train` m
 """
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,12 +41,29 @@ class Estimate:
 
     def lines(self) -> list[str]:
         """The estimate for people."""
+        device, has_bytes = device_memory()
+        verdict = (
+            ""
+            if self.total_bytes < has_bytes
+            else ': it will not fit; set gradient_checkpointing = true, lower size or max_tokens, or use kind = "lora"'
+        )
         return [
             f"model     {self.num_parameters:,} parameters, {self.num_trained:,} of them or beside them trained",
             f"steps     {self.num_steps:,} on one device",
             f"memory    {_gib(self.total_bytes)}: weights {_gib(self.weight_bytes)}, gradients and optimizer "
             f"{_gib(self.state_bytes)}, activations {_gib(self.activation_bytes)} in the largest pass",
+            f"device    {device} with {_gib(has_bytes)}{verdict}",
         ]
+
+
+def device_memory() -> tuple[str, int]:
+    """Name and memory in bytes of the device that a run would use."""
+    import torch
+
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        return properties.name, properties.total_memory
+    return "CPU", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def estimate(training: Training, base: Path, examples: Examples) -> Estimate:

@@ -10,7 +10,7 @@ from typing import Any
 
 from prefillshare.config.training import Training
 from prefillshare.training.data.prepare import Prepared, prepare
-from prefillshare.training.finetune.estimate import Estimate, estimate
+from prefillshare.training.finetune.estimate import Estimate, device_memory, estimate
 from prefillshare.training.finetune.examples import Examples, read_examples, write_examples
 from prefillshare.training.finetune.models import load_modules, load_tokenizer, locate_base
 from prefillshare.training.finetune.output import RunDirectory, check_same_run, config_record, disk_errors
@@ -94,8 +94,9 @@ class Finetune:
         trainer = CacheConditionedTrainer(modules, examples, self.training, self.directory)
         if is_main:
             trainer.add_callback(Watch(self.training.name, trainer, self.directory.log, self.reporter))
-        self._measure(trainer, "before", is_main=is_main)
         checkpoint = self.directory.last_checkpoint()
+        if checkpoint is None and not trainer.is_fsdp_enabled:  # a sharded model is on its devices only later
+            self._measure(trainer, "before", is_main=is_main)
         if checkpoint and is_main:
             self.reporter.say(f"goes on from {checkpoint.name}")
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -170,4 +171,5 @@ def _estimate_figures(needed: Estimate) -> dict[str, int]:
         "num_trained": needed.num_trained,
         "memory_bytes": needed.total_bytes,
         "activation_bytes": needed.activation_bytes,
+        "device_bytes": device_memory()[1],
     }
