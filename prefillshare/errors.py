@@ -31,3 +31,7 @@ class TrainingError(PrefillShareError):
 
 class EvaluationError(PrefillShareError):
     """An evaluation cannot run, or its sandbox failed."""
+
+
+class BenchError(PrefillShareError):
+    """A measurement cannot be made, or continued, as asked."""
