@@ -91,7 +91,9 @@ def _cache_figures(run: RunRecord, good: Sequence[CallRecord], accounting: Accou
     prompt, unique = accounting.prompt_tokens, accounting.unique_tokens
     cached = _sum_or_none([call.cached_tokens for call in good], 1)
     # What the engines counted wins over what the answers say: a prompt may be computed twice.
-    prefilled = run.prefilled_tokens if run.prefilled_tokens is not None else None if cached is None else prompt - cached
+    prefilled = (
+        run.prefilled_tokens if run.prefilled_tokens is not None else None if cached is None else prompt - cached
+    )
     return {
         "hit_ratio": None if prefilled is None or not prompt else 1 - prefilled / prompt,
         "ideal_shared_ratio": accounting.shared_tokens / prompt if prompt else None,
