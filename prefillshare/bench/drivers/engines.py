@@ -1,0 +1,89 @@
+"""What engines say of themselves: KV in use, tokens prefilled; and how to empty their caches."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from prefillshare.bench.records import KvSample
+from prefillshare.bench.systems.base import Engine
+from prefillshare.errors import BenchError
+from prefillshare.serving.options import auth_header
+
+SAMPLE_S = 0.25
+_SETTLE_S = 0.1
+_WAIT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """All engines of a system at one moment."""
+
+    used_tokens: int
+    """Tokens of KV that requests hold."""
+    prefilled_tokens: int
+    """Prompt tokens computed since the engines started."""
+    num_requests: int
+    """Requests that run or wait."""
+
+
+class Watcher:
+    """Asks the engines of a system."""
+
+    def __init__(self, http: aiohttp.ClientSession, engines: Sequence[Engine]) -> None:
+        self._http = http
+        self._engines = engines
+
+    async def level(self) -> Level:
+        """How full the engines are now."""
+        loads = [load for loads in await asyncio.gather(*map(self._loads, self._engines)) for load in loads]
+        return Level(
+            used_tokens=sum(int(load["num_used_tokens"]) for load in loads),
+            prefilled_tokens=sum(int(load["total_prefill_uncached_tokens"]) for load in loads),
+            num_requests=sum(int(load["num_running_reqs"]) + int(load["num_waiting_reqs"]) for load in loads),
+        )
+
+    async def settled(self) -> Level:
+        """The level once all requests have ended and what the engines say does not change any more.
+
+        Raises: BenchError when that takes too long.
+        """
+        before = await self.level()
+        for _ in range(int(_WAIT_S / _SETTLE_S)):
+            await asyncio.sleep(_SETTLE_S)
+            now = await self.level()
+            if now == before and now.num_requests == 0:
+                return now
+            before = now
+        raise BenchError(
+            f"{before.num_requests} requests did not end within {_WAIT_S:.0f} s: look at the engines' logs"
+        )
+
+    async def watch(self, now_s: Callable[[], float], samples: list[KvSample]) -> None:
+        """Add samples until cancelled."""
+        while self._engines:
+            samples.append(KvSample(at_s=now_s(), tokens=(await self.level()).used_tokens))
+            await asyncio.sleep(SAMPLE_S)
+
+    async def flush(self) -> None:
+        """Empty the prefix caches.
+
+        Raises: BenchError when an engine does not become idle enough for it.
+        """
+        for engine in self._engines:
+            for _ in range(int(_WAIT_S / _SETTLE_S)):
+                async with self._http.post(f"{engine.url}/flush_cache", headers=auth_header(engine.api_key)) as reply:
+                    if reply.status == 200:
+                        break
+                await asyncio.sleep(_SETTLE_S)
+            else:
+                raise BenchError(f"the cache of {engine.url} could not be emptied: look at the engine's log")
+
+    async def _loads(self, engine: Engine) -> list[dict[str, Any]]:
+        async with self._http.get(f"{engine.url}/v1/loads", headers=auth_header(engine.api_key)) as reply:
+            if reply.status != 200:
+                raise BenchError(f"{engine.url}/v1/loads answered {reply.status}: look at the engine's log")
+            loads: list[dict[str, Any]] = (await reply.json())["loads"]
+            return loads
