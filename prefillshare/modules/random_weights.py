@@ -165,7 +165,7 @@ def _normal(rng: np.random.Generator, shape: tuple[int, ...], std: float) -> np.
 
 def _write_shard(file: Path, tensors: Tensors, dtype: str) -> int:
     """Write one file of weights; return its size in bytes."""
-    data = {
+    data: dict[str, Any] = {
         name: {"dtype": dtype, "shape": list(tensor.shape), "data": _bytes(tensor, dtype)}
         for name, tensor in tensors.items()
     }

@@ -53,7 +53,7 @@ def read_trace(file: Path, limit: int) -> list[TraceCall]:
 
     Raises: BenchError.
     """
-    calls = []
+    calls: list[TraceCall] = []
     try:
         with file.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
