@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from prefillshare.cli import ask, chat, doctor, launch, models, ps
+from prefillshare.cli import ask, bench, chat, doctor, launch, models, ps
 from prefillshare.cli.errors import DEBUG_VARIABLE, run_reporting_errors
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command("launch")(launch.launch)
 app.command("ask")(ask.ask)
 app.command("chat")(chat.chat)
 app.command("ps")(ps.ps)
+app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
 app.add_typer(models.app, name="models")
 
