@@ -83,7 +83,8 @@ def summarise(workload: Workload, run: RunRecord, slo: Slo) -> Summary:
         **_cache_figures(run, good, accounting),
         "kv_peak_tokens": max((sample.tokens for sample in run.kv), default=None),
         "handoff_mb": _sum_or_none([call.handoff_bytes for call in good], 1e-6),
-        "num_failures": len(run.calls) - len(good),
+        # A failed call ends its session: what was never sent has failed, too.
+        "num_failures": workload.num_calls - len(good),
     }
 
 
