@@ -62,7 +62,7 @@ def _result(plan: Plan, store: Store, runner: Runner, num_modules: int, load: Lo
     if not runs:
         return None
     workload = runner.workload(num_modules, load)
-    summaries = [summarise(workload, run.record, plan.slo) for run in runs]
+    summaries = [summarise(workload, run.record, plan.slo, shares=runner.shares(system)) for run in runs]
     return Result(num_modules=num_modules, load=load, system=system, figures=_spreads(summaries), runs=runs)
 
 

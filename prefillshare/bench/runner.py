@@ -64,6 +64,10 @@ class Runner:
         for group in self.pending:
             self._run_group(group, progress)
 
+    def shares(self, system: str) -> bool | None:
+        """Whether a system prefills once for all modules."""
+        return self._systems[system].shares
+
     def deployment(self, num_modules: int) -> Deployment:
         """What the systems serve."""
         if num_modules not in self._deployments:

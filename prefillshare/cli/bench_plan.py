@@ -71,11 +71,13 @@ def make_plan(options: BenchOptions) -> Plan:
     sizes: dict[str, Any] = _given(options.sizes)
     if options.output_tokens is not None:
         sizes["output_tokens"] = _numbers("--output-tokens", options.output_tokens, int)
+    systems = tuple(name for name in options.systems.split(",") if name)
     return Plan(
         workload=options.workload,
         file=options.file.resolve() if options.file else None,
-        family=options.family or preset.family,
-        systems=tuple(name for name in options.systems.split(",") if name),
+        # Where nothing is started, only the number of modules counts.
+        family=options.family or (preset.family if systems else "tiny"),
+        systems=systems,
         endpoints=options.endpoints,
         module_counts=_numbers("--modules", options.modules, int),
         loads=_loads(options, preset),

@@ -51,7 +51,7 @@ def _run() -> RunRecord:
 
 
 def test_figures_of_a_run() -> None:
-    figures = summarise(_workload(), _run(), SLO)
+    figures = summarise(_workload(), _run(), SLO, shares=True)
     # Latencies 0.30, 0.90, 0.65; times to first token 0.25, 0.40, 0.60.
     assert figures["latency_p50_s"] == pytest.approx(0.65)
     assert figures["latency_p95_s"] == figures["latency_p99_s"] == pytest.approx(0.90)
@@ -68,6 +68,7 @@ def test_figures_of_a_run() -> None:
     assert figures["hit_ratio"] == 1 - 13 / 16
     assert figures["ideal_shared_ratio"] == 4 / 16
     assert figures["ideal_own_ratio"] == 0
+    assert figures["hit_of_ideal"] == (1 - 13 / 16) / (4 / 16)
     assert figures["prefill_per_unique"] == 13 / 12
     assert figures["cross_module_share"] == 1.0
     assert figures["kv_peak_tokens"] == 11
@@ -79,13 +80,13 @@ def test_calls_that_were_never_sent_have_failed() -> None:
     run = _run()
     run.calls[2].error = "HTTP 503"
     del run.calls[3]
-    assert summarise(_workload(), run, SLO)["num_failures"] == 2
+    assert summarise(_workload(), run, SLO, shares=True)["num_failures"] == 2
 
 
 def test_without_the_engines_word_the_answers_count() -> None:
     run = _run()
     run.prefilled_tokens = None
-    figures = summarise(_workload(), run, SLO)
+    figures = summarise(_workload(), run, SLO, shares=True)
     assert figures["hit_ratio"] == 4 / 16
     assert figures["prefill_per_unique"] == 1.0
 
@@ -95,13 +96,26 @@ def test_what_nobody_says_is_missing() -> None:
     run.prefilled_tokens, run.kv = None, []
     for call in run.calls:
         call.cached_tokens = call.handoff_bytes = None
-    figures = summarise(_workload(), run, SLO)
+    figures = summarise(_workload(), run, SLO, shares=True)
     for key in ("hit_ratio", "prefill_per_unique", "cross_module_share", "kv_peak_tokens", "handoff_mb"):
         assert figures[key] is None
 
 
+def test_a_cache_per_module_is_held_against_its_own_ideal() -> None:
+    run = _run()
+    run.calls[2].module = "a"  # its own prompt of 4 tokens and answer of 2 come back, with 2 new tokens
+    figures = summarise(_workload(), run, SLO, shares=False)
+    assert figures["ideal_own_ratio"] == 6 / 16
+    assert figures["hit_of_ideal"] == (1 - 13 / 16) / (6 / 16)
+    assert figures["cross_module_share"] == 0.0
+
+
+def test_of_an_endpoint_nobody_knows_whose_hits_they_are() -> None:
+    assert summarise(_workload(), _run(), SLO, shares=None)["cross_module_share"] is None
+
+
 def test_every_figure_of_the_table_is_computed() -> None:
-    assert set(summarise(_workload(), _run(), SLO)) == {figure.key for figure in FIGURES}
+    assert set(summarise(_workload(), _run(), SLO, shares=True)) == {figure.key for figure in FIGURES}
 
 
 def test_records_survive_json() -> None:

@@ -1,11 +1,10 @@
 """The ideal hit ratio, against brute force and against the formula of the paper."""
 
 import random
-from itertools import pairwise
 
 import pytest
 
-from prefillshare.bench.metrics.prefixes import Accounting, account, ideal_own_ratio, ideal_shared_ratio, prompts_of
+from prefillshare.bench.metrics.prefixes import Accounting, ideal_own_ratio, ideal_shared_ratio, prompts_of
 from prefillshare.bench.records import CallRecord
 from prefillshare.bench.workloads.base import Shape, Workload
 from prefillshare.bench.workloads.factory import make_workload
@@ -28,7 +27,7 @@ def test_accounting_equals_brute_force(seed: int) -> None:
         module, output = rng.choice(MODULES), [rng.randrange(2) for _ in range(3)]
         limit = len(prompt) - 1
         shared += min(limit, max((_common(prompt, before) for _, before, _ in seen), default=0))
-        mine = [before + answer[:-1] for name, before, answer in seen if name == module]
+        mine = [before + answer for name, before, answer in seen if name == module]
         own += min(limit, max((_common(prompt, before) for before in mine), default=0))
         unique |= {tuple(prompt[: end + 1]) for end in range(len(prompt))}
         accounting.add(module, prompt, output, None)
@@ -57,19 +56,19 @@ def _calls(workload: Workload) -> list[CallRecord]:
 
 @pytest.mark.parametrize("num_modules", [1, 2, 3])
 def test_react_reaches_the_formula_of_the_paper(num_modules: int) -> None:
-    # Answers of one token are never in a module's cache: what it keeps is its prompts, as in the formula.
-    shape = Shape(num_sessions=1, start_tokens=40, growth_tokens=6, output_tokens=(1,), turns=9)
+    shape = Shape(num_sessions=1, start_tokens=40, growth_tokens=4, output_tokens=(3,), turns=9)
     workload = make_workload("react", shape, MODULES[:num_modules])
-    calls = _calls(workload)
-    growth = 7
+    calls, growth = _calls(workload), 7
     start = 40 - growth  # the formula counts calls from 1, and call 1 has start + growth tokens
-    for number, (before, after) in enumerate(pairwise(range(len(calls))), start=2):
-        known, now = account(workload, calls[: before + 1]), account(workload, calls[: after + 1])
-        prompt = now.prompt_tokens - known.prompt_tokens
-        assert prompt == start + number * growth
-        assert (now.shared_tokens - known.shared_tokens) / prompt == ideal_shared_ratio(start, growth, number)
-        own = (now.own_tokens - known.own_tokens) / prompt
-        assert own == ideal_own_ratio(start, growth, number, num_modules)
+    accounting, before = Accounting(), (0, 0, 0)
+    for number, (call, prompt) in enumerate(zip(calls, prompts_of(workload, calls), strict=True), start=1):
+        accounting.add(call.module, prompt, (), None)  # the formula knows no generated tokens in a module's cache
+        now = (accounting.prompt_tokens, accounting.shared_tokens, accounting.own_tokens)
+        total, shared, own = (value - earlier for value, earlier in zip(now, before, strict=True))
+        assert total == start + number * growth
+        assert shared / total == (ideal_shared_ratio(start, growth, number) if number > 1 else 0)
+        assert own / total == ideal_own_ratio(start, growth, number, num_modules)
+        before = now
 
 
 def test_prompts_are_put_together_again_with_roles_and_answers() -> None:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,7 @@ def test_react_grows_by_the_same_and_takes_turns() -> None:
         assert [step.module for step in session.steps] == ["a", "b", "c", "a", "b", "c"]
         prompts = _prompts(session)
         assert [len(prompt) for prompt in prompts] == [50 + 11 * call for call in range(6)]
-        assert all(after[: len(before)] == before for before, after in zip(prompts, prompts[1:], strict=False))
+        assert all(after[: len(before)] == before for before, after in pairwise(prompts))
     starts = [session.steps[0].added for session in workload.sessions]
     assert len({start[:10] for start in starts}) == len(starts)
 

@@ -77,8 +77,8 @@ class Accounting:
         for node in known[: min(cached_tokens or 0, limit)]:
             self.cross_tokens += self._shared.owner(node) != module
         self._shared.put(prompt, module)
-        # The KV of the last generated token is never computed.
-        own.put([*prompt, *output[:-1]], module)
+        # SGLang keeps generated tokens under the module's name; with the overlap schedule, even the last one's KV.
+        own.put([*prompt, *output], module)
 
 
 def account(workload: Workload, calls: Sequence[CallRecord]) -> Accounting:

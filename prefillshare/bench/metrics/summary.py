@@ -56,6 +56,7 @@ FIGURES = (
     Figure(key="hit_ratio", title="prefix hit ratio", digits=4, is_better="higher"),
     Figure(key="ideal_shared_ratio", title="ideal, one shared cache", digits=4),
     Figure(key="ideal_own_ratio", title="ideal, a cache per module", digits=4),
+    Figure(key="hit_of_ideal", title="hit ratio, of the system's ideal", digits=4, is_better="higher"),
     Figure(key="prefill_per_unique", title="prefilled per unique prompt token", digits=4, is_better="lower"),
     Figure(key="cross_module_share", title="cross-module share of hits", digits=4),
     Figure(key="kv_peak_tokens", title="KV peak [tokens]", digits=0, is_better="lower"),
@@ -68,8 +69,8 @@ Summary = dict[str, float | None]
 """Figures by key; None where a system does not say."""
 
 
-def summarise(workload: Workload, run: RunRecord, slo: Slo) -> Summary:
-    """The figures of one run."""
+def summarise(workload: Workload, run: RunRecord, slo: Slo, *, shares: bool | None) -> Summary:
+    """The figures of one run; `shares` is whether the system prefills once for all modules, None if nobody knows."""
     good = [call for call in run.calls if call.error is None]
     accounting = account(workload, run.calls)
     return {
@@ -80,7 +81,7 @@ def summarise(workload: Workload, run: RunRecord, slo: Slo) -> Summary:
         "output_tokens_per_s": sum(len(call.output) for call in good) / run.wall_s,
         "calls_per_s": len(good) / run.wall_s,
         "goodput_calls_per_s": sum(slo.is_met(call) for call in good) / run.wall_s,
-        **_cache_figures(run, good, accounting),
+        **_cache_figures(run, good, accounting, shares),
         "kv_peak_tokens": max((sample.tokens for sample in run.kv), default=None),
         "handoff_mb": _sum_or_none([call.handoff_bytes for call in good], 1e-6),
         # A failed call ends its session: what was never sent has failed, too.
@@ -88,20 +89,34 @@ def summarise(workload: Workload, run: RunRecord, slo: Slo) -> Summary:
     }
 
 
-def _cache_figures(run: RunRecord, good: Sequence[CallRecord], accounting: Accounting) -> Summary:
+def _cache_figures(run: RunRecord, good: Sequence[CallRecord], accounting: Accounting, shares: bool | None) -> Summary:
     prompt, unique = accounting.prompt_tokens, accounting.unique_tokens
     cached = _sum_or_none([call.cached_tokens for call in good], 1)
     # What the engines counted wins over what the answers say: a prompt may be computed twice.
     prefilled = (
         run.prefilled_tokens if run.prefilled_tokens is not None else None if cached is None else prompt - cached
     )
-    return {
-        "hit_ratio": None if prefilled is None or not prompt else 1 - prefilled / prompt,
+    hit_ratio = None if prefilled is None or not prompt else 1 - prefilled / prompt
+    ideals = {
         "ideal_shared_ratio": accounting.shared_tokens / prompt if prompt else None,
         "ideal_own_ratio": accounting.own_tokens / prompt if prompt else None,
-        "prefill_per_unique": None if prefilled is None or not unique else prefilled / unique,
-        "cross_module_share": accounting.cross_tokens / cached if cached else None if cached is None else 0.0,
     }
+    ideal = ideals["ideal_own_ratio" if shares is False else "ideal_shared_ratio"]
+    return {
+        "hit_ratio": hit_ratio,
+        **ideals,
+        "hit_of_ideal": None if hit_ratio is None or not ideal else hit_ratio / ideal,
+        "prefill_per_unique": None if prefilled is None or not unique else prefilled / unique,
+        "cross_module_share": _cross_share(accounting, cached, shares),
+    }
+
+
+def _cross_share(accounting: Accounting, cached: float | None, shares: bool | None) -> float | None:
+    """Share of the hits on tokens that were first prefilled for another module."""
+    if cached is None or shares is None:
+        return None
+    # A cache per module has none of them by its nature, although others may have prefilled the same tokens earlier.
+    return accounting.cross_tokens / cached if cached and shares else 0.0
 
 
 def _percentiles(name: str, values: Iterable[float | None]) -> Summary:

@@ -107,8 +107,8 @@ class System(Protocol):
 
     name: str
     """As on the command line."""
-    shares: bool
-    """Whether it prefills once for all modules; says which ideal its hit ratio is held against."""
+    shares: bool | None
+    """Whether it prefills once for all modules; None where nobody knows. Says which ideal its hits are held against."""
 
     def start(self, setup: Setup) -> contextlib.AbstractContextManager[Running]:
         """Serve while the context is open.

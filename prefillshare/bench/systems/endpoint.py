@@ -10,8 +10,7 @@ from prefillshare.errors import BenchError
 class Endpoint:
     """A server that is neither started nor stopped, and whose cache is not emptied between runs."""
 
-    shares = True
-    """Nobody knows; the table shows both ideals."""
+    shares: bool | None = None
 
     def __init__(self, name: str, url: str, models: tuple[str, ...], api_key: str | None) -> None:
         self.name = name

@@ -15,7 +15,7 @@ class Shared:
     """Colocated, as `prefillshare launch` serves it."""
 
     name = "shared"
-    shares = True
+    shares: bool | None = True
 
     @contextlib.contextmanager
     def start(self, setup: Setup) -> Iterator[Running]:
@@ -40,7 +40,7 @@ class SharedPd:
     """Disaggregated, as `prefillshare launch` serves it: one prefill worker, one decode worker per module."""
 
     name = "shared-pd"
-    shares = True
+    shares: bool | None = True
 
     @contextlib.contextmanager
     def start(self, setup: Setup) -> Iterator[Running]:

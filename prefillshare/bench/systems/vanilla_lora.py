@@ -16,7 +16,7 @@ class VanillaLora:
     """Each adapter prefills for itself."""
 
     name = "vanilla-lora"
-    shares = False
+    shares: bool | None = False
 
     @contextlib.contextmanager
     def start(self, setup: Setup) -> Iterator[Running]:

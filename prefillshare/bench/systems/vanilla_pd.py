@@ -43,7 +43,7 @@ class VanillaPd:
     """One pair per module."""
 
     name = "vanilla-pd"
-    shares = False
+    shares: bool | None = False
 
     @contextlib.contextmanager
     def start(self, setup: Setup) -> Iterator[Running]:

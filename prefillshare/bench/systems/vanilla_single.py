@@ -14,7 +14,7 @@ class VanillaSingle:
     """Nothing is shared but the machine."""
 
     name = "vanilla-single"
-    shares = False
+    shares: bool | None = False
 
     @contextlib.contextmanager
     def start(self, setup: Setup) -> Iterator[Running]:
