@@ -68,6 +68,8 @@ class RunRecord:
     """KV in use over time."""
     prefilled_tokens: int | None = None
     """Prompt tokens that the engines computed; None where they do not say."""
+    memory_gb: float | None = None
+    """Weights, KV pools and graphs of all engines; None where they do not say."""
     fidelity: dict[str, Any] | None = None
     """How many sampled answers equal the reference; None where nothing was compared."""
 

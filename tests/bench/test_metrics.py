@@ -46,7 +46,11 @@ def _run() -> RunRecord:
         CallRecord(session=1, step=1, module="b", due_s=1.0, end_s=1.5, error="HTTP 500"),
     ]
     return RunRecord(
-        calls=calls, wall_s=2.0, kv=[KvSample(at_s=0.1, tokens=7), KvSample(at_s=0.4, tokens=11)], prefilled_tokens=13
+        calls=calls,
+        wall_s=2.0,
+        kv=[KvSample(at_s=0.1, tokens=7), KvSample(at_s=0.4, tokens=11)],
+        prefilled_tokens=13,
+        memory_gb=0.25,
     )
 
 
@@ -72,6 +76,7 @@ def test_figures_of_a_run() -> None:
     assert figures["prefill_per_unique"] == 13 / 12
     assert figures["cross_module_share"] == 1.0
     assert figures["kv_peak_tokens"] == 11
+    assert figures["memory_gb"] == 0.25
     assert figures["handoff_mb"] == 3.0
     assert figures["num_failures"] == 1
 

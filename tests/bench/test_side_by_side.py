@@ -1,7 +1,6 @@
 """One real measurement: PrefillShare beside SGLang as released, on the same calls, with every token accounted for."""
 
 import json
-from pathlib import Path
 
 import pytest
 

@@ -59,6 +59,7 @@ async def _measured(
             await watching
     run.wall_s = max((call.end_s or 0.0 for call in run.calls), default=0.0)
     if before is not None:
+        run.memory_gb = before.memory_gb
         run.prefilled_tokens = (await watcher.settled()).prefilled_tokens - before.prefilled_tokens
     for call in run.calls:
         if call.handoff_bytes is None and call.handoff_tokens is not None and running.kv_token_bytes:

@@ -13,6 +13,7 @@ from prefillshare.errors import BenchError
 from prefillshare.serving.options import auth_header
 
 SAMPLE_S = 0.25
+_MEMORY_PARTS = ("weight_gb", "kv_cache_gb", "graph_gb")
 _SETTLE_S = 0.1
 _WAIT_S = 60.0
 
@@ -27,6 +28,8 @@ class Level:
     """Prompt tokens computed since the engines started."""
     num_requests: int
     """Requests that run or wait."""
+    memory_gb: float
+    """Weights, KV pools and graphs of all engines, as they report them."""
 
 
 class Watcher:
@@ -43,6 +46,7 @@ class Watcher:
             used_tokens=sum(int(load["num_used_tokens"]) for load in loads),
             prefilled_tokens=sum(int(load["total_prefill_uncached_tokens"]) for load in loads),
             num_requests=sum(int(load["num_running_reqs"]) + int(load["num_waiting_reqs"]) for load in loads),
+            memory_gb=sum(sum(load["memory"][part] for part in _MEMORY_PARTS) for load in loads),
         )
 
     async def settled(self) -> Level:

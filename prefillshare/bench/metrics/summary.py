@@ -60,6 +60,7 @@ FIGURES = (
     Figure(key="prefill_per_unique", title="prefilled per unique prompt token", digits=4, is_better="lower"),
     Figure(key="cross_module_share", title="cross-module share of hits", digits=4),
     Figure(key="kv_peak_tokens", title="KV peak [tokens]", digits=0, is_better="lower"),
+    Figure(key="memory_gb", title="weights and KV pools [GB]", digits=2, is_better="lower"),
     Figure(key="handoff_mb", title="KV handed off [MB]", digits=1, is_better="lower"),
     Figure(key="num_failures", title="failed calls", digits=0, is_better="lower"),
 )
@@ -83,6 +84,7 @@ def summarise(workload: Workload, run: RunRecord, slo: Slo, *, shares: bool | No
         "goodput_calls_per_s": sum(slo.is_met(call) for call in good) / run.wall_s,
         **_cache_figures(run, good, accounting, shares),
         "kv_peak_tokens": max((sample.tokens for sample in run.kv), default=None),
+        "memory_gb": run.memory_gb,
         "handoff_mb": _sum_or_none([call.handoff_bytes for call in good], 1e-6),
         # A failed call ends its session: what was never sent has failed, too.
         "num_failures": workload.num_calls - len(good),

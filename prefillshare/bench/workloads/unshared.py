@@ -1,6 +1,6 @@
 """Calls without a common prefix: what sharing costs where there is nothing to share."""
 
-from prefillshare.bench.workloads.base import Session, Shape, Step, Workload, in_turn, made_up_tokens
+from prefillshare.bench.workloads.base import FIRST_TOKEN, Session, Shape, Step, Workload, in_turn, made_up_tokens
 
 
 def unshared(shape: Shape, modules: tuple[str, ...]) -> Workload:
@@ -9,7 +9,7 @@ def unshared(shape: Shape, modules: tuple[str, ...]) -> Workload:
     for number in range(shape.num_sessions * shape.turns):
         step = Step(
             module=modules[number % len(modules)],
-            # The number itself comes first, so that not even the first token is shared by chance.
+            # The number itself comes first: no prefix is shared, or, after as many calls as there are tokens, one token.
             added=_apart(shape, number) + made_up_tokens(shape, shape.start_tokens, "unshared", number),
             output_tokens=in_turn(shape.output_tokens, number),
         )
@@ -19,5 +19,5 @@ def unshared(shape: Shape, modules: tuple[str, ...]) -> Workload:
 
 def _apart(shape: Shape, number: int) -> tuple[int, ...]:
     """The digits of `number` as two made-up tokens, with the unit first."""
-    base = shape.vocab_size - 10
-    return (10 + number % base, 10 + number // base % base)
+    base = shape.vocab_size - FIRST_TOKEN
+    return (FIRST_TOKEN + number % base, FIRST_TOKEN + number // base % base)
