@@ -50,7 +50,7 @@ def test_an_interrupted_measurement_keeps_what_is_done_and_goes_on(
     assert 1 <= len(done) < NUM_CELLS
     assert f"prefillshare bench --resume {out}" in told
     assert "prefix hit ratio" in said
-    assert "1 to" in (out / "report.html").read_text() or "to 1 of 3 repeats" in (out / "report.html").read_text()
+    assert "of 3 repeats" in (out / "report.html").read_text()
 
     ended = _run("--resume", str(out))
     assert ended.returncode == 0, ended.stderr
@@ -69,7 +69,9 @@ def test_an_interrupted_measurement_keeps_what_is_done_and_goes_on(
     # Sessions of calls of 30, 39 and 48 tokens, answered by their lengths and with the server's own tokens.
     assert [call["prompt_tokens"] for call in record["calls"]] == [30, 39, 48, 30, 39, 48]
     assert all(len(call["output"]) == 4 and len(call["gaps_s"]) == 3 for call in record["calls"])
-    assert all(call["cached_tokens"] is not None for call in record["calls"])
+    # An endpoint's cache is not emptied, so the first call of a later repeat hits; what it holds is at most n-1.
+    assert all(0 <= call["cached_tokens"] < call["prompt_tokens"] for call in record["calls"])
+    assert record["calls"][2]["cached_tokens"] == 38
 
     again = _run(*arguments)
     assert again.returncode == 8

@@ -11,7 +11,7 @@ from prefillshare.bench.drivers.closed_loop import closed_loop
 from prefillshare.bench.drivers.engines import Watcher
 from prefillshare.bench.drivers.load import Load, poisson_arrivals
 from prefillshare.bench.drivers.open_loop import open_loop
-from prefillshare.bench.records import RunRecord
+from prefillshare.bench.records import CallRecord, RunRecord
 from prefillshare.bench.systems.base import Running
 from prefillshare.bench.workloads.base import Workload
 from prefillshare.errors import BenchError
@@ -61,10 +61,19 @@ async def _measured(
     if before is not None:
         run.memory_gb = before.memory_gb
         run.prefilled_tokens = (await watcher.settled()).prefilled_tokens - before.prefilled_tokens
+    _say_no_hits(run.calls)
     for call in run.calls:
         if call.handoff_bytes is None and call.handoff_tokens is not None and running.kv_token_bytes:
             call.handoff_bytes = call.handoff_tokens * running.kv_token_bytes
     return run
+
+
+def _say_no_hits(calls: list[CallRecord]) -> None:
+    """A server that reports hits leaves them out where there was none."""
+    if any(call.cached_tokens is not None for call in calls):
+        for call in calls:
+            if call.error is None:
+                call.cached_tokens = call.cached_tokens or 0
 
 
 async def _play(player: Player, load: Load, seed: int) -> None:

@@ -9,7 +9,7 @@ def unshared(shape: Shape, modules: tuple[str, ...]) -> Workload:
     for number in range(shape.num_sessions * shape.turns):
         step = Step(
             module=modules[number % len(modules)],
-            # The number itself comes first: no prefix is shared, or, after as many calls as there are tokens, one token.
+            # The number itself comes first, so that no prefix is shared by chance.
             added=_apart(shape, number) + made_up_tokens(shape, shape.start_tokens, "unshared", number),
             output_tokens=in_turn(shape.output_tokens, number),
         )
