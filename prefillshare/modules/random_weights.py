@@ -4,12 +4,12 @@ Written with numpy alone, layer by layer. Random text comes out, at the speed of
 """
 
 import json
+import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import serialize_file
 from safetensors.numpy import save_file
 
 from prefillshare.modules.fingerprint import (
@@ -164,13 +164,23 @@ def _normal(rng: np.random.Generator, shape: tuple[int, ...], std: float) -> np.
 
 
 def _write_shard(file: Path, tensors: Tensors, dtype: str) -> int:
-    """Write one file of weights; return its size in bytes."""
-    data: dict[str, Any] = {
-        name: {"dtype": dtype, "shape": list(tensor.shape), "data": _bytes(tensor, dtype)}
-        for name, tensor in tensors.items()
-    }
-    serialize_file(data, str(file), {"format": "pt"})
-    return sum(len(entry["data"]) for entry in data.values())
+    """Write one safetensors file; return the size of its tensors in bytes.
+
+    Written here since numpy has no bfloat16: a length, a header in JSON, then the tensors one after the other.
+    """
+    header: dict[str, dict[str, Any]] = {}
+    end, name_of_dtype = 0, {"float32": "F32", "bfloat16": "BF16"}[dtype]
+    data = {name: _bytes(tensor, dtype) for name, tensor in tensors.items()}
+    for name, raw in data.items():
+        shape = list(tensors[name].shape)
+        header[name] = {"dtype": name_of_dtype, "shape": shape, "data_offsets": [end, end + len(raw)]}
+        end += len(raw)
+    text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
+    with file.open("wb") as stream:
+        stream.write(struct.pack("<Q", len(text)) + text)
+        stream.writelines(data.values())
+    return end
 
 
 def _bytes(tensor: np.ndarray, dtype: str) -> bytes:

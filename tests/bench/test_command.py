@@ -1,7 +1,7 @@
 """`prefillshare bench` as a program: interrupted, continued, and against a server that runs already."""
 
 import json
-import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from prefillshare.bench.store import Store
+from prefillshare.cli.app import app
+from prefillshare.errors import BenchError
 from prefillshare.serving.launch import RunningDeployment
 
 WAIT_S = 120.0
@@ -92,17 +94,10 @@ def test_an_interrupted_measurement_keeps_what_is_done_and_goes_on(
         (("--resume", "nowhere"), "holds no measurement"),
     ],
 )
-def test_mistakes_are_one_line(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        _command(*arguments),
-        capture_output=True,
-        text=True,
-        timeout=WAIT_S,
-        check=False,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
-    )
-    assert done.returncode == 8
-    assert message in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+def test_mistakes_are_refused_before_anything_starts(
+    arguments: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BenchError, match=re.escape(message)):
+        app(["bench", *arguments], standalone_mode=False)
     assert not list(tmp_path.iterdir())
