@@ -131,11 +131,12 @@ def worker_command(
 
 
 def module_command(
-    deployment: ResolvedDeployment, module: ResolvedModule, *, port: int, nccl_port: int
+    deployment: ResolvedDeployment, module: ResolvedModule, *, port: int, nccl_port: int, first_gpu: int | None = None
 ) -> EngineCommand:
     """Return the command of a server that holds the full weights of one decode module and nothing else."""
     on_cpu = runs_on_cpu(deployment)
     argv = _server_flags(module.path, module.spec.name, DEFAULT_HOST, port, nccl_port)
+    argv += ["--base-gpu-id", str(first_gpu)] if first_gpu is not None else []
     argv += [*_engine_flags(deployment, on_cpu), *deployment.config.engine.extra_args]
     return EngineCommand(argv=tuple(argv), environment=_environment(deployment, on_cpu), api_key=None)
 

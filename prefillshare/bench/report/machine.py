@@ -1,5 +1,6 @@
 """Where a measurement was made, and with what."""
 
+import os
 import platform
 import time
 from importlib.metadata import PackageNotFoundError, version
@@ -19,6 +20,8 @@ def describe_machine() -> dict[str, Any]:
         "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "processor": _processor(),
         "cores": num_cores(),
+        # Says whether others were working; seconds measured then mean little.
+        "load average before the start": f"{os.getloadavg()[0]:.1f}",
         "free memory [GiB]": round(memory / 2**30, 1) if memory else None,
         "GPUs": [f"{gpu.name}, {gpu.memory_bytes / 2**30:.0f} GiB" for gpu in gpus()],
         "system": f"{platform.system()} {platform.release()}",

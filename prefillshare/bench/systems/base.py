@@ -10,8 +10,9 @@ from prefillshare.config.schema import Deployment
 from prefillshare.errors import BenchError
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.modules.fingerprint import geometry
-from prefillshare.serving.arguments import EngineCommand
+from prefillshare.serving.arguments import EngineCommand, runs_on_cpu
 from prefillshare.serving.engine import start_fork_server
+from prefillshare.serving.machine import gpus
 from prefillshare.serving.options import START_TIMEOUT_S
 from prefillshare.serving.process import start_engine
 from prefillshare.serving.readiness import wait_until_listening
@@ -87,9 +88,13 @@ class Setup:
     def for_engines(self, num_engines: int) -> Deployment:
         """The deployment with each engine's part of the budget.
 
-        Raises: BenchError when the longest call does not fit that part.
+        Raises: BenchError when the longest call does not fit that part, or several engines have no budget to share.
         """
         if self.kv_tokens is None:
+            if num_engines > 1:
+                raise BenchError(
+                    f"a system of {num_engines} engines needs a KV budget to share with them: give --kv-tokens"
+                )
             return self.deployment
         page = self.deployment.engine.page_size
         part = self.kv_tokens // num_engines // page * page
@@ -128,6 +133,14 @@ def kv_token_bytes(deployment: ResolvedDeployment) -> int:
     sizes = geometry(deployment.prefill_path)
     value_bytes = 4 if deployment.config.engine.dtype == "float32" else 2
     return int(2 * sizes["num_layers"] * sizes["num_kv_heads"] * sizes["head_dim"] * value_bytes)
+
+
+def first_gpu(deployment: ResolvedDeployment, number: int) -> int | None:
+    """First GPU of engine `number`: the engines take the GPUs in turn. None on CPU."""
+    if runs_on_cpu(deployment):
+        return None
+    each = deployment.config.engine.tensor_parallel_size
+    return number * each % max(1, len(gpus()) - each + 1)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from prefillshare.bench.systems.base import Engine, Running, Setup, Target, kv_token_bytes, merged
 from prefillshare.modules.deployment import resolve
-from prefillshare.serving.cluster import launch_cluster
+from prefillshare.serving.cluster import RunningCluster, launch_cluster
 from prefillshare.serving.engine import launch_engine, plan
 from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.ports import free_port
@@ -47,18 +47,24 @@ class SharedPd:
         """See `System`."""
         deployment = resolve(merged(setup.for_engines(1 + len(setup.deployment.decode))))
         options = LaunchOptions(port=free_port(), log_path=setup.log_dir / f"{self.name}.log")
-        running = launch_cluster(deployment, options)
+        cluster = launch_cluster(deployment, options)
         try:
-            yield Running(
-                targets={
-                    module.spec.name: Target(url=running.url, model=module.spec.name) for module in deployment.modules
-                },
-                engines=tuple(
-                    Engine(url=worker.url, api_key=worker.command.api_key, prefills=worker.role == "prefill")
-                    for worker in running.workers
-                ),
-                commands=tuple(worker.command.as_shell() for worker in running.workers),
-                kv_token_bytes=kv_token_bytes(deployment),
-            )
+            yield running_cluster(cluster)
         finally:
-            running.stop(drain_s=0)
+            cluster.stop(drain_s=0)
+
+
+def running_cluster(cluster: RunningCluster) -> Running:
+    """How to ask and to watch a disaggregated deployment that answers."""
+    return Running(
+        targets={
+            module.spec.name: Target(url=cluster.url, model=module.spec.name, api_key=cluster.api_key)
+            for module in cluster.deployment.modules
+        },
+        engines=tuple(
+            Engine(url=worker.url, api_key=worker.command.api_key, prefills=worker.role == "prefill")
+            for worker in cluster.workers
+        ),
+        commands=tuple(worker.command.as_shell() for worker in cluster.workers),
+        kv_token_bytes=kv_token_bytes(cluster.deployment),
+    )

@@ -15,6 +15,7 @@ from prefillshare.bench.systems.base import (
     Running,
     Setup,
     Target,
+    first_gpu,
     kv_token_bytes,
     merged,
     plain_engines,
@@ -27,7 +28,9 @@ from prefillshare.serving.ports import free_port
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Worker:
+class PlainWorker:
+    """One worker of a pair."""
+
     place: WorkerPlace
     """Where it listens."""
     command: EngineCommand
@@ -49,7 +52,7 @@ class VanillaPd:
     def start(self, setup: Setup) -> Iterator[Running]:
         """See `System`."""
         deployment = resolve(merged(setup.for_engines(2 * len(setup.deployment.decode))))
-        pairs = {module.spec.name: _pair(deployment, module) for module in deployment.modules}
+        pairs = plan_pairs(deployment)
         workers = {
             f"{role}-{name}": worker
             for name, pair in pairs.items()
@@ -67,25 +70,29 @@ class VanillaPd:
             )
 
 
-def _pair(deployment: ResolvedDeployment, module: ResolvedModule) -> tuple[_Worker, _Worker]:
-    # The prefill worker of a plain pair holds the module's own weights, too.
-    alone = replace(deployment, prefill_path=module.path)
-    return _worker(alone, None), _worker(alone, module)
+def plan_pairs(deployment: ResolvedDeployment) -> dict[str, tuple[PlainWorker, PlainWorker]]:
+    """A prefill and a decode worker on free ports for each module."""
+    pairs = {}
+    for number, module in enumerate(deployment.modules):
+        # The prefill worker of a plain pair holds the module's own weights, too.
+        alone = replace(deployment, prefill_path=module.path)
+        pairs[module.spec.name] = (_worker(alone, None, 2 * number), _worker(alone, module, 2 * number + 1))
+    return pairs
 
 
-def _worker(deployment: ResolvedDeployment, module: ResolvedModule | None) -> _Worker:
+def _worker(deployment: ResolvedDeployment, module: ResolvedModule | None, number: int) -> PlainWorker:
     place = WorkerPlace(
         module=module,
         host=DEFAULT_HOST,
         port=free_port(),
         nccl_port=free_port(),
         bootstrap_port=free_port() if module is None else None,
-        first_gpu=None,
+        first_gpu=first_gpu(deployment, number),
     )
-    return _Worker(place=place, command=plain_command(worker_command(deployment, place)))
+    return PlainWorker(place=place, command=plain_command(worker_command(deployment, place)))
 
 
-def _targets(pairs: Mapping[str, tuple[_Worker, _Worker]]) -> dict[str, Target]:
+def _targets(pairs: Mapping[str, tuple[PlainWorker, PlainWorker]]) -> dict[str, Target]:
     targets = {}
     for name, (prefill, decode) in pairs.items():
         assert prefill.place.bootstrap_port is not None

@@ -3,7 +3,16 @@
 import contextlib
 from collections.abc import Iterator
 
-from prefillshare.bench.systems.base import Engine, Running, Setup, Target, kv_token_bytes, merged, plain_engines
+from prefillshare.bench.systems.base import (
+    Engine,
+    Running,
+    Setup,
+    Target,
+    first_gpu,
+    kv_token_bytes,
+    merged,
+    plain_engines,
+)
 from prefillshare.modules.deployment import resolve
 from prefillshare.serving.arguments import module_command, runs_on_cpu
 from prefillshare.serving.plain import plain_command
@@ -21,9 +30,9 @@ class VanillaSingle:
         """See `System`."""
         deployment = resolve(merged(setup.for_engines(len(setup.deployment.decode))))
         commands = {}
-        for module in deployment.modules:
-            port = free_port()
-            command = module_command(deployment, module, port=port, nccl_port=free_port())
+        for number, module in enumerate(deployment.modules):
+            port, gpu = free_port(), first_gpu(deployment, number)
+            command = module_command(deployment, module, port=port, nccl_port=free_port(), first_gpu=gpu)
             commands[module.spec.name] = (plain_command(command), f"http://127.0.0.1:{port}")
         with plain_engines(commands, setup, on_cpu=runs_on_cpu(deployment)):
             yield Running(
