@@ -38,6 +38,7 @@ def qwen3_config(
     max_positions: int,
     dtype: str = "float32",
     rope_theta: float = 10000.0,
+    ties_embeddings: bool = False,
 ) -> dict[str, Any]:
     """config.json of a Qwen3 model whose end token is 2 and whose padding is 0."""
     return {
@@ -55,7 +56,7 @@ def qwen3_config(
         "rms_norm_eps": 1e-6,
         "rope_theta": rope_theta,
         "attention_bias": False,
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": ties_embeddings,
         "torch_dtype": dtype,
         "bos_token_id": None,
         "eos_token_id": 2,
@@ -63,15 +64,24 @@ def qwen3_config(
     }
 
 
+def num_parameters(config: Mapping[str, Any]) -> int:
+    """Parameters of the checkpoint, norms left out."""
+    linear = sum(out_size * in_size for out_size, in_size in _linear_shapes(config).values())
+    embeddings = config["vocab_size"] * config["hidden_size"] * (1 if config["tie_word_embeddings"] else 2)
+    return int(config["num_hidden_layers"] * linear + embeddings)
+
+
 def base_tensors(config: Mapping[str, Any], seed: int) -> Iterator[Tensors]:
     """Random float32 weights of a checkpoint: first what is outside of the layers, then layer by layer."""
     rng = np.random.default_rng(seed)
     vocab_size, hidden = config["vocab_size"], config["hidden_size"]
-    yield {
+    outer = {
         "model.embed_tokens.weight": _normal(rng, (vocab_size, hidden), 1.0),
         "model.norm.weight": np.ones(hidden, np.float32),
-        "lm_head.weight": _normal(rng, (vocab_size, hidden), 2 * hidden**-0.5),
     }
+    if not config["tie_word_embeddings"]:
+        outer["lm_head.weight"] = _normal(rng, (vocab_size, hidden), 2 * hidden**-0.5)
+    yield outer
     for layer in range(config["num_hidden_layers"]):
         yield _layer_tensors(rng, config, f"model.layers.{layer}")
 

@@ -1,17 +1,22 @@
 """What each system gets: its part of the memory budget, and the commands of plain SGLang."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from prefillshare.bench.families.factory import make_family
+from prefillshare.bench.families.random import BENCH_01B, QWEN3_1_7B, QWEN3_8B, RandomShape
+from prefillshare.bench.presets import choose_preset
 from prefillshare.bench.systems.base import Setup, merged
 from prefillshare.bench.systems.endpoint import parse_endpoint
 from prefillshare.bench.systems.factory import SYSTEMS, make_systems
 from prefillshare.bench.systems.vanilla_pd import plan_pairs
+from prefillshare.bench.workloads.factory import make_workload
 from prefillshare.config.schema import Deployment
 from prefillshare.errors import BenchError
 from prefillshare.modules.deployment import resolve
+from prefillshare.modules.random_weights import num_parameters
 from tests.support.engines import MODELS_DIR
 from tests.support.random_models import make_family as make_random_family
 
@@ -66,6 +71,23 @@ def test_the_tiny_family_has_any_number_of_modules() -> None:
     assert [module.name for module in deployment.decode] == [f"agent-{number}" for number in range(7)]
     assert len({module.path for module in deployment.decode}) == 3
     assert len(resolve(deployment).modules) == 7
+
+
+@pytest.mark.parametrize(("shape", "billions"), [(BENCH_01B, 0.1), (QWEN3_1_7B, 1.7), (QWEN3_8B, 8.2)])
+def test_the_random_families_have_the_size_of_their_names(shape: RandomShape, billions: float) -> None:
+    assert round(num_parameters(shape.config) / 1e9, 1) == billions
+
+
+@pytest.mark.parametrize("name", ["cpu", "gpu-8b"])
+def test_a_presets_sessions_fit_its_models_window_and_its_budget(name: str) -> None:
+    preset = choose_preset(name)
+    shape = next(shape for shape in (BENCH_01B, QWEN3_8B) if shape.name == preset.family)
+    window, sizes = shape.engine.context_length or 0, replace(preset.shape, num_sessions=1)
+    assert preset.shape.context_length <= window <= shape.config["max_position_embeddings"]
+    for num_modules in (1, 2, 4, 8, 16):
+        modules = tuple(f"agent-{number}" for number in range(num_modules))
+        for kind in ("react", "reflexion", "unshared"):
+            assert make_workload(kind, sizes, modules).longest_prompt() < (preset.kv_tokens or window)
 
 
 def test_a_deployment_file_is_a_family(tmp_path: Path) -> None:

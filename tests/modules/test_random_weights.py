@@ -8,10 +8,15 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from prefillshare.modules.fingerprint import tensor_entries, weight_files
-from prefillshare.modules.random_weights import base_tensors, qwen3_config, write_sharded_checkpoint
+from prefillshare.modules.random_weights import (
+    base_tensors,
+    num_parameters,
+    qwen3_config,
+    write_sharded_checkpoint,
+)
 
 
-def _config(dtype: str) -> dict[str, object]:
+def _config(dtype: str, *, ties_embeddings: bool = False) -> dict[str, object]:
     return qwen3_config(
         vocab_size=64,
         layers=2,
@@ -22,6 +27,7 @@ def _config(dtype: str) -> dict[str, object]:
         head_dim=16,
         max_positions=128,
         dtype=dtype,
+        ties_embeddings=ties_embeddings,
     )
 
 
@@ -47,3 +53,12 @@ def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
         write_sharded_checkpoint(tmp_path / str(len(list(tmp_path.iterdir()))), _config("float32"), seed)
     first, same, other = (file.read_bytes() for file in sorted(tmp_path.glob("*/model-00001.safetensors")))
     assert first == same != other
+
+
+@pytest.mark.parametrize("ties_embeddings", [False, True])
+def test_parameters_are_counted_as_transformers_counts_them(tmp_path: Path, ties_embeddings: bool) -> None:
+    config = _config("float32", ties_embeddings=ties_embeddings)
+    write_sharded_checkpoint(tmp_path, config, seed=3)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path)
+    matrices = sum(tensor.numel() for tensor in model.parameters() if tensor.dim() > 1)
+    assert num_parameters(config) == matrices

@@ -15,7 +15,12 @@ from typing import Any
 from prefillshare.bench.families.base import Family, Listener, adapters_over, module_name
 from prefillshare.config.schema import Deployment, Engine
 from prefillshare.errors import BenchError
-from prefillshare.modules.random_weights import qwen3_config, write_random_adapter, write_sharded_checkpoint
+from prefillshare.modules.random_weights import (
+    num_parameters,
+    qwen3_config,
+    write_random_adapter,
+    write_sharded_checkpoint,
+)
 from prefillshare.serving.embedded import embedded_deployment
 
 RANK = 16
@@ -53,7 +58,7 @@ BENCH_01B = RandomShape(
 )
 
 
-def _qwen3(name: str, *, layers: int, hidden: int, intermediate: int, heads: int) -> RandomShape:
+def _qwen3(name: str, *, layers: int, hidden: int, intermediate: int, heads: int, ties_embeddings: bool) -> RandomShape:
     config = qwen3_config(
         vocab_size=151936,
         layers=layers,
@@ -65,6 +70,7 @@ def _qwen3(name: str, *, layers: int, hidden: int, intermediate: int, heads: int
         max_positions=40960,
         dtype="bfloat16",
         rope_theta=1000000.0,
+        ties_embeddings=ties_embeddings,
     )
     engine = Engine(
         dtype="bfloat16",
@@ -77,8 +83,8 @@ def _qwen3(name: str, *, layers: int, hidden: int, intermediate: int, heads: int
     return RandomShape(name=name, config=config, engine=engine)
 
 
-QWEN3_1_7B = _qwen3("qwen3-1.7b-shape", layers=28, hidden=2048, intermediate=6144, heads=16)
-QWEN3_8B = _qwen3("qwen3-8b-shape", layers=36, hidden=4096, intermediate=12288, heads=32)
+QWEN3_1_7B = _qwen3("qwen3-1.7b-shape", layers=28, hidden=2048, intermediate=6144, heads=16, ties_embeddings=True)
+QWEN3_8B = _qwen3("qwen3-8b-shape", layers=36, hidden=4096, intermediate=12288, heads=32, ties_embeddings=False)
 
 
 def random_family(shape: RandomShape) -> Family:
@@ -88,7 +94,9 @@ def random_family(shape: RandomShape) -> Family:
 
 def _deployment(shape: RandomShape, num_modules: int, tell: Listener) -> Deployment:
     folder = _cache() / shape.name
-    base = _once(folder / "base", f"making {shape.name} (once, kept in {folder})", tell, partial(_write_base, shape))
+    size = f"{num_parameters(shape.config) / 1e9:.1f} B parameters"
+    what = f"making {shape.name} ({size}, once, kept in {folder})"
+    base = _once(folder / "base", what, tell, partial(_write_base, shape))
     adapters = []
     for number in range(num_modules):
         name = module_name(number)

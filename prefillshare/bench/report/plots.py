@@ -94,8 +94,8 @@ def _ideals(axes: Any, results: Sequence[Result], x_of: Callable[[Result], float
     first = results[0].system
     ours = [result for result in results if result.system == first]
     for key, style, label in (
-        ("ideal_shared_ratio", "k--", "ideal, one shared cache"),
-        ("ideal_own_ratio", "k:", "ideal, a cache per module"),
+        ("ideal_shared_ratio", "k_--", "ideal, one shared cache"),
+        ("ideal_own_ratio", "k_:", "ideal, a cache per module"),
     ):
         points = [(x_of(one), one.median(key)) for one in ours if one.median(key) is not None]
         axes.plot([x for x, _ in points], [y for _, y in points], style, label=label, linewidth=1)
