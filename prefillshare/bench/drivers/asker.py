@@ -77,12 +77,16 @@ class Asker:
             "bootstrap_port": target.prefill.bootstrap_port,
             "bootstrap_room": random.randrange(_MAX_ROOM),
         }
-        async with asyncio.TaskGroup() as legs:
-            first = legs.create_task(self._post(f"{target.prefill.url}/generate", body | {"stream": False}))
+        first = asyncio.create_task(self._post(f"{target.prefill.url}/generate", body | {"stream": False}))
+        try:
             reply = await self._ask_sglang(target, body, session)
+            prefilled = await first
+        finally:
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
         # The decode worker reports what it held itself; the prefill worker what it did not compute.
         reply.handoff_tokens = reply.prompt_tokens - (reply.cached_tokens or 0)
-        reply.cached_tokens = first.result()["meta_info"]["cached_tokens"]
+        reply.cached_tokens = prefilled["meta_info"]["cached_tokens"]
         return reply
 
     async def _ask_sglang(self, target: Target, body: dict[str, Any], session: str) -> Reply:
@@ -117,9 +121,9 @@ class Asker:
             if usage := event.get("usage"):
                 reply.prompt_tokens, num_generated = usage["prompt_tokens"], usage["completion_tokens"]
                 reply.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
-        if num_generated is not None:
-            reply.tokens = (reply.tokens + [_FILLER_TOKEN] * num_generated)[:num_generated]
-            reply.grow_to(num_generated)
+        num_generated = len(reply.times) if num_generated is None else num_generated
+        reply.tokens = (reply.tokens + [_FILLER_TOKEN] * num_generated)[:num_generated]
+        reply.grow_to(num_generated)
         return reply
 
     async def _events(
