@@ -1,6 +1,7 @@
 """What engines say of themselves: KV in use, tokens prefilled; and how to empty their caches."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -41,10 +42,14 @@ class Watcher:
 
     async def level(self) -> Level:
         """How full the engines are now."""
-        loads = [load for loads in await asyncio.gather(*map(self._loads, self._engines)) for load in loads]
+        answers = await asyncio.gather(*map(self._loads, self._engines))
+        loads = [load for loads in answers for load in loads]
+        prefilling = [
+            load for engine, loads in zip(self._engines, answers, strict=True) if engine.prefills for load in loads
+        ]
         return Level(
             used_tokens=sum(int(load["num_used_tokens"]) for load in loads),
-            prefilled_tokens=sum(int(load["total_prefill_uncached_tokens"]) for load in loads),
+            prefilled_tokens=sum(int(load["total_prefill_uncached_tokens"]) for load in prefilling),
             num_requests=sum(int(load["num_running_reqs"]) + int(load["num_waiting_reqs"]) for load in loads),
             memory_gb=sum(sum(load["memory"][part] for part in _MEMORY_PARTS) for load in loads),
         )
@@ -68,7 +73,9 @@ class Watcher:
     async def watch(self, now_s: Callable[[], float], samples: list[KvSample]) -> None:
         """Add samples until cancelled."""
         while self._engines:
-            samples.append(KvSample(at_s=now_s(), tokens=(await self.level()).used_tokens))
+            # One that is too busy to answer leaves a gap; one that has died fails when the run is done.
+            with contextlib.suppress(BenchError):
+                samples.append(KvSample(at_s=now_s(), tokens=(await self.level()).used_tokens))
             await asyncio.sleep(SAMPLE_S)
 
     async def flush(self) -> None:
@@ -86,8 +93,12 @@ class Watcher:
                 raise BenchError(f"the cache of {engine.url} could not be emptied: look at the engine's log")
 
     async def _loads(self, engine: Engine) -> list[dict[str, Any]]:
-        async with self._http.get(f"{engine.url}/v1/loads", headers=auth_header(engine.api_key)) as reply:
-            if reply.status != 200:
-                raise BenchError(f"{engine.url}/v1/loads answered {reply.status}: look at the engine's log")
-            loads: list[dict[str, Any]] = (await reply.json())["loads"]
-            return loads
+        try:
+            async with self._http.get(f"{engine.url}/v1/loads", headers=auth_header(engine.api_key)) as reply:
+                if reply.status == 200:
+                    loads: list[dict[str, Any]] = (await reply.json())["loads"]
+                    return loads
+                reason = f"HTTP {reply.status}"
+        except (aiohttp.ClientError, TimeoutError) as error:
+            reason = str(error) or type(error).__name__
+        raise BenchError(f"the engine at {engine.url} does not say how full it is ({reason}): look at its log")
