@@ -43,9 +43,9 @@ class Watcher:
     async def level(self) -> Level:
         """How full the engines are now."""
         answers = await asyncio.gather(*map(self._loads, self._engines))
-        loads = [load for loads in answers for load in loads]
+        loads = [load for its in answers for load in its]
         prefilling = [
-            load for engine, loads in zip(self._engines, answers, strict=True) if engine.prefills for load in loads
+            load for engine, its in zip(self._engines, answers, strict=True) if engine.prefills for load in its
         ]
         return Level(
             used_tokens=sum(int(load["num_used_tokens"]) for load in loads),
