@@ -36,22 +36,20 @@ class Store:
         self.directory = directory
         self._runs = directory / "runs"
 
-    @classmethod
-    def create(cls, directory: Path, plan: Plan, machine: dict[str, Any]) -> "Store":
-        """A new measurement in `directory`.
+    def begin(self, plan: Plan, machine: dict[str, Any]) -> None:
+        """Write down what will be measured, and where.
 
-        Raises: BenchError when one is there already, or it cannot be written.
+        Raises: BenchError when there is a measurement already, or the directory cannot be written.
         """
-        store = cls(directory)
-        if (directory / "plan.json").exists():
-            raise BenchError(f"{directory} holds a measurement: continue it with --resume, or choose another --out")
+        where = self.directory
+        if (where / "plan.json").exists():
+            raise BenchError(f"{where} holds a measurement: continue it with --resume, or choose another --out")
         try:
-            store._runs.mkdir(parents=True, exist_ok=True)
-            store.write_json("plan.json", plan.as_dict())
-            store.write_json("machine.json", machine)
+            self._runs.mkdir(parents=True, exist_ok=True)
+            self.write_json("plan.json", plan.as_dict())
+            self.write_json("machine.json", machine)
         except OSError as error:
-            raise BenchError(f"{directory} cannot be written ({error.strerror}): choose another --out") from None
-        return store
+            raise BenchError(f"{where} cannot be written ({error.strerror}): choose another --out") from None
 
     def plan(self) -> Plan:
         """The plan of the measurement.

@@ -99,14 +99,16 @@ def measure(directory: Path | None, plan: Plan | None, api_key: str | None) -> N
     if plan is None:
         assert directory is not None
         store = Store(directory)
-        plan = store.plan()
+        runner = Runner(store.plan(), store, tell=say, api_key=api_key)
+        num_calls = runner.num_calls()
     else:
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        store = Store.create(directory or RESULTS_DIR / f"{plan.workload}-{stamp}", plan, describe_machine())
-    runner = Runner(plan, store, tell=say, api_key=api_key)
+        store = Store(directory or RESULTS_DIR / f"{plan.workload}-{time.strftime('%Y%m%d-%H%M%S')}")
+        runner = Runner(plan, store, tell=say, api_key=api_key)
+        num_calls = runner.num_calls()  # refuses what cannot be measured, before anything is written
+        store.begin(plan, describe_machine())
     started = time.monotonic()
     try:
-        progress = Progress(runner.num_calls(), tell=_lines(say), tell_now=_current_line)
+        progress = Progress(num_calls, tell=_lines(say), tell_now=_current_line)
         runner.run(progress)
     except BaseException:
         say(f"{_CLEAR}stopped; continue it with: prefillshare bench --resume {shlex.quote(str(store.directory))}")

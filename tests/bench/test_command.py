@@ -90,6 +90,8 @@ def test_an_interrupted_measurement_keeps_what_is_done_and_goes_on(
         (("react", "--modules", "two"), "--modules 'two' is no list of numbers"),
         (("react", "--endpoint", "here"), "is not NAME=URL"),
         (("react", "--preset", "gpu"), "there is no preset 'gpu'"),
+        (("react", "--family", "huge"), "there is no family 'huge'"),
+        (("react", "--family", "tiny", "--start-tokens", "5000"), "lower --start-tokens"),
         (("trace",), "needs a file"),
         (("--resume", "nowhere"), "holds no measurement"),
     ],

@@ -35,7 +35,8 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Store, Run
         slo=Slo(ttft_s=5.0, gap_s=1.0),
         num_checked=SESSIONS * TURNS,
     )
-    store = Store.create(tmp_path_factory.mktemp("bench") / "results", plan, {"cores": 2})
+    store = Store(tmp_path_factory.mktemp("bench") / "results")
+    store.begin(plan, {"cores": 2})
     runner = Runner(plan, store)
     runner.run(Progress(runner.num_calls(), tell=lambda line: None))
     return plan, store, runner
