@@ -8,7 +8,7 @@ DEPLOYMENT ?= models/tiny-agents.toml
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test tmux check install lock clean bench-cluster bench-router bench-train bench-tui
+.PHONY: help run test tmux check install lock clean bench bench-gpu bench-cluster bench-router bench-train bench-tui
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,15 @@ install: $(READY) ## only make the environment
 lock: $(READY) ## resolve pyproject.toml into requirements.lock again
 	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --custom-compile-command "make lock" -o requirements.lock
+
+bench: $(READY) ## measure PrefillShare beside SGLang as released (docs/benchmarking.md)
+	@exec $(BIN)/prefillshare bench react $(ARGS)
+
+bench-gpu: $(READY) ## the same with Qwen3 1.7B and 8B shapes on a GPU, results in docs/results/gpu
+	$(BIN)/prefillshare bench react --preset gpu-8b --family qwen3-1.7b-shape --modules 4,8 \
+		--check-answers 4 --out docs/results/gpu/qwen3-1.7b $(ARGS)
+	$(BIN)/prefillshare bench react --preset gpu-8b --family qwen3-8b-shape --modules 4,8 \
+		--check-answers 0 --out docs/results/gpu/qwen3-8b $(ARGS)
 
 bench-cluster: $(READY) ## measure a disaggregated deployment beside a plain server
 	$(BIN)/python -m benchmarks.cluster --out docs/results/cluster.md $(ARGS)

@@ -33,6 +33,10 @@ class EvaluationError(PrefillShareError):
     """An evaluation cannot run, or its sandbox failed."""
 
 
+class BenchError(PrefillShareError):
+    """A measurement cannot be made, or continued, as asked."""
+
+
 def first_line(error: Exception) -> str:
     """What an error of another library says, short enough to stand inside of a sentence."""
     text = str(error).strip().splitlines()

@@ -225,13 +225,6 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
         "nobody would see whose prefill was reused, and the size of a hand-off",
         call_report.wrap_build_response,
     ),
-    _patch(
-        "entrypoints.engine",
-        "_set_envs_and_config",
-        "5a826b1c796f84c8",
-        "each process of a forked engine would import it again",
-        start_method.wrap_set_envs_and_config,
-    ),
     _patch(_RADIX, "RadixCache.match_prefix", "4ac011eaa716c724", _RELIED_ROWS),
     _patch(_RADIX, "RadixCache.insert", "d4ee45e66c92906b", _RELIED_ROWS),
     _patch(_RADIX, "RadixCache.cache_unfinished_req", "153f82d767e5b2c7", _RELIED_ROWS),
@@ -298,6 +291,13 @@ CPU_PATCHES: tuple[Patch, ...] = (
         "36651bf696700175",
         "KV in host memory would be registered as device memory, and each scheduler spin",
         nixl_memory.wrap_manager_init,
+    ),
+    _patch(
+        "entrypoints.engine",
+        "_set_envs_and_config",
+        "5a826b1c796f84c8",
+        "each process of a forked engine would import it again",
+        start_method.wrap_set_envs_and_config,
     ),
     _patch(
         "mem_cache.allocator.paged",

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from prefillshare.cli import ask, chat, doctor, launch, models, ps, top, train
+from prefillshare.cli import ask, bench, chat, doctor, launch, models, ps, top, train
 from prefillshare.cli import eval as evaluation_command
 from prefillshare.cli.errors import DEBUG_VARIABLE, run_reporting_errors
 
@@ -27,6 +27,7 @@ app.command("ask")(ask.ask)
 app.command("chat")(chat.chat)
 app.command("ps")(ps.ps)
 app.command("top")(top.top)
+app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
 app.command("train")(train.train)
 app.command("eval")(evaluation_command.evaluate)

@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable
 
 from prefillshare.errors import (
+    BenchError,
     ConfigError,
     EvaluationError,
     LaunchError,
@@ -23,6 +24,7 @@ EXIT_CODES: tuple[tuple[type[PrefillShareError], int], ...] = (
     (ServerError, 5),
     (TrainingError, 6),
     (EvaluationError, 7),
+    (BenchError, 8),
     (PrefillShareError, 1),
 )
 EXIT_INTERNAL = 70

@@ -14,6 +14,7 @@ from prefillshare.errors import ConfigError
 from prefillshare.modules.deployment import ResolvedDeployment, ResolvedModule
 from prefillshare.modules.fingerprint import geometry
 from prefillshare.serving.machine import available_memory_bytes, default_threads, gpus
+from prefillshare.serving.options import DEFAULT_HOST
 from sglang_patches.names import BACKEND_NAME, DEPLOYMENT_VARIABLE, FINGERPRINT_VARIABLE, PLUGINS
 
 ENGINE_PROGRAM = (sys.executable, "-m", "sglang.launch_server")
@@ -127,6 +128,17 @@ def worker_command(
     argv += [*deployment.config.engine.extra_args, *extra_args]
     environment = {**_environment(deployment, on_cpu), **_hand_off_environment(deployment)}
     return EngineCommand(argv=tuple(argv), environment=environment, api_key=api_key)
+
+
+def module_command(
+    deployment: ResolvedDeployment, module: ResolvedModule, *, port: int, nccl_port: int, first_gpu: int | None = None
+) -> EngineCommand:
+    """Return the command of a server that holds the full weights of one decode module and nothing else."""
+    on_cpu = runs_on_cpu(deployment)
+    argv = _server_flags(module.path, module.spec.name, DEFAULT_HOST, port, nccl_port)
+    argv += ["--base-gpu-id", str(first_gpu)] if first_gpu is not None else []
+    argv += [*_engine_flags(deployment, on_cpu), *deployment.config.engine.extra_args]
+    return EngineCommand(argv=tuple(argv), environment=_environment(deployment, on_cpu), api_key=None)
 
 
 def _server_flags(path: Path, name: str, host: str, port: int, nccl_port: int) -> list[str]:

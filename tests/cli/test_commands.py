@@ -12,7 +12,7 @@ from prefillshare.serving.launch import RunningDeployment
 from prefillshare.serving.ports import free_port
 from tests.support.random_models import make_family
 
-COMMANDS = ((), ("launch",), ("ask",), ("chat",), ("top",), ("doctor",), ("train",), ("eval",), ("models",))
+COMMANDS = ((), ("launch",), ("ask",), ("chat",), ("top",), ("doctor",), ("train",), ("eval",), ("models",), ("bench",))
 
 
 def _run(*arguments: str, stdin: str = "", **variables: str) -> "subprocess.CompletedProcess[str]":

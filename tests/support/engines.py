@@ -1,7 +1,6 @@
 """Real engines for tests that need a particular start, and what they say on the wire."""
 
 import contextlib
-import dataclasses
 import os
 import tempfile
 import time
@@ -18,6 +17,7 @@ from prefillshare.modules.deployment import resolve
 from prefillshare.serving.engine import plan
 from prefillshare.serving.launch import running_deployment
 from prefillshare.serving.options import LaunchOptions
+from prefillshare.serving.plain import plain_command
 from prefillshare.serving.ports import free_port
 from prefillshare.serving.process import start_engine
 from prefillshare.serving.readiness import raise_if_dead
@@ -106,13 +106,7 @@ def shared_engine(
 def plain_engine(file: Path = TINY_AGENTS, *extra_args: str) -> Iterator[Endpoint]:
     """The same models on SGLang as released: its own radix cache, none of the engine patches."""
     port = free_port()
-    command = plan(resolve(load_deployment(file)), LaunchOptions(port=port, extra_args=extra_args))
-    argv = list(command.argv)
-    flag = argv.index("--radix-cache-backend")
-    del argv[flag : flag + 2]  # the first one; a test may ask for another at the end
-    command = dataclasses.replace(
-        command, argv=tuple(argv), environment={**command.environment, "SGLANG_PLUGINS": "prefillshare_cpu"}
-    )
+    command = plain_command(plan(resolve(load_deployment(file)), LaunchOptions(port=port, extra_args=extra_args)))
     log = tempfile.NamedTemporaryFile(suffix=".log")  # noqa: SIM115 - closed in the end
     process = start_engine(command, Path(log.name))
     endpoint, deadline = Endpoint(f"http://127.0.0.1:{port}"), time.monotonic() + START_TIMEOUT_S

@@ -1,0 +1,104 @@
+"""What engines say of themselves: KV in use, tokens prefilled; and how to empty their caches."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from prefillshare.bench.records import KvSample
+from prefillshare.bench.systems.base import Engine
+from prefillshare.errors import BenchError
+from prefillshare.serving.options import auth_header
+
+SAMPLE_S = 0.25
+_MEMORY_PARTS = ("weight_gb", "kv_cache_gb", "graph_gb")
+_SETTLE_S = 0.1
+_WAIT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """All engines of a system at one moment."""
+
+    used_tokens: int
+    """Tokens of KV that requests hold."""
+    prefilled_tokens: int
+    """Prompt tokens computed since the engines started."""
+    num_requests: int
+    """Requests that run or wait."""
+    memory_gb: float
+    """Weights, KV pools and graphs of all engines, as they report them."""
+
+
+class Watcher:
+    """Asks the engines of a system."""
+
+    def __init__(self, http: aiohttp.ClientSession, engines: Sequence[Engine]) -> None:
+        self._http = http
+        self._engines = engines
+
+    async def level(self) -> Level:
+        """How full the engines are now."""
+        answers = await asyncio.gather(*map(self._loads, self._engines))
+        loads = [load for its in answers for load in its]
+        prefilling = [
+            load for engine, its in zip(self._engines, answers, strict=True) if engine.prefills for load in its
+        ]
+        return Level(
+            used_tokens=sum(int(load["num_used_tokens"]) for load in loads),
+            prefilled_tokens=sum(int(load["total_prefill_uncached_tokens"]) for load in prefilling),
+            num_requests=sum(int(load["num_running_reqs"]) + int(load["num_waiting_reqs"]) for load in loads),
+            memory_gb=sum(sum(load["memory"][part] for part in _MEMORY_PARTS) for load in loads),
+        )
+
+    async def settled(self) -> Level:
+        """The level once all requests have ended and what the engines say does not change any more.
+
+        Raises: BenchError when that takes too long.
+        """
+        before = await self.level()
+        for _ in range(int(_WAIT_S / _SETTLE_S)):
+            await asyncio.sleep(_SETTLE_S)
+            now = await self.level()
+            if now == before and now.num_requests == 0:
+                return now
+            before = now
+        raise BenchError(
+            f"{before.num_requests} requests did not end within {_WAIT_S:.0f} s: look at the engines' logs"
+        )
+
+    async def watch(self, now_s: Callable[[], float], samples: list[KvSample]) -> None:
+        """Add samples until cancelled."""
+        while self._engines:
+            # One that is too busy to answer leaves a gap; one that has died fails when the run is done.
+            with contextlib.suppress(BenchError):
+                samples.append(KvSample(at_s=now_s(), tokens=(await self.level()).used_tokens))
+            await asyncio.sleep(SAMPLE_S)
+
+    async def flush(self) -> None:
+        """Empty the prefix caches.
+
+        Raises: BenchError when an engine does not become idle enough for it.
+        """
+        for engine in self._engines:
+            for _ in range(int(_WAIT_S / _SETTLE_S)):
+                async with self._http.post(f"{engine.url}/flush_cache", headers=auth_header(engine.api_key)) as reply:
+                    if reply.status == 200:
+                        break
+                await asyncio.sleep(_SETTLE_S)
+            else:
+                raise BenchError(f"the cache of {engine.url} could not be emptied: look at the engine's log")
+
+    async def _loads(self, engine: Engine) -> list[dict[str, Any]]:
+        try:
+            async with self._http.get(f"{engine.url}/v1/loads", headers=auth_header(engine.api_key)) as reply:
+                if reply.status == 200:
+                    loads: list[dict[str, Any]] = (await reply.json())["loads"]
+                    return loads
+                reason = f"HTTP {reply.status}"
+        except (aiohttp.ClientError, TimeoutError) as error:
+            reason = str(error) or type(error).__name__
+        raise BenchError(f"the engine at {engine.url} does not say how full it is ({reason}): look at its log")

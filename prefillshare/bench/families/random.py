@@ -1,0 +1,139 @@
+"""Families with random weights, made below the cache directory when they are first asked for.
+
+`bench-0.1b` is for machines without a GPU: of a size at which prefill dominates, as it does with 8 B models on GPUs.
+The Qwen3 shapes are for GPUs.
+"""
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from prefillshare.bench.families.base import Family, Listener, adapters_over, module_name
+from prefillshare.config.schema import Deployment, Engine
+from prefillshare.errors import BenchError
+from prefillshare.modules.random_weights import (
+    num_parameters,
+    qwen3_config,
+    write_random_adapter,
+    write_sharded_checkpoint,
+)
+from prefillshare.serving.embedded import embedded_deployment
+
+RANK = 16
+_SEED = 20
+_SCALE = 0.5
+_TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RandomShape:
+    """A family with random weights."""
+
+    name: str
+    """Name of the family."""
+    config: dict[str, Any]
+    """config.json of its base."""
+    engine: Engine
+    """How it is served."""
+
+
+BENCH_01B = RandomShape(
+    name="bench-0.1b",
+    config=qwen3_config(
+        vocab_size=1320,
+        layers=16,
+        hidden=768,
+        intermediate=2048,
+        heads=12,
+        kv_heads=4,
+        head_dim=64,
+        max_positions=8192,
+    ),
+    # Exact, so that served tokens can be compared with the reference's.
+    engine=Engine(dtype="float32", context_length=8192),
+)
+
+
+def _qwen3(name: str, *, layers: int, hidden: int, intermediate: int, heads: int, ties_embeddings: bool) -> RandomShape:
+    config = qwen3_config(
+        vocab_size=151936,
+        layers=layers,
+        hidden=hidden,
+        intermediate=intermediate,
+        heads=heads,
+        kv_heads=8,
+        head_dim=128,
+        max_positions=40960,
+        dtype="bfloat16",
+        rope_theta=1000000.0,
+        ties_embeddings=ties_embeddings,
+    )
+    engine = Engine(
+        dtype="bfloat16",
+        context_length=32768,
+        attention_backend="triton",
+        lora_backend="csgmv",
+        chunked_prefill_size=8192,
+        mem_fraction_static=0.85,
+    )
+    return RandomShape(name=name, config=config, engine=engine)
+
+
+QWEN3_1_7B = _qwen3("qwen3-1.7b-shape", layers=28, hidden=2048, intermediate=6144, heads=16, ties_embeddings=True)
+QWEN3_8B = _qwen3("qwen3-8b-shape", layers=36, hidden=4096, intermediate=12288, heads=32, ties_embeddings=False)
+
+
+def random_family(shape: RandomShape) -> Family:
+    """A family of random weights of that shape."""
+    return Family(name=shape.name, deployment=partial(_deployment, shape))
+
+
+def _deployment(shape: RandomShape, num_modules: int, tell: Listener) -> Deployment:
+    folder = _cache() / shape.name
+    size = f"{num_parameters(shape.config) / 1e9:.1f} B parameters"
+    what = f"making {shape.name} ({size}, once, kept in {folder})"
+    base = _once(folder / "base", what, tell, partial(_write_base, shape))
+    adapters = []
+    for number in range(num_modules):
+        name = module_name(number)
+        write = partial(_write_adapter, base, name, _SEED + 1 + number)
+        adapters.append(_once(folder / name, f"making {name} of {shape.name}", tell, write))
+    return adapters_over(shape.name, base, adapters, shape.engine)
+
+
+def _write_base(shape: RandomShape, directory: Path) -> None:
+    # The tiny family's tokenizer will do: prompts are token ids, and its ids are a part of every vocabulary here.
+    for name in _TEXT_FILES:
+        shutil.copy(embedded_deployment().parent / "tiny" / "base" / name, directory / name)
+    write_sharded_checkpoint(directory, shape.config, _SEED)
+
+
+def _write_adapter(base: Path, name: str, seed: int, directory: Path) -> None:
+    write_random_adapter(directory, base, name, seed=seed, rank=RANK, scale=_SCALE)
+
+
+def _once(path: Path, what: str, tell: Listener, write: Any) -> Path:
+    """`path`, written by `write` if it is not there: complete, or not at all."""
+    if path.is_dir():
+        return path
+    tell(what)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+        try:
+            write(staging)
+            staging.rename(path)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    except OSError as error:
+        if not path.is_dir():  # else another run was faster
+            raise BenchError(f"{path} cannot be written ({error.strerror or error}): free some space there") from None
+    return path
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prefillshare" / "bench"

@@ -1,0 +1,18 @@
+"""The tiny family that comes along; its per-step overhead hides much of what sharing saves."""
+
+from prefillshare.bench.families.base import Family, Listener, adapters_over
+from prefillshare.config.schema import Deployment, Engine
+from prefillshare.serving.embedded import embedded_deployment
+
+_ADAPTERS = ("math", "tool", "code")
+
+
+def tiny_family() -> Family:
+    """math, tool and code; from the fourth module on, the same adapters under further names."""
+    return Family(name="tiny", deployment=_deployment)
+
+
+def _deployment(num_modules: int, tell: Listener) -> Deployment:
+    folder = embedded_deployment().parent / "tiny"
+    paths = [folder / _ADAPTERS[number % len(_ADAPTERS)] for number in range(num_modules)]
+    return adapters_over("tiny", folder / "base", paths, Engine(dtype="float32"))

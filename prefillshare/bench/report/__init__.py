@@ -1,0 +1,1 @@
+"""What people read: one table, plots, and an HTML page that holds everything."""

@@ -1,0 +1,153 @@
+"""Goes through a plan: starts each system, drives it, keeps every finished run."""
+
+import asyncio
+from dataclasses import replace
+from functools import cached_property
+
+from prefillshare.bench.drivers.drive import drive
+from prefillshare.bench.drivers.load import Load
+from prefillshare.bench.families.base import Listener
+from prefillshare.bench.families.factory import make_family
+from prefillshare.bench.plan import WARM_UP_TAG, Cell, Plan
+from prefillshare.bench.progress import Progress
+from prefillshare.bench.records import RunRecord
+from prefillshare.bench.reference import check_answers
+from prefillshare.bench.store import Store, StoredRun
+from prefillshare.bench.systems.base import Running, Setup, System
+from prefillshare.bench.systems.factory import make_systems
+from prefillshare.bench.workloads.base import Workload
+from prefillshare.bench.workloads.factory import make_workload
+from prefillshare.bench.workloads.react import react
+from prefillshare.config.schema import Deployment
+from prefillshare.errors import BenchError
+from prefillshare.modules.fingerprint import geometry
+from prefillshare.modules.locate import locate
+
+_WARM_UP_TOKENS = 64
+
+
+class Runner:
+    """Runs what a plan still lacks."""
+
+    def __init__(
+        self, plan: Plan, store: Store, *, tell: Listener = lambda text: None, api_key: str | None = None
+    ) -> None:
+        self._plan = plan
+        self._store = store
+        self._systems = {system.name: system for system in make_systems(plan.systems, plan.endpoints, api_key)}
+        self._family = make_family(plan.family)
+        most = self._family.max_modules
+        if most is not None and max(plan.module_counts) > most:
+            raise BenchError(
+                f"{plan.family} has {most} modules and {max(plan.module_counts)} were asked for: lower --modules"
+            )
+        self._deployments: dict[int, Deployment] = {}
+        self._workloads: dict[tuple[int, str], Workload] = {}
+        self._tell = tell
+
+    @cached_property
+    def pending(self) -> list[tuple[Cell, ...]]:
+        """Cells that are not finished, by start of a system."""
+        groups = (tuple(cell for cell in group if not self._store.has(cell)) for group in self._plan.groups())
+        return [group for group in groups if group]
+
+    def num_calls(self) -> int:
+        """Calls of all pending cells."""
+        return sum(self.workload(cell.num_modules, cell.load).num_calls for group in self.pending for cell in group)
+
+    def run(self, progress: Progress) -> None:
+        """Run every pending cell.
+
+        Effects: each finished run is on disk before the next begins.
+        Raises: PrefillShareError when a system cannot be started or asked.
+        """
+        for group in self.pending:
+            self._run_group(group, progress)
+
+    def shares(self, system: str) -> bool | None:
+        """Whether a system prefills once for all modules."""
+        return self._systems[system].shares
+
+    def deployment(self, num_modules: int) -> Deployment:
+        """What the systems serve."""
+        if num_modules not in self._deployments:
+            self._deployments[num_modules] = self._family.deployment(num_modules, self._tell)
+        return self._deployments[num_modules]
+
+    def workload(self, num_modules: int, load: Load) -> Workload:
+        """What they are asked under a load."""
+        key = (num_modules, load.key)
+        if key not in self._workloads:
+            deployment = self.deployment(num_modules)
+            shape = self._plan.shape_for(load, self._context_length(deployment))
+            names = tuple(module.name for module in deployment.decode)
+            tokenizer = locate(deployment.prefill) / "tokenizer.json"
+            self._workloads[key] = make_workload(self._plan.workload, shape, names, self._plan.file, tokenizer)
+        return self._workloads[key]
+
+    def _run_group(self, group: tuple[Cell, ...], progress: Progress) -> None:
+        first = group[0]
+        system, deployment = self._systems[first.system], self.deployment(first.num_modules)
+        progress.begin(f"repeat {first.repeat}, {first.num_modules} modules: starting {system.name}")
+        longest = max(self.workload(cell.num_modules, cell.load).longest_prompt() for cell in group)
+        setup = Setup(
+            deployment=deployment,
+            kv_tokens=self._plan.kv_tokens,
+            log_dir=self._store.log_dir(first),
+            longest_call=longest,
+        )
+        runs: list[tuple[Cell, RunRecord]] = []
+        with system.start(setup) as running:
+            for cell in group:
+                record = self._run_cell(cell, running, progress)
+                self._keep(cell, record, running, deployment)
+                runs.append((cell, record))
+        # Only now: the reference would compete with the engine for the machine.
+        for cell, record in runs:
+            self._check(cell, record, system, running, deployment)
+
+    def _run_cell(self, cell: Cell, running: Running, progress: Progress) -> RunRecord:
+        workload = self.workload(cell.num_modules, cell.load)
+        progress.begin(f"repeat {cell.repeat}, {cell.num_modules} modules, {cell.load.title}: {cell.system}")
+        record = asyncio.run(
+            drive(
+                running,
+                workload,
+                self._warm_up(workload.modules),
+                cell.load,
+                seed=self._plan.shape.seed,
+                on_call=lambda call: progress.call(),
+                timeout_s=self._plan.call_timeout_s,
+            )
+        )
+        failures = sum(call.error is not None for call in record.calls)
+        progress.end(f"{record.wall_s:.1f} s" + (f", {failures} calls failed" if failures else ""))
+        return record
+
+    def _warm_up(self, modules: tuple[str, ...]) -> Workload:
+        """A short session that asks every module twice, with a prompt that nothing else has."""
+        shape = replace(
+            self._plan.shape,
+            num_sessions=1,
+            start_tokens=_WARM_UP_TOKENS,
+            growth_tokens=4,
+            output_tokens=(4,),
+            turns=2 * len(modules),
+            tags=(WARM_UP_TAG,),
+        )
+        return react(shape, modules)
+
+    def _check(self, cell: Cell, record: RunRecord, system: System, running: Running, deployment: Deployment) -> None:
+        if cell.repeat != 1 or not self._plan.num_checked or not system.shares or not running.engines:
+            return
+        workload, seed = self.workload(cell.num_modules, cell.load), self._plan.shape.seed
+        record.fidelity = check_answers(deployment, workload, record, self._plan.num_checked, seed)
+        self._keep(cell, record, running, deployment)
+
+    def _keep(self, cell: Cell, record: RunRecord, running: Running, deployment: Deployment) -> None:
+        run = StoredRun(record=record, commands=list(running.commands), context_length=self._context_length(deployment))
+        self._store.put(cell, run)
+
+    def _context_length(self, deployment: Deployment) -> int:
+        known = deployment.engine.context_length
+        return known or geometry(locate(deployment.prefill))["rope"]["max_position_embeddings"] or 4096

@@ -1,0 +1,163 @@
+"""The contract of systems, and what all that start engines have in common."""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, Protocol
+
+from prefillshare.config.schema import Deployment
+from prefillshare.errors import BenchError
+from prefillshare.modules.deployment import ResolvedDeployment
+from prefillshare.modules.fingerprint import geometry
+from prefillshare.serving.arguments import EngineCommand, runs_on_cpu
+from prefillshare.serving.engine import start_fork_server
+from prefillshare.serving.machine import gpus
+from prefillshare.serving.options import START_TIMEOUT_S
+from prefillshare.serving.process import start_engine
+from prefillshare.serving.readiness import wait_until_listening
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefillLeg:
+    """The other half of a call to a disaggregated pair without a router."""
+
+    url: str
+    """Address of the prefill worker."""
+    bootstrap_port: int
+    """Port at which the decode worker finds it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Where and how one decode module is asked."""
+
+    url: str
+    """Address of the server."""
+    dialect: Literal["sglang", "openai"] = "sglang"
+    """`sglang`: /generate; `openai`: /v1/completions."""
+    model: str | None = None
+    """What goes into "model"; None where the server has one model."""
+    adapter: str | None = None
+    """Adapter that SGLang is to use; None where the server chooses."""
+    prefill: PrefillLeg | None = None
+    """The prefill worker that is asked as well."""
+    api_key: str | None = None
+    """Key that the server wants."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """An engine that can be asked how full it is and told to empty its cache."""
+
+    url: str
+    """Its address."""
+    api_key: str | None = None
+    """Key that it wants."""
+    prefills: bool = True
+    """Whether prompts are computed there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """A system that answers."""
+
+    targets: Mapping[str, Target]
+    """How to ask each decode module."""
+    engines: Sequence[Engine] = ()
+    """Its engines; empty where they are not ours to ask."""
+    commands: Sequence[str] = ()
+    """What was started, for the report."""
+    kv_token_bytes: int | None = None
+    """Bytes of one token's KV; None where it is not known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What a system is to serve, the same for all."""
+
+    deployment: Deployment
+    """Base, adapters and engine settings; each system serves them in its own way."""
+    kv_tokens: int | None
+    """KV budget of the whole system in tokens, shared equally by its engines; None leaves it to the engine."""
+    log_dir: Path
+    """Directory for the engines' logs."""
+    longest_call: int = field(default=1)
+    """Tokens of the longest prompt with its answer."""
+
+    def for_engines(self, num_engines: int) -> Deployment:
+        """The deployment with each engine's part of the budget.
+
+        Raises: BenchError when the longest call does not fit that part, or several engines have no budget to share.
+        """
+        if self.kv_tokens is None:
+            if num_engines > 1:
+                raise BenchError(
+                    f"a system of {num_engines} engines needs a KV budget to share with them: give --kv-tokens"
+                )
+            return self.deployment
+        page = self.deployment.engine.page_size
+        part = self.kv_tokens // num_engines // page * page
+        if part <= self.longest_call:
+            raise BenchError(
+                f"a KV budget of {self.kv_tokens} tokens leaves {part} to each of {num_engines} engines and the "
+                f"longest call has {self.longest_call}: set --kv-tokens to more than "
+                f"{(self.longest_call + page) * num_engines}"
+            )
+        return replace(self.deployment, engine=replace(self.deployment.engine, max_total_tokens=part))
+
+
+class System(Protocol):
+    """One way to serve the modules."""
+
+    name: str
+    """As on the command line."""
+    shares: bool | None
+    """Whether it prefills once for all modules; None where nobody knows. Says which ideal its hits are held against."""
+
+    def start(self, setup: Setup) -> contextlib.AbstractContextManager[Running]:
+        """Serve while the context is open.
+
+        Raises: PrefillShareError when it cannot be started.
+        """
+
+
+def merged(deployment: Deployment) -> Deployment:
+    """The same modules with full weights, on workers of their own."""
+    modules = tuple(replace(module, kind="full", merge=True) for module in deployment.decode)
+    return replace(deployment, topology="disaggregated", decode=modules)
+
+
+def kv_token_bytes(deployment: ResolvedDeployment) -> int:
+    """Bytes of one token's KV."""
+    sizes = geometry(deployment.prefill_path)
+    value_bytes = 4 if deployment.config.engine.dtype == "float32" else 2
+    return int(2 * sizes["num_layers"] * sizes["num_kv_heads"] * sizes["head_dim"] * value_bytes)
+
+
+def first_gpu(deployment: ResolvedDeployment, number: int) -> int | None:
+    """First GPU of engine `number`: the engines take the GPUs in turn. None on CPU."""
+    if runs_on_cpu(deployment):
+        return None
+    each = deployment.config.engine.tensor_parallel_size
+    return number * each % max(1, len(gpus()) - each + 1)
+
+
+@contextlib.contextmanager
+def plain_engines(commands: Mapping[str, tuple[EngineCommand, str]], setup: Setup, *, on_cpu: bool) -> Iterator[None]:
+    """Engines by name, each with its command and address, while the context is open.
+
+    Raises: LaunchError.
+    """
+    with contextlib.ExitStack() as stack:
+        forks, processes = None, []
+        if on_cpu:
+            first = next(iter(commands.values()))[0]
+            forks = start_fork_server(first, setup.log_dir / "forks.log", START_TIMEOUT_S)
+            stack.callback(forks.close)
+        for name, (command, url) in commands.items():
+            process = start_engine(command, setup.log_dir / f"{name}.log", forks)
+            stack.callback(process.kill)
+            processes.append((process, url))
+        wait_until_listening(processes, None, START_TIMEOUT_S, lambda stage: None)
+        yield

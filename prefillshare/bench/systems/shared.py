@@ -1,0 +1,70 @@
+"""PrefillShare: `shared` is one engine with all modules, `shared-pd` a prefill worker, decode workers and a router."""
+
+import contextlib
+from collections.abc import Iterator
+
+from prefillshare.bench.systems.base import Engine, Running, Setup, Target, kv_token_bytes, merged
+from prefillshare.modules.deployment import resolve
+from prefillshare.serving.cluster import RunningCluster, launch_cluster
+from prefillshare.serving.engine import launch_engine, plan
+from prefillshare.serving.options import LaunchOptions
+from prefillshare.serving.ports import free_port
+
+
+class Shared:
+    """Colocated, as `prefillshare launch` serves it."""
+
+    name = "shared"
+    shares: bool | None = True
+
+    @contextlib.contextmanager
+    def start(self, setup: Setup) -> Iterator[Running]:
+        """See `System`."""
+        deployment = resolve(setup.for_engines(1))
+        options = LaunchOptions(port=free_port(), log_path=setup.log_dir / f"{self.name}.log")
+        running = launch_engine(deployment, options)
+        try:
+            yield Running(
+                targets={
+                    module.spec.name: Target(url=running.url, adapter=module.spec.name) for module in deployment.modules
+                },
+                engines=(Engine(url=running.url),),
+                commands=(plan(deployment, options).as_shell(),),
+                kv_token_bytes=kv_token_bytes(deployment),
+            )
+        finally:
+            running.stop(drain_s=0)
+
+
+class SharedPd:
+    """Disaggregated, as `prefillshare launch` serves it: one prefill worker, one decode worker per module."""
+
+    name = "shared-pd"
+    shares: bool | None = True
+
+    @contextlib.contextmanager
+    def start(self, setup: Setup) -> Iterator[Running]:
+        """See `System`."""
+        deployment = resolve(merged(setup.for_engines(1 + len(setup.deployment.decode))))
+        options = LaunchOptions(port=free_port(), log_path=setup.log_dir / f"{self.name}.log")
+        cluster = launch_cluster(deployment, options)
+        try:
+            yield running_cluster(cluster)
+        finally:
+            cluster.stop(drain_s=0)
+
+
+def running_cluster(cluster: RunningCluster) -> Running:
+    """How to ask and to watch a disaggregated deployment that answers."""
+    return Running(
+        targets={
+            module.spec.name: Target(url=cluster.url, model=module.spec.name, api_key=cluster.api_key)
+            for module in cluster.deployment.modules
+        },
+        engines=tuple(
+            Engine(url=worker.url, api_key=worker.command.api_key, prefills=worker.role == "prefill")
+            for worker in cluster.workers
+        ),
+        commands=tuple(worker.command.as_shell() for worker in cluster.workers),
+        kv_token_bytes=kv_token_bytes(cluster.deployment),
+    )

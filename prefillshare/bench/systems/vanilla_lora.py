@@ -1,0 +1,32 @@
+"""`vanilla-lora`: one SGLang engine as released, with all modules as adapters."""
+
+import contextlib
+from collections.abc import Iterator
+
+from prefillshare.bench.systems.base import Engine, Running, Setup, Target, kv_token_bytes, plain_engines
+from prefillshare.modules.deployment import resolve
+from prefillshare.serving.arguments import runs_on_cpu
+from prefillshare.serving.engine import plan
+from prefillshare.serving.options import LaunchOptions
+from prefillshare.serving.plain import plain_command
+from prefillshare.serving.ports import free_port
+
+
+class VanillaLora:
+    """Each adapter prefills for itself."""
+
+    name = "vanilla-lora"
+    shares: bool | None = False
+
+    @contextlib.contextmanager
+    def start(self, setup: Setup) -> Iterator[Running]:
+        """See `System`."""
+        deployment, port = resolve(setup.for_engines(1)), free_port()
+        command, url = plain_command(plan(deployment, LaunchOptions(port=port))), f"http://127.0.0.1:{port}"
+        with plain_engines({self.name: (command, url)}, setup, on_cpu=runs_on_cpu(deployment)):
+            yield Running(
+                targets={module.spec.name: Target(url=url, adapter=module.spec.name) for module in deployment.modules},
+                engines=(Engine(url=url),),
+                commands=(command.as_shell(),),
+                kv_token_bytes=kv_token_bytes(deployment),
+            )

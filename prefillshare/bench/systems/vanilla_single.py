@@ -1,0 +1,43 @@
+"""`vanilla-single`: one SGLang server as released per module, each with the module's full weights."""
+
+import contextlib
+from collections.abc import Iterator
+
+from prefillshare.bench.systems.base import (
+    Engine,
+    Running,
+    Setup,
+    Target,
+    first_gpu,
+    kv_token_bytes,
+    merged,
+    plain_engines,
+)
+from prefillshare.modules.deployment import resolve
+from prefillshare.serving.arguments import module_command, runs_on_cpu
+from prefillshare.serving.plain import plain_command
+from prefillshare.serving.ports import free_port
+
+
+class VanillaSingle:
+    """Nothing is shared but the machine."""
+
+    name = "vanilla-single"
+    shares: bool | None = False
+
+    @contextlib.contextmanager
+    def start(self, setup: Setup) -> Iterator[Running]:
+        """See `System`."""
+        deployment = resolve(merged(setup.for_engines(len(setup.deployment.decode))))
+        commands = {}
+        for number, module in enumerate(deployment.modules):
+            port, gpu = free_port(), first_gpu(deployment, number)
+            command = module_command(deployment, module, port=port, nccl_port=free_port(), first_gpu=gpu)
+            commands[module.spec.name] = (plain_command(command), f"http://127.0.0.1:{port}")
+        with plain_engines(commands, setup, on_cpu=runs_on_cpu(deployment)):
+            yield Running(
+                targets={name: Target(url=url) for name, (_, url) in commands.items()},
+                engines=tuple(Engine(url=url) for _, url in commands.values()),
+                commands=tuple(command.as_shell() for command, _ in commands.values()),
+                kv_token_bytes=kv_token_bytes(deployment),
+            )

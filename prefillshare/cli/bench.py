@@ -1,0 +1,90 @@
+"""`prefillshare bench`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def bench(
+    workload: Annotated[
+        str | None, typer.Argument(help="react, reflexion, unshared, trace FILE or gsm8k-agents FILE.")
+    ] = None,
+    file: Annotated[Path | None, typer.Argument(help="File of the workloads trace and gsm8k-agents.")] = None,
+    systems: Annotated[
+        str, typer.Option(help="shared, shared-pd, vanilla-lora, vanilla-pd, vanilla-single; the first is compared.")
+    ] = "shared,vanilla-lora",
+    endpoint: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=URL of an OpenAI-compatible server that runs already; URL#MODEL,MODEL names models."),
+    ] = None,
+    api_key: Annotated[
+        str | None, typer.Option(help="Key of the endpoints.", envvar="PREFILLSHARE_BENCH_API_KEY")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="cpu or gpu-8b; without one, what fits this machine. Options override it.")
+    ] = None,
+    family: Annotated[
+        str | None,
+        typer.Option(help="bench-0.1b, tiny, qwen3-1.7b-shape, qwen3-8b-shape or a colocated deployment file."),
+    ] = None,
+    modules: Annotated[str, typer.Option(help="Numbers of decode modules, such as 1,2,4,8.")] = "4",
+    concurrency: Annotated[str | None, typer.Option(help="Closed loop: sessions at a time, such as 1,4,8.")] = None,
+    rate: Annotated[str | None, typer.Option(help="Poisson arrivals: sessions per second, such as 0.5,1,2.")] = None,
+    speed: Annotated[
+        str | None, typer.Option(help="Trace: its own arrival times, so many times faster, such as 1,2.")
+    ] = None,
+    sessions: Annotated[int | None, typer.Option(help="Sessions per run.")] = None,
+    start_tokens: Annotated[int | None, typer.Option(help="Context before the first call.")] = None,
+    growth_tokens: Annotated[int | None, typer.Option(help="Tokens that join between two calls.")] = None,
+    output_tokens: Annotated[str | None, typer.Option(help="Answer lengths, taken in turn, such as 8 or 64,8.")] = None,
+    turns: Annotated[int | None, typer.Option(help="Calls per session.")] = None,
+    role_tokens: Annotated[int | None, typer.Option(help="Instructions at the end of each prompt.")] = None,
+    context_length: Annotated[int | None, typer.Option(help="Context window that a trace is scaled to.")] = None,
+    vocab_size: Annotated[int | None, typer.Option(help="Made-up tokens lie below this id.")] = None,
+    kv_tokens: Annotated[int | None, typer.Option(help="KV budget of each system in tokens; 0: the engine's.")] = None,
+    slo_ttft: Annotated[float | None, typer.Option(help="Goodput: longest time to the first token, s.")] = None,
+    slo_gap: Annotated[float | None, typer.Option(help="Goodput: longest mean time between tokens, s.")] = None,
+    repeats: Annotated[int, typer.Option(help="Starts of each system.")] = 3,
+    seed: Annotated[int, typer.Option(help="Seed of everything made up.")] = 1,
+    check_answers: Annotated[int, typer.Option(help="Answers per shared run compared with the reference.")] = 8,
+    out: Annotated[Path | None, typer.Option(help="New directory for the results.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue the measurement in this directory.")] = None,
+) -> None:
+    """Measure systems side by side on one workload; Ctrl-C keeps what is done."""
+    from prefillshare.cli.bench_plan import BenchOptions, make_plan, measure
+    from prefillshare.errors import BenchError
+
+    if (workload is None) == (resume is None):
+        raise BenchError("give a workload, or --resume with the directory of a measurement: one of the two")
+    if resume is not None:
+        measure(resume, None, api_key)
+        return
+    options = BenchOptions(
+        workload=str(workload),
+        file=file,
+        systems=systems,
+        endpoints=tuple(endpoint or ()),
+        preset=preset,
+        family=family,
+        modules=modules,
+        concurrency=concurrency,
+        rate=rate,
+        speed=speed,
+        sizes={
+            "num_sessions": sessions,
+            "start_tokens": start_tokens,
+            "growth_tokens": growth_tokens,
+            "turns": turns,
+            "role_tokens": role_tokens,
+            "context_length": context_length,
+            "vocab_size": vocab_size,
+            "seed": seed,
+        },
+        output_tokens=output_tokens,
+        kv_tokens=kv_tokens,
+        slo={"ttft_s": slo_ttft, "gap_s": slo_gap},
+        repeats=repeats,
+        num_checked=check_answers,
+    )
+    measure(out, make_plan(options), api_key)

@@ -1,0 +1,3 @@
+from tests.support.servers import random_server
+
+__all__ = ["random_server"]

@@ -1,0 +1,105 @@
+"""`prefillshare bench` as a program: interrupted, continued, and against a server that runs already."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from prefillshare.bench.store import Store
+from prefillshare.cli.app import app
+from prefillshare.errors import BenchError
+from prefillshare.serving.launch import RunningDeployment
+
+WAIT_S = 120.0
+NUM_CELLS = 2 * 3  # two loads, three repeats
+
+
+def _command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "prefillshare", "bench", *arguments]
+
+
+def _run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(_command(*arguments), capture_output=True, text=True, timeout=WAIT_S, check=False)
+
+
+def _runs(directory: Path) -> dict[str, int]:
+    """Finished runs and when they were written."""
+    return {file.name: file.stat().st_mtime_ns for file in (directory / "runs").glob("*.json")}
+
+
+def test_an_interrupted_measurement_keeps_what_is_done_and_goes_on(
+    random_server: RunningDeployment, tmp_path: Path
+) -> None:
+    out = tmp_path / "results"
+    arguments = ["react", "--systems", "", "--endpoint", f"there={random_server.url}#math,tool,code"]
+    arguments += ["--modules", "3", "--concurrency", "1,2", "--sessions", "2", "--turns", "3", "--vocab-size", "250"]
+    arguments += ["--start-tokens", "30", "--growth-tokens", "5", "--output-tokens", "4", "--out", str(out)]
+    process = subprocess.Popen(_command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + WAIT_S
+    while not _runs(out):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    said, told = process.communicate(timeout=WAIT_S)
+    done = _runs(out)
+    assert process.returncode == 130, told
+    assert 1 <= len(done) < NUM_CELLS
+    assert f"prefillshare bench --resume {out}" in told
+    assert "prefix hit ratio" in said
+    assert "of 3 repeats" in (out / "report.html").read_text()
+
+    ended = _run("--resume", str(out))
+    assert ended.returncode == 0, ended.stderr
+    after = _runs(out)
+    assert len(after) == NUM_CELLS
+    assert {name: after[name] for name in done} == done
+    rows = [line.split("\t") for line in ended.stdout.splitlines()]
+    assert rows[0] == ["modules", "load", "figure", "there"]
+    assert [row[3] for row in rows if row[2] == "failed calls"] == ["0", "0"]
+    assert {row[1] for row in rows[1:]} == {"1 sessions at a time", "2 sessions at a time"}
+    assert "3 to 3 of 3 repeats" in (out / "report.html").read_text()
+
+    plan = Store(out).plan()
+    assert plan.endpoints == (f"there={random_server.url}#math,tool,code",)
+    record = json.loads((out / "runs" / "n3-closed-1-there-r1.json").read_text())["record"]
+    # Sessions of calls of 30, 39 and 48 tokens, answered by their lengths and with the server's own tokens.
+    assert [call["prompt_tokens"] for call in record["calls"]] == [30, 39, 48, 30, 39, 48]
+    assert all(len(call["output"]) == 4 and len(call["gaps_s"]) == 3 for call in record["calls"])
+    # An endpoint's cache is not emptied, so the first call of a later repeat hits; what it holds is at most n-1.
+    assert all(0 <= call["cached_tokens"] < call["prompt_tokens"] for call in record["calls"])
+    assert record["calls"][2]["cached_tokens"] == 38
+
+    again = _run(*arguments)
+    assert again.returncode == 8
+    assert "--resume" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "give a workload, or --resume"),
+        (("react", "--systems", "sharde"), "there is no system 'sharde'"),
+        (("react", "--systems", ""), "no system is named"),
+        (("react", "--concurrency", "1", "--rate", "1"), "different kinds of load"),
+        (("react", "--modules", "two"), "--modules 'two' is no list of numbers"),
+        (("react", "--endpoint", "here"), "is not NAME=URL"),
+        (("react", "--preset", "gpu"), "there is no preset 'gpu'"),
+        (("react", "--family", "huge"), "there is no family 'huge'"),
+        (("react", "--family", "tiny", "--start-tokens", "5000"), "lower --start-tokens"),
+        (("trace",), "needs a file"),
+        (("--resume", "nowhere"), "holds no measurement"),
+    ],
+)
+def test_mistakes_are_refused_before_anything_starts(
+    arguments: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BenchError, match=re.escape(message)):
+        app(["bench", *arguments], standalone_mode=False)
+    assert not list(tmp_path.iterdir())
