@@ -345,22 +345,32 @@ def _wait_for_all(
     wait_until_listening(started, key, options.start_timeout_s, on_stage)
     wait_until_listening([(router, url)], options.api_key, options.start_timeout_s, lambda stage: None)
     on_stage(LAST_STAGE)
+    _wait_until_healthy(processes, url, options)
     for name in dict.fromkeys(worker.module for worker in workers if worker.module):
         _answer_once(name, processes, url, options)
     for member in supervisor.members:
         member.state = "running"
 
 
+def _wait_until_healthy(processes: Sequence[EngineProcess], url: str, options: LaunchOptions) -> None:
+    """The router learns that its workers are up by asking them now and then; until then it would refuse calls."""
+    deadline, header = time.monotonic() + options.start_timeout_s, auth_header(options.api_key)
+    state = "nothing"
+    while state != "ok" and time.monotonic() < deadline:
+        try:
+            state = httpx.get(f"{url}/health", headers=header, timeout=_ASK_TIMEOUT_S).json()["status"]
+        except (httpx.HTTPError, ValueError, KeyError):
+            state = "nothing"
+        for process in processes:
+            raise_if_dead(process)
+        time.sleep(_ASK_TIMEOUT_S / 5)
+
+
 def _answer_once(module: str, processes: Sequence[EngineProcess], url: str, options: LaunchOptions) -> None:
     """Generate one token: what is slow the first time, such as the hand-shake, happens here, not for a user."""
     body = {"model": module, "prompt": [1, 1], "max_tokens": 1, "temperature": 0}
-    deadline = time.monotonic() + options.start_timeout_s
     try:
-        # The router learns that its workers are up by asking them now and then.
-        while (reply := _complete(url, body, options)).status_code == 503 and time.monotonic() < deadline:
-            for process in processes:
-                raise_if_dead(process)
-            time.sleep(_ASK_TIMEOUT_S / 2)
+        reply = _complete(url, body, options)
     except httpx.TransportError as error:
         for process in processes:
             raise_if_dead(process)
