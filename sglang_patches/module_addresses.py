@@ -22,8 +22,6 @@ SHARED_ROUTES = (
     "/server_info",
     "/get_server_info",
     "/flush_cache",
-    "/start_profile",
-    "/stop_profile",
 )
 """What an endpoint is asked besides ``/generate``; the same for every module."""
 

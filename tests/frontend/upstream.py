@@ -71,7 +71,7 @@ PROGRAMS = (
     Program(
         name="test_stream_logprobs",
         is_judged=True,
-        note="needs a server started with --incremental-streaming-output, as SGLang's test does",
+        note="needs a server started with --incremental-streaming-output, as SGLang's test does; this one is not",
     ),
 )
 NOT_APPLICABLE = {
