@@ -4,9 +4,16 @@ The same commands as `prefillshare.serving.arguments` makes, without the shared 
 plugin. The platform plugin stays: without it, SGLang does not run on machines without an accelerator.
 """
 
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from prefillshare.serving.arguments import EngineCommand
+from prefillshare.serving.engine import start_fork_server
+from prefillshare.serving.options import START_TIMEOUT_S
+from prefillshare.serving.process import start_engine
+from prefillshare.serving.readiness import wait_until_listening
 from sglang_patches.names import CPU_PLUGIN
 
 _BACKEND_FLAG = "--radix-cache-backend"
@@ -18,3 +25,25 @@ def plain_command(command: EngineCommand) -> EngineCommand:
     flag = argv.index(_BACKEND_FLAG)
     del argv[flag : flag + 2]  # the first one; further arguments of the caller may ask for another
     return replace(command, argv=tuple(argv), environment={**command.environment, "SGLANG_PLUGINS": CPU_PLUGIN})
+
+
+@contextlib.contextmanager
+def running_plain_engines(
+    commands: Mapping[str, tuple[EngineCommand, str]], log_dir: Path, *, on_cpu: bool
+) -> Iterator[None]:
+    """Engines by name, each with its command and its address, while the context is open; logs go into `log_dir`.
+
+    Raises: LaunchError with the reason of the first that does not start.
+    """
+    with contextlib.ExitStack() as stack:
+        forks, processes = None, []
+        if on_cpu:
+            first = next(iter(commands.values()))[0]
+            forks = start_fork_server(first, log_dir / "forks.log", START_TIMEOUT_S)
+            stack.callback(forks.close)
+        for name, (command, url) in commands.items():
+            process = start_engine(command, log_dir / f"{name}.log", forks)
+            stack.callback(process.kill)
+            processes.append((process, url))
+        wait_until_listening(processes, None, START_TIMEOUT_S, lambda stage: None)
+        yield

@@ -14,13 +14,12 @@ import openai
 
 from prefillshare.config import load_deployment
 from prefillshare.modules.deployment import resolve
+from prefillshare.serving.arguments import runs_on_cpu
 from prefillshare.serving.engine import plan
 from prefillshare.serving.launch import running_deployment
 from prefillshare.serving.options import LaunchOptions
-from prefillshare.serving.plain import plain_command
+from prefillshare.serving.plain import plain_command, running_plain_engines
 from prefillshare.serving.ports import free_port
-from prefillshare.serving.process import start_engine
-from prefillshare.serving.readiness import raise_if_dead
 from tests.support.forks import fork_server
 
 MODELS_DIR = Path(__file__).parents[2] / "models"
@@ -105,28 +104,15 @@ def shared_engine(
 @contextlib.contextmanager
 def plain_engine(file: Path = TINY_AGENTS, *extra_args: str) -> Iterator[Endpoint]:
     """The same models on SGLang as released: its own radix cache, none of the engine patches."""
-    port = free_port()
-    command = plain_command(plan(resolve(load_deployment(file)), LaunchOptions(port=port, extra_args=extra_args)))
-    log = tempfile.NamedTemporaryFile(suffix=".log")  # noqa: SIM115 - closed in the end
-    process = start_engine(command, Path(log.name))
-    endpoint, deadline = Endpoint(f"http://127.0.0.1:{port}"), time.monotonic() + START_TIMEOUT_S
-    try:
-        while not _answers(endpoint):
-            raise_if_dead(process)
-            assert time.monotonic() < deadline, "the engine did not start"
-            time.sleep(0.2)
+    port, deployment = free_port(), resolve(load_deployment(file))
+    command = plain_command(plan(deployment, LaunchOptions(port=port, extra_args=extra_args)))
+    url = f"http://127.0.0.1:{port}"
+    with (
+        tempfile.TemporaryDirectory() as logs,
+        running_plain_engines({"plain": (command, url)}, Path(logs), on_cpu=runs_on_cpu(deployment)),
+        contextlib.closing(Endpoint(url)) as endpoint,
+    ):
         yield endpoint
-    finally:
-        endpoint.close()
-        process.kill()
-        log.close()
-
-
-def _answers(endpoint: Endpoint) -> bool:
-    try:
-        return endpoint.http.get("/v1/models").status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 @contextlib.contextmanager

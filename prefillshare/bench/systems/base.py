@@ -1,7 +1,7 @@
 """The contract of systems, and what all that start engines have in common."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
@@ -10,12 +10,8 @@ from prefillshare.config.schema import Deployment
 from prefillshare.errors import BenchError
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.modules.fingerprint import geometry
-from prefillshare.serving.arguments import EngineCommand, runs_on_cpu
-from prefillshare.serving.engine import start_fork_server
+from prefillshare.serving.arguments import runs_on_cpu
 from prefillshare.serving.machine import gpus
-from prefillshare.serving.options import START_TIMEOUT_S
-from prefillshare.serving.process import start_engine
-from prefillshare.serving.readiness import wait_until_listening
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,23 +137,3 @@ def first_gpu(deployment: ResolvedDeployment, number: int) -> int | None:
         return None
     each = deployment.config.engine.tensor_parallel_size
     return number * each % max(1, len(gpus()) - each + 1)
-
-
-@contextlib.contextmanager
-def plain_engines(commands: Mapping[str, tuple[EngineCommand, str]], setup: Setup, *, on_cpu: bool) -> Iterator[None]:
-    """Engines by name, each with its command and address, while the context is open.
-
-    Raises: LaunchError.
-    """
-    with contextlib.ExitStack() as stack:
-        forks, processes = None, []
-        if on_cpu:
-            first = next(iter(commands.values()))[0]
-            forks = start_fork_server(first, setup.log_dir / "forks.log", START_TIMEOUT_S)
-            stack.callback(forks.close)
-        for name, (command, url) in commands.items():
-            process = start_engine(command, setup.log_dir / f"{name}.log", forks)
-            stack.callback(process.kill)
-            processes.append((process, url))
-        wait_until_listening(processes, None, START_TIMEOUT_S, lambda stage: None)
-        yield

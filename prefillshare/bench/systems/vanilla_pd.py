@@ -18,12 +18,11 @@ from prefillshare.bench.systems.base import (
     first_gpu,
     kv_token_bytes,
     merged,
-    plain_engines,
 )
 from prefillshare.modules.deployment import ResolvedDeployment, ResolvedModule, resolve
 from prefillshare.serving.arguments import EngineCommand, WorkerPlace, runs_on_cpu, worker_command
 from prefillshare.serving.options import DEFAULT_HOST
-from prefillshare.serving.plain import plain_command
+from prefillshare.serving.plain import plain_command, running_plain_engines
 from prefillshare.serving.ports import free_port
 
 
@@ -59,7 +58,7 @@ class VanillaPd:
             for role, worker in zip(("prefill", "decode"), pair, strict=True)
         }
         commands = {name: (worker.command, worker.url) for name, worker in workers.items()}
-        with plain_engines(commands, setup, on_cpu=runs_on_cpu(deployment)):
+        with running_plain_engines(commands, setup.log_dir, on_cpu=runs_on_cpu(deployment)):
             yield Running(
                 targets=_targets(pairs),
                 engines=tuple(

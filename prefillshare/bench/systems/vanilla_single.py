@@ -11,11 +11,10 @@ from prefillshare.bench.systems.base import (
     first_gpu,
     kv_token_bytes,
     merged,
-    plain_engines,
 )
 from prefillshare.modules.deployment import resolve
 from prefillshare.serving.arguments import module_command, runs_on_cpu
-from prefillshare.serving.plain import plain_command
+from prefillshare.serving.plain import plain_command, running_plain_engines
 from prefillshare.serving.ports import free_port
 
 
@@ -34,7 +33,7 @@ class VanillaSingle:
             port, gpu = free_port(), first_gpu(deployment, number)
             command = module_command(deployment, module, port=port, nccl_port=free_port(), first_gpu=gpu)
             commands[module.spec.name] = (plain_command(command), f"http://127.0.0.1:{port}")
-        with plain_engines(commands, setup, on_cpu=runs_on_cpu(deployment)):
+        with running_plain_engines(commands, setup.log_dir, on_cpu=runs_on_cpu(deployment)):
             yield Running(
                 targets={name: Target(url=url) for name, (_, url) in commands.items()},
                 engines=tuple(Engine(url=url) for _, url in commands.values()),
