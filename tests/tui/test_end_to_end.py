@@ -8,9 +8,10 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from prefillshare.serving.launch import RunningDeployment
+from prefillshare.serving.launch import RunningDeployment, running_deployment
 from prefillshare.serving.ports import free_port
-from tests.support.random_models import make_family
+from tests.support.engines import TINY_AGENTS
+from tests.support.forks import fork_server
 from tests.support.tmux import Terminal, numbers_after, prefillshare
 
 MODULES = ("math", "tool", "code")
@@ -19,8 +20,14 @@ COUNTERS = ("requests", "generated_tokens", "prompt_tokens", "own_hit_tokens", "
 
 
 @pytest.fixture(scope="module")
-def http(random_server: RunningDeployment) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=random_server.url, timeout=120) as client:
+def tiny() -> Iterator[RunningDeployment]:
+    with running_deployment(TINY_AGENTS, fork_server=fork_server) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def http(tiny: RunningDeployment) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=tiny.url, timeout=120) as client:
         yield client
 
 
@@ -52,10 +59,8 @@ def on_screen(screen: str, module: str) -> list[int]:
     return [calls, generated, prompt, own, cross]
 
 
-def test_the_screen_shows_what_prometheus_is_told(
-    random_server: RunningDeployment, http: httpx.Client, tmp_path: Path
-) -> None:
-    with Terminal(prefillshare("top", "--url", random_server.url), tmp_path) as terminal:
+def test_the_screen_shows_what_prometheus_is_told(tiny: RunningDeployment, http: httpx.Client, tmp_path: Path) -> None:
+    with Terminal(prefillshare("top", "--url", tiny.url), tmp_path) as terminal:
         terminal.wait_for("LIVE")
         talk(http, "agents-1")
         terminal.press("2")
@@ -93,9 +98,9 @@ def test_the_screen_shows_what_prometheus_is_told(
 
 
 def test_launch_shows_the_dashboard_and_goes_on_without_it(tmp_path: Path) -> None:
-    file, port = make_family(tmp_path / "family"), free_port()
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
-    with Terminal(prefillshare("launch", str(file), "--port", str(port), "--tui"), tmp_path) as terminal:
+    with Terminal(prefillshare("launch", str(TINY_AGENTS), "--port", str(port), "--tui"), tmp_path) as terminal:
         terminal.wait_for("LIVE", timeout_s=600)
         terminal.press("q")
         terminal.wait_for("Stop the deployment, too?")
