@@ -97,7 +97,7 @@ class Asker:
             meta = event["meta_info"]
             reply.prompt_tokens, reply.cached_tokens = meta["prompt_tokens"], meta.get("cached_tokens")
             for sizes in meta.get("prefillshare") or ():
-                reply.handoff_tokens, reply.handoff_bytes = sizes["handoff_tokens"], sizes["handoff_bytes"]
+                reply.handoff_tokens, reply.handoff_bytes = sizes.get("handoff_tokens"), sizes.get("handoff_bytes")
         if reply.handoff_tokens is not None:
             # What a decode worker held says nothing about what its prefill worker computed.
             reply.cached_tokens = None
