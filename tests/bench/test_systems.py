@@ -17,6 +17,8 @@ from prefillshare.config.schema import Deployment
 from prefillshare.errors import BenchError
 from prefillshare.modules.deployment import resolve
 from prefillshare.modules.random_weights import num_parameters
+from prefillshare.serving.arguments import module_command
+from prefillshare.serving.plain import plain_command
 from tests.support.engines import MODELS_DIR
 from tests.support.random_models import make_family as make_random_family
 
@@ -64,6 +66,20 @@ def test_a_plain_pair_is_sglang_alone_with_one_modules_weights() -> None:
         assert prefill.place.bootstrap_port is not None
         ports.append(prefill.place.bootstrap_port)
     assert len(set(ports)) == len(ports)
+
+
+def test_a_plain_server_is_sglang_alone_with_one_modules_weights() -> None:
+    deployment = resolve(merged(_setup(8192).for_engines(2)))
+    module = deployment.modules[1]
+    ours = module_command(deployment, module, port=1, nccl_port=2, first_gpu=3)
+    plain = plain_command(ours)
+    assert _value(plain.argv, "--model-path") == str(module.path)
+    assert _value(plain.argv, "--served-model-name") == "agent-1"
+    assert _value(plain.argv, "--max-total-tokens") == "4096"
+    assert _value(plain.argv, "--base-gpu-id") == "3"
+    assert not {"--radix-cache-backend", "--enable-lora", "--disaggregation-mode"} & set(plain.argv)
+    assert set(ours.argv) - set(plain.argv) == {"--radix-cache-backend", "prefillshare"}
+    assert plain.environment == {**ours.environment, "SGLANG_PLUGINS": "prefillshare_cpu"}
 
 
 def test_the_tiny_family_has_any_number_of_modules() -> None:
