@@ -38,6 +38,7 @@ async def test_a_worker_that_leaves_finishes_its_calls_first() -> None:
         assert other.headers["X-Decode-Worker"] != leaving
         assert not leave.done()
         assert b"[DONE]" in await reply.read()
+        assert b"[DONE]" in await other.read()
         assert await (await leave).json() == {"id": leaving, "unfinished": 0}
         assert running.gateway.pool.get(leaving) is None
         assert leaving not in running.gateway.chooser.index.match(b"\x1e" * 3)
