@@ -123,6 +123,7 @@ class Asker:
                 reply.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
         num_generated = len(reply.times) if num_generated is None else num_generated
         reply.tokens = (reply.tokens + [_FILLER_TOKEN] * num_generated)[:num_generated]
+        del reply.times[num_generated:]
         reply.grow_to(num_generated)
         return reply
 
@@ -175,5 +176,5 @@ def _take_piece(reply: Reply, choice: dict[str, Any]) -> None:
     if ids:
         reply.tokens += ids
         reply.grow_to(len(reply.tokens))
-    elif choice.get("text"):
+    elif choice.get("text") and not reply.tokens:
         reply.grow_to(len(reply.times) + 1)
