@@ -34,7 +34,9 @@ class StageLines:
         self._finish("ok" if error is None else "--")
 
     def show(self, stage: str) -> None:
-        """Begin a stage."""
+        """Begin a stage, unless it is the one that runs."""
+        if stage == self._stage:
+            return
         self._finish("ok")
         self._stage, self._since = stage, time.monotonic()
 
