@@ -138,9 +138,7 @@ class Gateway:
     def _evicted(self, worker: Worker, found: Evictions) -> None:
         if found.is_cleared:
             self.chooser.index.forget(worker.id)
-            worker.evicted_bytes = 0.0
-        worker.evicted_bytes += found.num_tokens * self.chooser.bytes_per_token
-        worker.evicted_bytes = self.chooser.index.drop(worker.id, worker.evicted_bytes)
+        self.chooser.index.drop(worker.id, found.num_tokens * self.chooser.bytes_per_token)
 
     def _session_moved(self, session: str, before: str, now: str) -> None:
         self.observer.sessions.repinned(session)

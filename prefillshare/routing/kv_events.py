@@ -45,7 +45,7 @@ class Evictions:
         try:
             for kind, *fields in msgspec.msgpack.decode(batch)[1]:
                 self._add(kind, fields)
-        except (msgspec.DecodeError, TypeError, IndexError) as error:
+        except (msgspec.DecodeError, TypeError, LookupError) as error:
             raise ValueError(f"this is no batch of KV events ({error})") from None
 
     def _add(self, kind: str, fields: list[Any]) -> None:

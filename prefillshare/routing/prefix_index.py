@@ -32,6 +32,7 @@ class PrefixIndex:
         self.max_bytes = max_bytes
         self.num_bytes = 0
         self._root = _Node(b"", None)
+        self._owed: dict[str, float] = {}  # bytes that a worker evicted, less than its next edge
         self._recency: OrderedDict[_Node, None] = OrderedDict()
 
     @property
@@ -75,6 +76,7 @@ class PrefixIndex:
 
     def forget(self, worker: str) -> None:
         """Drop everything that `worker` holds: it left, restarted or flushed its cache."""
+        self._owed.pop(worker, None)
         # The longest unused first: every child comes before its parent, so emptied branches go from the leaves up.
         for node in list(self._recency):
             node.holders.discard(worker)
@@ -84,12 +86,14 @@ class PrefixIndex:
     def drop(self, worker: str, num_bytes: float) -> float:
         """Drop about `num_bytes` of what `worker` holds, the longest unused first, whole edges only.
 
-        Returns how many bytes less that were, to be dropped another time; 0 when the worker holds nothing any more.
+        Returns how many bytes less that were; they are dropped with the next ones, unless it holds nothing any more.
         """
+        num_bytes += self._owed.pop(worker, 0.0)
         for node in list(self._recency):
             if worker not in node.holders:
                 continue
             if num_bytes < len(node.edge):
+                self._owed[worker] = num_bytes
                 return num_bytes
             num_bytes -= len(node.edge)
             node.holders.discard(worker)
@@ -101,10 +105,15 @@ class PrefixIndex:
         """Bytes of all prefixes that `worker` holds, shared beginnings once."""
         return sum(len(node.edge) for node in self._recency if worker in node.holders)
 
+    def owed_bytes(self, worker: str) -> float:
+        """What `drop` was told and could not drop yet."""
+        return self._owed.get(worker, 0.0)
+
     def clear(self) -> None:
         """Drop everything."""
         self._root.children.clear()
         self._recency.clear()
+        self._owed.clear()
         self.num_bytes = 0
 
     def _child(self, node: _Node, prompt: bytes, position: int) -> _Node | None:

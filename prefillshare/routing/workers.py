@@ -85,7 +85,6 @@ class Worker:
         self.num_calls = 0
         self.num_failed = 0
         self.last_byte_at = 0.0
-        self.evicted_bytes = 0.0  # told by KV events, not dropped from the prefix index yet
         self.max_running = settings.max_running_per_worker
         self.speed = PrefillSpeed(settings.initial_prefill_tokens_per_s)
         self.breaker = Breaker(

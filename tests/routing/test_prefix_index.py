@@ -56,6 +56,21 @@ def test_a_worker_that_evicts_loses_the_ends_of_its_longest_unused_prefixes(
         assert all(index.match(prompt[:end]).get(worker, 0) == end for end in range(1, length + 1))
 
 
+def test_what_could_not_be_dropped_is_dropped_later_and_forgotten_with_the_worker() -> None:
+    index = PrefixIndex(10**9)
+    index.insert(b"prefix", "p0")
+    assert index.drop("p0", 4) == 4
+    assert index.match(b"prefix") == {"p0": 6}
+    assert index.drop("p0", 2) == 0
+    assert index.match(b"prefix") == {}
+    index.insert(b"prefix", "p0")
+    assert index.drop("p0", 5) == 5
+    index.forget("p0")
+    index.insert(b"prefix", "p0")
+    assert index.drop("p0", 1) == 1
+    assert index.match(b"prefix") == {"p0": 6}
+
+
 def test_the_latest_used_prefix_is_evicted_last() -> None:
     index = PrefixIndex(10**9)
     for prompt in (b"one", b"two", b"three"):

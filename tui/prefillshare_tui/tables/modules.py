@@ -84,6 +84,16 @@ def _detail(row: ModuleRow, view: View) -> tuple[Line, ...]:
     return since, prompts, line(("p50 / p95 / p99  ", "dim"), latency)
 
 
+def _quantile_column(title: str, histogram: str, share: float, priority: int = 0) -> Column[ModuleRow]:
+    return Column(
+        title=title,
+        width=8,
+        cell=lambda row: line(words.quantile(row.activity.quantile(histogram, share))),
+        sort_key=lambda row: _seconds(row.activity.quantile(histogram, share)),
+        priority=priority,
+    )
+
+
 MODULES: Table[ModuleRow] = Table(
     name="modules",
     columns=(
@@ -129,33 +139,10 @@ MODULES: Table[ModuleRow] = Table(
             cell=lambda row: line(words.short(row.activity.rate("generated_tokens"))),
             sort_key=lambda row: row.activity.rate("generated_tokens"),
         ),
-        Column(
-            title="TTFT p50",
-            width=8,
-            cell=lambda row: line(words.quantile(row.activity.quantile("ttft", 0.5))),
-            sort_key=lambda row: _seconds(row.activity.quantile("ttft", 0.5)),
-            priority=5,
-        ),
-        Column(
-            title="TTFT p95",
-            width=8,
-            cell=lambda row: line(words.quantile(row.activity.quantile("ttft", 0.95))),
-            sort_key=lambda row: _seconds(row.activity.quantile("ttft", 0.95)),
-        ),
-        Column(
-            title="ITL p50",
-            width=8,
-            cell=lambda row: line(words.quantile(row.activity.quantile("itl", 0.5))),
-            sort_key=lambda row: _seconds(row.activity.quantile("itl", 0.5)),
-            priority=7,
-        ),
-        Column(
-            title="E2E p95",
-            width=8,
-            cell=lambda row: line(words.quantile(row.activity.quantile("e2e", 0.95))),
-            sort_key=lambda row: _seconds(row.activity.quantile("e2e", 0.95)),
-            priority=3,
-        ),
+        _quantile_column("TTFT p50", "ttft", 0.5, priority=5),
+        _quantile_column("TTFT p95", "ttft", 0.95),
+        _quantile_column("ITL p50", "itl", 0.5, priority=7),
+        _quantile_column("E2E p95", "e2e", 0.95, priority=3),
         Column(
             title="Run",
             width=4,
