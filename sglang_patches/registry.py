@@ -18,6 +18,7 @@ from sglang_patches import (
     model_names,
     observed_requests,
     openai_user,
+    prefill_once,
     prompt_size,
     request_boundary,
     request_checks,
@@ -26,7 +27,7 @@ from sglang_patches import (
     server_checks,
     start_method,
 )
-from sglang_patches.cpu import grammar_mask, nixl_memory, pinning
+from sglang_patches.cpu import attention, grammar_mask, nixl_memory, operators, pinning
 from sglang_patches.disaggregation.patches import DISAGGREGATION_PATCHES
 from sglang_patches.fingerprint import PINNED_SGLANG, installed_sglang
 from sglang_patches.patch import Patch, Replacement
@@ -40,10 +41,12 @@ class PatchError(PrefillShareError):
 _REQ = "managers.schedule_batch"
 _LORA = "lora.lora_manager"
 _RADIX = "mem_cache.radix_cache"
+_POLICY = "managers.schedule_policy"
 _SERVING = "entrypoints.openai.serving_base"
 _RESPONSES = "entrypoints.openai.serving_responses"
 _TOKENIZER = "managers.tokenizer_manager"
 _OLLAMA = "entrypoints.ollama.serving"
+_TORCH_ATTENTION = "layers.attention.torch_native_backend"
 _RELIED_SEGMENTS = "relied on: reads adapters per row of the batch view"
 _RELIED_ORIGIN = "relied on: when nodes are made, and which matched prefix counts as cached"
 _RELIED_ROWS = "relied on: row ownership that the shared radix cache continues"
@@ -225,6 +228,20 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
         "nobody would see whose prefill was reused, and the size of a hand-off",
         call_report.wrap_build_response,
     ),
+    _patch(
+        _POLICY,
+        "PrefillAdder.add_one_req",
+        "08a95888e5900d75",
+        "calls that arrive together would each compute their common start",
+        prefill_once.wrap_add_one_req,
+    ),
+    _patch(
+        _POLICY,
+        "PrefillAdder.add_chunked_req",
+        "3450ace29c1ceee6",
+        "nobody would wait for the next chunk of a long common start",
+        prefill_once.wrap_add_chunked_req,
+    ),
     _patch(_RADIX, "RadixCache.match_prefix", "4ac011eaa716c724", _RELIED_ROWS),
     _patch(_RADIX, "RadixCache.insert", "d4ee45e66c92906b", _RELIED_ROWS),
     _patch(_RADIX, "RadixCache.cache_unfinished_req", "153f82d767e5b2c7", _RELIED_ROWS),
@@ -298,6 +315,34 @@ CPU_PATCHES: tuple[Patch, ...] = (
         "5a826b1c796f84c8",
         "each process of a forked engine would import it again",
         start_method.wrap_set_envs_and_config,
+    ),
+    _patch(
+        _TORCH_ATTENTION,
+        "TorchNativeAttnBackend._run_sdpa_forward_extend",
+        "5ce429c04fa0f38b",
+        "a few new tokens would pay for the attention of the whole prefix",
+        attention.wrap_extend,
+    ),
+    _patch(
+        _TORCH_ATTENTION,
+        "TorchNativeAttnBackend._run_sdpa_forward_decode",
+        "f54327e27c6bd3af",
+        "gathering KV would take longer than attending to it",
+        attention.wrap_decode,
+    ),
+    _patch(
+        "layers.layernorm",
+        "RMSNorm.forward_native",
+        "3335b16d634b2fb5",
+        "a small model would spend a seventh of a step on norms",
+        operators.wrap_rms_norm,
+    ),
+    _patch(
+        "layers.rotary_embedding.base",
+        "RotaryEmbedding.forward_native",
+        "d3fe1cdb973c311f",
+        "queries and keys would be turned one after the other in 20 calls",
+        operators.wrap_rotary,
     ),
     _patch(
         "mem_cache.allocator.paged",

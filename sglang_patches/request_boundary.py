@@ -41,6 +41,7 @@ def wrap_req_init(original: Callable[..., None]) -> Callable[..., None]:
         # along, None for the prefill module itself.
         self.decode_module = self.routing_key if is_prefill_worker() else self.lora_id
         self.are_hits_counted = False
+        self.start_underway, self.awaited_start = None, (None, 0)
 
     return __init__
 

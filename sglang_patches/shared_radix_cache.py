@@ -35,6 +35,7 @@ from sglang.srt.mem_cache.radix_cache import RadixCache, RadixKey
 from sglang_patches.call_report import note
 from sglang_patches.disaggregation.hand_off import report_end
 from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker
+from sglang_patches.prefill_once import PrefillsUnderway
 from sglang_patches.request_boundary import is_all_base_made
 
 if TYPE_CHECKING:
@@ -49,10 +50,13 @@ class SharedPrefillRadixCache(RadixCache):
     """How often everything was dropped; the constructor does so once."""
     _writer: str | None = None
     """Decode module whose request is being inserted."""
+    underway: PrefillsUnderway
+    """What running prefills will bring."""
 
     def reset(self) -> None:
         """Drop everything."""
         self.num_flushes += 1
+        self.underway = PrefillsUnderway()
         super().reset()
 
     def match_prefix(self, params: MatchPrefixParams) -> MatchResult:
@@ -112,13 +116,15 @@ class SharedPrefillRadixCache(RadixCache):
             self.dec_lock_ref(req.last_node)
 
     def _begin(self, req: Req) -> None:
-        """Before ``req`` changes the tree: remember who writes, and count once what its first match brought.
+        """Before ``req`` changes the tree: its prefill is no longer under way, remember who writes, and count once what
+        its first match brought.
 
         Until now ``last_node`` is the end of the prefix that admitted the request, and locked, so the path to it is
         what SGLang counts as cached tokens. A retracted request matches again, which counts neither there nor here. The
         prefix that a decode worker holds was counted by the prefill worker.
         """
         self._writer = req.decode_module
+        self.underway.end(req)
         if req.are_hits_counted or req.last_node is None or is_decode_worker():
             return
         req.are_hits_counted = True

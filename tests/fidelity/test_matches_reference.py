@@ -10,6 +10,7 @@ from random import Random
 
 import pytest
 
+from sglang_patches.prefill_once import MIN_TOKENS
 from tests.fidelity.conftest import MODULES, NUM_TOKENS, Prompt
 from tests.support.engines import TINY_AGENTS, Answer, Endpoint, shared_engine
 from tests.support.reference import Continuation
@@ -107,3 +108,19 @@ def test_sixteen_at_a_time(engine, configuration, prompts, expected, score):
     asked = [(prompt, module) for prompt in prompts for module in (*MODULES, None)]
     Random(0).shuffle(asked)
     check(asked, engine.generate_all(asked, NUM_TOKENS, 16), expected, score, configuration)
+
+
+def test_asked_together_a_prompt_is_computed_once(engine, configuration, prompts, expected, score):
+    """One call of all modules and the base: the engine sees them in one scheduling round."""
+    modules = (*MODULES, None)
+    for prompt in prompts[:6]:
+        engine.flush()
+        asked = [(prompt, module) for module in modules]
+        answers = engine.generate_batch(asked, NUM_TOKENS)
+        check(asked, answers, expected, score, configuration)
+        first, *others = sorted(answer.cached_tokens for answer in answers)
+        reused = base_made_prefix(prompt, configuration.page_size)
+        assert first == 0
+        # For a last chunk that is short nobody waits.
+        longest_rest = MIN_TOKENS if "--chunked-prefill-size" in configuration.args else 1
+        assert all(0 <= reused - cached < longest_rest for cached in others)

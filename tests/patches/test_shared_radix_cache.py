@@ -108,6 +108,7 @@ class Scheduler(RuleBasedStateMachine):
                 lora_id=lora_id,
                 decode_module=lora_id,
                 are_hits_counted=False,
+                start_underway=None,
                 customized_info=None,
                 hits=None,
                 extra_key=salt,

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -63,9 +64,19 @@ class Endpoint:
         }
         reply = self.http.post("/generate", json=body)
         assert reply.status_code == 200, reply.text
-        data = reply.json()
-        logprobs = data["meta_info"].get("output_token_logprobs") or [[None]]
-        return Answer(data["output_ids"], logprobs[0][0], data["meta_info"]["cached_tokens"])
+        return _answer(reply.json())
+
+    def generate_batch(self, asked: Sequence[tuple[Sequence[int], str | None]], num_tokens: int) -> list[Answer]:
+        """Greedy continuations to (prompt, module) pairs, asked in one request."""
+        body = {
+            "input_ids": [list(prompt) for prompt, _ in asked],
+            "lora_path": [module for _, module in asked],
+            "return_logprob": True,
+            "sampling_params": {"temperature": 0, "max_new_tokens": num_tokens, "ignore_eos": True},
+        }
+        reply = self.http.post("/generate", json=body)
+        assert reply.status_code == 200, reply.text
+        return [_answer(data) for data in reply.json()]
 
     def generate_all(
         self, asked: Sequence[tuple[Sequence[int], str | None]], num_tokens: int, concurrency: int
@@ -85,6 +96,11 @@ class Endpoint:
         while self.http.post("/flush_cache").status_code != 200:
             assert time.monotonic() < deadline, "the engine did not become idle"
             time.sleep(0.1)
+
+
+def _answer(reply: Mapping[str, Any]) -> Answer:
+    logprobs = reply["meta_info"].get("output_token_logprobs") or [[None]]
+    return Answer(reply["output_ids"], logprobs[0][0], reply["meta_info"]["cached_tokens"])
 
 
 @contextlib.contextmanager

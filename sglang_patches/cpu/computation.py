@@ -1,0 +1,71 @@
+"""What the CPU platform computes in place of upstream: pure functions of tensors.
+
+Only imported once an engine is being patched, since it imports torch.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+
+def attend_new(query: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor, scale: float | None) -> Tensor:
+    """Causal attention of a sequence's last tokens.
+
+    Shapes: query (new, heads, size), caches (pool, KV heads, size), slots (length,);
+    returns (new, heads, size of values).
+    """
+    num_new, num_heads, size = query.shape
+    num_groups = num_heads // k_cache.shape[1]
+    keys = k_cache.index_select(0, slots).transpose(0, 1)
+    values = v_cache.index_select(0, slots).transpose(0, 1)
+    num_cached = len(slots) - num_new
+    # A causal kernel skips what a mask only hides: worth some rows for nothing.
+    if num_cached < num_new:
+        whole = torch.cat((query.new_zeros(num_cached, num_heads, size), query)).transpose(0, 1)
+        out = _sdpa(whole, keys, values, scale, is_causal=True, enable_gqa=num_groups > 1)
+        return out[:, num_cached:].transpose(0, 1)
+    folded = query.view(num_new, -1, num_groups, size).permute(1, 2, 0, 3).reshape(-1, num_groups * num_new, size)
+    out = _sdpa(folded, keys, values, scale, attn_mask=_mask(num_new, len(slots), num_groups))
+    return out.view(-1, num_groups, num_new, out.shape[-1]).permute(2, 0, 1, 3).reshape(num_new, num_heads, -1)
+
+
+def _mask(num_new: int, length: int, num_groups: int) -> Tensor | None:
+    """Which keys each query sees, true = visible (groups * new, length); None = all."""
+    if num_new == 1:
+        return None
+    visible = torch.ones(num_new, length, dtype=torch.bool).tril(length - num_new)
+    return visible.repeat(num_groups, 1)
+
+
+def _sdpa(query: Tensor, keys: Tensor, values: Tensor, scale: float | None, **options: Any) -> Tensor:
+    return scaled_dot_product_attention(query[None], keys[None], values[None], scale=scale, **options)[0]
+
+
+def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """x / sqrt(mean(x^2) + epsilon) * weight, over the last dimension."""
+    mean_root = torch.linalg.vector_norm(x, dim=-1, keepdim=True).mul_(x.shape[-1] ** -0.5)
+    return (x / torch.hypot(mean_root, _root(epsilon))).mul_(weight)
+
+
+@functools.cache
+def _root(value: float) -> Tensor:
+    return torch.tensor(value**0.5)
+
+
+def rotate(x: Tensor, rows: Tensor) -> Tensor:
+    """Turn pairs (i, i + size / 2) of each head by the position's angles.
+
+    Shapes: x (tokens, heads, size), rows (tokens, size): cosines, then sines.
+    """
+    half = x.shape[-1] // 2
+    cos, sin = rows[:, None, :half], rows[:, None, half:]
+    first, second = x[..., :half], x[..., half:]
+    out = torch.empty_like(x)
+    torch.mul(first, cos, out=out[..., :half]).addcmul_(second, sin, value=-1)
+    torch.mul(second, cos, out=out[..., half:]).addcmul_(first, sin)
+    return out

@@ -1,0 +1,150 @@
+"""The CPU platform's attention, norm and rotation against a computation in float64, and against upstream."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
+from sglang.srt.layers.layernorm import RMSNorm
+from sglang.srt.layers.rotary_embedding.base import RotaryEmbedding
+from sglang.srt.layers.rotary_embedding.utils import apply_rotary_emb
+from torch import Tensor
+
+from sglang_patches.cpu import attention, operators
+
+SIZE, POOL, LONGEST = 16, 400, 96
+HEADS = ((4, 4), (4, 2), (8, 1))
+LENGTHS = ([(0, 1)], [(0, 33)], [(10, 33)], [(40, 1)], [(40, 17)], [(0, 9), (31, 5), (64, 32), (95, 1)])
+"""Batches of sequences as (tokens whose KV is cached, new tokens)."""
+
+
+class Batch:
+    """Random queries and KV of some sequences whose slots lie scattered in the pool."""
+
+    def __init__(self, heads: tuple[int, int], lengths: list[tuple[int, int]], dtype: torch.dtype) -> None:
+        torch.manual_seed(0)
+        num_heads, num_kv_heads = heads
+        self.lengths = lengths
+        self.keys = torch.randn(POOL, num_kv_heads, SIZE, dtype=dtype)
+        self.values = torch.randn(POOL, num_kv_heads, SIZE, dtype=dtype)
+        self.query = torch.randn(sum(new for _, new in lengths), num_heads, SIZE, dtype=dtype)
+        self.slots = torch.zeros(len(lengths) + 2, LONGEST, dtype=torch.int32)
+        self.rows = torch.arange(len(lengths)).flip(0) + 1
+        order = torch.randperm(POOL)
+        for row, (cached, new) in zip(self.rows.tolist(), lengths, strict=True):
+            self.slots[row, : cached + new] = order[: cached + new]
+            order = order[cached + new :]
+
+    def run(self, function: Any, **options: Any) -> Tensor:
+        """What an attention of the backend writes for this batch."""
+        output = torch.full_like(self.query, torch.nan)
+        cached, new = (torch.tensor(one) for one in zip(*self.lengths, strict=True))
+        pool = (self.query, output, self.keys, self.values, self.slots, self.rows, cached + new)
+        is_decode = "decode" in function.__name__
+        extra = () if is_decode else (cached, new)
+        backend: Any = TorchNativeAttnBackend
+        function(backend, *pool, *extra, scaling=0.3, enable_gqa=True, causal=not is_decode, **options)
+        return output
+
+    def expected(self) -> Tensor:
+        """Causal attention, token by token, in float64."""
+        out, at = [], 0
+        for row, (cached, new) in zip(self.rows.tolist(), self.lengths, strict=True):
+            for position in range(cached, cached + new):
+                out.append(self._one(self.query[at], self.slots[row, : position + 1].long()))
+                at += 1
+        return torch.stack(out)
+
+    def _one(self, query: Tensor, slots: Tensor) -> Tensor:
+        groups = query.shape[0] // self.keys.shape[1]
+        keys = self.keys[slots].double().repeat_interleave(groups, dim=1)
+        values = self.values[slots].double().repeat_interleave(groups, dim=1)
+        scores = torch.einsum("hd,lhd->hl", query.double(), keys) * 0.3
+        return torch.einsum("hl,lhd->hd", scores.softmax(dim=-1), values)
+
+
+def _original(cls: Any, name: str) -> Any:
+    function = getattr(cls, name)
+    return getattr(function, "__wrapped__", function)
+
+
+EXTEND = _original(TorchNativeAttnBackend, "_run_sdpa_forward_extend")
+DECODE = _original(TorchNativeAttnBackend, "_run_sdpa_forward_decode")
+NORM = _original(RMSNorm, "forward_native")
+ROTATION = _original(RotaryEmbedding, "forward_native")
+
+
+def _wrapped(wrap: Any, original: Any) -> Any:
+    function = wrap(original)
+    function.__name__ = original.__name__
+    return function
+
+
+@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_new_tokens_attend_to_all_before_them(heads: tuple[int, int], lengths: list[tuple[int, int]]) -> None:
+    batch = Batch(heads, lengths, torch.float32)
+    assert (batch.run(_wrapped(attention.wrap_extend, EXTEND)) - batch.expected()).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("heads", HEADS)
+def test_a_decode_step_attends_to_all_before_it(heads: tuple[int, int]) -> None:
+    batch = Batch(heads, [(1, 1), (60, 1), (95, 1)], torch.float32)
+    assert (batch.run(_wrapped(attention.wrap_decode, DECODE)) - batch.expected()).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("options", [{"sliding_window_size": 8}, {"encoder_lens": torch.tensor([3, 5])}])
+@pytest.mark.parametrize(("wrap", "original"), [(attention.wrap_extend, EXTEND), (attention.wrap_decode, DECODE)])
+def test_windows_and_encoders_go_upstream(wrap: Any, original: Any, options: dict[str, Any]) -> None:
+    batch = Batch((4, 2), [(20, 1), (31, 1)], torch.float32)
+    assert torch.equal(batch.run(_wrapped(wrap, original), **options), batch.run(original, **options))
+
+
+@pytest.mark.parametrize("num_tokens", [1, 5, 300])
+@pytest.mark.parametrize("has_residual", [False, True])
+def test_a_norm_equals_upstream(num_tokens: int, has_residual: bool) -> None:
+    torch.manual_seed(0)
+    norm = _norm()
+    x, residual = torch.randn(num_tokens, 64), torch.randn(num_tokens, 64)
+    given = (x, residual) if has_residual else (x,)
+    found, expected = operators.wrap_rms_norm(NORM)(norm, *given), NORM(norm, *given)
+    for one, other in zip(found, expected, strict=True) if has_residual else ((found, expected),):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_a_norm_of_other_dtype_goes_upstream() -> None:
+    norm, x = _norm(), torch.randn(3, 64).bfloat16()
+    assert torch.equal(operators.wrap_rms_norm(NORM)(norm, x), NORM(norm, x))
+
+
+@pytest.mark.parametrize("positions", [[7], [0, 1, 2, 3], [95, 3, 3]])
+@pytest.mark.parametrize("is_neox", [True, False])
+@pytest.mark.parametrize("rotary_size", [SIZE, SIZE // 2])
+def test_a_rotation_equals_upstream(positions: list[int], is_neox: bool, rotary_size: int) -> None:
+    torch.manual_seed(0)
+    angles = torch.outer(torch.arange(LONGEST), 10.0 ** -torch.arange(rotary_size // 2))
+    rope: Any = SimpleNamespace(
+        is_neox_style=is_neox,
+        rotary_dim=rotary_size,
+        head_size=SIZE,
+        cos_sin_cache=torch.cat((angles.cos(), angles.sin()), dim=-1),
+        _apply_rotary_emb_wrapped=apply_rotary_emb,
+    )
+    at = torch.tensor(positions)
+    query, key = torch.randn(len(at), 4 * SIZE), torch.randn(len(at), 2 * SIZE)
+    found = operators.wrap_rotary(ROTATION)(rope, at, query.clone(), key.clone())
+    for one, other in zip(found, ROTATION(rope, at, query, key), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=2e-6)
+
+
+def _norm() -> Any:
+    return SimpleNamespace(
+        weight=torch.rand(64) + 0.5,
+        variance_epsilon=1e-6,
+        hidden_size=64,
+        variance_size_override=None,
+        override_orig_dtype=None,
+        fp32_residual=False,
+        cast_x_before_out_mul=False,
+    )
