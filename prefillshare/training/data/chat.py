@@ -22,7 +22,7 @@ class Chat:
     """A conversation in the form of the chat API."""
 
     messages: Sequence[Mapping[str, Any]]
-    """Turns; every assistant turn is a target."""
+    """Turns; every assistant turn is a target, unless it says `"weight": 0`."""
     tools: Sequence[Mapping[str, Any]] = field(default=())
     """Function signatures in the form of the chat API."""
 
@@ -35,10 +35,9 @@ class Chat:
             raise RowError("empty", "no turns")
         for number, message in enumerate(self.messages, start=1):
             _check_turn(number, message)
-        roles = [message["role"] for message in self.messages]
-        if "assistant" not in roles:
-            raise RowError("empty", "no assistant turn")
-        if roles[0] == "assistant":
+        if not any(message["role"] == "assistant" and message.get("weight", 1) for message in self.messages):
+            raise RowError("empty", "no assistant turn to learn")
+        if self.messages[0]["role"] == "assistant":
             raise RowError("malformed", "the first turn is the assistant's: there is no prompt")
         return self
 
@@ -46,6 +45,9 @@ class Chat:
 def _check_turn(number: int, message: Any) -> None:
     if not isinstance(message, Mapping) or message.get("role") not in ROLES:
         raise RowError("malformed", f"turn {number} is {_short(message)}: it needs a role of {', '.join(ROLES)}")
+    weight = message.get("weight", 1)
+    if weight not in (0, 1) or (message["role"] != "assistant" and "weight" in message):
+        raise RowError("malformed", f"turn {number} has weight {_short(weight)}: 0 or 1, of assistant turns only")
     content, calls = message.get("content"), message.get("tool_calls")
     if content is not None and not isinstance(content, str):
         raise RowError("malformed", f"turn {number} has content {_short(content)}, not text")

@@ -25,7 +25,7 @@ def documents_of_chat(chat: Chat, tokenizer: "PreTrainedTokenizerBase", max_toke
     """
     documents: list[tuple[list[int], list[float]]] = []
     for number, message in enumerate(chat.messages):
-        if message["role"] != "assistant":
+        if message["role"] != "assistant" or not message.get("weight", 1):
             continue
         prompt, answer = _prompt_and_answer(chat, number, tokenizer)
         if not documents or documents[-1][0] != prompt[: len(documents[-1][0])]:

@@ -121,6 +121,22 @@ def test_documents_are_what_serving_sees(tokenizer: Any) -> None:
         assert document.tokens[:first] == served
 
 
+def test_an_answer_of_weight_0_is_prompt(tokenizer: Any) -> None:
+    messages = [
+        {"role": "user", "content": "price of an apple?"},
+        {"role": "assistant", "content": "two", "weight": 0},
+        {"role": "user", "content": "and a train?"},
+        {"role": "assistant", "content": "three", "weight": 1},
+        {"role": "user", "content": "and both?"},
+        {"role": "assistant", "content": "five", "weight": 0},
+    ]
+    (document,) = documents_of_chat(Chat(messages=messages).check(), tokenizer, 500)
+    assert spoken(tokenizer, document) == ["three<|im_end|>"]
+    ((first, _),) = segment_bounds(document.weights)
+    served = tokenizer.apply_chat_template(messages[:3], add_generation_prompt=True)["input_ids"]
+    assert document.tokens[:first] == served
+
+
 def test_a_template_that_rewrites_answers_gives_a_document_per_answer(tokenizer: Any) -> None:
     tokenizer.chat_template = FORGETFUL_TEMPLATE
     messages = [
@@ -166,6 +182,9 @@ def test_rows_that_cannot_be_used_are_counted_with_examples(tmp_path: Path, toke
     assert all(len(examples) <= 3 for examples in report.examples.values())
 
 
+USER = {"role": "user", "content": "hi"}
+
+
 @pytest.mark.parametrize(
     ("messages", "reason", "said"),
     [
@@ -176,6 +195,9 @@ def test_rows_that_cannot_be_used_are_counted_with_examples(tmp_path: Path, toke
         ([{"role": "robot", "content": "hi"}], "malformed", "needs a role"),
         (["hi"], "malformed", "needs a role"),
         ([{"role": "user", "content": ["hi"]}], "malformed", "not text"),
+        ([USER, {"role": "assistant", "content": "hi", "weight": 0}], "empty", "no assistant turn to learn"),
+        ([USER, {"role": "assistant", "content": "hi", "weight": 0.5}], "malformed", "turn 2 has weight 0.5: 0 or 1"),
+        ([{**USER, "weight": 0}, {"role": "assistant", "content": "hi"}], "malformed", "of assistant turns only"),
     ],
 )
 def test_chats_without_anything_to_learn_are_refused(messages: Any, reason: str, said: str) -> None:
