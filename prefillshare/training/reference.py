@@ -1,12 +1,29 @@
 """Greedy decoding as the serving path does it, in plain transformers: the yardstick for modules and for the engine."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from prefillshare.training.batch import make_batch
+from prefillshare.training.batch import Batch, make_batch
 from prefillshare.training.objective import prefill_cache
+
+
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """What the decode module computes of its prompts: all from the boundary on, x_n in the last column.
+
+    Shapes: B prompts, Q columns.
+    """
+
+    tokens: Tensor
+    """Token ids [B, Q], padded on the left."""
+    positions: Tensor
+    """Position of each in its prompt [B, Q]; 0 where there is none."""
+    is_there: Tensor
+    """Which are tokens and not padding [B, Q]."""
 
 
 @torch.no_grad()
@@ -17,47 +34,69 @@ def decode(
     max_new_tokens: int,
     end_token: int,
     prefill_model: nn.Module | None = None,
+    sharing_ratio: float = 1.0,
 ) -> list[list[int]]:
     """Answers (without the end token) to prompts x_1..x_n: x_1..x_{n-1} by the prefill module, the rest by `model`.
 
-    The prefill module is `prefill_model`, or else `model` with its adapter off. To decode as an ordinary fine-tuned
-    model does, hand the same adapted model over as both, wrapped by `OwnPrefill`.
+    The prefill module is `prefill_model`, or else `model` with its adapter off. Of x_1..x_{n-1}, only the first
+    `sharing_ratio` (rounded down) are the prefill module's, as in `training.layout`: 1 is serving, with 0 the module
+    makes all of its KV itself, as an ordinary fine-tuned model does.
     """
     batch = make_batch([(prompt, [0.0] * len(prompt)) for prompt in prompts])
-    cache = prefill_cache(model if prefill_model is None else prefill_model, batch.tokens)
-    last = batch.lengths - 1
-    tokens = batch.tokens.gather(1, last[:, None])
-    of_prefill = torch.arange(batch.tokens.shape[1]) < last[:, None]
+    boundaries = torch.tensor([int(sharing_ratio * (len(prompt) - 1)) for prompt in prompts])
+    num_shared = int(boundaries.max())
+    cache = _shared_kv(model if prefill_model is None else prefill_model, batch.tokens[:, :num_shared])
+    own = _own_part(batch, boundaries)
+    visible = torch.cat((torch.arange(num_shared) < boundaries[:, None], own.is_there), dim=1)
+    tokens = _next(model, own.tokens, own.positions, _first_mask(visible, own), cache)
     answers: list[list[int]] = [[] for _ in prompts]
     is_open = torch.ones(len(prompts), dtype=torch.bool)
     for step in range(max_new_tokens):
-        own = torch.ones(len(prompts), step + 1, dtype=torch.bool)
-        tokens = _next(model, tokens, last + step, torch.cat((of_prefill, own), dim=1), cache)
         is_open &= tokens[:, 0] != end_token
         for row in is_open.nonzero().flatten().tolist():
             answers[row].append(int(tokens[row, 0]))
-        if not is_open.any():
+        if not is_open.any() or step + 1 == max_new_tokens:
             break
+        visible = torch.cat((visible, torch.ones_like(tokens, dtype=torch.bool)), dim=1)
+        positions = batch.lengths[:, None] + step
+        tokens = _next(model, tokens, positions, visible[:, None, None], cache)
     return answers
 
 
-class OwnPrefill(nn.Module):
-    """A model that hides its `disable_adapter`, so that `decode` lets it make its own prompt KV."""
+def _shared_kv(prefill_model: nn.Module, tokens: Tensor) -> Any:
+    if tokens.shape[1] > 0:
+        return prefill_cache(prefill_model, tokens)
+    from transformers import DynamicCache
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, **inputs: object) -> object:
-        return self.model(**inputs)
+    return DynamicCache()
 
 
-def _next(model: nn.Module, tokens: Tensor, positions: Tensor, visible: Tensor, cache: object) -> Tensor:
+def _own_part(batch: Batch, boundaries: Tensor) -> _Own:
+    width = int((batch.lengths - boundaries).max())
+    positions = batch.lengths[:, None] - width + torch.arange(width)
+    is_there = positions >= boundaries[:, None]
+    positions = torch.where(is_there, positions, 0)
+    return _Own(batch.tokens.gather(1, positions), positions, is_there)
+
+
+def _first_mask(visible: Tensor, own: _Own) -> Tensor:
+    """Who sees whom in the first pass [B, 1, Q, T + Q], true = visible."""
+    width = own.tokens.shape[1]
+    num_shared = visible.shape[1] - width
+    is_before = torch.ones(width, width, dtype=torch.bool).tril()
+    shared = visible[:, None, :num_shared].expand(-1, width, -1)
+    # Padding sees itself, so that no row of scores is empty.
+    among = (own.is_there[:, None] & is_before) | torch.eye(width, dtype=torch.bool)
+    return torch.cat((shared, among), dim=2)[:, None]
+
+
+def _next(model: nn.Module, tokens: Tensor, positions: Tensor, mask: Tensor, cache: object) -> Tensor:
     logits = model(
         input_ids=tokens,
-        position_ids=positions[:, None],
-        attention_mask=visible[:, None, None],
+        position_ids=positions,
+        attention_mask=mask,
         past_key_values=cache,
         use_cache=True,
+        logits_to_keep=1,
     ).logits
     return logits[:, -1].argmax(dim=-1, keepdim=True)

@@ -29,15 +29,15 @@ def attend_new(query: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor, s
         whole = torch.cat((query.new_zeros(num_cached, num_heads, size), query)).transpose(0, 1)
         out = _sdpa(whole, keys, values, scale, is_causal=True, enable_gqa=num_groups > 1)
         return out[:, num_cached:].transpose(0, 1)
+    if num_new == 1:
+        return _sdpa(query.view(-1, num_groups, size), keys, values, scale).reshape(1, num_heads, -1)
     folded = query.view(num_new, -1, num_groups, size).permute(1, 2, 0, 3).reshape(-1, num_groups * num_new, size)
     out = _sdpa(folded, keys, values, scale, attn_mask=_mask(num_new, len(slots), num_groups))
     return out.view(-1, num_groups, num_new, out.shape[-1]).permute(2, 0, 1, 3).reshape(num_new, num_heads, -1)
 
 
-def _mask(num_new: int, length: int, num_groups: int) -> Tensor | None:
-    """Which keys each query sees, true = visible (groups * new, length); None = all."""
-    if num_new == 1:
-        return None
+def _mask(num_new: int, length: int, num_groups: int) -> Tensor:
+    """Which keys each query sees, true = visible (groups * new, length)."""
     visible = torch.ones(num_new, length, dtype=torch.bool).tril(length - num_new)
     return visible.repeat(num_groups, 1)
 

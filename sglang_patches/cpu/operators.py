@@ -30,13 +30,14 @@ def wrap_rms_norm(original: Forward) -> Forward:
     def forward_native(
         self: Any, x: Tensor, residual: Tensor | None = None, post_residual_addition: Tensor | None = None
     ) -> Any:
-        is_plain = x.dtype == self.weight.dtype == torch.float32 and self.variance_size_override is None
+        weight = self.weight
+        is_plain = x.dtype == weight.dtype == torch.float32 and self.variance_size_override is None
         if not is_plain or self.override_orig_dtype is not None or post_residual_addition is not None:
             return original(self, x, residual, post_residual_addition)
         if residual is None:
-            return rms_norm(x, self.weight, self.variance_epsilon)
+            return rms_norm(x, weight, self.variance_epsilon)
         total = x + residual
-        return rms_norm(total, self.weight, self.variance_epsilon), total
+        return rms_norm(total, weight, self.variance_epsilon), total
 
     return forward_native
 

@@ -8,21 +8,21 @@ import torch
 
 from prefillshare.modules.tiny.chatml import END, Turn, generation_prompt
 from prefillshare.training.model import load_adapter, load_base
-from prefillshare.training.reference import OwnPrefill, decode
+from prefillshare.training.reference import decode
 
 BATCH = 50
 MAX_NEW_TOKENS = 128
 
 
 class TinyAnswers:
-    """One module of the tiny family, or the base when `module` is None."""
+    """One module of the tiny family, or the base when `module` is None; `sharing_ratio` as in `reference.decode`."""
 
     def __init__(
         self,
         directory: Path,
         module: str | None,
         *,
-        has_own_prefill: bool = False,
+        sharing_ratio: float = 1.0,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         from tokenizers import Tokenizer
@@ -31,7 +31,7 @@ class TinyAnswers:
         model: Any = load_base(directory / "base", dtype)
         self._model: Any = model if module is None else load_adapter(model, directory / module)
         self._model.eval()
-        self._prefill = OwnPrefill(self._model) if has_own_prefill else None
+        self._sharing_ratio = sharing_ratio
 
     def answer(
         self, conversations: Sequence[Sequence[dict[str, Any]]], on_answer: Callable[[], None] = lambda: None
@@ -54,5 +54,11 @@ class TinyAnswers:
 
     def _decode(self, prompts: list[list[int]]) -> list[str]:
         end = self._tokenizer.token_to_id(END)
-        tokens = decode(self._model, prompts, max_new_tokens=MAX_NEW_TOKENS, end_token=end, prefill_model=self._prefill)
+        tokens = decode(
+            self._model,
+            prompts,
+            max_new_tokens=MAX_NEW_TOKENS,
+            end_token=end,
+            sharing_ratio=self._sharing_ratio,
+        )
         return [self._tokenizer.decode(one, skip_special_tokens=False) for one in tokens]

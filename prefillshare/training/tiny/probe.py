@@ -8,7 +8,7 @@ from torch import nn
 from prefillshare.modules.tiny.chatml import END, generation_prompt
 from prefillshare.modules.tiny.conversations import held_out_conversations
 from prefillshare.modules.tiny.tasks import TaskName
-from prefillshare.training.reference import OwnPrefill, decode
+from prefillshare.training.reference import decode
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -25,9 +25,9 @@ def probe_accuracy(
     prompts = [tokenizer.encode(generation_prompt(one.turns(has_last_answer=False))).ids for one in asked]
     wanted = [one.problems[-1].answer for one in asked]
     figures = {}
-    for name, prefill in (("shared", None), ("own", OwnPrefill(model))):
+    for name, ratio in (("shared", 1.0), ("own", 0.0)):
         answers = decode(
-            model, prompts, max_new_tokens=MAX_NEW_TOKENS, end_token=tokenizer.token_to_id(END), prefill_model=prefill
+            model, prompts, max_new_tokens=MAX_NEW_TOKENS, end_token=tokenizer.token_to_id(END), sharing_ratio=ratio
         )
         given = [tokenizer.decode(answer, skip_special_tokens=False) for answer in answers]
         figures[name] = sum(a == b for a, b in zip(given, wanted, strict=True)) / num_problems
