@@ -12,10 +12,19 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    suites: Annotated[list[str] | None, typer.Argument(help="gsm8k, gsm-plus, humaneval, or a tiny suite.")] = None,
+    suites: Annotated[
+        list[str] | None,
+        typer.Argument(help="gsm8k, gsm-plus, humaneval, humaneval+, bfcl-simple, bfcl-multiple, or a tiny suite."),
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Name of the model to ask.")] = None,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Deployment file: decode its modules here instead of asking a server.")
+    ] = None,
+    sharing_ratio: Annotated[
+        float, typer.Option(min=0, max=1, help="With --weights: part of each prompt whose KV is the prefill module's.")
+    ] = 1.0,
     data: Annotated[
         Path | None, typer.Option(help="Directory of the suites' files.", envvar="PREFILLSHARE_DATA")
     ] = None,
@@ -24,24 +33,35 @@ def evaluate(
     allow_code_execution: Annotated[
         bool, typer.Option("--allow-code-execution", help="Run what the model wrote, in a process with limits.")
     ] = False,
+    tools: Annotated[
+        bool, typer.Option("--tools", help="bfcl: offer the functions through the API instead of in the prompt.")
+    ] = False,
     out: Annotated[Path | None, typer.Option("--out", help="File for every question and answer, as JSON.")] = None,
     compare: Annotated[
         tuple[Path, Path] | None, typer.Option(help="Compare two files of --out instead, question by question.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Measure a model behind any OpenAI-compatible URL; greedy, one answer per question."""
+    """Measure a model behind any OpenAI-compatible URL, or from its weights; greedy, one answer per question."""
     if compare is not None:
         _compare(*compare, as_json=as_json)
         return
     _check(suites, model, out)
+    _check_sharing(weights, sharing_ratio)
     from prefillshare.evaluation.field.registry import load
 
-    loaded = [load(name, directory=data, limit=limit, may_run_code=allow_code_execution) for name in suites or []]
-    scores = [_ask(suite, str(model), url, api_key, concurrency) for suite in loaded]
+    loaded = [
+        load(name, directory=data, limit=limit, may_run_code=allow_code_execution, offers_tools=tools)
+        for name in suites or []
+    ]
+    if weights is None:
+        scores = [_ask(suite, str(model), url, api_key, concurrency) for suite in loaded]
+    else:
+        scores = _decode(loaded, str(model), weights, sharing_ratio)
     _show(scores, as_json=as_json)
     if out:
-        _store(scores, str(model), url, out)
+        origin = {"url": url} if weights is None else {"weights": str(weights), "sharing_ratio": sharing_ratio}
+        _store(scores, str(model), origin, out)
 
 
 def _check(suites: list[str] | None, model: str | None, out: Path | None) -> None:
@@ -52,6 +72,13 @@ def _check(suites: list[str] | None, model: str | None, out: Path | None) -> Non
         raise EvaluationError(f"no {missing} is given: prefillshare eval gsm8k --model NAME --url URL")
     if out is not None and not out.parent.is_dir():
         raise EvaluationError(f"--out {out} cannot be written: create {out.parent} first")
+
+
+def _check_sharing(weights: Path | None, sharing_ratio: float) -> None:
+    from prefillshare.errors import EvaluationError
+
+    if weights is None and sharing_ratio != 1:
+        raise EvaluationError(f"--sharing-ratio {sharing_ratio} is for --weights: a server shares whole prompts")
 
 
 def _ask(suite: Any, model: str, url: str, api_key: str | None, concurrency: int) -> "Score":
@@ -65,6 +92,20 @@ def _ask(suite: Any, model: str, url: str, api_key: str | None, concurrency: int
         return score_served(
             suite, model, url.removesuffix("/v1"), api_key=api_key, concurrency=concurrency, on_answer=count
         )
+
+
+def _decode(suites: list[Any], model: str, weights: Path, sharing_ratio: float) -> "list[Score]":
+    from prefillshare.cli.evaluation import counter
+    from prefillshare.config import load_deployment
+    from prefillshare.evaluation.weights import WeightsModel
+    from prefillshare.modules.deployment import resolve
+
+    module = WeightsModel(resolve(load_deployment(weights)), model, sharing_ratio=sharing_ratio)
+    scores = []
+    for suite in suites:
+        with counter(suite.name, len(suite.questions)) as count:
+            scores.append(module.score(suite, count))
+    return scores
 
 
 def _show(scores: "list[Score]", *, as_json: bool) -> None:
@@ -86,7 +127,7 @@ def _show(scores: "list[Score]", *, as_json: bool) -> None:
     put_table(("suite", "model", "accuracy", "right", "95 % interval"), rows)
 
 
-def _store(scores: "list[Score]", model: str, url: str, out: Path) -> None:
+def _store(scores: "list[Score]", model: str, origin: dict[str, Any], out: Path) -> None:
     import json
     from datetime import UTC, datetime
 
@@ -94,7 +135,7 @@ def _store(scores: "list[Score]", model: str, url: str, out: Path) -> None:
 
     content = {
         "model": model,
-        "url": url,
+        **origin,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "scores": [score.as_dict() for score in scores],
     }

@@ -23,6 +23,10 @@ class Question(Protocol):
         """The conversation in the form of the chat API, ending with the user's turn."""
 
     @property
+    def tools(self) -> Sequence[dict[str, Any]]:
+        """Functions to offer through the chat API; a call is judged as JSON with name and arguments."""
+
+    @property
     def asked(self) -> str:
         """The problem, for people."""
 

@@ -1,6 +1,7 @@
 """Asks a suite of an OpenAI-compatible server, several questions at a time, and judges the answers."""
 
 import asyncio
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -66,7 +67,7 @@ class Score:
 
 def score_answers(suite: Suite, model: str, answers: list[str]) -> Score:
     """Judge answers that were made elsewhere, in the order of the suite's questions."""
-    samples = [_sample(question, answer) for question, answer in zip(suite.questions, answers, strict=True)]
+    samples = [judged(question, answer) for question, answer in zip(suite.questions, answers, strict=True)]
     return Score(suite=suite.name, model=model, samples=tuple(samples))
 
 
@@ -99,7 +100,7 @@ async def _ask_all(
         async def ask(question: Question) -> Sample:
             async with slots:
                 answer, usage = await _ask(client, model, question, suite.max_new_tokens)
-            sample = await asyncio.to_thread(_sample, question, answer, usage)
+            sample = await asyncio.to_thread(judged, question, answer, usage)
             on_answer()
             return sample
 
@@ -112,6 +113,8 @@ async def _ask(
     import httpx
 
     body = {"model": model, "messages": list(question.messages), "temperature": 0, "max_tokens": max_tokens}
+    if question.tools:
+        body["tools"] = list(question.tools)
     try:
         response = await client.post("/v1/chat/completions", json=body)
     except httpx.HTTPError as error:
@@ -119,10 +122,23 @@ async def _ask(
     if response.status_code != 200:
         raise EvaluationError(f"{client.base_url} answered {response.status_code}: {response.text[:300]}")
     reply = response.json()
-    return reply["choices"][0]["message"]["content"] or "", reply.get("usage") or {}
+    return _text(reply["choices"][0]["message"]), reply.get("usage") or {}
 
 
-def _sample(question: Question, answer: str, usage: dict[str, Any] | None = None) -> Sample:
+def _text(message: dict[str, Any]) -> str:
+    """What the model said; calls that the server took out of it as a JSON list."""
+    calls = [call["function"] for call in message.get("tool_calls") or []]
+    if not calls:
+        return message.get("content") or ""
+    return (
+        "["
+        + ", ".join(f'{{"name": {json.dumps(one["name"])}, "arguments": {one["arguments"]}}}' for one in calls)
+        + "]"
+    )
+
+
+def judged(question: Question, answer: str, usage: dict[str, Any] | None = None) -> Sample:
+    """Judge an answer; `usage` as in the chat API."""
     verdict = question.judge(answer)
     usage = usage or {}
     return Sample(

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
 from prefillshare.errors import EvaluationError
 from prefillshare.evaluation.base import Verdict
@@ -23,6 +23,7 @@ class Question:
     """What the judge decides on."""
     messages: tuple[dict[str, Any], ...]
     """The conversation in the form of the chat API, ending with the user's turn."""
+    tools: ClassVar[tuple[dict[str, Any], ...]] = ()
 
     @property
     def asked(self) -> str:

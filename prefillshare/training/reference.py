@@ -1,6 +1,6 @@
 """Greedy decoding as the serving path does it, in plain transformers: the yardstick for modules and for the engine."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,11 +32,11 @@ def decode(
     prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
-    end_token: int,
+    end_token: int | Collection[int],
     prefill_model: nn.Module | None = None,
     sharing_ratio: float = 1.0,
 ) -> list[list[int]]:
-    """Answers (without the end token) to prompts x_1..x_n: x_1..x_{n-1} by the prefill module, the rest by `model`.
+    """Answers (without an end token) to prompts x_1..x_n: x_1..x_{n-1} by the prefill module, the rest by `model`.
 
     The prefill module is `prefill_model`, or else `model` with its adapter off. Of x_1..x_{n-1}, only the first
     `sharing_ratio` (rounded down) are the prefill module's, as in `training.layout`: 1 is serving, with 0 the module
@@ -50,9 +50,10 @@ def decode(
     visible = torch.cat((torch.arange(num_shared) < boundaries[:, None], own.is_there), dim=1)
     tokens = _next(model, own.tokens, own.positions, _first_mask(visible, own), cache)
     answers: list[list[int]] = [[] for _ in prompts]
+    ends = torch.tensor([end_token] if isinstance(end_token, int) else sorted(end_token))
     is_open = torch.ones(len(prompts), dtype=torch.bool)
     for step in range(max_new_tokens):
-        is_open &= tokens[:, 0] != end_token
+        is_open &= ~torch.isin(tokens[:, 0], ends)
         for row in is_open.nonzero().flatten().tolist():
             answers[row].append(int(tokens[row, 0]))
         if not is_open.any() or step + 1 == max_new_tokens:
@@ -65,7 +66,7 @@ def decode(
 
 def _shared_kv(prefill_model: nn.Module, tokens: Tensor) -> Any:
     if tokens.shape[1] > 0:
-        return prefill_cache(prefill_model, tokens)
+        return prefill_cache(prefill_model, tokens.to(_device(prefill_model)))
     from transformers import DynamicCache
 
     return DynamicCache()
@@ -91,12 +92,17 @@ def _first_mask(visible: Tensor, own: _Own) -> Tensor:
 
 
 def _next(model: nn.Module, tokens: Tensor, positions: Tensor, mask: Tensor, cache: object) -> Tensor:
+    device = _device(model)
     logits = model(
-        input_ids=tokens,
-        position_ids=positions,
-        attention_mask=mask,
+        input_ids=tokens.to(device),
+        position_ids=positions.to(device),
+        attention_mask=mask.to(device),
         past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
     ).logits
-    return logits[:, -1].argmax(dim=-1, keepdim=True)
+    return logits[:, -1].argmax(dim=-1, keepdim=True).cpu()
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device

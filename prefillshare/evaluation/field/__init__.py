@@ -1,1 +1,1 @@
-"""The field's suites, from local files: GSM8K, GSM+ and HumanEval."""
+"""The field's suites: GSM8K, GSM+, HumanEval, the Berkeley Function Calling Leaderboard."""

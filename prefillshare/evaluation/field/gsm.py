@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from prefillshare.evaluation.base import Verdict
 from prefillshare.evaluation.field.base import FieldSuite, read_rows
@@ -27,6 +27,7 @@ class GsmQuestion:
     """The worked answer."""
     final: Decimal
     """The number that decides."""
+    tools: ClassVar[tuple[dict[str, Any], ...]] = ()
 
     @property
     def messages(self) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from prefillshare.evaluation.base import Verdict
 from prefillshare.evaluation.field.base import FieldSuite, read_rows
@@ -28,6 +28,7 @@ class HumanEvalQuestion:
     """Name of the function."""
     test: str
     """Source of `check(candidate)`, which raises when the function is wrong."""
+    tools: ClassVar[tuple[dict[str, Any], ...]] = ()
 
     @property
     def messages(self) -> list[dict[str, Any]]:
@@ -39,18 +40,19 @@ class HumanEvalQuestion:
         Effects: starts a sandbox process.
         """
         ending = f"\n\ndef {_JUDGE}(_):\n    check({self.entry_point})\n    return True\n"
-        source = f"{self._program(answer)}\n\n{self.test}{ending}"
+        source = f"{whole_program(self.asked, self.entry_point, answer)}\n\n{self.test}{ending}"
         outcome = run_function(source, _JUDGE, [None], LIMITS)
         is_right = outcome.error is None and outcome.values == (True,)
         return Verdict(is_right=is_right, reason="" if is_right else outcome.error or "returned something else")
 
-    def _program(self, answer: str) -> str:
-        """The answer as a program: a whole function, or a body to put behind the prompt."""
-        blocks = _BLOCK.findall(answer)
-        code = max(blocks, key=len) if blocks else answer
-        is_whole = re.search(rf"^\s*def {re.escape(self.entry_point)}\b", code, re.MULTILINE)
-        # The prompt also brings imports and helpers; its own function, cut off, is then defined anew.
-        return f"{self.asked}    pass\n\n{code}" if is_whole else f"{self.asked}{code}"
+
+def whole_program(asked: str, entry_point: str, answer: str) -> str:
+    """An answer as a program: a whole function, or a body to put behind the signature that was asked about."""
+    blocks = _BLOCK.findall(answer)
+    code = max(blocks, key=len) if blocks else answer
+    is_whole = re.search(rf"^\s*def {re.escape(entry_point)}\b", code, re.MULTILINE)
+    # The prompt also brings imports and helpers; its own function, cut off, is then defined anew.
+    return f"{asked}    pass\n\n{code}" if is_whole else f"{asked}{code}"
 
 
 def load_humaneval(directory: Path | None) -> FieldSuite:

@@ -8,8 +8,10 @@ from prefillshare.config.tables import nearest
 from prefillshare.errors import EvaluationError
 from prefillshare.evaluation.base import Suite
 from prefillshare.evaluation.field.base import FieldSuite
+from prefillshare.evaluation.field.bfcl import CATEGORIES, load_bfcl
 from prefillshare.evaluation.field.gsm import load_gsm8k, load_gsm_plus
 from prefillshare.evaluation.field.humaneval import load_humaneval
+from prefillshare.evaluation.field.humaneval_plus import load_humaneval_plus
 from prefillshare.evaluation.suites import load_suite as load_tiny_suite
 from prefillshare.evaluation.suites import suite_names as tiny_names
 
@@ -17,18 +19,21 @@ FIELD: dict[str, Callable[[Path | None], FieldSuite]] = {
     "gsm8k": load_gsm8k,
     "gsm-plus": load_gsm_plus,
     "humaneval": load_humaneval,
+    "humaneval+": load_humaneval_plus,
 }
-RUNS_CODE = frozenset({"humaneval", "tiny-code"})
+RUNS_CODE = frozenset({"humaneval", "humaneval+", "tiny-code"})
 TINY_PROBLEMS = 500
 
 
 def names() -> list[str]:
     """Names of all suites."""
-    return [*FIELD, *tiny_names()]
+    return [*FIELD, *CATEGORIES, *tiny_names()]
 
 
-def load(name: str, *, directory: Path | None, limit: int | None, may_run_code: bool) -> Suite:
-    """A suite by name, its first `limit` problems.
+def load(
+    name: str, *, directory: Path | None, limit: int | None, may_run_code: bool, offers_tools: bool = False
+) -> Suite:
+    """A suite by name, its first `limit` problems; `offers_tools` for those about function calls.
 
     Raises: EvaluationError for an unknown name, a missing file, or a suite that runs code without permission.
     """
@@ -38,7 +43,9 @@ def load(name: str, *, directory: Path | None, limit: int | None, may_run_code: 
         raise EvaluationError(
             f"suite {name} runs code that the model wrote: allow it with --allow-code-execution, best in a container"
         )
-    if name not in FIELD:
+    if offers_tools and name not in CATEGORIES:
+        raise EvaluationError(f"suite {name} has no functions to offer: leave --tools out")
+    if name in tiny_names():
         return load_tiny_suite(name, limit or TINY_PROBLEMS)
-    suite = FIELD[name](directory)
+    suite = load_bfcl(name, directory, is_offered=offers_tools) if name in CATEGORIES else FIELD[name](directory)
     return suite if limit is None else replace(suite, questions=tuple(suite.questions[:limit]))
