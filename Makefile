@@ -8,10 +8,10 @@ DEPLOYMENT ?= models/tiny-agents.toml
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test tmux check install lock clean bench bench-gpu bench-cluster bench-router bench-train bench-tui
+.PHONY: help run test tmux check install lock clean bench bench-gpu bench-cluster bench-router bench-train bench-accuracy bench-tui
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo '  make run DEPLOYMENT=my.toml ARGS="--port 8000" serves another file with other options'
 
 run: $(READY) ## serve the tiny family on http://127.0.0.1:30000
@@ -54,6 +54,9 @@ bench-router: $(READY) ## measure the router (ARGS="--smg PATH" puts that gatewa
 
 bench-train: $(READY) ## measure cache-conditioned beside ordinary fine-tuning
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.train --out docs/results/train.md $(ARGS)
+
+bench-accuracy: $(READY) ## train and judge modules of all kinds on the tiny family (hours; goes on after a kill)
+	$(BIN)/python -W ignore -m benchmarks.accuracy $(ARGS)
 
 bench-tui: $(READY) ## measure the CPU that the dashboard takes (32 workers, 500 sessions)
 	$(BIN)/python -m benchmarks.tui $(ARGS)

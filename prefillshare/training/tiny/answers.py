@@ -15,12 +15,15 @@ MAX_NEW_TOKENS = 128
 
 
 class TinyAnswers:
-    """One module of the tiny family, or the base when `module` is None; `sharing_ratio` as in `reference.decode`."""
+    """The module in a directory, an adapter or full weights, or the base when `module` is None.
+
+    `sharing_ratio` is that of `reference.decode`.
+    """
 
     def __init__(
         self,
         directory: Path,
-        module: str | None,
+        module: str | Path | None,
         *,
         sharing_ratio: float = 1.0,
         dtype: torch.dtype = torch.float32,
@@ -28,9 +31,13 @@ class TinyAnswers:
         from tokenizers import Tokenizer
 
         self._tokenizer = Tokenizer.from_file(str(directory / "base" / "tokenizer.json"))
-        model: Any = load_base(directory / "base", dtype)
-        self._model: Any = model if module is None else load_adapter(model, directory / module)
-        self._model.eval()
+        base: Any = load_base(directory / "base", dtype).eval()
+        self._model: Any = base
+        self._prefill: Any = None
+        if module is not None and (directory / module / "adapter_config.json").exists():
+            self._model = load_adapter(base, directory / module).eval()
+        elif module is not None:
+            self._model, self._prefill = load_base(directory / module, dtype).eval(), base
         self._sharing_ratio = sharing_ratio
 
     def answer(
@@ -59,6 +66,7 @@ class TinyAnswers:
             prompts,
             max_new_tokens=MAX_NEW_TOKENS,
             end_token=end,
+            prefill_model=self._prefill,
             sharing_ratio=self._sharing_ratio,
         )
         return [self._tokenizer.decode(one, skip_special_tokens=False) for one in tokens]

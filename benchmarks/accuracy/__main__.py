@@ -1,0 +1,123 @@
+"""Accuracy of cache-conditioned modules beside ordinary fine-tuning and naive sharing, on the tiny family.
+
+Run: `make bench-accuracy`; ARGS="--seeds 1 --tasks tool" measures a part. Three ways of training per task and seed:
+ordinary fine-tuning of all weights, and cache-conditioned fine-tuning of all weights and of an adapter, with equal data
+and steps. Held-out problems are decoded by the reference computation at several sharing ratios; an ordinary module over
+the base's KV is naive sharing. Every finished training and measurement is kept: a killed run goes on where it stopped.
+"""
+
+import argparse
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from benchmarks.accuracy.plan import Measurement, Recipe, Run, base_measurements, measurements, runs
+from benchmarks.accuracy.report import write_report
+from benchmarks.accuracy.store import Store
+from benchmarks.accuracy.train import train
+from prefillshare.errors import PrefillShareError
+from prefillshare.evaluation.driver import score_answers
+from prefillshare.evaluation.suites import load_suite
+from prefillshare.training.memory import keep_freed_memory
+from prefillshare.training.progress import Reporter, make_reporter
+from prefillshare.training.tiny.answers import TinyAnswers
+
+ROOT = Path(__file__).parents[2]
+
+
+def main() -> None:
+    """Do what is left, and write the report after every training."""
+    options = _options()
+    torch.set_num_threads(options.threads)
+    keep_freed_memory()
+    try:
+        with make_reporter() as reporter:
+            Accuracy(_recipe(options), options.out, options.work, options.models / "tiny", reporter).run()
+    except PrefillShareError as error:
+        sys.exit(f"error: {error}")
+
+
+class Accuracy:
+    """The whole measurement."""
+
+    def __init__(self, recipe: Recipe, out: Path, work: Path, tiny: Path, reporter: Reporter) -> None:
+        self._recipe, self._out, self._tiny, self._reporter = recipe, out, tiny, reporter
+        self._work = work / recipe.sha256(of_training=True)
+        out.mkdir(parents=True, exist_ok=True)
+        self._work.mkdir(parents=True, exist_ok=True)
+        self._store = Store(out / "accuracy.json", recipe)
+
+    def run(self) -> None:
+        """Train and measure what is not there yet.
+
+        Effects: writes the result file after every step, the report after every module.
+        """
+        for measurement in base_measurements(self._recipe):
+            self._measure(measurement)
+        pending = [run for run in runs(self._recipe) if not self._is_done(run)]
+        started = time.monotonic()
+        for number, run in enumerate(pending):
+            self._module(run)
+            write_report(self._recipe, self._store, self._out)
+            left = (time.monotonic() - started) / (number + 1) * (len(pending) - number - 1)
+            self._reporter.say(f"{run.name} is done; {len(pending) - number - 1} left, about {left / 60:.0f} min")
+        write_report(self._recipe, self._store, self._out)
+
+    def _is_done(self, run: Run) -> bool:
+        return all(one.name in self._store.accuracies for one in measurements(self._recipe, run))
+
+    def _module(self, run: Run) -> None:
+        if run.name not in self._store.trainings or not (self._work / run.name).exists():
+            self._reporter.say(f"{run.name}: training")
+            trained = train(self._recipe, run, self._tiny / "base", self._work, self._reporter)
+            self._store.add_training(run, trained)
+        for measurement in measurements(self._recipe, run):
+            self._measure(measurement)
+
+    def _measure(self, measurement: Measurement) -> None:
+        if measurement.name in self._store.accuracies:
+            return
+        suite = load_suite(f"tiny-{measurement.task}", self._recipe.num_problems)
+        module = (self._work / measurement.run.name).resolve() if measurement.run else None
+        started = time.process_time()
+        answers = TinyAnswers(self._tiny, module, sharing_ratio=measurement.ratio)
+        given = answers.answer([list(one.messages) for one in suite.questions])
+        score = score_answers(suite, measurement.name, given)
+        self._store.add_accuracy(measurement, score.num_right, len(score.samples), time.process_time() - started)
+        self._reporter.say(f"{measurement.name}: {score.num_right}/{len(score.samples)} = {score.accuracy:.1%}")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", help="some of math,tool,code")
+    parser.add_argument("--seeds", help="such as 1,2,3")
+    parser.add_argument("--conversations", type=int, help="conversations per training")
+    parser.add_argument("--problems", type=int, help="held-out problems per task")
+    parser.add_argument("--ratios", help="sharing ratios, such as 0,0.5,1; both ends belong to the table")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--models", type=Path, default=ROOT / "models", help="directory that holds tiny/base")
+    parser.add_argument("--work", type=Path, default=ROOT / ".bench-accuracy", help="trained weights and checkpoints")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results", help="accuracy.md, .json and .svg")
+    return parser.parse_args()
+
+
+def _recipe(options: argparse.Namespace) -> Recipe:
+    recipe = Recipe()
+    if options.tasks:
+        recipe = replace(recipe, tasks=tuple(options.tasks.split(",")))
+    if options.seeds:
+        recipe = replace(recipe, seeds=tuple(int(seed) for seed in options.seeds.split(",")))
+    if options.ratios:
+        recipe = replace(recipe, ratios=tuple(float(ratio) for ratio in options.ratios.split(",")))
+    if options.conversations:
+        recipe = replace(recipe, num_conversations=options.conversations)
+    if options.problems:
+        recipe = replace(recipe, num_problems=options.problems)
+    return recipe
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""The report: a table per task, what came of the goals, the curve over the sharing ratio."""
+
+import os
+import platform
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.accuracy.plan import Recipe
+from benchmarks.accuracy.store import Store
+from prefillshare.modules.tiny.tasks import TaskName
+
+MOST_BELOW = 1.0
+"""Points that a cache-conditioned module may be below ordinary fine-tuning."""
+LEAST_LOSS = 15.0
+"""Points that naive sharing is expected to lose."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One way of training, and of decoding."""
+
+    label: str
+    """Its name in the table."""
+    trained: str
+    """The store's name of the training."""
+    ratio: float
+    """Sharing ratio."""
+
+
+OWN = Row(label="Full-FT: ordinary, all weights, own KV", trained="full-ft", ratio=0.0)
+FULL = Row(label="PrefillShare, all weights, shared KV", trained="full", ratio=1.0)
+LORA = Row(label="PrefillShare, LoRA, shared KV", trained="lora", ratio=1.0)
+NAIVE = Row(label="naive sharing: Full-FT over the base's KV", trained="full-ft", ratio=1.0)
+BASE = Row(label="base alone", trained="base", ratio=1.0)
+ROWS = (BASE, OWN, FULL, LORA, NAIVE)
+CURVES = (("PrefillShare, all weights", "full"), ("naive sharing", "full-ft"))
+
+
+def write_report(recipe: Recipe, store: Store, out: Path) -> None:
+    """Effects: writes accuracy.md and accuracy.svg beside the results."""
+    _plot(recipe, store, out / "accuracy.svg")
+    lines = [
+        "# Accuracy: cache-conditioned fine-tuning, ordinary fine-tuning, naive sharing",
+        "",
+        *_origin(recipe, store),
+        "",
+        *_table(recipe, store),
+        "",
+        *_verdicts(recipe, store),
+        "",
+        "## Sharing ratio",
+        "",
+        "Part of each prompt whose KV is the base's; the module computes the rest of it itself. Mean over seeds.",
+        "",
+        *_curve_table(recipe, store),
+        "",
+        "![accuracy over the sharing ratio](accuracy.svg)",
+        "",
+        "Every run with its interval: [accuracy.json](accuracy.json).",
+        "",
+    ]
+    (out / "accuracy.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _points(store: Store, task: TaskName, trained: str, ratio: float) -> list[float]:
+    """Accuracy per seed, in percent."""
+    return [
+        100 * one["num_right"] / one["num_problems"]
+        for one in store.accuracies.values()
+        if (one["task"], one["trained"], one["ratio"]) == (task, trained, ratio)
+    ]
+
+
+def _origin(recipe: Recipe, store: Store) -> Iterator[str]:
+    seeds = {one["seed"] for one in store.trainings.values()}
+    seconds = sum(one["seconds"] for group in (store.trainings, store.accuracies) for one in group.values())
+    yield (
+        f"`make bench-accuracy` on {platform.machine()}, {os.cpu_count()} cores, no GPU, Python "
+        f"{platform.python_version()}: {len(store.trainings)} trainings with {len(seeds)} seeds, {seconds / 3600:.1f} "
+        "hours of CPU time."
+    )
+    yield ""
+    yield (
+        f"Tiny family; {recipe.num_conversations:,} conversations per training, {recipe.batch} per step, "
+        f"{recipe.epochs:g} epochs, AdamW, peak learning rate {recipe.full_rate:g} (all weights) and "
+        f"{recipe.lora_rate:g} (LoRA of rank {recipe.rank}). {recipe.num_problems} held-out problems per task, greedy, "
+        "by the reference computation."
+    )
+
+
+def _table(recipe: Recipe, store: Store) -> Iterator[str]:
+    yield "| mean over seeds (lowest to highest), % | " + " | ".join(f"tiny-{task}" for task in recipe.tasks) + " |"
+    yield "|---" * (1 + len(recipe.tasks)) + "|"
+    for row in ROWS:
+        cells = [_cell(_points(store, task, row.trained, row.ratio)) for task in recipe.tasks]
+        yield f"| {row.label} | {' | '.join(cells)} |"
+
+
+def _cell(points: list[float]) -> str:
+    if not points:
+        return "not yet"
+    return f"{statistics.mean(points):.1f} ({min(points):.1f} to {max(points):.1f})"
+
+
+def _verdicts(recipe: Recipe, store: Store) -> Iterator[str]:
+    yield f"Goals: PrefillShare within {MOST_BELOW:g} point of Full-FT, naive sharing at least {LEAST_LOSS:g} below it."
+    yield ""
+    for task in recipe.tasks:
+        own = _points(store, task, OWN.trained, OWN.ratio)
+        for row, goal in ((FULL, -MOST_BELOW), (LORA, -MOST_BELOW), (NAIVE, -LEAST_LOSS)):
+            found = _points(store, task, row.trained, row.ratio)
+            if own and found:
+                difference = statistics.mean(found) - statistics.mean(own)
+                is_met = difference <= goal if row is NAIVE else difference >= goal
+                yield f"- tiny-{task}, {row.label}: {difference:+.1f} points, {'met' if is_met else '**missed**'}"
+
+
+def _curve_table(recipe: Recipe, store: Store) -> Iterator[str]:
+    yield "| | " + " | ".join(f"{ratio:.0%}" for ratio in recipe.ratios) + " |"
+    yield "|---" * (1 + len(recipe.ratios)) + "|"
+    for task in recipe.tasks:
+        for label, trained in CURVES:
+            points = [_points(store, task, trained, ratio) for ratio in recipe.ratios]
+            cells = [f"{statistics.mean(one):.1f}" if one else "" for one in points]
+            yield f"| tiny-{task}, {label} | {' | '.join(cells)} |"
+
+
+def _plot(recipe: Recipe, store: Store, file: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(
+        1, len(recipe.tasks), figsize=(3.4 * len(recipe.tasks), 3.4), sharey=True, layout="constrained", squeeze=False
+    )
+    for one, task in zip(axes[0], recipe.tasks, strict=True):
+        for (label, trained), colour in zip(CURVES, ("#1f77b4", "#d62728"), strict=True):
+            _draw_curve(one, recipe, store, (task, trained), {"label": label, "color": colour})
+        one.set(title=f"tiny-{task}", xlabel="sharing ratio, %", ylim=(-3, 103))
+        one.grid(alpha=0.3)
+    axes[0][0].set_ylabel("accuracy, %")
+    axes[0][0].legend(fontsize="small", loc="lower left")
+    # A file that only changes when its content does.
+    figure.savefig(file, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def _draw_curve(axes: Any, recipe: Recipe, store: Store, of: tuple[TaskName, str], style: dict[str, str]) -> None:
+    """Mean over seeds as a line, lowest to highest as a band."""
+    measured = [(ratio, _points(store, *of, ratio)) for ratio in recipe.ratios]
+    measured = [(ratio, points) for ratio, points in measured if points]
+    ratios = [100 * ratio for ratio, _ in measured]
+    axes.plot(ratios, [statistics.mean(points) for _, points in measured], marker="o", **style)
+    low, high = ([f(points) for _, points in measured] for f in (min, max))
+    axes.fill_between(ratios, low, high, alpha=0.15, color=style["color"], linewidth=0)
