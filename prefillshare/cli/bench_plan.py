@@ -1,6 +1,7 @@
 """What `prefillshare bench` does: options into a plan, then the measurement with its progress, table and report."""
 
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -93,9 +94,10 @@ def make_plan(options: BenchOptions) -> Plan:
 def measure(directory: Path | None, plan: Plan | None, api_key: str | None) -> None:
     """Run a new plan, or continue the one in `directory`; print the table of what is done, come what may.
 
-    Effects: writes the measurement's directory.
-    Raises: KeyboardInterrupt after Ctrl-C, when what is done has been reported.
+    Effects: writes the measurement's directory; from now on, SIGTERM ends the process as Ctrl-C does.
+    Raises: KeyboardInterrupt after either, when what is done has been reported.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if plan is None:
         assert directory is not None
         store = Store(directory)

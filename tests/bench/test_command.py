@@ -32,8 +32,9 @@ def _runs(directory: Path) -> dict[str, int]:
     return {file.name: file.stat().st_mtime_ns for file in (directory / "runs").glob("*.json")}
 
 
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_measurement_keeps_what_is_done_and_goes_on(
-    random_server: RunningDeployment, tmp_path: Path
+    random_server: RunningDeployment, tmp_path: Path, how: signal.Signals
 ) -> None:
     out = tmp_path / "results"
     arguments = ["react", "--systems", "", "--endpoint", f"there={random_server.url}#math,tool,code"]
@@ -45,7 +46,7 @@ def test_an_interrupted_measurement_keeps_what_is_done_and_goes_on(
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(how)
     said, told = process.communicate(timeout=WAIT_S)
     done = _runs(out)
     assert process.returncode == 130, told
