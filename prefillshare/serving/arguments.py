@@ -23,7 +23,7 @@ HEARTBEAT_S = 2.0
 HEARTBEAT_FAILURES = 2
 """Looks in vain after which a prefill worker counts as gone."""
 CPU_MAX_RUNNING_REQUESTS = 32
-CPU_CHUNKED_PREFILL_TOKENS = 2048
+CPU_CHUNKED_PREFILL_TOKENS = 512
 CPU_MAX_KV_BYTES = 2 << 30
 CPU_MAX_KV_TOKENS = 65536
 CPU_MIN_KV_TOKENS = 2048
@@ -90,6 +90,8 @@ def engine_command(
     argv = _server_flags(deployment.prefill_path, deployment.config.prefill.name, host, port, nccl_port)
     argv += _lora_flags(deployment, deployment.modules, on_cpu)
     argv += _engine_flags(deployment, on_cpu)
+    # SGLang computes prompts first; on a CPU, answers would stand still for seconds while others' prompts are computed.
+    argv += ["--enable-mixed-chunk"] if on_cpu else []
     argv += [*deployment.config.engine.extra_args, *extra_args]
     return EngineCommand(argv=tuple(argv), environment=_environment(deployment, on_cpu), api_key=api_key)
 
