@@ -9,18 +9,21 @@ the base's KV is naive sharing. Every finished training and measurement is kept:
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from benchmarks.accuracy.plan import Measurement, Recipe, Run, base_measurements, measurements, runs
+from benchmarks.accuracy.plan import Measurement, Recipe, Run, base_measurements, steps
+from benchmarks.accuracy.progress import left
 from benchmarks.accuracy.report import write_report
 from benchmarks.accuracy.store import Store
 from benchmarks.accuracy.train import train
 from prefillshare.errors import PrefillShareError
 from prefillshare.evaluation.driver import score_answers
 from prefillshare.evaluation.suites import load_suite
+from prefillshare.modules.tiny.conversations import TASKS
 from prefillshare.training.memory import keep_freed_memory
 from prefillshare.training.progress import Reporter, make_reporter
 from prefillshare.training.tiny.answers import TinyAnswers
@@ -51,31 +54,28 @@ class Accuracy:
         self._store = Store(out / "accuracy.json", recipe)
 
     def run(self) -> None:
-        """Train and measure what is not there yet.
+        """Train and measure what is not there yet: of each seed the main table, then the rest of the curve.
 
         Effects: writes the result file after every step, the report after every module.
         """
         for measurement in base_measurements(self._recipe):
             self._measure(measurement)
-        pending = [run for run in runs(self._recipe) if not self._is_done(run)]
-        started = time.monotonic()
-        for number, run in enumerate(pending):
-            self._module(run)
-            write_report(self._recipe, self._store, self._out)
-            left = (time.monotonic() - started) / (number + 1) * (len(pending) - number - 1)
-            self._reporter.say(f"{run.name} is done; {len(pending) - number - 1} left, about {left / 60:.0f} min")
+        for run, wanted in steps(self._recipe):
+            if missing := self._missing(wanted):
+                self._module(run, missing)
         write_report(self._recipe, self._store, self._out)
 
-    def _is_done(self, run: Run) -> bool:
-        return all(one.name in self._store.accuracies for one in measurements(self._recipe, run))
-
-    def _module(self, run: Run) -> None:
-        if run.name not in self._store.trainings or not (self._work / run.name).exists():
+    def _module(self, run: Run, missing: Sequence[Measurement]) -> None:
+        if not (self._work / run.name).exists() or run.name not in self._store.trainings:
             self._reporter.say(f"{run.name}: training")
-            trained = train(self._recipe, run, self._tiny / "base", self._work, self._reporter)
-            self._store.add_training(run, trained)
-        for measurement in measurements(self._recipe, run):
+            self._store.add_training(run, train(self._recipe, run, self._tiny / "base", self._work, self._reporter))
+        for measurement in missing:
             self._measure(measurement)
+        write_report(self._recipe, self._store, self._out)
+        self._reporter.say(left(self._recipe, self._store))
+
+    def _missing(self, wanted: Sequence[Measurement]) -> list[Measurement]:
+        return [one for one in wanted if one.name not in self._store.accuracies]
 
     def _measure(self, measurement: Measurement) -> None:
         if measurement.name in self._store.accuracies:
@@ -94,7 +94,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", help="some of math,tool,code")
     parser.add_argument("--seeds", help="such as 1,2,3")
-    parser.add_argument("--conversations", type=int, help="conversations per training")
+    parser.add_argument("--conversations", type=int, help="conversations per training, of every task")
     parser.add_argument("--problems", type=int, help="held-out problems per task")
     parser.add_argument("--ratios", help="sharing ratios, such as 0,0.5,1; both ends belong to the table")
     parser.add_argument("--threads", type=int, default=2)
@@ -113,7 +113,7 @@ def _recipe(options: argparse.Namespace) -> Recipe:
     if options.ratios:
         recipe = replace(recipe, ratios=tuple(float(ratio) for ratio in options.ratios.split(",")))
     if options.conversations:
-        recipe = replace(recipe, num_conversations=options.conversations)
+        recipe = replace(recipe, num_conversations=dict.fromkeys(TASKS, options.conversations))
     if options.problems:
         recipe = replace(recipe, num_problems=options.problems)
     return recipe

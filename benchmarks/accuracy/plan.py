@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
+from prefillshare.errors import EvaluationError
 from prefillshare.modules.tiny.conversations import TASKS
 from prefillshare.modules.tiny.tasks import TaskName
 
@@ -14,6 +15,8 @@ Trained = Literal["full-ft", "full", "lora"]
 
 TRAINED: tuple[Trained, ...] = ("full-ft", "full", "lora")
 RATIOS = (0.0, 0.25, 0.5, 0.75, 1.0)
+LOG_STEPS = 5
+"""Steps of a training that the loss is a mean over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,15 +27,17 @@ class Recipe:
     """Tasks, each with data and held-out problems of its own."""
     seeds: tuple[int, ...] = (1, 2, 3)
     """Seeds of data, order and adapter."""
-    num_conversations: int = 2000
-    """Conversations per training, each with 2 to 5 answers."""
+    num_conversations: Mapping[TaskName, int] = field(
+        default_factory=lambda: {"math": 2000, "tool": 3000, "code": 2500}
+    )
+    """Conversations per training of a task, each with 3 to 5 answers, some of them for other tasks and not learned."""
     epochs: float = 1.0
     """Passes over them."""
-    batch: int = 4
+    batch: int = 2
     """Conversations per step."""
-    full_rate: float = 5e-4
+    full_rate: float = 1.5e-3
     """Peak learning rate where all weights are trained."""
-    lora_rate: float = 2e-3
+    lora_rate: float = 4e-3
     """Peak learning rate of adapters."""
     rank: int = 32
     """Rank of adapters; alpha is twice that."""
@@ -40,6 +45,12 @@ class Recipe:
     """Held-out problems per task."""
     ratios: tuple[float, ...] = RATIOS
     """Sharing ratios of the curve."""
+
+    def __post_init__(self) -> None:
+        needed = LOG_STEPS * self.batch
+        for task, num in self.num_conversations.items():
+            if num * self.epochs < needed:
+                raise EvaluationError(f"{num} conversations of {task} are less than {LOG_STEPS} steps: give {needed}")
 
     def as_dict(self) -> dict[str, object]:
         """As it stands in JSON."""
@@ -87,17 +98,33 @@ class Measurement:
 
 
 def runs(recipe: Recipe) -> Iterator[Run]:
-    """All trainings; a seed is complete before the next one begins, so that a part of the runs is a whole table."""
+    """All trainings."""
     for seed in recipe.seeds:
         for task in recipe.tasks:
             for trained in TRAINED:
                 yield Run(task=task, trained=trained, seed=seed)
 
 
-def measurements(recipe: Recipe, run: Run) -> Iterator[Measurement]:
-    """What is measured of a trained module."""
+def steps(recipe: Recipe) -> Iterator[tuple[Run, list[Measurement]]]:
+    """What is measured of which module, in order: a seed is complete before the next one begins, first its table."""
+    for seed in recipe.seeds:
+        of_seed = list(runs(replace(recipe, seeds=(seed,))))
+        yield from ((run, list(table_measurements(recipe, run))) for run in of_seed)
+        yield from ((run, list(curve_measurements(recipe, run))) for run in of_seed)
+
+
+def table_measurements(recipe: Recipe, run: Run) -> Iterator[Measurement]:
+    """What the main table needs of a trained module: an ordinary one also alone, without sharing."""
+    for ratio in (0.0, 1.0) if run.trained == "full-ft" else (1.0,):
+        if ratio in recipe.ratios:
+            yield Measurement(task=run.task, run=run, ratio=ratio)
+
+
+def curve_measurements(recipe: Recipe, run: Run) -> Iterator[Measurement]:
+    """What only the curve over the sharing ratio needs of it: nothing of adapters."""
+    in_table = {one.ratio for one in table_measurements(recipe, run)}
     for ratio in recipe.ratios:
-        if run.trained != "lora" or ratio == 1:
+        if run.trained != "lora" and ratio not in in_table:
             yield Measurement(task=run.task, run=run, ratio=ratio)
 
 

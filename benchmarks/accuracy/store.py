@@ -1,9 +1,14 @@
 """Results on disk: one JSON file that is complete after every step, so that a killed measurement goes on."""
 
 import json
+import os
+import platform
 from dataclasses import asdict
+from datetime import date
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from benchmarks.accuracy.plan import Measurement, Recipe, Run
 from benchmarks.accuracy.train import Trained
@@ -26,11 +31,18 @@ class Store:
             "format": FORMAT,
             "recipe_sha256": recipe.sha256(),
             "recipe": recipe.as_dict(),
+            "machine": _machine(),
             "trainings": {},
             "accuracies": {},
         }
         if file.exists():
             self._take(_read(file))
+
+    @property
+    def machine(self) -> dict[str, Any]:
+        """Where and when the newest result was made."""
+        machine: dict[str, Any] = self._content["machine"]
+        return machine
 
     @property
     def trainings(self) -> dict[str, dict[str, Any]]:
@@ -67,12 +79,25 @@ class Store:
     def _take(self, stored: dict[str, Any]) -> None:
         if stored.get("recipe_sha256") != self._content["recipe_sha256"]:
             raise EvaluationError(f"{self.file} was made by another recipe: give --out another directory, or delete it")
-        self._content["trainings"], self._content["accuracies"] = stored["trainings"], stored["accuracies"]
+        for key in ("machine", "trainings", "accuracies"):
+            self._content[key] = stored[key]
 
     def _write(self) -> None:
+        self._content["machine"] = _machine()
         partial = self.file.with_name(f"partial-{self.file.name}")
         partial.write_text(json.dumps(self._content, indent=1) + "\n", encoding="utf-8")
         partial.rename(self.file)
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "date": date.today().isoformat(),
+        "architecture": platform.machine(),
+        "num_cores": os.cpu_count(),
+        "num_threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.accuracy.data import write_conversations
-from benchmarks.accuracy.plan import Recipe, Run
+from benchmarks.accuracy.plan import LOG_STEPS, Recipe, Run
 from prefillshare.config.training import (
     BaseModel,
     Batch,
@@ -21,7 +21,7 @@ from prefillshare.config.training import Run as RunSettings
 from prefillshare.training.finetune.run import Finetune
 from prefillshare.training.progress import Reporter
 
-SAVE_STEPS, LOG_STEPS = 100, 5
+SAVE_STEPS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ def train(recipe: Recipe, run: Run, base: Path, work: Path, reporter: Reporter) 
     """
     data = work / f"{run.task}-{run.seed}.jsonl"
     if not data.exists():
-        write_conversations(data, run.task, run.seed, recipe.num_conversations)
+        write_conversations(data, run.task, run.seed, recipe.num_conversations[run.task])
     output = work / run.name
     training = _training(recipe, run, base, data, output)
     begun = (output / "run" / "run.json").exists()
@@ -64,7 +64,7 @@ def _training(recipe: Recipe, run: Run, base: Path, data: Path, output: Path) ->
         seed=run.seed,
         base=BaseModel(path=base),
         data=Data(file=data, columns=Columns(messages="messages")),
-        batch=Batch(max_tokens=2048, size=recipe.batch, accumulation=1),
+        batch=Batch(max_tokens=2048, size=recipe.batch, accumulation=1, packed=False),
         optimizer=Optimizer(
             learning_rate=recipe.lora_rate if is_lora else recipe.full_rate,
             epochs=recipe.epochs,

@@ -3,24 +3,36 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from benchmarks.accuracy.plan import Measurement, Recipe, Run, steps
+from benchmarks.accuracy.progress import left
+from benchmarks.accuracy.report import write_report
+from benchmarks.accuracy.store import Store
+from benchmarks.accuracy.train import Trained
 
 ROOT = Path(__file__).parents[2]
 
 
-def run(directory: Path, *options: str) -> "subprocess.CompletedProcess[str]":
-    part = ("--tasks", "math", "--seeds", "1", "--conversations", "20", "--problems", "2", "--threads", "1")
+def command(directory: Path, *options: str) -> list[str]:
+    part = ("--tasks", "math", "--seeds", "1", "--conversations", "10", "--problems", "2", "--threads", "1")
     places = ("--work", str(directory / "work"), "--out", str(directory / "out"))
+    return [sys.executable, "-W", "ignore", "-m", "benchmarks.accuracy", *part, *places, *options]
+
+
+def run(directory: Path, *options: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "benchmarks.accuracy", *part, *places, *options],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
+        command(directory, *options), cwd=ROOT, capture_output=True, text=True, timeout=600, check=False
     )
+
+
+def results(directory: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((directory / "out" / "accuracy.json").read_text())
+    return content
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +45,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_way_of_training_is_measured(measured: Path) -> None:
-    content = json.loads((measured / "out" / "accuracy.json").read_text())
+    content = results(measured)
     assert set(content["trainings"]) == {"math-full-ft-1", "math-full-1", "math-lora-1"}
     assert all(training["loss"] > 0 for training in content["trainings"].values())
     assert set(content["accuracies"]) == {
@@ -52,10 +64,11 @@ def test_the_report_has_each_row_and_a_plot(measured: Path) -> None:
 
 
 def test_a_second_call_trains_nothing_and_adds_what_is_new(measured: Path) -> None:
-    before = json.loads((measured / "out" / "accuracy.json").read_text())
+    before = results(measured)
     done = run(measured, "--ratios", "0,0.5,1")
     assert done.returncode == 0, done.stderr
-    after = json.loads((measured / "out" / "accuracy.json").read_text())
+    assert ": training" not in done.stderr
+    after = results(measured)
     assert after["trainings"] == before["trainings"]
     assert set(after["accuracies"]) - set(before["accuracies"]) == {"math-full-ft-1-50", "math-full-1-50"}
     assert all(after["accuracies"][name] == one for name, one in before["accuracies"].items())
@@ -65,3 +78,73 @@ def test_another_recipe_is_refused(measured: Path) -> None:
     done = run(measured, "--problems", "3")
     assert done.returncode == 1
     assert "was made by another recipe" in done.stderr
+
+
+def test_too_few_conversations_are_refused(tmp_path: Path) -> None:
+    done = run(tmp_path, "--conversations", "9")
+    assert done.returncode == 1
+    assert "9 conversations of math are less than 5 steps: give 10" in done.stderr
+
+
+def test_a_killed_run_goes_on(tmp_path: Path) -> None:
+    """Killed in the second training: the first one and its measurements stay as they are."""
+    second = tmp_path / "work"
+    with subprocess.Popen(command(tmp_path, "--ratios", "0,1"), cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not list(second.glob("*/math-full-1/run")):
+            time.sleep(0.05)
+        assert process.poll() is None, "it ended before it could be killed"
+        process.kill()
+    before = results(tmp_path)
+    assert set(before["trainings"]) == {"math-full-ft-1"}
+    done = run(tmp_path, "--ratios", "0,1")
+    assert done.returncode == 0, done.stderr
+    assert "math-full-ft-1: training" not in done.stderr
+    after = results(tmp_path)
+    assert set(after["trainings"]) == {"math-full-ft-1", "math-full-1", "math-lora-1"}
+    assert after["trainings"]["math-full-ft-1"] == before["trainings"]["math-full-ft-1"]
+    assert all(after["accuracies"][name] == one for name, one in before["accuracies"].items())
+
+
+def test_a_seed_is_complete_before_the_next_and_its_table_before_its_curve() -> None:
+    recipe = Recipe(tasks=("math", "tool"), seeds=(1, 2))
+    names = [(one.name, one.run and one.run.seed) for _, wanted in steps(recipe) for one in wanted]
+    assert [seed for _, seed in names] == sorted(seed or 0 for _, seed in names)
+    first = [name for name, seed in names if seed == 1]
+    table = {f"{task}-{row}" for task in recipe.tasks for row in ("full-ft-1-0", "full-ft-1-100", "full-1-100")}
+    table |= {f"{task}-lora-1-100" for task in recipe.tasks}
+    assert set(first[: len(table)]) == table
+    curve = {f"{task}-{kind}-1-{r}" for task in recipe.tasks for kind in ("full-ft", "full") for r in (25, 50, 75)}
+    assert set(first[len(table) :]) == curve | {f"{task}-full-1-0" for task in recipe.tasks}
+
+
+def filled(file: Path, recipe: Recipe, own: tuple[int, ...], shared: tuple[int, ...]) -> Store:
+    """Right answers of 500 per seed: ordinary without sharing, and cache-conditioned."""
+    store = Store(file, recipe)
+    for trained, ratio, counts in (("full-ft", 0.0, own), ("full", 1.0, shared)):
+        for seed, num_right in enumerate(counts, start=1):
+            one = Run(task="math", trained="full-ft" if trained == "full-ft" else "full", seed=seed)
+            store.add_training(one, Trained(loss=0.1, seconds=60.0))
+            store.add_accuracy(Measurement(task="math", run=one, ratio=ratio), num_right, 500, 60.0)
+    return store
+
+
+@pytest.mark.parametrize(
+    ("own", "shared", "verdict"),
+    [
+        ((500, 499), (495, 494), "-1.0 (-1.0 to -1.0) | met"),
+        ((500, 499), (495, 493), "-1.1 (-1.2 to -1.0) | **missed**"),
+        ((490, 500), (490,), "+0.0 (+0.0 to +0.0) | met"),
+    ],
+)
+def test_verdicts_compare_seed_by_seed(
+    tmp_path: Path, own: tuple[int, ...], shared: tuple[int, ...], verdict: str
+) -> None:
+    recipe = Recipe(tasks=("math",), seeds=(1, 2))
+    write_report(recipe, filled(tmp_path / "accuracy.json", recipe, own, shared), tmp_path)
+    assert verdict in (tmp_path / "accuracy.md").read_text()
+
+
+def test_what_is_left_is_told_from_what_the_same_kind_took(tmp_path: Path) -> None:
+    recipe = Recipe(tasks=("math",), seeds=(1, 2), ratios=(0.0, 1.0))
+    store = filled(tmp_path / "accuracy.json", recipe, (500,), (500,))
+    assert left(recipe, store) == "4 trainings and 8 measurements are left, about 12 min"

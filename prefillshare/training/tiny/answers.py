@@ -10,7 +10,7 @@ from prefillshare.modules.tiny.chatml import END, Turn, generation_prompt
 from prefillshare.training.model import load_adapter, load_base
 from prefillshare.training.reference import decode
 
-BATCH = 50
+BATCH = 25
 MAX_NEW_TOKENS = 128
 
 
