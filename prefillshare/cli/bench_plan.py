@@ -94,10 +94,12 @@ def make_plan(options: BenchOptions) -> Plan:
 def measure(directory: Path | None, plan: Plan | None, api_key: str | None) -> None:
     """Run a new plan, or continue the one in `directory`; print the table of what is done, come what may.
 
-    Effects: writes the measurement's directory; from now on, SIGTERM ends the process as Ctrl-C does.
+    Effects: writes the measurement's directory; from now on, SIGTERM ends the process as Ctrl-C does, and SIGINT also
+    where a shell started it in the background, ignoring it.
     Raises: KeyboardInterrupt after either, when what is done has been reported.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, signal.default_int_handler)
     if plan is None:
         assert directory is not None
         store = Store(directory)

@@ -40,6 +40,7 @@ def test_an_interrupted_measurement_keeps_what_is_done_and_goes_on(
     arguments = ["react", "--systems", "", "--endpoint", f"there={random_server.url}#math,tool,code"]
     arguments += ["--modules", "3", "--concurrency", "1,2", "--sessions", "2", "--turns", "3", "--vocab-size", "250"]
     arguments += ["--start-tokens", "30", "--growth-tokens", "5", "--output-tokens", "4", "--out", str(out)]
+    arguments += ["--seed", str(int(how))]  # the server keeps its cache: each run needs prompts of its own
     process = subprocess.Popen(_command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + WAIT_S
     while not _runs(out):
