@@ -17,8 +17,8 @@ _JUDGE = "run_the_tests"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HumanEvalQuestion:
-    """One function to complete."""
+class CompletionQuestion:
+    """One function to complete, however it is judged."""
 
     asked: str
     """Imports, signature and docstring."""
@@ -26,13 +26,27 @@ class HumanEvalQuestion:
     """The canonical body."""
     entry_point: str
     """Name of the function."""
-    test: str
-    """Source of `check(candidate)`, which raises when the function is wrong."""
     tools: ClassVar[tuple[dict[str, Any], ...]] = ()
 
     @property
     def messages(self) -> list[dict[str, Any]]:
         return [{"role": "user", "content": f"{INSTRUCTION}\n\n```python\n{self.asked}```"}]
+
+    def program(self, answer: str) -> str:
+        """An answer as a program: a whole function, or a body to put behind the signature that was asked about."""
+        blocks = _BLOCK.findall(answer)
+        code = max(blocks, key=len) if blocks else answer
+        is_whole = re.search(rf"^\s*def {re.escape(self.entry_point)}\b", code, re.MULTILINE)
+        # The prompt also brings imports and helpers; its own function, cut off, is then defined anew.
+        return f"{self.asked}    pass\n\n{code}" if is_whole else f"{self.asked}{code}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HumanEvalQuestion(CompletionQuestion):
+    """One that brings its tests."""
+
+    test: str
+    """Source of `check(candidate)`, which raises when the function is wrong."""
 
     def judge(self, answer: str) -> Verdict:
         """Run the tests on the answer.
@@ -40,19 +54,10 @@ class HumanEvalQuestion:
         Effects: starts a sandbox process.
         """
         ending = f"\n\ndef {_JUDGE}(_):\n    check({self.entry_point})\n    return True\n"
-        source = f"{whole_program(self.asked, self.entry_point, answer)}\n\n{self.test}{ending}"
+        source = f"{self.program(answer)}\n\n{self.test}{ending}"
         outcome = run_function(source, _JUDGE, [None], LIMITS)
         is_right = outcome.error is None and outcome.values == (True,)
         return Verdict(is_right=is_right, reason="" if is_right else outcome.error or "returned something else")
-
-
-def whole_program(asked: str, entry_point: str, answer: str) -> str:
-    """An answer as a program: a whole function, or a body to put behind the signature that was asked about."""
-    blocks = _BLOCK.findall(answer)
-    code = max(blocks, key=len) if blocks else answer
-    is_whole = re.search(rf"^\s*def {re.escape(entry_point)}\b", code, re.MULTILINE)
-    # The prompt also brings imports and helpers; its own function, cut off, is then defined anew.
-    return f"{asked}    pass\n\n{code}" if is_whole else f"{asked}{code}"
 
 
 def load_humaneval(directory: Path | None) -> FieldSuite:

@@ -8,11 +8,11 @@ rules of comparison are the same (evalplus 0.3.1, `eval/__init__.py:unsafe_execu
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from prefillshare.evaluation.base import Verdict
 from prefillshare.evaluation.field.base import FieldSuite, read_rows
-from prefillshare.evaluation.field.humaneval import INSTRUCTION, MAX_NEW_TOKENS, whole_program
+from prefillshare.evaluation.field.humaneval import MAX_NEW_TOKENS, CompletionQuestion
 from prefillshare.evaluation.sandbox import Limits, run_function
 
 FILE = "HumanEvalPlus.jsonl.gz"
@@ -59,31 +59,20 @@ def agrees(given):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HumanEvalPlusQuestion:
-    """One function to complete, and what it is called with."""
+class HumanEvalPlusQuestion(CompletionQuestion):
+    """One with what it is called with."""
 
-    asked: str
-    """Imports, signature and docstring."""
-    reference: str
-    """The canonical body."""
-    entry_point: str
-    """Name of the function."""
     inputs: Sequence[Sequence[Any]]
     """Arguments of each call, HumanEval's own ones first."""
     atol: float
     """How far a number may be off; 0: not at all."""
-    tools: ClassVar[tuple[dict[str, Any], ...]] = ()
-
-    @property
-    def messages(self) -> list[dict[str, Any]]:
-        return [{"role": "user", "content": f"{INSTRUCTION}\n\n```python\n{self.asked}```"}]
 
     def judge(self, answer: str) -> Verdict:
         """Call the answer and the canonical solution with every input.
 
         Effects: starts a sandbox process.
         """
-        candidate = whole_program(self.asked, self.entry_point, answer)
+        candidate = self.program(answer)
         source = "\n".join(
             (
                 _RULES,
