@@ -26,6 +26,7 @@ from sglang_patches import (
     scheduler_state,
     server_checks,
     start_method,
+    waiting,
 )
 from sglang_patches.cpu import attention, grammar_mask, nixl_memory, operators, pinning
 from sglang_patches.disaggregation.patches import DISAGGREGATION_PATCHES
@@ -199,6 +200,13 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
         "7d19aa0d964749de",
         "nobody would know how KV memory is used",
         scheduler_state.wrap_get_internal_state,
+    ),
+    _patch(
+        "managers.scheduler",
+        "Scheduler.on_idle",
+        "59825e5da1a871f4",
+        "waiting workers would take the cores of those they wait for",
+        waiting.wrap_on_idle,
     ),
     _patch(
         _TOKENIZER,

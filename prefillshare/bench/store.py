@@ -3,7 +3,7 @@
 DIR/plan.json            what is measured
 DIR/machine.json         where, with which versions
 DIR/runs/CELL.json       every call of one run
-DIR/summary.json, report.html, plots/   made from these
+DIR/summary.json, report.*, plots/      made from these
 """
 
 import json

@@ -36,6 +36,12 @@ def evaluate(
     tools: Annotated[
         bool, typer.Option("--tools", help="bfcl: offer the functions through the API instead of in the prompt.")
     ] = False,
+    harness: Annotated[
+        str | None, typer.Option(help="lm-eval: let that harness prompt and judge (gsm8k), as published figures do.")
+    ] = None,
+    few_shot: Annotated[
+        int | None, typer.Option(min=0, help="With --harness: worked examples before each question.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="File for every question and answer, as JSON.")] = None,
     compare: Annotated[
         tuple[Path, Path] | None, typer.Option(help="Compare two files of --out instead, question by question.")
@@ -48,16 +54,29 @@ def evaluate(
         return
     _check(suites, model, out)
     _check_sharing(weights, sharing_ratio)
+    _check_harness(harness, few_shot, weights)
     from prefillshare.evaluation.field.registry import load
 
-    loaded = [
-        load(name, directory=data, limit=limit, may_run_code=allow_code_execution, offers_tools=tools)
-        for name in suites or []
-    ]
-    if weights is None:
-        scores = [_ask(suite, str(model), url, api_key, concurrency) for suite in loaded]
+    if harness is not None:
+        scores = _ask_by_harness(
+            suites or [],
+            str(model),
+            url,
+            directory=data,
+            api_key=api_key,
+            limit=limit,
+            concurrency=concurrency,
+            num_examples=few_shot,
+        )
     else:
-        scores = _decode(loaded, str(model), weights, sharing_ratio)
+        loaded = [
+            load(name, directory=data, limit=limit, may_run_code=allow_code_execution, offers_tools=tools)
+            for name in suites or []
+        ]
+        if weights is None:
+            scores = [_ask(suite, str(model), url, api_key, concurrency) for suite in loaded]
+        else:
+            scores = _decode(loaded, str(model), weights, sharing_ratio)
     _show(scores, as_json=as_json)
     if out:
         origin = {"url": url} if weights is None else {"weights": str(weights), "sharing_ratio": sharing_ratio}
@@ -79,6 +98,23 @@ def _check_sharing(weights: Path | None, sharing_ratio: float) -> None:
 
     if weights is None and sharing_ratio != 1:
         raise EvaluationError(f"--sharing-ratio {sharing_ratio} is for --weights: a server shares whole prompts")
+
+
+def _check_harness(harness: str | None, few_shot: int | None, weights: Path | None) -> None:
+    from prefillshare.errors import EvaluationError
+
+    if harness not in (None, "lm-eval"):
+        raise EvaluationError(f"there is no harness {harness!r}: give --harness lm-eval, or leave it out")
+    if harness is None and few_shot is not None:
+        raise EvaluationError(f"--few-shot {few_shot} is for --harness lm-eval: the other prompts hold no examples")
+    if harness is not None and weights is not None:
+        raise EvaluationError("--harness lm-eval asks a server: leave --weights out, or --harness")
+
+
+def _ask_by_harness(suites: list[str], model: str, url: str, **settings: Any) -> "list[Score]":
+    from prefillshare.evaluation.harness import score_by_lm_eval
+
+    return [score for suite in suites for score in score_by_lm_eval(suite, model, url, **settings)]
 
 
 def _ask(suite: Any, model: str, url: str, api_key: str | None, concurrency: int) -> "Score":

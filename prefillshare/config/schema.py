@@ -180,8 +180,8 @@ class Transfer:
 
     backend: Literal["nixl", "mooncake"] = "nixl"
     """Library that moves the KV."""
-    timeout_s: int = 30
-    """Seconds after which a hand-off that makes no progress fails its call."""
+    timeout_s: int = 300
+    """Longest wait for a prompt's KV in seconds, the prefill worker's queue included; then the call fails."""
 
     def __post_init__(self) -> None:
         _check_positive("timeout_s", self.timeout_s)

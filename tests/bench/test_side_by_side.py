@@ -1,6 +1,8 @@
 """One real measurement: PrefillShare beside SGLang as released, on the same calls, with every token accounted for."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +19,8 @@ from prefillshare.bench.workloads.base import Shape
 SESSIONS, TURNS, MODULES = 2, 6, 3
 START, GROWTH, OUTPUT = 100, 12, 8
 LOAD = Load(kind="closed", value=1)
+TOGETHER = Load(kind="closed", value=2)
+"""Prompts are computed while another session's answer is decoded."""
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +30,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Store, Run
         family="tiny",
         systems=("shared", "vanilla-lora"),
         module_counts=(MODULES,),
-        loads=(LOAD,),
+        loads=(LOAD, TOGETHER),
         repeats=1,
         shape=Shape(
             num_sessions=SESSIONS, start_tokens=START, growth_tokens=GROWTH, output_tokens=(OUTPUT,), turns=TURNS
@@ -42,8 +46,8 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Store, Run
     return plan, store, runner
 
 
-def _cell(system: str) -> Cell:
-    return Cell(repeat=1, num_modules=MODULES, system=system, load=LOAD)
+def _cell(system: str, load: Load = LOAD) -> Cell:
+    return Cell(repeat=1, num_modules=MODULES, system=system, load=load)
 
 
 def test_each_token_is_prefilled_as_often_as_it_must(measured: tuple[Plan, Store, Runner]) -> None:
@@ -72,6 +76,14 @@ def test_each_token_is_prefilled_as_often_as_it_must(measured: tuple[Plan, Store
     assert max(sample.tokens for sample in runs["shared"].kv) <= prompts[-1] + OUTPUT
 
 
+@pytest.mark.parametrize("system", ["shared", "vanilla-lora"])
+def test_decoded_tokens_do_not_count_as_prefilled(measured: tuple[Plan, Store, Runner], system: str) -> None:
+    _, store, _ = measured
+    run = store.get(_cell(system, TOGETHER)).record
+    assert [call.error for call in run.calls] == [None] * len(run.calls)
+    assert run.prefilled_tokens == sum((call.prompt_tokens or 0) - (call.cached_tokens or 0) for call in run.calls)
+
+
 def test_answers_equal_the_reference_while_they_are_measured(measured: tuple[Plan, Store, Runner]) -> None:
     _, store, _ = measured
     every = SESSIONS * TURNS
@@ -83,7 +95,7 @@ def test_the_report_holds_everything(measured: tuple[Plan, Store, Runner]) -> No
     _, store, runner = measured
     header, rows = write_report(store, runner)
     assert header == ["modules", "load", "figure", "shared", "vanilla-lora", "shared vs vanilla-lora"]
-    by_figure = {row[2]: row[3:] for row in rows}
+    by_figure = {row[2]: row[3:] for row in rows if row[1] == LOAD.title}
     prompts = sum(START + call * (GROWTH + OUTPUT) for call in range(TURNS)) * SESSIONS
     shared = store.get(_cell("shared")).record.prefilled_tokens or 0
     assert by_figure["prefix hit ratio"][0] == f"{1 - shared / prompts:.4f}"
@@ -99,8 +111,13 @@ def test_the_report_holds_everything(measured: tuple[Plan, Store, Runner]) -> No
     assert f"{SESSIONS * TURNS} of {SESSIONS * TURNS}" in page
     for text in ("Seed 1", "--radix-cache-backend prefillshare", "SGLANG_PLUGINS=prefillshare_cpu ", *by_figure):
         assert text in page.replace("&#x27;", "'")
+    assert str(Path.home()) not in page
+    text = (store.directory / "report.md").read_text()
+    assert text.count("## 3 modules, ") == 2
+    assert all(f"\n| {figure} | " in text for figure in by_figure)
+    assert all((store.directory / plot).is_file() for plot in re.findall(r"!\[.*\]\((.*)\)", text))
     summary = json.loads((store.directory / "summary.json").read_text())
-    assert [one["system"] for one in summary] == ["shared", "vanilla-lora"]
+    assert [one["system"] for one in summary] == ["shared", "vanilla-lora"] * 2
 
 
 def test_a_finished_measurement_has_nothing_left_to_run(measured: tuple[Plan, Store, Runner]) -> None:

@@ -25,3 +25,16 @@ def test_a_suite_is_asked_and_judged(random_server: RunningDeployment, suite: st
     samples = json.loads(out.read_text())["scores"][0]["samples"]
     assert [bool(sample["reason"]) for sample in samples] == [True, True]
     assert all(sample["prompt_tokens"] > 50 for sample in samples)
+
+
+def test_gsm8k_is_asked_by_lm_eval(random_server: RunningDeployment, tmp_path: Path) -> None:
+    out = tmp_path / "samples.json"
+    done = run_eval(
+        *("gsm8k", "--harness", "lm-eval", "--model", "math", "--url", random_server.url, "--data", str(DATA)),
+        *("--limit", "2", "--few-shot", "1", "--json", "--out", str(out)),
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert [one["suite"] for one in figures] == ["gsm8k (lm-eval, strict-match)", "gsm8k (lm-eval, flexible-extract)"]
+    for score in json.loads(out.read_text())["scores"]:
+        assert [bool(sample["answer"]) for sample in score["samples"]] == [True, True]

@@ -48,6 +48,7 @@ async def _measured(
     on_call: OnCall,
 ) -> RunRecord:
     before = await watcher.settled() if running.engines else None
+    prefilled_before = await watcher.prefilled_tokens()
     player = Player(Asker(http), running.targets, workload, on_call)
     run = RunRecord(calls=player.calls, wall_s=0.0)
     watching = asyncio.create_task(watcher.watch(player.now_s, run.kv))
@@ -60,7 +61,8 @@ async def _measured(
     run.wall_s = max((call.end_s or 0.0 for call in run.calls), default=0.0)
     if before is not None:
         run.memory_gb = before.memory_gb
-        run.prefilled_tokens = (await watcher.settled()).prefilled_tokens - before.prefilled_tokens
+        await watcher.settled()
+        run.prefilled_tokens = await watcher.prefilled_tokens() - prefilled_before
     _say_no_hits(run.calls)
     for call in run.calls:
         if call.handoff_bytes is None and call.handoff_tokens is not None and running.kv_token_bytes:

@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+from prometheus_client.parser import text_string_to_metric_families
 
 from prefillshare.bench.records import KvSample
 from prefillshare.bench.systems.base import Engine
@@ -14,6 +16,7 @@ from prefillshare.errors import BenchError
 from prefillshare.serving.options import auth_header
 
 SAMPLE_S = 0.25
+PREFILLED = "sglang:realtime_tokens_total"
 _MEMORY_PARTS = ("weight_gb", "kv_cache_gb", "graph_gb")
 _SETTLE_S = 0.1
 _WAIT_S = 60.0
@@ -25,8 +28,6 @@ class Level:
 
     used_tokens: int
     """Tokens of KV that requests hold."""
-    prefilled_tokens: int
-    """Prompt tokens computed since the engines started."""
     num_requests: int
     """Requests that run or wait."""
     memory_gb: float
@@ -44,12 +45,8 @@ class Watcher:
         """How full the engines are now."""
         answers = await asyncio.gather(*map(self._loads, self._engines))
         loads = [load for its in answers for load in its]
-        prefilling = [
-            load for engine, its in zip(self._engines, answers, strict=True) if engine.prefills for load in its
-        ]
         return Level(
             used_tokens=sum(int(load["num_used_tokens"]) for load in loads),
-            prefilled_tokens=sum(int(load["total_prefill_uncached_tokens"]) for load in prefilling),
             num_requests=sum(int(load["num_running_reqs"]) + int(load["num_waiting_reqs"]) for load in loads),
             memory_gb=sum(sum(load["memory"][part] for part in _MEMORY_PARTS) for load in loads),
         )
@@ -69,6 +66,15 @@ class Watcher:
         raise BenchError(
             f"{before.num_requests} requests did not end within {_WAIT_S:.0f} s: look at the engines' logs"
         )
+
+    async def prefilled_tokens(self) -> int:
+        """Prompt tokens computed since the engines started.
+
+        Not `total_prefill_uncached_tokens` of /v1/loads, which also counts the tokens that running requests decode in
+        a batch that is mixed with a prompt's chunk.
+        """
+        prefilling = [engine for engine in self._engines if engine.prefills]
+        return sum(await asyncio.gather(*map(self._prefilled, prefilling)))
 
     async def watch(self, now_s: Callable[[], float], samples: list[KvSample]) -> None:
         """Add samples until cancelled."""
@@ -92,12 +98,25 @@ class Watcher:
             else:
                 raise BenchError(f"the cache of {engine.url} could not be emptied: look at the engine's log")
 
+    async def _prefilled(self, engine: Engine) -> int:
+        counted = 0.0
+        for family in text_string_to_metric_families(await self._get(engine, "/metrics")):
+            counted += sum(
+                sample.value
+                for sample in family.samples
+                if sample.name == PREFILLED and sample.labels["mode"] == "prefill_compute"
+            )
+        return int(counted)
+
     async def _loads(self, engine: Engine) -> list[dict[str, Any]]:
+        loads: list[dict[str, Any]] = json.loads(await self._get(engine, "/v1/loads"))["loads"]
+        return loads
+
+    async def _get(self, engine: Engine, path: str) -> str:
         try:
-            async with self._http.get(f"{engine.url}/v1/loads", headers=auth_header(engine.api_key)) as reply:
+            async with self._http.get(engine.url + path, headers=auth_header(engine.api_key)) as reply:
                 if reply.status == 200:
-                    loads: list[dict[str, Any]] = (await reply.json())["loads"]
-                    return loads
+                    return await reply.text()
                 reason = f"HTTP {reply.status}"
         except (aiohttp.ClientError, TimeoutError) as error:
             reason = str(error) or type(error).__name__

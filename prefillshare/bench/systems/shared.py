@@ -1,7 +1,8 @@
-"""PrefillShare: `shared` is one engine with all modules, `shared-pd` a prefill worker, decode workers and a router."""
+"""PrefillShare: `shared` is one engine with all modules, `shared-pd` prefill workers, decode workers and a router."""
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 
 from prefillshare.bench.systems.base import Engine, Running, Setup, Target, kv_token_bytes, merged
 from prefillshare.modules.deployment import resolve
@@ -37,7 +38,11 @@ class Shared:
 
 
 class SharedPd:
-    """Disaggregated, as `prefillshare launch` serves it: one prefill worker, one decode worker per module."""
+    """Disaggregated, as `prefillshare launch` serves it, with the engines of `vanilla-pd`.
+
+    A decode worker per module and as many prefill workers, which all modules share: what the paper compares on equal
+    hardware.
+    """
 
     name = "shared-pd"
     shares: bool | None = True
@@ -45,7 +50,9 @@ class SharedPd:
     @contextlib.contextmanager
     def start(self, setup: Setup) -> Iterator[Running]:
         """See `System`."""
-        deployment = resolve(merged(setup.for_engines(1 + len(setup.deployment.decode))))
+        num_modules = len(setup.deployment.decode)
+        cluster_config = merged(setup.for_engines(2 * num_modules))
+        deployment = resolve(replace(cluster_config, prefill=replace(cluster_config.prefill, workers=num_modules)))
         options = LaunchOptions(port=free_port(), log_path=setup.log_dir / f"{self.name}.log")
         cluster = launch_cluster(deployment, options)
         try:

@@ -35,11 +35,9 @@ def read_rows(file_name: str, directory: Path | None) -> list[dict[str, Any]]:
 
     Raises: EvaluationError when it is not there or broken.
     """
-    known = os.environ.get(DATA_VARIABLE)
-    where = directory or (Path(known) if known else None)
-    if where is None:
+    file = data_file(file_name, directory)
+    if file is None:
         raise EvaluationError(f"{file_name} is looked for nowhere: give its directory with --data or ${DATA_VARIABLE}")
-    file = where / file_name
     opened = gzip.open if file.suffix == ".gz" else open
     try:
         with opened(file, "rt", encoding="utf-8") as lines:
@@ -48,3 +46,10 @@ def read_rows(file_name: str, directory: Path | None) -> list[dict[str, Any]]:
         raise EvaluationError(f"{file} does not exist: put the suite's file there, or correct --data") from None
     except (OSError, ValueError) as error:
         raise EvaluationError(f"{file} cannot be read ({error}): download it again") from None
+
+
+def data_file(file_name: str, directory: Path | None) -> Path | None:
+    """The file in `directory`, or else in $PREFILLSHARE_DATA; None when neither is given."""
+    known = os.environ.get(DATA_VARIABLE)
+    where = directory or (Path(known) if known else None)
+    return where / file_name if where else None

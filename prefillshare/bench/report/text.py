@@ -1,0 +1,42 @@
+"""What both forms of the report say in words."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from prefillshare.bench.plan import Plan
+from prefillshare.bench.report.table import Table
+from prefillshare.bench.results import Result
+
+
+def title_of(plan: Plan) -> str:
+    """The headline."""
+    return f"{plan.workload}: {', '.join(plan.system_names)} ({plan.family})"
+
+
+def summary_line(plan: Plan, results: Sequence[Result]) -> str:
+    """How often and under which conditions it was measured."""
+    repeats = {len(result.runs) for result in results}
+    done = "no run is finished" if not repeats else f"{min(repeats)} to {max(repeats)} of {plan.repeats} repeats"
+    return (
+        f"Seed {plan.shape.seed}; {done}; each system starts anew per repeat, the systems take turns. "
+        f"KV budget of each system: {plan.kv_tokens or 'chosen by the engine'} tokens. "
+        f"SLO of the goodput: TTFT {plan.slo.ttft_s:g} s, {plan.slo.gap_s:g} s between tokens. "
+        "Medians over the repeats, their range in brackets. The ratios say how many times better the first system is; "
+        "below 1 it is worse."
+    )
+
+
+def fidelity_rows(results: Sequence[Result]) -> Table:
+    """Greedy answers of measured calls against plain transformers + peft; no rows where none were compared."""
+    header = ["modules", "load", "system", "equal to the reference", "tokens equal up to the first difference"]
+    rows = []
+    for result in results:
+        for found in (run.record.fidelity for run in result.runs if run.record.fidelity):
+            where = [str(result.num_modules), result.load.title, result.system]
+            rows.append([*where, f"{found['exact']} of {found['compared']}", f"{found['token_agreement']:.4f}"])
+    return header, rows
+
+
+def value_text(value: Any) -> str:
+    """A value of the machine's description."""
+    return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
