@@ -1,9 +1,9 @@
 """A measurement on disk: its plan, and a file per finished run, so that it can be taken up again.
 
-DIR/plan.json            what is measured
-DIR/machine.json         where, with which versions
-DIR/runs/CELL.json       every call of one run
-DIR/summary.json, report.*, plots/      made from these
+DIR/plan.json                        what is measured
+DIR/machine.json                     where, with which versions
+DIR/runs/CELL.json                   every call of one run
+DIR/summary.json, report.*, plots/   made from these
 """
 
 import json

@@ -91,6 +91,8 @@ def _lm_eval() -> tuple[Any, Any]:
     from datasets import disable_progress_bars
 
     disable_progress_bars()
+    # The first refused question ends it; asyncio would print the traces of all others when the process ends.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     return simple_evaluate, LocalChatCompletion
 
 

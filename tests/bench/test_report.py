@@ -93,6 +93,12 @@ def test_plots_over_modules_come_with_several_numbers_of_modules(tmp_path: Path)
         assert file.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_plots_over_load_come_with_several_loads(tmp_path: Path) -> None:
+    files = draw_plots([result for result in _results() if result.load == LOW], tmp_path)
+    assert "latency-cdf-n2" in {file.stem for file in files}
+    assert not [file for file in files if "over-load" in file.name]
+
+
 def test_systems_take_turns_within_each_number_of_modules() -> None:
     order = [(group[0].num_modules, group[0].repeat, group[0].system) for group in _plan().groups()]
     systems = ("shared", "vanilla-lora", "other")

@@ -20,7 +20,8 @@ def draw_plots(results: Sequence[Result], directory: Path) -> list[Path]:
     files = []
     for num_modules in sorted({result.num_modules for result in results}):
         some = [result for result in results if result.num_modules == num_modules]
-        for name, draw in _PER_COUNT.items():
+        over_load = _OVER_LOAD if len({result.load for result in some}) > 1 else {}
+        for name, draw in (_PER_COUNT | over_load).items():
             files.append(_draw(directory / f"{name}-n{num_modules}", some, draw, f"{num_modules} modules"))
     if len({result.num_modules for result in results}) > 1:
         for name, draw in _OVER_COUNT.items():
@@ -117,10 +118,12 @@ def _load_label(results: Sequence[Result]) -> str:
 
 _PER_COUNT: dict[str, Callable[[Any, Sequence[Result]], None]] = {
     "latency-cdf": _latency_cdf,
+    "kv-over-time": _kv_over_time,
+}
+_OVER_LOAD: dict[str, Callable[[Any, Sequence[Result]], None]] = {
     "p95-over-load": _over_load("latency_p95_s", "End-to-end p95", "seconds"),
     "throughput-over-load": _over_load("output_tokens_per_s", "Throughput", "output tokens/s"),
     "hit-ratio-over-load": _over_load("hit_ratio", "Prefix hit ratio", "share of prompt tokens", ideals=True),
-    "kv-over-time": _kv_over_time,
 }
 _OVER_COUNT: dict[str, Callable[[Any, Sequence[Result]], None]] = {
     "hit-ratio-over-modules": _over_modules("hit_ratio", "Prefix hit ratio", "share of prompt tokens", ideals=True),

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from prefillshare.bench.systems.base import Engine, Running, Setup, Target, kv_token_bytes, merged
+from prefillshare.config.schema import Deployment
 from prefillshare.modules.deployment import resolve
 from prefillshare.serving.cluster import RunningCluster, launch_cluster
 from prefillshare.serving.engine import launch_engine, plan
@@ -50,15 +51,23 @@ class SharedPd:
     @contextlib.contextmanager
     def start(self, setup: Setup) -> Iterator[Running]:
         """See `System`."""
-        num_modules = len(setup.deployment.decode)
-        cluster_config = merged(setup.for_engines(2 * num_modules))
-        deployment = resolve(replace(cluster_config, prefill=replace(cluster_config.prefill, workers=num_modules)))
+        deployment = resolve(disaggregated(setup))
         options = LaunchOptions(port=free_port(), log_path=setup.log_dir / f"{self.name}.log")
         cluster = launch_cluster(deployment, options)
         try:
             yield running_cluster(cluster)
         finally:
             cluster.stop(drain_s=0)
+
+
+def disaggregated(setup: Setup) -> Deployment:
+    """As many prefill workers as decode modules, and each engine's part of the budget.
+
+    Raises: BenchError when the longest call does not fit that part.
+    """
+    num_modules = len(setup.deployment.decode)
+    deployment = merged(setup.for_engines(2 * num_modules))
+    return replace(deployment, prefill=replace(deployment.prefill, workers=num_modules))
 
 
 def running_cluster(cluster: RunningCluster) -> Running:
