@@ -32,7 +32,7 @@ def markdown_report(
 
 def _tables(header: list[str], rows: list[list[str]]) -> Iterator[str]:
     for (modules, load), of_point in groupby(rows, key=lambda row: (row[0], row[1])):
-        yield f"## {modules} modules, {load}"
+        yield f"## {modules} module{'' if modules == '1' else 's'}, {load}"
         yield _table(header[2:], [row[2:] for row in of_point])
 
 

@@ -16,9 +16,10 @@ def title_of(plan: Plan) -> str:
 def summary_line(plan: Plan, results: Sequence[Result]) -> str:
     """How often and under which conditions it was measured."""
     repeats = {len(result.runs) for result in results}
-    done = "no run is finished" if not repeats else f"{min(repeats)} to {max(repeats)} of {plan.repeats} repeats"
+    done = " to ".join(str(num) for num in sorted({min(repeats, default=0), max(repeats, default=0)}))
     return (
-        f"Seed {plan.shape.seed}; {done}; each system starts anew per repeat, the systems take turns. "
+        f"Seed {plan.shape.seed}; {done} of {plan.repeats} repeats; each system starts anew per repeat, "
+        "the systems take turns. "
         f"KV budget of each system: {plan.kv_tokens or 'chosen by the engine'} tokens. "
         f"SLO of the goodput: TTFT {plan.slo.ttft_s:g} s, {plan.slo.gap_s:g} s between tokens. "
         "Medians over the repeats, their range in brackets. The ratios say how many times better the first system is; "
