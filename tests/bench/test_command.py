@@ -65,7 +65,7 @@ def test_an_interrupted_measurement_keeps_what_is_done_and_goes_on(
     assert rows[0] == ["modules", "load", "figure", "there"]
     assert [row[3] for row in rows if row[2] == "failed calls"] == ["0", "0"]
     assert {row[1] for row in rows[1:]} == {"1 sessions at a time", "2 sessions at a time"}
-    assert "3 to 3 of 3 repeats" in (out / "report.html").read_text()
+    assert "; 3 of 3 repeats" in (out / "report.html").read_text()
 
     plan = Store(out).plan()
     assert plan.endpoints == (f"there={random_server.url}#math,tool,code",)
