@@ -1,14 +1,14 @@
 """The HTTP driver against a small server that answers like an OpenAI-compatible one."""
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
 from prefillshare.errors import EvaluationError
 from prefillshare.evaluation.driver import score_served
 from prefillshare.evaluation.suites import load_suite
+from tests.support.http import serving
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -37,13 +37,8 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def url():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(Handler) as address:
+        yield address
 
 
 def test_asks_and_judges_every_question(url):

@@ -4,15 +4,15 @@ In processes of their own: lm-eval seeds every random number generator when it s
 """
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.commands import run_eval
+from tests.support.http import serving
 
 TRAIN = [{"question": f"What is {n} + {n}?", "answer": f"Twice {n} is {2 * n}.\n#### {2 * n}"} for n in range(1, 9)]
 TEST = [{"question": f"What is {n} - 3?", "answer": f"{n} less 3.\n#### {n - 3}"} for n in (1000, 1234, 7)]
@@ -44,13 +44,8 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     Handler.asked = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(Handler) as address:
+        yield address
 
 
 @pytest.fixture
