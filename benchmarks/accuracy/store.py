@@ -1,8 +1,14 @@
-"""Results on disk: one JSON file that is complete after every step, so that a killed measurement goes on."""
+"""Results on disk: one JSON file that is complete after every step, so that a killed measurement goes on.
 
+Several calls may fill one file side by side, each with seeds of its own.
+"""
+
+import fcntl
 import json
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
@@ -84,9 +90,29 @@ class Store:
 
     def _write(self) -> None:
         self._content["machine"] = _machine()
-        partial = self.file.with_name(f"partial-{self.file.name}")
-        partial.write_text(json.dumps(self._content, indent=1) + "\n", encoding="utf-8")
-        partial.rename(self.file)
+        with _locked(self.file.parent):
+            self._take_others()
+            partial = self.file.with_name(f"partial-{self.file.name}")
+            partial.write_text(json.dumps(self._content, indent=1) + "\n", encoding="utf-8")
+            partial.rename(self.file)
+
+    def _take_others(self) -> None:
+        """What another call stored since this one read the file."""
+        if not self.file.exists():
+            return
+        stored = _read(self.file)
+        for key in ("trainings", "accuracies"):
+            self._content[key] = {**stored[key], **self._content[key]}
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _machine() -> dict[str, Any]:

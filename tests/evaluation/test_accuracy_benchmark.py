@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +149,11 @@ def test_what_is_left_is_told_from_what_the_same_kind_took(tmp_path: Path) -> No
     recipe = Recipe(tasks=("math",), seeds=(1, 2), ratios=(0.0, 1.0))
     store = filled(tmp_path / "accuracy.json", recipe, (500,), (500,))
     assert left(recipe, store) == "4 trainings and 8 measurements are left, about 12 min"
+
+
+def test_calls_side_by_side_fill_one_file(tmp_path: Path) -> None:
+    recipe = Recipe(tasks=("math",), seeds=(1, 2))
+    stores = [Store(tmp_path / "accuracy.json", replace(recipe, seeds=(seed,))) for seed in recipe.seeds]
+    for store, seed in zip(stores, recipe.seeds, strict=True):
+        store.add_training(Run(task="math", trained="full", seed=seed), Trained(loss=0.1, seconds=60.0))
+    assert set(Store(tmp_path / "accuracy.json", recipe).trainings) == {"math-full-1", "math-full-2"}
