@@ -4,9 +4,8 @@ Loaded by SGLang itself through its entry points (``plugin.py``) in every proces
 a server that names it in ``SGLANG_PLUGINS``. Start reading at ``registry.py``: it
 lists each patch with what would go wrong without it. ``request_boundary.py`` says
 where the prefill module's part of a prompt ends, ``lora_segments.py`` keeps to it in
-a batch, ``shared_radix_cache.py`` in the cache. ``cpu/`` lets the engine run on
-machines without an accelerator.
+a batch, ``shared_radix_cache.py`` in the cache, ``disaggregation/`` between workers.
+``cpu/`` lets the engine run on machines without an accelerator.
 
-Not covered: disaggregation, speculative decoding, HiCache (``server_checks.py``
-refuses them). Importing the package changes nothing and imports no SGLang.
+Not covered: speculative decoding, HiCache (``server_checks.py`` refuses them). Importing the package changes nothing and imports no SGLang.
 """

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from typing import TypedDict
 
+from sglang_patches.cpu.patches import CPU_PATCHES
 from sglang_patches.fingerprint import (
     PINNED_SGLANG,
     installed_sglang,
@@ -19,7 +20,7 @@ from sglang_patches.fingerprint import (
     read_source,
 )
 from sglang_patches.patch import Patch
-from sglang_patches.registry import CPU_PATCHES, ENGINE_PATCHES, PatchError, apply
+from sglang_patches.registry import ENGINE_PATCHES, PatchError, apply
 
 
 class Row(TypedDict):

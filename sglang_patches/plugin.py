@@ -12,9 +12,10 @@ import sys
 from collections.abc import Callable
 
 from prefillshare.errors import PrefillShareError
+from sglang_patches.cpu.patches import CPU_PATCHES
 from sglang_patches.cpu.platform import PLATFORM_CLASS, activate
 from sglang_patches.names import BACKEND_NAME, ENGINE_PLUGIN
-from sglang_patches.registry import CPU_PATCHES, apply
+from sglang_patches.registry import apply
 
 EXIT_CODE = 78
 """EX_CONFIG of sysexits: the installation, not the request, is wrong."""

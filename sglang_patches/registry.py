@@ -25,10 +25,8 @@ from sglang_patches import (
     responses_api,
     scheduler_state,
     server_checks,
-    start_method,
     waiting,
 )
-from sglang_patches.cpu import attention, grammar_mask, nixl_memory, operators, pinning
 from sglang_patches.disaggregation.patches import DISAGGREGATION_PATCHES
 from sglang_patches.fingerprint import PINNED_SGLANG, installed_sglang
 from sglang_patches.patch import Patch, Replacement
@@ -47,7 +45,6 @@ _SERVING = "entrypoints.openai.serving_base"
 _RESPONSES = "entrypoints.openai.serving_responses"
 _TOKENIZER = "managers.tokenizer_manager"
 _OLLAMA = "entrypoints.ollama.serving"
-_TORCH_ATTENTION = "layers.attention.torch_native_backend"
 _RELIED_SEGMENTS = "relied on: reads adapters per row of the batch view"
 _RELIED_ORIGIN = "relied on: when nodes are made, and which matched prefix counts as cached"
 _RELIED_ROWS = "relied on: row ownership that the shared radix cache continues"
@@ -284,82 +281,6 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
     *DISAGGREGATION_PATCHES,
 )
 """Shared prefill, in one engine (colocated) and across workers (disaggregated)."""
-
-CPU_PATCHES: tuple[Patch, ...] = (
-    _patch(
-        "torch",
-        "Tensor.pin_memory",
-        None,
-        "pinning raises without a driver",
-        pinning.keep_in_place,
-    ),
-    *(
-        _patch(
-            module,
-            "torch",
-            "cf1070d3a16f24b2",
-            "pinned factories raise without a driver",
-            pinning.UnpinnedTorch,
-        )
-        for module in pinning.MODULES
-    ),
-    _patch(
-        "constrained.xgrammar_backend",
-        "XGrammarGrammar.apply_vocab_mask",
-        "65b0b211a2609066",
-        "a JSON schema would kill the scheduler",
-        grammar_mask.wrap_apply_vocab_mask,
-    ),
-    _patch(
-        "disaggregation.nixl.conn",
-        "NixlKVManager.__init__",
-        "36651bf696700175",
-        "KV in host memory would be registered as device memory, and each scheduler spin",
-        nixl_memory.wrap_manager_init,
-    ),
-    _patch(
-        "entrypoints.engine",
-        "_set_envs_and_config",
-        "5a826b1c796f84c8",
-        "each process of a forked engine would import it again",
-        start_method.wrap_set_envs_and_config,
-    ),
-    _patch(
-        _TORCH_ATTENTION,
-        "TorchNativeAttnBackend._run_sdpa_forward_extend",
-        "5ce429c04fa0f38b",
-        "a few new tokens would pay for the attention of the whole prefix",
-        attention.wrap_extend,
-    ),
-    _patch(
-        _TORCH_ATTENTION,
-        "TorchNativeAttnBackend._run_sdpa_forward_decode",
-        "f54327e27c6bd3af",
-        "gathering KV would take longer than attending to it",
-        attention.wrap_decode,
-    ),
-    _patch(
-        "layers.layernorm",
-        "RMSNorm.forward_native",
-        "3335b16d634b2fb5",
-        "a small model would spend a seventh of a step on norms",
-        operators.wrap_rms_norm,
-    ),
-    _patch(
-        "layers.rotary_embedding.base",
-        "RotaryEmbedding.forward_native",
-        "d3fe1cdb973c311f",
-        "queries and keys would be turned one after the other in 20 calls",
-        operators.wrap_rotary,
-    ),
-    _patch(
-        "mem_cache.allocator.paged",
-        "PagedTokenToKVPoolAllocator",
-        "a1cd04faca6eb91e",
-        "relied on: the page allocator without Triton extends it",
-    ),
-)
-"""Needed on machines without an accelerator, with or without shared prefill."""
 
 
 def problems(patches: Sequence[Patch]) -> list[str]:

@@ -6,6 +6,9 @@ Only imported once an engine is being patched, since it imports torch.
 from __future__ import annotations
 
 import functools
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -69,3 +72,80 @@ def rotate(x: Tensor, rows: Tensor) -> Tensor:
     torch.mul(first, cos, out=out[..., :half]).addcmul_(second, sin, value=-1)
     torch.mul(second, cos, out=out[..., half:]).addcmul_(first, sin)
     return out
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdapterRows:
+    """What one adapter does in a batch."""
+
+    slot: int
+    """Index of its weights."""
+    rank: int
+    """Rows of its A and columns of its B that count."""
+    scaling: float
+    """Factor of its product."""
+    rows: Tensor | slice
+    """Tokens of the batch that it is for, in rising order; a slice where they lie together."""
+
+
+def group_by_adapter(
+    slots: Sequence[int], lengths: Sequence[int], ranks: Sequence[int], scalings: Sequence[float]
+) -> list[AdapterRows]:
+    """The adapters of a batch, less those of rank 0.
+
+    Shapes: slots and lengths (segments,), in the order of tokens; ranks and scalings (slots,).
+    """
+    spans: dict[int, list[tuple[int, int]]] = {}
+    ends = list(itertools.accumulate(lengths))
+    for slot, length, end in zip(slots, lengths, ends, strict=True):
+        if length and ranks[slot]:
+            spans.setdefault(slot, []).append((end - length, end))
+    return [
+        AdapterRows(slot=slot, rank=ranks[slot], scaling=scalings[slot], rows=_rows(of_slot))
+        for slot, of_slot in spans.items()
+    ]
+
+
+def _rows(spans: list[tuple[int, int]]) -> Tensor | slice:
+    first, last = spans[0][0], spans[-1][1]
+    if sum(end - start for start, end in spans) == last - first:
+        return slice(first, last)
+    return torch.tensor([row for span in spans for row in range(*span)])
+
+
+def lora_a(x: Tensor, weights: Tensor, groups: Sequence[AdapterRows], num_slices: int) -> Tensor:
+    """Each token by its adapter's A and scaling; 0 where it has none.
+
+    Shapes: x (tokens, in), weights (slots, slices * max rank, in); returns (tokens,
+    slices * max rank), of which a token's first slices * rank columns are used.
+    """
+    out = x.new_zeros(len(x), weights.shape[1])
+    for group in groups:
+        rows, width = group.rows, num_slices * group.rank
+        weight = weights[group.slot, :width].T
+        if isinstance(rows, slice):
+            out[rows, :width].addmm_(x[rows], weight, beta=0, alpha=group.scaling)
+        else:
+            out[:, :width].index_copy_(0, rows, (x.index_select(0, rows) @ weight).mul_(group.scaling))
+    return out
+
+
+def lora_b(
+    x: Tensor, weights: Tensor, groups: Sequence[AdapterRows], offsets: Sequence[int], base_output: Tensor
+) -> Tensor:
+    """Add each token's product with its adapter's B to `base_output`, which is returned.
+
+    Shapes: x as `lora_a` returns it, weights (slots, out, max rank), offsets (slices + 1,):
+    where each slice's columns of the output begin and end; base_output (tokens, out).
+    """
+    for group in groups:
+        rows, rank = group.rows, group.rank
+        is_together = isinstance(rows, slice)
+        given = x[rows] if is_together else x.index_select(0, rows)
+        out = base_output[rows] if is_together else base_output.index_select(0, rows)
+        for index, (start, end) in enumerate(itertools.pairwise(offsets)):
+            part = given[:, index * rank : (index + 1) * rank]
+            out[:, start:end].addmm_(part, weights[group.slot, start:end, :rank].T)
+        if not is_together:
+            base_output.index_copy_(0, rows, out)
+    return base_output

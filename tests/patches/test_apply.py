@@ -10,8 +10,9 @@ import sys
 import pytest
 
 from sglang_patches import registry
+from sglang_patches.cpu.patches import CPU_PATCHES
 from sglang_patches.patch import Patch, Symbol
-from sglang_patches.registry import CPU_PATCHES, ENGINE_PATCHES, PatchError, apply, problems
+from sglang_patches.registry import ENGINE_PATCHES, PatchError, apply, problems
 
 ALL_PATCHES = (*CPU_PATCHES, *ENGINE_PATCHES)
 
@@ -26,7 +27,8 @@ PATCHED_ONCE = """
 from sglang_patches.cpu.platform import activate
 import inspect
 from sglang_patches import registry
-from sglang_patches.registry import CPU_PATCHES, ENGINE_PATCHES
+from sglang_patches.cpu.patches import CPU_PATCHES
+from sglang_patches.registry import ENGINE_PATCHES
 
 def live(patch):
     holder, name = patch._owner()

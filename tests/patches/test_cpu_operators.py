@@ -1,4 +1,4 @@
-"""The CPU platform's attention, norm and rotation against a computation in float64, and against upstream."""
+"""The CPU platform's attention, norm, rotation and LoRA against a computation in float64, and against upstream."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -9,9 +9,11 @@ from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBack
 from sglang.srt.layers.layernorm import RMSNorm
 from sglang.srt.layers.rotary_embedding.base import RotaryEmbedding
 from sglang.srt.layers.rotary_embedding.utils import apply_rotary_emb
+from sglang.srt.lora import torch_ops
 from torch import Tensor
 
-from sglang_patches.cpu import attention, operators
+from sglang_patches.cpu import adapters, attention, operators
+from sglang_patches.cpu.computation import group_by_adapter
 
 SIZE, POOL, LONGEST = 16, 400, 96
 HEADS = ((4, 4), (4, 2), (8, 1))
@@ -73,6 +75,7 @@ EXTEND = _original(TorchNativeAttnBackend, "_run_sdpa_forward_extend")
 DECODE = _original(TorchNativeAttnBackend, "_run_sdpa_forward_decode")
 NORM = _original(RMSNorm, "forward_native")
 ROTATION = _original(RotaryEmbedding, "forward_native")
+LORA_A, LORA_B = torch_ops.sgemm_lora_a_fwd, torch_ops.sgemm_lora_b_fwd
 
 
 def _wrapped(wrap: Any, original: Any) -> Any:
@@ -148,3 +151,52 @@ def _norm() -> Any:
         fp32_residual=False,
         cast_x_before_out_mul=False,
     )
+
+
+BATCHES = ([(1, 3)], [(0, 5)], [(0, 2), (1, 1), (0, 7), (1, 1)], [(1, 1), (2, 1), (1, 1), (3, 4), (1, 2)], [(1, 1)] * 3)
+"""LoRA batches as segments (slot, tokens); slot 0 is the base and has rank 0."""
+RANKS, SCALINGS = (0, 4, 8, 4), (0.0, 2.0, 0.5, 1.0)
+
+
+def _lora_batch(segments: list[tuple[int, int]]) -> Any:
+    slots, lengths = (torch.tensor(one) for one in zip(*segments, strict=True))
+    return SimpleNamespace(
+        use_cuda_graph=False,
+        weight_indices_cpu=slots,
+        seg_lens_cpu=lengths,
+        lora_ranks_cpu=torch.tensor(RANKS),
+        scalings_cpu=torch.tensor(SCALINGS),
+    )
+
+
+@pytest.mark.parametrize("offsets", [[0, 24], [0, 16, 24, 32]])
+@pytest.mark.parametrize("segments", BATCHES)
+@pytest.mark.parametrize("has_base", [True, False])
+def test_products_per_adapter_equal_those_per_segment(
+    segments: list[tuple[int, int]], offsets: list[int], has_base: bool
+) -> None:
+    torch.manual_seed(0)
+    num_tokens, num_slices = sum(length for _, length in segments) + 1, len(offsets) - 1
+    x = torch.randn(num_tokens, 12)
+    weights_a = torch.randn(len(RANKS), num_slices * max(RANKS), 12)
+    weights_b = torch.randn(len(RANKS), offsets[-1], max(RANKS))
+    base = torch.randn(num_tokens, offsets[-1]) if has_base else None
+
+    def products(lora_a: Any, lora_b: Any) -> tuple[Tensor, Tensor]:
+        batch = _lora_batch(segments)
+        shrunk = lora_a(x, weights_a, batch, num_slices)
+        out = lora_b(shrunk, weights_b, batch, torch.tensor(offsets), None if base is None else base.clone())
+        return shrunk, out
+
+    found = products(adapters.wrap_lora_a(LORA_A), adapters.wrap_lora_b(LORA_B))
+    for one, other in zip(found, products(LORA_A, LORA_B), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_an_adapter_is_multiplied_once_however_many_segments_it_has() -> None:
+    groups = group_by_adapter([1, 0, 2, 1, 3], [1, 6, 2, 3, 0], RANKS, SCALINGS)
+    assert [(one.slot, one.rank, one.scaling) for one in groups] == [(1, 4, 2.0), (2, 8, 0.5)]
+    together, apart = groups[1].rows, groups[0].rows
+    assert together == slice(7, 9)
+    assert isinstance(apart, Tensor)
+    assert apart.tolist() == [0, 9, 10, 11]
