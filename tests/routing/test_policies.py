@@ -48,13 +48,17 @@ def test_every_policy_takes_one_of_the_candidates(name, candidates, sessions) ->
 
 @given(candidates=CANDIDATES, session=st.sampled_from([None, "a"]))
 @settings(max_examples=200, deadline=None)
-def test_following_a_prefix_never_costs_more_than_the_margin(candidates, session) -> None:
+def test_following_a_prefix_never_costs_more_than_the_margin_and_what_would_be_prefilled_again(
+    candidates, session
+) -> None:
     wanted = Wanted(session=session, prompt_bytes=400)
-    held = [c for c in candidates if c.matched_bytes > 100]
+    longest = max(c.matched_bytes for c in candidates)
     chosen_id = _policy("prefix_aware").choose(wanted, candidates)
-    if held:
+    if longest > 100:
         chosen = next(c for c in candidates if c.id == chosen_id)
-        assert finish_s(chosen, wanted) <= min(finish_s(c, wanted) for c in candidates) + 0.1
+        for other in candidates:
+            again_s = (longest - other.matched_bytes) / wanted.bytes_per_token / other.tokens_per_s
+            assert finish_s(chosen, wanted) <= finish_s(other, wanted) + again_s + 0.1
 
 
 def test_the_longest_prefix_is_followed() -> None:
@@ -67,12 +71,27 @@ def test_a_short_common_beginning_draws_nothing() -> None:
     assert chosen == {"p0", "p1", "p2"}
 
 
-def test_waiting_longer_than_prefilling_again_moves_a_call() -> None:
+@pytest.mark.parametrize(
+    ("num_busy", "num_idle", "longest_wait_s"),
+    # A second to prefill again, and that second once more for others who wait, times the share of busy workers.
+    [(0, 9, 1.1), (0, 1, 1.5), (1, 1, 1 + 2 / 3), (3, 1, 1.8)],
+)
+def test_waiting_longer_than_prefilling_again_moves_a_call(num_busy: int, num_idle: int, longest_wait_s: float) -> None:
     wanted = Wanted(prompt_bytes=4000)  # 1000 tokens, a second's work
-    idle = Candidate(id="idle", tokens_per_s=1000.0)
-    for wait_s, expected in ((0.5, "holder"), (1.05, "holder"), (1.2, "idle")):
+    idle = [Candidate(id=f"idle-{number}", tokens_per_s=1000.0) for number in range(num_idle)]
+    busy = [Candidate(id=f"busy-{number}", wait_s=60.0, tokens_per_s=1000.0) for number in range(num_busy)]
+    for wait_s, stays in ((longest_wait_s + 0.05, True), (longest_wait_s + 0.15, False)):
         holder = Candidate(id="holder", matched_bytes=4000, wait_s=wait_s, tokens_per_s=1000.0)
-        assert _policy("prefix_aware").choose(wanted, [holder, idle]) == expected
+        chosen = _policy("prefix_aware").choose(wanted, [holder, *busy, *idle])
+        assert chosen == "holder" if stays else chosen.startswith("idle")
+
+
+def test_calls_do_not_flee_between_busy_workers() -> None:
+    """Half a second of queue more than elsewhere is no reason to prefill a second's work again for all to wait for."""
+    wanted = Wanted(prompt_bytes=4000)
+    holder = Candidate(id="holder", matched_bytes=4000, wait_s=2.0, tokens_per_s=1000.0)
+    other = Candidate(id="other", wait_s=0.5, tokens_per_s=1000.0)
+    assert _policy("prefix_aware").choose(wanted, [holder, other]) == "holder"
 
 
 @pytest.mark.parametrize("name", ["prefix_aware", "session"])
