@@ -37,6 +37,8 @@ class Server:
     """Cached tokens that the first answers report."""
     with_ids: bool = True
     """Whether pieces carry token ids."""
+    per_piece: int = 1
+    """Tokens of each piece."""
     fault: str = ""
     """`refuse`, `break` (in the middle), `short` (too few tokens), or `error` (an error event)."""
 
@@ -59,8 +61,10 @@ class Server:
         response = web.StreamResponse()
         await response.prepare(request)
         wanted = body["max_tokens"] - (1 if self.fault == "short" else 0)
-        for number in range(wanted):
-            piece = {"text": f" {number}", **({"token_ids": [50 + number]} if self.with_ids else {})}
+        for first in range(0, wanted, self.per_piece):
+            numbers = range(first, min(first + self.per_piece, wanted))
+            ids = {"token_ids": [50 + number for number in numbers]} if self.with_ids else {}
+            piece = {"text": "".join(f" {number}" for number in numbers), **ids}
             await _send(response, {"choices": [piece]})
             if self.fault == "break":
                 assert request.transport is not None
@@ -119,6 +123,16 @@ def test_answers_join_the_next_prompt() -> None:
     assert asked == prompts_of(workload, run.calls)
     assert server.sessions[2:5] == ["session-0"] * 3
     assert [len(call.gaps_s) for call in run.calls] == [3] * 18
+
+
+def test_tokens_that_come_together_share_the_wait_and_those_with_the_first_have_none() -> None:
+    run = _drive(Server(per_piece=2), make_workload("react", SHAPE, MODULES), Load(kind="closed", value=1))
+    for call in run.calls:
+        assert call.end_s is not None
+        assert call.first_s is not None
+        with_first, third, fourth = call.gaps_s
+        assert with_first == 0
+        assert third == fourth == pytest.approx((call.end_s - call.first_s) / 2)
 
 
 def test_an_open_loop_sends_when_sessions_arrive() -> None:

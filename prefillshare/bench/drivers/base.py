@@ -66,7 +66,12 @@ class Player:
 
 
 def _gaps(times: list[float]) -> list[float]:
-    """Seconds between tokens; where several came together, each has an equal part of the wait for them."""
+    """Seconds from each token to the next, one less than tokens.
+
+    Where several came together, each has an equal part of the wait for them; those that came with the first, none.
+    """
     pieces = sorted(set(times))
     counts = {moment: times.count(moment) for moment in pieces}
-    return [(after - before) / counts[after] for before, after in pairwise(pieces) for _ in range(counts[after])]
+    with_first = [0.0] * (counts[pieces[0]] - 1)
+    later = [(after - before) / counts[after] for before, after in pairwise(pieces) for _ in range(counts[after])]
+    return with_first + later
