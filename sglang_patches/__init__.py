@@ -7,5 +7,6 @@ where the prefill module's part of a prompt ends, ``lora_segments.py`` keeps to 
 a batch, ``shared_radix_cache.py`` in the cache, ``disaggregation/`` between workers.
 ``cpu/`` lets the engine run on machines without an accelerator.
 
-Not covered: speculative decoding, HiCache (``server_checks.py`` refuses them). Importing the package changes nothing and imports no SGLang.
+Not covered: speculative decoding, HiCache (``server_checks.py`` refuses them).
+Importing the package changes nothing and imports no SGLang.
 """

@@ -91,6 +91,8 @@ def _check(suites: list[str] | None, model: str | None, out: Path | None) -> Non
         raise EvaluationError(f"no {missing} is given: prefillshare eval gsm8k --model NAME --url URL")
     if out is not None and not out.parent.is_dir():
         raise EvaluationError(f"--out {out} cannot be written: create {out.parent} first")
+    if out is not None and out.exists():
+        raise EvaluationError(f"--out {out} exists: give another name, or remove it first")
 
 
 def _check_sharing(weights: Path | None, sharing_ratio: float) -> None:

@@ -37,11 +37,16 @@ def test_function_calls_are_asked(random_server: RunningDeployment, suite: str, 
 
 
 def test_mistakes_are_one_line(tmp_path: Path) -> None:
+    stored = tmp_path / "stored.json"
+    stored.write_text("an earlier result")
     for arguments, said in (
         ((), "no suite is given"),
         (("humaneval", "--model", "x"), "--allow-code-execution"),
+        (("tiny-tool", "--model", "x", "--out", str(stored)), "stored.json exists: give another name"),
+        (("tiny-tool", "--model", "x", "--out", str(tmp_path / "no" / "a.json")), "create"),
     ):
         done = run_eval(*arguments)
         assert done.returncode == 7
         assert said in done.stderr
         assert len(done.stderr.splitlines()) == 1
+    assert stored.read_text() == "an earlier result"
