@@ -157,8 +157,15 @@ def _curve_table(recipe: Recipe, store: Store) -> Iterator[str]:
     for task in recipe.tasks:
         for label, trained in CURVES:
             points = [_points(store, task, trained, ratio) for ratio in recipe.ratios]
-            cells = [f"{statistics.mean(one.values()):.1f}" if one else "not yet" for one in points]
+            cells = [_curve_cell(one.values(), len(recipe.seeds)) for one in points]
             yield f"| tiny-{task}, {label} | {' | '.join(cells)} |"
+
+
+def _curve_cell(points: Collection[float], num_seeds: int) -> str:
+    if not points:
+        return "not yet"
+    missing = f" ({len(points)} of {num_seeds} seeds)" if len(points) < num_seeds else ""
+    return f"{statistics.mean(points):.1f}{missing}"
 
 
 def _plot(recipe: Recipe, store: Store, file: Path) -> None:

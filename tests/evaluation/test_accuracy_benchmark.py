@@ -145,6 +145,14 @@ def test_verdicts_compare_seed_by_seed(
     assert verdict in (tmp_path / "accuracy.md").read_text()
 
 
+def test_a_point_of_the_curve_says_which_seeds_it_lacks(tmp_path: Path) -> None:
+    recipe = Recipe(tasks=("math",), seeds=(1, 2), ratios=(0.0, 1.0))
+    write_report(recipe, filled(tmp_path / "accuracy.json", recipe, (500, 490), (500,)), tmp_path)
+    report = (tmp_path / "accuracy.md").read_text()
+    assert "| tiny-math, naive sharing | 99.0 | not yet |" in report
+    assert "| tiny-math, PrefillShare, all weights | not yet | 100.0 (1 of 2 seeds) |" in report
+
+
 def test_what_is_left_is_told_from_what_the_same_kind_took(tmp_path: Path) -> None:
     recipe = Recipe(tasks=("math",), seeds=(1, 2), ratios=(0.0, 1.0))
     store = filled(tmp_path / "accuracy.json", recipe, (500,), (500,))
