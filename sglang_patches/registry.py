@@ -1,4 +1,6 @@
-"""The ordered lists of patches, and the one place that applies them.
+"""The ordered list of patches for shared prefill, and the one place that applies patches.
+
+Those of machines without an accelerator are listed in ``cpu/patches.py``.
 
 ``apply()`` checks every patch first and changes all or none; ``is_applied()`` looks
 at the live objects. ``python -m sglang_patches report`` prints the lists.

@@ -87,7 +87,7 @@ def test_waiting_longer_than_prefilling_again_moves_a_call(num_busy: int, num_id
 
 
 def test_calls_do_not_flee_between_busy_workers() -> None:
-    """Half a second of queue more than elsewhere is no reason to prefill a second's work again for all to wait for."""
+    """To be done half a second sooner is no reason to prefill a second's work again, for which others would wait."""
     wanted = Wanted(prompt_bytes=4000)
     holder = Candidate(id="holder", matched_bytes=4000, wait_s=2.0, tokens_per_s=1000.0)
     other = Candidate(id="other", wait_s=0.5, tokens_per_s=1000.0)
