@@ -8,6 +8,7 @@ from __future__ import annotations
 from sglang_patches.disaggregation import (
     decode_queues,
     handshake,
+    nixl_listener,
     nixl_sender,
     penalties,
     prebuilt_batch,
@@ -108,6 +109,13 @@ DISAGGREGATION_PATCHES: tuple[Patch, ...] = (
         "50baa9f5ee2ddb61",
         "decode workers could not tell prefill modules apart",
         handshake.wrap_setup_routes,
+    ),
+    sglang_patch(
+        _NIXL,
+        "NixlKVManager._start_bootstrap_thread",
+        "346efe2c871d77b8",
+        "one bad message would end every later hand-off",
+        nixl_listener.wrap_start_bootstrap_thread,
     ),
     sglang_patch(
         _NIXL,

@@ -1,8 +1,9 @@
 """One whole disaggregated deployment, as `prefillshare launch` serves it, for all tests of this folder."""
 
+import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 
 import httpx
@@ -14,6 +15,7 @@ from prefillshare.modules.deployment import resolve
 from prefillshare.serving.cluster import RunningCluster, launch_cluster
 from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.ports import free_port
+from prefillshare.serving.progress import read_log
 from prefillshare.serving.record import ProcessRecord
 from tests.support.engines import MODELS_DIR
 from tests.support.otlp import Receiver, otlp_receiver
@@ -23,6 +25,9 @@ STEP_S = 0.1
 WAIT_S = 90.0
 KV_TOKENS = 12288
 """Three times the longest context, so that a test can fill it."""
+NUM_LINES = 12
+ROUTINE = re.compile(r'"(GET|POST) /|(Prefill|Decode) batch,')
+"""Lines of a log that say only that somebody was served."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -66,6 +71,18 @@ class Cluster:
         return self.http.post("/v1/completions", json=body)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the end of every process's log with a failed test: it fails where nobody can look at the machine."""
+    report = yield
+    cluster = next((value for value in getattr(item, "funcargs", {}).values() if isinstance(value, Cluster)), None)
+    if report.failed and cluster is not None:
+        for log in sorted(cluster.running.log_path.parent.iterdir()):
+            lines = [line for line in read_log(log).splitlines() if not ROUTINE.search(line)]
+            report.sections.append((f"end of {log.name}", "\n".join(line[:200] for line in lines[-NUM_LINES:])))
+    return report
+
+
 @pytest.fixture(scope="package")
 def traces() -> Iterator[Receiver]:
     """Where the deployment sends its traces."""
@@ -74,7 +91,7 @@ def traces() -> Iterator[Receiver]:
 
 
 @pytest.fixture(scope="package")
-def cluster(traces: Receiver) -> Iterator[Cluster]:
+def cluster(traces: Receiver, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """1 prefill worker, 3 decode workers with full weights, 1 router; the workers tell what they evict."""
     config = load_deployment(MODELS_DIR / "tiny-agents-pd.toml")
     deployment = resolve(
@@ -86,7 +103,8 @@ def cluster(traces: Receiver) -> Iterator[Cluster]:
         )
     )
     said: list[str] = []
-    options = LaunchOptions(port=free_port(), admin_key="admin")
+    log_path = tmp_path_factory.mktemp("logs") / "cluster.log"
+    options = LaunchOptions(port=free_port(), admin_key="admin", log_path=log_path)
     running = launch_cluster(deployment, options, on_event=said.append)
     client = openai.OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0, timeout=60)
     cluster = Cluster(running=running, http=httpx.Client(base_url=running.url, timeout=60), openai=client, said=said)

@@ -7,10 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+import zmq
 
 from tests.cluster.conftest import MODULES, Cluster
 
 LONG = {"max_tokens": 3000, "ignore_eos": True}
+GUARD = b"NixlMsgGuard"
+"""First frame of what a decode worker says to a prefill worker."""
 
 
 def _serves(cluster: Cluster, module: str) -> bool:
@@ -88,6 +91,17 @@ def test_a_stopped_worker_delays_its_calls_and_no_others(cluster: Cluster) -> No
             os.killpg(pid, signal.SIGCONT)
         assert waiting.result(timeout=60).status_code in (200, 503, 504)
     cluster.wait(lambda: _serves(cluster, "code"), "code serves again")
+
+
+def test_a_message_that_nobody_can_use_ends_no_later_hand_off(cluster: Cluster) -> None:
+    prefill = next(worker for worker in cluster.running.workers if worker.bootstrap_port is not None)
+    ranks = dict.fromkeys(("prefill_dp_rank", "prefill_cp_rank", "target_tp_rank", "target_pp_rank"), "0")
+    where = httpx.get(f"http://127.0.0.1:{prefill.bootstrap_port}/route", params=ranks).json()
+    with zmq.Context() as context, context.socket(zmq.PUSH) as socket:
+        socket.connect(f"tcp://{where['rank_ip']}:{where['rank_port']}")
+        for message in ([b"not SGLang's"], [b"ABORT"], [GUARD, b"17"], [GUARD, b"seventeen", b"", b"", b"agent"]):
+            socket.send_multipart(message)
+    assert [_serves(cluster, module) for module in MODULES] == [True] * len(MODULES)
 
 
 def test_nothing_is_left_after_many_calls_with_aborted_ones_among_them(cluster: Cluster) -> None:
