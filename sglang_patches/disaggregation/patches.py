@@ -8,6 +8,7 @@ from __future__ import annotations
 from sglang_patches.disaggregation import (
     decode_queues,
     handshake,
+    nixl_aborts,
     nixl_listener,
     nixl_sender,
     penalties,
@@ -22,7 +23,10 @@ _DECODE = "disaggregation.decode"
 _PREFILL = "disaggregation.prefill"
 _PREBUILT = "disaggregation.decode_schedule_batch_mixin"
 _NIXL = "disaggregation.nixl.conn"
+_COMMON = "disaggregation.common.conn"
 _TOKENIZER = "managers.tokenizer_manager"
+_SPOILED = "an aborted hand-off would be written over a running answer"
+_STICKY = "relied on: nothing of an aborted room is sent"
 _RELIED = "relied on: who owns which rows during a hand-off"
 
 DISAGGREGATION_PATCHES: tuple[Patch, ...] = (
@@ -104,7 +108,7 @@ DISAGGREGATION_PATCHES: tuple[Patch, ...] = (
         requests.wrap_pause_generation,
     ),
     sglang_patch(
-        "disaggregation.common.conn",
+        _COMMON,
         "CommonKVBootstrapServer._setup_routes",
         "50baa9f5ee2ddb61",
         "decode workers could not tell prefill modules apart",
@@ -117,6 +121,35 @@ DISAGGREGATION_PATCHES: tuple[Patch, ...] = (
         "one bad message would end every later hand-off",
         nixl_listener.wrap_start_bootstrap_thread,
     ),
+    sglang_patch(
+        _COMMON,
+        "CommonKVManager._start_heartbeat_checker_thread",
+        "ea3235b0c6c2d271",
+        "nobody would hear that an aborted hand-off is over",
+        nixl_aborts.wrap_start_heartbeat,
+    ),
+    sglang_patch(
+        _NIXL,
+        "NixlKVManager.transfer_worker",
+        "7a2338dc23d03512",
+        _SPOILED,
+        nixl_aborts.wrap_transfer_worker,
+    ),
+    sglang_patch(
+        _NIXL,
+        "NixlKVManager._handle_abort_notification",
+        "1c6485c1f6508564",
+        _SPOILED,
+        nixl_aborts.wrap_handle_abort,
+    ),
+    sglang_patch(
+        _COMMON,
+        "CommonKVReceiver._send_abort_notification",
+        "23f402c9a5e58dea",
+        _SPOILED,
+        nixl_aborts.wrap_send_abort,
+    ),
+    sglang_patch(_NIXL, "NixlKVReceiver.poll", "4cffb7de2800cc5f", _SPOILED, nixl_aborts.wrap_poll),
     sglang_patch(
         _NIXL,
         "NixlKVSender.__init__",
@@ -131,6 +164,8 @@ DISAGGREGATION_PATCHES: tuple[Patch, ...] = (
         "a hand-off that nobody asks for would wait for ever",
         nixl_sender.wrap_poll,
     ),
+    sglang_patch(_NIXL, "NixlKVManager.check_status", "a943a0bead1e5063", _STICKY),
+    sglang_patch(_NIXL, "NixlKVManager.update_status", "c30da0c9d1e99b68", _STICKY),
     sglang_patch(_DECODE, "DecodePreallocQueue._match_prefix_and_lock", "d82ed29516232ffd", _RELIED),
     sglang_patch(_DECODE, "DecodePreallocQueue._pre_alloc", "3685af106c14776d", _RELIED),
     sglang_patch(_DECODE, "DecodePreallocQueue.pop_preallocated", "8527f34e9b011957", _RELIED),

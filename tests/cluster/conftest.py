@@ -25,6 +25,8 @@ STEP_S = 0.1
 WAIT_S = 90.0
 KV_TOKENS = 12288
 """Three times the longest context, so that a test can fill it."""
+ONE_WAY = {"UCX_TLS": "tcp", "SGLANG_DISAGGREGATION_QUEUE_SIZE": "1"}
+"""All KV moves by one thread, and over TCP, where both sides must look after a transfer: what stops one stops all."""
 NUM_LINES = 12
 ROUTINE = re.compile(r'"(GET|POST) /|(Prefill|Decode) batch,')
 """Lines of a log that say only that somebody was served."""
@@ -105,7 +107,10 @@ def cluster(traces: Receiver, tmp_path_factory: pytest.TempPathFactory) -> Itera
     said: list[str] = []
     log_path = tmp_path_factory.mktemp("logs") / "cluster.log"
     options = LaunchOptions(port=free_port(), admin_key="admin", log_path=log_path)
-    running = launch_cluster(deployment, options, on_event=said.append)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ONE_WAY.items():
+            patch.setenv(name, value)
+        running = launch_cluster(deployment, options, on_event=said.append)
     client = openai.OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0, timeout=60)
     cluster = Cluster(running=running, http=httpx.Client(base_url=running.url, timeout=60), openai=client, said=said)
     keeper = threading.Thread(target=cluster.look_after)

@@ -1,7 +1,9 @@
 """Real processes are killed and stopped: every call ends, survivors serve on, what died comes back."""
 
 import os
+import random
 import signal
+import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -102,6 +104,52 @@ def test_a_message_that_nobody_can_use_ends_no_later_hand_off(cluster: Cluster) 
         for message in ([b"not SGLang's"], [b"ABORT"], [GUARD, b"17"], [GUARD, b"seventeen", b"", b"", b"agent"]):
             socket.send_multipart(message)
     assert [_serves(cluster, module) for module in MODULES] == [True] * len(MODULES)
+
+
+def test_rows_of_an_aborted_hand_off_stay_taken_while_they_may_be_written(cluster: Cluster) -> None:
+    """Another call would get them, and be spoiled: only the prefill worker knows when it writes no more."""
+    decode = next(worker for worker in cluster.running.workers if worker.name == "decode-math-0")
+
+    def is_empty() -> bool:
+        key = {"Authorization": f"Bearer {decode.command.api_key}"}
+        return httpx.post(f"{decode.url}/flush_cache", headers=key, timeout=10).status_code == 200
+
+    assert _serves(cluster, "math")
+    cluster.wait(is_empty, "the decode worker is idle")
+    pid = cluster.process("prefill-0").pid
+    assert pid is not None
+    os.killpg(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(httpx.ReadTimeout):
+            cluster.http.post("/v1/completions", json={"model": "math", "prompt": "9 beads", **LONG}, timeout=1)
+        until = time.monotonic() + 3
+        while time.monotonic() < until:
+            assert not is_empty()
+    finally:
+        os.killpg(pid, signal.SIGCONT)
+    cluster.wait(is_empty, "the rows are free")
+    assert _serves(cluster, "math")
+
+
+def test_an_abort_while_kv_moves_holds_up_nobody(cluster: Cluster) -> None:
+    """A decode worker that is idle after an abort must still help its transfer end: all others wait behind it."""
+    chance = random.Random(5)
+
+    def ask(num_tokens: int, timeout_s: float) -> float:
+        body = {
+            "model": "tool",
+            "input_ids": [chance.randrange(5, 900) for _ in range(1500)],
+            "sampling_params": {"temperature": 0, "max_new_tokens": num_tokens, "ignore_eos": True},
+        }
+        start = time.monotonic()
+        assert cluster.http.post("/generate", json=body, timeout=timeout_s).status_code == 200
+        return time.monotonic() - start
+
+    until_first_token_s = statistics.median(ask(1, timeout_s=60) for _ in range(3))
+    for share in range(50, 110, 3):
+        with pytest.raises(httpx.ReadTimeout):
+            ask(2000, timeout_s=until_first_token_s * share / 100)
+        assert _serves(cluster, "math"), f"aborted after {share} % of the time to the first token"
 
 
 def test_nothing_is_left_after_many_calls_with_aborted_ones_among_them(cluster: Cluster) -> None:
