@@ -21,7 +21,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from functools import partial
 from typing import Any
 
@@ -71,22 +71,28 @@ class Transfers:
 
 
 class WatchedQueue:
-    """The queue of one transfer thread, which asks for the next chunk when it is done with the last."""
+    """The queue of one transfer thread, which asks for the next chunk when it is done with the last.
 
-    def __init__(self, queue: Any, transfers: Transfers) -> None:
+    Chunks of rooms that the worker has forgotten meanwhile are left out; upstream's thread takes them for an error.
+    """
+
+    def __init__(self, queue: Any, transfers: Transfers, rooms: Container[int]) -> None:
         self._queue = queue
         self._transfers = transfers
+        self._rooms = rooms
         self._room: int | None = None
         self.put = queue.put
 
     def get(self) -> Any:
         """The next chunk; blocks until there is one."""
-        if self._room is not None:
-            self._transfers.end(self._room)
-        chunk = self._queue.get()
-        self._room = chunk.room
-        self._transfers.begin(chunk.room)
-        return chunk
+        while True:
+            if self._room is not None:
+                self._transfers.end(self._room)
+            chunk = self._queue.get()
+            self._room = chunk.room
+            self._transfers.begin(chunk.room)
+            if chunk.room in self._rooms:
+                return chunk
 
 
 class Aborts:
@@ -142,7 +148,7 @@ def wrap_start_heartbeat(original: Callable[[Any], None]) -> Callable[[Any], Non
 
 def wrap_transfer_worker(original: Callable[..., None]) -> Callable[..., None]:
     def transfer_worker(self: Any, queue: Any, staging_buffer: Any = None) -> None:
-        original(self, WatchedQueue(queue, _transfers_of(self)), staging_buffer)
+        original(self, WatchedQueue(queue, _transfers_of(self), self.transfer_infos), staging_buffer)
 
     return transfer_worker
 

@@ -11,11 +11,11 @@ HERE: Address = ("127.0.0.1", 4001)
 
 
 def watched() -> tuple[list[int], Transfers, "SimpleQueue[Any]", WatchedQueue]:
-    """The rooms that were answered, and the queue of one transfer thread from both ends."""
+    """The rooms that were answered, and the queue of one transfer thread from both ends; rooms 7 to 9 are known."""
     answered: list[int] = []
     transfers = Transfers(lambda room, address: answered.append(room))
     chunks: SimpleQueue[Any] = SimpleQueue()
-    return answered, transfers, chunks, WatchedQueue(chunks, transfers)
+    return answered, transfers, chunks, WatchedQueue(chunks, transfers, range(7, 10))
 
 
 def test_a_room_that_is_not_written_is_answered_at_once() -> None:
@@ -36,6 +36,15 @@ def test_a_room_that_is_written_is_answered_when_the_thread_asks_for_the_next_ch
     assert answered == [8, 7]
     assert queue.get().room == 9
     assert answered == [8, 7]
+
+
+def test_a_room_that_was_forgotten_is_not_written() -> None:
+    answered, transfers, chunks, queue = watched()
+    for room in (6, 7):
+        chunks.put(SimpleNamespace(room=room))
+    assert queue.get().room == 7
+    transfers.answer_at_end(6, HERE)
+    assert answered == [6]
 
 
 def test_two_threads_that_write_one_room_must_both_be_done() -> None:
