@@ -36,7 +36,7 @@ class LegFailedError(PrefillShareError):
         super().__init__(f"{worker.spec.role} worker {worker.id} {what}")
         self.worker = worker
         self.is_unreachable = is_unreachable
-        """Whether the worker never got the call."""
+        """Whether nobody listens there, so that no other call need try."""
         self.is_broken_off = is_broken_off
         """Whether the worker ended in the middle of the call, possibly because of it."""
         self.counts = counts
@@ -99,7 +99,8 @@ class WorkerClient:
         except aiohttp.ClientConnectorError as error:
             raise LegFailedError(worker, f"does not take connections ({error.strerror})", is_unreachable=True) from None
         except aiohttp.ServerTimeoutError:
-            raise LegFailedError(worker, "did not take a connection in time", is_unreachable=True) from None
+            # The machine, or this router, may just have been busy: the next try, the probe and the breaker tell.
+            raise LegFailedError(worker, "did not take a connection in time") from None
         except (aiohttp.ClientError, OSError) as error:
             raise LegFailedError(worker, f"broke off the connection ({_named(error)})", is_broken_off=True) from None
         worker.last_byte_at = time.monotonic()

@@ -1,6 +1,8 @@
 """Workers that fail, stall, die and come back."""
 
 import asyncio
+import contextlib
+import socket
 import time
 
 import aiohttp
@@ -66,6 +68,24 @@ async def test_a_failed_prefill_leg_ends_the_decode_leg_at_once() -> None:
         assert (await running.chat(stream=True)).status == 502
         assert time.monotonic() - started < 1.0
         await until(lambda: running["math-0"].cut_off and running["math-0"].aborted)
+
+
+@in_loop
+async def test_a_connection_that_takes_too_long_is_tried_again_and_the_worker_stays_up() -> None:
+    async with deployment(connect_timeout_s=0.3, health_interval_s=5.0, health_failures=3) as running:
+        decode = running["math-0"]
+        await decode.stop()
+        with contextlib.ExitStack() as stack:
+            busy = stack.enter_context(socket.create_server(("127.0.0.1", decode.port), backlog=0))
+            for _ in range(2):  # fill its queue: the system drops what comes then
+                waiting = stack.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex(busy.getsockname())
+            call = asyncio.create_task(running.chat())
+            await until(lambda: running.gateway.pool.get("math-0").num_failed > 0)
+            assert running.gateway.pool.get("math-0").is_available
+        await decode.start()
+        assert (await call).status == 200
 
 
 @in_loop
