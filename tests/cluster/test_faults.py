@@ -121,7 +121,7 @@ def test_rows_of_an_aborted_hand_off_stay_taken_while_they_may_be_written(cluste
     os.killpg(pid, signal.SIGSTOP)
     try:
         with pytest.raises(httpx.ReadTimeout):
-            cluster.http.post("/v1/completions", json={"model": "math", "prompt": "9 beads", **LONG}, timeout=1)
+            cluster.http.post("/v1/completions", json={"model": "math", "prompt": "9 beads", **LONG}, timeout=3)
         until = time.monotonic() + 3
         while time.monotonic() < until:
             assert not is_empty()
@@ -147,7 +147,7 @@ def test_an_abort_while_kv_moves_holds_up_nobody(cluster: Cluster) -> None:
 
     until_first_token_s = statistics.median(ask(1, timeout_s=60) for _ in range(3))
     for share in range(50, 110, 3):
-        with pytest.raises(httpx.ReadTimeout):
+        with pytest.raises(httpx.TimeoutException):
             ask(2000, timeout_s=until_first_token_s * share / 100)
         assert _serves(cluster, "math"), f"aborted after {share} % of the time to the first token"
 
