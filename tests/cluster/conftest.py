@@ -52,6 +52,12 @@ class Cluster:
         """One process, as `prefillshare ps` shows it."""
         return next(one for one in self.running.processes() if one.name == name)
 
+    def ask_worker(self, name: str, method: str, path: str) -> httpx.Response:
+        """Ask one worker itself, past the router."""
+        worker = next(one for one in self.running.workers if one.name == name)
+        key = {"Authorization": f"Bearer {worker.command.api_key}"}
+        return httpx.request(method, f"{worker.url}{path}", headers=key, timeout=10)
+
     def state(self) -> dict:
         """What the router says of itself."""
         return self.http.get("/router/state").json()

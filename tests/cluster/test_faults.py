@@ -5,7 +5,9 @@ import random
 import signal
 import statistics
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import httpx
 import pytest
@@ -30,6 +32,17 @@ def _kill(cluster: Cluster, name: str) -> None:
     assert pid is not None
     os.killpg(pid, signal.SIGKILL)
     cluster.wait(lambda: cluster.process(name).num_restarts > restarts, f"{name} is started again")
+
+
+@contextmanager
+def _stopped(cluster: Cluster, name: str) -> Iterator[None]:
+    pid = cluster.process(name).pid
+    assert pid is not None
+    os.killpg(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.killpg(pid, signal.SIGCONT)
 
 
 def test_a_decode_worker_that_dies_in_a_stream_ends_its_calls_only(cluster: Cluster) -> None:
@@ -80,17 +93,12 @@ def test_the_router_comes_back(cluster: Cluster) -> None:
 
 
 def test_a_stopped_worker_delays_its_calls_and_no_others(cluster: Cluster) -> None:
-    pid = cluster.process("decode-code-0").pid
-    assert pid is not None
     with ThreadPoolExecutor(1) as pool:
-        os.killpg(pid, signal.SIGSTOP)
-        try:
+        with _stopped(cluster, "decode-code-0"):
             waiting = pool.submit(cluster.complete, "code")
             until = time.monotonic() + 10
             while time.monotonic() < until:
                 assert _serves(cluster, "math")
-        finally:
-            os.killpg(pid, signal.SIGCONT)
         assert waiting.result(timeout=60).status_code in (200, 503, 504)
     cluster.wait(lambda: _serves(cluster, "code"), "code serves again")
 
@@ -108,25 +116,18 @@ def test_a_message_that_nobody_can_use_ends_no_later_hand_off(cluster: Cluster) 
 
 def test_rows_of_an_aborted_hand_off_stay_taken_while_they_may_be_written(cluster: Cluster) -> None:
     """Another call would get them, and be spoiled: only the prefill worker knows when it writes no more."""
-    decode = next(worker for worker in cluster.running.workers if worker.name == "decode-math-0")
 
     def is_empty() -> bool:
-        key = {"Authorization": f"Bearer {decode.command.api_key}"}
-        return httpx.post(f"{decode.url}/flush_cache", headers=key, timeout=10).status_code == 200
+        return cluster.ask_worker("decode-math-0", "POST", "/flush_cache").status_code == 200
 
     assert _serves(cluster, "math")
     cluster.wait(is_empty, "the decode worker is idle")
-    pid = cluster.process("prefill-0").pid
-    assert pid is not None
-    os.killpg(pid, signal.SIGSTOP)
-    try:
+    with _stopped(cluster, "prefill-0"):
         with pytest.raises(httpx.ReadTimeout):
             cluster.http.post("/v1/completions", json={"model": "math", "prompt": "9 beads", **LONG}, timeout=3)
         until = time.monotonic() + 3
         while time.monotonic() < until:
             assert not is_empty()
-    finally:
-        os.killpg(pid, signal.SIGCONT)
     cluster.wait(is_empty, "the rows are free")
     assert _serves(cluster, "math")
 
@@ -153,11 +154,10 @@ def test_an_abort_while_kv_moves_holds_up_nobody(cluster: Cluster) -> None:
 
 
 def test_nothing_is_left_after_many_calls_with_aborted_ones_among_them(cluster: Cluster) -> None:
-    workers = {worker.name: worker for worker in cluster.running.workers}
+    workers = [worker.name for worker in cluster.running.workers]
 
     def used(name: str) -> tuple[int, int]:
-        key = {"Authorization": f"Bearer {workers[name].command.api_key}"}
-        loads = httpx.get(f"{workers[name].url}/v1/loads", headers=key, timeout=10).json()["loads"]
+        loads = cluster.ask_worker(name, "GET", "/v1/loads").json()["loads"]
         return sum(one["num_running_reqs"] for one in loads), sum(one["num_waiting_reqs"] for one in loads)
 
     def call(number: int) -> None:
