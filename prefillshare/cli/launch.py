@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prefillshare.cli.output import put, put_json, put_table, say, warn
+from prefillshare.cli.server_options import url_words
 
 if TYPE_CHECKING:
     from prefillshare.modules.deployment import ResolvedDeployment, ResolvedModule
@@ -50,12 +51,15 @@ def launch(
     from prefillshare.config import load_deployment
     from prefillshare.modules.deployment import resolve
     from prefillshare.serving.embedded import embedded_deployment
+    from prefillshare.serving.logs import check_log_file
     from prefillshare.serving.options import LaunchOptions
     from prefillshare.serving.ports import check_address, check_port
 
     if tui:
         _check_screen(as_json, dry_run)
     check_port(port)
+    if log_file is not None:
+        check_log_file(log_file)
     config = load_deployment(file or embedded_deployment())
     if otlp_endpoint is not None:
         config = replace(config, otlp_endpoint=otlp_endpoint)
@@ -144,7 +148,8 @@ def _print_ready(running: "RunningDeployment", as_json: bool) -> None:
     put(f"\nOpenAI endpoint: {running.url}/v1\n")
     put_table(("model", "role", "files"), rows)
     put(f"\n{_curl_line(running)}\n")
-    say("ask it with `prefillshare ask`, talk with `prefillshare chat`; Ctrl-C stops")
+    where = url_words(running.url)
+    say(f"ask it with `prefillshare ask{where}`, talk with `prefillshare chat{where}`; Ctrl-C stops")
 
 
 def _what(deployment: "ResolvedDeployment") -> str:

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any, TextIO
 
+from prefillshare.cli.text import can_print_unicode
+
 
 def say(text: str = "") -> None:
     """Tell the person at the terminal something that is not the command's data."""
@@ -23,7 +25,7 @@ def put(text: str = "") -> None:
 
 def put_json(value: Any) -> None:
     """Print data for a script, on one line."""
-    put(json.dumps(value, ensure_ascii=False, default=str))
+    put(json.dumps(value, ensure_ascii=not can_print_unicode(), default=str))
 
 
 def put_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

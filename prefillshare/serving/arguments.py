@@ -13,6 +13,7 @@ from pathlib import Path
 from prefillshare.errors import ConfigError
 from prefillshare.modules.deployment import ResolvedDeployment, ResolvedModule
 from prefillshare.modules.fingerprint import geometry
+from prefillshare.serving.environment import loopback_variables
 from prefillshare.serving.machine import available_memory_bytes, default_threads, gpus
 from prefillshare.serving.options import DEFAULT_HOST
 from sglang_patches.names import BACKEND_NAME, DEPLOYMENT_VARIABLE, FINGERPRINT_VARIABLE, PLUGINS
@@ -93,7 +94,7 @@ def engine_command(
     # SGLang computes prompts first; on a CPU, answers would stand still for seconds while others' prompts are computed.
     argv += ["--enable-mixed-chunk"] if on_cpu else []
     argv += [*deployment.config.engine.extra_args, *extra_args]
-    return EngineCommand(argv=tuple(argv), environment=_environment(deployment, on_cpu), api_key=api_key)
+    return EngineCommand(argv=tuple(argv), environment=_environment(deployment, on_cpu, extra_args), api_key=api_key)
 
 
 def worker_command(
@@ -128,7 +129,7 @@ def worker_command(
     # On CPU, the overlap schedule asks for CUDA events during the hand-off.
     argv += flags if not on_cpu or "--disable-overlap-schedule" in flags else [*flags, "--disable-overlap-schedule"]
     argv += [*deployment.config.engine.extra_args, *extra_args]
-    environment = {**_environment(deployment, on_cpu), **_hand_off_environment(deployment)}
+    environment = {**_environment(deployment, on_cpu, extra_args), **_hand_off_environment(deployment)}
     return EngineCommand(argv=tuple(argv), environment=environment, api_key=api_key)
 
 
@@ -140,7 +141,7 @@ def module_command(
     argv = _server_flags(module.path, module.spec.name, DEFAULT_HOST, port, nccl_port)
     argv += ["--base-gpu-id", str(first_gpu)] if first_gpu is not None else []
     argv += [*_engine_flags(deployment, on_cpu), *deployment.config.engine.extra_args]
-    return EngineCommand(argv=tuple(argv), environment=_environment(deployment, on_cpu), api_key=None)
+    return EngineCommand(argv=tuple(argv), environment=_environment(deployment, on_cpu, ()), api_key=None)
 
 
 def _server_flags(path: Path, name: str, host: str, port: int, nccl_port: int) -> list[str]:
@@ -249,10 +250,11 @@ def _cpu_kv_tokens(deployment: ResolvedDeployment) -> int:
     return max(1, tokens // page_size) * page_size
 
 
-def _environment(deployment: ResolvedDeployment, on_cpu: bool) -> dict[str, str]:
+def _environment(deployment: ResolvedDeployment, on_cpu: bool, extra_args: Sequence[str]) -> dict[str, str]:
     # joblib, which SGLang imports and does not use, would leave a semaphore behind in every killed process.
     environment = {"SGLANG_PLUGINS": PLUGINS, "PYTHONWARNINGS": "ignore", "JOBLIB_MULTIPROCESSING": "0"}
     environment[DEPLOYMENT_VARIABLE] = deployment.config.name
+    environment |= loopback_variables((*deployment.config.engine.extra_args, *extra_args))
     threads = deployment.config.engine.threads
     if on_cpu:
         # A GPU that is there but must not be used would make SGLang choose its CUDA platform.

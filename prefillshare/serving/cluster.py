@@ -6,8 +6,8 @@ Workers listen on the loopback interface only, with a key made for this launch; 
 import itertools
 import secrets
 import shutil
-import tempfile
 import time
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,8 +15,10 @@ from pathlib import Path
 
 import httpx
 
+from prefillshare import direct
 from prefillshare.errors import ConfigError, LaunchError
 from prefillshare.modules.deployment import ResolvedDeployment, ResolvedModule
+from prefillshare.places import new_private_folder
 from prefillshare.serving.arguments import (
     HEARTBEAT_FAILURES,
     HEARTBEAT_S,
@@ -143,7 +145,7 @@ class RunningCluster:
     def num_running(self) -> int:
         """Return how many calls the router works on; 0 when it does not say."""
         try:
-            reply = httpx.get(f"{self.url}/router/state", headers=auth_header(self.api_key), timeout=2)
+            reply = direct.get(f"{self.url}/router/state", headers=auth_header(self.api_key), timeout=2)
             return int(reply.json()["running"]) if reply.status_code == 200 else 0
         except (httpx.HTTPError, ValueError, KeyError, TypeError):
             return 0
@@ -219,7 +221,7 @@ def launch_cluster(
     """
     check_address(options.host, options.port)
     started_at, key = time.monotonic(), secrets.token_hex(24)
-    directory = Path(tempfile.mkdtemp(prefix="prefillshare-"))
+    directory = new_private_folder()
     forks, supervisor = None, Supervisor([], on_event)
     try:
         workers = plan_workers(deployment, options, key, directory)
@@ -282,7 +284,10 @@ def _plan_worker(
         nccl_port=free_port(),
         bootstrap_port=free_port() if module is None else None,
         first_gpu=first_gpu,
-        kv_events=f"ipc://{directory}/{name}.kv" if deployment.config.router.kv_events else None,
+        # A socket's path must be short, however long the module's name is.
+        kv_events=f"ipc://{directory}/{zlib.crc32(name.encode()):08x}.kv"
+        if deployment.config.router.kv_events
+        else None,
     )
     command = worker_command(deployment, place, api_key=key, extra_args=options.extra_args)
     return Worker(name=name, place=place, command=command)
@@ -325,7 +330,7 @@ def _told(command: EngineCommand, name: str, num_restarts: int) -> EngineCommand
 
 def _answers(url: str, api_key: str | None) -> bool:
     try:
-        return httpx.get(url, headers=auth_header(api_key), timeout=_ASK_TIMEOUT_S).status_code == 200
+        return direct.get(url, headers=auth_header(api_key), timeout=_ASK_TIMEOUT_S).status_code == 200
     except httpx.HTTPError:
         return False
 
@@ -358,7 +363,7 @@ def _wait_until_healthy(processes: Sequence[EngineProcess], url: str, options: L
     state = "nothing"
     while state != "ok" and time.monotonic() < deadline:
         try:
-            state = httpx.get(f"{url}/health", headers=header, timeout=_ASK_TIMEOUT_S).json()["status"]
+            state = direct.get(f"{url}/health", headers=header, timeout=_ASK_TIMEOUT_S).json()["status"]
         except (httpx.HTTPError, ValueError, KeyError):
             state = "nothing"
         for process in processes:
@@ -386,7 +391,7 @@ def _answer_once(module: str, processes: Sequence[EngineProcess], url: str, opti
 
 def _complete(url: str, body: dict[str, object], options: LaunchOptions) -> httpx.Response:
     header = auth_header(options.api_key)
-    return httpx.post(f"{url}/v1/completions", json=body, headers=header, timeout=options.start_timeout_s)
+    return direct.post(f"{url}/v1/completions", json=body, headers=header, timeout=options.start_timeout_s)
 
 
 def _log_path(deployment: ResolvedDeployment, options: LaunchOptions, name: str) -> Path:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import httpx
 
+from prefillshare import direct
 from prefillshare.errors import LaunchError
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.serving.arguments import EngineCommand, engine_command, runs_on_cpu
@@ -59,7 +60,7 @@ class RunningEngine:
     def num_running(self) -> int:
         """Return how many requests the engine works on; 0 when it does not say."""
         try:
-            reply = httpx.get(
+            reply = direct.get(
                 f"{self.url}/v1/loads", params={"include": "core"}, headers=auth_header(self.api_key), timeout=2
             )
             loads = reply.json()["loads"] if reply.status_code == 200 else []
@@ -176,7 +177,7 @@ def _answer_once(process: EngineProcess, url: str, deployment: ResolvedDeploymen
         "sampling_params": {"max_new_tokens": 1, "temperature": 0},
     }
     try:
-        reply = httpx.post(
+        reply = direct.post(
             f"{url}/generate", json=body, headers=auth_header(options.api_key), timeout=options.start_timeout_s
         )
     except httpx.TransportError:

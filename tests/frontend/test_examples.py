@@ -1,6 +1,7 @@
 """The example agents, run as a user runs them."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from transformers import AutoTokenizer
 
 from tests.frontend.conftest import API_KEY, Deployment
 from tests.support.engines import MODELS_DIR
+from tests.support.proxies import PROXIES
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MODULES = ["math", "code", "tool"] * 2
@@ -35,7 +37,8 @@ def tokenizer():
 def run(script: str, deployment: Deployment) -> str:
     deployment.flush()
     command = [sys.executable, str(EXAMPLES / script), "--url", deployment.url, "--api-key", API_KEY]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    environment = {**os.environ, **PROXIES}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
