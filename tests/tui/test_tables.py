@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from prefillshare_tui.history import SPANS_S, History
 from prefillshare_tui import words
+from prefillshare_tui.history import SPANS_S, History
 from prefillshare_tui.overview import hits_lines, latency_lines, load_lines, memory_lines
 from prefillshare_tui.parts import as_text, memory_bar, split_bar
 from prefillshare_tui.snapshot import Divergence, Kv, Session, Snapshot

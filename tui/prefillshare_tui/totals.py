@@ -114,7 +114,7 @@ def least_values(q: float) -> int:
 
 
 def quantile(histogram: Histogram | None, q: float, *, least: int | None = None) -> Quantile | None:
-    """The q-quantile (0 to 1), as Prometheus interpolates it; None of fewer than `least` values (see `least_values`)."""
+    """The q-quantile (0 to 1), as Prometheus interpolates it; None of fewer than `least` values, or `least_values`."""
     if histogram is None or (num := histogram.num_values) < (least_values(q) if least is None else least):
         return None
     wanted, seen, low = q * num, 0.0, 0.0
