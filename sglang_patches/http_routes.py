@@ -4,7 +4,8 @@ Target: ``sglang.srt.entrypoints.http_server.set_global_state``
 Why: the list of models names the decode modules, but asking for one of them by name says that it does not exist; and
     SGLang's /metrics knows nothing of decode modules.
 How: when the server state is set, before any connection is taken, the routes are put in place
-    (:mod:`sglang_patches.model_cards`, :mod:`sglang_patches.module_addresses`, :mod:`sglang_patches.monitoring`).
+    (:mod:`sglang_patches.model_cards`, :mod:`sglang_patches.module_addresses`, :mod:`sglang_patches.monitoring`), and
+    FastAPI's own spans switched off (:mod:`sglang_patches.traces`).
 Upstream: sglang/srt/entrypoints/http_server.py:207,1855 at 0.5.17.
 Remove when: upstream's route knows adapters, and a plugin can add routes.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sglang_patches import model_cards, module_addresses, monitoring, observed_requests
+from sglang_patches import model_cards, module_addresses, monitoring, observed_requests, traces
 
 
 def wrap_set_global_state(original: Callable[..., None]) -> Callable[..., None]:
@@ -25,6 +26,7 @@ def wrap_set_global_state(original: Callable[..., None]) -> Callable[..., None]:
         model_cards.replace_route(app)
         module_addresses.add_routes(app)
         monitoring.add_routes(app)
+        traces.switch_framework_off(app)
         observed_requests.observer_of(global_state.tokenizer_manager)  # counting begins now
 
     return set_global_state

@@ -27,6 +27,7 @@ from sglang_patches import (
     responses_api,
     scheduler_state,
     server_checks,
+    traces,
     waiting,
 )
 from sglang_patches.disaggregation.patches import DISAGGREGATION_PATCHES
@@ -179,6 +180,19 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
             ("_remove_req_state", "69ad26ca812defad", observed_requests.wrap_remove_req_state),
             ("_handle_abort_req", "8e49bca9d1d26f2c", observed_requests.wrap_handle_abort_req),
         )
+    ),
+    _patch(
+        "observability.req_time_stats",
+        "ReqTimeStatsBase.init_trace_ctx",
+        "c37bb37caa139f23",
+        "every health check would make a trace",
+        traces.wrap_init_trace_ctx,
+    ),
+    _patch(
+        "observability.req_time_stats",
+        "APIServerReqTimeStats.set_created_time",
+        "666479439b604a47",
+        "relied on: the request's span begins before its module is named on it",
     ),
     _patch(
         _TOKENIZER,

@@ -69,7 +69,7 @@ def _ask_reference(deployment: Deployment, asked: list[dict[str, Any]]) -> list[
     if done.returncode != 0:
         raise BenchError(
             f"the reference could not be computed ({done.stderr.strip().splitlines()[-1:] or done.returncode}): "
-            "measure without it, --check-answers 0"
+            "go on without it: --resume DIR --check-answers 0"
         )
     answers: list[list[int]] = json.loads(done.stdout)
     return answers

@@ -4,6 +4,7 @@ Flags are those of `sglang serve` at 0.5.17 (sglang/srt/server_args.py).
 """
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -255,6 +256,9 @@ def _environment(deployment: ResolvedDeployment, on_cpu: bool, extra_args: Seque
     environment = {"SGLANG_PLUGINS": PLUGINS, "PYTHONWARNINGS": "ignore", "JOBLIB_MULTIPROCESSING": "0"}
     environment[DEPLOYMENT_VARIABLE] = deployment.config.name
     environment |= loopback_variables((*deployment.config.engine.extra_args, *extra_args))
+    if deployment.config.otlp_endpoint is not None:
+        # SGLang's own default, 3, makes a span of every decode step.
+        environment["SGLANG_TRACE_LEVEL"] = os.environ.get("SGLANG_TRACE_LEVEL", "2")
     threads = deployment.config.engine.threads
     if on_cpu:
         # A GPU that is there but must not be used would make SGLang choose its CUDA platform.

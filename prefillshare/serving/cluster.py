@@ -31,7 +31,7 @@ from prefillshare.serving.engine import start_fork_server
 from prefillshare.serving.forks import ForkServer
 from prefillshare.serving.logs import new_log_path
 from prefillshare.serving.machine import gpus
-from prefillshare.serving.options import DEFAULT_HOST, LaunchOptions, Listener, auth_header
+from prefillshare.serving.options import DEFAULT_HOST, UNTRACED, LaunchOptions, Listener, auth_header
 from prefillshare.serving.ports import check_address, client_host, free_port
 from prefillshare.serving.process import EngineProcess, start_engine
 from prefillshare.serving.progress import FIRST_STAGE, LAST_STAGE
@@ -390,7 +390,7 @@ def _answer_once(module: str, processes: Sequence[EngineProcess], url: str, opti
 
 
 def _complete(url: str, body: dict[str, object], options: LaunchOptions) -> httpx.Response:
-    header = auth_header(options.api_key)
+    header = auth_header(options.api_key) | UNTRACED
     return direct.post(f"{url}/v1/completions", json=body, headers=header, timeout=options.start_timeout_s)
 
 

@@ -12,7 +12,7 @@ from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.serving.arguments import EngineCommand, engine_command, runs_on_cpu
 from prefillshare.serving.forks import ForkServer
 from prefillshare.serving.logs import new_log_path
-from prefillshare.serving.options import LaunchOptions, Listener, auth_header
+from prefillshare.serving.options import UNTRACED, LaunchOptions, Listener, auth_header
 from prefillshare.serving.ports import check_address, client_host, free_port
 from prefillshare.serving.process import EngineProcess, start_engine
 from prefillshare.serving.progress import FIRST_STAGE, LAST_STAGE, last_lines, read_log, reason_of
@@ -175,6 +175,7 @@ def _answer_once(process: EngineProcess, url: str, deployment: ResolvedDeploymen
         "input_ids": [[0]] * len(names),
         "lora_path": names,
         "sampling_params": {"max_new_tokens": 1, "temperature": 0},
+        "external_trace_header": UNTRACED,
     }
     try:
         reply = direct.post(

@@ -148,3 +148,4 @@ def test_a_receiver_of_traces_turns_sglangs_tracing_on(directory: Path) -> None:
     command = engine_command(resolve(load_deployment(file)), host="127.0.0.1", port=30000, nccl_port=29999)
     assert "--enable-trace" in command.argv
     assert _value(command, "--otlp-traces-endpoint") == "http://localhost:4317"
+    assert command.environment["SGLANG_TRACE_LEVEL"] == "2"  # no span per decode step
