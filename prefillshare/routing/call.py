@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import orjson
 
+from prefillshare.observe.text import session_name
 from prefillshare.routing.checks import check_fields, check_items
 from prefillshare.routing.errors import BadCallError, UnknownModelError
 from prefillshare.routing.prompt import chat_prompts, text_prompts
@@ -94,7 +95,7 @@ def parse_call(
         is_stream=is_stream,
         num_prompts=num_prompts,
         prompts=prompts,
-        session=session_header or _session(body),
+        session=_session(session_header, body),
     )
 
 
@@ -168,11 +169,10 @@ def _each(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _session(body: Mapping[str, Any]) -> str | None:
-    for name in ("session_id", "user"):
-        value = body.get(name)
+def _session(header: str | None, body: Mapping[str, Any]) -> str | None:
+    for value in (header, body.get("session_id"), body.get("user")):
         if isinstance(value, str) and value:
-            return value
+            return session_name(value)
     return None
 
 

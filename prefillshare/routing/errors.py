@@ -57,6 +57,13 @@ class UnknownModelError(NotFoundError):
     code = "model_not_found"
 
 
+class BodyTimeoutError(RoutingError):
+    """The body did not arrive in time."""
+
+    status = 408
+    kind = "invalid_request_error"
+
+
 class ConflictError(RoutingError):
     """A worker of that id is already there."""
 
@@ -100,6 +107,14 @@ class UnavailableError(RoutingError):
     status = 503
     kind = "service_unavailable"
     code = "no_worker"
+
+
+class ShortageError(RoutingError):
+    """The router itself, not a worker, has no room for this."""
+
+    status = 503
+    kind = "service_unavailable"
+    code = "router_full"
 
 
 class CallTimeoutError(RoutingError):
