@@ -89,7 +89,7 @@ async def engine_state(manager: Any) -> dict[str, Any]:
     base, adapters = served_names(manager)
     role = worker_role()
     queued = _by_name(manager, (told or {}).get("queued") or {})
-    names = [base, *sorted(adapters)] if role != "prefill" else list(dict.fromkeys((base, *observer.modules)))
+    names = [base, *adapters] if role != "prefill" else list(dict.fromkeys((base, *observer.modules)))
     return deployment_state(
         observer,
         name=os.getenv(DEPLOYMENT_VARIABLE) or base,

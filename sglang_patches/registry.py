@@ -168,7 +168,7 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
         "entrypoints.http_server",
         "set_global_state",
         "1484c09ce798173a",
-        "/v1/models/NAME would deny decode modules; /metrics would not know them",
+        "/v1/models/NAME would deny decode modules, /metrics would not know them, errors would have five forms",
         http_routes.wrap_set_global_state,
     ),
     *(
@@ -190,7 +190,7 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
         _SERVING,
         "OpenAIServingBase.handle_request",
         "8cf812ef94ceea99",
-        "sessions named by user would be guessed",
+        "sessions named by user would be guessed; prefill workers would fail at log-probabilities",
         openai_user.wrap_handle_request,
     ),
     _patch(

@@ -11,6 +11,7 @@ from prefillshare.routing.errors import BadCallError, NotFoundError, RoutingErro
 from prefillshare.routing.gateway import Gateway
 from prefillshare.routing.handlers import models, monitoring, service, workers
 from prefillshare.routing.handlers.calls import call_handler
+from prefillshare.routing.headers import read_header
 from prefillshare.routing.keys import GATEWAY
 from prefillshare.routing.settings import RouterSettings
 
@@ -60,8 +61,8 @@ def make_app(settings: RouterSettings) -> web.Application:
     app = web.Application(middlewares=[_connections, _errors], client_max_size=settings.router.max_body_bytes)
     app.cleanup_ctx.append(_running_gateway(settings))
     for method, path, handler in _ROUTES:
-        app.router.add_route(method, path, handler)
-    app.router.add_route("*", "/{path:[\\s\\S]*}", _elsewhere)
+        app.router.add_route(method, path, handler, expect_handler=_expected)
+    app.router.add_route("*", "/{path:[\\s\\S]*}", _elsewhere, expect_handler=_expected)
     return app
 
 
@@ -102,6 +103,18 @@ async def _connections(request: web.Request, handler: Handler) -> web.StreamResp
     if descriptors.is_short or response.status in _CLOSING:
         response.force_close()
     return response
+
+
+async def _expected(request: web.Request) -> web.StreamResponse | None:
+    """Answer the header Expect, before any middleware sees the request."""
+    expected = read_header(request.headers, "Expect") or ""
+    if expected.lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # else an error would count as sent half
+        return None
+    reply = error_reply(BadCallError(f"the header Expect is {expected[:40]!r}: leave it out"))
+    reply.set_status(417)
+    return reply
 
 
 async def _elsewhere(request: web.Request) -> web.StreamResponse:

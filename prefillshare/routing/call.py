@@ -17,8 +17,14 @@ Shape = tuple[int | None, tuple[bytes, ...]]
 # What a leg sets for itself, or leaves out. A client's own rid is among these: a worker aborts every request whose id
 # begins with the given one, so a short rid would end other people's calls.
 _PER_LEG = frozenset(
-    "model lora_path stream stream_options n rid bootstrap_host bootstrap_port bootstrap_room bootstrap_pair_key "
+    "model lora_path stream n rid bootstrap_host bootstrap_port bootstrap_room bootstrap_pair_key "
     "disagg_prefill_dp_rank".split()
+)
+# What is wanted of the answer. A prefill worker computes none of it, and would fail where it makes up its own reply.
+_OF_THE_ANSWER = frozenset(
+    "stream_options logprobs top_logprobs return_logprob logprob_start_len top_logprobs_num token_ids_logprob "
+    "return_text_in_logprobs echo return_hidden_states return_routed_experts return_token_ids "
+    "return_prompt_token_ids return_meta_info".split()
 )
 
 
@@ -34,8 +40,8 @@ class Call:
     """Whether no token is asked for: a prefill worker answers alone."""
     shared_body: bytes
     """JSON object with what both legs are told."""
-    stream_options: Any
-    """The client's stream_options, for the decode leg."""
+    answer_fields: Mapping[str, Any]
+    """What the client wants of the answer, for the leg that answers."""
     is_stream: bool
     """Whether the answer comes in pieces."""
     num_prompts: int | None
@@ -83,7 +89,9 @@ def parse_call(
     try:
         num_prompts, prompts = _SHAPES[endpoint](body, served.vocab_size)
         check_fields(body, num_prompts, served.vocab_size)
-        shared_body = orjson.dumps({name: value for name, value in body.items() if name not in _PER_LEG})
+        told = {name: value for name, value in body.items() if name not in _PER_LEG}
+        answer_fields = {name: told.pop(name) for name in _OF_THE_ANSWER & told.keys()}
+        shared_body, _ = orjson.dumps(told), orjson.dumps(answer_fields)  # the legs write the second
     except orjson.JSONEncodeError as error:
         raise BadCallError(f"the body cannot be passed on ({error}): nest it less deeply") from None
     return Call(
@@ -91,7 +99,7 @@ def parse_call(
         module=served.base if is_prefill_only else module,
         is_prefill_only=is_prefill_only,
         shared_body=shared_body,
-        stream_options=body.get("stream_options"),
+        answer_fields=answer_fields,
         is_stream=is_stream,
         num_prompts=num_prompts,
         prompts=prompts,

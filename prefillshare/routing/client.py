@@ -15,6 +15,7 @@ from prefillshare.errors import PrefillShareError
 from prefillshare.routing.descriptors import Descriptors, is_own_shortage
 from prefillshare.routing.legs import Leg
 from prefillshare.routing.workers import Worker
+from sglang_patches.error_shape import openai_error
 
 # SGLang closes a connection that was idle for 5 s; reusing one at that moment would fail the call.
 _KEEPALIVE_S = 3.0
@@ -56,6 +57,11 @@ class Answer:
     """The body, or the first piece of it."""
     rest: aiohttp.ClientResponse | None = None
     """Where the further pieces come from."""
+
+    @property
+    def body(self) -> bytes:
+        """What the client is sent: an error in OpenAI's form, whatever the worker's was."""
+        return self.content if self.status < 400 else openai_error(self.content, self.status)
 
     @property
     def is_refusal(self) -> bool:

@@ -1,12 +1,15 @@
 """The clients' connections, on aiohttp's server: counted, and closed when nobody uses them.
 
 Idle and half-sent ones end by aiohttp's keep-alive timer, which runs from the moment a connection is made and stops
-only while a request is answered. While descriptors are short (`descriptors.py`), new connections get a short timer,
-older idle ones are closed, and when not even spare descriptors are left a new one is refused before it has asked.
+only while a request is answered. While descriptors are short (`descriptors.py`), new connections get a short timer
+and those that were idle for a moment are closed; when they are nearly spent each new connection takes the place of an
+idle one, and where there is none it is refused before it has asked.
 """
 
 import asyncio
+import itertools
 import logging
+from collections.abc import Iterator
 
 from aiohttp import web
 
@@ -18,6 +21,8 @@ log = logging.getLogger(__name__)
 
 SHORT_IDLE_S = 5.0
 """How long an idle connection stays while descriptors are short."""
+_LEAST_IDLE_S = 0.05
+"""One that was used more lately may have a request on its way."""
 _SWEEP_PAUSE_S = 1.0
 _MAX_REASON = 200
 
@@ -33,9 +38,14 @@ class Connection(web.RequestHandler):
         self.idle_since = loop.time()
 
     def is_idle(self, seconds: float) -> bool:
-        """Whether for so long no request was answered here and nothing is left to send."""
+        """Whether for so long nothing came, nothing was answered here and nothing is left to send."""
         rests = self.busy == 0 and self._loop.time() - self.idle_since >= seconds
         return rests and self.transport is not None and self.transport.get_write_buffer_size() == 0
+
+    def data_received(self, data: bytes) -> None:
+        """A request has come, or a part of one."""
+        self.idle_since = self._loop.time()
+        super().data_received(data)
 
     def began(self) -> None:
         """A request is being answered."""
@@ -83,10 +93,9 @@ class Connections(web.Server):
     def __call__(self) -> web.RequestHandler:
         """Return the handler of a new connection."""
         idle_s = self._kwargs["keepalive_timeout"]
-        settings = self._kwargs | {
-            "keepalive_timeout": min(idle_s, SHORT_IDLE_S) if self._descriptors.is_short else idle_s
-        }
-        return Connection(self, loop=self._loop, **settings)
+        if self._descriptors.is_short:
+            idle_s = min(idle_s, SHORT_IDLE_S)
+        return Connection(self, loop=self._loop, **self._kwargs | {"keepalive_timeout": idle_s})
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         """A client has connected."""
@@ -95,6 +104,8 @@ class Connections(web.Server):
         if self._descriptors.is_short:
             self._close_idle()
         if self._descriptors.is_spent:
+            self._make_room()
+        if self._descriptors.is_exhausted:
             transport.write(_raw(self._descriptors.refusal()))
             transport.close()
 
@@ -108,9 +119,17 @@ class Connections(web.Server):
         if now - self._swept_at < _SWEEP_PAUSE_S:
             return
         self._swept_at = now
-        for connection in self.connections:
-            if isinstance(connection, Connection) and connection.is_idle(SHORT_IDLE_S):
-                connection.force_close()
+        for connection in self._idle(SHORT_IDLE_S):
+            connection.force_close()
+
+    def _make_room(self) -> None:
+        """Close the oldest of the connections that are idle."""
+        for connection in itertools.islice(self._idle(_LEAST_IDLE_S), 1):
+            connection.force_close()
+
+    def _idle(self, seconds: float) -> Iterator[Connection]:
+        """The connections that were idle for so long, in the order in which they were made."""
+        return (one for one in self.connections if isinstance(one, Connection) and one.is_idle(seconds))
 
 
 class Runner(web.AppRunner):

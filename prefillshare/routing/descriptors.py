@@ -5,7 +5,7 @@ A call takes three: the client's connection and one to either worker. Of the lim
     limit   |------- available: 3 per call, 1 per other connection -------|--- spare ---|--- reserve ---|
 
 The reserve is for the program, health checks and what state pages ask workers. Out of the spare ones connections are
-taken so that they can be told no, and can see state pages.
+taken so that they can be told no, and can see state pages; for the last quarter of them, idle ones are closed.
 """
 
 import contextlib
@@ -63,7 +63,12 @@ class Descriptors:
 
     @property
     def is_spent(self) -> bool:
-        """Whether they have taken the spare ones as well."""
+        """Whether they have taken most of the spare ones as well."""
+        return self.num_connections + _PER_CALL * self.num_calls > self.available + 3 * self.spare // 4
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether they have taken all of the spare ones."""
         return self.num_connections + _PER_CALL * self.num_calls > self.available + self.spare
 
     @contextlib.contextmanager

@@ -45,7 +45,8 @@ def test_a_page_and_the_metrics_can_be_written_and_are_printable(text: str) -> N
     )
     told = json.loads(as_json(state))
     (session,) = told["sessions"]["items"]
-    assert session["id"].isprintable() and len(session["id"]) <= MAX_NAME
+    assert session["id"].isprintable()
+    assert len(session["id"]) <= MAX_NAME
     assert session["repins"] == 1
     assert all(event[key].isprintable() for event in told["events"] for key in ("subject", "message"))
     assert b"prefillshare_requests_total{" in exposition(state)
@@ -55,7 +56,8 @@ def test_a_page_and_the_metrics_can_be_written_and_are_printable(text: str) -> N
 def test_a_sessions_name_stays_itself_when_it_comes_again(text: str) -> None:
     name = session_name(text)
     assert session_name(name) == name
-    assert name.isprintable() and len(name) <= MAX_NAME
+    assert name.isprintable()
+    assert len(name) <= MAX_NAME
 
 
 def test_long_names_with_one_beginning_are_two_sessions() -> None:
