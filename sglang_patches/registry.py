@@ -27,6 +27,7 @@ from sglang_patches import (
     responses_api,
     scheduler_state,
     server_checks,
+    token_logprobs,
     waiting,
 )
 from sglang_patches.disaggregation.patches import DISAGGREGATION_PATCHES
@@ -128,6 +129,13 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
         "23a0884cfa935ad8",
         "two cache salts could share a namespace",
         model_names.wrap_compute_extra_key,
+    ),
+    _patch(
+        "layers.logprob_processor",
+        "get_token_ids_logprobs",
+        "df044a49fced0b1c",
+        "one request that asks for tokens' log-probabilities beside others would end the scheduler",
+        token_logprobs.wrap_get_token_ids_logprobs,
     ),
     _patch(
         _RESPONSES,

@@ -46,6 +46,7 @@ class SmallWorker:
     module: str | None = None
     is_adapter: bool = False
     status: int = 200
+    error_body: dict[str, Any] | None = None
     error_event: dict[str, Any] | None = None
     pieces: Sequence[str] = ("one", "two", "three")
     pause_s: float = 0.0
@@ -132,7 +133,8 @@ class SmallWorker:
             self.running -= 1
 
     def _failure(self) -> web.Response:
-        return web.json_response({"error": {"message": f"{self.id} says {self.status}"}}, status=self.status)
+        error = {"message": f"{self.id} says {self.status}", "type": "x", "param": None, "code": None}
+        return web.json_response(self.error_body or {"error": error}, status=self.status)
 
     async def _prefill(self, body: dict[str, Any]) -> web.Response:
         if self.status != 200:
