@@ -132,9 +132,9 @@ def _asks_for_nothing(body: Mapping[str, Any]) -> bool:
 
 def _module(body: Mapping[str, Any], served: Served, addressed: str | None, *, may_be_base: bool) -> str:
     base, modules = served.base, served.modules
-    named = body.get("model")
+    named, lora_path = body.get("model"), _one_lora_path(body)
     if named is None or named == base:
-        named = _one_lora_path(body) or named
+        named = lora_path or named
     named = addressed if named is None else named
     if may_be_base and named in (None, base):
         return base
@@ -154,8 +154,10 @@ def _module(body: Mapping[str, Any], served: Served, addressed: str | None, *, m
 
 def _one_lora_path(body: Mapping[str, Any]) -> Any:
     path = body.get("lora_path")
-    if not isinstance(path, list):
+    if path is None or isinstance(path, str):
         return path
+    if not isinstance(path, list):
+        raise BadCallError(f"lora_path is {_shown(path)}: it must be the name of a decode module", param="lora_path")
     if not path or any(item != path[0] for item in path):
         raise BadCallError("lora_path names several modules: send one call for each", param="lora_path")
     return path[0]

@@ -19,6 +19,9 @@ from prefillshare.serving.progress import read_log
 from prefillshare.serving.record import ProcessRecord
 from tests.support.engines import MODELS_DIR
 from tests.support.otlp import Receiver, otlp_receiver
+from tests.support.servers import random_server
+
+__all__ = ["random_server"]
 
 MODULES = ("math", "tool", "code")
 STEP_S = 0.1
