@@ -1,25 +1,42 @@
-"""``GET /v1/models/NAME`` for decode modules: the name is looked up in the list of all models."""
+"""``GET /v1/models`` in the order of the deployment file, and ``GET /v1/models/NAME`` for decode modules.
+
+SGLang lists adapters by last use, and denies that they exist when one is asked for by name.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+from sglang_patches.model_names import served_names
+
+LIST_ROUTE = "/v1/models"
 ROUTE = "/v1/models/{model:path}"
 
 
 def replace_route(app: Any) -> None:
-    """Serve the path by ours instead of upstream's, which denies decode modules."""
-    kept = [r for r in app.router.routes if getattr(r, "path", None) != ROUTE]
+    """Serve both paths by ours instead of upstream's."""
+    kept = [r for r in app.router.routes if getattr(r, "path", None) not in (LIST_ROUTE, ROUTE)]
     app.router.routes[:] = kept
+    app.get(LIST_ROUTE)(list_models)
     app.get(ROUTE)(retrieve_model)
+
+
+async def list_models() -> Any:
+    """The prefill module and the decode modules as in the deployment file."""
+    from sglang.srt.entrypoints.http_server import available_models, get_global_state
+
+    models = await available_models()
+    base, modules = served_names(get_global_state().tokenizer_manager)
+    order = {name: place for place, name in enumerate((base, *modules))}
+    models.data.sort(key=lambda card: order.get(card.id, len(order)))
+    return models
 
 
 async def retrieve_model(model: str) -> Any:
     """The card of one model; 404 with the list of names for any other."""
     from fastapi.responses import ORJSONResponse
-    from sglang.srt.entrypoints.http_server import available_models
 
-    cards = (await available_models()).data
+    cards = (await list_models()).data
     found = next((card for card in cards if card.id == model), None)
     if found is not None:
         return found

@@ -27,6 +27,7 @@ from sglang_patches import (
     responses_api,
     scheduler_state,
     server_checks,
+    token_logprobs,
     traces,
     waiting,
 )
@@ -131,6 +132,13 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
         model_names.wrap_compute_extra_key,
     ),
     _patch(
+        "layers.logprob_processor",
+        "get_token_ids_logprobs",
+        "df044a49fced0b1c",
+        "one request that asks for tokens' log-probabilities beside others would end the scheduler",
+        token_logprobs.wrap_get_token_ids_logprobs,
+    ),
+    _patch(
         _RESPONSES,
         "OpenAIServingResponses.create_responses",
         "80dee315da0a87a4",
@@ -169,7 +177,7 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
         "entrypoints.http_server",
         "set_global_state",
         "1484c09ce798173a",
-        "/v1/models/NAME would deny decode modules; /metrics would not know them",
+        "/v1/models/NAME would deny decode modules, /metrics would not know them, errors would have five forms",
         http_routes.wrap_set_global_state,
     ),
     *(
@@ -204,7 +212,7 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
         _SERVING,
         "OpenAIServingBase.handle_request",
         "8cf812ef94ceea99",
-        "sessions named by user would be guessed",
+        "sessions named by user would be guessed; prefill workers would fail at log-probabilities",
         openai_user.wrap_handle_request,
     ),
     _patch(

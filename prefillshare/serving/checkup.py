@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from prefillshare.errors import ConfigError, PrefillShareError
+from prefillshare.open_files import FILES_PER_CALL
 from prefillshare.places import home_directory, is_stand_in, socket_folder, state_directory
 from prefillshare.serving.machine import available_memory_bytes, default_threads, gpus, num_cores
 from prefillshare.serving.ports import check_address
@@ -25,9 +26,10 @@ _GIB = 1 << 30
 # Three processes of about 1.2 GiB each before any weights.
 _MIN_MEMORY_BYTES = 4 * _GIB
 _MIN_DISK_BYTES = 1 * _GIB
-_MIN_OPEN_FILES = 1024
 _SHARED_MEMORY = "/dev/shm"
 _MIN_SHARED_BYTES = 32 * _MIB
+_MIN_OPEN_FILES = 256
+_GOOD_OPEN_FILES = 4096
 _REPORT_TIMEOUT_S = 60
 
 State = Literal["ok", "warning", "problem"]
@@ -192,12 +194,16 @@ def _shared_memory() -> Finding:
 
 def _open_files() -> Finding:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    value = "unlimited" if soft == resource.RLIM_INFINITY else str(soft)
-    if soft == resource.RLIM_INFINITY or soft >= _MIN_OPEN_FILES:
+    # The soft limit does not matter: `launch` raises it to the hard one.
+    if hard == resource.RLIM_INFINITY:
+        return Finding(name="open files", state="ok", value="unlimited")
+    value = f"{hard} (raised from {soft} by launch)" if soft != hard else str(hard)
+    value += f", enough for some {hard // FILES_PER_CALL} calls at a time"
+    if hard >= _GOOD_OPEN_FILES:
         return Finding(name="open files", state="ok", value=value)
-    return Finding(
-        name="open files", state="problem", value=value, fix=f"raise the limit: ulimit -n {min(hard, 65536)}"
-    )
+    fix = f"raise the hard limit, as root: ulimit -Hn {_GOOD_OPEN_FILES}, or nofile in /etc/security/limits.conf"
+    state: State = "warning" if hard >= _MIN_OPEN_FILES else "problem"
+    return Finding(name="open files", state=state, value=value, fix=fix)
 
 
 def _deployment(file: Path) -> Finding:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from prefillshare.config import load_deployment
 from prefillshare.modules.deployment import ResolvedDeployment, resolve
+from prefillshare.open_files import raise_limit
 from prefillshare.serving.arguments import EngineCommand
 from prefillshare.serving.cluster import RunningCluster, launch_cluster, plan_workers
 from prefillshare.serving.engine import RunningEngine, launch_engine
@@ -33,9 +34,10 @@ def launch(
 
     `on_stage` hears how far the start is, `on_event` of processes that ended and were started again. An engine can be
     forked from a `borrowed` fork server; the workers of a disaggregated deployment have their own.
-    Effects: on any failure or interruption, no process is left.
+    Effects: on any failure or interruption, no process is left; this process may open as many files as it is let to.
     Raises: LaunchError with the failed process's own reason and the path of its log.
     """
+    raise_limit()  # whatever is started here inherits it, and each of its connections is an open file
     if deployment.config.topology == "disaggregated":
         return launch_cluster(deployment, options, on_stage, on_event)
     return launch_engine(deployment, options, on_stage, borrowed=borrowed)
