@@ -10,6 +10,7 @@ from pathlib import Path
 from prefillshare.config.schema import DecodeModule, Deployment
 from prefillshare.errors import ModuleError
 from prefillshare.modules.adapter import Adapter, check_adapter_fits, read_adapter
+from prefillshare.modules.adapter_files import check_text_files
 from prefillshare.modules.fingerprint import (
     chat_template_sha256,
     geometry,
@@ -105,12 +106,14 @@ def _check_prefill_manifest(deployment: Deployment, path: Path, fingerprint: str
 def _check_module(module: ResolvedModule, deployment: Deployment, prefill_path: Path, fingerprint: str) -> list[str]:
     """Return warnings; raise for what cannot be served."""
     name, manifest = module.spec.name, module.manifest
+    warnings: list[str] = []
     if module.adapter is not None:
         check_adapter_fits(module.adapter, prefill_path, name, deployment.prefill.name)
+        warnings += check_text_files(module.path, prefill_path, name)
     else:
         _check_checkpoint_fits(module, prefill_path, deployment.prefill.name)
     if manifest is None:
-        return _judge_without_manifest(module, deployment, prefill_path)
+        return warnings + _judge_without_manifest(module, deployment, prefill_path)
     if manifest.kind != module.spec.kind:
         raise ModuleError(
             f"module {name!r} has kind = {module.spec.kind!r} and its manifest says {manifest.kind!r}: "
@@ -123,7 +126,7 @@ def _check_module(module: ResolvedModule, deployment: Deployment, prefill_path: 
             f"{deployment.prefill.name!r} is {_short(fingerprint)}: use the prefill module that it was trained on, "
             "or train it again on this one"
         )
-    return _judge_objective(manifest.objective, module)
+    return warnings + _judge_objective(manifest.objective, module)
 
 
 def _check_checkpoint_fits(module: ResolvedModule, prefill_path: Path, prefill_name: str) -> None:

@@ -130,7 +130,7 @@ def _add_tensor(name: str, rank: int = 8) -> Callable[[Path], None]:
         (_add_tensor("model.layers.0.mlp.experts.0.up_proj"), "expert layer"),
         (lambda adapter: (adapter / "adapter_model.safetensors").unlink(), "has no adapter_model.safetensors"),
         (lambda adapter: (adapter / "adapter_config.json").unlink(), "has no adapter_config.json"),
-        (lambda adapter: (adapter / "added_tokens.json").write_text("{}"), "adds tokens to the vocabulary"),
+        (lambda adapter: (adapter / "added_tokens.json").write_text('{"<new>": 9}'), "adds tokens to the vocabulary"),
     ],
 )
 def test_damaged_or_unsupported_tensors_are_refused(file: Path, damage: Callable[[Path], object], said: str) -> None:
