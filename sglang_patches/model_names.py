@@ -16,8 +16,11 @@ Remove when: upstream resolves plain adapter names and rejects unknown models.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from typing import Any
+
+from sglang_patches.names import WARNINGS_VARIABLE
 
 UPSTREAM_DEFAULT_MODEL = "default"
 """What SGLang fills in when the body has no ``model``."""
@@ -28,6 +31,12 @@ def served_names(tokenizer_manager: Any) -> tuple[str, list[str]]:
     adapters = tokenizer_manager.lora_registry.get_all_adapters().values()
     modules = [adapter.lora_name for adapter in adapters]
     return tokenizer_manager.served_model_name, modules
+
+
+def module_warnings() -> dict[str, str]:
+    """What is to be said of this engine's decode modules, by name; the launcher knows it."""
+    warnings: dict[str, str] = json.loads(os.getenv(WARNINGS_VARIABLE) or "{}")
+    return warnings
 
 
 def resolve_adapter(model: str, prefill: str, modules: list[str]) -> str | None:
