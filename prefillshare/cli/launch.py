@@ -140,6 +140,7 @@ def _print_ready(running: "RunningDeployment", as_json: bool) -> None:
                 "prefill": running.deployment.config.prefill.name,
                 "fingerprint": running.deployment.fingerprint,
                 "start_s": round(running.start_s, 2),
+                "warnings": running.deployment.warnings,
             }
         )
         return
@@ -163,7 +164,8 @@ def _what(deployment: "ResolvedDeployment") -> str:
 def _role(module: "ResolvedModule") -> str:
     kind = "full weights" if module.adapter is None else f"LoRA rank {module.adapter.rank}"
     copies = f", {module.spec.replicas} replicas" if module.spec.replicas > 1 else ""
-    return f"decode, {kind}{copies}"
+    warning = f"; {module.warning}" if module.warning else ""
+    return f"decode, {kind}{copies}{warning}"
 
 
 def _curl_line(running: "RunningDeployment") -> str:

@@ -102,7 +102,7 @@ class DecodeModule(_Module):
     replicas: int = 1
     """Decode workers that hold this module; disaggregated only."""
     accept_naive: bool = False
-    """Serve it although it was not trained on the prefill module's KV (to measure what that costs)."""
+    """Serve it although it was not trained on the prefill module's KV, or nobody knows how; it answers badly."""
     example: str = "Hello!"
     """A question it can answer; `launch` ends with a curl line that asks it of the first module."""
 

@@ -17,7 +17,13 @@ from prefillshare.modules.fingerprint import geometry
 from prefillshare.serving.environment import loopback_variables
 from prefillshare.serving.machine import available_memory_bytes, default_threads, gpus
 from prefillshare.serving.options import DEFAULT_HOST
-from sglang_patches.names import BACKEND_NAME, DEPLOYMENT_VARIABLE, FINGERPRINT_VARIABLE, PLUGINS
+from sglang_patches.names import (
+    BACKEND_NAME,
+    DEPLOYMENT_VARIABLE,
+    FINGERPRINT_VARIABLE,
+    PLUGINS,
+    WARNINGS_VARIABLE,
+)
 
 ENGINE_PROGRAM = (sys.executable, "-m", "sglang.launch_server")
 HEARTBEAT_S = 2.0
@@ -95,7 +101,8 @@ def engine_command(
     # SGLang computes prompts first; on a CPU, answers would stand still for seconds while others' prompts are computed.
     argv += ["--enable-mixed-chunk"] if on_cpu else []
     argv += [*deployment.config.engine.extra_args, *extra_args]
-    return EngineCommand(argv=tuple(argv), environment=_environment(deployment, on_cpu, extra_args), api_key=api_key)
+    environment = {**_environment(deployment, on_cpu, extra_args), **_warnings(deployment)}
+    return EngineCommand(argv=tuple(argv), environment=environment, api_key=api_key)
 
 
 def worker_command(
@@ -130,7 +137,11 @@ def worker_command(
     # On CPU, the overlap schedule asks for CUDA events during the hand-off.
     argv += flags if not on_cpu or "--disable-overlap-schedule" in flags else [*flags, "--disable-overlap-schedule"]
     argv += [*deployment.config.engine.extra_args, *extra_args]
-    environment = {**_environment(deployment, on_cpu, extra_args), **_hand_off_environment(deployment)}
+    environment = {
+        **_environment(deployment, on_cpu, extra_args),
+        **_hand_off_environment(deployment),
+        **_warnings(deployment),
+    }
     return EngineCommand(argv=tuple(argv), environment=environment, api_key=api_key)
 
 
@@ -163,6 +174,12 @@ def _hand_off_environment(deployment: ResolvedDeployment) -> dict[str, str]:
         "SGLANG_DISAGGREGATION_HEARTBEAT_INTERVAL": str(HEARTBEAT_S),
         "SGLANG_DISAGGREGATION_HEARTBEAT_MAX_FAILURE": str(HEARTBEAT_FAILURES),
     }
+
+
+def _warnings(deployment: ResolvedDeployment) -> dict[str, str]:
+    """Variables that let the engine tell its clients which modules answer badly over shared KV."""
+    warnings = {module.spec.name: module.warning for module in deployment.modules if module.warning}
+    return {WARNINGS_VARIABLE: json.dumps(warnings)} if warnings else {}
 
 
 def runs_on_cpu(deployment: ResolvedDeployment) -> bool:
