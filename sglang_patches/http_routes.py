@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sglang_patches import model_cards, module_addresses, monitoring, observed_requests
+from sglang_patches import grammar_checks, model_cards, module_addresses, monitoring, observed_requests, request_bodies
 
 
 def wrap_set_global_state(original: Callable[..., None]) -> Callable[..., None]:
@@ -25,6 +25,8 @@ def wrap_set_global_state(original: Callable[..., None]) -> Callable[..., None]:
         model_cards.replace_route(app)
         module_addresses.add_routes(app)
         monitoring.add_routes(app)
+        app.add_middleware(request_bodies.CheckBodies)
         observed_requests.observer_of(global_state.tokenizer_manager)  # counting begins now
+        grammar_checks.start(global_state.tokenizer_manager)
 
     return set_global_state

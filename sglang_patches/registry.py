@@ -15,6 +15,7 @@ from sglang_patches import (
     adapter_checks,
     call_report,
     foreign_apis,
+    grammar_patches,
     http_routes,
     lora_segments,
     model_names,
@@ -280,6 +281,7 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
     ),
     _patch("lora.utils", "generate_sequence_lengths", "661c7622f7f9bb4a", _RELIED_SEGMENTS),
     _patch("lora.utils", "get_lm_head_pruned_lens", "2211bd441df42cf7", _RELIED_SEGMENTS),
+    *grammar_patches.GRAMMAR_PATCHES,
     *DISAGGREGATION_PATCHES,
 )
 """Shared prefill, in one engine (colocated) and across workers (disaggregated)."""
