@@ -137,7 +137,9 @@ async def check_grammars(manager: Any, all_params: list[Any]) -> None:
     """
     found = dict.fromkeys(one for params in all_params for one in _grammars(params))
     if len(found) > MAX_GRAMMARS_PER_CALL:
-        raise ValueError(f"a call may hold {MAX_GRAMMARS_PER_CALL} different grammars, not {len(found)}: send more calls")
+        raise ValueError(
+            f"a call may hold {MAX_GRAMMARS_PER_CALL} different grammars, not {len(found)}: send more calls"
+        )
     for name, text in found:
         reason = _too_long(text) or await trials_of(manager).problem(KINDS[name], text)
         if reason:

@@ -42,9 +42,7 @@ GRAMMAR_PATCHES: tuple[Patch, ...] = (
         "the schemas of many tools would hold up everybody while they are checked",
         tool_schemas.FastValidator,
     ),
-    _patch(
-        _XGRAMMAR, "XGrammarGrammar.fill_vocab_mask", "df27a6836c85a27c", _SLOW, grammar_steps.wrap_fill_vocab_mask
-    ),
+    _patch(_XGRAMMAR, "XGrammarGrammar.fill_vocab_mask", "df27a6836c85a27c", _SLOW, grammar_steps.wrap_fill_vocab_mask),
     _patch(_XGRAMMAR, "XGrammarGrammar.accept_token", "dbf4eb2cd5fb65ee", _SLOW, grammar_steps.wrap_accept_token),
     _patch(
         _XGRAMMAR,

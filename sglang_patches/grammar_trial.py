@@ -19,6 +19,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from sglang_patches import schemas
@@ -42,7 +43,7 @@ _DIE_WITH_PARENT = 1
 
 
 class GrammarInfo:
-    """Stands for the tokenizer where SGLang's backend asks for one: its own seam for tokenizers that bring this along."""
+    """Stands for the tokenizer where SGLang's backend asks for one: its own seam for those that bring this along."""
 
     def __init__(self, serialized: str) -> None:
         import xgrammar
@@ -105,7 +106,7 @@ def _answer(connection: socket.socket, backend: Any) -> None:
 
 
 def _limit() -> None:
-    used_pages = int(open("/proc/self/statm").read().split()[0])
+    used_pages = int(Path("/proc/self/statm").read_text().split()[0])
     size = used_pages * resource.getpagesize() + MEMORY_BYTES
     for what, limit in ((resource.RLIMIT_AS, size), (resource.RLIMIT_STACK, STACK_BYTES), (resource.RLIMIT_CORE, 0)):
         hard = resource.getrlimit(what)[1]

@@ -21,7 +21,7 @@ def wrap_handle_request(original: Callable[..., Any]) -> Callable[..., Any]:
     async def handle_request(self: Any, request: Any, raw_request: Any) -> Any:
         if raw_request is not None:
             raw_request.state.prefillshare_user = getattr(request, "user", None)
-        refusal = openai_values.problem(request)
+        refusal = openai_values.problem(request, self.tokenizer_manager.model_config.vocab_size)
         if refusal:
             return self.create_error_response(refusal)
         return await original(self, request, raw_request)

@@ -44,8 +44,9 @@ _SET_BY_CALLERS = frozenset(
     + ("return_sampling_mask", "return_flat_raw_top_logprobs", "return_flat_raw_top_logprobs_b64", "return_bytes")
     + ("max_thinking_tokens", "require_reasoning", "background", "no_logs", "return_entropy")
 )
-"""Fields of /generate that mean something here. The engine's class has some thirty more: they pass between its parts, or
-are for models that read pictures and sound, and a value of the wrong kind in some of them ends a process."""
+"""Fields of /generate that mean something here. The engine's class has some thirty more: they pass between its parts,
+or are for models that read pictures and sound, and a value of the wrong kind in some of them ends a process."""
+
 _SESSION_PARAMETERS = frozenset(("id", "rid", "offset", "replace", "drop_previous_output"))
 
 _TEXTS = ("rid", "lora_path", "extra_key", "routing_key", "session_id", "bootstrap_host", "custom_logit_processor")
@@ -66,7 +67,9 @@ def check_call(obj: Any, path: str | None) -> None:
     Raises: ValueError saying what is wrong, the value and what is allowed.
     """
     if not hasattr(obj, "return_logprob"):  # embeddings, rerank, classify: SGLang has one class for them
-        raise ValueError("this model writes text; it gives no embeddings, scores or classes: ask another server for them")
+        raise ValueError(
+            "this model writes text; it gives no embeddings, scores or classes: ask another server for them"
+        )
     if path is not None:
         _check_fields(obj, path)
     params = obj.sampling_params
@@ -78,6 +81,18 @@ def check_call(obj: Any, path: str | None) -> None:
             f"the call asks for {num_texts} x {num_samples} answers: {MAX_TEXTS} are allowed, send several calls"
         )
     _check_lengths(obj, num_texts)
+
+
+def without_nulls(obj: Any) -> None:
+    """Leave out what a call sets to null, where SGLang would stumble over it, and unpack what a newer library packs.
+
+    Effects: changes ``obj``.
+    """
+    if isinstance(getattr(obj, "input_ids", None), Mapping):
+        obj.input_ids = list(obj.input_ids["input_ids"])  # rendered by transformers 5
+    for one in _listed(getattr(obj, "sampling_params", None)):
+        if isinstance(one, dict) and one.get("n", 1) is None:
+            del one["n"]
 
 
 def _check_fields(obj: Any, path: str) -> None:
@@ -118,7 +133,9 @@ def _check_lengths(obj: Any, num_texts: int) -> None:
         if not is_batch:
             raise ValueError(f"{name} is a list, and there is one prompt: give one value")
         if len(value) != num_texts:
-            raise ValueError(f"{name} has {len(value)} entries for {num_texts} prompts: give one for each, or one for all")
+            raise ValueError(
+                f"{name} has {len(value)} entries for {num_texts} prompts: give one for each, or one for all"
+            )
 
 
 def _is_token_list(obj: Any) -> bool:
