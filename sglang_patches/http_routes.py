@@ -16,7 +16,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sglang_patches import error_shape, model_cards, module_addresses, monitoring, observed_requests, traces
+from sglang_patches import (
+    error_shape,
+    grammar_checks,
+    model_cards,
+    module_addresses,
+    monitoring,
+    observed_requests,
+    request_bodies,
+    traces,
+)
 
 
 def wrap_set_global_state(original: Callable[..., None]) -> Callable[..., None]:
@@ -29,6 +38,8 @@ def wrap_set_global_state(original: Callable[..., None]) -> Callable[..., None]:
         module_addresses.add_routes(app)
         monitoring.add_routes(app)
         traces.switch_framework_off(app)
+        app.add_middleware(request_bodies.CheckBodies)
         observed_requests.observer_of(global_state.tokenizer_manager)  # counting begins now
+        grammar_checks.start(global_state.tokenizer_manager)
 
     return set_global_state

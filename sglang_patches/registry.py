@@ -15,6 +15,7 @@ from sglang_patches import (
     adapter_checks,
     call_report,
     foreign_apis,
+    grammar_patches,
     http_routes,
     lora_segments,
     model_names,
@@ -26,6 +27,7 @@ from sglang_patches import (
     request_checks,
     responses_api,
     scheduler_state,
+    seeded_sampling,
     server_checks,
     token_logprobs,
     traces,
@@ -302,6 +304,36 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
     ),
     _patch("lora.utils", "generate_sequence_lengths", "661c7622f7f9bb4a", _RELIED_SEGMENTS),
     _patch("lora.utils", "get_lm_head_pruned_lens", "2211bd441df42cf7", _RELIED_SEGMENTS),
+    *(
+        _patch(module, name, fingerprint, "a seed would be taken silently and change nothing", wrap)
+        for module, name, fingerprint, wrap in (
+            (
+                "sampling.sampling_batch_info",
+                "SamplingBatchInfo.from_schedule_batch",
+                "e028d9ee8ffffdf5",
+                seeded_sampling.wrap_from_schedule_batch,
+            ),
+            (
+                "sampling.sampling_batch_info",
+                "SamplingBatchInfo.merge_batch",
+                "364edc7b1b463dd7",
+                seeded_sampling.wrap_merge_batch,
+            ),
+            (
+                "layers.sampler",
+                "Sampler._sample_from_probs",
+                "d7387b207d2baf7d",
+                seeded_sampling.wrap_sample_from_probs,
+            ),
+            (
+                _TOKENIZER,
+                "TokenizerManager._send_one_request",
+                "02bcddcf7ca48618",
+                seeded_sampling.wrap_send_one_request,
+            ),
+        )
+    ),
+    *grammar_patches.GRAMMAR_PATCHES,
     *DISAGGREGATION_PATCHES,
 )
 """Shared prefill, in one engine (colocated) and across workers (disaggregated)."""
