@@ -17,6 +17,7 @@ from prefillshare.open_files import FILES_PER_CALL
 from prefillshare.places import home_directory, is_stand_in, socket_folder, state_directory
 from prefillshare.serving.machine import available_memory_bytes, default_threads, gpus, num_cores
 from prefillshare.serving.ports import check_address
+from prefillshare.serving.toolkit import missing_compilers
 from sglang_patches.fingerprint import PINNED_SGLANG, installed_sglang
 from sglang_patches.names import PLUGINS
 
@@ -66,6 +67,8 @@ def examine(host: str, port: int, deployment: Path) -> list[Finding]:
         _open_files,
         lambda: _deployment(deployment),
     ]
+    if gpus():
+        checks.insert(checks.index(_device) + 1, _compilers)
     return [check() for check in checks]
 
 
@@ -126,6 +129,14 @@ def _device() -> Finding:
         return Finding(name="GPU", state="ok", value=names)
     value = f"none; {num_cores()} CPU cores, {default_threads()} thread(s) per engine process"
     return Finding(name="GPU", state="warning", value=value, fix="without a CUDA GPU only small models are practical")
+
+
+def _compilers() -> Finding:
+    missing = missing_compilers()
+    if not missing:
+        return Finding(name="compilers", state="ok", value="nvcc, C and C++ compiler, ninja, Python's headers")
+    fix = "SGLang compiles kernels on its first start: install CUDA 13's toolkit, build-essential, ninja, python3-dev"
+    return Finding(name="compilers", state="problem", value=f"without {', '.join(missing)}", fix=fix)
 
 
 def _memory() -> Finding:

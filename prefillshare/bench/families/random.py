@@ -53,8 +53,7 @@ BENCH_01B = RandomShape(
         head_dim=64,
         max_positions=8192,
     ),
-    # Exact, so that served tokens can be compared with the reference's.
-    engine=Engine(dtype="float32", context_length=8192),
+    engine=Engine(context_length=8192),
 )
 
 
