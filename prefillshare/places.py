@@ -99,11 +99,12 @@ def socket_folder() -> Path:
     """
     tried = dict.fromkeys((str(temporary_folder()), os.environ.get("XDG_RUNTIME_DIR", ""), *_SHORT_FOLDERS))
     for folder in filter(os.path.isabs, tried):
-        is_short = len(os.fsencode(folder)) <= MAX_FOLDER_BYTES
-        if is_short and os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK):
+        # ZeroMQ takes addresses as text.
+        fits = len(os.fsencode(folder)) <= MAX_FOLDER_BYTES and folder.isprintable()
+        if fits and os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK):
             return Path(folder)
     raise ConfigError(
-        f"no folder with a path of at most {MAX_FOLDER_BYTES} bytes can be written (tried "
+        f"no folder with a path of at most {MAX_FOLDER_BYTES} bytes of plain text can be written (tried "
         f"{', '.join(filter(None, tried))}): sockets need one, set TMPDIR to it"
     )
 
