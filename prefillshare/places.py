@@ -60,11 +60,12 @@ def missing_variables() -> dict[str, str]:
     """
     missing = {}
     named, home = _named_home(), home_directory()
-    if str(home) != os.environ.get("HOME"):
+    if Path(os.environ.get("HOME", "")) != home:
         missing["HOME"] = str(home)
         models = None if named is None else named / ".cache" / "huggingface"
-        if models is not None and os.access(models, os.R_OK):  # what was downloaded before is still read there
-            missing["HF_HOME"] = os.environ.get("HF_HOME", str(models))
+        is_named = "HF_HOME" in os.environ or "XDG_CACHE_HOME" in os.environ
+        if models is not None and not is_named and os.access(models, os.R_OK):
+            missing["HF_HOME"] = str(models)  # what was downloaded before is still read there
     try:
         getpass.getuser()
     except (KeyError, OSError):
