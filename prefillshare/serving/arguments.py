@@ -45,6 +45,14 @@ CPU_MAX_KV_TOKENS = 65536
 CPU_MIN_KV_TOKENS = 2048
 
 
+def _is_text(word: str) -> bool:
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineCommand:
     """What to run."""
@@ -55,6 +63,11 @@ class EngineCommand:
     """Variables to set on top of the caller's."""
     api_key: str | None
     """Key that clients must send; None for an open server."""
+
+    def __post_init__(self) -> None:
+        for word in self.argv[len(ENGINE_PROGRAM) :]:
+            if not _is_text(word):
+                raise ConfigError(f"{word!a} holds bytes that are no UTF-8, which SGLang cannot open: rename it")
 
     @property
     def engine_arguments(self) -> tuple[str, ...]:
