@@ -23,6 +23,7 @@ from typing import Any
 
 from prefillshare.observe.observer import Observed, Observer
 from prefillshare.observe.sessions import Prompt
+from prefillshare.observe.text import header_text
 from sglang_patches.call_report import noted
 from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker, worker_role
 from sglang_patches.model_names import served_names
@@ -46,7 +47,7 @@ def wrap_init_req_state(original: Callable[..., dict[str, object]]) -> Callable[
         if request is not None and worker_role() == "null":
             obj.prefillshare_session = _session_name(obj, request)
         elif request is not None and is_prefill_worker():
-            obj.routing_key = request.headers.get(MODULE_HEADER)
+            obj.routing_key = _header(request, MODULE_HEADER)
         for rid in lifecycles:
             state = self.rid_to_state[rid]
             state.obj.routing_key = obj.routing_key
@@ -59,7 +60,13 @@ def wrap_init_req_state(original: Callable[..., dict[str, object]]) -> Callable[
 
 def _session_name(obj: Any, request: Any) -> str | None:
     user = getattr(request.state, "prefillshare_user", None)
-    return request.headers.get(SESSION_HEADER) or getattr(obj, "session_id", None) or user
+    return _header(request, SESSION_HEADER) or getattr(obj, "session_id", None) or user
+
+
+def _header(request: Any, name: str) -> str | None:
+    value = request.headers.get(name)
+    # Starlette reads every header as Latin-1.
+    return value and header_text(value.encode("latin-1"))
 
 
 def _begin(manager: Any, obj: Any, session: str | None) -> Observed | None:

@@ -15,6 +15,7 @@ from sglang_patches import (
     adapter_checks,
     call_report,
     foreign_apis,
+    grammar_patches,
     http_routes,
     lora_segments,
     model_names,
@@ -26,7 +27,9 @@ from sglang_patches import (
     request_checks,
     responses_api,
     scheduler_state,
+    seeded_sampling,
     server_checks,
+    token_logprobs,
     traces,
     waiting,
 )
@@ -131,6 +134,13 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
         model_names.wrap_compute_extra_key,
     ),
     _patch(
+        "layers.logprob_processor",
+        "get_token_ids_logprobs",
+        "df044a49fced0b1c",
+        "one request that asks for tokens' log-probabilities beside others would end the scheduler",
+        token_logprobs.wrap_get_token_ids_logprobs,
+    ),
+    _patch(
         _RESPONSES,
         "OpenAIServingResponses.create_responses",
         "80dee315da0a87a4",
@@ -169,7 +179,7 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
         "entrypoints.http_server",
         "set_global_state",
         "1484c09ce798173a",
-        "/v1/models/NAME would deny decode modules; /metrics would not know them",
+        "/v1/models/NAME would deny decode modules, /metrics would not know them, errors would have five forms",
         http_routes.wrap_set_global_state,
     ),
     *(
@@ -204,7 +214,7 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
         _SERVING,
         "OpenAIServingBase.handle_request",
         "8cf812ef94ceea99",
-        "sessions named by user would be guessed",
+        "sessions named by user would be guessed; prefill workers would fail at log-probabilities",
         openai_user.wrap_handle_request,
     ),
     _patch(
@@ -294,6 +304,36 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
     ),
     _patch("lora.utils", "generate_sequence_lengths", "661c7622f7f9bb4a", _RELIED_SEGMENTS),
     _patch("lora.utils", "get_lm_head_pruned_lens", "2211bd441df42cf7", _RELIED_SEGMENTS),
+    *(
+        _patch(module, name, fingerprint, "a seed would be taken silently and change nothing", wrap)
+        for module, name, fingerprint, wrap in (
+            (
+                "sampling.sampling_batch_info",
+                "SamplingBatchInfo.from_schedule_batch",
+                "e028d9ee8ffffdf5",
+                seeded_sampling.wrap_from_schedule_batch,
+            ),
+            (
+                "sampling.sampling_batch_info",
+                "SamplingBatchInfo.merge_batch",
+                "364edc7b1b463dd7",
+                seeded_sampling.wrap_merge_batch,
+            ),
+            (
+                "layers.sampler",
+                "Sampler._sample_from_probs",
+                "d7387b207d2baf7d",
+                seeded_sampling.wrap_sample_from_probs,
+            ),
+            (
+                _TOKENIZER,
+                "TokenizerManager._send_one_request",
+                "02bcddcf7ca48618",
+                seeded_sampling.wrap_send_one_request,
+            ),
+        )
+    ),
+    *grammar_patches.GRAMMAR_PATCHES,
     *DISAGGREGATION_PATCHES,
 )
 """Shared prefill, in one engine (colocated) and across workers (disaggregated)."""

@@ -72,15 +72,23 @@ class Runner:
         Effects: each finished run is on disk before the next begins.
         Raises: PrefillShareError when a system cannot be started or asked.
         """
-        for group in self._plan.groups():
+        groups = list(self._plan.groups())
+        for group in groups:
             unfinished = tuple(cell for cell in group if not self._store.has(cell))
             if unfinished and self._deadline.left_s > self._longest_start_s + _LEAST_RUN_S:
                 self._run_group(unfinished, progress)
             # Only now: the reference would compete with the engine for the machine. Runs of an earlier, interrupted
             # call may have been kept without it.
-            for cell in group:
-                if self._store.has(cell) and self._deadline.left_s > 0:
-                    self._check(cell, progress)
+            if self._deadline.limit_s is None:
+                self._check_all(group, progress)
+        # Where time is short, runs come first: a comparison with the reference needs nothing but what is kept.
+        for group in groups:
+            self._check_all(group, progress)
+
+    def _check_all(self, group: tuple[Cell, ...], progress: Progress) -> None:
+        for cell in group:
+            if self._store.has(cell) and self._deadline.left_s > 0:
+                self._check(cell, progress)
 
     def shares(self, system: str) -> bool | None:
         """Whether a system prefills once for all modules."""

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from prefillshare.direct import DEFAULT_PORT
 from prefillshare.errors import LaunchError
 
 DEFAULT_HOST = "127.0.0.1"
-DEFAULT_PORT = 30000
 START_TIMEOUT_S = 1800.0
 
 UNTRACED = {"traceparent": f"00-{1:032x}-{1:016x}-00"}

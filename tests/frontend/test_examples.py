@@ -1,6 +1,7 @@
 """The example agents, run as a user runs them."""
 
 import json
+import os
 import re
 import runpy
 import subprocess
@@ -12,6 +13,7 @@ from transformers import AutoTokenizer
 
 from tests.frontend.conftest import API_KEY, Deployment
 from tests.support.engines import MODELS_DIR
+from tests.support.proxies import PROXIES
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MODULES = ["math", "code", "tool"] * 2
@@ -37,7 +39,8 @@ def run(script: str, deployment: Deployment, *, is_cold: bool = True) -> str:
     if is_cold:
         deployment.flush()
     command = [sys.executable, str(EXAMPLES / script), "--url", deployment.url, "--api-key", API_KEY]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    environment = {**os.environ, **PROXIES}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
