@@ -11,7 +11,7 @@ from typing import Any
 from prefillshare.modules.tiny.tasks import tool
 from prefillshare.modules.tiny.workspace import WorkspaceSize, sample_workspace
 
-NUM_ROWS = 500
+NUM_ROWS = 320
 _SIZE = WorkspaceSize(people=(0, 0), functions=(2, 3), constants=(0, 0))
 
 
