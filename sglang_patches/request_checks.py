@@ -38,6 +38,7 @@ _PER_PROMPT = (
 )
 """Fields of a call that may be a list, if its prompts are one."""
 
+_NATIVE_PATHS = ("/generate", "/vertex_generate")
 _SET_BY_CALLERS = frozenset(
     (*_PER_PROMPT, "text", "input_ids", "token_ids_logprob", "return_text_in_logprobs", "stream", "session_params")
     + ("session_id", "priority", "routing_key", "routed_dp_rank", "disagg_prefill_dp_rank", "return_prompt_token_ids")
@@ -96,8 +97,8 @@ def without_nulls(obj: Any) -> None:
 
 
 def _check_fields(obj: Any, path: str) -> None:
-    """Elsewhere SGLang fills the engine's class itself."""
-    if not path.startswith(("/v1/", "/api/")):
+    """Elsewhere SGLang fills the engine's class itself, for its health checks too."""
+    if path in _NATIVE_PATHS:
         for field in dataclasses.fields(obj):
             value = getattr(obj, field.name)
             if field.name not in _SET_BY_CALLERS and value != field.default:
