@@ -29,6 +29,8 @@ from sglang_patches import (
     scheduler_state,
     seeded_sampling,
     server_checks,
+    token_logprobs,
+    traces,
     waiting,
 )
 from sglang_patches.disaggregation.patches import DISAGGREGATION_PATCHES
@@ -132,6 +134,13 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
         model_names.wrap_compute_extra_key,
     ),
     _patch(
+        "layers.logprob_processor",
+        "get_token_ids_logprobs",
+        "df044a49fced0b1c",
+        "one request that asks for tokens' log-probabilities beside others would end the scheduler",
+        token_logprobs.wrap_get_token_ids_logprobs,
+    ),
+    _patch(
         _RESPONSES,
         "OpenAIServingResponses.create_responses",
         "80dee315da0a87a4",
@@ -170,7 +179,7 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
         "entrypoints.http_server",
         "set_global_state",
         "1484c09ce798173a",
-        "/v1/models/NAME would deny decode modules; /metrics would not know them",
+        "/v1/models/NAME would deny decode modules, /metrics would not know them, errors would have five forms",
         http_routes.wrap_set_global_state,
     ),
     *(
@@ -183,6 +192,19 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
         )
     ),
     _patch(
+        "observability.req_time_stats",
+        "ReqTimeStatsBase.init_trace_ctx",
+        "c37bb37caa139f23",
+        "every health check would make a trace",
+        traces.wrap_init_trace_ctx,
+    ),
+    _patch(
+        "observability.req_time_stats",
+        "APIServerReqTimeStats.set_created_time",
+        "666479439b604a47",
+        "relied on: the request's span begins before its module is named on it",
+    ),
+    _patch(
         _TOKENIZER,
         "TokenizerManager._handle_batch_output",
         "4adfb1cf333c5972",
@@ -192,7 +214,7 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
         _SERVING,
         "OpenAIServingBase.handle_request",
         "8cf812ef94ceea99",
-        "sessions named by user would be guessed",
+        "sessions named by user would be guessed; prefill workers would fail at log-probabilities",
         openai_user.wrap_handle_request,
     ),
     _patch(

@@ -33,6 +33,11 @@ class Cell:
         """Name of its file."""
         return f"n{self.num_modules}-{self.load.key}-{self.system}-r{self.repeat}"
 
+    @property
+    def title(self) -> str:
+        """What people are told of it."""
+        return f"repeat {self.repeat}, {self.num_modules} modules, {self.load.title}: {self.system}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:

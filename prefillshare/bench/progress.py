@@ -22,6 +22,11 @@ class Progress:
         self._what = what
         self._tell_now(self._line())
 
+    def stage(self, what: str) -> None:
+        """Something begins that takes long before the first call is done; its line stays."""
+        self._what = what
+        self.tell(self._line())
+
     def call(self) -> None:
         """One more call is done."""
         self._done += 1

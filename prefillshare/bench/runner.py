@@ -13,7 +13,7 @@ from prefillshare.bench.progress import Progress
 from prefillshare.bench.records import RunRecord
 from prefillshare.bench.reference import check_answers
 from prefillshare.bench.store import Store, StoredRun
-from prefillshare.bench.systems.base import Running, Setup, System
+from prefillshare.bench.systems.base import Running, Setup
 from prefillshare.bench.systems.factory import make_systems
 from prefillshare.bench.workloads.base import Workload
 from prefillshare.bench.workloads.factory import make_workload
@@ -61,8 +61,13 @@ class Runner:
         Effects: each finished run is on disk before the next begins.
         Raises: PrefillShareError when a system cannot be started or asked.
         """
-        for group in self.pending:
-            self._run_group(group, progress)
+        for group in self._plan.groups():
+            if unfinished := tuple(cell for cell in group if not self._store.has(cell)):
+                self._run_group(unfinished, progress)
+            # Only now: the reference would compete with the engine for the machine. Runs of an earlier, interrupted
+            # call may have been kept without it.
+            for cell in group:
+                self._check(cell, progress)
 
     def shares(self, system: str) -> bool | None:
         """Whether a system prefills once for all modules."""
@@ -88,7 +93,7 @@ class Runner:
     def _run_group(self, group: tuple[Cell, ...], progress: Progress) -> None:
         first = group[0]
         system, deployment = self._systems[first.system], self.deployment(first.num_modules)
-        progress.begin(f"repeat {first.repeat}, {first.num_modules} modules: starting {system.name}")
+        progress.stage(f"repeat {first.repeat}, {first.num_modules} modules: starting {system.name}")
         longest = max(self.workload(cell.num_modules, cell.load).longest_prompt() for cell in group)
         setup = Setup(
             deployment=deployment,
@@ -96,19 +101,16 @@ class Runner:
             log_dir=self._store.log_dir(first),
             longest_call=longest,
         )
-        runs: list[tuple[Cell, RunRecord]] = []
         with system.start(setup) as running:
             for cell in group:
                 record = self._run_cell(cell, running, progress)
-                self._keep(cell, record, running, deployment)
-                runs.append((cell, record))
-        # Only now: the reference would compete with the engine for the machine.
-        for cell, record in runs:
-            self._check(cell, record, system, running, deployment)
+                context_length = self._context_length(deployment)
+                commands = list(running.commands)
+                self._store.put(cell, StoredRun(record=record, commands=commands, context_length=context_length))
 
     def _run_cell(self, cell: Cell, running: Running, progress: Progress) -> RunRecord:
         workload = self.workload(cell.num_modules, cell.load)
-        progress.begin(f"repeat {cell.repeat}, {cell.num_modules} modules, {cell.load.title}: {cell.system}")
+        progress.begin(cell.title)
         record = asyncio.run(
             drive(
                 running,
@@ -137,16 +139,19 @@ class Runner:
         )
         return react(shape, modules)
 
-    def _check(self, cell: Cell, record: RunRecord, system: System, running: Running, deployment: Deployment) -> None:
-        if cell.repeat != 1 or not self._plan.num_checked or not system.shares or not running.engines:
+    def _check(self, cell: Cell, progress: Progress) -> None:
+        """Compare a kept run's answers with the reference, unless that is done or not wanted of it."""
+        if cell.repeat != 1 or not self._plan.num_checked or not self.shares(cell.system):
             return
-        workload, seed = self.workload(cell.num_modules, cell.load), self._plan.shape.seed
-        record.fidelity = check_answers(deployment, workload, record, self._plan.num_checked, seed)
-        self._keep(cell, record, running, deployment)
-
-    def _keep(self, cell: Cell, record: RunRecord, running: Running, deployment: Deployment) -> None:
-        run = StoredRun(record=record, commands=list(running.commands), context_length=self._context_length(deployment))
+        run = self._store.get(cell)
+        if run.record.fidelity is not None:
+            return
+        progress.begin(f"{cell.title}: answers beside the reference")
+        workload, deployment = self.workload(cell.num_modules, cell.load), self.deployment(cell.num_modules)
+        found = check_answers(deployment, workload, run.record, self._plan.num_checked, self._plan.shape.seed)
+        run.record.fidelity = found
         self._store.put(cell, run)
+        progress.end(f"{found['exact']} of {found['compared']} equal")
 
     def _context_length(self, deployment: Deployment) -> int:
         known = deployment.engine.context_length

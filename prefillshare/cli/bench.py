@@ -5,8 +5,11 @@ from typing import Annotated
 
 import typer
 
+_WITH_RESUME = {"resume", "api_key", "check_answers"}
+
 
 def bench(
+    context: typer.Context,
     workload: Annotated[
         str | None, typer.Argument(help="react, reflexion, unshared, trace FILE or gsm8k-agents FILE.")
     ] = None,
@@ -47,18 +50,26 @@ def bench(
     slo_gap: Annotated[float | None, typer.Option(help="Goodput: longest mean time between tokens, s.")] = None,
     repeats: Annotated[int, typer.Option(help="Starts of each system.")] = 3,
     seed: Annotated[int, typer.Option(help="Seed of everything made up.")] = 1,
-    check_answers: Annotated[int, typer.Option(help="Answers per shared run compared with the reference.")] = 8,
-    out: Annotated[Path | None, typer.Option(help="New directory for the results.")] = None,
+    check_answers: Annotated[
+        int | None,
+        typer.Option(help="Answers per shared run compared with the reference; 8, with --resume as it was.", min=0),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="New or empty directory for the results.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue the measurement in this directory.")] = None,
 ) -> None:
     """Measure systems side by side on one workload; Ctrl-C keeps what is done."""
+    from prefillshare.cli.output import say
+
+    # Before the imports, which take their time on a busy machine.
+    say(f"preparing {f'what {resume} lacks' if resume else workload or 'a measurement'}")
     from prefillshare.cli.bench_plan import BenchOptions, make_plan, measure
     from prefillshare.errors import BenchError
 
     if (workload is None) == (resume is None):
         raise BenchError("give a workload, or --resume with the directory of a measurement: one of the two")
     if resume is not None:
-        measure(resume, None, api_key)
+        _refuse_changes(context)
+        measure(resume, None, api_key, check_answers)
         return
     options = BenchOptions(
         workload=str(workload),
@@ -85,6 +96,22 @@ def bench(
         kv_tokens=kv_tokens,
         slo={"ttft_s": slo_ttft, "gap_s": slo_gap},
         repeats=repeats,
-        num_checked=check_answers,
+        num_checked=8 if check_answers is None else check_answers,
     )
     measure(out, make_plan(options), api_key)
+
+
+def _refuse_changes(context: typer.Context) -> None:
+    """A measurement goes on as it was begun."""
+    from prefillshare.errors import BenchError
+
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in context.params
+        if name not in _WITH_RESUME and getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    ]
+    if given:
+        raise BenchError(
+            f"--resume goes on with the plan that it finds, so {', '.join(given)} would change nothing: leave it out, "
+            "or begin a new measurement"
+        )

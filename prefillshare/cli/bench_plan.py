@@ -91,8 +91,10 @@ def make_plan(options: BenchOptions) -> Plan:
     )
 
 
-def measure(directory: Path | None, plan: Plan | None, api_key: str | None) -> None:
+def measure(directory: Path | None, plan: Plan | None, api_key: str | None, num_checked: int | None = None) -> None:
     """Run a new plan, or continue the one in `directory`; print the table of what is done, come what may.
+
+    A continued plan checks `num_checked` answers per run if that is given.
 
     Effects: writes the measurement's directory; from now on, SIGTERM ends the process as Ctrl-C does, and SIGINT also
     where a shell started it in the background, ignoring it.
@@ -103,14 +105,20 @@ def measure(directory: Path | None, plan: Plan | None, api_key: str | None) -> N
     if plan is None:
         assert directory is not None
         store = Store(directory)
-        runner = Runner(store.plan(), store, tell=say, api_key=api_key)
+        plan = store.plan()
+        plan = plan if num_checked is None else replace(plan, num_checked=num_checked)
+        runner = Runner(plan, store, tell=say, api_key=api_key)
         num_calls = runner.num_calls()
     else:
         store = Store(directory or RESULTS_DIR / f"{plan.workload}-{time.strftime('%Y%m%d-%H%M%S')}")
+        store.check_new()  # before the weights are made
         runner = Runner(plan, store, tell=say, api_key=api_key)
         num_calls = runner.num_calls()  # refuses what cannot be measured, before anything is written
         store.begin(plan, describe_machine())
     started = time.monotonic()
+    say(
+        f"{', '.join(plan.system_names)}: {len(runner.pending)} starts, {num_calls} calls, results in {store.directory}"
+    )
     try:
         progress = Progress(num_calls, tell=_lines(say), tell_now=_current_line)
         runner.run(progress)

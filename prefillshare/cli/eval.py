@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prefillshare.cli.server_options import DEFAULT_URL, ApiKey, Url
+from prefillshare.cli.server_options import ApiKey, Url, server_url
+from prefillshare.cli.text import text_option
 
 if TYPE_CHECKING:
     from prefillshare.evaluation.driver import Score
@@ -16,8 +17,8 @@ def evaluate(
         list[str] | None,
         typer.Argument(help="gsm8k, gsm-plus, humaneval, humaneval+, bfcl-simple, bfcl-multiple, or a tiny suite."),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Name of the model to ask.")] = None,
-    url: Url = DEFAULT_URL,
+    model: Annotated[str | None, typer.Option(help="Name of the model to ask.", callback=text_option)] = None,
+    url: Url = None,
     api_key: ApiKey = None,
     weights: Annotated[
         Path | None, typer.Option(help="Deployment file: decode its modules here instead of asking a server.")
@@ -57,11 +58,12 @@ def evaluate(
     _check_harness(harness, few_shot, weights)
     from prefillshare.evaluation.field.registry import load
 
+    address = server_url(url) if weights is None else ""
     if harness is not None:
         scores = _ask_by_harness(
             suites or [],
             str(model),
-            url,
+            address,
             directory=data,
             api_key=api_key,
             limit=limit,
@@ -74,12 +76,12 @@ def evaluate(
             for name in suites or []
         ]
         if weights is None:
-            scores = [_ask(suite, str(model), url, api_key, concurrency) for suite in loaded]
+            scores = [_ask(suite, str(model), address, api_key, concurrency) for suite in loaded]
         else:
             scores = _decode(loaded, str(model), weights, sharing_ratio)
     _show(scores, as_json=as_json)
     if out:
-        origin = {"url": url} if weights is None else {"weights": str(weights), "sharing_ratio": sharing_ratio}
+        origin = {"url": address} if weights is None else {"weights": str(weights), "sharing_ratio": sharing_ratio}
         _store(scores, str(model), origin, out)
 
 
@@ -167,6 +169,7 @@ def _show(scores: "list[Score]", *, as_json: bool) -> None:
 
 def _store(scores: "list[Score]", model: str, origin: dict[str, Any], out: Path) -> None:
     import json
+    import shlex
     from datetime import UTC, datetime
 
     from prefillshare.cli.output import say
@@ -177,8 +180,10 @@ def _store(scores: "list[Score]", model: str, origin: dict[str, Any], out: Path)
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "scores": [score.as_dict() for score in scores],
     }
-    out.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    say(f"every answer: {out}; compare two with: prefillshare eval --compare A B")
+    out.write_text(
+        json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8", errors="backslashreplace"
+    )
+    say(f"every answer: {out}; compare it with: prefillshare eval --compare {shlex.quote(str(out))} OTHER")
 
 
 def _compare(first: Path, second: Path, *, as_json: bool) -> None:

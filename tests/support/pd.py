@@ -187,17 +187,18 @@ def pd_workers(
 
 def _forks(
     stack: contextlib.ExitStack, file: Path, worker: Worker, environment: Mapping[str, Mapping[str, str]] | None
-) -> ForkServer:
+) -> ForkServer | None:
     if not environment or not any(environment.values()):
         return fork_server(worker.command)
     # Some of SGLang's switches are read when it is imported, which happens in the fork server.
     shared = {name: value for variables in environment.values() for name, value in variables.items()}
     forks = start_fork_server(_adding(shared, worker).command, file.with_suffix(".forks.log"), START_TIMEOUT_S)
-    stack.callback(forks.close)
+    if forks is not None:
+        stack.callback(forks.close)
     return forks
 
 
-def _start(stack: contextlib.ExitStack, worker: Worker, folder: Path, forks: ForkServer) -> EngineProcess:
+def _start(stack: contextlib.ExitStack, worker: Worker, folder: Path, forks: ForkServer | None) -> EngineProcess:
     process = start_engine(worker.command, folder / f"{worker.name}.log", forks)
     stack.callback(process.kill)
     return process

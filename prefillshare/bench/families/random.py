@@ -4,7 +4,6 @@
 The Qwen3 shapes are for GPUs.
 """
 
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from prefillshare.modules.random_weights import (
     write_random_adapter,
     write_sharded_checkpoint,
 )
+from prefillshare.places import cache_directory
 from prefillshare.serving.embedded import embedded_deployment
 
 RANK = 16
@@ -53,8 +53,7 @@ BENCH_01B = RandomShape(
         head_dim=64,
         max_positions=8192,
     ),
-    # Exact, so that served tokens can be compared with the reference's.
-    engine=Engine(dtype="float32", context_length=8192),
+    engine=Engine(context_length=8192),
 )
 
 
@@ -136,4 +135,4 @@ def _once(path: Path, what: str, tell: Listener, write: Any) -> Path:
 
 
 def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prefillshare" / "bench"
+    return cache_directory() / "bench"
