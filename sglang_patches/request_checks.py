@@ -44,6 +44,7 @@ _SET_BY_CALLERS = frozenset(
     + ("session_id", "priority", "routing_key", "routed_dp_rank", "disagg_prefill_dp_rank", "return_prompt_token_ids")
     + ("return_sampling_mask", "return_flat_raw_top_logprobs", "return_flat_raw_top_logprobs_b64", "return_bytes")
     + ("max_thinking_tokens", "require_reasoning", "background", "no_logs", "return_entropy")
+    + ("external_trace_header",)
 )
 """Fields of /generate that mean something here. The engine's class has some thirty more: they pass between its parts,
 or are for models that read pictures and sound, and a value of the wrong kind in some of them ends a process."""
@@ -171,6 +172,9 @@ def check_request(obj: Any, input_ids: Sequence[int] | None, vocab_size: int) ->
 
 
 def _check_plain(obj: Any) -> None:
+    trace = getattr(obj, "external_trace_header", None) or {}
+    if not isinstance(trace, Mapping) or not all(isinstance(one, str) for pair in trace.items() for one in pair):
+        raise ValueError(f"external_trace_header is {str(trace)[:80]}: give an object of texts")
     for name in _TEXTS:
         value = getattr(obj, name, None)
         if value is not None and not isinstance(value, str):
