@@ -5,7 +5,7 @@ Why: the list of models names the decode modules, but asking for one of them by 
     SGLang's /metrics knows nothing of decode modules.
 How: when the server state is set, before any connection is taken, the routes are put in place
     (:mod:`sglang_patches.model_cards`, :mod:`sglang_patches.module_addresses`, :mod:`sglang_patches.monitoring`), and
-    :mod:`sglang_patches.error_shape` around all of them.
+    :mod:`sglang_patches.error_shape` around all of them; :mod:`sglang_patches.http_connections` ends idle connections.
 Upstream: sglang/srt/entrypoints/http_server.py:207,1855 at 0.5.17.
 Remove when: upstream's route knows adapters, and a plugin can add routes.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sglang_patches import error_shape, model_cards, module_addresses, monitoring, observed_requests
+from sglang_patches import error_shape, http_connections, model_cards, module_addresses, monitoring, observed_requests
 
 
 def wrap_set_global_state(original: Callable[..., None]) -> Callable[..., None]:
@@ -24,6 +24,7 @@ def wrap_set_global_state(original: Callable[..., None]) -> Callable[..., None]:
 
         original(global_state)
         error_shape.wrap_application(app)
+        http_connections.watch_connections()
         model_cards.replace_route(app)
         module_addresses.add_routes(app)
         monitoring.add_routes(app)

@@ -125,7 +125,7 @@ def worker_command(
     if place.first_gpu is not None:
         argv += ["--base-gpu-id", str(place.first_gpu)]
     flags = _engine_flags(deployment, on_cpu)
-    # On CPU, the overlap schedule asks for CUDA events during the hand-off.
+    # On CPU nothing overlaps, and the schedule makes repetition penalties a token late.
     argv += flags if not on_cpu or "--disable-overlap-schedule" in flags else [*flags, "--disable-overlap-schedule"]
     argv += [*deployment.config.engine.extra_args, *extra_args]
     environment = {**_environment(deployment, on_cpu), **_hand_off_environment(deployment)}
