@@ -160,7 +160,7 @@ def worker_command(
     if place.kv_events is not None:
         argv += ["--kv-events-config", json.dumps({"publisher": "zmq", "endpoint": place.kv_events})]
     flags = _engine_flags(deployment, on_cpu, place.gpu)
-    # On CPU, the overlap schedule asks for CUDA events during the hand-off.
+    # On CPU nothing overlaps, and the schedule makes repetition penalties a token late.
     argv += flags if not on_cpu or "--disable-overlap-schedule" in flags else [*flags, "--disable-overlap-schedule"]
     argv += [*_checked_extra_args(deployment, argv), *extra_args]
     environment = {
