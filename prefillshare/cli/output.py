@@ -7,7 +7,6 @@ from typing import Any, TextIO
 
 from prefillshare.cli.text import can_print_unicode
 
-
 _MIN_COLUMNS = 20
 _USUAL_COLUMNS = 80
 
