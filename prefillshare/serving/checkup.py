@@ -220,12 +220,16 @@ def _open_files() -> Finding:
 def _deployment(file: Path) -> Finding:
     from prefillshare.config import load_deployment
     from prefillshare.modules.deployment import resolve
+    from prefillshare.serving.launch import plan, plan_warnings
+    from prefillshare.serving.options import LaunchOptions
 
     try:
         resolved = resolve(load_deployment(file))
+        plan(resolved, LaunchOptions())
+        warnings = [*resolved.warnings, *plan_warnings(resolved)]
     except PrefillShareError as error:
         return Finding(name="deployment", state="problem", value=str(file), fix=str(error))
     value = f"{file}: {', '.join(resolved.config.model_names)}"
-    if resolved.warnings:
-        return Finding(name="deployment", state="warning", value=value, fix=resolved.warnings[0])
+    if warnings:
+        return Finding(name="deployment", state="warning", value=value, fix=warnings[0])
     return Finding(name="deployment", state="ok", value=value)
