@@ -17,6 +17,8 @@ from prefillshare.errors import ConfigError
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.serving.memory import GIB, WorkerMemory, gib, reserve_bytes
 
+_CHANGE_SIZES = frozenset({"--quantization", "--kv-cache-dtype", "--cpu-offload-gb", "--load-format"})
+"""Arguments with which weights or KV take another size than the checkpoint's type gives them."""
 _SHARED_SLACK_BYTES = GIB // 2
 """What SGLang is told to leave of a shared group's memory; less than the reserve of any worker."""
 
@@ -52,6 +54,8 @@ class Limits:
     """Share of a GPU's memory for one worker's weights and KV cache."""
     chunk_tokens: int | None
     """Most prompt tokens of a step; None is SGLang's choice."""
+    is_exact: bool = True
+    """Whether weights and KV are as large as the checkpoint says; else SGLang alone can tell what fits."""
 
 
 def plan_groups(num_workers: int, num_gpus: int, gpus_each: int) -> list[tuple[int, ...]]:
@@ -84,6 +88,7 @@ def place_deployment(deployment: ResolvedDeployment, workers: Sequence[WorkerMem
         max_total_tokens=engine.max_total_tokens,
         mem_fraction=engine.mem_fraction_static,
         chunk_tokens=engine.chunked_prefill_size,
+        is_exact=not any(argument.partition("=")[0] in _CHANGE_SIZES for argument in engine.extra_args),
     )
     memory = [gpu.memory_bytes for gpu in deployment.gpus]
     return list(place_workers(workers, memory, engine.tensor_parallel_size, limits))
@@ -138,6 +143,8 @@ def _kv_tokens(
 
 def _check_alone(gpus: tuple[int, ...], worker: WorkerMemory, memory_bytes: int, limits: Limits) -> None:
     """A worker with GPUs of its own: its weights must leave room, and a cache of a given size must fit."""
+    if not limits.is_exact:
+        return
     share = int(memory_bytes * limits.mem_fraction) if limits.mem_fraction is not None else memory_bytes - GIB // 2
     kv_bytes = (limits.max_total_tokens or limits.page_size) * worker.kv_token_bytes
     if worker.weight_bytes + kv_bytes <= share:

@@ -234,3 +234,20 @@ def test_devices_of_the_driver_carry_the_launchers_names(monkeypatch: pytest.Mon
     cards = [Gpu(name="a", memory_bytes=1), Gpu(name="b", memory_bytes=2)]
     assert [gpu.label for gpu in accelerators._labelled(cards, ("4", "5"))] == ["4", "5"]
     assert [gpu.label for gpu in accelerators._labelled(cards, ())] == [None, None]
+
+
+@pytest.mark.parametrize(("size", "fits"), [(1, True), (2, True), (3, False), (4, True), (8, False)])
+def test_heads_must_divide_among_gpus(size: int, fits: bool) -> None:
+    resolved = _resolved(TINY_AGENTS, "8x24GB", tensor_parallel_size=size)
+    if fits:
+        assert plan(resolved, LaunchOptions())
+        return
+    with pytest.raises(ConfigError, match=r"4 heads and 2 KV heads.* set one of 1, 2, 4 under"):
+        plan(resolved, LaunchOptions())
+
+
+def test_what_changes_sizes_is_left_to_sglang_to_judge() -> None:
+    small = "1x512MB"
+    with pytest.raises(ConfigError, match="needs"):
+        plan(_resolved(TINY_AGENTS, small), LaunchOptions())
+    assert plan(_resolved(TINY_AGENTS, small, extra_args=("--kv-cache-dtype", "fp8_e4m3")), LaunchOptions())
