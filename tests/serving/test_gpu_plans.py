@@ -247,7 +247,7 @@ def test_heads_must_divide_among_gpus(size: int, fits: bool) -> None:
 
 
 def test_what_changes_sizes_is_left_to_sglang_to_judge() -> None:
-    small = "1x512MB"
+    small = "1x1GB"
     with pytest.raises(ConfigError, match="needs"):
         plan(_resolved(TINY_AGENTS, small), LaunchOptions())
     assert plan(_resolved(TINY_AGENTS, small, extra_args=("--kv-cache-dtype", "fp8_e4m3")), LaunchOptions())
