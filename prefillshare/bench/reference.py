@@ -97,7 +97,8 @@ def main() -> None:
     model = PeftModel.from_pretrained(base, first[1], adapter_name=first[0])
     for name, path in others:
         model.load_adapter(path, adapter_name=name)
-    model.eval()
+    # The engines have ended by now, so a GPU has room; on the CPU an 8B model would take minutes per answer.
+    model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
     answers = []
     for one in questions["asked"]:
         model.set_adapter(one["module"])
