@@ -17,6 +17,7 @@ from prefillshare.errors import ConfigError
 from prefillshare.modules.deployment import ResolvedDeployment, resolve
 from prefillshare.serving import arguments
 from prefillshare.serving.arguments import EngineCommand
+from prefillshare.serving.engine import start_fork_server
 from prefillshare.serving.launch import plan, plan_memory, plan_warnings
 from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.process import start_engine
@@ -217,6 +218,7 @@ def test_an_engine_on_a_gpu_is_a_program_of_its_own_whoever_offers_a_fork(tmp_pa
     engine = start_engine(command, tmp_path / "engine.log", Offered())  # type: ignore[arg-type]
     assert engine.main.wait(timeout=30) == 0
     engine.kill()
+    assert start_fork_server(command, tmp_path / "forks.log", 1.0) is None
 
 
 def test_the_device_may_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
