@@ -38,11 +38,13 @@ _PER_PROMPT = (
 )
 """Fields of a call that may be a list, if its prompts are one."""
 
+_NATIVE_PATHS = ("/generate", "/vertex_generate")
 _SET_BY_CALLERS = frozenset(
     (*_PER_PROMPT, "text", "input_ids", "token_ids_logprob", "return_text_in_logprobs", "stream", "session_params")
     + ("session_id", "priority", "routing_key", "routed_dp_rank", "disagg_prefill_dp_rank", "return_prompt_token_ids")
     + ("return_sampling_mask", "return_flat_raw_top_logprobs", "return_flat_raw_top_logprobs_b64", "return_bytes")
     + ("max_thinking_tokens", "require_reasoning", "background", "no_logs", "return_entropy")
+    + ("external_trace_header",)
 )
 """Fields of /generate that mean something here. The engine's class has some thirty more: they pass between its parts,
 or are for models that read pictures and sound, and a value of the wrong kind in some of them ends a process."""
@@ -96,8 +98,8 @@ def without_nulls(obj: Any) -> None:
 
 
 def _check_fields(obj: Any, path: str) -> None:
-    """Elsewhere SGLang fills the engine's class itself."""
-    if not path.startswith(("/v1/", "/api/")):
+    """Elsewhere SGLang fills the engine's class itself, for its health checks too."""
+    if path in _NATIVE_PATHS:
         for field in dataclasses.fields(obj):
             value = getattr(obj, field.name)
             if field.name not in _SET_BY_CALLERS and value != field.default:
@@ -170,6 +172,9 @@ def check_request(obj: Any, input_ids: Sequence[int] | None, vocab_size: int) ->
 
 
 def _check_plain(obj: Any) -> None:
+    trace = getattr(obj, "external_trace_header", None) or {}
+    if not isinstance(trace, Mapping) or not all(isinstance(one, str) for pair in trace.items() for one in pair):
+        raise ValueError(f"external_trace_header is {str(trace)[:80]}: give an object of texts")
     for name in _TEXTS:
         value = getattr(obj, name, None)
         if value is not None and not isinstance(value, str):

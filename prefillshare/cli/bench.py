@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from prefillshare.cli.text import key_option
+
 _WITH_RESUME = {"resume", "api_key", "check_answers"}
 
 
@@ -22,7 +24,7 @@ def bench(
         typer.Option(help="NAME=URL of an OpenAI-compatible server that runs already; URL#MODEL,MODEL names models."),
     ] = None,
     api_key: Annotated[
-        str | None, typer.Option(help="Key of the endpoints.", envvar="PREFILLSHARE_BENCH_API_KEY")
+        str | None, typer.Option(help="Key of the endpoints.", envvar="PREFILLSHARE_BENCH_API_KEY", callback=key_option)
     ] = None,
     preset: Annotated[
         str | None,

@@ -188,7 +188,10 @@ def _answer_once(process: EngineProcess, url: str, deployment: ResolvedDeploymen
     }
     try:
         reply = direct.post(
-            f"{url}/generate", json=body, headers=auth_header(options.api_key) | UNTRACED, timeout=options.start_timeout_s
+            f"{url}/generate",
+            json=body,
+            headers=auth_header(options.api_key) | UNTRACED,
+            timeout=options.start_timeout_s,
         )
     except httpx.TransportError:
         time.sleep(1)  # the engine's main process ends a moment after the worker that failed

@@ -1,5 +1,7 @@
 """Sizes with which an engine would not start, or would start and serve nothing: found before anything is started."""
 
+import importlib.util
+
 from prefillshare.errors import ConfigError
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.serving.budget import Budget
@@ -10,9 +12,23 @@ MIN_POOL_TOKENS = 64
 """A short question in its chat template with a short answer."""
 RESERVED_DECODE_TOKENS = 512
 """A decode worker takes a prompt only when so many tokens are free beside it (num_reserved_decode_tokens of SGLang)."""
+_PACKAGES = {"nixl": "nixl", "mooncake": "mooncake-transfer-engine"}
 _MIN_CONTEXT_TOKENS = 16
 _MIN_PAGES = 2
 _SMALLEST_CHUNK_TOKENS = 2048
+
+
+def check_transfer(deployment: ResolvedDeployment) -> None:
+    """Check that the library that moves the KV is there.
+
+    Raises: ConfigError.
+    """
+    backend = deployment.config.transfer.backend
+    if importlib.util.find_spec(backend) is None:
+        raise ConfigError(
+            f'backend under [transfer] is "{backend}" and its library is not installed: pip install '
+            f"{_PACKAGES[backend]}, or write another backend"
+        )
 
 
 def check_sizes(deployment: ResolvedDeployment) -> None:

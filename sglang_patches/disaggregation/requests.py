@@ -29,6 +29,13 @@ NEUTRAL_FIELDS: dict[str, Any] = {
     "return_hidden_states": False,
     "custom_logit_processor": None,
     "max_thinking_tokens": None,
+    "require_reasoning": False,
+    "return_entropy": False,
+    "return_flat_raw_top_logprobs": False,
+    "return_flat_raw_top_logprobs_b64": False,
+    "return_indexer_topk": False,
+    "return_routed_experts": False,
+    "return_sampling_mask": None,
 }
 """Fields of a request that are the decode worker's business, and what they are on a prefill worker."""
 
