@@ -1,18 +1,21 @@
-"""``GET /v1/models`` and ``/v1/models/NAME``: decode modules too can be asked for by name, and modules that
-answer badly over shared KV come with a warning."""
+"""``GET /v1/models`` in the order of the deployment file, and ``GET /v1/models/NAME`` for decode modules.
+
+SGLang lists adapters by last use, and denies that they exist when one is asked for by name. Modules that answer badly
+over shared KV come with a warning.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sglang_patches.model_names import module_warnings
+from sglang_patches.model_names import module_warnings, served_names
 
 LIST_ROUTE = "/v1/models"
 ROUTE = "/v1/models/{model:path}"
 
 
 def replace_route(app: Any) -> None:
-    """Serve the paths by ours instead of upstream's, which denies decode modules and knows no warnings."""
+    """Serve both paths by ours instead of upstream's, which denies decode modules and knows no warnings."""
     kept = [r for r in app.router.routes if getattr(r, "path", None) not in (LIST_ROUTE, ROUTE)]
     app.router.routes[:] = kept
     app.get(LIST_ROUTE)(list_models)
@@ -20,7 +23,7 @@ def replace_route(app: Any) -> None:
 
 
 async def list_models() -> Any:
-    """The cards of all models."""
+    """The prefill module and the decode modules as in the deployment file."""
     from fastapi.responses import ORJSONResponse
 
     return ORJSONResponse({"object": "list", "data": await _cards()})
@@ -45,7 +48,10 @@ async def retrieve_model(model: str) -> Any:
 
 
 async def _cards() -> list[dict[str, Any]]:
-    from sglang.srt.entrypoints.http_server import available_models
+    from sglang.srt.entrypoints.http_server import available_models, get_global_state
 
+    base, modules = served_names(get_global_state().tokenizer_manager)
+    order = {name: place for place, name in enumerate((base, *modules))}
     warnings = module_warnings()
-    return [{**card.model_dump(), "warning": warnings.get(card.id)} for card in (await available_models()).data]
+    cards = [{**card.model_dump(), "warning": warnings.get(card.id)} for card in (await available_models()).data]
+    return sorted(cards, key=lambda card: order.get(card["id"], len(order)))

@@ -14,6 +14,7 @@ from typing import Any
 
 from prefillshare.observe.relabel import add_labels
 from prefillshare.observe.state import ModuleFacts, deployment_state, worker_state
+from prefillshare.observe.text import as_json
 from sglang_patches.call_report import META_KEY
 from sglang_patches.disaggregation.role import worker_role
 from sglang_patches.model_names import module_warnings, served_names
@@ -36,9 +37,9 @@ def add_routes(app: Any) -> None:
 
 async def get_state(request: Any) -> Any:
     """The contract's document."""
-    from fastapi.responses import ORJSONResponse
+    from starlette.responses import Response
 
-    return ORJSONResponse(await engine_state(_tokenizer_manager()))
+    return Response(as_json(await engine_state(_tokenizer_manager())), media_type="application/json")
 
 
 async def get_metrics(request: Any) -> Any:
@@ -89,7 +90,7 @@ async def engine_state(manager: Any) -> dict[str, Any]:
     role = worker_role()
     queued = _by_name(manager, (told or {}).get("queued") or {})
     warnings = module_warnings()
-    names = [base, *sorted(adapters)] if role != "prefill" else list(dict.fromkeys((base, *observer.modules)))
+    names = [base, *adapters] if role != "prefill" else list(dict.fromkeys((base, *observer.modules)))
     return deployment_state(
         observer,
         name=os.getenv(DEPLOYMENT_VARIABLE) or base,

@@ -17,6 +17,9 @@ from prefillshare.bench.records import RunRecord
 from prefillshare.bench.workloads.base import Workload
 from prefillshare.config.schema import Deployment
 from prefillshare.errors import BenchError
+from prefillshare.modules.deployment import usable_gpus
+from prefillshare.modules.locate import locate
+from prefillshare.modules.precision import Dtype, served_dtype
 
 
 def check_answers(
@@ -52,11 +55,16 @@ def _common(left: Sequence[int], right: Sequence[int]) -> int:
     return count
 
 
+def _served_dtype(deployment: Deployment) -> Dtype:
+    path = locate(deployment.prefill)
+    return served_dtype(deployment.engine, path, on_cpu=not usable_gpus(deployment.engine))
+
+
 def _ask_reference(deployment: Deployment, asked: list[dict[str, Any]]) -> list[list[int]]:
     questions = {
         "base": str(deployment.prefill.path),
         "adapters": {module.name: str(module.path) for module in deployment.decode},
-        "dtype": deployment.engine.dtype,
+        "dtype": _served_dtype(deployment),
         "asked": asked,
     }
     done = subprocess.run(
@@ -69,7 +77,7 @@ def _ask_reference(deployment: Deployment, asked: list[dict[str, Any]]) -> list[
     if done.returncode != 0:
         raise BenchError(
             f"the reference could not be computed ({done.stderr.strip().splitlines()[-1:] or done.returncode}): "
-            "measure without it, --check-answers 0"
+            "go on without it: --resume DIR --check-answers 0"
         )
     answers: list[list[int]] = json.loads(done.stdout)
     return answers
@@ -84,13 +92,13 @@ def main() -> None:
     from prefillshare.training.reference import decode
 
     questions = json.load(sys.stdin)
-    dtype = getattr(torch, questions["dtype"]) if questions["dtype"] != "auto" else "auto"
-    base = AutoModelForCausalLM.from_pretrained(questions["base"], dtype=dtype)
+    base = AutoModelForCausalLM.from_pretrained(questions["base"], dtype=getattr(torch, questions["dtype"]))
     first, *others = questions["adapters"].items()
     model = PeftModel.from_pretrained(base, first[1], adapter_name=first[0])
     for name, path in others:
         model.load_adapter(path, adapter_name=name)
-    model.eval()
+    # The engines have ended by now, so a GPU has room; on the CPU an 8B model would take minutes per answer.
+    model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
     answers = []
     for one in questions["asked"]:
         model.set_adapter(one["module"])

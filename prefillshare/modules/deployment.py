@@ -5,10 +5,12 @@ on the KV of exactly this prefill module. Checked here by fingerprint, before an
 """
 
 import glob
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefillshare.config.schema import DecodeModule, Deployment
+from prefillshare.accelerators import Gpu, gpus
+from prefillshare.config.schema import DecodeModule, Deployment, Engine
 from prefillshare.errors import ModuleError
 from prefillshare.modules.adapter import Adapter, check_adapter_fits, read_adapter
 from prefillshare.modules.adapter_files import check_text_files
@@ -22,6 +24,10 @@ from prefillshare.modules.fingerprint import (
 from prefillshare.modules.locate import locate
 from prefillshare.modules.manifest import MANIFEST_NAME, ModuleManifest, read_manifest
 from prefillshare.modules.merge import merged_module
+from prefillshare.modules.precision import Dtype, served_dtype
+
+GPU_HAND_OFF_PAGE = 16
+"""Tokens per page where KV goes from GPU to GPU: NIXL prepares a descriptor for every page, layer and peer."""
 
 # The figures are those of an ordinary adapter, asked the same questions both ways.
 _ANSWERS_BADLY = "answers badly over shared KV (seen: 14 of 30 right, over its own KV 30 of 30)"
@@ -64,22 +70,41 @@ class ResolvedDeployment:
     """The decode modules, in the file's order."""
     max_positions: int | None
     """Longest context that the prefill module was made for, in tokens."""
+    gpus: tuple[Gpu, ...]
+    """GPUs that it may use; empty where it runs on the CPU."""
+    dtype: Dtype
+    """Type in which all modules are served."""
     warnings: tuple[str, ...]
     """What the user should know although it can be served."""
 
+    @property
+    def page_size(self) -> int:
+        """Tokens per page of every worker's KV cache."""
+        hands_over = self.config.topology == "disaggregated" and bool(self.gpus)
+        return self.config.engine.page_size or (GPU_HAND_OFF_PAGE if hands_over else 1)
 
-def resolve(deployment: Deployment) -> ResolvedDeployment:
+
+def usable_gpus(engine: Engine) -> tuple[Gpu, ...]:
+    """Return the GPUs of this machine that the engine may use."""
+    return () if engine.device == "cpu" else gpus()
+
+
+def resolve(deployment: Deployment, found: Sequence[Gpu] | None = None) -> ResolvedDeployment:
     """Find every module of the deployment and check that they fit each other.
 
+    `found` are the GPUs to plan for; None asks this machine.
     Effects: reads headers and, once, the whole prefill module (remembered afterwards); may download from the hub.
     Raises: ModuleError for the first module that is missing, broken or does not fit.
     """
     prefill_path = _readable(locate(deployment.prefill), deployment.prefill.name)
     fingerprint = prefill_fingerprint(prefill_path)
+    engine = deployment.engine
+    devices = usable_gpus(engine) if found is None or engine.device == "cpu" else tuple(found)
+    dtype = served_dtype(engine, prefill_path, on_cpu=not devices)
     warnings = _check_prefill_manifest(deployment, prefill_path, fingerprint)
     modules = []
     for spec in deployment.decode:
-        module = _find(spec, deployment, prefill_path, fingerprint)
+        module = _find(spec, dtype, prefill_path, fingerprint)
         warnings += _check_module(module, deployment, prefill_path, fingerprint)
         modules.append(module)
     return ResolvedDeployment(
@@ -88,6 +113,8 @@ def resolve(deployment: Deployment) -> ResolvedDeployment:
         fingerprint=fingerprint,
         modules=tuple(modules),
         max_positions=_check_context_length(deployment, prefill_path),
+        gpus=devices,
+        dtype=dtype,
         warnings=tuple(warnings),
     )
 
@@ -102,11 +129,10 @@ def _readable(path: Path, name: str) -> Path:
     return path
 
 
-def _find(spec: DecodeModule, deployment: Deployment, prefill_path: Path, fingerprint: str) -> ResolvedModule:
+def _find(spec: DecodeModule, dtype: Dtype, prefill_path: Path, fingerprint: str) -> ResolvedModule:
     path = _readable(locate(spec), spec.name)
     if spec.merge:
-        dtype = deployment.engine.dtype
-        path = merged_module(path, prefill_path, fingerprint, dtype="base" if dtype == "auto" else dtype)
+        path = merged_module(path, prefill_path, fingerprint, dtype=dtype)
     adapter = read_adapter(path, spec.name) if spec.kind == "lora" else None
     return ResolvedModule(spec=spec, path=path, adapter=adapter, manifest=read_manifest(path))
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from prefillshare.errors import ModuleError
+from prefillshare.places import cache_directory
 
 FINGERPRINT_FORMAT = 1
 _CHUNK_BYTES = 1 << 24
@@ -255,9 +256,8 @@ def _stamp(path: Path) -> list[list[Any]]:
 
 
 def _cache_file(path: Path) -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    name = hashlib.sha256(str(path).encode()).hexdigest()[:32]
-    return Path(root) / "prefillshare" / "fingerprints" / f"{name}.json"
+    name = hashlib.sha256(os.fsencode(path)).hexdigest()[:32]
+    return cache_directory() / "fingerprints" / f"{name}.json"
 
 
 def _read_cache(path: Path, stamp: list[list[Any]]) -> str | None:

@@ -104,6 +104,15 @@ def test_a_missing_file_names_the_nearest(training_file: Path) -> None:
         load_training(training_file.with_name("trian.toml"))
 
 
+def test_a_mark_before_the_text_is_no_part_of_it_and_other_files_are_not_suggested(training_file: Path) -> None:
+    plain = load_training(training_file)
+    training_file.write_bytes(b"\xef\xbb\xbf" + training_file.read_bytes())
+    assert load_training(training_file) == plain
+    (training_file.parent / "trian.toml").write_text("[prefill]\n")
+    with pytest.raises(ConfigError, match=r"did you mean .*/train\.toml"):
+        load_training(training_file.with_name("triann.toml"))
+
+
 def _shipped(pattern: str) -> list[Training]:
     return [load_training(file) for file in sorted(RECIPES.glob(pattern))]
 

@@ -20,13 +20,11 @@ def hits_lines(view: View, width: int) -> tuple[Line, ...]:
     if split is None:
         what = "no prompt tokens in this window" if view.total.seconds else "waiting for a second look"
         return line((what, "dim")), split_bar(None, width), _legend(None, width), line(), _since_start(view)
-    # Through the smallest number that is written, so that nothing is divided by zero when all was cached.
-    fewer = split.prompt / max(split.missed, 1.0)
     return (
         line((words.percent(split.ratio), "strong"), f" of {words.short(split.prompt)} prompt tokens reused"),
         split_bar(split, width),
         _legend((split.own / split.prompt, split.cross / split.prompt, split.missed / split.prompt), width),
-        line(f"prefilled {words.short(split.missed)} tokens, {fewer:.1f}x fewer"),
+        line(f"prefilled {words.short(split.missed)}, without cache {words.short(split.prompt)}"),
         _since_start(view),
     )
 
