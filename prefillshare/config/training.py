@@ -37,15 +37,15 @@ class Columns:
     """Which columns of a row hold what: `messages`, or `prompt` and `answer`."""
 
     messages: str | None = None
-    """Column with a chat: a list of {"role": ..., "content": ...}, every assistant turn a target."""
+    """Column with a chat in the form of the chat API, every assistant turn a target."""
     prompt: str | None = None
     """Column with the user's text."""
     answer: str | None = None
     """Column with the assistant's text."""
     system: str | None = None
-    """Column with a system text; only beside `prompt`."""
+    """Column with a system text, empty where a row has none; only beside `prompt`."""
     tools: str | None = None
-    """Column with a list of function signatures, for the chat template."""
+    """Column with a list of function signatures, empty where a row has none."""
 
     def __post_init__(self) -> None:
         if self.messages is not None and (self.prompt or self.answer or self.system):
@@ -64,7 +64,7 @@ class Data:
     """A data set whose columns are known; its rows come from `file`, else `$PREFILLSHARE_DATA/<source>.jsonl`, else the
     hub."""
     file: Path | None = None
-    """JSONL file with one row per line."""
+    """JSON lines, a JSON array, CSV or Parquet."""
     hub: str | None = None
     """Data set on the Hugging Face hub, or a directory that `datasets` can load."""
     subset: str | None = None

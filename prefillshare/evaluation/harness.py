@@ -13,14 +13,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from prefillshare.datafiles import summary, text_in
 from prefillshare.direct import except_from_proxies
 from prefillshare.errors import EvaluationError
 from prefillshare.evaluation.driver import Sample, Score
-from prefillshare.evaluation.field.base import data_file
+from prefillshare.evaluation.field.base import data_file, problems_of
 
 PACKAGE = "lm-eval[api]==0.4.13"
 TASKS = ("gsm8k",)
 TIMEOUT_S = 300
+log = logging.getLogger(__name__)
 
 
 def score_by_lm_eval(
@@ -104,16 +106,35 @@ def _task(name: str, files: Mapping[str, str]) -> Iterator[str]:
     if not files:
         yield name
         return
-    content = {
+    with tempfile.TemporaryDirectory() as temporary:
+        usable = {split: _usable(Path(file), Path(temporary)) for split, file in files.items()}
+        spec = Path(temporary) / f"{name}.yaml"
+        spec.write_text(json.dumps(_local_task(name, usable)), encoding="utf-8")
+        yield str(spec)
+
+
+def _usable(file: Path, temporary: Path) -> str:
+    """The file, or where rows of it cannot be used, a copy without them: lm-eval would end at the first."""
+    rows, left_out = problems_of(file, _row)
+    if not left_out:
+        return str(file)
+    log.warning("%s: %s", file, summary(left_out))
+    copy = temporary / file.name
+    copy.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    return str(copy)
+
+
+def _row(row: Mapping[str, Any]) -> dict[str, str]:
+    return {key: text_in(row, key) for key in ("question", "answer")}
+
+
+def _local_task(name: str, files: Mapping[str, str]) -> dict[str, Any]:
+    return {
         "include": str(resources.files("lm_eval") / "tasks" / name / f"{name}.yaml"),
         "dataset_path": "json",
         "dataset_name": None,
         "dataset_kwargs": {"data_files": dict(files)},
     }
-    with tempfile.TemporaryDirectory() as temporary:
-        spec = Path(temporary) / f"{name}.yaml"
-        spec.write_text(json.dumps(content), encoding="utf-8")
-        yield str(spec)
 
 
 class _Keeper(logging.Handler):

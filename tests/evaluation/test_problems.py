@@ -9,6 +9,7 @@ import pytest
 from prefillshare.errors import EvaluationError
 from prefillshare.evaluation.field.gsm import load_gsm8k, load_gsm_plus
 from prefillshare.evaluation.field.humaneval import load_humaneval
+from prefillshare.evaluation.harness import _usable
 
 GOOD = {"question": "1 + 2?", "answer": "1 + 2 = 3\n#### 3"}
 
@@ -54,3 +55,14 @@ def test_a_file_without_a_problem_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "gsm8k_test.jsonl").write_text("[1]\n")
     with pytest.raises(EvaluationError, match=r"no problem that can be read \(row 1: the line is no JSON object"):
         load_gsm8k(tmp_path)
+
+
+def test_lm_eval_gets_the_rows_that_can_be_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole, spoiled = tmp_path / "whole.jsonl", tmp_path / "spoiled.jsonl"
+    whole.write_text(json.dumps(GOOD))
+    spoiled.write_text(f"{json.dumps({**GOOD, 'more': 1})}\n{{cut\n{json.dumps({**GOOD, 'more': 'one'})}")
+    (tmp_path / "copies").mkdir()
+    assert _usable(whole, tmp_path / "copies") == str(whole)
+    copy = Path(_usable(spoiled, tmp_path / "copies"))
+    assert [json.loads(line) for line in copy.read_text().splitlines()] == [GOOD, GOOD]
+    assert "1 row is left out (row 2: the line is no JSON: {cut)" in caplog.text
