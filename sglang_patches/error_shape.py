@@ -107,7 +107,8 @@ def openai_error(body: bytes, status: int) -> bytes:
 def error_object(body: bytes, status: int) -> dict[str, Any]:
     """Return OpenAI's error object with the reason that `body` gives."""
     told = _told(body)
-    text, param = _in_words(str(told.get("message") or "no reason given"))
+    # SGLang's answers about adapters have `error_message`.
+    text, param = _in_words(str(told.get("message") or told.get("error_message") or "no reason given"))
     code = told.get("code")
     return {
         "message": printable(text)[:_MAX_MESSAGE],

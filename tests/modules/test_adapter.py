@@ -105,6 +105,21 @@ def test_a_converted_adapter_is_served(base: Path, tmp_path: Path, start: str) -
     assert max(_differences(base, adapter)) < 1e-5
 
 
+def test_the_scale_that_is_advised_for_rank_stabilised_adapters_is_theirs(base: Path, tmp_path: Path) -> None:
+    adapter = _save_with_peft(base, tmp_path / "math", use_rslora=True)
+    with pytest.raises(ModuleError) as caught:
+        read_adapter(adapter, "math")
+    advised = json.loads(
+        "{" + str(caught.value).partition("write ")[2].partition(" into")[0].replace(" and", ",") + "}"
+    )
+    before = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(adapter)).merge_and_unload()
+    _edit_config(adapter, **advised)
+    assert max(_differences(base, adapter)) < 1e-5
+    after = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(adapter)).merge_and_unload()
+    layer = next(iter(_check(adapter, base).layers)) + ".weight"
+    assert torch.allclose(before.state_dict()[layer], after.state_dict()[layer], atol=1e-6)
+
+
 def test_every_field_of_peft_is_known() -> None:
     fields = {field.name for field in dataclasses.fields(LoraConfig)}
     assert fields - adapter_config._WITHOUT_EFFECT - adapter_config._RULES.keys() == set()
