@@ -76,6 +76,8 @@ def _refuse_unsupported(obj: Any, *, has_prompt_logprobs: bool) -> None:
             raise ValueError(
                 f"n is {num_samples}, and disaggregated workers make one sample per call: send {num_samples} calls"
             )
+    if any(_as_list(obj.return_sampling_mask)):
+        raise ValueError("return_sampling_mask is not available from disaggregated workers: leave it out")
     starts = [start for start in _as_list(obj.logprob_start_len) if start is not None]
     if not has_prompt_logprobs and any(_as_list(obj.return_logprob)) and any(start >= 0 for start in starts):
         raise ValueError(
