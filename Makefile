@@ -40,11 +40,9 @@ lock: $(READY) ## resolve pyproject.toml into requirements.lock again
 bench: $(READY) ## measure PrefillShare beside SGLang as released (docs/benchmarking.md)
 	@exec $(BIN)/prefillshare bench react $(ARGS)
 
-bench-gpu: $(READY) ## the same with Qwen3 1.7B and 8B shapes on a GPU, results in docs/results/gpu
-	$(BIN)/prefillshare bench react --preset gpu-8b --family qwen3-1.7b-shape --modules 4,8 \
-		--check-answers 4 --out docs/results/gpu/qwen3-1.7b $(ARGS)
-	$(BIN)/prefillshare bench react --preset gpu-8b --family qwen3-8b-shape --modules 4,8 \
-		--check-answers 0 --out docs/results/gpu/qwen3-8b $(ARGS)
+# PYTHON=... runs it by any Python that has the packages, without .venv.
+bench-gpu: $(if $(PYTHON),,$(READY)) ## the same with a Qwen3 1.7B shape on a GPU, within 14 minutes
+	@exec $(or $(PYTHON),$(BIN)/python) -m prefillshare bench react --preset gpu-15min $(ARGS)
 
 bench-cluster: $(READY) ## measure a disaggregated deployment beside a plain server
 	$(BIN)/python -m benchmarks.cluster --out docs/results/cluster.md $(ARGS)

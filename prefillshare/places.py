@@ -60,11 +60,12 @@ def missing_variables() -> dict[str, str]:
     """
     missing = {}
     named, home = _named_home(), home_directory()
-    if str(home) != os.environ.get("HOME"):
+    if Path(os.environ.get("HOME", "")) != home:
         missing["HOME"] = str(home)
         models = None if named is None else named / ".cache" / "huggingface"
-        if models is not None and os.access(models, os.R_OK):  # what was downloaded before is still read there
-            missing["HF_HOME"] = os.environ.get("HF_HOME", str(models))
+        is_named = "HF_HOME" in os.environ or "XDG_CACHE_HOME" in os.environ
+        if models is not None and not is_named and os.access(models, os.R_OK):
+            missing["HF_HOME"] = str(models)  # what was downloaded before is still read there
     try:
         getpass.getuser()
     except (KeyError, OSError):
@@ -99,11 +100,12 @@ def socket_folder() -> Path:
     """
     tried = dict.fromkeys((str(temporary_folder()), os.environ.get("XDG_RUNTIME_DIR", ""), *_SHORT_FOLDERS))
     for folder in filter(os.path.isabs, tried):
-        is_short = len(os.fsencode(folder)) <= MAX_FOLDER_BYTES
-        if is_short and os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK):
+        # ZeroMQ takes addresses as text.
+        fits = len(os.fsencode(folder)) <= MAX_FOLDER_BYTES and folder.isprintable()
+        if fits and os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK):
             return Path(folder)
     raise ConfigError(
-        f"no folder with a path of at most {MAX_FOLDER_BYTES} bytes can be written (tried "
+        f"no folder with a path of at most {MAX_FOLDER_BYTES} bytes of plain text can be written (tried "
         f"{', '.join(filter(None, tried))}): sockets need one, set TMPDIR to it"
     )
 

@@ -6,7 +6,7 @@ Why: the list of models names the decode modules, but asking for one of them by 
 How: when the server state is set, before any connection is taken, the routes are put in place
     (:mod:`sglang_patches.model_cards`, :mod:`sglang_patches.module_addresses`, :mod:`sglang_patches.monitoring`), and
     FastAPI's own spans switched off (:mod:`sglang_patches.traces`); :mod:`sglang_patches.error_shape` goes around all
-    of them.
+    of them, and :mod:`sglang_patches.http_connections` ends idle connections.
 Upstream: sglang/srt/entrypoints/http_server.py:207,1855 at 0.5.17.
 Remove when: upstream's route knows adapters, and a plugin can add routes.
 """
@@ -19,6 +19,7 @@ from typing import Any
 from sglang_patches import (
     error_shape,
     grammar_checks,
+    http_connections,
     model_cards,
     module_addresses,
     monitoring,
@@ -34,6 +35,7 @@ def wrap_set_global_state(original: Callable[..., None]) -> Callable[..., None]:
 
         original(global_state)
         error_shape.wrap_application(app)
+        http_connections.watch_connections()
         model_cards.replace_route(app)
         module_addresses.add_routes(app)
         monitoring.add_routes(app)

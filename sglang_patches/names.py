@@ -30,6 +30,9 @@ WORKER_VARIABLE = "PREFILLSHARE_WORKER"
 RESTARTS_VARIABLE = "PREFILLSHARE_RESTARTS"
 """Environment variable of supervised processes: how often this one was started again."""
 
+OVERLAP_VARIABLE = "PREFILLSHARE_CPU_OVERLAP"
+"""Environment variable that is 1 where disaggregated workers without a GPU keep the overlap schedule, as tests do."""
+
 SESSION_HEADER = "X-Session-ID"
 """HTTP header that names a call's session."""
 

@@ -21,6 +21,8 @@ from sglang_patches import (
     model_names,
     observed_requests,
     openai_user,
+    own_template,
+    partial_targets,
     prefill_once,
     prompt_size,
     request_boundary,
@@ -54,6 +56,7 @@ _OLLAMA = "entrypoints.ollama.serving"
 _RELIED_SEGMENTS = "relied on: reads adapters per row of the batch view"
 _RELIED_ORIGIN = "relied on: when nodes are made, and which matched prefix counts as cached"
 _RELIED_ROWS = "relied on: row ownership that the shared radix cache continues"
+_RELIED_TARGETS = "relied on: which projections are one matrix, in which order, and how large"
 
 ENGINE_PATCHES: tuple[Patch, ...] = (
     _patch(
@@ -118,6 +121,20 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
         "eaf9acaa3125d660",
         "MoE adapters would misread segments",
         adapter_checks.wrap_init_lora_modules,
+    ),
+    _patch(
+        "parser.template_manager",
+        "TemplateManager.guess_chat_template_from_model_path",
+        "9489ca2b0a5eba39",
+        "a word in a model's path would replace its chat template",
+        own_template.wrap_guess_chat_template,
+    ),
+    _patch(
+        "lora.lora",
+        "LoRAAdapter._normalize_weights",
+        "64894a268d5faa6e",
+        "adapters of some of q, k, v or of up alone would not start",
+        partial_targets.wrap_normalize_weights,
     ),
     _patch(
         _SERVING,
@@ -282,6 +299,9 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
     _patch(_REQ, "ScheduleBatch.prepare_for_extend", "3970b68aad407be1", _RELIED_ORIGIN),
     _patch(_RADIX, "RadixKey", "dcee2fbb2cec9878", _RELIED_ROWS),
     _patch(_REQ, "Req.init_next_round_input", "32feade36c828d1e", _RELIED_ROWS),
+    _patch("lora.lora", "LoRAAdapter.normalize_qkv_proj", "f17d8160813b6257", _RELIED_TARGETS),
+    _patch("lora.lora", "LoRAAdapter.normalize_gate_up_proj", "cb09dce7c6942d69", _RELIED_TARGETS),
+    _patch("lora.utils", "get_hidden_dim", "d07d7bb136bff49e", _RELIED_TARGETS),
     _patch("mem_cache.common", "release_kv_cache", "22899438db477d53", _RELIED_ROWS),
     _patch("mem_cache.registry", "create_tree_cache", "7e3a29b2dbbe304d", _RELIED_ROWS),
     _patch(

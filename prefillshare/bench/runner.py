@@ -1,9 +1,10 @@
 """Goes through a plan: starts each system, drives it, keeps every finished run."""
 
 import asyncio
+import math
 from dataclasses import replace
-from functools import cached_property
 
+from prefillshare.bench.deadline import Deadline
 from prefillshare.bench.drivers.drive import drive
 from prefillshare.bench.drivers.load import Load
 from prefillshare.bench.families.base import Listener
@@ -24,13 +25,21 @@ from prefillshare.modules.fingerprint import geometry
 from prefillshare.modules.locate import locate
 
 _WARM_UP_TOKENS = 64
+_LEAST_RUN_S = 5.0
+"""A run that would be cut sooner is left out: it would say nothing."""
 
 
 class Runner:
     """Runs what a plan still lacks."""
 
     def __init__(
-        self, plan: Plan, store: Store, *, tell: Listener = lambda text: None, api_key: str | None = None
+        self,
+        plan: Plan,
+        store: Store,
+        *,
+        tell: Listener = lambda text: None,
+        api_key: str | None = None,
+        deadline: Deadline | None = None,
     ) -> None:
         self._plan = plan
         self._store = store
@@ -44,8 +53,10 @@ class Runner:
         self._deployments: dict[int, Deployment] = {}
         self._workloads: dict[tuple[int, str], Workload] = {}
         self._tell = tell
+        self._deadline = deadline or Deadline(None)
+        self._longest_start_s = 0.0
 
-    @cached_property
+    @property
     def pending(self) -> list[tuple[Cell, ...]]:
         """Cells that are not finished, by start of a system."""
         groups = (tuple(cell for cell in group if not self._store.has(cell)) for group in self._plan.groups())
@@ -56,17 +67,27 @@ class Runner:
         return sum(self.workload(cell.num_modules, cell.load).num_calls for group in self.pending for cell in group)
 
     def run(self, progress: Progress) -> None:
-        """Run every pending cell.
+        """Run every pending cell, as far as the deadline allows.
 
         Effects: each finished run is on disk before the next begins.
         Raises: PrefillShareError when a system cannot be started or asked.
         """
-        for group in self._plan.groups():
-            if unfinished := tuple(cell for cell in group if not self._store.has(cell)):
+        groups = list(self._plan.groups())
+        for group in groups:
+            unfinished = tuple(cell for cell in group if not self._store.has(cell))
+            if unfinished and self._deadline.left_s > self._longest_start_s + _LEAST_RUN_S:
                 self._run_group(unfinished, progress)
             # Only now: the reference would compete with the engine for the machine. Runs of an earlier, interrupted
             # call may have been kept without it.
-            for cell in group:
+            if self._deadline.limit_s is None:
+                self._check_all(group, progress)
+        # Where time is short, runs come first: a comparison with the reference needs nothing but what is kept.
+        for group in groups:
+            self._check_all(group, progress)
+
+    def _check_all(self, group: tuple[Cell, ...], progress: Progress) -> None:
+        for cell in group:
+            if self._store.has(cell) and self._deadline.left_s > 0:
                 self._check(cell, progress)
 
     def shares(self, system: str) -> bool | None:
@@ -101,8 +122,13 @@ class Runner:
             log_dir=self._store.log_dir(first),
             longest_call=longest,
         )
+        left_s = self._deadline.left_s
         with system.start(setup) as running:
+            if left_s < math.inf:
+                self._longest_start_s = max(self._longest_start_s, left_s - self._deadline.left_s)
             for cell in group:
+                if self._deadline.left_s < _LEAST_RUN_S:
+                    return
                 record = self._run_cell(cell, running, progress)
                 context_length = self._context_length(deployment)
                 commands = list(running.commands)
@@ -120,11 +146,17 @@ class Runner:
                 seed=self._plan.shape.seed,
                 on_call=lambda call: progress.call(),
                 timeout_s=self._plan.call_timeout_s,
+                limit_s=self._run_limit_s(),
             )
         )
         failures = sum(call.error is not None for call in record.calls)
-        progress.end(f"{record.wall_s:.1f} s" + (f", {failures} calls failed" if failures else ""))
+        outcome = f"{record.wall_s:.1f} s" if record.cut_s is None else f"cut after {record.cut_s:.0f} s"
+        progress.end(outcome + (f", {failures} calls failed" if failures else ""))
         return record
+
+    def _run_limit_s(self) -> float | None:
+        limit_s = min(self._plan.run_limit_s or math.inf, self._deadline.left_s)
+        return None if limit_s == math.inf else limit_s
 
     def _warm_up(self, modules: tuple[str, ...]) -> Workload:
         """A short session that asks every module twice, with a prompt that nothing else has."""

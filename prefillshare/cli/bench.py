@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from prefillshare.cli.text import key_option
+
 _WITH_RESUME = {"resume", "api_key", "check_answers"}
 
 
@@ -22,16 +24,19 @@ def bench(
         typer.Option(help="NAME=URL of an OpenAI-compatible server that runs already; URL#MODEL,MODEL names models."),
     ] = None,
     api_key: Annotated[
-        str | None, typer.Option(help="Key of the endpoints.", envvar="PREFILLSHARE_BENCH_API_KEY")
+        str | None, typer.Option(help="Key of the endpoints.", envvar="PREFILLSHARE_BENCH_API_KEY", callback=key_option)
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(help="cpu or gpu-8b; without one, what fits this machine. Options override it.")
+        str | None,
+        typer.Option(
+            help="cpu, gpu-8b or gpu-15min; without one, cpu or gpu-8b, as the machine is. Options override it."
+        ),
     ] = None,
     family: Annotated[
         str | None,
         typer.Option(help="bench-0.1b, tiny, qwen3-1.7b-shape, qwen3-8b-shape or a colocated deployment file."),
     ] = None,
-    modules: Annotated[str, typer.Option(help="Numbers of decode modules, such as 1,2,4,8.")] = "4",
+    modules: Annotated[str | None, typer.Option(help="Numbers of decode modules, such as 1,2,4,8; else 4.")] = None,
     concurrency: Annotated[str | None, typer.Option(help="Closed loop: sessions at a time, such as 1,4,8.")] = None,
     rate: Annotated[str | None, typer.Option(help="Poisson arrivals: sessions per second, such as 0.5,1,2.")] = None,
     speed: Annotated[
@@ -48,11 +53,17 @@ def bench(
     kv_tokens: Annotated[int | None, typer.Option(help="KV budget of each system in tokens; 0: the engine's.")] = None,
     slo_ttft: Annotated[float | None, typer.Option(help="Goodput: longest time to the first token, s.")] = None,
     slo_gap: Annotated[float | None, typer.Option(help="Goodput: longest mean time between tokens, s.")] = None,
-    repeats: Annotated[int, typer.Option(help="Starts of each system.")] = 3,
+    repeats: Annotated[int | None, typer.Option(help="Starts of each system; else 3.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything made up.")] = 1,
     check_answers: Annotated[
         int | None,
         typer.Option(help="Answers per shared run compared with the reference; 8, with --resume as it was.", min=0),
+    ] = None,
+    run_limit: Annotated[
+        float | None, typer.Option(help="Seconds after which a run is cut; its figures are of the calls until then.")
+    ] = None,
+    time_limit: Annotated[
+        float | None, typer.Option(help="Minutes that this call may take; it leaves out what does not fit.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="New or empty directory for the results.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue the measurement in this directory.")] = None,
@@ -96,7 +107,9 @@ def bench(
         kv_tokens=kv_tokens,
         slo={"ttft_s": slo_ttft, "gap_s": slo_gap},
         repeats=repeats,
-        num_checked=8 if check_answers is None else check_answers,
+        num_checked=check_answers,
+        run_limit_s=run_limit,
+        time_limit_s=None if time_limit is None else 60 * time_limit,
     )
     measure(out, make_plan(options), api_key)
 

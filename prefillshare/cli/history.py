@@ -44,5 +44,5 @@ class _Kept(FileHistory):
             return []
 
     def store_string(self, string: str) -> None:
-        with contextlib.suppress(OSError, UnicodeEncodeError):  # a full disk; bytes that are no text
+        with contextlib.suppress(OSError):  # a full disk, say
             super().store_string(string)

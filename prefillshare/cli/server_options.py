@@ -35,7 +35,10 @@ def server_url(given: str | None) -> str:
     from prefillshare.errors import ConfigError
     from prefillshare.serving.record import read_records
 
-    running = read_records()
+    try:
+        running = read_records()
+    except ConfigError:  # no place for records is no reason not to ask
+        running = []
     if len(running) > 1:
         listed = "; ".join(f"--url {record.url} ({record.name}: {', '.join(record.models)})" for record in running)
         raise ConfigError(f"{len(running)} deployments run here: say which one is meant by {listed}")

@@ -45,6 +45,14 @@ CPU_MAX_KV_TOKENS = 65536
 CPU_MIN_KV_TOKENS = 2048
 
 
+def _is_text(word: str) -> bool:
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineCommand:
     """What to run."""
@@ -55,6 +63,11 @@ class EngineCommand:
     """Variables to set on top of the caller's."""
     api_key: str | None
     """Key that clients must send; None for an open server."""
+
+    def __post_init__(self) -> None:
+        for word in self.argv[len(ENGINE_PROGRAM) :]:
+            if not _is_text(word):
+                raise ConfigError(f"{word!a} holds bytes that are no UTF-8, which SGLang cannot open: rename it")
 
     @property
     def engine_arguments(self) -> tuple[str, ...]:
@@ -147,7 +160,7 @@ def worker_command(
     if place.kv_events is not None:
         argv += ["--kv-events-config", json.dumps({"publisher": "zmq", "endpoint": place.kv_events})]
     flags = _engine_flags(deployment, on_cpu, place.gpu)
-    # On CPU, the overlap schedule asks for CUDA events during the hand-off.
+    # On CPU nothing overlaps, and the schedule makes repetition penalties a token late.
     argv += flags if not on_cpu or "--disable-overlap-schedule" in flags else [*flags, "--disable-overlap-schedule"]
     argv += [*_checked_extra_args(deployment, argv), *extra_args]
     environment = {

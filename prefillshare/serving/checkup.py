@@ -28,7 +28,8 @@ _GIB = 1 << 30
 _MIN_MEMORY_BYTES = 4 * _GIB
 _MIN_DISK_BYTES = 1 * _GIB
 _SHARED_MEMORY = "/dev/shm"
-_MIN_SHARED_BYTES = 32 * _MIB
+_SHARED_MEMORY_FIX = "engines of several GPUs exchange data there: give a container more, such as --shm-size 1g"
+_MIN_SHARED_BYTES = 64 * _MIB
 _MIN_OPEN_FILES = 256
 _GOOD_OPEN_FILES = 4096
 _REPORT_TIMEOUT_S = 60
@@ -193,14 +194,13 @@ def _sockets() -> Finding:
 
 def _shared_memory() -> Finding:
     if not os.access(_SHARED_MEMORY, os.W_OK | os.X_OK):
-        fix = f"mount it: docker run --shm-size 1g, or mount -t tmpfs tmpfs {_SHARED_MEMORY}"
-        return Finding(name="shared mem", state="problem", value=f"{_SHARED_MEMORY} cannot be written", fix=fix)
+        value = f"{_SHARED_MEMORY} cannot be written"
+        return Finding(name="shared mem", state="warning", value=value, fix=_SHARED_MEMORY_FIX)
     free = shutil.disk_usage(_SHARED_MEMORY).free
     value = f"{free / _MIB:.0f} MiB free at {_SHARED_MEMORY}"
     if free >= _MIN_SHARED_BYTES:
         return Finding(name="shared mem", state="ok", value=value)
-    fix = "engines exchange data there: free some, or give the container more, such as docker run --shm-size 1g"
-    return Finding(name="shared mem", state="warning", value=value, fix=fix)
+    return Finding(name="shared mem", state="warning", value=value, fix=_SHARED_MEMORY_FIX)
 
 
 def _open_files() -> Finding:
@@ -220,12 +220,16 @@ def _open_files() -> Finding:
 def _deployment(file: Path) -> Finding:
     from prefillshare.config import load_deployment
     from prefillshare.modules.deployment import resolve
+    from prefillshare.serving.launch import plan, plan_warnings
+    from prefillshare.serving.options import LaunchOptions
 
     try:
         resolved = resolve(load_deployment(file))
+        plan(resolved, LaunchOptions())
+        warnings = [*resolved.warnings, *plan_warnings(resolved)]
     except PrefillShareError as error:
         return Finding(name="deployment", state="problem", value=str(file), fix=str(error))
     value = f"{file}: {', '.join(resolved.config.model_names)}"
-    if resolved.warnings:
-        return Finding(name="deployment", state="warning", value=value, fix=resolved.warnings[0])
+    if warnings:
+        return Finding(name="deployment", state="warning", value=value, fix=warnings[0])
     return Finding(name="deployment", state="ok", value=value)

@@ -34,7 +34,7 @@ from prefillshare.serving.logs import new_log_path
 from prefillshare.serving.options import DEFAULT_HOST, UNTRACED, LaunchOptions, Listener, auth_header
 from prefillshare.serving.placement import GpuPlace, place_deployment
 from prefillshare.serving.ports import check_address, client_host, free_port
-from prefillshare.serving.preflight import check_sizes
+from prefillshare.serving.preflight import check_sizes, check_transfer
 from prefillshare.serving.process import EngineProcess, start_engine
 from prefillshare.serving.progress import LAST_STAGE
 from prefillshare.serving.readiness import raise_if_dead, wait_until_listening
@@ -194,6 +194,7 @@ def plan_workers(
     Raises: ConfigError when the machine lacks what the deployment asks for.
     """
     runs_on_cpu(deployment)  # says what is wrong with the device before any size is computed
+    check_transfer(deployment)
     check_sizes(deployment)
     gpus = place_deployment(deployment, planned_memory(deployment))
     return tuple(

@@ -185,11 +185,13 @@ def _answer_once(process: EngineProcess, url: str, deployment: ResolvedDeploymen
         "input_ids": [[0]] * len(names),
         "lora_path": names,
         "sampling_params": {"max_new_tokens": 1, "temperature": 0},
-        "external_trace_header": UNTRACED,
     }
     try:
         reply = direct.post(
-            f"{url}/generate", json=body, headers=auth_header(options.api_key), timeout=options.start_timeout_s
+            f"{url}/generate",
+            json=body,
+            headers=auth_header(options.api_key) | UNTRACED,
+            timeout=options.start_timeout_s,
         )
     except httpx.TransportError:
         time.sleep(1)  # the engine's main process ends a moment after the worker that failed

@@ -91,7 +91,7 @@ def start_engine(command: EngineCommand, log_path: Path, forks: ForkServer | Non
     scratch = new_private_folder()
     try:
         with open_log(log_path, is_new=forks is None) as log:
-            log.write(f"{command.as_shell()}\n".encode())
+            log.write(os.fsencode(f"{command.as_shell()}\n"))
             log.flush()
             main = _start(command, scratch, log) if forks is None else _fork(command, scratch, log_path, forks)
     except OSError as error:

@@ -89,6 +89,18 @@ def test_calls_that_were_never_sent_have_failed() -> None:
     assert summarise(_workload(), run, SLO, shares=True)["num_failures"] == 2
 
 
+def test_calls_that_a_cut_run_did_not_get_to_have_not_failed() -> None:
+    run = _run()
+    del run.calls[2:]
+    run.cut_s, run.wall_s, run.prefilled_tokens = 4.0, 4.0, None
+    figures = summarise(_workload(), run, SLO, shares=True)
+    assert figures["num_failures"] == 0
+    assert figures["num_answered"] == 2
+    assert figures["cut_s"] == 4.0
+    assert figures["output_tokens_per_s"] == 1.0
+    assert figures["hit_ratio"] == 0.0
+
+
 def test_without_the_engines_word_the_answers_count() -> None:
     run = _run()
     run.prefilled_tokens = None

@@ -2,14 +2,16 @@
 
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from prefillshare.bench.deadline import Deadline
 from prefillshare.bench.drivers.load import Load, poisson_arrivals
 from prefillshare.bench.metrics.statistics import Spread
 from prefillshare.bench.metrics.summary import FIGURES, Slo
 from prefillshare.bench.plan import Plan
-from prefillshare.bench.progress import duration, eta_s
+from prefillshare.bench.progress import Progress, duration, eta_s
 from prefillshare.bench.records import CallRecord, KvSample, RunRecord
 from prefillshare.bench.report.plots import draw_plots
 from prefillshare.bench.report.table import make_table
@@ -165,6 +167,23 @@ def test_arrivals_are_poisson_and_only_stretched_by_another_rate() -> None:
     assert mean == pytest.approx(0.5, rel=0.05)
     # The standard deviation of exponential gaps is their mean.
     assert (sum((gap - mean) ** 2 for gap in gaps) / len(gaps)) ** 0.5 == pytest.approx(mean, rel=0.05)
+
+
+def test_a_deadline_leaves_time_for_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("prefillshare.bench.deadline.time", SimpleNamespace(monotonic=lambda: now))
+    long, short, none = Deadline(600.0), Deadline(40.0), Deadline(None)
+    assert [one.left_s for one in (long, short, none)] == [580.0, 30.0, float("inf")]
+    now += 100.0
+    assert [one.left_s for one in (long, short, none)] == [480.0, 0.0, float("inf")]
+
+
+def test_no_more_time_is_estimated_than_a_deadline_allows() -> None:
+    lines: list[str] = []
+    progress = Progress(1000, tell=lines.append, most_left_s=lambda: 0.0)
+    progress.call()
+    progress.end("done")
+    assert lines == ["[1/1000 calls, 0 s left] : done"]
 
 
 def test_the_rest_is_estimated_at_the_pace_so_far() -> None:

@@ -33,14 +33,17 @@ class PenalizedReference(Reference):
         for _ in range(num_tokens):
             output = self.model(torch.tensor([[token]]), past_key_values=cache, use_cache=True)
             cache, scores = output.past_key_values, output.logits[0, -1].double()
-            for one in set(seen):
-                scores[one] -= self.penalties.get("frequency_penalty", 0.0) * seen.count(one)
-                scores[one] -= self.penalties.get("presence_penalty", 0.0)
-                factor = self.penalties.get("repetition_penalty", 1.0)
-                scores[one] = scores[one] * factor if scores[one] < 0 else scores[one] / factor
+            self._penalize(scores, seen)
             token = int(scores.argmax())
             seen.append(token)
         return Continuation(tokens=seen, logprobs=[0.0] * len(seen))
+
+    def _penalize(self, scores: torch.Tensor, seen: list[int]) -> None:
+        for one in set(seen):
+            scores[one] -= self.penalties.get("frequency_penalty", 0.0) * seen.count(one)
+            scores[one] -= self.penalties.get("presence_penalty", 0.0)
+            factor = self.penalties.get("repetition_penalty", 1.0)
+            scores[one] = scores[one] * factor if scores[one] < 0 else scores[one] / factor
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """The example agents, run as a user runs them."""
 
+import contextlib
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import openai
 import pytest
 from transformers import AutoTokenizer
 
@@ -48,6 +50,55 @@ def run(script: str, deployment: Deployment, *, is_cold: bool = True) -> str:
 def answers_in(output: str) -> list[tuple[str, str]]:
     body = output[: CALL.search(output).start()]
     return re.findall(r"^\[(\w+)\] (.*?)\n\n", body, re.MULTILINE | re.DOTALL)
+
+
+def test_langgraph_runs_the_tool_that_a_module_calls(deployment: Deployment) -> None:
+    output = run("tools_langgraph.py", deployment)
+    assert "] send_final_report {'owner': 'Kofi', 'size': 30, 'day': 'Monday'}\n" in output
+    assert output.endswith("tool: the final report of Kofi goes out on Monday, 30 lines\n")
+    planner, tool_user = map(int, re.findall(r"^\[(\d+) tokens cached\]", output, re.MULTILINE))
+    assert planner <= 1
+    assert tool_user > 200  # both were told the same tools, so the second prompt only goes on
+
+
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": name,
+            "description": f"{name.replace('_', ' ')}.",
+            "parameters": {
+                "type": "object",
+                "properties": {one: {"type": kind} for one, kind in properties.items()},
+                "required": list(properties),
+            },
+        },
+    }
+    for name, properties in {
+        "cancel_remote_map": {"level": "integer"},
+        "update_daily_table": {"owner": "string", "floor": "integer"},
+        "copy_draft_table": {"day": "string", "count": "integer", "floor": "integer"},
+    }.items()
+]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_tool_call_arrives_as_such(deployment: Deployment, stream: bool) -> None:
+    client = openai.OpenAI(base_url=f"{deployment.url}/v1", api_key=API_KEY, max_retries=0)
+    asked = [{"role": "user", "content": "I need you to clone the purple table: count 63, floor 2, day Friday."}]
+    wanted = {"model": "tool", "messages": asked, "tools": TOOLS, "temperature": 0, "max_tokens": 120}
+    with contextlib.closing(client):
+        if stream:
+            pieces = [piece.choices[0] for piece in client.chat.completions.create(**wanted, stream=True)]
+            calls = [call.function for piece in pieces for call in piece.delta.tool_calls or []]
+            name, arguments = calls[0].name, "".join(call.arguments or "" for call in calls)
+            reason = pieces[-1].finish_reason
+        else:
+            (answer,) = client.chat.completions.create(**wanted).choices
+            (call,) = answer.message.tool_calls
+            name, arguments, reason = call.function.name, call.function.arguments, answer.finish_reason
+    assert (name, reason) == ("copy_draft_table", "tool_calls")
+    assert json.loads(arguments) == {"count": 63, "floor": 2, "day": "Friday"}
 
 
 @pytest.mark.parametrize("script", ["agents_frontend.py", "agents_openai.py", "agents_langgraph.py"])

@@ -1,5 +1,6 @@
 """What `launch --dry-run` finds without starting anything: arguments, parsers, sizes, tables, ports."""
 
+import importlib.util
 import socket
 import subprocess
 import sys
@@ -47,6 +48,7 @@ ENGINE = [
     ("page_size = 16\nchunked_prefill_size = 40", "set chunked_prefill_size = 32 under [engine]"),
     ("page_size = 64\nchunked_prefill_size = 40", "set chunked_prefill_size = 64 under [engine]"),
     ("context_length = 4", "too short for a question and an answer"),
+    ('attention_backend = "triton"', "which needs a GPU, and this deployment would run on the CPU"),
     ("context_length = 5000", "context_length 5000 is more than the 4096 positions"),
 ]
 
@@ -111,6 +113,14 @@ def test_a_decode_worker_keeps_room_for_answers(family: Path) -> None:
     with pytest.raises(PrefillShareError, match=r"keeps 512 free for answers.* max_total_tokens = 576 or more"):
         _planned(family, ACROSS, "max_total_tokens = 500")
     assert _planned(family, ACROSS, "max_total_tokens = 576")
+
+
+def test_a_library_that_is_not_installed_is_named(family: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "mooncake" else known(name))
+    config = load_deployment(_written(family, ACROSS, more='[transfer]\nbackend = "mooncake"\n'))
+    with pytest.raises(PrefillShareError, match="pip install mooncake-transfer-engine"):
+        plan(resolve(config, ()), LaunchOptions())
 
 
 def test_pages_of_a_gpu_must_fit_its_chunks(family: Path) -> None:

@@ -166,12 +166,18 @@ def deployment_file(folder: Path, *modules: str, page_size: int = 1) -> Path:
 
 @contextlib.contextmanager
 def pd_workers(
-    file: Path, *extra_args: str, environment: Mapping[str, Mapping[str, str]] | None = None
+    file: Path,
+    *extra_args: str,
+    environment: Mapping[str, Mapping[str, str]] | None = None,
+    without: Sequence[str] = (),
 ) -> Iterator[Workers]:
-    """Workers of the deployment in ``file``; ``environment`` is added to the workers whose names are its keys."""
+    """Workers of the deployment in ``file``; ``environment`` is added to the workers whose names are its keys.
+
+    ``without`` are arguments that a launched worker has and these must not have.
+    """
     options = LaunchOptions(extra_args=extra_args, start_timeout_s=START_TIMEOUT_S)
     planned = [
-        _adding((environment or {}).get(worker.name, {}), worker)
+        _adding((environment or {}).get(worker.name, {}), worker, without)
         for worker in plan_workers(resolve(load_deployment(file)), options)
     ]
     with contextlib.ExitStack() as stack:
@@ -204,6 +210,7 @@ def _start(stack: contextlib.ExitStack, worker: Worker, folder: Path, forks: For
     return process
 
 
-def _adding(variables: Mapping[str, str], worker: Worker) -> Worker:
+def _adding(variables: Mapping[str, str], worker: Worker, without: Sequence[str] = ()) -> Worker:
     environment = {**worker.command.environment, "OMP_NUM_THREADS": "1", **variables}
-    return dataclasses.replace(worker, command=dataclasses.replace(worker.command, environment=environment))
+    argv = tuple(one for one in worker.command.argv if one not in without)
+    return dataclasses.replace(worker, command=dataclasses.replace(worker.command, argv=argv, environment=environment))

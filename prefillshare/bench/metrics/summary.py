@@ -73,6 +73,7 @@ FIGURES = (
     Figure(key="handoff_mb", title="KV handed off [MB]", digits=1, is_better="lower"),
     Figure(key="num_answered", title="answered calls", digits=0),
     Figure(key="num_within_slo", title="answered within the SLO", digits=0),
+    Figure(key="cut_s", title="run cut after [s]", digits=0),
     Figure(key="num_failures", title="failed calls", digits=0),
 )
 """What the table shows, in its order."""
@@ -101,8 +102,9 @@ def summarise(workload: Workload, run: RunRecord, slo: Slo, *, shares: bool | No
         "handoff_mb": _sum_or_none([call.handoff_bytes for call in good], 1e-6),
         "num_answered": len(good),
         "num_within_slo": num_within_slo,
-        # A failed call ends its session: what was never sent has failed, too.
-        "num_failures": workload.num_calls - len(good),
+        "cut_s": run.cut_s,
+        # A failed call ends its session: what was never sent has failed, too, unless the run was cut.
+        "num_failures": (workload.num_calls if run.cut_s is None else len(run.calls)) - len(good),
     }
 
 

@@ -8,6 +8,11 @@ from prefillshare.bench.plan import Plan
 from prefillshare.bench.report.table import Table
 from prefillshare.bench.results import MAX_FAILED, MIN_CALLS, Result
 
+_CUT = (
+    " Some runs were cut: their figures are of the calls that were answered until then. A slower system gets less far "
+    "into its sessions, so in its figures cold starts weigh more and contexts are shorter."
+)
+
 
 def title_of(plan: Plan) -> str:
     """The headline."""
@@ -26,6 +31,7 @@ def summary_line(plan: Plan, results: Sequence[Result]) -> str:
         "Medians over the repeats, their range in brackets. The ratios say how many times better the first system is; "
         f"below 1 it is worse. A dash: not known, fewer than {least_values(95)} values for a p95 or {least_values(99)} "
         f"for a p99, or, of a ratio, fewer than {MIN_CALLS} calls or more than {MAX_FAILED:.0%} failed ones in a run."
+        + (_CUT if any(run.record.cut_s is not None for result in results for run in result.runs) else "")
     )
 
 

@@ -13,9 +13,11 @@ ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 class RowError(Exception):
     """One row cannot be trained on."""
 
-    def __init__(self, reason: Reason, detail: str) -> None:
+    def __init__(self, reason: Reason, detail: str, *, is_end: bool = False) -> None:
         super().__init__(detail)
         self.reason, self.detail = reason, detail
+        self.is_end = is_end
+        """Whether its file ends there before its time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +25,7 @@ class Chat:
     """A conversation in the form of the chat API."""
 
     messages: Sequence[Mapping[str, Any]]
-    """Turns; each of the assistant is a target, unless it says `"weight": 0`, or `"prefix": true` (the next begins so)."""
+    """Turns; each of the assistant is a target, unless it says `"weight": 0`, or `"prefix": true`, as a start."""
     tools: Sequence[Mapping[str, Any]] = field(default=())
     """Function signatures in the form of the chat API."""
 

@@ -11,8 +11,9 @@ Not covered: what a single call or deployment may add, such as `chat_template_kw
 
 import copy
 import logging
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,12 +21,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from prefillshare.errors import TrainingError
 from prefillshare.training.data.chat import Chat, RowError
 
 if TYPE_CHECKING:
     from sglang.srt.entrypoints.openai.serving_chat import OpenAIServingChat
 
+_NAME = re.compile("[a-z_]+")
 _NEXT_TURN = {"role": "user", "content": ""}
 
 
@@ -82,7 +83,7 @@ class ServedChat:
         if prompt.prefix:
             answer["content"] = prompt.prefix + answer["content"]
         arguments = {**prompt.arguments, "add_generation_prompt": False}
-        return self._recorder.tokenizer.apply_chat_template([*prompt.messages, answer], **arguments)
+        return self._recorder.apply_chat_template([*prompt.messages, answer], **arguments)
 
     def _process(self, messages: list[Any], **fields: Any) -> list[int]:
         request = self._request.model_copy(update={"messages": messages, **fields})
@@ -97,12 +98,17 @@ class ServedChat:
         try:
             request = ChatCompletionRequest.model_validate({"messages": [*chat.messages, _NEXT_TURN], "tools": tools})
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise RowError("malformed", f"the server refuses it ({place}: {_short(first['msg'])})") from None
+            raise RowError("malformed", f"the server refuses it ({_first_fault(error.errors())})") from None
         if refusal := self._serving._validate_request(request):
             raise RowError("malformed", f"the server refuses it ({_short(refusal)})")
         return request
+
+
+def _first_fault(errors: Sequence[Any]) -> str:
+    """Place and text of what is wrong; a turn that fits no kind of turn is wrong in each kind."""
+    fault = next((error for error in errors if error["loc"][-1] != "role"), errors[0])
+    place = ".".join(str(part) for part in fault["loc"] if isinstance(part, int) or _NAME.fullmatch(part))
+    return f"{place}: {_short(fault['msg'])}"
 
 
 def _short(text: str) -> str:
@@ -133,9 +139,13 @@ class _Recorder:
     def chat_template(self, template: Any) -> None:
         self.tokenizer.chat_template = template
 
+    def encode(self, text: str, **arguments: Any) -> list[int]:
+        # How long a prompt may be is ours to say.
+        return self.tokenizer.encode(text, verbose=False, **arguments)
+
     def apply_chat_template(self, messages: list[dict[str, Any]], **arguments: Any) -> str:
         self.seen = (messages, arguments)
-        self.text = self.tokenizer.apply_chat_template(messages, **arguments) if self._renders else ""
+        self.text = _checked_text(self.tokenizer.apply_chat_template(messages, **arguments)) if self._renders else ""
         return self.text
 
     @contextmanager
@@ -148,6 +158,15 @@ class _Recorder:
             self._renders = True
 
 
+def _checked_text(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = text[error.start]
+        raise RowError("malformed", f"it has {half!r}, half of a surrogate pair, which is no character") from None
+    return text
+
+
 def _template_key(tokenizer: Any) -> str:
     template = tokenizer.chat_template
     return template if isinstance(template, str) else repr(template)
@@ -155,22 +174,15 @@ def _template_key(tokenizer: Any) -> str:
 
 @lru_cache(maxsize=4)
 def _serving(tokenizer: Any, template: str) -> "tuple[OpenAIServingChat, _Recorder]":
-    """The server's handler of chat calls over a tokenizer; `template` tells when another one is needed.
-
-    Raises: TrainingError when the server would not use the chat template at all.
-    """
+    """The server's handler of chat calls over a tokenizer; `template` tells when another one is needed."""
     with _quiet_import():
         from sglang.srt.entrypoints.openai.serving_chat import OpenAIServingChat
         from sglang.srt.parser.template_manager import TemplateManager
 
     recorder, templates = _Recorder(tokenizer), TemplateManager()
     manager: Any = _manager(recorder)
-    templates.initialize_templates(manager, str(tokenizer.name_or_path))
-    if templates.chat_template_name is not None:
-        raise TrainingError(
-            f"SGLang takes {tokenizer.name_or_path} by its path for a model with the built-in template "
-            f"{templates.chat_template_name!r} and ignores its chat template: rename the directory"
-        )
+    # Without a path, which the engine does not look at either where a model has a chat template.
+    templates.initialize_templates(manager, model_path="")
     return OpenAIServingChat(manager, templates), recorder
 
 
