@@ -75,8 +75,8 @@ def check_call(obj: Any, path: str | None) -> None:
     if path is not None:
         _check_fields(obj, path)
     params = obj.sampling_params
-    for one in params if isinstance(params, list) else [params]:
-        sampling_values.check(one)
+    for one in _listed(params):
+        sampling_values.check_samples(one)
     num_texts, num_samples = _num_prompts(obj), max((_samples(one) for one in _listed(params)), default=1)
     if num_texts * num_samples > MAX_TEXTS:
         raise ValueError(
@@ -163,6 +163,7 @@ def check_request(obj: Any, input_ids: Sequence[int] | None, vocab_size: int) ->
         raise ValueError("a token id is not a whole number: give a list of token ids")
     _check_plain(obj)
     params = getattr(obj, "sampling_params", None)
+    sampling_values.check(params)
     for one in (*_extremes(input_ids or ()), *_named_tokens(params)):
         if not 0 <= one < vocab_size:
             raise ValueError(f"token id {one} does not exist: ids of this model are 0 to {vocab_size - 1}")

@@ -39,16 +39,23 @@ _INTEGERS = {
 """Name -> least and most; which ones between are taken (top_k 0), SGLang says."""
 
 
+def check_samples(params: Any) -> None:
+    """Look at what a call is multiplied by, before it is.
+
+    Raises: ValueError naming the value and what is allowed.
+    """
+    if params is not None and not isinstance(params, Mapping):
+        raise ValueError(f"sampling_params is {_shown(params)}: give an object")
+    if params and params.get("n") is not None:
+        _integer("n", params["n"])
+
+
 def check(params: Any) -> None:
     """Look at one call's parameters, by their names in the engine.
 
     Raises: ValueError naming the parameter, its value and what is allowed.
     """
-    if params is None:
-        return
-    if not isinstance(params, Mapping):
-        raise ValueError(f"sampling_params is {_shown(params)}: give an object")
-    for name, value in params.items():
+    for name, value in (params or {}).items():
         if name not in _CHECKS:
             raise ValueError(f"there is no sampling parameter {name!r}{_nearest(name)}")
         if value is not None:

@@ -38,6 +38,9 @@ UNSUPPORTED_ENVIRONMENT = {
     "SGLANG_ENABLE_UNIFIED_RADIX_TREE": "the unified radix tree",
 }
 
+GRAMMAR_BACKENDS = ("xgrammar", "none")
+"""The one whose work is tried out before (:mod:`sglang_patches.grammar_checks`), and none at all."""
+
 TRANSFER_BACKENDS = ("nixl", "mooncake")
 """Verified with the hand-off; SGLang spells them so."""
 
@@ -63,6 +66,7 @@ def refusals(args: Any) -> Iterator[str]:
     if args.disaggregation_mode != "null":
         yield from _disaggregation(args)
     yield from _parallelism(args)
+    yield from _grammars(args)
     yield from _scheduling(args)
     yield from _adapters(args)
 
@@ -72,6 +76,14 @@ def _parallelism(args: Any) -> Iterator[str]:
         yield (
             f"shared prefill does not support pipeline parallelism yet (pp_size "
             f"{args.pp_size}): set --pp-size 1 and use --tp-size"
+        )
+
+
+def _grammars(args: Any) -> Iterator[str]:
+    if args.grammar_backend not in GRAMMAR_BACKENDS:
+        yield (
+            f"the time and memory of grammars are bounded for {GRAMMAR_BACKENDS[0]} only, not for "
+            f"{args.grammar_backend}: remove --grammar-backend, or set it to none"
         )
 
 

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
 from typing import Any
 
+from sglang_patches import sampling_values
 from sglang_patches.disaggregation.role import worker_role
 from sglang_patches.names import NO_BOOTSTRAP_HOST
 from sglang_patches.request_checks import check_call, without_nulls
@@ -55,6 +56,8 @@ def wrap_generate_request(original: Callable[..., AsyncIterator[Any]]) -> Callab
         is_scoring = role == "prefill" and _goes_nowhere(obj)
         _refuse_unsupported(obj, has_prompt_logprobs=is_scoring)
         if role == "prefill":
+            for params in _as_list(obj.sampling_params):
+                sampling_values.check(params)
             _neutralize(obj, NEUTRAL_FIELDS if is_scoring else NEUTRAL_FIELDS | LOGPROB_FIELDS)
         answers = original(self, obj, request)
         return _without_output(answers) if is_scoring else answers
@@ -76,6 +79,8 @@ def _refuse_unsupported(obj: Any, *, has_prompt_logprobs: bool) -> None:
             raise ValueError(
                 f"n is {num_samples}, and disaggregated workers make one sample per call: send {num_samples} calls"
             )
+    if any(_as_list(obj.return_sampling_mask)):
+        raise ValueError("return_sampling_mask is not available from disaggregated workers: leave it out")
     starts = [start for start in _as_list(obj.logprob_start_len) if start is not None]
     if not has_prompt_logprobs and any(_as_list(obj.return_logprob)) and any(start >= 0 for start in starts):
         raise ValueError(

@@ -34,6 +34,10 @@ def test_logprobs_of_the_prompt_are_refused(pair):
     assert "ask for those of the answer only" in refused(pair, return_logprob=True, logprob_start_len=0)
 
 
+def test_what_needs_the_sampler_of_both_workers_is_refused(pair):
+    assert "return_sampling_mask is not available" in refused(pair, return_sampling_mask=True)
+
+
 def test_a_call_past_the_router_is_refused(pair):
     for worker in (pair.prefill, pair.decode):
         reply = worker.post("/generate", json={"input_ids": [5, 6, 7]})

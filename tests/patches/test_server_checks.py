@@ -14,6 +14,7 @@ SUPPORTED = {
     "disaggregation_mode": "null",
     "disaggregation_decode_enable_radix_cache": False,
     "disaggregation_transfer_backend": "nixl",
+    "grammar_backend": "xgrammar",
     "dp_size": 1,
     "enable_lora": True,
     "max_loras_per_batch": 4,
@@ -24,6 +25,12 @@ SUPPORTED = {
 
 def arguments(**changes):
     return SimpleNamespace(**{**SUPPORTED, **changes})
+
+
+def test_grammars_are_followed_by_a_backend_that_is_bounded():
+    assert list(refusals(arguments(grammar_backend="none"))) == []
+    (reason,) = refusals(arguments(grammar_backend="outlines"))
+    assert "not for outlines: remove --grammar-backend" in reason
 
 
 def test_a_supported_set_passes():
