@@ -12,6 +12,7 @@ from langchain_openai import ChatOpenAI
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 from market import CONTEXT, STEPS, final_number
+from openai import DefaultAsyncHttpxClient, DefaultHttpxClient
 from savings import Savings
 
 NODES = {"math": "planner", "code": "coder", "tool": "tool_user"}
@@ -28,7 +29,14 @@ class Work(TypedDict):
 def node(module: str, options: argparse.Namespace) -> Callable[[Work], dict]:
     """A node that lets `module` do the next step."""
     model = ChatOpenAI(
-        model=module, base_url=f"{options.url}/v1", api_key=options.api_key, max_tokens=120, temperature=0
+        model=module,
+        base_url=f"{options.url}/v1",
+        api_key=options.api_key,
+        # No proxy in between, whatever the environment names.
+        http_client=DefaultHttpxClient(trust_env=False),
+        http_async_client=DefaultAsyncHttpxClient(trust_env=False),
+        max_tokens=120,
+        temperature=0,
     )
 
     def run(work: Work) -> dict:

@@ -6,7 +6,7 @@ python examples/agents_openai.py --url http://127.0.0.1:30000
 import argparse
 
 from market import CONTEXT, STEPS, final_number
-from openai import OpenAI
+from openai import DefaultHttpxClient, OpenAI
 from savings import Savings
 
 
@@ -16,7 +16,8 @@ def main() -> None:
     parser.add_argument("--api-key", default="none")
     options = parser.parse_args()
 
-    client = OpenAI(base_url=f"{options.url}/v1", api_key=options.api_key)
+    http = DefaultHttpxClient(trust_env=False)  # no proxy in between, whatever the environment names
+    client = OpenAI(base_url=f"{options.url}/v1", api_key=options.api_key, http_client=http)
     messages = [{"role": "system", "content": CONTEXT}]  # shared by all modules, so it stands first
     number, savings = "", Savings()
     for step in STEPS:

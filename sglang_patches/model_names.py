@@ -16,8 +16,11 @@ Remove when: upstream resolves plain adapter names and rejects unknown models.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from sglang_patches.names import WARNINGS_VARIABLE
 
 UPSTREAM_DEFAULT_MODEL = "default"
 """What SGLang fills in when the body has no ``model``."""
@@ -38,6 +41,12 @@ def served_names(tokenizer_manager: Any) -> tuple[str, list[str]]:
 
 def _place(order: Sequence[str], name: str) -> int:
     return order.index(name) if name in order else len(order)
+
+
+def module_warnings() -> dict[str, str]:
+    """What is to be said of this engine's decode modules, by name; the launcher knows it."""
+    warnings: dict[str, str] = json.loads(os.getenv(WARNINGS_VARIABLE) or "{}")
+    return warnings
 
 
 def resolve_adapter(model: str, prefill: str, modules: list[str]) -> str | None:

@@ -17,7 +17,7 @@ from prefillshare.observe.state import ModuleFacts, deployment_state, worker_sta
 from prefillshare.observe.text import as_json
 from sglang_patches.call_report import META_KEY
 from sglang_patches.disaggregation.role import worker_role
-from sglang_patches.model_names import served_names
+from sglang_patches.model_names import module_warnings, served_names
 from sglang_patches.names import DEPLOYMENT_VARIABLE, RESTARTS_VARIABLE, WORKER_VARIABLE
 from sglang_patches.observed_requests import observer_of
 
@@ -89,6 +89,7 @@ async def engine_state(manager: Any) -> dict[str, Any]:
     base, adapters = served_names(manager)
     role = worker_role()
     queued = _by_name(manager, (told or {}).get("queued") or {})
+    warnings = module_warnings()
     names = [base, *adapters] if role != "prefill" else list(dict.fromkeys((base, *observer.modules)))
     return deployment_state(
         observer,
@@ -101,6 +102,7 @@ async def engine_state(manager: Any) -> dict[str, Any]:
                 kind="lora" if name in adapters else "base",
                 is_prefill_module=name == base and role != "decode",
                 queued=queued.get(name, 0),
+                warning=warnings.get(name),
             )
             for name in names
         ],

@@ -21,6 +21,9 @@ FINGERPRINT_VARIABLE = "PREFILLSHARE_PREFILL_FINGERPRINT"
 DEPLOYMENT_VARIABLE = "PREFILLSHARE_DEPLOYMENT"
 """Environment variable of engines: name of the deployment, for people."""
 
+WARNINGS_VARIABLE = "PREFILLSHARE_MODULE_WARNINGS"
+"""Environment variable of engines: what is to be said of its decode modules, a JSON object from name to text."""
+
 WORKER_VARIABLE = "PREFILLSHARE_WORKER"
 """Environment variable of disaggregated workers: the worker's name."""
 

@@ -28,6 +28,7 @@ from sglang_patches.call_report import noted
 from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker, worker_role
 from sglang_patches.model_names import served_names
 from sglang_patches.names import MODULE_HEADER, SESSION_HEADER
+from sglang_patches.traces import name_module
 
 
 def observer_of(tokenizer_manager: Any) -> Observer:
@@ -51,6 +52,7 @@ def wrap_init_req_state(original: Callable[..., dict[str, object]]) -> Callable[
             state = self.rid_to_state[rid]
             state.obj.routing_key = obj.routing_key
             state.observed = _begin(self, state.obj, getattr(obj, "prefillshare_session", None))
+            name_module(state, _module_of(self, state.obj))
         return lifecycles
 
     return _init_req_state
@@ -69,12 +71,17 @@ def _header(request: Any, name: str) -> str | None:
 
 def _begin(manager: Any, obj: Any, session: str | None) -> Observed | None:
     """The observation of one request; None when it names an adapter that is not there, and is refused in a moment."""
-    given = obj.routing_key if is_prefill_worker() else obj.lora_path
     if obj.lora_path and obj.lora_path not in served_names(manager)[1]:
         return None
     # Sessions are the router's business where there is one.
     prompt = _prompt(obj) if worker_role() == "null" else Prompt(data=b"")
-    return observer_of(manager).begin(given or manager.served_model_name, session=session, prompt=prompt)
+    return observer_of(manager).begin(_module_of(manager, obj), session=session, prompt=prompt)
+
+
+def _module_of(manager: Any, obj: Any) -> str:
+    given = obj.routing_key if is_prefill_worker() else obj.lora_path
+    name: str = given or manager.served_model_name
+    return name
 
 
 def _prompt(obj: Any) -> Prompt:

@@ -18,6 +18,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from prefillshare import direct
 from prefillshare.config import load_deployment
 from prefillshare.modules.deployment import resolve
 from prefillshare.serving.arguments import ENGINE_PROGRAM
@@ -63,7 +64,7 @@ def _start_of_plain_server() -> float:
         body = {"input_ids": [1, 2], "sampling_params": {"max_new_tokens": 1}}
         while True:
             try:
-                if httpx.post(f"http://127.0.0.1:{port}/generate", json=body, timeout=60).status_code == 200:
+                if direct.post(f"http://127.0.0.1:{port}/generate", json=body, timeout=60).status_code == 200:
                     return time.monotonic() - started
             except httpx.TransportError:
                 time.sleep(0.1)
@@ -84,7 +85,7 @@ def _plain_server(port: int) -> Iterator[None]:
 
 
 def _figures(running: RunningDeployment) -> dict[str, float]:
-    with httpx.Client(base_url=running.url, timeout=60) as client:
+    with direct.direct_client(base_url=running.url, timeout=60) as client:
         latencies = sorted(_warm_call(client) for _ in range(NUM_CALLS))
         moved = sum(_session_call(client, number) for number in range(SESSION_CALLS))
     time.sleep(2)

@@ -3,15 +3,19 @@
 Commands are imported when they are called: `--help` of each must answer in under half a second.
 """
 
+import contextlib
 import os
 import sys
 from typing import Annotated
 
 import typer
 
-from prefillshare.cli import ask, bench, chat, doctor, launch, models, ps, top, train
+from prefillshare.cli import ask, bench, chat, doctor, launch, models, ps, top, train, verify
 from prefillshare.cli import eval as evaluation_command
 from prefillshare.cli.errors import DEBUG_VARIABLE, run_reporting_errors
+from prefillshare.cli.text import print_all_text
+from prefillshare.errors import ConfigError
+from prefillshare.places import missing_variables
 
 app = typer.Typer(
     name="prefillshare",
@@ -29,6 +33,7 @@ app.command("ps")(ps.ps)
 app.command("top")(top.top)
 app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
+app.command("verify")(verify.verify)
 app.command("train")(train.train)
 app.command("eval")(evaluation_command.evaluate)
 app.add_typer(models.app, name="models")
@@ -52,11 +57,14 @@ def root(
     """Serve several fine-tuned models over one shared prefill, on SGLang."""
     if debug:
         os.environ[DEBUG_VARIABLE] = "1"
+    with contextlib.suppress(ConfigError):  # said by what needs the place
+        os.environ.update(missing_variables())
 
 
 def main() -> None:
     """Run the command line and exit with the code that fits what happened."""
     # Usage errors and --help leave through SystemExit, with their own codes.
+    print_all_text()
     sys.exit(run_reporting_errors(app))
 
 

@@ -6,19 +6,24 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prefillshare.cli.output import put_json, say
-from prefillshare.cli.server_options import DEFAULT_URL, ApiKey, MaxTokens, System, Temperature, Url
+from prefillshare.cli.server_options import ApiKey, MaxTokens, System, Temperature, Url, server_url
+from prefillshare.cli.text import read_stdin, text_option
 
 if TYPE_CHECKING:
     from prefillshare.serving.client import Message, Usage
 
 
 def ask(
-    module: Annotated[str, typer.Argument(help="Name of a decode module, or of the prefill module.")],
-    prompt: Annotated[str | None, typer.Argument(help="What to ask; `-` or nothing reads it from stdin.")] = None,
+    module: Annotated[
+        str, typer.Argument(help="Name of a decode module, or of the prefill module.", callback=text_option)
+    ],
+    prompt: Annotated[
+        str | None, typer.Argument(help="What to ask; `-` or nothing reads it from stdin.", callback=text_option)
+    ] = None,
     system: System = None,
     max_tokens: MaxTokens = None,
     temperature: Temperature = 0.0,
-    url: Url = DEFAULT_URL,
+    url: Url = None,
     api_key: ApiKey = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print answer and usage as one line of JSON.")] = False,
 ) -> None:
@@ -28,7 +33,7 @@ def ask(
     messages = _messages(system, prompt)
     parts: list[str] = []
     usage: Usage | None = None
-    with Client(url, api_key) as client:
+    with Client(server_url(url), api_key) as client:
         for piece in client.chat(module, messages, max_tokens=max_tokens, temperature=temperature):
             parts.append(piece.text)
             usage = piece.usage or usage
@@ -55,7 +60,7 @@ def _messages(system: str | None, prompt: str | None) -> "list[Message]":
     if prompt is None or prompt == "-":
         if sys.stdin.isatty():
             say("type the question, end with Ctrl-D:")
-        prompt = sys.stdin.read().strip()
+        prompt = read_stdin("the question on stdin").strip()
     if not prompt.strip():
         raise ConfigError('the question is empty: write it as the last argument, such as ask math "2 + 2 = ?"')
     start: list[Message] = [{"role": "system", "content": system}] if system else []

@@ -4,15 +4,18 @@ from typing import Annotated
 
 import typer
 
-from prefillshare.cli.server_options import DEFAULT_URL, ApiKey, MaxTokens, System, Temperature, Url
+from prefillshare.cli.server_options import ApiKey, MaxTokens, System, Temperature, Url, server_url
+from prefillshare.cli.text import text_option
 
 
 def chat(
-    module: Annotated[str | None, typer.Argument(help="Module to begin with; without one, the first by name.")] = None,
+    module: Annotated[
+        str | None, typer.Argument(help="Module to begin with; without one, the first by name.", callback=text_option)
+    ] = None,
     system: System = None,
     max_tokens: MaxTokens = None,
     temperature: Temperature = 0.0,
-    url: Url = DEFAULT_URL,
+    url: Url = None,
     api_key: ApiKey = None,
 ) -> None:
     """Talk with the modules of a running server.
@@ -22,7 +25,7 @@ def chat(
     from prefillshare.cli.conversation import Conversation, talk
     from prefillshare.serving.client import Client
 
-    with Client(url, api_key) as client:
+    with Client(server_url(url), api_key) as client:
         conversation = Conversation(
             client=client, module=module, system=system, max_tokens=max_tokens, temperature=temperature
         )

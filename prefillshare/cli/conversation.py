@@ -1,13 +1,11 @@
-"""The interactive part of `prefillshare chat`: reading lines, commands, and answers that can be stopped."""
+"""The interactive part of `prefillshare chat`: commands, and answers that can be stopped."""
 
-import contextlib
-import os
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 from prefillshare.cli.ask import usage_line
 from prefillshare.cli.output import paint, put, say
+from prefillshare.cli.questions import questions
 from prefillshare.config.tables import nearest
 from prefillshare.errors import ConfigError, PrefillShareError, ServerError
 from prefillshare.serving.client import Client, Message, Usage
@@ -18,8 +16,8 @@ _HELP = """\
 /reset        forget the conversation
 /help         this list
 /quit         leave (or Ctrl-D)
+Enter asks; Alt-Enter begins another line, and so does Enter between two \"\"\"; what is pasted is one question.
 Ctrl-C stops an answer without leaving."""
-_HISTORY_LINES = 1000
 
 
 class Conversation:
@@ -76,28 +74,28 @@ class Conversation:
 
 
 def talk(conversation: Conversation) -> None:
-    """Read lines until the end; answer them or obey them."""
-    is_terminal = sys.stdin.isatty()
-    with _history() if is_terminal else contextlib.nullcontext():
-        if is_terminal:
-            say(f"modules: {', '.join(conversation.names)}; /help lists the commands")
-        while (line := _read_line(conversation.module, is_terminal)) is not None:
-            try:
-                if not _handle(conversation, line.strip()):
-                    return
-            except PrefillShareError as error:
-                if not is_terminal:
-                    raise
-                say(f"error: {error}")
+    """Read questions and commands until the end; answer or obey them."""
+    source = questions()
+    if source.is_terminal:
+        say(f"modules: {', '.join(conversation.names)}; /help lists the commands")
+    while True:
+        try:
+            text = source.next(conversation.module)
+            if text is None or not _handle(conversation, text):
+                return
+        except PrefillShareError as error:
+            if not source.is_terminal:
+                raise
+            say(f"error: {error}")
 
 
-def _handle(conversation: Conversation, line: str) -> bool:
+def _handle(conversation: Conversation, text: str) -> bool:
     """Return whether to go on."""
-    command, _, argument = line.partition(" ")
-    if not line:
+    command, _, argument = text.partition(" ")
+    if not text:
         return True
-    if not line.startswith("/"):
-        _answer(conversation, line)
+    if not text.startswith("/") or "\n" in text:
+        _answer(conversation, text)
     elif command == "/model" and argument.strip():
         conversation.switch(argument.strip())
         say(f"{conversation.module} answers from here on")
@@ -128,37 +126,3 @@ def _answer(conversation: Conversation, question: str) -> None:
     print(flush=True)
     text = usage_line(usage) if usage else "stopped; what was said stays in the conversation"
     say(paint(f"[{conversation.module}] {text}", "dim", sys.stderr))
-
-
-def _read_line(module: str, is_terminal: bool) -> str | None:
-    """Return the next line, or None at the end of the input."""
-    while True:
-        try:
-            return input(f"{module}> " if is_terminal else "")
-        except EOFError:
-            if is_terminal:
-                say()
-            return None
-        except KeyboardInterrupt:
-            if not is_terminal:
-                raise
-            say("\n/quit or Ctrl-D leaves")
-
-
-@contextlib.contextmanager
-def _history() -> Iterator[None]:
-    """Line editing with a history that is kept between conversations."""
-    import readline
-
-    root = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "prefillshare"
-    file = root / "chat_history"
-    with contextlib.suppress(OSError):
-        root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        readline.read_history_file(file)
-    readline.set_history_length(_HISTORY_LINES)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            readline.write_history_file(file)
-            file.chmod(0o600)

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Protocol
 
 from prefillshare.cli.output import say
+from prefillshare.cli.server_options import url_words
 from prefillshare.serving.stopping import StopRequested
 
 _EXIT_STOP = 10
@@ -82,7 +83,8 @@ class Dashboard:
         if code:
             say(f"the dashboard ended by itself (exit code {code})")
         assert self._served is not None
-        say(f"still serving at {self._served.url}; Ctrl-C stops, `prefillshare top` shows the dashboard again")
+        again = f"prefillshare top{url_words(self._served.url)}"
+        say(f"still serving at {self._served.url}; Ctrl-C stops, `{again}` shows the dashboard again")
 
     def _free_screen(self) -> None:
         self._process = None

@@ -1,5 +1,6 @@
 """`prefillshare doctor`."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -41,4 +42,7 @@ def doctor(
     if problems:
         say(f"{len(problems)} problem(s): {', '.join(finding.name for finding in problems)}")
         raise typer.Exit(1)
-    say(f"ready to serve: `prefillshare launch{f' {file}' if file else ''}`")
+    words = ["prefillshare launch", *([shlex.quote(str(file))] if file else [])]
+    words += [f"--host {host}"] if host != "127.0.0.1" else []
+    words += [f"--port {port}"] if port != 30000 else []
+    say(f"ready to serve: `{' '.join(words)}`")

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prefillshare.cli.server_options import DEFAULT_URL, ApiKey, Url
+from prefillshare.cli.server_options import ApiKey, Url, server_url
+from prefillshare.cli.text import text_option
 
 if TYPE_CHECKING:
     from prefillshare.evaluation.driver import Score
@@ -16,8 +17,8 @@ def evaluate(
         list[str] | None,
         typer.Argument(help="gsm8k, gsm-plus, humaneval, humaneval+, bfcl-simple, bfcl-multiple, or a tiny suite."),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Name of the model to ask.")] = None,
-    url: Url = DEFAULT_URL,
+    model: Annotated[str | None, typer.Option(help="Name of the model to ask.", callback=text_option)] = None,
+    url: Url = None,
     api_key: ApiKey = None,
     weights: Annotated[
         Path | None, typer.Option(help="Deployment file: decode its modules here instead of asking a server.")
@@ -57,11 +58,12 @@ def evaluate(
     _check_harness(harness, few_shot, weights)
     from prefillshare.evaluation.field.registry import load
 
+    address = server_url(url) if weights is None else ""
     if harness is not None:
         scores = _ask_by_harness(
             suites or [],
             str(model),
-            url,
+            address,
             directory=data,
             api_key=api_key,
             limit=limit,
@@ -74,12 +76,12 @@ def evaluate(
             for name in suites or []
         ]
         if weights is None:
-            scores = [_ask(suite, str(model), url, api_key, concurrency) for suite in loaded]
+            scores = [_ask(suite, str(model), address, api_key, concurrency) for suite in loaded]
         else:
             scores = _decode(loaded, str(model), weights, sharing_ratio)
     _show(scores, as_json=as_json)
     if out:
-        origin = {"url": url} if weights is None else {"weights": str(weights), "sharing_ratio": sharing_ratio}
+        origin = {"url": address} if weights is None else {"weights": str(weights), "sharing_ratio": sharing_ratio}
         _store(scores, str(model), origin, out)
 
 
@@ -121,15 +123,21 @@ def _ask_by_harness(suites: list[str], model: str, url: str, **settings: Any) ->
 
 def _ask(suite: Any, model: str, url: str, api_key: str | None, concurrency: int) -> "Score":
     from prefillshare.cli.evaluation import counter
-    from prefillshare.cli.output import say
     from prefillshare.evaluation.driver import score_served
 
-    if left_out := getattr(suite, "num_left_out", 0):
-        say(f"{suite.name}: {left_out} problems without an answer to compare with are left out")
+    _say_left_out(suite)
     with counter(suite.name, len(suite.questions)) as count:
         return score_served(
             suite, model, url.removesuffix("/v1"), api_key=api_key, concurrency=concurrency, on_answer=count
         )
+
+
+def _say_left_out(suite: Any) -> None:
+    from prefillshare.cli.output import say
+    from prefillshare.datafiles import summary
+
+    if left_out := getattr(suite, "left_out", ()):
+        say(f"{suite.name}: {summary(left_out)}")
 
 
 def _decode(suites: list[Any], model: str, weights: Path, sharing_ratio: float) -> "list[Score]":
@@ -141,6 +149,7 @@ def _decode(suites: list[Any], model: str, weights: Path, sharing_ratio: float) 
     module = WeightsModel(resolve(load_deployment(weights)), model, sharing_ratio=sharing_ratio)
     scores = []
     for suite in suites:
+        _say_left_out(suite)
         with counter(suite.name, len(suite.questions)) as count:
             scores.append(module.score(suite, count))
     return scores
@@ -167,6 +176,7 @@ def _show(scores: "list[Score]", *, as_json: bool) -> None:
 
 def _store(scores: "list[Score]", model: str, origin: dict[str, Any], out: Path) -> None:
     import json
+    import shlex
     from datetime import UTC, datetime
 
     from prefillshare.cli.output import say
@@ -177,8 +187,10 @@ def _store(scores: "list[Score]", model: str, origin: dict[str, Any], out: Path)
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "scores": [score.as_dict() for score in scores],
     }
-    out.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    say(f"every answer: {out}; compare two with: prefillshare eval --compare A B")
+    out.write_text(
+        json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8", errors="backslashreplace"
+    )
+    say(f"every answer: {out}; compare it with: prefillshare eval --compare {shlex.quote(str(out))} OTHER")
 
 
 def _compare(first: Path, second: Path, *, as_json: bool) -> None:

@@ -43,7 +43,7 @@ def build_tiny(
         float, typer.Option(min=0.001, max=10.0, help="Factor on the length of every run; below 1 for a quick try.")
     ] = 1.0,
 ) -> None:
-    """Build tiny-base and its modules: data, tokenizer, pretraining, fine-tuning. About 35 minutes on 2 cores."""
+    """Build tiny-base and its modules: data, tokenizer, pretraining, fine-tuning. About an hour on 2 cores."""
     from prefillshare.cli.output import say
     from prefillshare.modules.tiny.config import TinyRecipe
     from prefillshare.training.progress import make_reporter

@@ -5,6 +5,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any, TextIO
 
+from prefillshare.cli.text import can_print_unicode
+
+_MIN_COLUMNS = 20
+_USUAL_COLUMNS = 80
+
 
 def say(text: str = "") -> None:
     """Tell the person at the terminal something that is not the command's data."""
@@ -23,7 +28,7 @@ def put(text: str = "") -> None:
 
 def put_json(value: Any) -> None:
     """Print data for a script, on one line."""
-    put(json.dumps(value, ensure_ascii=False, default=str))
+    put(json.dumps(value, ensure_ascii=not can_print_unicode(), default=str))
 
 
 def put_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -38,7 +43,18 @@ def put_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     table = Table(*header, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for row in rows:
         table.add_row(*row)
-    Console().print(table, markup=False)
+    console = Console()
+    if console.width < _MIN_COLUMNS:  # COLUMNS may say anything; the terminal wraps what does not fit
+        console = Console(width=_USUAL_COLUMNS)
+    console.print(table, markup=False)
+
+
+def put_comment_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table as comments of a shell, so that what follows can be pasted along with it."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    for row in (header, *rows):
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        put(f"# {'  '.join(cells)}".rstrip())
 
 
 def paint(text: str, colour: str, stream: TextIO) -> str:

@@ -4,10 +4,47 @@ from typing import Annotated
 
 import typer
 
-Url = Annotated[str, typer.Option("--url", help="Address of the server.", envvar="PREFILLSHARE_URL")]
-ApiKey = Annotated[str | None, typer.Option("--api-key", help="Key of the server.", envvar="PREFILLSHARE_API_KEY")]
-MaxTokens = Annotated[int | None, typer.Option("--max-tokens", min=1, help="Longest answer in tokens.")]
-Temperature = Annotated[float, typer.Option("--temperature", min=0.0, help="0 always takes the likeliest token.")]
-System = Annotated[str | None, typer.Option("--system", help="System message.")]
+from prefillshare.cli.text import key_option, text_option
 
 DEFAULT_URL = "http://127.0.0.1:30000"
+
+Url = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        help=f"Address of the server; without one, the only deployment of yours that runs here, else {DEFAULT_URL}.",
+        envvar="PREFILLSHARE_URL",
+        callback=text_option,
+    ),
+]
+ApiKey = Annotated[
+    str | None, typer.Option("--api-key", help="Key of the server.", envvar="PREFILLSHARE_API_KEY", callback=key_option)
+]
+MaxTokens = Annotated[int | None, typer.Option("--max-tokens", min=1, help="Longest answer in tokens.")]
+Temperature = Annotated[float, typer.Option("--temperature", min=0.0, help="0 always takes the likeliest token.")]
+System = Annotated[str | None, typer.Option("--system", help="System message.", callback=text_option)]
+
+
+def server_url(given: str | None) -> str:
+    """The address to ask: the given one, else that of the only deployment that runs here.
+
+    Raises: ConfigError with the list of deployments when several run.
+    """
+    if given is not None:
+        return given
+    from prefillshare.errors import ConfigError
+    from prefillshare.serving.record import read_records
+
+    try:
+        running = read_records()
+    except ConfigError:  # no place for records is no reason not to ask
+        running = []
+    if len(running) > 1:
+        listed = "; ".join(f"--url {record.url} ({record.name}: {', '.join(record.models)})" for record in running)
+        raise ConfigError(f"{len(running)} deployments run here: say which one is meant by {listed}")
+    return running[0].url if running else DEFAULT_URL
+
+
+def url_words(url: str) -> str:
+    """The words that a command needs to ask the server at `url`; none for the usual address."""
+    return "" if url == DEFAULT_URL else f" --url {url}"

@@ -6,11 +6,11 @@ from typing import Annotated
 import typer
 
 from prefillshare.cli.output import put
-from prefillshare.cli.server_options import DEFAULT_URL, ApiKey, Url
+from prefillshare.cli.server_options import ApiKey, Url, server_url
 
 
 def top(
-    url: Url = DEFAULT_URL,
+    url: Url = None,
     api_key: ApiKey = None,
     interval: Annotated[float, typer.Option(help="Seconds between looks.", min=0.1)] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="Print one look as text and exit.")] = False,
@@ -26,7 +26,7 @@ def top(
     if not once and not _can_draw():
         raise ConfigError("the dashboard needs a terminal: use --once, or --once --json in scripts")
     try:
-        client = StateClient(url, api_key)
+        client = StateClient(server_url(url), api_key)
         if once:
             from prefillshare_tui.once import ask_once
 

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,6 +11,11 @@ from prefillshare.config.schema import DecodeModule, Deployment, PrefillModule
 from prefillshare.config.tables import build
 from prefillshare.config.training import Training
 from prefillshare.errors import ConfigError
+
+_ENCODING = "utf-8-sig"
+"""Some editors put a byte-order mark before the text."""
+_DEPLOYMENT_KEYS = frozenset({"prefill", "decode"})
+_TRAINING_KEYS = frozenset({"base", "data"})
 
 M = TypeVar("M", PrefillModule, DecodeModule)
 
@@ -20,9 +26,12 @@ def load_deployment(file: Path) -> Deployment:
     Raises: ConfigError, naming the file, the table and the fix.
     """
     file = Path(file)
-    table = _read(file, "deployment", "`prefillshare launch` without a file serves the embedded tiny family")
+    table = _read(
+        file, "deployment", _DEPLOYMENT_KEYS, "`prefillshare launch` without a file serves the embedded tiny family"
+    )
     try:
         deployment = build(Deployment, table, "the file", hidden=frozenset({"source"}))
+        _refuse_unused_tables(deployment, table)
         return dataclasses.replace(
             deployment,
             prefill=_with_path(deployment.prefill, file),
@@ -33,13 +42,22 @@ def load_deployment(file: Path) -> Deployment:
         raise ConfigError(f"{file}: {str(error).removeprefix('the file: ')}") from None
 
 
+def _refuse_unused_tables(deployment: Deployment, table: Mapping[str, Any]) -> None:
+    unused = [name for name in ("router", "transfer") if name in table]
+    if deployment.topology == "colocated" and unused:
+        raise ConfigError(
+            f'there is a [{unused[0]}] table, which topology = "colocated" has no use for: remove it, or write '
+            'topology = "disaggregated"'
+        )
+
+
 def load_training(file: Path) -> Training:
     """Return the training run that `file` describes, its paths absolute; the base and a data file must exist.
 
     Raises: ConfigError, naming the file, the table and the fix.
     """
     file = Path(file)
-    table = _read(file, "training", "models/recipes has examples")
+    table = _read(file, "training", _TRAINING_KEYS, "models/recipes has examples")
     try:
         training = build(Training, table, "the file", hidden=frozenset({"source"}))
         base, data = training.base, training.data
@@ -53,26 +71,34 @@ def load_training(file: Path) -> Training:
         raise ConfigError(f"{file}: {str(error).removeprefix('the file: ')}") from None
 
 
-def _read(file: Path, kind: str, otherwise: str) -> dict[str, Any]:
+def _read(file: Path, kind: str, keys: frozenset[str], otherwise: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(file.read_text(encoding=_ENCODING))
     except FileNotFoundError:
-        raise ConfigError(f"there is no {kind} file {file}: {_other_files(file, otherwise)}") from None
+        raise ConfigError(f"there is no {kind} file {file}: {_other_files(file, keys, otherwise)}") from None
     except IsADirectoryError:
-        raise ConfigError(f"{file} is a directory: {_other_files(file / 'x', otherwise)}") from None
+        raise ConfigError(f"{file} is a directory: {_other_files(file / 'x', keys, otherwise)}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{file} is not a text file: give a {kind} file in TOML") from None
+        raise ConfigError(f"{file} is not a text file in UTF-8: give a {kind} file in TOML") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file} is not valid TOML: {error}") from None
     except OSError as error:
         raise ConfigError(f"{file} cannot be read ({error.strerror}): check its permissions") from None
 
 
-def _other_files(file: Path, otherwise: str) -> str:
-    names = [str(other) for other in sorted(file.parent.glob("*.toml"))]
-    if close := difflib.get_close_matches(str(file), names, n=1, cutoff=0.5):
-        return f"did you mean {close[0]}?"
-    return f"there are {', '.join(names)}" if names else otherwise
+def _other_files(file: Path, keys: frozenset[str], otherwise: str) -> str:
+    others = {other.name: str(other) for other in sorted(file.parent.glob("*.toml")) if _has_keys(other, keys)}
+    if close := difflib.get_close_matches(file.name, others, n=1, cutoff=0.5):
+        return f"did you mean {others[close[0]]}?"
+    return f"there are {', '.join(others.values())}" if others else otherwise
+
+
+def _has_keys(file: Path, keys: frozenset[str]) -> bool:
+    """Whether a TOML file may be of the wanted kind."""
+    try:
+        return keys <= tomllib.loads(file.read_text(encoding=_ENCODING)).keys()
+    except (OSError, ValueError):
+        return False
 
 
 def _with_path(module: M, file: Path) -> M:

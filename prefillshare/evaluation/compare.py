@@ -80,5 +80,6 @@ def _scores(file: Path) -> dict[str, list[dict[str, Any]]]:
         return {score["suite"]: score["samples"] for score in content["scores"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EvaluationError(
-            f"{file} is no result of `prefillshare eval --json` ({type(error).__name__}): make it again"
+            f"{file} is no result of `prefillshare eval --out FILE` ({type(error).__name__}): "
+            "give two files that --out wrote"
         ) from None

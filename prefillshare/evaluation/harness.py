@@ -13,6 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from prefillshare.direct import except_from_proxies
 from prefillshare.errors import EvaluationError
 from prefillshare.evaluation.driver import Sample, Score
 from prefillshare.evaluation.field.base import data_file
@@ -44,6 +45,7 @@ def score_by_lm_eval(
         raise EvaluationError(f"suite {task} is not asked through lm-eval here: leave --harness out, or ask {TASKS[0]}")
     files = _local_files(task, directory)
     evaluate, api_model = _lm_eval()
+    except_from_proxies(url)
     asked = api_model(
         model=model,
         base_url=f"{url.rstrip('/').removesuffix('/v1')}/v1/chat/completions",

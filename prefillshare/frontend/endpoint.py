@@ -9,6 +9,7 @@ import httpx
 from sglang.lang.backend.runtime_endpoint import RuntimeEndpoint
 from sglang.lang.choices import ChoicesDecision
 
+from prefillshare import direct
 from prefillshare.errors import PrefillShareError
 from prefillshare.frontend import turns
 from prefillshare.frontend.chat_template import derive
@@ -28,6 +29,7 @@ class Endpoint(RuntimeEndpoint):
 
     `module` answers what names no module itself. Chats are written in the model's own template, unless
     `chat_template_name` names one of SGLang's.
+    Effects: where the environment names a proxy, the deployment's host joins the process's no_proxy.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Endpoint(RuntimeEndpoint):
         """Raises: PrefillShareError when nothing of the kind is at `base_url`; UnknownModuleError."""
         base_url = base_url.rstrip("/")
         told = _ask(base_url, api_key, verify)
+        direct.except_from_proxies(base_url)  # SGLang's client would look for one
         super().__init__(base_url, api_key, verify, chat_template_name or _NO_TEMPLATE)
         self.prefill_module: str = told["prefill"]
         self.modules: tuple[str, ...] = tuple(told["decode"])
@@ -112,10 +115,10 @@ def _ask(base_url: str, api_key: str | None, verify: str | None) -> dict[str, An
     headers = {"Authorization": f"Bearer {api_key}"} if api_key is not None else {}
     trusted = ssl.create_default_context(cafile=verify) if verify else True
     try:
-        reply = httpx.get(f"{base_url}/modules", headers=headers, verify=trusted, timeout=_ASK_TIMEOUT_S)
+        reply = direct.get(f"{base_url}/modules", headers=headers, verify=trusted, timeout=_ASK_TIMEOUT_S)
     except httpx.TransportError as error:
         raise PrefillShareError(
-            f"nothing answers at {base_url} ({error}): start it with `prefillshare launch`"
+            f"nothing answers at {base_url} ({error}): start it with `{direct.launch_line(base_url)}`"
         ) from None
     if reply.status_code == 401:
         raise PrefillShareError(f"{base_url} needs an API key: give api_key")

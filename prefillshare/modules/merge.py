@@ -5,7 +5,6 @@ Run: `prefillshare models merge ADAPTER --base BASE --out DIR`.
 """
 
 import hashlib
-import os
 import shutil
 import tempfile
 from dataclasses import replace
@@ -16,6 +15,7 @@ from prefillshare.errors import ModuleError
 from prefillshare.modules.adapter import check_adapter_fits, read_adapter
 from prefillshare.modules.fingerprint import prefill_fingerprint
 from prefillshare.modules.manifest import MANIFEST_NAME, ModuleManifest, read_manifest, write_manifest
+from prefillshare.places import cache_directory
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +60,7 @@ def merged_module(adapter: Path, base: Path, fingerprint: str, *, dtype: MergedD
     Raises: ModuleError as `merge_adapter` does, and when the cache cannot be written.
     """
     key = hashlib.sha256("\0".join((_content_sha256(adapter), fingerprint, dtype)).encode()).hexdigest()[:24]
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prefillshare" / "merged"
+    root = cache_directory() / "merged"
     out = root / f"{adapter.name}-{key}"
     if out.is_dir():
         return out
@@ -93,7 +93,7 @@ def _check_inputs(adapter: Path, base: Path) -> ModuleManifest:
     if manifest is None:
         raise ModuleError(
             f"{adapter} has no prefillshare.json, so nobody knows whose KV it was trained on: "
-            "merge adapters made by prefillshare"
+            'merge adapters made by prefillshare, or serve it as it is with kind = "lora"'
         )
     if manifest.kind != "lora":
         raise ModuleError(f"{adapter} is a module of kind {manifest.kind!r}: only lora modules can be merged")

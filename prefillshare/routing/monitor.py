@@ -91,6 +91,7 @@ class Monitor:
             kind="lora" if is_lora else "full",
             is_prefill_module=False,
             queued=self._admission.num_queued(module),
+            warning=self._pool.warning(module),
         )
 
     async def _ask(self, worker: Worker) -> dict[str, Any] | None:

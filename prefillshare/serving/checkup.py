@@ -12,18 +12,24 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Literal
 
-from prefillshare.errors import PrefillShareError
+from prefillshare.errors import ConfigError, PrefillShareError
 from prefillshare.open_files import FILES_PER_CALL
+from prefillshare.places import home_directory, is_stand_in, socket_folder, state_directory
 from prefillshare.serving.machine import available_memory_bytes, default_threads, gpus, num_cores
 from prefillshare.serving.ports import check_address
+from prefillshare.serving.toolkit import missing_compilers
 from sglang_patches.fingerprint import PINNED_SGLANG, installed_sglang
 from sglang_patches.names import PLUGINS
 
 _PYTHONS = ((3, 11), (3, 12))
+_MIB = 1 << 20
 _GIB = 1 << 30
 # Three processes of about 1.2 GiB each before any weights.
 _MIN_MEMORY_BYTES = 4 * _GIB
 _MIN_DISK_BYTES = 1 * _GIB
+_SHARED_MEMORY = "/dev/shm"
+_SHARED_MEMORY_FIX = "engines of several GPUs exchange data there: give a container more, such as --shm-size 1g"
+_MIN_SHARED_BYTES = 64 * _MIB
 _MIN_OPEN_FILES = 256
 _GOOD_OPEN_FILES = 4096
 _REPORT_TIMEOUT_S = 60
@@ -55,10 +61,15 @@ def examine(host: str, port: int, deployment: Path) -> list[Finding]:
         _device,
         _memory,
         lambda: _port(host, port),
+        _home,
         _disk,
+        _sockets,
+        _shared_memory,
         _open_files,
         lambda: _deployment(deployment),
     ]
+    if gpus():
+        checks.insert(checks.index(_device) + 1, _compilers)
     return [check() for check in checks]
 
 
@@ -121,6 +132,14 @@ def _device() -> Finding:
     return Finding(name="GPU", state="warning", value=value, fix="without a CUDA GPU only small models are practical")
 
 
+def _compilers() -> Finding:
+    missing = missing_compilers()
+    if not missing:
+        return Finding(name="compilers", state="ok", value="nvcc, C and C++ compiler, ninja, Python's headers")
+    fix = "SGLang compiles kernels on its first start: install CUDA 13's toolkit, build-essential, ninja, python3-dev"
+    return Finding(name="compilers", state="problem", value=f"without {', '.join(missing)}", fix=fix)
+
+
 def _memory() -> Finding:
     available = available_memory_bytes()
     if available is None:
@@ -141,7 +160,10 @@ def _port(host: str, port: int) -> Finding:
 
 
 def _disk() -> Finding:
-    place = Path(os.environ.get("XDG_STATE_HOME") or Path.home())
+    try:
+        place = state_directory()
+    except ConfigError as error:
+        return Finding(name="disk", state="problem", value="no place for logs", fix=str(error))
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free
@@ -149,6 +171,36 @@ def _disk() -> Finding:
     if free >= _MIN_DISK_BYTES:
         return Finding(name="disk", state="ok", value=value)
     return Finding(name="disk", state="problem", value=value, fix="logs and caches need 1 GiB: delete something")
+
+
+def _home() -> Finding:
+    try:
+        home = home_directory()
+    except ConfigError as error:
+        return Finding(name="home", state="problem", value="none that can be written", fix=str(error))
+    if not is_stand_in(home):
+        return Finding(name="home", state="ok", value=str(home))
+    fix = "logs, caches and merged modules lie there and may not last: set HOME to a folder of yours"
+    return Finding(name="home", state="warning", value=f"none that can be written; {home} stands in", fix=fix)
+
+
+def _sockets() -> Finding:
+    try:
+        folder = socket_folder()
+    except ConfigError as error:
+        return Finding(name="sockets", state="problem", value="no folder for them", fix=str(error))
+    return Finding(name="sockets", state="ok", value=f"in {folder}")
+
+
+def _shared_memory() -> Finding:
+    if not os.access(_SHARED_MEMORY, os.W_OK | os.X_OK):
+        value = f"{_SHARED_MEMORY} cannot be written"
+        return Finding(name="shared mem", state="warning", value=value, fix=_SHARED_MEMORY_FIX)
+    free = shutil.disk_usage(_SHARED_MEMORY).free
+    value = f"{free / _MIB:.0f} MiB free at {_SHARED_MEMORY}"
+    if free >= _MIN_SHARED_BYTES:
+        return Finding(name="shared mem", state="ok", value=value)
+    return Finding(name="shared mem", state="warning", value=value, fix=_SHARED_MEMORY_FIX)
 
 
 def _open_files() -> Finding:
@@ -168,12 +220,16 @@ def _open_files() -> Finding:
 def _deployment(file: Path) -> Finding:
     from prefillshare.config import load_deployment
     from prefillshare.modules.deployment import resolve
+    from prefillshare.serving.launch import plan, plan_warnings
+    from prefillshare.serving.options import LaunchOptions
 
     try:
         resolved = resolve(load_deployment(file))
+        plan(resolved, LaunchOptions())
+        warnings = [*resolved.warnings, *plan_warnings(resolved)]
     except PrefillShareError as error:
         return Finding(name="deployment", state="problem", value=str(file), fix=str(error))
     value = f"{file}: {', '.join(resolved.config.model_names)}"
-    if resolved.warnings:
-        return Finding(name="deployment", state="warning", value=value, fix=resolved.warnings[0])
+    if warnings:
+        return Finding(name="deployment", state="warning", value=value, fix=warnings[0])
     return Finding(name="deployment", state="ok", value=value)

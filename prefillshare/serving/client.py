@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 
 import httpx
 
+from prefillshare.direct import direct_client, launch_line
 from prefillshare.errors import ServerError
 
 DEFAULT_URL = "http://127.0.0.1:30000"
@@ -53,7 +54,7 @@ class Client:
         self.url = _clean(url)
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         timeout = httpx.Timeout(None, connect=_CONNECT_TIMEOUT_S)
-        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout)
+        self._http = direct_client(base_url=self.url, headers=headers, timeout=timeout)
 
     def __enter__(self) -> "Client":
         return self
@@ -103,7 +104,7 @@ class Client:
 
     def _unreachable(self, error: httpx.TransportError) -> ServerError:
         if isinstance(error, httpx.ConnectError):
-            return ServerError(f"no server answers at {self.url}: start one with `prefillshare launch`")
+            return ServerError(f"no server answers at {self.url}: start one with `{launch_line(self.url)}`")
         return ServerError(f"the server at {self.url} does not answer ({error}): look at its log")
 
     def _raise_for_status(self, reply: httpx.Response) -> None:

@@ -6,8 +6,8 @@ Workers listen on the loopback interface only, with a key made for this launch; 
 import itertools
 import secrets
 import shutil
-import tempfile
 import time
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,8 +15,10 @@ from pathlib import Path
 
 import httpx
 
-from prefillshare.errors import ConfigError, LaunchError
+from prefillshare import direct
+from prefillshare.errors import LaunchError
 from prefillshare.modules.deployment import ResolvedDeployment, ResolvedModule
+from prefillshare.places import new_private_folder
 from prefillshare.serving.arguments import (
     HEARTBEAT_FAILURES,
     HEARTBEAT_S,
@@ -25,14 +27,16 @@ from prefillshare.serving.arguments import (
     runs_on_cpu,
     worker_command,
 )
+from prefillshare.serving.budget import planned_memory, planned_workers
 from prefillshare.serving.engine import start_fork_server
 from prefillshare.serving.forks import ForkServer
 from prefillshare.serving.logs import new_log_path
-from prefillshare.serving.machine import gpus
-from prefillshare.serving.options import DEFAULT_HOST, LaunchOptions, Listener, auth_header
+from prefillshare.serving.options import DEFAULT_HOST, UNTRACED, LaunchOptions, Listener, auth_header
+from prefillshare.serving.placement import GpuPlace, place_deployment
 from prefillshare.serving.ports import check_address, client_host, free_port
+from prefillshare.serving.preflight import check_sizes, check_transfer
 from prefillshare.serving.process import EngineProcess, start_engine
-from prefillshare.serving.progress import FIRST_STAGE, LAST_STAGE
+from prefillshare.serving.progress import LAST_STAGE
 from prefillshare.serving.readiness import raise_if_dead, wait_until_listening
 from prefillshare.serving.record import ProcessRecord
 from prefillshare.serving.router_process import RouterFile, router_command
@@ -143,7 +147,7 @@ class RunningCluster:
     def num_running(self) -> int:
         """Return how many calls the router works on; 0 when it does not say."""
         try:
-            reply = httpx.get(f"{self.url}/router/state", headers=auth_header(self.api_key), timeout=2)
+            reply = direct.get(f"{self.url}/router/state", headers=auth_header(self.api_key), timeout=2)
             return int(reply.json()["running"]) if reply.status_code == 200 else 0
         except (httpx.HTTPError, ValueError, KeyError, TypeError):
             return 0
@@ -189,19 +193,13 @@ def plan_workers(
 
     Raises: ConfigError when the machine lacks what the deployment asks for.
     """
-    config = deployment.config
-    wanted: list[tuple[str, ResolvedModule | None]] = [
-        (f"prefill-{number}", None) for number in range(config.prefill.workers)
-    ]
-    wanted += [
-        (f"decode-{module.spec.name}-{number}", module)
-        for module in deployment.modules
-        for number in range(module.spec.replicas)
-    ]
-    first_gpus = _first_gpus(deployment, len(wanted))
+    runs_on_cpu(deployment)  # says what is wrong with the device before any size is computed
+    check_transfer(deployment)
+    check_sizes(deployment)
+    gpus = place_deployment(deployment, planned_memory(deployment))
     return tuple(
-        _plan_worker(deployment, options, name, module, first_gpu, worker_key, directory)
-        for (name, module), first_gpu in zip(wanted, first_gpus, strict=True)
+        _plan_worker(deployment, options, name, module, gpu, worker_key, directory)
+        for (name, module), gpu in zip(planned_workers(deployment), gpus, strict=True)
     )
 
 
@@ -219,16 +217,14 @@ def launch_cluster(
     """
     check_address(options.host, options.port)
     started_at, key = time.monotonic(), secrets.token_hex(24)
-    directory = Path(tempfile.mkdtemp(prefix="prefillshare-"))
+    directory = new_private_folder()
     forks, supervisor = None, Supervisor([], on_event)
     try:
         workers = plan_workers(deployment, options, key, directory)
         router_file = RouterFile.create(directory, deployment, options, workers, key)
-        if runs_on_cpu(deployment):
-            on_stage(FIRST_STAGE)
-            forks = start_fork_server(
-                workers[0].command, _log_path(deployment, options, "forks"), options.start_timeout_s
-            )
+        forks = start_fork_server(
+            workers[0].command, _log_path(deployment, options, "forks"), options.start_timeout_s, on_stage
+        )
         supervisor.members += [_supervise(worker, deployment, options, key, forks) for worker in workers]
         supervisor.members.append(_supervise_router(router_file, options))
         supervisor.begin()
@@ -253,25 +249,12 @@ def launch_cluster(
     )
 
 
-def _first_gpus(deployment: ResolvedDeployment, num_workers: int) -> list[int | None]:
-    if runs_on_cpu(deployment):
-        return [None] * num_workers
-    each, found = deployment.config.engine.tensor_parallel_size, len(gpus())
-    if num_workers * each > found and deployment.config.engine.mem_fraction_static is None:
-        share = 0.9 / -(-num_workers * each // found)
-        raise ConfigError(
-            f"{num_workers} workers of {each} GPUs each share {found} GPUs: say how much memory each may take with "
-            f"mem_fraction_static = {share:.2f} or less under [engine]"
-        )
-    return [number * each % max(1, found - each + 1) for number in range(num_workers)]
-
-
 def _plan_worker(
     deployment: ResolvedDeployment,
     options: LaunchOptions,
     name: str,
     module: ResolvedModule | None,
-    first_gpu: int | None,
+    gpu: GpuPlace | None,
     key: str | None,
     directory: Path,
 ) -> Worker:
@@ -281,8 +264,11 @@ def _plan_worker(
         port=free_port(),
         nccl_port=free_port(),
         bootstrap_port=free_port() if module is None else None,
-        first_gpu=first_gpu,
-        kv_events=f"ipc://{directory}/{name}.kv" if deployment.config.router.kv_events else None,
+        gpu=gpu,
+        # A socket's path must be short, however long the module's name is.
+        kv_events=f"ipc://{directory}/{zlib.crc32(name.encode()):08x}.kv"
+        if deployment.config.router.kv_events
+        else None,
     )
     command = worker_command(deployment, place, api_key=key, extra_args=options.extra_args)
     return Worker(name=name, place=place, command=command)
@@ -325,7 +311,7 @@ def _told(command: EngineCommand, name: str, num_restarts: int) -> EngineCommand
 
 def _answers(url: str, api_key: str | None) -> bool:
     try:
-        return httpx.get(url, headers=auth_header(api_key), timeout=_ASK_TIMEOUT_S).status_code == 200
+        return direct.get(url, headers=auth_header(api_key), timeout=_ASK_TIMEOUT_S).status_code == 200
     except httpx.HTTPError:
         return False
 
@@ -358,7 +344,7 @@ def _wait_until_healthy(processes: Sequence[EngineProcess], url: str, options: L
     state = "nothing"
     while state != "ok" and time.monotonic() < deadline:
         try:
-            state = httpx.get(f"{url}/health", headers=header, timeout=_ASK_TIMEOUT_S).json()["status"]
+            state = direct.get(f"{url}/health", headers=header, timeout=_ASK_TIMEOUT_S).json()["status"]
         except (httpx.HTTPError, ValueError, KeyError):
             state = "nothing"
         for process in processes:
@@ -385,8 +371,8 @@ def _answer_once(module: str, processes: Sequence[EngineProcess], url: str, opti
 
 
 def _complete(url: str, body: dict[str, object], options: LaunchOptions) -> httpx.Response:
-    header = auth_header(options.api_key)
-    return httpx.post(f"{url}/v1/completions", json=body, headers=header, timeout=options.start_timeout_s)
+    header = auth_header(options.api_key) | UNTRACED
+    return direct.post(f"{url}/v1/completions", json=body, headers=header, timeout=options.start_timeout_s)
 
 
 def _log_path(deployment: ResolvedDeployment, options: LaunchOptions, name: str) -> Path:

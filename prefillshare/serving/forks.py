@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from prefillshare.errors import LaunchError
+from prefillshare.places import socket_folder
+from prefillshare.serving.environment import shared_variables
 from prefillshare.serving.logs import open_log
 
 _MODULE = "sglang_patches.forkserver"
@@ -38,7 +40,7 @@ class ForkServer:
             with open_log(log_path) as log:
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", _MODULE, str(theirs.fileno())],
-                    env={**os.environ, **environment},
+                    env={**os.environ, **shared_variables(), "TMPDIR": str(socket_folder()), **environment},
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
                     stdout=log,

@@ -6,13 +6,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from prefillshare.errors import LaunchError
+from prefillshare.places import state_directory
 
 _NUM_KEPT_LOGS = 60
-
-
-def state_directory() -> Path:
-    """Where this user's prefillshare keeps logs and records of running deployments."""
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "prefillshare"
 
 
 def new_log_path(name: str) -> Path:
@@ -34,12 +30,22 @@ def _file_name(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in name)
 
 
+def check_log_file(path: Path) -> None:
+    """Make sure that a log can be written to `path`, which makes no folder.
+
+    Raises: LaunchError.
+    """
+    if not path.parent.is_dir():
+        raise LaunchError(f"the folder of --log-file {path} does not exist: make {path.parent} first")
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise LaunchError(f"--log-file {path} cannot be written: name a file in a folder of yours")
+
+
 def open_log(path: Path, *, is_new: bool = True) -> BinaryIO:
     """Open a log for appending, readable by this user only; `is_new` empties it.
 
     Raises: OSError.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     # The engine writes its arguments into the log, the API key among them.
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if is_new else 0), 0o600)
     return os.fdopen(descriptor, "ab")

@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +16,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from prefillshare.errors import LaunchError
+from prefillshare.places import new_private_folder
 from prefillshare.serving.arguments import EngineCommand
+from prefillshare.serving.environment import process_variables
 from prefillshare.serving.forks import ForkedEngine, ForkServer
 from prefillshare.serving.logs import open_log
 
@@ -82,14 +83,15 @@ class EngineProcess:
 
 
 def start_engine(command: EngineCommand, log_path: Path, forks: ForkServer | None = None) -> EngineProcess:
-    """Start `command` with its output going to `log_path`; `forks` spares it the import of SGLang.
+    """Start `command` with its output going to `log_path`; `forks` spares it the import of SGLang, on a CPU.
 
     Raises: LaunchError when the log cannot be written or the program does not exist.
     """
-    scratch = Path(tempfile.mkdtemp(prefix="prefillshare-"))
+    forks = forks if command.can_be_forked else None
+    scratch = new_private_folder()
     try:
         with open_log(log_path, is_new=forks is None) as log:
-            log.write(f"{command.as_shell()}\n".encode())
+            log.write(os.fsencode(f"{command.as_shell()}\n"))
             log.flush()
             main = _start(command, scratch, log) if forks is None else _fork(command, scratch, log_path, forks)
     except OSError as error:
@@ -107,7 +109,7 @@ def start_engine(command: EngineCommand, log_path: Path, forks: ForkServer | Non
 def _start(command: EngineCommand, scratch: Path, log: BinaryIO) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
         [*command.argv, *_key_file(command, scratch)],
-        env={**os.environ, **_scratch_variables(scratch), **command.environment},
+        env={**os.environ, **process_variables(scratch, command.argv), **command.environment},
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
@@ -117,7 +119,8 @@ def _start(command: EngineCommand, scratch: Path, log: BinaryIO) -> "subprocess.
 
 def _fork(command: EngineCommand, scratch: Path, log_path: Path, forks: ForkServer) -> ForkedEngine:
     arguments = [*command.engine_arguments, *_key_file(command, scratch)]
-    return forks.start(arguments, {**_scratch_variables(scratch), **command.environment}, log_path)
+    variables = {**process_variables(scratch, command.argv), **command.environment}
+    return forks.start(arguments, variables, log_path)
 
 
 def _key_file(command: EngineCommand, scratch: Path) -> list[str]:
@@ -129,12 +132,6 @@ def _key_file(command: EngineCommand, scratch: Path) -> list[str]:
     with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="utf-8") as stream:
         stream.write(f"api-key: '{quoted}'\n")
     return ["--config", str(file)]
-
-
-def _scratch_variables(scratch: Path) -> dict[str, str]:
-    # Compiled kernels must outlive the scratch directory.
-    compiled = Path(tempfile.gettempdir()) / f"torchinductor_{os.getuid()}"
-    return {"TMPDIR": str(scratch), "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(compiled))}
 
 
 def _group_members(group: int) -> list[int]:

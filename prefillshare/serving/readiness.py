@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import httpx
 
+from prefillshare.direct import direct_client
 from prefillshare.errors import LaunchError
 from prefillshare.serving.forks import ForkServer
 from prefillshare.serving.options import Listener, auth_header
@@ -39,7 +40,7 @@ def wait_until_listening(
     Raises: LaunchError with the reason of the first that ended, or when it takes longer than `timeout_s`.
     """
     deadline, stage, waiting = time.monotonic() + timeout_s, None, list(processes)
-    with httpx.Client(headers=auth_header(api_key), timeout=5) as client:
+    with direct_client(headers=auth_header(api_key), timeout=5) as client:
         while waiting := [(process, url) for process, url in waiting if not is_listening(client, url)]:
             for process, _ in processes:
                 raise_if_dead(process)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from prefillshare.serving.logs import state_directory
+from prefillshare.places import state_directory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

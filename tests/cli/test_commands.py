@@ -179,6 +179,22 @@ def test_chat_names_the_nearest_module(random_server: RunningDeployment) -> None
     assert _run("chat", "--url", random_server.url, stdin="/nonsense\n").returncode == 2
 
 
+def test_a_log_file_makes_no_folders(family: Path, tmp_path: Path) -> None:
+    for log in (tmp_path / "missing" / "engine.log", tmp_path):
+        done = _run("launch", str(family), "--port", str(free_port()), "--log-file", str(log))
+        assert done.returncode == 4
+        assert f"--log-file {log}" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_and_readme_say_how_long_a_build_took() -> None:
+    folder = Path(__file__).parents[2] / "models"
+    steps = json.loads((folder / "tiny" / "build.json").read_text())["steps"]
+    assert 50 < sum(step["seconds"] for step in steps.values()) / 60 < 70
+    assert "About an hour on 2 cores" in " ".join(_run("models", "build", "tiny", "--help").stdout.split())
+    assert "about an hour on 2 cores" in " ".join((folder / "README.md").read_text().split())
+
+
 def test_doctor_names_every_check_and_fails_on_a_problem(family: Path, random_server: RunningDeployment) -> None:
     done = _run("doctor", str(family), "--port", str(free_port()), "--json")
     found = {finding["name"]: finding for finding in json.loads(done.stdout)}
@@ -186,6 +202,7 @@ def test_doctor_names_every_check_and_fails_on_a_problem(family: Path, random_se
     assert found["SGLang"]["state"] == "ok"
     assert found["patches"]["state"] == "ok", found["patches"]
     assert found["deployment"]["state"] == "ok"
+    assert {"home", "sockets", "shared mem"} <= set(found)
     busy = _run("doctor", str(family), "--port", random_server.url.rpartition(":")[2])
     assert busy.returncode == 1
     assert "is in use" in busy.stdout

@@ -19,6 +19,7 @@ from prefillshare.serving.progress import read_log
 from prefillshare.serving.record import ProcessRecord
 from tests.support.engines import MODELS_DIR
 from tests.support.otlp import Receiver, otlp_receiver
+from tests.support.proxies import PROXIES
 from tests.support.servers import random_server
 
 __all__ = ["random_server"]
@@ -117,7 +118,7 @@ def cluster(traces: Receiver, tmp_path_factory: pytest.TempPathFactory) -> Itera
     log_path = tmp_path_factory.mktemp("logs") / "cluster.log"
     options = LaunchOptions(port=free_port(), admin_key="admin", log_path=log_path)
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in ONE_WAY.items():
+        for name, value in {**ONE_WAY, **PROXIES}.items():
             patch.setenv(name, value)
         running = launch_cluster(deployment, options, on_event=said.append)
     client = openai.OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0, timeout=60)

@@ -12,6 +12,7 @@ from prefillshare.modules.tiny.conversations import held_out_conversations
 from tests.cluster.conftest import MODULES, Cluster
 from tests.support.engines import MODELS_DIR
 from tests.support.reference import Reference
+from tests.support.sockets import beyond_loopback, listening
 
 TINY = MODELS_DIR / "tiny"
 NUM_TOKENS = 24
@@ -145,3 +146,10 @@ def test_bad_input_is_refused_with_a_reason_and_disturbs_nobody(cluster: Cluster
     assert len(reply.text) > 20
     assert cluster.complete("math").status_code == 200
     assert [one.pid for one in cluster.running.processes()] == pids
+
+
+def test_nothing_listens_beyond_loopback(cluster: Cluster) -> None:
+    assert cluster.running.forks is not None
+    found = listening([*(one.pid for one in cluster.running.processes()), cluster.running.forks.pid])
+    assert {("127.0.0.1", int(one.url.rpartition(":")[2])) for one in cluster.running.processes()} <= found
+    assert not beyond_loopback(found)

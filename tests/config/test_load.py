@@ -25,7 +25,7 @@ def test_a_valid_file_gives_absolute_paths_and_defaults(deployment_file: Path) -
     assert deployment.model_names == ("math", "tool", "code", "random-base")
     assert deployment.prefill.path == deployment_file.parent / "base"
     assert deployment.decode[1].path == deployment_file.parent / "tool"
-    assert (deployment.engine.dtype, deployment.engine.page_size, deployment.engine.device) == ("float32", 1, "auto")
+    assert (deployment.engine.dtype, deployment.engine.page_size, deployment.engine.device) == ("float32", None, "auto")
     assert deployment.source == deployment_file
 
 
@@ -93,6 +93,25 @@ def test_no_decode_module_is_refused(deployment_file: Path) -> None:
 
 def test_a_missing_file_names_the_nearest(deployment_file: Path) -> None:
     with pytest.raises(ConfigError, match=r"did you mean .*deployment\.toml"):
+        load_deployment(deployment_file.with_name("deploymen.toml"))
+
+
+def test_only_deployments_are_suggested(deployment_file: Path) -> None:
+    folder = deployment_file.parent
+    for name, text in (("deploymend.toml", "[tool.ruff]\n"), ("deploymenx.toml", "[base]\n[data]\n"), ("d.toml", "[")):
+        (folder / name).write_text(text)
+    with pytest.raises(ConfigError, match=r"did you mean .*/deployment\.toml"):
+        load_deployment(folder / "deploymen.toml")
+    deployment_file.unlink()
+    with pytest.raises(ConfigError, match="serves the embedded tiny family"):
+        load_deployment(folder / "deploymen.toml")
+
+
+def test_a_mark_before_the_text_is_no_part_of_it(deployment_file: Path) -> None:
+    plain = load_deployment(deployment_file)
+    deployment_file.write_bytes(b"\xef\xbb\xbf" + deployment_file.read_bytes())
+    assert load_deployment(deployment_file) == plain
+    with pytest.raises(ConfigError, match=r"did you mean .*/deployment\.toml"):
         load_deployment(deployment_file.with_name("deploymen.toml"))
 
 

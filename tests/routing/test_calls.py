@@ -255,6 +255,23 @@ async def test_ten_megabytes_pass_through() -> None:
 
 
 @in_loop
+async def test_what_a_worker_says_against_its_module_is_passed_on() -> None:
+    async with deployment(decode=("math", "code")) as running:
+        worker = running["code-1"]
+        worker.warning = "objective full-ft: answers badly over shared KV"
+        worker.is_healthy = False
+        await until(lambda: running.gateway.pool.get("code-1").state == "down")
+        worker.is_healthy = True
+        await running.is_up("code-1")
+        async with running.http.get(f"{running.url}/v1/models") as reply:
+            cards = (await reply.json())["data"]
+        async with running.http.get(f"{running.url}/deployment/state") as reply:
+            modules = (await reply.json())["modules"]
+        for told in (cards, modules):
+            assert [one["warning"] for one in told] == [None, worker.warning]
+
+
+@in_loop
 async def test_models_and_information() -> None:
     async with deployment(decode=("math", "code")) as running:
         async with running.http.get(f"{running.url}/v1/models") as reply:

@@ -58,6 +58,7 @@ class SmallWorker:
     terminator: str = "\n\n"
     api_key: str | None = None
     is_healthy: bool = True
+    warning: str | None = None
     told: dict[str, Any] | None = None
     state_s: float = 0.0
     hits: dict[str, int] | None = None
@@ -104,7 +105,7 @@ class SmallWorker:
         cards = [{"id": self.module if self.module and not self.is_adapter else BASE, "max_model_len": 512}]
         if self.is_adapter:
             cards.append({"id": self.module, "parent": BASE, "max_model_len": None})
-        return web.json_response({"object": "list", "data": cards})
+        return web.json_response({"object": "list", "data": [{**card, "warning": self.warning} for card in cards]})
 
     async def _model_info(self, request: web.Request) -> web.Response:
         return web.json_response({"model_path": self.id, "is_generation": True})

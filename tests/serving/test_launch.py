@@ -2,29 +2,42 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
 
+from prefillshare.cli.launch import _print_ready
+from prefillshare.config import load_deployment
+from prefillshare.modules.deployment import resolve
 from prefillshare.serving.launch import RunningDeployment, running_deployment
 from prefillshare.serving.options import auth_header
 from prefillshare.serving.ports import free_port
 from prefillshare.serving.process import _group_members
+from tests.support.proxies import PROXIES
 from tests.support.random_models import make_family
+from tests.support.sockets import beyond_loopback, listening
 
 PREFILLSHARE = [sys.executable, "-m", "prefillshare"]
 START_TIMEOUT_S = 800
+OPEN = ("--host", "0.0.0.0")
 
 
 @pytest.fixture(scope="module")
 def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_family(tmp_path_factory.mktemp("launch"))
+    """Nobody knows how its module `code` was trained."""
+    file = make_family(tmp_path_factory.mktemp("launch"))
+    (file.parent / "code" / "prefillshare.json").unlink()
+    file.write_text(file.read_text().replace('path = "code"', 'path = "code"\naccept_naive = true'))
+    return file
 
 
 @pytest.fixture(scope="module")
@@ -33,29 +46,42 @@ def launched(family: Path) -> Iterator["Launched"]:
     yield launched
     launched.process.kill()
     launched.process.communicate()
+    shutil.rmtree(launched.sockets)
 
 
 class Launched:
-    """`prefillshare launch --json` as a program of its own."""
+    """`prefillshare launch --json` as a program of its own, in an environment such as batch systems and offices have.
+
+    Behind proxies that do not answer, with a temporary folder whose path is too long for sockets; open to the network.
+    """
 
     def __init__(self, file: Path) -> None:
         self.port = free_port()
         self.segments_before = set(os.listdir("/dev/shm"))
-        self.temporary = file.parent / "tmp"
-        self.temporary.mkdir()
+        self.temporary = file.parent / "of-a-batch-job" / ("0123456789" * 12)
+        self.temporary.mkdir(parents=True)
+        self.sockets = Path(tempfile.mkdtemp(prefix="ps-", dir="/tmp"))
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("PREFILLSHARE_")},
+            **PROXIES,
+            "XDG_STATE_HOME": str(file.parent / "state"),
+            "TMPDIR": str(self.temporary),
+            "XDG_RUNTIME_DIR": str(self.sockets),
+        }
         self.stderr = file.parent / "launch.err"
         with self.stderr.open("w") as stderr:
             self.process = subprocess.Popen(
-                [*PREFILLSHARE, "launch", str(file), "--port", str(self.port), "--json", "--api-key", "key"],
+                [*PREFILLSHARE, "launch", str(file), *OPEN, "--port", str(self.port), "--json", "--api-key", "key"],
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
-                env={**os.environ, "XDG_STATE_HOME": str(file.parent / "state"), "TMPDIR": str(self.temporary)},
+                env=self.environment,
             )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line, self.stderr.read_text()
         self.ready = json.loads(line)
+        self.folders = list(self.sockets.glob("prefillshare-*"))
 
 
 def test_the_server_lists_its_modules_and_answers_unknown_ones_with_the_list(random_server: RunningDeployment) -> None:
@@ -80,10 +106,67 @@ def test_launch_prints_one_line_of_json_and_progress_on_stderr(launched: Launche
     assert all(stage in said for stage in ("importing SGLang", "starting the workers", "answering a first request"))
 
 
+def test_a_module_of_unknown_training_is_told_everywhere(launched: Launched) -> None:
+    (warning,) = launched.ready["warnings"]
+    assert "'code' has no prefillshare.json" in warning
+    assert f"warning: {warning}" in launched.stderr.read_text()
+    with httpx.Client(base_url=launched.ready["url"], headers=auth_header("key")) as http:
+        cards = {card["id"]: card for card in http.get("/v1/models").json()["data"]}
+        card = http.get("/v1/models/code").json()
+        modules = {one["name"]: one for one in http.get("/deployment/state").json()["modules"]}
+    for told in (cards, modules):
+        assert "answers badly over shared KV" in told["code"]["warning"]
+        assert told["math"]["warning"] is None
+    assert card["warning"] == cards["code"]["warning"]
+
+
+def test_the_table_of_a_start_tells_what_answers_badly(family: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    deployment = resolve(load_deployment(family))
+    running = SimpleNamespace(
+        deployment=deployment, start_s=1.0, log_path="log", url="http://127.0.0.1:1", api_key=None
+    )
+    _print_ready(running, as_json=False)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "answers badly" in line]
+    assert line.startswith("code\tdecode, LoRA rank 8; training unknown")
+
+
 def test_without_the_key_nothing_is_answered(launched: Launched) -> None:
     url = f"{launched.ready['url']}/v1/models"
     assert httpx.get(url).status_code == 401
     assert httpx.get(url, headers=auth_header("key")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("ask", "math", "hi", "--max-tokens", "2"),
+        ("chat", "math", "--max-tokens", "2"),
+        ("top", "--once"),
+        ("eval", "tiny-math", "--model", "math", "--limit", "1"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_commands_reach_it_past_every_proxy(launched: Launched, command: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [*PREFILLSHARE, *command, "--url", launched.ready["url"], "--api-key", "key"],
+        input="hi\n",
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=launched.environment,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_opened_to_the_network_it_opens_nothing_but_its_http_port(launched: Launched) -> None:
+    assert beyond_loopback(listening([launched.ready["pid"]])) == {("0.0.0.0", launched.port)}
+
+
+def test_nothing_listens_beyond_loopback(random_server: RunningDeployment) -> None:
+    found = listening([random_server.pid])
+    assert ("127.0.0.1", int(random_server.url.rpartition(":")[2])) in found
+    assert not beyond_loopback(found)
 
 
 def test_a_second_launch_on_the_port_is_refused_at_once(launched: Launched, family: Path) -> None:
@@ -115,7 +198,8 @@ def test_sigterm_lets_a_running_request_finish_and_leaves_nothing(launched: Laun
     assert _group_members(group) == []
     with pytest.raises(httpx.ConnectError):
         httpx.get(launched.ready["url"])
-    assert not list(launched.temporary.rglob("*.db")), "files of the processes' metrics"
+    assert launched.folders
+    assert not [folder for folder in launched.folders if folder.exists()]
     assert not [name for name in set(os.listdir("/dev/shm")) - launched.segments_before if f"-{group}-" in name]
 
 

@@ -199,12 +199,13 @@ def pd_workers(
 
 def _forks(
     stack: contextlib.ExitStack, file: Path, worker: Worker, environment: Mapping[str, Mapping[str, str]]
-) -> ForkServer:
+) -> ForkServer | None:
     if not any(environment.values()):
         return fork_server(worker.command)
     shared = {name: value for variables in environment.values() for name, value in variables.items()}
     forks = start_fork_server(_adding(shared, worker).command, file.with_suffix(".forks.log"), START_TIMEOUT_S)
-    stack.callback(forks.close)
+    if forks is not None:
+        stack.callback(forks.close)
     return forks
 
 

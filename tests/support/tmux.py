@@ -38,6 +38,11 @@ class Terminal:
         """Press keys, by tmux's names."""
         self._tmux("send-keys", *keys)
 
+    def paste(self, text: str) -> None:
+        """Paste, as terminals do it for programs that want to know."""
+        self._tmux("set-buffer", text)
+        self._tmux("paste-buffer", "-p")
+
     def screen(self) -> str:
         """What is to be seen."""
         return self._tmux("capture-pane", "-p")

@@ -58,7 +58,9 @@ def test_a_wrong_key_is_said(server: Server) -> None:
 
 def test_nobody_there_is_said(server: Server) -> None:
     server.stop()
-    with pytest.raises(UnreachableError, match=r"no server answers at .*: start one with `prefillshare launch`"):
+    with pytest.raises(
+        UnreachableError, match=r"no server answers at .*: start one with `prefillshare launch --port \d+`"
+    ):
         fetch(server.deployment.url)
 
 

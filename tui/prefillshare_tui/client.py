@@ -8,7 +8,8 @@ from prefillshare_tui.errors import FeedError, ForeignServerError, RefusedError,
 from prefillshare_tui.parse import parse
 from prefillshare_tui.snapshot import Snapshot
 
-DEFAULT_URL = "http://127.0.0.1:30000"
+_DEFAULT_PORT = 30000
+DEFAULT_URL = f"http://127.0.0.1:{_DEFAULT_PORT}"
 STATE_PATH = "/deployment/state"
 _CONNECT_TIMEOUT_S = 3.0
 _KEEP_ALIVE_S = 2.0
@@ -72,7 +73,9 @@ class StateClient:
 
     def _unreachable(self, error: httpx.HTTPError) -> FeedError:
         if isinstance(error, httpx.ConnectError):
-            return UnreachableError(f"no server answers at {self.url}: start one with `prefillshare launch`")
+            port = httpx.URL(self.url).port
+            where = "" if port in (None, _DEFAULT_PORT) else f" --port {port}"
+            return UnreachableError(f"no server answers at {self.url}: start one with `prefillshare launch{where}`")
         if isinstance(error, httpx.TimeoutException):
             return UnreachableError(
                 f"{self.url} did not answer within {self._timeout_s:g} s: look at its log and its machine's load"
