@@ -67,7 +67,7 @@ async def serve(settings: RouterSettings) -> None:
         try:
             descriptors = app[GATEWAY].descriptors
             # As many as wait here are taken at one go: there must be descriptors for them.
-            await web.TCPSite(runner, settings.host, settings.port, backlog=max(descriptors.spare, 1)).start()
+            await web.TCPSite(runner, settings.host, settings.port, backlog=max(descriptors.spare // 2, 1)).start()
         except OSError as error:
             raise ConfigError(f"{settings.host}:{settings.port} cannot be used ({error.strerror}): free it") from None
         log.info("listening on http://%s:%d", settings.host, settings.port)

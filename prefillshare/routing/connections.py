@@ -103,9 +103,7 @@ class Connections(web.Server):
         self._descriptors.num_connections += 1
         if self._descriptors.is_short:
             self._close_idle()
-        if self._descriptors.is_spent:
-            self._make_room()
-        if self._descriptors.is_exhausted:
+        if self._descriptors.is_spent and not self._make_room(handler) and self._descriptors.is_exhausted:
             transport.write(_raw(self._descriptors.refusal()))
             transport.close()
 
@@ -122,10 +120,14 @@ class Connections(web.Server):
         for connection in self._idle(SHORT_IDLE_S):
             connection.force_close()
 
-    def _make_room(self) -> None:
-        """Close the oldest of the connections that are idle."""
-        for connection in itertools.islice(self._idle(_LEAST_IDLE_S), 1):
-            connection.force_close()
+    def _make_room(self, new: web.RequestHandler) -> bool:
+        """Close the oldest of the connections that are idle, beside the `new` one; whether there was one."""
+        # Many that are taken at one go are all new: then the first of them goes.
+        idle = itertools.chain(self._idle(_LEAST_IDLE_S), self._idle(0.0))
+        oldest = next((one for one in idle if one is not new), None)
+        if oldest is not None:
+            oldest.force_close()
+        return oldest is not None
 
     def _idle(self, seconds: float) -> Iterator[Connection]:
         """The connections that were idle for so long, in the order in which they were made."""

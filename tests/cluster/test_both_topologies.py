@@ -1,5 +1,6 @@
 """The same mistakes to one engine and to a router before workers: the same kind of status, the same form, a reason."""
 
+import gzip
 import json
 from typing import Any
 
@@ -62,6 +63,22 @@ REQUESTS: dict[str, tuple[str, str, bytes, dict[str, str]]] = {
     **{json.dumps(one)[:60]: ("POST", CHAT_PATH, json.dumps(CHAT | one).encode(), JSON) for one in FIELDS},
     "no model": ("POST", CHAT_PATH, json.dumps(WITHOUT_MODEL).encode(), JSON),
     "no model, completion": ("POST", "/v1/completions", b'{"prompt": "hi"}', JSON),
+    "a list": ("POST", CHAT_PATH, b"[1]", JSON),
+    "a number": ("POST", CHAT_PATH, b"5", JSON),
+    "null": ("POST", CHAT_PATH, b"null", JSON),
+    "compressed": ("POST", CHAT_PATH, gzip.compress(json.dumps(CHAT).encode()), JSON | {"Content-Encoding": "gzip"}),
+    "plain, said to be gzip": ("POST", CHAT_PATH, json.dumps(CHAT).encode(), JSON | {"Content-Encoding": "gzip"}),
+    "plain, said to be br": ("POST", CHAT_PATH, json.dumps(CHAT).encode(), JSON | {"Content-Encoding": "br"}),
+    "embeddings": ("POST", "/v1/embeddings", b'{"model": "math", "input": "hi"}', JSON),
+    "rerank": ("POST", "/v1/rerank", b'{"model": "math", "query": "hi", "documents": ["a"]}', JSON),
+    "classify": ("POST", "/v1/classify", b'{"model": "math", "input": "hi"}', JSON),
+    "encode": ("POST", "/encode", b'{"text": "hi"}', JSON),
+    "kind of number": (
+        "POST",
+        TEXT_PATH,
+        json.dumps(TEXT | {"sampling_params": {"max_new_tokens": "a"}}).encode(),
+        JSON,
+    ),
     "no JSON": ("POST", CHAT_PATH, b"hello", JSON),
     "nothing": ("POST", CHAT_PATH, b"", JSON),
     "half": ("POST", CHAT_PATH, json.dumps(CHAT).encode()[:-5], JSON),

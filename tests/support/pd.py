@@ -170,10 +170,12 @@ def pd_workers(
     *extra_args: str,
     environment: Mapping[str, Mapping[str, str]] | None = None,
     without: Sequence[str] = (),
+    alone: Sequence[str] = (),
 ) -> Iterator[Workers]:
     """Workers of the deployment in ``file``; ``environment`` is added to the workers whose names are its keys.
 
-    ``without`` are arguments that a launched worker has and these must not have.
+    ``without`` are arguments that a launched worker has and these must not have. Some of SGLang's switches are read
+    when it is imported, which happens in one process for all workers but those ``alone``.
     """
     options = LaunchOptions(extra_args=extra_args, start_timeout_s=START_TIMEOUT_S)
     planned = [
@@ -181,8 +183,12 @@ def pd_workers(
         for worker in plan_workers(resolve(load_deployment(file)), options)
     ]
     with contextlib.ExitStack() as stack:
-        forks = _forks(stack, file, planned[0], environment)
-        processes = {worker.name: _start(stack, worker, file.parent, forks) for worker in planned}
+        shared = {name: one for name, one in (environment or {}).items() if name not in alone}
+        forks = _forks(stack, file, planned[0], shared)
+        processes = {
+            worker.name: _start(stack, worker, file.parent, None if worker.name in alone else forks)
+            for worker in planned
+        }
         wait_until_listening([(processes[w.name], w.url) for w in planned], None, START_TIMEOUT_S, lambda stage: None)
         prefill, *decoders = planned
         pairs = {str(worker.module): Pair(prefill, worker) for worker in decoders}
@@ -192,11 +198,10 @@ def pd_workers(
 
 
 def _forks(
-    stack: contextlib.ExitStack, file: Path, worker: Worker, environment: Mapping[str, Mapping[str, str]] | None
+    stack: contextlib.ExitStack, file: Path, worker: Worker, environment: Mapping[str, Mapping[str, str]]
 ) -> ForkServer | None:
-    if not environment or not any(environment.values()):
+    if not any(environment.values()):
         return fork_server(worker.command)
-    # Some of SGLang's switches are read when it is imported, which happens in the fork server.
     shared = {name: value for variables in environment.values() for name, value in variables.items()}
     forks = start_fork_server(_adding(shared, worker).command, file.with_suffix(".forks.log"), START_TIMEOUT_S)
     if forks is not None:

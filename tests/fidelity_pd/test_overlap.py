@@ -1,0 +1,94 @@
+"""The overlap schedule across workers, which a GPU uses by default: what is exact with it, and what is not.
+
+The scheduler prepares a step before it has seen the tokens of the one before. Forced on CPU here. Tokens are those of
+the reference, with retractions too. Two things differ from the schedule without overlap, and are asserted as they are:
+
+- penalties hear of a token one step late, as on SGLang as released;
+- the log-probability of y_1 is wrong after a retraction.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from transformers import AutoTokenizer
+
+from sglang_patches.names import OVERLAP_VARIABLE
+from tests.fidelity_pd.conftest import MODULES, NUM_TOKENS
+from tests.fidelity_pd.test_behaviour import PenalizedReference
+from tests.fidelity_pd.test_exact import LOGPROB_TOLERANCE, RETRACTION, check
+from tests.support.pd import TINY, Workers, deployment_file, pd_workers
+
+OVERLAP = {OVERLAP_VARIABLE: "1", "SGLANG_DISAGG_PREFILL_EARLY_SEND_CACHED_PREFIX": "0"}
+WITHOUT = ("--disable-overlap-schedule",)
+RETRACTED = "decode-tool-0"
+LARGEST_WRONG_LOGPROB = 2.0
+NUM_PENALIZED = 8
+
+
+class LateReference(PenalizedReference):
+    """The reference with penalties that do not know the latest token yet."""
+
+    def _penalize(self, scores, seen):
+        super()._penalize(scores, seen[:-1])
+
+
+@pytest.fixture(scope="module")
+def overlapping(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
+    """`math` as it is, and `tool` with a retraction every five steps."""
+    environment = {"prefill-0": OVERLAP, "decode-math-0": OVERLAP, RETRACTED: OVERLAP | RETRACTION}
+    file = deployment_file(tmp_path_factory.mktemp("pd"), *MODULES)
+    with pd_workers(file, environment=environment, without=WITHOUT, alone=(RETRACTED,)) as workers:
+        for name in environment:
+            assert "disable_overlap_schedule=False" in workers.log(name), name
+        yield workers
+
+
+def test_tokens_are_exact(overlapping, prompts, expected, score):
+    pair = overlapping.pairs["math"]
+    for concurrency in (4, 12):
+        check(prompts, pair.generate_all(prompts, NUM_TOKENS, concurrency), "math", expected, score)
+        pair.flush()
+
+
+def test_tokens_are_exact_after_retractions_and_only_y_1s_logprob_is_not(overlapping, prompts, expected):
+    pair = overlapping.pairs["tool"]
+    answers = pair.generate_all(prompts, NUM_TOKENS, 12)
+    wanted = [expected[prompt, "tool"] for prompt in prompts]
+    assert [one.tokens for one in answers] == [one.tokens for one in wanted]
+    differences = [
+        (one.meta["num_retractions"], abs(one.first_logprob - want.logprobs[0]))
+        for one, want in zip(answers, wanted, strict=True)
+    ]
+    assert any(count for count, _ in differences)
+    assert max((one for count, one in differences if not count), default=0.0) <= LOGPROB_TOLERANCE
+    assert max(one for count, one in differences if count) <= LARGEST_WRONG_LOGPROB
+    pair.flush()
+
+
+@pytest.fixture(scope="module")
+def repeating() -> list[tuple[int, ...]]:
+    """Prompts after which the module would say one token again and again."""
+    tokenizer = AutoTokenizer.from_pretrained(TINY / "base")
+    return [tuple(tokenizer.encode(text)) for text in (":" * 16, "a" * 14, "3 " * 9 + "3")]
+
+
+@pytest.fixture(scope="module")
+def references() -> tuple[PenalizedReference, LateReference]:
+    paths = TINY / "base", {name: TINY / name for name in MODULES}
+    return PenalizedReference(*paths), LateReference(*paths)
+
+
+@pytest.mark.parametrize("penalty", ["frequency_penalty", "presence_penalty", "repetition_penalty"])
+def test_penalties_are_a_token_late(overlapping, references, repeating, penalty):
+    pair, penalties = overlapping.pairs["math"], {penalty: 2.0}
+
+    def wanted(reference: PenalizedReference) -> list[list[int]]:
+        return [reference.penalized("math", prompt, NUM_PENALIZED, **penalties).tokens for prompt in repeating]
+
+    with ThreadPoolExecutor(len(repeating)) as pool:
+        asked = pool.map(lambda p: pair.generate(p, NUM_PENALIZED, sampling_params=penalties).tokens, repeating)
+        answers = list(asked)
+    in_time, late = map(wanted, references)
+    assert answers == late
+    assert answers != in_time, "upstream mended it: say so in docs/fidelity.md"
