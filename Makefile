@@ -40,11 +40,9 @@ lock: $(READY) ## resolve pyproject.toml into requirements.lock again
 bench: $(READY) ## measure PrefillShare beside SGLang as released (docs/benchmarking.md)
 	@exec $(BIN)/prefillshare bench react $(ARGS)
 
-bench-gpu: $(READY) ## the same with Qwen3 1.7B and 8B shapes on a GPU, results in docs/results/gpu
-	$(BIN)/prefillshare bench react --preset gpu-8b --family qwen3-1.7b-shape --modules 4,8 \
-		--check-answers 4 --out docs/results/gpu/qwen3-1.7b $(ARGS)
-	$(BIN)/prefillshare bench react --preset gpu-8b --family qwen3-8b-shape --modules 4,8 \
-		--check-answers 0 --out docs/results/gpu/qwen3-8b $(ARGS)
+# PYTHON=... runs it by any Python that has the packages, without .venv.
+bench-gpu: $(if $(PYTHON),,$(READY)) ## the same with a Qwen3 1.7B shape on a GPU, within 14 minutes
+	@exec $(or $(PYTHON),$(BIN)/python) -m prefillshare bench react --preset gpu-15min $(ARGS)
 
 bench-cluster: $(READY) ## measure a disaggregated deployment beside a plain server
 	$(BIN)/python -m benchmarks.cluster --out docs/results/cluster.md $(ARGS)
@@ -69,6 +67,21 @@ $(READY): requirements.lock pyproject.toml
 	@set -e; \
 	say() { printf '==> %s\n' "$$*"; }; \
 	fail() { printf 'error: %s\n' "$$*" >&2; exit 1; }; \
+	used_mb() { df -Pk $(VENV) | awk 'END {print int($$3 / 1024)}'; }; \
+	tick() { \
+		sleep $$1 >/dev/null; now=$$(date +%s); \
+		printf "$$2" "$$((now - began))" "$$(($$(used_mb) - mb_before))"; \
+	}; \
+	while_busy() { \
+		began=$$(date +%s); mb_before=$$(used_mb); status=0; \
+		if [ -t 1 ]; then pause=1 line='    %s s, %s MB written \r' end='\033[2K'; \
+		else pause=10 line='    %s s, %s MB written\n' end=; fi; \
+		(while tick $$pause "$$line"; do :; done) & ticker=$$!; \
+		"$$@" || status=$$?; \
+		kill $$ticker 2>/dev/null; wait $$ticker 2>/dev/null || true; \
+		printf "$$end"; \
+		return $$status; \
+	}; \
 	usable() { "$$1" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' >/dev/null 2>&1; }; \
 	started=$$(date +%s); \
 	if ! usable $(BIN)/python; then \
@@ -90,7 +103,7 @@ $(READY): requirements.lock pyproject.toml
 		$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r $(VENV)/uv.txt; \
 	fi; \
 	say '3/5 the packages of requirements.lock (the first time about 8.5 GB)'; \
-	$(BIN)/uv pip sync --python $(BIN)/python --require-hashes requirements.lock; \
+	while_busy $(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock; \
 	say '4/5 prefillshare itself'; \
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .; \
 	say '5/5 compiling the engine once (Python byte code, so that every start is quick)'; \

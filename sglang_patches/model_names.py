@@ -6,8 +6,8 @@ Why: SGLang answers every unknown name with the base model, so a typing error wo
     silently bypass the decode module; an adapter needs the form ``base:adapter``.
     And it joins ``cache_salt`` and ``extra_key`` without a separator, so two salts
     can meet in one namespace (I7).
-How: a loaded adapter's name selects it, the served name (or SGLang's own default)
-    the prefill module, anything else is 404 with the list. Salts are encoded so that
+How: a loaded adapter's name selects it, the served name the prefill module, anything
+    else is 404 with the list, and no name 400: across workers nobody could answer it. Salts are encoded so that
     different salts give different keys.
 Upstream: sglang/srt/entrypoints/openai/serving_base.py:55,151 at 0.5.17.
 Remove when: upstream resolves plain adapter names and rejects unknown models.
@@ -16,47 +16,69 @@ Remove when: upstream resolves plain adapter names and rejects unknown models.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from typing import Any
+
+from sglang_patches.names import WARNINGS_VARIABLE
 
 UPSTREAM_DEFAULT_MODEL = "default"
 """What SGLang fills in when the body has no ``model``."""
 
 
+class ModelMissingError(LookupError):
+    """The call names no model."""
+
+
 def served_names(tokenizer_manager: Any) -> tuple[str, list[str]]:
-    """Name of the prefill module and of every loaded decode module."""
+    """Name of the prefill module and of every loaded decode module, in the order in which the engine was told them."""
     adapters = tokenizer_manager.lora_registry.get_all_adapters().values()
-    modules = [adapter.lora_name for adapter in adapters]
-    return tokenizer_manager.served_model_name, modules
+    # The registry keeps them by last use.
+    order = [adapter.lora_name for adapter in tokenizer_manager.server_args.lora_paths or ()]
+    modules = sorted(adapter.lora_name for adapter in adapters)
+    return tokenizer_manager.served_model_name, sorted(modules, key=lambda one: _place(order, one))
+
+
+def _place(order: Sequence[str], name: str) -> int:
+    return order.index(name) if name in order else len(order)
+
+
+def module_warnings() -> dict[str, str]:
+    """What is to be said of this engine's decode modules, by name; the launcher knows it."""
+    warnings: dict[str, str] = json.loads(os.getenv(WARNINGS_VARIABLE) or "{}")
+    return warnings
 
 
 def resolve_adapter(model: str, prefill: str, modules: list[str]) -> str | None:
     """Decode module that ``model`` selects, None for the prefill module.
 
-    Raises: LookupError with the list of names when it selects neither.
+    Raises: LookupError with the list of names when it selects neither, ModelMissingError for SGLang's default.
     """
     base, _, adapter = model.partition(":")
     if adapter and base.strip() == prefill and adapter.strip() in modules:
         return adapter.strip()
     if model in modules:
         return model
-    if model in (prefill, UPSTREAM_DEFAULT_MODEL):
+    if model == prefill:
         return None
     known = ", ".join([*modules, f"{prefill} (prefill module)"])
+    if model == UPSTREAM_DEFAULT_MODEL:
+        raise ModelMissingError(f"model is missing: name one; this server has: {known}")
     raise LookupError(f"model {model!r} does not exist; this server has: {known}")
 
 
 def resolve_or_404(tokenizer_manager: Any, model: str) -> str | None:
     """``resolve_adapter`` for request handlers.
 
-    Raises: HTTPException with status 404 and the list of names.
+    Raises: HTTPException with the list of names, and status 400 for a missing name, 404 for an unknown one.
     """
     from fastapi import HTTPException
 
     try:
         return resolve_adapter(model, *served_names(tokenizer_manager))
     except LookupError as error:
-        raise HTTPException(status_code=404, detail=str(error)) from None
+        status = 400 if isinstance(error, ModelMissingError) else 404
+        raise HTTPException(status_code=status, detail=str(error)) from None
 
 
 def wrap_resolve_lora_path(original: Callable[..., Any]) -> Callable[..., Any]:

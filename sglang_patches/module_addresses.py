@@ -49,7 +49,7 @@ async def list_modules() -> dict[str, Any]:
     template = getattr(_tokenizer_manager().tokenizer, "chat_template", None)
     return {
         "prefill": prefill,
-        "decode": sorted(decode),
+        "decode": decode,
         "chat_template": template if isinstance(template, str) else None,
     }
 

@@ -14,9 +14,10 @@ from typing import Any
 
 from prefillshare.observe.relabel import add_labels
 from prefillshare.observe.state import ModuleFacts, deployment_state, worker_state
+from prefillshare.observe.text import as_json
 from sglang_patches.call_report import META_KEY
 from sglang_patches.disaggregation.role import worker_role
-from sglang_patches.model_names import served_names
+from sglang_patches.model_names import module_warnings, served_names
 from sglang_patches.names import DEPLOYMENT_VARIABLE, RESTARTS_VARIABLE, WORKER_VARIABLE
 from sglang_patches.observed_requests import observer_of
 
@@ -36,9 +37,9 @@ def add_routes(app: Any) -> None:
 
 async def get_state(request: Any) -> Any:
     """The contract's document."""
-    from fastapi.responses import ORJSONResponse
+    from starlette.responses import Response
 
-    return ORJSONResponse(await engine_state(_tokenizer_manager()))
+    return Response(as_json(await engine_state(_tokenizer_manager())), media_type="application/json")
 
 
 async def get_metrics(request: Any) -> Any:
@@ -88,7 +89,8 @@ async def engine_state(manager: Any) -> dict[str, Any]:
     base, adapters = served_names(manager)
     role = worker_role()
     queued = _by_name(manager, (told or {}).get("queued") or {})
-    names = [base, *sorted(adapters)] if role != "prefill" else list(dict.fromkeys((base, *observer.modules)))
+    warnings = module_warnings()
+    names = [base, *adapters] if role != "prefill" else list(dict.fromkeys((base, *observer.modules)))
     return deployment_state(
         observer,
         name=os.getenv(DEPLOYMENT_VARIABLE) or base,
@@ -100,6 +102,7 @@ async def engine_state(manager: Any) -> dict[str, Any]:
                 kind="lora" if name in adapters else "base",
                 is_prefill_module=name == base and role != "decode",
                 queued=queued.get(name, 0),
+                warning=warnings.get(name),
             )
             for name in names
         ],

@@ -21,11 +21,17 @@ FINGERPRINT_VARIABLE = "PREFILLSHARE_PREFILL_FINGERPRINT"
 DEPLOYMENT_VARIABLE = "PREFILLSHARE_DEPLOYMENT"
 """Environment variable of engines: name of the deployment, for people."""
 
+WARNINGS_VARIABLE = "PREFILLSHARE_MODULE_WARNINGS"
+"""Environment variable of engines: what is to be said of its decode modules, a JSON object from name to text."""
+
 WORKER_VARIABLE = "PREFILLSHARE_WORKER"
 """Environment variable of disaggregated workers: the worker's name."""
 
 RESTARTS_VARIABLE = "PREFILLSHARE_RESTARTS"
 """Environment variable of supervised processes: how often this one was started again."""
+
+OVERLAP_VARIABLE = "PREFILLSHARE_CPU_OVERLAP"
+"""Environment variable that is 1 where disaggregated workers without a GPU keep the overlap schedule, as tests do."""
 
 SESSION_HEADER = "X-Session-ID"
 """HTTP header that names a call's session."""

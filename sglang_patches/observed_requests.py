@@ -23,10 +23,12 @@ from typing import Any
 
 from prefillshare.observe.observer import Observed, Observer
 from prefillshare.observe.sessions import Prompt
+from prefillshare.observe.text import header_text
 from sglang_patches.call_report import noted
 from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker, worker_role
 from sglang_patches.model_names import served_names
 from sglang_patches.names import MODULE_HEADER, SESSION_HEADER
+from sglang_patches.traces import name_module
 
 
 def observer_of(tokenizer_manager: Any) -> Observer:
@@ -45,11 +47,12 @@ def wrap_init_req_state(original: Callable[..., dict[str, object]]) -> Callable[
         if request is not None and worker_role() == "null":
             obj.prefillshare_session = _session_name(obj, request)
         elif request is not None and is_prefill_worker():
-            obj.routing_key = request.headers.get(MODULE_HEADER)
+            obj.routing_key = _header(request, MODULE_HEADER)
         for rid in lifecycles:
             state = self.rid_to_state[rid]
             state.obj.routing_key = obj.routing_key
             state.observed = _begin(self, state.obj, getattr(obj, "prefillshare_session", None))
+            name_module(state, _module_of(self, state.obj))
         return lifecycles
 
     return _init_req_state
@@ -57,17 +60,28 @@ def wrap_init_req_state(original: Callable[..., dict[str, object]]) -> Callable[
 
 def _session_name(obj: Any, request: Any) -> str | None:
     user = getattr(request.state, "prefillshare_user", None)
-    return request.headers.get(SESSION_HEADER) or getattr(obj, "session_id", None) or user
+    return _header(request, SESSION_HEADER) or getattr(obj, "session_id", None) or user
+
+
+def _header(request: Any, name: str) -> str | None:
+    value = request.headers.get(name)
+    # Starlette reads every header as Latin-1.
+    return value and header_text(value.encode("latin-1"))
 
 
 def _begin(manager: Any, obj: Any, session: str | None) -> Observed | None:
     """The observation of one request; None when it names an adapter that is not there, and is refused in a moment."""
-    given = obj.routing_key if is_prefill_worker() else obj.lora_path
     if obj.lora_path and obj.lora_path not in served_names(manager)[1]:
         return None
     # Sessions are the router's business where there is one.
     prompt = _prompt(obj) if worker_role() == "null" else Prompt(data=b"")
-    return observer_of(manager).begin(given or manager.served_model_name, session=session, prompt=prompt)
+    return observer_of(manager).begin(_module_of(manager, obj), session=session, prompt=prompt)
+
+
+def _module_of(manager: Any, obj: Any) -> str:
+    given = obj.routing_key if is_prefill_worker() else obj.lora_path
+    name: str = given or manager.served_model_name
+    return name
 
 
 def _prompt(obj: Any) -> Prompt:

@@ -15,18 +15,24 @@ from sglang_patches import (
     adapter_checks,
     call_report,
     foreign_apis,
+    grammar_patches,
     http_routes,
     lora_segments,
     model_names,
     observed_requests,
     openai_user,
+    own_template,
+    partial_targets,
     prefill_once,
     prompt_size,
     request_boundary,
     request_checks,
     responses_api,
     scheduler_state,
+    seeded_sampling,
     server_checks,
+    token_logprobs,
+    traces,
     waiting,
 )
 from sglang_patches.disaggregation.patches import DISAGGREGATION_PATCHES
@@ -50,6 +56,7 @@ _OLLAMA = "entrypoints.ollama.serving"
 _RELIED_SEGMENTS = "relied on: reads adapters per row of the batch view"
 _RELIED_ORIGIN = "relied on: when nodes are made, and which matched prefix counts as cached"
 _RELIED_ROWS = "relied on: row ownership that the shared radix cache continues"
+_RELIED_TARGETS = "relied on: which projections are one matrix, in which order, and how large"
 
 ENGINE_PATCHES: tuple[Patch, ...] = (
     _patch(
@@ -116,6 +123,20 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
         adapter_checks.wrap_init_lora_modules,
     ),
     _patch(
+        "parser.template_manager",
+        "TemplateManager.guess_chat_template_from_model_path",
+        "9489ca2b0a5eba39",
+        "a word in a model's path would replace its chat template",
+        own_template.wrap_guess_chat_template,
+    ),
+    _patch(
+        "lora.lora",
+        "LoRAAdapter._normalize_weights",
+        "64894a268d5faa6e",
+        "adapters of some of q, k, v or of up alone would not start",
+        partial_targets.wrap_normalize_weights,
+    ),
+    _patch(
         _SERVING,
         "OpenAIServingBase._resolve_lora_path",
         "49412d2bbba36611",
@@ -128,6 +149,13 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
         "23a0884cfa935ad8",
         "two cache salts could share a namespace",
         model_names.wrap_compute_extra_key,
+    ),
+    _patch(
+        "layers.logprob_processor",
+        "get_token_ids_logprobs",
+        "df044a49fced0b1c",
+        "one request that asks for tokens' log-probabilities beside others would end the scheduler",
+        token_logprobs.wrap_get_token_ids_logprobs,
     ),
     _patch(
         _RESPONSES,
@@ -168,7 +196,7 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
         "entrypoints.http_server",
         "set_global_state",
         "1484c09ce798173a",
-        "/v1/models/NAME would deny decode modules; /metrics would not know them",
+        "/v1/models/NAME would deny decode modules, /metrics would not know them, errors would have five forms",
         http_routes.wrap_set_global_state,
     ),
     *(
@@ -181,6 +209,19 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
         )
     ),
     _patch(
+        "observability.req_time_stats",
+        "ReqTimeStatsBase.init_trace_ctx",
+        "c37bb37caa139f23",
+        "every health check would make a trace",
+        traces.wrap_init_trace_ctx,
+    ),
+    _patch(
+        "observability.req_time_stats",
+        "APIServerReqTimeStats.set_created_time",
+        "666479439b604a47",
+        "relied on: the request's span begins before its module is named on it",
+    ),
+    _patch(
         _TOKENIZER,
         "TokenizerManager._handle_batch_output",
         "4adfb1cf333c5972",
@@ -190,7 +231,7 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
         _SERVING,
         "OpenAIServingBase.handle_request",
         "8cf812ef94ceea99",
-        "sessions named by user would be guessed",
+        "sessions named by user would be guessed; prefill workers would fail at log-probabilities",
         openai_user.wrap_handle_request,
     ),
     _patch(
@@ -258,6 +299,9 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
     _patch(_REQ, "ScheduleBatch.prepare_for_extend", "3970b68aad407be1", _RELIED_ORIGIN),
     _patch(_RADIX, "RadixKey", "dcee2fbb2cec9878", _RELIED_ROWS),
     _patch(_REQ, "Req.init_next_round_input", "32feade36c828d1e", _RELIED_ROWS),
+    _patch("lora.lora", "LoRAAdapter.normalize_qkv_proj", "f17d8160813b6257", _RELIED_TARGETS),
+    _patch("lora.lora", "LoRAAdapter.normalize_gate_up_proj", "cb09dce7c6942d69", _RELIED_TARGETS),
+    _patch("lora.utils", "get_hidden_dim", "d07d7bb136bff49e", _RELIED_TARGETS),
     _patch("mem_cache.common", "release_kv_cache", "22899438db477d53", _RELIED_ROWS),
     _patch("mem_cache.registry", "create_tree_cache", "7e3a29b2dbbe304d", _RELIED_ROWS),
     _patch(
@@ -280,6 +324,36 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
     ),
     _patch("lora.utils", "generate_sequence_lengths", "661c7622f7f9bb4a", _RELIED_SEGMENTS),
     _patch("lora.utils", "get_lm_head_pruned_lens", "2211bd441df42cf7", _RELIED_SEGMENTS),
+    *(
+        _patch(module, name, fingerprint, "a seed would be taken silently and change nothing", wrap)
+        for module, name, fingerprint, wrap in (
+            (
+                "sampling.sampling_batch_info",
+                "SamplingBatchInfo.from_schedule_batch",
+                "e028d9ee8ffffdf5",
+                seeded_sampling.wrap_from_schedule_batch,
+            ),
+            (
+                "sampling.sampling_batch_info",
+                "SamplingBatchInfo.merge_batch",
+                "364edc7b1b463dd7",
+                seeded_sampling.wrap_merge_batch,
+            ),
+            (
+                "layers.sampler",
+                "Sampler._sample_from_probs",
+                "d7387b207d2baf7d",
+                seeded_sampling.wrap_sample_from_probs,
+            ),
+            (
+                _TOKENIZER,
+                "TokenizerManager._send_one_request",
+                "02bcddcf7ca48618",
+                seeded_sampling.wrap_send_one_request,
+            ),
+        )
+    ),
+    *grammar_patches.GRAMMAR_PATCHES,
     *DISAGGREGATION_PATCHES,
 )
 """Shared prefill, in one engine (colocated) and across workers (disaggregated)."""

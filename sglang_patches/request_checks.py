@@ -1,29 +1,147 @@
 """Calls that would end a scheduler, or fail late and without a reason, are refused with one sentence.
 
 Target: ``sglang.srt.managers.tokenizer_manager.TokenizerManager._validate_one_request``
-Why: token ids outside of the vocabulary, more top logprobs than there are tokens, and a
-    logit bias that is no number reach the model and end the process for everybody. A
-    grammar that cannot be parsed is found only in the scheduler; across workers that is
-    after the hand-off has begun, so the call ends in a timeout.
-How: checked before the original; a ValueError is answered with 400.
+Why: token ids outside of the vocabulary, more top logprobs than there are tokens, and numbers that tensors cannot hold
+    reach the model and end the process for everybody. A call for vectors or scores of texts, which a model of this
+    kind cannot give, ends with status 500.
+How: ``check_call`` looks at what needs no model, before anything is multiplied by it (``n``); it is called when a call
+    arrives (:mod:`sglang_patches.disaggregation.requests`). ``check_request`` looks at the rest, before the original.
+    A ValueError is answered with 400.
 Upstream: sglang/srt/managers/tokenizer_manager.py:1140 at 0.5.17.
 Remove when: upstream checks them there.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import re
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-MAX_LOGIT_BIAS = 100.0
-"""As the OpenAI API defines it."""
+from sglang_patches import sampling_values
+
+MAX_TEXTS = 1024
+"""In one call, samples counted."""
+
+_PER_PROMPT = (
+    "sampling_params",
+    "rid",
+    "lora_path",
+    "return_logprob",
+    "logprob_start_len",
+    "top_logprobs_num",
+    "extra_key",
+    "custom_logit_processor",
+    "return_hidden_states",
+    "bootstrap_host",
+    "bootstrap_port",
+    "bootstrap_room",
+)
+"""Fields of a call that may be a list, if its prompts are one."""
+
+_NATIVE_PATHS = ("/generate", "/vertex_generate")
+_SET_BY_CALLERS = frozenset(
+    (*_PER_PROMPT, "text", "input_ids", "token_ids_logprob", "return_text_in_logprobs", "stream", "session_params")
+    + ("session_id", "priority", "routing_key", "routed_dp_rank", "disagg_prefill_dp_rank", "return_prompt_token_ids")
+    + ("return_sampling_mask", "return_flat_raw_top_logprobs", "return_flat_raw_top_logprobs_b64", "return_bytes")
+    + ("max_thinking_tokens", "require_reasoning", "background", "no_logs", "return_entropy")
+    + ("external_trace_header",)
+)
+"""Fields of /generate that mean something here. The engine's class has some thirty more: they pass between its parts,
+or are for models that read pictures and sound, and a value of the wrong kind in some of them ends a process."""
+
+_SESSION_PARAMETERS = frozenset(("id", "rid", "offset", "replace", "drop_previous_output"))
+
+_TEXTS = ("rid", "lora_path", "extra_key", "routing_key", "session_id", "bootstrap_host", "custom_logit_processor")
+_INTEGERS = {
+    "logprob_start_len": (-1, sampling_values.LARGEST),
+    "priority": (-sampling_values.LARGEST, sampling_values.LARGEST),
+    "bootstrap_port": (0, 65535),
+    "bootstrap_room": (0, (1 << 63) - 1),
+    "routed_dp_rank": (0, sampling_values.LARGEST),
+}
+MAX_TEXT_CHARACTERS = 1024
+"""Of a name that a call gives to something."""
 
 
-_PLACE = re.compile(r"^\[[\d:]+\] \S+:\d+: ")
-"""Time and source line, with which xgrammar's messages begin."""
+def check_call(obj: Any, path: str | None) -> None:
+    """Look at a call as it came, to an address or (None) from the engine itself.
+
+    Raises: ValueError saying what is wrong, the value and what is allowed.
+    """
+    if not hasattr(obj, "return_logprob"):  # embeddings, rerank, classify: SGLang has one class for them
+        raise ValueError(
+            "this model writes text; it gives no embeddings, scores or classes: ask another server for them"
+        )
+    if path is not None:
+        _check_fields(obj, path)
+    params = obj.sampling_params
+    for one in params if isinstance(params, list) else [params]:
+        sampling_values.check(one)
+    num_texts, num_samples = _num_prompts(obj), max((_samples(one) for one in _listed(params)), default=1)
+    if num_texts * num_samples > MAX_TEXTS:
+        raise ValueError(
+            f"the call asks for {num_texts} x {num_samples} answers: {MAX_TEXTS} are allowed, send several calls"
+        )
+    _check_lengths(obj, num_texts)
+
+
+def without_nulls(obj: Any) -> None:
+    """Leave out what a call sets to null, where SGLang would stumble over it, and unpack what a newer library packs.
+
+    Effects: changes ``obj``.
+    """
+    if isinstance(getattr(obj, "input_ids", None), Mapping):
+        obj.input_ids = list(obj.input_ids["input_ids"])  # rendered by transformers 5
+    for one in _listed(getattr(obj, "sampling_params", None)):
+        if isinstance(one, dict) and one.get("n", 1) is None:
+            del one["n"]
+
+
+def _check_fields(obj: Any, path: str) -> None:
+    """Elsewhere SGLang fills the engine's class itself, for its health checks too."""
+    if path in _NATIVE_PATHS:
+        for field in dataclasses.fields(obj):
+            value = getattr(obj, field.name)
+            if field.name not in _SET_BY_CALLERS and value != field.default:
+                raise ValueError(f"{field.name} cannot be set by a call (to {str(value)[:80]}): leave it out")
+    session = obj.session_params
+    for one in session if isinstance(session, list) else [session]:
+        unknown = sorted(set(one or ()) - _SESSION_PARAMETERS)
+        if unknown:
+            raise ValueError(f"session_params has no {unknown[0]!r}: it has {', '.join(sorted(_SESSION_PARAMETERS))}")
+
+
+def _num_prompts(obj: Any) -> int:
+    given = obj.text if obj.text is not None else obj.input_ids
+    if isinstance(given, list) and not given:
+        raise ValueError("the list of prompts is empty: give at least one")
+    return len(given) if isinstance(given, list) and not isinstance(given[0], int | float) else 1
+
+
+def _samples(params: Any) -> int:
+    return (params or {}).get("n") or 1
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _check_lengths(obj: Any, num_texts: int) -> None:
+    is_batch = isinstance(obj.text if obj.text is not None else obj.input_ids, list) and not _is_token_list(obj)
+    for name in _PER_PROMPT:
+        value = getattr(obj, name)
+        if not isinstance(value, list):
+            continue
+        if not is_batch:
+            raise ValueError(f"{name} is a list, and there is one prompt: give one value")
+        if len(value) != num_texts:
+            raise ValueError(
+                f"{name} has {len(value)} entries for {num_texts} prompts: give one for each, or one for all"
+            )
+
+
+def _is_token_list(obj: Any) -> bool:
+    return obj.text is None and isinstance(obj.input_ids[0], int | float)
 
 
 def wrap_validate_one_request(original: Callable[..., None]) -> Callable[..., None]:
@@ -39,60 +157,42 @@ def check_request(obj: Any, input_ids: Sequence[int] | None, vocab_size: int) ->
 
     Raises: ValueError saying what is wrong, the value and what is allowed.
     """
+    if input_ids is not None and not len(input_ids):
+        raise ValueError("the prompt is empty: give at least one token")
     if input_ids and not all(isinstance(one, int) for one in input_ids):
         raise ValueError("a token id is not a whole number: give a list of token ids")
-    if input_ids and not 0 <= min(input_ids) <= max(input_ids) < vocab_size:
-        wrong = next(one for one in input_ids if not 0 <= one < vocab_size)
-        raise ValueError(f"token id {wrong} does not exist: ids of this model are 0 to {vocab_size - 1}")
+    _check_plain(obj)
+    params = getattr(obj, "sampling_params", None)
+    for one in (*_extremes(input_ids or ()), *_named_tokens(params)):
+        if not 0 <= one < vocab_size:
+            raise ValueError(f"token id {one} does not exist: ids of this model are 0 to {vocab_size - 1}")
     wanted = getattr(obj, "top_logprobs_num", None)
     if isinstance(wanted, int) and not 0 <= wanted <= vocab_size:
         raise ValueError(f"top_logprobs_num is {wanted}: it must be 0 to {vocab_size}")
-    params = getattr(obj, "sampling_params", None)
+
+
+def _check_plain(obj: Any) -> None:
+    trace = getattr(obj, "external_trace_header", None) or {}
+    if not isinstance(trace, Mapping) or not all(isinstance(one, str) for pair in trace.items() for one in pair):
+        raise ValueError(f"external_trace_header is {str(trace)[:80]}: give an object of texts")
+    for name in _TEXTS:
+        value = getattr(obj, name, None)
+        if value is not None and not isinstance(value, str):
+            raise ValueError(f"{name} is {str(value)[:80]!r}: give a text")
+        if value is not None and name != "custom_logit_processor" and len(value) > MAX_TEXT_CHARACTERS:
+            raise ValueError(f"{name} has {len(value)} characters: {MAX_TEXT_CHARACTERS} are allowed")
+    for name, (least, most) in _INTEGERS.items():
+        value = getattr(obj, name, None)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most):
+            raise ValueError(f"{name} is {str(value)[:80]}: it must be a whole number from {least} to {most}")
+
+
+def _extremes(input_ids: Sequence[int]) -> Iterator[int]:
+    if input_ids:
+        yield from (min(input_ids), max(input_ids))
+
+
+def _named_tokens(params: Any) -> Iterator[int]:
     if isinstance(params, Mapping):
-        _check_bias(params.get("logit_bias"))
-        _check_patterns(params)
-
-
-def _check_bias(bias: Any) -> None:
-    if not isinstance(bias, Mapping):
-        return
-    for token, value in bias.items():
-        if not isinstance(value, int | float) or not math.isfinite(value) or abs(value) > MAX_LOGIT_BIAS:
-            raise ValueError(f"logit_bias of token {token} is {value}: it must be a number from -100 to 100")
-
-
-def _check_patterns(params: Mapping[str, Any]) -> None:
-    stops = params.get("stop_regex") or ()
-    for pattern in (stops,) if isinstance(stops, str) else stops:
-        _check("stop_regex", pattern, re.compile)
-    for name, parse in (("json_schema", _parse_schema), ("regex", _parse_regex), ("ebnf", _parse_ebnf)):
-        if params.get(name) is not None:
-            _check(name, params[name], parse)
-
-
-def _check(name: str, value: Any, parse: Callable[[Any], Any]) -> None:
-    try:
-        parse(value)
-    except Exception as error:  # the parsers raise what they like, and all of it means the same
-        reason = (_PLACE.sub("", str(error)).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{name} cannot be used ({reason[:200]}): correct it") from None
-
-
-def _parse_schema(schema: Any) -> None:
-    import xgrammar
-
-    if schema != "$$ANY$$":
-        text = schema if isinstance(schema, str) else json.dumps(schema)
-        xgrammar.Grammar.from_json_schema(text)
-
-
-def _parse_regex(pattern: str) -> None:
-    import xgrammar
-
-    xgrammar.Grammar.from_regex(pattern)
-
-
-def _parse_ebnf(grammar: str) -> None:
-    import xgrammar
-
-    xgrammar.Grammar.from_ebnf(grammar)
+        yield from params.get("stop_token_ids") or ()
+        yield from map(int, params.get("logit_bias") or ())

@@ -16,18 +16,23 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
-from sglang_patches.model_names import resolve_adapter, served_names
+from sglang_patches import openai_values
+from sglang_patches.model_names import ModelMissingError, resolve_adapter, served_names
 
 _selected: ContextVar[str | None] = ContextVar("prefillshare_module", default=None)
 
 
 def wrap_create_responses(original: Callable[..., Any]) -> Callable[..., Any]:
     async def create_responses(self: Any, request: Any, raw_request: Any = None) -> Any:
+        refusal = openai_values.problem(request, self.tokenizer_manager.model_config.vocab_size)
+        if refusal:
+            return self.create_error_response(refusal)
         names = served_names(self.tokenizer_manager)
         try:
             _selected.set(resolve_adapter(request.model, *names))
         except LookupError as error:
-            return self.create_error_response(str(error), err_type="NotFoundError", status_code=404)
+            status = 400 if isinstance(error, ModelMissingError) else 404
+            return self.create_error_response(str(error), err_type="NotFoundError", status_code=status)
         return await original(self, request, raw_request)
 
     return create_responses

@@ -95,7 +95,7 @@ def _origin(recipe: Recipe, store: Store) -> Iterator[str]:
         f"{recipe.epochs:g} epochs, AdamW, cosine schedule, peak learning rate {recipe.full_rate:g} (all weights) and "
         f"{recipe.lora_rate:g} (LoRA of rank {recipe.rank}). The three trainings of a task and seed see the same data "
         f"in the same order. {recipe.num_problems} held-out problems per task, greedy, by the reference computation. "
-        "How the settings were chosen: [evaluation.md](../evaluation.md#what-training-keeps)."
+        "How the settings were chosen: [accuracy-tuning.md](accuracy-tuning.md)."
     )
 
 

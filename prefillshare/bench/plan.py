@@ -33,6 +33,11 @@ class Cell:
         """Name of its file."""
         return f"n{self.num_modules}-{self.load.key}-{self.system}-r{self.repeat}"
 
+    @property
+    def title(self) -> str:
+        """What people are told of it."""
+        return f"repeat {self.repeat}, {self.num_modules} modules, {self.load.title}: {self.system}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -64,6 +69,10 @@ class Plan:
     """Answers of each shared system that are compared with the reference, per number of modules and load."""
     call_timeout_s: float = 900.0
     """Seconds after which a call counts as failed."""
+    run_limit_s: float | None = None
+    """Seconds after which each run is cut, whatever the system; None lets it come to its end."""
+    time_limit_s: float | None = None
+    """Seconds that each call of the command may take; what does not fit is left out."""
     command: str = ""
     """The command line, for the report."""
     tags: tuple[str, ...] = field(default=())
@@ -76,6 +85,9 @@ class Plan:
             raise BenchError("there is no load or no number of modules: give --concurrency or --rate, and --modules")
         if min(self.module_counts) < 1 or self.repeats < 1:
             raise BenchError("--modules and --repeats must be at least 1")
+        for option, limit in (("--run-limit", self.run_limit_s), ("--time-limit", self.time_limit_s)):
+            if limit is not None and limit <= 0:
+                raise BenchError(f"{option} must be more than 0")
 
     @property
     def system_names(self) -> tuple[str, ...]:

@@ -23,6 +23,16 @@ class Preset:
     """KV budget of each system."""
     slo: Slo
     """What a good call is."""
+    module_counts: tuple[int, ...] = (4,)
+    """Numbers of decode modules."""
+    repeats: int = 3
+    """Starts of each system."""
+    num_checked: int = 8
+    """Answers that are compared with the reference."""
+    run_limit_s: float | None = None
+    """Seconds after which each run is cut."""
+    time_limit_s: float | None = None
+    """Seconds for all of it."""
 
 
 PRESETS = {
@@ -47,6 +57,26 @@ PRESETS = {
         loads=tuple(Load(kind="poisson", value=value) for value in (0.5, 1, 2, 4)),
         kv_tokens=None,
         slo=Slo(ttft_s=1.0, gap_s=0.05),
+    ),
+    # Two systems, two starts of one to two minutes each, four runs of a minute and a half: what a short loan allows.
+    "gpu-15min": Preset(
+        family="qwen3-1.7b-shape",
+        shape=Shape(
+            num_sessions=48,
+            start_tokens=6000,
+            growth_tokens=200,
+            output_tokens=(64,),
+            turns=16,
+            context_length=32768,
+        ),
+        loads=tuple(Load(kind="closed", value=value) for value in (24, 8)),
+        kv_tokens=200_000,
+        slo=Slo(ttft_s=1.0, gap_s=0.05),
+        module_counts=(8,),
+        repeats=1,
+        num_checked=4,
+        run_limit_s=90.0,
+        time_limit_s=14 * 60.0,
     ),
 }
 

@@ -64,6 +64,8 @@ class RunRecord:
     """Every call that was sent."""
     wall_s: float
     """Seconds from the start to the last answer."""
+    cut_s: float | None = None
+    """Seconds after which the run was cut; None for one that came to its end."""
     kv: list[KvSample] = field(default_factory=list)
     """KV in use over time."""
     prefilled_tokens: int | None = None

@@ -70,10 +70,26 @@ def _spreads(summaries: list[Summary]) -> dict[str, Spread | None]:
     return {figure.key: spread([summary[figure.key] for summary in summaries]) for figure in FIGURES}
 
 
+MIN_CALLS = 20
+"""Of fewer calls, no ratio is said: chance alone makes one."""
+MAX_FAILED = 0.01
+"""Share of failed calls beyond which no ratio is said: those that were answered are then a choice of the easy ones."""
+
+
 def ratio(figure: Figure, ours: Result, theirs: Result) -> float | None:
-    """How many times better `ours` is; below 1 it is worse. None where neither way is better or a median is missing."""
+    """How many times better `ours` is; below 1 it is worse. None where neither way is better, a median is missing, or
+    either has too few or too many failed calls to say."""
     mine, other = ours.median(figure.key), theirs.median(figure.key)
     if not figure.is_better or mine is None or other is None:
         return None
+    if not (_says_enough(figure, ours) and _says_enough(figure, theirs)):
+        return None
     above, below = (other, mine) if figure.is_better == "lower" else (mine, other)
     return above / below if below else None
+
+
+def _says_enough(figure: Figure, result: Result) -> bool:
+    counted, answered, failed = (result.figures[key] for key in (figure.counted, "num_answered", "num_failures"))
+    if counted is None or counted.low < MIN_CALLS:
+        return False
+    return not (answered and failed) or failed.high <= MAX_FAILED * (answered.low + failed.high)

@@ -1,9 +1,10 @@
 """Goes through a plan: starts each system, drives it, keeps every finished run."""
 
 import asyncio
+import math
 from dataclasses import replace
-from functools import cached_property
 
+from prefillshare.bench.deadline import Deadline
 from prefillshare.bench.drivers.drive import drive
 from prefillshare.bench.drivers.load import Load
 from prefillshare.bench.families.base import Listener
@@ -13,7 +14,7 @@ from prefillshare.bench.progress import Progress
 from prefillshare.bench.records import RunRecord
 from prefillshare.bench.reference import check_answers
 from prefillshare.bench.store import Store, StoredRun
-from prefillshare.bench.systems.base import Running, Setup, System
+from prefillshare.bench.systems.base import Running, Setup
 from prefillshare.bench.systems.factory import make_systems
 from prefillshare.bench.workloads.base import Workload
 from prefillshare.bench.workloads.factory import make_workload
@@ -24,13 +25,21 @@ from prefillshare.modules.fingerprint import geometry
 from prefillshare.modules.locate import locate
 
 _WARM_UP_TOKENS = 64
+_LEAST_RUN_S = 5.0
+"""A run that would be cut sooner is left out: it would say nothing."""
 
 
 class Runner:
     """Runs what a plan still lacks."""
 
     def __init__(
-        self, plan: Plan, store: Store, *, tell: Listener = lambda text: None, api_key: str | None = None
+        self,
+        plan: Plan,
+        store: Store,
+        *,
+        tell: Listener = lambda text: None,
+        api_key: str | None = None,
+        deadline: Deadline | None = None,
     ) -> None:
         self._plan = plan
         self._store = store
@@ -44,8 +53,10 @@ class Runner:
         self._deployments: dict[int, Deployment] = {}
         self._workloads: dict[tuple[int, str], Workload] = {}
         self._tell = tell
+        self._deadline = deadline or Deadline(None)
+        self._longest_start_s = 0.0
 
-    @cached_property
+    @property
     def pending(self) -> list[tuple[Cell, ...]]:
         """Cells that are not finished, by start of a system."""
         groups = (tuple(cell for cell in group if not self._store.has(cell)) for group in self._plan.groups())
@@ -56,13 +67,28 @@ class Runner:
         return sum(self.workload(cell.num_modules, cell.load).num_calls for group in self.pending for cell in group)
 
     def run(self, progress: Progress) -> None:
-        """Run every pending cell.
+        """Run every pending cell, as far as the deadline allows.
 
         Effects: each finished run is on disk before the next begins.
         Raises: PrefillShareError when a system cannot be started or asked.
         """
-        for group in self.pending:
-            self._run_group(group, progress)
+        groups = list(self._plan.groups())
+        for group in groups:
+            unfinished = tuple(cell for cell in group if not self._store.has(cell))
+            if unfinished and self._deadline.left_s > self._longest_start_s + _LEAST_RUN_S:
+                self._run_group(unfinished, progress)
+            # Only now: the reference would compete with the engine for the machine. Runs of an earlier, interrupted
+            # call may have been kept without it.
+            if self._deadline.limit_s is None:
+                self._check_all(group, progress)
+        # Where time is short, runs come first: a comparison with the reference needs nothing but what is kept.
+        for group in groups:
+            self._check_all(group, progress)
+
+    def _check_all(self, group: tuple[Cell, ...], progress: Progress) -> None:
+        for cell in group:
+            if self._store.has(cell) and self._deadline.left_s > 0:
+                self._check(cell, progress)
 
     def shares(self, system: str) -> bool | None:
         """Whether a system prefills once for all modules."""
@@ -88,7 +114,7 @@ class Runner:
     def _run_group(self, group: tuple[Cell, ...], progress: Progress) -> None:
         first = group[0]
         system, deployment = self._systems[first.system], self.deployment(first.num_modules)
-        progress.begin(f"repeat {first.repeat}, {first.num_modules} modules: starting {system.name}")
+        progress.stage(f"repeat {first.repeat}, {first.num_modules} modules: starting {system.name}")
         longest = max(self.workload(cell.num_modules, cell.load).longest_prompt() for cell in group)
         setup = Setup(
             deployment=deployment,
@@ -96,19 +122,21 @@ class Runner:
             log_dir=self._store.log_dir(first),
             longest_call=longest,
         )
-        runs: list[tuple[Cell, RunRecord]] = []
+        left_s = self._deadline.left_s
         with system.start(setup) as running:
+            if left_s < math.inf:
+                self._longest_start_s = max(self._longest_start_s, left_s - self._deadline.left_s)
             for cell in group:
+                if self._deadline.left_s < _LEAST_RUN_S:
+                    return
                 record = self._run_cell(cell, running, progress)
-                self._keep(cell, record, running, deployment)
-                runs.append((cell, record))
-        # Only now: the reference would compete with the engine for the machine.
-        for cell, record in runs:
-            self._check(cell, record, system, running, deployment)
+                context_length = self._context_length(deployment)
+                commands = list(running.commands)
+                self._store.put(cell, StoredRun(record=record, commands=commands, context_length=context_length))
 
     def _run_cell(self, cell: Cell, running: Running, progress: Progress) -> RunRecord:
         workload = self.workload(cell.num_modules, cell.load)
-        progress.begin(f"repeat {cell.repeat}, {cell.num_modules} modules, {cell.load.title}: {cell.system}")
+        progress.begin(cell.title)
         record = asyncio.run(
             drive(
                 running,
@@ -118,11 +146,17 @@ class Runner:
                 seed=self._plan.shape.seed,
                 on_call=lambda call: progress.call(),
                 timeout_s=self._plan.call_timeout_s,
+                limit_s=self._run_limit_s(),
             )
         )
         failures = sum(call.error is not None for call in record.calls)
-        progress.end(f"{record.wall_s:.1f} s" + (f", {failures} calls failed" if failures else ""))
+        outcome = f"{record.wall_s:.1f} s" if record.cut_s is None else f"cut after {record.cut_s:.0f} s"
+        progress.end(outcome + (f", {failures} calls failed" if failures else ""))
         return record
+
+    def _run_limit_s(self) -> float | None:
+        limit_s = min(self._plan.run_limit_s or math.inf, self._deadline.left_s)
+        return None if limit_s == math.inf else limit_s
 
     def _warm_up(self, modules: tuple[str, ...]) -> Workload:
         """A short session that asks every module twice, with a prompt that nothing else has."""
@@ -137,16 +171,19 @@ class Runner:
         )
         return react(shape, modules)
 
-    def _check(self, cell: Cell, record: RunRecord, system: System, running: Running, deployment: Deployment) -> None:
-        if cell.repeat != 1 or not self._plan.num_checked or not system.shares or not running.engines:
+    def _check(self, cell: Cell, progress: Progress) -> None:
+        """Compare a kept run's answers with the reference, unless that is done or not wanted of it."""
+        if cell.repeat != 1 or not self._plan.num_checked or not self.shares(cell.system):
             return
-        workload, seed = self.workload(cell.num_modules, cell.load), self._plan.shape.seed
-        record.fidelity = check_answers(deployment, workload, record, self._plan.num_checked, seed)
-        self._keep(cell, record, running, deployment)
-
-    def _keep(self, cell: Cell, record: RunRecord, running: Running, deployment: Deployment) -> None:
-        run = StoredRun(record=record, commands=list(running.commands), context_length=self._context_length(deployment))
+        run = self._store.get(cell)
+        if run.record.fidelity is not None:
+            return
+        progress.begin(f"{cell.title}: answers beside the reference")
+        workload, deployment = self.workload(cell.num_modules, cell.load), self.deployment(cell.num_modules)
+        found = check_answers(deployment, workload, run.record, self._plan.num_checked, self._plan.shape.seed)
+        run.record.fidelity = found
         self._store.put(cell, run)
+        progress.end(f"{found['exact']} of {found['compared']} equal")
 
     def _context_length(self, deployment: Deployment) -> int:
         known = deployment.engine.context_length

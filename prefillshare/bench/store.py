@@ -36,14 +36,33 @@ class Store:
         self.directory = directory
         self._runs = directory / "runs"
 
-    def begin(self, plan: Plan, machine: dict[str, Any]) -> None:
-        """Write down what will be measured, and where.
+    def check_new(self) -> None:
+        """Whether a new measurement may be written here: nothing may stand in it yet.
 
-        Raises: BenchError when there is a measurement already, or the directory cannot be written.
+        Raises: BenchError when something does.
         """
         where = self.directory
         if (where / "plan.json").exists():
             raise BenchError(f"{where} holds a measurement: continue it with --resume, or choose another --out")
+        if os.path.lexists(where) and not where.is_dir():
+            raise BenchError(f"{where} is no directory: choose another --out")
+        try:
+            found = next(where.iterdir(), None) if where.exists() else None
+        except OSError as error:
+            raise BenchError(f"{where} cannot be read ({error.strerror}): choose another --out") from None
+        if found is not None:
+            raise BenchError(
+                f"{where} holds other files ({found.name}): name a new or empty directory with --out, or with --resume "
+                "one that holds a measurement"
+            )
+
+    def begin(self, plan: Plan, machine: dict[str, Any]) -> None:
+        """Write down what will be measured, and where.
+
+        Raises: BenchError when there is something already, or the directory cannot be written.
+        """
+        self.check_new()
+        where = self.directory
         try:
             self._runs.mkdir(parents=True, exist_ok=True)
             self.write_json("plan.json", plan.as_dict())
@@ -76,9 +95,16 @@ class Store:
         _write(self._file(cell), json.dumps(content))
 
     def get(self, cell: Cell) -> StoredRun:
-        """A finished run."""
-        content = json.loads(self._file(cell).read_text(encoding="utf-8"))
-        return StoredRun(**{**content, "record": RunRecord.from_dict(content["record"])})
+        """A finished run.
+
+        Raises: BenchError when its file is damaged.
+        """
+        file = self._file(cell)
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            return StoredRun(**{**content, "record": RunRecord.from_dict(content["record"])})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BenchError(f"{file} cannot be read ({error!r}): delete it, and --resume measures it again") from None
 
     def write_json(self, name: str, content: object) -> None:
         """Write one of the measurement's files."""

@@ -7,8 +7,11 @@ import typer
 
 from prefillshare.cli.text import key_option, text_option
 
+_WITH_RESUME = {"resume", "api_key", "check_answers"}
+
 
 def bench(
+    context: typer.Context,
     workload: Annotated[
         str | None, typer.Argument(help="react, reflexion, unshared, trace FILE or gsm8k-agents FILE.")
     ] = None,
@@ -27,13 +30,16 @@ def bench(
         str | None, typer.Option(help="Key of the endpoints.", envvar="PREFILLSHARE_BENCH_API_KEY", callback=key_option)
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(help="cpu or gpu-8b; without one, what fits this machine. Options override it.")
+        str | None,
+        typer.Option(
+            help="cpu, gpu-8b or gpu-15min; without one, cpu or gpu-8b, as the machine is. Options override it."
+        ),
     ] = None,
     family: Annotated[
         str | None,
         typer.Option(help="bench-0.1b, tiny, qwen3-1.7b-shape, qwen3-8b-shape or a colocated deployment file."),
     ] = None,
-    modules: Annotated[str, typer.Option(help="Numbers of decode modules, such as 1,2,4,8.")] = "4",
+    modules: Annotated[str | None, typer.Option(help="Numbers of decode modules, such as 1,2,4,8; else 4.")] = None,
     concurrency: Annotated[str | None, typer.Option(help="Closed loop: sessions at a time, such as 1,4,8.")] = None,
     rate: Annotated[str | None, typer.Option(help="Poisson arrivals: sessions per second, such as 0.5,1,2.")] = None,
     speed: Annotated[
@@ -50,20 +56,34 @@ def bench(
     kv_tokens: Annotated[int | None, typer.Option(help="KV budget of each system in tokens; 0: the engine's.")] = None,
     slo_ttft: Annotated[float | None, typer.Option(help="Goodput: longest time to the first token, s.")] = None,
     slo_gap: Annotated[float | None, typer.Option(help="Goodput: longest mean time between tokens, s.")] = None,
-    repeats: Annotated[int, typer.Option(help="Starts of each system.")] = 3,
+    repeats: Annotated[int | None, typer.Option(help="Starts of each system; else 3.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything made up.")] = 1,
-    check_answers: Annotated[int, typer.Option(help="Answers per shared run compared with the reference.")] = 8,
-    out: Annotated[Path | None, typer.Option(help="New directory for the results.")] = None,
+    check_answers: Annotated[
+        int | None,
+        typer.Option(help="Answers per shared run compared with the reference; 8, with --resume as it was.", min=0),
+    ] = None,
+    run_limit: Annotated[
+        float | None, typer.Option(help="Seconds after which a run is cut; its figures are of the calls until then.")
+    ] = None,
+    time_limit: Annotated[
+        float | None, typer.Option(help="Minutes that this call may take; it leaves out what does not fit.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="New or empty directory for the results.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue the measurement in this directory.")] = None,
 ) -> None:
     """Measure systems side by side on one workload; Ctrl-C keeps what is done."""
+    from prefillshare.cli.output import say
+
+    # Before the imports, which take their time on a busy machine.
+    say(f"preparing {f'what {resume} lacks' if resume else workload or 'a measurement'}")
     from prefillshare.cli.bench_plan import BenchOptions, make_plan, measure
     from prefillshare.errors import BenchError
 
     if (workload is None) == (resume is None):
         raise BenchError("give a workload, or --resume with the directory of a measurement: one of the two")
     if resume is not None:
-        measure(resume, None, api_key)
+        _refuse_changes(context)
+        measure(resume, None, api_key, check_answers)
         return
     options = BenchOptions(
         workload=str(workload),
@@ -91,5 +111,23 @@ def bench(
         slo={"ttft_s": slo_ttft, "gap_s": slo_gap},
         repeats=repeats,
         num_checked=check_answers,
+        run_limit_s=run_limit,
+        time_limit_s=None if time_limit is None else 60 * time_limit,
     )
     measure(out, make_plan(options), api_key)
+
+
+def _refuse_changes(context: typer.Context) -> None:
+    """A measurement goes on as it was begun."""
+    from prefillshare.errors import BenchError
+
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in context.params
+        if name not in _WITH_RESUME and getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    ]
+    if given:
+        raise BenchError(
+            f"--resume goes on with the plan that it finds, so {', '.join(given)} would change nothing: leave it out, "
+            "or begin a new measurement"
+        )

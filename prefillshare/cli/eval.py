@@ -123,15 +123,21 @@ def _ask_by_harness(suites: list[str], model: str, url: str, **settings: Any) ->
 
 def _ask(suite: Any, model: str, url: str, api_key: str | None, concurrency: int) -> "Score":
     from prefillshare.cli.evaluation import counter
-    from prefillshare.cli.output import say
     from prefillshare.evaluation.driver import score_served
 
-    if left_out := getattr(suite, "num_left_out", 0):
-        say(f"{suite.name}: {left_out} problems without an answer to compare with are left out")
+    _say_left_out(suite)
     with counter(suite.name, len(suite.questions)) as count:
         return score_served(
             suite, model, url.removesuffix("/v1"), api_key=api_key, concurrency=concurrency, on_answer=count
         )
+
+
+def _say_left_out(suite: Any) -> None:
+    from prefillshare.cli.output import say
+    from prefillshare.datafiles import summary
+
+    if left_out := getattr(suite, "left_out", ()):
+        say(f"{suite.name}: {summary(left_out)}")
 
 
 def _decode(suites: list[Any], model: str, weights: Path, sharing_ratio: float) -> "list[Score]":
@@ -143,6 +149,7 @@ def _decode(suites: list[Any], model: str, weights: Path, sharing_ratio: float) 
     module = WeightsModel(resolve(load_deployment(weights)), model, sharing_ratio=sharing_ratio)
     scores = []
     for suite in suites:
+        _say_left_out(suite)
         with counter(suite.name, len(suite.questions)) as count:
             scores.append(module.score(suite, count))
     return scores

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prefillshare.cli.output import put, put_json, put_table, say, warn
+from prefillshare.cli.memory_table import memory_table
+from prefillshare.cli.output import put, put_comment_table, put_json, put_table, say, warn
 from prefillshare.cli.server_options import url_words
 
 if TYPE_CHECKING:
+    from prefillshare.accelerators import Gpu
     from prefillshare.modules.deployment import ResolvedDeployment, ResolvedModule
     from prefillshare.serving.launch import RunningDeployment
     from prefillshare.serving.options import LaunchOptions
@@ -38,8 +40,12 @@ def launch(
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything and print the engine's command.")
+        bool, typer.Option("--dry-run", help="Check everything, print devices, memory and commands, and start nothing.")
     ] = False,
+    assume_gpus: Annotated[
+        str | None,
+        typer.Option(help="With --dry-run: plan for a machine with these GPUs, such as 8x80GB or 2x24GB,1x80GB."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON.")] = False,
     otlp_endpoint: Annotated[
         str | None, typer.Option(help="OTLP gRPC receiver of traces; wins over the file's otlp_endpoint.")
@@ -51,23 +57,26 @@ def launch(
     from prefillshare.config import load_deployment
     from prefillshare.modules.deployment import resolve
     from prefillshare.serving.embedded import embedded_deployment
+    from prefillshare.serving.launch import plan_warnings
     from prefillshare.serving.logs import check_log_file
     from prefillshare.serving.options import LaunchOptions
     from prefillshare.serving.ports import check_address, check_port
 
     if tui:
         _check_screen(as_json, dry_run)
+    found = _assumed(assume_gpus, dry_run)
     check_port(port)
     if log_file is not None:
         check_log_file(log_file)
     config = load_deployment(file or embedded_deployment())
     if otlp_endpoint is not None:
         config = replace(config, otlp_endpoint=otlp_endpoint)
-    if not dry_run:
+    if assume_gpus is None:
         check_address(host, port)
+    if not dry_run:
         say(f"{config.name}: checking the modules (a large one is read once, then remembered)")
-    deployment = resolve(config)
-    for text in deployment.warnings:
+    deployment = resolve(config, found)
+    for text in (*deployment.warnings, *plan_warnings(deployment)):
         warn(text)
     if host not in _PRIVATE_HOSTS and not api_key:
         warn(f"everybody who reaches this machine on {host}:{port} may use the server: give it an --api-key")
@@ -91,18 +100,40 @@ def _check_screen(as_json: bool, dry_run: bool) -> None:
         raise ConfigError("--tui needs a terminal: leave it out, and watch from another one with `prefillshare top`")
 
 
+def _assumed(text: str | None, dry_run: bool) -> "tuple[Gpu, ...] | None":
+    from prefillshare.accelerators import assumed_gpus
+    from prefillshare.errors import ConfigError
+
+    if text is None:
+        return None
+    if not dry_run:
+        raise ConfigError(
+            "--assume-gpus plans for another machine: add --dry-run, or leave it out to serve on this one"
+        )
+    return assumed_gpus(text)
+
+
 def _print_plan(deployment: "ResolvedDeployment", options: "LaunchOptions", as_json: bool) -> None:
-    from prefillshare.serving.launch import plan
+    from dataclasses import asdict
+
+    from prefillshare.serving.launch import plan, plan_memory
 
     commands = plan(deployment, options)
+    sizes = {budget.name: budget for budget in plan_memory(deployment)}
     if as_json:
         put_json(
             [
-                {"name": name, "argv": command.argv, "environment": command.environment}
+                {
+                    "name": name,
+                    "argv": command.argv,
+                    "environment": command.environment,
+                    "memory": asdict(sizes[name]),
+                }
                 for name, command in commands.items()
             ]
         )
         return
+    put_comment_table(*memory_table(list(sizes.values())))
     for name, command in commands.items():
         put(f"# {name}\n{command.as_shell()}" if len(commands) > 1 else command.as_shell())
 
@@ -140,6 +171,7 @@ def _print_ready(running: "RunningDeployment", as_json: bool) -> None:
                 "prefill": running.deployment.config.prefill.name,
                 "fingerprint": running.deployment.fingerprint,
                 "start_s": round(running.start_s, 2),
+                "warnings": running.deployment.warnings,
             }
         )
         return
@@ -163,7 +195,8 @@ def _what(deployment: "ResolvedDeployment") -> str:
 def _role(module: "ResolvedModule") -> str:
     kind = "full weights" if module.adapter is None else f"LoRA rank {module.adapter.rank}"
     copies = f", {module.spec.replicas} replicas" if module.spec.replicas > 1 else ""
-    return f"decode, {kind}{copies}"
+    warning = f"; {module.warning}" if module.warning else ""
+    return f"decode, {kind}{copies}{warning}"
 
 
 def _curl_line(running: "RunningDeployment") -> str:

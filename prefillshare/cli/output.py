@@ -49,6 +49,14 @@ def put_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     console.print(table, markup=False)
 
 
+def put_comment_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table as comments of a shell, so that what follows can be pasted along with it."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    for row in (header, *rows):
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        put(f"# {'  '.join(cells)}".rstrip())
+
+
 def paint(text: str, colour: str, stream: TextIO) -> str:
     """Return `text` in a colour when `stream` is a terminal that wants it."""
     codes = {"red": 31, "green": 32, "yellow": 33, "cyan": 36, "dim": 2, "bold": 1}

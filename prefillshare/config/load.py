@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +31,7 @@ def load_deployment(file: Path) -> Deployment:
     )
     try:
         deployment = build(Deployment, table, "the file", hidden=frozenset({"source"}))
+        _refuse_unused_tables(deployment, table)
         return dataclasses.replace(
             deployment,
             prefill=_with_path(deployment.prefill, file),
@@ -38,6 +40,15 @@ def load_deployment(file: Path) -> Deployment:
         )
     except ConfigError as error:
         raise ConfigError(f"{file}: {str(error).removeprefix('the file: ')}") from None
+
+
+def _refuse_unused_tables(deployment: Deployment, table: Mapping[str, Any]) -> None:
+    unused = [name for name in ("router", "transfer") if name in table]
+    if deployment.topology == "colocated" and unused:
+        raise ConfigError(
+            f'there is a [{unused[0]}] table, which topology = "colocated" has no use for: remove it, or write '
+            'topology = "disaggregated"'
+        )
 
 
 def load_training(file: Path) -> Training:

@@ -20,6 +20,10 @@ class Router:
     """Longest wait in the router's queue, then 503."""
     max_body_bytes: int = 64 * 1024 * 1024
     """Largest request body; larger ones are answered 413."""
+    body_timeout_s: float = 120.0
+    """Longest time for a request's body to arrive, then 408."""
+    client_idle_timeout_s: float = 60.0
+    """A client's connection closes after so long without a request; the head of a request, too, must come within it."""
     connect_timeout_s: float = 2.0
     """Longest wait for a connection to a worker."""
     first_byte_timeout_s: float = 300.0
@@ -86,6 +90,8 @@ _COUNTS = {
 
 _TIMES = (
     "queue_timeout_s",
+    "body_timeout_s",
+    "client_idle_timeout_s",
     "connect_timeout_s",
     "first_byte_timeout_s",
     "idle_timeout_s",

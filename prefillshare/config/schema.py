@@ -34,6 +34,10 @@ OWNED_ARGUMENTS: dict[str, str] = {
     "--disable-overlap-schedule": "write overlap_schedule = false",
     "--tp-size": "write tensor_parallel_size",
     "--tp": "write tensor_parallel_size",
+    "--base-gpu-id": "choose the GPUs with CUDA_VISIBLE_DEVICES",
+    "--gpu-id-step": "choose the GPUs with CUDA_VISIBLE_DEVICES",
+    "--disaggregation-mode": "write topology at the top of the file",
+    "--config": "write what it holds as keys and extra_args",
     "--host": "use `prefillshare launch --host`",
     "--port": "use `prefillshare launch --port`",
     "--enable-metrics": "metrics are always on",
@@ -102,7 +106,7 @@ class DecodeModule(_Module):
     replicas: int = 1
     """Decode workers that hold this module; disaggregated only."""
     accept_naive: bool = False
-    """Serve it although it was not trained on the prefill module's KV (to measure what that costs)."""
+    """Serve it although it was not trained on the prefill module's KV, or nobody knows how; it answers badly."""
     example: str = "Hello!"
     """A question it can answer; `launch` ends with a curl line that asks it of the first module."""
 
@@ -123,21 +127,24 @@ class Engine:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to run; `auto` takes a CUDA GPU when there is one."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Type of weights and KV; `auto` is the checkpoint's own, but float16 for a float32 checkpoint."""
-    page_size: int = 1
-    """Tokens per page of the KV cache; prefixes are shared in whole pages."""
+    """Type of weights and KV of all modules; `auto` is float32 on CPU, else the prefill module's own (float16 for one
+    in float32). There is no float32 on a GPU."""
+    page_size: int | None = None
+    """Tokens per page of the KV cache; prefixes are shared in whole pages. None is 1, and 16 for a disaggregated
+    deployment on GPUs."""
     context_length: int | None = None
     """Longest prompt plus answer in tokens; None is the model's own limit."""
     max_total_tokens: int | None = None
-    """Size of the KV cache in tokens; None fills the memory share (on CPU, a quarter of what is free)."""
+    """Size of each worker's KV cache in tokens; None fills the memory share (on CPU, a quarter of what is free), or an
+    equal part of it where workers share a GPU."""
     mem_fraction_static: float | None = None
-    """Share of the GPU's memory for weights and KV cache, between 0 and 1."""
+    """Share of the GPU's memory for weights and KV cache of one worker, between 0 and 1."""
     max_running_requests: int | None = None
     """Most requests decoded together; None is SGLang's choice (32 on CPU)."""
     chunked_prefill_size: int | None = None
     """Most prompt tokens computed in one step; None is SGLang's choice (2048 on CPU)."""
     attention_backend: str | None = None
-    """SGLang attention backend, such as triton or flashinfer; None is torch_native on CPU, else SGLang's choice."""
+    """SGLang attention backend, such as triton or flashinfer; None is torch_native on CPU, else triton."""
     lora_backend: Literal["csgmv", "triton", "torch_native"] | None = None
     """Kernels for LoRA; None is torch_native on CPU, else csgmv."""
     tensor_parallel_size: int = 1

@@ -1,15 +1,12 @@
 """Answers of a deployment's modules in process, by the reference computation: no server, and any sharing ratio."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prefillshare.errors import EvaluationError
 from prefillshare.evaluation.base import Question, Suite
 from prefillshare.evaluation.driver import Sample, Score, judged
 from prefillshare.modules.deployment import ResolvedDeployment, ResolvedModule
-
-if TYPE_CHECKING:
-    import torch
 
 BATCH = 32
 """Most questions decoded at a time."""
@@ -89,7 +86,7 @@ def _load(deployment: ResolvedDeployment, module: ResolvedModule | None) -> tupl
     from prefillshare.training.model import load_adapter, load_base
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = _dtype(deployment)
+    dtype = getattr(torch, deployment.dtype)
     base: Any = load_base(deployment.prefill_path, dtype).to(device).eval()
     if module is None:
         return base, None
@@ -97,17 +94,6 @@ def _load(deployment: ResolvedDeployment, module: ResolvedModule | None) -> tupl
         return load_adapter(base, module.path).to(device).eval(), None
     full: Any = load_base(module.path, dtype)
     return full.to(device).eval(), base
-
-
-def _dtype(deployment: ResolvedDeployment) -> "torch.dtype":
-    import torch
-    from transformers import AutoConfig
-
-    stated = deployment.config.engine.dtype
-    if stated != "auto":
-        dtype: torch.dtype = getattr(torch, stated)
-        return dtype
-    return AutoConfig.from_pretrained(deployment.prefill_path).dtype or torch.float32
 
 
 def _end_tokens(tokenizer: Any, model: Any) -> set[int]:

@@ -104,7 +104,36 @@ def tokenizer_sha256(path: Path) -> str:
 
 def chat_template_sha256(path: Path) -> str:
     """Return the hash of the default chat template's text as hex; of the empty text when there is none."""
-    return hashlib.sha256(_chat_template(Path(path)).encode()).hexdigest()
+    return hashlib.sha256(chat_template(path).encode()).hexdigest()
+
+
+def chat_template(path: Path) -> str:
+    """Return the text of the default chat template in directory `path`; the empty text when there is none."""
+    file = path / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        if (path / name).is_file():
+            template = read_json(path / name, "a checkpoint with its tokenizer").get("chat_template")
+            if template:
+                return template if isinstance(template, str) else _default_template(template)
+    return ""
+
+
+def read_chunks(file: Path, start: int, end: int) -> Iterator[bytes]:
+    """Yield bytes `start` to `end` of a file, 16 MiB at a time.
+
+    Raises: ModuleError when the file ends before that.
+    """
+    with file.open("rb") as stream:
+        stream.seek(start)
+        left = end - start
+        while left:
+            chunk = stream.read(min(left, _CHUNK_BYTES))
+            if not chunk:
+                raise ModuleError(f"{file} became shorter while it was read: do not write to a module in use")
+            left -= len(chunk)
+            yield chunk
 
 
 def tensor_entries(files: list[Path]) -> list[TensorEntry]:
@@ -141,7 +170,7 @@ def read_json(file: Path, wanted: str) -> dict[str, Any]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModuleError(f"{file.parent} has no {file.name}: point path at the directory of {wanted}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModuleError(f"{file} cannot be read ({error}): download or build {wanted} again") from None
     if not isinstance(content, dict):
         raise ModuleError(f"{file} is not a JSON object: download or build {wanted} again")
@@ -157,18 +186,6 @@ def _rope(config: dict[str, Any]) -> dict[str, Any]:
     return dict(sorted(settings.items()))
 
 
-def _chat_template(path: Path) -> str:
-    file = path / "chat_template.jinja"
-    if file.is_file():
-        return file.read_text(encoding="utf-8")
-    for name in ("chat_template.json", "tokenizer_config.json"):
-        if (path / name).is_file():
-            template = read_json(path / name, "a checkpoint with its tokenizer").get("chat_template")
-            if template:
-                return template if isinstance(template, str) else _default_template(template)
-    return ""
-
-
 def _default_template(templates: list[dict[str, str]]) -> str:
     by_name = {entry["name"]: entry["template"] for entry in templates}
     return by_name.get("default", "")
@@ -178,7 +195,7 @@ def _weights_sha256(path: Path) -> str:
     digest = hashlib.sha256()
     for entry in tensor_entries(weight_files(path)):
         digest.update(_canonical([entry.name, entry.dtype, entry.shape]))
-        for chunk in _chunks(entry.file, entry.start, entry.end):
+        for chunk in read_chunks(entry.file, entry.start, entry.end):
             digest.update(chunk)
     return digest.hexdigest()
 
@@ -195,41 +212,32 @@ def _read_header(file: Path) -> Iterator[TensorEntry]:
             raise ModuleError(broken)
         try:
             header = json.loads(stream.read(header_bytes))
-        except ValueError:
+            header.pop("__metadata__", None)
+            entries = [_entry(name, info, file, 8 + header_bytes) for name, info in header.items()]
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise ModuleError(broken) from None
-    header.pop("__metadata__", None)
-    base = 8 + header_bytes
-    for name, info in header.items():
-        start, end = info["data_offsets"]
-        if base + end > size:
-            raise ModuleError(broken)
-        yield TensorEntry(
-            name=name,
-            dtype=info["dtype"],
-            shape=tuple(info["shape"]),
-            file=file,
-            start=base + start,
-            end=base + end,
-        )
+    if any(entry.end > size for entry in entries):
+        raise ModuleError(broken)
+    yield from entries
 
 
-def _chunks(file: Path, start: int, end: int) -> Iterator[bytes]:
-    with file.open("rb") as stream:
-        stream.seek(start)
-        left = end - start
-        while left:
-            chunk = stream.read(min(left, _CHUNK_BYTES))
-            if not chunk:
-                raise ModuleError(f"{file} became shorter while it was read: do not write to a module in use")
-            left -= len(chunk)
-            yield chunk
+def _entry(name: str, info: dict[str, Any], file: Path, data_start: int) -> TensorEntry:
+    start, end = info["data_offsets"]
+    return TensorEntry(
+        name=name,
+        dtype=info["dtype"],
+        shape=tuple(info["shape"]),
+        file=file,
+        start=data_start + start,
+        end=data_start + end,
+    )
 
 
 def _file_sha256(file: Path) -> str:
     if not file.is_file():
         raise ModuleError(f"{file.parent} has no {file.name}: save the module with its fast tokenizer")
     digest = hashlib.sha256()
-    for chunk in _chunks(file, 0, file.stat().st_size):
+    for chunk in read_chunks(file, 0, file.stat().st_size):
         digest.update(chunk)
     return digest.hexdigest()
 

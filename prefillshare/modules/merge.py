@@ -93,7 +93,7 @@ def _check_inputs(adapter: Path, base: Path) -> ModuleManifest:
     if manifest is None:
         raise ModuleError(
             f"{adapter} has no prefillshare.json, so nobody knows whose KV it was trained on: "
-            "merge adapters made by prefillshare"
+            'merge adapters made by prefillshare, or serve it as it is with kind = "lora"'
         )
     if manifest.kind != "lora":
         raise ModuleError(f"{adapter} is a module of kind {manifest.kind!r}: only lora modules can be merged")

@@ -1,6 +1,7 @@
 """Modules with random weights: Qwen3 checkpoints and LoRA adapters of any size, for measurements and tests.
 
-Written with numpy alone, layer by layer. Random text comes out, at the speed of real weights.
+Written with numpy alone, layer by layer; `gpu_weights` makes large ones in a fraction of the time.
+Random text comes out, at the speed of real weights.
 """
 
 import json
@@ -24,6 +25,8 @@ TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj"
 _INDEX_NAME = "model.safetensors.index.json"
 
 Tensors = dict[str, np.ndarray]
+Recipe = dict[str, tuple[tuple[int, ...], float | None]]
+"""Shape of each tensor, and the standard deviation of its values; None for a tensor of ones."""
 
 
 def qwen3_config(
@@ -71,19 +74,28 @@ def num_parameters(config: Mapping[str, Any]) -> int:
     return int(config["num_hidden_layers"] * linear + embeddings)
 
 
-def base_tensors(config: Mapping[str, Any], seed: int) -> Iterator[Tensors]:
-    """Random float32 weights of a checkpoint: first what is outside of the layers, then layer by layer."""
-    rng = np.random.default_rng(seed)
+def base_recipe(config: Mapping[str, Any]) -> Iterator[Recipe]:
+    """What a checkpoint is made of: first what is outside of the layers, then layer by layer."""
     vocab_size, hidden = config["vocab_size"], config["hidden_size"]
-    outer = {
-        "model.embed_tokens.weight": _normal(rng, (vocab_size, hidden), 1.0),
-        "model.norm.weight": np.ones(hidden, np.float32),
+    outer: Recipe = {
+        "model.embed_tokens.weight": ((vocab_size, hidden), 1.0),
+        "model.norm.weight": ((hidden,), None),
     }
     if not config["tie_word_embeddings"]:
-        outer["lm_head.weight"] = _normal(rng, (vocab_size, hidden), 2 * hidden**-0.5)
+        outer["lm_head.weight"] = ((vocab_size, hidden), 2 * hidden**-0.5)
     yield outer
     for layer in range(config["num_hidden_layers"]):
-        yield _layer_tensors(rng, config, f"model.layers.{layer}")
+        yield _layer_recipe(config, f"model.layers.{layer}")
+
+
+def base_tensors(config: Mapping[str, Any], seed: int) -> Iterator[Tensors]:
+    """Random float32 weights of a checkpoint, in the parts of `base_recipe`."""
+    rng = np.random.default_rng(seed)
+    for recipe in base_recipe(config):
+        yield {
+            name: np.ones(shape, np.float32) if std is None else _normal(rng, shape, std)
+            for name, (shape, std) in recipe.items()
+        }
 
 
 def write_sharded_checkpoint(directory: Path, config: Mapping[str, Any], seed: int) -> None:
@@ -91,10 +103,20 @@ def write_sharded_checkpoint(directory: Path, config: Mapping[str, Any], seed: i
     directory.mkdir(parents=True, exist_ok=True)
     weight_map, total = {}, 0
     for number, tensors in enumerate(base_tensors(config, seed)):
-        file = f"model-{number:05d}.safetensors"
+        file = shard_name(number)
         total += _write_shard(directory / file, tensors, config["torch_dtype"])
         weight_map.update(dict.fromkeys(tensors, file))
-    write_json(directory / _INDEX_NAME, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    write_configs(directory, config, weight_map, total)
+
+
+def shard_name(number: int) -> str:
+    """File of one part of a checkpoint."""
+    return f"model-{number:05d}.safetensors"
+
+
+def write_configs(directory: Path, config: Mapping[str, Any], weight_map: Mapping[str, str], num_bytes: int) -> None:
+    """Write what makes a checkpoint out of shards."""
+    write_json(directory / _INDEX_NAME, {"metadata": {"total_size": num_bytes}, "weight_map": weight_map})
     write_json(directory / "config.json", config)
     write_json(directory / "generation_config.json", {"eos_token_id": 2, "pad_token_id": 0})
 
@@ -141,16 +163,16 @@ def _adapter_tensors(
     return tensors
 
 
-def _layer_tensors(rng: np.random.Generator, config: Mapping[str, Any], prefix: str) -> Tensors:
-    tensors = {
-        f"{prefix}.{module}.weight": _normal(rng, (out_size, in_size), in_size**-0.5)
+def _layer_recipe(config: Mapping[str, Any], prefix: str) -> Recipe:
+    recipe: Recipe = {
+        f"{prefix}.{module}.weight": ((out_size, in_size), in_size**-0.5)
         for module, (out_size, in_size) in _linear_shapes(config).items()
     }
     for norm in ("input_layernorm", "post_attention_layernorm"):
-        tensors[f"{prefix}.{norm}.weight"] = np.ones(config["hidden_size"], np.float32)
+        recipe[f"{prefix}.{norm}.weight"] = ((config["hidden_size"],), None)
     for norm in ("self_attn.q_norm", "self_attn.k_norm"):
-        tensors[f"{prefix}.{norm}.weight"] = np.ones(config["head_dim"], np.float32)
-    return tensors
+        recipe[f"{prefix}.{norm}.weight"] = ((config["head_dim"],), None)
+    return recipe
 
 
 def _linear_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:

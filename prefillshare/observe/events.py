@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from prefillshare.observe.text import MAX_NAME, printable, shortened
+
 Kind = Literal[
     "restart",
     "refusal",
@@ -49,8 +51,8 @@ class Events:
         self._recent: dict[tuple[Kind, str], tuple[float, int]] = {}
 
     def tell(self, kind: Kind, subject: str, message: str) -> None:
-        """Note an event, unless one like it was noted a moment ago."""
-        now = self._clock()
+        """Note an event, unless one like it was noted a moment ago; both texts may come from a client."""
+        now, subject = self._clock(), shortened(printable(subject), MAX_NAME)
         told_at, num_untold = self._recent.get((kind, subject), (-PAUSE_S, 0))
         if 0 <= now - told_at < PAUSE_S:
             self._recent[kind, subject] = (told_at, num_untold + 1)
@@ -61,7 +63,7 @@ class Events:
         if num_untold:
             message = f"{message} (and {num_untold} more before)"
         self._num_told += 1
-        message = message if len(message) <= MAX_MESSAGE else message[: MAX_MESSAGE - 3] + "..."
+        message = shortened(printable(message[: 2 * MAX_MESSAGE]), MAX_MESSAGE)
         self._events.append(Event(id=self._num_told, time=now, kind=kind, subject=subject, message=message))
 
     def as_list(self) -> list[dict[str, Any]]:

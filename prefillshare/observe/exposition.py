@@ -10,6 +10,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
+from prefillshare.observe.text import writable
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 WORKER_LABELS = ("worker", "role", "module")
 
@@ -63,7 +65,10 @@ def exposition(state: Mapping[str, Any]) -> bytes:
     """Prometheus' text of `state`."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_State(state))
-    return bytes(generate_latest(registry))
+    try:
+        return bytes(generate_latest(registry))
+    except UnicodeEncodeError:
+        return exposition(writable(state))
 
 
 class _State:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prefillshare.observe.prefix import common_prefix
+from prefillshare.observe.text import session_name
 
 MAX_SESSIONS = 10_000
 MAX_LISTED = 500
@@ -25,7 +26,6 @@ MAX_KEPT_BYTES = 1 << 25
 MAX_MODULES = 16
 """Modules of one session that are compared."""
 _MIN_HEAD_BYTES = 16
-_MAX_ID_LENGTH = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +135,7 @@ class SessionTable:
         """A call begins; return its session, None for a nameless call with too short a prompt to know it again."""
         now, data = self._clock(), prompt.data[:MAX_PROMPT_BYTES]
         if name:
-            session = self._named(name[:_MAX_ID_LENGTH], now)
+            session = self._named(session_name(name), now)
         elif len(data) < _MIN_HEAD_BYTES:
             return None
         else:
@@ -178,7 +178,7 @@ class SessionTable:
 
     def repinned(self, name: str) -> None:
         """The session of that name moved to another prefill worker."""
-        if (session := self._sessions.get(name[:_MAX_ID_LENGTH])) is not None:
+        if (session := self._sessions.get(session_name(name))) is not None:
             session.repins += 1
 
     def as_list(self) -> list[dict[str, Any]]:
@@ -196,7 +196,7 @@ class SessionTable:
             if found is not None and _goes_on(found.latest, data):
                 break
         else:
-            digest = hashlib.blake2s(data, digest_size=6, key=namespace.encode()[:32]).hexdigest()
+            digest = hashlib.blake2s(data, digest_size=6, key=namespace.encode(errors="surrogatepass")[:32]).hexdigest()
             found = self._sessions.get(digest) or self._add(digest, now, is_explicit=False)
         self._num_kept_bytes += len(data) - len(found.latest)
         found.latest = data

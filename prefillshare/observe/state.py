@@ -24,6 +24,8 @@ class ModuleFacts:
     """Whether it is the prefill module."""
     queued: int = 0
     """Requests that wait."""
+    warning: str | None = None
+    """Why its answers are not to be trusted; None when there is nothing to say."""
 
 
 def deployment_state(
@@ -58,6 +60,7 @@ def _module_state(observer: Observer, facts: ModuleFacts) -> dict[str, Any]:
         "name": facts.name,
         "kind": facts.kind,
         "is_prefill_module": facts.is_prefill_module,
+        "warning": facts.warning,
         **stats.counters(),
         "running": max(stats.num_running - facts.queued, 0),
         "queued": facts.queued,

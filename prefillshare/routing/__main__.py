@@ -8,13 +8,18 @@ import asyncio
 import logging
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import TextIO
 
 import uvloop
 from aiohttp import web
 
 from prefillshare.errors import ConfigError, PrefillShareError
+from prefillshare.observe.text import printable
+from prefillshare.open_files import raise_limit
 from prefillshare.routing.app import make_app
+from prefillshare.routing.connections import make_runner
 from prefillshare.routing.keys import GATEWAY
 from prefillshare.routing.settings import RouterSettings, load_settings
 
@@ -26,13 +31,28 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m prefillshare.routing", description=__doc__)
     parser.add_argument("settings", type=Path, help="JSON file of mode 600")
     file = parser.parse_args().settings
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    _log_to(sys.stderr)
     try:
-        uvloop.run(serve(load_settings(file)))
+        uvloop.run(serve(replace(load_settings(file), max_open_files=raise_limit())))
     except PrefillShareError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
     return 0
+
+
+class _OneLine(logging.Formatter):
+    """Messages hold texts of clients, which must not look like further messages."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Return the message on one line; a traceback comes after it."""
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+
+def _log_to(stream: TextIO) -> None:
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 async def serve(settings: RouterSettings) -> None:
@@ -41,14 +61,17 @@ async def serve(settings: RouterSettings) -> None:
     Raises: ConfigError when the address is taken.
     """
     app = make_app(settings)
-    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
+    runner = make_runner(app, idle_s=settings.router.client_idle_timeout_s, shutdown_timeout_s=1.0)
     await runner.setup()
     try:
         try:
-            await web.TCPSite(runner, settings.host, settings.port, backlog=1024).start()
+            descriptors = app[GATEWAY].descriptors
+            # As many as wait here are taken at one go: there must be descriptors for them.
+            await web.TCPSite(runner, settings.host, settings.port, backlog=max(descriptors.spare, 1)).start()
         except OSError as error:
             raise ConfigError(f"{settings.host}:{settings.port} cannot be used ({error.strerror}): free it") from None
         log.info("listening on http://%s:%d", settings.host, settings.port)
+        log.info("%d open files allow %d calls at a time", descriptors.limit, descriptors.max_calls)
         await _drained_after_signal(app)
     finally:
         await runner.cleanup()

@@ -6,14 +6,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from aiohttp import web
 
 from prefillshare.routing.auth import check_key
-from prefillshare.routing.errors import NotFoundError, RoutingError, error_reply
+from prefillshare.routing.connections import Connection
+from prefillshare.routing.errors import BadCallError, NotFoundError, RoutingError, ShortageError, error_reply
 from prefillshare.routing.gateway import Gateway
 from prefillshare.routing.handlers import models, monitoring, service, workers
 from prefillshare.routing.handlers.calls import call_handler
+from prefillshare.routing.headers import read_header
 from prefillshare.routing.keys import GATEWAY
 from prefillshare.routing.settings import RouterSettings
 
 log = logging.getLogger(__name__)
+
+_CLOSING = (408, 413)
+"""The rest of such a request's body is not waited for."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -52,12 +57,12 @@ _ROUTES: tuple[tuple[str, str, Handler], ...] = (
 
 
 def make_app(settings: RouterSettings) -> web.Application:
-    """Return the application; serve it with handler_cancellation, or calls outlive the clients that leave."""
-    app = web.Application(middlewares=[_errors], client_max_size=settings.router.max_body_bytes)
+    """Return the application; `connections.make_runner` serves it."""
+    app = web.Application(middlewares=[_connections, _errors], client_max_size=settings.router.max_body_bytes)
     app.cleanup_ctx.append(_running_gateway(settings))
     for method, path, handler in _ROUTES:
-        app.router.add_route(method, path, handler)
-    app.router.add_route("*", "/{path:.*}", _elsewhere)
+        app.router.add_route(method, path, handler, expect_handler=_expected)
+    app.router.add_route("*", "/{path:[\\s\\S]*}", _elsewhere, expect_handler=_expected)
     return app
 
 
@@ -76,9 +81,40 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         check_key(request, request.app[GATEWAY].settings)
         return await handler(request)
     except RoutingError as error:
-        if error.status >= 500:
+        if error.status >= 500 and not isinstance(error, ShortageError):
             log.warning("%s %s: %s", request.method, request.path, error)
         return error_reply(error)
+    except web.HTTPException as error:
+        reply = error_reply(BadCallError(f"{request.method} {request.path[:200]}: {error.reason}"))
+        reply.set_status(error.status)
+        return reply
+
+
+@web.middleware
+async def _connections(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Tell the connection when it is in use; while descriptors are short, none is kept."""
+    connection, descriptors = request.protocol, request.app[GATEWAY].descriptors
+    assert isinstance(connection, Connection)
+    connection.began()
+    try:
+        response = await handler(request)
+    finally:
+        connection.ended()
+    if descriptors.is_short or response.status in _CLOSING:
+        response.force_close()
+    return response
+
+
+async def _expected(request: web.Request) -> web.StreamResponse | None:
+    """Answer the header Expect, before any middleware sees the request."""
+    expected = read_header(request.headers, "Expect") or ""
+    if expected.lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # else an error would count as sent half
+        return None
+    reply = error_reply(BadCallError(f"the header Expect is {expected[:40]!r}: leave it out"))
+    reply.set_status(417)
+    return reply
 
 
 async def _elsewhere(request: web.Request) -> web.StreamResponse:

@@ -10,6 +10,7 @@ from prefillshare.routing.admission import Admission
 from prefillshare.routing.call import Call
 from prefillshare.routing.choice import Chooser, Pair
 from prefillshare.routing.client import Answer, LegFailedError, WorkerClient
+from prefillshare.routing.errors import ShortageError
 from prefillshare.routing.health import Health
 from prefillshare.routing.legs import make_legs
 from prefillshare.routing.prefill_leg import PrefillLeg
@@ -83,7 +84,7 @@ class Attempt:
     async def open(self, headers: Mapping[str, str]) -> Answer:
         """Send both legs and return the answer, or its beginning.
 
-        Raises: LegFailedError.
+        Raises: LegFailedError, ShortageError.
         """
         self._prefill = asyncio.create_task(self._run_prefill(headers))
         self._decode = asyncio.create_task(self._client.send(self._decode_leg, headers, is_stream=self.call.is_stream))
@@ -100,7 +101,7 @@ class Attempt:
         if self._decode.done():
             return await self._decode
         report = self._prefill.result()
-        if isinstance(report, LegFailedError) and report.counts:
+        if isinstance(report, ShortageError) or (isinstance(report, LegFailedError) and report.counts):
             raise report
         if isinstance(report, LegFailedError) or report.is_refusal:
             # A refusal by the decode worker makes the hand-off fail, and says why.
@@ -109,10 +110,10 @@ class Attempt:
                 return _answer_or_raise(report)
         return await self._decode
 
-    async def _run_prefill(self, headers: Mapping[str, str]) -> Answer | LegFailedError:
+    async def _run_prefill(self, headers: Mapping[str, str]) -> Answer | LegFailedError | ShortageError:
         try:
             return await self._prefill_run.run(headers)
-        except LegFailedError as error:
+        except (LegFailedError, ShortageError) as error:
             return error
 
     def _abort(self) -> None:

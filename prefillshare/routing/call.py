@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import orjson
 
+from prefillshare.observe.text import session_name
 from prefillshare.routing.checks import check_fields, check_items
 from prefillshare.routing.errors import BadCallError, UnknownModelError
 from prefillshare.routing.prompt import chat_prompts, text_prompts
@@ -16,8 +17,14 @@ Shape = tuple[int | None, tuple[bytes, ...]]
 # What a leg sets for itself, or leaves out. A client's own rid is among these: a worker aborts every request whose id
 # begins with the given one, so a short rid would end other people's calls.
 _PER_LEG = frozenset(
-    "model lora_path stream stream_options n rid bootstrap_host bootstrap_port bootstrap_room bootstrap_pair_key "
+    "model lora_path stream n rid bootstrap_host bootstrap_port bootstrap_room bootstrap_pair_key "
     "disagg_prefill_dp_rank".split()
+)
+# What is wanted of the answer. A prefill worker computes none of it, and would fail where it makes up its own reply.
+_OF_THE_ANSWER = frozenset(
+    "stream_options logprobs top_logprobs return_logprob logprob_start_len top_logprobs_num token_ids_logprob "
+    "return_text_in_logprobs echo return_hidden_states return_routed_experts return_token_ids "
+    "return_prompt_token_ids return_meta_info".split()
 )
 
 
@@ -33,8 +40,8 @@ class Call:
     """Whether no token is asked for: a prefill worker answers alone."""
     shared_body: bytes
     """JSON object with what both legs are told."""
-    stream_options: Any
-    """The client's stream_options, for the decode leg."""
+    answer_fields: Mapping[str, Any]
+    """What the client wants of the answer, for the leg that answers."""
     is_stream: bool
     """Whether the answer comes in pieces."""
     num_prompts: int | None
@@ -82,7 +89,9 @@ def parse_call(
     try:
         num_prompts, prompts = _SHAPES[endpoint](body, served.vocab_size)
         check_fields(body, num_prompts, served.vocab_size)
-        shared_body = orjson.dumps({name: value for name, value in body.items() if name not in _PER_LEG})
+        told = {name: value for name, value in body.items() if name not in _PER_LEG}
+        answer_fields = {name: told.pop(name) for name in _OF_THE_ANSWER & told.keys()}
+        shared_body, _ = orjson.dumps(told), orjson.dumps(answer_fields)  # the legs write the second
     except orjson.JSONEncodeError as error:
         raise BadCallError(f"the body cannot be passed on ({error}): nest it less deeply") from None
     return Call(
@@ -90,11 +99,11 @@ def parse_call(
         module=served.base if is_prefill_only else module,
         is_prefill_only=is_prefill_only,
         shared_body=shared_body,
-        stream_options=body.get("stream_options"),
+        answer_fields=answer_fields,
         is_stream=is_stream,
         num_prompts=num_prompts,
         prompts=prompts,
-        session=session_header or _session(body),
+        session=_session(session_header, body),
     )
 
 
@@ -123,9 +132,9 @@ def _asks_for_nothing(body: Mapping[str, Any]) -> bool:
 
 def _module(body: Mapping[str, Any], served: Served, addressed: str | None, *, may_be_base: bool) -> str:
     base, modules = served.base, served.modules
-    named = body.get("model")
+    named, lora_path = body.get("model"), _one_lora_path(body)
     if named is None or named == base:
-        named = _one_lora_path(body) or named
+        named = lora_path or named
     named = addressed if named is None else named
     if may_be_base and named in (None, base):
         return base
@@ -145,8 +154,10 @@ def _module(body: Mapping[str, Any], served: Served, addressed: str | None, *, m
 
 def _one_lora_path(body: Mapping[str, Any]) -> Any:
     path = body.get("lora_path")
-    if not isinstance(path, list):
+    if path is None or isinstance(path, str):
         return path
+    if not isinstance(path, list):
+        raise BadCallError(f"lora_path is {_shown(path)}: it must be the name of a decode module", param="lora_path")
     if not path or any(item != path[0] for item in path):
         raise BadCallError("lora_path names several modules: send one call for each", param="lora_path")
     return path[0]
@@ -168,11 +179,10 @@ def _each(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _session(body: Mapping[str, Any]) -> str | None:
-    for name in ("session_id", "user"):
-        value = body.get(name)
+def _session(header: str | None, body: Mapping[str, Any]) -> str | None:
+    for value in (header, body.get("session_id"), body.get("user")):
         if isinstance(value, str) and value:
-            return value
+            return session_name(value)
     return None
 
 

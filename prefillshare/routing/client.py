@@ -12,8 +12,10 @@ import orjson
 
 from prefillshare.config.router import Router
 from prefillshare.errors import PrefillShareError
+from prefillshare.routing.descriptors import Descriptors, is_own_shortage
 from prefillshare.routing.legs import Leg
 from prefillshare.routing.workers import Worker
+from sglang_patches.error_shape import openai_error
 
 # SGLang closes a connection that was idle for 5 s; reusing one at that moment would fail the call.
 _KEEPALIVE_S = 3.0
@@ -57,6 +59,11 @@ class Answer:
     """Where the further pieces come from."""
 
     @property
+    def body(self) -> bytes:
+        """What the client is sent: an error in OpenAI's form, whatever the worker's was."""
+        return self.content if self.status < 400 else openai_error(self.content, self.status)
+
+    @property
     def is_refusal(self) -> bool:
         """Whether the worker found the call itself at fault."""
         return 400 <= self.status < 500
@@ -65,7 +72,8 @@ class Answer:
 class WorkerClient:
     """Sends requests to workers."""
 
-    def __init__(self, settings: Router, api_key: str | None) -> None:
+    def __init__(self, settings: Router, api_key: str | None, descriptors: Descriptors) -> None:
+        self._descriptors = descriptors
         self._headers = {"Content-Type": "application/json"}
         if api_key is not None:
             self._headers["Authorization"] = f"Bearer {api_key}"
@@ -88,7 +96,8 @@ class WorkerClient:
     async def send(self, leg: Leg, headers: Mapping[str, str], *, is_stream: bool) -> Answer:
         """Send `leg` and return its answer; of a stream, once its first piece is there.
 
-        Raises: LegFailedError when the worker cannot be reached, breaks off, or answers with its own failure.
+        Raises: LegFailedError when the worker cannot be reached, breaks off, or answers with its own failure;
+        ShortageError when there was no connection by the router's fault.
         """
         worker = leg.worker
         try:
@@ -97,11 +106,13 @@ class WorkerClient:
             )
             answer = await _read(reply, is_stream)
         except aiohttp.ClientConnectorError as error:
+            self._raise_own_shortage(worker, error)
             raise LegFailedError(worker, f"does not take connections ({error.strerror})", is_unreachable=True) from None
         except aiohttp.ServerTimeoutError:
             # The machine, or this router, may just have been busy: the next try, the probe and the breaker tell.
             raise LegFailedError(worker, "did not take a connection in time") from None
         except (aiohttp.ClientError, OSError) as error:
+            self._raise_own_shortage(worker, error)
             raise LegFailedError(worker, f"broke off the connection ({_named(error)})", is_broken_off=True) from None
         worker.last_byte_at = time.monotonic()
         if answer.status >= 500:
@@ -113,11 +124,20 @@ class WorkerClient:
     async def fetch(self, worker: Worker, path: str, *, method: str = "GET", timeout_s: float) -> tuple[int, bytes]:
         """Return status and body of a request outside any call.
 
-        Raises: aiohttp.ClientError, OSError or TimeoutError.
+        Raises: aiohttp.ClientError, OSError or TimeoutError; ShortageError, which tells nothing about the worker.
         """
-        async with asyncio.timeout(timeout_s):
-            async with self._http.request(method, worker.base_url + path, headers=self._headers) as reply:
-                return reply.status, await reply.read()
+        try:
+            async with asyncio.timeout(timeout_s):
+                async with self._http.request(method, worker.base_url + path, headers=self._headers) as reply:
+                    return reply.status, await reply.read()
+        except OSError as error:
+            self._raise_own_shortage(worker, error)
+            raise
+
+    def _raise_own_shortage(self, worker: Worker, error: BaseException) -> None:
+        if is_own_shortage(error):
+            assert isinstance(error, OSError)
+            raise self._descriptors.cannot_connect(worker.id, error) from None
 
     def abort(self, leg: Leg) -> None:
         """Tell the worker to abort `leg`, without waiting for it.

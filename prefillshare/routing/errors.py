@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from aiohttp import web
 
 from prefillshare.errors import PrefillShareError
+from prefillshare.observe.text import printable
 from prefillshare.routing.replies import json_reply
 
 
@@ -57,6 +58,13 @@ class UnknownModelError(NotFoundError):
     code = "model_not_found"
 
 
+class BodyTimeoutError(RoutingError):
+    """The body did not arrive in time."""
+
+    status = 408
+    kind = "invalid_request_error"
+
+
 class ConflictError(RoutingError):
     """A worker of that id is already there."""
 
@@ -102,6 +110,14 @@ class UnavailableError(RoutingError):
     code = "no_worker"
 
 
+class ShortageError(RoutingError):
+    """The router itself, not a worker, has no room for this."""
+
+    status = 503
+    kind = "service_unavailable"
+    code = "router_full"
+
+
 class CallTimeoutError(RoutingError):
     """The workers took too long."""
 
@@ -112,7 +128,7 @@ class CallTimeoutError(RoutingError):
 
 def error_body(error: RoutingError) -> dict[str, object]:
     """Return OpenAI's error object for `error`."""
-    return {"error": {"message": str(error), "type": error.kind, "param": error.param, "code": error.code}}
+    return {"error": {"message": printable(str(error)), "type": error.kind, "param": error.param, "code": error.code}}
 
 
 def error_reply(error: RoutingError) -> web.Response:

@@ -11,6 +11,7 @@ from prefillshare.observe.observer import Observer
 from prefillshare.routing.admission import Admission
 from prefillshare.routing.choice import Chooser
 from prefillshare.routing.client import WorkerClient, error_text
+from prefillshare.routing.descriptors import Descriptors
 from prefillshare.routing.errors import ConflictError, NotFoundError
 from prefillshare.routing.health import Health
 from prefillshare.routing.kv_events import Evictions, KvEvents
@@ -32,12 +33,13 @@ class Gateway:
         router = settings.router
         self.settings = settings
         self.is_draining = False
+        self.descriptors = Descriptors(settings.max_open_files, len(settings.workers))
         self.pool = WorkerPool()
         self.observer = Observer()
         self.sessions = Sessions(router.max_sessions, moved=self._session_moved)
         self.chooser = Chooser(router, self.pool, make_policy(router, self.sessions))
         self.admission = Admission(router, self.pool, self.chooser)
-        self.client = WorkerClient(router, settings.worker_api_key)
+        self.client = WorkerClient(router, settings.worker_api_key, self.descriptors)
         self.health = Health(router, self.client, settings.base_model, changed=self._state_changed)
         self.kv_events = KvEvents(self._evicted)
         self.tracing = Tracing(settings.otlp_endpoint)

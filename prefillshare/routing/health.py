@@ -12,6 +12,7 @@ import orjson
 from prefillshare.config.router import Router
 from prefillshare.errors import ServerError
 from prefillshare.routing.client import LegFailedError, WorkerClient, error_text
+from prefillshare.routing.errors import ShortageError
 from prefillshare.routing.workers import Worker
 
 log = logging.getLogger(__name__)
@@ -66,10 +67,11 @@ class Health:
         num_failures = 0
         while True:
             hurry.clear()
-            reason = await self._probe(worker)
-            num_failures = num_failures + 1 if reason else 0
-            if worker.state != "draining":
-                self._apply(worker, reason, num_failures)
+            with contextlib.suppress(ShortageError):  # which tells nothing about the worker
+                reason = await self._probe(worker)
+                num_failures = num_failures + 1 if reason else 0
+                if worker.state != "draining":
+                    self._apply(worker, reason, num_failures)
             pause_s = self._settings.health_interval_s if worker.state == "up" else _STARTING_INTERVAL_S
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
@@ -94,7 +96,10 @@ class Health:
         self._changed(worker)
 
     async def _probe(self, worker: Worker) -> str | None:
-        """Return why `worker` cannot serve, or None."""
+        """Return why `worker` cannot serve, or None.
+
+        Raises: ShortageError when the router could not ask.
+        """
         # A worker that sends tokens is alive, and its own health check would only wait for the same tokens.
         if worker.state == "up" and time.monotonic() - worker.last_byte_at < self._settings.health_interval_s:
             return None

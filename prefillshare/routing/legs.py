@@ -1,9 +1,9 @@
 """The two HTTP calls that make one answer: the prefill leg and the decode leg.
 
 Both get the client's body and one bootstrap room per prompt, under which the prefill worker offers the KV and the
-decode worker fetches it. The prefill leg asks for the prefill module and its answer counts only as a report; the
-answer of the decode leg is the client's. A call that asks for no token has a prefill leg alone, which hands its KV to
-nobody and whose answer is the client's.
+decode worker fetches it. The prefill leg asks for the prefill module, for nothing of what the client wants to know of
+the answer, and its own answer counts only as a report; the answer of the decode leg is the client's. A call that asks
+for no token has a prefill leg alone, which hands its KV to nobody and whose answer is the client's.
 """
 
 import random
@@ -60,7 +60,7 @@ def make_prefill_only_leg(call: Call, prefill: Worker) -> Leg:
         "bootstrap_host": _per_prompt(call, lambda: NO_BOOTSTRAP_HOST),
         "bootstrap_room": _per_prompt(call, lambda: random.randint(1, _MAX_ROOM)),
     }
-    return _leg(call, prefill, bootstrap | {"stream": False}, {MODULE_HEADER: call.module})
+    return _leg(call, prefill, bootstrap | {"stream": False, **call.answer_fields}, {MODULE_HEADER: call.module})
 
 
 def _leg(call: Call, worker: Worker, fields: Mapping[str, Any], headers: Mapping[str, str] = _NONE) -> Leg:
@@ -84,10 +84,8 @@ def _prefill_fields(call: Call, base: str) -> dict[str, Any]:
 
 
 def _decode_fields(call: Call, decode: Worker) -> dict[str, Any]:
-    fields: dict[str, Any] = {"stream": call.is_stream}
+    fields: dict[str, Any] = {"stream": call.is_stream, **call.answer_fields}
     if call.endpoint == "/generate":
         # SGLang's own interface knows no model names, only adapters.
         return fields | ({"lora_path": call.module} if decode.is_adapter else {})
-    if call.stream_options is not None:
-        fields["stream_options"] = call.stream_options
     return fields | {"model": call.module}

@@ -21,6 +21,7 @@ from prefillshare.observe.reports import WorkerReport
 from prefillshare.observe.state import ModuleFacts, deployment_state, worker_state
 from prefillshare.routing.admission import Admission
 from prefillshare.routing.client import WorkerClient
+from prefillshare.routing.errors import ShortageError
 from prefillshare.routing.proxy import Proxy
 from prefillshare.routing.sessions import Sessions
 from prefillshare.routing.settings import RouterSettings
@@ -90,23 +91,27 @@ class Monitor:
             kind="lora" if is_lora else "full",
             is_prefill_module=False,
             queued=self._admission.num_queued(module),
+            warning=self._pool.warning(module),
         )
 
     async def _ask(self, worker: Worker) -> dict[str, Any] | None:
         content = await self._fetch(worker, "/deployment/state")
-        return None if content is None else orjson.loads(content)
+        try:
+            return None if content is None else orjson.loads(content)
+        except orjson.JSONDecodeError:
+            return None  # as if it had not answered
 
     async def _sglang_metrics(self, worker: Worker) -> str:
         labels = {"worker": worker.id, "role": worker.spec.role, "module": worker.spec.module or ""}
         content = await self._fetch(worker, f"/metrics?{urlencode(labels)}")
-        return "" if content is None else content.decode()
+        return "" if content is None else content.decode(errors="replace")
 
     async def _fetch(self, worker: Worker, path: str) -> bytes | None:
         if worker.state not in ("up", "draining"):
             return None
         try:
             status, content = await self._client.fetch(worker, path, timeout_s=ASK_TIMEOUT_S)
-        except (aiohttp.ClientError, OSError, TimeoutError):
+        except (aiohttp.ClientError, OSError, TimeoutError, ShortageError):
             return None
         return content if status == 200 else None
 

@@ -8,6 +8,7 @@ from prefillshare.routing.admission import Admission
 from prefillshare.routing.call import Call
 from prefillshare.routing.choice import Chooser, Pair
 from prefillshare.routing.client import Answer, LegFailedError, WorkerClient
+from prefillshare.routing.errors import ShortageError
 from prefillshare.routing.health import Health
 from prefillshare.routing.legs import Leg
 from prefillshare.routing.prefill_report import read_report
@@ -40,7 +41,7 @@ class PrefillLeg:
     async def run(self, headers: Mapping[str, str]) -> Answer:
         """Send the leg and return the worker's answer.
 
-        Raises: LegFailedError, of which the health checks have heard.
+        Raises: LegFailedError, of which the health checks have heard; ShortageError.
         """
         worker, expected = self._pair.prefill, self._pair.expected_tokens
         started = worker.speed.started(expected)
@@ -61,7 +62,7 @@ class PrefillLeg:
         except LegFailedError as error:
             self._health.failed(error)
             raise
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, ShortageError):
             worker.breaker.undecided()
             raise
         finally:

@@ -165,7 +165,7 @@ class Proxy:
             self._health.failed(cause)
             raise _gave_up(cause) from cause
         headers = {"Content-Type": answer.content_type, "X-Prefill-Worker": pair.prefill.id}
-        return web.Response(body=answer.content, status=answer.status, headers=headers)
+        return web.Response(body=answer.body, status=answer.status, headers=headers)
 
 
 def _silence(worker: Worker, limit_s: float) -> LegFailedError:

@@ -35,7 +35,7 @@ async def relay(
         "X-Decode-Worker": attempt.decode.id,
     }
     if answer.rest is None:
-        return web.Response(body=answer.content, status=answer.status, headers=headers)
+        return web.Response(body=answer.body, status=answer.status, headers=headers)
     response = web.StreamResponse(headers=headers | {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
     await response.prepare(request)
     writer = _Writer(response)

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
 from aiohttp import web
+
+from prefillshare.observe.text import as_json
 
 
 def json_reply(content: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """Return `content` as a JSON answer."""
     return web.Response(
-        body=orjson.dumps(content), status=status, headers=headers, content_type="application/json", charset="utf-8"
+        body=as_json(content), status=status, headers=headers, content_type="application/json", charset="utf-8"
     )

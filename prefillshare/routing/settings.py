@@ -36,6 +36,8 @@ class RouterSettings:
     """Key that the workers want from the router."""
     otlp_endpoint: str | None = None
     """OTLP gRPC receiver of traces, such as http://localhost:4317; None makes no traces."""
+    max_open_files: int | None = None
+    """File descriptors that the process may have; None is no limit. The process finds it out when it starts."""
     router: Router = field(default_factory=Router)
     """How calls are spread."""
     workers: tuple[WorkerSpec, ...] = ()

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from prefillshare.routing.call import Call
+from prefillshare.routing.headers import passed_on
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -60,7 +61,7 @@ class Tracing:
     @contextlib.contextmanager
     def call(self, headers: Mapping[str, str], call: Call) -> Iterator[CallSpan]:
         """The span of `call` while the block runs; an exception that leaves the block marks it failed."""
-        passed = {name: headers[name] for name in _PASSED_HEADERS if name in headers}
+        passed = passed_on(headers, _PASSED_HEADERS)
         if self._provider is None:
             yield CallSpan(passed)
             return

@@ -169,6 +169,11 @@ class WorkerPool:
         """Return the decode workers that hold `module`."""
         return [worker for worker in self if worker.spec.module == module]
 
+    def warning(self, module: str) -> str | None:
+        """Return what its workers say against the answers of `module`; None when they say nothing."""
+        told = (worker.card.get("warning") for worker in self.replicas(module))
+        return next((text for text in told if isinstance(text, str)), None)
+
     def modules(self) -> list[str]:
         """Return the decode modules that some worker holds, each once."""
         return list(dict.fromkeys(worker.spec.module for worker in self if worker.spec.module is not None))

@@ -3,26 +3,41 @@
 Flags are those of `sglang serve` at 0.5.17 (sglang/srt/server_args.py).
 """
 
+import itertools
 import json
+import os
 import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from prefillshare.accelerators import gpus
 from prefillshare.errors import ConfigError
 from prefillshare.modules.deployment import ResolvedDeployment, ResolvedModule
-from prefillshare.modules.fingerprint import geometry
+from prefillshare.serving.engine_options import check_extra_args, check_own_values
 from prefillshare.serving.environment import loopback_variables
-from prefillshare.serving.machine import available_memory_bytes, default_threads, gpus
+from prefillshare.serving.kernels import GPU_ATTENTION_BACKEND, GPU_LORA_BACKEND, check_kernels
+from prefillshare.serving.machine import available_memory_bytes, default_threads
+from prefillshare.serving.memory import kv_token_bytes
 from prefillshare.serving.options import DEFAULT_HOST
-from sglang_patches.names import BACKEND_NAME, DEPLOYMENT_VARIABLE, FINGERPRINT_VARIABLE, PLUGINS
+from prefillshare.serving.placement import GpuPlace
+from prefillshare.serving.toolkit import compiler_variables
+from sglang_patches.names import (
+    BACKEND_NAME,
+    DEPLOYMENT_VARIABLE,
+    FINGERPRINT_VARIABLE,
+    PLUGINS,
+    WARNINGS_VARIABLE,
+)
 
 ENGINE_PROGRAM = (sys.executable, "-m", "sglang.launch_server")
 HEARTBEAT_S = 2.0
 """Pause between two looks of a decode worker at its prefill workers; 2 is the least that SGLang allows."""
 HEARTBEAT_FAILURES = 2
 """Looks in vain after which a prefill worker counts as gone."""
+_CHECKED_KEYS = ("attention_backend", "reasoning_parser", "tool_call_parser")
+"""Keys of the deployment file with values that only SGLang knows; it has fields of the same names."""
 CPU_MAX_RUNNING_REQUESTS = 32
 CPU_CHUNKED_PREFILL_TOKENS = 512
 CPU_MAX_KV_BYTES = 2 << 30
@@ -59,6 +74,11 @@ class EngineCommand:
         """The arguments without the program, as SGLang's parser takes them."""
         return self.argv[len(ENGINE_PROGRAM) :]
 
+    @property
+    def can_be_forked(self) -> bool:
+        """Whether it may be forked from a process that imported SGLang: a CUDA context does not survive a fork."""
+        return ("--device", "cpu") in itertools.pairwise(self.argv)
+
     def as_shell(self) -> str:
         """Return a line that does the same when pasted into a shell; the API key is left to its variable."""
         words = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
@@ -81,8 +101,8 @@ class WorkerPlace:
     """Port of torch's rendezvous."""
     bootstrap_port: int | None
     """Port at which decode workers find a prefill worker; None for a decode worker."""
-    first_gpu: int | None
-    """First of its GPUs; None on CPU."""
+    gpu: GpuPlace | None
+    """Its GPUs; None on CPU."""
     kv_events: str | None = None
     """ZeroMQ address at which it publishes KV events; None when it does not."""
 
@@ -101,13 +121,15 @@ def engine_command(
     Raises: ConfigError when the deployment asks for a device that this machine does not have.
     """
     on_cpu = runs_on_cpu(deployment)
+    check_kernels(deployment, PLUGINS, extra_args)
     argv = _server_flags(deployment.prefill_path, deployment.config.prefill.name, host, port, nccl_port)
     argv += _lora_flags(deployment, deployment.modules, on_cpu)
     argv += _engine_flags(deployment, on_cpu)
     # SGLang computes prompts first; on a CPU, answers would stand still for seconds while others' prompts are computed.
     argv += ["--enable-mixed-chunk"] if on_cpu else []
-    argv += [*deployment.config.engine.extra_args, *extra_args]
-    return EngineCommand(argv=tuple(argv), environment=_environment(deployment, on_cpu, extra_args), api_key=api_key)
+    argv += [*_checked_extra_args(deployment, argv), *extra_args]
+    environment = {**_environment(deployment, on_cpu, extra_args), **_warnings(deployment)}
+    return EngineCommand(argv=tuple(argv), environment=environment, api_key=api_key)
 
 
 def worker_command(
@@ -122,6 +144,7 @@ def worker_command(
     Raises: ConfigError when the machine lacks what the deployment asks for.
     """
     on_cpu, module = runs_on_cpu(deployment), place.module
+    check_kernels(deployment, PLUGINS, extra_args)
     is_full = module is not None and module.adapter is None
     path = module.path if module and is_full else deployment.prefill_path
     name = module.spec.name if module and is_full else deployment.config.prefill.name
@@ -136,25 +159,36 @@ def worker_command(
         argv += ["--disaggregation-decode-enable-radix-cache"]
     if place.kv_events is not None:
         argv += ["--kv-events-config", json.dumps({"publisher": "zmq", "endpoint": place.kv_events})]
-    if place.first_gpu is not None:
-        argv += ["--base-gpu-id", str(place.first_gpu)]
-    flags = _engine_flags(deployment, on_cpu)
-    # On CPU, the overlap schedule asks for CUDA events during the hand-off.
+    flags = _engine_flags(deployment, on_cpu, place.gpu)
+    # On CPU nothing overlaps, and the schedule makes repetition penalties a token late.
     argv += flags if not on_cpu or "--disable-overlap-schedule" in flags else [*flags, "--disable-overlap-schedule"]
-    argv += [*deployment.config.engine.extra_args, *extra_args]
-    environment = {**_environment(deployment, on_cpu, extra_args), **_hand_off_environment(deployment)}
+    argv += [*_checked_extra_args(deployment, argv), *extra_args]
+    environment = {
+        **_environment(deployment, on_cpu, extra_args, place.gpu),
+        **_hand_off_environment(deployment),
+        **_warnings(deployment),
+    }
     return EngineCommand(argv=tuple(argv), environment=environment, api_key=api_key)
 
 
 def module_command(
-    deployment: ResolvedDeployment, module: ResolvedModule, *, port: int, nccl_port: int, first_gpu: int | None = None
+    deployment: ResolvedDeployment, module: ResolvedModule, *, port: int, nccl_port: int, gpu: GpuPlace | None = None
 ) -> EngineCommand:
     """Return the command of a server that holds the full weights of one decode module and nothing else."""
     on_cpu = runs_on_cpu(deployment)
+    check_kernels(deployment, PLUGINS)
     argv = _server_flags(module.path, module.spec.name, DEFAULT_HOST, port, nccl_port)
-    argv += ["--base-gpu-id", str(first_gpu)] if first_gpu is not None else []
-    argv += [*_engine_flags(deployment, on_cpu), *deployment.config.engine.extra_args]
-    return EngineCommand(argv=tuple(argv), environment=_environment(deployment, on_cpu, ()), api_key=None)
+    argv += _engine_flags(deployment, on_cpu, gpu)
+    argv += _checked_extra_args(deployment, argv)
+    return EngineCommand(argv=tuple(argv), environment=_environment(deployment, on_cpu, (), gpu), api_key=None)
+
+
+def _checked_extra_args(deployment: ResolvedDeployment, argv: Sequence[str]) -> tuple[str, ...]:
+    """The extra_args of the deployment file, once they and the values in `argv` are known to be taken by SGLang."""
+    engine = deployment.config.engine
+    check_own_values(argv[len(ENGINE_PROGRAM) :], _CHECKED_KEYS)
+    check_extra_args(engine.extra_args, argv[len(ENGINE_PROGRAM) :])
+    return engine.extra_args
 
 
 def _server_flags(path: Path, name: str, host: str, port: int, nccl_port: int) -> list[str]:
@@ -177,16 +211,22 @@ def _hand_off_environment(deployment: ResolvedDeployment) -> dict[str, str]:
     }
 
 
+def _warnings(deployment: ResolvedDeployment) -> dict[str, str]:
+    """Variables that let the engine tell its clients which modules answer badly over shared KV."""
+    warnings = {module.spec.name: module.warning for module in deployment.modules if module.warning}
+    return {WARNINGS_VARIABLE: json.dumps(warnings)} if warnings else {}
+
+
 def runs_on_cpu(deployment: ResolvedDeployment) -> bool:
     """Whether the deployment's engines run without an accelerator.
 
     Raises: ConfigError when it asks for GPUs that this machine does not have.
     """
-    device, found = deployment.config.engine.device, len(gpus())
+    device, found = deployment.config.engine.device, len(deployment.gpus)
     wanted = deployment.config.engine.tensor_parallel_size
     if device == "cuda" and not found:
         raise ConfigError('device is "cuda" and this machine shows no CUDA GPU: set device = "auto" under [engine]')
-    on_cpu = device == "cpu" or not found
+    on_cpu = not found
     if wanted > max(1, found) or (on_cpu and wanted > 1):
         raise ConfigError(
             f"tensor_parallel_size is {wanted} and {0 if on_cpu else found} GPUs can be used: "
@@ -198,7 +238,7 @@ def runs_on_cpu(deployment: ResolvedDeployment) -> bool:
 def _lora_flags(deployment: ResolvedDeployment, modules: Sequence[ResolvedModule], on_cpu: bool) -> list[str]:
     adapters = [module.adapter for module in modules if module.adapter is not None]
     targets = sorted({target for adapter in adapters for target in adapter.target_modules})
-    backend = deployment.config.engine.lora_backend or ("torch_native" if on_cpu else "csgmv")
+    backend = deployment.config.engine.lora_backend or ("torch_native" if on_cpu else GPU_LORA_BACKEND)
     return [
         "--enable-lora",
         "--lora-paths",
@@ -215,19 +255,20 @@ def _lora_flags(deployment: ResolvedDeployment, modules: Sequence[ResolvedModule
     ]
 
 
-def _engine_flags(deployment: ResolvedDeployment, on_cpu: bool) -> list[str]:
+def _engine_flags(deployment: ResolvedDeployment, on_cpu: bool, gpu: GpuPlace | None = None) -> list[str]:
     engine = deployment.config.engine
     values: dict[str, object] = {
         "--device": "cpu" if on_cpu else None,
-        "--dtype": engine.dtype,
-        "--page-size": engine.page_size,
+        "--dtype": deployment.dtype,
+        "--page-size": deployment.page_size,
         "--tp-size": engine.tensor_parallel_size if engine.tensor_parallel_size > 1 else None,
         "--context-length": engine.context_length,
         "--max-total-tokens": engine.max_total_tokens,
         "--mem-fraction-static": engine.mem_fraction_static,
         "--max-running-requests": engine.max_running_requests,
         "--chunked-prefill-size": engine.chunked_prefill_size,
-        "--attention-backend": engine.attention_backend,
+        # SGLang's choice depends on the card, and on some it changes the page size.
+        "--attention-backend": engine.attention_backend or (None if on_cpu else GPU_ATTENTION_BACKEND),
         "--random-seed": engine.random_seed,
         "--reasoning-parser": engine.reasoning_parser,
         "--tool-call-parser": engine.tool_call_parser,
@@ -235,6 +276,7 @@ def _engine_flags(deployment: ResolvedDeployment, on_cpu: bool) -> list[str]:
     if on_cpu:
         for flag, value in _cpu_defaults(deployment).items():
             values[flag] = values.get(flag) or value
+    values |= _gpu_flags(gpu) if gpu is not None else {}
     if deployment.config.otlp_endpoint is not None:
         values["--otlp-traces-endpoint"] = deployment.config.otlp_endpoint
     flags = [word for flag, value in values.items() if value is not None for word in (flag, str(value))]
@@ -242,37 +284,51 @@ def _engine_flags(deployment: ResolvedDeployment, on_cpu: bool) -> list[str]:
     return flags if engine.overlap_schedule else [*flags, "--disable-overlap-schedule"]
 
 
+def _gpu_flags(gpu: GpuPlace) -> dict[str, object]:
+    flags: dict[str, object] = {"--base-gpu-id": gpu.first_gpu}
+    if gpu.kv_tokens is not None:
+        flags |= {"--max-total-tokens": gpu.kv_tokens, "--mem-fraction-static": gpu.mem_fraction}
+    return flags
+
+
 def _cpu_defaults(deployment: ResolvedDeployment) -> dict[str, object]:
     return {
         "--attention-backend": "torch_native",
         "--sampling-backend": "pytorch",
         "--max-running-requests": CPU_MAX_RUNNING_REQUESTS,
-        "--chunked-prefill-size": CPU_CHUNKED_PREFILL_TOKENS,
-        "--max-total-tokens": _cpu_kv_tokens(deployment),
+        # SGLang wants whole pages.
+        "--chunked-prefill-size": max(1, CPU_CHUNKED_PREFILL_TOKENS // deployment.page_size) * deployment.page_size,
+        "--max-total-tokens": cpu_kv_tokens(deployment),
     }
 
 
-def _cpu_kv_tokens(deployment: ResolvedDeployment) -> int:
-    """Tokens of KV that fit a quarter of the free memory, in whole pages."""
-    sizes = geometry(deployment.prefill_path)
-    value_bytes = 4 if deployment.config.engine.dtype == "float32" else 2
-    token_bytes: int = 2 * sizes["num_layers"] * sizes["num_kv_heads"] * sizes["head_dim"] * value_bytes
+def cpu_kv_tokens(deployment: ResolvedDeployment) -> int:
+    """Return the tokens of KV that fit a quarter of the free memory, in whole pages, where the file does not say it."""
     budget = min(CPU_MAX_KV_BYTES, (available_memory_bytes() or 4 * CPU_MAX_KV_BYTES) // 4)
-    tokens = min(CPU_MAX_KV_TOKENS, max(CPU_MIN_KV_TOKENS, budget // token_bytes))
-    page_size = deployment.config.engine.page_size
-    return max(1, tokens // page_size) * page_size
+    tokens = min(CPU_MAX_KV_TOKENS, max(CPU_MIN_KV_TOKENS, budget // kv_token_bytes(deployment)))
+    return max(1, tokens // deployment.page_size) * deployment.page_size
 
 
-def _environment(deployment: ResolvedDeployment, on_cpu: bool, extra_args: Sequence[str]) -> dict[str, str]:
+def _environment(
+    deployment: ResolvedDeployment, on_cpu: bool, extra_args: Sequence[str], gpu: GpuPlace | None = None
+) -> dict[str, str]:
     # joblib, which SGLang imports and does not use, would leave a semaphore behind in every killed process.
     environment = {"SGLANG_PLUGINS": PLUGINS, "PYTHONWARNINGS": "ignore", "JOBLIB_MULTIPROCESSING": "0"}
     environment[DEPLOYMENT_VARIABLE] = deployment.config.name
     environment |= loopback_variables((*deployment.config.engine.extra_args, *extra_args))
+    if deployment.config.otlp_endpoint is not None:
+        # SGLang's own default, 3, makes a span of every decode step.
+        environment["SGLANG_TRACE_LEVEL"] = os.environ.get("SGLANG_TRACE_LEVEL", "2")
     threads = deployment.config.engine.threads
     if on_cpu:
         # A GPU that is there but must not be used would make SGLang choose its CUDA platform.
         environment["CUDA_VISIBLE_DEVICES"] = ""
         threads = threads or default_threads()
+    elif gpus():  # not those of a machine that is only planned for
+        environment |= compiler_variables()
+    if gpu is not None and gpu.num_workers > 1:
+        # Its neighbours load their weights at the same time, on one GPU of the group sooner than on another.
+        environment["SGLANG_ENABLE_TP_MEMORY_INBALANCE_CHECK"] = "0"
     if threads:
         environment["OMP_NUM_THREADS"] = str(threads)
     return environment

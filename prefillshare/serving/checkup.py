@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Literal
 
 from prefillshare.errors import ConfigError, PrefillShareError
+from prefillshare.open_files import FILES_PER_CALL
 from prefillshare.places import home_directory, is_stand_in, socket_folder, state_directory
 from prefillshare.serving.machine import available_memory_bytes, default_threads, gpus, num_cores
 from prefillshare.serving.ports import check_address
+from prefillshare.serving.toolkit import missing_compilers
 from sglang_patches.fingerprint import PINNED_SGLANG, installed_sglang
 from sglang_patches.names import PLUGINS
 
@@ -25,10 +27,11 @@ _GIB = 1 << 30
 # Three processes of about 1.2 GiB each before any weights.
 _MIN_MEMORY_BYTES = 4 * _GIB
 _MIN_DISK_BYTES = 1 * _GIB
-_MIN_OPEN_FILES = 1024
 _SHARED_MEMORY = "/dev/shm"
 _SHARED_MEMORY_FIX = "engines of several GPUs exchange data there: give a container more, such as --shm-size 1g"
 _MIN_SHARED_BYTES = 64 * _MIB
+_MIN_OPEN_FILES = 256
+_GOOD_OPEN_FILES = 4096
 _REPORT_TIMEOUT_S = 60
 
 State = Literal["ok", "warning", "problem"]
@@ -65,6 +68,8 @@ def examine(host: str, port: int, deployment: Path) -> list[Finding]:
         _open_files,
         lambda: _deployment(deployment),
     ]
+    if gpus():
+        checks.insert(checks.index(_device) + 1, _compilers)
     return [check() for check in checks]
 
 
@@ -125,6 +130,14 @@ def _device() -> Finding:
         return Finding(name="GPU", state="ok", value=names)
     value = f"none; {num_cores()} CPU cores, {default_threads()} thread(s) per engine process"
     return Finding(name="GPU", state="warning", value=value, fix="without a CUDA GPU only small models are practical")
+
+
+def _compilers() -> Finding:
+    missing = missing_compilers()
+    if not missing:
+        return Finding(name="compilers", state="ok", value="nvcc, C and C++ compiler, ninja, Python's headers")
+    fix = "SGLang compiles kernels on its first start: install CUDA 13's toolkit, build-essential, ninja, python3-dev"
+    return Finding(name="compilers", state="problem", value=f"without {', '.join(missing)}", fix=fix)
 
 
 def _memory() -> Finding:
@@ -192,23 +205,31 @@ def _shared_memory() -> Finding:
 
 def _open_files() -> Finding:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    value = "unlimited" if soft == resource.RLIM_INFINITY else str(soft)
-    if soft == resource.RLIM_INFINITY or soft >= _MIN_OPEN_FILES:
+    # The soft limit does not matter: `launch` raises it to the hard one.
+    if hard == resource.RLIM_INFINITY:
+        return Finding(name="open files", state="ok", value="unlimited")
+    value = f"{hard} (raised from {soft} by launch)" if soft != hard else str(hard)
+    value += f", enough for some {hard // FILES_PER_CALL} calls at a time"
+    if hard >= _GOOD_OPEN_FILES:
         return Finding(name="open files", state="ok", value=value)
-    return Finding(
-        name="open files", state="problem", value=value, fix=f"raise the limit: ulimit -n {min(hard, 65536)}"
-    )
+    fix = f"raise the hard limit, as root: ulimit -Hn {_GOOD_OPEN_FILES}, or nofile in /etc/security/limits.conf"
+    state: State = "warning" if hard >= _MIN_OPEN_FILES else "problem"
+    return Finding(name="open files", state=state, value=value, fix=fix)
 
 
 def _deployment(file: Path) -> Finding:
     from prefillshare.config import load_deployment
     from prefillshare.modules.deployment import resolve
+    from prefillshare.serving.launch import plan, plan_warnings
+    from prefillshare.serving.options import LaunchOptions
 
     try:
         resolved = resolve(load_deployment(file))
+        plan(resolved, LaunchOptions())
+        warnings = [*resolved.warnings, *plan_warnings(resolved)]
     except PrefillShareError as error:
         return Finding(name="deployment", state="problem", value=str(file), fix=str(error))
     value = f"{file}: {', '.join(resolved.config.model_names)}"
-    if resolved.warnings:
-        return Finding(name="deployment", state="warning", value=value, fix=resolved.warnings[0])
+    if warnings:
+        return Finding(name="deployment", state="warning", value=value, fix=warnings[0])
     return Finding(name="deployment", state="ok", value=value)

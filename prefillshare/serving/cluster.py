@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 
 from prefillshare import direct
-from prefillshare.errors import ConfigError, LaunchError
+from prefillshare.errors import LaunchError
 from prefillshare.modules.deployment import ResolvedDeployment, ResolvedModule
 from prefillshare.places import new_private_folder
 from prefillshare.serving.arguments import (
@@ -27,14 +27,16 @@ from prefillshare.serving.arguments import (
     runs_on_cpu,
     worker_command,
 )
+from prefillshare.serving.budget import planned_memory, planned_workers
 from prefillshare.serving.engine import start_fork_server
 from prefillshare.serving.forks import ForkServer
 from prefillshare.serving.logs import new_log_path
-from prefillshare.serving.machine import gpus
-from prefillshare.serving.options import DEFAULT_HOST, LaunchOptions, Listener, auth_header
+from prefillshare.serving.options import DEFAULT_HOST, UNTRACED, LaunchOptions, Listener, auth_header
+from prefillshare.serving.placement import GpuPlace, place_deployment
 from prefillshare.serving.ports import check_address, client_host, free_port
+from prefillshare.serving.preflight import check_sizes, check_transfer
 from prefillshare.serving.process import EngineProcess, start_engine
-from prefillshare.serving.progress import FIRST_STAGE, LAST_STAGE
+from prefillshare.serving.progress import LAST_STAGE
 from prefillshare.serving.readiness import raise_if_dead, wait_until_listening
 from prefillshare.serving.record import ProcessRecord
 from prefillshare.serving.router_process import RouterFile, router_command
@@ -191,19 +193,13 @@ def plan_workers(
 
     Raises: ConfigError when the machine lacks what the deployment asks for.
     """
-    config = deployment.config
-    wanted: list[tuple[str, ResolvedModule | None]] = [
-        (f"prefill-{number}", None) for number in range(config.prefill.workers)
-    ]
-    wanted += [
-        (f"decode-{module.spec.name}-{number}", module)
-        for module in deployment.modules
-        for number in range(module.spec.replicas)
-    ]
-    first_gpus = _first_gpus(deployment, len(wanted))
+    runs_on_cpu(deployment)  # says what is wrong with the device before any size is computed
+    check_transfer(deployment)
+    check_sizes(deployment)
+    gpus = place_deployment(deployment, planned_memory(deployment))
     return tuple(
-        _plan_worker(deployment, options, name, module, first_gpu, worker_key, directory)
-        for (name, module), first_gpu in zip(wanted, first_gpus, strict=True)
+        _plan_worker(deployment, options, name, module, gpu, worker_key, directory)
+        for (name, module), gpu in zip(planned_workers(deployment), gpus, strict=True)
     )
 
 
@@ -226,11 +222,9 @@ def launch_cluster(
     try:
         workers = plan_workers(deployment, options, key, directory)
         router_file = RouterFile.create(directory, deployment, options, workers, key)
-        if runs_on_cpu(deployment):
-            on_stage(FIRST_STAGE)
-            forks = start_fork_server(
-                workers[0].command, _log_path(deployment, options, "forks"), options.start_timeout_s
-            )
+        forks = start_fork_server(
+            workers[0].command, _log_path(deployment, options, "forks"), options.start_timeout_s, on_stage
+        )
         supervisor.members += [_supervise(worker, deployment, options, key, forks) for worker in workers]
         supervisor.members.append(_supervise_router(router_file, options))
         supervisor.begin()
@@ -255,25 +249,12 @@ def launch_cluster(
     )
 
 
-def _first_gpus(deployment: ResolvedDeployment, num_workers: int) -> list[int | None]:
-    if runs_on_cpu(deployment):
-        return [None] * num_workers
-    each, found = deployment.config.engine.tensor_parallel_size, len(gpus())
-    if num_workers * each > found and deployment.config.engine.mem_fraction_static is None:
-        share = 0.9 / -(-num_workers * each // found)
-        raise ConfigError(
-            f"{num_workers} workers of {each} GPUs each share {found} GPUs: say how much memory each may take with "
-            f"mem_fraction_static = {share:.2f} or less under [engine]"
-        )
-    return [number * each % max(1, found - each + 1) for number in range(num_workers)]
-
-
 def _plan_worker(
     deployment: ResolvedDeployment,
     options: LaunchOptions,
     name: str,
     module: ResolvedModule | None,
-    first_gpu: int | None,
+    gpu: GpuPlace | None,
     key: str | None,
     directory: Path,
 ) -> Worker:
@@ -283,7 +264,7 @@ def _plan_worker(
         port=free_port(),
         nccl_port=free_port(),
         bootstrap_port=free_port() if module is None else None,
-        first_gpu=first_gpu,
+        gpu=gpu,
         # A socket's path must be short, however long the module's name is.
         kv_events=f"ipc://{directory}/{zlib.crc32(name.encode()):08x}.kv"
         if deployment.config.router.kv_events
@@ -390,7 +371,7 @@ def _answer_once(module: str, processes: Sequence[EngineProcess], url: str, opti
 
 
 def _complete(url: str, body: dict[str, object], options: LaunchOptions) -> httpx.Response:
-    header = auth_header(options.api_key)
+    header = auth_header(options.api_key) | UNTRACED
     return direct.post(f"{url}/v1/completions", json=body, headers=header, timeout=options.start_timeout_s)
 
 

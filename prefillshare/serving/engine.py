@@ -10,10 +10,13 @@ from prefillshare import direct
 from prefillshare.errors import LaunchError
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.serving.arguments import EngineCommand, engine_command, runs_on_cpu
+from prefillshare.serving.budget import planned_memory
 from prefillshare.serving.forks import ForkServer
 from prefillshare.serving.logs import new_log_path
-from prefillshare.serving.options import LaunchOptions, Listener, auth_header
+from prefillshare.serving.options import UNTRACED, LaunchOptions, Listener, auth_header
+from prefillshare.serving.placement import place_deployment
 from prefillshare.serving.ports import check_address, client_host, free_port
+from prefillshare.serving.preflight import check_sizes
 from prefillshare.serving.process import EngineProcess, start_engine
 from prefillshare.serving.progress import FIRST_STAGE, LAST_STAGE, last_lines, read_log, reason_of
 from prefillshare.serving.readiness import raise_if_dead, wait_for_fork_server, wait_until_listening
@@ -99,6 +102,9 @@ def plan(deployment: ResolvedDeployment, options: LaunchOptions) -> EngineComman
 
     Raises: ConfigError when the machine lacks what the deployment asks for.
     """
+    runs_on_cpu(deployment)  # says what is wrong with the device before any size is computed
+    check_sizes(deployment)
+    place_deployment(deployment, planned_memory(deployment))  # its weights must fit
     return engine_command(
         deployment,
         host=options.host,
@@ -127,9 +133,8 @@ def launch_engine(
     log_path = options.log_path or new_log_path(deployment.config.name)
     forks, process = None, None
     try:
-        if borrowed is None and runs_on_cpu(deployment):
-            on_stage(FIRST_STAGE)
-            forks = start_fork_server(command, log_path, options.start_timeout_s)
+        if borrowed is None:
+            forks = start_fork_server(command, log_path, options.start_timeout_s, on_stage)
         process = start_engine(command, log_path, borrowed or forks)
         url = f"http://{client_host(options.host)}:{options.port}"
         wait_until_listening([(process, url)], options.api_key, options.start_timeout_s, on_stage)
@@ -151,11 +156,16 @@ def launch_engine(
     )
 
 
-def start_fork_server(command: EngineCommand, log_path: Path, timeout_s: float) -> ForkServer:
-    """A fork server that has imported SGLang in the environment of `command`.
+def start_fork_server(
+    command: EngineCommand, log_path: Path, timeout_s: float, on_stage: Listener = lambda stage: None
+) -> ForkServer | None:
+    """A fork server that has imported SGLang in the environment of `command`; None where engines cannot be forked.
 
     Raises: LaunchError with its reason when it does not come up.
     """
+    if not command.can_be_forked:
+        return None
+    on_stage(FIRST_STAGE)
     forks = ForkServer(command.environment, log_path)
     try:
         wait_for_fork_server(forks, timeout_s)
@@ -178,7 +188,10 @@ def _answer_once(process: EngineProcess, url: str, deployment: ResolvedDeploymen
     }
     try:
         reply = direct.post(
-            f"{url}/generate", json=body, headers=auth_header(options.api_key), timeout=options.start_timeout_s
+            f"{url}/generate",
+            json=body,
+            headers=auth_header(options.api_key) | UNTRACED,
+            timeout=options.start_timeout_s,
         )
     except httpx.TransportError:
         time.sleep(1)  # the engine's main process ends a moment after the worker that failed

@@ -9,13 +9,16 @@ from pathlib import Path
 
 from prefillshare.config import load_deployment
 from prefillshare.modules.deployment import ResolvedDeployment, resolve
-from prefillshare.serving.arguments import EngineCommand
+from prefillshare.open_files import raise_limit
+from prefillshare.serving.arguments import EngineCommand, cpu_kv_tokens, runs_on_cpu
+from prefillshare.serving.budget import Budget, budgets, device_warnings
 from prefillshare.serving.cluster import RunningCluster, launch_cluster, plan_workers
 from prefillshare.serving.engine import RunningEngine, launch_engine
 from prefillshare.serving.engine import plan as plan_engine
 from prefillshare.serving.forks import ForkServer
 from prefillshare.serving.options import DEFAULT_HOST, LaunchOptions, Listener
 from prefillshare.serving.ports import free_port
+from prefillshare.serving.preflight import size_warnings
 
 RunningDeployment = RunningEngine | RunningCluster
 """A deployment that answers. Both have url, pid, log_path, model_names, processes(), step(), stop() and kill()."""
@@ -33,9 +36,10 @@ def launch(
 
     `on_stage` hears how far the start is, `on_event` of processes that ended and were started again. An engine can be
     forked from a `borrowed` fork server; the workers of a disaggregated deployment have their own.
-    Effects: on any failure or interruption, no process is left.
+    Effects: on any failure or interruption, no process is left; this process may open as many files as it is let to.
     Raises: LaunchError with the failed process's own reason and the path of its log.
     """
+    raise_limit()  # whatever is started here inherits it, and each of its connections is an open file
     if deployment.config.topology == "disaggregated":
         return launch_cluster(deployment, options, on_stage, on_event)
     return launch_engine(deployment, options, on_stage, borrowed=borrowed)
@@ -51,6 +55,24 @@ def plan(deployment: ResolvedDeployment, options: LaunchOptions) -> dict[str, En
     return {"engine": plan_engine(deployment, options)}
 
 
+def plan_memory(deployment: ResolvedDeployment) -> list[Budget]:
+    """Return which device and how much memory each process of `plan` that holds weights would take.
+
+    Raises: ConfigError when the machine lacks what the deployment asks for.
+    """
+    return budgets(deployment, deployment.config.engine.max_total_tokens or cpu_kv_tokens(deployment))
+
+
+def plan_warnings(deployment: ResolvedDeployment) -> list[str]:
+    """Return what the user should know about the devices although the deployment can be served.
+
+    Raises: ConfigError when the machine lacks what the deployment asks for.
+    """
+    runs_on_cpu(deployment)
+    planned = plan_memory(deployment)
+    return [*device_warnings(deployment, planned), *size_warnings(deployment, planned)]
+
+
 @contextlib.contextmanager
 def running_deployment(
     path: Path,
@@ -60,7 +82,7 @@ def running_deployment(
     api_key: str | None = None,
     extra_args: Sequence[str] = (),
     log_path: Path | None = None,
-    fork_server: Callable[[EngineCommand], ForkServer] | None = None,
+    fork_server: Callable[[EngineCommand], ForkServer | None] | None = None,
 ) -> Iterator[RunningDeployment]:
     """Serve the deployment file at `path` while the block runs; `port` None takes a free one.
 

@@ -1,33 +1,11 @@
 """What this machine has: GPUs, cores, memory. Asked of the driver and the kernel, without importing torch."""
 
-import ctypes
 import os
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
+from prefillshare.accelerators import Gpu, gpus
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gpu:
-    """One CUDA device."""
-
-    name: str
-    """Name as the driver says it."""
-    memory_bytes: int
-    """Total memory."""
-
-
-@cache
-def gpus() -> tuple[Gpu, ...]:
-    """Return the CUDA devices that this process may use (CUDA_VISIBLE_DEVICES is respected); empty without a driver."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return ()
-    count = ctypes.c_int()
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return ()
-    return tuple(_gpu(driver, index) for index in range(count.value))
+__all__ = ["Gpu", "available_memory_bytes", "default_threads", "gpus", "num_cores"]
 
 
 def available_memory_bytes() -> int | None:
@@ -45,14 +23,6 @@ def default_threads() -> int:
     """Return the CPU threads for each engine process; the three processes share the cores."""
     cores = num_cores()
     return 1 if cores <= 4 else min(8, cores // 2)
-
-
-def _gpu(driver: ctypes.CDLL, index: int) -> Gpu:
-    device, name, size = ctypes.c_int(), ctypes.create_string_buffer(128), ctypes.c_size_t()
-    driver.cuDeviceGet(ctypes.byref(device), index)
-    driver.cuDeviceGetName(name, len(name), device)
-    driver.cuDeviceTotalMem_v2(ctypes.byref(size), device)
-    return Gpu(name=name.value.decode(errors="replace"), memory_bytes=size.value)
 
 
 def _meminfo(key: str) -> int | None:

@@ -10,6 +10,9 @@ from prefillshare.errors import LaunchError
 DEFAULT_HOST = "127.0.0.1"
 START_TIMEOUT_S = 1800.0
 
+UNTRACED = {"traceparent": f"00-{1:032x}-{1:016x}-00"}
+"""The context of a call that makes no trace: W3C's, with the flag `sampled` not set."""
+
 Listener = Callable[[str], None]
 """Hears what people should know: the stage that a start has reached, or an event."""
 

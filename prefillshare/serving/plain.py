@@ -28,18 +28,15 @@ def plain_command(command: EngineCommand) -> EngineCommand:
 
 
 @contextlib.contextmanager
-def running_plain_engines(
-    commands: Mapping[str, tuple[EngineCommand, str]], log_dir: Path, *, on_cpu: bool
-) -> Iterator[None]:
+def running_plain_engines(commands: Mapping[str, tuple[EngineCommand, str]], log_dir: Path) -> Iterator[None]:
     """Engines by name, each with its command and its address, while the context is open; logs go into `log_dir`.
 
     Raises: LaunchError with the reason of the first that does not start.
     """
     with contextlib.ExitStack() as stack:
-        forks, processes = None, []
-        if on_cpu:
-            first = next(iter(commands.values()))[0]
-            forks = start_fork_server(first, log_dir / "forks.log", START_TIMEOUT_S)
+        processes, first = [], next(iter(commands.values()))[0]
+        forks = start_fork_server(first, log_dir / "forks.log", START_TIMEOUT_S)
+        if forks is not None:
             stack.callback(forks.close)
         for name, (command, url) in commands.items():
             process = start_engine(command, log_dir / f"{name}.log", forks)

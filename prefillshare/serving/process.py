@@ -83,10 +83,11 @@ class EngineProcess:
 
 
 def start_engine(command: EngineCommand, log_path: Path, forks: ForkServer | None = None) -> EngineProcess:
-    """Start `command` with its output going to `log_path`; `forks` spares it the import of SGLang.
+    """Start `command` with its output going to `log_path`; `forks` spares it the import of SGLang, on a CPU.
 
     Raises: LaunchError when the log cannot be written or the program does not exist.
     """
+    forks = forks if command.can_be_forked else None
     scratch = new_private_folder()
     try:
         with open_log(log_path, is_new=forks is None) as log:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import TYPE_CHECKING
 
 from sglang.srt.platforms.cpu import CpuSRTPlatform
 from sglang.srt.platforms.device_mixin import PlatformEnum
+
+from sglang_patches.names import OVERLAP_VARIABLE
 
 if TYPE_CHECKING:
     from sglang.srt.server_args import ServerArgs
@@ -24,8 +27,8 @@ class TorchCpuPlatform(CpuSRTPlatform):
 
     def apply_server_args_defaults(self, server_args: ServerArgs) -> None:
         server_args.disable_cuda_graph = True
-        if server_args.disaggregation_mode != "null":
-            # With it, the hand-off waits on CUDA events.
+        if server_args.disaggregation_mode != "null" and os.getenv(OVERLAP_VARIABLE) != "1":
+            # Nothing computes beside the CPU, and repetition penalties are a token late with it.
             server_args.disable_overlap_schedule = True
         uses_lora = bool(server_args.enable_lora or server_args.lora_paths)
         if uses_lora and server_args.lora_backend != "torch_native":

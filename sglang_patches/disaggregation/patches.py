@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from sglang_patches.disaggregation import (
     decode_queues,
+    early_send,
     handshake,
     nixl_aborts,
     nixl_listener,
@@ -92,6 +93,13 @@ DISAGGREGATION_PATCHES: tuple[Patch, ...] = (
         "0640ad76fa9c52d5",
         "nobody would know the size of a hand-off",
         prefill_requests.wrap_finalize_bootstrap,
+    ),
+    sglang_patch(
+        _PREFILL,
+        "SchedulerDisaggregationPrefillMixin.maybe_send_cached_prefix_chunk",
+        "ee806f5cfd9054bd",
+        "KV could be sent while it is still being computed",
+        early_send.wrap_maybe_send,
     ),
     sglang_patch(
         _TOKENIZER,

@@ -20,6 +20,7 @@ from typing import Any
 
 from sglang_patches.disaggregation.role import worker_role
 from sglang_patches.names import NO_BOOTSTRAP_HOST
+from sglang_patches.request_checks import check_call, without_nulls
 
 NEUTRAL_FIELDS: dict[str, Any] = {
     "lora_path": None,
@@ -28,6 +29,13 @@ NEUTRAL_FIELDS: dict[str, Any] = {
     "return_hidden_states": False,
     "custom_logit_processor": None,
     "max_thinking_tokens": None,
+    "require_reasoning": False,
+    "return_entropy": False,
+    "return_flat_raw_top_logprobs": False,
+    "return_flat_raw_top_logprobs_b64": False,
+    "return_indexer_topk": False,
+    "return_routed_experts": False,
+    "return_sampling_mask": None,
 }
 """Fields of a request that are the decode worker's business, and what they are on a prefill worker."""
 
@@ -39,6 +47,8 @@ LOGPROB_FIELDS: dict[str, Any] = dict.fromkeys(
 
 def wrap_generate_request(original: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
     def generate_request(self: Any, obj: Any, request: Any = None) -> AsyncIterator[Any]:
+        without_nulls(obj)
+        check_call(obj, None if request is None else request.url.path)
         role = worker_role()
         if role == "null":
             return original(self, obj, request)
@@ -61,7 +71,7 @@ def _refuse_unsupported(obj: Any, *, has_prompt_logprobs: bool) -> None:
     if getattr(obj, "bootstrap_room", None) is None:
         raise ValueError("this is one worker of a disaggregated deployment: send the call to the deployment's router")
     for params in _as_list(obj.sampling_params):
-        num_samples = (params or {}).get("n", 1)
+        num_samples = (params or {}).get("n") or 1
         if num_samples > 1:
             raise ValueError(
                 f"n is {num_samples}, and disaggregated workers make one sample per call: send {num_samples} calls"

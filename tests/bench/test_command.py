@@ -82,6 +82,34 @@ def test_an_interrupted_measurement_keeps_what_is_done_and_goes_on(
     assert "--resume" in again.stderr
 
 
+@pytest.mark.parametrize("what", ["foreign files", "an earlier result", "half a result", "a file", "a lost link"])
+def test_results_are_written_into_a_directory_of_their_own_only(tmp_path: Path, what: str) -> None:
+    out = tmp_path / "out"
+    contents = {"foreign files": "thesis.txt", "an earlier result": "plan.json", "half a result": "runs/x.json"}
+    if what == "a file":
+        out.write_text("mine")
+    elif what == "a lost link":
+        out.symlink_to(tmp_path / "nowhere")
+    else:
+        kept = out / contents[what]
+        kept.parent.mkdir(parents=True)
+        kept.write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(BenchError, match=r"--out"):
+        app(["bench", "react", "--family", "tiny", "--modules", "1", "--out", str(out)], standalone_mode=False)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert all(file.read_text() == "mine" for file in before if file.is_file())
+
+
+def test_the_first_line_comes_before_the_slow_imports(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "prefillshare.cli.bench_plan", None)
+    with pytest.raises(ImportError):
+        app(["bench", "react"], standalone_mode=False)
+    assert capsys.readouterr().err == "preparing react\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -96,6 +124,10 @@ def test_an_interrupted_measurement_keeps_what_is_done_and_goes_on(
         (("react", "--family", "tiny", "--start-tokens", "5000"), "lower --start-tokens"),
         (("trace",), "needs a file"),
         (("--resume", "nowhere"), "holds no measurement"),
+        (
+            ("--resume", "nowhere", "--modules", "8", "--kv-tokens", "9"),
+            "so --modules, --kv-tokens would change nothing",
+        ),
     ],
 )
 def test_mistakes_are_refused_before_anything_starts(

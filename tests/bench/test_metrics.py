@@ -58,12 +58,13 @@ def test_figures_of_a_run() -> None:
     figures = summarise(_workload(), _run(), SLO, shares=True)
     # Latencies 0.30, 0.90, 0.65; times to first token 0.25, 0.40, 0.60.
     assert figures["latency_p50_s"] == pytest.approx(0.65)
-    assert figures["latency_p95_s"] == figures["latency_p99_s"] == pytest.approx(0.90)
+    assert figures["latency_p95_s"] is figures["latency_p99_s"] is None  # of three calls
     assert figures["ttft_p50_s"] == pytest.approx(0.40)
     assert figures["gap_p50_s"] == pytest.approx(0.05)
-    assert figures["gap_p95_s"] == pytest.approx(0.50)
     # Only session 0 was answered in full.
-    assert figures["session_p95_s"] == pytest.approx(0.95)
+    assert figures["session_p50_s"] is figures["session_p95_s"] is None
+    assert figures["num_answered"] == 3
+    assert figures["num_within_slo"] == 1
     assert figures["output_tokens_per_s"] == 3.0
     assert figures["calls_per_s"] == 1.5
     # One call was in time; one was slow between tokens, one slow to the first.
@@ -86,6 +87,18 @@ def test_calls_that_were_never_sent_have_failed() -> None:
     run.calls[2].error = "HTTP 503"
     del run.calls[3]
     assert summarise(_workload(), run, SLO, shares=True)["num_failures"] == 2
+
+
+def test_calls_that_a_cut_run_did_not_get_to_have_not_failed() -> None:
+    run = _run()
+    del run.calls[2:]
+    run.cut_s, run.wall_s, run.prefilled_tokens = 4.0, 4.0, None
+    figures = summarise(_workload(), run, SLO, shares=True)
+    assert figures["num_failures"] == 0
+    assert figures["num_answered"] == 2
+    assert figures["cut_s"] == 4.0
+    assert figures["output_tokens_per_s"] == 1.0
+    assert figures["hit_ratio"] == 0.0
 
 
 def test_without_the_engines_word_the_answers_count() -> None:
@@ -136,7 +149,13 @@ def test_percentiles_are_values_that_occurred(percent: int, expected: int) -> No
 def test_percentiles_of_few_values() -> None:
     assert percentile([], 95) is None
     assert percentile([3.0, 1.0], 50) == 1.0
-    assert percentile([3.0, 1.0], 95) == 3.0
+    assert percentile([3.0, 1.0], 95) is None
+
+
+@pytest.mark.parametrize(("percent", "enough"), [(95, 20), (99, 100)])
+def test_a_percentile_is_not_said_of_so_few_values_that_it_is_the_largest(percent: int, enough: int) -> None:
+    assert percentile([1.0] * (enough - 1), percent) is None
+    assert percentile([*[1.0] * (enough - 1), 9.0], percent) == 1.0
 
 
 def test_spread_is_median_and_range_of_what_is_known() -> None:

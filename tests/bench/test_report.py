@@ -2,14 +2,16 @@
 
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from prefillshare.bench.deadline import Deadline
 from prefillshare.bench.drivers.load import Load, poisson_arrivals
 from prefillshare.bench.metrics.statistics import Spread
 from prefillshare.bench.metrics.summary import FIGURES, Slo
 from prefillshare.bench.plan import Plan
-from prefillshare.bench.progress import duration, eta_s
+from prefillshare.bench.progress import Progress, duration, eta_s
 from prefillshare.bench.records import CallRecord, KvSample, RunRecord
 from prefillshare.bench.report.plots import draw_plots
 from prefillshare.bench.report.table import make_table
@@ -23,7 +25,7 @@ LOW, HIGH = Load(kind="closed", value=1), Load(kind="closed", value=4)
 
 def _result(system: str, num_modules: int, load: Load, **medians: float) -> Result:
     figures: dict[str, Spread | None] = {figure.key: None for figure in FIGURES}
-    for key, value in medians.items():
+    for key, value in {"num_answered": 200.0, **medians}.items():
         figures[key] = Spread(median=value, low=value / 2, high=value * 2)
     call = CallRecord(session=0, step=0, module="a", due_s=0.0, first_s=0.5, end_s=1.0)
     run = StoredRun(record=RunRecord(calls=[call], wall_s=1.0, kv=[KvSample(at_s=0.0, tokens=3)]), context_length=64)
@@ -58,19 +60,20 @@ def _plan(**changes: object) -> Plan:
 def test_the_table_says_how_many_times_better_the_first_system_is() -> None:
     header, rows = make_table(_results())
     assert header == ["modules", "load", "figure", "shared", "vanilla-lora", "shared vs vanilla-lora"]
-    assert [row[:3] for row in rows[:3]] == [
+    assert [row[:3] for row in rows[:4]] == [
         ["2", "1 sessions at a time", "end-to-end p95 [s]"],
         ["2", "1 sessions at a time", "prefix hit ratio"],
+        ["2", "1 sessions at a time", "answered calls"],
         ["2", "4 sessions at a time", "end-to-end p95 [s]"],
     ]
     assert rows[0][3:] == ["2.000 (1.000 to 4.000)", "6.000 (3.000 to 12.000)", "3.00x"]
     assert rows[1][5] == "1.50x"
-    assert len(rows) == 2 * 2 * 2
+    assert len(rows) == 2 * 2 * 3
 
 
 def test_a_system_that_is_not_finished_leaves_a_gap() -> None:
     _, rows = make_table(_results()[:3])
-    assert rows[2][3:] == ["2.000 (1.000 to 4.000)", "-", "-"]
+    assert rows[3][3:] == ["2.000 (1.000 to 4.000)", "-", "-"]
 
 
 def test_ratios_turn_with_the_meaning_of_a_figure() -> None:
@@ -81,6 +84,29 @@ def test_ratios_turn_with_the_meaning_of_a_figure() -> None:
     assert ratio(figures["hit_ratio"], ours, theirs) == pytest.approx(1.5)
     assert ratio(figures["ideal_own_ratio"], ours, theirs) is None
     assert ratio(figures["gap_p50_s"], ours, theirs) is None
+
+
+ENOUGH = {"latency_p50_s": 1.0, "goodput_calls_per_s": 1.0, "memory_gb": 1.0, "num_within_slo": 200.0}
+
+
+@pytest.mark.parametrize(
+    ("key", "theirs", "said"),
+    [
+        ("latency_p50_s", {}, 1.0),
+        ("latency_p50_s", {"num_answered": 38.0}, None),  # 19 in one of the runs
+        ("latency_p50_s", {"num_answered": 40.0}, 1.0),
+        ("latency_p50_s", {"num_failures": 8.0}, None),
+        ("latency_p50_s", {"num_failures": 0.5}, 1.0),
+        ("goodput_calls_per_s", {}, 1.0),
+        ("goodput_calls_per_s", {"num_within_slo": 4.0}, None),
+        ("memory_gb", {}, None),
+    ],
+)
+def test_ratios_need_enough_answered_calls(key: str, theirs: dict[str, float], said: float | None) -> None:
+    figure = next(one for one in FIGURES if one.key == key)
+    one, other = _result("shared", 2, LOW, **ENOUGH), _result("vanilla-lora", 2, LOW, **{**ENOUGH, **theirs})
+    assert ratio(figure, one, other) == said
+    assert ratio(figure, other, one) == said
 
 
 def test_plots_over_modules_come_with_several_numbers_of_modules(tmp_path: Path) -> None:
@@ -141,6 +167,23 @@ def test_arrivals_are_poisson_and_only_stretched_by_another_rate() -> None:
     assert mean == pytest.approx(0.5, rel=0.05)
     # The standard deviation of exponential gaps is their mean.
     assert (sum((gap - mean) ** 2 for gap in gaps) / len(gaps)) ** 0.5 == pytest.approx(mean, rel=0.05)
+
+
+def test_a_deadline_leaves_time_for_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("prefillshare.bench.deadline.time", SimpleNamespace(monotonic=lambda: now))
+    long, short, none = Deadline(600.0), Deadline(40.0), Deadline(None)
+    assert [one.left_s for one in (long, short, none)] == [580.0, 30.0, float("inf")]
+    now += 100.0
+    assert [one.left_s for one in (long, short, none)] == [480.0, 0.0, float("inf")]
+
+
+def test_no_more_time_is_estimated_than_a_deadline_allows() -> None:
+    lines: list[str] = []
+    progress = Progress(1000, tell=lines.append, most_left_s=lambda: 0.0)
+    progress.call()
+    progress.end("done")
+    assert lines == ["[1/1000 calls, 0 s left] : done"]
 
 
 def test_the_rest_is_estimated_at_the_pace_so_far() -> None:

@@ -91,6 +91,22 @@ def test_answers_equal_the_reference_while_they_are_measured(measured: tuple[Pla
     assert store.get(_cell("vanilla-lora")).record.fidelity is None
 
 
+def test_a_check_that_was_interrupted_is_made_up_for_when_the_measurement_goes_on(
+    measured: tuple[Plan, Store, Runner],
+) -> None:
+    plan, store, _ = measured
+    cell = _cell("shared", TOGETHER)
+    run = store.get(cell)
+    found, run.record.fidelity = run.record.fidelity, None
+    assert found == {"compared": SESSIONS * TURNS, "exact": SESSIONS * TURNS, "token_agreement": 1.0}
+    store.put(cell, run)
+    lines: list[str] = []
+    Runner(plan, store).run(Progress(0, tell=lines.append))
+    assert store.get(cell).record.fidelity == found
+    assert store.get(cell).commands == run.commands
+    assert [line.rpartition(": ")[2] for line in lines] == [f"{SESSIONS * TURNS} of {SESSIONS * TURNS} equal"]
+
+
 def test_the_report_holds_everything(measured: tuple[Plan, Store, Runner]) -> None:
     _, store, runner = measured
     header, rows = write_report(store, runner)

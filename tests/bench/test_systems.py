@@ -19,6 +19,7 @@ from prefillshare.errors import BenchError
 from prefillshare.modules.deployment import resolve
 from prefillshare.modules.random_weights import num_parameters
 from prefillshare.serving.arguments import module_command
+from prefillshare.serving.placement import GpuPlace
 from prefillshare.serving.plain import plain_command
 from tests.support.engines import MODELS_DIR
 from tests.support.random_models import make_family as make_random_family
@@ -79,7 +80,7 @@ def test_a_shared_pool_has_the_engines_of_the_plain_pairs() -> None:
 def test_a_plain_server_is_sglang_alone_with_one_modules_weights() -> None:
     deployment = resolve(merged(_setup(8192).for_engines(2)))
     module = deployment.modules[1]
-    ours = module_command(deployment, module, port=1, nccl_port=2, first_gpu=3)
+    ours = module_command(deployment, module, port=1, nccl_port=2, gpu=GpuPlace(gpus=(3,)))
     plain = plain_command(ours)
     assert _value(plain.argv, "--model-path") == str(module.path)
     assert _value(plain.argv, "--served-model-name") == "agent-1"

@@ -9,6 +9,7 @@ import pytest
 
 from prefillshare.bench.workloads.base import Session, Shape, Workload
 from prefillshare.bench.workloads.factory import make_workload
+from prefillshare.bench.workloads.gsm8k import read_questions
 from prefillshare.errors import BenchError
 from tests.support.engines import MODELS_DIR
 
@@ -159,6 +160,27 @@ def test_a_wrong_trace_is_refused_with_its_line(tmp_path: Path, line: str, reaso
     file.write_text(line + "\n")
     with pytest.raises(BenchError, match=reason):
         make_workload("trace", SHAPE, MODULES, file)
+
+
+def test_a_bad_line_of_a_trace_is_left_out_and_said(
+    tmp_path: Path, trace_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = make_workload("trace", SHAPE, MODULES, trace_file)
+    first, *others = trace_file.read_bytes().splitlines(keepends=True)
+    (tmp_path / "spoiled.jsonl").write_bytes(b"".join([first, b"[]\n", b'{"timestamp": "caf\xe9"}\n', *others]))
+    assert make_workload("trace", SHAPE, MODULES, tmp_path / "spoiled.jsonl") == whole
+    assert "2 rows are left out (row 2: the line is no JSON object" in caplog.text
+
+
+def test_a_bad_question_is_left_out_and_said(tmp_path: Path, questions: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lines = questions.read_bytes().splitlines(keepends=True)
+    spoiled = [b'{"question": 3, "answer": "x"}\n', *lines, b'{"question"']
+    (tmp_path / "spoiled.jsonl").write_bytes(b"".join(spoiled))
+    assert read_questions(tmp_path / "spoiled.jsonl") == read_questions(questions)
+    assert "2 rows are left out (row 1: question is 3, not text; row" in caplog.text
+    (tmp_path / "none.jsonl").write_text("{}")
+    with pytest.raises(BenchError, match=r"is no file of questions \(row 1: no 'question'\)"):
+        read_questions(tmp_path / "none.jsonl")
 
 
 def test_what_does_not_fit_the_window_is_refused() -> None:

@@ -20,6 +20,9 @@ from prefillshare.serving.record import ProcessRecord
 from tests.support.engines import MODELS_DIR
 from tests.support.otlp import Receiver, otlp_receiver
 from tests.support.proxies import PROXIES
+from tests.support.servers import random_server
+
+__all__ = ["random_server"]
 
 MODULES = ("math", "tool", "code")
 STEP_S = 0.1

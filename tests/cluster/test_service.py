@@ -1,5 +1,6 @@
 """Three modules with full weights behind one prefill worker, asked as users ask them."""
 
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 import openai
@@ -86,6 +87,37 @@ def test_openai_clients_are_served(cluster: Cluster) -> None:
     assert "".join(piece.choices[0].delta.content or "" for piece in pieces) == whole.choices[0].message.content
     again = cluster.openai.chat.completions.create(model="tool", messages=messages, temperature=0)
     assert again.usage.prompt_tokens == whole.usage.prompt_tokens
+
+
+LOGPROBS = [
+    ("/v1/chat/completions", {"logprobs": True, "top_logprobs": 3, "max_tokens": 2}),
+    ("/v1/chat/completions", {"logprobs": True, "stream": True, "max_tokens": 2}),
+    ("/v1/completions", {"logprobs": 3, "max_tokens": 2}),
+    ("/generate", {"return_logprob": True, "top_logprobs_num": 2, "sampling_params": {"max_new_tokens": 2}}),
+    ("/generate", {"return_logprob": True, "token_ids_logprob": [1, 2], "sampling_params": {"max_new_tokens": 2}}),
+]
+
+
+def test_log_probabilities_are_the_decode_workers_business(cluster: Cluster) -> None:
+    """Nothing fails behind the client's back: no retry, and no exception in any worker's log."""
+    before = cluster.state()["counters"]["retries"]
+
+    def ask(number: int) -> str:
+        path, fields = LOGPROBS[number % len(LOGPROBS)]
+        text = f"text {number} of many"
+        prompt = {"/generate": {"text": text}, "/v1/completions": {"prompt": text}}
+        body = {"model": MODULES[number % 3], **prompt.get(path, {"messages": [{"role": "user", "content": text}]})}
+        reply = cluster.http.post(path, json=body | fields)
+        return "" if reply.status_code == 200 and "logprobs" in reply.text else f"{path} {number}: {reply.text[:200]}"
+
+    with ThreadPoolExecutor(32) as pool:
+        wrong = [said for said in pool.map(ask, range(200)) if said]
+    assert not wrong, f"{len(wrong)} of 200: {wrong[:3]}"
+    assert cluster.state()["counters"]["retries"] == before
+    for log in cluster.running.log_path.parent.iterdir():
+        assert "KeyError" not in log.read_text(errors="replace"), log.name
+    log = next(cluster.running.log_path.parent.glob("*prefill-0*"))
+    assert "Traceback" not in log.read_text(errors="replace")
 
 
 def test_unknown_names_get_the_list(cluster: Cluster) -> None:

@@ -35,3 +35,24 @@ def test_a_call_without_a_trace_begins_one(cluster: Cluster, traces: Receiver) -
     router, requests = traces.call(new[0].trace_id)
     assert router.parent_id == ""
     assert {span.parent_id for span in requests.values()} == {router.span_id}
+
+
+def test_looks_make_no_traces_and_calls_make_one_of_the_same_size(cluster: Cluster, traces: Receiver) -> None:
+    time.sleep(1)  # spans of earlier calls are sent twice a second
+    before = {span.trace_id for span in traces.spans}
+    for path in ("/health", "/metrics", "/deployment/state", "/v1/models"):
+        assert cluster.http.get(path).status_code == 200, path
+        for worker in cluster.running.workers:
+            assert cluster.ask_worker(worker.name, "GET", path).status_code == 200, (worker.name, path)
+    found, trace_ids = [], [f"{int(OURS, 16) + number:032x}" for number in (16, 17)]
+    for trace_id, num_tokens in zip(trace_ids, (2, 24), strict=True):
+        body = {"model": "math", "prompt": [5, 6, 7, num_tokens], "max_tokens": num_tokens, "ignore_eos": True}
+        headers = {"traceparent": f"00-{trace_id}-{PARENT}-01"}
+        assert cluster.http.post("/v1/completions", json=body, headers=headers).status_code == 200
+        _, requests = traces.call(trace_id)
+        assert {span.attributes["prefillshare.module"] for span in requests.values()} == {"math"}
+        time.sleep(1)
+        found.append([span.name for span in traces.spans if span.trace_id == trace_id and "pid:" not in span.name])
+    assert {span.trace_id for span in traces.spans} - before == set(trace_ids)
+    assert len(found[0]) == len(found[1])
+    assert not [name for name in found[1] if "fastapi" in name or name == "decode_loop"]

@@ -25,7 +25,7 @@ def test_a_valid_file_gives_absolute_paths_and_defaults(deployment_file: Path) -
     assert deployment.model_names == ("math", "tool", "code", "random-base")
     assert deployment.prefill.path == deployment_file.parent / "base"
     assert deployment.decode[1].path == deployment_file.parent / "tool"
-    assert (deployment.engine.dtype, deployment.engine.page_size, deployment.engine.device) == ("float32", 1, "auto")
+    assert (deployment.engine.dtype, deployment.engine.page_size, deployment.engine.device) == ("float32", None, "auto")
     assert deployment.source == deployment_file
 
 

@@ -1,13 +1,20 @@
 """Every mistake in a training file gives one sentence with the value and the fix; the recipes are the paper's runs."""
 
+import json
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from prefillshare.config import load_training
+from prefillshare.config.schema import Deployment, PrefillModule
+from prefillshare.config.tables import build
+from prefillshare.config.training import BaseModel, Training
 from prefillshare.errors import ConfigError
+from prefillshare.modules.tiny.calls import NUM_ROWS, call_rows
 
-RECIPES = Path(__file__).parents[2] / "models" / "recipes"
+MODELS = Path(__file__).parents[2] / "models"
+RECIPES = MODELS / "recipes"
 FILE = """
 name = "sums"
 output = "out"
@@ -106,8 +113,45 @@ def test_a_mark_before_the_text_is_no_part_of_it_and_other_files_are_not_suggest
         load_training(training_file.with_name("triann.toml"))
 
 
+def _shipped(pattern: str) -> list[Training]:
+    return [load_training(file) for file in sorted(RECIPES.glob(pattern))]
+
+
+def _place(base: BaseModel | PrefillModule) -> tuple[object, ...]:
+    return base.hub, base.revision, base.path and (MODELS / base.path).resolve()
+
+
+def test_what_a_recipe_makes_is_what_the_deployment_files_load() -> None:
+    recipes = {one.output.resolve(): one for one in _shipped("*.toml")}
+    loaded = set()
+    for file in sorted(MODELS.glob("*.toml")):
+        # Not `load_deployment`: what the recipes make is not there.
+        deployment = build(Deployment, tomllib.loads(file.read_text()), file.name, frozenset({"source"}))
+        for module in deployment.decode:
+            where = f"{module.path} in {file.name}"
+            path = (MODELS / module.path).resolve()
+            recipe = recipes.get(path)
+            if recipe is None:
+                # Weights of the repository, or the user's own in a file of full weights.
+                assert (path / "prefillshare.json").is_file() or module.kind == "full", where
+                continue
+            loaded.add(path)
+            assert recipe.kind == ("lora" if module.merge else module.kind), where
+            assert _place(recipe.base) == _place(deployment.prefill), where
+            assert recipe.objective == "cache-conditioned" or module.accept_naive, where
+    assert {output for output, one in recipes.items() if one.kind == "lora"} <= loaded
+
+
+def test_each_of_the_papers_runs_has_a_twin_that_trains_an_adapter() -> None:
+    full = _shipped("*-[mtc]???.toml")
+    assert len(full) == 12
+    for one in full:
+        twin = load_training(RECIPES / f"{one.name}-lora.toml")
+        assert (twin.base, twin.data, twin.batch, twin.seed) == (one.base, one.data, one.batch, one.seed)
+
+
 def test_recipes_are_the_papers_twelve_runs() -> None:
-    trainings = [load_training(file) for file in sorted(RECIPES.glob("*.toml"))]
+    trainings = _shipped("*-[mtc]???.toml")
     assert len(trainings) == 12
     assert len({(one.base.hub, one.data.source) for one in trainings}) == 12
     assert len({one.output for one in trainings}) == 12
@@ -117,3 +161,8 @@ def test_recipes_are_the_papers_twelve_runs() -> None:
         assert one.optimizer.epochs == 1.0
         assert one.optimizer.learning_rate in (1e-5, 2e-5)
         assert one.name.endswith(f"-{one.output.name}")
+
+
+def test_the_tiny_recipes_rows_are_those_of_its_generator() -> None:
+    rows = [json.loads(line) for line in (RECIPES / "tiny-calls.jsonl").read_text().splitlines()]
+    assert rows == list(call_rows(0, NUM_ROWS))

@@ -1,5 +1,6 @@
 """An engine that is not patched as a whole does not start (I8)."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from prefillshare.errors import LaunchError
-from tests.support.engines import TINY_AGENTS, plain_engine, shared_engine
+from tests.support.engines import MODELS_DIR, TINY_AGENTS, Endpoint, plain_engine, shared_engine
 
 CHANGED = "srt/lora/lora_manager.py"
 
@@ -55,3 +56,31 @@ def test_without_the_plugin_the_backend_does_not_exist():
 def test_an_unsupported_setting_is_refused_in_one_sentence(flags, reason):
     with pytest.raises(LaunchError, match=reason), shared_engine(TINY_AGENTS, *flags):
         pass
+
+
+def _load(agents: Endpoint, name: str, path: Path) -> str:
+    reply = agents.http.post("/load_lora_adapter", json={"lora_name": name, "lora_path": str(path)})
+    return "" if reply.status_code == 200 else reply.text
+
+
+def test_an_adapter_that_comes_later_is_judged_like_those_of_the_file(agents: Endpoint, tmp_path: Path) -> None:
+    math = MODELS_DIR / "tiny" / "math"
+    assert "accept_naive = true" in _load(agents, "ordinary", MODELS_DIR / "tiny" / "naive" / "math")
+
+    unknown = Path(shutil.copytree(math, tmp_path / "unknown"))
+    (unknown / "prefillshare.json").unlink()
+    assert "does not say that it was trained over the prefill module's KV" in _load(agents, "unknown", unknown)
+
+    two_files = Path(shutil.copytree(math, tmp_path / "two-files"))
+    shutil.copyfile(math / "adapter_model.safetensors", two_files / "old.safetensors")
+    assert "old.safetensors" in _load(agents, "two-files", two_files)
+
+    other_base = Path(shutil.copytree(math, tmp_path / "other-base"))
+    config = json.loads((math / "adapter_config.json").read_text())
+    (other_base / "adapter_config.json").write_text(json.dumps({**config, "init_lora_weights": "pissa"}))
+    assert "init_lora_weights = 'pissa'" in _load(agents, "other-base", other_base)
+
+    assert _load(agents, "again", math) == ""
+    prompt = list(range(20, 60))
+    assert agents.generate(prompt, "again", 8).tokens == agents.generate(prompt, "math", 8).tokens
+    assert agents.http.post("/unload_lora_adapter", json={"lora_name": "again"}).status_code == 200

@@ -33,14 +33,17 @@ class PenalizedReference(Reference):
         for _ in range(num_tokens):
             output = self.model(torch.tensor([[token]]), past_key_values=cache, use_cache=True)
             cache, scores = output.past_key_values, output.logits[0, -1].double()
-            for one in set(seen):
-                scores[one] -= self.penalties.get("frequency_penalty", 0.0) * seen.count(one)
-                scores[one] -= self.penalties.get("presence_penalty", 0.0)
-                factor = self.penalties.get("repetition_penalty", 1.0)
-                scores[one] = scores[one] * factor if scores[one] < 0 else scores[one] / factor
+            self._penalize(scores, seen)
             token = int(scores.argmax())
             seen.append(token)
         return Continuation(tokens=seen, logprobs=[0.0] * len(seen))
+
+    def _penalize(self, scores: torch.Tensor, seen: list[int]) -> None:
+        for one in set(seen):
+            scores[one] -= self.penalties.get("frequency_penalty", 0.0) * seen.count(one)
+            scores[one] -= self.penalties.get("presence_penalty", 0.0)
+            factor = self.penalties.get("repetition_penalty", 1.0)
+            scores[one] = scores[one] * factor if scores[one] < 0 else scores[one] / factor
 
 
 @pytest.fixture(scope="module")
@@ -215,3 +218,26 @@ def test_a_worker_says_that_it_generates_without_a_partner(pair):
         assert worker.get("/health_generate").status_code == 200
     # That call brought no KV with it, and left none behind.
     pair.flush()
+
+
+def test_a_seed_decides_cold_and_warm_alone_and_beside_others(pair, prompts):
+    params = {"temperature": 1.5, "sampling_seed": 5}
+    first = pair.generate(prompts[0], 12, sampling_params=params).tokens
+    assert pair.generate(prompts[0], 12, sampling_params=params).tokens == first
+    assert pair.generate(prompts[0], 12, sampling_params={**params, "sampling_seed": 6}).tokens != first
+    pair.flush()
+    with ThreadPoolExecutor(6) as pool:
+        others = [
+            pool.submit(pair.generate, prompt, 12, sampling_params={"temperature": 1.5}) for prompt in prompts[:4]
+        ]
+        again = pool.submit(pair.generate, prompts[0], 12, sampling_params=params)
+        assert again.result().tokens == first
+        assert all(len(other.result().tokens) == 12 for other in others)
+
+
+def test_what_tells_of_sampling_ends_no_prefill_worker(pair, prompts, expected):
+    body = {"input_ids": list(prompts[0]), "return_sampling_mask": True, "require_reasoning": True}
+    params = {"temperature": 0, "max_new_tokens": 4, "ignore_eos": True}
+    decoded, prefilled = pair.post("/generate", {**body, "sampling_params": params})
+    assert [decoded.status_code, prefilled.status_code] == [200, 200]
+    assert decoded.json()["output_ids"] == pair.generate(prompts[0], 4).tokens

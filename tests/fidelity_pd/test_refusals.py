@@ -59,7 +59,7 @@ def test_a_decode_worker_of_another_prefill_module_is_refused_by_name(tmp_path):
             decoded, prefilled = pair.post("/generate", body)
             assert time.monotonic() - started < TIMEOUT_S + 10
             assert decoded.status_code == 500
-            message = decoded.json()["message"]
+            message = decoded.json()["error"]["message"]
             assert message.startswith("decode worker 'tiny-base' needs prefill module sha256:000000000000...")
             assert "but prefill worker 'tiny-base' at 127.0.0.1:" in message
             assert prefilled.status_code >= 500
@@ -75,7 +75,9 @@ def test_a_prefill_worker_that_is_not_there_is_named(pair):
         assert not waiting.done()
         reply = waiting.result()
     assert reply.status_code == 500
-    assert f"the prefill worker at 127.0.0.1:{away['bootstrap_port']} does not answer" in reply.json()["message"]
+    assert (
+        f"the prefill worker at 127.0.0.1:{away['bootstrap_port']} does not answer" in reply.json()["error"]["message"]
+    )
 
 
 @pytest.fixture

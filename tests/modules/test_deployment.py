@@ -43,6 +43,14 @@ def test_an_adapter_of_another_prefill_module_is_refused(file: Path) -> None:
         _resolve(file)
 
 
+@pytest.mark.parametrize("name", ["base", "math"])
+def test_a_path_that_the_engine_reads_as_a_pattern_is_refused(file: Path, name: str) -> None:
+    (file.parent / name).rename(file.parent / f"{name}[1]")
+    file.write_text(file.read_text().replace(f'path = "{name}"', f'path = "{name}[1]"'))
+    with pytest.raises(ModuleError, match=r"\[1\], and the engine takes .* as a pattern: rename the directory"):
+        _resolve(file)
+
+
 def test_an_adapter_of_another_geometry_is_refused_even_without_a_manifest(file: Path) -> None:
     other = make_base(file.parent / "other", hidden=32)
     make_adapter(file.parent / "math", other, "math", seed=1)
@@ -72,16 +80,31 @@ def test_an_ordinary_adapter_needs_accept_naive(file: Path) -> None:
     make_adapter(file.parent / "math", file.parent / "base", "math", seed=1, objective="full-ft")
     with pytest.raises(ModuleError, match="accept_naive = true"):
         _resolve(file)
-    text = file.read_text().replace('path = "math"', 'path = "math"\naccept_naive = true')
-    file.write_text(text)
-    assert "accept_naive" in _resolve(file).warnings[0]
+    _accept_naive(file)
+    resolved = _resolve(file)
+    assert "accept_naive" in resolved.warnings[0]
+    assert "objective full-ft: answers badly" in str(resolved.modules[0].warning)
 
 
-def test_an_adapter_without_manifest_is_served_with_a_warning(file: Path) -> None:
+def _accept_naive(file: Path, path: str = "math") -> None:
+    file.write_text(file.read_text().replace(f'path = "{path}"', f'path = "{path}"\naccept_naive = true'))
+
+
+def test_an_adapter_without_manifest_needs_accept_naive(file: Path) -> None:
     (file.parent / "math" / "prefillshare.json").unlink()
-    (warning,) = _resolve(file).warnings
+    with pytest.raises(ModuleError) as caught:
+        _resolve(file)
+    assert "'math' has no prefillshare.json" in str(caught.value)
+    assert "14 of 30" in str(caught.value)
+    assert "accept_naive = true" in str(caught.value)
+    _accept_naive(file)
+    resolved = _resolve(file)
+    (warning,) = resolved.warnings
     assert "has no prefillshare.json" in warning
     assert "'prefillshare/random-base'" in warning
+    assert "14 of 30 right" in warning
+    assert [module.warning for module in resolved.modules][1] is None
+    assert "training unknown: answers badly over shared KV" in str(resolved.modules[0].warning)
 
 
 def test_a_decode_module_as_prefill_module_is_refused(file: Path) -> None:
@@ -130,7 +153,7 @@ def _add_tensor(name: str, rank: int = 8) -> Callable[[Path], None]:
         (_add_tensor("model.layers.0.mlp.experts.0.up_proj"), "expert layer"),
         (lambda adapter: (adapter / "adapter_model.safetensors").unlink(), "has no adapter_model.safetensors"),
         (lambda adapter: (adapter / "adapter_config.json").unlink(), "has no adapter_config.json"),
-        (lambda adapter: (adapter / "added_tokens.json").write_text("{}"), "adds tokens to the vocabulary"),
+        (lambda adapter: (adapter / "added_tokens.json").write_text('{"<new>": 9}'), "adds tokens to the vocabulary"),
     ],
 )
 def test_damaged_or_unsupported_tensors_are_refused(file: Path, damage: Callable[[Path], object], said: str) -> None:
@@ -196,9 +219,12 @@ def test_full_weights_of_another_geometry_are_refused(file: Path) -> None:
         _resolve(file)
 
 
-def test_full_weights_without_a_manifest_are_served_with_a_warning(file: Path) -> None:
+def test_full_weights_without_a_manifest_need_accept_naive(file: Path) -> None:
     make_base(file.parent / "other", seed=5)
     file.write_text(_full(file, "math").read_text().replace('path = "math"', 'path = "other"'))
+    with pytest.raises(ModuleError, match=r"'math' has no prefillshare\.json.*accept_naive = true"):
+        _resolve(file)
+    _accept_naive(file, "other")
     resolved = _resolve(file)
     assert resolved.modules[0].path == file.parent / "other"
     assert "has no prefillshare.json" in resolved.warnings[0]

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from prefillshare.modules.fingerprint import tensor_entries, weight_files
+from prefillshare.modules.gpu_weights import write_checkpoint
 from prefillshare.modules.random_weights import (
     base_tensors,
     num_parameters,
@@ -46,6 +47,26 @@ def test_a_sharded_checkpoint_holds_the_random_weights(tmp_path: Path, dtype: st
         assert torch.allclose(tensor.float(), torch.from_numpy(expected[name]), rtol=tolerance, atol=0)
     model = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert torch.equal(model.lm_head.weight, written["lm_head.weight"])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("ties_embeddings", [False, True])
+def test_torch_writes_the_same_tensors_with_other_values(tmp_path: Path, dtype: str, ties_embeddings: bool) -> None:
+    config = _config(dtype, ties_embeddings=ties_embeddings) | {"num_hidden_layers": 6}  # more than writers
+    write_sharded_checkpoint(tmp_path / "numpy", config, seed=3)
+    write_checkpoint(tmp_path / "torch", config, seed=3, device="cpu")
+    ours, theirs = (
+        {name: tensor for file in weight_files(tmp_path / kind) for name, tensor in load_file(file).items()}
+        for kind in ("torch", "numpy")
+    )
+    assert {name: (one.shape, one.dtype) for name, one in ours.items()} == {
+        name: (one.shape, one.dtype) for name, one in theirs.items()
+    }
+    for name, tensor in ours.items():
+        assert tensor.float().std().item() == pytest.approx(theirs[name].float().std().item(), rel=0.2)
+    for file in ("config.json", "model.safetensors.index.json"):
+        assert (tmp_path / "torch" / file).read_text() == (tmp_path / "numpy" / file).read_text()
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "torch").num_parameters() > 0
 
 
 def test_another_seed_gives_other_weights(tmp_path: Path) -> None:

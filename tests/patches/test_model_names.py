@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 
-from sglang_patches.model_names import cache_namespace, resolve_adapter
+from sglang_patches.model_names import ModelMissingError, cache_namespace, resolve_adapter
 
 MODULES = ["math", "tool"]
 
@@ -16,7 +16,6 @@ MODULES = ["math", "tool"]
         ("tiny-base:tool", "tool"),
         ("tiny-base : tool", "tool"),
         ("tiny-base", None),
-        ("default", None),
     ],
 )
 def test_a_known_name_selects_its_module(model, module):
@@ -30,6 +29,12 @@ def test_an_unknown_name_is_refused_with_the_list(model):
     assert str(error.value) == (
         f"model {model!r} does not exist; this server has: math, tool, tiny-base (prefill module)"
     )
+
+
+def test_no_name_is_a_mistake_of_another_kind():
+    with pytest.raises(ModelMissingError, match="model is missing: name one; this server has: math, tool, tiny-base"):
+        resolve_adapter("default", "tiny-base", MODULES)
+    assert resolve_adapter("default", "tiny-base", ["default"]) == "default"
 
 
 def test_different_salts_never_give_one_namespace():

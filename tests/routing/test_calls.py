@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import time
+from typing import Any
 
 import aiohttp
 import pytest
@@ -112,7 +113,8 @@ async def test_a_refusal_by_the_decode_worker_comes_back_and_the_prefill_leg_end
         running["p0"].prefill_s = 30.0
         reply = await running.chat()
         assert reply.status == 400
-        assert await reply.json() == {"error": {"message": "math-0 says 400"}}
+        error = {"message": "math-0 says 400", "type": "x", "param": None, "code": None}
+        assert await reply.json() == {"error": error}
         await until(lambda: running["p0"].aborted)
         assert running.gateway.pool.get("math-0").num_failed == 0
 
@@ -124,6 +126,50 @@ async def test_a_refusal_by_the_prefill_worker_alone_comes_back_too() -> None:
         reply = await running.chat(stream=True)
         assert (reply.status, (await reply.json())["error"]["message"]) == (400, "p0 says 400")
         await until(lambda: running["math-0"].aborted)
+
+
+@pytest.mark.parametrize("status", [400, 404, 409, 413, 422, 429])
+@in_loop
+async def test_a_refusal_by_both_workers_is_one_answer_and_no_workers_fault(status: int) -> None:
+    async with deployment(prefill=2, decode=("math", "math"), breaker_failures=1) as running:
+        for worker in running.workers.values():
+            worker.status = status
+        for stream in (False, True):
+            reply = await running.chat(stream=stream)
+            assert (reply.status, (await reply.json())["error"]["type"]) == (status, "x")
+        counters = (await running.state())["counters"]
+        assert (counters["calls"], counters["retries"], counters["answered"]) == (2, 0, 2)
+        workers = [running.gateway.pool.get(one) for one in running.workers]
+        assert all(one and (one.num_failed, one.breaker.state) == (0, "closed") for one in workers)
+        await until(lambda: not any(one.running for one in running.workers.values()))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"object": "error", "message": "n is wrong", "type": "BadRequest", "param": None, "code": 400},
+        {"message": "n is wrong"},
+        {"detail": "n is wrong"},
+        {"error": "n is wrong"},
+        {"error": {"message": "n is wrong"}},
+    ],
+)
+@in_loop
+async def test_a_refusal_in_another_form_becomes_openais(body: dict[str, Any]) -> None:
+    async with deployment() as running:
+        running["math-0"].status, running["math-0"].error_body = 400, body
+        reply = await running.chat()
+        error = {"message": "n is wrong", "type": "invalid_request_error", "param": None, "code": None}
+        assert (reply.status, await reply.json()) == (400, {"error": error})
+
+
+@in_loop
+async def test_the_prefill_leg_is_asked_for_nothing_of_the_answer() -> None:
+    wanted: dict[str, Any] = {"logprobs": True, "top_logprobs": 2, "return_token_ids": True, "echo": False}
+    async with deployment() as running:
+        await (await running.chat(**wanted)).read()
+        assert not wanted.keys() & running["p0"].bodies[0].keys()
+        assert {name: running["math-0"].bodies[0][name] for name in wanted} == wanted
 
 
 @in_loop
@@ -206,6 +252,23 @@ async def test_ten_megabytes_pass_through() -> None:
         async with running.http.post(url, data=io.BytesIO(body), headers=headers) as reply:
             assert reply.status == 200
         assert running["math-0"].bodies[0]["messages"][0]["content"] == text
+
+
+@in_loop
+async def test_what_a_worker_says_against_its_module_is_passed_on() -> None:
+    async with deployment(decode=("math", "code")) as running:
+        worker = running["code-1"]
+        worker.warning = "objective full-ft: answers badly over shared KV"
+        worker.is_healthy = False
+        await until(lambda: running.gateway.pool.get("code-1").state == "down")
+        worker.is_healthy = True
+        await running.is_up("code-1")
+        async with running.http.get(f"{running.url}/v1/models") as reply:
+            cards = (await reply.json())["data"]
+        async with running.http.get(f"{running.url}/deployment/state") as reply:
+            modules = (await reply.json())["modules"]
+        for told in (cards, modules):
+            assert [one["warning"] for one in told] == [None, worker.warning]
 
 
 @in_loop

@@ -6,8 +6,9 @@ import json
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import aiohttp
 import pytest
@@ -23,21 +24,26 @@ def _settings(tmp_path: Path, **content: object) -> Path:
     return file
 
 
-async def _start(file: Path) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "prefillshare.routing", str(file), stderr=asyncio.subprocess.PIPE
-    )
+async def _start(file: Path, max_open_files: int | None = None) -> asyncio.subprocess.Process:
+    command = [sys.executable, "-m", "prefillshare.routing", str(file)]
+    if max_open_files is not None:
+        command = ["sh", "-c", f'ulimit -n {max_open_files}; exec "$@"', "sh", *command]
+    return await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
 
 
 @contextlib.asynccontextmanager
-async def _running(tmp_path: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, str, SmallWorker]]:
+async def running_router(
+    tmp_path: Path, settings: Mapping[str, object] = MappingProxyType({}), max_open_files: int | None = None
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, str, SmallWorker]]:
+    """A router as a process, before two small workers: the process, its address and the decode worker."""
     rooms = Rooms()
     workers = [SmallWorker("p0", "prefill", rooms), SmallWorker("d0", "decode", rooms, module="math")]
     for worker in workers:
         await worker.start()
     port = free_port()
     specs = [{name: getattr(worker.spec, name) for name in worker.spec.__slots__} for worker in workers]
-    process = await _start(_settings(tmp_path, port=port, workers=specs, router={"drain_timeout_s": 5.0}))
+    file = _settings(tmp_path, port=port, workers=specs, router={"drain_timeout_s": 5.0, **settings})
+    process = await _start(file, max_open_files)
     url = f"http://127.0.0.1:{port}"
     try:
         await _answers(url)
@@ -65,7 +71,7 @@ CHAT = {"model": "math", "messages": [{"role": "user", "content": "hi"}], "strea
 
 @in_loop
 async def test_a_signal_lets_running_calls_finish_and_takes_no_others(tmp_path: Path) -> None:
-    async with _running(tmp_path) as (process, url, worker), aiohttp.ClientSession() as http:
+    async with running_router(tmp_path) as (process, url, worker), aiohttp.ClientSession() as http:
         worker.pause_s = 0.3
         reply = await http.post(f"{url}/v1/chat/completions", json=CHAT)
         process.send_signal(signal.SIGTERM)
@@ -80,7 +86,7 @@ async def test_a_signal_lets_running_calls_finish_and_takes_no_others(tmp_path: 
 
 @in_loop
 async def test_a_second_signal_ends_it_and_the_workers_are_told(tmp_path: Path) -> None:
-    async with _running(tmp_path) as (process, url, worker), aiohttp.ClientSession() as http:
+    async with running_router(tmp_path) as (process, url, worker), aiohttp.ClientSession() as http:
         worker.pause_s = 30.0
         await http.post(f"{url}/v1/chat/completions", json=CHAT)
         for _ in range(2):
@@ -93,7 +99,7 @@ async def test_a_second_signal_ends_it_and_the_workers_are_told(tmp_path: Path) 
 
 @in_loop
 async def test_a_killed_router_leaves_no_call_running(tmp_path: Path) -> None:
-    async with _running(tmp_path) as (process, url, worker), aiohttp.ClientSession() as http:
+    async with running_router(tmp_path) as (process, url, worker), aiohttp.ClientSession() as http:
         worker.pause_s = 30.0
         await http.post(f"{url}/v1/chat/completions", json=CHAT)
         process.kill()

@@ -17,6 +17,7 @@ from aiohttp import web
 
 from prefillshare.config.router import Router
 from prefillshare.routing.app import make_app
+from prefillshare.routing.connections import make_runner
 from prefillshare.routing.gateway import Gateway
 from prefillshare.routing.keys import GATEWAY
 from prefillshare.routing.settings import RouterSettings
@@ -45,6 +46,7 @@ class SmallWorker:
     module: str | None = None
     is_adapter: bool = False
     status: int = 200
+    error_body: dict[str, Any] | None = None
     error_event: dict[str, Any] | None = None
     pieces: Sequence[str] = ("one", "two", "three")
     pause_s: float = 0.0
@@ -56,6 +58,7 @@ class SmallWorker:
     terminator: str = "\n\n"
     api_key: str | None = None
     is_healthy: bool = True
+    warning: str | None = None
     told: dict[str, Any] | None = None
     state_s: float = 0.0
     hits: dict[str, int] | None = None
@@ -102,7 +105,7 @@ class SmallWorker:
         cards = [{"id": self.module if self.module and not self.is_adapter else BASE, "max_model_len": 512}]
         if self.is_adapter:
             cards.append({"id": self.module, "parent": BASE, "max_model_len": None})
-        return web.json_response({"object": "list", "data": cards})
+        return web.json_response({"object": "list", "data": [{**card, "warning": self.warning} for card in cards]})
 
     async def _model_info(self, request: web.Request) -> web.Response:
         return web.json_response({"model_path": self.id, "is_generation": True})
@@ -131,7 +134,8 @@ class SmallWorker:
             self.running -= 1
 
     def _failure(self) -> web.Response:
-        return web.json_response({"error": {"message": f"{self.id} says {self.status}"}}, status=self.status)
+        error = {"message": f"{self.id} says {self.status}", "type": "x", "param": None, "code": None}
+        return web.json_response(self.error_body or {"error": error}, status=self.status)
 
     async def _prefill(self, body: dict[str, Any]) -> web.Response:
         if self.status != 200:
@@ -235,7 +239,12 @@ FAST = {"health_interval_s": 0.2, "health_timeout_s": 0.5, "health_failures": 1,
 
 @contextlib.asynccontextmanager
 async def deployment(
-    *, prefill: int = 1, decode: Sequence[str] = ("math",), settings: dict[str, Any] | None = None, **router: Any
+    *,
+    prefill: int = 1,
+    decode: Sequence[str] = ("math",),
+    settings: dict[str, Any] | None = None,
+    idle_s: float = 60.0,
+    **router: Any,
 ) -> AsyncIterator[Deployment]:
     """A router before `prefill` prefill workers p0, p1, ... and a decode worker per name: math-0, code-1, ..."""
     rooms = Rooms()
@@ -255,7 +264,7 @@ async def deployment(
                 **(settings or {}),
             )
         )
-        runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
+        runner = make_runner(app, idle_s=idle_s, shutdown_timeout_s=0.1)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from prefillshare.accelerators import Gpu
 from prefillshare.config import load_deployment
 from prefillshare.errors import ConfigError
+from prefillshare.modules import deployment
 from prefillshare.modules.deployment import resolve
-from prefillshare.serving import arguments
 from prefillshare.serving.arguments import EngineCommand, engine_command
-from prefillshare.serving.machine import Gpu
 from tests.support.random_models import make_adapter, make_base, write_deployment
 
 GPU = Gpu(name="a GPU", memory_bytes=80 << 30)
@@ -26,7 +26,7 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arguments, "gpus", lambda: ())
+    monkeypatch.setattr(deployment, "gpus", lambda: ())
 
 
 def _command(directory: Path, engine: str = "", **changes: object) -> EngineCommand:
@@ -64,24 +64,28 @@ def test_without_a_gpu_everything_is_plain_torch_with_limits_for_a_laptop(direct
     assert _value(command, "--lora-backend") == "torch_native"
     assert _value(command, "--attention-backend") == "torch_native"
     assert _value(command, "--device") == "cpu"
+    assert _value(command, "--dtype") == "float32"
+    assert command.can_be_forked
     assert 2048 <= int(_value(command, "--max-total-tokens")) <= 65536
     assert command.environment["OMP_NUM_THREADS"].isdigit()
 
 
-def test_with_a_gpu_the_choices_are_left_to_the_file_and_to_sglang(
+def test_with_a_gpu_the_kernels_are_named_and_sizes_left_to_the_file_and_to_sglang(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(arguments, "gpus", lambda: (GPU, GPU))
+    monkeypatch.setattr(deployment, "gpus", lambda: (GPU, GPU))
     command = _command(directory, 'dtype = "bfloat16"\ntensor_parallel_size = 2\nmem_fraction_static = 0.8\n')
     assert _value(command, "--lora-backend") == "csgmv"
     assert _value(command, "--tp-size") == "2"
     assert _value(command, "--dtype") == "bfloat16"
-    assert not {"--device", "--attention-backend", "--max-total-tokens"} & set(command.argv)
+    assert _value(command, "--attention-backend") == "triton"
+    assert not {"--device", "--max-total-tokens"} & set(command.argv)
+    assert not command.can_be_forked
     assert "CUDA_VISIBLE_DEVICES" not in command.environment
 
 
 def test_the_cpu_can_be_chosen_on_a_machine_with_a_gpu(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arguments, "gpus", lambda: (GPU,))
+    monkeypatch.setattr(deployment, "gpus", lambda: (GPU,))
     command = _command(directory, 'device = "cpu"\n')
     assert command.environment["CUDA_VISIBLE_DEVICES"] == ""
     assert _value(command, "--lora-backend") == "torch_native"
@@ -148,3 +152,4 @@ def test_a_receiver_of_traces_turns_sglangs_tracing_on(directory: Path) -> None:
     command = engine_command(resolve(load_deployment(file)), host="127.0.0.1", port=30000, nccl_port=29999)
     assert "--enable-trace" in command.argv
     assert _value(command, "--otlp-traces-endpoint") == "http://localhost:4317"
+    assert command.environment["SGLANG_TRACE_LEVEL"] == "2"  # no span per decode step

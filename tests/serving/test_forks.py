@@ -31,7 +31,7 @@ def test_an_engine_tells_its_own_log_and_exit_code(tmp_path: Path) -> None:
     """Also after the server's end: then the code is unknown, and the engine is known to have ended."""
     with _fork_server(tmp_path) as forks:
         wait_for_fork_server(forks, 300)
-        argv = (*ENGINE_PROGRAM, "--model-path", "nowhere", "--no-such-flag")
+        argv = (*ENGINE_PROGRAM, "--model-path", "nowhere", "--device", "cpu", "--no-such-flag")
         command = EngineCommand(argv=argv, environment={"MARK": "1"}, api_key="key")
         engine = start_engine(command, tmp_path / "engine.log", forks)
         assert engine.main.wait(timeout=60) == 2

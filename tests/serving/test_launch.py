@@ -10,10 +10,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
 
+from prefillshare.cli.launch import _print_ready
+from prefillshare.config import load_deployment
+from prefillshare.modules.deployment import resolve
 from prefillshare.serving.launch import RunningDeployment, running_deployment
 from prefillshare.serving.options import auth_header
 from prefillshare.serving.ports import free_port
@@ -29,7 +33,11 @@ OPEN = ("--host", "0.0.0.0")
 
 @pytest.fixture(scope="module")
 def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_family(tmp_path_factory.mktemp("launch"))
+    """Nobody knows how its module `code` was trained."""
+    file = make_family(tmp_path_factory.mktemp("launch"))
+    (file.parent / "code" / "prefillshare.json").unlink()
+    file.write_text(file.read_text().replace('path = "code"', 'path = "code"\naccept_naive = true'))
+    return file
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +104,30 @@ def test_launch_prints_one_line_of_json_and_progress_on_stderr(launched: Launche
     assert Path(ready["log"]).is_file()
     said = launched.stderr.read_text()
     assert all(stage in said for stage in ("importing SGLang", "starting the workers", "answering a first request"))
+
+
+def test_a_module_of_unknown_training_is_told_everywhere(launched: Launched) -> None:
+    (warning,) = launched.ready["warnings"]
+    assert "'code' has no prefillshare.json" in warning
+    assert f"warning: {warning}" in launched.stderr.read_text()
+    with httpx.Client(base_url=launched.ready["url"], headers=auth_header("key")) as http:
+        cards = {card["id"]: card for card in http.get("/v1/models").json()["data"]}
+        card = http.get("/v1/models/code").json()
+        modules = {one["name"]: one for one in http.get("/deployment/state").json()["modules"]}
+    for told in (cards, modules):
+        assert "answers badly over shared KV" in told["code"]["warning"]
+        assert told["math"]["warning"] is None
+    assert card["warning"] == cards["code"]["warning"]
+
+
+def test_the_table_of_a_start_tells_what_answers_badly(family: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    deployment = resolve(load_deployment(family))
+    running = SimpleNamespace(
+        deployment=deployment, start_s=1.0, log_path="log", url="http://127.0.0.1:1", api_key=None
+    )
+    _print_ready(running, as_json=False)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "answers badly" in line]
+    assert line.startswith("code\tdecode, LoRA rank 8; training unknown")
 
 
 def test_without_the_key_nothing_is_answered(launched: Launched) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from prefillshare import accelerators
 from prefillshare.serving import machine
 
 
@@ -23,7 +24,7 @@ def test_no_visible_device_means_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None
     def missing(name: str) -> None:
         raise OSError(name)
 
-    machine.gpus.cache_clear()
-    monkeypatch.setattr(machine.ctypes, "CDLL", missing)
-    assert machine.gpus() == ()
-    machine.gpus.cache_clear()
+    accelerators.gpus.cache_clear()
+    monkeypatch.setattr(accelerators.ctypes, "CDLL", missing)
+    assert accelerators.gpus() == ()
+    accelerators.gpus.cache_clear()

@@ -15,7 +15,6 @@ import openai
 
 from prefillshare.config import load_deployment
 from prefillshare.modules.deployment import resolve
-from prefillshare.serving.arguments import runs_on_cpu
 from prefillshare.serving.engine import plan
 from prefillshare.serving.launch import running_deployment
 from prefillshare.serving.options import LaunchOptions
@@ -125,7 +124,7 @@ def plain_engine(file: Path = TINY_AGENTS, *extra_args: str) -> Iterator[Endpoin
     url = f"http://127.0.0.1:{port}"
     with (
         tempfile.TemporaryDirectory() as logs,
-        running_plain_engines({"plain": (command, url)}, Path(logs), on_cpu=runs_on_cpu(deployment)),
+        running_plain_engines({"plain": (command, url)}, Path(logs)),
         contextlib.closing(Endpoint(url)) as endpoint,
     ):
         yield endpoint

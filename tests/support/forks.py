@@ -12,13 +12,15 @@ START_TIMEOUT_S = 300.0
 _servers: dict[frozenset[tuple[str, str]], ForkServer] = {}
 
 
-def fork_server(command: EngineCommand) -> ForkServer:
-    """The session's fork server for engines like `command`, started when it is first asked for."""
+def fork_server(command: EngineCommand) -> ForkServer | None:
+    """The session's fork server for engines like `command`, started when it is first asked for; None on a GPU."""
     environment = frozenset(command.environment.items())
     server = _servers.get(environment)
     if server is None or not server.is_alive():
         log = Path(tempfile.mkdtemp(prefix="prefillshare-forks-")) / "forks.log"
-        server = _servers[environment] = start_fork_server(command, log, START_TIMEOUT_S)
+        server = start_fork_server(command, log, START_TIMEOUT_S)
+        if server is not None:
+            _servers[environment] = server
     return server
 
 

@@ -166,12 +166,18 @@ def deployment_file(folder: Path, *modules: str, page_size: int = 1) -> Path:
 
 @contextlib.contextmanager
 def pd_workers(
-    file: Path, *extra_args: str, environment: Mapping[str, Mapping[str, str]] | None = None
+    file: Path,
+    *extra_args: str,
+    environment: Mapping[str, Mapping[str, str]] | None = None,
+    without: Sequence[str] = (),
 ) -> Iterator[Workers]:
-    """Workers of the deployment in ``file``; ``environment`` is added to the workers whose names are its keys."""
+    """Workers of the deployment in ``file``; ``environment`` is added to the workers whose names are its keys.
+
+    ``without`` are arguments that a launched worker has and these must not have.
+    """
     options = LaunchOptions(extra_args=extra_args, start_timeout_s=START_TIMEOUT_S)
     planned = [
-        _adding((environment or {}).get(worker.name, {}), worker)
+        _adding((environment or {}).get(worker.name, {}), worker, without)
         for worker in plan_workers(resolve(load_deployment(file)), options)
     ]
     with contextlib.ExitStack() as stack:
@@ -187,22 +193,24 @@ def pd_workers(
 
 def _forks(
     stack: contextlib.ExitStack, file: Path, worker: Worker, environment: Mapping[str, Mapping[str, str]] | None
-) -> ForkServer:
+) -> ForkServer | None:
     if not environment or not any(environment.values()):
         return fork_server(worker.command)
     # Some of SGLang's switches are read when it is imported, which happens in the fork server.
     shared = {name: value for variables in environment.values() for name, value in variables.items()}
     forks = start_fork_server(_adding(shared, worker).command, file.with_suffix(".forks.log"), START_TIMEOUT_S)
-    stack.callback(forks.close)
+    if forks is not None:
+        stack.callback(forks.close)
     return forks
 
 
-def _start(stack: contextlib.ExitStack, worker: Worker, folder: Path, forks: ForkServer) -> EngineProcess:
+def _start(stack: contextlib.ExitStack, worker: Worker, folder: Path, forks: ForkServer | None) -> EngineProcess:
     process = start_engine(worker.command, folder / f"{worker.name}.log", forks)
     stack.callback(process.kill)
     return process
 
 
-def _adding(variables: Mapping[str, str], worker: Worker) -> Worker:
+def _adding(variables: Mapping[str, str], worker: Worker, without: Sequence[str] = ()) -> Worker:
     environment = {**worker.command.environment, "OMP_NUM_THREADS": "1", **variables}
-    return dataclasses.replace(worker, command=dataclasses.replace(worker.command, environment=environment))
+    argv = tuple(one for one in worker.command.argv if one not in without)
+    return dataclasses.replace(worker, command=dataclasses.replace(worker.command, argv=argv, environment=environment))

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.tui.deployment import PaperDeployment
 from prefillshare_tui.errors import ForeignServerError
+from prefillshare_tui.overview import warning_of
 from prefillshare_tui.parse import parse
 from prefillshare_tui.snapshot import Snapshot
 from prefillshare_tui.summary import summary_text
@@ -53,6 +54,18 @@ def test_every_field_arrives() -> None:
     assert (parted.divergence.token, parted.divergence.modules) == (34, ("math", "tool"))
     assert snapshot.num_sessions == 12
     assert snapshot.events[0].kind == "worker_up"
+
+
+def test_a_warning_about_a_module_stands_in_the_summary() -> None:
+    state = complete()
+    state["modules"][1]["warning"] = "training unknown: answers badly over shared KV"
+    name = state["modules"][1]["name"]
+    snapshot = parsed(state)
+    assert f"! {name}: training unknown" in summary_text(view_since_start(snapshot))
+    assert warning_of(snapshot.modules) == f"{name}: training unknown: answers badly over shared KV"
+    state["modules"][0]["warning"] = "objective full-ft"
+    assert warning_of(parsed(state).modules).startswith(f"{state['modules'][0]['name']}, {name}: ")
+    assert warning_of(parsed(complete()).modules) == ""
 
 
 def test_a_state_without_anything_but_time_is_shown() -> None:

@@ -6,6 +6,7 @@ After a change on purpose: `pytest tests/tui --snapshot-update`, and look at wha
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -89,6 +90,12 @@ def test_without_colour(snap_compare: Compare, states: Sequence[Snapshot], monke
 
 def test_paused(snap_compare: Compare, states: Sequence[Snapshot]) -> None:
     _pictured(snap_compare, states, "space")
+
+
+def test_a_module_that_answers_badly(snap_compare: Compare, states: Sequence[Snapshot]) -> None:
+    warned = replace(states[-1].modules[0], warning="training unknown: answers badly over shared KV")
+    last = replace(states[-1], modules=(warned, *states[-1].modules[1:]))
+    _pictured(snap_compare, [*states[:-1], last], "2")
 
 
 def test_stale(snap_compare: Compare, states: Sequence[Snapshot]) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from prefillshare_tui import words
 from prefillshare_tui.history import SPANS_S, History
 from prefillshare_tui.overview import hits_lines, latency_lines, load_lines, memory_lines
 from prefillshare_tui.parts import as_text, memory_bar, split_bar
@@ -124,6 +125,12 @@ def test_the_overviews_lines_fit(width: int, view: View) -> None:
         assert len(as_text(text)) <= width
     for text in load_lines(view):
         assert len(as_text(text)) <= 24
+
+
+def test_the_overview_says_what_prefilled_tokens_are_compared_with(view: View) -> None:
+    split = view.total.hits
+    text = as_text(hits_lines(view, 56)[3])
+    assert text == f"prefilled {words.short(split.missed)}, without cache {words.short(split.prompt)}"
 
 
 @pytest.mark.parametrize(("width", "rows"), [(48, 4), (86, 6), (166, 12)])

@@ -88,6 +88,13 @@ def test_quantiles_are_interpolated_within_their_bucket(counts: tuple[int, ...],
     assert found.is_at_least == expected.is_at_least
 
 
+@pytest.mark.parametrize(("q", "enough"), [(0.5, 2), (0.95, 20), (0.99, 100)])
+def test_a_quantile_is_not_said_of_so_few_values_that_it_is_their_largest(q: float, enough: int) -> None:
+    assert quantile(histogram(enough - 1, 0, 0, 0), q) is None
+    assert quantile(histogram(enough, 0, 0, 0), q) is not None
+    assert quantile(histogram(1, 0, 0, 0), q, least=1) is not None
+
+
 def test_no_quantile_without_values() -> None:
     assert quantile(histogram(0, 0, 0, 0), 0.5) is None
     assert quantile(None, 0.5) is None

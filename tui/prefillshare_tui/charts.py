@@ -161,7 +161,8 @@ def round_up(value: float) -> float:
 
 
 def _quantiles(trail: Trail, name: str, q: float) -> Points:
-    values = ((x, activity.quantile(name, q) if activity else None) for x, activity in trail)
+    # A curve shows how it went, so that a point may stand for one call; figures want more.
+    values = ((x, activity.quantile(name, q, least=1) if activity else None) for x, activity in trail)
     return [(x, value.seconds if value else None) for x, value in values]
 
 

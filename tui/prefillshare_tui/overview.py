@@ -1,10 +1,11 @@
 """The blocks of text on the Overview, computed without Textual."""
 
+from collections.abc import Sequence
 from itertools import zip_longest
 
 from prefillshare_tui import words
 from prefillshare_tui.parts import CROSS, MISSED, OWN, Line, as_text, line, memory_bar, split_bar
-from prefillshare_tui.snapshot import Worker
+from prefillshare_tui.snapshot import Module, Worker
 from prefillshare_tui.tables.workers import state_parts, used_ratio
 from prefillshare_tui.view import View, view_since_start
 
@@ -19,13 +20,11 @@ def hits_lines(view: View, width: int) -> tuple[Line, ...]:
     if split is None:
         what = "no prompt tokens in this window" if view.total.seconds else "waiting for a second look"
         return line((what, "dim")), split_bar(None, width), _legend(None, width), line(), _since_start(view)
-    # Through the smallest number that is written, so that nothing is divided by zero when all was cached.
-    fewer = split.prompt / max(split.missed, 1.0)
     return (
         line((words.percent(split.ratio), "strong"), f" of {words.short(split.prompt)} prompt tokens reused"),
         split_bar(split, width),
         _legend((split.own / split.prompt, split.cross / split.prompt, split.missed / split.prompt), width),
-        line(f"prefilled {words.short(split.missed)} tokens, {fewer:.1f}x fewer"),
+        line(f"prefilled {words.short(split.missed)}, without cache {words.short(split.prompt)}"),
         _since_start(view),
     )
 
@@ -78,6 +77,14 @@ def memory_lines(view: View, width: int, rows: int) -> tuple[Line, ...]:
             for left, right in zip_longest(lines[:num_rows], lines[num_rows:], fillvalue=line())
         ]
     return (*lines, last) if last else tuple(lines)
+
+
+def warning_of(modules: Sequence[Module]) -> str:
+    """One sentence on the modules whose answers are not to be trusted; empty when there is none."""
+    warned = [module for module in modules if module.warning]
+    if len(warned) > 1:
+        return f"{', '.join(module.name for module in warned)}: answers not to be trusted, see 2 Modules"
+    return "".join(f"{module.name}: {module.warning}" for module in warned)
 
 
 def _memory_line(worker: Worker, width: int) -> Line:

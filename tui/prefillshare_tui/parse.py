@@ -86,6 +86,7 @@ def _module(entry: Json) -> Module:
         name=_text(entry.get("name")),
         kind=_text(entry.get("kind")),
         is_prefill_module=entry.get("is_prefill_module") is True,
+        warning=_text(entry.get("warning")),
         latency={name: histogram for name, histogram in histograms.items() if histogram},
         **_numbers(entry, _MODULE),
     )

@@ -37,6 +37,8 @@ class Module:
     """lora, full or base."""
     is_prefill_module: bool = False
     """Whether it is the frozen base model."""
+    warning: str = ""
+    """Why its answers are not to be trusted; empty when there is nothing to say."""
     requests: float | None = None
     """Calls that ended, errors and aborted ones included."""
     errors: float | None = None

@@ -24,6 +24,7 @@ def summary_text(view: View) -> str:
         "",
         "module          calls  failed  run queue    prompt       own     cross    missed  saved  TTFT p50  TTFT p95",
         *(_module(view, index) for index in range(len(snapshot.modules))),
+        *(f"! {module.name}: {module.warning}" for module in snapshot.modules if module.warning),
         "",
         "worker          state     run queue  KV used  restarts",
         *(_worker(view, index) for index in range(len(snapshot.workers))),

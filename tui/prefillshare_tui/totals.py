@@ -108,9 +108,14 @@ def hits(totals: Totals) -> HitSplit | None:
     return HitSplit(own, cross, max(0.0, prompt - own - cross))
 
 
-def quantile(histogram: Histogram | None, q: float) -> Quantile | None:
-    """The q-quantile (0 to 1), as Prometheus interpolates it; None without values."""
-    if histogram is None or not (num := histogram.num_values):
+def least_values(q: float) -> int:
+    """So many values have at least one beyond the q-quantile; of fewer, it would only be near their largest."""
+    return math.ceil(1 / (1 - q) - 1e-6)
+
+
+def quantile(histogram: Histogram | None, q: float, *, least: int | None = None) -> Quantile | None:
+    """The q-quantile (0 to 1), as Prometheus interpolates it; None of fewer than `least` values, or `least_values`."""
+    if histogram is None or (num := histogram.num_values) < (least_values(q) if least is None else least):
         return None
     wanted, seen, low = q * num, 0.0, 0.0
     for bound, count in zip(histogram.bounds, histogram.counts, strict=True):

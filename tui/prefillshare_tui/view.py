@@ -37,9 +37,9 @@ class Activity:
         """Where the KV of prompt tokens came from; None without prompts."""
         return hits(self.grown)
 
-    def quantile(self, name: str, q: float) -> Quantile | None:
-        """A latency's quantile; None without values."""
-        return quantile(self.grown.histograms.get(name), q)
+    def quantile(self, name: str, q: float, *, least: int | None = None) -> Quantile | None:
+        """A latency's quantile; None of too few values, or of fewer than `least`."""
+        return quantile(self.grown.histograms.get(name), q, least=least)
 
     @property
     def cached_ratio(self) -> float | None:

@@ -21,9 +21,19 @@ _MAX_LINE_BYTES = 1 << 24
 
 
 async def drive(
-    running: Running, workload: Workload, warm_up: Workload, load: Load, *, seed: int, on_call: OnCall, timeout_s: float
+    running: Running,
+    workload: Workload,
+    warm_up: Workload,
+    load: Load,
+    *,
+    seed: int,
+    on_call: OnCall,
+    timeout_s: float,
+    limit_s: float | None = None,
 ) -> RunRecord:
     """Drive `running` with `workload`; `warm_up`, whose prompts are others, comes first and does not count.
+
+    After `limit_s` seconds the run is cut: calls under way are given up and do not count.
 
     Effects: empties the prefix caches of the system's engines before the run.
     """
@@ -35,7 +45,7 @@ async def drive(
         if running.engines:
             await watcher.settled()
             await watcher.flush()
-        return await _measured(http, watcher, running, workload, load, seed, on_call)
+        return await _measured(http, watcher, running, workload, load, seed, on_call, limit_s)
 
 
 async def _measured(
@@ -46,6 +56,7 @@ async def _measured(
     load: Load,
     seed: int,
     on_call: OnCall,
+    limit_s: float | None,
 ) -> RunRecord:
     before = await watcher.settled() if running.engines else None
     prefilled_before = await watcher.prefilled_tokens()
@@ -53,16 +64,21 @@ async def _measured(
     run = RunRecord(calls=player.calls, wall_s=0.0)
     watching = asyncio.create_task(watcher.watch(player.now_s, run.kv))
     try:
-        await _play(player, load, seed)
+        async with asyncio.timeout(limit_s):
+            await _play(player, load, seed)
+    except TimeoutError:
+        run.cut_s = player.now_s()
     finally:
         watching.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await watching
-    run.wall_s = max((call.end_s or 0.0 for call in run.calls), default=0.0)
+    run.wall_s = run.cut_s or max((call.end_s or 0.0 for call in run.calls), default=0.0)
     if before is not None:
         run.memory_gb = before.memory_gb
         await watcher.settled()
-        run.prefilled_tokens = await watcher.prefilled_tokens() - prefilled_before
+        # Prompts of calls that were given up are in the engines' count, and in nothing else of the record.
+        counted = await watcher.prefilled_tokens() - prefilled_before
+        run.prefilled_tokens = counted if run.cut_s is None else None
     _say_no_hits(run.calls)
     for call in run.calls:
         if call.handoff_bytes is None and call.handoff_tokens is not None and running.kv_token_bytes:

@@ -4,7 +4,10 @@
 The Qwen3 shapes are for GPUs.
 """
 
+import json
 import shutil
+import subprocess
+import sys
 import tempfile
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +25,7 @@ from prefillshare.modules.random_weights import (
 )
 from prefillshare.places import cache_directory
 from prefillshare.serving.embedded import embedded_deployment
+from prefillshare.serving.machine import gpus
 
 RANK = 16
 _SEED = 20
@@ -53,8 +57,7 @@ BENCH_01B = RandomShape(
         head_dim=64,
         max_positions=8192,
     ),
-    # Exact, so that served tokens can be compared with the reference's.
-    engine=Engine(dtype="float32", context_length=8192),
+    engine=Engine(context_length=8192),
 )
 
 
@@ -109,7 +112,20 @@ def _write_base(shape: RandomShape, directory: Path) -> None:
     # The tiny family's tokenizer will do: prompts are token ids, and its ids are a part of every vocabulary here.
     for name in _TEXT_FILES:
         shutil.copy(embedded_deployment().parent / "tiny" / "base" / name, directory / name)
-    write_sharded_checkpoint(directory, shape.config, _SEED)
+    if gpus():
+        _write_on_gpu(shape, directory)
+    else:
+        write_sharded_checkpoint(directory, shape.config, _SEED)
+
+
+def _write_on_gpu(shape: RandomShape, directory: Path) -> None:
+    command = [sys.executable, "-W", "ignore", "-m", "prefillshare.modules.gpu_weights", str(directory), str(_SEED)]
+    done = subprocess.run(command, input=json.dumps(shape.config), capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise BenchError(
+            f"the weights of {shape.name} could not be made on the GPU ({reason}): run prefillshare doctor"
+        )
 
 
 def _write_adapter(base: Path, name: str, seed: int, directory: Path) -> None:

@@ -15,4 +15,4 @@ def tiny_family() -> Family:
 def _deployment(num_modules: int, tell: Listener) -> Deployment:
     folder = embedded_deployment().parent / "tiny"
     paths = [folder / _ADAPTERS[number % len(_ADAPTERS)] for number in range(num_modules)]
-    return adapters_over("tiny", folder / "base", paths, Engine(dtype="float32"))
+    return adapters_over("tiny", folder / "base", paths, Engine())

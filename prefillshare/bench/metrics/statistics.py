@@ -8,9 +8,14 @@ from dataclasses import dataclass
 PERCENTS = (50, 95, 99)
 
 
+def least_values(percent: float) -> int:
+    """So many values have at least one beyond the percentile; of fewer, it would only be their largest."""
+    return math.ceil(100 / (100 - percent)) if percent < 100 else 1
+
+
 def percentile(values: Sequence[float], percent: float) -> float | None:
-    """The smallest value that at least `percent` percent of the values do not exceed; None of no values."""
-    if not values:
+    """The smallest value that at least `percent` percent of the values do not exceed; None of too few values."""
+    if len(values) < least_values(percent):
         return None
     ordered = sorted(values)
     return ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)]

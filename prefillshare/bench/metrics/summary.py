@@ -37,12 +37,15 @@ class Figure:
     """Digits after the point."""
     is_better: str = ""
     """`lower`, `higher`, or empty where neither is better."""
+    counted: str = "num_answered"
+    """Figure that says from how many calls it comes."""
 
 
 FIGURES = (
     Figure(key="latency_p50_s", title="end-to-end p50 [s]", is_better="lower"),
     Figure(key="latency_p95_s", title="end-to-end p95 [s]", is_better="lower"),
     Figure(key="latency_p99_s", title="end-to-end p99 [s]", is_better="lower"),
+    Figure(key="session_p50_s", title="session p50 [s]", is_better="lower"),
     Figure(key="session_p95_s", title="session p95 [s]", is_better="lower"),
     Figure(key="ttft_p50_s", title="TTFT p50 [s]", is_better="lower"),
     Figure(key="ttft_p95_s", title="TTFT p95 [s]", is_better="lower"),
@@ -52,7 +55,12 @@ FIGURES = (
     Figure(key="gap_p99_s", title="inter-token p99 [s]", digits=4, is_better="lower"),
     Figure(key="output_tokens_per_s", title="output tokens/s", digits=1, is_better="higher"),
     Figure(key="calls_per_s", title="calls/s", is_better="higher"),
-    Figure(key="goodput_calls_per_s", title="goodput under the SLO [calls/s]", is_better="higher"),
+    Figure(
+        key="goodput_calls_per_s",
+        title="goodput under the SLO [calls/s]",
+        is_better="higher",
+        counted="num_within_slo",
+    ),
     Figure(key="hit_ratio", title="prefix hit ratio", digits=4, is_better="higher"),
     Figure(key="ideal_shared_ratio", title="ideal, one shared cache", digits=4),
     Figure(key="ideal_own_ratio", title="ideal, a cache per module", digits=4),
@@ -60,9 +68,13 @@ FIGURES = (
     Figure(key="prefill_per_unique", title="prefilled per unique prompt token", digits=4, is_better="lower"),
     Figure(key="cross_module_share", title="cross-module share of hits", digits=4),
     Figure(key="kv_peak_tokens", title="KV peak [tokens]", digits=0, is_better="lower"),
-    Figure(key="memory_gb", title="weights and KV pools [GB]", digits=2, is_better="lower"),
+    # No ratio: pools are equal by the budget, and without a GPU weights are the drop in free memory, whoever took it.
+    Figure(key="memory_gb", title="weights and KV pools [GB]", digits=2),
     Figure(key="handoff_mb", title="KV handed off [MB]", digits=1, is_better="lower"),
-    Figure(key="num_failures", title="failed calls", digits=0, is_better="lower"),
+    Figure(key="num_answered", title="answered calls", digits=0),
+    Figure(key="num_within_slo", title="answered within the SLO", digits=0),
+    Figure(key="cut_s", title="run cut after [s]", digits=0),
+    Figure(key="num_failures", title="failed calls", digits=0),
 )
 """What the table shows, in its order."""
 
@@ -74,20 +86,25 @@ def summarise(workload: Workload, run: RunRecord, slo: Slo, *, shares: bool | No
     """The figures of one run; `shares` is whether the system prefills once for all modules, None if nobody knows."""
     good = [call for call in run.calls if call.error is None]
     accounting = account(workload, run.calls)
+    sessions = _session_times(workload, good)
+    num_within_slo = sum(map(slo.is_met, good))
     return {
         **_percentiles("latency", (call.latency_s for call in good)),
-        "session_p95_s": percentile(_session_times(workload, good), 95),
+        **{f"session_p{percent}_s": percentile(sessions, percent) for percent in (50, 95)},
         **_percentiles("ttft", (call.ttft_s for call in good)),
         **_percentiles("gap", (gap for call in good for gap in call.gaps_s)),
         "output_tokens_per_s": sum(len(call.output) for call in good) / run.wall_s,
         "calls_per_s": len(good) / run.wall_s,
-        "goodput_calls_per_s": sum(slo.is_met(call) for call in good) / run.wall_s,
+        "goodput_calls_per_s": num_within_slo / run.wall_s,
         **_cache_figures(run, good, accounting, shares),
         "kv_peak_tokens": max((sample.tokens for sample in run.kv), default=None),
         "memory_gb": run.memory_gb,
         "handoff_mb": _sum_or_none([call.handoff_bytes for call in good], 1e-6),
-        # A failed call ends its session: what was never sent has failed, too.
-        "num_failures": workload.num_calls - len(good),
+        "num_answered": len(good),
+        "num_within_slo": num_within_slo,
+        "cut_s": run.cut_s,
+        # A failed call ends its session: what was never sent has failed, too, unless the run was cut.
+        "num_failures": (workload.num_calls if run.cut_s is None else len(run.calls)) - len(good),
     }
 
 

@@ -3,9 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
+from prefillshare.bench.metrics.statistics import least_values
 from prefillshare.bench.plan import Plan
 from prefillshare.bench.report.table import Table
-from prefillshare.bench.results import Result
+from prefillshare.bench.results import MAX_FAILED, MIN_CALLS, Result
+
+_CUT = (
+    " Some runs were cut: their figures are of the calls that were answered until then. A slower system gets less far "
+    "into its sessions, so in its figures cold starts weigh more and contexts are shorter."
+)
 
 
 def title_of(plan: Plan) -> str:
@@ -23,7 +29,9 @@ def summary_line(plan: Plan, results: Sequence[Result]) -> str:
         f"KV budget of each system: {plan.kv_tokens or 'chosen by the engine'} tokens. "
         f"SLO of the goodput: TTFT {plan.slo.ttft_s:g} s, {plan.slo.gap_s:g} s between tokens. "
         "Medians over the repeats, their range in brackets. The ratios say how many times better the first system is; "
-        "below 1 it is worse."
+        f"below 1 it is worse. A dash: not known, fewer than {least_values(95)} values for a p95 or {least_values(99)} "
+        f"for a p99, or, of a ratio, fewer than {MIN_CALLS} calls or more than {MAX_FAILED:.0%} failed ones in a run."
+        + (_CUT if any(run.record.cut_s is not None for result in results for run in result.runs) else "")
     )
 
 
@@ -34,7 +42,10 @@ def fidelity_rows(results: Sequence[Result]) -> Table:
     for result in results:
         for found in (run.record.fidelity for run in result.runs if run.record.fidelity):
             where = [str(result.num_modules), result.load.title, result.system]
-            rows.append([*where, f"{found['exact']} of {found['compared']}", f"{found['token_agreement']:.4f}"])
+            agreed = found["token_agreement"]  # None where no call was answered
+            rows.append(
+                [*where, f"{found['exact']} of {found['compared']}", "-" if agreed is None else f"{agreed:.4f}"]
+            )
     return header, rows
 
 

@@ -8,10 +8,6 @@ from typing import Literal, Protocol
 
 from prefillshare.config.schema import Deployment
 from prefillshare.errors import BenchError
-from prefillshare.modules.deployment import ResolvedDeployment
-from prefillshare.modules.fingerprint import geometry
-from prefillshare.serving.arguments import runs_on_cpu
-from prefillshare.serving.machine import gpus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +88,7 @@ class Setup:
                     f"a system of {num_engines} engines needs a KV budget to share with them: give --kv-tokens"
                 )
             return self.deployment
-        page = self.deployment.engine.page_size
+        page = self.deployment.engine.page_size or 1
         part = self.kv_tokens // num_engines // page * page
         if part <= self.longest_call:
             raise BenchError(
@@ -122,18 +118,3 @@ def merged(deployment: Deployment) -> Deployment:
     """The same modules with full weights, on workers of their own."""
     modules = tuple(replace(module, kind="full", merge=True) for module in deployment.decode)
     return replace(deployment, topology="disaggregated", decode=modules)
-
-
-def kv_token_bytes(deployment: ResolvedDeployment) -> int:
-    """Bytes of one token's KV."""
-    sizes = geometry(deployment.prefill_path)
-    value_bytes = 4 if deployment.config.engine.dtype == "float32" else 2
-    return int(2 * sizes["num_layers"] * sizes["num_kv_heads"] * sizes["head_dim"] * value_bytes)
-
-
-def first_gpu(deployment: ResolvedDeployment, number: int) -> int | None:
-    """First GPU of engine `number`: the engines take the GPUs in turn. None on CPU."""
-    if runs_on_cpu(deployment):
-        return None
-    each = deployment.config.engine.tensor_parallel_size
-    return number * each % max(1, len(gpus()) - each + 1)

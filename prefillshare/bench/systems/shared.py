@@ -4,11 +4,12 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 
-from prefillshare.bench.systems.base import Engine, Running, Setup, Target, kv_token_bytes, merged
+from prefillshare.bench.systems.base import Engine, Running, Setup, Target, merged
 from prefillshare.config.schema import Deployment
 from prefillshare.modules.deployment import resolve
 from prefillshare.serving.cluster import RunningCluster, launch_cluster
 from prefillshare.serving.engine import launch_engine, plan
+from prefillshare.serving.memory import kv_token_bytes
 from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.ports import free_port
 

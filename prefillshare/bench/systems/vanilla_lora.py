@@ -3,10 +3,10 @@
 import contextlib
 from collections.abc import Iterator
 
-from prefillshare.bench.systems.base import Engine, Running, Setup, Target, kv_token_bytes
+from prefillshare.bench.systems.base import Engine, Running, Setup, Target
 from prefillshare.modules.deployment import resolve
-from prefillshare.serving.arguments import runs_on_cpu
 from prefillshare.serving.engine import plan
+from prefillshare.serving.memory import kv_token_bytes
 from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.plain import plain_command, running_plain_engines
 from prefillshare.serving.ports import free_port
@@ -23,7 +23,7 @@ class VanillaLora:
         """See `System`."""
         deployment, port = resolve(setup.for_engines(1)), free_port()
         command, url = plain_command(plan(deployment, LaunchOptions(port=port))), f"http://127.0.0.1:{port}"
-        with running_plain_engines({self.name: (command, url)}, setup.log_dir, on_cpu=runs_on_cpu(deployment)):
+        with running_plain_engines({self.name: (command, url)}, setup.log_dir):
             yield Running(
                 targets={module.spec.name: Target(url=url, adapter=module.spec.name) for module in deployment.modules},
                 engines=(Engine(url=url),),

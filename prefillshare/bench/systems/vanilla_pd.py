@@ -15,13 +15,13 @@ from prefillshare.bench.systems.base import (
     Running,
     Setup,
     Target,
-    first_gpu,
-    kv_token_bytes,
     merged,
 )
 from prefillshare.modules.deployment import ResolvedDeployment, ResolvedModule, resolve
-from prefillshare.serving.arguments import EngineCommand, WorkerPlace, runs_on_cpu, worker_command
+from prefillshare.serving.arguments import EngineCommand, WorkerPlace, worker_command
+from prefillshare.serving.memory import kv_token_bytes, worker_memory
 from prefillshare.serving.options import DEFAULT_HOST
+from prefillshare.serving.placement import GpuPlace, place_deployment
 from prefillshare.serving.plain import plain_command, running_plain_engines
 from prefillshare.serving.ports import free_port
 
@@ -58,7 +58,7 @@ class VanillaPd:
             for role, worker in zip(("prefill", "decode"), pair, strict=True)
         }
         commands = {name: (worker.command, worker.url) for name, worker in workers.items()}
-        with running_plain_engines(commands, setup.log_dir, on_cpu=runs_on_cpu(deployment)):
+        with running_plain_engines(commands, setup.log_dir):
             yield Running(
                 targets=_targets(pairs),
                 engines=tuple(
@@ -70,23 +70,32 @@ class VanillaPd:
 
 
 def plan_pairs(deployment: ResolvedDeployment) -> dict[str, tuple[PlainWorker, PlainWorker]]:
-    """A prefill and a decode worker on free ports for each module."""
+    """A prefill and a decode worker on free ports for each module.
+
+    Raises: ConfigError when the GPUs do not hold them.
+    """
+    sizes = [
+        worker_memory(deployment, f"{role}-{module.spec.name}", module.path)
+        for module in deployment.modules
+        for role in ("prefill", "decode")
+    ]
+    gpus = iter(place_deployment(deployment, sizes))
     pairs = {}
-    for number, module in enumerate(deployment.modules):
+    for module in deployment.modules:
         # The prefill worker of a plain pair holds the module's own weights, too.
         alone = replace(deployment, prefill_path=module.path)
-        pairs[module.spec.name] = (_worker(alone, None, 2 * number), _worker(alone, module, 2 * number + 1))
+        pairs[module.spec.name] = (_worker(alone, None, next(gpus)), _worker(alone, module, next(gpus)))
     return pairs
 
 
-def _worker(deployment: ResolvedDeployment, module: ResolvedModule | None, number: int) -> PlainWorker:
+def _worker(deployment: ResolvedDeployment, module: ResolvedModule | None, gpu: GpuPlace | None) -> PlainWorker:
     place = WorkerPlace(
         module=module,
         host=DEFAULT_HOST,
         port=free_port(),
         nccl_port=free_port(),
         bootstrap_port=free_port() if module is None else None,
-        first_gpu=first_gpu(deployment, number),
+        gpu=gpu,
     )
     return PlainWorker(place=place, command=plain_command(worker_command(deployment, place)))
 

@@ -8,12 +8,12 @@ from prefillshare.bench.systems.base import (
     Running,
     Setup,
     Target,
-    first_gpu,
-    kv_token_bytes,
     merged,
 )
 from prefillshare.modules.deployment import resolve
-from prefillshare.serving.arguments import module_command, runs_on_cpu
+from prefillshare.serving.arguments import module_command
+from prefillshare.serving.memory import kv_token_bytes, worker_memory
+from prefillshare.serving.placement import place_deployment
 from prefillshare.serving.plain import plain_command, running_plain_engines
 from prefillshare.serving.ports import free_port
 
@@ -29,11 +29,12 @@ class VanillaSingle:
         """See `System`."""
         deployment = resolve(merged(setup.for_engines(len(setup.deployment.decode))))
         commands = {}
-        for number, module in enumerate(deployment.modules):
-            port, gpu = free_port(), first_gpu(deployment, number)
-            command = module_command(deployment, module, port=port, nccl_port=free_port(), first_gpu=gpu)
+        sizes = [worker_memory(deployment, module.spec.name, module.path) for module in deployment.modules]
+        for module, gpu in zip(deployment.modules, place_deployment(deployment, sizes), strict=True):
+            port = free_port()
+            command = module_command(deployment, module, port=port, nccl_port=free_port(), gpu=gpu)
             commands[module.spec.name] = (plain_command(command), f"http://127.0.0.1:{port}")
-        with running_plain_engines(commands, setup.log_dir, on_cpu=runs_on_cpu(deployment)):
+        with running_plain_engines(commands, setup.log_dir):
             yield Running(
                 targets={name: Target(url=url) for name, (_, url) in commands.items()},
                 engines=tuple(Engine(url=url) for _, url in commands.values()),

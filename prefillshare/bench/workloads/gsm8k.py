@@ -4,13 +4,17 @@ The file has one JSON object per line with `question` and `answer` (GSM8K's form
 worked examples that all sessions share, up to the start length, then its own question.
 """
 
-import json
+import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from prefillshare.bench.workloads.base import Session, Shape, Step, Workload, in_turn
+from prefillshare.datafiles import keep, read_rows, summary, text_in
 from prefillshare.errors import BenchError
+
+log = logging.getLogger(__name__)
 
 Encode = Callable[[str], tuple[int, ...]]
 
@@ -58,12 +62,21 @@ def read_questions(file: Path) -> list[dict[str, str]]:
     Raises: BenchError.
     """
     try:
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        return [{"question": str(row["question"]), "answer": str(row["answer"])} for row in rows]
+        rows, left_out = keep(read_rows(file), _question)
     except OSError as error:
-        raise BenchError(f"{file} cannot be read ({error.strerror}): name a file of questions in JSONL") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise BenchError(f"{file} is no file of questions ({error!r}): each line needs question and answer") from None
+        raise BenchError(
+            f"{file} cannot be read ({error.strerror or error}): name a file of questions in JSONL"
+        ) from None
+    if not rows:
+        reason = left_out[0] if left_out else "it is empty"
+        raise BenchError(f"{file} is no file of questions ({reason}): each line needs question and answer")
+    if left_out:
+        log.warning("%s: %s", file, summary(left_out))
+    return rows
+
+
+def _question(row: Mapping[str, Any]) -> dict[str, str]:
+    return {key: text_in(row, key) for key in ("question", "answer")}
 
 
 def _examples(rows: Sequence[dict[str, str]], shape: Shape, encode: Encode) -> tuple[int, tuple[int, ...]]:

@@ -5,12 +5,18 @@ equal ids mean equal blocks. Lengths are scaled so that the longest prompt with 
 block becomes a smaller block, so two prompts share the same share of their tokens as in the trace.
 """
 
-import json
+import logging
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from prefillshare.bench.workloads.base import Session, Shape, Step, Workload, made_up_tokens
+from prefillshare.datafiles import keep, read_rows, summary
 from prefillshare.errors import BenchError
+
+log = logging.getLogger(__name__)
 
 BLOCK_TOKENS = 512
 
@@ -53,38 +59,35 @@ def read_trace(file: Path, limit: int) -> list[TraceCall]:
 
     Raises: BenchError.
     """
-    calls: list[TraceCall] = []
     try:
-        with file.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if len(calls) == limit:
-                    break
-                calls.append(_call(line, file, number))
+        calls, left_out = keep(read_rows(file, "jsonl"), _call, limit)
     except OSError as error:
-        raise BenchError(f"trace {file} cannot be read ({error.strerror}): name a file in JSONL format") from None
+        raise BenchError(
+            f"trace {file} cannot be read ({error.strerror or error}): name a file in JSONL format"
+        ) from None
     if not calls:
-        raise BenchError(f"trace {file} is empty: name a file in Mooncake's JSONL format")
+        reason = left_out[0] if left_out else "it is empty"
+        raise BenchError(
+            f"{file} has no line of a trace ({reason}): each needs timestamp, input_length, output_length and hash_ids"
+        )
+    if left_out:
+        log.warning("trace %s: %s", file, summary(left_out))
     return calls
 
 
-def _call(line: str, file: Path, number: int) -> TraceCall:
-    try:
-        row = json.loads(line)
-        call = TraceCall(
-            timestamp_ms=float(row["timestamp"]),
-            input_length=int(row["input_length"]),
-            output_length=int(row["output_length"]),
-            hash_ids=tuple(row["hash_ids"]),
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise BenchError(
-            f"{file}:{number} is no line of a trace ({error!r}): it needs timestamp, input_length, output_length and "
-            "hash_ids"
-        ) from None
+def _call(row: Mapping[str, Any]) -> TraceCall:
+    call = TraceCall(
+        timestamp_ms=float(row["timestamp"]),
+        input_length=int(row["input_length"]),
+        output_length=int(row["output_length"]),
+        hash_ids=tuple(row["hash_ids"]),
+    )
+    if not math.isfinite(call.timestamp_ms):
+        raise ValueError(f"timestamp is {call.timestamp_ms}, no time")
     if not (len(call.hash_ids) - 1) * BLOCK_TOKENS < call.input_length <= len(call.hash_ids) * BLOCK_TOKENS:
-        raise BenchError(
-            f"{file}:{number} has {len(call.hash_ids)} hash_ids for {call.input_length} tokens: there must be one per "
-            f"block of {BLOCK_TOKENS} tokens"
+        raise ValueError(
+            f"there are {len(call.hash_ids)} hash_ids for {call.input_length} tokens and must be one per block of "
+            f"{BLOCK_TOKENS} tokens"
         )
     return call
 

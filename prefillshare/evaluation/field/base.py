@@ -1,17 +1,17 @@
 """A suite of the field, and where its file is looked for."""
 
-import gzip
-import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from prefillshare.datafiles import keep, read_rows
 from prefillshare.errors import EvaluationError
 from prefillshare.evaluation.base import Question
 
 DATA_VARIABLE = "PREFILLSHARE_DATA"
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,26 +26,42 @@ class FieldSuite:
     """Longest answer in tokens."""
     runs_code: bool = False
     """Whether its judge runs what the model wrote."""
-    num_left_out: int = 0
-    """Problems of the file that have no answer to compare with."""
+    left_out: Sequence[str] = ()
+    """Rows of the file that are no problem with an answer to compare with, each with its number and the reason."""
+
+    @property
+    def num_left_out(self) -> int:
+        return len(self.left_out)
 
 
-def read_rows(file_name: str, directory: Path | None) -> list[dict[str, Any]]:
-    """Rows of a JSONL file in `directory`, or else in $PREFILLSHARE_DATA.
+def read_problems(
+    file_name: str, directory: Path | None, make: Callable[[Mapping[str, Any]], Made]
+) -> tuple[list[Made], list[str]]:
+    """What `make` makes of a file in `directory`, or else in $PREFILLSHARE_DATA, and why rows are left out.
 
-    Raises: EvaluationError when it is not there or broken.
+    Raises: EvaluationError when it is not there or has no problem.
     """
     file = data_file(file_name, directory)
     if file is None:
         raise EvaluationError(f"{file_name} is looked for nowhere: give its directory with --data or ${DATA_VARIABLE}")
-    opened = gzip.open if file.suffix == ".gz" else open
+    return problems_of(file, make)
+
+
+def problems_of(file: Path, make: Callable[[Mapping[str, Any]], Made]) -> tuple[list[Made], list[str]]:
+    """The same of a file.
+
+    Raises: EvaluationError.
+    """
     try:
-        with opened(file, "rt", encoding="utf-8") as lines:
-            return [json.loads(line) for line in lines if line.strip()]
+        problems, left_out = keep(read_rows(file), make)
     except FileNotFoundError:
         raise EvaluationError(f"{file} does not exist: put the suite's file there, or correct --data") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise EvaluationError(f"{file} cannot be read ({error}): download it again") from None
+    if not problems:
+        reason = left_out[0] if left_out else "it is empty"
+        raise EvaluationError(f"{file} has no problem that can be read ({reason}): download it again")
+    return problems, left_out
 
 
 def data_file(file_name: str, directory: Path | None) -> Path | None:

@@ -15,9 +15,10 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+from prefillshare.datafiles import text_in
 from prefillshare.errors import EvaluationError
 from prefillshare.evaluation.base import Verdict
-from prefillshare.evaluation.field.base import FieldSuite
+from prefillshare.evaluation.field.base import FieldSuite, Made, problems_of
 from prefillshare.evaluation.field.calls import parse_calls
 
 PACKAGE = "bfcl-eval==2026.3.23"
@@ -83,23 +84,26 @@ def load_bfcl(name: str, directory: Path | None, *, is_offered: bool = False) ->
     Raises: EvaluationError when the package is missing.
     """
     category = CATEGORIES[name]
-    questions = _rows(f"BFCL_v4_{category}.json", directory)
-    answers = {row["id"]: row["ground_truth"] for row in _rows(f"possible_answer/BFCL_v4_{category}.json", directory)}
-    return FieldSuite(
-        name=name,
-        questions=tuple(
-            BfclQuestion(
-                category=category,
-                asked=row["question"][0][-1]["content"],
-                turns=tuple(row["question"][0]),
-                functions=tuple(row["function"]),
-                wanted=tuple(answers[row["id"]]),
-                is_offered=is_offered,
-            )
-            for row in questions
-        ),
-        max_new_tokens=MAX_NEW_TOKENS,
-    )
+    answers, no_answers = _problems(f"possible_answer/BFCL_v4_{category}.json", directory, _answer)
+    wanted = dict(answers)
+
+    def question(row: Mapping[str, Any]) -> BfclQuestion:
+        return BfclQuestion(
+            category=category,
+            asked=row["question"][0][-1]["content"],
+            turns=tuple(row["question"][0]),
+            functions=tuple(row["function"]),
+            wanted=tuple(wanted[row["id"]]),
+            is_offered=is_offered,
+        )
+
+    questions, no_questions = _problems(f"BFCL_v4_{category}.json", directory, question)
+    left_out = [*(f"answers, {one}" for one in no_answers), *no_questions]
+    return FieldSuite(name=name, questions=questions, max_new_tokens=MAX_NEW_TOKENS, left_out=left_out)
+
+
+def _answer(row: Mapping[str, Any]) -> tuple[str, Sequence[Mapping[str, Any]]]:
+    return text_in(row, "id"), row["ground_truth"]
 
 
 def api_name(name: str) -> str:
@@ -107,13 +111,14 @@ def api_name(name: str) -> str:
     return re.sub(r"[^a-zA-Z0-9_-]", "_", name)[:64]
 
 
-def _rows(file: str, directory: Path | None) -> list[dict[str, Any]]:
+def _problems(
+    file: str, directory: Path | None, make: Callable[[Mapping[str, Any]], Made]
+) -> tuple[list[Made], list[str]]:
     own = directory / file if directory else None
     try:
-        text = own.read_text() if own and own.exists() else files("bfcl_eval").joinpath("data", file).read_text()
+        return problems_of(own if own and own.exists() else Path(str(files("bfcl_eval") / "data" / file)), make)
     except ModuleNotFoundError:
         raise EvaluationError(f"{file} is in no package here: pip install --no-deps {PACKAGE}") from None
-    return [json.loads(line) for line in text.splitlines() if line.strip()]
 
 
 @cache

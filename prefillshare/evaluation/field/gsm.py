@@ -4,13 +4,15 @@ The number is the one after the last `####`, else the last one of the answer, as
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, ClassVar
 
+from prefillshare.datafiles import text_in
 from prefillshare.evaluation.base import Verdict
-from prefillshare.evaluation.field.base import FieldSuite, read_rows
+from prefillshare.evaluation.field.base import FieldSuite, read_problems
 
 INSTRUCTION = 'Solve the problem step by step. End with a line "#### " and the number.'
 MAX_NEW_TOKENS = 512
@@ -54,28 +56,34 @@ def final_number(answer: str) -> Decimal | None:
 
 def load_gsm8k(directory: Path | None) -> FieldSuite:
     """The 1,319 test problems of GSM8K (gsm8k_test.jsonl)."""
-    rows = read_rows("gsm8k_test.jsonl", directory)
-    return _suite("gsm8k", [(row["question"], row["answer"], row["answer"].rpartition("####")[2]) for row in rows])
+    problems, left_out = read_problems("gsm8k_test.jsonl", directory, _gsm8k)
+    return _suite("gsm8k", problems, left_out)
 
 
 def load_gsm_plus(directory: Path | None) -> FieldSuite:
     """GSM+ (gsmplus_testmini.jsonl); problems that have no number as answer are left out and counted."""
-    rows = read_rows("gsmplus_testmini.jsonl", directory)
-    return _suite("gsm-plus", [(row["question"], row["solution"], str(row["answer"])) for row in rows])
+    problems, left_out = read_problems("gsmplus_testmini.jsonl", directory, _gsm_plus)
+    return _suite("gsm-plus", problems, left_out)
 
 
-def _suite(name: str, rows: list[tuple[str, str, str]]) -> FieldSuite:
-    questions = []
-    for asked, reference, final in rows:
-        number = _decimal(final.strip()) if _NUMBER.fullmatch(final.strip()) else None
-        if number is not None:
-            questions.append(GsmQuestion(asked=asked, reference=reference, final=number))
-    return FieldSuite(
-        name=name,
-        questions=tuple(questions),
-        max_new_tokens=MAX_NEW_TOKENS,
-        num_left_out=len(rows) - len(questions),
-    )
+def _gsm8k(row: Mapping[str, Any]) -> GsmQuestion:
+    answer = text_in(row, "answer")
+    return _question(text_in(row, "question"), answer, answer.rpartition("####")[2])
+
+
+def _gsm_plus(row: Mapping[str, Any]) -> GsmQuestion:
+    return _question(text_in(row, "question"), text_in(row, "solution"), str(row["answer"]))
+
+
+def _question(asked: str, reference: str, final: str) -> GsmQuestion:
+    number = _decimal(final.strip()) if _NUMBER.fullmatch(final.strip()) else None
+    if number is None:
+        raise ValueError(f"its answer is {final.strip()[:40]!r}, no number")
+    return GsmQuestion(asked=asked, reference=reference, final=number)
+
+
+def _suite(name: str, questions: list[GsmQuestion], left_out: list[str]) -> FieldSuite:
+    return FieldSuite(name=name, questions=questions, max_new_tokens=MAX_NEW_TOKENS, left_out=left_out)
 
 
 def _decimal(text: str) -> Decimal | None:

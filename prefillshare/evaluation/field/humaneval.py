@@ -1,12 +1,14 @@
 """HumanEval: functions to complete, judged by running the problem's own tests in the sandbox."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from prefillshare.datafiles import text_in
 from prefillshare.evaluation.base import Verdict
-from prefillshare.evaluation.field.base import FieldSuite, read_rows
+from prefillshare.evaluation.field.base import FieldSuite, read_problems
 from prefillshare.evaluation.sandbox import Limits, run_function
 
 INSTRUCTION = "Complete this Python function. Answer with the whole function in one code block."
@@ -62,13 +64,16 @@ class HumanEvalQuestion(CompletionQuestion):
 
 def load_humaneval(directory: Path | None) -> FieldSuite:
     """The 164 problems (HumanEval.jsonl.gz)."""
-    questions = tuple(
-        HumanEvalQuestion(
-            asked=row["prompt"],
-            reference=row["canonical_solution"],
-            entry_point=row["entry_point"],
-            test=row["test"],
-        )
-        for row in read_rows("HumanEval.jsonl.gz", directory)
+    questions, left_out = read_problems("HumanEval.jsonl.gz", directory, _question)
+    return FieldSuite(
+        name="humaneval", questions=questions, max_new_tokens=MAX_NEW_TOKENS, runs_code=True, left_out=left_out
     )
-    return FieldSuite(name="humaneval", questions=questions, max_new_tokens=MAX_NEW_TOKENS, runs_code=True)
+
+
+def _question(row: Mapping[str, Any]) -> HumanEvalQuestion:
+    return HumanEvalQuestion(
+        asked=text_in(row, "prompt"),
+        reference=text_in(row, "canonical_solution"),
+        entry_point=text_in(row, "entry_point"),
+        test=text_in(row, "test"),
+    )

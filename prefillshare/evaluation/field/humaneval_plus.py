@@ -5,13 +5,14 @@ rules of comparison are the same (evalplus 0.3.1, `eval/__init__.py:unsafe_execu
 1e-6 for results of floats; `find_zero` must give a zero.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prefillshare.datafiles import text_in
 from prefillshare.evaluation.base import Verdict
-from prefillshare.evaluation.field.base import FieldSuite, read_rows
+from prefillshare.evaluation.field.base import FieldSuite, read_problems
 from prefillshare.evaluation.field.humaneval import MAX_NEW_TOKENS, CompletionQuestion
 from prefillshare.evaluation.sandbox import Limits, run_function
 
@@ -89,14 +90,17 @@ class HumanEvalPlusQuestion(CompletionQuestion):
 
 def load_humaneval_plus(directory: Path | None) -> FieldSuite:
     """The 164 problems (HumanEvalPlus.jsonl.gz of EvalPlus's release v0.1.10)."""
-    questions = tuple(
-        HumanEvalPlusQuestion(
-            asked=row["prompt"],
-            reference=row["canonical_solution"],
-            entry_point=row["entry_point"],
-            inputs=[*row["base_input"], *row["plus_input"]],
-            atol=row["atol"],
-        )
-        for row in read_rows(FILE, directory)
+    questions, left_out = read_problems(FILE, directory, _question)
+    return FieldSuite(
+        name="humaneval+", questions=questions, max_new_tokens=MAX_NEW_TOKENS, runs_code=True, left_out=left_out
     )
-    return FieldSuite(name="humaneval+", questions=questions, max_new_tokens=MAX_NEW_TOKENS, runs_code=True)
+
+
+def _question(row: Mapping[str, Any]) -> HumanEvalPlusQuestion:
+    return HumanEvalPlusQuestion(
+        asked=text_in(row, "prompt"),
+        reference=text_in(row, "canonical_solution"),
+        entry_point=text_in(row, "entry_point"),
+        inputs=[*row["base_input"], *row["plus_input"]],
+        atol=float(row["atol"]),
+    )

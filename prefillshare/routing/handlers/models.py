@@ -107,4 +107,5 @@ def _card(gateway: Gateway, name: str) -> dict[str, Any]:
         "root": name,
         "parent": gateway.settings.base_model,
         "max_model_len": min(lengths, default=None),
+        "warning": gateway.pool.warning(name),
     }

@@ -4,6 +4,7 @@ import orjson
 from aiohttp import web
 
 from prefillshare.errors import ConfigError
+from prefillshare.routing.bodies import read_body
 from prefillshare.routing.errors import BadCallError
 from prefillshare.routing.keys import GATEWAY
 from prefillshare.routing.replies import json_reply
@@ -20,7 +21,7 @@ async def list_workers(request: web.Request) -> web.Response:
 async def join(request: web.Request) -> web.Response:
     """Let the worker that the body describes join."""
     try:
-        spec = worker_spec(orjson.loads(await request.read()))
+        spec = worker_spec(orjson.loads(await read_body(request, request.app[GATEWAY].settings.router)))
     except orjson.JSONDecodeError as error:
         raise BadCallError(f"the body is not JSON ({error}): send a worker as a JSON object") from None
     except ConfigError as error:

@@ -1,7 +1,7 @@
 """Rows into chats: by the columns that a training file declares, and for the data sets that are known by name."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,15 +31,36 @@ def mapper_of(columns: Columns) -> Mapper:
     """The mapping that a training file declares."""
 
     def map_row(row: Mapping[str, Any]) -> Chat:
-        tools = _decoded(row, columns.tools, list) if columns.tools else ()
+        tools = _tools(row, columns.tools) if columns.tools else ()
         if columns.messages is not None:
             return Chat(messages=_decoded(row, columns.messages, list), tools=tools)
         assert columns.prompt is not None
         assert columns.answer is not None
-        system = [{"role": "system", "content": text_of(row, columns.system)}] if columns.system else []
+        system = [{"role": "system", "content": text_of(row, str(columns.system))}] if _has(row, columns.system) else []
         return _asked(text_of(row, columns.prompt), text_of(row, columns.answer), system=system, tools=tools)
 
     return map_row
+
+
+def as_tools(tools: Sequence[Any]) -> list[Any]:
+    """Function signatures in the form of the chat API, which wraps each; bare ones are wrapped."""
+    return [_wrapped(tool) for tool in tools]
+
+
+def _wrapped(tool: Any) -> Any:
+    if not isinstance(tool, Mapping) or "function" in tool or "name" not in tool:
+        return tool
+    return {"type": "function", "function": {key: value for key, value in tool.items() if key != "type"}}
+
+
+def _tools(row: Mapping[str, Any], column: str) -> list[Any]:
+    """The functions of a row; a row may have none."""
+    return as_tools(_decoded(row, column, list)) if _has(row, column) else []
+
+
+def _has(row: Mapping[str, Any], column: str | None) -> bool:
+    """Whether a row has something in a column that it may leave empty."""
+    return column is not None and row.get(column) not in (None, "")
 
 
 def columns_of(columns: Columns) -> tuple[str, ...]:
@@ -123,7 +144,7 @@ def _decoded(row: Mapping[str, Any], column: str, wanted: type) -> Any:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise RowError("malformed", f"{column} is no valid JSON") from None
     if not isinstance(value, wanted):
         raise RowError("malformed", f"{column} is no {wanted.__name__}")

@@ -1,6 +1,6 @@
 """All of a run's data: documents to train on, documents held out, and what was left out and why."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -31,11 +31,16 @@ class RowReport:
     """Rows left out, by reason."""
     examples: dict[Reason, list[str]] = field(default_factory=lambda: {reason: [] for reason in REASONS})
     """The first few of each, with row number and detail."""
+    ends: list[str] = field(default_factory=list)
+    """Where a file is cut or damaged, so that nothing behind could be read."""
 
     def leave_out(self, number: int, error: RowError) -> None:
         self.left_out[error.reason] += 1
-        if len(self.examples[error.reason]) < NUM_EXAMPLES:
-            self.examples[error.reason].append(f"row {number}: {error.detail}")
+        text = f"row {number}: {error.detail}"
+        if error.is_end:
+            self.ends.append(text)
+        elif len(self.examples[error.reason]) < NUM_EXAMPLES:
+            self.examples[error.reason].append(text)
 
     def lines(self) -> list[str]:
         """The report for people."""
@@ -43,7 +48,7 @@ class RowReport:
         for reason, count in self.left_out.items():
             out.append(f"  {reason:<10} {count}")
             out += [f"    {example}" for example in self.examples[reason]]
-        return out
+        return out + [f"warning: {end}" for end in self.ends]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +92,7 @@ def _usable(mapped: MappedRows, tokenizer: Any, max_tokens: int, report: RowRepo
         try:
             if isinstance(row, RowError):
                 raise row
-            documents = documents_of_chat(mapped.mapper(row).check(), tokenizer, max_tokens)
+            documents = _documents(mapped, row, tokenizer, max_tokens)
         except RowError as error:
             report.leave_out(number, error)
             continue
@@ -95,7 +100,14 @@ def _usable(mapped: MappedRows, tokenizer: Any, max_tokens: int, report: RowRepo
         yield documents
 
 
+def _documents(mapped: MappedRows, row: Mapping[str, Any], tokenizer: Any, max_tokens: int) -> list[Document]:
+    try:
+        return documents_of_chat(mapped.mapper(row).check(), tokenizer, max_tokens)
+    except RecursionError:
+        raise RowError("malformed", "it is nested too deeply") from None
+
+
 def _first_example(report: RowReport) -> str:
     counts = ", ".join(f"{count} {reason}" for reason, count in report.left_out.items() if count)
-    first = next(example for examples in report.examples.values() for example in examples)
+    first = next(iter([*(one for examples in report.examples.values() for one in examples), *report.ends]))
     return f"{counts} (such as {first}): correct the mapping, the data or max_tokens"

@@ -1,25 +1,21 @@
-"""Where rows come from: a JSONL file, or a data set of the hub; local files first."""
+"""Where rows come from: a file, or a data set of the hub; local files first."""
 
-import gzip
-import json
-import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from prefillshare.config.tables import nearest
 from prefillshare.config.training import Columns, Data
+from prefillshare.datafiles import read_rows as read_data_file
 from prefillshare.errors import TrainingError, first_line
 from prefillshare.training.data.chat import RowError
+from prefillshare.training.data.hub import DATA_VARIABLE, Row, as_rows, hub_rows
 from prefillshare.training.data.mapping import SOURCES, Mapper, columns_of, mapper_of
 
-DATA_VARIABLE = "PREFILLSHARE_DATA"
+FORMATS = "give a whole file of JSONL, CSV or Parquet"
 
-Row = Mapping[str, Any] | RowError
-"""A row, or why its line could not be read."""
+__all__ = ["DATA_VARIABLE", "MappedRows", "Row", "read_rows"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +43,7 @@ def read_rows(data: Data) -> MappedRows:
     hub = known.hub if known else str(data.hub)
     origin = str(file) if file else hub
     subset = data.subset or (known.subset if known else None)
-    rows: Sequence[Row] = _jsonl_rows(file, data.max_rows) if file else _hub_rows(hub, subset, data)
+    rows: Sequence[Row] = _file_rows(file, data.max_rows) if file else hub_rows(hub, subset, data)
     _check_columns(origin, rows, columns)
     return MappedRows(origin=origin, rows=rows, mapper=mapper)
 
@@ -65,52 +61,23 @@ def _local_file(data: Data) -> Path | None:
     return file if file.is_file() else None
 
 
-def _jsonl_rows(file: Path, max_rows: int | None) -> list[Row]:
-    opened = gzip.open if file.suffix == ".gz" else open
+def _file_rows(file: Path, max_rows: int | None) -> list[Row]:
     try:
-        with opened(file, "rt", encoding="utf-8") as lines:
-            rows = [_json_row(line) for line in islice((line for line in lines if line.strip()), max_rows)]
-    except (OSError, UnicodeDecodeError) as error:
-        raise TrainingError(f"data file {file} cannot be read ({error}): give a JSONL file in UTF-8") from None
+        rows = as_rows(read_data_file(file), max_rows)
+    except OSError as error:
+        raise TrainingError(f"data file {file} cannot be read ({first_line(error)}): {FORMATS}") from None
     if not rows:
-        raise TrainingError(f"data file {file} has no rows: give a JSONL file with one object per line")
+        raise TrainingError(f"data file {file} has no rows: {FORMATS}")
     return rows
 
 
-def _json_row(line: str) -> Row:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return RowError("malformed", f"the line is no JSON: {line.strip()[:60]}")
-    return row if isinstance(row, dict) else RowError("malformed", f"the line is no JSON object: {line.strip()[:60]}")
-
-
-def _hub_rows(hub: str, subset: str | None, data: Data) -> Sequence[Row]:
-    from datasets import load_dataset
-
-    # The hub client's retries are not news: what came of them is said below.
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    split = data.split or "train"
-    try:
-        rows = load_dataset(hub, subset, split=split, revision=data.revision)
-    except Exception as error:  # the library raises its transport's own errors: all mean that there are no rows
-        source = f" (source {data.source!r})" if data.source else ""
-        fix = f'file = "..." under [data], or ${DATA_VARIABLE}/{data.source}.jsonl' if data.source else 'file = "..."'
-        raise TrainingError(
-            f"data set {hub!r}{source} with split {split!r} could not be loaded ({first_line(error)}): "
-            f"check its name and the network, or download it elsewhere and give {fix}"
-        ) from None
-    chosen = rows if data.max_rows is None else rows.select(range(min(data.max_rows, len(rows))))
-    if not len(chosen):
-        raise TrainingError(f"data set {hub!r} has no rows in split {split!r}: choose another split")
-    return chosen
-
-
 def _check_columns(origin: str, rows: Sequence[Row], columns: Sequence[str]) -> None:
-    names = getattr(rows, "column_names", None)
-    if names is None:
-        names = list({name: None for row in rows if not isinstance(row, RowError) for name in row})
+    names = list({name: None for row in rows if not isinstance(row, RowError) for name in row})
+    if not names:
+        first = next((f"row 1: {row.detail}" for row in rows if isinstance(row, RowError)), "its rows are empty")
+        raise TrainingError(f"{origin} cannot be read ({first}): {FORMATS}")
     for column in columns:
         if column not in names:
-            hint = nearest(column, names) if names else "its lines are no JSON objects"
-            raise TrainingError(f"{origin} has no column {column!r}: {hint}; correct [data.columns], source or file")
+            raise TrainingError(
+                f"{origin} has no column {column!r}: {nearest(column, names)}; correct [data.columns], source or file"
+            )

@@ -1,17 +1,18 @@
 """Chats into token documents, exactly as the serving path sees them.
 
-Of each answer, the prompt is what the chat template makes of all turns before it, with its generation prompt; the
-answer is what the template appends, up to the end-of-turn token. Both are tokenised apart, as in serving, where the
-model continues the prompt's tokens.
+Of each answer, the prompt is what the server makes of all turns before it (`render`); the answer is what the template
+appends, up to the end-of-turn token. Both are tokenised apart, as in serving, where the model continues the prompt's
+tokens.
 
 If the next prompt begins with the tokens so far, answers share one document. Templates that rewrite earlier answers
 (Qwen3 drops their thinking) make a document per answer; their common start is computed once in a packed batch.
 """
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from prefillshare.training.data.chat import Chat, RowError
+from prefillshare.errors import PrefillShareError, first_line
+from prefillshare.training.data.chat import Chat, RowError, is_target
+from prefillshare.training.data.render import Prompt, ServedChat
 from prefillshare.training.shard import Document
 
 if TYPE_CHECKING:
@@ -21,13 +22,10 @@ if TYPE_CHECKING:
 def documents_of_chat(chat: Chat, tokenizer: "PreTrainedTokenizerBase", max_tokens: int) -> list[Document]:
     """One document per run of answers that follow each other token by token.
 
-    Raises: RowError when a document is longer than `max_tokens` or the template cannot render the chat.
+    Raises: RowError when a document is longer than `max_tokens`, or server or template refuse the chat.
     """
     documents: list[tuple[list[int], list[float]]] = []
-    for number, message in enumerate(chat.messages):
-        if message["role"] != "assistant" or not message.get("weight", 1):
-            continue
-        prompt, answer = _prompt_and_answer(chat, number, tokenizer)
+    for prompt, answer in _answers(chat, tokenizer):
         if not documents or documents[-1][0] != prompt[: len(documents[-1][0])]:
             documents.append(([], []))
         tokens, weights = documents[-1]
@@ -39,31 +37,44 @@ def documents_of_chat(chat: Chat, tokenizer: "PreTrainedTokenizerBase", max_toke
     return [Document(tokens=tokens, weights=weights) for tokens, weights in documents]
 
 
-def _prompt_and_answer(chat: Chat, number: int, tokenizer: Any) -> tuple[list[int], list[int]]:
+def _answers(chat: Chat, tokenizer: Any) -> list[tuple[list[int], list[int]]]:
+    """Token ids of prompt and answer of every turn to learn."""
+    numbers = [number for number, message in enumerate(chat.messages) if is_target(message)]
+    try:
+        served = ServedChat(chat, tokenizer)
+        return [_prompt_and_answer(served, number, tokenizer) for number in numbers]
+    except (RowError, PrefillShareError):
+        raise
+    except Exception as error:  # a chat template is a program, and raises what it likes on turns not made for it
+        raise RowError("malformed", f"the chat template refuses it ({_reason(error)})") from None
+
+
+def _prompt_and_answer(served: ServedChat, number: int, tokenizer: Any) -> tuple[list[int], list[int]]:
     """Token ids of the prompt of assistant turn `number`, and of the turn itself with its end."""
-    prompt = _render(chat, number, tokenizer, has_answer=False)
-    full = _render(chat, number, tokenizer, has_answer=True)
-    if not full.startswith(prompt):
-        raise RowError("malformed", "the chat template does not continue its own generation prompt with the answer")
-    answer = _encode(full[len(prompt) :], tokenizer)
+    prompt = served.prompt(number)
+    full = served.with_answer(number, prompt)
+    answer = _encode(_spoken(full, prompt), tokenizer)
     if tokenizer.eos_token_id not in answer:
         raise RowError("malformed", f"the chat template does not end an answer with {tokenizer.eos_token!r}")
     end = len(answer) - answer[::-1].index(tokenizer.eos_token_id)
-    return _encode(prompt, tokenizer), answer[:end]
+    return prompt.tokens, answer[:end]
 
 
-def _render(chat: Chat, number: int, tokenizer: Any, *, has_answer: bool) -> str:
-    from jinja2 import TemplateError
-
-    messages: Sequence[Any] = chat.messages[: number + has_answer]
-    try:
-        return tokenizer.apply_chat_template(
-            list(messages), tools=list(chat.tools) or None, tokenize=False, add_generation_prompt=not has_answer
-        )
-    except (TemplateError, TypeError, KeyError) as error:
-        raise RowError("malformed", f"the chat template refuses it ({error})") from None
+def _spoken(full: str, prompt: Prompt) -> str:
+    """What the template writes of an answer behind its prompt."""
+    if not full.startswith(prompt.text):
+        raise RowError("malformed", "the chat template does not continue its own generation prompt with the answer")
+    spoken = full[len(prompt.text) :]
+    if prompt.prefix not in spoken:
+        raise RowError("malformed", f"the chat template does not keep the prefix {prompt.prefix[:40]!r} as it is")
+    # Before the prefix a template may write what the server does not, such as Qwen3's empty thinking.
+    return spoken[spoken.index(prompt.prefix) + len(prompt.prefix) :]
 
 
 def _encode(text: str, tokenizer: Any) -> list[int]:
     # The template writes special tokens itself, so none are added; a warning about length would be ours to give.
     return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {first_line(error)[:200]}"

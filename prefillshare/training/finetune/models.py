@@ -17,6 +17,7 @@ from prefillshare.errors import TrainingError
 from prefillshare.modules.fingerprint import geometry, tokenizer_sha256, weight_files
 from prefillshare.modules.locate import locate
 from prefillshare.modules.tiny.config import LoraShape
+from prefillshare.training.data.render import served_tokenizer
 from prefillshare.training.model import add_adapter, load_base
 
 if TYPE_CHECKING:
@@ -51,9 +52,9 @@ def load_tokenizer(base: Path) -> "PreTrainedTokenizerBase":
 
     Raises: TrainingError when it has no chat template or end token, or more tokens than the base has embeddings.
     """
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(base)
+    tokenizer: Any = served_tokenizer(base)
     if not tokenizer.chat_template:
         raise TrainingError(
             f"{base} has no chat template: use the instruct version of the base, or put chat_template.jinja beside its "

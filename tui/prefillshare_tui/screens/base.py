@@ -7,6 +7,7 @@ from textual.screen import Screen
 from textual.widgets import Footer, Static
 
 from prefillshare_tui import words
+from prefillshare_tui.overview import warning_of
 from prefillshare_tui.parts import Line, as_text, line
 from prefillshare_tui.view import View
 from prefillshare_tui.widgets.bars import Banner, StatusBar, TabBar
@@ -84,7 +85,7 @@ class BaseScreen(Screen[None]):
         trouble = app.link.trouble(app.now)
         self.query_one(StatusBar).show(self._watched(), self._standing())
         is_waiting = app.view is None
-        self.query_one(Banner).text = "" if is_waiting else trouble
+        self.query_one(Banner).text = "" if app.view is None else trouble or warning_of(app.view.snapshot.modules)
         self.set_class(app.link.state(app.now) != "live" and not is_waiting, "-old")
         if is_waiting:
             self.query_one("#waiting", Static).update(trouble or f"Asking {app.source.url} ...")

@@ -32,11 +32,10 @@ def _rows(view: View) -> list[ModuleRow]:
 
 
 def _name(row: ModuleRow) -> Line:
-    return (
-        line((row.module.name, "strong"), (" (base)", "dim"))
-        if row.module.is_prefill_module
-        else line((row.module.name, "strong"))
-    )
+    # In front, where a narrow column does not cut it off.
+    mark = line(("! ", "bad")) if row.module.warning else ()
+    base = line((" (base)", "dim")) if row.module.is_prefill_module else ()
+    return mark + line((row.module.name, "strong")) + base
 
 
 def _ratio(row: ModuleRow) -> float | None:
@@ -81,7 +80,9 @@ def _detail(row: ModuleRow, view: View) -> tuple[Line, ...]:
         f"{words.quantile(activity.quantile(name, 0.99))}"
         for name, title in (("ttft", "TTFT"), ("itl", "ITL"), ("e2e", "end to end"))
     )
-    return since, prompts, line(("p50 / p95 / p99  ", "dim"), latency)
+    # First, since a narrow panel has no room for the last line.
+    warning = (line((f"! {module.warning}", "bad")),) if module.warning else ()
+    return *warning, since, prompts, line(("p50 / p95 / p99  ", "dim"), latency)
 
 
 def _quantile_column(title: str, histogram: str, share: float, priority: int = 0) -> Column[ModuleRow]:

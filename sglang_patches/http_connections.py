@@ -1,0 +1,60 @@
+"""Connections of an engine's HTTP server end when nobody uses them.
+
+Target: ``uvicorn.protocols.http``, the ``connection_made`` of both of its protocols.
+Why: uvicorn closes a connection that was idle after an answer, but never one that has not asked yet, or only half: some
+    thousand of these and the process has no file descriptors left, and nobody is served.
+How: each connection is looked at now and then; one that has no request running and has completed none since the last
+    look is closed.
+Upstream: uvicorn/protocols/http/h11_impl.py:92.
+Remove when: uvicorn has a limit for the head of a request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+IDLE_S = 60.0
+"""As the router's ``client_idle_timeout_s``."""
+_WATCHED = "prefillshare_idle_s"
+
+
+def watch_connections(idle_s: float = IDLE_S) -> None:
+    """Let every HTTP connection that is made from now on end after one to two times `idle_s` without a request."""
+    for protocol in _protocols():
+        if not hasattr(protocol, _WATCHED):
+            setattr(protocol, _WATCHED, idle_s)
+            protocol.connection_made = _wrap_connection_made(protocol.connection_made)
+
+
+def _protocols() -> list[Any]:
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    try:
+        from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+    except ImportError:  # uvicorn takes the other one then
+        return [H11Protocol]
+    return [H11Protocol, HttpToolsProtocol]
+
+
+def _wrap_connection_made(original: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+    def connection_made(self: Any, transport: Any) -> None:
+        original(self, transport)
+        _look_later(self, None)
+
+    return connection_made
+
+
+def _look_later(protocol: Any, cycle: Any) -> None:
+    protocol.loop.call_later(getattr(protocol, _WATCHED), _look, protocol, cycle)
+
+
+def _look(protocol: Any, last_cycle: Any) -> None:
+    """Close a connection whose latest request is the one of the last look, and over; look again otherwise."""
+    if protocol.transport.is_closing():
+        return
+    cycle = protocol.cycle
+    if cycle is last_cycle and (cycle is None or cycle.response_complete):
+        protocol.transport.close()
+    else:
+        _look_later(protocol, cycle)

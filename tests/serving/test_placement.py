@@ -1,0 +1,121 @@
+"""Every plan of GPUs: aligned groups that are shared as a whole or not at all, and memory that adds up."""
+
+from itertools import combinations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefillshare.errors import ConfigError
+from prefillshare.serving.memory import GIB, WorkerMemory, reserve_bytes, sglang_static_bytes
+from prefillshare.serving.placement import Limits, place_workers, plan_groups
+
+SIZES = st.integers(min_value=1, max_value=17)
+
+
+def _worker(name: str = "worker", weights: int = 16 * GIB) -> WorkerMemory:
+    return WorkerMemory(name=name, weight_bytes=weights, kv_token_bytes=147456, token_bytes=655360)
+
+
+def _limits(page: int = 16, tokens: int | None = None, fraction: float | None = None) -> Limits:
+    return Limits(page_size=page, max_total_tokens=tokens, mem_fraction=fraction, chunk_tokens=None)
+
+
+@given(num_workers=SIZES, num_gpus=SIZES, gpus_each=st.integers(min_value=1, max_value=8))
+def test_two_workers_have_the_same_gpus_or_none_in_common(num_workers: int, num_gpus: int, gpus_each: int) -> None:
+    if gpus_each > num_gpus:
+        with pytest.raises(ConfigError, match="tensor_parallel_size"):
+            plan_groups(num_workers, num_gpus, gpus_each)
+        return
+    groups = plan_groups(num_workers, num_gpus, gpus_each)
+    assert len(groups) == num_workers
+    for group in groups:
+        assert group == tuple(range(group[0], group[0] + gpus_each))
+        assert group[0] % gpus_each == 0
+        assert group[-1] < num_gpus
+    assert all(one == other or not set(one) & set(other) for one, other in combinations(groups, 2))
+    sizes = [groups.count(group) for group in dict.fromkeys(groups)]
+    assert max(sizes) - min(sizes) <= 1
+    assert max(sizes) == 1 or len(sizes) == num_gpus // gpus_each, "a GPU is shared while others are free"
+    assert sizes == sorted(sizes), "prefill workers, which come first, share last"
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "num_gpus", "gpus_each", "groups"),
+    [
+        (5, 8, 2, [(0, 1), (2, 3), (4, 5), (6, 7), (6, 7)]),
+        (2, 4, 2, [(0, 1), (2, 3)]),
+        (4, 1, 1, [(0,)] * 4),
+        (3, 7, 3, [(0, 1, 2), (3, 4, 5), (3, 4, 5)]),
+    ],
+)
+def test_places_by_example(num_workers: int, num_gpus: int, gpus_each: int, groups: list[tuple[int, ...]]) -> None:
+    assert plan_groups(num_workers, num_gpus, gpus_each) == groups
+
+
+@given(
+    weights=st.lists(st.integers(min_value=GIB, max_value=40 * GIB), min_size=1, max_size=6),
+    gpu_gib=st.lists(st.integers(min_value=8, max_value=180), min_size=1, max_size=6),
+    page=st.sampled_from([1, 16, 64]),
+)
+def test_what_shares_a_gpu_fits_together_or_is_refused(weights: list[int], gpu_gib: list[int], page: int) -> None:
+    workers = [_worker(f"worker-{number}", size) for number, size in enumerate(weights)]
+    groups = plan_groups(len(workers), len(gpu_gib), 1)
+    try:
+        places = place_workers(workers, [size * GIB for size in gpu_gib], 1, _limits(page))
+    except ConfigError:
+        assert any(_is_full(workers, groups, gpu, gpu_gib[gpu[0]] * GIB, page) for gpu in groups)
+        return
+    for gpu in {place.gpus for place in places}:
+        inside = [(worker, place) for worker, place in zip(workers, places, strict=True) if place.gpus == gpu]
+        memory = gpu_gib[gpu[0]] * GIB
+        if len(inside) == 1:
+            assert inside[0][1].kv_tokens is None
+            continue
+        tokens = [place.kv_tokens or 0 for _, place in inside]
+        assert min(tokens) >= page
+        assert all(count % page == 0 for count in tokens)
+        own = sum(worker.weight_bytes + reserve_bytes(worker, memory, 1, None) for worker, _ in inside)
+        assert own + sum(tokens) * workers[0].kv_token_bytes <= memory
+        _assert_the_last_to_load_gets_its_tokens(inside[0][1].mem_fraction or 0, memory, workers[0])
+
+
+def _is_full(
+    workers: list[WorkerMemory], groups: list[tuple[int, ...]], gpu: tuple[int, ...], memory: int, page: int
+) -> bool:
+    inside = [worker for worker, group in zip(workers, groups, strict=True) if group == gpu]
+    alone = memory - sglang_static_bytes(memory, 1, None) + GIB // 2
+    reserve = alone if len(inside) == 1 else reserve_bytes(inside[0], memory, 1, None)
+    return sum(worker.weight_bytes + page * worker.kv_token_bytes + reserve for worker in inside) > memory
+
+
+def _assert_the_last_to_load_gets_its_tokens(fraction: float, memory: int, worker: WorkerMemory) -> None:
+    """SGLang keeps (1 - fraction) of what was free at first; the worker's own reserve must cover that."""
+    assert (1 - fraction) * memory < reserve_bytes(worker, memory, 1, None) - GIB // 2
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "gpu_gib", "limits", "said"),
+    [
+        (1, 12, _limits(), r"needs 16.0 GiB for weights .* GiB are for them: set tensor_parallel_size = 2"),
+        (1, 16, _limits(fraction=0.9), "by mem_fraction_static = 0.9: set tensor_parallel_size = 2"),
+        (1, 19, _limits(), r"14.4 of 19.0 GiB are for them: set mem_fraction_static = 0.87 or more"),
+        (1, 24, _limits(tokens=100000), r"set max_total_tokens = 509\d\d or less"),
+        (1, 80, _limits(fraction=0.1), r"set mem_fraction_static = 0\.21 or more"),
+        (2, 24, _limits(), r"2 workers \(worker-0, worker-1\) share GPU 0 of 24.0 GiB .* use more or larger GPUs"),
+        (2, 80, _limits(tokens=500000), r"set max_total_tokens = \d+ or less"),
+        (2, 80, _limits(fraction=0.85), r"set mem_fraction_static = 0\.4\d or less"),
+    ],
+)
+def test_a_plan_that_does_not_fit_says_what_would(num_workers: int, gpu_gib: int, limits: Limits, said: str) -> None:
+    workers = [_worker(f"worker-{number}") for number in range(num_workers)]
+    with pytest.raises(ConfigError, match=said):
+        place_workers(workers, [gpu_gib * GIB], 1, limits)
+
+
+def test_the_advised_number_of_tokens_fits() -> None:
+    workers = [_worker(f"worker-{number}") for number in range(2)]
+    with pytest.raises(ConfigError) as caught:
+        place_workers(workers, [80 * GIB], 1, _limits(tokens=500000))
+    advised = int(str(caught.value).partition("max_total_tokens = ")[2].split()[0])
+    assert {place.kv_tokens for place in place_workers(workers, [80 * GIB], 1, _limits(tokens=advised))} == {advised}
