@@ -16,6 +16,7 @@ from langchain_openai import ChatOpenAI
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
 from market import final_number
+from openai import DefaultAsyncHttpxClient, DefaultHttpxClient
 
 PEOPLE = """Workspace market
 People:
@@ -44,7 +45,15 @@ def build(options: argparse.Namespace) -> StateGraph:
     """The graph: planner, tool user, tools."""
 
     def model(name: str):
-        chat = ChatOpenAI(model=name, base_url=f"{options.url}/v1", api_key=options.api_key, temperature=0)
+        chat = ChatOpenAI(
+            model=name,
+            base_url=f"{options.url}/v1",
+            api_key=options.api_key,
+            temperature=0,
+            # No proxy in between, whatever the environment names.
+            http_client=DefaultHttpxClient(trust_env=False),
+            http_async_client=DefaultAsyncHttpxClient(trust_env=False),
+        )
         return chat.bind_tools(TOOLS)
 
     math, calls = model("math"), model("tool")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from prefillshare.cli.text import key_option
+from prefillshare.cli.text import key_option, text_option
 
 _WITH_RESUME = {"resume", "api_key", "check_answers"}
 
@@ -21,7 +21,10 @@ def bench(
     ] = "shared,vanilla-lora",
     endpoint: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=URL of an OpenAI-compatible server that runs already; URL#MODEL,MODEL names models."),
+        typer.Option(
+            help="NAME=URL of an OpenAI-compatible server that runs already; URL#MODEL,MODEL names models.",
+            callback=text_option,
+        ),
     ] = None,
     api_key: Annotated[
         str | None, typer.Option(help="Key of the endpoints.", envvar="PREFILLSHARE_BENCH_API_KEY", callback=key_option)

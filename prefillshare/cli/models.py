@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from prefillshare.cli.text import key_option, text_option
+
 app = typer.Typer(
     help="Build, merge and evaluate modules.",
     no_args_is_help=True,
@@ -78,9 +80,10 @@ def merge(
 @evaluate_app.command("tiny")
 def evaluate_tiny(
     url: Annotated[
-        str | None, typer.Option(help="A running server with the modules and tiny-base; it is asked alone.")
+        str | None,
+        typer.Option(help="A running server with the modules and tiny-base; it is asked alone.", callback=text_option),
     ] = None,
-    api_key: Annotated[str | None, typer.Option(help="Key of that server.")] = None,
+    api_key: Annotated[str | None, typer.Option(help="Key of that server.", callback=key_option)] = None,
     in_process: Annotated[
         bool, typer.Option("--in-process", help="Decode with transformers instead of a server: no engine is needed.")
     ] = False,

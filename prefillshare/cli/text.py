@@ -2,11 +2,13 @@
 
 import sys
 from collections.abc import Iterator
-from typing import TextIO
+from typing import TextIO, TypeVar
 
 import typer
 
 from prefillshare.errors import ConfigError
+
+T = TypeVar("T", str, list[str], None)
 
 
 def decoded(content: bytes, what: str, stream: TextIO | None = None) -> str:
@@ -41,9 +43,12 @@ def checked(text: str, what: str) -> str:
     return text
 
 
-def text_option(parameter: typer.CallbackParam, value: str | None) -> str | None:
-    """For `callback=` of an option or argument that is text for a server."""
-    return None if value is None else checked(value, f"{parameter.name}")
+def text_option(parameter: typer.CallbackParam, value: T) -> T:
+    """For `callback=` of an option or argument that is text for a server, or several of it."""
+    texts: list[str] = [value] if isinstance(value, str) else value or []
+    for text in texts:
+        checked(text, f"{parameter.name}")
+    return value
 
 
 def key_option(parameter: typer.CallbackParam, value: str | None) -> str | None:

@@ -130,4 +130,7 @@ def _data_file(path: Path, file: Path) -> Path:
 
 
 def _absolute(path: Path, file: Path) -> Path:
-    return (file.resolve().parent / path.expanduser()).resolve()
+    try:
+        return (file.resolve().parent / path.expanduser()).resolve()
+    except RuntimeError:
+        raise ConfigError(f"path {str(path)!r} begins with a home that nobody has: write the whole path") from None

@@ -95,7 +95,11 @@ async def _ask_all(
 
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     slots = asyncio.Semaphore(concurrency)
-    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=TIMEOUT_S, trust_env=False) as client:
+    try:
+        http = httpx.AsyncClient(base_url=url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
+    except httpx.InvalidURL as error:
+        raise EvaluationError(f"url {url!r} is not an address ({error}): correct --url") from None
+    async with http as client:
 
         async def ask(question: Question) -> Sample:
             async with slots:

@@ -96,6 +96,12 @@ def test_a_missing_file_names_the_nearest(deployment_file: Path) -> None:
         load_deployment(deployment_file.with_name("deploymen.toml"))
 
 
+def test_a_home_that_nobody_has_is_named(deployment_file: Path) -> None:
+    deployment_file.write_text(deployment_file.read_text().replace('path = "', 'path = "~no-such-user/', 1))
+    with pytest.raises(ConfigError, match="begins with a home that nobody has"):
+        load_deployment(deployment_file)
+
+
 def test_only_deployments_are_suggested(deployment_file: Path) -> None:
     folder = deployment_file.parent
     for name, text in (("deploymend.toml", "[tool.ruff]\n"), ("deploymenx.toml", "[base]\n[data]\n"), ("d.toml", "[")):

@@ -54,3 +54,5 @@ def test_refusals_and_dead_servers_are_errors(url):
         score_served(Handler.suite, "unknown", url)
     with pytest.raises(EvaluationError, match="no answer from"):
         score_served(Handler.suite, "right", "http://127.0.0.1:9")
+    with pytest.raises(EvaluationError, match="is not an address"):
+        score_served(Handler.suite, "right", "http://127.0.0.1:none")
