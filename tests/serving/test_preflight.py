@@ -133,6 +133,12 @@ def test_a_window_larger_than_the_cache_is_warned_of(family: Path) -> None:
     resolved = _planned(family, COLOCATED, "context_length = 4096\nmax_total_tokens = 1000")
     assert any("set context_length = 1000" in text for text in plan_warnings(resolved))
     assert not plan_warnings(_planned(family, COLOCATED, "context_length = 1000\nmax_total_tokens = 1000"))
+    assert not plan_warnings(_planned(family, COLOCATED, "max_total_tokens = 1000"))
+    (text,) = plan_warnings(_planned(family, ACROSS, "max_total_tokens = 1000"))
+    assert "may have 4096 tokens" in text
+    assert "512 of them kept for answers" in text
+    assert "set context_length = 488" in text
+    assert not plan_warnings(_planned(family, ACROSS, "context_length = 488\nmax_total_tokens = 1000"))
 
 
 def test_more_than_the_memory_of_the_machine_is_warned_of(family: Path) -> None:
