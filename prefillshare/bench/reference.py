@@ -9,7 +9,7 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from prefillshare.bench.metrics.prefixes import prompts_of
@@ -35,13 +35,27 @@ def check_answers(
     sample = random.Random(seed).sample(good, min(num_checked, len(good)))
     outputs = {id(call): prompt for call, prompt in zip(good, prompts_of(workload, good), strict=True)}
     asked = [{"module": call.module, "prompt": outputs[id(call)], "num_tokens": len(call.output)} for call in sample]
+    found = compare_answers(deployment, asked, [call.output for call in sample])
+    return {name: found[name] for name in ("compared", "exact", "token_agreement")}
+
+
+def compare_answers(
+    deployment: Deployment, asked: list[dict[str, Any]], outputs: Sequence[list[int]]
+) -> dict[str, Any]:
+    """Compare the answers to what was `asked` (module, prompt, num_tokens) with the reference.
+
+    Returns how many were compared, how many are equal to the last token, the share of equal tokens up to the first
+    difference, and the dtype of the computation.
+    Raises: BenchError when the reference cannot be computed.
+    """
     expected = _ask_reference(deployment, asked)
-    agreed = [_common(call.output, answer) for call, answer in zip(sample, expected, strict=True)]
-    lengths = [len(call.output) for call in sample]
+    agreed = [_common(output, answer) for output, answer in zip(outputs, expected, strict=True)]
+    lengths = [len(output) for output in outputs]
     return {
-        "compared": len(sample),
+        "compared": len(outputs),
         "exact": sum(same == length for same, length in zip(agreed, lengths, strict=True)),
         "token_agreement": sum(agreed) / sum(lengths) if lengths else None,
+        "dtype": _served_dtype(deployment),
     }
 
 
@@ -62,8 +76,11 @@ def _served_dtype(deployment: Deployment) -> Dtype:
 
 def _ask_reference(deployment: Deployment, asked: list[dict[str, Any]]) -> list[list[int]]:
     questions = {
-        "base": str(deployment.prefill.path),
-        "adapters": {module.name: str(module.path) for module in deployment.decode},
+        "base": str(locate(deployment.prefill)),
+        "modules": {
+            module.name: {"path": str(locate(module)), "is_adapter": module.kind == "lora" or module.merge}
+            for module in deployment.decode
+        },
         "dtype": _served_dtype(deployment),
         "asked": asked,
     }
@@ -76,34 +93,55 @@ def _ask_reference(deployment: Deployment, asked: list[dict[str, Any]]) -> list[
     )
     if done.returncode != 0:
         raise BenchError(
-            f"the reference could not be computed ({done.stderr.strip().splitlines()[-1:] or done.returncode}): "
-            "go on without it: --resume DIR --check-answers 0"
+            f"the reference could not be computed ({done.stderr.strip().splitlines()[-1:] or done.returncode}); "
+            "a measurement goes on without it: bench --resume DIR --check-answers 0"
         )
     answers: list[list[int]] = json.loads(done.stdout)
     return answers
 
 
 def main() -> None:
-    """Answer the questions on standard input."""
+    """Answer the questions on standard input, a module after the other."""
     import torch
-    from peft import PeftModel
     from transformers import AutoModelForCausalLM
+
+    questions = json.load(sys.stdin)
+    # A GPU has room once the engines have ended; on the CPU an 8B model would take minutes per answer.
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    def load(path: str) -> Any:
+        return AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, questions["dtype"])).eval().to(device)
+
+    base = load(questions["base"])
+    answers: dict[int, list[int]] = {}
+    for name, module in questions["modules"].items():
+        numbers = [number for number, one in enumerate(questions["asked"]) if one["module"] == name]
+        if numbers:
+            decoded = _decode(base, module, [questions["asked"][number] for number in numbers], load)
+            answers.update(zip(numbers, decoded, strict=True))
+    json.dump([answers[number] for number in range(len(questions["asked"]))], sys.stdout)
+
+
+def _decode(
+    base: Any, module: dict[str, Any], asked: list[dict[str, Any]], load: Callable[[str], Any]
+) -> Iterator[list[int]]:
+    """Answers of one module. An adapter is taken off the base again; a module of full weights is loaded beside it."""
+    from peft import PeftModel
 
     from prefillshare.training.reference import decode
 
-    questions = json.load(sys.stdin)
-    base = AutoModelForCausalLM.from_pretrained(questions["base"], dtype=getattr(torch, questions["dtype"]))
-    first, *others = questions["adapters"].items()
-    model = PeftModel.from_pretrained(base, first[1], adapter_name=first[0])
-    for name, path in others:
-        model.load_adapter(path, adapter_name=name)
-    # The engines have ended by now, so a GPU has room; on the CPU an 8B model would take minutes per answer.
-    model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-    answers = []
-    for one in questions["asked"]:
-        model.set_adapter(one["module"])
-        answers += decode(model, [one["prompt"]], max_new_tokens=one["num_tokens"], end_token=-1)
-    json.dump(answers, sys.stdout)
+    is_adapter = module["is_adapter"]
+    model = PeftModel.from_pretrained(base, module["path"]).eval() if is_adapter else load(module["path"])
+    for one in asked:
+        yield from decode(
+            model,
+            [one["prompt"]],
+            max_new_tokens=one["num_tokens"],
+            end_token=-1,
+            prefill_model=None if is_adapter else base,
+        )
+    if is_adapter:
+        model.unload()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from prefillshare.cli import ask, bench, chat, doctor, launch, models, ps, top, train
+from prefillshare.cli import ask, bench, chat, doctor, launch, models, ps, top, train, verify
 from prefillshare.cli import eval as evaluation_command
 from prefillshare.cli.errors import DEBUG_VARIABLE, run_reporting_errors
 from prefillshare.cli.text import print_all_text
@@ -33,6 +33,7 @@ app.command("ps")(ps.ps)
 app.command("top")(top.top)
 app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
+app.command("verify")(verify.verify)
 app.command("train")(train.train)
 app.command("eval")(evaluation_command.evaluate)
 app.add_typer(models.app, name="models")

@@ -1,0 +1,90 @@
+"""Whether a running deployment gives the tokens of plain transformers + peft: made-up prompts, greedy, every module.
+
+Each prompt is asked of all modules in turn, a few prompts at a time: the first module's KV is computed, the others'
+found, and batches hold several modules. The reference is that of `prefillshare bench`.
+"""
+
+import asyncio
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from prefillshare.bench.drivers.asker import Asker
+from prefillshare.bench.reference import compare_answers
+from prefillshare.bench.systems.base import Target
+from prefillshare.config.schema import Deployment
+
+_AT_A_TIME = 4
+_TIMEOUT_S = 600.0
+_FIRST_TOKEN, _LAST_TOKEN = 10, 1000
+"""Ids below are often special, and every vocabulary has these."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """What is asked."""
+
+    num_prompts: int = 8
+    """Prompts, each for all modules."""
+    num_tokens: int = 16
+    """Tokens of each answer."""
+    max_prompt_tokens: int = 200
+    """Length of the longest prompt."""
+    seed: int = 1
+    """Seed of the prompts."""
+
+    def prompts(self) -> list[list[int]]:
+        """The prompts: a half of each is the beginning of the one before, as in a conversation that forks."""
+        rng = random.Random(f"verify/{self.seed}")
+        prompts: list[list[int]] = []
+        for _ in range(self.num_prompts):
+            length = rng.randint(2, self.max_prompt_tokens)
+            common = prompts[-1][: length // 2] if prompts else []
+            prompts.append(common + rng.choices(range(_FIRST_TOKEN, _LAST_TOKEN), k=length - len(common)))
+        return prompts
+
+
+def verify(deployment: Deployment, url: str, api_key: str | None, sample: Sample) -> dict[str, dict[str, Any]]:
+    """Ask the server at `url`, which serves `deployment`, and compare: by module what `compare_answers` returns.
+
+    Raises: BenchError when it does not answer, or the reference cannot be computed.
+    """
+    asked = asyncio.run(_ask_all(deployment, url, api_key, sample))
+    return {
+        module.name: compare_answers(
+            deployment,
+            [one for one, _ in asked if one["module"] == module.name],
+            [output for one, output in asked if one["module"] == module.name],
+        )
+        for module in deployment.decode
+    }
+
+
+async def _ask_all(
+    deployment: Deployment, url: str, api_key: str | None, sample: Sample
+) -> list[tuple[dict[str, Any], list[int]]]:
+    names = [module.name for module in deployment.decode]
+    slots = asyncio.Semaphore(_AT_A_TIME)
+
+    async def ask(number: int, prompt: list[int], asker: Asker) -> list[tuple[dict[str, Any], list[int]]]:
+        found = []
+        async with slots:
+            for name in _in_turn(names, number):
+                target = Target(url=url, dialect="openai", model=name, api_key=api_key)
+                reply = await asker.ask(target, prompt, sample.num_tokens, f"verify-{number}")
+                found.append(({"module": name, "prompt": prompt, "num_tokens": sample.num_tokens}, reply.tokens))
+        return found
+
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S)) as http:
+        asker = Asker(http)
+        answers = await asyncio.gather(*(ask(number, one, asker) for number, one in enumerate(sample.prompts())))
+    return [pair for pairs in answers for pair in pairs]
+
+
+def _in_turn(names: list[str], number: int) -> Iterator[str]:
+    """All names, beginning with another one for each prompt."""
+    first = number % len(names)
+    yield from (*names[first:], *names[:first])
