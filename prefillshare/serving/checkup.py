@@ -220,12 +220,10 @@ def _open_files() -> Finding:
 def _deployment(file: Path) -> Finding:
     from prefillshare.config import load_deployment
     from prefillshare.modules.deployment import resolve
-    from prefillshare.serving.launch import plan, plan_warnings
-    from prefillshare.serving.options import LaunchOptions
+    from prefillshare.serving.launch import plan_warnings
 
     try:
         resolved = resolve(load_deployment(file))
-        plan(resolved, LaunchOptions())
         warnings = [*resolved.warnings, *plan_warnings(resolved)]
     except PrefillShareError as error:
         return Finding(name="deployment", state="problem", value=str(file), fix=str(error))

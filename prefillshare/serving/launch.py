@@ -10,7 +10,7 @@ from pathlib import Path
 from prefillshare.config import load_deployment
 from prefillshare.modules.deployment import ResolvedDeployment, resolve
 from prefillshare.open_files import raise_limit
-from prefillshare.serving.arguments import EngineCommand, cpu_kv_tokens, runs_on_cpu
+from prefillshare.serving.arguments import EngineCommand, cpu_kv_tokens
 from prefillshare.serving.budget import Budget, budgets, device_warnings
 from prefillshare.serving.cluster import RunningCluster, launch_cluster, plan_workers
 from prefillshare.serving.engine import RunningEngine, launch_engine
@@ -68,7 +68,7 @@ def plan_warnings(deployment: ResolvedDeployment) -> list[str]:
 
     Raises: ConfigError when the machine lacks what the deployment asks for.
     """
-    runs_on_cpu(deployment)
+    plan(deployment, LaunchOptions())  # what cannot be served at all is said first, and alone
     planned = plan_memory(deployment)
     return [*device_warnings(deployment, planned), *size_warnings(deployment, planned)]
 

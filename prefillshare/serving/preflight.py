@@ -102,10 +102,16 @@ def size_warnings(deployment: ResolvedDeployment, planned: list[Budget]) -> list
 
 
 def _context_warnings(deployment: ResolvedDeployment, smallest: Budget) -> list[str]:
-    context = deployment.config.engine.context_length
-    if context is None or smallest.kv_tokens >= context:
+    """Colocated, SGLang refuses a call that the cache cannot hold; a decode worker lets it wait."""
+    stated = deployment.config.engine.context_length
+    if deployment.config.topology == "colocated":
+        context, longest, outcome = stated, smallest.kv_tokens, "longer calls are refused"
+    else:
+        context, longest = stated or deployment.max_positions, smallest.kv_tokens - RESERVED_DECODE_TOKENS
+        outcome = f"{RESERVED_DECODE_TOKENS} of them kept for answers: longer calls wait for KV until they fail"
+    if context is None or longest >= context:
         return []
     return [
-        f"context_length is {context} and the KV cache of {smallest.name} holds {smallest.kv_tokens} tokens: longer "
-        f"calls are refused, set context_length = {smallest.kv_tokens} under [engine], or give the cache more memory"
+        f"the longest call may have {context} tokens and the KV cache of {smallest.name} holds {smallest.kv_tokens}, "
+        f"{outcome}, so set context_length = {longest} under [engine], or give the cache more memory"
     ]

@@ -14,6 +14,7 @@ from prefillshare.errors import PrefillShareError
 from prefillshare.modules.deployment import ResolvedDeployment, resolve
 from prefillshare.serving.launch import plan, plan_warnings
 from prefillshare.serving.options import LaunchOptions
+from prefillshare.serving.ports import free_port
 from tests.support.random_models import make_family
 
 COLOCATED, ACROSS = "colocated", "disaggregated"
@@ -133,6 +134,12 @@ def test_a_window_larger_than_the_cache_is_warned_of(family: Path) -> None:
     resolved = _planned(family, COLOCATED, "context_length = 4096\nmax_total_tokens = 1000")
     assert any("set context_length = 1000" in text for text in plan_warnings(resolved))
     assert not plan_warnings(_planned(family, COLOCATED, "context_length = 1000\nmax_total_tokens = 1000"))
+    assert not plan_warnings(_planned(family, COLOCATED, "max_total_tokens = 1000"))
+    (text,) = plan_warnings(_planned(family, ACROSS, "max_total_tokens = 1000"))
+    assert "may have 4096 tokens" in text
+    assert "512 of them kept for answers" in text
+    assert "set context_length = 488" in text
+    assert not plan_warnings(_planned(family, ACROSS, "context_length = 488\nmax_total_tokens = 1000"))
 
 
 def test_more_than_the_memory_of_the_machine_is_warned_of(family: Path) -> None:
@@ -168,6 +175,13 @@ def test_dry_run_says_a_port_in_use_and_plans_other_machines_without_asking_this
     table = [line.split() for line in elsewhere.stdout.splitlines() if line.startswith("# ") and "GPU " in line]
     assert [row[1] for row in table] == ["worker", "prefill-0", "decode-math-0", "decode-tool-0", "decode-code-0"]
     assert subprocess.run(["sh", "-n"], input=elsewhere.stdout, text=True, check=False).returncode == 0
+
+
+def test_what_cannot_be_served_is_said_alone(family: Path) -> None:
+    done = _dry_run(_written(family, ACROSS, "max_total_tokens = 30"), "--port", str(free_port()))
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "can serve nothing" in done.stderr
 
 
 def test_assumed_gpus_are_for_plans(family: Path) -> None:
