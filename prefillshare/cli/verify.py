@@ -46,9 +46,7 @@ def verify(
     wrong = {name: one["compared"] - one["exact"] for name, one in found.items() if one["exact"] < one["compared"]}
     if wrong and all(one["dtype"] == "float32" for one in found.values()):
         listed = ", ".join(f"{number} of {name}" for name, number in wrong.items())
-        raise BenchError(
-            f"answers differ from the reference ({listed}): does {address} serve this deployment file?"
-        )
+        raise BenchError(f"answers differ from the reference ({listed}): does {address} serve this deployment file?")
 
 
 def _row(name: str, one: dict[str, object]) -> list[str]:
