@@ -14,13 +14,16 @@ import functools
 import inspect
 from typing import Any
 
+from sglang_patches.disaggregation.role import is_prefill_worker
+
 MAX_TOP_LOGPROBS = 20
 """As the OpenAI API defines it."""
 
 
 def problem(request: Any, vocab_size: int) -> str | None:
     """What is wrong with a parsed call, and what to do; None when nothing is."""
-    return next((found for look in _LOOKS if (found := look(request, vocab_size))), None)
+    looks = _LOOKS if is_prefill_worker() else (*_LOOKS, *_LOOKS_AT_ANSWERS)
+    return next((found for look in looks if (found := look(request, vocab_size))), None)
 
 
 def _length(request: Any, _: int) -> str | None:
@@ -67,7 +70,9 @@ def _tokens(request: Any, vocab_size: int) -> str | None:
     return None if wrong is None else f"token id {wrong} does not exist: ids of this model are 0 to {vocab_size - 1}"
 
 
-_LOOKS = (_length, _logprobs, _without_effect, _template_arguments, _tokens)
+_LOOKS = (_length, _template_arguments, _tokens)
+_LOOKS_AT_ANSWERS = (_logprobs, _without_effect)
+"""What a router changes in the call that a prefill worker gets: no stream, no log-probabilities."""
 
 
 @functools.cache

@@ -21,6 +21,7 @@ from sglang_patches import (
     model_names,
     observed_requests,
     openai_user,
+    own_template,
     partial_targets,
     prefill_once,
     prompt_size,
@@ -121,6 +122,13 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
         "eaf9acaa3125d660",
         "MoE adapters would misread segments",
         adapter_checks.wrap_init_lora_modules,
+    ),
+    _patch(
+        "parser.template_manager",
+        "TemplateManager.guess_chat_template_from_model_path",
+        "9489ca2b0a5eba39",
+        "a word in a model's path would replace its chat template",
+        own_template.wrap_guess_chat_template,
     ),
     _patch(
         "lora.lora",

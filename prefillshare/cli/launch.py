@@ -40,7 +40,7 @@ def launch(
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything and print the engine's command.")
+        bool, typer.Option("--dry-run", help="Check everything, print devices, memory and commands, and start nothing.")
     ] = False,
     assume_gpus: Annotated[
         str | None,

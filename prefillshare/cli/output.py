@@ -7,6 +7,9 @@ from typing import Any, TextIO
 
 from prefillshare.cli.text import can_print_unicode
 
+_MIN_COLUMNS = 20
+_USUAL_COLUMNS = 80
+
 
 def say(text: str = "") -> None:
     """Tell the person at the terminal something that is not the command's data."""
@@ -40,7 +43,10 @@ def put_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     table = Table(*header, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for row in rows:
         table.add_row(*row)
-    Console().print(table, markup=False)
+    console = Console()
+    if console.width < _MIN_COLUMNS:  # COLUMNS may say anything; the terminal wraps what does not fit
+        console = Console(width=_USUAL_COLUMNS)
+    console.print(table, markup=False)
 
 
 def put_comment_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -4,6 +4,7 @@ I6 of the design: geometry, tokenizer and chat template are equal for all module
 on the KV of exactly this prefill module. Checked here by fingerprint, before anything starts.
 """
 
+import glob
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +96,7 @@ def resolve(deployment: Deployment, found: Sequence[Gpu] | None = None) -> Resol
     Effects: reads headers and, once, the whole prefill module (remembered afterwards); may download from the hub.
     Raises: ModuleError for the first module that is missing, broken or does not fit.
     """
-    prefill_path = locate(deployment.prefill)
+    prefill_path = _readable(locate(deployment.prefill), deployment.prefill.name)
     fingerprint = prefill_fingerprint(prefill_path)
     engine = deployment.engine
     devices = usable_gpus(engine) if found is None or engine.device == "cpu" else tuple(found)
@@ -118,8 +119,18 @@ def resolve(deployment: Deployment, found: Sequence[Gpu] | None = None) -> Resol
     )
 
 
+def _readable(path: Path, name: str) -> Path:
+    # The engine looks for weights with glob: it would find none there, or those of another directory.
+    if glob.escape(str(path)) != str(path):
+        raise ModuleError(
+            f"module {name!r} is in {path}, and the engine takes *, ? and [ in a path as a pattern: "
+            "rename the directory"
+        )
+    return path
+
+
 def _find(spec: DecodeModule, dtype: Dtype, prefill_path: Path, fingerprint: str) -> ResolvedModule:
-    path = locate(spec)
+    path = _readable(locate(spec), spec.name)
     if spec.merge:
         path = merged_module(path, prefill_path, fingerprint, dtype=dtype)
     adapter = read_adapter(path, spec.name) if spec.kind == "lora" else None

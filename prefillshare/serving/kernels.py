@@ -9,9 +9,11 @@ from collections.abc import Sequence
 
 from prefillshare.errors import ConfigError
 from prefillshare.modules.deployment import ResolvedDeployment
+from sglang_patches.arguments import known_options
 
 GPU_ATTENTION_BACKEND = "triton"
 GPU_LORA_BACKEND = "csgmv"
+_CPU_ATTENTION_BACKENDS = ("torch_native", "flex_attention", "intel_amx")
 _FLOAT32_PLUGIN = "gpu_float32"
 _CHUNK_FLAG = "--max-lora-chunk-size"
 _FLOAT32_MAX_LORA_CHUNK = 64
@@ -19,12 +21,27 @@ _FLOAT32_MAX_LORA_CHUNK = 64
 
 
 def check_kernels(deployment: ResolvedDeployment, plugins: str, extra_args: Sequence[str] = ()) -> None:
-    """Refuse what has no kernel on the deployment's GPUs; `plugins` are those that the engine loads.
+    """Refuse what has no kernel on the deployment's GPUs or CPU; `plugins` are those that the engine loads.
 
     Raises: ConfigError.
     """
-    if not deployment.gpus or deployment.dtype != "float32":
-        return
+    if not deployment.gpus:
+        _check_cpu(deployment)
+    elif deployment.dtype == "float32":
+        _check_float32(deployment, plugins, extra_args)
+
+
+def _check_cpu(deployment: ResolvedDeployment) -> None:
+    backend = deployment.config.engine.attention_backend
+    known = known_options()["--attention-backend"].choices
+    if backend in known and backend not in _CPU_ATTENTION_BACKENDS:
+        raise ConfigError(
+            f"attention_backend is {backend!r}, which needs a GPU, and this deployment would run on the CPU: remove "
+            "attention_backend under [engine], or see with --dry-run --assume-gpus 1x80GB what a GPU would run"
+        )
+
+
+def _check_float32(deployment: ResolvedDeployment, plugins: str, extra_args: Sequence[str]) -> None:
     if _FLOAT32_PLUGIN not in plugins.split(","):
         raise ConfigError(
             'dtype is "float32" and SGLang has no float32 kernel for RMSNorm and query/key norm on a GPU: remove dtype '

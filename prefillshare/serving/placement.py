@@ -10,13 +10,17 @@ high that the number counts.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from prefillshare.errors import ConfigError
 from prefillshare.modules.deployment import ResolvedDeployment
-from prefillshare.serving.memory import GIB, WorkerMemory, gib, reserve_bytes
+from prefillshare.serving.memory import GIB, WorkerMemory, gib, reserve_bytes, sglang_static_bytes
 
+_CHANGE_SIZES = frozenset({"--quantization", "--kv-cache-dtype", "--cpu-offload-gb", "--load-format"})
+"""Arguments with which weights or KV take another size than the checkpoint's type gives them."""
+_CONTEXT_BYTES = GIB // 2
+_LEAST_FOR_COMPUTING_BYTES = 2 * GIB
 _SHARED_SLACK_BYTES = GIB // 2
 """What SGLang is told to leave of a shared group's memory; less than the reserve of any worker."""
 
@@ -52,6 +56,8 @@ class Limits:
     """Share of a GPU's memory for one worker's weights and KV cache."""
     chunk_tokens: int | None
     """Most prompt tokens of a step; None is SGLang's choice."""
+    is_exact: bool = True
+    """Whether weights and KV are as large as the checkpoint says; else SGLang alone can tell what fits."""
 
 
 def plan_groups(num_workers: int, num_gpus: int, gpus_each: int) -> list[tuple[int, ...]]:
@@ -84,6 +90,7 @@ def place_deployment(deployment: ResolvedDeployment, workers: Sequence[WorkerMem
         max_total_tokens=engine.max_total_tokens,
         mem_fraction=engine.mem_fraction_static,
         chunk_tokens=engine.chunked_prefill_size,
+        is_exact=not any(argument.partition("=")[0] in _CHANGE_SIZES for argument in engine.extra_args),
     )
     memory = [gpu.memory_bytes for gpu in deployment.gpus]
     return list(place_workers(workers, memory, engine.tensor_parallel_size, limits))
@@ -138,23 +145,44 @@ def _kv_tokens(
 
 def _check_alone(gpus: tuple[int, ...], worker: WorkerMemory, memory_bytes: int, limits: Limits) -> None:
     """A worker with GPUs of its own: its weights must leave room, and a cache of a given size must fit."""
-    share = int(memory_bytes * limits.mem_fraction) if limits.mem_fraction is not None else memory_bytes - GIB // 2
-    kv_bytes = (limits.max_total_tokens or limits.page_size) * worker.kv_token_bytes
-    if worker.weight_bytes + kv_bytes <= share:
+    if not limits.is_exact:
         return
-    whose = f"mem_fraction_static = {limits.mem_fraction}" if limits.mem_fraction is not None else "the GPU"
-    fixes = []
-    if limits.max_total_tokens is not None and worker.weight_bytes < share:
-        most = (share - worker.weight_bytes) // worker.kv_token_bytes
-        fixes.append(f"set max_total_tokens = {most} or less")
-    needed = math.ceil((worker.weight_bytes + kv_bytes) / memory_bytes * 100) / 100
-    if limits.mem_fraction is not None and needed < 1:
-        fixes.append(f"set mem_fraction_static = {needed} or more")
-    fixes.append(f"set tensor_parallel_size = {2 * len(gpus)} or use GPUs with more memory")
-    raise ConfigError(
-        f"{worker.name} needs {gib(worker.weight_bytes)} GiB for weights and {gib(kv_bytes)} GiB for KV on each of its "
-        f"GPUs ({_named(gpus)}), and {whose} leaves {gib(share)} of {gib(memory_bytes)} GiB: {', or '.join(fixes)}"
-    )
+    static = _static_bytes(memory_bytes, len(gpus), limits)
+    # A given number of tokens is only held against the whole GPU where SGLang chooses the fraction.
+    share = static if limits.mem_fraction is not None else max(static, memory_bytes - GIB)
+    kv_bytes = (limits.max_total_tokens or 0) * worker.kv_token_bytes
+    page_bytes = limits.page_size * worker.kv_token_bytes
+    if worker.weight_bytes + page_bytes > static or worker.weight_bytes + kv_bytes > share:
+        needed = worker.weight_bytes + max(kv_bytes, page_bytes)
+        left = static if worker.weight_bytes + page_bytes > static else share
+        raise ConfigError(
+            f"{worker.name} needs {gib(worker.weight_bytes)} GiB for weights and {gib(kv_bytes)} GiB for KV on each of "
+            f"its GPUs ({_named(gpus)}), and {gib(left)} of {gib(memory_bytes)} GiB are for them"
+            f"{_by_whom(limits)}: {', or '.join(_fixes(gpus, worker, memory_bytes, needed, left, limits))}"
+        )
+
+
+def _static_bytes(memory_bytes: int, gpus_each: int, limits: Limits) -> int:
+    """What SGLang gives to weights and KV: a share of what is free beside its CUDA context."""
+    if limits.mem_fraction is not None:
+        return int((memory_bytes - _CONTEXT_BYTES) * limits.mem_fraction)
+    return sglang_static_bytes(memory_bytes, gpus_each, limits.chunk_tokens) - _CONTEXT_BYTES
+
+
+def _by_whom(limits: Limits) -> str:
+    return f" by mem_fraction_static = {limits.mem_fraction}" if limits.mem_fraction is not None else ""
+
+
+def _fixes(
+    gpus: tuple[int, ...], worker: WorkerMemory, memory_bytes: int, needed: int, left: int, limits: Limits
+) -> Iterator[str]:
+    most = (left - worker.weight_bytes) // worker.kv_token_bytes // limits.page_size * limits.page_size
+    if limits.max_total_tokens is not None and most >= limits.page_size:
+        yield f"set max_total_tokens = {most} or less under [engine]"
+    if needed + _LEAST_FOR_COMPUTING_BYTES <= memory_bytes:
+        fraction = math.ceil(needed / (memory_bytes - _CONTEXT_BYTES) * 100) / 100
+        yield f"set mem_fraction_static = {fraction} or more under [engine]"
+    yield f"set tensor_parallel_size = {2 * len(gpus)} or use GPUs with more memory"
 
 
 def _does_not_fit(

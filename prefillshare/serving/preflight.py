@@ -4,6 +4,7 @@ import importlib.util
 
 from prefillshare.errors import ConfigError
 from prefillshare.modules.deployment import ResolvedDeployment
+from prefillshare.modules.fingerprint import geometry
 from prefillshare.serving.budget import Budget
 from prefillshare.serving.machine import available_memory_bytes
 from prefillshare.serving.memory import gib
@@ -51,8 +52,26 @@ def check_sizes(deployment: ResolvedDeployment) -> None:
             f"context_length is {engine.context_length}, too short for a question and an answer: set context_length = "
             f"{deployment.max_positions or MIN_POOL_TOKENS} or less under [engine], or remove it"
         )
+    _check_tensor_parallel(deployment)
     if engine.max_total_tokens is not None:
         _check_pool(deployment, engine.max_total_tokens)
+
+
+def _check_tensor_parallel(deployment: ResolvedDeployment) -> None:
+    """SGLang gives each GPU as many heads as another; KV heads may be fewer than GPUs and are copied then."""
+    wanted, sizes = deployment.config.engine.tensor_parallel_size, geometry(deployment.prefill_path)
+    heads, kv_heads = int(sizes["num_heads"]), int(sizes["num_kv_heads"])
+    fitting = [size for size in range(1, heads + 1) if heads % size == 0 and _divide(kv_heads, size)]
+    if wanted not in fitting:
+        raise ConfigError(
+            f"tensor_parallel_size is {wanted} and prefill module {deployment.config.prefill.name!r} has {heads} heads "
+            f"and {kv_heads} KV heads, which do not divide so: set one of {', '.join(map(str, fitting[:8]))} under "
+            "[engine]"
+        )
+
+
+def _divide(one: int, other: int) -> bool:
+    return max(one, other) % min(one, other) == 0
 
 
 def _check_pool(deployment: ResolvedDeployment, tokens: int) -> None:

@@ -13,6 +13,9 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
+from prefillshare.errors import LaunchError
+from prefillshare.places import cache_directory
+
 _SYSTEM_TOOLKIT = Path("/usr/local/cuda")
 _WHEEL_FOLDERS = ("bin", "include", "nvvm")
 _CUDART = "libcudart.so.13"
@@ -56,14 +59,14 @@ def compiler_variables() -> dict[str, str]:
     """Return the variables with which an engine finds nvcc and ninja of the installed packages; empty where it does.
 
     Effects: may write a folder of links below the user's cache directory.
+    Raises: LaunchError when it cannot be written.
     """
     variables = {}
     if shutil.which("ninja") is None and (_own_programs() / "ninja").exists():
         variables["PATH"] = f"{os.environ.get('PATH', os.defpath)}{os.pathsep}{_own_programs()}"
     wheel = wheel_toolkit()
     if system_toolkit() is None and wheel is not None:
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prefillshare" / "cuda"
-        variables["CUDA_HOME"] = str(link_toolkit(wheel, root))
+        variables["CUDA_HOME"] = str(link_toolkit(wheel, cache_directory() / "cuda"))
     return variables
 
 
@@ -71,14 +74,25 @@ def link_toolkit(wheel: Path, root: Path) -> Path:
     """Lay the packages' nvcc out as a toolkit is: libraries below lib64, found without their version.
 
     Effects: writes links into `root`.
+    Raises: LaunchError when they cannot be written.
     """
+    try:
+        _write_links(wheel, root)
+    except OSError as error:
+        raise LaunchError(
+            f"{root} cannot be written ({error.strerror}), in which engines find nvcc: set XDG_CACHE_HOME to a folder "
+            "of yours, or install a CUDA 13 toolkit"
+        ) from None
+    return root
+
+
+def _write_links(wheel: Path, root: Path) -> None:
     for name in _WHEEL_FOLDERS:
         _link(root / name, wheel / name)
     _link(root / "lib64" / "libcudart.so", wheel / "lib" / _CUDART)
     drivers = [Path(folder) / _DRIVER for folder in _LIBRARY_FOLDERS]
     for driver in [file for file in drivers if file.exists()][:1]:
         _link(root / "lib64" / "stubs" / "libcuda.so", driver)
-    return root
 
 
 def _link(link: Path, target: Path) -> None:

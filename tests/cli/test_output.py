@@ -27,3 +27,12 @@ def test_colour_is_for_terminals_that_want_it(monkeypatch: pytest.MonkeyPatch) -
 def test_a_piped_table_is_tab_separated(capsys: pytest.CaptureFixture[str]) -> None:
     put_table(("model", "role"), [("math", "decode")])
     assert capsys.readouterr().out == "model\trole\nmath\tdecode\n"
+
+
+@pytest.mark.parametrize("columns", ["0", "1", "-5", "many"])
+def test_a_table_is_shown_whatever_columns_says(columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    monkeypatch.setattr("sys.stdout", screen)
+    monkeypatch.setenv("COLUMNS", columns)
+    put_table(("model", "role"), [("math", "decode")])
+    assert "decode" in screen.getvalue()

@@ -218,3 +218,26 @@ def test_a_worker_says_that_it_generates_without_a_partner(pair):
         assert worker.get("/health_generate").status_code == 200
     # That call brought no KV with it, and left none behind.
     pair.flush()
+
+
+def test_a_seed_decides_cold_and_warm_alone_and_beside_others(pair, prompts):
+    params = {"temperature": 1.5, "sampling_seed": 5}
+    first = pair.generate(prompts[0], 12, sampling_params=params).tokens
+    assert pair.generate(prompts[0], 12, sampling_params=params).tokens == first
+    assert pair.generate(prompts[0], 12, sampling_params={**params, "sampling_seed": 6}).tokens != first
+    pair.flush()
+    with ThreadPoolExecutor(6) as pool:
+        others = [
+            pool.submit(pair.generate, prompt, 12, sampling_params={"temperature": 1.5}) for prompt in prompts[:4]
+        ]
+        again = pool.submit(pair.generate, prompts[0], 12, sampling_params=params)
+        assert again.result().tokens == first
+        assert all(len(other.result().tokens) == 12 for other in others)
+
+
+def test_what_tells_of_sampling_ends_no_prefill_worker(pair, prompts, expected):
+    body = {"input_ids": list(prompts[0]), "return_sampling_mask": True, "require_reasoning": True}
+    params = {"temperature": 0, "max_new_tokens": 4, "ignore_eos": True}
+    decoded, prefilled = pair.post("/generate", {**body, "sampling_params": params})
+    assert [decoded.status_code, prefilled.status_code] == [200, 200]
+    assert decoded.json()["output_ids"] == pair.generate(prompts[0], 4).tokens

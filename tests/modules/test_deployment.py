@@ -43,6 +43,14 @@ def test_an_adapter_of_another_prefill_module_is_refused(file: Path) -> None:
         _resolve(file)
 
 
+@pytest.mark.parametrize("name", ["base", "math"])
+def test_a_path_that_the_engine_reads_as_a_pattern_is_refused(file: Path, name: str) -> None:
+    (file.parent / name).rename(file.parent / f"{name}[1]")
+    file.write_text(file.read_text().replace(f'path = "{name}"', f'path = "{name}[1]"'))
+    with pytest.raises(ModuleError, match=r"\[1\], and the engine takes .* as a pattern: rename the directory"):
+        _resolve(file)
+
+
 def test_an_adapter_of_another_geometry_is_refused_even_without_a_manifest(file: Path) -> None:
     other = make_base(file.parent / "other", hidden=32)
     make_adapter(file.parent / "math", other, "math", seed=1)

@@ -169,6 +169,9 @@ def test_an_engine_spread_over_machines_is_not_kept_on_this_one(tmp_path: Path) 
     for spread in (("--nnodes", "2"), ("--dist-init-addr=10.0.0.1:5000",)):
         assert loopback_variables(spread) == {}
         assert "SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE" not in process_variables(tmp_path, spread)
+    replicas = ("--dp-size", "2")
+    assert loopback_variables(replicas)
+    assert "SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE" not in process_variables(tmp_path, replicas)
 
 
 def test_networks_that_the_user_names_are_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from prefillshare.errors import ConfigError
 from prefillshare.modules.deployment import ResolvedDeployment, resolve
 from prefillshare.serving import arguments
 from prefillshare.serving.arguments import EngineCommand
+from prefillshare.serving.engine import start_fork_server
 from prefillshare.serving.launch import plan, plan_memory, plan_warnings
 from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.process import start_engine
@@ -217,6 +218,7 @@ def test_an_engine_on_a_gpu_is_a_program_of_its_own_whoever_offers_a_fork(tmp_pa
     engine = start_engine(command, tmp_path / "engine.log", Offered())  # type: ignore[arg-type]
     assert engine.main.wait(timeout=30) == 0
     engine.kill()
+    assert start_fork_server(command, tmp_path / "forks.log", 1.0) is None
 
 
 def test_the_device_may_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,3 +236,20 @@ def test_devices_of_the_driver_carry_the_launchers_names(monkeypatch: pytest.Mon
     cards = [Gpu(name="a", memory_bytes=1), Gpu(name="b", memory_bytes=2)]
     assert [gpu.label for gpu in accelerators._labelled(cards, ("4", "5"))] == ["4", "5"]
     assert [gpu.label for gpu in accelerators._labelled(cards, ())] == [None, None]
+
+
+@pytest.mark.parametrize(("size", "fits"), [(1, True), (2, True), (3, False), (4, True), (8, False)])
+def test_heads_must_divide_among_gpus(size: int, fits: bool) -> None:
+    resolved = _resolved(TINY_AGENTS, "8x24GB", tensor_parallel_size=size)
+    if fits:
+        assert plan(resolved, LaunchOptions())
+        return
+    with pytest.raises(ConfigError, match=r"4 heads and 2 KV heads.* set one of 1, 2, 4 under"):
+        plan(resolved, LaunchOptions())
+
+
+def test_what_changes_sizes_is_left_to_sglang_to_judge() -> None:
+    small = "1x1GB"
+    with pytest.raises(ConfigError, match="needs"):
+        plan(_resolved(TINY_AGENTS, small), LaunchOptions())
+    assert plan(_resolved(TINY_AGENTS, small, extra_args=("--kv-cache-dtype", "fp8_e4m3")), LaunchOptions())

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefillshare.errors import ConfigError
-from prefillshare.serving.memory import GIB, WorkerMemory, reserve_bytes
+from prefillshare.serving.memory import GIB, WorkerMemory, reserve_bytes, sglang_static_bytes
 from prefillshare.serving.placement import Limits, place_workers, plan_groups
 
 SIZES = st.integers(min_value=1, max_value=17)
@@ -84,7 +84,8 @@ def _is_full(
     workers: list[WorkerMemory], groups: list[tuple[int, ...]], gpu: tuple[int, ...], memory: int, page: int
 ) -> bool:
     inside = [worker for worker, group in zip(workers, groups, strict=True) if group == gpu]
-    reserve = GIB // 2 if len(inside) == 1 else reserve_bytes(inside[0], memory, 1, None)
+    alone = memory - sglang_static_bytes(memory, 1, None) + GIB // 2
+    reserve = alone if len(inside) == 1 else reserve_bytes(inside[0], memory, 1, None)
     return sum(worker.weight_bytes + page * worker.kv_token_bytes + reserve for worker in inside) > memory
 
 
@@ -96,8 +97,10 @@ def _assert_the_last_to_load_gets_its_tokens(fraction: float, memory: int, worke
 @pytest.mark.parametrize(
     ("num_workers", "gpu_gib", "limits", "said"),
     [
-        (1, 12, _limits(), "needs 16.0 GiB for weights .* set tensor_parallel_size = 2"),
-        (1, 24, _limits(tokens=100000), "set max_total_tokens = "),
+        (1, 12, _limits(), r"needs 16.0 GiB for weights .* GiB are for them: set tensor_parallel_size = 2"),
+        (1, 16, _limits(fraction=0.9), "by mem_fraction_static = 0.9: set tensor_parallel_size = 2"),
+        (1, 19, _limits(), r"14.4 of 19.0 GiB are for them: set mem_fraction_static = 0.87 or more"),
+        (1, 24, _limits(tokens=100000), r"set max_total_tokens = 509\d\d or less"),
         (1, 80, _limits(fraction=0.1), r"set mem_fraction_static = 0\.21 or more"),
         (2, 24, _limits(), r"2 workers \(worker-0, worker-1\) share GPU 0 of 24.0 GiB .* use more or larger GPUs"),
         (2, 80, _limits(tokens=500000), r"set max_total_tokens = \d+ or less"),

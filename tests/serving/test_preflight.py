@@ -48,6 +48,7 @@ ENGINE = [
     ("page_size = 16\nchunked_prefill_size = 40", "set chunked_prefill_size = 32 under [engine]"),
     ("page_size = 64\nchunked_prefill_size = 40", "set chunked_prefill_size = 64 under [engine]"),
     ("context_length = 4", "too short for a question and an answer"),
+    ('attention_backend = "triton"', "which needs a GPU, and this deployment would run on the CPU"),
     ("context_length = 5000", "context_length 5000 is more than the 4096 positions"),
 ]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from prefillshare.accelerators import Gpu
+from prefillshare.errors import LaunchError
 from prefillshare.serving import checkup, toolkit
 
 HIDDEN = ("CUDA_HOME", "CUDA_PATH", "CXX", "CC")
@@ -33,6 +34,12 @@ def test_the_packages_nvcc_is_laid_out_as_a_toolkit(bare: Path) -> None:
     assert (home / "lib64" / "libcudart.so").is_file()
     assert (Path(variables["PATH"].split(":")[-1]) / "ninja").is_file()
     assert toolkit.compiler_variables() == variables, "a second start finds it as it is"
+
+
+def test_a_cache_that_cannot_be_written_is_said(bare: Path) -> None:
+    (bare / "file").touch()
+    with pytest.raises(LaunchError, match="set XDG_CACHE_HOME"):
+        toolkit.link_toolkit(bare, bare / "file" / "cuda")
 
 
 def test_a_toolkit_of_the_system_is_left_alone(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:

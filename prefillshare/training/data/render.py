@@ -21,7 +21,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from prefillshare.errors import TrainingError
 from prefillshare.training.data.chat import Chat, RowError
 
 if TYPE_CHECKING:
@@ -175,22 +174,15 @@ def _template_key(tokenizer: Any) -> str:
 
 @lru_cache(maxsize=4)
 def _serving(tokenizer: Any, template: str) -> "tuple[OpenAIServingChat, _Recorder]":
-    """The server's handler of chat calls over a tokenizer; `template` tells when another one is needed.
-
-    Raises: TrainingError when the server would not use the chat template at all.
-    """
+    """The server's handler of chat calls over a tokenizer; `template` tells when another one is needed."""
     with _quiet_import():
         from sglang.srt.entrypoints.openai.serving_chat import OpenAIServingChat
         from sglang.srt.parser.template_manager import TemplateManager
 
     recorder, templates = _Recorder(tokenizer), TemplateManager()
     manager: Any = _manager(recorder)
-    templates.initialize_templates(manager, str(tokenizer.name_or_path))
-    if templates.chat_template_name is not None:
-        raise TrainingError(
-            f"SGLang takes {tokenizer.name_or_path} by its path for a model with the built-in template "
-            f"{templates.chat_template_name!r} and ignores its chat template: rename the directory"
-        )
+    # Without a path, which the engine does not look at either where a model has a chat template.
+    templates.initialize_templates(manager, model_path="")
     return OpenAIServingChat(manager, templates), recorder
 
 

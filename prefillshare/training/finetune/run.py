@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prefillshare.config.training import Training
+from prefillshare.modules.targets import check_targets
 from prefillshare.training.data.prepare import Prepared, prepare
 from prefillshare.training.finetune.estimate import Estimate, device_memory, estimate
 from prefillshare.training.finetune.examples import Examples, read_examples, write_examples
@@ -41,7 +42,7 @@ class Finetune:
         Raises: TrainingError as a run would.
         """
         self.directory.claim(resume=False)
-        base = locate_base(self.training.base)
+        base = self._base()
         prepared = prepare(self.training, load_tokenizer(base))
         return _plan(self.training, base, prepared)
 
@@ -55,7 +56,7 @@ class Finetune:
         from accelerate import PartialState
 
         state = PartialState(cpu=not torch.cuda.is_available())
-        base = locate_base(self.training.base)
+        base = self._base()
         if state.is_main_process:
             self._start(base, resume=resume)
         state.wait_for_everyone()
@@ -63,6 +64,12 @@ class Finetune:
         self._train(base, record, is_main=state.is_main_process)
         state.wait_for_everyone()
         return self.directory.output
+
+    def _base(self) -> Path:
+        base = locate_base(self.training.base)
+        if self.training.kind == "lora":
+            check_targets(base, self.training.adapter.targets)
+        return base
 
     def _start(self, base: Path, *, resume: bool) -> None:
         """Tokenise the data of a new run, or check that an old one may go on."""

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from prefillshare.errors import TrainingError
 from prefillshare.training.data.chat import Chat, RowError
 from prefillshare.training.data.mapping import as_tools
 from prefillshare.training.data.tokenise import documents_of_chat
@@ -29,7 +28,8 @@ SHAPES = {
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base whose template is all shapes in one, so that one engine serves each by a word in the call."""
-    base = make_base(tmp_path_factory.mktemp("render") / "base")
+    # A path by which SGLang alone would take the model for another one, and ignore its chat template.
+    base = make_base(tmp_path_factory.mktemp("internvl") / "base")
     branches = (f"{{%- if shape == '{name}' -%}}{text}{{%- endif -%}}" for name, text in SHAPES.items())
     (base / "chat_template.jinja").write_text("".join(branches))
     make_adapter(base.parent / "math", base, "math", seed=1)
@@ -142,11 +142,3 @@ def test_schemas_of_a_row_are_not_changed(tokenizer: Any) -> None:
     tokenizer.chat_template = OURS
     documents_of_chat(Chat(messages=[user("hi"), answer("yes")], tools=[WEATHER]), tokenizer, 10_000)
     assert WEATHER["function"]["parameters"]["properties"]["city"]["type"] == "varchar"  # type: ignore[index]
-
-
-def test_a_path_that_hides_the_chat_template_is_refused(base: Path) -> None:
-    misnamed = base.parent / "internvl"
-    misnamed.symlink_to(base)
-    tokenizer = AutoTokenizer.from_pretrained(misnamed)
-    with pytest.raises(TrainingError, match="built-in template 'internvl-2-5'"):
-        documents_of_chat(Chat(messages=[user("hi"), answer("yes")]), tokenizer, 100)

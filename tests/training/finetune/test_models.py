@@ -3,10 +3,13 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from prefillshare.config.training import BaseModel
 from prefillshare.errors import ModuleError, TrainingError
+from prefillshare.modules.targets import check_targets
 from prefillshare.training.finetune.models import load_tokenizer, locate_base
 from prefillshare.training.model import load_base
 from tests.support.random_models import make_base
@@ -53,3 +56,15 @@ def test_layers_whose_kv_is_not_whole_are_refused(base: Path) -> None:
     edit(base / "config.json", use_sliding_window=True, sliding_window=16, max_window_layers=1, layer_types=kinds)
     with pytest.raises(TrainingError, match="qwen3 has sliding_attention layers"):
         load_base(base)
+
+
+def test_targets_that_no_layer_has_are_refused(tmp_path: Path) -> None:
+    """A base that keeps query, key and value in one matrix."""
+    tensors = {
+        f"model.layers.0.{name}.weight": np.zeros((4, 4), dtype=np.float32)
+        for name in ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.down_proj")
+    }
+    save_file({**tensors, "model.layers.0.norm.weight": np.zeros(4, dtype=np.float32)}, tmp_path / "model.safetensors")
+    check_targets(tmp_path, ("o_proj", "down_proj"))
+    with pytest.raises(ModuleError, match=r"'q_proj', and no layer of .* \(it has down_proj, o_proj, qkv_proj\)"):
+        check_targets(tmp_path, ("o_proj", "q_proj"))
