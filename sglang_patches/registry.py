@@ -53,6 +53,7 @@ _SERVING = "entrypoints.openai.serving_base"
 _RESPONSES = "entrypoints.openai.serving_responses"
 _TOKENIZER = "managers.tokenizer_manager"
 _OLLAMA = "entrypoints.ollama.serving"
+_STATS = "observability.req_time_stats"
 _RELIED_SEGMENTS = "relied on: reads adapters per row of the batch view"
 _RELIED_ORIGIN = "relied on: when nodes are made, and which matched prefix counts as cached"
 _RELIED_ROWS = "relied on: row ownership that the shared radix cache continues"
@@ -209,18 +210,13 @@ ENGINE_PATCHES: tuple[Patch, ...] = (
         )
     ),
     _patch(
-        "observability.req_time_stats",
+        _STATS,
         "ReqTimeStatsBase.init_trace_ctx",
         "c37bb37caa139f23",
         "every health check would make a trace",
         traces.wrap_init_trace_ctx,
     ),
-    _patch(
-        "observability.req_time_stats",
-        "APIServerReqTimeStats.set_created_time",
-        "666479439b604a47",
-        "relied on: the request's span begins before its module is named on it",
-    ),
+    _patch(_STATS, "APIServerReqTimeStats.set_created_time", "666479439b604a47", "relied on: begins the span"),
     _patch(
         _TOKENIZER,
         "TokenizerManager._handle_batch_output",

@@ -85,11 +85,6 @@ class Runner:
         for group in groups:
             self._check_all(group, progress)
 
-    def _check_all(self, group: tuple[Cell, ...], progress: Progress) -> None:
-        for cell in group:
-            if self._store.has(cell) and self._deadline.left_s > 0:
-                self._check(cell, progress)
-
     def shares(self, system: str) -> bool | None:
         """Whether a system prefills once for all modules."""
         return self._systems[system].shares
@@ -170,6 +165,11 @@ class Runner:
             tags=(WARM_UP_TAG,),
         )
         return react(shape, modules)
+
+    def _check_all(self, group: tuple[Cell, ...], progress: Progress) -> None:
+        for cell in group:
+            if self._store.has(cell) and self._deadline.left_s > 0:
+                self._check(cell, progress)
 
     def _check(self, cell: Cell, progress: Progress) -> None:
         """Compare a kept run's answers with the reference, unless that is done or not wanted of it."""

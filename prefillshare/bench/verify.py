@@ -16,11 +16,13 @@ from prefillshare.bench.drivers.asker import Asker
 from prefillshare.bench.reference import compare_answers
 from prefillshare.bench.systems.base import Target
 from prefillshare.config.schema import Deployment
+from prefillshare.modules.fingerprint import read_model_config
+from prefillshare.modules.locate import locate
 
 _AT_A_TIME = 4
 _TIMEOUT_S = 600.0
 _FIRST_TOKEN, _LAST_TOKEN = 10, 1000
-"""Ids below are often special, and every vocabulary has these."""
+"""Ids below are often special, and most vocabularies have these."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,14 +38,15 @@ class Sample:
     seed: int = 1
     """Seed of the prompts."""
 
-    def prompts(self) -> list[list[int]]:
+    def prompts(self, vocab_size: int = _LAST_TOKEN) -> list[list[int]]:
         """The prompts: a half of each is the beginning of the one before, as in a conversation that forks."""
         rng = random.Random(f"verify/{self.seed}")
         prompts: list[list[int]] = []
+        ids = range(min(_FIRST_TOKEN, vocab_size - 1), min(_LAST_TOKEN, vocab_size))
         for _ in range(self.num_prompts):
             length = rng.randint(2, self.max_prompt_tokens)
             common = prompts[-1][: length // 2] if prompts else []
-            prompts.append(common + rng.choices(range(_FIRST_TOKEN, _LAST_TOKEN), k=length - len(common)))
+            prompts.append(common + rng.choices(ids, k=length - len(common)))
         return prompts
 
 
@@ -68,6 +71,7 @@ async def _ask_all(
 ) -> list[tuple[dict[str, Any], list[int]]]:
     names = [module.name for module in deployment.decode]
     slots = asyncio.Semaphore(_AT_A_TIME)
+    prompts = sample.prompts(read_model_config(locate(deployment.prefill))["vocab_size"])
 
     async def ask(number: int, prompt: list[int], asker: Asker) -> list[tuple[dict[str, Any], list[int]]]:
         found = []
@@ -80,7 +84,7 @@ async def _ask_all(
 
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S)) as http:
         asker = Asker(http)
-        answers = await asyncio.gather(*(ask(number, one, asker) for number, one in enumerate(sample.prompts())))
+        answers = await asyncio.gather(*(ask(number, one, asker) for number, one in enumerate(prompts)))
     return [pair for pairs in answers for pair in pairs]
 
 
