@@ -2,7 +2,8 @@
 
 SGLang logs a plugin's exception and starts without it; an engine that is only half
 patched would serve wrong tokens. So a failed check ends the process here, with one
-message (I8).
+message (I8). The patches are imported inside of that check: what they import may be
+missing, too.
 """
 
 from __future__ import annotations
@@ -12,10 +13,8 @@ import sys
 from collections.abc import Callable
 
 from prefillshare.errors import PrefillShareError
-from sglang_patches.cpu.patches import CPU_PATCHES
 from sglang_patches.cpu.platform import PLATFORM_CLASS, activate
 from sglang_patches.names import BACKEND_NAME, ENGINE_PLUGIN
-from sglang_patches.registry import apply
 
 EXIT_CODE = 78
 """EX_CONFIG of sysexits: the installation, not the request, is wrong."""
@@ -45,10 +44,19 @@ def load_engine_plugin() -> None:
 def load_cpu_plugin() -> None:
     """Mend what SGLang lacks on machines without an accelerator."""
     if activate() == PLATFORM_CLASS:
-        _or_exit(lambda: apply(CPU_PATCHES))
+        _or_exit(_patch_cpu)
+
+
+def _patch_cpu() -> None:
+    from sglang_patches.cpu.patches import CPU_PATCHES
+    from sglang_patches.registry import apply
+
+    apply(CPU_PATCHES)
 
 
 def _patch_engine() -> None:
+    from sglang_patches.registry import apply
+
     apply()
     from sglang.srt.mem_cache.registry import (
         register_radix_cache_backend,

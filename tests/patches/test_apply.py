@@ -11,7 +11,9 @@ import pytest
 
 from sglang_patches import registry
 from sglang_patches.cpu.patches import CPU_PATCHES
+from sglang_patches.names import PLUGINS
 from sglang_patches.patch import Patch, Symbol
+from sglang_patches.plugin import EXIT_CODE
 from sglang_patches.registry import ENGINE_PATCHES, PatchError, apply, problems
 
 ALL_PATCHES = (*CPU_PATCHES, *ENGINE_PATCHES)
@@ -74,9 +76,22 @@ assert not first.is_applied() and not others[0].is_applied()
 print("passed")
 """
 
+WITHOUT_A_LIBRARY = f"""
+import os, sys
+os.environ["SGLANG_PLUGINS"] = {PLUGINS!r}
+sys.modules["re2"] = None  # as where it is not installed
+from sglang.srt.plugins import load_plugins
+load_plugins()
+print("goes on")
+"""
+
+
+def run_in_fresh_interpreter(code):
+    return subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+
 
 def in_fresh_interpreter(code):
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    done = run_in_fresh_interpreter(code)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
@@ -91,6 +106,12 @@ def test_apply_replaces_every_symbol_once():
 
 def test_a_failure_on_the_way_leaves_nothing_patched():
     assert in_fresh_interpreter(ALL_OR_NONE).endswith("passed\n")
+
+
+def test_a_patch_whose_library_is_missing_ends_the_process():
+    done = run_in_fresh_interpreter(WITHOUT_A_LIBRARY)
+    assert (done.returncode, done.stdout) == (EXIT_CODE, "")
+    assert done.stderr.rstrip().splitlines()[-1].startswith("sglang_patches: ModuleNotFoundError")
 
 
 @pytest.mark.parametrize("patch", ALL_PATCHES, ids=lambda patch: patch.symbol.name)
