@@ -1,5 +1,6 @@
 """What would run on machines with GPUs, planned without one: devices, types, kernels and memory of every process."""
 
+import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
@@ -13,6 +14,7 @@ from prefillshare.bench.systems.base import merged
 from prefillshare.bench.systems.vanilla_pd import plan_pairs
 from prefillshare.config import load_deployment
 from prefillshare.config.schema import Deployment
+from prefillshare.config.tables import build
 from prefillshare.errors import ConfigError
 from prefillshare.modules.deployment import ResolvedDeployment, resolve
 from prefillshare.serving import arguments
@@ -67,6 +69,14 @@ def test_on_a_cpu_the_same_files_are_exact(file: Path) -> None:
         assert _value(command, "--dtype") == "float32"
         assert CUDA_HIDDEN in command.environment.items()
         assert command.can_be_forked
+
+
+@pytest.mark.parametrize("file", sorted(MODELS_DIR.glob("*.toml")), ids=lambda file: file.stem)
+def test_no_shipped_file_asks_for_what_a_gpu_cannot_do(file: Path) -> None:
+    # Not `load_deployment`: the modules of some have to be trained first.
+    engine = build(Deployment, tomllib.loads(file.read_text()), file.name, frozenset({"source"})).engine
+    assert engine.dtype != "float32"
+    assert engine.device == "auto"
 
 
 @pytest.mark.parametrize("file", [TINY_AGENTS, TINY_PD])
