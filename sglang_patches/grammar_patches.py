@@ -1,12 +1,17 @@
-"""The patches that bound what callers' patterns and grammars cost; a part of the registry's list of engine patches."""
+"""The patches that bound what callers' patterns and grammars cost; a part of the registry's list of engine patches.
+
+The constraints of required tool calls are among them.
+"""
 
 from __future__ import annotations
 
-from sglang_patches import grammar_checks, grammar_steps, stop_patterns, tool_schemas
+from sglang_patches import grammar_checks, grammar_steps, stop_patterns, tool_choice, tool_schemas
 from sglang_patches.patch import Patch
 from sglang_patches.patch import sglang_patch as _patch
 
 _XGRAMMAR = "constrained.xgrammar_backend"
+_PARSER = "function_call.function_call_parser"
+_CHAT = "entrypoints.openai.serving_chat"
 _RESULTS = "managers.scheduler_components.batch_result_processor"
 _SILENT = "an answer that cannot go on would end without a reason"
 _SLOW = "a grammar could hold up every call of a batch"
@@ -36,11 +41,32 @@ GRAMMAR_PATCHES: tuple[Patch, ...] = (
         stop_patterns.wrap_max_length,
     ),
     _patch(
-        "entrypoints.openai.serving_chat",
+        _CHAT,
         "Draft202012Validator",
         "4006458bd660d883",
         "the schemas of many tools would hold up everybody while they are checked",
         tool_schemas.FastValidator,
+    ),
+    _patch(
+        _PARSER,
+        "FunctionCallParser.get_structure_constraint",
+        "601d2c9707138b0c",
+        "another tool than the one that the caller names could be called",
+        tool_choice.wrap_get_structure_constraint,
+    ),
+    _patch(
+        _PARSER,
+        "FunctionCallParser.get_legacy_structural_tag",
+        "2e51f78d7572640f",
+        "the arguments of a required call could be a text",
+        tool_choice.wrap_get_legacy_structural_tag,
+    ),
+    _patch(
+        _CHAT,
+        "parse_tool_call_arguments",
+        "6602eba4b757ad52",
+        "a call without arguments that comes back as an empty text would be refused",
+        tool_choice.wrap_parse_tool_call_arguments,
     ),
     _patch(_XGRAMMAR, "XGrammarGrammar.fill_vocab_mask", "df27a6836c85a27c", _SLOW, grammar_steps.wrap_fill_vocab_mask),
     _patch(_XGRAMMAR, "XGrammarGrammar.accept_token", "dbf4eb2cd5fb65ee", _SLOW, grammar_steps.wrap_accept_token),

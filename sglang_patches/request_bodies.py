@@ -4,7 +4,8 @@ A middleware of the engine's HTTP server, put in place by :mod:`sglang_patches.h
 size, answers a compressed one with what its parser makes of the bytes, recurses into nested ones, and answers with
 status 500 when its models stumble over a value of an unexpected kind, or when a check of ours refuses a call of an
 interface that expects none. A stream begins with status 200 before its call is looked at, so its begin is held back
-until its first part is there. Paths of other kinds of models, and those of tools that would end this engine, are 404.
+until its first part is there. Null members are left out (:mod:`sglang_patches.null_members`). Paths of other kinds of
+models, and those of tools that would end this engine, are 404.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from sglang_patches.null_members import without_nulls
 from sglang_patches.schemas import MAX_DEPTH, depth
 
 MAX_BODY_BYTES = 32 << 20
@@ -61,7 +63,7 @@ class CheckBodies:
                 body = await _read_in_time(receive)
                 if body is None:
                     return
-                _check(body, scope)
+                body = _checked(body, scope)
                 receive = _replay(body, receive)
             await self._app(scope, receive, held.send)
         except Exception as error:
@@ -155,9 +157,10 @@ async def _read(receive: Receive) -> bytes | None:
             return b"".join(parts)
 
 
-def _check(body: bytes, scope: Message) -> None:
+def _checked(body: bytes, scope: Message) -> bytes:
+    """The body as it is to be read."""
     if not body or _JSON not in _header(scope, b"content-type").lower().encode():
-        return
+        return body
     import orjson
 
     try:
@@ -169,13 +172,16 @@ def _check(body: bytes, scope: Message) -> None:
         if error.msg.startswith("Recursion limit"):
             raise RefusedBodyError(400, _TOO_DEEP) from None
         # Python's parser takes numbers that JSON does not have (NaN, Infinity); what becomes of them is said there.
-        return
+        return body
     if depth(value) > MAX_DEPTH:
         raise RefusedBodyError(400, _TOO_DEEP)
     if isinstance(value, dict):
         _check_members(value, scope["path"])
-    elif value is not None or scope["path"].startswith("/v1/"):
+        kept = without_nulls(value, scope["path"])
+        return body if kept is value else orjson.dumps(kept)
+    if value is not None or scope["path"].startswith("/v1/"):
         raise RefusedBodyError(400, f"the body is {str(value)[:40]}: give a JSON object")
+    return body
 
 
 def _check_members(value: dict[str, Any], path: str) -> None:

@@ -34,6 +34,9 @@ VALUES: dict[str, tuple[dict[str, Any], str]] = {
     "seed": ({"seed": 10**30}, "seed"),
 }
 
+OPTIONAL = ("n", "stream", "logprobs", "frequency_penalty", "presence_penalty", "parallel_tool_calls", "stop", "tools")
+"""Members that OpenAI's API takes as null."""
+
 OTHERS: dict[str, tuple[str, dict[str, Any], int, str]] = {
     "best of": ("/v1/completions", {"model": "math", "prompt": "x", "best_of": 2}, 400, "best_of is 2"),
     "suffix": ("/v1/completions", {"model": "math", "prompt": "x", "suffix": "y"}, 400, "suffix is not supported"),
@@ -116,6 +119,8 @@ def test_what_is_no_mistake_is_served(random_server: RunningDeployment) -> None:
     nothing = {"stop": None, "logit_bias": {}, "seed": None, "tools": [], "n": 1, "temperature": 0, "top_logprobs": 0}
     body = {**CHAT, **nothing, "logprobs": True, "response_format": {"type": "text"}}
     reply = httpx.post(f"{random_server.url}/v1/chat/completions", json=body, timeout=60)
+    assert reply.status_code == 200, reply.text
+    reply = httpx.post(f"{random_server.url}/v1/chat/completions", json={**CHAT, **dict.fromkeys(OPTIONAL)}, timeout=60)
     assert reply.status_code == 200, reply.text
     body = {"text": "x", "lora_path": "math", "sampling_params": {"n": None, "max_new_tokens": 2}}
     assert httpx.post(f"{random_server.url}/generate", json=body, timeout=60).status_code == 200
