@@ -4,7 +4,8 @@ A middleware of the engine's HTTP server, put in place by :mod:`sglang_patches.h
 size, answers a compressed one with what its parser makes of the bytes, recurses into nested ones, and answers with
 status 500 when its models stumble over a value of an unexpected kind, or when a check of ours refuses a call of an
 interface that expects none. A stream begins with status 200 before its call is looked at, so its begin is held back
-until its first part is there. Paths of other kinds of models, and those of tools that would end this engine, are 404.
+until its first part is there. A member that is null is, to OpenAI, one that is not there, which SGLang's models know of
+some only: it is left out. Paths of other kinds of models, and those of tools that would end this engine, are 404.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ _CLOSED = {
     **dict.fromkeys((f"/{verb}_expert_distribution_record" for verb in ("start", "stop", "dump")), _NO_RECORDER),
     "/v1/audio/transcriptions": "the models of this server read text only",
 }
+_NULLABLE = frozenset(("/v1/chat/completions", "/v1/completions"))
+"""Paths whose members mean the same when they are null as when they are missing."""
 
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -61,8 +64,7 @@ class CheckBodies:
                 body = await _read_in_time(receive)
                 if body is None:
                     return
-                _check(body, scope)
-                receive = _replay(body, receive)
+                receive = _replay(_checked(body, scope), receive)
             await self._app(scope, receive, held.send)
         except Exception as error:
             refusal = _as_refusal(error)
@@ -155,9 +157,10 @@ async def _read(receive: Receive) -> bytes | None:
             return b"".join(parts)
 
 
-def _check(body: bytes, scope: Message) -> None:
+def _checked(body: bytes, scope: Message) -> bytes:
+    """The body, without members that are null where OpenAI's clients may send them."""
     if not body or _JSON not in _header(scope, b"content-type").lower().encode():
-        return
+        return body
     import orjson
 
     try:
@@ -169,13 +172,16 @@ def _check(body: bytes, scope: Message) -> None:
         if error.msg.startswith("Recursion limit"):
             raise RefusedBodyError(400, _TOO_DEEP) from None
         # Python's parser takes numbers that JSON does not have (NaN, Infinity); what becomes of them is said there.
-        return
+        return body
     if depth(value) > MAX_DEPTH:
         raise RefusedBodyError(400, _TOO_DEEP)
     if isinstance(value, dict):
         _check_members(value, scope["path"])
     elif value is not None or scope["path"].startswith("/v1/"):
         raise RefusedBodyError(400, f"the body is {str(value)[:40]}: give a JSON object")
+    if scope["path"] not in _NULLABLE or not isinstance(value, dict) or None not in value.values():
+        return body
+    return orjson.dumps({name: member for name, member in value.items() if member is not None})
 
 
 def _check_members(value: dict[str, Any], path: str) -> None:
