@@ -179,9 +179,24 @@ def _checked(body: bytes, scope: Message) -> bytes:
         _check_members(value, scope["path"])
     elif value is not None or scope["path"].startswith("/v1/"):
         raise RefusedBodyError(400, f"the body is {str(value)[:40]}: give a JSON object")
-    if scope["path"] not in _NULLABLE or not isinstance(value, dict) or None not in value.values():
+    if scope["path"] not in _NULLABLE or not isinstance(value, dict):
         return body
-    return orjson.dumps({name: member for name, member in value.items() if member is not None})
+    told = _without_nulls(value)
+    return body if told == value else orjson.dumps(told)
+
+
+def _without_nulls(call: dict[str, Any]) -> dict[str, Any]:
+    told = {name: member for name, member in call.items() if member is not None}
+    if isinstance(tools := told.get("tools"), list):
+        told["tools"] = [_tool_without_nulls(tool) for tool in tools]
+    return told
+
+
+def _tool_without_nulls(tool: Any) -> Any:
+    function = tool.get("function") if isinstance(tool, dict) else None
+    if not isinstance(function, dict):
+        return tool
+    return {**tool, "function": {name: member for name, member in function.items() if member is not None}}
 
 
 def _check_members(value: dict[str, Any], path: str) -> None:

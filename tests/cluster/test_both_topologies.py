@@ -15,6 +15,7 @@ CHAT = {"model": "math", "messages": [{"role": "user", "content": "hi"}], "max_t
 TEXT = {"text": "hi", "lora_path": "math", "sampling_params": {"max_new_tokens": 2}}
 CHAT_PATH, TEXT_PATH = "/v1/chat/completions", "/generate"
 JSON = {"Content-Type": "application/json"}
+_NO_FIELDS_OF_A_TOOL = {"description": None, "parameters": None, "strict": None}
 WITHOUT_MODEL = {name: value for name, value in CHAT.items() if name != "model"}
 
 FIELDS: list[dict[str, Any]] = [
@@ -153,6 +154,14 @@ def test_null_means_what_nothing_means(
         ]
         assert [reply.status_code for reply in replies] == [200] * 3, replies[1].text + replies[2].text
         assert replies[0].json()["choices"] == replies[1].json()["choices"]
+
+
+def test_null_in_a_tool_means_what_nothing_means(cluster: Cluster, random_server: RunningDeployment) -> None:
+    tools = [{"type": "function", "function": {"name": "now"} | nulls} for nulls in ({}, _NO_FIELDS_OF_A_TOOL)]
+    for url in (cluster.running.url, random_server.url):
+        replies = [httpx.post(url + CHAT_PATH, json=CHAT | {"tools": [tool]}, timeout=60) for tool in tools]
+        assert [reply.status_code for reply in replies] == [200, 200], replies[1].text
+        assert replies[0].json()["usage"]["prompt_tokens"] == replies[1].json()["usage"]["prompt_tokens"]
 
 
 def test_models_stand_in_the_order_of_the_file(cluster: Cluster, random_server: RunningDeployment) -> None:
