@@ -33,6 +33,12 @@ UNSUPPORTED_SWITCHES = {
 }
 """ServerArgs field -> what it is, refused when truthy."""
 
+UNSUPPORTED_ALGORITHMS = {
+    "speculative_algorithm": "speculative decoding",
+    "dllm_algorithm": "diffusion models",
+}
+"""ServerArgs field -> what it is, refused when it names one."""
+
 UNSUPPORTED_ENVIRONMENT = {
     "SGLANG_EXPERIMENTAL_CPP_RADIX_TREE": "the C++ radix tree",
     "SGLANG_ENABLE_UNIFIED_RADIX_TREE": "the unified radix tree",
@@ -67,7 +73,7 @@ def refusals(args: Any) -> Iterator[str]:
         yield from _disaggregation(args)
     yield from _parallelism(args)
     yield from _grammars(args)
-    yield from _scheduling(args)
+    yield from _algorithms(args)
     yield from _adapters(args)
 
 
@@ -105,14 +111,11 @@ def _disaggregation(args: Any) -> Iterator[str]:
         yield f"disaggregated workers do not support --dp-size {args.dp_size} yet: start one more worker instead"
 
 
-def _scheduling(args: Any) -> Iterator[str]:
-    if args.speculative_algorithm is not None:
-        yield (
-            "shared prefill does not support speculative decoding yet: remove "
-            f"--speculative-algorithm {args.speculative_algorithm}"
-        )
-    if getattr(args, "dllm_algorithm", None) is not None:
-        yield "shared prefill does not support diffusion models: remove --dllm-algorithm"
+def _algorithms(args: Any) -> Iterator[str]:
+    for name, what in UNSUPPORTED_ALGORITHMS.items():
+        value = getattr(args, name, None)
+        if value is not None:
+            yield f"shared prefill does not support {what} yet: remove --{name.replace('_', '-')} {value}"
 
 
 def _adapters(args: Any) -> Iterator[str]:

@@ -8,6 +8,9 @@ from prefillshare.config.router import Router
 from prefillshare.routing.errors import BadCallError, BodyTimeoutError, MediaTypeError, TooLargeError
 from prefillshare.routing.headers import read_header
 
+_UTF_8 = frozenset(("utf-8", "utf8", "us-ascii", "ascii"))
+"""Names of charsets that JSON may be said to be in; an engine takes the same."""
+
 
 async def read_json_body(request: web.Request, settings: Router) -> bytes:
     """Return the body of `request`, which must be declared as JSON.
@@ -18,6 +21,9 @@ async def read_json_body(request: web.Request, settings: Router) -> bytes:
         raise MediaTypeError(
             f"the content type is {request.content_type}: send JSON with the header Content-Type: application/json"
         )
+    charset = request.charset
+    if charset is not None and charset.lower() not in _UTF_8:
+        raise MediaTypeError(f"the charset is {charset[:40]!r}: send JSON in UTF-8")
     return await read_body(request, settings)
 
 

@@ -68,13 +68,19 @@ class Connection(web.RequestHandler):
             error: RoutingError = BadCallError(f"this is no HTTP request: {_first_line(message or str(exc))}")
         else:
             error = RoutingError("the router failed at this request; its log says why")
-            log.error("%s %s failed", request.method, request.path, exc_info=exc)
+            if not self._has_left(exc):
+                log.error("%s %s failed", request.method, request.path, exc_info=exc)
         if request.writer.output_size > 0:
             raise ConnectionError("a part of the answer is sent already")
         reply = error_reply(error)
         reply.set_status(status)
         reply.force_close()
         return reply
+
+    def _has_left(self, error: BaseException | None) -> bool:
+        """Whether `error` only says that the client went away while it was being written to."""
+        is_closed = self.transport is None or self.transport.is_closing()
+        return isinstance(error, ConnectionResetError) and is_closed
 
 
 class Connections(web.Server):

@@ -283,7 +283,8 @@ def _supervise(
 
     def start() -> EngineProcess:
         alive = forks if forks is not None and forks.is_alive() else None
-        return start_engine(_told(worker.command, worker.name, next(starts)), log_path, alive)
+        number = next(starts)
+        return start_engine(_told(worker.command, worker.name, number), log_path, alive, is_restart=number > 0)
 
     return Supervised(
         name=worker.name,
@@ -296,9 +297,14 @@ def _supervise(
 def _supervise_router(file: RouterFile, options: LaunchOptions) -> Supervised:
     url = f"http://{client_host(options.host)}:{options.port}/health"
     starts = itertools.count()
+
+    def start() -> EngineProcess:
+        number = next(starts)
+        return start_engine(_told(router_command(file), "router", number), file.log_path, is_restart=number > 0)
+
     return Supervised(
         name="router",
-        start=lambda: start_engine(_told(router_command(file), "router", next(starts)), file.log_path),
+        start=start,
         is_ready=partial(_answers, url, options.api_key),
     )
 

@@ -11,9 +11,11 @@ from prefillshare.config.schema import OWNED_ARGUMENTS
 from prefillshare.config.tables import nearest
 from prefillshare.errors import ConfigError
 from sglang_patches.arguments import Option, known_options
+from sglang_patches.server_checks import UNSUPPORTED_ALGORITHMS, UNSUPPORTED_SWITCHES
 
 # Set for machines without a GPU, where extra_args may say otherwise.
 _MAY_BE_OVERRIDDEN = frozenset({"sampling_backend", "enable_mixed_chunk"})
+_UNSUPPORTED = UNSUPPORTED_SWITCHES | UNSUPPORTED_ALGORITHMS
 _MANY = {"*", "+"}
 
 
@@ -55,6 +57,9 @@ def check_extra_args(extra_args: Sequence[str], argv: Sequence[str]) -> None:
             raise ConfigError(f"extra_args sets {use.written}, which it must not: {owned[option.field]}")
         if option.field in seen:
             raise ConfigError(f"extra_args sets {option.names[0]} twice: leave one of them out")
+        if option.field in _UNSUPPORTED:
+            what = _UNSUPPORTED[option.field]
+            raise ConfigError(f"extra_args has {use.written}: shared prefill does not support {what} yet, remove it")
         seen.add(option.field)
         for problem in _value_problems(option, use.values):
             raise ConfigError(f"extra_args: {use.written} {problem}")

@@ -39,6 +39,8 @@ class EngineProcess:
     """File that holds everything the engine says."""
     scratch: Path
     """Directory for the engine's sockets, removed at the end."""
+    log_start: int = 0
+    """Where in the log it begins, in bytes; before that stand the words of processes that it replaces."""
     started_at: float = field(default_factory=time.monotonic)
     """Monotonic time of the start in seconds."""
 
@@ -82,15 +84,19 @@ class EngineProcess:
         shutil.rmtree(self.scratch, ignore_errors=True)
 
 
-def start_engine(command: EngineCommand, log_path: Path, forks: ForkServer | None = None) -> EngineProcess:
+def start_engine(
+    command: EngineCommand, log_path: Path, forks: ForkServer | None = None, *, is_restart: bool = False
+) -> EngineProcess:
     """Start `command` with its output going to `log_path`; `forks` spares it the import of SGLang, on a CPU.
 
+    What stands in the log is kept for `is_restart`: it tells why the process before this one ended.
     Raises: LaunchError when the log cannot be written or the program does not exist.
     """
     forks = forks if command.can_be_forked else None
     scratch = new_private_folder()
     try:
-        with open_log(log_path, is_new=forks is None) as log:
+        with open_log(log_path, is_new=forks is None and not is_restart) as log:
+            log_start = os.fstat(log.fileno()).st_size
             log.write(os.fsencode(f"{command.as_shell()}\n"))
             log.flush()
             main = _start(command, scratch, log) if forks is None else _fork(command, scratch, log_path, forks)
@@ -103,7 +109,7 @@ def start_engine(command: EngineCommand, log_path: Path, forks: ForkServer | Non
     guardian = subprocess.Popen(
         ["/bin/sh", "-c", _GUARDIAN, str(main.pid), str(scratch)], stdin=subprocess.PIPE, start_new_session=True
     )
-    return EngineProcess(main=main, guardian=guardian, log_path=log_path, scratch=scratch)
+    return EngineProcess(main=main, guardian=guardian, log_path=log_path, scratch=scratch, log_start=log_start)
 
 
 def _start(command: EngineCommand, scratch: Path, log: BinaryIO) -> "subprocess.Popen[bytes]":

@@ -42,10 +42,10 @@ def reason_of(log: str) -> str | None:
     return None
 
 
-def read_log(path: Path) -> str:
-    """Return the log; empty when it cannot be read."""
+def read_log(path: Path, start: int = 0) -> str:
+    """Return the log from byte `start` on; empty when it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        return path.read_bytes()[start:].decode(errors="replace")
     except OSError:
         return ""
 

@@ -68,7 +68,7 @@ class Supervised:
         """Why it ended, in its own words, with the path of its log."""
         if self.process is None:
             return "it could not be started"
-        log, code = read_log(self.process.log_path), self.process.exit_code()
+        log, code = read_log(self.process.log_path, self.process.log_start), self.process.exit_code()
         ending = f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
         return f"{reason_of(log) or ending} (log {self.process.log_path})"
 

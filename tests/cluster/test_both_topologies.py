@@ -15,6 +15,7 @@ CHAT = {"model": "math", "messages": [{"role": "user", "content": "hi"}], "max_t
 TEXT = {"text": "hi", "lora_path": "math", "sampling_params": {"max_new_tokens": 2}}
 CHAT_PATH, TEXT_PATH = "/v1/chat/completions", "/generate"
 JSON = {"Content-Type": "application/json"}
+_NO_FIELDS_OF_A_TOOL = {"description": None, "parameters": None, "strict": None}
 WITHOUT_MODEL = {name: value for name, value in CHAT.items() if name != "model"}
 
 FIELDS: list[dict[str, Any]] = [
@@ -87,6 +88,7 @@ REQUESTS: dict[str, tuple[str, str, bytes, dict[str, str]]] = {
     "lone surrogate": ("POST", CHAT_PATH, json.dumps(CHAT).replace("hi", r"\ud800").encode(), JSON),
     "NaN": ("POST", CHAT_PATH, json.dumps(CHAT | {"temperature": float("nan")}).encode(), JSON),
     "other type": ("POST", CHAT_PATH, json.dumps(CHAT).encode(), {"Content-Type": "text/plain"}),
+    "charset": ("POST", CHAT_PATH, json.dumps(CHAT).encode(), {"Content-Type": "application/json; charset=latin-1"}),
     "no path": ("GET", "/v1/nothing", b"", {}),
     "no model card": ("GET", "/v1/models/nope", b"", {}),
     "no module": ("POST", "/modules/nope/generate", json.dumps(TEXT).encode(), JSON),
@@ -130,6 +132,36 @@ def test_a_field_that_is_wrong_is_named(cluster: Cluster, random_server: Running
         error = httpx.post(url + CHAT_PATH, json=CHAT | {"seed": "a"}, timeout=60).json()["error"]
         assert (error["param"], error["message"][:5]) == ("seed", "seed:")
         assert "it is 'a'" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "prompt", "names"),
+    [
+        (CHAT_PATH, {"messages": CHAT["messages"]}, "parallel_tool_calls tools tool_choice response_format seed store"),
+        ("/v1/completions", {"prompt": "hi"}, "echo suffix best_of user"),
+    ],
+)
+def test_null_means_what_nothing_means(
+    cluster: Cluster, random_server: RunningDeployment, path: str, prompt: dict[str, Any], names: str
+) -> None:
+    """OpenAI's API allows null for whatever need not be there, and clients send it."""
+    shared = "frequency_penalty presence_penalty logprobs top_p n stream stream_options stop logit_bias user"
+    call = {"model": "math", "max_tokens": 2, "temperature": 0, **prompt}
+    for url in (cluster.running.url, random_server.url):
+        replies = [
+            httpx.post(url + path, json=call | nulls, timeout=60)
+            for nulls in ({}, dict.fromkeys(f"{shared} {names}".split()), {"temperature": None, "seed": None})
+        ]
+        assert [reply.status_code for reply in replies] == [200] * 3, replies[1].text + replies[2].text
+        assert replies[0].json()["choices"] == replies[1].json()["choices"]
+
+
+def test_null_in_a_tool_means_what_nothing_means(cluster: Cluster, random_server: RunningDeployment) -> None:
+    tools = [{"type": "function", "function": {"name": "now"} | nulls} for nulls in ({}, _NO_FIELDS_OF_A_TOOL)]
+    for url in (cluster.running.url, random_server.url):
+        replies = [httpx.post(url + CHAT_PATH, json=CHAT | {"tools": [tool]}, timeout=60) for tool in tools]
+        assert [reply.status_code for reply in replies] == [200, 200], replies[1].text
+        assert replies[0].json()["usage"]["prompt_tokens"] == replies[1].json()["usage"]["prompt_tokens"]
 
 
 def test_models_stand_in_the_order_of_the_file(cluster: Cluster, random_server: RunningDeployment) -> None:

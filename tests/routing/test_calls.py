@@ -107,6 +107,21 @@ async def test_a_client_that_leaves_in_the_middle_of_a_stream_ends_the_decode_le
 
 
 @in_loop
+async def test_a_client_that_leaves_a_fast_stream_is_no_error_of_the_router(caplog: pytest.LogCaptureFixture) -> None:
+    """Whether its leaving shows as a cancellation or at the next write."""
+    async with deployment() as running:
+        worker = running["math-0"]
+        worker.pieces = ["x" * 2000] * 2000
+        for _ in range(20):
+            reply = await running.chat(stream=True)
+            await reply.content.readany()
+            reply.close()
+        await until(lambda: all(worker.num_running == 0 for worker in running.gateway.pool))
+        assert (await running.state())["counters"]["aborted"] == 20
+    assert not [record for record in caplog.records if record.levelname == "ERROR"], caplog.text
+
+
+@in_loop
 async def test_a_refusal_by_the_decode_worker_comes_back_and_the_prefill_leg_ends() -> None:
     async with deployment() as running:
         running["math-0"].status = 400

@@ -205,13 +205,13 @@ def test_sigterm_lets_a_running_request_finish_and_leaves_nothing(launched: Laun
 
 def test_an_engine_that_cannot_start_says_its_own_reason(family: Path) -> None:
     file = family.with_name("impossible.toml")
-    file.write_text(family.read_text() + 'extra_args = ["--speculative-algorithm", "EAGLE"]\n')
+    file.write_text(family.read_text() + 'extra_args = ["--grammar-backend", "outlines"]\n')
     log = family.parent / "failed.log"
     command = [*PREFILLSHARE, "launch", str(file), "--port", str(free_port()), "--log-file", str(log)]
     failed = subprocess.run(command, capture_output=True, text=True, timeout=START_TIMEOUT_S, check=False)
     assert failed.returncode == 4
     assert "the engine did not start" in failed.stderr
-    assert "speculative" in failed.stderr
+    assert "grammars are bounded for xgrammar only" in failed.stderr
     assert str(log) in failed.stderr
     assert log.is_file()
     assert failed.stdout == ""

@@ -1,5 +1,6 @@
 """A process that died is started again, later each time, and given up in the end; real processes, no waiting."""
 
+import itertools
 import sys
 import time
 from pathlib import Path
@@ -72,6 +73,30 @@ def test_pauses_grow_and_a_hopeless_process_is_given_up_loudly(tmp_path: Path) -
     assert "given up: sglang_patches: no such thing" in said[-1]
     assert keeper.has_lost("decode-")
     assert not keeper.has_lost("prefill-")
+
+
+def test_what_a_process_said_before_it_ended_is_kept_and_is_not_the_next_ones_reason(tmp_path: Path) -> None:
+    said: list[str] = []
+    program, log = "print('ValueError: of life', len(open({log!r}).readlines()), flush=True)", tmp_path / "router.log"
+    argv = (sys.executable, "-c", program.format(log=str(log)))
+    lives = itertools.count()
+
+    def start() -> EngineProcess:
+        command = EngineCommand(argv=argv, environment={}, api_key=None)
+        return start_engine(command, log, is_restart=next(lives) > 0)
+
+    member = Supervised(name="router", start=start, is_ready=lambda: False)
+    member.begin()
+    for now in (0.0, 10.0):
+        assert member.process is not None
+        member.process.main.wait(timeout=30)
+        member.step(said.append, now)
+        member.step(said.append, now + 5.0)
+    Supervisor([member], said.append).kill()
+    assert [text.partition("; ")[0] for text in said] == [
+        f"router ended: ValueError: of life {lines} (log {log})" for lines in (1, 3)
+    ]
+    assert log.read_text().count("ValueError") >= 4
 
 
 @pytest.mark.parametrize(("pause_s", "gives_up"), [(supervisor.WINDOW_S, False), (1.0, True)])
