@@ -66,7 +66,7 @@ class Router:
             value = getattr(self, name)
             minimum = _COUNTS.get(name, 0)
             if value < minimum or (name in _TIMES and not 0 < value < float("inf")):
-                least = f"at least {minimum}" if name in _COUNTS else "more than 0"
+                least = f"at least {minimum}" if name in _COUNTS else "more than 0, and finite"
                 raise ConfigError(f"{name} is {value}: it must be {least}")
         if self.breaker_max_open_s < self.breaker_open_s:
             raise ConfigError(

@@ -14,6 +14,8 @@ from prefillshare.errors import ConfigError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ENDPOINT = re.compile(r"(https?://)?[^\s/:]+:\d+/?")
+_MAX_NAME_BYTES = 100
+"""Beside a module's name and a time, in the name of a log file."""
 _REVISION_DEFAULT = "main"
 
 # Flags of `sglang serve` that extra_args must not set, and where their values come from instead.
@@ -230,6 +232,11 @@ class Deployment:
     """File that this was read from; not a key of the file."""
 
     def __post_init__(self) -> None:
+        if not self.name.isprintable() or len(self.name.encode()) > _MAX_NAME_BYTES:
+            raise ConfigError(
+                f"name {self.name[:60]!r} cannot be the name of a deployment: use printable characters, up to "
+                f"{_MAX_NAME_BYTES} bytes of them"
+            )
         if self.otlp_endpoint is not None and not _ENDPOINT.fullmatch(self.otlp_endpoint):
             raise ConfigError(
                 f"otlp_endpoint is {self.otlp_endpoint!r}: it must be an address such as http://localhost:4317"

@@ -63,6 +63,9 @@ def test_a_valid_file_gives_absolute_paths_and_defaults(deployment_file: Path) -
         ("[engine]\n", "[engine]\nextra_args = '--x'\n", 'write extra_args = ["..."]'),
         ("[engine]\n", "[engine]\nextra_args = ['--radix-cache-backend=x']\n", "the shared prefix cache is always on"),
         ("[engine]\n", "[engine]\nextra_args = ['--page-size', '4']\n", "write page_size under [engine]"),
+        ('"random-agents"', '"a\\u0000b"', "cannot be the name of a deployment"),
+        ('"random-agents"', '"\\u001b[31m"', "use printable characters, up to 100 bytes"),
+        ('"random-agents"', f'"{"é" * 51}"', "cannot be the name of a deployment"),
         ('topology = "colocated"', "topology = 1", "topology is 1: it must be one of colocated"),
     ],
 )

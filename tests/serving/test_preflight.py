@@ -38,6 +38,8 @@ EXTRA = [
     (["--gpu-id-step=2"], "choose the GPUs with CUDA_VISIBLE_DEVICES"),
     (["--disaggregation-mode", "prefill"], "write topology"),
     (["--config", "file.yaml"], "write what it holds"),
+    (["--speculative-algorithm", "NGRAM"], "does not support speculative decoding"),
+    (["--enable-hierarchical-cache"], "does not support HiCache"),
     (["--tensor-parallel-size", "2"], "write tensor_parallel_size"),
 ]
 ENGINE = [
