@@ -188,6 +188,9 @@ def _check_members(value: dict[str, Any], path: str) -> None:
     for name in ("messages", "input"):
         if value.get(name) == []:
             raise RefusedBodyError(400, f"{name} is empty: give at least one")
+    for name in ("response_format", "stream_options"):
+        if not isinstance(given := value.get(name), dict | None):
+            raise RefusedBodyError(400, f"{name} is {str(given)[:40]!r}: give an object")
     text = value.get("text")
     format_ = text.get("format") if path == "/v1/responses" and isinstance(text, dict) else None
     if isinstance(format_, dict) and format_.get("type", "text") != "text":

@@ -18,8 +18,8 @@ class Router:
     """Calls that may wait for one decode module; further ones are answered 429."""
     queue_timeout_s: float = 60.0
     """Longest wait in the router's queue, then 503."""
-    max_body_bytes: int = 64 * 1024 * 1024
-    """Largest request body; larger ones are answered 413."""
+    max_body_bytes: int = 32 * 1024 * 1024
+    """Largest request body; larger ones are answered 413. Workers take no more than the default."""
     body_timeout_s: float = 120.0
     """Longest time for a request's body to arrive, then 408."""
     client_idle_timeout_s: float = 60.0

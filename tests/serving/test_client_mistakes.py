@@ -31,6 +31,8 @@ VALUES: dict[str, tuple[dict[str, Any], str]] = {
         "Tool 'g' not found",
     ),
     "no messages": ({"messages": []}, "messages is empty"),
+    "format as text": ({"response_format": "text"}, "response_format is 'text': give an object"),
+    "stream options": ({"stream": True, "stream_options": [1]}, "stream_options is '[1]': give an object"),
     "seed": ({"seed": 10**30}, "seed"),
 }
 
