@@ -31,6 +31,8 @@ _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit
 _CODES = {401: "invalid_api_key", 404: "not_found"}
 _VALIDATION = re.compile(r"^\d+ validation errors?:\n")
 _DETAIL = re.compile(r"^  (\{.*\})$", re.MULTILINE)
+_RAISED = re.compile(r"\b\w+Error\(((?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"))\)")
+"""An exception within the literal, of which the text counts."""
 _KEYS = frozenset(("message", "type", "param", "code"))
 _MAX_MESSAGE = 2000
 _MAX_DETAILS = 3
@@ -143,7 +145,7 @@ def _in_words(text: str) -> tuple[str, str | None]:
 
 def _read_detail(literal: str) -> tuple[str, str] | None:
     try:
-        detail = ast.literal_eval(literal)
+        detail = ast.literal_eval(_RAISED.sub(r"\1", literal))
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return None
     # Behind the field stand the names of the types that were tried.

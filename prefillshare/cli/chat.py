@@ -10,7 +10,8 @@ from prefillshare.cli.text import text_option
 
 def chat(
     module: Annotated[
-        str | None, typer.Argument(help="Module to begin with; without one, the first by name.", callback=text_option)
+        str | None,
+        typer.Argument(help="Module to begin with; without one, the deployment file's first.", callback=text_option),
     ] = None,
     system: System = None,
     max_tokens: MaxTokens = None,

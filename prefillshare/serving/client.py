@@ -65,7 +65,7 @@ class Client:
         self._http.close()
 
     def models(self) -> list[str]:
-        """Return the names that the server answers to: decode modules by name, the prefill module last."""
+        """Return the names that the server answers to: decode modules as the file has them, the base last."""
         try:
             reply = self._http.get("/v1/models")
         except httpx.TransportError as error:
@@ -73,8 +73,7 @@ class Client:
         self._raise_for_status(reply)
         try:
             entries = reply.json()["data"]
-            # The engine lists its adapters by last use, which would change what a person sees from call to call.
-            return [entry["id"] for entry in sorted(entries, key=lambda entry: (not entry.get("parent"), entry["id"]))]
+            return [entry["id"] for entry in sorted(entries, key=lambda entry: not entry.get("parent"))]
         except (ValueError, KeyError, TypeError):
             raise ServerError(f"{self.url} is not a PrefillShare server: correct --url") from None
 

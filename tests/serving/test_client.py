@@ -19,7 +19,7 @@ def _ask(client: Client, model: str, prompt: str) -> tuple[str, Usage]:
 
 def test_decode_modules_are_listed_before_the_prefill_module(random_server: RunningDeployment) -> None:
     with Client(random_server.url) as client:
-        assert client.models() == ["code", "math", "tool", "random-base"]
+        assert client.models() == ["math", "tool", "code", "random-base"]
 
 
 def test_a_prompt_first_seen_by_one_module_is_cached_for_the_others(random_server: RunningDeployment) -> None:

@@ -41,6 +41,12 @@ OPTIONAL = ("n", "stream", "logprobs", "frequency_penalty", "presence_penalty", 
 
 OTHERS: dict[str, tuple[str, dict[str, Any], int, str]] = {
     "best of": ("/v1/completions", {"model": "math", "prompt": "x", "best_of": 2}, 400, "best_of is 2"),
+    "no tokens": (
+        "/v1/completions",
+        {"model": "math", "prompt": "x", "max_tokens": 0},
+        400,
+        '"message":"max_tokens: max_tokens must be positive',
+    ),
     "suffix": ("/v1/completions", {"model": "math", "prompt": "x", "suffix": "y"}, 400, "suffix is not supported"),
     "embeddings": ("/v1/embeddings", {"model": "math", "input": "x"}, 404, "no embeddings"),
     "rerank": ("/v1/rerank", {"query": "x", "documents": ["a"]}, 404, "no embeddings"),
