@@ -60,12 +60,6 @@ def test_the_shipped_files_name_kernels_that_every_gpu_has(file: Path) -> None:
         assert not command.can_be_forked
 
 
-@pytest.mark.parametrize("file", sorted(MODELS_DIR.glob("*.toml")), ids=lambda file: file.stem)
-def test_no_shipped_file_asks_a_gpu_for_float32(file: Path) -> None:
-    """Those with weights that are not here among them."""
-    assert tomllib.loads(file.read_text()).get("engine", {}).get("dtype") != "float32"
-
-
 CUDA_HIDDEN = (VISIBLE_VARIABLE, "")
 
 
