@@ -300,7 +300,9 @@ def _supervise_router(file: RouterFile, options: LaunchOptions) -> Supervised:
 
     def start() -> EngineProcess:
         number = next(starts)
-        return start_engine(_told(router_command(file), "router", number), file.log_path, is_restart=number > 0)
+        command = _told(router_command(file), "router", number)
+        # The directory holds the deployment's keys.
+        return start_engine(command, file.log_path, is_restart=number > 0, private=[file.path.parent])
 
     return Supervised(
         name="router",

@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -22,7 +22,7 @@ from prefillshare.serving.environment import process_variables
 from prefillshare.serving.forks import ForkedEngine, ForkServer
 from prefillshare.serving.logs import open_log
 
-_GUARDIAN = 'read -r _ || { kill -s KILL -- "-$0" 2>/dev/null; rm -rf -- "$1"; }'
+_GUARDIAN = 'read -r _ || { kill -s KILL -- "-$0" 2>/dev/null; rm -rf -- "$@"; }'
 _POLL_S = 0.1
 _KILL_WAIT_S = 5.0
 
@@ -85,11 +85,17 @@ class EngineProcess:
 
 
 def start_engine(
-    command: EngineCommand, log_path: Path, forks: ForkServer | None = None, *, is_restart: bool = False
+    command: EngineCommand,
+    log_path: Path,
+    forks: ForkServer | None = None,
+    *,
+    is_restart: bool = False,
+    private: Sequence[Path] = (),
 ) -> EngineProcess:
     """Start `command` with its output going to `log_path`; `forks` spares it the import of SGLang, on a CPU.
 
-    What stands in the log is kept for `is_restart`: it tells why the process before this one ended.
+    What stands in the log is kept for `is_restart`: it tells why the process before this one ended. `private` are
+    directories of the caller's that go, too, when it dies without having removed them.
     Raises: LaunchError when the log cannot be written or the program does not exist.
     """
     forks = forks if command.can_be_forked else None
@@ -107,7 +113,9 @@ def start_engine(
         shutil.rmtree(scratch, ignore_errors=True)
         raise
     guardian = subprocess.Popen(
-        ["/bin/sh", "-c", _GUARDIAN, str(main.pid), str(scratch)], stdin=subprocess.PIPE, start_new_session=True
+        ["/bin/sh", "-c", _GUARDIAN, str(main.pid), str(scratch), *map(str, private)],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
     )
     return EngineProcess(main=main, guardian=guardian, log_path=log_path, scratch=scratch, log_start=log_start)
 

@@ -26,7 +26,8 @@ time.sleep(100)
 
 def _start(tmp_path: Path, program: str = STUBBORN, api_key: str | None = None) -> EngineProcess:
     argv = (sys.executable, "-c", program)
-    return start_engine(EngineCommand(argv=argv, environment={"MARK": "1"}, api_key=api_key), tmp_path / "engine.log")
+    command = EngineCommand(argv=argv, environment={"MARK": "1"}, api_key=api_key)
+    return start_engine(command, tmp_path / "engine.log", private=[tmp_path / "private"])
 
 
 def _child_pid(log: Path) -> int:
@@ -80,6 +81,7 @@ def test_stop_waits_for_running_requests_but_not_for_ever(tmp_path: Path) -> Non
 
 
 def test_the_engine_dies_with_its_owner_even_when_that_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "private").mkdir()
     owner = subprocess.Popen(
         [
             sys.executable,
@@ -103,6 +105,7 @@ def test_the_engine_dies_with_its_owner_even_when_that_is_killed(tmp_path: Path)
     assert _wait_until_dead(child, 5)
     time.sleep(0.2)
     assert not Path(scratch).exists()
+    assert not (tmp_path / "private").exists()
 
 
 def test_the_api_key_travels_in_a_private_file(tmp_path: Path) -> None:
