@@ -127,9 +127,10 @@ class SmallWorker:
         self.running += 1
         try:
             return await (self._prefill(body) if self.role == "prefill" else self._decode(request, body))
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, ConnectionResetError) as error:
+            # That the router left shows at the next write, or before.
             self.cut_off.append(body["rid"])
-            raise
+            raise asyncio.CancelledError from error
         finally:
             self.running -= 1
 
