@@ -85,7 +85,7 @@ def check_call(obj: Any, path: str | None) -> None:
     _check_lengths(obj, num_texts)
 
 
-def without_nulls(obj: Any) -> None:
+def prepare_call(obj: Any) -> None:
     """Leave out what a call sets to null, where SGLang would stumble over it, and unpack what a newer library packs.
 
     Effects: changes ``obj``.

@@ -1,6 +1,6 @@
 """Sizes that fit a kind of machine; every option of the command line overrides its part."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prefillshare.bench.drivers.load import Load
 from prefillshare.bench.metrics.summary import Slo
@@ -35,6 +35,15 @@ class Preset:
     """Seconds for all of it."""
 
 
+_LONG_CONTEXTS = Shape(
+    num_sessions=64,
+    start_tokens=6000,
+    growth_tokens=200,
+    output_tokens=(64,),
+    turns=16,
+    context_length=32768,
+)
+
 PRESETS = {
     "cpu": Preset(
         family="bench-0.1b",
@@ -46,14 +55,7 @@ PRESETS = {
     ),
     "gpu-8b": Preset(
         family="qwen3-8b-shape",
-        shape=Shape(
-            num_sessions=64,
-            start_tokens=6000,
-            growth_tokens=200,
-            output_tokens=(64,),
-            turns=16,
-            context_length=32768,
-        ),
+        shape=_LONG_CONTEXTS,
         loads=tuple(Load(kind="poisson", value=value) for value in (0.5, 1, 2, 4)),
         kv_tokens=None,
         slo=Slo(ttft_s=1.0, gap_s=0.05),
@@ -61,14 +63,7 @@ PRESETS = {
     # Two systems, two starts of one to two minutes each, four runs of a minute and a half: what a short loan allows.
     "gpu-15min": Preset(
         family="qwen3-1.7b-shape",
-        shape=Shape(
-            num_sessions=48,
-            start_tokens=6000,
-            growth_tokens=200,
-            output_tokens=(64,),
-            turns=16,
-            context_length=32768,
-        ),
+        shape=replace(_LONG_CONTEXTS, num_sessions=48),
         loads=tuple(Load(kind="closed", value=value) for value in (24, 8)),
         kv_tokens=200_000,
         slo=Slo(ttft_s=1.0, gap_s=0.05),

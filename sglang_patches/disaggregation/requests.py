@@ -21,7 +21,7 @@ from typing import Any
 from sglang_patches import sampling_values
 from sglang_patches.disaggregation.role import worker_role
 from sglang_patches.names import NO_BOOTSTRAP_HOST
-from sglang_patches.request_checks import check_call, without_nulls
+from sglang_patches.request_checks import check_call, prepare_call
 
 NEUTRAL_FIELDS: dict[str, Any] = {
     "lora_path": None,
@@ -48,7 +48,7 @@ LOGPROB_FIELDS: dict[str, Any] = dict.fromkeys(
 
 def wrap_generate_request(original: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
     def generate_request(self: Any, obj: Any, request: Any = None) -> AsyncIterator[Any]:
-        without_nulls(obj)
+        prepare_call(obj)
         check_call(obj, None if request is None else request.url.path)
         role = worker_role()
         if role == "null":
