@@ -22,10 +22,10 @@ _PYTHON_ERROR = re.compile(
 _NOISE = ("KeyboardInterrupt", "SystemExit")
 
 
-def stage_of(log: str) -> str:
-    """Return what a starting engine is doing, given its log so far."""
-    reached = [stage for text, stage in STAGES if text in log]
-    return reached[-1] if reached else FIRST_STAGE
+def stages_of(log: str) -> list[str]:
+    """Return what a starting engine has begun, in order, given its log so far; the last of them is what it is doing."""
+    reached = max((number for number, (text, _) in enumerate(STAGES, start=1) if text in log), default=0)
+    return [FIRST_STAGE, *(stage for _, stage in STAGES[:reached])]
 
 
 def reason_of(log: str) -> str | None:

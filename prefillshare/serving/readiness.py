@@ -10,7 +10,7 @@ from prefillshare.errors import LaunchError
 from prefillshare.serving.forks import ForkServer
 from prefillshare.serving.options import Listener, auth_header
 from prefillshare.serving.process import EngineProcess
-from prefillshare.serving.progress import FIRST_STAGE, last_lines, read_log, reason_of, stage_of
+from prefillshare.serving.progress import last_lines, read_log, reason_of, stages_of
 
 _POLL_S = 0.2
 
@@ -35,24 +35,35 @@ def wait_for_fork_server(forks: ForkServer, timeout_s: float) -> None:
 def wait_until_listening(
     processes: Sequence[tuple[EngineProcess, str]], api_key: str | None, timeout_s: float, on_stage: Listener
 ) -> None:
-    """Wait until each process answers HTTP at its address; `on_stage` hears how far the slowest is.
+    """Wait until each process answers HTTP at its address; `on_stage` hears of each stage that the slowest begins.
 
     Raises: LaunchError with the reason of the first that ended, or when it takes longer than `timeout_s`.
     """
-    deadline, stage, waiting = time.monotonic() + timeout_s, None, list(processes)
+    deadline, waiting = time.monotonic() + timeout_s, list(processes)
+    told: list[str] = []
     with direct_client(headers=auth_header(api_key), timeout=5) as client:
         while waiting := [(process, url) for process, url in waiting if not is_listening(client, url)]:
             for process, _ in processes:
                 raise_if_dead(process)
+            _tell_stages(waiting, told, on_stage)
             if time.monotonic() > deadline:
                 raise LaunchError(
-                    f"the engine did not answer within {timeout_s:.0f} s while {stage or FIRST_STAGE}: "
+                    f"the engine did not answer within {timeout_s:.0f} s while {told[-1]}: "
                     f"read its log, {waiting[0][0].log_path}"
                 )
-            if (now := stage_of(read_log(waiting[0][0].log_path))) != stage:
-                stage = now
-                on_stage(stage)
             time.sleep(_POLL_S)
+        _tell_stages(processes, told, on_stage)
+
+
+def _tell_stages(processes: Sequence[tuple[EngineProcess, str]], told: list[str], on_stage: Listener) -> None:
+    """Tell each stage that every process has begun and that is not in `told` yet, and note it there.
+
+    A stage may begin and end between two looks at the logs: it is told nevertheless, in its place.
+    """
+    slowest = min((stages_of(read_log(process.log_path)) for process, _ in processes), key=len, default=[])
+    for stage in slowest[len(told) :]:
+        told.append(stage)
+        on_stage(stage)
 
 
 def is_listening(client: httpx.Client, url: str) -> bool:

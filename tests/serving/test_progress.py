@@ -1,8 +1,12 @@
 """Stages and reasons are read from the engine's log."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
-from prefillshare.serving.progress import FIRST_STAGE, last_lines, reason_of, stage_of
+from prefillshare.serving.progress import FIRST_STAGE, STAGES, last_lines, reason_of, stages_of
+from prefillshare.serving.readiness import _tell_stages
 
 TRACEBACK = """[2026-01-01 00:00:00] Scheduler hit an exception: Traceback (most recent call last):
   File "scheduler.py", line 1, in run
@@ -17,9 +21,14 @@ EOFError
 
 
 def test_stages_follow_the_log() -> None:
-    assert stage_of("") == FIRST_STAGE
-    assert stage_of("[...] server_args=ServerArgs(...)") == "starting the workers"
-    assert stage_of("server_args=\nLoad weight begin. avail mem=1 GB") == "loading the prefill module"
+    assert stages_of("") == [FIRST_STAGE]
+    assert stages_of("[...] server_args=ServerArgs(...)") == [FIRST_STAGE, "starting the workers"]
+
+
+@pytest.mark.parametrize("number", range(len(STAGES)))
+def test_a_stage_that_was_over_before_anybody_looked_is_told_in_its_place(number: int) -> None:
+    text, _ = STAGES[number]
+    assert stages_of(f"{text} avail mem=1 GB") == [FIRST_STAGE, *(stage for _, stage in STAGES[: number + 1])]
 
 
 @pytest.mark.parametrize(
@@ -38,3 +47,15 @@ def test_the_engines_own_reason_is_found(log: str, reason: str | None) -> None:
 
 def test_last_lines_skip_empty_ones() -> None:
     assert last_lines("a\n\nb\n \nc\n", 2) == ["b", "c"]
+
+
+def test_of_several_processes_each_stage_is_told_once_when_the_slowest_begins_it(tmp_path: Path) -> None:
+    logs = [tmp_path / "first.log", tmp_path / "second.log"]
+    processes = [(SimpleNamespace(log_path=log), "") for log in logs]
+    told: list[str] = []
+    heard: list[str] = []
+    for first, second in [("", ""), ("KV Cache is allocated", ""), ("KV Cache is allocated", "KV Cache is allocated")]:
+        logs[0].write_text(first)
+        logs[1].write_text(second)
+        _tell_stages(processes, told, heard.append)
+        assert heard == ([FIRST_STAGE] if not second else [FIRST_STAGE, *(stage for _, stage in STAGES)])
