@@ -27,7 +27,7 @@ import sys
 import tempfile
 from typing import Any
 
-from sglang_patches.names import FORKED_VARIABLE
+from prefillshare.contract import FORKED_VARIABLE
 
 ENGINE_MODULES = (
     "sglang.launch_server",

@@ -20,7 +20,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sglang_patches.names import WARNINGS_VARIABLE
+from prefillshare.contract import WARNINGS_VARIABLE
 
 UPSTREAM_DEFAULT_MODEL = "default"
 """What SGLang fills in when the body has no ``model``."""

@@ -21,13 +21,13 @@ from array import array
 from collections.abc import Callable
 from typing import Any
 
+from prefillshare.contract import MODULE_HEADER, SESSION_HEADER
 from prefillshare.observe.observer import Observed, Observer
 from prefillshare.observe.sessions import Prompt
 from prefillshare.observe.text import header_text
 from sglang_patches.call_report import noted
 from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker, worker_role
 from sglang_patches.model_names import served_names
-from sglang_patches.names import MODULE_HEADER, SESSION_HEADER
 from sglang_patches.traces import name_module
 
 

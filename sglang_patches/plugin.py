@@ -12,9 +12,9 @@ import os
 import sys
 from collections.abc import Callable
 
+from prefillshare.contract import BACKEND_NAME, ENGINE_PLUGIN
 from prefillshare.errors import PrefillShareError
 from sglang_patches.cpu.platform import PLATFORM_CLASS, activate
-from sglang_patches.names import BACKEND_NAME, ENGINE_PLUGIN
 
 EXIT_CODE = 78
 """EX_CONFIG of sysexits: the installation, not the request, is wrong."""

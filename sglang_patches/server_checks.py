@@ -14,8 +14,8 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from prefillshare.contract import BACKEND_NAME, FINGERPRINT_VARIABLE
 from sglang_patches.adapter_checks import EMBEDDING_TARGETS
-from sglang_patches.names import BACKEND_NAME, FINGERPRINT_VARIABLE
 
 UNSUPPORTED_SWITCHES = {
     "enable_hierarchical_cache": "HiCache",

@@ -17,7 +17,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from sglang_patches.names import FORKED_VARIABLE
+from prefillshare.contract import FORKED_VARIABLE
 
 
 def wrap_set_envs_and_config(original: Callable[[Any], None]) -> Callable[[Any], None]:

@@ -20,11 +20,11 @@ import psutil
 
 from prefillshare import direct
 from prefillshare.config import load_deployment
+from prefillshare.contract import CPU_PLUGIN
 from prefillshare.modules.deployment import resolve
 from prefillshare.serving.arguments import ENGINE_PROGRAM
 from prefillshare.serving.launch import RunningDeployment, running_deployment
 from prefillshare.serving.ports import free_port
-from sglang_patches.names import CPU_PLUGIN
 
 MODELS = Path(__file__).parents[2] / "models"
 DEPLOYMENT = MODELS / "tiny-agents-pd.toml"

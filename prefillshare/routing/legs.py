@@ -15,9 +15,9 @@ from typing import Any
 
 import orjson
 
+from prefillshare.contract import MODULE_HEADER, NO_BOOTSTRAP_HOST
 from prefillshare.routing.call import Call
 from prefillshare.routing.workers import Worker
-from sglang_patches.names import MODULE_HEADER, NO_BOOTSTRAP_HOST
 
 _MAX_ROOM = 2**63 - 1
 _NONE: Mapping[str, str] = MappingProxyType({})

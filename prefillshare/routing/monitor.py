@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 import aiohttp
 import orjson
 
+from prefillshare.contract import RESTARTS_VARIABLE
 from prefillshare.observe.exposition import exposition
 from prefillshare.observe.observer import Observer
 from prefillshare.observe.relabel import merged
@@ -26,7 +27,6 @@ from prefillshare.routing.proxy import Proxy
 from prefillshare.routing.sessions import Sessions
 from prefillshare.routing.settings import RouterSettings
 from prefillshare.routing.workers import Worker, WorkerPool
-from sglang_patches.names import RESTARTS_VARIABLE
 
 ASK_TIMEOUT_S = 1.5
 

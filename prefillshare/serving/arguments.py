@@ -13,6 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prefillshare.accelerators import gpus
+from prefillshare.contract import (
+    BACKEND_NAME,
+    DEPLOYMENT_VARIABLE,
+    FINGERPRINT_VARIABLE,
+    PLUGINS,
+    WARNINGS_VARIABLE,
+)
 from prefillshare.errors import ConfigError
 from prefillshare.modules.deployment import ResolvedDeployment, ResolvedModule
 from prefillshare.serving.engine_options import check_extra_args, check_own_values
@@ -23,13 +30,6 @@ from prefillshare.serving.memory import kv_token_bytes
 from prefillshare.serving.options import DEFAULT_HOST
 from prefillshare.serving.placement import GpuPlace
 from prefillshare.serving.toolkit import compiler_variables
-from sglang_patches.names import (
-    BACKEND_NAME,
-    DEPLOYMENT_VARIABLE,
-    FINGERPRINT_VARIABLE,
-    PLUGINS,
-    WARNINGS_VARIABLE,
-)
 
 ENGINE_PROGRAM = (sys.executable, "-m", "sglang.launch_server")
 HEARTBEAT_S = 2.0

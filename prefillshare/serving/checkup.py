@@ -12,6 +12,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Literal
 
+from prefillshare.contract import PLUGINS
 from prefillshare.errors import ConfigError, PrefillShareError
 from prefillshare.open_files import FILES_PER_CALL
 from prefillshare.places import home_directory, is_stand_in, socket_folder, state_directory
@@ -19,7 +20,6 @@ from prefillshare.serving.machine import available_memory_bytes, default_threads
 from prefillshare.serving.ports import check_address
 from prefillshare.serving.toolkit import missing_compilers
 from sglang_patches.fingerprint import PINNED_SGLANG, installed_sglang
-from sglang_patches.names import PLUGINS
 
 _PYTHONS = ((3, 11), (3, 12))
 _MIB = 1 << 20

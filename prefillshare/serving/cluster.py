@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 
 from prefillshare import direct
+from prefillshare.contract import RESTARTS_VARIABLE, WORKER_VARIABLE
 from prefillshare.errors import LaunchError
 from prefillshare.modules.deployment import ResolvedDeployment, ResolvedModule
 from prefillshare.places import new_private_folder
@@ -41,7 +42,6 @@ from prefillshare.serving.readiness import raise_if_dead, wait_until_listening
 from prefillshare.serving.record import ProcessRecord
 from prefillshare.serving.router_process import RouterFile, router_command
 from prefillshare.serving.supervisor import FIRST_DELAY_S, Supervised, Supervisor
-from sglang_patches.names import RESTARTS_VARIABLE, WORKER_VARIABLE
 
 _ASK_TIMEOUT_S = 0.5
 PREFILL_DELAY_S = HEARTBEAT_S * (HEARTBEAT_FAILURES + 0.5)

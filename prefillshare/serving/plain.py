@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from prefillshare.contract import CPU_PLUGIN
 from prefillshare.serving.arguments import EngineCommand
 from prefillshare.serving.engine import start_fork_server
 from prefillshare.serving.options import START_TIMEOUT_S
 from prefillshare.serving.process import start_engine
 from prefillshare.serving.readiness import wait_until_listening
-from sglang_patches.names import CPU_PLUGIN
 
 _BACKEND_FLAG = "--radix-cache-backend"
 

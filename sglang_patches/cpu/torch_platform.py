@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sglang.srt.platforms.cpu import CpuSRTPlatform
 from sglang.srt.platforms.device_mixin import PlatformEnum
 
-from sglang_patches.names import OVERLAP_VARIABLE
+from prefillshare.contract import OVERLAP_VARIABLE
 
 if TYPE_CHECKING:
     from sglang.srt.server_args import ServerArgs

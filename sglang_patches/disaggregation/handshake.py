@@ -21,8 +21,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from prefillshare.contract import FINGERPRINT_VARIABLE
 from prefillshare.modules.fingerprint import geometry, tokenizer_sha256
-from sglang_patches.names import FINGERPRINT_VARIABLE
 
 ROUTE = "/prefillshare"
 TIMEOUT_S = 5.0

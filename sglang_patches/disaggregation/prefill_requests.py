@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from prefillshare.contract import NO_BOOTSTRAP_HOST
 from sglang_patches.disaggregation import hand_off
-from sglang_patches.names import NO_BOOTSTRAP_HOST
 
 
 def wrap_process_req(original: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:

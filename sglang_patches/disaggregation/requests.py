@@ -18,9 +18,9 @@ from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
 from typing import Any
 
+from prefillshare.contract import NO_BOOTSTRAP_HOST
 from sglang_patches import sampling_values
 from sglang_patches.disaggregation.role import worker_role
-from sglang_patches.names import NO_BOOTSTRAP_HOST
 from sglang_patches.request_checks import check_call, prepare_call
 
 NEUTRAL_FIELDS: dict[str, Any] = {

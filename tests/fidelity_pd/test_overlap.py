@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from transformers import AutoTokenizer
 
-from sglang_patches.names import OVERLAP_VARIABLE
+from prefillshare.contract import OVERLAP_VARIABLE
 from tests.fidelity_pd.conftest import MODULES, NUM_TOKENS
 from tests.fidelity_pd.test_behaviour import PenalizedReference
 from tests.fidelity_pd.test_exact import LOGPROB_TOLERANCE, RETRACTION, check

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from prefillshare.contract import FINGERPRINT_VARIABLE
 from prefillshare.serving.ports import free_port
 from sglang_patches.disaggregation.handshake import NAMES, KvIdentity, difference, refusal
-from sglang_patches.names import FINGERPRINT_VARIABLE
 from tests.support.pd import deployment_file, pd_workers
 
 WRONG = "sha256:" + "0" * 64

@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
+from prefillshare.contract import PLUGINS
 from sglang_patches import registry
 from sglang_patches.cpu.patches import CPU_PATCHES
-from sglang_patches.names import PLUGINS
 from sglang_patches.patch import Patch, Symbol
 from sglang_patches.plugin import EXIT_CODE
 from sglang_patches.registry import ENGINE_PATCHES, PatchError, apply, problems

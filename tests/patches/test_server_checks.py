@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sglang_patches.names import FINGERPRINT_VARIABLE
+from prefillshare.contract import FINGERPRINT_VARIABLE
 from sglang_patches.server_checks import UNSUPPORTED_SWITCHES, refusals, wrap_check_server_args
 
 SUPPORTED = {

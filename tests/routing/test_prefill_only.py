@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from prefillshare.config.router import Router
+from prefillshare.contract import NO_BOOTSTRAP_HOST
 from prefillshare.routing.call import Call, Served, parse_call
 from prefillshare.routing.errors import BadCallError, UnknownModelError
 from prefillshare.routing.legs import make_prefill_only_leg
 from prefillshare.routing.workers import Worker, WorkerSpec
-from sglang_patches.names import NO_BOOTSTRAP_HOST
 from tests.routing.workers import Deployment, deployment, in_loop, until
 
 SERVED = Served(base="base", modules=["math", "code"])

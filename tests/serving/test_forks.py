@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from prefillshare.contract import PLUGINS
 from prefillshare.errors import LaunchError
 from prefillshare.serving.arguments import ENGINE_PROGRAM, EngineCommand
 from prefillshare.serving.forks import UNKNOWN_EXIT_CODE, ForkServer
 from prefillshare.serving.process import start_engine
 from prefillshare.serving.readiness import wait_for_fork_server
-from sglang_patches.names import PLUGINS
 
 ENVIRONMENT = {"SGLANG_PLUGINS": PLUGINS, "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore"}
 

@@ -4,12 +4,12 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from prefillshare.contract import SESSION_HEADER
 from prefillshare.routing.bodies import read_json_body
 from prefillshare.routing.call import Call, Endpoint, Served, parse_call
 from prefillshare.routing.errors import UnavailableError
 from prefillshare.routing.headers import read_header
 from prefillshare.routing.keys import GATEWAY
-from sglang_patches.names import SESSION_HEADER
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -1,4 +1,4 @@
-"""Names that SGLang, the launcher and the patches must agree on."""
+"""Names that launcher, router and patched engines must agree on: imported by all of them, importing nothing."""
 
 BACKEND_NAME = "prefillshare"
 """Value of ``--radix-cache-backend``; it exists only in a patched engine."""
