@@ -23,10 +23,10 @@ from benchmarks.accuracy.train import train
 from prefillshare.errors import PrefillShareError
 from prefillshare.evaluation.driver import score_answers
 from prefillshare.evaluation.suites import load_suite
-from prefillshare.modules.tiny.conversations import TASKS
+from prefillshare.tiny.answers import TinyAnswers
+from prefillshare.tiny.language.conversations import TASKS
 from prefillshare.training.memory import keep_freed_memory
 from prefillshare.training.progress import Reporter, make_reporter
-from prefillshare.training.tiny.answers import TinyAnswers
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 from prefillshare.errors import EvaluationError
-from prefillshare.modules.tiny.conversations import TASKS
-from prefillshare.modules.tiny.tasks import TaskName
+from prefillshare.tiny.language.conversations import TASKS
+from prefillshare.tiny.language.tasks import TaskName
 
 Trained = Literal["full-ft", "full", "lora"]
 """Ordinary fine-tuning of all weights; cache-conditioned, all weights; cache-conditioned, an adapter."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.accuracy.plan import Recipe
 from benchmarks.accuracy.store import Store
-from prefillshare.modules.tiny.tasks import TaskName
+from prefillshare.tiny.language.tasks import TaskName
 
 MOST_BELOW = 1.0
 """Points that a cache-conditioned module may be below ordinary fine-tuning."""

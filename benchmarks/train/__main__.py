@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.train.memory import LiveBytes
-from prefillshare.modules.tiny.config import LoraShape, ModelShape
+from prefillshare.tiny.recipe import LoraShape, ModelShape
 from prefillshare.training.layout import Documents, lay_out, lay_out_ordinary
 from prefillshare.training.memory import keep_freed_memory
 from prefillshare.training.model import add_adapter, new_base

@@ -119,7 +119,7 @@ def _in_process_row(label: str, request: EvaluationRequest, suites: list[Suite])
 
 
 def _answer_in_process(label: str, suite: Suite, tiny: Path, on_answer: Callable[[], None]) -> list[str]:
-    from prefillshare.training.tiny.answers import TinyAnswers
+    from prefillshare.tiny.answers import TinyAnswers
 
     module = {SHARED_LABEL: suite.task, BASE_LABEL: None}.get(label, f"naive/{suite.task}")
     answers = TinyAnswers(tiny, module, sharing_ratio=0.0 if label == OWN_LABEL else 1.0)

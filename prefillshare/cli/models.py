@@ -47,9 +47,9 @@ def build_tiny(
 ) -> None:
     """Build tiny-base and its modules: data, tokenizer, pretraining, fine-tuning. About an hour on 2 cores."""
     from prefillshare.cli.output import say
-    from prefillshare.modules.tiny.config import TinyRecipe
+    from prefillshare.tiny.build import BuildPlan, TinyBuild, check_out, wipe
+    from prefillshare.tiny.recipe import TinyRecipe
     from prefillshare.training.progress import make_reporter
-    from prefillshare.training.tiny.build import BuildPlan, TinyBuild, check_out, wipe
 
     plan = BuildPlan(recipe=TinyRecipe(), out=out, work=work or out / ".build", scale=steps_scale)
     if fresh:

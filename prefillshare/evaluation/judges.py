@@ -8,8 +8,8 @@ from typing import Any
 
 from prefillshare.evaluation.base import Verdict
 from prefillshare.evaluation.sandbox import run_function
-from prefillshare.modules.tiny.tasks import Problem, TaskName
-from prefillshare.modules.tiny.tasks.code import CASES
+from prefillshare.tiny.language.tasks import Problem, TaskName
+from prefillshare.tiny.language.tasks.code import CASES
 
 FINAL = re.compile(r"####\s*(-?\d+)\s*$")
 

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 from prefillshare.errors import EvaluationError
 from prefillshare.evaluation.base import Verdict
 from prefillshare.evaluation.judges import judge
-from prefillshare.modules.tiny.conversations import TASKS, held_out_conversations
-from prefillshare.modules.tiny.tasks import Problem, TaskName
+from prefillshare.tiny.language.conversations import TASKS, held_out_conversations
+from prefillshare.tiny.language.tasks import Problem, TaskName
 
 SUITE_SEED = 20260212
 MAX_NEW_TOKENS = 128

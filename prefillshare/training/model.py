@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from prefillshare.modules.tiny.config import LoraShape, ModelShape
+from prefillshare.tiny.recipe import LoraShape, ModelShape
 from prefillshare.training.attention import register_attention, use_attention
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from prefillshare.evaluation.field.registry import load
 from prefillshare.evaluation.suites import load_suite
 from prefillshare.evaluation.weights import WeightsModel
 from prefillshare.modules.deployment import ResolvedDeployment, resolve
-from prefillshare.training.tiny.answers import TinyAnswers
+from prefillshare.tiny.answers import TinyAnswers
 
 MODELS = Path(__file__).parents[2] / "models"
 

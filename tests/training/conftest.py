@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from prefillshare.modules.tiny.config import LoraShape, ModelShape
+from prefillshare.tiny.recipe import LoraShape, ModelShape
 from prefillshare.training.batch import Batch, make_batch
 from prefillshare.training.model import add_adapter, new_base
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from prefillshare.errors import TrainingError
-from prefillshare.modules.tiny.config import ModelShape
+from prefillshare.tiny.recipe import ModelShape
 from prefillshare.training.batch import batch_of
 from prefillshare.training.loop import LOG_NAME, LoopConfig, StepLoss, run_loop
 from prefillshare.training.model import new_base

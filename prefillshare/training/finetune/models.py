@@ -16,7 +16,7 @@ from prefillshare.config.training import BaseModel, Training
 from prefillshare.errors import TrainingError
 from prefillshare.modules.fingerprint import geometry, tokenizer_sha256, weight_files
 from prefillshare.modules.locate import locate
-from prefillshare.modules.tiny.config import LoraShape
+from prefillshare.tiny.recipe import LoraShape
 from prefillshare.training.data.render import served_tokenizer
 from prefillshare.training.model import add_adapter, load_base
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 
-from prefillshare.modules.tiny.chatml import END, END_OF_TEXT, START
+from prefillshare.tiny.language.chatml import END, END_OF_TEXT, START
 
 SPECIAL_TOKENS = (END_OF_TEXT, START, END)
 PATTERN = r" ?\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -46,7 +46,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, directory: Path) -> i
 
 def chat_template() -> str:
     """The text of the ChatML template."""
-    return files("prefillshare.modules.tiny").joinpath("chat_template.jinja").read_text()
+    return files("prefillshare.tiny.language").joinpath("chat_template.jinja").read_text()
 
 
 def _config() -> dict[str, object]:

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
 
-from prefillshare.modules.tiny import words
-from prefillshare.modules.tiny.chatml import END_OF_TEXT, Piece, Turn, pieces_of
-from prefillshare.modules.tiny.conversations import opening_turns, sample_problem
-from prefillshare.modules.tiny.tasks import TaskName
-from prefillshare.modules.tiny.tasks.math import equation
-from prefillshare.modules.tiny.workspace import Workspace, WorkspaceSize, sample_workspace
+from prefillshare.tiny.language import words
+from prefillshare.tiny.language.chatml import END_OF_TEXT, Piece, Turn, pieces_of
+from prefillshare.tiny.language.conversations import opening_turns, sample_problem
+from prefillshare.tiny.language.tasks import TaskName
+from prefillshare.tiny.language.tasks.math import equation
+from prefillshare.tiny.language.workspace import Workspace, WorkspaceSize, sample_workspace
 
 HEADINGS: dict[TaskName, str] = {"math": "ledger", "tool": "call", "code": "script"}
 CONTEXT_WEIGHT = 0.1

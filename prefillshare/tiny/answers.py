@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from prefillshare.modules.tiny.chatml import END, Turn, generation_prompt
+from prefillshare.tiny.language.chatml import END, Turn, generation_prompt
 from prefillshare.training.model import load_adapter, load_base
 from prefillshare.training.reference import decode
 

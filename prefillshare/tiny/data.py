@@ -5,11 +5,11 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prefillshare.modules.tiny.chatml import Piece, Turn, pieces_of
-from prefillshare.modules.tiny.config import TinyRecipe
-from prefillshare.modules.tiny.conversations import Conversation, tuning_conversations
-from prefillshare.modules.tiny.corpus import documents, sample_document
-from prefillshare.modules.tiny.tasks import TaskName
+from prefillshare.tiny.language.chatml import Piece, Turn, pieces_of
+from prefillshare.tiny.language.conversations import Conversation, tuning_conversations
+from prefillshare.tiny.language.corpus import documents, sample_document
+from prefillshare.tiny.language.tasks import TaskName
+from prefillshare.tiny.recipe import TinyRecipe
 from prefillshare.training.shard import Document, Shard, write_shard
 
 if TYPE_CHECKING:

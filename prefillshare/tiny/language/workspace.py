@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
-from prefillshare.modules.tiny import words
+from prefillshare.tiny.language import words
 
 ParameterType = Literal["string", "integer"]
 

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from prefillshare.modules.tiny.chatml import END, generation_prompt
-from prefillshare.modules.tiny.conversations import held_out_conversations
-from prefillshare.modules.tiny.tasks import TaskName
+from prefillshare.tiny.language.chatml import END, generation_prompt
+from prefillshare.tiny.language.conversations import held_out_conversations
+from prefillshare.tiny.language.tasks import TaskName
 from prefillshare.training.reference import decode
 
 if TYPE_CHECKING:

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
-from prefillshare.modules.tiny.chatml import Turn
-from prefillshare.modules.tiny.tasks import SAMPLERS, Problem, Split, TaskName, Wording, split_of
-from prefillshare.modules.tiny.workspace import Workspace, WorkspaceSize, sample_workspace
+from prefillshare.tiny.language.chatml import Turn
+from prefillshare.tiny.language.tasks import SAMPLERS, Problem, Split, TaskName, Wording, split_of
+from prefillshare.tiny.language.workspace import Workspace, WorkspaceSize, sample_workspace
 
 TASKS: tuple[TaskName, ...] = ("math", "tool", "code")
 MAX_TRIES = 1000

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Literal
 
-from prefillshare.modules.tiny.workspace import Workspace
+from prefillshare.tiny.language.workspace import Workspace
 
 TaskName = Literal["math", "tool", "code"]
 Split = Literal["train", "test"]

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from random import Random
 from typing import Any
 
-from prefillshare.modules.tiny.tasks import tool
-from prefillshare.modules.tiny.workspace import WorkspaceSize, sample_workspace
+from prefillshare.tiny.language.tasks import tool
+from prefillshare.tiny.language.workspace import WorkspaceSize, sample_workspace
 
 NUM_ROWS = 320
 _SIZE = WorkspaceSize(people=(0, 0), functions=(2, 3), constants=(0, 0))

@@ -11,7 +11,7 @@ from typing import Any
 
 from prefillshare.modules.fingerprint import chat_template_sha256, prefill_fingerprint, tokenizer_sha256
 from prefillshare.modules.manifest import ModuleManifest, Objective, write_manifest
-from prefillshare.modules.tiny.config import Schedule, TinyRecipe
+from prefillshare.tiny.recipe import Schedule, TinyRecipe
 from prefillshare.training.shard import Shard
 
 BASE_NAME = "prefillshare/tiny-base"

@@ -6,11 +6,11 @@ from random import Random
 
 import pytest
 
-from prefillshare.modules.tiny.conversations import TASKS, held_out_conversations, tuning_conversations
-from prefillshare.modules.tiny.corpus import sample_document
-from prefillshare.modules.tiny.tasks import SAMPLERS, split_of
-from prefillshare.modules.tiny.tasks.code import FILTERS, MAPS, REDUCES
-from prefillshare.modules.tiny.workspace import WorkspaceSize, sample_workspace
+from prefillshare.tiny.language.conversations import TASKS, held_out_conversations, tuning_conversations
+from prefillshare.tiny.language.corpus import sample_document
+from prefillshare.tiny.language.tasks import SAMPLERS, split_of
+from prefillshare.tiny.language.tasks.code import FILTERS, MAPS, REDUCES
+from prefillshare.tiny.language.workspace import WorkspaceSize, sample_workspace
 
 
 def sample(task, seed, num, wording="own"):

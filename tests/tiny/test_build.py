@@ -10,12 +10,12 @@ from prefillshare.errors import ModuleError, TrainingError
 from prefillshare.modules.fingerprint import prefill_fingerprint
 from prefillshare.modules.manifest import read_manifest
 from prefillshare.modules.merge import merge_adapter
-from prefillshare.modules.tiny.config import LoraShape, ModelShape, Schedule, TinyRecipe
+from prefillshare.tiny import build
+from prefillshare.tiny.answers import TinyAnswers
+from prefillshare.tiny.build import BuildPlan, TinyBuild, check_out, wipe
+from prefillshare.tiny.recipe import LoraShape, ModelShape, Schedule, TinyRecipe
 from prefillshare.training.model import load_adapter, load_base
 from prefillshare.training.progress import LineReporter
-from prefillshare.training.tiny import build
-from prefillshare.training.tiny.answers import TinyAnswers
-from prefillshare.training.tiny.build import BuildPlan, TinyBuild, check_out, wipe
 
 RUN = Schedule(num_tokens=2500, batch_tokens=1200, learning_rate=1e-3, warmup_steps=1, checkpoint_steps=1)
 RECIPE = TinyRecipe(
@@ -46,7 +46,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("family")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "NUM_PROBES", 1)
-        patch.setattr("prefillshare.training.tiny.probe.MAX_NEW_TOKENS", 2)
+        patch.setattr("prefillshare.tiny.probe.MAX_NEW_TOKENS", 2)
         build_at(root)
     return root
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from random import Random
 
-from prefillshare.modules.tiny.tasks.base import Problem, Wording
-from prefillshare.modules.tiny.workspace import Person, Workspace
+from prefillshare.tiny.language.tasks.base import Problem, Wording
+from prefillshare.tiny.language.workspace import Person, Workspace
 
 OPERATIONS = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
 

@@ -6,9 +6,9 @@ from itertools import islice
 import jinja2
 import pytest
 
-from prefillshare.modules.tiny.chatml import generation_prompt
-from prefillshare.modules.tiny.conversations import TASKS, held_out_conversations
-from prefillshare.modules.tiny.tokenizer import SPECIAL_TOKENS, chat_template, train_tokenizer
+from prefillshare.tiny.language.chatml import generation_prompt
+from prefillshare.tiny.language.conversations import TASKS, held_out_conversations
+from prefillshare.tiny.language.tokenizer import SPECIAL_TOKENS, chat_template, train_tokenizer
 
 TOOL = {"type": "function", "function": {"name": "find_map", "parameters": {"type": "object"}}}
 

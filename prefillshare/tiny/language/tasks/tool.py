@@ -3,9 +3,9 @@
 import json
 from random import Random
 
-from prefillshare.modules.tiny import words
-from prefillshare.modules.tiny.tasks.base import Problem, Wording
-from prefillshare.modules.tiny.workspace import Function, Workspace
+from prefillshare.tiny.language import words
+from prefillshare.tiny.language.tasks.base import Problem, Wording
+from prefillshare.tiny.language.workspace import Function, Workspace
 
 Value = str | int
 

@@ -10,11 +10,11 @@ from prefillshare.evaluation.driver import score_answers
 from prefillshare.evaluation.suites import load_suite
 from prefillshare.modules.fingerprint import prefill_fingerprint
 from prefillshare.modules.manifest import read_manifest
-from prefillshare.modules.tiny.config import TinyRecipe
-from prefillshare.modules.tiny.conversations import TASKS
-from prefillshare.modules.tiny.tokenizer import chat_template, train_tokenizer
-from prefillshare.training.tiny.answers import TinyAnswers
-from prefillshare.training.tiny.data import tokenizer_texts, write_tuning_data
+from prefillshare.tiny.answers import TinyAnswers
+from prefillshare.tiny.data import tokenizer_texts, write_tuning_data
+from prefillshare.tiny.language.conversations import TASKS
+from prefillshare.tiny.language.tokenizer import chat_template, train_tokenizer
+from prefillshare.tiny.recipe import TinyRecipe
 
 TINY = Path(__file__).parents[2] / "models" / "tiny"
 MAX_BYTES = 25 * 10**6
