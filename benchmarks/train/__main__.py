@@ -22,10 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.train.memory import LiveBytes
-from prefillshare.tiny.recipe import LoraShape, ModelShape
+from prefillshare.modules.adapter import LoraShape
+from prefillshare.tiny.base_model import new_base
+from prefillshare.tiny.recipe import ModelShape
 from prefillshare.training.layout import Documents, lay_out, lay_out_ordinary
 from prefillshare.training.memory import keep_freed_memory
-from prefillshare.training.model import add_adapter, new_base
+from prefillshare.training.model import add_adapter
 from prefillshare.training.objective import layout_loss
 
 SHAPES = {

@@ -17,21 +17,22 @@ import torch
 
 from prefillshare.errors import TrainingError
 from prefillshare.modules.manifest import Objective as StatedObjective
-from prefillshare.tiny.data import tokenizer_texts, write_corpus, write_tuning_data
+from prefillshare.tiny.base_model import new_base
+from prefillshare.tiny.data import plan_batches, tokenizer_texts, write_corpus, write_tuning_data
 from prefillshare.tiny.language.chatml import END, END_OF_TEXT
 from prefillshare.tiny.language.conversations import TASKS
 from prefillshare.tiny.language.tasks import TaskName
 from prefillshare.tiny.language.tokenizer import train_tokenizer
+from prefillshare.tiny.loop import LoopConfig, StepLoss, run_loop
 from prefillshare.tiny.probe import probe_accuracy
 from prefillshare.tiny.publish import BASE_NAME, write_build_record, write_module_manifest
 from prefillshare.tiny.recipe import Schedule, TinyRecipe
 from prefillshare.training.batch import batch_of
-from prefillshare.training.loop import LoopConfig, StepLoss, run_loop
 from prefillshare.training.memory import keep_freed_memory
-from prefillshare.training.model import add_adapter, load_base, new_base
+from prefillshare.training.model import add_adapter, load_base
 from prefillshare.training.objective import Objective, cache_conditioned_loss, ordinary_loss
 from prefillshare.training.progress import Reporter
-from prefillshare.training.shard import Shard, plan_batches, read_shard
+from prefillshare.training.shard import Shard, read_shard
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

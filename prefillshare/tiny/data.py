@@ -1,8 +1,9 @@
 """The data of each run of the tiny family, as shards."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING
 
 from prefillshare.tiny.language.chatml import Piece, Turn, pieces_of
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 def tokenizer_texts(recipe: TinyRecipe) -> Iterator[str]:
     """The documents that the tokenizer is trained on: a thinned-out corpus."""
-    from random import Random
-
     rng = Random(f"tokenizer-{recipe.seed}")
     for index in range(recipe.num_tokenizer_documents):
         pieces = sample_document(rng, index / recipe.num_tokenizer_documents)
@@ -62,6 +61,22 @@ def tuning_pieces(conversation: Conversation, task: TaskName) -> list[Piece]:
     )
 
 
+def plan_batches(lengths: Sequence[int], batch_tokens: int, seed: int, *, pool: int = 512) -> list[list[int]]:
+    """Document indices of each step: near neighbours in the order, of similar length, in at most `batch_tokens`.
+
+    Units: batch_tokens counts padding. A curriculum in the order of documents survives, since only documents of one
+    pool of neighbours are mixed.
+    """
+    rng = Random(f"batches-{seed}")
+    plan: list[list[int]] = []
+    for start in range(0, len(lengths), pool):
+        indices = sorted(range(start, min(start + pool, len(lengths))), key=lambda index: lengths[index])
+        batches = _cut(indices, lengths, batch_tokens)
+        rng.shuffle(batches)
+        plan += batches
+    return plan
+
+
 def _corpus(recipe: TinyRecipe, tokenizer: "Tokenizer", num_tokens: int) -> Iterator[Document]:
     made = 0
     stream = documents(recipe.seed, lambda: made / num_tokens)
@@ -90,3 +105,13 @@ def _ends(pieces: list[Piece]) -> list[int]:
         at += len(piece.text)
         ends.append(at)
     return ends
+
+
+def _cut(indices: Sequence[int], lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """Cut indices, sorted by rising length, into batches."""
+    batches: list[list[int]] = [[]]
+    for index in indices:
+        if batches[-1] and (len(batches[-1]) + 1) * lengths[index] > batch_tokens:
+            batches.append([])
+        batches[-1].append(index)
+    return batches

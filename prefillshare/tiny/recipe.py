@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from prefillshare.modules.adapter import LoraShape
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
@@ -48,18 +50,6 @@ class Schedule:
     """Largest norm of the gradient."""
     checkpoint_steps: int = 100
     """Steps between two checkpoints."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoraShape:
-    """The adapters; all modules share one set of targets, as the engine wants."""
-
-    rank: int = 32
-    """Rank of every adapter matrix."""
-    alpha: int = 64
-    """Scale: the update is multiplied by alpha / rank."""
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    """Projections that carry an adapter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

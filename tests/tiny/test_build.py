@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from prefillshare.errors import ModuleError, TrainingError
+from prefillshare.modules.adapter import LoraShape
 from prefillshare.modules.fingerprint import prefill_fingerprint
 from prefillshare.modules.manifest import read_manifest
 from prefillshare.modules.merge import merge_adapter
 from prefillshare.tiny import build
 from prefillshare.tiny.answers import TinyAnswers
 from prefillshare.tiny.build import BuildPlan, TinyBuild, check_out, wipe
-from prefillshare.tiny.recipe import LoraShape, ModelShape, Schedule, TinyRecipe
+from prefillshare.tiny.recipe import ModelShape, Schedule, TinyRecipe
 from prefillshare.training.model import load_adapter, load_base
 from prefillshare.training.progress import LineReporter
 

@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from prefillshare.errors import TrainingError
+from prefillshare.tiny.base_model import new_base
+from prefillshare.tiny.data import plan_batches
+from prefillshare.tiny.loop import LOG_NAME, LoopConfig, StepLoss, run_loop
+from prefillshare.tiny.optimizer import learning_rate_at
 from prefillshare.tiny.recipe import ModelShape
 from prefillshare.training.batch import batch_of
-from prefillshare.training.loop import LOG_NAME, LoopConfig, StepLoss, run_loop
-from prefillshare.training.model import new_base
 from prefillshare.training.objective import ordinary_loss
-from prefillshare.training.optimizer import learning_rate_at
-from prefillshare.training.shard import Document, plan_batches, read_shard, write_shard
+from prefillshare.training.shard import Document, read_shard, write_shard
 
 MICRO = ModelShape(
     hidden_size=32, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=16, intermediate_size=32, max_positions=64

@@ -1,7 +1,14 @@
-"""The training loop: one loss per step, checkpoints, a log; it continues where a killed run stopped.
+"""The training loop of the family: one loss per step, checkpoints, a log; it continues where a killed run stopped.
 
 The loop knows nothing about models. It gets parameters and a function from the step to a loss, so it serves
 pretraining, cache-conditioned and ordinary fine-tuning alike.
+
+Why it stands beside `training.finetune`, which trains everybody else's modules: the family's recipe needs what a
+transformers Trainer has no place for. Pretraining uses two optimizers at a time (`optimizer`); a step is as many
+neighbouring documents as fill `batch_tokens`, so that the corpus's curriculum survives, where a Trainer draws a fixed
+number of examples in random order; weights are bfloat16 with float32 masters, without autocast, which two cores
+would pay for in every layer. Over a Trainer all of this would be overridden, and the shipped weights could no longer
+be made again.
 """
 
 import json
@@ -13,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from prefillshare.training.optimizer import MasterOptimizer, OptimizerName, learning_rate_at
+from prefillshare.tiny.optimizer import MasterOptimizer, OptimizerName, learning_rate_at
 from prefillshare.training.progress import Report, Reporter
 
 CHECKPOINT_NAME = "checkpoint.pt"
