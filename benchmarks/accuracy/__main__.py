@@ -22,7 +22,7 @@ from benchmarks.accuracy.store import Store
 from benchmarks.accuracy.train import train
 from prefillshare.errors import PrefillShareError
 from prefillshare.evaluation.driver import score_answers
-from prefillshare.evaluation.suites import load_suite
+from prefillshare.evaluation.suites.tiny import load_suite
 from prefillshare.tiny.answers import TinyAnswers
 from prefillshare.tiny.language.conversations import TASKS
 from prefillshare.training.memory import keep_freed_memory

@@ -56,7 +56,7 @@ def evaluate(
     _check(suites, model, out)
     _check_sharing(weights, sharing_ratio)
     _check_harness(harness, few_shot, weights)
-    from prefillshare.evaluation.field.registry import load
+    from prefillshare.evaluation.suites.registry import load
 
     address = server_url(url) if weights is None else ""
     if harness is not None:

@@ -11,8 +11,8 @@ from pathlib import Path
 from prefillshare.cli.output import put, say
 from prefillshare.errors import EvaluationError
 from prefillshare.evaluation.driver import Score, score_answers, score_served
-from prefillshare.evaluation.suites import Suite, load_suite, suite_names
-from prefillshare.evaluation.table import Row, markdown_table, write_between_markers
+from prefillshare.evaluation.suites.tiny import Suite, load_suite, suite_names
+from prefillshare.evaluation.tiny_table import Row, markdown_table, write_between_markers
 
 AGENTS_FILE = "tiny-agents.toml"
 NAIVE_FILE = "tiny-naive.toml"

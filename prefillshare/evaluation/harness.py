@@ -17,7 +17,7 @@ from prefillshare.datafiles import summary, text_in
 from prefillshare.direct import except_from_proxies
 from prefillshare.errors import EvaluationError
 from prefillshare.evaluation.driver import Sample, Score
-from prefillshare.evaluation.field.base import data_file, problems_of
+from prefillshare.evaluation.suites.problem_file import data_file, problems_of
 
 PACKAGE = "lm-eval[api]==0.4.13"
 TASKS = ("gsm8k",)

@@ -25,7 +25,7 @@ from typing import Any
 
 from prefillshare.errors import EvaluationError
 
-RUNNER = Path(__file__).with_name("runner.py")
+CHILD = Path(__file__).with_name("sandbox_child.py")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +81,7 @@ def run_function(source: str, function: str, cases: list[Any], limits: Limits | 
 def _start(directory: str) -> "subprocess.Popen[bytes]":
     try:
         return subprocess.Popen(
-            [sys.executable, "-I", "-S", str(RUNNER)],
+            [sys.executable, "-I", "-S", str(CHILD)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

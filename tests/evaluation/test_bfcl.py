@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from prefillshare.errors import EvaluationError
-from prefillshare.evaluation.field import bfcl
-from prefillshare.evaluation.field.bfcl import api_name
-from prefillshare.evaluation.field.calls import parse_calls
-from prefillshare.evaluation.field.registry import load
+from prefillshare.evaluation.suites import bfcl
+from prefillshare.evaluation.suites.answered_calls import parse_calls
+from prefillshare.evaluation.suites.bfcl import api_name
+from prefillshare.evaluation.suites.registry import load
 
 NUM_QUESTIONS = {"bfcl-simple": 400, "bfcl-multiple": 200}
 
@@ -123,7 +123,7 @@ def test_other_suites_have_no_functions_to_offer() -> None:
 def test_without_the_package_the_message_says_what_to_install() -> None:
     program = (
         "import sys; sys.modules['bfcl_eval'] = None\n"
-        "from prefillshare.evaluation.field.registry import load\n"
+        "from prefillshare.evaluation.suites.registry import load\n"
         "load('bfcl-simple', directory=None, limit=1, may_run_code=False)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

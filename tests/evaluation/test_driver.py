@@ -7,7 +7,7 @@ import pytest
 
 from prefillshare.errors import EvaluationError
 from prefillshare.evaluation.driver import score_served
-from prefillshare.evaluation.suites import load_suite
+from prefillshare.evaluation.suites.tiny import load_suite
 from tests.support.http import serving
 
 

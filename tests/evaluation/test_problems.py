@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from prefillshare.errors import EvaluationError
-from prefillshare.evaluation.field.gsm import load_gsm8k, load_gsm_plus
-from prefillshare.evaluation.field.humaneval import load_humaneval
 from prefillshare.evaluation.harness import _usable
+from prefillshare.evaluation.suites.gsm import load_gsm8k, load_gsm_plus
+from prefillshare.evaluation.suites.humaneval import load_humaneval
 
 GOOD = {"question": "1 + 2?", "answer": "1 + 2 = 3\n#### 3"}
 

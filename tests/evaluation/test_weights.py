@@ -6,8 +6,8 @@ import pytest
 
 from prefillshare.config import load_deployment
 from prefillshare.errors import EvaluationError
-from prefillshare.evaluation.field.registry import load
-from prefillshare.evaluation.suites import load_suite
+from prefillshare.evaluation.suites.registry import load
+from prefillshare.evaluation.suites.tiny import load_suite
 from prefillshare.evaluation.weights import WeightsModel
 from prefillshare.modules.deployment import ResolvedDeployment, resolve
 from prefillshare.tiny.answers import TinyAnswers

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from prefillshare.evaluation.driver import score_answers
-from prefillshare.evaluation.suites import load_suite
+from prefillshare.evaluation.suites.tiny import load_suite
 from prefillshare.modules.fingerprint import prefill_fingerprint
 from prefillshare.modules.manifest import read_manifest
 from prefillshare.tiny.answers import TinyAnswers

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from prefillshare.errors import EvaluationError
-from prefillshare.evaluation.field.gsm import final_number
-from prefillshare.evaluation.field.registry import load
+from prefillshare.evaluation.suites.gsm import final_number
+from prefillshare.evaluation.suites.registry import load
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 NUM_RUN = 12

@@ -12,9 +12,9 @@ from typing import Any
 
 from prefillshare.datafiles import text_in
 from prefillshare.evaluation.base import Verdict
-from prefillshare.evaluation.field.base import FieldSuite, read_problems
-from prefillshare.evaluation.field.humaneval import MAX_NEW_TOKENS, CompletionQuestion
 from prefillshare.evaluation.sandbox import Limits, run_function
+from prefillshare.evaluation.suites.humaneval import MAX_NEW_TOKENS, CompletionQuestion
+from prefillshare.evaluation.suites.problem_file import FieldSuite, read_problems
 
 FILE = "HumanEvalPlus.jsonl.gz"
 LIMITS = Limits(cpu_s=30, wall_s=90.0, memory_bytes=1024 * 2**20)

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from prefillshare.datafiles import text_in
 from prefillshare.evaluation.base import Verdict
-from prefillshare.evaluation.field.base import FieldSuite, read_problems
 from prefillshare.evaluation.sandbox import Limits, run_function
+from prefillshare.evaluation.suites.problem_file import FieldSuite, read_problems
 
 INSTRUCTION = "Complete this Python function. Answer with the whole function in one code block."
 MAX_NEW_TOKENS = 768

@@ -7,13 +7,13 @@ from pathlib import Path
 from prefillshare.config.tables import nearest
 from prefillshare.errors import EvaluationError
 from prefillshare.evaluation.base import Suite
-from prefillshare.evaluation.field.base import FieldSuite
-from prefillshare.evaluation.field.bfcl import CATEGORIES, load_bfcl
-from prefillshare.evaluation.field.gsm import load_gsm8k, load_gsm_plus
-from prefillshare.evaluation.field.humaneval import load_humaneval
-from prefillshare.evaluation.field.humaneval_plus import load_humaneval_plus
-from prefillshare.evaluation.suites import load_suite as load_tiny_suite
-from prefillshare.evaluation.suites import suite_names as tiny_names
+from prefillshare.evaluation.suites.bfcl import CATEGORIES, load_bfcl
+from prefillshare.evaluation.suites.gsm import load_gsm8k, load_gsm_plus
+from prefillshare.evaluation.suites.humaneval import load_humaneval
+from prefillshare.evaluation.suites.humaneval_plus import load_humaneval_plus
+from prefillshare.evaluation.suites.problem_file import FieldSuite
+from prefillshare.evaluation.suites.tiny import load_suite as load_tiny_suite
+from prefillshare.evaluation.suites.tiny import suite_names as tiny_names
 
 FIELD: dict[str, Callable[[Path | None], FieldSuite]] = {
     "gsm8k": load_gsm8k,

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from prefillshare.errors import EvaluationError
 from prefillshare.evaluation.base import Verdict
-from prefillshare.evaluation.judges import judge
+from prefillshare.evaluation.suites.tiny_judges import judge
 from prefillshare.tiny.language.conversations import TASKS, held_out_conversations
 from prefillshare.tiny.language.tasks import Problem, TaskName
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from prefillshare.datafiles import text_in
 from prefillshare.evaluation.base import Verdict
-from prefillshare.evaluation.field.base import FieldSuite, read_problems
+from prefillshare.evaluation.suites.problem_file import FieldSuite, read_problems
 
 INSTRUCTION = 'Solve the problem step by step. End with a line "#### " and the number.'
 MAX_NEW_TOKENS = 512

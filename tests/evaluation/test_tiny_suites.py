@@ -6,10 +6,10 @@ import pytest
 
 from prefillshare.errors import EvaluationError
 from prefillshare.evaluation.driver import score_answers
-from prefillshare.evaluation.judges import judge
 from prefillshare.evaluation.statistics import wilson_interval
-from prefillshare.evaluation.suites import load_suite, suite_names
-from prefillshare.evaluation.table import BEGIN, END, Row, markdown_table, write_between_markers
+from prefillshare.evaluation.suites.tiny import load_suite, suite_names
+from prefillshare.evaluation.suites.tiny_judges import judge
+from prefillshare.evaluation.tiny_table import BEGIN, END, Row, markdown_table, write_between_markers
 
 NUM = 12
 

@@ -18,8 +18,8 @@ from typing import Any
 from prefillshare.datafiles import text_in
 from prefillshare.errors import EvaluationError
 from prefillshare.evaluation.base import Verdict
-from prefillshare.evaluation.field.base import FieldSuite, Made, problems_of
-from prefillshare.evaluation.field.calls import parse_calls
+from prefillshare.evaluation.suites.answered_calls import parse_calls
+from prefillshare.evaluation.suites.problem_file import FieldSuite, Made, problems_of
 
 PACKAGE = "bfcl-eval==2026.3.23"
 CATEGORIES = {"bfcl-simple": "simple_python", "bfcl-multiple": "multiple"}
