@@ -96,7 +96,7 @@ def evaluate_tiny(
     ] = False,
 ) -> None:
     """Ask 500 held-out problems per task: the modules over shared KV, the base alone, naive sharing."""
-    from prefillshare.cli.evaluation import EvaluationRequest, evaluate
+    from prefillshare.cli.evaluate_tiny import EvaluationRequest, evaluate
 
     evaluate(
         EvaluationRequest(

@@ -122,7 +122,7 @@ def _ask_by_harness(suites: list[str], model: str, url: str, **settings: Any) ->
 
 
 def _ask(suite: Any, model: str, url: str, api_key: str | None, concurrency: int) -> "Score":
-    from prefillshare.cli.evaluation import counter
+    from prefillshare.cli.evaluate_tiny import counter
     from prefillshare.evaluation.driver import score_served
 
     _say_left_out(suite)
@@ -141,7 +141,7 @@ def _say_left_out(suite: Any) -> None:
 
 
 def _decode(suites: list[Any], model: str, weights: Path, sharing_ratio: float) -> "list[Score]":
-    from prefillshare.cli.evaluation import counter
+    from prefillshare.cli.evaluate_tiny import counter
     from prefillshare.config import load_deployment
     from prefillshare.evaluation.weights import WeightsModel
     from prefillshare.modules.deployment import resolve

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prefillshare.cli.memory_table import memory_table
+from prefillshare.cli.launch_memory_table import memory_table
 from prefillshare.cli.output import put, put_comment_table, put_json, put_table, say, warn
 from prefillshare.cli.server_options import url_words
 
@@ -139,7 +139,7 @@ def _print_plan(deployment: "ResolvedDeployment", options: "LaunchOptions", as_j
 
 
 def _serve(deployment: "ResolvedDeployment", options: "LaunchOptions", as_json: bool, tui: bool) -> None:
-    from prefillshare.cli.dashboard import Dashboard
+    from prefillshare.cli.launch_dashboard import Dashboard
     from prefillshare.cli.progress import StageLines
     from prefillshare.serving.launch import launch as start
     from prefillshare.serving.stopping import StopRequested, serve_until_stopped, stop_signals

@@ -23,7 +23,7 @@ def chat(
 
     /model NAME lets another module answer over the same conversation, /help lists the other commands.
     """
-    from prefillshare.cli.conversation import Conversation, talk
+    from prefillshare.cli.chat_conversation import Conversation, talk
     from prefillshare.serving.client import Client
 
     with Client(server_url(url), api_key) as client:

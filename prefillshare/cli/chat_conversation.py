@@ -3,9 +3,9 @@
 import sys
 from collections.abc import Callable
 
-from prefillshare.cli.ask import usage_line
+from prefillshare.cli.chat_questions import questions
+from prefillshare.cli.commands.ask import usage_line
 from prefillshare.cli.output import paint, put, say
-from prefillshare.cli.questions import questions
 from prefillshare.config.tables import nearest
 from prefillshare.errors import ConfigError, PrefillShareError, ServerError
 from prefillshare.serving.client import Client, Message, Usage

@@ -59,7 +59,7 @@ class Typed:
     def __init__(self) -> None:
         from prompt_toolkit import PromptSession
 
-        from prefillshare.cli.history import opened_history
+        from prefillshare.cli.chat_history import opened_history
 
         self._session: PromptSession[str] = PromptSession(
             history=opened_history(),
