@@ -123,7 +123,7 @@ def _answer_in_process(label: str, suite: Suite, tiny: Path, on_answer: Callable
 
     module = {SHARED_LABEL: suite.task, BASE_LABEL: None}.get(label, f"naive/{suite.task}")
     answers = TinyAnswers(tiny, module, sharing_ratio=0.0 if label == OWN_LABEL else 1.0)
-    return answers.answer([list(one.messages) for one in suite.questions], on_answer)
+    return answers.answer([list(question.messages) for question in suite.questions], on_answer)
 
 
 def _told(label: str, score: Score) -> Score:

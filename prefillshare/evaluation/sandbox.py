@@ -134,9 +134,9 @@ def _outcome(reply: bytes, code: int) -> Outcome:
         return Outcome(error=f"was stopped by a limit ({_reason(code)})")
     if "error" in result:
         return Outcome(error=result["error"], is_offline=result["is_offline"])
-    raised = [one["error"] for one in result["outcomes"] if "error" in one]
+    raised = [outcome["error"] for outcome in result["outcomes"] if "error" in outcome]
     return Outcome(
-        values=tuple(one.get("value") for one in result["outcomes"]),
+        values=tuple(outcome.get("value") for outcome in result["outcomes"]),
         error=raised[0] if raised else None,
         is_offline=result["is_offline"],
     )

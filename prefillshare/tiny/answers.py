@@ -69,4 +69,4 @@ class TinyAnswers:
             prefill_model=self._prefill,
             sharing_ratio=self._sharing_ratio,
         )
-        return [self._tokenizer.decode(one, skip_special_tokens=False) for one in tokens]
+        return [self._tokenizer.decode(answer, skip_special_tokens=False) for answer in tokens]

@@ -142,7 +142,7 @@ class TinyBuild:
         write_module_manifest(
             self._base_dir, self._base_dir, "tiny-base", "language-modelling", data, recipe, recipe.base
         )
-        return {"num_parameters": sum(one.numel() for one in model.parameters())}
+        return {"num_parameters": sum(parameter.numel() for parameter in model.parameters())}
 
     def _tuning_data(self, task: TaskName) -> dict[str, Any]:
         length = self._length(self.plan.recipe.tuning)
@@ -174,7 +174,7 @@ class TinyBuild:
         data: Shard,
         schedule: Schedule,
     ) -> None:
-        lengths = [int(one) for one in data.starts[1:] - data.starts[:-1]]
+        lengths = [int(length) for length in data.starts[1:] - data.starts[:-1]]
         plan = plan_batches(lengths, schedule.batch_tokens, self.plan.recipe.seed)
         num_steps = _num_steps(plan, lengths, self._length(schedule))
         model.train()

@@ -33,9 +33,9 @@ class MasterOptimizer:
         self._clip_norm = clip_norm
         keyed = list(zip((key for key, _ in trainable), self._masters, strict=True))
         is_muon = name == "muon"
-        muon = [one for key, one in keyed if is_muon and one.dim() == 2 and "embed" not in key]
-        matrices = [one for key, one in keyed if one.dim() == 2 and not (is_muon and "embed" not in key)]
-        vectors = [one for _, one in keyed if one.dim() != 2]
+        muon = [master for key, master in keyed if is_muon and master.dim() == 2 and "embed" not in key]
+        matrices = [master for key, master in keyed if master.dim() == 2 and not (is_muon and "embed" not in key)]
+        vectors = [master for _, master in keyed if master.dim() != 2]
         self._inner: list[tuple[torch.optim.Optimizer, float]] = []
         if muon:
             self._inner.append((_muon(muon, weight_decay), 1.0))

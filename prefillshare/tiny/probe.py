@@ -22,8 +22,10 @@ def probe_accuracy(
 ) -> dict[str, float]:
     """Accuracy over the base's KV (`shared`) and over the model's own (`own`), on problems outside the suites."""
     asked = list(islice(held_out_conversations(PROBE_SEED + seed, task), num_problems))
-    prompts = [tokenizer.encode(generation_prompt(one.turns(has_last_answer=False))).ids for one in asked]
-    wanted = [one.problems[-1].answer for one in asked]
+    prompts = [
+        tokenizer.encode(generation_prompt(conversation.turns(has_last_answer=False))).ids for conversation in asked
+    ]
+    wanted = [conversation.problems[-1].answer for conversation in asked]
     figures = {}
     for name, ratio in (("shared", 1.0), ("own", 0.0)):
         answers = decode(

@@ -66,7 +66,7 @@ def write_shard(path: Path, documents: Iterable[Document]) -> Shard:
     shard = Shard(
         tokens=joined if joined.max() > np.iinfo(np.uint16).max else joined.astype(np.uint16),
         weights=np.concatenate(weights),
-        starts=np.concatenate(([0], np.cumsum([len(one) for one in tokens]))).astype(np.int64),
+        starts=np.concatenate(([0], np.cumsum([len(document) for document in tokens]))).astype(np.int64),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"partial-{path.name}")

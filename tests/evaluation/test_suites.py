@@ -19,16 +19,16 @@ NUM_RUN = 12
 def test_references_of_word_problems_are_right(name: str, num: int, num_left_out: int) -> None:
     suite = load(name, directory=DATA, limit=None, may_run_code=False)
     assert len(suite.questions) + suite.num_left_out == num + num_left_out
-    wrong = [one.asked for one in suite.questions if not one.judge(f"#### {one.final}").is_right]
+    wrong = [question.asked for question in suite.questions if not question.judge(f"#### {question.final}").is_right]
     assert wrong == []
-    assert not any(one.judge(f"#### {one.final + 1}").is_right for one in suite.questions)
-    assert not any(one.judge("I do not know.").is_right for one in suite.questions)
-    assert all(one.asked in one.messages[-1]["content"] for one in suite.questions)
+    assert not any(question.judge(f"#### {question.final + 1}").is_right for question in suite.questions)
+    assert not any(question.judge("I do not know.").is_right for question in suite.questions)
+    assert all(question.asked in question.messages[-1]["content"] for question in suite.questions)
 
 
 def test_references_of_gsm8k_are_right_as_written() -> None:
     suite = load("gsm8k", directory=DATA, limit=None, may_run_code=False)
-    assert [one.asked for one in suite.questions if not one.judge(one.reference).is_right] == []
+    assert [question.asked for question in suite.questions if not question.judge(question.reference).is_right] == []
 
 
 @pytest.mark.parametrize(
@@ -52,9 +52,9 @@ def test_canonical_solutions_pass_and_broken_ones_fail() -> None:
     assert len(suite.questions) == 164
     # Those that import what the sandbox must have at hand are always among them.
     needy = [
-        one
-        for one in suite.questions
-        if re.search(r"^\s*(import|from) (copy|hashlib)", one.asked + one.reference + one.test, re.M)
+        question
+        for question in suite.questions
+        if re.search(r"^\s*(import|from) (copy|hashlib)", question.asked + question.reference + question.test, re.M)
     ]
     assert len(needy) == 3
     for question in [*needy, *suite.questions[::NUM_RUN]]:

@@ -78,8 +78,8 @@ def test_resume_gives_the_same_losses_and_weights(tmp_path, optimizer):
     found = train(killed, optimizer)
     assert losses(killed) == losses(whole)
     assert len(losses(whole)) == NUM_STEPS
-    for one, other in zip(wanted.parameters(), found.parameters(), strict=True):
-        assert torch.equal(one, other)
+    for parameter, other in zip(wanted.parameters(), found.parameters(), strict=True):
+        assert torch.equal(parameter, other)
 
 
 def test_finished_run_is_not_trained_again(tmp_path):

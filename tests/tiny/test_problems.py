@@ -57,7 +57,7 @@ def test_math_answers_add_up():
         for left, sign, right, inside, result, shown in steps:
             assert inside == f"{left}{sign}{right}"
             assert eval(inside) == int(result) == int(shown)
-        assert [one[5] for one in steps[:-1]] == [one[0] for one in steps[1:]]
+        assert [step[5] for step in steps[:-1]] == [step[0] for step in steps[1:]]
         assert problem.answer.endswith(f"\n#### {steps[-1][5]}")
         assert 0 <= problem.judge["final"] < 200
 
@@ -65,7 +65,7 @@ def test_math_answers_add_up():
 def test_tool_calls_fit_one_listed_function():
     for problem in sample("tool", 2, 300):
         call = problem.judge["call"]
-        (function,) = [one for one in problem.workspace.functions if one.name == call["name"]]
+        (function,) = [function for function in problem.workspace.functions if function.name == call["name"]]
         assert len(problem.workspace.functions) >= 4
         assert sorted(call["arguments"]) == sorted(name for name, _ in function.parameters)
         for name, kind in function.parameters:

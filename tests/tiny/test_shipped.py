@@ -50,7 +50,9 @@ def test_tokenizer_and_data_are_those_of_the_recipe(tmp_path):
 @pytest.mark.parametrize("task", TASKS)
 def test_modules_solve_held_out_problems(task):
     suite = load_suite(f"tiny-{task}", 40)
-    answers = TinyAnswers(TINY, task, dtype=torch.float32).answer([list(one.messages) for one in suite.questions])
+    answers = TinyAnswers(TINY, task, dtype=torch.float32).answer(
+        [list(question.messages) for question in suite.questions]
+    )
     score = score_answers(suite, task, answers)
     print(f"{suite.name}: {score.num_right} of 40 over the base's KV")
     assert score.accuracy >= 0.85

@@ -159,7 +159,9 @@ def _show(scores: "list[Score]", *, as_json: bool) -> None:
     from prefillshare.cli.output import put_json, put_table
 
     if as_json:
-        put_json([{key: one[key] for key in one if key != "samples"} for one in (s.as_dict() for s in scores)])
+        put_json(
+            [{key: figures[key] for key in figures if key != "samples"} for figures in (s.as_dict() for s in scores)]
+        )
         return
     rows = [
         (
@@ -199,15 +201,15 @@ def _compare(first: Path, second: Path, *, as_json: bool) -> None:
 
     found = compare_files(first, second)
     if as_json:
-        put_json([one.as_dict() for one in found])
+        put_json([comparison.as_dict() for comparison in found])
         return
     rows = [
         (
-            one.suite,
-            *(f"{right / one.num_questions:.1%}" for right in one.num_right),
-            f"{one.only_first} : {one.only_second}",
-            f"{one.p_value:.3g}",
+            comparison.suite,
+            *(f"{right / comparison.num_questions:.1%}" for right in comparison.num_right),
+            f"{comparison.only_first} : {comparison.only_second}",
+            f"{comparison.p_value:.3g}",
         )
-        for one in found
+        for comparison in found
     ]
     put_table(("suite", str(first), str(second), "only one right", "p (McNemar, exact)"), rows)

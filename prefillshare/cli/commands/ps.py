@@ -28,7 +28,15 @@ def ps(as_json: Annotated[bool, typer.Option("--json", help="Print one line of J
 def _print(record: "DeploymentRecord") -> None:
     put(f"{record.name} ({record.topology}) at {record.url}, launcher pid {record.pid}")
     rows = [
-        (one.name, one.role, one.module or "-", str(one.pid or "-"), one.url, one.state, str(one.num_restarts))
-        for one in record.processes
+        (
+            process.name,
+            process.role,
+            process.module or "-",
+            str(process.pid or "-"),
+            process.url,
+            process.state,
+            str(process.num_restarts),
+        )
+        for process in record.processes
     ]
     put_table(("process", "role", "module", "pid", "address", "state", "restarts"), rows)

@@ -42,12 +42,16 @@ def verify(
         put_json(found)
     else:
         header = ["module", "equal to the reference", "tokens equal up to the first difference"]
-        put_table(header, [_row(name, one) for name, one in found.items()])
-    wrong = {name: one["compared"] - one["exact"] for name, one in found.items() if one["exact"] < one["compared"]}
-    if wrong and all(one["dtype"] == "float32" for one in found.values()):
+        put_table(header, [_row(name, figures) for name, figures in found.items()])
+    wrong = {
+        name: figures["compared"] - figures["exact"]
+        for name, figures in found.items()
+        if figures["exact"] < figures["compared"]
+    }
+    if wrong and all(figures["dtype"] == "float32" for figures in found.values()):
         listed = ", ".join(f"{number} of {name}" for name, number in wrong.items())
         raise BenchError(f"answers differ from the reference ({listed}): does {address} serve this deployment file?")
 
 
-def _row(name: str, one: dict[str, object]) -> list[str]:
-    return [name, f"{one['exact']} of {one['compared']}", f"{one['token_agreement']:.4f}"]
+def _row(name: str, figures: dict[str, object]) -> list[str]:
+    return [name, f"{figures['exact']} of {figures['compared']}", f"{figures['token_agreement']:.4f}"]

@@ -30,11 +30,11 @@ def parse_calls(answer: str) -> list[Call]:
 
 
 def _from_json(decoded: Any) -> Iterator[Call]:
-    for one in decoded if isinstance(decoded, list) else [decoded]:
-        arguments = one.get("arguments", one.get("parameters")) if isinstance(one, dict) else None
-        if not isinstance(arguments, dict) or not isinstance(one.get("name"), str):
+    for call in decoded if isinstance(decoded, list) else [decoded]:
+        arguments = call.get("arguments", call.get("parameters")) if isinstance(call, dict) else None
+        if not isinstance(arguments, dict) or not isinstance(call.get("name"), str):
             raise ValueError("is JSON, but no call with name and arguments")
-        yield one["name"], arguments
+        yield call["name"], arguments
 
 
 def _from_python(text: str) -> Iterator[Call]:
@@ -43,9 +43,9 @@ def _from_python(text: str) -> Iterator[Call]:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise ValueError("is neither JSON nor a Python call") from None
     for node in body.elts if isinstance(body, ast.List | ast.Tuple) else [body]:
-        if not isinstance(node, ast.Call) or node.args or any(one.arg is None for one in node.keywords):
+        if not isinstance(node, ast.Call) or node.args or any(keyword.arg is None for keyword in node.keywords):
             raise ValueError("is no call with named arguments only")
-        yield ast.unparse(node.func), {str(one.arg): _value(one.value) for one in node.keywords}
+        yield ast.unparse(node.func), {str(keyword.arg): _value(keyword.value) for keyword in node.keywords}
 
 
 def _value(node: ast.expr) -> Any:

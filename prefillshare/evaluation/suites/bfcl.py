@@ -63,7 +63,11 @@ class BfclQuestion:
 
     @property
     def tools(self) -> list[dict[str, Any]]:
-        return [{"type": "function", "function": _tool(one)} for one in self.functions] if self.is_offered else []
+        return (
+            [{"type": "function", "function": _tool(function)} for function in self.functions]
+            if self.is_offered
+            else []
+        )
 
     def judge(self, answer: str) -> Verdict:
         """Compare the call, as the leaderboard's checker does."""
@@ -71,7 +75,7 @@ class BfclQuestion:
             calls = parse_calls(answer)
         except ValueError as error:
             return Verdict(is_right=False, reason=str(error))
-        names = {api_name(one["name"]): one["name"] for one in self.functions} if self.is_offered else {}
+        names = {api_name(function["name"]): function["name"] for function in self.functions} if self.is_offered else {}
         given = [{names.get(name, name): arguments} for name, arguments in calls]
         check, language = _checker()
         found = check(list(self.functions), given, list(self.wanted), language, self.category, _MODEL)
@@ -98,7 +102,7 @@ def load_bfcl(name: str, directory: Path | None, *, is_offered: bool = False) ->
         )
 
     questions, no_questions = _problems(f"BFCL_v4_{category}.json", directory, question)
-    left_out = [*(f"answers, {one}" for one in no_answers), *no_questions]
+    left_out = [*(f"answers, {reason}" for reason in no_answers), *no_questions]
     return FieldSuite(name=name, questions=questions, max_new_tokens=MAX_NEW_TOKENS, left_out=left_out)
 
 
@@ -155,7 +159,7 @@ def _tool(function: Mapping[str, Any]) -> dict[str, Any]:
 def _schema(node: Any) -> Any:
     """A parameter description with JSON Schema's names of types."""
     if isinstance(node, list):
-        return [_schema(one) for one in node]
+        return [_schema(item) for item in node]
     if not isinstance(node, Mapping):
         return node
     named = {key: _schema(value) for key, value in node.items()}

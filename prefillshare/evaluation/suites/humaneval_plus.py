@@ -29,7 +29,7 @@ def _close(out, wanted, atol):
 
 def _is_floats(value):
     if isinstance(value, (list, tuple)) and value:
-        return all(isinstance(one, float) for one in value)
+        return all(isinstance(item, float) for item in value)
     return isinstance(value, float)
 
 def _same(out, wanted, atol):
@@ -39,7 +39,7 @@ def _same(out, wanted, atol):
     return bool(atol) and type(out) is type(wanted) and _close(out, wanted, atol)
 
 def _is_zero(coefficients, x, atol):
-    return abs(sum(one * _math.pow(x, i) for i, one in enumerate(coefficients))) <= atol
+    return abs(sum(factor * _math.pow(x, i) for i, factor in enumerate(coefficients))) <= atol
 
 def _defined(source, name):
     names = {"__name__": "answer"}

@@ -68,9 +68,11 @@ def load_suite(name: str, num_problems: int = 500) -> Suite:
     asked = islice(held_out_conversations(SUITE_SEED, task), num_problems)
     questions = tuple(
         Question(
-            problem=one.problems[-1],
-            messages=tuple({"role": turn.role, "content": turn.content} for turn in one.turns(has_last_answer=False)),
+            problem=conversation.problems[-1],
+            messages=tuple(
+                {"role": turn.role, "content": turn.content} for turn in conversation.turns(has_last_answer=False)
+            ),
         )
-        for one in asked
+        for conversation in asked
     )
     return Suite(name=name, task=task, questions=questions)

@@ -54,7 +54,7 @@ def tuning_conversations(seed: int, task: TaskName) -> Iterator[Conversation]:
     while True:
         workspace = sample_workspace(rng, WorkspaceSize())
         tasks = [task if rng.random() < 0.75 else rng.choice(TASKS) for _ in range(rng.randint(3, 5))]
-        problems = tuple(sample_problem(rng, workspace, one, "train") for one in tasks)
+        problems = tuple(sample_problem(rng, workspace, asked, "train") for asked in tasks)
         yield Conversation(problems=problems, is_system=rng.random() < 0.75)
 
 

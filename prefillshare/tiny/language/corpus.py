@@ -164,18 +164,20 @@ def _lookups(workspace: Workspace) -> list[Lookup]:
 def _stock(rng: Random, workspace: Workspace) -> tuple[str, str]:
     chosen = rng.sample(workspace.people, rng.randint(1, len(workspace.people)))
     asked = " and ".join(person.name for person in chosen)
-    return f"What do you know about {asked}?", "\n".join(one.stock_line for one in chosen)
+    return f"What do you know about {asked}?", "\n".join(person.stock_line for person in chosen)
 
 
 def _signature(rng: Random, workspace: Workspace) -> tuple[str, str]:
     chosen = rng.sample(workspace.functions, rng.randint(1, min(2, len(workspace.functions))))
-    return f"Describe {' and '.join(one.name for one in chosen)}.", "\n".join(one.signature for one in chosen)
+    return f"Describe {' and '.join(function.name for function in chosen)}.", "\n".join(
+        function.signature for function in chosen
+    )
 
 
 def _which(rng: Random, workspace: Workspace) -> tuple[str, str]:
-    one = rng.choice(workspace.functions)
-    verb = rng.choice((one.verb, *words.VERB_SYNONYMS[one.verb]))
-    return f"How can I {verb} the {one.qualifier} {one.noun}?", f"Use {one.name}."
+    function = rng.choice(workspace.functions)
+    verb = rng.choice((function.verb, *words.VERB_SYNONYMS[function.verb]))
+    return f"How can I {verb} the {function.qualifier} {function.noun}?", f"Use {function.name}."
 
 
 def _constants(rng: Random, workspace: Workspace) -> tuple[str, str]:

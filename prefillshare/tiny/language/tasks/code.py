@@ -128,5 +128,5 @@ def _plain(name: str, clauses: list[Clause]) -> str:
 
 
 def _own(name: str, clauses: list[Clause]) -> str:
-    wants, changes, returns = (OWN_WORDS[one.words].format(one.operand) for one in clauses)
+    wants, changes, returns = (OWN_WORDS[clause.words].format(clause.operand) for clause in clauses)
     return f"For {name}(xs) take {wants}, {changes}, hand back {returns}."

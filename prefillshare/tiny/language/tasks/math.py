@@ -36,7 +36,7 @@ def sample(rng: Random, workspace: Workspace, wording: Wording) -> Problem:
     person = rng.choice(workspace.people)
     stories = STORIES if len(workspace.people) > 1 else STORIES[:-1]
     make = rng.choice(stories)
-    other = rng.choice([one for one in workspace.people if one is not person] or [person])
+    other = rng.choice([somebody for somebody in workspace.people if somebody is not person] or [person])
     story = make(rng, person, other)
     wordings = story.plain if wording == "plain" else story.own
     lines, value = [], story.start

@@ -45,8 +45,8 @@ class CallFailedError(BenchError):
     """A call was refused or broke off."""
 
 
-class Asker:
-    """Asks targets; one per run."""
+class CallClient:
+    """Calls the targets of one run."""
 
     def __init__(self, http: aiohttp.ClientSession) -> None:
         self._http = http

@@ -1,10 +1,10 @@
-"""Plays sessions: each call after the answer of the one before, over the context that both made."""
+"""Drives sessions: each call after the answer of the one before, over the context that both made."""
 
 import time
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 
-from prefillshare.bench.drivers.asker import Asker, CallFailedError, Reply
+from prefillshare.bench.drivers.client import CallClient, CallFailedError, Reply
 from prefillshare.bench.records import CallRecord
 from prefillshare.bench.systems.base import Target
 from prefillshare.bench.workloads.base import Session, Workload
@@ -12,13 +12,13 @@ from prefillshare.bench.workloads.base import Session, Workload
 OnCall = Callable[[CallRecord], None]
 
 
-class Player:
-    """Plays the sessions of one run and writes its calls down."""
+class SessionDriver:
+    """Drives the sessions of one run and keeps a record of each call."""
 
-    def __init__(self, asker: Asker, targets: Mapping[str, Target], workload: Workload, on_call: OnCall) -> None:
+    def __init__(self, client: CallClient, targets: Mapping[str, Target], workload: Workload, on_call: OnCall) -> None:
         self.calls: list[CallRecord] = []
         self.workload = workload
-        self._asker = asker
+        self._client = client
         self._targets = targets
         self._on_call = on_call
         self._started_at = time.monotonic()
@@ -27,8 +27,8 @@ class Player:
         """Seconds since the start of the run."""
         return time.monotonic() - self._started_at
 
-    async def play(self, number: int, due_s: float | None = None) -> None:
-        """Play session `number`, which was due then; a call that fails ends it."""
+    async def run(self, number: int, due_s: float | None = None) -> None:
+        """Run session `number`, which was due then; a call that fails ends it."""
         context: list[int] = []
         session = self.workload.sessions[number]
         due = self.now_s() if due_s is None else due_s
@@ -47,7 +47,7 @@ class Player:
         prompt = [*context, *step.role]
         record.prompt_tokens = len(prompt)
         try:
-            reply = await self._asker.ask(self._targets[step.module], prompt, step.output_tokens, f"session-{number}")
+            reply = await self._client.ask(self._targets[step.module], prompt, step.output_tokens, f"session-{number}")
         except CallFailedError as error:
             record.error, record.end_s = str(error), self.now_s()
             return record
