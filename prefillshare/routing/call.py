@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 import orjson
 
-from prefillshare.observe.text import session_name
 from prefillshare.routing.checks import check_fields, check_items
 from prefillshare.routing.errors import BadCallError, UnknownModelError
 from prefillshare.routing.prompt import chat_prompts, text_prompts
+from prefillshare.wire.text import session_name
 
 Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/generate"]
 Shape = tuple[int | None, tuple[bytes, ...]]

@@ -10,7 +10,7 @@ from prefillshare.observe.events import Kind
 from prefillshare.observe.observer import Observer
 from prefillshare.routing.admission import Admission
 from prefillshare.routing.choice import Chooser
-from prefillshare.routing.client import WorkerClient, error_text
+from prefillshare.routing.client import WorkerClient
 from prefillshare.routing.descriptors import Descriptors
 from prefillshare.routing.errors import ConflictError, NotFoundError
 from prefillshare.routing.health import Health
@@ -22,6 +22,7 @@ from prefillshare.routing.sessions import Sessions
 from prefillshare.routing.settings import RouterSettings
 from prefillshare.routing.tracing import Tracing
 from prefillshare.routing.workers import Worker, WorkerPool, WorkerSpec
+from prefillshare.wire.errors import error_text
 
 _POLL_S = 0.02
 

@@ -11,9 +11,10 @@ import orjson
 
 from prefillshare.config.router import Router
 from prefillshare.errors import ServerError
-from prefillshare.routing.client import LegFailedError, WorkerClient, error_text
+from prefillshare.routing.client import LegFailedError, WorkerClient
 from prefillshare.routing.errors import ShortageError
 from prefillshare.routing.workers import Worker
+from prefillshare.wire.errors import error_text
 
 log = logging.getLogger(__name__)
 

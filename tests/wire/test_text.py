@@ -8,7 +8,7 @@ from prefillshare.observe.exposition import exposition
 from prefillshare.observe.observer import Observer
 from prefillshare.observe.sessions import Prompt
 from prefillshare.observe.state import ModuleFacts, deployment_state, worker_state
-from prefillshare.observe.text import MAX_NAME, as_json, header_text, printable, session_name, shortened
+from prefillshare.wire.text import MAX_NAME, as_json, header_text, printable, session_name, shortened
 
 ODD = ["caf\udce9", "\ud800", "a\x1b[31mb", "two\nlines", "\u202eright to left", "\x00", "\ufeff", "x" * 100_000]
 
