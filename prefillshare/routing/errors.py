@@ -6,7 +6,7 @@ from aiohttp import web
 
 from prefillshare.errors import PrefillShareError
 from prefillshare.observe.text import printable
-from prefillshare.routing.replies import json_reply
+from prefillshare.routing.web.replies import json_reply
 
 
 class RoutingError(PrefillShareError):
