@@ -6,11 +6,11 @@ import contextlib
 import aiohttp
 
 from prefillshare.bench.drivers.client import CallClient
-from prefillshare.bench.drivers.session import OnCall, SessionDriver
 from prefillshare.bench.drivers.closed_loop import closed_loop
 from prefillshare.bench.drivers.engines import Watcher
 from prefillshare.bench.drivers.load import Load, poisson_arrivals
 from prefillshare.bench.drivers.open_loop import open_loop
+from prefillshare.bench.drivers.session import OnCall, SessionDriver
 from prefillshare.bench.records import CallRecord, RunRecord
 from prefillshare.bench.systems.base import Running
 from prefillshare.bench.workloads.base import Workload
