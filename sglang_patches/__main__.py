@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import TypedDict
 
 from sglang_patches.arguments import installed_arguments
+from sglang_patches.bindings import ENGINE_PATCHES, PatchError, apply
 from sglang_patches.cpu.patches import CPU_PATCHES
 from sglang_patches.fingerprint import (
     PINNED_SGLANG,
@@ -22,7 +23,6 @@ from sglang_patches.fingerprint import (
     read_source,
 )
 from sglang_patches.patch import Patch
-from sglang_patches.registry import ENGINE_PATCHES, PatchError, apply
 
 
 class Row(TypedDict):

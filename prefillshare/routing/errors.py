@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from aiohttp import web
 
 from prefillshare.errors import PrefillShareError
-from prefillshare.routing.replies import json_reply
+from prefillshare.routing.web.replies import json_reply
 from prefillshare.wire.errors import error_object
 from prefillshare.wire.text import printable
 
