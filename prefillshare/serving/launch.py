@@ -10,15 +10,15 @@ from pathlib import Path
 from prefillshare.config import load_deployment
 from prefillshare.modules.deployment import ResolvedDeployment, resolve
 from prefillshare.open_files import raise_limit
-from prefillshare.serving.arguments import EngineCommand, cpu_kv_tokens
-from prefillshare.serving.budget import Budget, budgets, device_warnings
-from prefillshare.serving.cluster import RunningCluster, launch_cluster, plan_workers
-from prefillshare.serving.engine import RunningEngine, launch_engine
-from prefillshare.serving.engine import plan as plan_engine
-from prefillshare.serving.forks import ForkServer
+from prefillshare.serving.machine.ports import free_port
 from prefillshare.serving.options import DEFAULT_HOST, LaunchOptions, Listener
-from prefillshare.serving.ports import free_port
-from prefillshare.serving.preflight import size_warnings
+from prefillshare.serving.plan.arguments import EngineCommand, cpu_kv_tokens
+from prefillshare.serving.plan.budget import Budget, budgets, device_warnings
+from prefillshare.serving.plan.preflight import size_warnings
+from prefillshare.serving.run.cluster import RunningCluster, launch_cluster, plan_workers
+from prefillshare.serving.run.engine import RunningEngine, launch_engine
+from prefillshare.serving.run.engine import plan as plan_engine
+from prefillshare.serving.run.forks import ForkServer
 
 RunningDeployment = RunningEngine | RunningCluster
 """A deployment that answers. Both have url, pid, log_path, model_names, processes(), step(), stop() and kill()."""

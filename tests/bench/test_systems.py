@@ -18,9 +18,9 @@ from prefillshare.config.schema import Deployment
 from prefillshare.errors import BenchError
 from prefillshare.modules.deployment import resolve
 from prefillshare.modules.random_weights import num_parameters
-from prefillshare.serving.arguments import module_command
-from prefillshare.serving.placement import GpuPlace
-from prefillshare.serving.plain import plain_command
+from prefillshare.serving.plan.arguments import module_command
+from prefillshare.serving.plan.placement import GpuPlace
+from prefillshare.serving.run.plain import plain_command
 from tests.support.engines import MODELS_DIR
 from tests.support.random_models import make_family as make_random_family
 

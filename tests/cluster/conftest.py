@@ -12,11 +12,11 @@ import pytest
 
 from prefillshare.config import load_deployment
 from prefillshare.modules.deployment import resolve
-from prefillshare.serving.cluster import RunningCluster, launch_cluster
+from prefillshare.serving.machine.ports import free_port
 from prefillshare.serving.options import LaunchOptions
-from prefillshare.serving.ports import free_port
-from prefillshare.serving.progress import read_log
-from prefillshare.serving.record import ProcessRecord
+from prefillshare.serving.run.cluster import RunningCluster, launch_cluster
+from prefillshare.serving.run.progress import read_log
+from prefillshare.serving.run.record import ProcessRecord
 from tests.support.engines import MODELS_DIR
 from tests.support.otlp import Receiver, otlp_receiver
 from tests.support.proxies import PROXIES

@@ -9,7 +9,7 @@ from prefillshare.config import load_deployment
 from prefillshare.errors import ConfigError
 from prefillshare.modules import deployment
 from prefillshare.modules.deployment import resolve
-from prefillshare.serving.arguments import EngineCommand, engine_command
+from prefillshare.serving.plan.arguments import EngineCommand, engine_command
 from tests.support.random_models import make_adapter, make_base, write_deployment
 
 GPU = Gpu(name="a GPU", memory_bytes=80 << 30)

@@ -21,10 +21,10 @@ from prefillshare.places import (
     new_private_folder,
     state_directory,
 )
-from prefillshare.serving.cluster import plan_workers
-from prefillshare.serving.environment import loopback_variables, process_variables
-from prefillshare.serving.forks import ForkServer
+from prefillshare.serving.machine.environment import loopback_variables, process_variables
 from prefillshare.serving.options import LaunchOptions
+from prefillshare.serving.run.cluster import plan_workers
+from prefillshare.serving.run.forks import ForkServer
 from tests.support.engines import MODELS_DIR
 
 NAMES = ("LOGNAME", "USER", "LNAME", "USERNAME")

@@ -10,10 +10,10 @@ import pytest
 
 from prefillshare.contract import PLUGINS
 from prefillshare.errors import LaunchError
-from prefillshare.serving.arguments import ENGINE_PROGRAM, EngineCommand
-from prefillshare.serving.forks import UNKNOWN_EXIT_CODE, ForkServer
-from prefillshare.serving.process import start_engine
-from prefillshare.serving.readiness import wait_for_fork_server
+from prefillshare.serving.plan.arguments import ENGINE_PROGRAM, EngineCommand
+from prefillshare.serving.run.forks import UNKNOWN_EXIT_CODE, ForkServer
+from prefillshare.serving.run.process import start_engine
+from prefillshare.serving.run.readiness import wait_for_fork_server
 
 ENVIRONMENT = {"SGLANG_PLUGINS": PLUGINS, "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore"}
 

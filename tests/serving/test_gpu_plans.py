@@ -17,12 +17,12 @@ from prefillshare.config.schema import Deployment
 from prefillshare.config.tables import build
 from prefillshare.errors import ConfigError
 from prefillshare.modules.deployment import ResolvedDeployment, resolve
-from prefillshare.serving import arguments
-from prefillshare.serving.arguments import EngineCommand
-from prefillshare.serving.engine import start_fork_server
 from prefillshare.serving.launch import plan, plan_memory, plan_warnings
 from prefillshare.serving.options import LaunchOptions
-from prefillshare.serving.process import start_engine
+from prefillshare.serving.plan import arguments
+from prefillshare.serving.plan.arguments import EngineCommand
+from prefillshare.serving.run.engine import start_fork_server
+from prefillshare.serving.run.process import start_engine
 from tests.support.engines import MODELS_DIR, TINY_AGENTS
 
 TINY_PD = MODELS_DIR / "tiny-agents-pd.toml"

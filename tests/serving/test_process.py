@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from prefillshare.errors import LaunchError
-from prefillshare.serving.arguments import EngineCommand
-from prefillshare.serving.logs import new_log_path
-from prefillshare.serving.process import EngineProcess, start_engine
+from prefillshare.serving.machine.logs import new_log_path
+from prefillshare.serving.plan.arguments import EngineCommand
+from prefillshare.serving.run.process import EngineProcess, start_engine
 
 # An engine with a child, as SGLang is, that ignores SIGTERM.
 STUBBORN = """

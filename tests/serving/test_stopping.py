@@ -13,9 +13,9 @@ PROGRAM = """
 import os, sys, tempfile
 from pathlib import Path
 from types import SimpleNamespace
-from prefillshare.serving.arguments import EngineCommand
-from prefillshare.serving.engine import RunningEngine
-from prefillshare.serving.process import start_engine
+from prefillshare.serving.plan.arguments import EngineCommand
+from prefillshare.serving.run.engine import RunningEngine
+from prefillshare.serving.run.process import start_engine
 from prefillshare.serving.stopping import serve_until_stopped, stop_signals
 
 seconds, requests = float(sys.argv[2]), int(sys.argv[3])

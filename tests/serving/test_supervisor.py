@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from prefillshare.serving import supervisor
-from prefillshare.serving.arguments import EngineCommand
-from prefillshare.serving.process import EngineProcess, start_engine
-from prefillshare.serving.supervisor import Supervised, Supervisor
+from prefillshare.serving.plan.arguments import EngineCommand
+from prefillshare.serving.run import supervisor
+from prefillshare.serving.run.process import EngineProcess, start_engine
+from prefillshare.serving.run.supervisor import Supervised, Supervisor
 
 SLEEPING = "import time; time.sleep(100)"
 

@@ -15,11 +15,11 @@ import openai
 
 from prefillshare.config import load_deployment
 from prefillshare.modules.deployment import resolve
-from prefillshare.serving.engine import plan
 from prefillshare.serving.launch import running_deployment
+from prefillshare.serving.machine.ports import free_port
 from prefillshare.serving.options import LaunchOptions
-from prefillshare.serving.plain import plain_command, running_plain_engines
-from prefillshare.serving.ports import free_port
+from prefillshare.serving.run.engine import plan
+from prefillshare.serving.run.plain import plain_command, running_plain_engines
 from tests.support.forks import fork_server
 
 MODELS_DIR = Path(__file__).parents[2] / "models"

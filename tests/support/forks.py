@@ -3,9 +3,9 @@
 import tempfile
 from pathlib import Path
 
-from prefillshare.serving.arguments import EngineCommand
-from prefillshare.serving.engine import start_fork_server
-from prefillshare.serving.forks import ForkServer
+from prefillshare.serving.plan.arguments import EngineCommand
+from prefillshare.serving.run.engine import start_fork_server
+from prefillshare.serving.run.forks import ForkServer
 
 START_TIMEOUT_S = 300.0
 

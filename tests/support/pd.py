@@ -15,12 +15,12 @@ import httpx
 
 from prefillshare.config import load_deployment
 from prefillshare.modules.deployment import resolve
-from prefillshare.serving.cluster import Worker, plan_workers
-from prefillshare.serving.engine import start_fork_server
-from prefillshare.serving.forks import ForkServer
 from prefillshare.serving.options import LaunchOptions
-from prefillshare.serving.process import EngineProcess, start_engine
-from prefillshare.serving.readiness import wait_until_listening
+from prefillshare.serving.run.cluster import Worker, plan_workers
+from prefillshare.serving.run.engine import start_fork_server
+from prefillshare.serving.run.forks import ForkServer
+from prefillshare.serving.run.process import EngineProcess, start_engine
+from prefillshare.serving.run.readiness import wait_until_listening
 from tests.support.engines import MODELS_DIR, START_TIMEOUT_S
 from tests.support.forks import fork_server
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 from prefillshare.bench.systems.base import Engine, Running, Setup, Target, merged
 from prefillshare.config.schema import Deployment
 from prefillshare.modules.deployment import resolve
-from prefillshare.serving.cluster import RunningCluster, launch_cluster
-from prefillshare.serving.engine import launch_engine, plan
-from prefillshare.serving.memory import kv_token_bytes
+from prefillshare.serving.machine.ports import free_port
 from prefillshare.serving.options import LaunchOptions
-from prefillshare.serving.ports import free_port
+from prefillshare.serving.plan.memory import kv_token_bytes
+from prefillshare.serving.run.cluster import RunningCluster, launch_cluster
+from prefillshare.serving.run.engine import launch_engine, plan
 
 
 class Shared:

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 from prefillshare.bench.systems.base import Engine, Running, Setup, Target
 from prefillshare.modules.deployment import resolve
-from prefillshare.serving.engine import plan
-from prefillshare.serving.memory import kv_token_bytes
+from prefillshare.serving.machine.ports import free_port
 from prefillshare.serving.options import LaunchOptions
-from prefillshare.serving.plain import plain_command, running_plain_engines
-from prefillshare.serving.ports import free_port
+from prefillshare.serving.plan.memory import kv_token_bytes
+from prefillshare.serving.run.engine import plan
+from prefillshare.serving.run.plain import plain_command, running_plain_engines
 
 
 class VanillaLora:

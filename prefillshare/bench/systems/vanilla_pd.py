@@ -18,12 +18,12 @@ from prefillshare.bench.systems.base import (
     merged,
 )
 from prefillshare.modules.deployment import ResolvedDeployment, ResolvedModule, resolve
-from prefillshare.serving.arguments import EngineCommand, WorkerPlace, worker_command
-from prefillshare.serving.memory import kv_token_bytes, worker_memory
+from prefillshare.serving.machine.ports import free_port
 from prefillshare.serving.options import DEFAULT_HOST
-from prefillshare.serving.placement import GpuPlace, place_deployment
-from prefillshare.serving.plain import plain_command, running_plain_engines
-from prefillshare.serving.ports import free_port
+from prefillshare.serving.plan.arguments import EngineCommand, WorkerPlace, worker_command
+from prefillshare.serving.plan.memory import kv_token_bytes, worker_memory
+from prefillshare.serving.plan.placement import GpuPlace, place_deployment
+from prefillshare.serving.run.plain import plain_command, running_plain_engines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,11 +11,11 @@ from prefillshare.bench.systems.base import (
     merged,
 )
 from prefillshare.modules.deployment import resolve
-from prefillshare.serving.arguments import module_command
-from prefillshare.serving.memory import kv_token_bytes, worker_memory
-from prefillshare.serving.placement import place_deployment
-from prefillshare.serving.plain import plain_command, running_plain_engines
-from prefillshare.serving.ports import free_port
+from prefillshare.serving.machine.ports import free_port
+from prefillshare.serving.plan.arguments import module_command
+from prefillshare.serving.plan.memory import kv_token_bytes, worker_memory
+from prefillshare.serving.plan.placement import place_deployment
+from prefillshare.serving.run.plain import plain_command, running_plain_engines
 
 
 class VanillaSingle:

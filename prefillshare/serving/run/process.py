@@ -17,10 +17,10 @@ from typing import BinaryIO
 
 from prefillshare.errors import LaunchError
 from prefillshare.places import new_private_folder
-from prefillshare.serving.arguments import EngineCommand
-from prefillshare.serving.environment import process_variables
-from prefillshare.serving.forks import ForkedEngine, ForkServer
-from prefillshare.serving.logs import open_log
+from prefillshare.serving.machine.environment import process_variables
+from prefillshare.serving.machine.logs import open_log
+from prefillshare.serving.plan.arguments import EngineCommand
+from prefillshare.serving.run.forks import ForkedEngine, ForkServer
 
 _GUARDIAN = 'read -r _ || { kill -s KILL -- "-$0" 2>/dev/null; rm -rf -- "$@"; }'
 _POLL_S = 0.1

@@ -9,18 +9,18 @@ import httpx
 from prefillshare import direct
 from prefillshare.errors import LaunchError
 from prefillshare.modules.deployment import ResolvedDeployment
-from prefillshare.serving.arguments import EngineCommand, engine_command, runs_on_cpu
-from prefillshare.serving.budget import planned_memory
-from prefillshare.serving.forks import ForkServer
-from prefillshare.serving.logs import new_log_path
+from prefillshare.serving.machine.logs import new_log_path
+from prefillshare.serving.machine.ports import check_address, client_host, free_port
 from prefillshare.serving.options import UNTRACED, LaunchOptions, Listener, auth_header
-from prefillshare.serving.placement import place_deployment
-from prefillshare.serving.ports import check_address, client_host, free_port
-from prefillshare.serving.preflight import check_sizes
-from prefillshare.serving.process import EngineProcess, start_engine
-from prefillshare.serving.progress import FIRST_STAGE, LAST_STAGE, last_lines, read_log, reason_of
-from prefillshare.serving.readiness import raise_if_dead, wait_for_fork_server, wait_until_listening
-from prefillshare.serving.record import ProcessRecord
+from prefillshare.serving.plan.arguments import EngineCommand, engine_command, runs_on_cpu
+from prefillshare.serving.plan.budget import planned_memory
+from prefillshare.serving.plan.placement import place_deployment
+from prefillshare.serving.plan.preflight import check_sizes
+from prefillshare.serving.run.forks import ForkServer
+from prefillshare.serving.run.process import EngineProcess, start_engine
+from prefillshare.serving.run.progress import FIRST_STAGE, LAST_STAGE, last_lines, read_log, reason_of
+from prefillshare.serving.run.readiness import raise_if_dead, wait_for_fork_server, wait_until_listening
+from prefillshare.serving.run.record import ProcessRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from prefillshare.errors import LaunchError
-from prefillshare.serving.process import EngineProcess
-from prefillshare.serving.progress import read_log, reason_of
+from prefillshare.serving.run.process import EngineProcess
+from prefillshare.serving.run.progress import read_log, reason_of
 
 State = Literal["starting", "running", "restarting", "failed"]
 

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.modules.fingerprint import geometry
-from prefillshare.serving.arguments import EngineCommand
-from prefillshare.serving.logs import new_log_path
+from prefillshare.serving.machine.logs import new_log_path
 from prefillshare.serving.options import LaunchOptions
+from prefillshare.serving.plan.arguments import EngineCommand
 
 
 class RoutedWorker(Protocol):

@@ -20,7 +20,10 @@ from prefillshare.contract import RESTARTS_VARIABLE, WORKER_VARIABLE
 from prefillshare.errors import LaunchError
 from prefillshare.modules.deployment import ResolvedDeployment, ResolvedModule
 from prefillshare.places import new_private_folder
-from prefillshare.serving.arguments import (
+from prefillshare.serving.machine.logs import new_log_path
+from prefillshare.serving.machine.ports import check_address, client_host, free_port
+from prefillshare.serving.options import DEFAULT_HOST, UNTRACED, LaunchOptions, Listener, auth_header
+from prefillshare.serving.plan.arguments import (
     HEARTBEAT_FAILURES,
     HEARTBEAT_S,
     EngineCommand,
@@ -28,20 +31,17 @@ from prefillshare.serving.arguments import (
     runs_on_cpu,
     worker_command,
 )
-from prefillshare.serving.budget import planned_memory, planned_workers
-from prefillshare.serving.engine import start_fork_server
-from prefillshare.serving.forks import ForkServer
-from prefillshare.serving.logs import new_log_path
-from prefillshare.serving.options import DEFAULT_HOST, UNTRACED, LaunchOptions, Listener, auth_header
-from prefillshare.serving.placement import GpuPlace, place_deployment
-from prefillshare.serving.ports import check_address, client_host, free_port
-from prefillshare.serving.preflight import check_sizes, check_transfer
-from prefillshare.serving.process import EngineProcess, start_engine
-from prefillshare.serving.progress import LAST_STAGE
-from prefillshare.serving.readiness import raise_if_dead, wait_until_listening
-from prefillshare.serving.record import ProcessRecord
-from prefillshare.serving.router_process import RouterFile, router_command
-from prefillshare.serving.supervisor import FIRST_DELAY_S, Supervised, Supervisor
+from prefillshare.serving.plan.budget import planned_memory, planned_workers
+from prefillshare.serving.plan.placement import GpuPlace, place_deployment
+from prefillshare.serving.plan.preflight import check_sizes, check_transfer
+from prefillshare.serving.run.engine import start_fork_server
+from prefillshare.serving.run.forks import ForkServer
+from prefillshare.serving.run.process import EngineProcess, start_engine
+from prefillshare.serving.run.progress import LAST_STAGE
+from prefillshare.serving.run.readiness import raise_if_dead, wait_until_listening
+from prefillshare.serving.run.record import ProcessRecord
+from prefillshare.serving.run.router_process import RouterFile, router_command
+from prefillshare.serving.run.supervisor import FIRST_DELAY_S, Supervised, Supervisor
 
 _ASK_TIMEOUT_S = 0.5
 PREFILL_DELAY_S = HEARTBEAT_S * (HEARTBEAT_FAILURES + 0.5)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from prefillshare.accelerators import VISIBLE_VARIABLE, Gpu, visible_devices
 from prefillshare.modules.deployment import GPU_HAND_OFF_PAGE, ResolvedDeployment, ResolvedModule
 from prefillshare.modules.fingerprint import geometry
-from prefillshare.serving.memory import GIB, WorkerMemory, reserve_bytes, sglang_static_bytes, worker_memory
-from prefillshare.serving.placement import GpuPlace, place_deployment
+from prefillshare.serving.plan.memory import GIB, WorkerMemory, reserve_bytes, sglang_static_bytes, worker_memory
+from prefillshare.serving.plan.placement import GpuPlace, place_deployment
 
 ENGINE_NAME = "engine"
 _MANY_DESCRIPTORS = 8_000_000

@@ -22,14 +22,14 @@ from prefillshare.contract import (
 )
 from prefillshare.errors import ConfigError
 from prefillshare.modules.deployment import ResolvedDeployment, ResolvedModule
-from prefillshare.serving.engine_options import check_extra_args, check_own_values
-from prefillshare.serving.environment import loopback_variables
-from prefillshare.serving.kernels import GPU_ATTENTION_BACKEND, GPU_LORA_BACKEND, check_kernels
-from prefillshare.serving.machine import available_memory_bytes, default_threads
-from prefillshare.serving.memory import kv_token_bytes
+from prefillshare.serving.machine.environment import loopback_variables
+from prefillshare.serving.machine.host import available_memory_bytes, default_threads
+from prefillshare.serving.machine.toolkit import compiler_variables
 from prefillshare.serving.options import DEFAULT_HOST
-from prefillshare.serving.placement import GpuPlace
-from prefillshare.serving.toolkit import compiler_variables
+from prefillshare.serving.plan.engine_options import check_extra_args, check_own_values
+from prefillshare.serving.plan.kernels import GPU_ATTENTION_BACKEND, GPU_LORA_BACKEND, check_kernels
+from prefillshare.serving.plan.memory import kv_token_bytes
+from prefillshare.serving.plan.placement import GpuPlace
 
 ENGINE_PROGRAM = (sys.executable, "-m", "sglang.launch_server")
 HEARTBEAT_S = 2.0

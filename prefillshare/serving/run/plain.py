@@ -1,6 +1,6 @@
 """SGLang as released, with the settings of a deployment: what PrefillShare is measured against.
 
-The same commands as `prefillshare.serving.arguments` makes, without the shared radix cache and without the engine
+The same commands as `prefillshare.serving.plan.arguments` makes, without the shared radix cache and without the engine
 plugin. The platform plugin stays: without it, SGLang does not run on machines without an accelerator.
 """
 
@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from prefillshare.contract import CPU_PLUGIN
-from prefillshare.serving.arguments import EngineCommand
-from prefillshare.serving.engine import start_fork_server
 from prefillshare.serving.options import START_TIMEOUT_S
-from prefillshare.serving.process import start_engine
-from prefillshare.serving.readiness import wait_until_listening
+from prefillshare.serving.plan.arguments import EngineCommand
+from prefillshare.serving.run.engine import start_fork_server
+from prefillshare.serving.run.process import start_engine
+from prefillshare.serving.run.readiness import wait_until_listening
 
 _BACKEND_FLAG = "--radix-cache-backend"
 

@@ -7,10 +7,10 @@ import httpx
 
 from prefillshare.direct import direct_client
 from prefillshare.errors import LaunchError
-from prefillshare.serving.forks import ForkServer
 from prefillshare.serving.options import Listener, auth_header
-from prefillshare.serving.process import EngineProcess
-from prefillshare.serving.progress import last_lines, read_log, reason_of, stages_of
+from prefillshare.serving.run.forks import ForkServer
+from prefillshare.serving.run.process import EngineProcess
+from prefillshare.serving.run.progress import last_lines, read_log, reason_of, stages_of
 
 _POLL_S = 0.2
 
