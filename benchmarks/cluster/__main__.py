@@ -24,7 +24,7 @@ from prefillshare.contract import CPU_PLUGIN
 from prefillshare.modules.deployment import resolve
 from prefillshare.serving.launch import RunningDeployment, running_deployment
 from prefillshare.serving.machine.ports import free_port
-from prefillshare.serving.plan.arguments import ENGINE_PROGRAM
+from prefillshare.serving.plan.command import ENGINE_PROGRAM
 
 MODELS = Path(__file__).parents[2] / "models"
 DEPLOYMENT = MODELS / "tiny-agents-pd.toml"

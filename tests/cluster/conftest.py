@@ -58,9 +58,9 @@ class Cluster:
 
     def ask_worker(self, name: str, method: str, path: str) -> httpx.Response:
         """Ask one worker itself, past the router."""
-        worker = next(one for one in self.running.workers if one.name == name)
-        key = {"Authorization": f"Bearer {worker.command.api_key}"}
-        return httpx.request(method, f"{worker.url}{path}", headers=key, timeout=10)
+        planned = next(one for one in self.running.workers if one.worker.name == name)
+        key = {"Authorization": f"Bearer {planned.command.api_key}"}
+        return httpx.request(method, f"{planned.place.url}{path}", headers=key, timeout=10)
 
     def state(self) -> dict:
         """What the router says of itself."""

@@ -18,7 +18,7 @@ from prefillshare.modules.deployment import resolve
 from prefillshare.serving.launch import running_deployment
 from prefillshare.serving.machine.ports import free_port
 from prefillshare.serving.options import LaunchOptions
-from prefillshare.serving.run.engine import plan
+from prefillshare.serving.plan.processes import plan_engine
 from prefillshare.serving.run.plain import plain_command, running_plain_engines
 from tests.support.forks import fork_server
 
@@ -120,7 +120,7 @@ def shared_engine(
 def plain_engine(file: Path = TINY_AGENTS, *extra_args: str) -> Iterator[Endpoint]:
     """The same models on SGLang as released: its own radix cache, none of the engine patches."""
     port, deployment = free_port(), resolve(load_deployment(file))
-    command = plain_command(plan(deployment, LaunchOptions(port=port, extra_args=extra_args)))
+    command = plain_command(plan_engine(deployment, LaunchOptions(port=port, extra_args=extra_args)).command)
     url = f"http://127.0.0.1:{port}"
     with (
         tempfile.TemporaryDirectory() as logs,

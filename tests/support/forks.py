@@ -3,16 +3,16 @@
 import tempfile
 from pathlib import Path
 
-from prefillshare.serving.plan.arguments import EngineCommand
-from prefillshare.serving.run.engine import start_fork_server
+from prefillshare.serving.plan.command import ProcessCommand
 from prefillshare.serving.run.forks import ForkServer
+from prefillshare.serving.run.readiness import start_fork_server
 
 START_TIMEOUT_S = 300.0
 
 _servers: dict[frozenset[tuple[str, str]], ForkServer] = {}
 
 
-def fork_server(command: EngineCommand) -> ForkServer | None:
+def fork_server(command: ProcessCommand) -> ForkServer | None:
     """The session's fork server for engines like `command`, started when it is first asked for; None on a GPU."""
     environment = frozenset(command.environment.items())
     server = _servers.get(environment)

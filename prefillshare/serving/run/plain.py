@@ -11,15 +11,14 @@ from pathlib import Path
 
 from prefillshare.contract import CPU_PLUGIN
 from prefillshare.serving.options import START_TIMEOUT_S
-from prefillshare.serving.plan.arguments import EngineCommand
-from prefillshare.serving.run.engine import start_fork_server
+from prefillshare.serving.plan.command import ProcessCommand
 from prefillshare.serving.run.process import start_engine
-from prefillshare.serving.run.readiness import wait_until_listening
+from prefillshare.serving.run.readiness import start_fork_server, wait_until_listening
 
 _BACKEND_FLAG = "--radix-cache-backend"
 
 
-def plain_command(command: EngineCommand) -> EngineCommand:
+def plain_command(command: ProcessCommand) -> ProcessCommand:
     """Return `command` for an engine that nobody patched."""
     argv = list(command.argv)
     flag = argv.index(_BACKEND_FLAG)
@@ -28,7 +27,7 @@ def plain_command(command: EngineCommand) -> EngineCommand:
 
 
 @contextlib.contextmanager
-def running_plain_engines(commands: Mapping[str, tuple[EngineCommand, str]], log_dir: Path) -> Iterator[None]:
+def running_plain_engines(commands: Mapping[str, tuple[ProcessCommand, str]], log_dir: Path) -> Iterator[None]:
     """Engines by name, each with its command and its address, while the context is open; logs go into `log_dir`.
 
     Raises: LaunchError with the reason of the first that does not start.
