@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 from prefillshare.accelerators import Gpu
-from prefillshare.config import load_deployment
+from prefillshare.config import load_deployment, schema
 from prefillshare.errors import ConfigError
 from prefillshare.modules import deployment
 from prefillshare.modules.deployment import resolve
+from prefillshare.serving.plan import cpu
 from prefillshare.serving.plan.arguments import worker_command
 from prefillshare.serving.plan.command import ProcessCommand
 from prefillshare.serving.plan.place import Place
@@ -161,3 +162,12 @@ def test_a_receiver_of_traces_turns_sglangs_tracing_on(directory: Path) -> None:
     assert "--enable-trace" in command.argv
     assert _value(command, "--otlp-traces-endpoint") == "http://localhost:4317"
     assert command.environment["SGLANG_TRACE_LEVEL"] == "2"  # no span per decode step
+
+
+def test_schema_and_page_tell_the_sizes_that_a_cpu_gets() -> None:
+    page = Path(__file__).parents[2] / "docs" / "deployment-file.md"
+    for text in (Path(str(schema.__file__)).read_text(), page.read_text()):
+        words = " ".join(text.split())
+        assert f"({cpu.MAX_RUNNING_REQUESTS} on CPU" in words
+        assert f"({cpu.CHUNKED_PREFILL_TOKENS} on CPU" in words
+        assert f"at most {cpu.MAX_KV_BYTES >> 30} GiB and {cpu.MAX_KV_TOKENS} tokens" in words
