@@ -21,7 +21,7 @@ from prefillshare.routing.settings import RouterSettings, load_settings
 from prefillshare.routing.web.app import make_app
 from prefillshare.routing.web.connections import make_runner
 from prefillshare.routing.web.keys import GATEWAY
-from prefillshare.wire.text import printable
+from prefillshare.wire.text import make_printable
 
 log = logging.getLogger("prefillshare.routing")
 
@@ -45,7 +45,7 @@ class _OneLine(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """Return the message on one line; a traceback comes after it."""
-        record.message = printable(record.message)
+        record.message = make_printable(record.message)
         return super().formatMessage(record)
 
 

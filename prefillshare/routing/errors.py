@@ -7,7 +7,7 @@ from aiohttp import web
 from prefillshare.errors import PrefillShareError
 from prefillshare.routing.web.replies import json_reply
 from prefillshare.wire.errors import error_object
-from prefillshare.wire.text import printable
+from prefillshare.wire.text import make_printable
 
 
 class RoutingError(PrefillShareError):
@@ -129,7 +129,7 @@ class CallTimeoutError(RoutingError):
 
 def error_body(error: RoutingError) -> dict[str, object]:
     """Return OpenAI's error object for `error`."""
-    return {"error": error_object(printable(str(error)), kind=error.kind, param=error.param, code=error.code)}
+    return {"error": error_object(make_printable(str(error)), kind=error.kind, param=error.param, code=error.code)}
 
 
 def error_reply(error: RoutingError) -> web.Response:

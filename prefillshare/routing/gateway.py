@@ -144,7 +144,7 @@ class Gateway:
         self.chooser.index.drop(worker.id, found.num_tokens * self.chooser.bytes_per_token)
 
     def _session_moved(self, session: str, before: str, now: str) -> None:
-        self.observer.sessions.repinned(session)
+        self.observer.sessions.count_move(session)
         self.observer.events.tell("repin", session, f"moved from {before} to {now}")
 
     def _state_changed(self, worker: Worker) -> None:

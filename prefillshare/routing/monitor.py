@@ -18,7 +18,7 @@ from prefillshare.contract import RESTARTS_VARIABLE
 from prefillshare.observe.document import STATE_PATH, DeploymentState, WorkerState, no_tokens
 from prefillshare.observe.exposition import exposition
 from prefillshare.observe.observer import Observer
-from prefillshare.observe.relabel import merged
+from prefillshare.observe.relabel import merge_texts
 from prefillshare.observe.reports import WorkerReport
 from prefillshare.observe.state import ModuleFacts, deployment_state, worker_state
 from prefillshare.routing.call.proxy import Proxy
@@ -71,7 +71,7 @@ class Monitor:
         """Return Prometheus' text: the state, then SGLang's metrics of every worker that answers."""
         asked = asyncio.gather(*(self._sglang_metrics(worker) for worker in self._pool))
         state, texts = await asyncio.gather(self.state(), asked)
-        return exposition(state) + merged(texts).encode()
+        return exposition(state) + merge_texts(texts).encode()
 
     def _document(self, workers: list[WorkerState]) -> DeploymentState:
         counters = self._proxy.counters

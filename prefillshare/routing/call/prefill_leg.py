@@ -55,7 +55,7 @@ class PrefillLeg:
                 if computed is None:  # the index's estimate is the best guess
                     computed = round(expected)
                 self._chooser.learn(self._call, self._pair, report.prompt_tokens or None)
-                self._observed.prefilled(
+                self._observed.note_prefill(
                     tokens=report.prompt_tokens, own=report.own_hit_tokens, cross=report.cross_hit_tokens
                 )
             return answer

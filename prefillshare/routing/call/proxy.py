@@ -83,7 +83,7 @@ class Proxy:
             raise
         finally:
             self.num_running -= 1
-            observed.ended(outcome, seconds=time.monotonic() - started, reason=reason)
+            observed.end(outcome, seconds=time.monotonic() - started, reason=reason)
 
     def _count_failure(self, call: Call, error: RoutingError) -> None:
         if isinstance(error, QueueFullError):
@@ -100,7 +100,7 @@ class Proxy:
         while True:
             pair = await self._admission.acquire(call, avoid)
             if num_tries == 0:
-                underway.observed.waited(time.monotonic() - asked)
+                underway.observed.note_wait(time.monotonic() - asked)
             underway.span.note(tries=num_tries + 1, **{f"{one.spec.role}_worker": one.id for one in pair.workers})
             self.counters.prompt_bytes += call.prompt_bytes
             self.counters.matched_bytes += pair.matched_bytes
