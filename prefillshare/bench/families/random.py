@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from prefillshare.accelerators import gpus
 from prefillshare.bench.families.base import Family, Listener, adapters_over, module_name
 from prefillshare.config.schema import Deployment, Engine
 from prefillshare.errors import BenchError
@@ -25,7 +26,6 @@ from prefillshare.modules.random_weights import (
 )
 from prefillshare.places import cache_directory
 from prefillshare.serving.embedded import embedded_deployment
-from prefillshare.serving.machine.host import gpus
 
 RANK = 16
 _SEED = 20
