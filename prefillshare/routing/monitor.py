@@ -16,17 +16,13 @@ import orjson
 
 from prefillshare.contract import RESTARTS_VARIABLE
 from prefillshare.observe.exposition import exposition
-from prefillshare.observe.observer import Observer
 from prefillshare.observe.relabel import merged
 from prefillshare.observe.reports import WorkerReport
 from prefillshare.observe.state import ModuleFacts, deployment_state, worker_state
 from prefillshare.routing.call.proxy import Proxy
-from prefillshare.routing.choice.admission import Admission
-from prefillshare.routing.choice.sessions import Sessions
 from prefillshare.routing.errors import ShortageError
-from prefillshare.routing.settings import RouterSettings
-from prefillshare.routing.workers.client import WorkerClient
-from prefillshare.routing.workers.worker import Worker, WorkerPool
+from prefillshare.routing.parts import Parts
+from prefillshare.routing.workers.worker import Worker
 
 ASK_TIMEOUT_S = 1.5
 
@@ -34,23 +30,8 @@ ASK_TIMEOUT_S = 1.5
 class Monitor:
     """Builds the state of the deployment and its metrics."""
 
-    def __init__(
-        self,
-        settings: RouterSettings,
-        observer: Observer,
-        *,
-        pool: WorkerPool,
-        client: WorkerClient,
-        sessions: Sessions,
-        admission: Admission,
-        proxy: Proxy,
-    ) -> None:
-        self._settings = settings
-        self._observer = observer
-        self._pool = pool
-        self._client = client
-        self._sessions = sessions
-        self._admission = admission
+    def __init__(self, parts: Parts, proxy: Proxy) -> None:
+        self._parts = parts
         self._proxy = proxy
         self._reports: dict[str, WorkerReport] = {}
         self._asking = asyncio.Lock()
@@ -58,7 +39,7 @@ class Monitor:
     async def state(self) -> dict[str, Any]:
         """The document of `/deployment/state`."""
         async with self._asking:
-            workers = list(self._pool)
+            workers = list(self._parts.pool)
             told = await asyncio.gather(*(self._ask(worker) for worker in workers))
             for worker, document in zip(workers, told, strict=True):
                 if document is not None:
@@ -68,30 +49,31 @@ class Monitor:
 
     async def metrics(self) -> bytes:
         """Prometheus' text: the state, then SGLang's metrics of every worker that answers."""
-        state, *texts = await asyncio.gather(self.state(), *(self._sglang_metrics(worker) for worker in self._pool))
+        asked = [self._sglang_metrics(worker) for worker in self._parts.pool]
+        state, *texts = await asyncio.gather(self.state(), *asked)
         return exposition(state) + merged(texts).encode()
 
     def _document(self, workers: list[dict[str, Any]]) -> dict[str, Any]:
         counters = self._proxy.counters
         state = deployment_state(
-            self._observer,
-            name=self._settings.deployment or self._settings.base_model,
+            self._parts.observer,
+            name=self._parts.settings.deployment or self._parts.settings.base_model,
             topology="disaggregated",
-            prefill_module=self._settings.base_model,
-            modules=[self._facts(name) for name in self._pool.modules()],
+            prefill_module=self._parts.settings.base_model,
+            modules=[self._facts(name) for name in self._parts.pool.modules()],
             workers=workers,
-            repins=self._sessions.num_repins,
+            repins=self._parts.sessions.num_repins,
         )
         return {**state, "refusals": counters.refused, "retries": counters.retries}
 
     def _facts(self, module: str) -> ModuleFacts:
-        is_lora = any(worker.is_adapter for worker in self._pool.replicas(module))
+        is_lora = any(worker.is_adapter for worker in self._parts.pool.replicas(module))
         return ModuleFacts(
             name=module,
             kind="lora" if is_lora else "full",
             is_prefill_module=False,
-            queued=self._admission.num_queued(module),
-            warning=self._pool.warning(module),
+            queued=self._parts.admission.num_queued(module),
+            warning=self._parts.pool.warning(module),
         )
 
     async def _ask(self, worker: Worker) -> dict[str, Any] | None:
@@ -110,16 +92,16 @@ class Monitor:
         if worker.state not in ("up", "draining"):
             return None
         try:
-            status, content = await self._client.fetch(worker, path, timeout_s=ASK_TIMEOUT_S)
+            status, content = await self._parts.client.fetch(worker, path, timeout_s=ASK_TIMEOUT_S)
         except (aiohttp.ClientError, OSError, TimeoutError, ShortageError):
             return None
         return content if status == 200 else None
 
     def _take(self, worker: Worker, told: Mapping[str, Any]) -> None:
         report = self._reports.setdefault(worker.id, WorkerReport())
-        if report.take(told, self._observer, worker.spec.module):
+        if report.take(told, self._parts.observer, worker.spec.module):
             count = told["workers"][0]["restarts"]
-            self._observer.events.tell("restart", worker.id, f"it was started again, {count} times so far")
+            self._parts.observer.events.tell("restart", worker.id, f"it was started again, {count} times so far")
 
     def _entry(self, worker: Worker, told: Mapping[str, Any] | None) -> dict[str, Any]:
         report = self._reports.get(worker.id) or WorkerReport()
@@ -147,13 +129,13 @@ class Monitor:
             id="router",
             role="router",
             module=None,
-            url=f"http://{self._settings.host}:{self._settings.port}",
+            url=f"http://{self._parts.settings.host}:{self._parts.settings.port}",
             pid=os.getpid(),
             state="up",
             restarts=int(os.getenv(RESTARTS_VARIABLE) or 0),
             totals=dict.fromkeys(("prompt_tokens", "cached_tokens", "generated_tokens", "retractions"), 0),
             running=self._proxy.num_running,
-            queued=self._admission.num_queued(),
+            queued=self._parts.admission.num_queued(),
             kv=None,
             handoff=None,
         )

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from prefillshare.config.router import Router
-from prefillshare.routing.call.call import Call, Endpoint, Served, parse_call
+from prefillshare.routing.call.call import Call, Endpoint
 from prefillshare.routing.call.legs import make_legs
+from prefillshare.routing.call.parse import Served, parse_call
 from prefillshare.routing.errors import BadCallError, UnknownModelError
-from prefillshare.routing.workers.worker import Worker, WorkerSpec
+from prefillshare.routing.workers.spec import WorkerSpec
+from prefillshare.routing.workers.worker import Worker
 
 CHAT: dict[str, Any] = {"model": "math", "messages": [{"role": "user", "content": "hi"}]}
 SERVED = Served(base="base", modules=["math", "code"], vocab_size=2000)

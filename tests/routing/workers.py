@@ -21,7 +21,7 @@ from prefillshare.routing.settings import RouterSettings
 from prefillshare.routing.web.app import make_app
 from prefillshare.routing.web.connections import make_runner
 from prefillshare.routing.web.keys import GATEWAY
-from prefillshare.routing.workers.worker import WorkerSpec
+from prefillshare.routing.workers.spec import WorkerSpec
 
 BASE = "base"
 
@@ -205,7 +205,7 @@ class Deployment:
 
     async def is_up(self, *ids: str) -> None:
         """Wait until these workers are up."""
-        await until(lambda: all((worker := self.gateway.pool.get(i)) and worker.state == "up" for i in ids))
+        await until(lambda: all((worker := self.gateway.parts.pool.get(i)) and worker.state == "up" for i in ids))
 
 
 P = ParamSpec("P")

@@ -36,9 +36,9 @@ def check_fields(body: Mapping[str, Any], num_prompts: int | None, vocab_size: i
     limit = min(MAX_TOP_LOGPROBS, vocab_size or MAX_TOP_LOGPROBS)
     for name in ("top_logprobs", "logprobs", "top_logprobs_num"):
         value = body.get(name)
-        for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, int | float) and not 0 <= one <= limit:
-                raise BadCallError(f"{name} is {one}: it must be from 0 to {limit}", param=name)
+        for count in value if isinstance(value, list) else [value]:
+            if isinstance(count, int | float) and not 0 <= count <= limit:
+                raise BadCallError(f"{name} is {count}: it must be from 0 to {limit}", param=name)
 
 
 def check_items(items: Any, name: str, vocab_size: int | None) -> None:

@@ -38,7 +38,7 @@ def read_report(content: bytes) -> PrefillReport:
     hits = [hit for item in items for hit in _hits(item)]
     return PrefillReport(
         prompt_tokens=sum(_usage(item).get("prompt_tokens") or 0 for item in items),
-        cached_tokens=None if not cached or None in cached else sum(one or 0 for one in cached),
+        cached_tokens=None if not cached or None in cached else sum(count or 0 for count in cached),
         own_hit_tokens=sum(hit.get("own_hit_tokens", 0) for hit in hits),
         cross_hit_tokens=sum(hit.get("cross_hit_tokens", 0) for hit in hits),
     )
@@ -58,5 +58,5 @@ def _cached(item: Mapping[str, Any]) -> int | None:
 def _hits(item: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Of `/generate` in meta_info, of the OpenAI endpoints in metadata."""
     for place in ("meta_info", "metadata"):
-        told = (item.get(place) or {}).get("prefillshare")
-        yield from told if isinstance(told, list) else [told] if told else []
+        hits = (item.get(place) or {}).get("prefillshare")
+        yield from hits if isinstance(hits, list) else [hits] if hits else []

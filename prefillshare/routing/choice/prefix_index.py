@@ -32,7 +32,7 @@ class PrefixIndex:
         self.max_bytes = max_bytes
         self.num_bytes = 0
         self._root = _Node(b"", None)
-        self._owed: dict[str, float] = {}  # bytes that a worker evicted, less than its next edge
+        self._owed: dict[str, float] = {}  # bytes that a worker evicted and `drop` could not: less than its next edge
         self._recency: OrderedDict[_Node, None] = OrderedDict()
 
     @property
@@ -104,17 +104,6 @@ class PrefixIndex:
     def held_bytes(self, worker: str) -> int:
         """Bytes of all prefixes that `worker` holds, shared beginnings once."""
         return sum(len(node.edge) for node in self._recency if worker in node.holders)
-
-    def owed_bytes(self, worker: str) -> float:
-        """What `drop` was told and could not drop yet."""
-        return self._owed.get(worker, 0.0)
-
-    def clear(self) -> None:
-        """Drop everything."""
-        self._root.children.clear()
-        self._recency.clear()
-        self._owed.clear()
-        self.num_bytes = 0
 
     def _child(self, node: _Node, prompt: bytes, position: int) -> _Node | None:
         return node.children.get(prompt[position]) if position < len(prompt) else None

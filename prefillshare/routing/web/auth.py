@@ -22,7 +22,7 @@ def check_key(request: web.Request, settings: RouterSettings) -> None:
     if is_change and settings.admin_key is None:
         raise ForbiddenError("workers cannot be changed, this router has no admin key: start it with one")
     wanted = settings.admin_key if is_change else settings.api_key
-    if wanted is None or _is_one_of(_key(request), wanted, settings.admin_key):
+    if wanted is None or _matches_any(_key(request), wanted, settings.admin_key):
         return
     what = "the admin key" if is_change else "an API key"
     raise UnauthorizedError(f"this needs {what}: send it as Authorization: Bearer KEY")
@@ -33,6 +33,6 @@ def _key(request: web.Request) -> str:
     return key.strip() if scheme.lower() == "bearer" else ""
 
 
-def _is_one_of(key: str, *wanted: str | None) -> bool:
+def _matches_any(key: str, *wanted: str | None) -> bool:
     given = key.encode(errors="surrogateescape")
-    return any(hmac.compare_digest(given, one.encode()) for one in wanted if one)
+    return any(hmac.compare_digest(given, known.encode()) for known in wanted if known)

@@ -12,7 +12,9 @@ import orjson
 from prefillshare.config.router import Router
 from prefillshare.errors import ServerError
 from prefillshare.routing.errors import ShortageError
-from prefillshare.routing.workers.client import LegFailedError, WorkerClient, error_text
+from prefillshare.routing.workers.answer import error_text
+from prefillshare.routing.workers.client import WorkerClient
+from prefillshare.routing.workers.leg import LegFailedError
 from prefillshare.routing.workers.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -45,19 +47,19 @@ class Health:
         with contextlib.suppress(asyncio.CancelledError):
             await probe
 
-    def succeeded(self, worker: Worker) -> None:
-        """A call was answered by `worker`."""
-        worker.breaker.succeeded()
+    def record_success(self, worker: Worker) -> None:
+        """Hear that `worker` answered a call."""
+        worker.breaker.record_success()
 
-    def failed(self, error: LegFailedError) -> None:
-        """A call failed by a worker's fault."""
+    def record_failure(self, error: LegFailedError) -> None:
+        """Hear that a call failed by a worker's fault; the worker is probed soon."""
         worker = error.worker
         log.warning("%s", error)
         worker.num_failed += 1
         if error.counts:
-            worker.breaker.failed()
+            worker.breaker.record_failure()
         else:
-            worker.breaker.undecided()
+            worker.breaker.record_nothing()
         if error.is_unreachable and worker.state == "up":
             self._set_down(worker, str(error))
         if hurry := self._hurry.get(worker.id):
@@ -83,7 +85,7 @@ class Health:
             if worker.state != "up":
                 log.info("%s worker %s is up", worker.spec.role, worker.id)
                 worker.set_state("up")
-                worker.breaker.succeeded()
+                worker.breaker.record_success()
                 self._changed(worker)
         elif worker.state == "up" and num_failures >= self._settings.health_failures:
             self._set_down(worker, reason)

@@ -1,22 +1,23 @@
 """The pair of workers for a call: prefill worker by policy, decode replica by load and prefix."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from prefillshare.config.router import Router
-from prefillshare.routing.call.call import Call
+from prefillshare.routing.choice.demand import Demand
 from prefillshare.routing.choice.policies import Candidate, PrefillPolicy, Wanted
 from prefillshare.routing.choice.prefix_index import PrefixIndex
-from prefillshare.routing.choice.replicas import choose_replica
 from prefillshare.routing.errors import UnavailableError
-from prefillshare.routing.workers.worker import Worker, WorkerPool
+from prefillshare.routing.workers.kv_events import Evictions
+from prefillshare.routing.workers.pool import WorkerPool
+from prefillshare.routing.workers.worker import Worker
 
 _RATIO_DECAY = 0.9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """The workers of one attempt, reserved."""
+    """The workers of one attempt, reserved: each is owed to `Admission.release` when its leg ends."""
 
     prefill: Worker
     """Worker of the prefill leg."""
@@ -29,7 +30,7 @@ class Pair:
 
     @property
     def workers(self) -> list[Worker]:
-        """Both, or the one."""
+        """Both, or the prefill worker alone."""
         return [self.prefill, self.decode] if self.decode else [self.prefill]
 
 
@@ -43,56 +44,81 @@ class Chooser:
         self._pool = pool
         self._policy = policy
 
-    def choose(self, call: Call, avoid: Collection[str] = ()) -> Pair | None:
+    def choose(self, demand: Demand, avoid: Collection[str] = ()) -> Pair | None:
         """Return a reserved pair, or None when all workers that are up have their hands full.
 
         `avoid` names workers that failed this call before; they are taken only when there is no other.
         Raises: UnavailableError when no prefill worker or no replica of the module is up.
         """
-        prefill = _with_room(self._pool.prefill(), avoid, "prefill worker", call.module)
-        decode = [] if call.is_prefill_only else self._replicas(call, avoid)
-        if not prefill or not (decode or call.is_prefill_only):
+        prefill = _with_room(self._pool.prefill(), avoid, "prefill worker", demand.module)
+        decode = [] if demand.is_prefill_only else self._replicas(demand.module, avoid)
+        # No policy is asked before both kinds have room: it pins sessions and takes turns, for calls that run.
+        if not prefill or not (decode or demand.is_prefill_only):
             return None
-        matched = self._matched(call)
-        wanted = Wanted(session=call.session, prompt_bytes=call.prompt_bytes, bytes_per_token=self.bytes_per_token)
-        chosen = self._policy.choose(wanted, _candidates(prefill, matched))
+        matched = self._match(demand)
+        chosen = self._policy.choose(self._wanted(demand), _candidates(prefill, matched))
         replica = _by_id(decode, choose_replica(_candidates(decode, matched), self._slack)) if decode else None
-        return self._reserved(call, _by_id(prefill, chosen), replica, matched)
+        return self._reserve(demand, _by_id(prefill, chosen), replica, matched)
 
-    def learn(self, call: Call, pair: Pair, prompt_tokens: int | None) -> None:
-        """The workers of `pair` hold the call's prompts now."""
+    def learn(self, demand: Demand, pair: Pair, prompt_tokens: int | None) -> None:
+        """Note that the workers of `pair` hold the prompts now."""
+        # A worker that left while it prefilled, or was replaced by one of the same name, holds nothing for us.
         present = [worker.id for worker in pair.workers if self._pool.get(worker.id) is worker]
-        for prompt in call.prompts if present else ():
+        for prompt in demand.prompts if present else ():
             self.index.insert(prompt, *present)
         if prompt_tokens:
-            ratio = call.prompt_bytes / prompt_tokens
+            ratio = demand.prompt_bytes / prompt_tokens
             self.bytes_per_token = self.bytes_per_token * _RATIO_DECAY + ratio * (1 - _RATIO_DECAY)
 
-    def _replicas(self, call: Call, avoid: Collection[str]) -> list[Worker]:
-        what = f"decode worker of {call.module!r}"
-        return _with_room(self._pool.replicas(call.module), avoid, what, call.module)
+    def drop_evicted(self, worker: Worker, found: Evictions) -> None:
+        """Note that `worker` holds so much less."""
+        if found.is_cleared:
+            self.index.forget(worker.id)
+        self.index.drop(worker.id, found.num_tokens * self.bytes_per_token)
 
-    def _matched(self, call: Call) -> dict[str, int]:
+    def _replicas(self, module: str, avoid: Collection[str]) -> list[Worker]:
+        return _with_room(self._pool.replicas(module), avoid, f"decode worker of {module!r}", module)
+
+    def _wanted(self, demand: Demand) -> Wanted:
+        return Wanted(session=demand.session, prompt_bytes=demand.prompt_bytes, bytes_per_token=self.bytes_per_token)
+
+    def _match(self, demand: Demand) -> dict[str, int]:
+        """Return how many bytes of all prompts together each worker holds."""
         matched: dict[str, int] = {}
-        for prompt in call.prompts:
+        for prompt in demand.prompts:
             for worker, length in self.index.match(prompt).items():
                 matched[worker] = matched.get(worker, 0) + length
         return matched
 
-    def _reserved(self, call: Call, prefill: Worker, decode: Worker | None, matched: Mapping[str, int]) -> Pair:
+    def _reserve(self, demand: Demand, prefill: Worker, decode: Worker | None, matched: Mapping[str, int]) -> Pair:
         matched_bytes = matched.get(prefill.id, 0)
         pair = Pair(
             prefill=prefill,
             decode=decode,
             matched_bytes=matched_bytes,
-            expected_tokens=(call.prompt_bytes - matched_bytes) / self.bytes_per_token,
+            expected_tokens=(demand.prompt_bytes - matched_bytes) / self.bytes_per_token,
         )
         for worker in pair.workers:
             worker.reserve()
         return pair
 
 
+def choose_replica(candidates: Sequence[Candidate], slack: int) -> str:
+    """Return the id of the replica that holds the longest prefix among those with little load.
+
+    Little is at most `slack` calls more than the least loaded one has: holding the prefix saves the transfer of it,
+    which is worth a slightly larger decode batch, but not an uneven load. Of equals the least loaded one is taken.
+    """
+    fewest = min(candidate.num_running for candidate in candidates)
+    light = [candidate for candidate in candidates if candidate.num_running <= fewest + slack]
+    return max(light, key=lambda candidate: (candidate.matched_bytes, -candidate.num_running)).id
+
+
 def _with_room(workers: list[Worker], avoid: Collection[str], what: str, module: str) -> list[Worker]:
+    """Return those of `workers` that can take a call now.
+
+    Raises: UnavailableError when none of them is up, so that waiting for room would be in vain.
+    """
     available = [worker for worker in workers if worker.is_available]
     if not available:
         states = ", ".join(f"{worker.id} is {_state(worker)}" for worker in workers) or "none has joined"
