@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 
 from prefillshare.errors import PrefillShareError
-from prefillshare.observe.text import printable
+from prefillshare.wire.errors import error_object
+from prefillshare.wire.text import printable
 
 
 class RoutingError(PrefillShareError):
@@ -125,4 +126,4 @@ class CallTimeoutError(RoutingError):
 
 def error_body(error: RoutingError) -> dict[str, object]:
     """Return OpenAI's error object for `error`."""
-    return {"error": {"message": printable(str(error)), "type": error.kind, "param": error.param, "code": error.code}}
+    return {"error": error_object(printable(str(error)), kind=error.kind, param=error.param, code=error.code)}

@@ -6,11 +6,11 @@ from typing import Any
 
 import orjson
 
-from prefillshare.observe.text import session_name
 from prefillshare.routing.call.call import Call, Endpoint
 from prefillshare.routing.call.checks import check_fields, check_items
 from prefillshare.routing.call.prompt import chat_prompts, text_prompts
 from prefillshare.routing.errors import BadCallError, UnknownModelError
+from prefillshare.wire.text import session_name
 
 Shape = tuple[int | None, tuple[bytes, ...]]
 """Number of prompts of a batch, None for a single one; canonical prompts."""

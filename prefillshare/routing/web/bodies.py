@@ -7,9 +7,7 @@ from aiohttp import web
 from prefillshare.config.router import Router
 from prefillshare.routing.errors import BadCallError, BodyTimeoutError, MediaTypeError, TooLargeError
 from prefillshare.routing.headers import read_header
-
-_UTF_8 = frozenset(("utf-8", "utf8", "us-ascii", "ascii"))
-"""Names of charsets that JSON may be said to be in; an engine takes the same."""
+from prefillshare.wire.bodies import is_uncompressed, is_utf_8
 
 
 async def read_json_body(request: web.Request, settings: Router) -> bytes:
@@ -21,8 +19,8 @@ async def read_json_body(request: web.Request, settings: Router) -> bytes:
         raise MediaTypeError(
             f"the content type is {request.content_type}: send JSON with the header Content-Type: application/json"
         )
-    charset = request.charset
-    if charset is not None and charset.lower() not in _UTF_8:
+    charset = request.charset or ""
+    if not is_utf_8(charset):
         raise MediaTypeError(f"the charset is {charset[:40]!r}: send JSON in UTF-8")
     return await read_body(request, settings)
 
@@ -32,8 +30,8 @@ async def read_body(request: web.Request, settings: Router) -> bytes:
 
     Raises: MediaTypeError when it is compressed, TooLargeError, BodyTimeoutError, BadCallError.
     """
-    encoding = read_header(request.headers, "Content-Encoding") or "identity"
-    if encoding.strip().lower() not in ("", "identity"):
+    encoding = read_header(request.headers, "Content-Encoding") or ""
+    if not is_uncompressed(encoding):
         raise MediaTypeError(f"the content encoding is {encoding[:40]!r}: send the JSON text uncompressed")
     try:
         if (request.content_length or 0) <= settings.max_body_bytes:

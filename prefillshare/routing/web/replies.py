@@ -5,8 +5,8 @@ from typing import Any
 
 from aiohttp import web
 
-from prefillshare.observe.text import as_json
 from prefillshare.routing.errors import RoutingError, error_body
+from prefillshare.wire.text import as_json
 
 
 def json_reply(content: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:

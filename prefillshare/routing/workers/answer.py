@@ -1,11 +1,11 @@
-"""What a worker answered: read from HTTP, and told apart from errors in whatever form SGLang sends them."""
+"""What a worker answered, read from HTTP; an error that begins a stream is an error."""
 
 from dataclasses import dataclass
 
 import aiohttp
-import orjson
 
-from sglang_patches.error_shape import openai_error
+from prefillshare.wire.bodies import read_stream_error
+from prefillshare.wire.errors import openai_error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,34 +45,7 @@ async def read_answer(reply: aiohttp.ClientResponse, *, is_stream: bool) -> Answ
     except BaseException:
         reply.close()  # the worker sees that nobody waits any more
         raise
-    if error := _first_error(first):
+    if error := read_stream_error(first):
         reply.close()
-        return error
+        return Answer(status=error.status, content_type="application/json", content=error.body)
     return Answer(status=200, content_type=content_type, content=first, rest=reply)
-
-
-def _first_error(first: bytes) -> Answer | None:
-    """Return the error with which a stream begins: SGLang has sent the status 200 by then."""
-    if not first.startswith(b'data: {"error"'):
-        return None
-    line = first.split(b"\n", 1)[0].removeprefix(b"data: ")
-    try:
-        error = orjson.loads(line)["error"]
-        status = int(error["code"])
-    except (ValueError, TypeError, KeyError):
-        return None
-    status = status if 400 <= status < 600 else 500
-    return Answer(status=status, content_type="application/json", content=line)
-
-
-def error_text(content: bytes) -> str:
-    """Return the message of an error answer, whatever its form, shortened."""
-    try:
-        value = orjson.loads(content)
-    except orjson.JSONDecodeError:
-        value = content.decode(errors="replace")
-    if isinstance(value, dict):
-        inner = value.get("error", value)
-        value = inner.get("message", inner) if isinstance(inner, dict) else inner
-    text = str(value).strip() or "no reason given"
-    return text if len(text) <= 500 else text[:497] + "..."

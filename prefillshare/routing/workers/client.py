@@ -11,9 +11,10 @@ import orjson
 
 from prefillshare.config.router import Router
 from prefillshare.routing.descriptors import Descriptors, is_own_shortage
-from prefillshare.routing.workers.answer import Answer, error_text, read_answer
+from prefillshare.routing.workers.answer import Answer, read_answer
 from prefillshare.routing.workers.leg import Leg, LegFailedError
 from prefillshare.routing.workers.worker import Worker
+from prefillshare.wire.errors import error_text
 
 # SGLang closes a connection that was idle for 5 s; reusing one at that moment would fail the call.
 _KEEPALIVE_S = 3.0

@@ -12,10 +12,10 @@ import orjson
 from prefillshare.config.router import Router
 from prefillshare.errors import ServerError
 from prefillshare.routing.errors import ShortageError
-from prefillshare.routing.workers.answer import error_text
 from prefillshare.routing.workers.client import WorkerClient
 from prefillshare.routing.workers.leg import LegFailedError
 from prefillshare.routing.workers.worker import Worker
+from prefillshare.wire.errors import error_text
 
 log = logging.getLogger(__name__)
 
