@@ -69,7 +69,9 @@ async def serve(settings: RouterSettings) -> None:
             # As many as wait here are taken at one go: there must be descriptors for them.
             await web.TCPSite(runner, settings.host, settings.port, backlog=max(descriptors.spare // 2, 1)).start()
         except OSError as error:
-            raise ConfigError(f"{settings.host}:{settings.port} cannot be used ({error.strerror}): free it") from None
+            raise ConfigError(
+                f"{settings.host}:{settings.port} cannot be used ({error.strerror}): free it, or choose another port"
+            ) from None
         log.info("listening on http://%s:%d", settings.host, settings.port)
         log.info("%d open files allow %d calls at a time", descriptors.limit, descriptors.max_calls)
         await _drain_on_signal(app)
@@ -78,6 +80,7 @@ async def serve(settings: RouterSettings) -> None:
 
 
 async def _drain_on_signal(app: web.Application) -> None:
+    """Wait for a signal, then until all calls have ended, their time is over or a second signal comes."""
     first, second = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):

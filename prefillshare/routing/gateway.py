@@ -1,4 +1,4 @@
-"""One router: what answers calls, what tells the state, and who joins and leaves the workers."""
+"""One router: what answers calls, who joins and leaves the workers, and how it stops."""
 
 import asyncio
 import time
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from prefillshare.routing.call.proxy import Proxy
 from prefillshare.routing.errors import ConflictError, NotFoundError
-from prefillshare.routing.monitor import Monitor
 from prefillshare.routing.parts import make_parts
 from prefillshare.routing.settings import RouterSettings
 from prefillshare.routing.workers.spec import WorkerSpec
@@ -33,7 +32,6 @@ class Gateway:
         self.is_draining = False
         self.parts = make_parts(settings)
         self.proxy = Proxy(self.parts)
-        self.monitor = Monitor(self.parts, self.proxy)
         for spec in settings.workers:
             self.join(spec)
 

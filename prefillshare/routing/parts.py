@@ -15,6 +15,7 @@ from prefillshare.routing.workers.client import WorkerClient
 from prefillshare.routing.workers.health import Health
 from prefillshare.routing.workers.kv_events import KvEvents
 from prefillshare.routing.workers.pool import WorkerPool
+from prefillshare.routing.workers.reports import WorkerReports
 from prefillshare.routing.workers.worker import Worker
 
 
@@ -36,6 +37,8 @@ class Parts:
     """HTTP towards them."""
     health: Health
     """Whether they are up."""
+    reports: WorkerReports
+    """What they tell of themselves."""
     kv_events: KvEvents
     """What they evict."""
     sessions: Sessions
@@ -63,6 +66,7 @@ def make_parts(settings: RouterSettings) -> Parts:
         pool=pool,
         client=client,
         health=Health(router, client, settings.base_model, changed=changed),
+        reports=WorkerReports(client, observer),
         kv_events=KvEvents(evicted=chooser.drop_evicted),
         sessions=sessions,
         chooser=chooser,

@@ -39,7 +39,7 @@ def test_evicted_tokens_are_counted_in_blocks() -> None:
     "content", [b"", b"\xc1", msgspec.msgpack.encode(7), msgspec.msgpack.encode({}), msgspec.msgpack.encode([1.0, [3]])]
 )
 def test_a_message_that_is_none_is_said(content: bytes) -> None:
-    with pytest.raises(ValueError, match="no batch of KV events"):
+    with pytest.raises(ValueError, match="not a batch of KV events"):
         Evictions().add(content)
 
 

@@ -28,7 +28,8 @@ async def test_a_worker_joins_and_its_module_can_be_called() -> None:
 @in_loop
 async def test_a_worker_that_leaves_finishes_its_calls_first() -> None:
     async with deployment(decode=("math", "math"), settings=KEYS) as running:
-        running["math-0"].pause_s = running["math-1"].pause_s = 0.2
+        gates = [asyncio.Semaphore(1), asyncio.Semaphore(1)]  # a first piece of either call
+        running["math-0"].gate, running["math-1"].gate = gates
         reply = await running.chat(stream=True)
         leaving = reply.headers["X-Decode-Worker"]
         url = f"{running.url}/workers/{leaving}"
@@ -37,6 +38,9 @@ async def test_a_worker_that_leaves_finishes_its_calls_first() -> None:
         other = await running.chat(stream=True)
         assert other.headers["X-Decode-Worker"] != leaving
         assert not leave.done()
+        for _ in range(3):
+            for gate in gates:
+                gate.release()
         assert b"[DONE]" in await reply.read()
         assert b"[DONE]" in await other.read()
         assert await (await leave).json() == {"id": leaving, "unfinished": 0}

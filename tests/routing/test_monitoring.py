@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from prefillshare.routing import monitor
+from prefillshare.routing.workers import reports
 from tests.routing.workers import Deployment, deployment, in_loop, until
 from tests.support.monitoring import module_of, scraped, worker_of
 from tests.support.otlp import otlp_receiver
@@ -87,7 +87,7 @@ async def test_the_prefill_worker_hears_for_whom_it_works_and_the_decode_worker_
 
 @pytest.mark.parametrize("fault", ["slow", "gone", "silent"])
 def test_a_worker_that_does_not_answer_blocks_no_scrape(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(monitor, "ASK_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(reports, "ASK_TIMEOUT_S", 0.2)
 
     @in_loop
     async def scrape() -> None:

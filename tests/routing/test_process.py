@@ -73,13 +73,15 @@ CHAT = {"model": "math", "messages": [{"role": "user", "content": "hi"}], "strea
 @in_loop
 async def test_a_signal_lets_running_calls_finish_and_takes_no_others(tmp_path: Path) -> None:
     async with running_router(tmp_path) as (process, url, worker), aiohttp.ClientSession() as http:
-        worker.pause_s = 0.3
+        gate = worker.gate = asyncio.Semaphore(1)
         reply = await http.post(f"{url}/v1/chat/completions", json=CHAT)
         process.send_signal(signal.SIGTERM)
         await _has_status(url, "stopping")
         async with http.post(f"{url}/v1/chat/completions", json=CHAT) as refused:
             assert refused.status == 503
             assert "stopping" in await refused.text()
+        for _ in worker.pieces:
+            gate.release()
         assert b"[DONE]" in await reply.read()
         async with asyncio.timeout(5):
             assert await process.wait() == 0

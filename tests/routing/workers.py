@@ -54,6 +54,7 @@ class SmallWorker:
     first_byte_s: float = 0.0
     refusal_s: float = 0.0
     drops_calls: bool = False
+    gate: asyncio.Semaphore | None = None  # each piece of a stream waits for it, and so does the end
     break_after: int | None = None
     terminator: str = "\n\n"
     api_key: str | None = None
@@ -175,10 +176,16 @@ class SmallWorker:
                 assert request.transport is not None
                 request.transport.abort()
                 return response
+            await self._pass_gate()
             await response.write(f"data: {piece}{self.terminator}".encode())
             await asyncio.sleep(self.pause_s)
+        await self._pass_gate()
         await response.write(b"data: [DONE]\n\n")
         return response
+
+    async def _pass_gate(self) -> None:
+        if self.gate is not None:
+            await self.gate.acquire()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

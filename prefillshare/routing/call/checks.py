@@ -48,7 +48,7 @@ def check_items(items: Any, name: str, vocab_size: int | None) -> None:
     """
     kind = type(items[0]) if isinstance(items, list) and items else None
     if kind not in (int, str) or any(type(item) is not kind for item in items):
-        raise BadCallError(f"{name} is not all texts or all token ids: do not mix or nest them", param=name)
+        raise BadCallError(f"{name} mixes or nests texts and token ids: send only texts, or only token ids", param=name)
     num_ids = vocab_size or MAX_TOKEN_IDS
     if kind is int and not 0 <= min(items) <= max(items) < num_ids:
         wrong = next(item for item in items if not 0 <= item < num_ids)
@@ -67,4 +67,7 @@ def _check_namespace(value: Any, name: str, num_prompts: int | None) -> None:
         return
     is_list = isinstance(value, list) and all(isinstance(item, str) for item in value)
     if not is_list or num_prompts is None or len(value) != num_prompts:
-        raise BadCallError(f"{name} is of the wrong kind: it must be text, or for a batch one for each", param=name)
+        raise BadCallError(
+            f"{name} is of the wrong kind: it must be text, or for a batch a list with one text for each prompt",
+            param=name,
+        )

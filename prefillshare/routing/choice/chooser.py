@@ -123,7 +123,7 @@ def _with_room(workers: list[Worker], avoid: Collection[str], what: str, module:
     if not available:
         states = ", ".join(f"{worker.id} is {_state(worker)}" for worker in workers) or "none has joined"
         raise UnavailableError(
-            f"model {module!r} cannot answer now, no {what} is up ({states}): try again later",
+            f"model {module!r} cannot answer now: no {what} is up ({states}); try again later",
             headers={"Retry-After": "2"},
         )
     others = [worker for worker in available if worker.id not in avoid]

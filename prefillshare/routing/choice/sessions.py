@@ -8,7 +8,7 @@ class Sessions:
     """A bounded map from session key to worker id."""
 
     def __init__(self, max_sessions: int, moved: Callable[[str, str, str], None] = lambda *_: None) -> None:
-        """`moved` hears session, old and new worker of every session that was pinned again."""
+        """`moved` hears session, old and new worker of every session that changes its worker."""
         self.max_sessions = max_sessions
         self._moved = moved
         self.num_repins = 0

@@ -30,28 +30,28 @@ _ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("PUT", "/generate", call_handler("/generate")),
     ("GET", "/v1/models", models.list_models),
     ("GET", "/v1/models/{name}", models.get_model),
-    ("GET", "/model_info", models.model_info),
-    ("GET", "/get_model_info", models.model_info),
-    ("GET", "/server_info", models.server_info),
-    ("GET", "/get_server_info", models.server_info),
+    ("GET", "/model_info", models.show_model_info),
+    ("GET", "/get_model_info", models.show_model_info),
+    ("GET", "/server_info", models.show_server_info),
+    ("GET", "/get_server_info", models.show_server_info),
     ("GET", "/modules", models.list_modules),
-    ("GET", "/health", service.health),
-    ("GET", "/health_generate", service.health_generate),
+    ("GET", "/health", service.show_health),
+    ("GET", "/health_generate", service.try_generating),
     ("GET", "/flush_cache", service.flush_cache),
     ("POST", "/flush_cache", service.flush_cache),
-    ("GET", "/router/state", service.router_state),
-    ("GET", STATE_PATH, monitoring.deployment_state),
-    ("GET", "/metrics", monitoring.metrics),
+    ("GET", "/router/state", service.show_router_state),
+    ("GET", STATE_PATH, monitoring.show_state),
+    ("GET", "/metrics", monitoring.show_metrics),
     ("GET", "/workers", workers.list_workers),
     ("POST", "/workers", workers.join),
     ("DELETE", "/workers/{id}", workers.leave),
     # For clients that can name an address but no model, such as SGLang's frontend language.
     ("POST", "/modules/{module}/generate", models.of_module(call_handler("/generate"))),
     ("PUT", "/modules/{module}/generate", models.of_module(call_handler("/generate"))),
-    ("GET", "/modules/{module}/model_info", models.of_module(models.model_info)),
-    ("GET", "/modules/{module}/get_model_info", models.of_module(models.model_info)),
-    ("GET", "/modules/{module}/server_info", models.of_module(models.server_info)),
-    ("GET", "/modules/{module}/get_server_info", models.of_module(models.server_info)),
+    ("GET", "/modules/{module}/model_info", models.of_module(models.show_model_info)),
+    ("GET", "/modules/{module}/get_model_info", models.of_module(models.show_model_info)),
+    ("GET", "/modules/{module}/server_info", models.of_module(models.show_server_info)),
+    ("GET", "/modules/{module}/get_server_info", models.of_module(models.show_server_info)),
     ("GET", "/modules/{module}/flush_cache", models.of_module(service.flush_cache)),
     ("POST", "/modules/{module}/flush_cache", models.of_module(service.flush_cache)),
 )
@@ -107,7 +107,7 @@ async def _count_connection_use(request: web.Request, handler: Handler) -> web.S
 
 
 async def _answer_expect(request: web.Request) -> web.StreamResponse | None:
-    """Answer the header Expect, before any middleware sees the request."""
+    """Answer the header Expect; aiohttp asks for this before any middleware sees the request."""
     expected = read_header(request.headers, "Expect") or ""
     if expected.lower() == "100-continue":
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -119,7 +119,7 @@ async def _answer_expect(request: web.Request) -> web.StreamResponse | None:
 async def _answer_unknown(request: web.Request) -> web.StreamResponse:
     methods = [method for method, path, _ in _ROUTES if path == request.path]
     if methods:
-        error = NotFoundError(f"{request.path} is not called with {request.method}: use {' or '.join(methods)}")
+        error = NotFoundError(f"{request.path} does not take {request.method}: use {' or '.join(methods)}")
         reply = error_reply(error, status=405)
         reply.headers["Allow"] = ", ".join(methods)
         return reply

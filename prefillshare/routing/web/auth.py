@@ -20,15 +20,15 @@ def check_key(request: web.Request, settings: RouterSettings) -> None:
         return
     is_change = request.path.startswith(_CHANGES_PATH) and request.method != "GET"
     if is_change and settings.admin_key is None:
-        raise ForbiddenError("workers cannot be changed, this router has no admin key: start it with one")
+        raise ForbiddenError("workers cannot be changed because this router has no admin key: start it with one")
     wanted = settings.admin_key if is_change else settings.api_key
-    if wanted is None or _matches_any(_key(request), wanted, settings.admin_key):
+    if wanted is None or _matches_any(_read_key(request), wanted, settings.admin_key):
         return
     what = "the admin key" if is_change else "an API key"
     raise UnauthorizedError(f"this needs {what}: send it as Authorization: Bearer KEY")
 
 
-def _key(request: web.Request) -> str:
+def _read_key(request: web.Request) -> str:
     scheme, _, key = request.headers.get("Authorization", "").partition(" ")
     return key.strip() if scheme.lower() == "bearer" else ""
 

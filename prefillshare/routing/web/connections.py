@@ -64,15 +64,15 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer what is no HTTP, and what no handler caught, in the form of every other error."""
+        """Answer what is not HTTP, and what no handler caught, in the form of every other error."""
         if status < 500:
-            error: RoutingError = BadCallError(f"this is no HTTP request: {_first_line(message or str(exc))}")
+            error: RoutingError = BadCallError(f"this is not an HTTP request: {_first_line(message or str(exc))}")
         else:
-            error = RoutingError("the router failed at this request; its log says why")
+            error = RoutingError("the router failed on this request; its log says why")
             if not self._has_left(exc):
                 log.error("%s %s failed", request.method, request.path, exc_info=exc)
         if request.writer.output_size > 0:
-            raise ConnectionError("a part of the answer is sent already")
+            raise ConnectionError("part of the answer has been sent already")
         reply = error_reply(error, status=status)
         reply.force_close()
         return reply

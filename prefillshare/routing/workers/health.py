@@ -24,9 +24,10 @@ _STARTING_INTERVAL_S = 0.5
 
 
 class Health:
-    """Keeps the state of every worker true."""
+    """Keeps the state of every worker true: one task for each probes it, sooner when a call has failed there."""
 
     def __init__(self, settings: Router, client: WorkerClient, base: str, *, changed: Callable[[Worker], None]) -> None:
+        """`changed` hears of each worker that is up or down now."""
         self._settings = settings
         self._client = client
         self._base = base
@@ -78,6 +79,7 @@ class Health:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
                     await hurry.wait()
+            # A worker that fails call after call sets the event after each: it is probed no more often than this.
             await asyncio.sleep(_STARTING_INTERVAL_S if hurry.is_set() else 0)
 
     def _apply(self, worker: Worker, reason: str | None, num_failures: int) -> None:

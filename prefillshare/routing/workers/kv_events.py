@@ -40,13 +40,13 @@ class Evictions:
     def add(self, batch: bytes) -> None:
         """Count the events of one message.
 
-        Raises: ValueError when it is none.
+        Raises: ValueError when it holds none.
         """
         try:
             for kind, *fields in msgspec.msgpack.decode(batch)[1]:
                 self._add(kind, fields)
         except (msgspec.DecodeError, TypeError, LookupError) as error:
-            raise ValueError(f"this is no batch of KV events ({error})") from None
+            raise ValueError(f"this is not a batch of KV events ({error})") from None
 
     def _add(self, kind: str, fields: list[Any]) -> None:
         if kind == "BlockRemoved":
@@ -64,7 +64,7 @@ class Evictions:
 
 
 class KvEvents:
-    """Listens to every worker that publishes events."""
+    """Listens to every worker that publishes events; each has one task and one socket, which `unwatch` ends."""
 
     def __init__(self, evicted: Callable[[Worker, Evictions], None]) -> None:
         self._evicted = evicted

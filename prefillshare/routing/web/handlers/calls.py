@@ -20,7 +20,7 @@ def call_handler(endpoint: Endpoint) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         gateway = request.app[GATEWAY]
         if gateway.is_draining:
-            raise UnavailableError("the router is stopping: call another one, or again later", headers=_CLOSE)
+            raise UnavailableError("the router is stopping: call another router, or try again later", headers=_CLOSE)
         with gateway.parts.descriptors.call():
             return await gateway.proxy.answer(request, await _read_call(request, endpoint))
 

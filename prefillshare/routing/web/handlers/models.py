@@ -34,17 +34,17 @@ async def get_model(request: web.Request) -> web.Response:
     return json_reply(_card(parts, name))
 
 
-async def model_info(request: web.Request) -> web.Response:
+async def show_model_info(request: web.Request) -> web.Response:
     """What a prefill worker says about the base, and the decode modules."""
     parts = request.app[GATEWAY].parts
     return json_reply({**await _ask_prefill_worker(parts, "/model_info"), "decode_modules": parts.pool.modules()})
 
 
-async def server_info(request: web.Request) -> web.Response:
+async def show_server_info(request: web.Request) -> web.Response:
     """Of what a prefill worker says about itself, what holds for the whole deployment; the rest may hold its keys."""
     parts = request.app[GATEWAY].parts
-    told = await _ask_prefill_worker(parts, "/server_info")
-    shared = {name: told[name] for name in _SHARED_SERVER_INFO if name in told}
+    information = await _ask_prefill_worker(parts, "/server_info")
+    shared = {name: information[name] for name in _SHARED_SERVER_INFO if name in information}
     workers = [worker.summary() for worker in parts.pool]
     return json_reply({**shared, "decode_modules": parts.pool.modules(), "workers": workers})
 
@@ -74,7 +74,7 @@ def _check_name(parts: Parts, name: str, names: Sequence[str]) -> None:
 
 
 async def _ask_prefill_worker(parts: Parts, path: str) -> dict[str, Any]:
-    """Return what the first prefill worker that answers says at `path`.
+    """Return the JSON object that the first prefill worker to answer has at `path`.
 
     Raises: UnavailableError.
     """
@@ -86,9 +86,9 @@ async def _ask_prefill_worker(parts: Parts, path: str) -> dict[str, Any]:
         except (aiohttp.ClientError, OSError):
             continue
         if status == 200:
-            told: dict[str, Any] = orjson.loads(content)
-            return told
-    raise UnavailableError("no prefill worker is up to tell about the model: try again later")
+            information: dict[str, Any] = orjson.loads(content)
+            return information
+    raise UnavailableError("no prefill worker is up, and only those can describe the model: try again later")
 
 
 def _card(parts: Parts, name: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ _FLUSH_TIMEOUT_S = 30.0
 _GENERATE_TIMEOUT_S = 25.0  # SGLang gives up after 20 s itself
 
 
-async def health(request: web.Request) -> web.Response:
+async def show_health(request: web.Request) -> web.Response:
     """200 while calls can be answered: a prefill worker is up, and so is a replica of some module."""
     gateway = request.app[GATEWAY]
     if gateway.is_draining:
@@ -26,7 +26,7 @@ async def health(request: web.Request) -> web.Response:
     return json_reply({"status": "degraded" if missing.names else "ok", "missing": missing.names})
 
 
-async def health_generate(request: web.Request) -> web.Response:
+async def try_generating(request: web.Request) -> web.Response:
     """Let every worker make a token; 200 when all could."""
     parts = request.app[GATEWAY].parts
     replies = await parts.client.ask_all(parts.pool, "/health_generate", method="GET", timeout_s=_GENERATE_TIMEOUT_S)
@@ -46,7 +46,7 @@ async def flush_cache(request: web.Request) -> web.Response:
     return json_reply({"workers": replies}, status=200 if is_done else 400)
 
 
-async def router_state(request: web.Request) -> web.Response:
+async def show_router_state(request: web.Request) -> web.Response:
     """Numbers for people and dashboards."""
     gateway = request.app[GATEWAY]
     parts = gateway.parts
