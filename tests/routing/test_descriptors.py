@@ -31,7 +31,7 @@ async def test_a_shortage_at_connecting_is_not_the_workers_fault(tmp_path: Path)
         await send(url, b"", head=b"GET /health")  # by now they are accepted
         try:
             resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (_num_open(process.pid) + 1, limits[1]))
-            answers = await asyncio.gather(*(send(url, connection=one) for one in connections))
+            answers = await asyncio.gather(*(send(url, connection=connection) for connection in connections))
             refusals = [error_of(answer) for status, answer in answers if status != 200]
             assert {error["code"] for error in refusals} == {"router_full"}
             assert "shortage of its own (Too many open files)" in refusals[0]["message"]
@@ -40,7 +40,9 @@ async def test_a_shortage_at_connecting_is_not_the_workers_fault(tmp_path: Path)
             resource.prlimit(process.pid, resource.RLIMIT_NOFILE, limits)
         async with http.get(f"{url}/workers") as reply:
             workers = (await reply.json())["workers"]
-        assert [(one["state"], one["breaker"], one["failed"]) for one in workers] == [("up", "closed", 0)] * 2
+        assert [(worker["state"], worker["breaker"], worker["failed"]) for worker in workers] == [
+            ("up", "closed", 0)
+        ] * 2
         assert (await send(url))[0] == 200
 
 
@@ -85,13 +87,13 @@ async def test_half_sent_requests_end() -> None:
         assert (status, b"did not arrive within 0.3 s" in answer) == (408, True)
         await close(writer)
         assert time.monotonic() - started < 10
-        assert running.gateway.parts.descriptors.num_calls == 0
+        assert running.parts.descriptors.num_calls == 0
 
 
 @in_loop
 async def test_connections_and_calls_are_given_back() -> None:
     async with deployment() as running:
-        descriptors = running.gateway.parts.descriptors
+        descriptors = running.parts.descriptors
         running["math-0"].pause_s = 0.2
         calls = [asyncio.create_task(send(running.url)) for _ in range(5)]
         await until(lambda: descriptors.num_calls == 5)

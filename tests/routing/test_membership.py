@@ -34,7 +34,7 @@ async def test_a_worker_that_leaves_finishes_its_calls_first() -> None:
         leaving = reply.headers["X-Decode-Worker"]
         url = f"{running.url}/workers/{leaving}"
         leave = asyncio.create_task(running.http.delete(url, headers=ADMIN))
-        await until(lambda: running.gateway.parts.pool.get(leaving).state == "draining")
+        await until(lambda: running.parts.pool.get(leaving).state == "draining")
         other = await running.chat(stream=True)
         assert other.headers["X-Decode-Worker"] != leaving
         assert not leave.done()
@@ -44,8 +44,8 @@ async def test_a_worker_that_leaves_finishes_its_calls_first() -> None:
         assert b"[DONE]" in await reply.read()
         assert b"[DONE]" in await other.read()
         assert await (await leave).json() == {"id": leaving, "unfinished": 0}
-        assert running.gateway.parts.pool.get(leaving) is None
-        assert leaving not in running.gateway.parts.chooser.index.match(b"\x1e" * 3)
+        assert running.parts.pool.get(leaving) is None
+        assert leaving not in running.parts.chooser.index.match(b"\x1e" * 3)
         async with running.http.delete(url, headers=ADMIN) as again:
             assert again.status == 404
 
@@ -68,7 +68,7 @@ async def test_only_the_admin_changes_workers_and_nobody_without_an_admin_key() 
     async with deployment(settings=KEYS) as running:
         async with running.http.delete(f"{running.url}/workers/p0") as reply:
             assert reply.status == 401
-        assert running.gateway.parts.pool.get("p0") is not None
+        assert running.parts.pool.get("p0") is not None
 
 
 @in_loop

@@ -25,7 +25,7 @@ async def state(running: Deployment) -> dict[str, Any]:
 
 async def ended(running: Deployment, module: str, num_requests: int) -> dict[str, Any]:
     """The state when so many requests of `module` have ended."""
-    await until(lambda: running.gateway.parts.observer.stats_of(module).requests == num_requests)
+    await until(lambda: running.parts.observer.stats_of(module).requests == num_requests)
     return await state(running)
 
 
@@ -70,7 +70,7 @@ async def test_a_call_in_the_queue_is_queued_and_not_running() -> None:
     async with deployment(max_running_per_worker=1) as running:
         running["math-0"].pause_s = 0.2
         calls = [asyncio.create_task(running.chat()) for _ in range(2)]
-        await until(lambda: running.gateway.parts.admission.num_queued("math") == 1)
+        await until(lambda: running.parts.admission.num_queued("math") == 1)
         told = module_of(await state(running), "math")
         assert (told["running"], told["queued"]) == (1, 1)
         await asyncio.gather(*calls)
@@ -123,7 +123,7 @@ async def test_a_session_that_moves_is_told() -> None:
         reply = await running.chat(user="someone")
         first = reply.headers["X-Prefill-Worker"]
         await running[first].stop()
-        await until(lambda: running.gateway.parts.pool.get(first).state == "down")
+        await until(lambda: running.parts.pool.get(first).state == "down")
         assert (await running.chat(user="someone")).headers["X-Prefill-Worker"] != first
         told = await ended(running, "math", 2)
         assert told["repins"] == 1

@@ -17,6 +17,7 @@ from aiohttp import web
 
 from prefillshare.config.router import Router
 from prefillshare.routing.gateway import Gateway
+from prefillshare.routing.parts import Parts
 from prefillshare.routing.settings import RouterSettings
 from prefillshare.routing.web.app import make_app
 from prefillshare.routing.web.connections import make_runner
@@ -197,6 +198,10 @@ class Deployment:
     workers: dict[str, SmallWorker]
     http: aiohttp.ClientSession
 
+    @property
+    def parts(self) -> Parts:
+        return self.gateway.parts
+
     def __getitem__(self, worker_id: str) -> SmallWorker:
         return self.workers[worker_id]
 
@@ -212,7 +217,7 @@ class Deployment:
 
     async def is_up(self, *ids: str) -> None:
         """Wait until these workers are up."""
-        await until(lambda: all((worker := self.gateway.parts.pool.get(i)) and worker.state == "up" for i in ids))
+        await until(lambda: all((worker := self.parts.pool.get(i)) and worker.state == "up" for i in ids))
 
 
 P = ParamSpec("P")

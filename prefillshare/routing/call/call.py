@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from prefillshare.routing.choice.demand import Demand
 
+Body = Mapping[str, Any]
+"""The JSON object that a client sent; what its values are is checked where they are read."""
 Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/generate"]
 
 

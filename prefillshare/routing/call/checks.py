@@ -7,6 +7,7 @@ with an exception, and with it every call that it was serving.
 from collections.abc import Mapping
 from typing import Any
 
+from prefillshare.routing.call.call import Body
 from prefillshare.routing.errors import BadCallError
 
 MAX_TOKEN_IDS = 1 << 31
@@ -19,7 +20,7 @@ _UNSERVED = {
 }
 
 
-def check_fields(body: Mapping[str, Any], num_prompts: int | None, vocab_size: int | None) -> None:
+def check_fields(body: Body, num_prompts: int | None, vocab_size: int | None) -> None:
     """Refuse fields that no worker may see.
 
     Raises: BadCallError.

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from prefillshare.routing.call.call import Call, Endpoint
+from prefillshare.routing.call.call import Body, Call, Endpoint
 from prefillshare.routing.call.checks import check_fields, check_items
 from prefillshare.routing.call.prompt import chat_prompts, text_prompts
 from prefillshare.routing.errors import BadCallError, UnknownModelError
@@ -90,20 +90,20 @@ def _read_object(raw: bytes) -> dict[str, Any]:
     return body
 
 
-def _read_flag(body: Mapping[str, Any], name: str) -> bool:
+def _read_flag(body: Body, name: str) -> bool:
     value = body.get(name)
     if value is not None and not isinstance(value, bool):
         raise BadCallError(f"{name} is {_shown(value)}: it must be true or false", param=name)
     return bool(value)
 
 
-def _asks_for_nothing(body: Mapping[str, Any]) -> bool:
+def _asks_for_nothing(body: Body) -> bool:
     samplings = [sampling for sampling in _as_list(body.get("sampling_params")) if isinstance(sampling, Mapping)]
     limits = [sampling.get("max_new_tokens") for sampling in samplings]
     return bool(limits) and all(limit == 0 and not isinstance(limit, bool) for limit in limits)
 
 
-def _find_module(body: Mapping[str, Any], served: Served, addressed: str | None, *, may_be_base: bool) -> str:
+def _find_module(body: Body, served: Served, addressed: str | None, *, may_be_base: bool) -> str:
     base, modules = served.base, served.modules
     named, lora_path = body.get("model"), _read_lora_path(body)
     if named is None or named == base:
@@ -125,7 +125,7 @@ def _find_module(body: Mapping[str, Any], served: Served, addressed: str | None,
     raise UnknownModelError(f"model {_shown(name)} does not exist; {known}", param="model")
 
 
-def _read_lora_path(body: Mapping[str, Any]) -> Any:
+def _read_lora_path(body: Body) -> Any:
     path = body.get("lora_path")
     if path is None or isinstance(path, str):
         return path
@@ -136,7 +136,7 @@ def _read_lora_path(body: Mapping[str, Any]) -> Any:
     return path[0]
 
 
-def _refuse_several_samples(body: Mapping[str, Any]) -> None:
+def _refuse_several_samples(body: Body) -> None:
     for place in [body, *_as_list(body.get("sampling_params"))]:
         count = place.get("n") if isinstance(place, Mapping) else None
         if count not in (None, 1):
@@ -151,29 +151,29 @@ def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _find_session(header: str | None, body: Mapping[str, Any]) -> str | None:
+def _find_session(header: str | None, body: Body) -> str | None:
     for value in (header, body.get("session_id"), body.get("user")):
         if isinstance(value, str) and value:
             return session_name(value)
     return None
 
 
-def _read_chat(body: Mapping[str, Any], vocab_size: int | None) -> Shape:
+def _read_chat(body: Body, vocab_size: int | None) -> Shape:
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise BadCallError(f"messages is {_shown(messages)}: it must be a list of messages", param="messages")
     return None, chat_prompts(body)
 
 
-def _read_completion(body: Mapping[str, Any], vocab_size: int | None) -> Shape:
+def _read_completion(body: Body, vocab_size: int | None) -> Shape:
     return _read_prompt(body, "prompt", vocab_size)
 
 
-def _read_generate(body: Mapping[str, Any], vocab_size: int | None) -> Shape:
+def _read_generate(body: Body, vocab_size: int | None) -> Shape:
     return _read_prompt(body, "text" if body.get("text") is not None else "input_ids", vocab_size)
 
 
-def _read_prompt(body: Mapping[str, Any], name: str, vocab_size: int | None) -> Shape:
+def _read_prompt(body: Body, name: str, vocab_size: int | None) -> Shape:
     prompt = body.get(name)
     if not isinstance(prompt, str | list) or not prompt:
         wanted = "it must be text or a list of token ids, or a list of these"
@@ -186,7 +186,7 @@ def _read_prompt(body: Mapping[str, Any], name: str, vocab_size: int | None) -> 
     return (len(prompt) if is_batch else None), text_prompts(body, prompt)
 
 
-_SHAPES: dict[Endpoint, Callable[[Mapping[str, Any], int | None], Shape]] = {
+_SHAPES: dict[Endpoint, Callable[[Body, int | None], Shape]] = {
     "/v1/chat/completions": _read_chat,
     "/v1/completions": _read_completion,
     "/generate": _read_generate,

@@ -61,7 +61,7 @@ class Proxy:
             outcome, reason = "error", str(error)
             self._count_failure(call, error)
             raise
-        finally:
+        finally:  # a client that leaves cancels this task, wherever it waits
             self.num_running -= 1
             observed.ended(outcome, seconds=time.monotonic() - started, reason=reason)
 

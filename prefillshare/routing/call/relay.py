@@ -36,7 +36,7 @@ async def relay(
         return web.Response(body=answer.body, status=answer.status, headers=headers)
     request = underway.request
     response = web.StreamResponse(headers=headers | {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
-    await response.prepare(request)
+    await response.prepare(request)  # the status is out: from here on a failure can only be told within the stream
     writer = _Writer(response)
     try:
         await _pass_on(writer, decode, answer, settings.idle_timeout_s, underway.deadline)

@@ -48,7 +48,7 @@ class PrefixIndex:
         while child := self._child(node, prompt, position):
             common = common_prefix(child.edge, prompt, position)
             position += common
-            for holder in child.holders:
+            for holder in child.holders:  # a deeper node overwrites: whoever holds it holds the way to it
                 matched[holder] = position
             path.append(child)
             if common < len(child.edge):
@@ -66,7 +66,7 @@ class PrefixIndex:
         while position < len(prompt):
             child = self._child(node, prompt, position) or self._add(node, prompt[position:])
             common = common_prefix(child.edge, prompt, position)
-            if common < len(child.edge):
+            if common < len(child.edge):  # the rest of the edge stays with those who held it, below the new node
                 child = self._split(child, common)
             child.holders.update(workers)
             path.append(child)

@@ -59,6 +59,7 @@ _ROUTES: tuple[tuple[str, str, Handler], ...] = (
 
 def make_app(settings: RouterSettings) -> web.Application:
     """Return the application; `connections.make_runner` serves it."""
+    # The connection is in use until the answer, an error's too, is made: so its middleware is the outer one.
     middlewares = (_count_connection_use, _answer_errors)
     app = web.Application(middlewares=middlewares, client_max_size=settings.router.max_body_bytes)
     app.cleanup_ctx.append(_run_gateway(settings))

@@ -22,6 +22,7 @@ def check_key(request: web.Request, settings: RouterSettings) -> None:
     if is_change and settings.admin_key is None:
         raise ForbiddenError("workers cannot be changed because this router has no admin key: start it with one")
     wanted = settings.admin_key if is_change else settings.api_key
+    # Who may change workers may call, too; the other way round not.
     if wanted is None or _matches_any(_read_key(request), wanted, settings.admin_key):
         return
     what = "the admin key" if is_change else "an API key"
@@ -35,4 +36,5 @@ def _read_key(request: web.Request) -> str:
 
 def _matches_any(key: str, *wanted: str | None) -> bool:
     given = key.encode(errors="surrogateescape")
+    # Comparing must take equally long for every wrong key, or the time of the answer tells how it begins.
     return any(hmac.compare_digest(given, known.encode()) for known in wanted if known)

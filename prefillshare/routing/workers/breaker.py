@@ -56,6 +56,7 @@ class Breaker:
     def record_failure(self) -> None:
         """Hear that a call failed by the worker's fault."""
         self.num_failures += 1
+        # While open, calls from before may still fail: they open nothing anew and lengthen no pause.
         if self._is_trial_running:
             self._pause_s = min(2 * self._pause_s, self._max_pause_s)
         if self._is_trial_running or (not self._is_open and self.num_failures >= self._limit):

@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import aiohttp
 import orjson
@@ -14,7 +15,7 @@ from prefillshare.errors import ServerError
 from prefillshare.routing.errors import ShortageError
 from prefillshare.routing.workers.client import WorkerClient
 from prefillshare.routing.workers.leg import LegFailedError
-from prefillshare.routing.workers.worker import Worker
+from prefillshare.routing.workers.worker import ModelCard, Worker
 from prefillshare.wire.errors import error_text
 
 log = logging.getLogger(__name__)
@@ -69,10 +70,11 @@ class Health:
     async def _keep_probing(self, worker: Worker, hurry: asyncio.Event) -> None:
         num_failures = 0
         while True:
-            hurry.clear()
+            hurry.clear()  # before the probe: a call that fails while it runs asks for the next one
             with contextlib.suppress(ShortageError):  # which tells nothing about the worker
                 reason = await self._probe(worker)
                 num_failures = num_failures + 1 if reason else 0
+                # One that was told to leave stays so, whatever it answers, until it is forgotten.
                 if worker.state != "draining":
                     self._apply(worker, reason, num_failures)
             pause_s = self._settings.health_interval_s if worker.state == "up" else _STARTING_INTERVAL_S
@@ -122,7 +124,7 @@ class Health:
         return None
 
     def _read_models(self, worker: Worker, status: int, content: bytes) -> None:
-        """Check that `worker` serves what it is said to, and note whether its module is an adapter.
+        """Check that `worker` serves what it is said to, and note what it says of its module.
 
         Raises: ServerError.
         """
@@ -134,5 +136,13 @@ class Health:
         if wanted not in cards:
             found = ", ".join(map(str, cards)) or f"nothing (/v1/models answered {status}: {error_text(content)})"
             raise ServerError(f"it serves {found} instead of {wanted!r}: correct the worker or its description")
-        worker.card = cards[wanted]
-        worker.is_adapter = worker.spec.role == "decode" and worker.card.get("parent") is not None
+        worker.card = _read_card(cards[wanted])
+
+
+def _read_card(card: Mapping[str, Any]) -> ModelCard:
+    length, warning = card.get("max_model_len"), card.get("warning")
+    return ModelCard(
+        is_adapter=card.get("parent") is not None,
+        max_model_len=length if isinstance(length, int) else None,
+        warning=warning if isinstance(warning, str) else None,
+    )

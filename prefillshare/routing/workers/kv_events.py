@@ -49,11 +49,12 @@ class Evictions:
             raise ValueError(f"this is not a batch of KV events ({error})") from None
 
     def _add(self, kind: str, fields: list[Any]) -> None:
+        # Blocks are as large as the worker's pages; until it has stored one, removed ones count as a token each.
         if kind == "BlockRemoved":
             self.num_tokens += len(fields[0]) * self.block_size
         elif kind == "BlockStored":
             self.block_size = fields[3]
-        elif kind == "AllBlocksCleared":
+        elif kind == "AllBlocksCleared":  # what was evicted before is gone with the rest
             self.num_tokens, self.is_cleared = 0, True
 
     def take(self) -> "Evictions":

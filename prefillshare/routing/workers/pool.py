@@ -40,8 +40,8 @@ class WorkerPool:
 
     def warning(self, module: str) -> str | None:
         """Return what its workers say against the answers of `module`; None when they say nothing."""
-        told = (worker.card.get("warning") for worker in self.replicas(module))
-        return next((text for text in told if isinstance(text, str)), None)
+        warnings = (worker.card.warning for worker in self.replicas(module))
+        return next((warning for warning in warnings if warning is not None), None)
 
     def modules(self) -> list[str]:
         """Return the decode modules that some worker holds, each once."""

@@ -1,13 +1,43 @@
 """One worker and what the router knows of it: its state, its load, its speed, its failures."""
 
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal, TypedDict
 
 from prefillshare.config.router import Router
 from prefillshare.routing.workers.breaker import Breaker
-from prefillshare.routing.workers.spec import WorkerSpec
+from prefillshare.routing.workers.breaker import State as BreakerState
+from prefillshare.routing.workers.spec import Role, WorkerSpec
 from prefillshare.routing.workers.speed import PrefillSpeed
 
 State = Literal["starting", "up", "down", "draining"]
+
+
+class WorkerSummary(TypedDict):
+    """What `/workers` tells of one worker."""
+
+    id: str
+    role: Role
+    module: str | None
+    url: str
+    state: State
+    reason: str
+    breaker: BreakerState
+    running: int
+    max_running: int
+    calls: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCard:
+    """What a worker says at `/v1/models` of the model that it serves."""
+
+    is_adapter: bool = False
+    """Whether it is an adapter on the prefill module."""
+    max_model_len: int | None = None
+    """Longest context, in tokens."""
+    warning: str | None = None
+    """What the worker says against the answers of its module."""
 
 
 class Worker:
@@ -18,8 +48,7 @@ class Worker:
         self.base_url = spec.url.rstrip("/")
         self.state: State = "starting"
         self.reason = "not asked yet"
-        self.is_adapter = False
-        self.card: dict[str, Any] = {}
+        self.card = ModelCard()
         self.num_running = 0
         self.num_calls = 0
         self.num_failed = 0
@@ -36,6 +65,11 @@ class Worker:
     def id(self) -> str:
         """Name of the worker."""
         return self.spec.id
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether its module is an adapter, which `/generate` names by `lora_path`."""
+        return self.spec.role == "decode" and self.card.is_adapter
 
     @property
     def is_available(self) -> bool:
@@ -58,7 +92,7 @@ class Worker:
         self.state = state
         self.reason = reason
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> WorkerSummary:
         """Return what `/workers` tells."""
         return {
             "id": self.id,

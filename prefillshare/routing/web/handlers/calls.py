@@ -30,10 +30,13 @@ def call_handler(endpoint: Endpoint) -> Handler:
 async def _read_call(request: web.Request, endpoint: Endpoint) -> Call:
     parts = request.app[GATEWAY].parts
     settings = parts.settings
+    body = await read_json_body(request, settings.router)
+    # Read after the body has come, which may take minutes: modules come and go.
+    served = Served(base=settings.base_model, modules=parts.pool.modules(), vocab_size=settings.vocab_size)
     return parse_call(
         endpoint,
-        await read_json_body(request, settings.router),
-        Served(base=settings.base_model, modules=parts.pool.modules(), vocab_size=settings.vocab_size),
+        body,
+        served,
         session_header=read_header(request.headers, SESSION_HEADER),
         addressed=request.match_info.get("module"),
     )

@@ -92,8 +92,8 @@ async def _ask_prefill_worker(parts: Parts, path: str) -> dict[str, Any]:
 
 
 def _card(parts: Parts, name: str) -> dict[str, Any]:
-    cards = [worker.card for worker in parts.pool.replicas(name)]
-    lengths = [card["max_model_len"] for card in cards if card.get("max_model_len")]
+    # A call may come to any replica: only what all of them take is promised.
+    lengths = [worker.card.max_model_len for worker in parts.pool.replicas(name) if worker.card.max_model_len]
     return {
         "id": name,
         "object": "model",

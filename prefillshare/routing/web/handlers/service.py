@@ -66,7 +66,7 @@ async def show_router_state(request: web.Request) -> web.Response:
 
 
 def _worker_state(parts: Parts, worker: Worker) -> dict[str, Any]:
-    state = worker.summary()
+    state: dict[str, Any] = {**worker.summary()}
     if worker.spec.role == "prefill":
         state["prefill_tokens_per_s"] = round(worker.speed.tokens_per_s, 1)
         state["pending_tokens"] = round(worker.speed.pending_tokens)
