@@ -54,7 +54,7 @@ def make_parts(settings: RouterSettings) -> Parts:
     router, observer, pool = settings.router, Observer(), WorkerPool()
     descriptors = Descriptors(settings.max_open_files, len(settings.workers))
     client = WorkerClient(router, settings.worker_api_key, descriptors)
-    sessions = Sessions(router.max_sessions, moved=_tell_moves(observer))
+    sessions = Sessions(router.max_sessions, on_moved=_tell_moves(observer))
     chooser = Chooser(router, pool, make_policy(router, sessions))
     admission = Admission(router, pool, chooser)
     changed = _follow_states(observer, chooser, admission)
@@ -65,9 +65,9 @@ def make_parts(settings: RouterSettings) -> Parts:
         tracing=Tracing(settings.otlp_endpoint),
         pool=pool,
         client=client,
-        health=Health(router, client, settings.base_model, changed=changed),
+        health=Health(router, client, settings.base_model, on_changed=changed),
         reports=WorkerReports(client, observer),
-        kv_events=KvEvents(evicted=chooser.drop_evicted),
+        kv_events=KvEvents(on_evicted=chooser.drop_evicted),
         sessions=sessions,
         chooser=chooser,
         admission=admission,

@@ -130,9 +130,9 @@ def test_sessions_are_bounded() -> None:
     sessions = Sessions(2)
     for name in ("a", "b"):
         sessions.pin(name, "p0")
-    sessions.pinned("a")
+    sessions.worker_of("a")
     sessions.pin("c", "p0")
-    assert [sessions.pinned(name) for name in "abc"] == ["p0", None, "p0"]
+    assert [sessions.worker_of(name) for name in "abc"] == ["p0", None, "p0"]
     sessions.forget("p0")
     assert len(sessions) == 0
 

@@ -6,7 +6,7 @@ from types import TracebackType
 
 from prefillshare.routing.call.legs import make_legs
 from prefillshare.routing.call.prefill_leg import run_prefill_leg
-from prefillshare.routing.call.underway import Underway, give_up, silence
+from prefillshare.routing.call.underway import Underway, give_up, note_silence
 from prefillshare.routing.choice.chooser import Pair
 from prefillshare.routing.errors import ShortageError
 from prefillshare.routing.parts import Parts
@@ -70,7 +70,7 @@ class Attempt:
                 await asyncio.wait((self._prefill, self._decode), return_when=asyncio.FIRST_COMPLETED)
                 self._answer = await self._await_answer()
         except TimeoutError:
-            give_up(silence(self._pair.prefill if self._is_prefilling else self.decode, limit_s))
+            give_up(note_silence(self._pair.prefill if self._is_prefilling else self.decode, limit_s))
         return self._answer
 
     @property

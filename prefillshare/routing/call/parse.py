@@ -93,7 +93,7 @@ def _read_object(raw: bytes) -> dict[str, Any]:
 def _read_flag(body: Body, name: str) -> bool:
     value = body.get(name)
     if value is not None and not isinstance(value, bool):
-        raise BadCallError(f"{name} is {_shown(value)}: it must be true or false", param=name)
+        raise BadCallError(f"{name} is {_show(value)}: it must be true or false", param=name)
     return bool(value)
 
 
@@ -115,14 +115,14 @@ def _find_module(body: Body, served: Served, addressed: str | None, *, may_be_ba
     if named is None:
         raise BadCallError(f"model is missing: name a decode module; {known}", param="model")
     if not isinstance(named, str):
-        raise BadCallError(f"model is {_shown(named)}: it must be the name of a decode module; {known}", param="model")
+        raise BadCallError(f"model is {_show(named)}: it must be the name of a decode module; {known}", param="model")
     name = named.removeprefix(f"{base}:")
     if name in modules:
         return name
     if name == base:
         message = f"model {base!r} is the prefill module, which never decodes here: name a decode module; {known}"
         raise UnknownModelError(message, param="model")
-    raise UnknownModelError(f"model {_shown(name)} does not exist; {known}", param="model")
+    raise UnknownModelError(f"model {_show(name)} does not exist; {known}", param="model")
 
 
 def _read_lora_path(body: Body) -> Any:
@@ -130,7 +130,7 @@ def _read_lora_path(body: Body) -> Any:
     if path is None or isinstance(path, str):
         return path
     if not isinstance(path, list):
-        raise BadCallError(f"lora_path is {_shown(path)}: it must be the name of a decode module", param="lora_path")
+        raise BadCallError(f"lora_path is {_show(path)}: it must be the name of a decode module", param="lora_path")
     if not path or any(item != path[0] for item in path):
         raise BadCallError("lora_path names several modules: send one call for each", param="lora_path")
     return path[0]
@@ -141,7 +141,7 @@ def _refuse_several_samples(body: Body) -> None:
         count = place.get("n") if isinstance(place, Mapping) else None
         if count not in (None, 1):
             raise BadCallError(
-                f"n is {_shown(count)}: one call gives one answer here, so send the call several times; "
+                f"n is {_show(count)}: one call gives one answer here, so send the call several times; "
                 "the shared prompt is computed once",
                 param="n",
             )
@@ -161,7 +161,7 @@ def _find_session(header: str | None, body: Body) -> str | None:
 def _read_chat(body: Body, vocab_size: int | None) -> Shape:
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
-        raise BadCallError(f"messages is {_shown(messages)}: it must be a list of messages", param="messages")
+        raise BadCallError(f"messages is {_show(messages)}: it must be a list of messages", param="messages")
     return None, chat_prompts(body)
 
 
@@ -177,7 +177,7 @@ def _read_prompt(body: Body, name: str, vocab_size: int | None) -> Shape:
     prompt = body.get(name)
     if not isinstance(prompt, str | list) or not prompt:
         wanted = "it must be text or a list of token ids, or a list of these"
-        raise BadCallError(f"{name} is {_shown(prompt)}: {wanted}", param=name)
+        raise BadCallError(f"{name} is {_show(prompt)}: {wanted}", param=name)
     if isinstance(prompt, str):
         return None, text_prompts(body, prompt)
     is_batch = not isinstance(prompt[0], int)
@@ -198,7 +198,7 @@ def _kind(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-def _shown(value: Any) -> str:
+def _show(value: Any) -> str:
     if value is None:
         return "missing"
     text = repr(value)

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from prefillshare.routing.call.legs import make_prefill_only_leg
 from prefillshare.routing.call.prefill_leg import run_prefill_leg
-from prefillshare.routing.call.underway import Underway, give_up, silence
+from prefillshare.routing.call.underway import Underway, give_up, note_silence
 from prefillshare.routing.choice.chooser import Pair
 from prefillshare.routing.parts import Parts
 
@@ -25,7 +25,7 @@ async def answer_by_prefill(parts: Parts, underway: Underway, pair: Pair) -> web
         raise
     except TimeoutError:
         parts.client.abort(leg)
-        cause = silence(pair.prefill, parts.settings.router.total_timeout_s)
+        cause = note_silence(pair.prefill, parts.settings.router.total_timeout_s)
         parts.health.record_failure(cause)
         give_up(cause)
     headers = {"Content-Type": answer.content_type, "X-Prefill-Worker": pair.prefill.id}

@@ -34,7 +34,7 @@ def read_report(content: bytes) -> PrefillReport:
     except orjson.JSONDecodeError:
         return PrefillReport()
     items = [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, Mapping)]
-    cached = [_cached(item) for item in items]
+    cached = [_cached_tokens(item) for item in items]
     hits = [hit for item in items for hit in _hits(item)]
     return PrefillReport(
         prompt_tokens=sum(_usage(item).get("prompt_tokens") or 0 for item in items),
@@ -48,7 +48,7 @@ def _usage(item: Mapping[str, Any]) -> Mapping[str, Any]:
     return item.get("usage") or item.get("meta_info") or {}
 
 
-def _cached(item: Mapping[str, Any]) -> int | None:
+def _cached_tokens(item: Mapping[str, Any]) -> int | None:
     usage = _usage(item)
     details = usage.get("prompt_tokens_details") or {}
     found: int | None = details.get("cached_tokens", usage.get("cached_tokens"))

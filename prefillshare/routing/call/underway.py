@@ -29,7 +29,7 @@ class Underway:
     """When it must be over, in the loop's time."""
 
 
-def silence(worker: Worker, limit_s: float) -> LegFailedError:
+def note_silence(worker: Worker, limit_s: float) -> LegFailedError:
     """Return the failure of a worker that did not answer in time."""
     return LegFailedError(worker, f"sent nothing within {limit_s:g} s")
 

@@ -83,7 +83,7 @@ class Admission:
         queue = self._queues.setdefault(demand.module, deque())
         if len(queue) >= self._max_queued:
             self._drop_empty(demand.module)
-            raise self._full(demand.module)
+            raise self._make_refusal(demand.module)
         waiting = _Waiting(demand=demand, avoid=avoid, pair=asyncio.get_running_loop().create_future())
         queue.append(waiting)
         try:
@@ -115,7 +115,7 @@ class Admission:
         if not self._queues.get(module, True):
             del self._queues[module]
 
-    def _full(self, module: str) -> QueueFullError:
+    def _make_refusal(self, module: str) -> QueueFullError:
         seconds = self._retry_after_s(module)
         return QueueFullError(
             f"{self.num_queued(module)} calls wait for model {module!r} already: try again in {seconds} s",

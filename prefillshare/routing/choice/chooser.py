@@ -50,15 +50,15 @@ class Chooser:
         `avoid` names workers that failed this call before; they are taken only when there is no other.
         Raises: UnavailableError when no prefill worker or no replica of the module is up.
         """
-        prefill = _with_room(self._pool.prefill(), avoid, "prefill worker", demand.module)
+        prefill = _find_room(self._pool.prefill(), avoid, "prefill worker", demand.module)
         decode = [] if demand.is_prefill_only else self._replicas(demand.module, avoid)
         # No policy is asked before both kinds have room: it pins sessions and takes turns, for calls that run.
         if not prefill or not (decode or demand.is_prefill_only):
             return None
         matched = self._match(demand)
-        chosen = self._policy.choose(self._wanted(demand), _candidates(prefill, matched))
-        replica = _by_id(decode, choose_replica(_candidates(decode, matched), self._slack)) if decode else None
-        return self._reserve(demand, _by_id(prefill, chosen), replica, matched)
+        chosen = self._policy.choose(self._wanted(demand), _make_candidates(prefill, matched))
+        replica = _find(decode, choose_replica(_make_candidates(decode, matched), self._slack)) if decode else None
+        return self._reserve(demand, _find(prefill, chosen), replica, matched)
 
     def learn(self, demand: Demand, pair: Pair, prompt_tokens: int | None) -> None:
         """Note that the workers of `pair` hold the prompts now."""
@@ -77,7 +77,7 @@ class Chooser:
         self.index.drop(worker.id, found.num_tokens * self.bytes_per_token)
 
     def _replicas(self, module: str, avoid: Collection[str]) -> list[Worker]:
-        return _with_room(self._pool.replicas(module), avoid, f"decode worker of {module!r}", module)
+        return _find_room(self._pool.replicas(module), avoid, f"decode worker of {module!r}", module)
 
     def _wanted(self, demand: Demand) -> Wanted:
         return Wanted(session=demand.session, prompt_bytes=demand.prompt_bytes, bytes_per_token=self.bytes_per_token)
@@ -114,14 +114,14 @@ def choose_replica(candidates: Sequence[Candidate], slack: int) -> str:
     return max(light, key=lambda candidate: (candidate.matched_bytes, -candidate.num_running)).id
 
 
-def _with_room(workers: list[Worker], avoid: Collection[str], what: str, module: str) -> list[Worker]:
+def _find_room(workers: list[Worker], avoid: Collection[str], what: str, module: str) -> list[Worker]:
     """Return those of `workers` that can take a call now.
 
     Raises: UnavailableError when none of them is up, so that waiting for room would be in vain.
     """
     available = [worker for worker in workers if worker.is_available]
     if not available:
-        states = ", ".join(f"{worker.id} is {_state(worker)}" for worker in workers) or "none has joined"
+        states = ", ".join(f"{worker.id} is {_describe_state(worker)}" for worker in workers) or "none has joined"
         raise UnavailableError(
             f"model {module!r} cannot answer now: no {what} is up ({states}); try again later",
             headers={"Retry-After": "2"},
@@ -130,11 +130,11 @@ def _with_room(workers: list[Worker], avoid: Collection[str], what: str, module:
     return [worker for worker in others or available if worker.has_room]
 
 
-def _state(worker: Worker) -> str:
+def _describe_state(worker: Worker) -> str:
     return "failing" if worker.state == "up" else worker.state
 
 
-def _candidates(workers: list[Worker], matched: Mapping[str, int]) -> list[Candidate]:
+def _make_candidates(workers: list[Worker], matched: Mapping[str, int]) -> list[Candidate]:
     return [
         Candidate(
             id=worker.id,
@@ -147,5 +147,5 @@ def _candidates(workers: list[Worker], matched: Mapping[str, int]) -> list[Candi
     ]
 
 
-def _by_id(workers: list[Worker], worker_id: str) -> Worker:
+def _find(workers: list[Worker], worker_id: str) -> Worker:
     return next(worker for worker in workers if worker.id == worker_id)

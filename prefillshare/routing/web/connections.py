@@ -123,19 +123,19 @@ class Connections(web.Server):
         if now - self._swept_at < _SWEEP_PAUSE_S:
             return
         self._swept_at = now
-        for connection in self._idle(SHORT_IDLE_S):
+        for connection in self._find_idle(SHORT_IDLE_S):
             connection.force_close()
 
     def _make_room(self, new: web.RequestHandler) -> bool:
         """Close the oldest of the connections that are idle, but not the `new` one; return whether there was one."""
         # Of many that are taken at one go, all are new and none has been idle for a moment: then the first goes.
-        idle = itertools.chain(self._idle(_LEAST_IDLE_S), self._idle(0.0))
+        idle = itertools.chain(self._find_idle(_LEAST_IDLE_S), self._find_idle(0.0))
         oldest = next((connection for connection in idle if connection is not new), None)
         if oldest is not None:
             oldest.force_close()
         return oldest is not None
 
-    def _idle(self, seconds: float) -> Iterator[Connection]:
+    def _find_idle(self, seconds: float) -> Iterator[Connection]:
         """The connections that were idle for so long, in the order in which they were made."""
         for connection in self.connections:
             if isinstance(connection, Connection) and connection.is_idle(seconds):

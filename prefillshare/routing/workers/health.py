@@ -27,12 +27,14 @@ _STARTING_INTERVAL_S = 0.5
 class Health:
     """Keeps the state of every worker true: one task for each probes it, sooner when a call has failed there."""
 
-    def __init__(self, settings: Router, client: WorkerClient, base: str, *, changed: Callable[[Worker], None]) -> None:
-        """`changed` hears of each worker that is up or down now."""
+    def __init__(
+        self, settings: Router, client: WorkerClient, base: str, *, on_changed: Callable[[Worker], None]
+    ) -> None:
+        """`on_changed` hears of each worker that is up or down now."""
         self._settings = settings
         self._client = client
         self._base = base
-        self._changed = changed
+        self._on_changed = on_changed
         self._probes: dict[str, asyncio.Task[None]] = {}
         self._hurry: dict[str, asyncio.Event] = {}
 
@@ -90,7 +92,7 @@ class Health:
                 log.info("%s worker %s is up", worker.spec.role, worker.id)
                 worker.set_state("up")
                 worker.breaker.record_success()
-                self._changed(worker)
+                self._on_changed(worker)
         elif worker.state == "up" and num_failures >= self._settings.health_failures:
             self._set_down(worker, reason)
         elif worker.state != "up":
@@ -99,7 +101,7 @@ class Health:
     def _set_down(self, worker: Worker, reason: str) -> None:
         log.warning("%s worker %s is down: %s", worker.spec.role, worker.id, reason)
         worker.set_state("down", reason)
-        self._changed(worker)
+        self._on_changed(worker)
 
     async def _probe(self, worker: Worker) -> str | None:
         """Return why `worker` cannot serve, or None.

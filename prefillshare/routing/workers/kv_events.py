@@ -67,8 +67,8 @@ class Evictions:
 class KvEvents:
     """Listens to every worker that publishes events; each has one task and one socket, which `unwatch` ends."""
 
-    def __init__(self, evicted: Callable[[Worker, Evictions], None]) -> None:
-        self._evicted = evicted
+    def __init__(self, on_evicted: Callable[[Worker, Evictions], None]) -> None:
+        self._on_evicted = on_evicted
         self._context = zmq.asyncio.Context()
         self._listeners: dict[str, asyncio.Task[None]] = {}
 
@@ -100,7 +100,7 @@ class KvEvents:
                     _count(worker, found, await socket.recv_multipart())
                 taken = found.take()
                 if taken.num_tokens or taken.is_cleared:
-                    self._evicted(worker, taken)
+                    self._on_evicted(worker, taken)
 
 
 def _count(worker: Worker, found: Evictions, frames: list[bytes]) -> None:
