@@ -35,7 +35,8 @@ async def test_a_shortage_at_connecting_is_not_the_workers_fault(tmp_path: Path)
             refusals = [error_of(answer) for status, answer in answers if status != 200]
             assert {error["code"] for error in refusals} == {"router_full"}
             assert "shortage of its own (Too many open files)" in refusals[0]["message"]
-            await asyncio.sleep(1)  # some health checks
+            # What must not happen can only be waited for: in this time each worker is to be probed five times.
+            await asyncio.sleep(5 * FAST["health_interval_s"])
         finally:
             resource.prlimit(process.pid, resource.RLIMIT_NOFILE, limits)
         async with http.get(f"{url}/workers") as reply:
@@ -43,6 +44,9 @@ async def test_a_shortage_at_connecting_is_not_the_workers_fault(tmp_path: Path)
         assert [(worker["state"], worker["breaker"], worker["failed"]) for worker in workers] == [
             ("up", "closed", 0)
         ] * 2
+        async with http.get(f"{url}/deployment/state") as reply:
+            events = (await reply.json())["events"]
+        assert {event["kind"] for event in events} == {"worker_joined", "worker_up", "error"}
         assert (await send(url))[0] == 200
 
 

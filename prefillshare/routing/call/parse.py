@@ -61,10 +61,7 @@ def parse_call(
     try:
         num_prompts, prompts = _SHAPES[endpoint](body, served.vocab_size)
         check_fields(body, num_prompts, served.vocab_size)
-        shared = {name: value for name, value in body.items() if name not in _PER_LEG}
-        answer_fields = {name: shared.pop(name) for name in _OF_THE_ANSWER & shared.keys()}
-        shared_body = orjson.dumps(shared)
-        orjson.dumps(answer_fields)  # only to see that it can be written: each leg writes it with fields of its own
+        shared_body, answer_fields = _split(body)
     except orjson.JSONEncodeError as error:
         raise BadCallError(f"the body cannot be passed on ({error}): nest it less deeply") from None
     return Call(
@@ -88,6 +85,17 @@ def _read_object(raw: bytes) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise BadCallError(f"the body is {_kind(body)}: send a JSON object")
     return body
+
+
+def _split(body: Body) -> tuple[bytes, dict[str, Any]]:
+    """Return what both legs are told, as JSON, and what only the leg that answers is told.
+
+    Raises: orjson.JSONEncodeError.
+    """
+    shared = {name: value for name, value in body.items() if name not in _PER_LEG}
+    answer_fields = {name: shared.pop(name) for name in _OF_THE_ANSWER & shared.keys()}
+    orjson.dumps(answer_fields)  # only to see that it can be written: each leg writes it with fields of its own
+    return orjson.dumps(shared), answer_fields
 
 
 def _read_flag(body: Body, name: str) -> bool:

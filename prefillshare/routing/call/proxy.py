@@ -5,7 +5,7 @@ import time
 
 from aiohttp import web
 
-from prefillshare.observe.observer import Outcome
+from prefillshare.observe.observer import Observed, Outcome
 from prefillshare.observe.sessions import Prompt
 from prefillshare.routing.call.attempt import Attempt
 from prefillshare.routing.call.call import Call
@@ -33,9 +33,7 @@ class Proxy:
 
         Raises: RoutingError.
         """
-        num_prompts = 1 if call.num_prompts is None else call.num_prompts
-        prompt = Prompt(data=call.prompts[0] if call.prompts else b"")
-        observed = self._parts.observer.begin(call.module, session=call.session, prompt=prompt, num_prompts=num_prompts)
+        observed = self._observe(call)
         self.counters.calls += 1
         self.num_running += 1
         started = time.monotonic()
@@ -64,6 +62,11 @@ class Proxy:
         finally:  # a client that leaves cancels this task, wherever it waits
             self.num_running -= 1
             observed.ended(outcome, seconds=time.monotonic() - started, reason=reason)
+
+    def _observe(self, call: Call) -> Observed:
+        num_prompts = 1 if call.num_prompts is None else call.num_prompts
+        prompt = Prompt(data=call.prompts[0] if call.prompts else b"")
+        return self._parts.observer.begin(call.module, session=call.session, prompt=prompt, num_prompts=num_prompts)
 
     def _count_failure(self, call: Call, error: RoutingError) -> None:
         if isinstance(error, QueueFullError):
