@@ -94,8 +94,9 @@ def _split(body: Body) -> tuple[bytes, dict[str, Any]]:
     """
     shared = {name: value for name, value in body.items() if name not in _PER_LEG}
     answer_fields = {name: shared.pop(name) for name in _OF_THE_ANSWER & shared.keys()}
+    shared_body = orjson.dumps(shared)
     orjson.dumps(answer_fields)  # only to see that it can be written: each leg writes it with fields of its own
-    return orjson.dumps(shared), answer_fields
+    return shared_body, answer_fields
 
 
 def _read_flag(body: Body, name: str) -> bool:
