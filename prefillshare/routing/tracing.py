@@ -10,8 +10,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from prefillshare.routing.call.call import Call
-from prefillshare.routing.headers import passed_on
+from prefillshare.routing.headers import pick_headers
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -59,22 +58,22 @@ class Tracing:
         self._propagator = TraceContextTextMapPropagator()
 
     @contextlib.contextmanager
-    def call(self, headers: Mapping[str, str], call: Call) -> Iterator[CallSpan]:
-        """The span of `call` while the block runs; an exception that leaves the block marks it failed."""
-        passed = passed_on(headers, _PASSED_HEADERS)
+    def span(self, headers: Mapping[str, str], *, module: str, endpoint: str) -> Iterator[CallSpan]:
+        """Give a call its span while the block runs; an exception that leaves the block marks it failed."""
+        passed = pick_headers(headers, _PASSED_HEADERS)
         if self._provider is None:
             yield CallSpan(passed)
             return
         from opentelemetry import trace
 
         span = self._tracer.start_span(
-            f"{call.endpoint} {call.module}", context=self._propagator.extract(passed), kind=trace.SpanKind.SERVER
+            f"{endpoint} {module}", context=self._propagator.extract(passed), kind=trace.SpanKind.SERVER
         )
         self._propagator.inject(passed, context=trace.set_span_in_context(span))
         with trace.use_span(span, end_on_exit=True):
-            underway = CallSpan(passed, span)
-            underway.note(module=call.module, endpoint=call.endpoint)
-            yield underway
+            call_span = CallSpan(passed, span)
+            call_span.note(module=module, endpoint=endpoint)
+            yield call_span
 
     async def close(self) -> None:
         """Send what is left, for at most `_CLOSE_TIMEOUT_S`."""

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from prefillshare.config.router import Router
-from prefillshare.routing.call.call import Call, Endpoint, Served, parse_call
+from prefillshare.routing.call.call import Call, Endpoint
 from prefillshare.routing.call.legs import make_legs
+from prefillshare.routing.call.parse import Served, parse_call
 from prefillshare.routing.errors import BadCallError, UnknownModelError
-from prefillshare.routing.workers.worker import Worker, WorkerSpec
+from prefillshare.routing.workers.spec import WorkerSpec
+from prefillshare.routing.workers.worker import ModelCard, Worker
 
 CHAT: dict[str, Any] = {"model": "math", "messages": [{"role": "user", "content": "hi"}]}
 SERVED = Served(base="base", modules=["math", "code"], vocab_size=2000)
@@ -155,7 +157,7 @@ def test_token_ids_are_one_prompt() -> None:
 
 @pytest.mark.parametrize("is_adapter", [True, False])
 def test_generate_names_the_adapter_only_where_there_is_one(is_adapter: bool) -> None:
-    DECODE.is_adapter = is_adapter
+    DECODE.card = ModelCard(is_adapter=is_adapter)
     prefill, decode = _legs({"model": "math", "input_ids": [1, 2]}, "/generate")
     assert decode.get("lora_path") == ("math" if is_adapter else None)
     assert "model" not in decode
@@ -180,8 +182,9 @@ def test_sessions_come_from_header_then_session_id_then_user() -> None:
 
 
 def _common(first: Any, second: Any, endpoint: Endpoint = "/v1/chat/completions") -> int:
-    one, other = _parse(first, endpoint).prompts[0], _parse(second, endpoint).prompts[0]
-    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    left, right = (_parse(body, endpoint).prompts[0] for body in (first, second))
+    unequal = (position for position, (a, b) in enumerate(zip(left, right, strict=False)) if a != b)
+    return next(unequal, min(len(left), len(right)))
 
 
 def test_the_next_turn_begins_like_the_last_one() -> None:
