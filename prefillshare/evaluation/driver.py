@@ -67,7 +67,7 @@ class Score:
 
 def score_answers(suite: Suite, model: str, answers: list[str]) -> Score:
     """Judge answers that were made elsewhere, in the order of the suite's questions."""
-    samples = [judged(question, answer) for question, answer in zip(suite.questions, answers, strict=True)]
+    samples = [judge_answer(question, answer) for question, answer in zip(suite.questions, answers, strict=True)]
     return Score(suite=suite.name, model=model, samples=tuple(samples))
 
 
@@ -104,7 +104,7 @@ async def _ask_all(
         async def ask(question: Question) -> Sample:
             async with slots:
                 answer, usage = await _ask(client, model, question, suite.max_new_tokens)
-            sample = await asyncio.to_thread(judged, question, answer, usage)
+            sample = await asyncio.to_thread(judge_answer, question, answer, usage)
             on_answer()
             return sample
 
@@ -141,7 +141,7 @@ def _text(message: dict[str, Any]) -> str:
     )
 
 
-def judged(question: Question, answer: str, usage: dict[str, Any] | None = None) -> Sample:
+def judge_answer(question: Question, answer: str, usage: dict[str, Any] | None = None) -> Sample:
     """Judge an answer; `usage` as in the chat API."""
     verdict = question.judge(answer)
     usage = usage or {}

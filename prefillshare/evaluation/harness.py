@@ -55,7 +55,7 @@ def score_by_lm_eval(
         num_concurrent=concurrency,
         timeout=TIMEOUT_S,
     )
-    with _warnings_kept() as warnings, _task(task, files) as spec:
+    with _keep_warnings() as warnings, _write_task(task, files) as spec:
         try:
             found = evaluate(
                 model=asked,
@@ -101,19 +101,19 @@ def _lm_eval() -> tuple[Any, Any]:
 
 
 @contextmanager
-def _task(name: str, files: Mapping[str, str]) -> Iterator[str]:
+def _write_task(name: str, files: Mapping[str, str]) -> Iterator[str]:
     """Its name, or a file that says the same task with local data."""
     if not files:
         yield name
         return
     with tempfile.TemporaryDirectory() as temporary:
-        usable = {split: _usable(Path(file), Path(temporary)) for split, file in files.items()}
+        usable = {split: _copy_usable(Path(file), Path(temporary)) for split, file in files.items()}
         spec = Path(temporary) / f"{name}.yaml"
         spec.write_text(json.dumps(_local_task(name, usable)), encoding="utf-8")
         yield str(spec)
 
 
-def _usable(file: Path, temporary: Path) -> str:
+def _copy_usable(file: Path, temporary: Path) -> str:
     """The file, or where rows of it cannot be used, a copy without them: lm-eval would end at the first."""
     rows, left_out = problems_of(file, _row)
     if not left_out:
@@ -149,7 +149,7 @@ class _Keeper(logging.Handler):
 
 
 @contextmanager
-def _warnings_kept() -> Iterator[list[str]]:
+def _keep_warnings() -> Iterator[list[str]]:
     """Keep what lm-eval warns of, which says more than the exceptions that it raises."""
     logger, keeper = logging.getLogger("lm_eval"), _Keeper(logging.WARNING)
     propagated = logger.propagate

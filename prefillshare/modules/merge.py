@@ -52,7 +52,7 @@ def merge_adapter(adapter: Path, base: Path, out: Path, *, dtype: MergedDtype = 
     return out
 
 
-def merged_module(adapter: Path, base: Path, fingerprint: str, *, dtype: MergedDtype) -> Path:
+def merge_once(adapter: Path, base: Path, fingerprint: str, *, dtype: MergedDtype) -> Path:
     """The adapter merged into the base, made once and kept below the user's cache directory.
 
     `fingerprint` is the base's. Another adapter, base or dtype is another directory.

@@ -6,11 +6,11 @@ import contextlib
 import aiohttp
 
 from prefillshare.bench.drivers.client import CallClient
-from prefillshare.bench.drivers.session import OnCall, SessionDriver
 from prefillshare.bench.drivers.closed_loop import closed_loop
 from prefillshare.bench.drivers.engines import Watcher
 from prefillshare.bench.drivers.load import Load, poisson_arrivals
 from prefillshare.bench.drivers.open_loop import open_loop
+from prefillshare.bench.drivers.session import OnCall, SessionDriver
 from prefillshare.bench.records import CallRecord, RunRecord
 from prefillshare.bench.systems.base import Running
 from prefillshare.bench.workloads.base import Workload
@@ -103,10 +103,10 @@ async def _drive_load(driver: SessionDriver, load: Load, seed: int) -> None:
     elif load.kind == "poisson":
         await open_loop(driver, poisson_arrivals(len(sessions), load.value, seed))
     else:
-        await open_loop(driver, [_arrival(session.arrival_s) / load.value for session in sessions])
+        await open_loop(driver, [_require_arrival(session.arrival_s) / load.value for session in sessions])
 
 
-def _arrival(arrival_s: float | None) -> float:
+def _require_arrival(arrival_s: float | None) -> float:
     if arrival_s is None:
         raise BenchError("this workload has no arrival times of its own: give --rate or --concurrency")
     return arrival_s

@@ -15,7 +15,7 @@ from prefillshare.bench.systems.base import (
     Running,
     Setup,
     Target,
-    merged,
+    with_full_weights,
 )
 from prefillshare.modules.deployment import ResolvedDeployment, ResolvedModule, resolve
 from prefillshare.serving.arguments import EngineCommand, WorkerPlace, worker_command
@@ -50,7 +50,7 @@ class VanillaPd:
     @contextlib.contextmanager
     def start(self, setup: Setup) -> Iterator[Running]:
         """See `System`."""
-        deployment = resolve(merged(setup.for_engines(2 * len(setup.deployment.decode))))
+        deployment = resolve(with_full_weights(setup.for_engines(2 * len(setup.deployment.decode))))
         pairs = plan_pairs(deployment)
         workers = {
             f"{role}-{name}": worker

@@ -8,7 +8,7 @@ from prefillshare.bench.systems.base import (
     Running,
     Setup,
     Target,
-    merged,
+    with_full_weights,
 )
 from prefillshare.modules.deployment import resolve
 from prefillshare.serving.arguments import module_command
@@ -27,7 +27,7 @@ class VanillaSingle:
     @contextlib.contextmanager
     def start(self, setup: Setup) -> Iterator[Running]:
         """See `System`."""
-        deployment = resolve(merged(setup.for_engines(len(setup.deployment.decode))))
+        deployment = resolve(with_full_weights(setup.for_engines(len(setup.deployment.decode))))
         commands = {}
         sizes = [worker_memory(deployment, module.spec.name, module.path) for module in deployment.modules]
         for module, gpu in zip(deployment.modules, place_deployment(deployment, sizes), strict=True):
