@@ -41,7 +41,9 @@ def bench(
 ) -> None:
     """Measure systems side by side on one workload; Ctrl-C keeps what is done."""
     from prefillshare.cli.output import say
+    from prefillshare.extras import require
 
+    require("bench")
     # Before the imports, which take their time on a busy machine.
     say(f"preparing {f'what {resume} lacks' if resume else workload or 'a measurement'}")
     from prefillshare.cli.bench_plan import make_plan

@@ -38,6 +38,7 @@ def launch(
 ) -> None:
     """Serve the modules of a deployment file until Ctrl-C."""
     from prefillshare.config import load_deployment
+    from prefillshare.extras import require
     from prefillshare.modules.deployment import resolve
     from prefillshare.serving.embedded import embedded_deployment
     from prefillshare.serving.launch import plan_warnings
@@ -47,6 +48,7 @@ def launch(
 
     if tui:
         _check_screen(as_json, dry_run)
+        require("dashboard")
     found = _parse_assumed_gpus(assume_gpus, dry_run)
     check_port(port)
     if log_file is not None:
@@ -57,6 +59,7 @@ def launch(
     if assume_gpus is None:
         check_address(host, port)
     if not dry_run:
+        require("engine")
         say(f"{config.name}: checking the modules (a large one is read once, then remembered)")
     deployment = resolve(config, found)
     for text in (*deployment.warnings, *plan_warnings(deployment)):

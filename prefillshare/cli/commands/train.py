@@ -17,6 +17,9 @@ def train(
     json: Annotated[bool, typer.Option("--json", help="Print the plan or the result as JSON.")] = False,
 ) -> None:
     """Fine-tune a decode module over the KV of a frozen base. Distributed: accelerate launch -m prefillshare train."""
+    from prefillshare.extras import require
+
+    require("train")
     from dataclasses import replace
 
     from prefillshare.cli.output import put, put_json, say
