@@ -68,7 +68,7 @@ def _parse_numbers(option: str, text: str, kind: Callable[[str], T]) -> tuple[T,
     try:
         return tuple(kind(part) for part in text.split(",") if part)
     except ValueError:
-        raise BenchError(f"{option} {text!r} is no list of numbers: write one such as 1,2,4") from None
+        raise BenchError(f"{option} {text!r} is not a list of numbers: write one such as 1,2,4") from None
 
 
 def _or_else(given: T | None, otherwise: T) -> T:

@@ -72,7 +72,7 @@ def _run(runner: Runner, progress: Progress, deadline: Deadline, store: Store) -
             raise
     left_out = sum(map(len, runner.pending))
     if left_out:
-        say(f"{_CLEAR}the time is over and {left_out} runs were left out; continue with: {resume}")
+        say(f"{_CLEAR}the time limit is reached and {left_out} runs were left out; continue with: {resume}")
     _report(store, runner)
     say(f"done after {duration(time.monotonic() - started)}; report: {store.directory / 'report.html'}")
 

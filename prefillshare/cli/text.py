@@ -25,7 +25,7 @@ def decode_text(content: bytes, what: str, stream: TextIO | None = None) -> str:
     except UnicodeDecodeError as error:
         name = "UTF-8" if encoding == "utf-8-sig" else encoding
         raise ConfigError(
-            f"{what} is no {name} text: byte 0x{error.object[error.start]:02x} after {error.start} others; convert "
+            f"{what} is not {name} text: byte 0x{error.object[error.start]:02x} after {error.start} others; convert "
             f"it first, such as with `iconv -f latin1 -t utf-8`"
         ) from None
 

@@ -21,7 +21,7 @@ def csv_rows(lines: Iterable[str | BadRow], delimiter: str) -> Iterator[Row]:
         except StopIteration:
             break
         except csv.Error as error:
-            yield BadRow(reason=f"the line is no CSV ({first_line(error)})")
+            yield BadRow(reason=f"the line is not CSV ({first_line(error)})")
             continue
         # A bad line was read before the record behind it.
         yield from _take_all(bad)

@@ -39,7 +39,7 @@ def _row_of_line(line: str) -> Row:
     try:
         row = json.loads(line)
     except json.JSONDecodeError:
-        return BadRow(reason=f"the line is no JSON: {excerpt(line)}")
+        return BadRow(reason=f"the line is not JSON: {excerpt(line)}")
     except (ValueError, RecursionError) as error:
         return _describe_unreadable("line", error, line)
     return _require_object("line", row, line)
@@ -86,7 +86,7 @@ def _find_starts(text: str, place: int) -> Iterator[int]:
 
 
 def _require_object(what: str, row: Any, text: str) -> Row:
-    return row if isinstance(row, dict) else BadRow(reason=f"the {what} is no JSON object: {excerpt(text)}")
+    return row if isinstance(row, dict) else BadRow(reason=f"the {what} is not a JSON object: {excerpt(text)}")
 
 
 def _describe_unreadable(what: str, error: Exception, text: str) -> BadRow:

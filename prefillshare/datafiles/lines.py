@@ -92,4 +92,4 @@ def _decode_line(line: bytes) -> str | BadRow:
         return line.decode().lstrip(_BOM)
     except UnicodeDecodeError as error:
         wrong = error.object[error.start]
-        return BadRow(reason=f"the line is no UTF-8 (byte 0x{wrong:02x} at {error.start + 1}): save the file as UTF-8")
+        return BadRow(reason=f"the line is not UTF-8 (byte 0x{wrong:02x} at {error.start + 1}): save the file as UTF-8")

@@ -44,7 +44,9 @@ def score_by_lm_eval(
     Raises: EvaluationError when lm-eval is not installed, does not know the task, or the server refuses a question.
     """
     if task not in TASKS:
-        raise EvaluationError(f"suite {task} is not asked through lm-eval here: leave --harness out, or ask {TASKS[0]}")
+        raise EvaluationError(
+            f"suite {task} cannot be asked through lm-eval here: leave --harness out, or ask {TASKS[0]}"
+        )
     files = _local_files(task, directory)
     evaluate, api_model = _lm_eval()
     except_from_proxies(url)

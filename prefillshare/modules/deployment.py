@@ -198,7 +198,7 @@ def _check_same_text(manifest: ModuleManifest, name: str, prefill_path: Path) ->
     for what, value in ours.items():
         if theirs[what] != value:
             raise ModuleError(
-                f"decode module {name!r} was trained with another {what} ({theirs[what][:12]}) than the prefill "
+                f"decode module {name!r} was trained with a different {what} ({theirs[what][:12]}) than the prefill "
                 f"module has ({value[:12]}): put the {what} that it was trained with beside the prefill module"
             )
 

@@ -29,7 +29,7 @@ def test_what_is_pasted_is_one_question(random_server: RunningDeployment, tmp_pa
         terminal.wait_for(lambda screen: screen.count(ANSWERED) == 3)
         terminal.press("-H", "e9")
         terminal.press("Enter")
-        terminal.wait_for("is no UTF-8 text")
+        terminal.wait_for("is not UTF-8 text")
         terminal.press("C-d")
         assert terminal.wait_for_end() == 0
     assert _kept(state)[:3] == ["pasted one\n/models two\nthree", "typed\nmore", '"""\nquoted\nlast"""']

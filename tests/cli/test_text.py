@@ -77,7 +77,7 @@ def test_a_key_that_no_header_can_carry_is_refused(command: tuple[str, ...], key
 
 def test_a_mark_before_the_text_is_no_part_of_it() -> None:
     assert decode_text("\ufeff2 + 2".encode(), "it") == "2 + 2"
-    with pytest.raises(ConfigError, match="it is no UTF-8 text"):
+    with pytest.raises(ConfigError, match="it is not UTF-8 text"):
         decode_text(b"\xff", "it")
 
 

@@ -53,7 +53,7 @@ def test_a_file_without_a_problem_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="does not exist"):
         load_gsm8k(tmp_path)
     (tmp_path / "gsm8k_test.jsonl").write_text("[1]\n")
-    with pytest.raises(EvaluationError, match=r"no problem that can be read \(row 1: the line is no JSON object"):
+    with pytest.raises(EvaluationError, match=r"no problem that can be read \(row 1: the line is not a JSON object"):
         load_gsm8k(tmp_path)
 
 
@@ -65,4 +65,4 @@ def test_lm_eval_gets_the_rows_that_can_be_used(tmp_path: Path, caplog: pytest.L
     assert _copy_usable(whole, tmp_path / "copies") == str(whole)
     copy = Path(_copy_usable(spoiled, tmp_path / "copies"))
     assert [json.loads(line) for line in copy.read_text().splitlines()] == [GOOD, GOOD]
-    assert "1 row is left out (row 2: the line is no JSON: {cut)" in caplog.text
+    assert "1 row is left out (row 2: the line is not JSON: {cut)" in caplog.text

@@ -67,7 +67,7 @@ class CallClient:
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise CallFailedError(f"{type(error).__name__}: {error}") from None
         if len(reply.tokens) != num_tokens:
-            raise CallFailedError(f"{len(reply.tokens)} tokens came instead of {num_tokens}")
+            raise CallFailedError(f"{len(reply.tokens)} tokens came back instead of {num_tokens}")
         return reply
 
     async def _ask_pair(self, target: Target, prompt: list[int], num_tokens: int, session: str) -> Reply:

@@ -21,7 +21,7 @@ class Load:
     def __post_init__(self) -> None:
         if self.value <= 0 or (self.kind == "closed" and self.value != int(self.value)):
             raise BenchError(
-                f"load {self.value:g} cannot be {self.kind}: give a positive number, whole for closed loop"
+                f"load {self.value:g} cannot be {self.kind}: give a positive number, a whole one for a closed loop"
             )
 
     @property

@@ -65,7 +65,7 @@ def launch(
     for text in (*deployment.warnings, *plan_warnings(deployment)):
         warn(text)
     if host not in _PRIVATE_HOSTS and not api_key:
-        warn(f"everybody who reaches this machine on {host}:{port} may use the server: give it an --api-key")
+        warn(f"anybody who can reach {host}:{port} may use the server: protect it with --api-key")
     options = LaunchOptions(
         host=host, port=port, api_key=api_key or None, admin_key=admin_key or None, log_path=log_file
     )

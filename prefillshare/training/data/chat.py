@@ -46,7 +46,10 @@ class Chat:
             raise RowError("malformed", "the first turn is the assistant's: there is no prompt")
         for number, (message, following) in enumerate(pairwise(self.messages), start=1):
             if message.get("prefix") and (not is_target(following) or following.get("reasoning_content")):
-                raise RowError("malformed", f"turn {number} is a prefix, and turn {number + 1} is no answer to begin")
+                raise RowError(
+                    "malformed",
+                    f"turn {number} is a prefix, and turn {number + 1} is not an answer that it could begin",
+                )
         return self
 
 
@@ -60,7 +63,10 @@ def _check_turn(number: int, message: Any) -> None:
         raise RowError("malformed", f"turn {number} is {short_repr(message)}: it needs a role of {', '.join(ROLES)}")
     weight = message.get("weight", 1)
     if weight not in (0, 1) or (message["role"] != "assistant" and "weight" in message):
-        raise RowError("malformed", f"turn {number} has weight {short_repr(weight)}: 0 or 1, of assistant turns only")
+        raise RowError(
+            "malformed",
+            f"turn {number} has weight {short_repr(weight)}: it must be 0 or 1, and only assistant turns may have one",
+        )
     _check_prefix(number, message)
     content, calls = message.get("content"), message.get("tool_calls")
     if content is not None and not isinstance(content, str) and not _is_parts(content):
@@ -73,7 +79,9 @@ def _check_prefix(number: int, message: Mapping[str, Any]) -> None:
     prefix = message.get("prefix", False)
     if not isinstance(prefix, bool) or (prefix and message["role"] != "assistant"):
         raise RowError(
-            "malformed", f"turn {number} has prefix {short_repr(prefix)}: true or false, of assistant turns only"
+            "malformed",
+            f"turn {number} has prefix {short_repr(prefix)}: it must be true or false, and only assistant turns may "
+            "have one",
         )
     if prefix and not isinstance(message.get("content"), str):
         raise RowError(

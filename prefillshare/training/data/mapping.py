@@ -92,16 +92,16 @@ def _map_function_calls(row: Mapping[str, Any]) -> Chat:
 
 def _call(call: Any) -> dict[str, Any]:
     if not isinstance(call, Mapping) or not isinstance(call.get("arguments"), Mapping) or "name" not in call:
-        raise RowError("malformed", "an answer is no call with name and arguments")
+        raise RowError("malformed", "an answer is not a call with name and arguments")
     return {"type": "function", "function": {"name": call["name"], "arguments": dict(call["arguments"])}}
 
 
 def _tool(tool: Any) -> dict[str, Any]:
     if not isinstance(tool, Mapping) or "name" not in tool or not isinstance(tool.get("parameters", {}), Mapping):
-        raise RowError("malformed", "a tool is no function with name and parameters")
+        raise RowError("malformed", "a tool is not a function with name and parameters")
     parameters = tool.get("parameters", {})
     if not all(isinstance(parameter, Mapping) for parameter in parameters.values()):
-        raise RowError("malformed", f"the parameters of {tool['name']} are no objects")
+        raise RowError("malformed", f"the parameters of {tool['name']} are not objects")
     schema = {
         "type": "object",
         "properties": {name: _parameter(parameter) for name, parameter in parameters.items()},
@@ -145,9 +145,9 @@ def _decode_column(row: Mapping[str, Any], column: str, wanted: type) -> Any:
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
-            raise RowError("malformed", f"{column} is no valid JSON") from None
+            raise RowError("malformed", f"{column} is not valid JSON") from None
     if not isinstance(value, wanted):
-        raise RowError("malformed", f"{column} is no {wanted.__name__}")
+        raise RowError("malformed", f"{column} is not a {wanted.__name__}")
     return value
 
 

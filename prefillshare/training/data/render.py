@@ -163,7 +163,7 @@ def _check_text(text: str) -> str:
         text.encode()
     except UnicodeEncodeError as error:
         half = text[error.start]
-        raise RowError("malformed", f"it has {half!r}, half of a surrogate pair, which is no character") from None
+        raise RowError("malformed", f"it has {half!r}, half of a surrogate pair, which is not a character") from None
     return text
 
 
