@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from prefillshare.errors import EvaluationError
 from prefillshare.evaluation.base import Question, Suite
 from prefillshare.evaluation.statistics import wilson_interval
+from prefillshare.serving.options import auth_header
 
 if TYPE_CHECKING:
     import httpx
@@ -93,10 +94,9 @@ async def _ask_all(
 ) -> list[Sample]:
     import httpx
 
-    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     slots = asyncio.Semaphore(concurrency)
     try:
-        http = httpx.AsyncClient(base_url=url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
+        http = httpx.AsyncClient(base_url=url, headers=auth_header(api_key), timeout=TIMEOUT_S, trust_env=False)
     except httpx.InvalidURL as error:
         raise EvaluationError(f"url {url!r} is not an address ({error}): correct --url") from None
     async with http as client:

@@ -18,6 +18,7 @@ from prefillshare.direct import except_from_proxies
 from prefillshare.errors import EvaluationError
 from prefillshare.evaluation.driver import Sample, Score
 from prefillshare.evaluation.suites.problem_file import data_file, problems_of
+from prefillshare.serving.options import auth_header
 
 PACKAGE = "lm-eval[api]==0.4.13"
 TASKS = ("gsm8k",)
@@ -53,28 +54,35 @@ def score_by_lm_eval(
     asked = api_model(
         model=model,
         base_url=f"{url.rstrip('/').removesuffix('/v1')}/v1/chat/completions",
-        header={"Accept": "application/json"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {}),
+        header={"Accept": "application/json"} | auth_header(api_key),
         num_concurrent=concurrency,
         timeout=TIMEOUT_S,
     )
-    with _keep_warnings() as warnings, _write_task(task, files) as spec:
+    with _write_task(task, files) as spec, _refusals_as_errors(f"{model} at {url}"):
+        found = evaluate(
+            model=asked,
+            tasks=[spec],
+            num_fewshot=num_examples,
+            limit=limit,
+            apply_chat_template=True,
+            fewshot_as_multiturn=True,
+            bootstrap_iters=0,
+        )
+    return _scores(task, model, found["samples"][task])
+
+
+@contextmanager
+def _refusals_as_errors(asked: str) -> Iterator[None]:
+    """Raises: EvaluationError for whatever ends lm-eval, in the server's words where it refused a question."""
+    with _keep_warnings() as warnings:
         try:
-            found = evaluate(
-                model=asked,
-                tasks=[spec],
-                num_fewshot=num_examples,
-                limit=limit,
-                apply_chat_template=True,
-                fewshot_as_multiturn=True,
-                bootstrap_iters=0,
-            )
+            yield
         except Exception as error:
             refusals = [warning for warning in warnings if "API request failed" in warning]
             said = refusals[0] if refusals else f"{type(error).__name__}: {error}"
             raise EvaluationError(
-                f"lm-eval gave up asking {model} at {url}: {said[:600]} (prompts get shorter with a smaller --few-shot)"
+                f"lm-eval gave up asking {asked}: {said[:600]} (prompts get shorter with a smaller --few-shot)"
             ) from error
-    return _scores(task, model, found["samples"][task])
 
 
 def _local_files(task: str, directory: Path | None) -> dict[str, str]:
