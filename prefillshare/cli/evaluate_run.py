@@ -75,5 +75,5 @@ def _decode(suites: list[Suite], options: EvaluateOptions) -> list[Score]:
 
 
 def _say_left_out(suite: Suite) -> None:
-    if left_out := getattr(suite, "left_out", ()):
-        say(f"{suite.name}: {summary(left_out)}")
+    if suite.left_out:
+        say(f"{suite.name}: {summary(suite.left_out)}")

@@ -12,7 +12,7 @@ from prefillshare.cli.output import put, say
 from prefillshare.cli.progress import show_count
 from prefillshare.errors import EvaluationError
 from prefillshare.evaluation.driver import Score, score_answers, score_served
-from prefillshare.evaluation.suites.tiny import Suite, load_suite, suite_names
+from prefillshare.evaluation.suites.tiny import TinySuite, load_suite, suite_names
 from prefillshare.evaluation.tiny_table import Row, markdown_table, write_between_markers
 from prefillshare.serving.machine import gpus, num_cores
 
@@ -66,7 +66,7 @@ def evaluate(request: EvaluationRequest) -> None:
         write_between_markers(request.models_dir / "README.md", f"\n{table}\n\n{_describe_origin(request)}\n")
 
 
-def _measure_served(request: EvaluationRequest, suites: list[Suite]) -> Iterator[Row]:
+def _measure_served(request: EvaluationRequest, suites: list[TinySuite]) -> Iterator[Row]:
     with _serve(request, AGENTS_FILE) as url:
         yield _measure_served_row(SHARED_LABEL, suites, url, request, lambda suite: suite.task)
         yield _measure_served_row(BASE_LABEL, suites, url, request, lambda suite: BASE_MODEL)
@@ -89,7 +89,7 @@ def _serve(request: EvaluationRequest, file: str) -> Iterator[str]:
 
 
 def _measure_served_row(
-    label: str, suites: list[Suite], url: str, request: EvaluationRequest, model_of: Callable[[Suite], str]
+    label: str, suites: list[TinySuite], url: str, request: EvaluationRequest, model_of: Callable[[TinySuite], str]
 ) -> Row:
     scores = []
     for suite in suites:
@@ -106,12 +106,12 @@ def _measure_served_row(
     return Row(label=label, scores=tuple(scores))
 
 
-def _measure_in_process(request: EvaluationRequest, suites: list[Suite]) -> Iterator[Row]:
+def _measure_in_process(request: EvaluationRequest, suites: list[TinySuite]) -> Iterator[Row]:
     for label in (SHARED_LABEL, BASE_LABEL, NAIVE_LABEL, OWN_LABEL):
         yield _measure_in_process_row(label, request, suites)
 
 
-def _measure_in_process_row(label: str, request: EvaluationRequest, suites: list[Suite]) -> Row:
+def _measure_in_process_row(label: str, request: EvaluationRequest, suites: list[TinySuite]) -> Row:
     scores = []
     for suite in suites:
         with show_count(f"{label}: {suite.name}", len(suite.questions)) as count:
@@ -120,7 +120,7 @@ def _measure_in_process_row(label: str, request: EvaluationRequest, suites: list
     return Row(label=label, scores=tuple(scores))
 
 
-def _answer_in_process(label: str, suite: Suite, tiny: Path, on_answer: Callable[[], None]) -> list[str]:
+def _answer_in_process(label: str, suite: TinySuite, tiny: Path, on_answer: Callable[[], None]) -> list[str]:
     from prefillshare.tiny.answers import TinyAnswers
 
     module = {SHARED_LABEL: suite.task, BASE_LABEL: None}.get(label, f"naive/{suite.task}")
