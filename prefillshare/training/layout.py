@@ -227,7 +227,7 @@ def _build_query_mask(rows: list[_Row], width: int, num_queries: int) -> Tensor:
 
     columns     0 ... T - 1                     T ... T + Q - 1
                 the prefill module's KV         the queries' own KV
-    segment s   only its prompt before x_n      only its own queries up to itself
+    segment s   its prompt up to the boundary   its own queries up to itself
     """
     mask = np.zeros((len(rows), 1, num_queries, width + num_queries), dtype=np.bool_)
     # Padding sees itself, so that no row of scores is empty.
