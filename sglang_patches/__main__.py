@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import TypedDict
 
 from sglang_patches.arguments import as_text, installed_options
+from sglang_patches.bindings import ENGINE_PATCHES, PatchError, apply
 from sglang_patches.cpu.patches import CPU_PATCHES
 from sglang_patches.fingerprint import (
     PINNED_SGLANG,
@@ -24,7 +25,6 @@ from sglang_patches.fingerprint import (
 )
 from sglang_patches.patch import Patch
 from sglang_patches.pin import command as diff
-from sglang_patches.registry import ENGINE_PATCHES, PatchError, apply
 
 
 class Row(TypedDict):

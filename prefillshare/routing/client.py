@@ -15,7 +15,7 @@ from prefillshare.errors import PrefillShareError
 from prefillshare.routing.descriptors import Descriptors, is_own_shortage
 from prefillshare.routing.legs import Leg
 from prefillshare.routing.workers import Worker
-from sglang_patches.error_shape import openai_error
+from sglang_patches.http.errors import openai_error
 
 # SGLang closes a connection that was idle for 5 s; reusing one at that moment would fail the call.
 _KEEPALIVE_S = 3.0

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from sglang_patches.bindings import ENGINE_PATCHES
 from sglang_patches.cpu.patches import CPU_PATCHES
 from sglang_patches.patch import Patch, Wrapper
-from sglang_patches.registry import ENGINE_PATCHES
 
 Kind = Literal["replaced", "relied on"]
 

@@ -4,8 +4,8 @@ import json
 import subprocess
 import sys
 
+from sglang_patches.bindings import ENGINE_PATCHES
 from sglang_patches.cpu.patches import CPU_PATCHES
-from sglang_patches.registry import ENGINE_PATCHES
 
 
 def report(*arguments):

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from prefillshare.contract import FINGERPRINT_VARIABLE
-from sglang_patches.server_checks import UNSUPPORTED_SWITCHES, refusals, wrap_check_server_args
+from sglang_patches.checks.settings import UNSUPPORTED_SWITCHES, refusals, wrap_check_server_args
 
 SUPPORTED = {
     "radix_cache_backend": "prefillshare",

@@ -32,11 +32,11 @@ from sglang.srt.mem_cache.base_prefix_cache import (
 )
 from sglang.srt.mem_cache.radix_cache import RadixCache, RadixKey
 
-from sglang_patches.call_report import note
 from sglang_patches.disaggregation.hand_off import report_end
 from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker
-from sglang_patches.prefill_once import PrefillsUnderway
-from sglang_patches.request_boundary import is_all_base_made
+from sglang_patches.observed.call_report import note
+from sglang_patches.prefill.boundary import is_all_base_made
+from sglang_patches.prefill.underway import PrefillsUnderway
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req
@@ -186,7 +186,7 @@ def make_shared_radix_cache(context: TreeCacheBuildContext) -> SharedPrefillRadi
     Raises: RuntimeError when the model's KV pool is not a plain one, or when the
     engine around the tree is not patched (I8).
     """
-    from sglang_patches.registry import is_applied
+    from sglang_patches.bindings import is_applied
 
     if not is_applied():
         raise RuntimeError(

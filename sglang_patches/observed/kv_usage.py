@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from sglang_patches.call_report import META_KEY
+from sglang_patches.observed.call_report import META_KEY
 
 
 def wrap_get_internal_state(original: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:

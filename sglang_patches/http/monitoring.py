@@ -16,10 +16,10 @@ from prefillshare.contract import DEPLOYMENT_VARIABLE, RESTARTS_VARIABLE, WORKER
 from prefillshare.observe.relabel import add_labels
 from prefillshare.observe.state import ModuleFacts, deployment_state, worker_state
 from prefillshare.observe.text import as_json
-from sglang_patches.call_report import META_KEY
 from sglang_patches.disaggregation.role import worker_role
-from sglang_patches.model_names import module_warnings, served_names
-from sglang_patches.observed_requests import observer_of
+from sglang_patches.http.model_names import module_warnings, served_names
+from sglang_patches.observed.call_report import META_KEY
+from sglang_patches.observed.requests import observer_of
 
 ASK_TIMEOUT_S = 1.0
 """A scheduler in a long step answers only after it; until then its memory is unknown."""

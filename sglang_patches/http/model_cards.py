@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sglang_patches.model_names import module_warnings, served_names
+from sglang_patches.http.model_names import module_warnings, served_names
 
 LIST_ROUTE = "/v1/models"
 ROUTE = "/v1/models/{model:path}"

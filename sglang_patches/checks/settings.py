@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from prefillshare.contract import BACKEND_NAME, FINGERPRINT_VARIABLE
-from sglang_patches.adapter_checks import EMBEDDING_TARGETS
+from sglang_patches.checks.adapters import EMBEDDING_TARGETS
 
 UNSUPPORTED_SWITCHES = {
     "enable_hierarchical_cache": "HiCache",
@@ -45,7 +45,7 @@ UNSUPPORTED_ENVIRONMENT = {
 }
 
 GRAMMAR_BACKENDS = ("xgrammar", "none")
-"""The one whose work is tried out before (:mod:`sglang_patches.grammar_checks`), and none at all."""
+"""The one whose work is tried out before (:mod:`sglang_patches.answers.trials`), and none at all."""
 
 TRANSFER_BACKENDS = ("nixl", "mooncake")
 """Verified with the hand-off; SGLang spells them so."""

@@ -17,7 +17,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sglang_patches import sampling_values
+from sglang_patches.checks import sampling_values
 
 MAX_TEXTS = 1024
 """In one call, samples counted."""

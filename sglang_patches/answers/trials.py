@@ -6,7 +6,7 @@ Why: SGLang prepares it in the scheduler's process without a limit of time or me
     stack overflow ends the engine. What cannot be prepared is found only there; across workers that is after the
     hand-off has begun, so the call ends in a timeout.
 How: text above ``MAX_CHARACTERS`` is refused at once. The rest goes to a trial in a process of its own
-    (:mod:`sglang_patches.grammar_trial`), while other calls are served; its verdict is kept for the next call with the
+    (:mod:`sglang_patches.answers.trial`), while other calls are served; its verdict is kept for the next call with the
     same text. A prefill worker follows no grammar and tries none.
 Upstream: sglang/srt/managers/tokenizer_manager.py:3420 at 0.5.17.
 Remove when: upstream bounds the time and memory of grammars.
@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from sglang_patches import grammar_trial
+from sglang_patches.answers import trial as grammar_trial
 from sglang_patches.disaggregation.role import is_prefill_worker
 
 MAX_CHARACTERS = 64 * 1024

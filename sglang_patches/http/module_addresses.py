@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sglang_patches.model_names import resolve_or_404, served_names
+from sglang_patches.http.model_names import resolve_or_404, served_names
 
 SHARED_ROUTES = (
     "/get_model_info",

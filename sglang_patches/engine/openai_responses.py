@@ -16,8 +16,8 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
-from sglang_patches import openai_values
-from sglang_patches.model_names import ModelMissingError, resolve_adapter, served_names
+from sglang_patches.checks import openai_values
+from sglang_patches.http.model_names import ModelMissingError, resolve_adapter, served_names
 
 _selected: ContextVar[str | None] = ContextVar("prefillshare_module", default=None)
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sglang_patches import stop_patterns
+from sglang_patches.answers import stop_patterns
 
 MAX_SAMPLES = 128
 """As the OpenAI API defines it."""

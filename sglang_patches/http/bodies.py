@@ -1,11 +1,11 @@
 """What callers get wrong about HTTP and JSON is answered with status 4xx and a reason, before anything works on it.
 
-A middleware of the engine's HTTP server, put in place by :mod:`sglang_patches.http_routes`. SGLang reads a body of any
-size, answers a compressed one with what its parser makes of the bytes, recurses into nested ones, and answers with
-status 500 when its models stumble over a value of an unexpected kind, or when a check of ours refuses a call of an
-interface that expects none. A stream begins with status 200 before its call is looked at, so its begin is held back
-until its first part is there. Null members are left out (:mod:`sglang_patches.null_members`). Paths of other kinds of
-models, and those of tools that would end this engine, are 404.
+A middleware of the engine's HTTP server, put in place by :mod:`sglang_patches.patches.http_server`. SGLang reads a
+body of any size, answers a compressed one with what its parser makes of the bytes, recurses into nested ones, and
+answers with status 500 when its models stumble over a value of an unexpected kind, or when a check of ours refuses a
+call of an interface that expects none. A stream begins with status 200 before its call is looked at, so its begin is
+held back until its first part is there. Null members are left out (:mod:`sglang_patches.http.null_members`). Paths of
+other kinds of models, and those of tools that would end this engine, are 404.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from sglang_patches.null_members import without_nulls
-from sglang_patches.schemas import MAX_DEPTH, depth
+from sglang_patches.answers.schemas import MAX_DEPTH, depth
+from sglang_patches.http.null_members import without_nulls
 
 MAX_BODY_BYTES = 32 << 20
 BODY_SECONDS = 120

@@ -2,10 +2,10 @@
 
 Target: ``sglang.srt.entrypoints.openai.serving_base.OpenAIServingBase.handle_request``
 Why: ``user`` names a call's session where nothing else does, but is parsed and then dropped; the counting of sessions
-    (:mod:`sglang_patches.observed_requests`) sees the converted request only. A prefill worker samples nothing, and
+    (:mod:`sglang_patches.observed.requests`) sees the converted request only. A prefill worker samples nothing, and
     fails with 500 where it makes up a reply with log-probabilities.
 How: the first is kept on the HTTP request, which goes along; what is wanted of the answer is neutral on a prefill
-    worker. Values that SGLang takes silently are refused at the same place (:mod:`sglang_patches.openai_values`).
+    worker. Values that SGLang takes silently are refused at the same place (``checks/openai_values``).
 Upstream: sglang/srt/entrypoints/openai/serving_base.py:73 at 0.5.17.
 Remove when: upstream passes it on.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sglang_patches import openai_values
+from sglang_patches.checks import openai_values
 from sglang_patches.disaggregation.role import is_prefill_worker
 
 ANSWER_FIELDS = (

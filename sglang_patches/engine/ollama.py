@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sglang_patches.model_names import resolve_adapter, resolve_or_404, served_names
+from sglang_patches.http.model_names import resolve_adapter, resolve_or_404, served_names
 
 
 def wrap_ollama(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -25,10 +25,10 @@ from prefillshare.contract import MODULE_HEADER, SESSION_HEADER
 from prefillshare.observe.observer import Observed, Observer
 from prefillshare.observe.sessions import Prompt
 from prefillshare.observe.text import header_text
-from sglang_patches.call_report import noted
 from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker, worker_role
-from sglang_patches.model_names import served_names
-from sglang_patches.traces import name_module
+from sglang_patches.http.model_names import served_names
+from sglang_patches.observed.call_report import noted
+from sglang_patches.observed.traces import name_module
 
 
 def observer_of(tokenizer_manager: Any) -> Observer:

@@ -5,7 +5,7 @@ Why: a health check is a request of its own inside the engine, so every look of 
     make a trace; and FastAPI, once SGLang has set a tracer provider, adds a second trace of four spans to every HTTP
     request, scrapes included.
 How: a health check gets the context that SGLang itself uses where nothing is traced. FastAPI's own spans are switched
-    off for SGLang's app. :mod:`sglang_patches.observed_requests` names the module on the request's span.
+    off for SGLang's app. :mod:`sglang_patches.observed.requests` names the module on the request's span.
 Upstream: sglang/srt/observability/req_time_stats.py:283 at 0.5.17.
 Remove when: upstream leaves health checks out of its traces, and has its spans below FastAPI's.
 """

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sglang_patches import schemas
+from sglang_patches.answers import schemas
 
 CPU_SECONDS = 4.0
 WALL_SECONDS = 20

@@ -9,7 +9,7 @@ Why: where no token satisfies a grammar, SGLang ends the call as if the caller h
     A grammar whose every token takes longer than the one before holds up all calls of a batch, since it is followed
     between two of their steps. And each grammar ever asked for stays in memory.
 How: both times are taken; a token beyond ``STEP_SECONDS`` ends its own call. Tensor-parallel ranks must agree on who
-    ends, and their clocks do not, so there only the trial before the call (:mod:`sglang_patches.grammar_trial`) looks
+    ends, and their clocks do not, so there only the trial before the call (:mod:`sglang_patches.answers.trial`) looks
     at times. The end gets status 400 and its reason. The oldest grammars are forgotten.
 Upstream: sglang/srt/managers/scheduler_components/batch_result_processor.py:571,701,
     sglang/srt/constrained/xgrammar_backend.py:92,118 and sglang/srt/constrained/base_grammar_backend.py:255 at 0.5.17.

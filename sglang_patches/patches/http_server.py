@@ -3,10 +3,9 @@
 Target: ``sglang.srt.entrypoints.http_server.set_global_state``
 Why: the list of models names the decode modules, but asking for one of them by name says that it does not exist; and
     SGLang's /metrics knows nothing of decode modules.
-How: when the server state is set, before any connection is taken, the routes are put in place
-    (:mod:`sglang_patches.model_cards`, :mod:`sglang_patches.module_addresses`, :mod:`sglang_patches.monitoring`), and
-    FastAPI's own spans switched off (:mod:`sglang_patches.traces`); :mod:`sglang_patches.error_shape` goes around all
-    of them, and :mod:`sglang_patches.http_connections` ends idle connections.
+How: when the server state is set, before any connection is taken, the routes are put in place (``http/model_cards``,
+    ``http/module_addresses``, ``http/monitoring``), and FastAPI's own spans switched off (``observed/traces``);
+    ``http/errors`` goes around all of them, and ``http/connections`` ends idle connections.
 Upstream: sglang/srt/entrypoints/http_server.py:207,1855 at 0.5.17.
 Remove when: upstream's route knows adapters, and a plugin can add routes.
 """
@@ -16,17 +15,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sglang_patches import (
-    error_shape,
-    grammar_checks,
-    http_connections,
-    model_cards,
-    module_addresses,
-    monitoring,
-    observed_requests,
-    request_bodies,
-    traces,
-)
+from sglang_patches.answers import trials as grammar_checks
+from sglang_patches.http import bodies as request_bodies
+from sglang_patches.http import connections as http_connections
+from sglang_patches.http import errors as error_shape
+from sglang_patches.http import model_cards, module_addresses, monitoring
+from sglang_patches.observed import requests as observed_requests
+from sglang_patches.observed import traces
 
 
 def wrap_set_global_state(original: Callable[..., None]) -> Callable[..., None]:

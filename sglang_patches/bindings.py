@@ -11,34 +11,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from prefillshare.errors import PrefillShareError
-from sglang_patches import (
-    adapter_checks,
-    call_report,
-    foreign_apis,
-    grammar_patches,
-    http_routes,
-    lora_segments,
-    model_names,
-    observed_requests,
-    openai_user,
-    own_template,
-    partial_targets,
-    prefill_once,
-    prompt_size,
-    request_boundary,
-    request_checks,
-    responses_api,
-    scheduler_state,
-    seeded_sampling,
-    server_checks,
-    token_logprobs,
-    traces,
-    waiting,
-)
+from sglang_patches import grammar_patches
+from sglang_patches.answers import seeds as seeded_sampling
+from sglang_patches.checks import adapters as adapter_checks
+from sglang_patches.checks import calls as request_checks
+from sglang_patches.checks import prompt_size
+from sglang_patches.checks import settings as server_checks
 from sglang_patches.disaggregation.patches import DISAGGREGATION_PATCHES
+from sglang_patches.engine import ollama as foreign_apis
+from sglang_patches.engine import openai_responses as responses_api
+from sglang_patches.engine import template_manager as own_template
 from sglang_patches.fingerprint import PINNED_SGLANG, installed_sglang
+from sglang_patches.http import model_names
+from sglang_patches.observed import call_report, traces
+from sglang_patches.observed import kv_usage as scheduler_state
+from sglang_patches.observed import requests as observed_requests
 from sglang_patches.patch import Patch, Replacement
 from sglang_patches.patch import sglang_patch as _patch
+from sglang_patches.patches import http_server as http_routes
+from sglang_patches.patches import openai_serving as openai_user
+from sglang_patches.patches import token_logprobs
+from sglang_patches.prefill import boundary as request_boundary
+from sglang_patches.prefill import partial_targets, waiting
+from sglang_patches.prefill import segments as lora_segments
+from sglang_patches.prefill import underway as prefill_once
 
 
 class PatchError(PrefillShareError):
