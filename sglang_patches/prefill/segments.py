@@ -94,7 +94,7 @@ def wrap_init_new(original: Callable[..., Any]) -> Callable[..., Any]:
         manager = getattr(model_runner, "lora_manager", None)
         if manager is None:
             return original(cls, batch, model_runner, **kwargs)
-        setattr(manager, BOUNDARIES, [req.prefill_boundary for req in batch.reqs])
+        setattr(manager, BOUNDARIES, [req.prefillshare.boundary for req in batch.reqs])
         try:
             return original(cls, batch, model_runner, **kwargs)
         finally:

@@ -18,7 +18,7 @@ from sglang.srt.lora.backend import chunked_backend, torch_backend, triton_backe
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
 
 from sglang_patches.cpu.pinning import UnpinnedTorch, keep_in_place
-from sglang_patches.prefill.boundary import ALL_BASE_MADE
+from sglang_patches.prefill.request_state import ALL_BASE_MADE
 from sglang_patches.prefill.segments import (
     BOUNDARIES,
     SEGMENTS,
