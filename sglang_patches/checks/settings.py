@@ -16,6 +16,7 @@ from typing import Any
 
 from prefillshare.contract import BACKEND_NAME, FINGERPRINT_VARIABLE
 from sglang_patches.checks.adapters import EMBEDDING_TARGETS
+from sglang_patches.declarations import wraps_upstream
 
 UNSUPPORTED_SWITCHES = {
     "enable_hierarchical_cache": "HiCache",
@@ -139,6 +140,7 @@ def _adapters(args: Any) -> Iterator[str]:
         )
 
 
+@wraps_upstream("server_args:ServerArgs.check_server_args", "1d7d36420d953c33", "unsupported settings would run unseen")
 def wrap_check_server_args(original: Callable[..., None]) -> Callable[..., None]:
     def check_server_args(self: Any) -> None:
         original(self)
