@@ -24,7 +24,7 @@ from typing import Any
 from prefillshare.contract import MODULE_HEADER, SESSION_HEADER
 from prefillshare.observe.observer import Observed, Observer
 from prefillshare.observe.sessions import Prompt
-from prefillshare.observe.text import header_text
+from prefillshare.wire.text import header_text
 from sglang_patches.declarations import wraps_upstream
 from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker, worker_role
 from sglang_patches.http.model_names import served_names
