@@ -25,16 +25,18 @@ tmux:
 	@command -v tmux >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq tmux >/dev/null; } \
 		|| { echo 'error: the tests of the dashboard need tmux: install it (Debian: apt install tmux)' >&2; exit 1; }
 
-check: $(READY) ## format, lint, types, import contracts
+check: $(READY) ## format, lint, types, import contracts, the wheel
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	@folder=$$(mktemp -d) && $(BIN)/python -m build --no-isolation --outdir $$folder >$$folder/log 2>&1 \
+		&& tail -1 $$folder/log && rm -r $$folder || { cat $$folder/log >&2; exit 1; }
 
 install: $(READY) ## only make the environment
 
 lock: $(READY) ## resolve pyproject.toml into requirements.lock again
-	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 \
+	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --custom-compile-command "make lock" -o requirements.lock
 
 bench: $(READY) ## measure PrefillShare beside SGLang as released (docs/benchmarking.md)

@@ -15,6 +15,7 @@ from prefillshare.errors import (
     ServerError,
     TrainingError,
 )
+from prefillshare.extras import naming_the_missing_extra
 
 # 2 is also what a wrong option gives.
 EXIT_CODES: tuple[tuple[type[PrefillShareError], int], ...] = (
@@ -38,7 +39,8 @@ def run_reporting_errors(command: Callable[[], object]) -> int:
     Effects: an error is said in one line on stderr; with --debug its traceback comes first.
     """
     try:
-        command()
+        with naming_the_missing_extra():
+            command()
     except PrefillShareError as error:
         _show_traceback()
         print(f"error: {error}", file=sys.stderr)

@@ -21,6 +21,8 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+from sglang_patches.declarations import wraps_upstream
+
 NO_SEED = -(1 << 63)
 """In a row that has none; as a seed of a caller it is no different from the next one."""
 
@@ -41,6 +43,11 @@ def sample_seed(seed: int, index: int) -> int:
     return _signed(seed + index * _GOLDEN)
 
 
+@wraps_upstream(
+    "sampling.sampling_batch_info:SamplingBatchInfo.from_schedule_batch",
+    "e028d9ee8ffffdf5",
+    "a seed would be taken silently and change nothing",
+)
 def wrap_from_schedule_batch(original: Callable[..., Any]) -> Callable[..., Any]:
     def from_schedule_batch(cls: Any, batch: Any, vocab_size: int) -> Any:
         info = original(cls, batch, vocab_size)
@@ -58,6 +65,11 @@ def _seeds(values: list[int], info: Any) -> Any:
     return torch.tensor(values, dtype=torch.int64, device=info.temperatures.device)
 
 
+@wraps_upstream(
+    "sampling.sampling_batch_info:SamplingBatchInfo.merge_batch",
+    "364edc7b1b463dd7",
+    "a seed would be taken silently and change nothing",
+)
 def wrap_merge_batch(original: Callable[..., None]) -> Callable[..., None]:
     def merge_batch(self: Any, other: Any) -> None:
         # Upstream joins the two only if both have seeds, so the rows of the one without get theirs first.
@@ -69,6 +81,9 @@ def wrap_merge_batch(original: Callable[..., None]) -> Callable[..., None]:
     return merge_batch
 
 
+@wraps_upstream(
+    "layers.sampler:Sampler._sample_from_probs", "d7387b207d2baf7d", "a seed would be taken silently and change nothing"
+)
 def wrap_sample_from_probs(original: Callable[..., Any]) -> Callable[..., Any]:
     def _sample_from_probs(self: Any, probs: Any, sampling_info: Any, positions: Any, simple: bool) -> Any:
         seeds = sampling_info.sampling_seed
@@ -130,6 +145,11 @@ def _shifted(words: Any, bits: int) -> Any:
     return (words >> bits) & ((1 << (64 - bits)) - 1)
 
 
+@wraps_upstream(
+    "managers.tokenizer_manager:TokenizerManager._send_one_request",
+    "02bcddcf7ca48618",
+    "a seed would be taken silently and change nothing",
+)
 def wrap_send_one_request(original: Callable[..., None]) -> Callable[..., None]:
     def _send_one_request(self: Any, tokenized_obj: Any) -> None:
         params = tokenized_obj.sampling_params

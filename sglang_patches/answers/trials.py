@@ -25,6 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from sglang_patches.answers import trial as grammar_trial
+from sglang_patches.declarations import wraps_upstream
 from sglang_patches.disaggregation.role import is_prefill_worker
 
 MAX_CHARACTERS = 64 * 1024
@@ -121,6 +122,11 @@ def start(manager: Any) -> None:
         trials_of(manager).start()
 
 
+@wraps_upstream(
+    "managers.tokenizer_manager:TokenizerManager._validate_and_resolve_lora",
+    "6feabb213ac75a17",
+    "a schema or pattern could take minutes, or end the scheduler",
+)
 def wrap_validate_and_resolve_lora(original: Callable[..., Any]) -> Callable[..., Any]:
     async def _validate_and_resolve_lora(self: Any, obj: Any) -> Any:
         params = getattr(obj, "sampling_params", None)

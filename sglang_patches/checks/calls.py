@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sglang_patches.checks import sampling_values
+from sglang_patches.declarations import wraps_upstream
 
 MAX_TEXTS = 1024
 """In one call, samples counted."""
@@ -144,6 +145,11 @@ def _is_token_list(obj: Any) -> bool:
     return obj.text is None and isinstance(obj.input_ids[0], int | float)
 
 
+@wraps_upstream(
+    "managers.tokenizer_manager:TokenizerManager._validate_one_request",
+    "5fb935cea26fd6af",
+    "a token id outside of the vocabulary would end the engine",
+)
 def wrap_validate_one_request(original: Callable[..., None]) -> Callable[..., None]:
     def _validate_one_request(self: Any, obj: Any, input_ids: list[int]) -> None:
         check_request(obj, input_ids, self.model_config.vocab_size)

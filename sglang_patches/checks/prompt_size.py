@@ -14,10 +14,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from sglang_patches.declarations import wraps_upstream
+
 NORMALIZED_SHARE = 4
 """A normalizer may shorten a text (composed letters take fewer bytes), but not to less than a quarter."""
 
 
+@wraps_upstream(
+    "managers.tokenizer_manager:TokenizerManager.init_tokenizer_and_processor",
+    "f903c279068e6021",
+    "a text of megabytes would hold up everybody while it is tokenised",
+)
 def wrap_init_tokenizer(original: Callable[..., None]) -> Callable[..., None]:
     def init_tokenizer_and_processor(self: Any) -> None:
         original(self)

@@ -14,30 +14,9 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from prefillshare.contract import BACKEND_NAME, FINGERPRINT_VARIABLE
+from prefillshare.contract import BACKEND_NAME, FINGERPRINT_VARIABLE, UNSUPPORTED_ALGORITHMS, UNSUPPORTED_SWITCHES
 from sglang_patches.checks.adapters import EMBEDDING_TARGETS
-
-UNSUPPORTED_SWITCHES = {
-    "enable_hierarchical_cache": "HiCache",
-    "enable_lmcache": "LMCache",
-    "enable_flexkv": "FlexKV",
-    "disable_radix_cache": "a disabled radix cache",
-    "enable_session_radix_cache": "the session radix cache",
-    "enable_streaming_session": "streaming sessions",
-    "enable_lora_overlap_loading": "overlapped LoRA loading",
-    "enable_dp_attention": "data-parallel attention",
-    "enable_two_batch_overlap": "two-batch overlap",
-    "enable_single_batch_overlap": "single-batch overlap",
-    "is_embedding": "embedding mode",
-    "disaggregation_decode_enable_offload_kvcache": "KV offload on decode workers",
-}
-"""ServerArgs field -> what it is, refused when truthy."""
-
-UNSUPPORTED_ALGORITHMS = {
-    "speculative_algorithm": "speculative decoding",
-    "dllm_algorithm": "diffusion models",
-}
-"""ServerArgs field -> what it is, refused when it names one."""
+from sglang_patches.declarations import wraps_upstream
 
 UNSUPPORTED_ENVIRONMENT = {
     "SGLANG_EXPERIMENTAL_CPP_RADIX_TREE": "the C++ radix tree",
@@ -139,6 +118,7 @@ def _adapters(args: Any) -> Iterator[str]:
         )
 
 
+@wraps_upstream("server_args:ServerArgs.check_server_args", "1d7d36420d953c33", "unsupported settings would run unseen")
 def wrap_check_server_args(original: Callable[..., None]) -> Callable[..., None]:
     def check_server_args(self: Any) -> None:
         original(self)

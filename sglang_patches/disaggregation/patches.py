@@ -5,6 +5,7 @@ They are applied in every shared-prefill engine and look at the worker's role wh
 
 from __future__ import annotations
 
+from sglang_patches.changes import Change, sglang_patch
 from sglang_patches.disaggregation import (
     decode_queues,
     early_send,
@@ -18,7 +19,6 @@ from sglang_patches.disaggregation import (
     prefill_requests,
     requests,
 )
-from sglang_patches.patch import Patch, sglang_patch
 
 _DECODE = "disaggregation.decode"
 _PREFILL = "disaggregation.prefill"
@@ -30,7 +30,7 @@ _SPOILED = "an aborted hand-off would be written over a running answer"
 _STICKY = "relied on: nothing of an aborted room is sent"
 _RELIED = "relied on: who owns which rows during a hand-off"
 
-DISAGGREGATION_PATCHES: tuple[Patch, ...] = (
+DISAGGREGATION_PATCHES: tuple[Change, ...] = (
     sglang_patch(
         _DECODE,
         "DecodeTransferQueue._commit_transfer_to_req",

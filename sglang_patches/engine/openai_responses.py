@@ -17,11 +17,17 @@ from contextvars import ContextVar
 from typing import Any
 
 from sglang_patches.checks import openai_values
+from sglang_patches.declarations import wraps_upstream
 from sglang_patches.http.model_names import ModelMissingError, resolve_adapter, served_names
 
 _selected: ContextVar[str | None] = ContextVar("prefillshare_module", default=None)
 
 
+@wraps_upstream(
+    "entrypoints.openai.serving_responses:OpenAIServingResponses.create_responses",
+    "80dee315da0a87a4",
+    "/v1/responses would answer every name with the base",
+)
 def wrap_create_responses(original: Callable[..., Any]) -> Callable[..., Any]:
     async def create_responses(self: Any, request: Any, raw_request: Any = None) -> Any:
         refusal = openai_values.problem(request, self.tokenizer_manager.model_config.vocab_size)
@@ -38,6 +44,11 @@ def wrap_create_responses(original: Callable[..., Any]) -> Callable[..., Any]:
     return create_responses
 
 
+@wraps_upstream(
+    "entrypoints.openai.serving_responses:OpenAIServingResponses._generate_with_builtin_tools",
+    "90a47c77e3097b51",
+    "/v1/responses would ignore the decode module",
+)
 def wrap_generate_with_tools(original: Callable[..., Any]) -> Callable[..., Any]:
     def _generate_with_builtin_tools(
         self: Any,

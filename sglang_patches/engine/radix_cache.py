@@ -32,6 +32,7 @@ from sglang.srt.mem_cache.base_prefix_cache import (
 )
 from sglang.srt.mem_cache.radix_cache import RadixCache, RadixKey
 
+from sglang_patches.declarations import registers
 from sglang_patches.disaggregation.hand_off import report_end
 from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker
 from sglang_patches.observed.call_report import note
@@ -179,6 +180,13 @@ class SharedPrefillRadixCache(RadixCache):
         return match.device_indices, match.last_device_node
 
 
+@registers(
+    "mem_cache.registry:_RADIX_CACHE_REGISTRY",
+    "prefillshare",
+    by="register_radix_cache_backend",
+    fingerprint="629ebca25b3ad996",
+    why="decoder-made KV would enter the shared tree",
+)
 def make_shared_radix_cache(context: TreeCacheBuildContext) -> SharedPrefillRadixCache:
     """Factory for ``--radix-cache-backend prefillshare``.
 
@@ -203,3 +211,21 @@ def make_shared_radix_cache(context: TreeCacheBuildContext) -> SharedPrefillRadi
             "sliding-window, state-space or sparse-attention layers"
         )
     return SharedPrefillRadixCache(context.params)
+
+
+_ROWS = "row ownership that the shared radix cache continues"
+_ORIGIN = "when nodes are made, and which matched prefix counts as cached"
+
+RELIED_ON = {
+    "mem_cache.radix_cache:RadixCache.match_prefix": ("4ac011eaa716c724", _ROWS),
+    "mem_cache.radix_cache:RadixCache.insert": ("d4ee45e66c92906b", _ROWS),
+    "mem_cache.radix_cache:RadixCache.cache_unfinished_req": ("153f82d767e5b2c7", _ROWS),
+    "mem_cache.radix_cache:RadixCache.cache_finished_req": ("a2b07adf7f49eea8", _ROWS),
+    "mem_cache.radix_cache:RadixCache._insert_helper": ("6393e577a0ae7260", _ORIGIN),
+    "mem_cache.radix_cache:RadixCache._split_node": ("f2df01f7cd52b1ac", _ORIGIN),
+    "managers.schedule_batch:ScheduleBatch.prepare_for_extend": ("3970b68aad407be1", _ORIGIN),
+    "mem_cache.radix_cache:RadixKey": ("dcee2fbb2cec9878", _ROWS),
+    "managers.schedule_batch:Req.init_next_round_input": ("32feade36c828d1e", _ROWS),
+    "mem_cache.common:release_kv_cache": ("22899438db477d53", _ROWS),
+    "mem_cache.registry:create_tree_cache": ("7e3a29b2dbbe304d", _ROWS),
+}

@@ -16,8 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from prefillshare.modules.fingerprint import chat_template
+from sglang_patches.declarations import wraps_upstream
 
 
+@wraps_upstream(
+    "parser.template_manager:TemplateManager.guess_chat_template_from_model_path",
+    "9489ca2b0a5eba39",
+    "a word in a model's path would replace its chat template",
+)
 def wrap_guess_chat_template(original: Callable[..., None]) -> Callable[..., None]:
     def guess_chat_template_from_model_path(self: Any, model_path: str) -> None:
         if not chat_template(Path(model_path)):

@@ -17,7 +17,14 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+from sglang_patches.declarations import wraps_upstream
 
+
+@wraps_upstream(
+    "function_call.function_call_parser:FunctionCallParser.get_structure_constraint",
+    "601d2c9707138b0c",
+    "another tool than the one that the caller names could be called",
+)
 def wrap_get_structure_constraint(original: Callable[..., Any]) -> Callable[..., Any]:
     def get_structure_constraint(self: Any, tool_choice: Any, *args: Any, **kwargs: Any) -> Any:
         function = getattr(tool_choice, "function", None)
@@ -29,6 +36,11 @@ def wrap_get_structure_constraint(original: Callable[..., Any]) -> Callable[...,
     return get_structure_constraint
 
 
+@wraps_upstream(
+    "function_call.function_call_parser:FunctionCallParser.get_legacy_structural_tag",
+    "2e51f78d7572640f",
+    "the arguments of a required call could be a text",
+)
 def wrap_get_legacy_structural_tag(original: Callable[..., Any]) -> Callable[..., Any]:
     def get_legacy_structural_tag(self: Any, at_least_one: bool = False) -> Any:
         tag = original(self, at_least_one)
@@ -39,6 +51,11 @@ def wrap_get_legacy_structural_tag(original: Callable[..., Any]) -> Callable[...
     return get_legacy_structural_tag
 
 
+@wraps_upstream(
+    "entrypoints.openai.serving_chat:parse_tool_call_arguments",
+    "6602eba4b757ad52",
+    "a call without arguments that comes back as an empty text would be refused",
+)
 def wrap_parse_tool_call_arguments(original: Callable[..., Any]) -> Callable[..., Any]:
     def parse_tool_call_arguments(arguments: str) -> Any:
         return original(arguments if arguments.strip() else "{}")

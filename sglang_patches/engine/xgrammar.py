@@ -23,12 +23,19 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
+from sglang_patches.declarations import wraps_upstream
+
 STEP_SECONDS = 0.2
 """Twice what a trial allows, of processor time: a busy machine ends nobody's call."""
 MAX_GRAMMARS = 256
 CACHE_BYTES = 256 << 20
 
 
+@wraps_upstream(
+    "constrained.xgrammar_backend:XGrammarGrammar.fill_vocab_mask",
+    "df27a6836c85a27c",
+    "a grammar could hold up every call of a batch",
+)
 def wrap_fill_vocab_mask(original: Callable[..., None]) -> Callable[..., None]:
     def fill_vocab_mask(self: Any, vocab_mask: Any, idx: int) -> None:
         began = time.thread_time()
@@ -38,6 +45,11 @@ def wrap_fill_vocab_mask(original: Callable[..., None]) -> Callable[..., None]:
     return fill_vocab_mask
 
 
+@wraps_upstream(
+    "constrained.xgrammar_backend:XGrammarGrammar.accept_token",
+    "dbf4eb2cd5fb65ee",
+    "a grammar could hold up every call of a batch",
+)
 def wrap_accept_token(original: Callable[..., None]) -> Callable[..., None]:
     def accept_token(self: Any, token: int) -> None:
         began = time.thread_time()
@@ -60,6 +72,16 @@ def _is_alone() -> bool:
     return bool(get_server_args().tp_size == 1)
 
 
+@wraps_upstream(
+    "managers.scheduler_components.batch_result_processor:SchedulerBatchResultProcessor._accept_grammar_tokens",
+    "549c2c2e2e3c8eff",
+    "an answer that cannot go on would end without a reason",
+)
+@wraps_upstream(
+    "managers.scheduler_components.batch_result_processor:SchedulerBatchResultProcessor._apply_prefill_grammar",
+    "3d9a09dc6d547224",
+    "an answer that cannot go on would end without a reason",
+)
 def wrap_accept(original: Callable[..., Any]) -> Callable[..., Any]:
     """For both places at which the scheduler tells a grammar about a token."""
 
@@ -81,6 +103,11 @@ def _say(req: Any, reason: str) -> None:
     req.to_finish = type(req.to_finish)(message, HTTPStatus.BAD_REQUEST, "BadRequestError")
 
 
+@wraps_upstream(
+    "constrained.base_grammar_backend:BaseGrammarBackend.set_cache",
+    "84932b527abd0ee5",
+    "every grammar ever asked for would stay in memory",
+)
 def wrap_set_cache(original: Callable[..., None]) -> Callable[..., None]:
     def set_cache(self: Any, key: tuple[str, str], value: Any) -> None:
         original(self, key, value)
@@ -90,6 +117,11 @@ def wrap_set_cache(original: Callable[..., None]) -> Callable[..., None]:
     return set_cache
 
 
+@wraps_upstream(
+    "constrained.xgrammar_backend:GrammarCompiler",
+    "a523bc4e371b91a3",
+    "every grammar ever asked for would stay in memory",
+)
 def bound_compiler(original: Callable[..., Any]) -> Callable[..., Any]:
     """Makes compilers whose own cache does not grow for ever."""
 

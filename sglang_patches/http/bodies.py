@@ -15,6 +15,8 @@ import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from prefillshare.wire.bodies import is_uncompressed, is_utf_8, read_stream_error
+from prefillshare.wire.errors import error_object
 from sglang_patches.answers.schemas import MAX_DEPTH, depth
 from sglang_patches.http.null_members import without_nulls
 
@@ -22,7 +24,6 @@ MAX_BODY_BYTES = 32 << 20
 BODY_SECONDS = 120
 
 _JSON = b"application/json"
-_UTF_8 = {"utf-8", "utf8", "us-ascii", "ascii"}
 
 _WRITES_TEXT = "the models of this server write text, and give no embeddings, scores or classes"
 _NO_RECORDER = "this engine has no recorder of experts"
@@ -95,13 +96,9 @@ class HeldStart:
 
 def _raise_error_event(start: Message, message: Message) -> None:
     """A stream whose first event is an error has nothing else to say."""
-    body = message.get("body", b"")
-    if start["status"] == 200 and body.startswith(b'data: {"error"'):
-        import orjson
-
-        error = orjson.loads(body.removeprefix(b"data: ").split(b"\n", 1)[0])["error"]
-        if isinstance(error.get("code"), int) and 400 <= error["code"] < 500:
-            raise RefusedBodyError(error["code"], str(error.get("message")))
+    error = read_stream_error(message.get("body", b"")) if start["status"] == 200 else None
+    if error is not None and error.status < 500:
+        raise RefusedBodyError(error.status, error.message)
 
 
 def _as_refusal(error: Exception) -> RefusedBodyError | None:
@@ -127,10 +124,10 @@ def _header(scope: Message, name: bytes) -> str:
 
 def _check_headers(scope: Message) -> None:
     encoding = _header(scope, b"content-encoding").strip().lower()
-    if encoding not in ("", "identity"):
+    if not is_uncompressed(encoding):
         raise RefusedBodyError(415, f"Content-Encoding is {encoding!r}: send the body as it is, without compression")
     charset = _header(scope, b"content-type").lower().partition("charset=")[2].split(";")[0].strip(" \"'")
-    if charset and charset not in _UTF_8:
+    if not is_utf_8(charset):
         raise RefusedBodyError(415, f"the charset is {charset!r}: send JSON in UTF-8")
 
 
@@ -217,7 +214,7 @@ def _is_from_reading(error: Exception) -> bool:
 async def _refuse(refusal: RefusedBodyError, scope: Message, receive: Any, send: Any) -> None:
     from fastapi.responses import ORJSONResponse
 
-    error = {"message": str(refusal), "type": "invalid_request_error", "param": None, "code": None}
+    error = error_object(str(refusal), kind="invalid_request_error")
     # The rest of the body is not read, so the connection cannot serve another call.
     headers = {"Connection": "close"} if refusal.status in (408, 413) else None
     content: Message = {"error": error}

@@ -12,13 +12,10 @@ Remove when: upstream answers all errors in OpenAI's form.
 
 from __future__ import annotations
 
-import ast
-import json
-import re
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from prefillshare.observe.text import as_json, printable
+from prefillshare.wire.errors import openai_error
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -27,15 +24,6 @@ Send = Callable[[Message], Awaitable[None]]
 
 FOREIGN = ("/v1/messages", "/api/")
 """Paths of other vendors' interfaces, whose clients know other forms."""
-_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-_CODES = {401: "invalid_api_key", 404: "not_found"}
-_VALIDATION = re.compile(r"^\d+ validation errors?:\n")
-_DETAIL = re.compile(r"^  (\{.*\})$", re.MULTILINE)
-_RAISED = re.compile(r"\b\w+Error\(((?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"))\)")
-"""An exception within the literal, of which the text counts."""
-_KEYS = frozenset(("message", "type", "param", "code"))
-_MAX_MESSAGE = 2000
-_MAX_DETAILS = 3
 
 
 def wrap_application(app: Any) -> None:
@@ -93,64 +81,3 @@ def _is_error(start: Message) -> bool:
     kinds = [value for name, value in start["headers"] if name.lower() == b"content-type"]
     is_readable = not kinds or kinds[0].startswith((b"application/json", b"text/plain"))
     return bool(start["status"] >= 400 and is_readable)
-
-
-def openai_error(body: bytes, status: int) -> bytes:
-    """Return the error answer `body` in OpenAI's form; one that is in it already stays as it is."""
-    try:
-        error = json.loads(body)["error"]
-    except (ValueError, TypeError, LookupError):
-        error = None
-    if isinstance(error, Mapping) and error.keys() >= _KEYS and isinstance(error["code"], str | None):
-        return body
-    return as_json({"error": error_object(body, status)})
-
-
-def error_object(body: bytes, status: int) -> dict[str, Any]:
-    """Return OpenAI's error object with the reason that `body` gives."""
-    told = _told(body)
-    # SGLang's answers about adapters have `error_message`.
-    text, param = _in_words(str(told.get("message") or told.get("error_message") or "no reason given"))
-    code = told.get("code")
-    return {
-        "message": printable(text)[:_MAX_MESSAGE],
-        "type": _TYPES.get(status, "invalid_request_error" if status < 500 else "internal_server_error"),
-        "param": told.get("param") or param,
-        "code": code if isinstance(code, str) else _CODES.get(status),
-    }
-
-
-def _told(body: bytes) -> Mapping[str, Any]:
-    try:
-        value = json.loads(body)
-    except ValueError:
-        value = body.decode(errors="replace")
-    for name in ("error", "detail"):
-        if isinstance(value, Mapping) and name in value:
-            value = value[name]
-    return value if isinstance(value, Mapping) else {"message": value}
-
-
-def _in_words(text: str) -> tuple[str, str | None]:
-    """A message of FastAPI's validation as "field: what is wrong", and the field; any other as it is."""
-    if not _VALIDATION.match(text):
-        return text, None
-    found = [_read_detail(literal) for literal in _DETAIL.findall(text)]
-    details = list(dict.fromkeys(one for one in found if one is not None))
-    if not details:
-        return text.partition("\n\n")[0], None
-    words = "; ".join(": ".join(filter(None, one)) for one in details[:_MAX_DETAILS])
-    return words, details[0][0] or None
-
-
-def _read_detail(literal: str) -> tuple[str, str] | None:
-    try:
-        detail = ast.literal_eval(_RAISED.sub(r"\1", literal))
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return None
-    # Behind the field stand the names of the types that were tried.
-    place = [one for one in detail.get("loc", ()) if one not in ("body", "header")]
-    field = place[0] if place and isinstance(place[0], str) else ""
-    reason = str(detail.get("ctx", {}).get("error") or detail.get("msg", ""))
-    given = f" (it is {str(detail['input'])[:60]!r})" if "input" in detail and field else ""
-    return field, f"{reason}{given}"

@@ -15,7 +15,7 @@ from typing import Any
 from prefillshare.contract import DEPLOYMENT_VARIABLE, RESTARTS_VARIABLE, WORKER_VARIABLE
 from prefillshare.observe.relabel import add_labels
 from prefillshare.observe.state import ModuleFacts, deployment_state, worker_state
-from prefillshare.observe.text import as_json
+from prefillshare.wire.text import as_json
 from sglang_patches.disaggregation.role import worker_role
 from sglang_patches.http.model_names import module_warnings, served_names
 from sglang_patches.observed.call_report import META_KEY

@@ -17,6 +17,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from sglang_patches.declarations import wraps_upstream
+
 META_KEY = "prefillshare"
 
 
@@ -33,6 +35,16 @@ def noted(customized_info: dict[str, list[Any]] | None) -> dict[str, float]:
     return next(iter((customized_info or {}).get(META_KEY) or ()), None) or {}
 
 
+@wraps_upstream(
+    "entrypoints.openai.serving_chat:OpenAIServingChat._build_chat_response",
+    "9cec50f17ab5e985",
+    "nobody would see whose prefill was reused, and the size of a hand-off",
+)
+@wraps_upstream(
+    "entrypoints.openai.serving_completions:OpenAIServingCompletion._build_completion_response",
+    "8799aaa05dac68d5",
+    "nobody would see whose prefill was reused, and the size of a hand-off",
+)
 def wrap_build_response(original: Callable[..., Any]) -> Callable[..., Any]:
     def build_response(self: Any, request: Any, ret: list[dict[str, Any]], *args: Any, **kwargs: Any) -> Any:
         reply = original(self, request, ret, *args, **kwargs)

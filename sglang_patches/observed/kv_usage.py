@@ -13,9 +13,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from sglang_patches.declarations import wraps_upstream
 from sglang_patches.observed.call_report import META_KEY
 
 
+@wraps_upstream(
+    "managers.scheduler:Scheduler.get_internal_state", "7d19aa0d964749de", "nobody would know how KV memory is used"
+)
 def wrap_get_internal_state(original: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     def get_internal_state(self: Any, recv_req: Any) -> Any:
         reply = original(self, recv_req)

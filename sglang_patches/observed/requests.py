@@ -24,7 +24,8 @@ from typing import Any
 from prefillshare.contract import MODULE_HEADER, SESSION_HEADER
 from prefillshare.observe.observer import Observed, Observer
 from prefillshare.observe.sessions import Prompt
-from prefillshare.observe.text import header_text
+from prefillshare.wire.text import header_text
+from sglang_patches.declarations import wraps_upstream
 from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker, worker_role
 from sglang_patches.http.model_names import served_names
 from sglang_patches.observed.call_report import noted
@@ -39,6 +40,11 @@ def observer_of(tokenizer_manager: Any) -> Observer:
     return known
 
 
+@wraps_upstream(
+    "managers.tokenizer_manager:TokenizerManager._init_req_state",
+    "e8d69ee3e74f86be",
+    "requests would not be counted by module",
+)
 def wrap_init_req_state(original: Callable[..., dict[str, object]]) -> Callable[..., dict[str, object]]:
     def _init_req_state(self: Any, obj: Any, request: Any = None, *args: Any, **kwargs: Any) -> dict[str, object]:
         lifecycles = original(self, obj, request, *args, **kwargs)
@@ -95,6 +101,11 @@ def _prompt(obj: Any) -> Prompt:
     return Prompt(data=ids.tobytes(), token_bytes=ids.itemsize, namespace=namespace)
 
 
+@wraps_upstream(
+    "managers.tokenizer_manager:TokenizerManager.collect_metrics",
+    "55a8f44d5521488f",
+    "requests would not be counted by module",
+)
 def wrap_collect_metrics(original: Callable[..., None]) -> Callable[..., None]:
     def collect_metrics(self: Any, state: Any, recv_obj: Any, i: int) -> None:
         original(self, state, recv_obj, i)
@@ -171,6 +182,11 @@ def _end(observed: Observed, state: Any, reason: dict[str, Any], num_retractions
         observed.ended("error", retractions=num_retractions, reason=str(reason.get("message")))
 
 
+@wraps_upstream(
+    "managers.tokenizer_manager:TokenizerManager._handle_abort_req",
+    "8e49bca9d1d26f2c",
+    "requests would not be counted by module",
+)
 def wrap_handle_abort_req(original: Callable[..., None]) -> Callable[..., None]:
     def _handle_abort_req(self: Any, recv_obj: Any) -> None:
         state = self.rid_to_state.get(recv_obj.rid)
@@ -182,6 +198,11 @@ def wrap_handle_abort_req(original: Callable[..., None]) -> Callable[..., None]:
     return _handle_abort_req
 
 
+@wraps_upstream(
+    "managers.tokenizer_manager:TokenizerManager._remove_req_state",
+    "69ad26ca812defad",
+    "requests would not be counted by module",
+)
 def wrap_remove_req_state(original: Callable[..., Any]) -> Callable[..., Any]:
     def _remove_req_state(self: Any, *args: Any, **kwargs: Any) -> Any:
         state = original(self, *args, **kwargs)
@@ -198,3 +219,11 @@ def wrap_remove_req_state(original: Callable[..., Any]) -> Callable[..., Any]:
         return state
 
     return _remove_req_state
+
+
+RELIED_ON = {
+    "managers.tokenizer_manager:TokenizerManager._handle_batch_output": (
+        "4adfb1cf333c5972",
+        "when a request's state goes and its outputs are counted",
+    ),
+}

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sglang_patches.answers import trials as grammar_checks
+from sglang_patches.declarations import wraps_upstream
 from sglang_patches.http import bodies as request_bodies
 from sglang_patches.http import connections as http_connections
 from sglang_patches.http import errors as error_shape
@@ -24,6 +25,11 @@ from sglang_patches.observed import requests as observed_requests
 from sglang_patches.observed import traces
 
 
+@wraps_upstream(
+    "entrypoints.http_server:set_global_state",
+    "1484c09ce798173a",
+    "/v1/models/NAME would deny decode modules, /metrics would not know them, errors would have five forms",
+)
 def wrap_set_global_state(original: Callable[..., None]) -> Callable[..., None]:
     def set_global_state(global_state: Any) -> None:
         from sglang.srt.entrypoints.http_server import app

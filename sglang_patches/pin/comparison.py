@@ -41,12 +41,20 @@ class Change:
 
     @property
     def is_same_text(self) -> bool:
-        return self.new is not None and self.new.text == self.old.text
+        return self.new is not None and self.new_text == self.old_text
+
+    @property
+    def old_text(self) -> str:
+        return self.symbol.relevant(self.old.text)
+
+    @property
+    def new_text(self) -> str:
+        """Empty where it is gone."""
+        return self.symbol.relevant(self.new.text) if self.new else ""
 
     def diff(self) -> list[str]:
         """Unified diff of the two texts, without its two lines of file names; all of the old one where it is gone."""
-        new = self.new.text.splitlines() if self.new else []
-        return list(difflib.unified_diff(self.old.text.splitlines(), new, lineterm=""))[2:]
+        return list(difflib.unified_diff(self.old_text.splitlines(), self.new_text.splitlines(), lineterm=""))[2:]
 
     def num_lines(self) -> tuple[int, int]:
         """Lines that came, and lines that went."""
@@ -83,7 +91,7 @@ def by_upstream_module(changes: Iterable[Change]) -> list[Room]:
 
 def by_our_file(changes: Iterable[Change]) -> list[Room]:
     """One room for each file of ours, those with most changed lines first."""
-    return _rooms(changes, lambda change: change.symbol.ours.path if change.symbol.ours else "(relied on)")
+    return _rooms(changes, lambda change: change.symbol.ours.path)
 
 
 def total(changes: Iterable[Change]) -> Room:

@@ -27,6 +27,13 @@ class PlaceData(TypedDict):
     text: str
 
 
+class OursData(TypedDict):
+    """What of ours has to do with a symbol, for scripts."""
+
+    place: str
+    text: str | None
+
+
 class ChangeData(TypedDict):
     """A change for scripts."""
 
@@ -38,7 +45,7 @@ class ChangeData(TypedDict):
     removed: int
     old: PlaceData
     new: PlaceData | None
-    ours: PlaceData | None
+    ours: OursData
 
 
 class RoomData(TypedDict):
@@ -68,14 +75,13 @@ def sections(changes: Iterable[Change], old: Release, new: Release, *, is_colour
         yield _title(change)
         yield f"    {change.symbol.kind}: {change.symbol.why}"
         if change.is_same_text:
-            yield from _indented(change.old.text.splitlines())
+            yield from _indented(change.old_text.splitlines())
         else:
             yield f"--- {_name(old)}  {change.old.place}"
             yield f"+++ {_name(new)}  {change.new.place if change.new else '(gone)'}"
             yield from (_coloured(line) if is_coloured else line for line in change.diff())
-        if change.symbol.ours:
-            yield f"ours: {change.symbol.ours.place}"
-            yield from _indented(change.symbol.ours.text.splitlines())
+        yield f"ours: {change.symbol.ours.place}"
+        yield from _indented((change.symbol.ours.text or "").splitlines())
         yield ""
 
 
@@ -154,12 +160,11 @@ def _change_data(change: Change) -> ChangeData:
         state=change.state,
         added=added,
         removed=removed,
-        old=_place_data(change.old),
-        new=_place_data(change.new) if change.new else None,
-        ours=PlaceData(name=ours.name, place=ours.place, text=ours.text) if ours else None,
+        old=_place_data(change.old, change.old_text),
+        new=_place_data(change.new, change.new_text) if change.new else None,
+        ours=OursData(place=ours.place, text=ours.text),
     )
 
 
-def _place_data(definition: Definition) -> PlaceData:
-    name = f"{definition.module}.{definition.qualname}"
-    return PlaceData(name=name, place=definition.place, text=definition.text)
+def _place_data(definition: Definition, text: str) -> PlaceData:
+    return PlaceData(name=f"{definition.module}.{definition.qualname}", place=definition.place, text=text)

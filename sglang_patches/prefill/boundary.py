@@ -15,10 +15,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from sglang_patches.declarations import wraps_upstream
 from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker
 from sglang_patches.prefill.request_state import ALL_BASE_MADE, RequestState
 
 
+@wraps_upstream(
+    "managers.schedule_batch:Req.__init__",
+    "6ebd73da76d2c10e",
+    "the LoRA id would keep equal prompts apart; no boundary",
+)
 def wrap_req_init(original: Callable[..., None]) -> Callable[..., None]:
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)

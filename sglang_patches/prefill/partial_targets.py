@@ -18,6 +18,8 @@ from collections.abc import Callable, MutableMapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from sglang_patches.declarations import wraps_upstream
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -27,6 +29,11 @@ _STACK_OF = {part: stack for stack, parts in STACKED.items() for part in parts}
 _KEY = re.compile(rf"(?P<layer>.+\.)(?P<part>{'|'.join(_STACK_OF)})(?P<side>\.lora_[AB]\..+)")
 
 
+@wraps_upstream(
+    "lora.lora:LoRAAdapter._normalize_weights",
+    "64894a268d5faa6e",
+    "adapters of some of q, k, v or of up alone would not start",
+)
 def wrap_normalize_weights(original: Callable[..., None]) -> Callable[..., None]:
     def _normalize_weights(self: Any) -> None:
         stacks = _stacks(self.base_model)
@@ -73,3 +80,19 @@ def _stack_size(adapter: Any, layer: int) -> int:
 
     _, size = get_hidden_dim("qkv_proj", adapter.base_hf_config, adapter.base_model, layer)
     return int(size)
+
+
+RELIED_ON = {
+    "lora.lora:LoRAAdapter.normalize_qkv_proj": (
+        "f17d8160813b6257",
+        "which projections are one matrix, in which order, and how large",
+    ),
+    "lora.lora:LoRAAdapter.normalize_gate_up_proj": (
+        "cb09dce7c6942d69",
+        "which projections are one matrix, in which order, and how large",
+    ),
+    "lora.utils:get_hidden_dim": (
+        "d07d7bb136bff49e",
+        "which projections are one matrix, in which order, and how large",
+    ),
+}

@@ -1,23 +1,13 @@
-"""Calls that arrive together compute a common start of their prompts once.
+"""Which uncached starts of prompts are being computed, and who had better wait for them.
 
-Target: ``sglang.srt.managers.schedule_policy.PrefillAdder.add_one_req`` and ``add_chunked_req``
-Why: a prefix is found in the tree only when the batch that computes it is over. Agents
-    asked at the same time over one context would each prefill it, in one batch; so
-    would a call that arrives while the first one's batch runs.
-How: a request whose next uncached tokens are just being computed for another one waits
-    a scheduling round, and then finds them in the tree. Two such requests have matched
-    the same prefix, so they end at the same node of the tree and go on with the same
-    tokens: that is looked up, prompts are not compared. What is under way is noted in
-    the tree (``PrefillsUnderway``) and struck off when the tree takes the rows.
-Upstream: sglang/srt/managers/schedule_policy.py:1059,868 at 0.5.17. Its policy ``lpm``
-    moves such requests to the end of the queue, which a batch that is not full takes
-    in all the same.
-Remove when: the scheduler itself holds them back.
+A request whose next uncached tokens are just being computed for another one waits a scheduling round, and then finds
+them in the tree. Two such requests have matched the same prefix, so they end at the same node of the tree and go on
+with the same tokens: that is looked up, prompts are not compared. What is under way is noted in the tree and struck off
+when the tree takes the rows. :mod:`sglang_patches.engine.prefill_adder` asks, before a request joins a batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from sglang_patches.prefill.request_state import RequestState, Start
@@ -63,33 +53,6 @@ class PrefillsUnderway:
 
     def __len__(self) -> int:
         return len(self._requests)
-
-
-def wrap_add_one_req(original: Callable[..., Any]) -> Callable[..., Any]:
-    def add_one_req(self: Any, req: Any, *args: Any, **kwargs: Any) -> Any:
-        from sglang.srt.managers.schedule_policy import AddReqResult
-
-        underway: PrefillsUnderway | None = getattr(self.tree_cache, "underway", None)
-        if underway is None:
-            return original(self, req, *args, **kwargs)
-        if underway.should_wait(req, self.page_size):
-            return AddReqResult.CONTINUE
-        result = original(self, req, *args, **kwargs)
-        if self.can_run_list and self.can_run_list[-1] is req:
-            underway.add(req, self.page_size)
-        return result
-
-    return add_one_req
-
-
-def wrap_add_chunked_req(original: Callable[..., Any]) -> Callable[..., Any]:
-    def add_chunked_req(self: Any, req: Any) -> Any:
-        underway: PrefillsUnderway | None = getattr(self.tree_cache, "underway", None)
-        if underway is not None:
-            underway.add(req, self.page_size)
-        return original(self, req)
-
-    return add_chunked_req
 
 
 def _start_of(req: Any, page_size: int) -> Start | None:

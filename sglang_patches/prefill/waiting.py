@@ -10,12 +10,19 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from sglang_patches.declarations import wraps_upstream
+
 LONGEST_S = 0.005
 GAP_S = 0.01
 _SHARE = 0.05
 _WAIT_SINCE, _LAST = "__prefillshare_waits_since__", "__prefillshare_waited_until__"
 
 
+@wraps_upstream(
+    "managers.scheduler:Scheduler.on_idle",
+    "59825e5da1a871f4",
+    "waiting workers would take the cores of those they wait for",
+)
 def wrap_on_idle(original: Callable[..., Any]) -> Callable[..., Any]:
     """`Scheduler.on_idle`: called each round in which no batch runs."""
 

@@ -15,7 +15,7 @@ from sglang_patches.fingerprint import module_path
 from sglang_patches.pin.comparison import Change, by_our_file, by_upstream_module, compare, total
 from sglang_patches.pin.files import FolderFiles, ReleaseError, WheelFiles, open_files
 from sglang_patches.pin.release import Release
-from sglang_patches.pin.watched import Override, WatchedSymbol, watched_symbols
+from sglang_patches.pin.watched import Kind, Ours, WatchedSymbol, watched_symbols
 
 OLD = {
     "sglang/__init__.py": "",
@@ -90,7 +90,7 @@ NEW = {
                 return first + second
         """,
 }
-OURS = Override(name="wrap", path="sglang_patches/ours.py", line=3, text="def wrap():\n    pass\n")
+OURS = Ours(path="sglang_patches/ours.py", line=3, text="def wrap():\n    pass\n")
 
 
 def write_folder(parent: Path, files: dict[str, str]) -> Path:
@@ -110,8 +110,7 @@ def write_wheel(path: Path, files: dict[str, str], version: str = "9.9.9") -> Pa
     return path
 
 
-def symbol(qualname: str, ours: Override | None = OURS) -> WatchedSymbol:
-    kind = "replaced" if ours else "relied on"
+def symbol(qualname: str, ours: Ours = OURS, kind: Kind = "override") -> WatchedSymbol:
     return WatchedSymbol(module="sglang.srt.cache", qualname=qualname, kind=kind, why="a test", ours=ours)
 
 
@@ -154,14 +153,15 @@ def test_the_difference_shows_both_texts_and_counts_their_lines(releases: tuple[
 
 
 def test_rooms_count_by_module_of_sglang_and_by_file_of_ours(releases: tuple[Release, Release]) -> None:
-    symbols = [symbol("Cache.stays"), symbol("Cache.grows", ours=None), symbol("Cache.goes", ours=None), symbol("Node")]
+    others = Ours(path="sglang_patches/others.py", line=1, text=None)
+    symbols = [symbol("Cache.stays"), symbol("Cache.grows", others), symbol("Cache.goes", others), symbol("Node")]
     changes = compare(symbols, *releases)
     counts = {"same": 1, "changed": 1, "moved": 1, "gone": 1}
     assert [(room.name, room.counts) for room in by_upstream_module(changes)] == [("cache", counts)]
     assert total(changes).counts == counts
     ours = {room.name: room.counts for room in by_our_file(changes)}
     assert ours == {
-        "(relied on)": {"same": 0, "changed": 1, "moved": 0, "gone": 1},
+        "sglang_patches/others.py": {"same": 0, "changed": 1, "moved": 0, "gone": 1},
         "sglang_patches/ours.py": {"same": 1, "changed": 0, "moved": 1, "gone": 0},
     }
 
