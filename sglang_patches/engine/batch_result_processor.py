@@ -15,7 +15,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from sglang_patches.disaggregation.prebuilt_batch import is_fresh
+from sglang_patches.patches.prebuilt_batch import is_fresh
 
 
 def wrap_process_batch_result_prebuilt(original: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
