@@ -21,6 +21,7 @@ from typing import Any
 from prefillshare.contract import NO_BOOTSTRAP_HOST
 from sglang_patches.checks import sampling_values
 from sglang_patches.checks.calls import check_call, prepare_call
+from sglang_patches.declarations import wraps_upstream
 from sglang_patches.disaggregation.role import worker_role
 
 NEUTRAL_FIELDS: dict[str, Any] = {
@@ -46,6 +47,11 @@ LOGPROB_FIELDS: dict[str, Any] = dict.fromkeys(
 """The same, but for a call that has no decode worker."""
 
 
+@wraps_upstream(
+    "managers.tokenizer_manager:TokenizerManager.generate_request",
+    "d8eaa29a7e742697",
+    "a prefill worker would obey the decode module's settings",
+)
 def wrap_generate_request(original: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
     def generate_request(self: Any, obj: Any, request: Any = None) -> AsyncIterator[Any]:
         prepare_call(obj)
@@ -114,6 +120,11 @@ def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
+@wraps_upstream(
+    "managers.tokenizer_manager:TokenizerManager.pause_generation",
+    "a1a2a1a47255a080",
+    "generated tokens would be prefilled by the base",
+)
 def wrap_pause_generation(original: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     async def pause_generation(self: Any, obj: Any) -> None:
         if obj.mode == "retract" and worker_role() != "null":

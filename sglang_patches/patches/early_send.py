@@ -14,11 +14,22 @@ Remove when: the transport waits for the event.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
+
+from sglang_patches.declarations import wraps_upstream
+
+if TYPE_CHECKING:
+    from sglang.srt.managers.schedule_batch import Req
+    from sglang.srt.managers.scheduler import Scheduler
 
 
-def wrap_maybe_send(original: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
-    def maybe_send_cached_prefix_chunk(self: Any, req: Any) -> None:
+@wraps_upstream(
+    "disaggregation.prefill:SchedulerDisaggregationPrefillMixin.maybe_send_cached_prefix_chunk",
+    "ee806f5cfd9054bd",
+    "KV could be sent while it is still being computed",
+)
+def wrap_maybe_send(original: Callable[[Scheduler, Req], None]) -> Callable[[Scheduler, Req], None]:
+    def maybe_send_cached_prefix_chunk(self: Scheduler, req: Req) -> None:
         if not self.enable_overlap:
             original(self, req)
 
