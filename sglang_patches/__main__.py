@@ -3,6 +3,7 @@
 Reads source text only: it needs no GPU and takes well under a second. ``--apply``
 also imports SGLang and applies the patches in this process, to see that they take.
 ``python -m sglang_patches arguments``: what the launcher's ``known_options.json`` must say.
+``python -m sglang_patches diff WHEEL_OR_FOLDER``: what another SGLang would cost (``pin/``).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from sglang_patches.fingerprint import (
     module_path,
     read_source,
 )
+from sglang_patches.pin import command as diff
 
 GROUPS = (("engine", ENGINE_PATCHES), ("cpu", CPU_PATCHES))
 
@@ -115,7 +117,10 @@ def main(argv: list[str] | None = None) -> int:
     report.add_argument("--json", action="store_true", help="machine-readable output")
     report.add_argument("--apply", action="store_true", help="apply them in this process first")
     commands.add_parser("arguments", help="print the options of the installed SGLang, as known_options.json has them")
+    diff.add_parser(commands)
     arguments = parser.parse_args(argv)
+    if arguments.command == "diff":
+        return diff.run(arguments)
     if arguments.command == "arguments":
         print(installed_arguments(), end="")
         return 0

@@ -118,7 +118,7 @@ _ENGINE_FILES = (
     "engine.tool_parser",
     "patches.tool_arguments",
     "engine.xgrammar",
-    "engine.batch_results",
+    "engine.batch_result_processor",
     "patches.grammar_memory",
 )
 """Below ``sglang_patches``."""

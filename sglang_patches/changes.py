@@ -320,7 +320,7 @@ def sglang_patch(
     symbol = upstream_symbol(f"{module}:{qualname}", fingerprint)
     if wrap is None:
         why = why.removeprefix("relied on: ")
-        return Reliance(need=Need(symbol=symbol, action="rely on", why=why, ours=""))
+        return Reliance(need=Need(symbol=symbol, action="rely on", why=why, ours="sglang_patches.bindings:0"))
     ours = f"{wrap.__module__}:0"
     need = Need(symbol=symbol, action="wrap", why=why, ours=ours)
     return Patch(need=need, module=wrap.__module__, name=wrap.__name__)

@@ -6,19 +6,9 @@ They are applied in every shared-prefill engine and look at the worker's role wh
 from __future__ import annotations
 
 from sglang_patches.changes import Change, sglang_patch
-from sglang_patches.disaggregation import (
-    decode_queues,
-    early_send,
-    handshake,
-    nixl_aborts,
-    nixl_listener,
-    nixl_sender,
-    penalties,
-    prebuilt_batch,
-    prebuilt_result,
-    prefill_requests,
-    requests,
-)
+from sglang_patches.disaggregation import aborts, handshake, listener
+from sglang_patches.engine import decode_queues, nixl, prefill_queue
+from sglang_patches.patches import early_send, penalties, prebuilt_batch
 
 _DECODE = "disaggregation.decode"
 _PREFILL = "disaggregation.prefill"
@@ -67,13 +57,6 @@ DISAGGREGATION_PATCHES: tuple[Change, ...] = (
         prebuilt_batch.wrap_process_prebuilt,
     ),
     sglang_patch(
-        "managers.scheduler_components.batch_result_processor",
-        "SchedulerBatchResultProcessor.process_batch_result_prebuilt",
-        "494dbd9e5560c9a8",
-        "requests without output would be checked for their end",
-        prebuilt_result.wrap_process_batch_result_prebuilt,
-    ),
-    sglang_patch(
         "managers.schedule_batch",
         "ScheduleBatch.cumulate_penalty_output_tokens",
         "ae2f1ad3f898b1f4",
@@ -85,14 +68,14 @@ DISAGGREGATION_PATCHES: tuple[Change, ...] = (
         "PrefillBootstrapQueue._process_req",
         "e20c6f8f1fd4e8f1",
         "a prefill worker would sample",
-        prefill_requests.wrap_process_req,
+        prefill_queue.wrap_process_req,
     ),
     sglang_patch(
         _PREFILL,
         "PrefillBootstrapQueue.finalize_bootstrap",
         "0640ad76fa9c52d5",
         "nobody would know the size of a hand-off",
-        prefill_requests.wrap_finalize_bootstrap,
+        prefill_queue.wrap_finalize_bootstrap,
     ),
     sglang_patch(
         _PREFILL,
@@ -100,20 +83,6 @@ DISAGGREGATION_PATCHES: tuple[Change, ...] = (
         "ee806f5cfd9054bd",
         "KV could be sent while it is still being computed",
         early_send.wrap_maybe_send,
-    ),
-    sglang_patch(
-        _TOKENIZER,
-        "TokenizerManager.generate_request",
-        "d8eaa29a7e742697",
-        "a prefill worker would obey the decode module's settings",
-        requests.wrap_generate_request,
-    ),
-    sglang_patch(
-        _TOKENIZER,
-        "TokenizerManager.pause_generation",
-        "a1a2a1a47255a080",
-        "generated tokens would be prefilled by the base",
-        requests.wrap_pause_generation,
     ),
     sglang_patch(
         _COMMON,
@@ -127,50 +96,50 @@ DISAGGREGATION_PATCHES: tuple[Change, ...] = (
         "NixlKVManager._start_bootstrap_thread",
         "346efe2c871d77b8",
         "one bad message would end every later hand-off",
-        nixl_listener.wrap_start_bootstrap_thread,
+        listener.wrap_start_bootstrap_thread,
     ),
     sglang_patch(
         _COMMON,
         "CommonKVManager._start_heartbeat_checker_thread",
         "ea3235b0c6c2d271",
         "nobody would hear that an aborted hand-off is over",
-        nixl_aborts.wrap_start_heartbeat,
+        aborts.wrap_start_heartbeat,
     ),
     sglang_patch(
         _NIXL,
         "NixlKVManager.transfer_worker",
         "7a2338dc23d03512",
         _SPOILED,
-        nixl_aborts.wrap_transfer_worker,
+        aborts.wrap_transfer_worker,
     ),
     sglang_patch(
         _NIXL,
         "NixlKVManager._handle_abort_notification",
         "1c6485c1f6508564",
         _SPOILED,
-        nixl_aborts.wrap_handle_abort,
+        aborts.wrap_handle_abort,
     ),
     sglang_patch(
         _COMMON,
         "CommonKVReceiver._send_abort_notification",
         "23f402c9a5e58dea",
         _SPOILED,
-        nixl_aborts.wrap_send_abort,
+        aborts.wrap_send_abort,
     ),
-    sglang_patch(_NIXL, "NixlKVReceiver.poll", "4cffb7de2800cc5f", _SPOILED, nixl_aborts.wrap_poll),
+    sglang_patch(_NIXL, "NixlKVReceiver.poll", "4cffb7de2800cc5f", _SPOILED, aborts.wrap_poll),
     sglang_patch(
         _NIXL,
         "NixlKVSender.__init__",
         "6f8163e7ca3be690",
         "a hand-off that nobody asks for would wait for ever",
-        nixl_sender.wrap_init,
+        nixl.wrap_init,
     ),
     sglang_patch(
         _NIXL,
         "NixlKVSender.poll",
         "c83e8232c0ab7b41",
         "a hand-off that nobody asks for would wait for ever",
-        nixl_sender.wrap_poll,
+        nixl.wrap_poll,
     ),
     sglang_patch(_NIXL, "NixlKVManager.check_status", "a943a0bead1e5063", _STICKY),
     sglang_patch(_NIXL, "NixlKVManager.update_status", "c30da0c9d1e99b68", _STICKY),

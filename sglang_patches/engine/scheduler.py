@@ -36,7 +36,7 @@ class Scheduler(upstream.Scheduler):
         reply = super().get_internal_state(recv_req)
         reply.internal_state[META_KEY] = {
             "kv": kv_usage(self.tree_cache, self.token_to_kv_pool_allocator, self.ps.tp_size),
-            "queued": dict(Counter(req.decode_module or "" for req in waiting(self))),
+            "queued": dict(Counter(req.prefillshare.decode_module or "" for req in waiting(self))),
             "flushes": max(self.tree_cache.num_flushes, 0),
         }
         return reply

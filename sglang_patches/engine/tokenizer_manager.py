@@ -3,29 +3,34 @@
 Target: ``sglang.srt.managers.tokenizer_manager.TokenizerManager``
 Why: a call that SGLang takes as it is may end the engine (token ids outside of the vocabulary), hold up everybody (a
     text of megabytes, a schema that takes minutes) or be answered as if it had said nothing (a seed for several
-    samples). SGLang's own metrics know no decode module, no session, and cached tokens only as a sum.
-How: at each step of a call's way its part is looked at, before or after upstream's: sizes by
-    :mod:`sglang_patches.checks.prompt_size`, values by :mod:`sglang_patches.checks.calls`, grammars by
-    :mod:`sglang_patches.answers.trials`, seeds by :mod:`sglang_patches.answers.seeds`. A request's state carries an
-    observation (:mod:`sglang_patches.observed.requests`) from its beginning to its end.
+    samples). A prefill worker would obey what a call says to the decode module. SGLang's own metrics know no decode
+    module, no session, and cached tokens only as a sum.
+How: at each step of a call's way its part is looked at, before or after upstream's: what is for the other worker of a
+    pair by ``disaggregation/requests``, sizes by ``checks/prompt_size``, values by ``checks/calls``, grammars by
+    ``answers/trials``, seeds by ``answers/seeds``. A request's state carries an observation (``observed/requests``)
+    from its beginning to its end.
 Remove when: upstream has the checks, metrics per adapter, and a hook for the end of a request.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import AsyncIterator
 from functools import cached_property
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from fastapi import HTTPException
 from sglang.srt.managers import tokenizer_manager as upstream
 
 from prefillshare.observe.observer import Observer
 from sglang_patches.answers.seeds import sample_seed
 from sglang_patches.answers.trials import GrammarTrials, check_grammars
 from sglang_patches.checks import prompt_size
-from sglang_patches.checks.calls import check_request
+from sglang_patches.checks.calls import check_call, check_request, prepare_call
 from sglang_patches.declarations import binds, overrides
-from sglang_patches.disaggregation.role import is_prefill_worker
+from sglang_patches.disaggregation.requests import read_as_half, without_output
+from sglang_patches.disaggregation.role import is_prefill_worker, worker_role
 from sglang_patches.observed import requests as observed
 
 if TYPE_CHECKING:
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
         AbortReq,
         BatchStrOutput,
         GenerateReqInput,
+        PauseGenerationReqInput,
         TokenizedGenerateReqInput,
     )
 
@@ -77,6 +83,24 @@ class TokenizerManager(upstream.TokenizerManager):
         # With automatic truncation, a text that is too long is no mistake.
         if not self.server_args.allow_auto_truncate:
             prompt_size.guard(self.tokenizer, self.model_config.context_len)
+
+    @overrides("d8eaa29a7e742697", "a prefill worker would obey the decode module's settings")
+    def generate_request(self, obj: GenerateReqInput, request: Request | None = None) -> AsyncIterator[Any]:
+        prepare_call(obj)
+        check_call(obj, None if request is None else request.url.path)
+        is_scoring = read_as_half(obj)
+        answers = super().generate_request(obj, request)
+        return without_output(answers) if is_scoring else answers
+
+    @overrides("a1a2a1a47255a080", "generated tokens would be prefilled by the base")
+    async def pause_generation(self, obj: PauseGenerationReqInput) -> None:
+        # Retracted requests are computed again from prompt and output: on a prefill worker, as if all were prompt.
+        if obj.mode == "retract" and worker_role() != "null":
+            raise HTTPException(
+                HTTPStatus.BAD_REQUEST,
+                "pause_generation with mode retract is not supported by disaggregated workers: use abort or in_place",
+            )
+        await super().pause_generation(obj)
 
     @overrides("5fb935cea26fd6af", "a token id outside of the vocabulary would end the engine")
     def _validate_one_request(self, obj: GenerateReqInput, input_ids: list[int]) -> None:

@@ -5,7 +5,7 @@ Why: a grammar whose every token takes longer than the one before holds up all c
     between two of their steps.
 How: the time for the mask and that for the token are taken together; beyond ``STEP_SECONDS`` the token is refused.
     Tensor-parallel ranks must agree on who ends, and their clocks do not, so there only the trial before the call
-    (:mod:`sglang_patches.answers.trial`) looks at times. :mod:`sglang_patches.engine.batch_results` tells the reason.
+    (:mod:`sglang_patches.answers.trial`) looks at times. ``engine/batch_result_processor`` tells the reason.
 Remove when: upstream bounds what one token may take.
 """
 

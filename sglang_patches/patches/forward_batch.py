@@ -34,7 +34,7 @@ def wrap_init_new(original: Make) -> Make:
         manager = getattr(model_runner, "lora_manager", None)
         if manager is None:
             return original(cls, batch, model_runner, **kwargs)
-        manager.prefill_boundaries = [req.prefill_boundary for req in batch.reqs]
+        manager.prefill_boundaries = [req.prefillshare.boundary for req in batch.reqs]
         try:
             return original(cls, batch, model_runner, **kwargs)
         finally:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from sglang_patches.prefill.request_state import RequestState, Start
+
 MIN_TOKENS = 32
 """Shared tokens that are worth a round of waiting; upstream's ``lpm`` has the same bound."""
 MAX_ROUNDS = 2
 """Rounds that a request waits for the same tokens; with the overlap schedule, the tree takes them after the second."""
-
-Start = tuple[str | None, int, bytes]
 
 
 class PrefillsUnderway:
@@ -28,12 +28,13 @@ class PrefillsUnderway:
         """Note what a request of the next batch computes."""
         start = _start_of(req, page_size)
         if start is not None and start not in self._requests:
-            req.start_underway = start
+            req.prefillshare.start_underway = start
             self._requests[start] = req
 
     def end(self, req: Any) -> None:
         """Strike off what the tree now holds, or what was given up."""
-        start, req.start_underway = req.start_underway, None
+        start = req.prefillshare.start_underway
+        req.prefillshare.start_underway = None
         if start is not None and self._requests.get(start) is req:
             del self._requests[start]
 
@@ -45,10 +46,10 @@ class PrefillsUnderway:
         start = _start_of(req, page_size)
         if start is None or start not in self._requests:
             return False
-        start_before, num_rounds = req.awaited_start
-        num_rounds = num_rounds + 1 if start == start_before else 1
-        req.awaited_start = (start, num_rounds)
-        return num_rounds <= MAX_ROUNDS
+        state: RequestState = req.prefillshare
+        state.num_rounds_waited = state.num_rounds_waited + 1 if start == state.awaited_start else 1
+        state.awaited_start = start
+        return state.num_rounds_waited <= MAX_ROUNDS
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -58,6 +59,6 @@ def _start_of(req: Any, page_size: int) -> Start | None:
     """The end of a request's cached prefix and what comes next; None where too little can be shared."""
     tokens, first = req.full_untruncated_fill_ids, req.cache_protected_len
     end = first + max(MIN_TOKENS, page_size)
-    if end > min(req.prefill_boundary, req._compute_max_prefix_len(len(tokens)), len(req.origin_input_ids)):
+    if end > min(req.prefillshare.boundary, req._compute_max_prefix_len(len(tokens)), len(req.origin_input_ids)):
         return None
     return req.extra_key, id(req.last_node), tokens[first:end].tobytes()

@@ -18,7 +18,7 @@ from sglang.srt.model_executor.forward_batch_info import ForwardMode
 
 from sglang_patches.cpu.pinning import UnpinnedTorch, keep_in_place
 from sglang_patches.engine.lora_manager import LoRAManager
-from sglang_patches.prefill.boundary import ALL_BASE_MADE
+from sglang_patches.prefill.request_state import ALL_BASE_MADE
 from sglang_patches.prefill.segments import SEGMENTS
 
 INPUT, OUTPUT, RANK, SCALING = 32, 48, 16, 0.5

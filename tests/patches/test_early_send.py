@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sglang_patches.disaggregation.early_send import wrap_maybe_send
+from sglang_patches.patches.early_send import wrap_maybe_send
 
 
 @pytest.mark.parametrize(("enable_overlap", "num_sent"), [(True, 0), (False, 1)])

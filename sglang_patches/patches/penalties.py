@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from sglang_patches.disaggregation.prebuilt_batch import is_fresh
 from sglang_patches.disaggregation.role import is_decode_worker
+from sglang_patches.patches.prebuilt_batch import is_fresh
 
 if TYPE_CHECKING:
     import torch
