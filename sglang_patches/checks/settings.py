@@ -62,6 +62,12 @@ def _parallelism(args: Any) -> Iterator[str]:
             f"shared prefill does not support pipeline parallelism yet (pp_size "
             f"{args.pp_size}): set --pp-size 1 and use --tp-size"
         )
+    if args.tokenizer_worker_num > 1:
+        # SGLang starts them without its plugins, so their calls would be neither checked nor counted.
+        yield (
+            f"--tokenizer-worker-num {args.tokenizer_worker_num} would take calls in processes without the patches: "
+            "remove it"
+        )
 
 
 def _grammars(args: Any) -> Iterator[str]:
