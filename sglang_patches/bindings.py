@@ -124,7 +124,6 @@ _ENGINE_FILES = (
     "engine.nixl",
     "patches.prebuilt_batch",
     "patches.penalties",
-    "patches.early_send",
     "patches.bootstrap_server",
 )
 """Below ``sglang_patches``."""
