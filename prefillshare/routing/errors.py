@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from prefillshare.errors import PrefillShareError
 from prefillshare.wire.errors import error_object
+from prefillshare.wire.text import make_printable
 
 
 class RoutingError(PrefillShareError):

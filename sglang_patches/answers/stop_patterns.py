@@ -24,6 +24,8 @@ from typing import Any
 
 import re2
 
+from sglang_patches.declarations import wraps_upstream
+
 MAX_PATTERN_CHARACTERS = 1024
 MAX_PROGRAM_SIZE = 4_000
 """Instructions of RE2; a Unicode class such as \\w takes some hundred."""
@@ -60,6 +62,11 @@ _UNSUPPORTED = {
 }
 
 
+@wraps_upstream(
+    "managers.schedule_batch:re",
+    "66ec018201fb03f1",
+    "a stop pattern could double its time with each token, for all calls",
+)
 class LinearSearch:
     """What the scheduler uses of the module ``re``, in linear time."""
 
@@ -190,8 +197,18 @@ def _character(number: int) -> str:
     return rf"\x{{{number:x}}}"
 
 
+@wraps_upstream(
+    "sampling.sampling_params:get_max_seq_length",
+    "84828fb7051efadf",
+    "a stop pattern would have the whole answer decoded for each token",
+)
 def wrap_max_length(original: Callable[[str], int]) -> Callable[[str], int]:
     def get_max_seq_length(regex_str: str) -> int:
         return min(original(regex_str), LOOK_BACK_TOKENS)
 
     return get_max_seq_length
+
+
+RELIED_ON = {
+    "managers.schedule_batch:Req._check_str_based_finish": ("341196c79cb947d0", "where stop patterns are searched"),
+}

@@ -16,6 +16,7 @@ from typing import Any
 
 from prefillshare.contract import BACKEND_NAME, FINGERPRINT_VARIABLE, UNSUPPORTED_ALGORITHMS, UNSUPPORTED_SWITCHES
 from sglang_patches.checks.adapters import EMBEDDING_TARGETS
+from sglang_patches.declarations import wraps_upstream
 
 UNSUPPORTED_ENVIRONMENT = {
     "SGLANG_EXPERIMENTAL_CPP_RADIX_TREE": "the C++ radix tree",
@@ -60,6 +61,12 @@ def _parallelism(args: Any) -> Iterator[str]:
         yield (
             f"shared prefill does not support pipeline parallelism yet (pp_size "
             f"{args.pp_size}): set --pp-size 1 and use --tp-size"
+        )
+    if args.tokenizer_worker_num > 1:
+        # SGLang starts them without its plugins, so their calls would be neither checked nor counted.
+        yield (
+            f"--tokenizer-worker-num {args.tokenizer_worker_num} would take calls in processes without the patches: "
+            "remove it"
         )
 
 
@@ -117,6 +124,7 @@ def _adapters(args: Any) -> Iterator[str]:
         )
 
 
+@wraps_upstream("server_args:ServerArgs.check_server_args", "1d7d36420d953c33", "unsupported settings would run unseen")
 def wrap_check_server_args(original: Callable[..., None]) -> Callable[..., None]:
     def check_server_args(self: Any) -> None:
         original(self)

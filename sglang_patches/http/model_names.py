@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from prefillshare.contract import WARNINGS_VARIABLE
+from sglang_patches.declarations import wraps_upstream
 
 UPSTREAM_DEFAULT_MODEL = "default"
 """What SGLang fills in when the body has no ``model``."""
@@ -81,6 +82,11 @@ def resolve_or_404(tokenizer_manager: Any, model: str) -> str | None:
         raise HTTPException(status_code=status, detail=str(error)) from None
 
 
+@wraps_upstream(
+    "entrypoints.openai.serving_base:OpenAIServingBase._resolve_lora_path",
+    "49412d2bbba36611",
+    "unknown model names would get the base's answer",
+)
 def wrap_resolve_lora_path(original: Callable[..., Any]) -> Callable[..., Any]:
     def _resolve_lora_path(self: Any, request_model: str, explicit_lora_path: Any) -> Any:
         selected = resolve_or_404(self.tokenizer_manager, request_model)
@@ -96,6 +102,11 @@ def cache_namespace(cache_salt: str | None, extra_key: str | None) -> str | None
     return "salt:" + json.dumps([cache_salt, extra_key or ""])
 
 
+@wraps_upstream(
+    "entrypoints.openai.serving_base:OpenAIServingBase._compute_extra_key",
+    "23a0884cfa935ad8",
+    "two cache salts could share a namespace",
+)
 def wrap_compute_extra_key(original: Callable[..., Any]) -> Callable[..., Any]:
     def _compute_extra_key(self: Any, request: Any) -> str | None:
         values = {name: getattr(request, name, None) for name in ("cache_salt", "extra_key")}

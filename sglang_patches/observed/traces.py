@@ -15,9 +15,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from sglang_patches.declarations import wraps_upstream
+
 MODULE_ATTRIBUTE = "prefillshare.module"
 
 
+@wraps_upstream(
+    "observability.req_time_stats:ReqTimeStatsBase.init_trace_ctx",
+    "c37bb37caa139f23",
+    "every health check would make a trace",
+)
 def wrap_init_trace_ctx(original: Callable[..., None]) -> Callable[..., None]:
     def init_trace_ctx(self: Any, rid: str, *args: Any, **kwargs: Any) -> None:
         from sglang.srt.constants import HEALTH_CHECK_RID_PREFIX
@@ -41,3 +48,8 @@ def switch_framework_off(app: Any) -> None:
 def name_module(state: Any, module: str) -> None:
     """Say on the span of a request which decode module answers it."""
     state.time_stats.trace_ctx.trace_set_root_attrs({MODULE_ATTRIBUTE: module})
+
+
+RELIED_ON = {
+    "observability.req_time_stats:APIServerReqTimeStats.set_created_time": ("666479439b604a47", "begins the span"),
+}

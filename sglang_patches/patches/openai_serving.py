@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sglang_patches.checks import openai_values
+from sglang_patches.declarations import wraps_upstream
 from sglang_patches.disaggregation.role import is_prefill_worker
 
 ANSWER_FIELDS = (
@@ -31,6 +32,11 @@ ANSWER_FIELDS = (
 """Fields of an OpenAI call that concern its answer alone."""
 
 
+@wraps_upstream(
+    "entrypoints.openai.serving_base:OpenAIServingBase.handle_request",
+    "8cf812ef94ceea99",
+    "sessions named by user would be guessed; prefill workers would fail at log-probabilities",
+)
 def wrap_handle_request(original: Callable[..., Any]) -> Callable[..., Any]:
     async def handle_request(self: Any, request: Any, raw_request: Any) -> Any:
         if raw_request is not None:
