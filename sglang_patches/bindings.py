@@ -25,7 +25,6 @@ from sglang_patches.changes import (
     upstream_symbol,
 )
 from sglang_patches.declarations import Declaration, declared_in
-from sglang_patches.disaggregation.patches import DISAGGREGATION_PATCHES
 from sglang_patches.fingerprint import PINNED_SGLANG, installed_sglang
 
 
@@ -119,12 +118,17 @@ _ENGINE_FILES = (
     "engine.xgrammar",
     "engine.batch_result_processor",
     "patches.grammar_memory",
+    "engine.decode_queues",
+    "engine.prefill_queue",
+    "engine.nixl",
+    "patches.prebuilt_batch",
+    "patches.penalties",
+    "patches.bootstrap_server",
 )
 """Below ``sglang_patches``."""
 
-ENGINE_PATCHES: tuple[Change, ...] = (
-    *(change for file in _ENGINE_FILES for change in changes_in(f"sglang_patches.{file}")),
-    *DISAGGREGATION_PATCHES,
+ENGINE_PATCHES: tuple[Change, ...] = tuple(
+    change for file in _ENGINE_FILES for change in changes_in(f"sglang_patches.{file}")
 )
 """Shared prefill, in one engine (colocated) and across workers (disaggregated)."""
 

@@ -1,13 +1,10 @@
 """A prefill worker hears its decode workers for as long as it lives.
 
-Target: ``sglang.srt.disaggregation.nixl.conn.NixlKVManager._start_bootstrap_thread``
-Why: one thread reads everything that decode workers say: where their KV lies, where a call's KV shall go, what was
-    aborted. It ends at the first message that it cannot use: foreign traffic, a decode worker that has died since, a
-    call that the scheduler's thread forgets at that moment (rooms are looked up without a lock). The worker goes on
-    answering its health checks, and no hand-off begins ever again.
-How: a thread that has ended is started again. The message is lost, and with it at most the call that it was about.
-Upstream: sglang/srt/disaggregation/nixl/conn.py:2631 at 0.5.17.
-Remove when: upstream's thread outlives a message.
+One thread of upstream's reads everything that decode workers say: where their KV lies, where a call's KV shall go, what
+was aborted. It ends at the first message that it cannot use: foreign traffic, a decode worker that has died since, a
+call that the scheduler's thread forgets at that moment (rooms are looked up without a lock). The worker would go on
+answering its health checks, and no hand-off begin ever again. So a thread that has ended is started again. The message
+is lost, and with it at most the call that it was about.
 """
 
 from __future__ import annotations
@@ -16,8 +13,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
-from typing import Any
 
 NAME = "(bootstrap_thread)"
 """End of the thread's name: Python's own way to name a thread after its function."""
@@ -26,11 +21,9 @@ PAUSE_S = 0.05
 logger = logging.getLogger(__name__)
 
 
-def wrap_start_bootstrap_thread(original: Callable[[Any], None]) -> Callable[[Any], None]:
-    def _start_bootstrap_thread(self: Any) -> None:
-        threading.Thread(target=_keep, args=(partial(original, self),), name="hand-off listener", daemon=True).start()
-
-    return _start_bootstrap_thread
+def keep_listening(start: Callable[[], None]) -> None:
+    """Start upstream's thread with ``start``, and again whenever it has ended; returns at once."""
+    threading.Thread(target=_keep, args=(start,), name="hand-off listener", daemon=True).start()
 
 
 def _keep(start: Callable[[], None]) -> None:
@@ -42,6 +35,7 @@ def _keep(start: Callable[[], None]) -> None:
 
 
 def _started(start: Callable[[], None]) -> list[threading.Thread]:
+    """What ``start`` starts; it does not hand its thread out, and threads of others may begin meanwhile."""
     before = threading.enumerate()
     start()
     return [thread for thread in threading.enumerate() if thread not in before and thread.name.endswith(NAME)]

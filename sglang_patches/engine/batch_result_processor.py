@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from sglang.srt.managers.scheduler_components import batch_result_processor as upstream
 
 from sglang_patches.declarations import binds, overrides
-from sglang_patches.patches.prebuilt_batch import is_fresh
+from sglang_patches.disaggregation.hand_off import is_fresh
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req, ScheduleBatch

@@ -1,13 +1,19 @@
-"""A scheduler that tells how its memory is used, and pauses while it waits for others.
+"""A scheduler that tells how its memory is used, pauses while it waits for others, and sends no unfinished KV.
 
 Target: ``sglang.srt.managers.scheduler.Scheduler``
 Why: SGLang's gauges are as old as the last logged batch and know no decode module. And its loop asks its queues again
     at once when no batch can run and requests still wait, which takes a whole core: on a machine with few cores that
-    is the one that the prefill worker needs to end the wait.
+    is the one that the prefill worker needs to end the wait. A prefill worker sends the KV of a cached prefix early;
+    with overlapping steps, the step before may still be computing these pages. Upstream records an event to wait for,
+    and only one of its transports (mori, which is not supported here) looks at it: NIXL and Mooncake read at once, and
+    are right only because their own start takes longer. Without a GPU there is no such event, and recording it ends
+    the worker.
 How: the numbers, read at the moment of asking (:mod:`sglang_patches.observed.kv_usage`), stand under ``prefillshare``
     in the reply to a question about the internal state. A round without a batch ends with a short pause
-    (:mod:`sglang_patches.prefill.waiting`).
-Remove when: upstream's load snapshot tells shared, private and free tokens, and its idle loop waits for events.
+    (:mod:`sglang_patches.prefill.waiting`). With overlapping steps nothing is sent early: the regular hand-off at the
+    end of the prefill covers the whole prompt, and waits for the step.
+Remove when: upstream's load snapshot tells shared, private and free tokens, its idle loop waits for
+    events, and its transports for the event of a step.
 """
 
 from __future__ import annotations
@@ -25,6 +31,7 @@ from sglang_patches.prefill.waiting import Wait
 
 if TYPE_CHECKING:
     from sglang.srt.managers.io_struct import GetInternalStateReq, GetInternalStateReqOutput
+    from sglang.srt.managers.schedule_batch import Req
 
 
 @binds("managers.scheduler:Scheduler")
@@ -45,6 +52,15 @@ class Scheduler(upstream.Scheduler):
     def on_idle(self) -> None:
         super().on_idle()
         self._wait.end_round(self)
+
+    @overrides(
+        "ee806f5cfd9054bd",
+        "KV could be sent while it is still being computed",
+        of="disaggregation.prefill:SchedulerDisaggregationPrefillMixin.maybe_send_cached_prefix_chunk",
+    )
+    def maybe_send_cached_prefix_chunk(self, req: Req) -> None:
+        if not self.enable_overlap:
+            super().maybe_send_cached_prefix_chunk(req)
 
     @cached_property
     def _wait(self) -> Wait:

@@ -7,6 +7,7 @@ Why: upstream starts decoding from y_1, sampled by the prefill worker over its o
 How: the transfer brings rows 0 .. n-1; row n-1 is given back, and n-1 positions are committed, so the first decode step
     computes x_n like any later token. Sampling, grammar, logprobs, stop rules, streaming and usage then take their
     normal path. The token that is relayed to that step is x_n, or a resumed request's last output.
+    Method patches: the mixin is a base of ``ScheduleBatch``, which three dozen modules import.
 Upstream: sglang/srt/disaggregation/decode_schedule_batch_mixin.py:25 and :112 at 0.5.17.
 Remove when: upstream can hand over a request without a first token.
 
@@ -18,18 +19,27 @@ Remove when: upstream can hand over a request without a first token.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
+
+from sglang_patches.declarations import wraps_upstream
+from sglang_patches.disaggregation.hand_off import is_fresh
+
+if TYPE_CHECKING:
+    from sglang.srt.managers.overlap_utils import FutureMap
+    from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
+    from sglang.srt.server_args import ServerArgs
 
 
-def is_fresh(req: Any) -> bool:
-    """True before a request's first decode step has been read back: nothing was generated yet."""
-    return len(req.output_ids) == 0
-
-
-def wrap_prepare_for_prebuilt(original: Callable[[Any], None]) -> Callable[[Any], None]:
-    def prepare_for_prebuilt(self: Any) -> None:
+@wraps_upstream(
+    "disaggregation.decode_schedule_batch_mixin:ScheduleBatchDisaggregationDecodeMixin.prepare_for_prebuilt",
+    "059484e67d8f1b2e",
+    "x_n would stay computed by the prefill module",
+)
+def wrap_prepare_for_prebuilt(original: Callable[[ScheduleBatch], None]) -> Callable[[ScheduleBatch], None]:
+    def prepare_for_prebuilt(self: ScheduleBatch) -> None:
         import torch
 
+        # Upstream writes rows 0 .. n-1 and asserts their number; what must be one less is corrected after it.
         original(self)
         num_held_back = [int(is_fresh(req)) for req in self.reqs]
         for req in self.reqs:
@@ -44,7 +54,7 @@ def wrap_prepare_for_prebuilt(original: Callable[[Any], None]) -> Callable[[Any]
     return prepare_for_prebuilt
 
 
-def _hold_back_last_token(batch: Any, req: Any) -> None:
+def _hold_back_last_token(batch: ScheduleBatch, req: Req) -> None:
     """Commit n-1 positions; give the slot of x_n back when decoding will allocate it anew.
 
     Decoding opens a page for position n-1 if that is the first of its page; otherwise it goes on in the page of
@@ -55,22 +65,31 @@ def _hold_back_last_token(batch: Any, req: Any) -> None:
     if last % allocator.page_size == 0:
         row = batch.req_to_token_pool.req_to_token[req.req_pool_idx]
         allocator.free_segment(row[last : last + 1].long(), start_pos=last)
+    # Committed is what the first step attends to, allocated where decoding takes its next row: both end before x_n.
     req.kv_committed_len = last
     req.kv.kv_allocated_len = last
     req.set_extend_range(len(req.prefix_indices), last)
 
 
+@wraps_upstream(
+    "disaggregation.decode_schedule_batch_mixin:ScheduleBatchDisaggregationDecodeMixin.process_prebuilt",
+    "3c9b54ab0de0a75f",
+    "the first step would not compute x_n",
+)
 def wrap_process_prebuilt(original: Callable[..., None]) -> Callable[..., None]:
-    def process_prebuilt(self: Any, server_args: Any, future_map: Any) -> None:
+    def process_prebuilt(self: ScheduleBatch, server_args: ServerArgs, future_map: FutureMap) -> None:
         import torch
         from sglang.srt.managers.overlap_utils import RelayPayload
         from sglang.srt.mem_cache.common import maybe_cache_unfinished_req
 
+        # Not to the original: it would relay y_1, which does not exist, and let the grammar accept it. The tree takes
+        # at most the n-1 base-made rows (engine/radix_cache.py).
         for req in self.reqs:
             maybe_cache_unfinished_req(req, self.tree_cache)
         inputs = [req.origin_input_ids[-1] if is_fresh(req) else req.output_ids[-1] for req in self.reqs]
         tokens = torch.tensor(inputs, dtype=torch.int64, device=self.device)
         future_map.stash(self.req_pool_indices, RelayPayload(bonus_tokens=tokens))
+        # With overlapping steps, the input of a step is read from what the step before has stashed, not from here.
         self.input_ids = None
 
     return process_prebuilt
