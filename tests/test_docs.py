@@ -32,3 +32,31 @@ def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
 def test_no_page_of_the_documentation_is_missing_from_the_readme() -> None:
     linked = {link for link, _ in LINK.findall((ROOT / "README.md").read_text())}
     assert {f"docs/{page.name}" for page in ROOT.glob("docs/*.md")} <= linked
+
+
+INVARIANT = re.compile(r"^\| (I\d) [a-z ]+ \| .+ \| (.+) \|$", re.MULTILINE)
+CITED = re.compile(r"(?<!in )\bI\d\b")  # a type of weights may also be "in I8"
+SOURCES = ("prefillshare", "sglang_patches", "tui", "tests", "docs", "examples", "models")
+
+
+def held_by() -> dict[str, set[str]]:
+    """The files that hold each invariant, as docs/architecture.md says."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    return {label: set(re.findall(r"`(\S+?)`", tests)) for label, tests in INVARIANT.findall(text)}
+
+
+def test_every_citation_of_an_invariant_means_one_of_the_architecture() -> None:
+    known = held_by()
+    assert list(known) == [f"I{number}" for number in range(1, 9)]
+    files = [file for folder in SOURCES for end in ("py", "md") for file in (ROOT / folder).rglob(f"*.{end}")]
+    lost = {f"{file}: {label}" for file in files for label in CITED.findall(file.read_text()) if label not in known}
+    assert not lost
+
+
+@pytest.mark.parametrize("label", [f"I{number}" for number in range(1, 9)])
+def test_the_tests_that_hold_an_invariant_say_so_and_no_others(label: str) -> None:
+    tests = ROOT / "tests"
+    citing = {
+        str(file.relative_to(tests)) for file in tests.rglob("test_*.py") if label in CITED.findall(file.read_text())
+    }
+    assert citing - {"test_docs.py"} == held_by()[label]

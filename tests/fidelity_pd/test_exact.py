@@ -1,4 +1,4 @@
-"""Tokens that came over a hand-off equal the reference computation, however they got there.
+"""Tokens that came over a hand-off equal the reference computation, however they got there (I3, I5).
 
 24 held-out prompts x a module with full weights and one with an adapter x worker configurations x cold, warm and twelve
 at a time. Greedy tokens must be identical; log-probabilities of y_1 agree within 1e-4.

@@ -1,4 +1,4 @@
-"""What a pair of workers cannot do is refused with one sentence, and nothing hangs or dies of it."""
+"""What a pair of workers cannot do is refused with one sentence, and nothing hangs or dies of it (I6)."""
 
 import dataclasses
 import json
