@@ -18,11 +18,9 @@ from prefillshare.serving.ports import free_port
 from prefillshare.serving.progress import read_log
 from prefillshare.serving.record import ProcessRecord
 from tests.support.engines import MODELS_DIR
+from tests.support.marks import starts_engine
 from tests.support.otlp import Receiver, otlp_receiver
 from tests.support.proxies import PROXIES
-from tests.support.servers import random_server
-
-__all__ = ["random_server"]
 
 MODULES = ("math", "tool", "code")
 STEP_S = 0.1
@@ -103,6 +101,7 @@ def traces() -> Iterator[Receiver]:
 
 
 @pytest.fixture(scope="package")
+@starts_engine
 def cluster(traces: Receiver, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """1 prefill worker, 3 decode workers with full weights, 1 router; the workers tell what they evict."""
     config = load_deployment(MODELS_DIR / "tiny-agents-pd.toml")

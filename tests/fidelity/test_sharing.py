@@ -6,12 +6,14 @@ import pytest
 
 from tests.fidelity.conftest import MODULES, Prompt
 from tests.support.engines import Endpoint, plain_engine
+from tests.support.marks import starts_engine
 
 NUM_TURNS = 9
 ANSWER_TOKENS = 12
 
 
 @pytest.fixture(scope="module")
+@starts_engine
 def plain() -> Iterator[Endpoint]:
     """The same models on SGLang as released."""
     with plain_engine() as endpoint:

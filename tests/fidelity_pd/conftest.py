@@ -5,6 +5,7 @@ from itertools import islice
 
 import pytest
 
+from tests.support.marks import starts_engine
 from tests.support.pd import TINY, Pair, Workers, deployment_file, pd_workers
 from tests.support.reference import Continuation, Reference
 from tests.support.scores import SCORES, Score
@@ -18,6 +19,7 @@ Prompt = tuple[int, ...]
 
 
 @pytest.fixture(scope="package")
+@starts_engine
 def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
     """The workers as they are launched by default, for tests that need no particular start."""
     with pd_workers(deployment_file(tmp_path_factory.mktemp("pd"), *MODULES)) as workers:

@@ -17,6 +17,7 @@ from prefillshare.contract import OVERLAP_VARIABLE
 from tests.fidelity_pd.conftest import MODULES, NUM_TOKENS
 from tests.fidelity_pd.test_behaviour import PenalizedReference
 from tests.fidelity_pd.test_exact import LOGPROB_TOLERANCE, RETRACTION, check
+from tests.support.marks import starts_engine
 from tests.support.pd import TINY, Workers, deployment_file, pd_workers
 
 OVERLAP = {OVERLAP_VARIABLE: "1", "SGLANG_DISAGG_PREFILL_EARLY_SEND_CACHED_PREFIX": "0"}
@@ -34,6 +35,7 @@ class LateReference(PenalizedReference):
 
 
 @pytest.fixture(scope="module")
+@starts_engine
 def overlapping(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
     """`math` as it is, and `tool` with a retraction every five steps."""
     environment = {"prefill-0": OVERLAP, "decode-math-0": OVERLAP, RETRACTED: OVERLAP | RETRACTION}

@@ -22,6 +22,7 @@ from prefillshare.serving.launch import RunningDeployment, running_deployment
 from prefillshare.serving.options import auth_header
 from prefillshare.serving.ports import free_port
 from prefillshare.serving.process import _group_members
+from tests.support.marks import starts_engine
 from tests.support.proxies import PROXIES
 from tests.support.random_models import make_family
 from tests.support.sockets import beyond_loopback, listening
@@ -41,6 +42,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+@starts_engine
 def launched(family: Path) -> Iterator["Launched"]:
     launched = Launched(family)
     yield launched
@@ -203,6 +205,7 @@ def test_sigterm_lets_a_running_request_finish_and_leaves_nothing(launched: Laun
     assert not [name for name in set(os.listdir("/dev/shm")) - launched.segments_before if f"-{group}-" in name]
 
 
+@pytest.mark.engine
 def test_an_engine_that_cannot_start_says_its_own_reason(family: Path) -> None:
     file = family.with_name("impossible.toml")
     file.write_text(family.read_text() + 'extra_args = ["--grammar-backend", "outlines"]\n')

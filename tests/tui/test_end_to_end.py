@@ -12,6 +12,7 @@ from prefillshare.serving.launch import RunningDeployment, running_deployment
 from prefillshare.serving.ports import free_port
 from tests.support.engines import TINY_AGENTS
 from tests.support.forks import fork_server
+from tests.support.marks import starts_engine
 from tests.support.tmux import Terminal, numbers_after, prefillshare
 
 MODULES = ("math", "tool", "code")
@@ -20,6 +21,7 @@ COUNTERS = ("requests", "generated_tokens", "prompt_tokens", "own_hit_tokens", "
 
 
 @pytest.fixture(scope="module")
+@starts_engine
 def tiny() -> Iterator[RunningDeployment]:
     with running_deployment(TINY_AGENTS, fork_server=fork_server) as running:
         yield running
@@ -99,6 +101,7 @@ def test_the_screen_shows_what_prometheus_is_told(tiny: RunningDeployment, http:
         assert terminal.wait_for_end() == 0
 
 
+@pytest.mark.engine
 def test_launch_shows_the_dashboard_and_goes_on_without_it(tmp_path: Path) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
