@@ -190,7 +190,11 @@ def test_sigterm_lets_a_running_request_finish_and_leaves_nothing(launched: Laun
     answer = subprocess.Popen(
         [sys.executable, "-c", _LONG_REQUEST, launched.ready["url"]], stdout=subprocess.PIPE, text=True
     )
-    time.sleep(3)
+    running, deadline = 0, time.monotonic() + 60
+    while not running:
+        assert time.monotonic() < deadline, "the request does not run"
+        reply = httpx.get(f"{launched.ready['url']}/v1/loads", headers=auth_header("key"))
+        running = sum(load["num_running_reqs"] for load in reply.json()["loads"])
     start = time.monotonic()
     launched.process.send_signal(signal.SIGTERM)
     code = launched.process.wait(timeout=30)

@@ -103,7 +103,9 @@ def test_the_engine_dies_with_its_owner_even_when_that_is_killed(tmp_path: Path)
     owner.stdout.close()
     assert _wait_until_dead(int(pid), 5)
     assert _wait_until_dead(child, 5)
-    time.sleep(0.2)
+    deadline = time.monotonic() + 5
+    while (Path(scratch).exists() or (tmp_path / "private").exists()) and time.monotonic() < deadline:
+        time.sleep(0.01)  # the shell that ends them removes these next
     assert not Path(scratch).exists()
     assert not (tmp_path / "private").exists()
 

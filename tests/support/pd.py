@@ -16,7 +16,6 @@ import httpx
 from prefillshare.config import load_deployment
 from prefillshare.modules.deployment import resolve
 from prefillshare.serving.cluster import Worker, plan_workers
-from prefillshare.serving.engine import start_fork_server
 from prefillshare.serving.forks import ForkServer
 from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.process import EngineProcess, start_engine
@@ -183,8 +182,9 @@ def pd_workers(
         for worker in plan_workers(resolve(load_deployment(file)), options)
     ]
     with contextlib.ExitStack() as stack:
-        shared = {name: one for name, one in (environment or {}).items() if name not in alone}
-        forks = _forks(stack, file, planned[0], shared)
+        groups = [variables for name, variables in (environment or {}).items() if name not in alone]
+        switches = {name: value for variables in groups for name, value in variables.items()}
+        forks = fork_server(_adding(switches, planned[0]).command)
         processes = {
             worker.name: _start(stack, worker, file.parent, None if worker.name in alone else forks)
             for worker in planned
@@ -195,18 +195,6 @@ def pd_workers(
         for pair in pairs.values():
             stack.callback(pair.close)
         yield Workers(pairs, {worker.name: worker for worker in planned}, processes)
-
-
-def _forks(
-    stack: contextlib.ExitStack, file: Path, worker: Worker, environment: Mapping[str, Mapping[str, str]]
-) -> ForkServer | None:
-    if not any(environment.values()):
-        return fork_server(worker.command)
-    shared = {name: value for variables in environment.values() for name, value in variables.items()}
-    forks = start_fork_server(_adding(shared, worker).command, file.with_suffix(".forks.log"), START_TIMEOUT_S)
-    if forks is not None:
-        stack.callback(forks.close)
-    return forks
 
 
 def _start(stack: contextlib.ExitStack, worker: Worker, folder: Path, forks: ForkServer | None) -> EngineProcess:
