@@ -1,4 +1,4 @@
-"""Names that launcher, router and patched engines must agree on: imported by all of them, importing nothing."""
+"""What launcher, router and patched engines must agree on, by name: imported by all of them, importing nothing."""
 
 BACKEND_NAME = "prefillshare"
 """Value of ``--radix-cache-backend``; it exists only in a patched engine."""
@@ -41,3 +41,31 @@ MODULE_HEADER = "X-PrefillShare-Module"
 
 NO_BOOTSTRAP_HOST = "2.2.2.2"
 """SGLang's ``FAKE_BOOTSTRAP_HOST``: a prefill worker computes such a call and hands its KV to nobody."""
+
+PATCHES_PROGRAM = "sglang_patches"
+"""Module that `python -m` runs: `report` says whether the patches fit. Engines begin lines about themselves so."""
+
+FORK_SERVER_PROGRAM = "sglang_patches.forkserver"
+"""Module that `python -m` runs to import SGLang once and fork engines from it."""
+
+UNSUPPORTED_SWITCHES = {
+    "enable_hierarchical_cache": "HiCache",
+    "enable_lmcache": "LMCache",
+    "enable_flexkv": "FlexKV",
+    "disable_radix_cache": "a disabled radix cache",
+    "enable_session_radix_cache": "the session radix cache",
+    "enable_streaming_session": "streaming sessions",
+    "enable_lora_overlap_loading": "overlapped LoRA loading",
+    "enable_dp_attention": "data-parallel attention",
+    "enable_two_batch_overlap": "two-batch overlap",
+    "enable_single_batch_overlap": "single-batch overlap",
+    "is_embedding": "embedding mode",
+    "disaggregation_decode_enable_offload_kvcache": "KV offload on decode workers",
+}
+"""Field of SGLang's ServerArgs -> what it is; launcher and engine refuse it when truthy."""
+
+UNSUPPORTED_ALGORITHMS = {
+    "speculative_algorithm": "speculative decoding",
+    "dllm_algorithm": "diffusion models",
+}
+"""Field of SGLang's ServerArgs -> what it is; launcher and engine refuse it when it names one."""

@@ -2,7 +2,7 @@
 
 Reads source text only: it needs no GPU and takes well under a second. ``--apply``
 also imports SGLang and applies the patches in this process, to see that they take.
-``python -m sglang_patches arguments``: what ``arguments.json`` must say.
+``python -m sglang_patches arguments``: what the launcher's ``known_options.json`` must say.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import sys
 from collections.abc import Iterator
 from typing import TypedDict
 
-from sglang_patches.arguments import as_text, installed_options
+from sglang_patches.arguments import installed_arguments
+from sglang_patches.bindings import ENGINE_PATCHES, PatchError, apply
 from sglang_patches.cpu.patches import CPU_PATCHES
 from sglang_patches.fingerprint import (
     PINNED_SGLANG,
@@ -22,7 +23,6 @@ from sglang_patches.fingerprint import (
     read_source,
 )
 from sglang_patches.patch import Patch
-from sglang_patches.registry import ENGINE_PATCHES, PatchError, apply
 
 
 class Row(TypedDict):
@@ -86,7 +86,7 @@ def _report(as_json: bool) -> int:
     fits = found == PINNED_SGLANG
     good = fits and all(r["state"] not in ("missing", "changed upstream") for r in data)
     if as_json:
-        print(json.dumps({"sglang": found, "ok": good, "patches": data}, indent=1))
+        print(json.dumps({"sglang": found, "pinned": PINNED_SGLANG, "ok": good, "patches": data}, indent=1))
     else:
         print(*_table(data), sep="\n")
         verdict = "every patch fits" if good else "the patches do NOT fit"
@@ -101,10 +101,10 @@ def main(argv: list[str] | None = None) -> int:
     report = commands.add_parser("report", help="list every patch and its state")
     report.add_argument("--json", action="store_true", help="machine-readable output")
     report.add_argument("--apply", action="store_true", help="apply them in this process first")
-    commands.add_parser("arguments", help="print the options of the installed SGLang, as arguments.json has them")
+    commands.add_parser("arguments", help="print the options of the installed SGLang, as known_options.json has them")
     arguments = parser.parse_args(argv)
     if arguments.command == "arguments":
-        print(as_text(installed_options()), end="")
+        print(installed_arguments(), end="")
         return 0
     if arguments.apply:
         try:

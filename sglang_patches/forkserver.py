@@ -9,7 +9,7 @@ one line:
 
 ``exit_code`` is null while the process runs, and minus the signal that ended it. When
 the socket closes, the server ends; its engines are stopped by whoever started them.
-Only for machines without an accelerator: see :mod:`sglang_patches.start_method`.
+Only for machines without an accelerator: see :mod:`sglang_patches.cpu.start_method`.
 
 The engine's import takes 8 to 12 s of one core and SGLang does it in three processes
 per engine. Forked processes share the imported code's memory, too.

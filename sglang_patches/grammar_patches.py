@@ -5,9 +5,13 @@ The constraints of required tool calls are among them.
 
 from __future__ import annotations
 
-from sglang_patches import grammar_checks, grammar_steps, stop_patterns, tool_choice, tool_schemas
+from sglang_patches.answers import stop_patterns
+from sglang_patches.answers import trials as grammar_checks
+from sglang_patches.engine import tool_parser as tool_choice
+from sglang_patches.engine import xgrammar as grammar_steps
 from sglang_patches.patch import Patch
 from sglang_patches.patch import sglang_patch as _patch
+from sglang_patches.patches import tool_schemas
 
 _XGRAMMAR = "constrained.xgrammar_backend"
 _PARSER = "function_call.function_call_parser"

@@ -48,14 +48,14 @@ def load_cpu_plugin() -> None:
 
 
 def _patch_cpu() -> None:
+    from sglang_patches.bindings import apply
     from sglang_patches.cpu.patches import CPU_PATCHES
-    from sglang_patches.registry import apply
 
     apply(CPU_PATCHES)
 
 
 def _patch_engine() -> None:
-    from sglang_patches.registry import apply
+    from sglang_patches.bindings import apply
 
     apply()
     from sglang.srt.mem_cache.registry import (
@@ -63,7 +63,7 @@ def _patch_engine() -> None:
         registered_radix_cache_backends,
     )
 
-    from sglang_patches.shared_radix_cache import make_shared_radix_cache
+    from sglang_patches.engine.radix_cache import make_shared_radix_cache
 
     if BACKEND_NAME not in registered_radix_cache_backends():
         register_radix_cache_backend(BACKEND_NAME, make_shared_radix_cache)

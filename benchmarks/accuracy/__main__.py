@@ -22,11 +22,11 @@ from benchmarks.accuracy.store import Store
 from benchmarks.accuracy.train import train
 from prefillshare.errors import PrefillShareError
 from prefillshare.evaluation.driver import score_answers
-from prefillshare.evaluation.suites import load_suite
-from prefillshare.modules.tiny.conversations import TASKS
+from prefillshare.evaluation.suites.tiny import load_suite
+from prefillshare.tiny.answers import TinyAnswers
+from prefillshare.tiny.language.conversations import TASKS
 from prefillshare.training.memory import keep_freed_memory
 from prefillshare.training.progress import Reporter, make_reporter
-from prefillshare.training.tiny.answers import TinyAnswers
 
 ROOT = Path(__file__).parents[2]
 
@@ -75,7 +75,7 @@ class Accuracy:
         self._reporter.say(left(self._recipe, self._store))
 
     def _missing(self, wanted: Sequence[Measurement]) -> list[Measurement]:
-        return [one for one in wanted if one.name not in self._store.accuracies]
+        return [measurement for measurement in wanted if measurement.name not in self._store.accuracies]
 
     def _measure(self, measurement: Measurement) -> None:
         if measurement.name in self._store.accuracies:
@@ -84,7 +84,7 @@ class Accuracy:
         module = (self._work / measurement.run.name).resolve() if measurement.run else None
         started = time.process_time()
         answers = TinyAnswers(self._tiny, module, sharing_ratio=measurement.ratio)
-        given = answers.answer([list(one.messages) for one in suite.questions])
+        given = answers.answer([list(question.messages) for question in suite.questions])
         score = score_answers(suite, measurement.name, given)
         self._store.add_accuracy(measurement, score.num_right, len(score.samples), time.process_time() - started)
         self._reporter.say(f"{measurement.name}: {score.num_right}/{len(score.samples)} = {score.accuracy:.1%}")

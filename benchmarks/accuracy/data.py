@@ -6,8 +6,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from prefillshare.modules.tiny.conversations import Conversation, tuning_conversations
-from prefillshare.modules.tiny.tasks import TaskName
+from prefillshare.tiny.language.conversations import Conversation, tuning_conversations
+from prefillshare.tiny.language.tasks import TaskName
 
 
 def write_conversations(file: Path, task: TaskName, seed: int, num: int) -> None:

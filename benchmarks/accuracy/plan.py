@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 from prefillshare.errors import EvaluationError
-from prefillshare.modules.tiny.conversations import TASKS
-from prefillshare.modules.tiny.tasks import TaskName
+from prefillshare.tiny.language.conversations import TASKS
+from prefillshare.tiny.language.tasks import TaskName
 
 Trained = Literal["full-ft", "full", "lora"]
 """Ordinary fine-tuning of all weights; cache-conditioned, all weights; cache-conditioned, an adapter."""
@@ -122,7 +122,7 @@ def table_measurements(recipe: Recipe, run: Run) -> Iterator[Measurement]:
 
 def curve_measurements(recipe: Recipe, run: Run) -> Iterator[Measurement]:
     """What only the curve over the sharing ratio needs of it: nothing of adapters."""
-    in_table = {one.ratio for one in table_measurements(recipe, run)}
+    in_table = {measurement.ratio for measurement in table_measurements(recipe, run)}
     for ratio in recipe.ratios:
         if run.trained != "lora" and ratio not in in_table:
             yield Measurement(task=run.task, run=run, ratio=ratio)

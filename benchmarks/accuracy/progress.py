@@ -14,14 +14,16 @@ def left(recipe: Recipe, store: Store) -> str:
     Units: minutes of CPU time, which is the time to wait where nothing else computes.
     """
     trainings = [run for run in runs(recipe) if run.name not in store.trainings]
-    missing = [one for _, wanted in steps(recipe) for one in wanted if one.name not in store.accuracies]
+    missing = [
+        measurement for _, wanted in steps(recipe) for measurement in wanted if measurement.name not in store.accuracies
+    ]
     seconds = len(missing) * _mean_seconds(store.accuracies.values())
     for run in trainings:
         done = list(store.trainings.values())
-        alike = [one for one in done if (one["task"], one["trained"]) == (run.task, run.trained)]
+        alike = [entry for entry in done if (entry["task"], entry["trained"]) == (run.task, run.trained)]
         seconds += _mean_seconds(alike or done)
     return f"{len(trainings)} trainings and {len(missing)} measurements are left, about {seconds / 60:.0f} min"
 
 
 def _mean_seconds(done: Iterable[Mapping[str, Any]]) -> float:
-    return statistics.mean(one["seconds"] for one in done)
+    return statistics.mean(entry["seconds"] for entry in done)

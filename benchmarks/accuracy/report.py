@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.accuracy.plan import Recipe
 from benchmarks.accuracy.store import Store
-from prefillshare.modules.tiny.tasks import TaskName
+from prefillshare.tiny.language.tasks import TaskName
 
 MOST_BELOW = 1.0
 """Points that a cache-conditioned module may be below ordinary fine-tuning."""
@@ -71,16 +71,16 @@ def write_report(recipe: Recipe, store: Store, out: Path) -> None:
 def _points(store: Store, task: TaskName, trained: str, ratio: float) -> dict[int | None, float]:
     """Accuracy by seed, in percent."""
     return {
-        one["seed"]: 100 * one["num_right"] / one["num_problems"]
-        for one in store.accuracies.values()
-        if (one["task"], one["trained"], one["ratio"]) == (task, trained, ratio)
+        entry["seed"]: 100 * entry["num_right"] / entry["num_problems"]
+        for entry in store.accuracies.values()
+        if (entry["task"], entry["trained"], entry["ratio"]) == (task, trained, ratio)
     }
 
 
 def _origin(recipe: Recipe, store: Store) -> Iterator[str]:
-    seeds = {one["seed"] for one in store.trainings.values()}
+    seeds = {training["seed"] for training in store.trainings.values()}
     groups = (store.trainings, store.accuracies)
-    hours = sum(one["seconds"] for group in groups for one in group.values()) / 3600
+    hours = sum(entry["seconds"] for group in groups for entry in group.values()) / 3600
     machine = store.machine
     yield (
         f"`make bench-accuracy`, as of {machine['date']}: {machine['architecture']}, {machine['num_cores']} cores, no "
@@ -126,7 +126,7 @@ def _verdicts(recipe: Recipe, store: Store) -> Iterator[str]:
 
 def _differences(store: Store, task: TaskName, row: Row) -> list[float]:
     """Points above Full-FT of each seed that both were measured with."""
-    own, found = (_points(store, task, one.trained, one.ratio) for one in (OWN, row))
+    own, found = (_points(store, task, way.trained, way.ratio) for way in (OWN, row))
     return [found[seed] - own[seed] for seed in own if seed in found]
 
 
@@ -147,7 +147,11 @@ def _costs(recipe: Recipe, store: Store) -> Iterator[str]:
 
 
 def _mean_seconds(store: Store, task: TaskName, trained: str) -> str:
-    seconds = [one["seconds"] for one in store.trainings.values() if (one["task"], one["trained"]) == (task, trained)]
+    seconds = [
+        training["seconds"]
+        for training in store.trainings.values()
+        if (training["task"], training["trained"]) == (task, trained)
+    ]
     return f"{statistics.mean(seconds):.0f}" if seconds else "not yet"
 
 
@@ -157,7 +161,7 @@ def _curve_table(recipe: Recipe, store: Store) -> Iterator[str]:
     for task in recipe.tasks:
         for label, trained in CURVES:
             points = [_points(store, task, trained, ratio) for ratio in recipe.ratios]
-            cells = [_curve_cell(one.values(), len(recipe.seeds)) for one in points]
+            cells = [_curve_cell(accuracies.values(), len(recipe.seeds)) for accuracies in points]
             yield f"| tiny-{task}, {label} | {' | '.join(cells)} |"
 
 
@@ -177,11 +181,11 @@ def _plot(recipe: Recipe, store: Store, file: Path) -> None:
     figure, axes = pyplot.subplots(
         1, len(recipe.tasks), figsize=(3.4 * len(recipe.tasks), 3.4), sharey=True, layout="constrained", squeeze=False
     )
-    for one, task in zip(axes[0], recipe.tasks, strict=True):
+    for plot, task in zip(axes[0], recipe.tasks, strict=True):
         for (label, trained), colour in zip(CURVES, ("#1f77b4", "#d62728"), strict=True):
-            _draw_curve(one, recipe, store, (task, trained), {"label": label, "color": colour})
-        one.set(title=f"tiny-{task}", xlabel="sharing ratio, %", ylim=(-3, 103))
-        one.grid(alpha=0.3)
+            _draw_curve(plot, recipe, store, (task, trained), {"label": label, "color": colour})
+        plot.set(title=f"tiny-{task}", xlabel="sharing ratio, %", ylim=(-3, 103))
+        plot.grid(alpha=0.3)
     axes[0][0].set_ylabel("accuracy, %")
     axes[0][0].legend(fontsize="small", loc="lower left")
     # A file that only changes when its content does.

@@ -96,7 +96,7 @@ def _figures(running: RunningDeployment) -> dict[str, float]:
         "p50_ms": 1e3 * statistics.median(latencies),
         "p95_ms": 1e3 * latencies[int(0.95 * NUM_CALLS)],
         "idle_percent": 100 * idle,
-        "pss_gib": sum(one.memory_full_info().pss for one in _processes()) / 2**30,
+        "pss_gib": sum(process.memory_full_info().pss for process in _processes()) / 2**30,
         "num_processes": len(_processes()),
         "moved_tokens": moved,
     }
@@ -127,7 +127,7 @@ def _processes() -> list[psutil.Process]:
 
 
 def _cpu_s() -> float:
-    return sum(sum(one.cpu_times()[:2]) for one in _processes())
+    return sum(sum(process.cpu_times()[:2]) for process in _processes())
 
 
 def _table(plain: list[float], ours: list[float], figures: dict[str, float], repeats: int) -> str:

@@ -22,10 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.train.memory import LiveBytes
-from prefillshare.modules.tiny.config import LoraShape, ModelShape
+from prefillshare.modules.adapter import LoraShape
+from prefillshare.tiny.base_model import new_base
+from prefillshare.tiny.recipe import ModelShape
 from prefillshare.training.layout import Documents, lay_out, lay_out_ordinary
 from prefillshare.training.memory import keep_freed_memory
-from prefillshare.training.model import add_adapter, new_base
+from prefillshare.training.model import add_adapter
 from prefillshare.training.objective import layout_loss
 
 SHAPES = {
@@ -97,9 +99,11 @@ def _measure_kind(kind: str, samples: list[Documents], options: argparse.Namespa
     model: Any = copy.deepcopy(base).requires_grad_(True) if kind == "full" else add_adapter(base, LoraShape(), "x", 5)
     model.train()
     ways: dict[str, Callable[[Documents], Tensor]] = {
-        STOCK: lambda one: _stock_loss(model, one, device),
-        OWN: lambda one: layout_loss(model, _on(lay_out_ordinary(one, packed=True), device)),
-        SHARED: lambda one: layout_loss(model, _on(lay_out(one, packed=True), device), prefill_model=prefill),
+        STOCK: lambda documents: _stock_loss(model, documents, device),
+        OWN: lambda documents: layout_loss(model, _on(lay_out_ordinary(documents, packed=True), device)),
+        SHARED: lambda documents: layout_loss(
+            model, _on(lay_out(documents, packed=True), device), prefill_model=prefill
+        ),
     }
     return [_measure(kind, name, model, way, samples) for name, way in ways.items()]
 
@@ -113,7 +117,7 @@ def _stock_loss(model: nn.Module, documents: Documents, device: str) -> Tensor:
 
 
 def _on(layout: Any, device: str) -> Any:
-    moved = {name: one.to(device) if isinstance(one, Tensor) else one for name, one in layout.as_dict().items()}
+    moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in layout.as_dict().items()}
     return type(layout)(**moved)
 
 
@@ -164,7 +168,7 @@ def _report(lines: list[Line], options: argparse.Namespace) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for line in lines:
-        own = next(one for one in lines if one.kind == line.kind and one.objective == OWN)
+        own = next(other for other in lines if other.kind == line.kind and other.objective == OWN)
         rows.append(
             f"| {line.kind} | {line.objective} | {line.seconds:.3f} | {line.tokens_per_s:,.0f} | "
             f"{line.memory_bytes / 2**20:,.1f} MiB | {line.seconds / own.seconds:.2f}x | "

@@ -62,8 +62,8 @@ def compare_answers(
 def _common(left: Sequence[int], right: Sequence[int]) -> int:
     """Length of the common prefix."""
     count = 0
-    for one, other in zip(left, right, strict=False):
-        if one != other:
+    for token, other in zip(left, right, strict=False):
+        if token != other:
             break
         count += 1
     return count
@@ -115,7 +115,7 @@ def main() -> None:
     base = load(questions["base"])
     answers: dict[int, list[int]] = {}
     for name, module in questions["modules"].items():
-        numbers = [number for number, one in enumerate(questions["asked"]) if one["module"] == name]
+        numbers = [number for number, question in enumerate(questions["asked"]) if question["module"] == name]
         if numbers:
             decoded = _decode(base, module, [questions["asked"][number] for number in numbers], load)
             answers.update(zip(numbers, decoded, strict=True))
@@ -132,11 +132,11 @@ def _decode(
 
     is_adapter = module["is_adapter"]
     model = PeftModel.from_pretrained(base, module["path"]).eval() if is_adapter else load(module["path"])
-    for one in asked:
+    for question in asked:
         yield from decode(
             model,
-            [one["prompt"]],
-            max_new_tokens=one["num_tokens"],
+            [question["prompt"]],
+            max_new_tokens=question["num_tokens"],
             end_token=-1,
             prefill_model=None if is_adapter else base,
         )

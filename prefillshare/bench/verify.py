@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 
-from prefillshare.bench.drivers.asker import Asker
+from prefillshare.bench.drivers.client import CallClient
 from prefillshare.bench.reference import compare_answers
 from prefillshare.bench.systems.base import Target
 from prefillshare.config.schema import Deployment
@@ -59,8 +59,8 @@ def verify(deployment: Deployment, url: str, api_key: str | None, sample: Sample
     return {
         module.name: compare_answers(
             deployment,
-            [one for one, _ in asked if one["module"] == module.name],
-            [output for one, output in asked if one["module"] == module.name],
+            [question for question, _ in asked if question["module"] == module.name],
+            [output for question, output in asked if question["module"] == module.name],
         )
         for module in deployment.decode
     }
@@ -73,18 +73,18 @@ async def _ask_all(
     slots = asyncio.Semaphore(_AT_A_TIME)
     prompts = sample.prompts(read_model_config(locate(deployment.prefill))["vocab_size"])
 
-    async def ask(number: int, prompt: list[int], asker: Asker) -> list[tuple[dict[str, Any], list[int]]]:
+    async def ask(number: int, prompt: list[int], client: CallClient) -> list[tuple[dict[str, Any], list[int]]]:
         found = []
         async with slots:
             for name in _in_turn(names, number):
                 target = Target(url=url, dialect="openai", model=name, api_key=api_key)
-                reply = await asker.ask(target, prompt, sample.num_tokens, f"verify-{number}")
+                reply = await client.ask(target, prompt, sample.num_tokens, f"verify-{number}")
                 found.append(({"module": name, "prompt": prompt, "num_tokens": sample.num_tokens}, reply.tokens))
         return found
 
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S)) as http:
-        asker = Asker(http)
-        answers = await asyncio.gather(*(ask(number, one, asker) for number, one in enumerate(prompts)))
+        client = CallClient(http)
+        answers = await asyncio.gather(*(ask(number, prompt, client) for number, prompt in enumerate(prompts)))
     return [pair for pairs in answers for pair in pairs]
 
 

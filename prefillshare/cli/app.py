@@ -10,8 +10,7 @@ from typing import Annotated
 
 import typer
 
-from prefillshare.cli import ask, bench, chat, doctor, launch, models, ps, top, train, verify
-from prefillshare.cli import eval as evaluation_command
+from prefillshare.cli.commands import ask, bench, chat, doctor, evaluate, launch, models, ps, top, train, verify
 from prefillshare.cli.errors import DEBUG_VARIABLE, run_reporting_errors
 from prefillshare.cli.text import print_all_text
 from prefillshare.errors import ConfigError
@@ -35,7 +34,7 @@ app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
 app.command("verify")(verify.verify)
 app.command("train")(train.train)
-app.command("eval")(evaluation_command.evaluate)
+app.command("eval")(evaluate.evaluate)
 app.add_typer(models.app, name="models")
 
 

@@ -108,8 +108,8 @@ def measure(directory: Path | None, plan: Plan | None, api_key: str | None, num_
     where a shell started it in the background, ignoring it.
     Raises: KeyboardInterrupt after either, when what is done has been reported.
     """
-    for one in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
-        signal.signal(one, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+        signal.signal(number, signal.default_int_handler)
     is_resumed = plan is None
     store, plan = _open(directory, plan, num_checked)
     deadline = Deadline(plan.time_limit_s)

@@ -62,11 +62,11 @@ def _plain(value: Any, kind: "pa.DataType") -> Any:
         return None
     if types.is_struct(kind):
         kept = ((field, value[field.name]) for field in kind)
-        return {field.name: _plain(one, field.type) for field, one in kept if one is not None}
+        return {field.name: _plain(item, field.type) for field, item in kept if item is not None}
     if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-        return [_plain(one, kind.value_type) for one in value]
+        return [_plain(item, kind.value_type) for item in value]
     if types.is_map(kind):
-        return {key: _plain(one, kind.item_type) for key, one in value}
+        return {key: _plain(item, kind.item_type) for key, item in value}
     if getattr(kind, "extension_name", None) == _JSON and isinstance(value, str):
         return json.loads(value)
     return value

@@ -52,19 +52,19 @@ def compare_files(first: Path, second: Path) -> list[Comparison]:
 
     Raises: EvaluationError when they share none, or their questions differ.
     """
-    one, other = _scores(first), _scores(second)
-    shared = [name for name in one if name in other]
+    scores, other = _scores(first), _scores(second)
+    shared = [name for name in scores if name in other]
     if not shared:
         raise EvaluationError(
-            f"{first} has {', '.join(one)} and {second} has {', '.join(other)}: ask both the same suite"
+            f"{first} has {', '.join(scores)} and {second} has {', '.join(other)}: ask both the same suite"
         )
-    return [_compare(name, one[name], other[name]) for name in shared]
+    return [_compare(name, scores[name], other[name]) for name in shared]
 
 
-def _compare(name: str, one: list[dict[str, Any]], other: list[dict[str, Any]]) -> Comparison:
-    if [sample["question"] for sample in one] != [sample["question"] for sample in other]:
+def _compare(name: str, scores: list[dict[str, Any]], other: list[dict[str, Any]]) -> Comparison:
+    if [sample["question"] for sample in scores] != [sample["question"] for sample in other]:
         raise EvaluationError(f"the two files have other questions of {name}: ask both with the same --limit")
-    pairs = [(bool(a["is_right"]), bool(b["is_right"])) for a, b in zip(one, other, strict=True)]
+    pairs = [(bool(a["is_right"]), bool(b["is_right"])) for a, b in zip(scores, other, strict=True)]
     return Comparison(
         suite=name,
         num_questions=len(pairs),

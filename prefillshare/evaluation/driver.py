@@ -136,7 +136,7 @@ def _text(message: dict[str, Any]) -> str:
         return message.get("content") or ""
     return (
         "["
-        + ", ".join(f'{{"name": {json.dumps(one["name"])}, "arguments": {one["arguments"]}}}' for one in calls)
+        + ", ".join(f'{{"name": {json.dumps(call["name"])}, "arguments": {call["arguments"]}}}' for call in calls)
         + "]"
     )
 

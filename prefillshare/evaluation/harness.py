@@ -17,7 +17,7 @@ from prefillshare.datafiles import summary, text_in
 from prefillshare.direct import except_from_proxies
 from prefillshare.errors import EvaluationError
 from prefillshare.evaluation.driver import Sample, Score
-from prefillshare.evaluation.field.base import data_file, problems_of
+from prefillshare.evaluation.suites.problem_file import data_file, problems_of
 
 PACKAGE = "lm-eval[api]==0.4.13"
 TASKS = ("gsm8k",)
@@ -67,7 +67,7 @@ def score_by_lm_eval(
                 bootstrap_iters=0,
             )
         except Exception as error:
-            refusals = [one for one in warnings if "API request failed" in one]
+            refusals = [warning for warning in warnings if "API request failed" in warning]
             said = refusals[0] if refusals else f"{type(error).__name__}: {error}"
             raise EvaluationError(
                 f"lm-eval gave up asking {model} at {url}: {said[:600]} (prompts get shorter with a smaller --few-shot)"
@@ -163,12 +163,12 @@ def _warnings_kept() -> Iterator[list[str]]:
 
 
 def _scores(task: str, model: str, samples: list[dict[str, Any]]) -> list[Score]:
-    filters = dict.fromkeys(one["filter"] for one in samples)
+    filters = dict.fromkeys(sample["filter"] for sample in samples)
     return [
         Score(
             suite=f"{task} (lm-eval, {name})",
             model=model,
-            samples=tuple(_sample(one) for one in samples if one["filter"] == name),
+            samples=tuple(_sample(sample) for sample in samples if sample["filter"] == name),
         )
         for name in filters
     ]

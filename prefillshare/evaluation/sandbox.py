@@ -25,7 +25,7 @@ from typing import Any
 
 from prefillshare.errors import EvaluationError
 
-RUNNER = Path(__file__).with_name("runner.py")
+CHILD = Path(__file__).with_name("sandbox_child.py")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +81,7 @@ def run_function(source: str, function: str, cases: list[Any], limits: Limits | 
 def _start(directory: str) -> "subprocess.Popen[bytes]":
     try:
         return subprocess.Popen(
-            [sys.executable, "-I", "-S", str(RUNNER)],
+            [sys.executable, "-I", "-S", str(CHILD)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -134,9 +134,9 @@ def _outcome(reply: bytes, code: int) -> Outcome:
         return Outcome(error=f"was stopped by a limit ({_reason(code)})")
     if "error" in result:
         return Outcome(error=result["error"], is_offline=result["is_offline"])
-    raised = [one["error"] for one in result["outcomes"] if "error" in one]
+    raised = [outcome["error"] for outcome in result["outcomes"] if "error" in outcome]
     return Outcome(
-        values=tuple(one.get("value") for one in result["outcomes"]),
+        values=tuple(outcome.get("value") for outcome in result["outcomes"]),
         error=raised[0] if raised else None,
         is_offline=result["is_offline"],
     )

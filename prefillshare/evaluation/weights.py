@@ -44,7 +44,7 @@ class WeightsModel:
                 usage = {"prompt_tokens": len(prompts[index])}
                 samples[index] = judged(suite.questions[index], answer, usage)
                 on_answer()
-        return Score(suite=suite.name, model=self.name, samples=tuple(one for one in samples if one))
+        return Score(suite=suite.name, model=self.name, samples=tuple(sample for sample in samples if sample))
 
     def _prompt(self, question: Question) -> list[int]:
         tokens: list[int] = self._tokenizer.apply_chat_template(

@@ -22,6 +22,18 @@ _EMBEDDINGS = {"embed_tokens", "lm_head", "unembed_tokens", "wte", "embed_out"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LoraShape:
+    """An adapter to be trained; all modules of a deployment share one set of targets, as the engine wants."""
+
+    rank: int = 32
+    """Rank of every adapter matrix."""
+    alpha: int = 64
+    """Scale: the update is multiplied by alpha / rank."""
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    """Projections that carry an adapter."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Adapter:
     """What the engine must know about one LoRA adapter."""
 

@@ -109,7 +109,7 @@ def check_adapter_config(config: Mapping[str, Any], name: str) -> None:
             f"module {name!r} has the pattern {targets!r} as target_modules, which the engine cannot read: "
             "write a list of layer names into its adapter_config.json"
         )
-    if not isinstance(targets, str | list) or not targets or not all(isinstance(one, str) for one in targets):
+    if not isinstance(targets, str | list) or not targets or not all(isinstance(target, str) for target in targets):
         raise ModuleError(
             f"module {name!r} has target_modules = {targets!r}: write a list of layer names, such as "
             '["q_proj", "v_proj"], into its adapter_config.json'
@@ -140,7 +140,7 @@ def selects(config: Mapping[str, Any], layer: str) -> bool:
 def _names(wanted: Any, layer: str) -> bool:
     if isinstance(wanted, str):
         return re.fullmatch(wanted, layer) is not None
-    return any(layer == one or layer.endswith(f".{one}") for one in wanted)
+    return any(layer == name or layer.endswith(f".{name}") for name in wanted)
 
 
 def _in_layers(config: Mapping[str, Any], layer: str) -> bool:
@@ -148,7 +148,7 @@ def _in_layers(config: Mapping[str, Any], layer: str) -> bool:
     if numbers is None or numbers == []:
         return True
     # The first number of the name counts, never an expert's behind it.
-    starts = [rf"(?:^|.*?\.){one}" for one in ([patterns] if isinstance(patterns, str) else patterns or ())]
+    starts = [rf"(?:^|.*?\.){pattern}" for pattern in ([patterns] if isinstance(patterns, str) else patterns or ())]
     found = (re.match(rf"{start}\.(\d+)\.", layer) for start in starts or [r".*?\.[^.]*"])
     number = next((int(match[1]) for match in found if match), None)
     return number in (numbers if isinstance(numbers, list) else [numbers])
@@ -215,7 +215,7 @@ def _judge_pattern(field: str, value: Any, config: Mapping[str, Any], name: str)
         "rank_pattern": ("r", "ranks per layer (rank_pattern)"),
         "alpha_pattern": ("lora_alpha", "scaling per layer (alpha_pattern)"),
     }[field]
-    if value and (not isinstance(value, Mapping) or any(one != config[usual] for one in value.values())):
+    if value and (not isinstance(value, Mapping) or any(entry != config[usual] for entry in value.values())):
         raise _ignored(name, meaning)
 
 

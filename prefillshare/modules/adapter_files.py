@@ -58,13 +58,13 @@ def check_text_files(path: Path, base: Path, name: str) -> list[str]:
 
 def _check_loaded_files(path: Path, name: str) -> None:
     # The engine's own expression: it takes brackets in a path as a pattern, and skips hidden files.
-    found = {Path(one) for one in glob.glob(str(path / "*.safetensors"))}
+    found = {Path(file) for file in glob.glob(str(path / "*.safetensors"))}
     if path / WEIGHTS_NAME not in found:
         raise ModuleError(
             f"module {name!r} is in {path}, and the engine takes *, ? and [ in a path as a pattern: rename the "
             "directory"
         )
-    if others := sorted(one.name for one in found if one.name != WEIGHTS_NAME):
+    if others := sorted(file.name for file in found if file.name != WEIGHTS_NAME):
         raise ModuleError(
             f"module {name!r} has the weights {', '.join(others)} beside {WEIGHTS_NAME}, and the engine would load "
             f"them all: leave only {WEIGHTS_NAME} in {path}"
@@ -118,5 +118,5 @@ def _vocabulary(base: Path) -> dict[str, Any]:
     tokenizer = read_json(base / "tokenizer.json", "a checkpoint with its tokenizer")
     vocabulary = tokenizer.get("model", {}).get("vocab")
     # A unigram model lists pairs of token and score.
-    known = vocabulary if isinstance(vocabulary, dict) else {one[0]: i for i, one in enumerate(vocabulary or [])}
-    return {**known, **{one["content"]: one["id"] for one in tokenizer.get("added_tokens", [])}}
+    known = vocabulary if isinstance(vocabulary, dict) else {entry[0]: i for i, entry in enumerate(vocabulary or [])}
+    return {**known, **{entry["content"]: entry["id"] for entry in tokenizer.get("added_tokens", [])}}

@@ -108,7 +108,7 @@ def _check_inputs(adapter: Path, base: Path) -> ModuleManifest:
 
 
 def _check_out(out: Path, inputs: tuple[Path, ...], force: bool) -> None:
-    if any(one.resolve() == out.resolve() or out.resolve() in one.resolve().parents for one in inputs):
+    if any(folder.resolve() == out.resolve() or out.resolve() in folder.resolve().parents for folder in inputs):
         raise ModuleError(f"{out} is or holds one of the inputs: choose another --out")
     if out.exists() and not force:
         raise ModuleError(f"{out} exists: choose another --out, or replace it with --force")

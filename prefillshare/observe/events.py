@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from prefillshare.observe.text import MAX_NAME, printable, shortened
+from prefillshare.wire.text import MAX_NAME, printable, shortened
 
 Kind = Literal[
     "restart",

@@ -10,7 +10,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from prefillshare.observe.text import writable
+from prefillshare.wire.text import writable
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 WORKER_LABELS = ("worker", "role", "module")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prefillshare.observe.prefix import common_prefix
-from prefillshare.observe.text import session_name
+from prefillshare.wire.text import session_name
 
 MAX_SESSIONS = 10_000
 MAX_LISTED = 500

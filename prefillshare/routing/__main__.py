@@ -16,12 +16,12 @@ import uvloop
 from aiohttp import web
 
 from prefillshare.errors import ConfigError, PrefillShareError
-from prefillshare.observe.text import printable
 from prefillshare.open_files import raise_limit
-from prefillshare.routing.app import make_app
-from prefillshare.routing.connections import make_runner
-from prefillshare.routing.keys import GATEWAY
 from prefillshare.routing.settings import RouterSettings, load_settings
+from prefillshare.routing.web.app import make_app
+from prefillshare.routing.web.connections import make_runner
+from prefillshare.routing.web.keys import GATEWAY
+from prefillshare.wire.text import printable
 
 log = logging.getLogger("prefillshare.routing")
 

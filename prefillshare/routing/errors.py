@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from aiohttp import web
 
 from prefillshare.errors import PrefillShareError
-from prefillshare.observe.text import printable
-from prefillshare.routing.replies import json_reply
+from prefillshare.routing.web.replies import json_reply
+from prefillshare.wire.errors import error_object
+from prefillshare.wire.text import printable
 
 
 class RoutingError(PrefillShareError):
@@ -128,7 +129,7 @@ class CallTimeoutError(RoutingError):
 
 def error_body(error: RoutingError) -> dict[str, object]:
     """Return OpenAI's error object for `error`."""
-    return {"error": {"message": printable(str(error)), "type": error.kind, "param": error.param, "code": error.code}}
+    return {"error": error_object(printable(str(error)), kind=error.kind, param=error.param, code=error.code)}
 
 
 def error_reply(error: RoutingError) -> web.Response:

@@ -8,20 +8,21 @@ import aiohttp
 
 from prefillshare.observe.events import Kind
 from prefillshare.observe.observer import Observer
-from prefillshare.routing.admission import Admission
-from prefillshare.routing.choice import Chooser
-from prefillshare.routing.client import WorkerClient, error_text
+from prefillshare.routing.call.proxy import Proxy
+from prefillshare.routing.call.tracing import Tracing
+from prefillshare.routing.choice.admission import Admission
+from prefillshare.routing.choice.choice import Chooser
+from prefillshare.routing.choice.policies import make_policy
+from prefillshare.routing.choice.sessions import Sessions
 from prefillshare.routing.descriptors import Descriptors
 from prefillshare.routing.errors import ConflictError, NotFoundError
-from prefillshare.routing.health import Health
-from prefillshare.routing.kv_events import Evictions, KvEvents
 from prefillshare.routing.monitor import Monitor
-from prefillshare.routing.policies import make_policy
-from prefillshare.routing.proxy import Proxy
-from prefillshare.routing.sessions import Sessions
 from prefillshare.routing.settings import RouterSettings
-from prefillshare.routing.tracing import Tracing
-from prefillshare.routing.workers import Worker, WorkerPool, WorkerSpec
+from prefillshare.routing.workers.client import WorkerClient
+from prefillshare.routing.workers.health import Health
+from prefillshare.routing.workers.kv_events import Evictions, KvEvents
+from prefillshare.routing.workers.worker import Worker, WorkerPool, WorkerSpec
+from prefillshare.wire.errors import error_text
 
 _POLL_S = 0.02
 

@@ -6,7 +6,7 @@ request can carry.
 
 from collections.abc import Mapping
 
-from prefillshare.observe.text import header_text, printable
+from prefillshare.wire.text import header_text, printable
 
 
 def read_header(headers: Mapping[str, str], name: str) -> str | None:

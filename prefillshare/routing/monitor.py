@@ -20,13 +20,13 @@ from prefillshare.observe.observer import Observer
 from prefillshare.observe.relabel import merged
 from prefillshare.observe.reports import WorkerReport
 from prefillshare.observe.state import ModuleFacts, deployment_state, worker_state
-from prefillshare.routing.admission import Admission
-from prefillshare.routing.client import WorkerClient
+from prefillshare.routing.call.proxy import Proxy
+from prefillshare.routing.choice.admission import Admission
+from prefillshare.routing.choice.sessions import Sessions
 from prefillshare.routing.errors import ShortageError
-from prefillshare.routing.proxy import Proxy
-from prefillshare.routing.sessions import Sessions
 from prefillshare.routing.settings import RouterSettings
-from prefillshare.routing.workers import Worker, WorkerPool
+from prefillshare.routing.workers.client import WorkerClient
+from prefillshare.routing.workers.worker import Worker, WorkerPool
 
 ASK_TIMEOUT_S = 1.5
 

@@ -11,7 +11,7 @@ import orjson
 from prefillshare.config.router import Router
 from prefillshare.config.tables import build
 from prefillshare.errors import ConfigError
-from prefillshare.routing.workers import WorkerSpec, worker_spec
+from prefillshare.routing.workers.worker import WorkerSpec, worker_spec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

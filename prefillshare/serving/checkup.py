@@ -1,10 +1,8 @@
 """Does this machine have what serving needs? Each check says what it found, and what to do when that is not enough."""
 
-import json
 import os
 import resource
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,9 +15,9 @@ from prefillshare.errors import ConfigError, PrefillShareError
 from prefillshare.open_files import FILES_PER_CALL
 from prefillshare.places import home_directory, is_stand_in, socket_folder, state_directory
 from prefillshare.serving.machine import available_memory_bytes, default_threads, gpus, num_cores
+from prefillshare.serving.patch_report import REPORT_COMMAND, PatchReport, ReportError, read_patch_report
 from prefillshare.serving.ports import check_address
 from prefillshare.serving.toolkit import missing_compilers
-from sglang_patches.fingerprint import PINNED_SGLANG, installed_sglang
 
 _PYTHONS = ((3, 11), (3, 12))
 _MIB = 1 << 20
@@ -32,7 +30,6 @@ _SHARED_MEMORY_FIX = "engines of several GPUs exchange data there: give a contai
 _MIN_SHARED_BYTES = 64 * _MIB
 _MIN_OPEN_FILES = 256
 _GOOD_OPEN_FILES = 4096
-_REPORT_TIMEOUT_S = 60
 
 State = Literal["ok", "warning", "problem"]
 
@@ -53,11 +50,12 @@ class Finding:
 
 def examine(host: str, port: int, deployment: Path) -> list[Finding]:
     """Return the findings of all checks; none of them starts or changes anything."""
+    report = _ask_patches()
     checks: list[Callable[[], Finding]] = [
         _python,
-        _sglang,
+        lambda: _sglang(report),
         _plugins,
-        _patches,
+        lambda: _patches(report),
         _device,
         _memory,
         lambda: _port(host, port),
@@ -80,16 +78,16 @@ def _python() -> Finding:
     return Finding(name="Python", state="problem", value=found, fix="install with Python 3.11 or 3.12")
 
 
-def _sglang() -> Finding:
-    found = installed_sglang()
-    if found is None:
-        return Finding(
-            name="SGLang", state="problem", value="not installed", fix=f"pip install sglang=={PINNED_SGLANG}"
-        )
-    if found == PINNED_SGLANG:
-        return Finding(name="SGLang", state="ok", value=found)
-    fix = f"the patches are made for {PINNED_SGLANG}: pip install sglang=={PINNED_SGLANG}"
-    return Finding(name="SGLang", state="problem", value=found, fix=fix)
+def _sglang(report: PatchReport | ReportError) -> Finding:
+    if isinstance(report, ReportError):
+        return Finding(name="SGLang", state="problem", value="unknown", fix=f"run `{REPORT_COMMAND}`")
+    if report.installed == report.pinned:
+        return Finding(name="SGLang", state="ok", value=report.pinned)
+    fix = f"pip install sglang=={report.pinned}"
+    if report.installed is None:
+        return Finding(name="SGLang", state="problem", value="not installed", fix=fix)
+    fix = f"the patches are made for {report.pinned}: {fix}"
+    return Finding(name="SGLang", state="problem", value=report.installed, fix=fix)
 
 
 def _plugins() -> Finding:
@@ -101,26 +99,21 @@ def _plugins() -> Finding:
     return Finding(name="plugins", state="problem", value=value, fix="install prefillshare again: pip install -e .")
 
 
-def _patches() -> Finding:
-    command = [sys.executable, "-m", "sglang_patches", "report", "--json"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_REPORT_TIMEOUT_S, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return Finding(name="patches", state="problem", value=str(error), fix="run `python -m sglang_patches report`")
-    if done.returncode == 0:
-        return Finding(name="patches", state="ok", value=_summary(done.stdout))
-    value = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[-1]
-    fix = f"run `python -m sglang_patches report`; a fresh sglang=={PINNED_SGLANG} mends changed files"
-    return Finding(name="patches", state="problem", value=value[:200], fix=fix)
+def _patches(report: PatchReport | ReportError) -> Finding:
+    if isinstance(report, ReportError):
+        return Finding(name="patches", state="problem", value=str(report), fix=f"run `{REPORT_COMMAND}`")
+    if not report.misfits:
+        return Finding(name="patches", state="ok", value=f"{report.num_patches} patches, all fingerprints match")
+    value = f"{len(report.misfits)} of {report.num_patches} do not fit, first {report.misfits[0]}"
+    fix = f"run `{REPORT_COMMAND}`; a fresh sglang=={report.pinned} mends changed files"
+    return Finding(name="patches", state="problem", value=value, fix=fix)
 
 
-def _summary(report: str) -> str:
+def _ask_patches() -> PatchReport | ReportError:
     try:
-        content = json.loads(report)
-    except ValueError:
-        return "all fingerprints match"
-    patches = content.get("patches", content) if isinstance(content, dict) else content
-    return f"{len(patches)} patches, all fingerprints match"
+        return read_patch_report()
+    except ReportError as error:
+        return error
 
 
 def _device() -> Finding:

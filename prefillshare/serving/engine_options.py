@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from prefillshare.config.schema import OWNED_ARGUMENTS
 from prefillshare.config.tables import nearest
+from prefillshare.contract import UNSUPPORTED_ALGORITHMS, UNSUPPORTED_SWITCHES
 from prefillshare.errors import ConfigError
-from sglang_patches.arguments import Option, known_options
-from sglang_patches.server_checks import UNSUPPORTED_ALGORITHMS, UNSUPPORTED_SWITCHES
+from prefillshare.serving.known_options import Option, known_options
 
 # Set for machines without a GPU, where extra_args may say otherwise.
 _MAY_BE_OVERRIDDEN = frozenset({"sampling_backend", "enable_mixed_chunk"})

@@ -16,12 +16,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from prefillshare.contract import FORK_SERVER_PROGRAM
 from prefillshare.errors import LaunchError
 from prefillshare.places import socket_folder
 from prefillshare.serving.environment import shared_variables
 from prefillshare.serving.logs import open_log
 
-_MODULE = "sglang_patches.forkserver"
 UNKNOWN_EXIT_CODE = -signal.SIGKILL
 """Exit code of an engine whose fork server is gone too, so that nobody knows it."""
 
@@ -39,7 +39,7 @@ class ForkServer:
         try:
             with open_log(log_path) as log:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", _MODULE, str(theirs.fileno())],
+                    [sys.executable, "-m", FORK_SERVER_PROGRAM, str(theirs.fileno())],
                     env={**os.environ, **shared_variables(), "TMPDIR": str(socket_folder()), **environment},
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,

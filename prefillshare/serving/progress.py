@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from prefillshare.contract import PATCHES_PROGRAM
+
 # Text in the log -> what happens from then on. In the order in which they come.
 STAGES: tuple[tuple[str, str], ...] = (
     ("server_args=", "starting the workers"),
@@ -13,7 +15,7 @@ STAGES: tuple[tuple[str, str], ...] = (
 FIRST_STAGE = "importing SGLang"
 LAST_STAGE = "answering a first request"
 
-_PATCH_REASON = re.compile(r"^(?:SystemExit: )?(sglang_patches: .+)$", re.MULTILINE)
+_PATCH_REASON = re.compile(rf"^(?:SystemExit: )?({PATCHES_PROGRAM}: .+)$", re.MULTILINE)
 _ARGUMENT_ERROR = re.compile(r"^sglang serve: error: (.+)$|^launch_server\.py: error: (.+)$", re.MULTILINE)
 _ROUTER_ERROR = re.compile(r"^error: (.+)$", re.MULTILINE)
 _PYTHON_ERROR = re.compile(

@@ -76,7 +76,7 @@ class _Row:
 
     @property
     def num_queries(self) -> int:
-        return sum(len(one.positions) for one in self.segments)
+        return sum(len(segment.positions) for segment in self.segments)
 
 
 @dataclass(slots=True)
@@ -175,10 +175,14 @@ def _tensors(rows: list[_Row], num_tokens: int, *, is_causal: bool = False) -> L
     for number, row in enumerate(rows):
         prefill[:, number, : len(row.tokens)] = row.tokens, row.depths
         at = 0
-        for one in row.segments:
-            span = slice(at, at + len(one.positions))
-            queries[:, number, span] = one.inputs, one.positions, np.where(one.weights > 0, one.targets, NO_TARGET)
-            weights[number, span] = one.weights
+        for segment in row.segments:
+            span = slice(at, at + len(segment.positions))
+            queries[:, number, span] = (
+                segment.inputs,
+                segment.positions,
+                np.where(segment.weights > 0, segment.targets, NO_TARGET),
+            )
+            weights[number, span] = segment.weights
             at = span.stop
     return Layout(
         prefill_tokens=torch.from_numpy(prefill[0]),
@@ -209,9 +213,9 @@ def _query_mask(rows: list[_Row], width: int, num_queries: int) -> Tensor:
     mask[:, 0, np.arange(num_queries), width + np.arange(num_queries)] = True
     for number, row in enumerate(rows):
         at = 0
-        for one in row.segments:
-            size = len(one.positions)
-            mask[number, 0, at : at + size, one.seen] = True
+        for segment in row.segments:
+            size = len(segment.positions)
+            mask[number, 0, at : at + size, segment.seen] = True
             mask[number, 0, at : at + size, width + at : width + at + size] = np.tri(size, dtype=np.bool_)
             at += size
     return torch.from_numpy(mask)

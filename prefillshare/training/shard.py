@@ -4,11 +4,9 @@ A run's data is a deterministic function of its step, so a resumed run sees what
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 
 import numpy as np
 
@@ -68,7 +66,7 @@ def write_shard(path: Path, documents: Iterable[Document]) -> Shard:
     shard = Shard(
         tokens=joined if joined.max() > np.iinfo(np.uint16).max else joined.astype(np.uint16),
         weights=np.concatenate(weights),
-        starts=np.concatenate(([0], np.cumsum([len(one) for one in tokens]))).astype(np.int64),
+        starts=np.concatenate(([0], np.cumsum([len(document) for document in tokens]))).astype(np.int64),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"partial-{path.name}")
@@ -87,34 +85,3 @@ def read_shard(path: Path) -> Shard:
             return Shard(tokens=arrays["tokens"], weights=arrays["weights"], starts=arrays["starts"])
     except (OSError, ValueError, KeyError) as error:
         raise TrainingError(f"training data {path} cannot be read ({error}): build it again with --fresh") from error
-
-
-def plan_batches(lengths: Sequence[int], batch_tokens: int, seed: int, *, pool: int = 512) -> list[list[int]]:
-    """Document indices of each step: near neighbours in the order, of similar length, in at most `batch_tokens`.
-
-    Units: batch_tokens counts padding. A curriculum in the order of documents survives, since only documents of one
-    pool of neighbours are mixed.
-    """
-    rng = Random(f"batches-{seed}")
-    plan: list[list[int]] = []
-    for start in range(0, len(lengths), pool):
-        indices = sorted(range(start, min(start + pool, len(lengths))), key=lambda index: lengths[index])
-        batches = _cut(indices, lengths, batch_tokens)
-        rng.shuffle(batches)
-        plan += batches
-    return plan
-
-
-def _cut(indices: Sequence[int], lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    """Cut indices, sorted by rising length, into batches."""
-    batches: list[list[int]] = [[]]
-    for index in indices:
-        if batches[-1] and (len(batches[-1]) + 1) * lengths[index] > batch_tokens:
-            batches.append([])
-        batches[-1].append(index)
-    return batches
-
-
-def hash_of(value: object) -> str:
-    """Hash of a JSON value."""
-    return f"sha256:{hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()}"

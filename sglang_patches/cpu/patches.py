@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from sglang_patches import start_method
-from sglang_patches.cpu import adapters, attention, grammar_mask, nixl_memory, operators, pinning
+from sglang_patches.cpu import adapters, attention, grammar_mask, nixl_memory, operators, pinning, start_method
 from sglang_patches.patch import Patch
 from sglang_patches.patch import sglang_patch as _patch
 

@@ -1,6 +1,6 @@
 """The size of a call's hand-off, and how long its prefill waited for it; reported with the call.
 
-Both workers of a call tell the size (:mod:`sglang_patches.call_report`), the prefill worker also the time.
+Both workers of a call tell the size (:mod:`sglang_patches.observed.call_report`), the prefill worker also the time.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from sglang_patches.call_report import note, noted
+from sglang_patches.observed.call_report import note, noted
 
 
 def report(req: Any, num_held_tokens: int, kv_manager: Any) -> None:

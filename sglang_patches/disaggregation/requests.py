@@ -19,9 +19,9 @@ from http import HTTPStatus
 from typing import Any
 
 from prefillshare.contract import NO_BOOTSTRAP_HOST
-from sglang_patches import sampling_values
+from sglang_patches.checks import sampling_values
+from sglang_patches.checks.calls import check_call, prepare_call
 from sglang_patches.disaggregation.role import worker_role
-from sglang_patches.request_checks import check_call, prepare_call
 
 NEUTRAL_FIELDS: dict[str, Any] = {
     "lora_path": None,

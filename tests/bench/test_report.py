@@ -103,10 +103,10 @@ ENOUGH = {"latency_p50_s": 1.0, "goodput_calls_per_s": 1.0, "memory_gb": 1.0, "n
     ],
 )
 def test_ratios_need_enough_answered_calls(key: str, theirs: dict[str, float], said: float | None) -> None:
-    figure = next(one for one in FIGURES if one.key == key)
-    one, other = _result("shared", 2, LOW, **ENOUGH), _result("vanilla-lora", 2, LOW, **{**ENOUGH, **theirs})
-    assert ratio(figure, one, other) == said
-    assert ratio(figure, other, one) == said
+    figure = next(figure for figure in FIGURES if figure.key == key)
+    shared, other = _result("shared", 2, LOW, **ENOUGH), _result("vanilla-lora", 2, LOW, **{**ENOUGH, **theirs})
+    assert ratio(figure, shared, other) == said
+    assert ratio(figure, other, shared) == said
 
 
 def test_plots_over_modules_come_with_several_numbers_of_modules(tmp_path: Path) -> None:
@@ -173,9 +173,9 @@ def test_a_deadline_leaves_time_for_the_report(monkeypatch: pytest.MonkeyPatch) 
     now = 1000.0
     monkeypatch.setattr("prefillshare.bench.deadline.time", SimpleNamespace(monotonic=lambda: now))
     long, short, none = Deadline(600.0), Deadline(40.0), Deadline(None)
-    assert [one.left_s for one in (long, short, none)] == [580.0, 30.0, float("inf")]
+    assert [deadline.left_s for deadline in (long, short, none)] == [580.0, 30.0, float("inf")]
     now += 100.0
-    assert [one.left_s for one in (long, short, none)] == [480.0, 0.0, float("inf")]
+    assert [deadline.left_s for deadline in (long, short, none)] == [480.0, 0.0, float("inf")]
 
 
 def test_no_more_time_is_estimated_than_a_deadline_allows() -> None:

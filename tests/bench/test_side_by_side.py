@@ -135,7 +135,7 @@ def test_the_report_holds_everything(measured: tuple[Plan, Store, Runner]) -> No
     assert all(f"\n| {figure} | " in text for figure in by_figure)
     assert all((store.directory / plot).is_file() for plot in re.findall(r"!\[.*\]\((.*)\)", text))
     summary = json.loads((store.directory / "summary.json").read_text())
-    assert [one["system"] for one in summary] == ["shared", "vanilla-lora"] * 2
+    assert [row["system"] for row in summary] == ["shared", "vanilla-lora"] * 2
 
 
 def test_a_finished_measurement_has_nothing_left_to_run(measured: tuple[Plan, Store, Runner]) -> None:

@@ -30,7 +30,7 @@ def _prompts(session: Session) -> list[tuple[int, ...]]:
 
 
 def _common(left: tuple[int, ...], right: tuple[int, ...]) -> int:
-    return next((i for i, (one, other) in enumerate(zip(left, right, strict=False)) if one != other), len(left))
+    return next((i for i, (token, other) in enumerate(zip(left, right, strict=False)) if token != other), len(left))
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from prefillshare.cli.history import NAME, NUM_KEPT, opened_history
-from prefillshare.cli.questions import Piped
+from prefillshare.cli.chat_history import NAME, NUM_KEPT, opened_history
+from prefillshare.cli.chat_questions import Piped
 from prefillshare.serving.launch import RunningDeployment
 from tests.support.tmux import Terminal, prefillshare
 

@@ -78,10 +78,10 @@ def test_dry_run_prints_every_worker_of_a_disaggregated_deployment(family: Path)
     file.write_text(family.read_text().replace('topology = "colocated"', 'topology = "disaggregated"'))
     commands = json.loads(_run("launch", str(file), "--dry-run", "--json").stdout)
     assert commands[0]["name"] == "prefill-0"
-    assert all(one["name"].startswith("decode-") for one in commands[1:])
-    ports = [one["argv"][one["argv"].index("--port") + 1] for one in commands]
+    assert all(command["name"].startswith("decode-") for command in commands[1:])
+    ports = [command["argv"][command["argv"].index("--port") + 1] for command in commands]
     assert len(set(ports)) == len(ports)
-    assert all("PREFILLSHARE_PREFILL_FINGERPRINT" in one["environment"] for one in commands)
+    assert all("PREFILLSHARE_PREFILL_FINGERPRINT" in command["environment"] for command in commands)
 
 
 def test_ps_says_that_nothing_runs(family: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,9 @@ def test_gsm8k_is_asked_by_lm_eval(random_server: RunningDeployment, tmp_path: P
     )
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)
-    assert [one["suite"] for one in figures] == ["gsm8k (lm-eval, strict-match)", "gsm8k (lm-eval, flexible-extract)"]
+    assert [score["suite"] for score in figures] == [
+        "gsm8k (lm-eval, strict-match)",
+        "gsm8k (lm-eval, flexible-extract)",
+    ]
     for score in json.loads(out.read_text())["scores"]:
         assert [bool(sample["answer"]) for sample in score["samples"]] == [True, True]

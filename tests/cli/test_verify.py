@@ -16,13 +16,15 @@ SAMPLE = Sample(num_prompts=3, num_tokens=6)
 def test_a_deployment_answers_as_the_reference_and_other_modules_do_not(random_server: RunningDeployment) -> None:
     deployment = random_server.deployment.config
     found = verify(deployment, random_server.url, None, SAMPLE)
-    assert [(one["exact"], one["compared"]) for one in found.values()] == [(3, 3)] * 3
+    assert [(figures["exact"], figures["compared"]) for figures in found.values()] == [(3, 3)] * 3
     # The file now says that each name stands for another module's weights.
     paths = [module.path for module in deployment.decode]
-    exchanged = [replace(one, path=path) for one, path in zip(deployment.decode, paths[1:] + paths[:1], strict=True)]
+    exchanged = [
+        replace(module, path=path) for module, path in zip(deployment.decode, paths[1:] + paths[:1], strict=True)
+    ]
     found = verify(replace(deployment, decode=tuple(exchanged)), random_server.url, None, SAMPLE)
-    assert any(one["exact"] < one["compared"] for one in found.values())
-    assert all(one["token_agreement"] < 1 for one in found.values() if one["exact"] < one["compared"])
+    assert any(figures["exact"] < figures["compared"] for figures in found.values())
+    assert all(figures["token_agreement"] < 1 for figures in found.values() if figures["exact"] < figures["compared"])
 
 
 def test_prompts_fork_as_conversations_do_and_follow_from_the_seed() -> None:

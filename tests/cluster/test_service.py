@@ -7,8 +7,8 @@ import openai
 import pytest
 from transformers import AutoTokenizer
 
-from prefillshare.modules.tiny.chatml import generation_prompt
-from prefillshare.modules.tiny.conversations import held_out_conversations
+from prefillshare.tiny.language.chatml import generation_prompt
+from prefillshare.tiny.language.conversations import held_out_conversations
 from tests.cluster.conftest import MODULES, Cluster
 from tests.support.engines import MODELS_DIR
 from tests.support.reference import Reference

@@ -11,7 +11,7 @@ from prefillshare.config.schema import Deployment, PrefillModule
 from prefillshare.config.tables import build
 from prefillshare.config.training import BaseModel, Training
 from prefillshare.errors import ConfigError
-from prefillshare.modules.tiny.calls import NUM_ROWS, call_rows
+from prefillshare.tiny.language.calls import NUM_ROWS, call_rows
 
 MODELS = Path(__file__).parents[2] / "models"
 RECIPES = MODELS / "recipes"

@@ -53,7 +53,7 @@ def test_every_way_of_training_is_measured(measured: Path) -> None:
         *("math-base-100", "math-full-ft-1-0", "math-full-ft-1-100", "math-full-1-0", "math-full-1-100"),
         "math-lora-1-100",
     }
-    assert all(one["num_problems"] == 2 for one in content["accuracies"].values())
+    assert all(accuracy["num_problems"] == 2 for accuracy in content["accuracies"].values())
 
 
 def test_the_report_has_each_row_and_a_plot(measured: Path) -> None:
@@ -72,7 +72,7 @@ def test_a_second_call_trains_nothing_and_adds_what_is_new(measured: Path) -> No
     after = results(measured)
     assert after["trainings"] == before["trainings"]
     assert set(after["accuracies"]) - set(before["accuracies"]) == {"math-full-ft-1-50", "math-full-1-50"}
-    assert all(after["accuracies"][name] == one for name, one in before["accuracies"].items())
+    assert all(after["accuracies"][name] == accuracy for name, accuracy in before["accuracies"].items())
 
 
 def test_another_recipe_is_refused(measured: Path) -> None:
@@ -103,12 +103,16 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
     after = results(tmp_path)
     assert set(after["trainings"]) == {"math-full-ft-1", "math-full-1", "math-lora-1"}
     assert after["trainings"]["math-full-ft-1"] == before["trainings"]["math-full-ft-1"]
-    assert all(after["accuracies"][name] == one for name, one in before["accuracies"].items())
+    assert all(after["accuracies"][name] == accuracy for name, accuracy in before["accuracies"].items())
 
 
 def test_a_seed_is_complete_before_the_next_and_its_table_before_its_curve() -> None:
     recipe = Recipe(tasks=("math", "tool"), seeds=(1, 2))
-    names = [(one.name, one.run and one.run.seed) for _, wanted in steps(recipe) for one in wanted]
+    names = [
+        (measurement.name, measurement.run and measurement.run.seed)
+        for _, wanted in steps(recipe)
+        for measurement in wanted
+    ]
     assert [seed for _, seed in names] == sorted(seed or 0 for _, seed in names)
     first = [name for name, seed in names if seed == 1]
     table = {f"{task}-{row}" for task in recipe.tasks for row in ("full-ft-1-0", "full-ft-1-100", "full-1-100")}
@@ -123,9 +127,9 @@ def filled(file: Path, recipe: Recipe, own: tuple[int, ...], shared: tuple[int, 
     store = Store(file, recipe)
     for trained, ratio, counts in (("full-ft", 0.0, own), ("full", 1.0, shared)):
         for seed, num_right in enumerate(counts, start=1):
-            one = Run(task="math", trained="full-ft" if trained == "full-ft" else "full", seed=seed)
-            store.add_training(one, Trained(loss=0.1, seconds=60.0))
-            store.add_accuracy(Measurement(task="math", run=one, ratio=ratio), num_right, 500, 60.0)
+            trained_run = Run(task="math", trained="full-ft" if trained == "full-ft" else "full", seed=seed)
+            store.add_training(trained_run, Trained(loss=0.1, seconds=60.0))
+            store.add_accuracy(Measurement(task="math", run=trained_run, ratio=ratio), num_right, 500, 60.0)
     return store
 
 

@@ -8,21 +8,21 @@ from typing import Any
 import pytest
 
 from prefillshare.errors import EvaluationError
-from prefillshare.evaluation.field import bfcl
-from prefillshare.evaluation.field.bfcl import api_name
-from prefillshare.evaluation.field.calls import parse_calls
-from prefillshare.evaluation.field.registry import load
+from prefillshare.evaluation.suites import bfcl
+from prefillshare.evaluation.suites.answered_calls import parse_calls
+from prefillshare.evaluation.suites.bfcl import api_name
+from prefillshare.evaluation.suites.registry import load
 
 NUM_QUESTIONS = {"bfcl-simple": 400, "bfcl-multiple": 200}
 
 
 def chosen(choices: Any) -> Any:
     """The first value that an argument may have; members of a dictionary have choices of their own."""
-    value = next(one for one in choices if one != "")
+    value = next(choice for choice in choices if choice != "")
     if isinstance(value, dict):
         return {key: chosen(values) for key, values in value.items() if set(map(str, values)) != {""}}
     if isinstance(value, list):
-        return [chosen([one]) if isinstance(one, dict) else one for one in value]
+        return [chosen([item]) if isinstance(item, dict) else item for item in value]
     return value
 
 
@@ -72,7 +72,7 @@ def test_functions_stand_in_the_prompt() -> None:
 
 def test_functions_are_offered_as_tools_under_names_that_the_api_allows() -> None:
     suite = load("bfcl-simple", directory=None, limit=None, may_run_code=False, offers_tools=True)
-    question = next(one for one in suite.questions if one.functions[0]["name"] == "math.factorial")
+    question = next(question for question in suite.questions if question.functions[0]["name"] == "math.factorial")
     (tool,) = question.tools
     assert tool["function"]["name"] == "math_factorial"
     assert tool["function"]["parameters"] == {
@@ -88,7 +88,7 @@ def test_functions_are_offered_as_tools_under_names_that_the_api_allows() -> Non
     assert [message["role"] for message in question.messages] == ["user"]
     assert question.judge('[{"name": "math_factorial", "arguments": {"number": 5}}]').is_right
     assert not question.judge('[{"name": "math_factorial", "arguments": {"number": 6}}]').is_right
-    names = {api_name(function["name"]) for one in suite.questions for function in one.functions}
+    names = {api_name(function["name"]) for question in suite.questions for function in question.functions}
     assert all(len(name) <= 64 and name.replace("-", "_").isidentifier() for name in names)
 
 
@@ -123,7 +123,7 @@ def test_other_suites_have_no_functions_to_offer() -> None:
 def test_without_the_package_the_message_says_what_to_install() -> None:
     program = (
         "import sys; sys.modules['bfcl_eval'] = None\n"
-        "from prefillshare.evaluation.field.registry import load\n"
+        "from prefillshare.evaluation.suites.registry import load\n"
         "load('bfcl-simple', directory=None, limit=1, may_run_code=False)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

@@ -10,7 +10,7 @@ from prefillshare.evaluation.compare import compare_files, mcnemar
 
 
 def write(file: Path, verdicts: list[bool], suite: str = "gsm8k") -> Path:
-    samples = [{"question": f"number {n}", "is_right": one} for n, one in enumerate(verdicts)]
+    samples = [{"question": f"number {n}", "is_right": is_right} for n, is_right in enumerate(verdicts)]
     file.write_text(json.dumps({"scores": [{"suite": suite, "samples": samples}]}))
     return file
 

@@ -7,7 +7,7 @@ import pytest
 
 from prefillshare.errors import EvaluationError
 from prefillshare.evaluation.driver import score_served
-from prefillshare.evaluation.suites import load_suite
+from prefillshare.evaluation.suites.tiny import load_suite
 from tests.support.http import serving
 
 
@@ -20,7 +20,7 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         assert self.path == "/v1/chat/completions"
         assert body["temperature"] == 0
-        known = {json.dumps(one.messages): one.problem.answer for one in self.suite.questions}
+        known = {json.dumps(question.messages): question.problem.answer for question in self.suite.questions}
         texts = {"right": known.get(json.dumps(body["messages"])), "wrong": "no idea"}
         text = texts.get(body["model"])
         usage = {"prompt_tokens": 7, "prompt_tokens_details": {"cached_tokens": 5}}
@@ -45,7 +45,7 @@ def test_asks_and_judges_every_question(url):
     counted = []
     score = score_served(Handler.suite, "right", url, on_answer=lambda: counted.append(1))
     assert (score.num_right, len(score.samples), len(counted)) == (10, 10, 10)
-    assert {(one.prompt_tokens, one.cached_tokens) for one in score.samples} == {(7, 5)}
+    assert {(sample.prompt_tokens, sample.cached_tokens) for sample in score.samples} == {(7, 5)}
     assert score_served(Handler.suite, "wrong", url).num_right == 0
 
 

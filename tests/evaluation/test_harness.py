@@ -62,14 +62,14 @@ def test_both_filters_judge_and_examples_are_turns(url: str, data: Path, tmp_pat
         *("--few-shot", "2", "--api-key", "secret", "--out", str(out)),
     )
     assert done.returncode == 0, done.stderr
-    assert {one["suite"]: one["num_right"] for one in json.loads(done.stdout)} == {
+    assert {score["suite"]: score["num_right"] for score in json.loads(done.stdout)} == {
         "gsm8k (lm-eval, strict-match)": 1,
         "gsm8k (lm-eval, flexible-extract)": 2,
     }
     scores = json.loads(out.read_text())["scores"]
-    assert [one["is_right"] for one in scores[0]["samples"]] == [True, False, False]
-    assert [one["reason"] for one in scores[1]["samples"]] == ["", "", "41 instead of 4"]
-    assert [(one["question"], one["answer"]) for one in scores[0]["samples"]] == [
+    assert [sample["is_right"] for sample in scores[0]["samples"]] == [True, False, False]
+    assert [sample["reason"] for sample in scores[1]["samples"]] == ["", "", "41 instead of 4"]
+    assert [(sample["question"], sample["answer"]) for sample in scores[0]["samples"]] == [
         (row["question"], answer) for row, answer in zip(TEST, ANSWERS, strict=True)
     ]
     assert len(Handler.asked) == len(TEST)

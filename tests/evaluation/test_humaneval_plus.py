@@ -9,9 +9,9 @@ import pytest
 
 from prefillshare.errors import EvaluationError
 from prefillshare.evaluation.base import Question
-from prefillshare.evaluation.field import humaneval_plus
-from prefillshare.evaluation.field.humaneval_plus import FILE
-from prefillshare.evaluation.field.registry import load
+from prefillshare.evaluation.suites import humaneval_plus
+from prefillshare.evaluation.suites.humaneval_plus import FILE
+from prefillshare.evaluation.suites.registry import load
 
 ROWS = [
     {

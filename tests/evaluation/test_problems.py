@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from prefillshare.errors import EvaluationError
-from prefillshare.evaluation.field.gsm import load_gsm8k, load_gsm_plus
-from prefillshare.evaluation.field.humaneval import load_humaneval
 from prefillshare.evaluation.harness import _usable
+from prefillshare.evaluation.suites.gsm import load_gsm8k, load_gsm_plus
+from prefillshare.evaluation.suites.humaneval import load_humaneval
 
 GOOD = {"question": "1 + 2?", "answer": "1 + 2 = 3\n#### 3"}
 
@@ -24,9 +24,9 @@ def test_bad_rows_of_word_problems_are_left_out_with_their_reasons(tmp_path: Pat
     ]
     (tmp_path / "gsm8k_test.jsonl").write_bytes("\n".join(lines).encode() + b'\n{"question": "caf\xe9"}\n')
     suite = load_gsm8k(tmp_path)
-    assert [one.asked for one in suite.questions] == ["1 + 2?"] * 2
+    assert [question.asked for question in suite.questions] == ["1 + 2?"] * 2
     assert suite.num_left_out == 4
-    assert [one.partition(":")[0] for one in suite.left_out] == ["row 2", "row 3", "row 4", "row 6"]
+    assert [reason.partition(":")[0] for reason in suite.left_out] == ["row 2", "row 3", "row 4", "row 6"]
     assert "no 'answer'" in suite.left_out[1]
     assert "answer is 3, not text" in suite.left_out[2]
 
@@ -35,7 +35,7 @@ def test_a_problem_without_a_number_says_so(tmp_path: Path) -> None:
     rows = [{"question": "?", "solution": "x", "answer": answer} for answer in ("12", "none", 7)]
     (tmp_path / "gsmplus_testmini.jsonl").write_text("\n".join(map(json.dumps, rows)))
     suite = load_gsm_plus(tmp_path)
-    assert [str(one.final) for one in suite.questions] == ["12", "7"]
+    assert [str(question.final) for question in suite.questions] == ["12", "7"]
     assert list(suite.left_out) == ["row 2: its answer is 'none', no number"]
 
 

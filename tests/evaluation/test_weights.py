@@ -6,11 +6,11 @@ import pytest
 
 from prefillshare.config import load_deployment
 from prefillshare.errors import EvaluationError
-from prefillshare.evaluation.field.registry import load
-from prefillshare.evaluation.suites import load_suite
+from prefillshare.evaluation.suites.registry import load
+from prefillshare.evaluation.suites.tiny import load_suite
 from prefillshare.evaluation.weights import WeightsModel
 from prefillshare.modules.deployment import ResolvedDeployment, resolve
-from prefillshare.training.tiny.answers import TinyAnswers
+from prefillshare.tiny.answers import TinyAnswers
 
 MODELS = Path(__file__).parents[2] / "models"
 
@@ -25,7 +25,9 @@ def test_answers_are_those_of_the_reference(agents: ResolvedDeployment, ratio: f
     suite = load_suite("tiny-math", 12)
     wanted = TinyAnswers(MODELS / "tiny", "math", sharing_ratio=ratio)
     score = WeightsModel(agents, "math", sharing_ratio=ratio).score(suite)
-    assert [sample.answer for sample in score.samples] == wanted.answer([list(one.messages) for one in suite.questions])
+    assert [sample.answer for sample in score.samples] == wanted.answer(
+        [list(question.messages) for question in suite.questions]
+    )
     assert score.num_right >= 10 or ratio < 1
     assert all(sample.prompt_tokens > 100 for sample in score.samples)
 
@@ -38,7 +40,7 @@ def test_the_prefill_module_itself_can_be_asked(agents: ResolvedDeployment) -> N
 def test_full_weights_say_what_the_adapter_says(agents: ResolvedDeployment) -> None:
     across_workers = resolve(load_deployment(MODELS / "tiny-agents-pd.toml"))
     suite = load("bfcl-simple", directory=None, limit=4, may_run_code=False)
-    scores = [WeightsModel(one, "tool").score(suite) for one in (agents, across_workers)]
+    scores = [WeightsModel(deployment, "tool").score(suite) for deployment in (agents, across_workers)]
     assert [sample.answer for sample in scores[0].samples] == [sample.answer for sample in scores[1].samples]
 
 

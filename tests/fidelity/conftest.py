@@ -30,8 +30,8 @@ def prompts() -> list[Prompt]:
     """Held-out prompts of the three tasks in turn, as token ids; many hold earlier turns of other modules."""
     from transformers import AutoTokenizer
 
-    from prefillshare.modules.tiny.chatml import generation_prompt
-    from prefillshare.modules.tiny.conversations import held_out_conversations
+    from prefillshare.tiny.language.chatml import generation_prompt
+    from prefillshare.tiny.language.conversations import held_out_conversations
 
     tokenizer = AutoTokenizer.from_pretrained(MODELS_DIR / "tiny" / "base")
     found: list[Prompt] = []

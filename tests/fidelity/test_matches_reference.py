@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from sglang_patches.prefill_once import MIN_TOKENS
+from sglang_patches.prefill.underway import MIN_TOKENS
 from tests.fidelity.conftest import MODULES, NUM_TOKENS, Prompt
 from tests.support.engines import TINY_AGENTS, Answer, Endpoint, shared_engine
 from tests.support.marks import starts_engine

@@ -39,8 +39,8 @@ def prompts() -> list[Prompt]:
     """Held-out prompts of the three tasks, as token ids."""
     from transformers import AutoTokenizer
 
-    from prefillshare.modules.tiny.chatml import generation_prompt
-    from prefillshare.modules.tiny.conversations import TASKS, held_out_conversations
+    from prefillshare.tiny.language.chatml import generation_prompt
+    from prefillshare.tiny.language.conversations import TASKS, held_out_conversations
 
     tokenizer = AutoTokenizer.from_pretrained(TINY / "base")
     streams = [islice(held_out_conversations(11, task), NUM_PROMPTS // len(TASKS)) for task in TASKS]

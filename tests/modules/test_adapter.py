@@ -289,7 +289,7 @@ def test_an_adapter_one_folder_below_is_pointed_out(adapter: Path) -> None:
 
 
 def test_harmless_files_do_not_count(adapter: Path, base: Path, tmp_path: Path) -> None:
-    token = next(one for one in json.loads((base / "tokenizer.json").read_text())["added_tokens"])
+    token = next(entry for entry in json.loads((base / "tokenizer.json").read_text())["added_tokens"])
     (adapter / "added_tokens.json").write_text(json.dumps({token["content"]: token["id"]}))
     (adapter / "chat_template.jinja").write_bytes((base / "chat_template.jinja").read_bytes())
     (adapter / "checkpoint-10").mkdir()

@@ -191,7 +191,7 @@ def _full(file: Path, name: str, **changes: str) -> Path:
     text = file.read_text().replace('topology = "colocated"', 'topology = "disaggregated"')
     head, _, tail = text.partition(f'name = "{name}"')
     tail = tail.replace(
-        'kind = "lora"', 'kind = "full"' + "".join(f"\n{key} = {one}" for key, one in changes.items()), 1
+        'kind = "lora"', 'kind = "full"' + "".join(f"\n{key} = {value}" for key, value in changes.items()), 1
     )
     file.write_text(f'{head}name = "{name}"{tail}')
     return file

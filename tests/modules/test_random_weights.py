@@ -59,8 +59,8 @@ def test_torch_writes_the_same_tensors_with_other_values(tmp_path: Path, dtype: 
         {name: tensor for file in weight_files(tmp_path / kind) for name, tensor in load_file(file).items()}
         for kind in ("torch", "numpy")
     )
-    assert {name: (one.shape, one.dtype) for name, one in ours.items()} == {
-        name: (one.shape, one.dtype) for name, one in theirs.items()
+    assert {name: (tensor.shape, tensor.dtype) for name, tensor in ours.items()} == {
+        name: (tensor.shape, tensor.dtype) for name, tensor in theirs.items()
     }
     for name, tensor in ours.items():
         assert tensor.float().std().item() == pytest.approx(theirs[name].float().std().item(), rel=0.2)

@@ -18,13 +18,13 @@ from sglang.srt.lora.backend import chunked_backend, torch_backend, triton_backe
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
 
 from sglang_patches.cpu.pinning import UnpinnedTorch, keep_in_place
-from sglang_patches.lora_segments import (
+from sglang_patches.prefill.boundary import ALL_BASE_MADE
+from sglang_patches.prefill.segments import (
     BOUNDARIES,
     SEGMENTS,
     wrap_can_use_prefill_graph,
     wrap_prepare_lora_batch,
 )
-from sglang_patches.request_boundary import ALL_BASE_MADE
 
 INPUT, OUTPUT, RANK, SCALING = 32, 48, 16, 0.5
 SLOTS = {"math": 0, None: 1, "tool": 2}  # the base slot is not slot 0 here: nothing may rely on that

@@ -10,17 +10,17 @@ import sys
 import pytest
 
 from prefillshare.contract import PLUGINS
-from sglang_patches import registry
+from sglang_patches import bindings as registry
+from sglang_patches.bindings import ENGINE_PATCHES, PatchError, apply, problems
 from sglang_patches.cpu.patches import CPU_PATCHES
 from sglang_patches.patch import Patch, Symbol
 from sglang_patches.plugin import EXIT_CODE
-from sglang_patches.registry import ENGINE_PATCHES, PatchError, apply, problems
 
 ALL_PATCHES = (*CPU_PATCHES, *ENGINE_PATCHES)
 
 IMPORT_CHANGES_NOTHING = """
 import sys
-import sglang_patches, sglang_patches.registry as registry, sglang_patches.plugin
+import sglang_patches, sglang_patches.bindings as registry, sglang_patches.plugin
 assert not any(name.split(".")[0] in ("sglang", "torch") for name in sys.modules), "imported too much"
 assert not registry.is_applied()
 """
@@ -28,9 +28,9 @@ assert not registry.is_applied()
 PATCHED_ONCE = """
 from sglang_patches.cpu.platform import activate
 import inspect
-from sglang_patches import registry
+from sglang_patches import bindings as registry
 from sglang_patches.cpu.patches import CPU_PATCHES
-from sglang_patches.registry import ENGINE_PATCHES
+from sglang_patches.bindings import ENGINE_PATCHES
 
 def live(patch):
     holder, name = patch._owner()
@@ -60,8 +60,8 @@ print("passed")
 
 ALL_OR_NONE = """
 import dataclasses
-from sglang_patches import registry
-from sglang_patches.registry import ENGINE_PATCHES
+from sglang_patches import bindings as registry
+from sglang_patches.bindings import ENGINE_PATCHES
 
 def explode(original):
     raise RuntimeError("boom")

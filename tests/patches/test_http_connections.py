@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from sglang_patches import http_connections
+from sglang_patches.http import connections as http_connections
 
 IDLE_S = 0.3
 HEAD = b"GET / HTTP/1.1\r\nHost: a\r\n"

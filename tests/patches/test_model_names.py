@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 
-from sglang_patches.model_names import ModelMissingError, cache_namespace, resolve_adapter
+from sglang_patches.http.model_names import ModelMissingError, cache_namespace, resolve_adapter
 
 MODULES = ["math", "tool"]
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sglang_patches.null_members import without_nulls
+from sglang_patches.http.null_members import without_nulls
 
 MESSAGES = [{"role": "assistant", "content": None, "tool_calls": None}]
 

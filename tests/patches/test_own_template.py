@@ -2,7 +2,7 @@
 
 import pytest
 
-from sglang_patches.own_template import wrap_guess_chat_template
+from sglang_patches.engine.template_manager import wrap_guess_chat_template
 
 
 @pytest.fixture

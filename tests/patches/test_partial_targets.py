@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from sglang_patches.partial_targets import wrap_normalize_weights
+from sglang_patches.prefill.partial_targets import wrap_normalize_weights
 
 HIDDEN, RANK = 12, 2
 SIZES = {"q_proj": 8, "k_proj": 4, "v_proj": 4, "o_proj": HIDDEN, "gate_proj": 10, "up_proj": 10, "down_proj": HIDDEN}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sglang_patches.prefill_once import MAX_ROUNDS, MIN_TOKENS, PrefillsUnderway
+from sglang_patches.prefill.underway import MAX_ROUNDS, MIN_TOKENS, PrefillsUnderway
 
 NODE = object()
 PROMPT = range(100, 200)

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from sglang_patches.prompt_size import guard
+from sglang_patches.checks.prompt_size import guard
 from tests.support.engines import MODELS_DIR
 
 CONTEXT = 16

@@ -4,8 +4,8 @@ import json
 import subprocess
 import sys
 
+from sglang_patches.bindings import ENGINE_PATCHES
 from sglang_patches.cpu.patches import CPU_PATCHES
-from sglang_patches.registry import ENGINE_PATCHES
 
 
 def report(*arguments):
@@ -26,6 +26,6 @@ def test_the_table_has_every_patch_with_its_place_and_state():
 def test_json_says_the_same_to_a_script():
     data = json.loads(report("--json").stdout)
     assert data["ok"] is True
-    assert data["sglang"] == "0.5.17"
+    assert data["sglang"] == data["pinned"] == "0.5.17"
     assert len(data["patches"]) == len(ENGINE_PATCHES) + len(CPU_PATCHES)
     assert {row["state"] for row in data["patches"]} == {"ready", "as expected"}

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sglang_patches.schemas import MAX_DEPTH, depth, problem
+from sglang_patches.answers.schemas import MAX_DEPTH, depth, problem
 
 SELF = {"$ref": "#"}
 LIST = {

@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
-from sglang_patches.seeded_sampling import sample_seed
+from sglang_patches.answers.seeds import sample_seed
 
 DRAWS = """
 import torch
 from types import SimpleNamespace
-from sglang_patches.seeded_sampling import draw, kept
+from sglang_patches.answers.seeds import draw, kept
 
 torch.manual_seed(0)
 probs = torch.softmax(torch.randn(1, 50) * 2, dim=-1)

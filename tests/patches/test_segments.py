@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sglang_patches.lora_segments import split_segments
-from sglang_patches.request_boundary import ALL_BASE_MADE
+from sglang_patches.prefill.boundary import ALL_BASE_MADE
+from sglang_patches.prefill.segments import split_segments
 
 requests = st.lists(
     st.tuples(

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from prefillshare.contract import FINGERPRINT_VARIABLE
-from sglang_patches.server_checks import UNSUPPORTED_SWITCHES, refusals, wrap_check_server_args
+from prefillshare.contract import FINGERPRINT_VARIABLE, UNSUPPORTED_SWITCHES
+from sglang_patches.checks.settings import refusals, wrap_check_server_args
 
 SUPPORTED = {
     "radix_cache_backend": "prefillshare",

@@ -21,10 +21,10 @@ from sglang.srt.mem_cache.cache_init_params import CacheInitParams
 from sglang.srt.mem_cache.memory_pool import ReqToTokenPool
 from sglang.srt.mem_cache.radix_cache import RadixKey
 
-from sglang_patches.call_report import noted
 from sglang_patches.cpu.paged_allocator import TorchPagedAllocator
-from sglang_patches.request_boundary import ALL_BASE_MADE
-from sglang_patches.shared_radix_cache import SharedPrefillRadixCache
+from sglang_patches.engine.radix_cache import SharedPrefillRadixCache
+from sglang_patches.observed.call_report import noted
+from sglang_patches.prefill.boundary import ALL_BASE_MADE
 
 NUM_ROWS, MAX_CONTEXT, NUM_PAGES = 4, 64, 24
 MODULES = [None, "math", "tool"]

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sglang_patches import stop_patterns
-from sglang_patches.stop_patterns import LOOK_BACK_TOKENS, compile_pattern, search, wrap_max_length
+from sglang_patches.answers import stop_patterns
+from sglang_patches.answers.stop_patterns import LOOK_BACK_TOKENS, compile_pattern, search, wrap_max_length
 
 PATTERNS = [
     r"(x+x+)+y",

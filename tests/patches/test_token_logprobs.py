@@ -3,7 +3,7 @@
 import torch
 from sglang.srt.layers import logprob_processor
 
-from sglang_patches.token_logprobs import wrap_get_token_ids_logprobs
+from sglang_patches.patches.token_logprobs import wrap_get_token_ids_logprobs
 
 
 def test_every_place_holds_what_the_scheduler_can_turn_into_a_list() -> None:

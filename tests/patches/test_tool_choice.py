@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sglang_patches.tool_choice import (
+from sglang_patches.engine.tool_parser import (
     wrap_get_legacy_structural_tag,
     wrap_get_structure_constraint,
     wrap_parse_tool_call_arguments,

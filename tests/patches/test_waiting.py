@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sglang_patches import waiting
+from sglang_patches.prefill import waiting
 
 
 class Clock:

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from prefillshare.config.router import Router
-from prefillshare.routing.call import Call, Endpoint, Served, parse_call
+from prefillshare.routing.call.call import Call, Endpoint, Served, parse_call
+from prefillshare.routing.call.legs import make_legs
 from prefillshare.routing.errors import BadCallError, UnknownModelError
-from prefillshare.routing.legs import make_legs
-from prefillshare.routing.workers import Worker, WorkerSpec
+from prefillshare.routing.workers.worker import Worker, WorkerSpec
 
 CHAT: dict[str, Any] = {"model": "math", "messages": [{"role": "user", "content": "hi"}]}
 SERVED = Served(base="base", modules=["math", "code"], vocab_size=2000)

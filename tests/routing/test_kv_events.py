@@ -11,9 +11,9 @@ import zmq
 import zmq.asyncio
 
 from prefillshare.routing.gateway import Gateway
-from prefillshare.routing.kv_events import Evictions
 from prefillshare.routing.settings import RouterSettings
-from prefillshare.routing.workers import WorkerSpec
+from prefillshare.routing.workers.kv_events import Evictions
+from prefillshare.routing.workers.worker import WorkerSpec
 from tests.routing.workers import BASE, in_loop, until
 
 PROMPT = b"x" * 400

@@ -5,10 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefillshare.config.router import Router
-from prefillshare.routing.policies import Candidate, Wanted, make_policy
-from prefillshare.routing.policies.base import finish_s
-from prefillshare.routing.replicas import choose_replica
-from prefillshare.routing.sessions import Sessions
+from prefillshare.routing.choice.policies import Candidate, Wanted, make_policy
+from prefillshare.routing.choice.policies.base import finish_s
+from prefillshare.routing.choice.replicas import choose_replica
+from prefillshare.routing.choice.sessions import Sessions
 
 POLICIES = ["prefix_aware", "session", "round_robin", "least_loaded"]
 CANDIDATES = st.lists(

@@ -8,10 +8,10 @@ import pytest
 
 from prefillshare.config.router import Router
 from prefillshare.contract import NO_BOOTSTRAP_HOST
-from prefillshare.routing.call import Call, Served, parse_call
+from prefillshare.routing.call.call import Call, Served, parse_call
+from prefillshare.routing.call.legs import make_prefill_only_leg
 from prefillshare.routing.errors import BadCallError, UnknownModelError
-from prefillshare.routing.legs import make_prefill_only_leg
-from prefillshare.routing.workers import Worker, WorkerSpec
+from prefillshare.routing.workers.worker import Worker, WorkerSpec
 from tests.routing.workers import Deployment, deployment, in_loop, until
 
 SERVED = Served(base="base", modules=["math", "code"])

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefillshare.routing.prefix_index import NODE_OVERHEAD_BYTES, PrefixIndex
+from prefillshare.routing.choice.prefix_index import NODE_OVERHEAD_BYTES, PrefixIndex
 
 # Few letters and workers, so that prompts share prefixes often.
 PROMPTS = st.text("ab", min_size=1, max_size=8).map(str.encode)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from prefillshare.routing.breaker import Breaker
-from prefillshare.routing.speed import PrefillSpeed
+from prefillshare.routing.workers.breaker import Breaker
+from prefillshare.routing.workers.speed import PrefillSpeed
 
 
 class Clock:

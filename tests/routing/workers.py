@@ -16,12 +16,12 @@ import aiohttp
 from aiohttp import web
 
 from prefillshare.config.router import Router
-from prefillshare.routing.app import make_app
-from prefillshare.routing.connections import make_runner
 from prefillshare.routing.gateway import Gateway
-from prefillshare.routing.keys import GATEWAY
 from prefillshare.routing.settings import RouterSettings
-from prefillshare.routing.workers import WorkerSpec
+from prefillshare.routing.web.app import make_app
+from prefillshare.routing.web.connections import make_runner
+from prefillshare.routing.web.keys import GATEWAY
+from prefillshare.routing.workers.worker import WorkerSpec
 
 BASE = "base"
 

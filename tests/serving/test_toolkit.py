@@ -8,6 +8,7 @@ import pytest
 from prefillshare.accelerators import Gpu
 from prefillshare.errors import LaunchError
 from prefillshare.serving import checkup, toolkit
+from prefillshare.serving.patch_report import PatchReport
 
 HIDDEN = ("CUDA_HOME", "CUDA_PATH", "CXX", "CC")
 
@@ -53,10 +54,14 @@ def test_a_toolkit_of_the_system_is_left_alone(bare: Path, monkeypatch: pytest.M
     assert not (bare / "cache").exists()
 
 
+def _not_asked() -> PatchReport:
+    return PatchReport(installed="0", pinned="0", num_patches=0, misfits=())
+
+
 def test_doctor_names_the_compilers_that_are_missing_where_a_gpu_is(
     bare: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkup, "_patches", lambda: checkup.Finding(name="patches", state="ok", value="not asked"))
+    monkeypatch.setattr(checkup, "read_patch_report", _not_asked)
     names = [finding.name for finding in checkup.examine("127.0.0.1", 1, Path("nowhere.toml"))]
     assert "compilers" not in names
     monkeypatch.setattr(checkup, "gpus", lambda: (Gpu(name="a GPU", memory_bytes=80 << 30),))

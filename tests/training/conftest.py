@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from prefillshare.modules.tiny.config import LoraShape, ModelShape
+from prefillshare.modules.adapter import LoraShape
+from prefillshare.tiny.base_model import new_base
+from prefillshare.tiny.recipe import ModelShape
 from prefillshare.training.batch import Batch, make_batch
-from prefillshare.training.model import add_adapter, new_base
+from prefillshare.training.model import add_adapter
 
 MICRO = ModelShape(
     hidden_size=32, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=16, intermediate_size=48, max_positions=256

@@ -35,24 +35,24 @@ def loss_and_gradients(model: torch.nn.Module, *layouts: Layout) -> tuple[float,
     total = sum(layout_loss(model, layout) for layout in layouts) / weight
     total.backward()
     return float(total.detach()), {
-        name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None
+        name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None
     }
 
 
 def assert_same(
-    title: str, one: tuple[float, dict[str, torch.Tensor]], other: tuple[float, dict[str, torch.Tensor]]
+    title: str, found: tuple[float, dict[str, torch.Tensor]], other: tuple[float, dict[str, torch.Tensor]]
 ) -> None:
-    worst = max(float((one[1][name] - other[1][name]).abs().max()) for name in one[1])
-    print(f"{title}: loss differs by {abs(one[0] - other[0]):.1e}, gradients by at most {worst:.1e}")
-    assert one[1].keys() == other[1].keys()
-    assert abs(one[0] - other[0]) < TOLERANCE
+    worst = max(float((found[1][name] - other[1][name]).abs().max()) for name in found[1])
+    print(f"{title}: loss differs by {abs(found[0] - other[0]):.1e}, gradients by at most {worst:.1e}")
+    assert found[1].keys() == other[1].keys()
+    assert abs(found[0] - other[0]) < TOLERANCE
     assert worst < TOLERANCE
 
 
 @pytest.mark.parametrize("kind", ["cache-conditioned", "full-ft"])
 def test_padded_and_packed_batches_equal_one_by_one(adapted, documents, kind):
     make = lay_out if kind == "cache-conditioned" else lay_out_ordinary
-    singly = loss_and_gradients(adapted, *(make([one], packed=False) for one in documents))
+    singly = loss_and_gradients(adapted, *(make([document], packed=False) for document in documents))
     padded = loss_and_gradients(adapted, make(documents, packed=False))
     packed = loss_and_gradients(adapted, make(documents, packed=True))
     assert_same(f"{kind}, padded against one by one", singly, padded)
@@ -91,7 +91,7 @@ def test_a_sharded_model_gives_the_same_gradients(adapted, documents, tmp_path):
             fully_shard(layer, mesh=mesh)
         fully_shard(adapted, mesh=mesh)
         loss, gradients = loss_and_gradients(adapted, layout)
-        whole = {name: one.full_tensor() for name, one in gradients.items()}
+        whole = {name: gradient.full_tensor() for name, gradient in gradients.items()}
     finally:
         torch.distributed.destroy_process_group()
     assert_same("sharded against whole", plain, (loss, whole))

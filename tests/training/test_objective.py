@@ -31,7 +31,7 @@ def two_pass_loss(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
 def gradients(model: torch.nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor]:
     model.zero_grad()
     loss.backward()
-    return {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
 def test_equals_one_pass_per_answer(adapted, batch):
@@ -42,21 +42,23 @@ def test_equals_one_pass_per_answer(adapted, batch):
     print(f"loss differs by {abs(float(reference - fast)):.2e}, gradients by at most {worst:.2e}")
     assert wanted.keys() == found.keys()
     assert torch.allclose(reference, fast, atol=TOLERANCE, rtol=0)
-    assert worst < TOLERANCE * max(1.0, *(float(one.abs().max()) for one in wanted.values()))
+    assert worst < TOLERANCE * max(1.0, *(float(gradient.abs().max()) for gradient in wanted.values()))
 
 
 def test_only_the_adapter_gets_gradients(adapted, batch):
-    before = {name: one.detach().clone() for name, one in adapted.named_parameters()}
+    before = {name: parameter.detach().clone() for name, parameter in adapted.named_parameters()}
     names = gradients(adapted, cache_conditioned_loss(adapted, batch)).keys()
     assert names
     assert all("lora_" in name for name in names)
-    assert all(torch.equal(before[name], one) for name, one in adapted.named_parameters())
+    assert all(torch.equal(before[name], parameter) for name, parameter in adapted.named_parameters())
 
 
 def test_prompt_kv_is_that_of_the_bare_base(adapted, batch):
     bare = deepcopy(adapted).unload()
     layers = zip(prefill_cache(adapted, batch.tokens).layers, prefill_cache(bare, batch.tokens).layers, strict=True)
-    assert all(torch.equal(one.keys, other.keys) and torch.equal(one.values, other.values) for one, other in layers)
+    assert all(
+        torch.equal(layer.keys, other.keys) and torch.equal(layer.values, other.values) for layer, other in layers
+    )
 
 
 def test_adapter_off_gives_the_logits_of_the_base(adapted, batch):

@@ -12,7 +12,7 @@ from tests.support.tmux import Terminal
 LAUNCHER = """
 import sys, time
 from types import SimpleNamespace
-from prefillshare.cli.dashboard import Dashboard
+from prefillshare.cli.launch_dashboard import Dashboard
 from prefillshare.serving.stopping import StopRequested
 
 dashboard = Dashboard()

@@ -2,17 +2,17 @@
 
 import asyncio
 
-from prefillshare.bench.drivers.base import Player
+from prefillshare.bench.drivers.session import SessionDriver
 
 
-async def closed_loop(player: Player, concurrency: int) -> None:
-    """Play all sessions, at most `concurrency` at a time."""
-    waiting = iter(range(len(player.workload.sessions)))
+async def closed_loop(driver: SessionDriver, concurrency: int) -> None:
+    """Run all sessions, at most `concurrency` at a time."""
+    waiting = iter(range(len(driver.workload.sessions)))
 
-    async def play_on() -> None:
+    async def run_waiting() -> None:
         for number in waiting:
-            await player.play(number)
+            await driver.run(number)
 
     async with asyncio.TaskGroup() as tasks:
         for _ in range(concurrency):
-            tasks.create_task(play_on())
+            tasks.create_task(run_waiting())

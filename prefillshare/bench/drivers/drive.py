@@ -5,12 +5,12 @@ import contextlib
 
 import aiohttp
 
-from prefillshare.bench.drivers.asker import Asker
-from prefillshare.bench.drivers.base import OnCall, Player
+from prefillshare.bench.drivers.client import CallClient
 from prefillshare.bench.drivers.closed_loop import closed_loop
 from prefillshare.bench.drivers.engines import Watcher
 from prefillshare.bench.drivers.load import Load, poisson_arrivals
 from prefillshare.bench.drivers.open_loop import open_loop
+from prefillshare.bench.drivers.session import OnCall, SessionDriver
 from prefillshare.bench.records import CallRecord, RunRecord
 from prefillshare.bench.systems.base import Running
 from prefillshare.bench.workloads.base import Workload
@@ -41,14 +41,16 @@ async def drive(
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(timeout=timeout, connector=connector, read_bufsize=_MAX_LINE_BYTES) as http:
         watcher = Watcher(http, running.engines)
-        await closed_loop(Player(Asker(http), running.targets, warm_up, lambda call: None), len(warm_up.sessions))
+        await closed_loop(
+            SessionDriver(CallClient(http), running.targets, warm_up, lambda call: None), len(warm_up.sessions)
+        )
         if running.engines:
-            await watcher.settled()
+            await watcher.wait_until_settled()
             await watcher.flush()
-        return await _measured(http, watcher, running, workload, load, seed, on_call, limit_s)
+        return await _measure(http, watcher, running, workload, load, seed, on_call, limit_s)
 
 
-async def _measured(
+async def _measure(
     http: aiohttp.ClientSession,
     watcher: Watcher,
     running: Running,
@@ -58,16 +60,16 @@ async def _measured(
     on_call: OnCall,
     limit_s: float | None,
 ) -> RunRecord:
-    before = await watcher.settled() if running.engines else None
-    prefilled_before = await watcher.prefilled_tokens()
-    player = Player(Asker(http), running.targets, workload, on_call)
-    run = RunRecord(calls=player.calls, wall_s=0.0)
-    watching = asyncio.create_task(watcher.watch(player.now_s, run.kv))
+    before = await watcher.wait_until_settled() if running.engines else None
+    prefilled_before = await watcher.count_prefilled_tokens()
+    driver = SessionDriver(CallClient(http), running.targets, workload, on_call)
+    run = RunRecord(calls=driver.calls, wall_s=0.0)
+    watching = asyncio.create_task(watcher.watch(driver.now_s, run.kv))
     try:
         async with asyncio.timeout(limit_s):
-            await _play(player, load, seed)
+            await _drive_load(driver, load, seed)
     except TimeoutError:
-        run.cut_s = player.now_s()
+        run.cut_s = driver.now_s()
     finally:
         watching.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -75,9 +77,9 @@ async def _measured(
     run.wall_s = run.cut_s or max((call.end_s or 0.0 for call in run.calls), default=0.0)
     if before is not None:
         run.memory_gb = before.memory_gb
-        await watcher.settled()
+        await watcher.wait_until_settled()
         # Prompts of calls that were given up are in the engines' count, and in nothing else of the record.
-        counted = await watcher.prefilled_tokens() - prefilled_before
+        counted = await watcher.count_prefilled_tokens() - prefilled_before
         run.prefilled_tokens = counted if run.cut_s is None else None
     _say_no_hits(run.calls)
     for call in run.calls:
@@ -94,14 +96,14 @@ def _say_no_hits(calls: list[CallRecord]) -> None:
                 call.cached_tokens = call.cached_tokens or 0
 
 
-async def _play(player: Player, load: Load, seed: int) -> None:
-    sessions = player.workload.sessions
+async def _drive_load(driver: SessionDriver, load: Load, seed: int) -> None:
+    sessions = driver.workload.sessions
     if load.kind == "closed":
-        await closed_loop(player, int(load.value))
+        await closed_loop(driver, int(load.value))
     elif load.kind == "poisson":
-        await open_loop(player, poisson_arrivals(len(sessions), load.value, seed))
+        await open_loop(driver, poisson_arrivals(len(sessions), load.value, seed))
     else:
-        await open_loop(player, [_arrival(session.arrival_s) / load.value for session in sessions])
+        await open_loop(driver, [_arrival(session.arrival_s) / load.value for session in sessions])
 
 
 def _arrival(arrival_s: float | None) -> float:

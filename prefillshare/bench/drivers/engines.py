@@ -41,7 +41,7 @@ class Watcher:
         self._http = http
         self._engines = engines
 
-    async def level(self) -> Level:
+    async def read_level(self) -> Level:
         """How full the engines are now."""
         answers = await asyncio.gather(*map(self._loads, self._engines))
         loads = [load for its in answers for load in its]
@@ -51,15 +51,15 @@ class Watcher:
             memory_gb=sum(sum(load["memory"][part] for part in _MEMORY_PARTS) for load in loads),
         )
 
-    async def settled(self) -> Level:
+    async def wait_until_settled(self) -> Level:
         """The level once all requests have ended and what the engines say does not change any more.
 
         Raises: BenchError when that takes too long.
         """
-        before = await self.level()
+        before = await self.read_level()
         for _ in range(int(_WAIT_S / _SETTLE_S)):
             await asyncio.sleep(_SETTLE_S)
-            now = await self.level()
+            now = await self.read_level()
             if now == before and now.num_requests == 0:
                 return now
             before = now
@@ -67,7 +67,7 @@ class Watcher:
             f"{before.num_requests} requests did not end within {_WAIT_S:.0f} s: look at the engines' logs"
         )
 
-    async def prefilled_tokens(self) -> int:
+    async def count_prefilled_tokens(self) -> int:
         """Prompt tokens computed since the engines started.
 
         Not `total_prefill_uncached_tokens` of /v1/loads, which also counts the tokens that running requests decode in
@@ -81,7 +81,7 @@ class Watcher:
         while self._engines:
             # One that is too busy to answer leaves a gap; one that has died fails when the run is done.
             with contextlib.suppress(BenchError):
-                samples.append(KvSample(at_s=now_s(), tokens=(await self.level()).used_tokens))
+                samples.append(KvSample(at_s=now_s(), tokens=(await self.read_level()).used_tokens))
             await asyncio.sleep(SAMPLE_S)
 
     async def flush(self) -> None:

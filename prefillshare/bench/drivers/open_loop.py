@@ -3,12 +3,12 @@
 import asyncio
 from collections.abc import Sequence
 
-from prefillshare.bench.drivers.base import Player
+from prefillshare.bench.drivers.session import SessionDriver
 
 
-async def open_loop(player: Player, arrivals_s: Sequence[float]) -> None:
-    """Play session i from `arrivals_s[i]` on, in seconds after the start of the run."""
+async def open_loop(driver: SessionDriver, arrivals_s: Sequence[float]) -> None:
+    """Run session i from `arrivals_s[i]` on, in seconds after the start of the run."""
     async with asyncio.TaskGroup() as tasks:
         for number, arrival_s in sorted(enumerate(arrivals_s), key=lambda pair: pair[1]):
-            await asyncio.sleep(max(0.0, arrival_s - player.now_s()))
-            tasks.create_task(player.play(number, arrival_s))
+            await asyncio.sleep(max(0.0, arrival_s - driver.now_s()))
+            tasks.create_task(driver.run(number, arrival_s))

@@ -53,7 +53,7 @@ def _fidelity(results: Sequence[Result]) -> str:
 
 def _commands(results: Sequence[Result]) -> str:
     blocks = []
-    for result in {(one.system, one.num_modules): one for one in results}.values():
+    for result in {(result.system, result.num_modules): result for result in results}.values():
         lines = "\n\n".join(result.runs[0].commands) or "not started by this measurement"
         blocks.append(
             f"<h3>{escape(result.system)}, {result.num_modules} modules</h3><pre>{escape(portable(lines))}</pre>"

@@ -48,7 +48,7 @@ def _draw(stem: Path, results: Sequence[Result], draw: Callable[[Any, Sequence[R
 def _latency_cdf(axes: Any, results: Sequence[Result]) -> None:
     """Of the highest load that was measured."""
     load = results[-1].load
-    for colour, result in zip(_COLOURS, (one for one in results if one.load == load), strict=False):
+    for colour, result in zip(_COLOURS, (result for result in results if result.load == load), strict=False):
         latencies = sorted(
             call.latency_s for run in result.runs for call in run.record.calls if call.latency_s is not None
         )
@@ -82,7 +82,9 @@ def _over_modules(key: str, title: str, label: str, ideals: bool = False) -> Cal
 
 def _lines(axes: Any, results: Sequence[Result], key: str, x_of: Callable[[Result], float]) -> None:
     for colour, name in zip(_COLOURS, dict.fromkeys(result.system for result in results), strict=False):
-        points = [(x_of(one), one.figures[key]) for one in results if one.system == name and one.figures[key]]
+        points = [
+            (x_of(result), result.figures[key]) for result in results if result.system == name and result.figures[key]
+        ]
         if not points:
             continue
         xs = [x for x, _ in points]
@@ -98,17 +100,22 @@ def _ideals(axes: Any, results: Sequence[Result], x_of: Callable[[Result], float
         ("ideal_shared_ratio", "k_--", "ideal, one shared cache"),
         ("ideal_own_ratio", "k_:", "ideal, a cache per module"),
     ):
-        points = [(x_of(one), one.median(key)) for one in ours if one.median(key) is not None]
+        points = [(x_of(result), result.median(key)) for result in ours if result.median(key) is not None]
         axes.plot([x for x, _ in points], [y for _, y in points], style, label=label, linewidth=1)
 
 
 def _kv_over_time(axes: Any, results: Sequence[Result]) -> None:
     """The first repeat, at the highest load."""
     load = results[-1].load
-    for colour, result in zip(_COLOURS, (one for one in results if one.load == load), strict=False):
+    for colour, result in zip(_COLOURS, (result for result in results if result.load == load), strict=False):
         samples = result.runs[0].record.kv
         if samples:
-            axes.plot([one.at_s for one in samples], [one.tokens for one in samples], color=colour, label=result.system)
+            axes.plot(
+                [sample.at_s for sample in samples],
+                [sample.tokens for sample in samples],
+                color=colour,
+                label=result.system,
+            )
     axes.set(xlabel="seconds", ylabel="tokens of KV in use", title=f"KV memory at {load.title}", ylim=(0, None))
 
 

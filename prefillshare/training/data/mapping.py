@@ -79,8 +79,8 @@ def _pair(question: str, answer: str) -> Mapper:
 
 
 def _function_calls(row: Mapping[str, Any]) -> Chat:
-    tools = [_tool(one) for one in _decoded(row, "tools", list)]
-    calls = [_call(one) for one in _decoded(row, "answers", list)]
+    tools = [_tool(tool) for tool in _decoded(row, "tools", list)]
+    calls = [_call(call) for call in _decoded(row, "answers", list)]
     if not calls:
         raise RowError("empty", "answers is an empty list")
     messages: list[dict[str, Any]] = [
@@ -100,12 +100,12 @@ def _tool(tool: Any) -> dict[str, Any]:
     if not isinstance(tool, Mapping) or "name" not in tool or not isinstance(tool.get("parameters", {}), Mapping):
         raise RowError("malformed", "a tool is no function with name and parameters")
     parameters = tool.get("parameters", {})
-    if not all(isinstance(one, Mapping) for one in parameters.values()):
+    if not all(isinstance(parameter, Mapping) for parameter in parameters.values()):
         raise RowError("malformed", f"the parameters of {tool['name']} are no objects")
     schema = {
         "type": "object",
-        "properties": {name: _parameter(one) for name, one in parameters.items()},
-        "required": [name for name, one in parameters.items() if not _is_optional(one)],
+        "properties": {name: _parameter(parameter) for name, parameter in parameters.items()},
+        "required": [name for name, parameter in parameters.items() if not _is_optional(parameter)],
     }
     function = {"name": tool["name"], "description": tool.get("description", ""), "parameters": schema}
     return {"type": "function", "function": function}

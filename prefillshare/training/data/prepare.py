@@ -109,5 +109,5 @@ def _documents(mapped: MappedRows, row: Mapping[str, Any], tokenizer: Any, max_t
 
 def _first_example(report: RowReport) -> str:
     counts = ", ".join(f"{count} {reason}" for reason, count in report.left_out.items() if count)
-    first = next(iter([*(one for examples in report.examples.values() for one in examples), *report.ends]))
+    first = next(iter([*(example for examples in report.examples.values() for example in examples), *report.ends]))
     return f"{counts} (such as {first}): correct the mapping, the data or max_tokens"

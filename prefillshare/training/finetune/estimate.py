@@ -74,7 +74,7 @@ def estimate(training: Training, base: Path, examples: Examples) -> Estimate:
     config: Any = AutoConfig.from_pretrained(base)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    num_parameters = sum(one.numel() for one in model.parameters())
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
     num_trained = num_parameters if training.kind == "full" else _adapter_size(training, model)
     frozen = 2 if training.run.dtype == "bf16" else 4
     has_base = training.kind == "lora" or training.objective == "cache-conditioned"

@@ -14,9 +14,9 @@ from torch import nn
 from prefillshare.config import PrefillModule
 from prefillshare.config.training import BaseModel, Training
 from prefillshare.errors import TrainingError
+from prefillshare.modules.adapter import LoraShape
 from prefillshare.modules.fingerprint import geometry, tokenizer_sha256, weight_files
 from prefillshare.modules.locate import locate
-from prefillshare.modules.tiny.config import LoraShape
 from prefillshare.training.data.render import served_tokenizer
 from prefillshare.training.model import add_adapter, load_base
 

@@ -25,11 +25,11 @@ def test_weights_and_states_are_counted(tmp_path: Path, random_base: Path, examp
     training = load_training(write_training(tmp_path, random_base, kind=kind))
     found = estimate(training, random_base, examples)
     modules = load_modules(training, random_base)
-    trained = sum(one.numel() for one in modules.decode.parameters() if one.requires_grad)
+    trained = sum(parameter.numel() for parameter in modules.decode.parameters() if parameter.requires_grad)
     weights = [*modules.decode.parameters(), *(modules.prefill.parameters() if modules.prefill else ())]
     assert found.num_trained == trained
-    assert found.weight_bytes == sum(one.numel() * one.element_size() for one in weights)
-    optimizer = torch.optim.AdamW([one for one in modules.decode.parameters() if one.requires_grad])
+    assert found.weight_bytes == sum(tensor.numel() * tensor.element_size() for tensor in weights)
+    optimizer = torch.optim.AdamW([parameter for parameter in modules.decode.parameters() if parameter.requires_grad])
     assert found.state_bytes == 4 * trained * (1 + len(optimizer.param_groups[0]["betas"]))
 
 

@@ -114,7 +114,7 @@ def test_two_processes_equal_one_with_twice_the_accumulation(
     assert done.returncode == 0, done.stderr
     assert len(losses(tmp_path / "out")) == NUM_STEPS
     pairs = zip(losses(tmp_path / "out"), losses(whole_run), strict=True)
-    worst = max(abs(one - other) for (_, one), (_, other) in pairs)
+    worst = max(abs(loss - other) for (_, loss), (_, other) in pairs)
     print(f"two processes against one: losses differ by at most {worst:.1e}")
     assert worst < TOLERANCE
     assert read_manifest(tmp_path / "out") is not None

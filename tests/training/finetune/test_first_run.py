@@ -7,7 +7,7 @@ from transformers import AutoTokenizer
 
 from prefillshare.config import load_deployment, load_training
 from prefillshare.modules.deployment import resolve
-from prefillshare.modules.tiny.calls import call_rows
+from prefillshare.tiny.language.calls import call_rows
 from prefillshare.training.finetune.run import Finetune
 from tests.support.reference import Reference
 from tests.support.training_runs import Watcher

@@ -66,25 +66,27 @@ def test_training_leaves_the_base_bit_identical(tmp_path: Path, random_base: Pat
     training = load_training(file)
     examples = read_examples(training.output / "run", "data")
     modules = load_modules(training, random_base)
-    started = {name: one.detach().clone() for name, one in modules.decode.named_parameters()}
+    started = {name: tensor.detach().clone() for name, tensor in modules.decode.named_parameters()}
     trainer = CacheConditionedTrainer(modules, examples, training, RunDirectory(tmp_path / "again"))
     trainer.train()
     stored = dict(load_base(random_base, torch.float32).named_parameters())
     if kind == "full":
         assert modules.prefill is not None
         prefill = dict(modules.prefill.named_parameters())
-        assert not any(torch.equal(one, started[name]) for name, one in modules.decode.named_parameters())
+        assert not any(torch.equal(tensor, started[name]) for name, tensor in modules.decode.named_parameters())
     else:
         prefill = {
-            name.removeprefix("base_model.model.").replace(".base_layer", ""): one
-            for name, one in modules.decode.named_parameters()
+            name.removeprefix("base_model.model.").replace(".base_layer", ""): tensor
+            for name, tensor in modules.decode.named_parameters()
             if "lora_" not in name
         }
         assert all(
-            not torch.equal(one, started[name]) for name, one in modules.decode.named_parameters() if "lora_B" in name
+            not torch.equal(tensor, started[name])
+            for name, tensor in modules.decode.named_parameters()
+            if "lora_B" in name
         )
     assert prefill.keys() == stored.keys()
-    assert all(torch.equal(prefill[name], one) for name, one in stored.items())
+    assert all(torch.equal(prefill[name], tensor) for name, tensor in stored.items())
 
 
 def test_accumulation_counts_target_tokens(tmp_path: Path, random_base: Path, whole_run: Path) -> None:
@@ -94,7 +96,7 @@ def test_accumulation_counts_target_tokens(tmp_path: Path, random_base: Path, wh
     }.items():
         output = train(write_training(tmp_path, random_base, output=name, batch=batch))
         pairs = list(zip(losses(output), losses(whole_run), strict=True))
-        worst = max(abs(one - other) for (_, one), (_, other) in pairs)
+        worst = max(abs(loss - other) for (_, loss), (_, other) in pairs)
         print(f"{name} batches: losses differ by at most {worst:.1e}")
         assert worst < TOLERANCE
 
@@ -110,7 +112,7 @@ def test_checkpointing_does_not_change_the_losses(tmp_path: Path, random_base: P
         )
         for flag in (False, True)
     ]
-    worst = max(abs(one - other) for (_, one), (_, other) in zip(*runs, strict=True))
+    worst = max(abs(loss - other) for (_, loss), (_, other) in zip(*runs, strict=True))
     print(f"with and without checkpointing: losses differ by at most {worst:.1e}")
     assert worst < TOLERANCE
 
@@ -137,7 +139,7 @@ def test_an_ordinary_run_trains_on_its_own_kv(tmp_path: Path, random_base: Path,
     # An adapter starts as nothing, so the first loss is the same; afterwards the two ways part.
     first, *rest = zip(losses(module), losses(whole_run), strict=True)
     assert abs(first[0][1] - first[1][1]) < TOLERANCE
-    assert all(one[1] != other[1] for one, other in rest)
+    assert all(entry[1] != other[1] for entry, other in rest)
     with pytest.raises(ModuleError, match="accept_naive"):
         resolve(load_deployment(write_deployment(tmp_path, random_base, module, "lora")))
 

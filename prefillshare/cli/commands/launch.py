@@ -1,0 +1,209 @@
+"""`prefillshare launch`."""
+
+import json
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from prefillshare.cli.launch_memory_table import memory_table
+from prefillshare.cli.output import put, put_comment_table, put_json, put_table, say, warn
+from prefillshare.cli.server_options import url_words
+
+if TYPE_CHECKING:
+    from prefillshare.accelerators import Gpu
+    from prefillshare.modules.deployment import ResolvedDeployment, ResolvedModule
+    from prefillshare.serving.launch import RunningDeployment
+    from prefillshare.serving.options import LaunchOptions
+
+DRAIN_S = 8.0
+_PRIVATE_HOSTS = ("127.0.0.1", "localhost", "::1")
+
+
+def launch(
+    file: Annotated[
+        Path | None, typer.Argument(help="Deployment file; without one, the tiny family that comes along.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all interfaces.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 30000,
+    api_key: Annotated[
+        str | None, typer.Option(help="Key that clients must send.", envvar="PREFILLSHARE_API_KEY")
+    ] = None,
+    admin_key: Annotated[
+        str | None,
+        typer.Option(
+            help="Disaggregated: key for adding and removing workers; without one, nobody can.",
+            envvar="PREFILLSHARE_ADMIN_KEY",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, print devices, memory and commands, and start nothing.")
+    ] = False,
+    assume_gpus: Annotated[
+        str | None,
+        typer.Option(help="With --dry-run: plan for a machine with these GPUs, such as 8x80GB or 2x24GB,1x80GB."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON.")] = False,
+    otlp_endpoint: Annotated[
+        str | None, typer.Option(help="OTLP gRPC receiver of traces; wins over the file's otlp_endpoint.")
+    ] = None,
+    log_file: Annotated[Path | None, typer.Option(help="File for the engine's log.")] = None,
+    tui: Annotated[bool, typer.Option("--tui", help="Show the dashboard while it serves.")] = False,
+) -> None:
+    """Serve the modules of a deployment file until Ctrl-C."""
+    from prefillshare.config import load_deployment
+    from prefillshare.extras import require
+    from prefillshare.modules.deployment import resolve
+    from prefillshare.serving.embedded import embedded_deployment
+    from prefillshare.serving.launch import plan_warnings
+    from prefillshare.serving.logs import check_log_file
+    from prefillshare.serving.options import LaunchOptions
+    from prefillshare.serving.ports import check_address, check_port
+
+    if tui:
+        _check_screen(as_json, dry_run)
+        require("dashboard")
+    found = _assumed(assume_gpus, dry_run)
+    check_port(port)
+    if log_file is not None:
+        check_log_file(log_file)
+    config = load_deployment(file or embedded_deployment())
+    if otlp_endpoint is not None:
+        config = replace(config, otlp_endpoint=otlp_endpoint)
+    if assume_gpus is None:
+        check_address(host, port)
+    if not dry_run:
+        require("engine")
+        say(f"{config.name}: checking the modules (a large one is read once, then remembered)")
+    deployment = resolve(config, found)
+    for text in (*deployment.warnings, *plan_warnings(deployment)):
+        warn(text)
+    if host not in _PRIVATE_HOSTS and not api_key:
+        warn(f"everybody who reaches this machine on {host}:{port} may use the server: give it an --api-key")
+    options = LaunchOptions(
+        host=host, port=port, api_key=api_key or None, admin_key=admin_key or None, log_path=log_file
+    )
+    if dry_run:
+        _print_plan(deployment, options, as_json)
+    else:
+        _serve(deployment, options, as_json, tui)
+
+
+def _check_screen(as_json: bool, dry_run: bool) -> None:
+    from prefillshare.errors import ConfigError
+
+    if as_json or dry_run:
+        raise ConfigError(
+            f"--tui shows the dashboard, {'--json' if as_json else '--dry-run'} prints: leave one of them out"
+        )
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise ConfigError("--tui needs a terminal: leave it out, and watch from another one with `prefillshare top`")
+
+
+def _assumed(text: str | None, dry_run: bool) -> "tuple[Gpu, ...] | None":
+    from prefillshare.accelerators import assumed_gpus
+    from prefillshare.errors import ConfigError
+
+    if text is None:
+        return None
+    if not dry_run:
+        raise ConfigError(
+            "--assume-gpus plans for another machine: add --dry-run, or leave it out to serve on this one"
+        )
+    return assumed_gpus(text)
+
+
+def _print_plan(deployment: "ResolvedDeployment", options: "LaunchOptions", as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from prefillshare.serving.launch import plan, plan_memory
+
+    commands = plan(deployment, options)
+    sizes = {budget.name: budget for budget in plan_memory(deployment)}
+    if as_json:
+        put_json(
+            [
+                {
+                    "name": name,
+                    "argv": command.argv,
+                    "environment": command.environment,
+                    "memory": asdict(sizes[name]),
+                }
+                for name, command in commands.items()
+            ]
+        )
+        return
+    put_comment_table(*memory_table(list(sizes.values())))
+    for name, command in commands.items():
+        put(f"# {name}\n{command.as_shell()}" if len(commands) > 1 else command.as_shell())
+
+
+def _serve(deployment: "ResolvedDeployment", options: "LaunchOptions", as_json: bool, tui: bool) -> None:
+    from prefillshare.cli.launch_dashboard import Dashboard
+    from prefillshare.cli.progress import StageLines
+    from prefillshare.serving.launch import launch as start
+    from prefillshare.serving.stopping import StopRequested, serve_until_stopped, stop_signals
+
+    prefill = f"{deployment.config.prefill.name} ({deployment.fingerprint[:19]})"
+    say(f"starting {_what(deployment)} over prefill module {prefill}")
+    dashboard = Dashboard()
+    with stop_signals():
+        try:
+            with StageLines() as stages:
+                running = start(deployment, options, stages.show, dashboard.say)
+        except StopRequested:
+            say("stopped before it was ready")
+            return
+        dashboard.watch(running)
+        serve_until_stopped(running, DRAIN_S, say, lambda: _print_ready(running, as_json), dashboard if tui else None)
+    say("stopped")
+
+
+def _print_ready(running: "RunningDeployment", as_json: bool) -> None:
+    say(f"ready after {running.start_s:.1f} s, log in {running.log_path}")
+    if as_json:
+        put_json(
+            {
+                "url": running.url,
+                "pid": running.pid,
+                "log": running.log_path,
+                "models": running.model_names,
+                "prefill": running.deployment.config.prefill.name,
+                "fingerprint": running.deployment.fingerprint,
+                "start_s": round(running.start_s, 2),
+                "warnings": running.deployment.warnings,
+            }
+        )
+        return
+    rows = [(module.spec.name, _role(module), str(module.path)) for module in running.deployment.modules]
+    rows.append((running.deployment.config.prefill.name, "prefill (base)", str(running.deployment.prefill_path)))
+    put(f"\nOpenAI endpoint: {running.url}/v1\n")
+    put_table(("model", "role", "files"), rows)
+    put(f"\n{_curl_line(running)}\n")
+    where = url_words(running.url)
+    say(f"ask it with `prefillshare ask{where}`, talk with `prefillshare chat{where}`; Ctrl-C stops")
+
+
+def _what(deployment: "ResolvedDeployment") -> str:
+    config = deployment.config
+    if config.topology == "colocated":
+        return "the engine"
+    num_decode = sum(module.replicas for module in config.decode)
+    return f"{config.prefill.workers} prefill and {num_decode} decode workers"
+
+
+def _role(module: "ResolvedModule") -> str:
+    kind = "full weights" if module.adapter is None else f"LoRA rank {module.adapter.rank}"
+    copies = f", {module.spec.replicas} replicas" if module.spec.replicas > 1 else ""
+    warning = f"; {module.warning}" if module.warning else ""
+    return f"decode, {kind}{copies}{warning}"
+
+
+def _curl_line(running: "RunningDeployment") -> str:
+    key = ' -H "Authorization: Bearer $PREFILLSHARE_API_KEY"' if running.api_key else ""
+    first = running.deployment.config.decode[0]
+    body = json.dumps({"model": first.name, "messages": [{"role": "user", "content": first.example}]})
+    return f"curl {running.url}/v1/chat/completions{key} -H 'Content-Type: application/json' -d {shlex.quote(body)}"

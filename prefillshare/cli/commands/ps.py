@@ -1,0 +1,42 @@
+"""`prefillshare ps`."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from prefillshare.cli.output import put, put_json, put_table, say
+
+if TYPE_CHECKING:
+    from prefillshare.serving.record import DeploymentRecord
+
+
+def ps(as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False) -> None:
+    """List the running deployments of this user and their processes."""
+    from dataclasses import asdict
+
+    from prefillshare.serving.record import read_records
+
+    records = read_records()
+    if as_json:
+        put_json([asdict(record) for record in records])
+    elif not records:
+        say("nothing runs; start a deployment with `prefillshare launch`")
+    for record in () if as_json else records:
+        _print(record)
+
+
+def _print(record: "DeploymentRecord") -> None:
+    put(f"{record.name} ({record.topology}) at {record.url}, launcher pid {record.pid}")
+    rows = [
+        (
+            process.name,
+            process.role,
+            process.module or "-",
+            str(process.pid or "-"),
+            process.url,
+            process.state,
+            str(process.num_restarts),
+        )
+        for process in record.processes
+    ]
+    put_table(("process", "role", "module", "pid", "address", "state", "restarts"), rows)

@@ -1,0 +1,79 @@
+"""HumanEval: functions to complete, judged by running the problem's own tests in the sandbox."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from prefillshare.datafiles import text_in
+from prefillshare.evaluation.base import Verdict
+from prefillshare.evaluation.sandbox import Limits, run_function
+from prefillshare.evaluation.suites.problem_file import FieldSuite, read_problems
+
+INSTRUCTION = "Complete this Python function. Answer with the whole function in one code block."
+MAX_NEW_TOKENS = 768
+LIMITS = Limits(cpu_s=10, wall_s=30.0, memory_bytes=512 * 2**20)
+_BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
+_JUDGE = "run_the_tests"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionQuestion:
+    """One function to complete, however it is judged."""
+
+    asked: str
+    """Imports, signature and docstring."""
+    reference: str
+    """The canonical body."""
+    entry_point: str
+    """Name of the function."""
+    tools: ClassVar[tuple[dict[str, Any], ...]] = ()
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        return [{"role": "user", "content": f"{INSTRUCTION}\n\n```python\n{self.asked}```"}]
+
+    def program(self, answer: str) -> str:
+        """An answer as a program: a whole function, or a body to put behind the signature that was asked about."""
+        blocks = _BLOCK.findall(answer)
+        code = max(blocks, key=len) if blocks else answer
+        is_whole = re.search(rf"^\s*def {re.escape(self.entry_point)}\b", code, re.MULTILINE)
+        # The prompt also brings imports and helpers; its own function, cut off, is then defined anew.
+        return f"{self.asked}    pass\n\n{code}" if is_whole else f"{self.asked}{code}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HumanEvalQuestion(CompletionQuestion):
+    """One that brings its tests."""
+
+    test: str
+    """Source of `check(candidate)`, which raises when the function is wrong."""
+
+    def judge(self, answer: str) -> Verdict:
+        """Run the tests on the answer.
+
+        Effects: starts a sandbox process.
+        """
+        ending = f"\n\ndef {_JUDGE}(_):\n    check({self.entry_point})\n    return True\n"
+        source = f"{self.program(answer)}\n\n{self.test}{ending}"
+        outcome = run_function(source, _JUDGE, [None], LIMITS)
+        is_right = outcome.error is None and outcome.values == (True,)
+        return Verdict(is_right=is_right, reason="" if is_right else outcome.error or "returned something else")
+
+
+def load_humaneval(directory: Path | None) -> FieldSuite:
+    """The 164 problems (HumanEval.jsonl.gz)."""
+    questions, left_out = read_problems("HumanEval.jsonl.gz", directory, _question)
+    return FieldSuite(
+        name="humaneval", questions=questions, max_new_tokens=MAX_NEW_TOKENS, runs_code=True, left_out=left_out
+    )
+
+
+def _question(row: Mapping[str, Any]) -> HumanEvalQuestion:
+    return HumanEvalQuestion(
+        asked=text_in(row, "prompt"),
+        reference=text_in(row, "canonical_solution"),
+        entry_point=text_in(row, "entry_point"),
+        test=text_in(row, "test"),
+    )

@@ -1,0 +1,91 @@
+"""The two HTTP calls that make one answer: the prefill leg and the decode leg.
+
+Both get the client's body and one bootstrap room per prompt, under which the prefill worker offers the KV and the
+decode worker fetches it. The prefill leg asks for the prefill module, for nothing of what the client wants to know of
+the answer, and its own answer counts only as a report; the answer of the decode leg is the client's. A call that asks
+for no token has a prefill leg alone, which hands its KV to nobody and whose answer is the client's.
+"""
+
+import random
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import orjson
+
+from prefillshare.contract import MODULE_HEADER, NO_BOOTSTRAP_HOST
+from prefillshare.routing.call.call import Call
+from prefillshare.routing.workers.worker import Worker
+
+_MAX_ROOM = 2**63 - 1
+_NONE: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leg:
+    """One request to one worker."""
+
+    worker: Worker
+    """Where it goes."""
+    path: str
+    """Path at the worker."""
+    body: bytes
+    """JSON body."""
+    rids: tuple[str, ...]
+    """Request ids by which the worker can be told to abort it."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """HTTP headers beside the call's own."""
+
+
+def make_legs(call: Call, prefill: Worker, decode: Worker, base: str) -> tuple[Leg, Leg]:
+    """Return the prefill leg and the decode leg of one attempt, with fresh rooms and request ids."""
+    rooms = _per_prompt(call, lambda: random.randint(1, _MAX_ROOM))
+    bootstrap = {
+        "bootstrap_host": _per_prompt(call, lambda: prefill.spec.bootstrap_host),
+        "bootstrap_port": _per_prompt(call, lambda: prefill.spec.bootstrap_port),
+        "bootstrap_room": rooms,
+    }
+    return (
+        # It is asked for the base, and counts its cache hits by whom it works for.
+        _leg(call, prefill, bootstrap | _prefill_fields(call, base), {MODULE_HEADER: call.module}),
+        _leg(call, decode, bootstrap | _decode_fields(call, decode)),
+    )
+
+
+def make_prefill_only_leg(call: Call, prefill: Worker) -> Leg:
+    """Return the one leg of a call that asks for no token."""
+    bootstrap = {
+        "bootstrap_host": _per_prompt(call, lambda: NO_BOOTSTRAP_HOST),
+        "bootstrap_room": _per_prompt(call, lambda: random.randint(1, _MAX_ROOM)),
+    }
+    return _leg(call, prefill, bootstrap | {"stream": False, **call.answer_fields}, {MODULE_HEADER: call.module})
+
+
+def _leg(call: Call, worker: Worker, fields: Mapping[str, Any], headers: Mapping[str, str] = _NONE) -> Leg:
+    rid = _per_prompt(call, lambda: uuid.uuid4().hex)
+    own = orjson.dumps({**fields, "rid": rid})
+    return Leg(
+        worker=worker,
+        path=call.endpoint,
+        body=call.shared_body[:-1] + b"," + own[1:],
+        rids=tuple(rid) if isinstance(rid, list) else (rid,),
+        headers=headers,
+    )
+
+
+def _per_prompt(call: Call, make: Any) -> Any:
+    return make() if call.num_prompts is None else [make() for _ in range(call.num_prompts)]
+
+
+def _prefill_fields(call: Call, base: str) -> dict[str, Any]:
+    return {"stream": False} if call.endpoint == "/generate" else {"stream": False, "model": base}
+
+
+def _decode_fields(call: Call, decode: Worker) -> dict[str, Any]:
+    fields: dict[str, Any] = {"stream": call.is_stream, **call.answer_fields}
+    if call.endpoint == "/generate":
+        # SGLang's own interface knows no model names, only adapters.
+        return fields | ({"lora_path": call.module} if decode.is_adapter else {})
+    return fields | {"model": call.module}

@@ -1,0 +1,1 @@
+"""Which workers take a call, and when: queues, policies, and what is known of who holds which prefix."""

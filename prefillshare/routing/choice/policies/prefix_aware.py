@@ -1,0 +1,39 @@
+"""The prefill worker that holds the prompt's longest prefix, unless waiting for it costs more than prefilling again.
+
+A session keeps its worker. A call without a session, and a session's first call, goes where the longest prefix is,
+when that is a good part of the prompt; a shared system prompt alone does not draw every call to one worker.
+"""
+
+from collections.abc import Sequence
+
+from prefillshare.routing.choice.policies.base import Candidate, Wanted, find
+from prefillshare.routing.choice.policies.guard import stay_or_leave
+from prefillshare.routing.choice.policies.least_loaded import LeastLoaded
+from prefillshare.routing.choice.sessions import Sessions
+
+MIN_MATCHED_SHARE = 0.25
+"""Smallest part of the prompt that must be held somewhere for the call to be drawn there."""
+
+
+class PrefixAware:
+    """Pins sessions, else follows the longest prefix; guards both against load."""
+
+    def __init__(self, sessions: Sessions, *, margin_s: float) -> None:
+        self._sessions = sessions
+        self._margin_s = margin_s
+        self._spread = LeastLoaded()
+
+    def choose(self, wanted: Wanted, candidates: Sequence[Candidate]) -> str:
+        """Return the id of the chosen candidate and pin the session to it."""
+        preferred = find(candidates, self._sessions.pinned(wanted.session)) or _longest(wanted, candidates)
+        if preferred is None:
+            chosen = self._spread.choose(wanted, candidates)
+        else:
+            chosen = stay_or_leave(preferred, wanted, candidates, self._margin_s).id
+        self._sessions.pin(wanted.session, chosen)
+        return chosen
+
+
+def _longest(wanted: Wanted, candidates: Sequence[Candidate]) -> Candidate | None:
+    best = max(candidates, key=lambda candidate: (candidate.matched_bytes, -candidate.wait_s, -candidate.num_running))
+    return best if best.matched_bytes > MIN_MATCHED_SHARE * wanted.prompt_bytes else None

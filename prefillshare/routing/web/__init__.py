@@ -1,0 +1,1 @@
+"""HTTP: what clients may send, how it is read, and the form in which they are answered."""

@@ -1,0 +1,175 @@
+"""The clients' connections, on aiohttp's server: counted, and closed when nobody uses them.
+
+Idle and half-sent ones end by aiohttp's keep-alive timer, which runs from the moment a connection is made and stops
+only while a request is answered. While descriptors are short (`descriptors.py`), new connections get a short timer
+and those that were idle for a moment are closed; when they are nearly spent each new connection takes the place of an
+idle one, and where there is none it is refused before it has asked.
+"""
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Iterator
+
+from aiohttp import web
+
+from prefillshare.routing.descriptors import Descriptors
+from prefillshare.routing.errors import BadCallError, RoutingError, error_reply
+from prefillshare.routing.web.keys import GATEWAY
+
+log = logging.getLogger(__name__)
+
+SHORT_IDLE_S = 5.0
+"""How long an idle connection stays while descriptors are short."""
+_LEAST_IDLE_S = 0.05
+"""One that was used more lately may have a request on its way."""
+_SWEEP_PAUSE_S = 1.0
+_MAX_REASON = 200
+
+
+class Connection(web.RequestHandler):
+    """One connection of a client."""
+
+    __slots__ = ("busy", "idle_since")
+
+    def __init__(self, manager: web.Server, *, loop: asyncio.AbstractEventLoop, **kwargs: object) -> None:
+        super().__init__(manager, loop=loop, **kwargs)  # type: ignore[arg-type]
+        self.busy = 0
+        self.idle_since = loop.time()
+
+    def is_idle(self, seconds: float) -> bool:
+        """Whether for so long nothing came, nothing was answered here and nothing is left to send."""
+        rests = self.busy == 0 and self._loop.time() - self.idle_since >= seconds
+        return rests and self.transport is not None and self.transport.get_write_buffer_size() == 0
+
+    def data_received(self, data: bytes) -> None:
+        """A request has come, or a part of one."""
+        self.idle_since = self._loop.time()
+        super().data_received(data)
+
+    def began(self) -> None:
+        """A request is being answered."""
+        self.busy += 1
+
+    def ended(self) -> None:
+        """The answer is there."""
+        self.busy -= 1
+        self.idle_since = self._loop.time()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what is no HTTP, and what no handler caught, in the form of every other error."""
+        if status < 500:
+            error: RoutingError = BadCallError(f"this is no HTTP request: {_first_line(message or str(exc))}")
+        else:
+            error = RoutingError("the router failed at this request; its log says why")
+            if not self._has_left(exc):
+                log.error("%s %s failed", request.method, request.path, exc_info=exc)
+        if request.writer.output_size > 0:
+            raise ConnectionError("a part of the answer is sent already")
+        reply = error_reply(error)
+        reply.set_status(status)
+        reply.force_close()
+        return reply
+
+    def _has_left(self, error: BaseException | None) -> bool:
+        """Whether `error` only says that the client went away while it was being written to."""
+        is_closed = self.transport is None or self.transport.is_closing()
+        return isinstance(error, ConnectionResetError) and is_closed
+
+
+class Connections(web.Server):
+    """The server of one router."""
+
+    def __init__(self, server: web.Server, descriptors: Descriptors) -> None:
+        super().__init__(
+            server.request_handler,
+            request_factory=server.request_factory,
+            handler_cancellation=server.handler_cancellation,
+            **server._kwargs,
+        )
+        self._descriptors = descriptors
+        self._swept_at = 0.0
+
+    def __call__(self) -> web.RequestHandler:
+        """Return the handler of a new connection."""
+        idle_s = self._kwargs["keepalive_timeout"]
+        if self._descriptors.is_short:
+            idle_s = min(idle_s, SHORT_IDLE_S)
+        return Connection(self, loop=self._loop, **self._kwargs | {"keepalive_timeout": idle_s})
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        """A client has connected."""
+        super().connection_made(handler, transport)
+        self._descriptors.num_connections += 1
+        if self._descriptors.is_short:
+            self._close_idle()
+        if self._descriptors.is_spent and not self._make_room(handler) and self._descriptors.is_exhausted:
+            transport.write(_raw(self._descriptors.refusal()))
+            transport.close()
+
+    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+        """A connection has ended."""
+        super().connection_lost(handler, exc)
+        self._descriptors.num_connections -= 1
+
+    def _close_idle(self) -> None:
+        now = self._loop.time()
+        if now - self._swept_at < _SWEEP_PAUSE_S:
+            return
+        self._swept_at = now
+        for connection in self._idle(SHORT_IDLE_S):
+            connection.force_close()
+
+    def _make_room(self, new: web.RequestHandler) -> bool:
+        """Close the oldest of the connections that are idle, beside the `new` one; whether there was one."""
+        # Many that are taken at one go are all new: then the first of them goes.
+        idle = itertools.chain(self._idle(_LEAST_IDLE_S), self._idle(0.0))
+        oldest = next((one for one in idle if one is not new), None)
+        if oldest is not None:
+            oldest.force_close()
+        return oldest is not None
+
+    def _idle(self, seconds: float) -> Iterator[Connection]:
+        """The connections that were idle for so long, in the order in which they were made."""
+        return (one for one in self.connections if isinstance(one, Connection) and one.is_idle(seconds))
+
+
+class Runner(web.AppRunner):
+    """Runs the router's application on `Connections`."""
+
+    async def _make_server(self) -> web.Server:
+        # aiohttp has no public way to give an application another server.
+        server = await super()._make_server()
+        return Connections(server, self.app[GATEWAY].descriptors)
+
+
+def make_runner(app: web.Application, *, idle_s: float, shutdown_timeout_s: float) -> Runner:
+    """Return the runner of a router's application."""
+    return Runner(
+        app,
+        handler_cancellation=True,  # else calls outlive the clients that leave
+        access_log=None,
+        shutdown_timeout=shutdown_timeout_s,
+        keepalive_timeout=idle_s,
+        auto_decompress=False,  # `bodies.py` says no to what is compressed
+    )
+
+
+def _raw(error: RoutingError) -> bytes:
+    """The whole answer, for a connection on which no request was read."""
+    reply = error_reply(error)
+    assert isinstance(reply.body, bytes)
+    head = f"HTTP/1.1 {error.status} {reply.reason}\r\nContent-Length: {len(reply.body)}\r\nConnection: close\r\n"
+    lines = "".join(f"{name}: {value}\r\n" for name, value in reply.headers.items())
+    return f"{head}{lines}\r\n".encode() + reply.body
+
+
+def _first_line(text: str) -> str:
+    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
+    return " ".join(lines[:2])[:_MAX_REASON] or "it cannot be read"

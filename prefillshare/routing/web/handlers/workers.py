@@ -1,0 +1,34 @@
+"""`/workers`: who is there, who joins, who leaves."""
+
+import orjson
+from aiohttp import web
+
+from prefillshare.errors import ConfigError
+from prefillshare.routing.errors import BadCallError
+from prefillshare.routing.web.bodies import read_body
+from prefillshare.routing.web.keys import GATEWAY
+from prefillshare.routing.web.replies import json_reply
+from prefillshare.routing.workers.worker import worker_spec
+
+
+async def list_workers(request: web.Request) -> web.Response:
+    """All workers with role, module, state and load, and the queue of each module."""
+    gateway = request.app[GATEWAY]
+    queued = {name: gateway.admission.num_queued(name) for name in gateway.pool.modules()}
+    return json_reply({"workers": [worker.summary() for worker in gateway.pool], "queued": queued})
+
+
+async def join(request: web.Request) -> web.Response:
+    """Let the worker that the body describes join."""
+    try:
+        spec = worker_spec(orjson.loads(await read_body(request, request.app[GATEWAY].settings.router)))
+    except orjson.JSONDecodeError as error:
+        raise BadCallError(f"the body is not JSON ({error}): send a worker as a JSON object") from None
+    except ConfigError as error:
+        raise BadCallError(str(error)) from None
+    return json_reply(request.app[GATEWAY].join(spec).summary(), status=201)
+
+
+async def leave(request: web.Request) -> web.Response:
+    """Let a worker finish its calls and leave; answers when it has left."""
+    return json_reply(await request.app[GATEWAY].leave(request.match_info["id"]))

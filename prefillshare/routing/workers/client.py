@@ -1,0 +1,187 @@
+"""HTTP towards the workers: one pooled client, and every way in which a leg can fail, named."""
+
+import asyncio
+import io
+import time
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import orjson
+
+from prefillshare.config.router import Router
+from prefillshare.errors import PrefillShareError
+from prefillshare.routing.call.legs import Leg
+from prefillshare.routing.descriptors import Descriptors, is_own_shortage
+from prefillshare.routing.workers.worker import Worker
+from prefillshare.wire.bodies import read_stream_error
+from prefillshare.wire.errors import error_text, openai_error
+
+# SGLang closes a connection that was idle for 5 s; reusing one at that moment would fail the call.
+_KEEPALIVE_S = 3.0
+_ABORT_TIMEOUT_S = 5.0
+_LARGE_BODY_BYTES = 1 << 18
+
+
+class LegFailedError(PrefillShareError):
+    """A worker failed by its own fault: another attempt may help."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        what: str,
+        *,
+        is_unreachable: bool = False,
+        is_broken_off: bool = False,
+        counts: bool = True,
+    ) -> None:
+        super().__init__(f"{worker.spec.role} worker {worker.id} {what}")
+        self.worker = worker
+        self.is_unreachable = is_unreachable
+        """Whether nobody listens there, so that no other call need try."""
+        self.is_broken_off = is_broken_off
+        """Whether the worker ended in the middle of the call, possibly because of it."""
+        self.counts = counts
+        """Whether the breaker hears of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a worker answered: all of it, or the beginning of a stream."""
+
+    status: int
+    """HTTP status."""
+    content_type: str
+    """Content-Type header."""
+    content: bytes
+    """The body, or the first piece of it."""
+    rest: aiohttp.ClientResponse | None = None
+    """Where the further pieces come from."""
+
+    @property
+    def body(self) -> bytes:
+        """What the client is sent: an error in OpenAI's form, whatever the worker's was."""
+        return self.content if self.status < 400 else openai_error(self.content, self.status)
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the worker found the call itself at fault."""
+        return 400 <= self.status < 500
+
+
+class WorkerClient:
+    """Sends requests to workers."""
+
+    def __init__(self, settings: Router, api_key: str | None, descriptors: Descriptors) -> None:
+        self._descriptors = descriptors
+        self._headers = {"Content-Type": "application/json"}
+        if api_key is not None:
+            self._headers["Authorization"] = f"Bearer {api_key}"
+        self._http = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_timeout_s),
+            auto_decompress=False,
+            skip_auto_headers=("User-Agent", "Accept-Encoding"),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            read_bufsize=2**20,
+        )
+        self._background: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """Wait for what is still being told to workers, then close all connections."""
+        if self._background:
+            await asyncio.wait(self._background, timeout=_ABORT_TIMEOUT_S)
+        await self._http.close()
+
+    async def send(self, leg: Leg, headers: Mapping[str, str], *, is_stream: bool) -> Answer:
+        """Send `leg` and return its answer; of a stream, once its first piece is there.
+
+        Raises: LegFailedError when the worker cannot be reached, breaks off, or answers with its own failure;
+        ShortageError when there was no connection by the router's fault.
+        """
+        worker = leg.worker
+        try:
+            reply = await self._http.post(
+                worker.base_url + leg.path, data=_payload(leg.body), headers={**self._headers, **leg.headers, **headers}
+            )
+            answer = await _read(reply, is_stream)
+        except aiohttp.ClientConnectorError as error:
+            self._raise_own_shortage(worker, error)
+            raise LegFailedError(worker, f"does not take connections ({error.strerror})", is_unreachable=True) from None
+        except aiohttp.ServerTimeoutError:
+            # The machine, or this router, may just have been busy: the next try, the probe and the breaker tell.
+            raise LegFailedError(worker, "did not take a connection in time") from None
+        except (aiohttp.ClientError, OSError) as error:
+            self._raise_own_shortage(worker, error)
+            raise LegFailedError(worker, f"broke off the connection ({_named(error)})", is_broken_off=True) from None
+        worker.last_byte_at = time.monotonic()
+        if answer.status >= 500:
+            # 500 is an answer about this one call; the others say that the worker as a whole cannot serve.
+            what = f"answered {answer.status}: {error_text(answer.content)}"
+            raise LegFailedError(worker, what, counts=answer.status != 500)
+        return answer
+
+    async def fetch(self, worker: Worker, path: str, *, method: str = "GET", timeout_s: float) -> tuple[int, bytes]:
+        """Return status and body of a request outside any call.
+
+        Raises: aiohttp.ClientError, OSError or TimeoutError; ShortageError, which tells nothing about the worker.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                async with self._http.request(method, worker.base_url + path, headers=self._headers) as reply:
+                    return reply.status, await reply.read()
+        except OSError as error:
+            self._raise_own_shortage(worker, error)
+            raise
+
+    def _raise_own_shortage(self, worker: Worker, error: BaseException) -> None:
+        if is_own_shortage(error):
+            assert isinstance(error, OSError)
+            raise self._descriptors.cannot_connect(worker.id, error) from None
+
+    def abort(self, leg: Leg) -> None:
+        """Tell the worker to abort `leg`, without waiting for it.
+
+        Closing the connection does that too, but SGLang looks for closed connections only every few seconds.
+        """
+        for rid in leg.rids:
+            self._run(self._abort(leg.worker, rid))
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _abort(self, worker: Worker, rid: str) -> None:
+        url, body = worker.base_url + "/abort_request", orjson.dumps({"rid": rid})
+        try:
+            async with asyncio.timeout(_ABORT_TIMEOUT_S):
+                async with self._http.post(url, data=body, headers=self._headers) as reply:
+                    await reply.read()
+        except (aiohttp.ClientError, OSError):
+            return  # a worker that cannot be told has nothing running, or is about to be found dead
+
+
+def _payload(body: bytes) -> bytes | io.BytesIO:
+    # A file is written piece by piece, so that other calls are served in between.
+    return io.BytesIO(body) if len(body) > _LARGE_BODY_BYTES else body
+
+
+async def _read(reply: aiohttp.ClientResponse, is_stream: bool) -> Answer:
+    content_type = reply.headers.get("Content-Type", "application/json")
+    try:
+        if not is_stream or reply.status != 200:
+            return Answer(status=reply.status, content_type=content_type, content=await reply.read())
+        first = await reply.content.readany()
+    except BaseException:
+        reply.close()  # the worker sees that nobody waits any more
+        raise
+    if error := read_stream_error(first):
+        reply.close()
+        return Answer(status=error.status, content_type="application/json", content=error.body)
+    return Answer(status=200, content_type=content_type, content=first, rest=reply)
+
+
+def _named(error: BaseException) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,109 @@
+"""What workers tell of their own caches: SGLang's KV events, over ZeroMQ.
+
+Answers tell the router what a worker holds after a call; only events tell what it has evicted since. An event counts
+evicted tokens, not text, and the router has no tokenizer: the index drops as many bytes of the worker's prefixes, the
+longest unused first, which is the order in which the worker's cache evicts.
+
+Source: sglang/srt/disaggregation/kv_events.py at 0.5.17 (three frames: topic, sequence number, a msgpack batch).
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import zmq
+import zmq.asyncio
+
+from prefillshare.routing.workers.worker import Worker
+
+log = logging.getLogger(__name__)
+
+_GATHER_S = 0.2
+"""Evictions are applied at most this often: each time, the index is walked once."""
+
+
+@dataclass(slots=True)
+class Evictions:
+    """What a worker dropped since it was last asked."""
+
+    num_tokens: int = 0
+    """Tokens evicted."""
+    is_cleared: bool = False
+    """Whether everything before them was dropped at once."""
+    block_size: int = 1
+    """Tokens per block, as the worker's events have shown it."""
+
+    def add(self, batch: bytes) -> None:
+        """Count the events of one message.
+
+        Raises: ValueError when it is none.
+        """
+        try:
+            for kind, *fields in msgspec.msgpack.decode(batch)[1]:
+                self._add(kind, fields)
+        except (msgspec.DecodeError, TypeError, LookupError) as error:
+            raise ValueError(f"this is no batch of KV events ({error})") from None
+
+    def _add(self, kind: str, fields: list[Any]) -> None:
+        if kind == "BlockRemoved":
+            self.num_tokens += len(fields[0]) * self.block_size
+        elif kind == "BlockStored":
+            self.block_size = fields[3]
+        elif kind == "AllBlocksCleared":
+            self.num_tokens, self.is_cleared = 0, True
+
+    def take(self) -> "Evictions":
+        """Return what was counted and begin anew."""
+        taken = Evictions(self.num_tokens, self.is_cleared, self.block_size)
+        self.num_tokens, self.is_cleared = 0, False
+        return taken
+
+
+class KvEvents:
+    """Listens to every worker that publishes events."""
+
+    def __init__(self, evicted: Callable[[Worker, Evictions], None]) -> None:
+        self._evicted = evicted
+        self._context = zmq.asyncio.Context()
+        self._listeners: dict[str, asyncio.Task[None]] = {}
+
+    def watch(self, worker: Worker) -> None:
+        """Begin to listen to `worker`, if it publishes events."""
+        if worker.spec.kv_events is not None:
+            self._listeners[worker.id] = asyncio.create_task(self._listen(worker, worker.spec.kv_events))
+
+    async def unwatch(self, worker: Worker) -> None:
+        """Stop listening to `worker`."""
+        if listener := self._listeners.pop(worker.id, None):
+            listener.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await listener
+
+    def close(self) -> None:
+        """Give the sockets back; nobody may be listened to any more."""
+        self._context.destroy(linger=0)
+
+    async def _listen(self, worker: Worker, address: str) -> None:
+        found = Evictions()
+        with self._context.socket(zmq.SUB) as socket:
+            socket.subscribe(b"")
+            socket.connect(address)
+            while True:
+                _count(worker, found, await socket.recv_multipart())
+                await asyncio.sleep(_GATHER_S)
+                while await socket.poll(0):
+                    _count(worker, found, await socket.recv_multipart())
+                taken = found.take()
+                if taken.num_tokens or taken.is_cleared:
+                    self._evicted(worker, taken)
+
+
+def _count(worker: Worker, found: Evictions, frames: list[bytes]) -> None:
+    try:
+        found.add(frames[-1])
+    except ValueError as error:
+        log.warning("%s at %s: %s", worker.id, worker.spec.kv_events, error)

@@ -1,0 +1,94 @@
+"""The recipe of the tiny family: everything that decides what `prefillshare models build tiny` makes."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from prefillshare.modules.adapter import LoraShape
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShape:
+    """Geometry of tiny-base, a Qwen3-architecture model."""
+
+    hidden_size: int = 256
+    """Width of the residual stream."""
+    num_layers: int = 5
+    """Decoder layers."""
+    num_heads: int = 4
+    """Query heads."""
+    num_kv_heads: int = 2
+    """Key-value heads."""
+    head_dim: int = 64
+    """Width of one head."""
+    intermediate_size: int = 768
+    """Width of the gated feed-forward layer."""
+    max_positions: int = 4096
+    """Longest sequence that the configuration promises."""
+    rope_theta: float = 10000.0
+    """Base of the rotary frequencies."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """One training run."""
+
+    num_tokens: int
+    """Tokens of the run, context included, padding not."""
+    batch_tokens: int
+    """Upper bound of tokens in one step, padding included."""
+    learning_rate: float
+    """Peak learning rate."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """Which optimizer changes the matrices."""
+    warmup_steps: int = 60
+    """Steps of linear warm-up."""
+    decay_fraction: float = 0.3
+    """Last part of the run, in which the rate falls linearly to zero."""
+    weight_decay: float = 0.05
+    """Decoupled weight decay of matrices."""
+    clip_norm: float = 1.0
+    """Largest norm of the gradient."""
+    checkpoint_steps: int = 100
+    """Steps between two checkpoints."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TinyRecipe:
+    """The whole family."""
+
+    seed: int = 2602
+    """Seed of data, initial weights and batch order."""
+    vocab_size: int = 1536
+    """Upper bound of the vocabulary."""
+    num_tokenizer_documents: int = 4000
+    """Documents on which the tokenizer is trained."""
+    num_threads: int = 2
+    """Threads of torch."""
+    model: ModelShape = field(default_factory=ModelShape)
+    """Geometry of the base."""
+    lora: LoraShape = field(default_factory=LoraShape)
+    """Shape of the adapters."""
+    base: Schedule = field(
+        default_factory=lambda: Schedule(
+            num_tokens=6_000_000,
+            batch_tokens=4096,
+            learning_rate=4e-3,
+            optimizer="muon",
+            warmup_steps=50,
+            decay_fraction=0.35,
+            weight_decay=0.01,
+        )
+    )
+    """Pretraining."""
+    tuning: Schedule = field(
+        default_factory=lambda: Schedule(
+            num_tokens=1_200_000,
+            batch_tokens=6144,
+            learning_rate=4e-3,
+            warmup_steps=20,
+            decay_fraction=0.6,
+            weight_decay=0.0,
+            checkpoint_steps=50,
+        )
+    )
+    """Fine-tuning of one module; the ordinary rivals get the same data, order, rank and learning rate."""

@@ -1,0 +1,1 @@
+"""What an answer shall follow: grammars and their trials, stop patterns, seeds."""

@@ -1,0 +1,170 @@
+"""What answers shall follow (schema, regular expression, grammar, tags) is tried out before the scheduler sees it.
+
+Target: ``sglang.srt.managers.tokenizer_manager.TokenizerManager._validate_and_resolve_lora``
+Why: SGLang prepares it in the scheduler's process without a limit of time or memory, and follows it there between two
+    steps that all calls share. A nested schema of 20 kB takes minutes, some expressions take seconds per token, and a
+    stack overflow ends the engine. What cannot be prepared is found only there; across workers that is after the
+    hand-off has begun, so the call ends in a timeout.
+How: text above ``MAX_CHARACTERS`` is refused at once. The rest goes to a trial in a process of its own
+    (:mod:`sglang_patches.answers.trial`), while other calls are served; its verdict is kept for the next call with the
+    same text. A prefill worker follows no grammar and tries none.
+Upstream: sglang/srt/managers/tokenizer_manager.py:3420 at 0.5.17.
+Remove when: upstream bounds the time and memory of grammars.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import re
+import socket
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from sglang_patches.answers import trial as grammar_trial
+from sglang_patches.disaggregation.role import is_prefill_worker
+
+MAX_CHARACTERS = 64 * 1024
+MAX_GRAMMARS_PER_CALL = 64
+NUM_TRIALS = 4
+"""At the same time."""
+NUM_VERDICTS_KEPT = 512
+
+KINDS = {"json_schema": "json", "regex": "regex", "ebnf": "ebnf", "structural_tag": "structural_tag"}
+"""Field of the sampling parameters -> SGLang's name for it."""
+
+_PLACE = re.compile(r"^\[[\d:]+\] \S+:\d+: ")
+"""Time and source line, with which xgrammar's messages begin."""
+
+
+class GrammarTrials:
+    """The process that tries grammars out, and what it found."""
+
+    def __init__(self, manager: Any) -> None:
+        self._manager = manager
+        self._control: socket.socket | None = None
+        self._starting = threading.Lock()
+        self._askers = ThreadPoolExecutor(NUM_TRIALS, thread_name_prefix="grammar-trial")
+        self._verdicts: OrderedDict[tuple[str, str], str | None] = OrderedDict()
+
+    def start(self) -> None:
+        """Start the process now; else the first call does it."""
+        with self._starting:
+            self._control = self._control or self._start()
+
+    async def problem(self, kind: str, text: str) -> str | None:
+        """Why answers cannot follow ``text``, or None."""
+        key = (kind, text)
+        if key not in self._verdicts:
+            found = await asyncio.get_running_loop().run_in_executor(self._askers, self._try, kind, text)
+            self._verdicts[key] = found
+            if len(self._verdicts) > NUM_VERDICTS_KEPT:
+                self._verdicts.popitem(last=False)
+        return self._verdicts[key]
+
+    def _try(self, kind: str, text: str) -> str | None:
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                self._hand_over(theirs)
+            data = text.encode(errors="replace")
+            with ours.makefile("rwb") as stream:
+                try:
+                    stream.write(f"{kind}\n{len(data)}\n".encode() + data)
+                    stream.flush()
+                    answer = stream.readline()
+                except OSError:
+                    answer = b""
+        if not answer:
+            return (
+                f"preparing it takes more than {grammar_trial.CPU_SECONDS:g} s, or more than "
+                f"{grammar_trial.MEMORY_BYTES >> 20} MiB of memory"
+            )
+        return answer.decode().strip() or None
+
+    def _hand_over(self, connection: socket.socket) -> None:
+        with self._starting:
+            try:
+                self._send(connection)
+            except OSError:  # the process is gone, as when the machine was out of memory
+                self._control = None
+                self._send(connection)
+
+    def _send(self, connection: socket.socket) -> None:
+        if self._control is None:
+            self._control = self._start()
+        socket.send_fds(self._control, [b"1"], [connection.fileno()])
+
+    def _start(self) -> socket.socket:
+        import xgrammar
+
+        manager = self._manager
+        config = manager.model_config
+        stops = list(config.hf_eos_token_id) if config.hf_eos_token_id else None
+        info = xgrammar.TokenizerInfo.from_huggingface(
+            manager.tokenizer, vocab_size=config.vocab_size, stop_token_ids=stops
+        )
+        any_whitespace = not manager.server_args.constrained_json_disable_any_whitespace
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        arguments = (theirs, info.serialize_json(), config.vocab_size, any_whitespace)
+        multiprocessing.Process(target=grammar_trial.serve, args=arguments, daemon=True).start()
+        theirs.close()
+        return ours
+
+
+def start(manager: Any) -> None:
+    """Have the process of trials ready before the first call needs it, unless this worker follows no grammar."""
+    if manager.tokenizer is not None and not is_prefill_worker():
+        trials_of(manager).start()
+
+
+def wrap_validate_and_resolve_lora(original: Callable[..., Any]) -> Callable[..., Any]:
+    async def _validate_and_resolve_lora(self: Any, obj: Any) -> Any:
+        params = getattr(obj, "sampling_params", None)
+        await check_grammars(self, params if isinstance(params, list) else [params])
+        return await original(self, obj)
+
+    return _validate_and_resolve_lora
+
+
+async def check_grammars(manager: Any, all_params: list[Any]) -> None:
+    """Try every grammar of a call.
+
+    Raises: ValueError saying which cannot be used, why, and what to do.
+    """
+    found = dict.fromkeys(one for params in all_params for one in _grammars(params))
+    if len(found) > MAX_GRAMMARS_PER_CALL:
+        raise ValueError(
+            f"a call may hold {MAX_GRAMMARS_PER_CALL} different grammars, not {len(found)}: send more calls"
+        )
+    for name, text in found:
+        reason = _too_long(text) or await trials_of(manager).problem(KINDS[name], text)
+        if reason:
+            reason = (_PLACE.sub("", reason).strip().splitlines() or [reason])[0]
+            raise ValueError(f"{name} cannot be used ({reason[:300]}): correct it")
+
+
+def _grammars(params: Any) -> Iterator[tuple[str, str]]:
+    if not isinstance(params, Mapping):
+        return
+    for name in KINDS:
+        value = params.get(name)
+        if not value:
+            continue
+        if not isinstance(value, str):
+            raise ValueError(f"{name} is {str(value)[:100]!r}: give it as text")
+        yield name, value
+
+
+def _too_long(text: str) -> str | None:
+    return f"it has {len(text)} characters, more than {MAX_CHARACTERS}" if len(text) > MAX_CHARACTERS else None
+
+
+def trials_of(manager: Any) -> GrammarTrials:
+    known: GrammarTrials | None = getattr(manager, "prefillshare_grammar_trials", None)
+    if known is None:
+        known = manager.prefillshare_grammar_trials = GrammarTrials(manager)
+    return known

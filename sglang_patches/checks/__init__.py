@@ -1,0 +1,1 @@
+"""Calls, adapters and settings that are refused before anything works on them."""

@@ -1,0 +1,199 @@
+"""Calls that would end a scheduler, or fail late and without a reason, are refused with one sentence.
+
+Target: ``sglang.srt.managers.tokenizer_manager.TokenizerManager._validate_one_request``
+Why: token ids outside of the vocabulary, more top logprobs than there are tokens, and numbers that tensors cannot hold
+    reach the model and end the process for everybody. A call for vectors or scores of texts, which a model of this
+    kind cannot give, ends with status 500.
+How: ``check_call`` looks at what needs no model, before anything is multiplied by it (``n``); it is called when a call
+    arrives (:mod:`sglang_patches.disaggregation.requests`). ``check_request`` looks at the rest, before the original.
+    A ValueError is answered with 400.
+Upstream: sglang/srt/managers/tokenizer_manager.py:1140 at 0.5.17.
+Remove when: upstream checks them there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from sglang_patches.checks import sampling_values
+
+MAX_TEXTS = 1024
+"""In one call, samples counted."""
+
+_PER_PROMPT = (
+    "sampling_params",
+    "rid",
+    "lora_path",
+    "return_logprob",
+    "logprob_start_len",
+    "top_logprobs_num",
+    "extra_key",
+    "custom_logit_processor",
+    "return_hidden_states",
+    "bootstrap_host",
+    "bootstrap_port",
+    "bootstrap_room",
+)
+"""Fields of a call that may be a list, if its prompts are one."""
+
+_NATIVE_PATHS = ("/generate", "/vertex_generate")
+_SET_BY_CALLERS = frozenset(
+    (*_PER_PROMPT, "text", "input_ids", "token_ids_logprob", "return_text_in_logprobs", "stream", "session_params")
+    + ("session_id", "priority", "routing_key", "routed_dp_rank", "disagg_prefill_dp_rank", "return_prompt_token_ids")
+    + ("return_sampling_mask", "return_flat_raw_top_logprobs", "return_flat_raw_top_logprobs_b64", "return_bytes")
+    + ("max_thinking_tokens", "require_reasoning", "background", "no_logs", "return_entropy")
+    + ("external_trace_header",)
+)
+"""Fields of /generate that mean something here. The engine's class has some thirty more: they pass between its parts,
+or are for models that read pictures and sound, and a value of the wrong kind in some of them ends a process."""
+
+_SESSION_PARAMETERS = frozenset(("id", "rid", "offset", "replace", "drop_previous_output"))
+
+_TEXTS = ("rid", "lora_path", "extra_key", "routing_key", "session_id", "bootstrap_host", "custom_logit_processor")
+_INTEGERS = {
+    "logprob_start_len": (-1, sampling_values.LARGEST),
+    "priority": (-sampling_values.LARGEST, sampling_values.LARGEST),
+    "bootstrap_port": (0, 65535),
+    "bootstrap_room": (0, (1 << 63) - 1),
+    "routed_dp_rank": (0, sampling_values.LARGEST),
+}
+MAX_TEXT_CHARACTERS = 1024
+"""Of a name that a call gives to something."""
+
+
+def check_call(obj: Any, path: str | None) -> None:
+    """Look at a call as it came, to an address or (None) from the engine itself.
+
+    Raises: ValueError saying what is wrong, the value and what is allowed.
+    """
+    if not hasattr(obj, "return_logprob"):  # embeddings, rerank, classify: SGLang has one class for them
+        raise ValueError(
+            "this model writes text; it gives no embeddings, scores or classes: ask another server for them"
+        )
+    if path is not None:
+        _check_fields(obj, path)
+    params = obj.sampling_params
+    for one in _listed(params):
+        sampling_values.check_samples(one)
+    num_texts, num_samples = _num_prompts(obj), max((_samples(one) for one in _listed(params)), default=1)
+    if num_texts * num_samples > MAX_TEXTS:
+        raise ValueError(
+            f"the call asks for {num_texts} x {num_samples} answers: {MAX_TEXTS} are allowed, send several calls"
+        )
+    _check_lengths(obj, num_texts)
+
+
+def prepare_call(obj: Any) -> None:
+    """Leave out what a call sets to null, where SGLang would stumble over it, and unpack what a newer library packs.
+
+    Effects: changes ``obj``.
+    """
+    if isinstance(getattr(obj, "input_ids", None), Mapping):
+        obj.input_ids = list(obj.input_ids["input_ids"])  # rendered by transformers 5
+    for one in _listed(getattr(obj, "sampling_params", None)):
+        if isinstance(one, dict) and one.get("n", 1) is None:
+            del one["n"]
+
+
+def _check_fields(obj: Any, path: str) -> None:
+    """Elsewhere SGLang fills the engine's class itself, for its health checks too."""
+    if path in _NATIVE_PATHS:
+        for field in dataclasses.fields(obj):
+            value = getattr(obj, field.name)
+            if field.name not in _SET_BY_CALLERS and value != field.default:
+                raise ValueError(f"{field.name} cannot be set by a call (to {str(value)[:80]}): leave it out")
+    session = obj.session_params
+    for one in session if isinstance(session, list) else [session]:
+        unknown = sorted(set(one or ()) - _SESSION_PARAMETERS)
+        if unknown:
+            raise ValueError(f"session_params has no {unknown[0]!r}: it has {', '.join(sorted(_SESSION_PARAMETERS))}")
+
+
+def _num_prompts(obj: Any) -> int:
+    given = obj.text if obj.text is not None else obj.input_ids
+    if isinstance(given, list) and not given:
+        raise ValueError("the list of prompts is empty: give at least one")
+    return len(given) if isinstance(given, list) and not isinstance(given[0], int | float) else 1
+
+
+def _samples(params: Any) -> int:
+    return (params or {}).get("n") or 1
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _check_lengths(obj: Any, num_texts: int) -> None:
+    is_batch = isinstance(obj.text if obj.text is not None else obj.input_ids, list) and not _is_token_list(obj)
+    for name in _PER_PROMPT:
+        value = getattr(obj, name)
+        if not isinstance(value, list):
+            continue
+        if not is_batch:
+            raise ValueError(f"{name} is a list, and there is one prompt: give one value")
+        if len(value) != num_texts:
+            raise ValueError(
+                f"{name} has {len(value)} entries for {num_texts} prompts: give one for each, or one for all"
+            )
+
+
+def _is_token_list(obj: Any) -> bool:
+    return obj.text is None and isinstance(obj.input_ids[0], int | float)
+
+
+def wrap_validate_one_request(original: Callable[..., None]) -> Callable[..., None]:
+    def _validate_one_request(self: Any, obj: Any, input_ids: list[int]) -> None:
+        check_request(obj, input_ids, self.model_config.vocab_size)
+        original(self, obj, input_ids)
+
+    return _validate_one_request
+
+
+def check_request(obj: Any, input_ids: Sequence[int] | None, vocab_size: int) -> None:
+    """Look at what upstream trusts.
+
+    Raises: ValueError saying what is wrong, the value and what is allowed.
+    """
+    if input_ids is not None and not len(input_ids):
+        raise ValueError("the prompt is empty: give at least one token")
+    if input_ids and not all(isinstance(one, int) for one in input_ids):
+        raise ValueError("a token id is not a whole number: give a list of token ids")
+    _check_plain(obj)
+    params = getattr(obj, "sampling_params", None)
+    sampling_values.check(params)
+    for one in (*_extremes(input_ids or ()), *_named_tokens(params)):
+        if not 0 <= one < vocab_size:
+            raise ValueError(f"token id {one} does not exist: ids of this model are 0 to {vocab_size - 1}")
+    wanted = getattr(obj, "top_logprobs_num", None)
+    if isinstance(wanted, int) and not 0 <= wanted <= vocab_size:
+        raise ValueError(f"top_logprobs_num is {wanted}: it must be 0 to {vocab_size}")
+
+
+def _check_plain(obj: Any) -> None:
+    trace = getattr(obj, "external_trace_header", None) or {}
+    if not isinstance(trace, Mapping) or not all(isinstance(one, str) for pair in trace.items() for one in pair):
+        raise ValueError(f"external_trace_header is {str(trace)[:80]}: give an object of texts")
+    for name in _TEXTS:
+        value = getattr(obj, name, None)
+        if value is not None and not isinstance(value, str):
+            raise ValueError(f"{name} is {str(value)[:80]!r}: give a text")
+        if value is not None and name != "custom_logit_processor" and len(value) > MAX_TEXT_CHARACTERS:
+            raise ValueError(f"{name} has {len(value)} characters: {MAX_TEXT_CHARACTERS} are allowed")
+    for name, (least, most) in _INTEGERS.items():
+        value = getattr(obj, name, None)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most):
+            raise ValueError(f"{name} is {str(value)[:80]}: it must be a whole number from {least} to {most}")
+
+
+def _extremes(input_ids: Sequence[int]) -> Iterator[int]:
+    if input_ids:
+        yield from (min(input_ids), max(input_ids))
+
+
+def _named_tokens(params: Any) -> Iterator[int]:
+    if isinstance(params, Mapping):
+        yield from params.get("stop_token_ids") or ()
+        yield from map(int, params.get("logit_bias") or ())

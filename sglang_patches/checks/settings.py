@@ -1,0 +1,126 @@
+"""Settings that shared prefill cannot serve yet are refused before anything starts.
+
+Target: ``sglang.srt.server_args.ServerArgs.check_server_args``
+Why: each setting below either lets decoder-made KV into the shared tree, or runs a
+    scheduler path in which the hand-off boundary is not looked at.
+How: checked after the original; the first refusal ends the process with one sentence.
+Upstream: sglang/srt/server_args.py:8699 at 0.5.17.
+Remove when: never; entries go as features are verified.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from prefillshare.contract import BACKEND_NAME, FINGERPRINT_VARIABLE, UNSUPPORTED_ALGORITHMS, UNSUPPORTED_SWITCHES
+from sglang_patches.checks.adapters import EMBEDDING_TARGETS
+
+UNSUPPORTED_ENVIRONMENT = {
+    "SGLANG_EXPERIMENTAL_CPP_RADIX_TREE": "the C++ radix tree",
+    "SGLANG_ENABLE_UNIFIED_RADIX_TREE": "the unified radix tree",
+}
+
+GRAMMAR_BACKENDS = ("xgrammar", "none")
+"""The one whose work is tried out before (:mod:`sglang_patches.answers.trials`), and none at all."""
+
+TRANSFER_BACKENDS = ("nixl", "mooncake")
+"""Verified with the hand-off; SGLang spells them so."""
+
+
+def refusals(args: Any) -> Iterator[str]:
+    """One sentence with the fix for every setting that is not supported."""
+    if args.radix_cache_backend != BACKEND_NAME:
+        yield (
+            f"the engine is patched but its radix cache is "
+            f"{args.radix_cache_backend or 'the built-in one'}, which would share "
+            f"decoder-made KV: start it with --radix-cache-backend {BACKEND_NAME}"
+        )
+    is_plain_decode = args.disaggregation_mode == "decode" and not args.disaggregation_decode_enable_radix_cache
+    for name, what in UNSUPPORTED_SWITCHES.items():
+        if name == "disable_radix_cache" and is_plain_decode:
+            continue  # SGLang switched it off; the flag to add is named below
+        if getattr(args, name, False):
+            flag = "--" + name.replace("_", "-")
+            yield f"shared prefill does not support {what} yet: remove {flag}"
+    for name, what in UNSUPPORTED_ENVIRONMENT.items():
+        if os.getenv(name, "").lower() in {"1", "true", "yes"}:
+            yield f"shared prefill does not support {what} yet: unset {name}"
+    if args.disaggregation_mode != "null":
+        yield from _disaggregation(args)
+    yield from _parallelism(args)
+    yield from _grammars(args)
+    yield from _algorithms(args)
+    yield from _adapters(args)
+
+
+def _parallelism(args: Any) -> Iterator[str]:
+    if args.pp_size > 1:
+        yield (
+            f"shared prefill does not support pipeline parallelism yet (pp_size "
+            f"{args.pp_size}): set --pp-size 1 and use --tp-size"
+        )
+
+
+def _grammars(args: Any) -> Iterator[str]:
+    if args.grammar_backend not in GRAMMAR_BACKENDS:
+        yield (
+            f"the time and memory of grammars are bounded for {GRAMMAR_BACKENDS[0]} only, not for "
+            f"{args.grammar_backend}: remove --grammar-backend, or set it to none"
+        )
+
+
+def _disaggregation(args: Any) -> Iterator[str]:
+    if not os.getenv(FINGERPRINT_VARIABLE):
+        yield (
+            f"{FINGERPRINT_VARIABLE} is not set, so nobody could tell whether this {args.disaggregation_mode} worker "
+            "belongs to the others: start the deployment with `prefillshare launch`, or set it to the fingerprint of "
+            "the prefill module"
+        )
+    if args.disaggregation_mode == "decode" and not args.disaggregation_decode_enable_radix_cache:
+        yield "a decode worker would fetch every prompt as a whole: add --disaggregation-decode-enable-radix-cache"
+    if args.disaggregation_transfer_backend not in TRANSFER_BACKENDS:
+        yield (
+            f"shared prefill hands KV over with {' or '.join(TRANSFER_BACKENDS)}, not "
+            f"{args.disaggregation_transfer_backend}: set --disaggregation-transfer-backend {TRANSFER_BACKENDS[0]}"
+        )
+    if args.dp_size > 1:
+        yield f"disaggregated workers do not support --dp-size {args.dp_size} yet: start one more worker instead"
+
+
+def _algorithms(args: Any) -> Iterator[str]:
+    for name, what in UNSUPPORTED_ALGORITHMS.items():
+        value = getattr(args, name, None)
+        if value is not None:
+            yield f"shared prefill does not support {what} yet: remove --{name.replace('_', '-')} {value}"
+
+
+def _adapters(args: Any) -> Iterator[str]:
+    if not args.enable_lora:
+        return
+    if args.max_loras_per_batch < 2:
+        yield (
+            f"--max-loras-per-batch {args.max_loras_per_batch} leaves no slot beside "
+            "the prefill module's: set it to the number of decode modules + 1"
+        )
+    if getattr(args, "lora_drain_wait_threshold", 0.0) > 0.0:
+        yield (
+            "shared prefill does not support LoRA draining: remove "
+            "--lora-drain-wait-threshold and raise --max-loras-per-batch"
+        )
+    found = EMBEDDING_TARGETS & set(args.lora_target_modules or ())
+    if found:
+        yield (
+            f"--lora-target-modules names {', '.join(sorted(found))}: shared prefill "
+            "supports adapters of attention and MLP projections only"
+        )
+
+
+def wrap_check_server_args(original: Callable[..., None]) -> Callable[..., None]:
+    def check_server_args(self: Any) -> None:
+        original(self)
+        for reason in refusals(self):
+            raise SystemExit(f"sglang_patches: {reason}")
+
+    return check_server_args

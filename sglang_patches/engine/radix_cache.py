@@ -1,0 +1,206 @@
+"""The radix-cache backend ``prefillshare``: base-made KV only.
+
+Extends ``sglang.srt.mem_cache.radix_cache.RadixCache`` through
+``register_radix_cache_backend`` (sglang/srt/mem_cache/registry.py:54 at 0.5.17).
+
+A request of a decode module may read at most ``prefill_boundary`` positions from the
+tree and add at most as many to it. Its other rows, x_n and what it generated, stay its
+own and are freed with it, by the mechanism that upstream has for an unfinished page:
+``prefix_indices`` covers every computed row, ``cache_protected_len`` only those that
+the tree owns.
+
+    row index   0 ........ key_len ........ boundary ........ computed
+    owner       |-- tree --|---------- request (private) -------|
+    key_len = boundary or computed, whichever is less, rounded down to whole pages
+
+Base requests take the upstream path unchanged: all their KV is base-made. A decode worker has none.
+
+Each node also remembers its origin, the decode module whose request put it there, so that a hit on what another module
+had prefilled is told apart from a module's hit on its own. A node that is evicted forgets it.
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import TYPE_CHECKING, Any
+
+import torch
+from sglang.srt.mem_cache.base_prefix_cache import (
+    InsertParams,
+    MatchPrefixParams,
+    MatchResult,
+)
+from sglang.srt.mem_cache.radix_cache import RadixCache, RadixKey
+
+from sglang_patches.disaggregation.hand_off import report_end
+from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker
+from sglang_patches.observed.call_report import note
+from sglang_patches.prefill.boundary import is_all_base_made
+from sglang_patches.prefill.underway import PrefillsUnderway
+
+if TYPE_CHECKING:
+    from sglang.srt.managers.schedule_batch import Req
+    from sglang.srt.mem_cache.registry import TreeCacheBuildContext
+
+
+class SharedPrefillRadixCache(RadixCache):
+    """RadixCache that no decoder-made KV enters or is matched by (I2, I5)."""
+
+    num_flushes = -1
+    """How often everything was dropped; the constructor does so once."""
+    _writer: str | None = None
+    """Decode module whose request is being inserted."""
+    underway: PrefillsUnderway
+    """What running prefills will bring."""
+
+    def reset(self) -> None:
+        """Drop everything."""
+        self.num_flushes += 1
+        self.underway = PrefillsUnderway()
+        super().reset()
+
+    def match_prefix(self, params: MatchPrefixParams) -> MatchResult:
+        """Longest cached prefix, never past the request's own boundary.
+
+        A retracted request asks with prompt *and* output; a later turn of the same
+        conversation may have cached exactly those tokens, base-made. They are not
+        this request's: from x_n on its KV is the decode module's.
+        """
+        if params.req is not None:
+            key = params.key
+            boundary = params.req.prefill_boundary
+            if boundary < len(key):
+                params.key = RadixKey(key.token_ids, key.extra_key, limit=boundary)
+        return super().match_prefix(params)
+
+    def cache_unfinished_req(self, req: Req, chunked: bool = False) -> None:
+        """Share what is base-made so far; keep the other computed rows private."""
+        self._begin(req)
+        if self.disable or is_all_base_made(req):
+            super().cache_unfinished_req(req, chunked=chunked)
+            return
+
+        rows = self._computed_rows(req, req.extend_range.end)
+        key = self._shareable_key(req, len(rows))
+        shared_rows, last_node = self._share(req, key, rows, chunked=chunked)
+        self.req_to_token_pool.write(
+            (req.req_pool_idx, slice(req.cache_protected_len, len(shared_rows))),
+            shared_rows[req.cache_protected_len :],
+        )
+        self.dec_lock_ref(req.last_node)
+        self.inc_lock_ref(last_node)
+        req.last_node = last_node
+        req.cache_protected_len = len(shared_rows)
+        req.prefix_indices = torch.cat([shared_rows, rows[len(shared_rows) :]])
+
+    def cache_finished_req(self, req: Req, is_insert: bool = True, *, kv_len_to_handle: int) -> None:
+        """Give the base-made rows to the tree and free all the others."""
+        self._begin(req)
+        if is_prefill_worker():
+            report_end(req)  # its rows are given back when the hand-off is over
+        if self.disable or is_all_base_made(req):
+            super().cache_finished_req(req, is_insert=is_insert, kv_len_to_handle=kv_len_to_handle)
+            return
+
+        rows = self._computed_rows(req, kv_len_to_handle)
+        key = self._shareable_key(req, len(rows))
+        duplicates_end = len(key)
+        if is_insert and not self.disable_finished_insert:
+            duplicates_end = self._insert(req, key, rows)
+        # The tree's own rows are skipped, its second copies and private rows freed.
+        start = req.cache_protected_len
+        self.token_to_kv_pool_allocator.free_segments(
+            [(rows[start:duplicates_end], start), (rows[len(key) :], len(key))]
+        )
+        if req.last_node is not None:
+            self.dec_lock_ref(req.last_node)
+
+    def _begin(self, req: Req) -> None:
+        """Before ``req`` changes the tree: its prefill is no longer under way, remember who writes, and count once what
+        its first match brought.
+
+        Until now ``last_node`` is the end of the prefix that admitted the request, and locked, so the path to it is
+        what SGLang counts as cached tokens. A retracted request matches again, which counts neither there nor here. The
+        prefix that a decode worker holds was counted by the prefill worker.
+        """
+        self._writer = req.decode_module
+        self.underway.end(req)
+        if req.are_hits_counted or req.last_node is None or is_decode_worker():
+            return
+        req.are_hits_counted = True
+        num_own, num_cross, node = 0, 0, req.last_node
+        while node is not self.root_node:
+            if node.origin == req.decode_module:
+                num_own += len(node.key)
+            else:
+                num_cross += len(node.key)
+            node = node.parent
+        note(req, own_hit_tokens=num_own, cross_hit_tokens=num_cross)
+
+    def _insert_helper(
+        self, node: Any, key: RadixKey, value: torch.Tensor, priority: int = 0, chunked: bool = False
+    ) -> tuple[int, Any]:
+        num_known, last = super()._insert_helper(node, key, value, priority, chunked)
+        if num_known < len(key):
+            last.origin = self._writer
+        return num_known, last
+
+    def _split_node(self, key: RadixKey, child: Any, split_len: int) -> Any:
+        upper = super()._split_node(key, child, split_len)
+        upper.origin = child.origin
+        return upper
+
+    def _computed_rows(self, req: Req, num_tokens: int) -> torch.Tensor:
+        return self.req_to_token_pool.req_to_token[req.req_pool_idx, :num_tokens]
+
+    def _shareable_key(self, req: Req, num_computed: int) -> RadixKey:
+        end = min(req.prefill_boundary, num_computed, len(req.origin_input_ids))
+        tokens: array[int] = req.origin_input_ids[:end]
+        return RadixKey(tokens, req.extra_key).page_aligned(self.page_size)
+
+    def _insert(self, req: Req, key: RadixKey, rows: torch.Tensor, chunked: bool = False) -> int:
+        """Insert ``key``; the number of leading tokens that the tree already had."""
+        result = self.insert(
+            InsertParams(
+                key=key,
+                value=rows[: len(key)].to(dtype=torch.int64, copy=True),
+                chunked=chunked,
+                priority=getattr(req, "priority", 0) or 0,
+            )
+        )
+        return result.prefix_len
+
+    def _share(self, req: Req, key: RadixKey, rows: torch.Tensor, *, chunked: bool) -> tuple[torch.Tensor, object]:
+        """Insert ``key``, free second copies; the tree's rows for it and its node."""
+        num_known = self._insert(req, key, rows, chunked)
+        start = req.cache_protected_len
+        self.token_to_kv_pool_allocator.free_segment(rows[start:num_known], start_pos=start)
+        match = super().match_prefix(MatchPrefixParams(key=key))
+        assert len(match.device_indices) == len(key)
+        return match.device_indices, match.last_device_node
+
+
+def make_shared_radix_cache(context: TreeCacheBuildContext) -> SharedPrefillRadixCache:
+    """Factory for ``--radix-cache-backend prefillshare``.
+
+    Raises: RuntimeError when the model's KV pool is not a plain one, or when the
+    engine around the tree is not patched (I8).
+    """
+    from sglang_patches.bindings import is_applied
+
+    if not is_applied():
+        raise RuntimeError(
+            "radix-cache backend 'prefillshare' needs the patched engine: "
+            "start it with SGLANG_PLUGINS=prefillshare,prefillshare_cpu"
+        )
+    if context.model_config.is_multimodal:
+        raise RuntimeError(
+            "shared prefill supports text models only yet: image placeholders change a prompt's length after its "
+            "hand-off boundary is fixed"
+        )
+    if context.is_hybrid_swa or context.is_hybrid_ssm or context.is_dsa:
+        raise RuntimeError(
+            "shared prefill supports full-attention models only: this model has "
+            "sliding-window, state-space or sparse-attention layers"
+        )
+    return SharedPrefillRadixCache(context.params)

@@ -1,0 +1,1 @@
+"""What of the engine's HTTP server is ours: names, routes, bodies, errors, connections."""

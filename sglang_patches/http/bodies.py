@@ -1,0 +1,224 @@
+"""What callers get wrong about HTTP and JSON is answered with status 4xx and a reason, before anything works on it.
+
+A middleware of the engine's HTTP server, put in place by :mod:`sglang_patches.patches.http_server`. SGLang reads a
+body of any size, answers a compressed one with what its parser makes of the bytes, recurses into nested ones, and
+answers with status 500 when its models stumble over a value of an unexpected kind, or when a check of ours refuses a
+call of an interface that expects none. A stream begins with status 200 before its call is looked at, so its begin is
+held back until its first part is there. Null members are left out (:mod:`sglang_patches.http.null_members`). Paths of
+other kinds of models, and those of tools that would end this engine, are 404.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from prefillshare.wire.bodies import is_uncompressed, is_utf_8, read_stream_error
+from prefillshare.wire.errors import error_object
+from sglang_patches.answers.schemas import MAX_DEPTH, depth
+from sglang_patches.http.null_members import without_nulls
+
+MAX_BODY_BYTES = 32 << 20
+BODY_SECONDS = 120
+
+_JSON = b"application/json"
+
+_WRITES_TEXT = "the models of this server write text, and give no embeddings, scores or classes"
+_NO_RECORDER = "this engine has no recorder of experts"
+_CLOSED = {
+    **dict.fromkeys(("/v1/embeddings", "/v1/rerank", "/v1/classify", "/encode", "/classify"), _WRITES_TEXT),
+    **dict.fromkeys((f"/{verb}_expert_distribution_record" for verb in ("start", "stop", "dump")), _NO_RECORDER),
+    "/v1/audio/transcriptions": "the models of this server read text only",
+}
+
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+class RefusedBodyError(Exception):
+    """What is wrong with a body, and the status to answer with."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class CheckBodies:
+    """ASGI middleware: hands a checked body on in one piece."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        held = HeldStart(send)
+        try:
+            _check_path(scope)
+            if scope["method"] in ("POST", "PUT"):
+                _check_headers(scope)
+                body = await _read_in_time(receive)
+                if body is None:
+                    return
+                body = _checked(body, scope)
+                receive = _replay(body, receive)
+            await self._app(scope, receive, held.send)
+        except Exception as error:
+            refusal = _as_refusal(error)
+            if refusal is None or not held.is_unsent:
+                raise
+            await _refuse(refusal, scope, receive, send)
+
+
+class HeldStart:
+    """Sends the begin of an answer with its first part, so that a refusal may still take its place."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._start: Message | None = None
+        self.is_unsent = True
+
+    async def send(self, message: Message) -> None:
+        """Send, or hold back."""
+        if self.is_unsent and message["type"] == "http.response.start":
+            self._start = message
+            return
+        if self.is_unsent and self._start is not None:
+            _raise_error_event(self._start, message)
+            await self._send(self._start)
+        self.is_unsent = False
+        await self._send(message)
+
+
+def _raise_error_event(start: Message, message: Message) -> None:
+    """A stream whose first event is an error has nothing else to say."""
+    error = read_stream_error(message.get("body", b"")) if start["status"] == 200 else None
+    if error is not None and error.status < 500:
+        raise RefusedBodyError(error.status, error.message)
+
+
+def _as_refusal(error: Exception) -> RefusedBodyError | None:
+    """What to answer if the caller is to blame: our checks raise ValueError, as SGLang's do."""
+    if isinstance(error, RefusedBodyError):
+        return error
+    if isinstance(error, ValueError):
+        return RefusedBodyError(400, str(error))
+    if _is_from_reading(error):
+        return RefusedBodyError(400, f"the body is not what this path takes ({type(error).__name__}: {error})")
+    return None
+
+
+def _check_path(scope: Message) -> None:
+    reason = _CLOSED.get(scope["path"].rstrip("/"))
+    if reason:
+        raise RefusedBodyError(404, f"{scope['path']} is not here: {reason}")
+
+
+def _header(scope: Message, name: bytes) -> str:
+    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), "")
+
+
+def _check_headers(scope: Message) -> None:
+    encoding = _header(scope, b"content-encoding").strip().lower()
+    if not is_uncompressed(encoding):
+        raise RefusedBodyError(415, f"Content-Encoding is {encoding!r}: send the body as it is, without compression")
+    charset = _header(scope, b"content-type").lower().partition("charset=")[2].split(";")[0].strip(" \"'")
+    if not is_utf_8(charset):
+        raise RefusedBodyError(415, f"the charset is {charset!r}: send JSON in UTF-8")
+
+
+async def _read_in_time(receive: Receive) -> bytes | None:
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await _read(receive)
+    except TimeoutError:
+        raise RefusedBodyError(408, f"the body did not arrive within {BODY_SECONDS} s: send it at once") from None
+
+
+async def _read(receive: Receive) -> bytes | None:
+    """The whole body; None when the caller went away."""
+    parts, size = [], 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > MAX_BODY_BYTES:
+            raise RefusedBodyError(413, f"the body has more than {MAX_BODY_BYTES >> 20} MiB: send less")
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+def _checked(body: bytes, scope: Message) -> bytes:
+    """The body as it is to be read."""
+    if not body or _JSON not in _header(scope, b"content-type").lower().encode():
+        return body
+    import orjson
+
+    try:
+        body.decode()
+        value = orjson.loads(body)
+    except UnicodeDecodeError as error:
+        raise RefusedBodyError(400, f"the body is not UTF-8 (byte {error.start}): encode it so") from None
+    except orjson.JSONDecodeError as error:
+        if error.msg.startswith("Recursion limit"):
+            raise RefusedBodyError(400, _TOO_DEEP) from None
+        # Python's parser takes numbers that JSON does not have (NaN, Infinity); what becomes of them is said there.
+        return body
+    if depth(value) > MAX_DEPTH:
+        raise RefusedBodyError(400, _TOO_DEEP)
+    if isinstance(value, dict):
+        _check_members(value, scope["path"])
+        kept = without_nulls(value, scope["path"])
+        return body if kept is value else orjson.dumps(kept)
+    if value is not None or scope["path"].startswith("/v1/"):
+        raise RefusedBodyError(400, f"the body is {str(value)[:40]}: give a JSON object")
+    return body
+
+
+def _check_members(value: dict[str, Any], path: str) -> None:
+    for name in ("messages", "input"):
+        if value.get(name) == []:
+            raise RefusedBodyError(400, f"{name} is empty: give at least one")
+    for name in ("response_format", "stream_options"):
+        if not isinstance(given := value.get(name), dict | None):
+            raise RefusedBodyError(400, f"{name} is {str(given)[:40]!r}: give an object")
+    text = value.get("text")
+    format_ = text.get("format") if path == "/v1/responses" and isinstance(text, dict) else None
+    if isinstance(format_, dict) and format_.get("type", "text") != "text":
+        raise RefusedBodyError(400, "text.format is not supported here: use response_format of /v1/chat/completions")
+
+
+_TOO_DEEP = f"the body is nested more than {MAX_DEPTH} levels deep: make it flatter"
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    pending = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def next_message() -> Message:
+        return pending.pop() if pending else await receive()
+
+    return next_message
+
+
+def _is_from_reading(error: Exception) -> bool:
+    """Whether a body was being turned into a request, so that no answer has begun."""
+    return any(frame.f_code.co_name == "request_body_to_args" for frame, _ in traceback.walk_tb(error.__traceback__))
+
+
+async def _refuse(refusal: RefusedBodyError, scope: Message, receive: Any, send: Any) -> None:
+    from fastapi.responses import ORJSONResponse
+
+    error = error_object(str(refusal), kind="invalid_request_error")
+    # The rest of the body is not read, so the connection cannot serve another call.
+    headers = {"Connection": "close"} if refusal.status in (408, 413) else None
+    content: Message = {"error": error}
+    if scope["path"].startswith("/v1/messages"):
+        content["type"] = "error"  # as Anthropic's clients read it
+    response = ORJSONResponse(content, status_code=refusal.status, headers=headers)
+    await response(scope, receive, send)

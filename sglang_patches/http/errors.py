@@ -1,0 +1,83 @@
+"""Every error of an engine is OpenAI's error object, with the reason in words.
+
+Target: none; ``http_routes`` puts it around SGLang's application when the server state is set.
+Why: SGLang answers errors in five forms ({"object": "error"}, {"message"}, {"detail"}, {"error": text}, plain text), so
+    OpenAI clients show no reason; validation errors carry a Python literal and paths of this machine. And a key with
+    letters beyond ASCII ends in an exception, hence 500, where it is compared.
+How: an answer of status 400 and more that is JSON or text is held back, read and written anew; Anthropic's and
+    Ollama's endpoints keep their own forms. Headers that are compared are made ASCII before.
+Upstream: sglang/srt/entrypoints/http_server.py:504-628, openai/serving_base.py:270, utils/auth.py:112 at 0.5.17.
+Remove when: upstream answers all errors in OpenAI's form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from prefillshare.wire.errors import openai_error
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+FOREIGN = ("/v1/messages", "/api/")
+"""Paths of other vendors' interfaces, whose clients know other forms."""
+
+
+def wrap_application(app: Any) -> None:
+    """Let `app` answer errors in OpenAI's form; nothing may have been asked yet."""
+    original = app.build_middleware_stack
+    app.build_middleware_stack = lambda: ErrorShape(original())
+
+
+class ErrorShape:
+    """An ASGI application around another one."""
+
+    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        scope["headers"] = [_comparable(name, value) for name, value in scope["headers"]]
+        is_ours = not scope["path"].startswith(FOREIGN)
+        await self._app(scope, receive, _Reshaped(send).send if is_ours else send)
+
+
+def _comparable(name: bytes, value: bytes) -> tuple[bytes, bytes]:
+    return name, value.decode("latin-1").encode("ascii", "replace") if name == b"authorization" else value
+
+
+class _Reshaped:
+    """Passes on what is no error; holds an error back until it is whole."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._start: Message | None = None
+        self._body = b""
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start" and _is_error(message):
+            self._start = message
+        elif self._start is None or message["type"] != "http.response.body":
+            await self._send(message)
+        else:
+            self._body += message.get("body", b"")
+            if not message.get("more_body", False):
+                await self._finish(self._start)
+
+    async def _finish(self, start: Message) -> None:
+        body = openai_error(self._body, start["status"]) if self._body else b""
+        kept = [pair for pair in start["headers"] if pair[0].lower() not in (b"content-length", b"content-type")]
+        own = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        await self._send({**start, "headers": [*kept, *own]})
+        await self._send({"type": "http.response.body", "body": body})
+
+
+def _is_error(start: Message) -> bool:
+    kinds = [value for name, value in start["headers"] if name.lower() == b"content-type"]
+    is_readable = not kinds or kinds[0].startswith((b"application/json", b"text/plain"))
+    return bool(start["status"] >= 400 and is_readable)

@@ -1,0 +1,162 @@
+"""``GET /deployment/state`` and ``GET /metrics`` of an engine.
+
+Colocated, the state is that of the whole deployment; the router of a disaggregated one asks each worker for its own.
+``/metrics`` is the same numbers in Prometheus' form, and SGLang's own metrics after them. Both want the API key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from prefillshare.contract import DEPLOYMENT_VARIABLE, RESTARTS_VARIABLE, WORKER_VARIABLE
+from prefillshare.observe.relabel import add_labels
+from prefillshare.observe.state import ModuleFacts, deployment_state, worker_state
+from prefillshare.wire.text import as_json
+from sglang_patches.disaggregation.role import worker_role
+from sglang_patches.http.model_names import module_warnings, served_names
+from sglang_patches.observed.call_report import META_KEY
+from sglang_patches.observed.requests import observer_of
+
+ASK_TIMEOUT_S = 1.0
+"""A scheduler in a long step answers only after it; until then its memory is unknown."""
+STATE_PATH = "/deployment/state"
+METRICS_PATH = "/metrics"
+
+
+def add_routes(app: Any) -> None:
+    """Serve both paths; SGLang's own /metrics is asked by ours."""
+    from starlette.routing import Route
+
+    kept = [route for route in app.router.routes if getattr(route, "path", None) not in (STATE_PATH, METRICS_PATH)]
+    app.router.routes[:] = [Route(STATE_PATH, get_state), Route(METRICS_PATH, get_metrics), *kept]
+
+
+async def get_state(request: Any) -> Any:
+    """The contract's document."""
+    from starlette.responses import Response
+
+    return Response(as_json(await engine_state(_tokenizer_manager())), media_type="application/json")
+
+
+async def get_metrics(request: Any) -> Any:
+    """Prometheus' text: ours, then SGLang's. For a router SGLang's only, with the labels of its query added."""
+    # Late, like all of prometheus_client here: SGLang must first say in which folder the processes meet.
+    from starlette.responses import Response
+
+    from prefillshare.observe.exposition import CONTENT_TYPE, exposition
+
+    manager = _tokenizer_manager()
+    labels = dict(request.query_params)
+    if not _may_read(request, manager.server_args):
+        return Response("this needs an API key: send it as Authorization: Bearer KEY\n", status_code=401)
+    if labels:
+        return Response(add_labels(_sglang_metrics().decode(), labels), headers={"Content-Type": CONTENT_TYPE})
+    text = exposition(await engine_state(manager)) + _sglang_metrics()
+    return Response(text, headers={"Content-Type": CONTENT_TYPE})
+
+
+def _tokenizer_manager() -> Any:
+    from sglang.srt.entrypoints.http_server import get_global_state
+
+    return get_global_state().tokenizer_manager
+
+
+def _may_read(request: Any, server_args: Any) -> bool:
+    """SGLang lets everybody read /metrics; module names and load are the key holders' business here."""
+    keys = [key for key in (server_args.api_key, server_args.admin_api_key) if key]
+    given = request.headers.get("Authorization", "").removeprefix("Bearer ").encode()
+    return not keys or any(hmac.compare_digest(given, key.encode()) for key in keys)
+
+
+def _sglang_metrics() -> bytes:
+    """What all processes of the engine wrote."""
+    from prometheus_client import CollectorRegistry, generate_latest, multiprocess
+
+    registry = CollectorRegistry()
+    multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return bytes(generate_latest(registry))
+
+
+async def engine_state(manager: Any) -> dict[str, Any]:
+    """The state of this engine, with what its scheduler says if it answers in time."""
+    observer, told = observer_of(manager), await _ask_scheduler(manager)
+    if told is not None:
+        _tell_flushes(manager, told["flushes"])
+    base, adapters = served_names(manager)
+    role = worker_role()
+    queued = _by_name(manager, (told or {}).get("queued") or {})
+    warnings = module_warnings()
+    names = [base, *adapters] if role != "prefill" else list(dict.fromkeys((base, *observer.modules)))
+    return deployment_state(
+        observer,
+        name=os.getenv(DEPLOYMENT_VARIABLE) or base,
+        topology="colocated" if role == "null" else "disaggregated",
+        prefill_module=base,
+        modules=[
+            ModuleFacts(
+                name=name,
+                kind="lora" if name in adapters else "base",
+                is_prefill_module=name == base and role != "decode",
+                queued=queued.get(name, 0),
+                warning=warnings.get(name),
+            )
+            for name in names
+        ],
+        workers=[_worker(manager, told, sum(queued.values()))],
+    )
+
+
+def _worker(manager: Any, told: Mapping[str, Any] | None, num_queued: int) -> dict[str, Any]:
+    args, observer, role = manager.server_args, observer_of(manager), worker_role()
+    totals = observer.totals()
+    handoffs = observer.handoffs
+    return worker_state(
+        id=os.getenv(WORKER_VARIABLE) or "engine",
+        role="engine" if role == "null" else role,
+        module=next(iter(served_names(manager)[1]), manager.served_model_name) if role == "decode" else None,
+        url=f"http://{args.host}:{args.port}",
+        pid=os.getpid(),
+        state="up",
+        restarts=int(os.getenv(RESTARTS_VARIABLE) or 0),
+        totals={**totals.counters(), "cached_tokens": totals.own_hit_tokens + totals.cross_hit_tokens},
+        running=None if told is None else max(totals.num_running - num_queued, 0),
+        queued=None if told is None else num_queued,
+        kv=None if told is None else told["kv"],
+        handoff=None
+        if role == "null"
+        else {name: getattr(handoffs, name) for name in ("tokens", "bytes", "seconds", "calls")},
+    )
+
+
+async def _ask_scheduler(manager: Any) -> Mapping[str, Any] | None:
+    """What the scheduler says of itself, None when it is busy; one question at a time is on its way."""
+    asked = getattr(manager, "prefillshare_asked", None)
+    if asked is None or asked.done():
+        asked = manager.prefillshare_asked = asyncio.ensure_future(manager.get_internal_state())
+    done, _ = await asyncio.wait((asked,), timeout=ASK_TIMEOUT_S)
+    if not done or asked.exception() is not None:
+        return None
+    told: Mapping[str, Any] | None = asked.result()[0].get(META_KEY)
+    return told
+
+
+def _by_name(manager: Any, queued: Mapping[str, int]) -> dict[str, int]:
+    """Waiting requests by module name; the scheduler knows adapters by id."""
+    adapters = manager.lora_registry.get_all_adapters()
+    names = {adapter.lora_id: adapter.lora_name for adapter in adapters.values()}
+    found: dict[str, int] = {}
+    for key, count in queued.items():
+        name = names.get(key, key) or manager.served_model_name
+        found[name] = found.get(name, 0) + count
+    return found
+
+
+def _tell_flushes(manager: Any, count: int) -> None:
+    known = getattr(manager, "prefillshare_flushes", 0)
+    if count > known:
+        observer_of(manager).events.tell("flush", "engine", "the prefix cache was emptied")
+    manager.prefillshare_flushes = count

@@ -1,0 +1,56 @@
+"""Errors in every form that SGLang has become OpenAI's, and give their reason in a line."""
+
+import json
+
+import pytest
+
+from prefillshare.wire.errors import error_text, openai_error
+
+OURS = {"error": {"message": "no", "type": "invalid_request_error", "param": None, "code": None}}
+VALIDATION = (
+    "1 validation error:\n  {'type': 'int_type', 'loc': ('body', 'n'), 'msg': 'a number please', 'input': 'x'}\n\n"
+    "  File server.py, line 3"
+)
+
+
+def test_what_is_in_the_form_already_stays_as_it_is() -> None:
+    body = json.dumps(OURS, indent=2).encode()
+    assert openai_error(body, 400) is body
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ({"object": "error", "message": "no room", "code": 400}, "no room"),
+        ({"error": "no room"}, "no room"),
+        ({"error": {"message": "no room", "code": 400}}, "no room"),
+        ({"detail": "no room"}, "no room"),
+        ({"success": False, "error_message": "no room"}, "no room"),
+        ("no room", "no room"),
+        ({}, "no reason given"),
+    ],
+)
+@pytest.mark.parametrize(("status", "kind"), [(400, "invalid_request_error"), (500, "internal_server_error")])
+def test_every_form_becomes_the_one(body: object, reason: str, status: int, kind: str) -> None:
+    error = json.loads(openai_error(json.dumps(body).encode(), status))["error"]
+    assert error == {"message": reason, "type": kind, "param": None, "code": None}
+
+
+def test_a_literal_of_the_validation_becomes_words_and_names_the_field() -> None:
+    error = json.loads(openai_error(json.dumps({"message": VALIDATION}).encode(), 400))["error"]
+    assert (error["message"], error["param"]) == ("n: a number please (it is 'x')", "n")
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (b'{"error": {"message": "no room"}}', "no room"),
+        (b'{"message": "no room"}', "no room"),
+        (b"no room \n", "no room"),
+        (b"", "no reason given"),
+        (b'{"state": "odd"}', "{'state': 'odd'}"),
+        (b"x" * 600, "x" * 497 + "..."),
+    ],
+)
+def test_the_reason_is_one_short_line(body: bytes, text: str) -> None:
+    assert error_text(body) == text
