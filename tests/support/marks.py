@@ -1,9 +1,10 @@
-"""Which tests need a real engine: `make test-fast` leaves those out, and a test that is not marked cannot start one.
+"""Which tests need a real engine, and which take long without one: `make test-fast` leaves both out.
 
-A fixture that starts an engine says so with `starts_engine`, and every test that asks for it is marked; a test that
-starts one by itself is marked `engine` by hand.
+A fixture that starts an engine says so with `starts_engine` (or `takes_long`), and every test that asks for it is
+marked; a test that does so by itself is marked by hand. A test that is not marked cannot start an engine.
 """
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -13,7 +14,9 @@ import pytest
 from prefillshare.serving.arguments import ENGINE_PROGRAM
 
 ENGINE = "engine"
-_STARTS = "starts_engine"
+SLOW = "slow"
+SLOW_CPU_S = 10.0
+_MARK = "mark_of_tests"
 _PROGRAMS = (ENGINE_PROGRAM[-1], "sglang_patches.forkserver")
 
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
@@ -21,16 +24,40 @@ AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
 def starts_engine(function: AnyFunction) -> AnyFunction:
     """Say of a fixture that it starts an engine; below `@pytest.fixture`."""
-    setattr(function, _STARTS, True)
+    setattr(function, _MARK, ENGINE)
     return function
 
 
-def mark_engine_tests(items: list[pytest.Item]) -> None:
-    """Mark the tests that ask for a fixture that starts an engine, directly or through another one."""
+def takes_long(function: AnyFunction) -> AnyFunction:
+    """Say of a fixture that it takes more than some seconds of CPU; below `@pytest.fixture`."""
+    setattr(function, _MARK, SLOW)
+    return function
+
+
+def mark_tests(items: list[pytest.Item]) -> None:
+    """Mark the tests that ask for such a fixture, directly or through another one."""
     for item in items:
         known = item._fixtureinfo.name2fixturedefs.values() if isinstance(item, pytest.Function) else ()
-        if any(hasattr(definition.func, _STARTS) for definitions in known for definition in definitions):
-            item.add_marker(ENGINE)
+        for definition in (definition for definitions in known for definition in definitions):
+            if mark := getattr(definition.func, _MARK, None):
+                item.add_marker(mark)
+
+
+def cpu_seconds() -> float:
+    """What this process and the programs that it has waited for took so far."""
+    return sum(os.times()[:4])
+
+
+class Unmarked:
+    """Tests that `make test-fast` runs, and should not: a machine's load does not change the CPU that they take."""
+
+    def __init__(self) -> None:
+        self.tests: dict[str, float] = {}
+
+    def note(self, item: pytest.Item, seconds: float) -> None:
+        """Keep it when it is long and not marked."""
+        if seconds > SLOW_CPU_S and not any(item.get_closest_marker(mark) for mark in (ENGINE, SLOW)):
+            self.tests[item.nodeid] = seconds
 
 
 class Guard:
@@ -55,3 +82,4 @@ class Guard:
 
 
 guard = Guard()
+UNMARKED = Unmarked()
