@@ -8,7 +8,7 @@ DEPLOYMENT ?= models/tiny-agents.toml
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast tmux check install lock clean bench bench-gpu bench-cluster bench-router bench-train bench-accuracy bench-tui
+.PHONY: help run test test-fast tmux check dist install lock clean bench bench-gpu bench-cluster bench-router bench-train bench-accuracy bench-tui
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ check: $(READY) ## format, lint, types, import contracts, the wheel
 	$(BIN)/lint-imports --no-cache
 	@folder=$$(mktemp -d) && $(BIN)/python -m build --no-isolation --outdir $$folder >$$folder/log 2>&1 \
 		&& tail -1 $$folder/log && rm -r $$folder || { cat $$folder/log >&2; exit 1; }
+
+dist: $(READY) ## wheel and source archive, in dist/
+	$(BIN)/python -m build --no-isolation
 
 install: $(READY) ## only make the environment
 
