@@ -205,5 +205,5 @@ def _start(stack: contextlib.ExitStack, worker: Worker, folder: Path, forks: For
 
 def _adding(variables: Mapping[str, str], worker: Worker, without: Sequence[str] = ()) -> Worker:
     environment = {**worker.command.environment, "OMP_NUM_THREADS": "1", **variables}
-    argv = tuple(one for one in worker.command.argv if one not in without)
+    argv = tuple(argument for argument in worker.command.argv if argument not in without)
     return dataclasses.replace(worker, command=dataclasses.replace(worker.command, argv=argv, environment=environment))

@@ -85,7 +85,7 @@ def test_the_screen_shows_what_prometheus_is_told(tiny: RunningDeployment, http:
 
         terminal.press("4")
         state = http.get("/deployment/state").json()
-        session = next(one for one in state["sessions"]["items"] if one["id"] == "agents-1")
+        session = next(session for session in state["sessions"]["items"] if session["id"] == "agents-1")
         terminal.wait_for("session agents-1")
         row = re.compile(rf"agents-1 +{' '.join(session['modules'])} +{NUM_TURNS} +{session['context_tokens']}\b")
         terminal.wait_for(row.search)
@@ -93,7 +93,9 @@ def test_the_screen_shows_what_prometheus_is_told(tiny: RunningDeployment, http:
         terminal.wait_for(lambda screen: numbers_after("tokens; prompts", screen)[:3] == expected_session)
 
         terminal.press("3")
-        kv = next(one["kv"] for one in http.get("/deployment/state").json()["workers"] if one["id"] == "engine")
+        kv = next(
+            worker["kv"] for worker in http.get("/deployment/state").json()["workers"] if worker["id"] == "engine"
+        )
         # Other screens speak of KV memory, too: this one's sentence stands below the engine.
         capacity = [kv["capacity_tokens"]]
         terminal.wait_for(lambda screen: numbers_after("KV memory ", screen.rpartition("engine")[2])[:1] == capacity)
