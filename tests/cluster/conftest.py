@@ -52,11 +52,11 @@ class Cluster:
 
     def process(self, name: str) -> ProcessRecord:
         """One process, as `prefillshare ps` shows it."""
-        return next(one for one in self.running.processes() if one.name == name)
+        return next(process for process in self.running.processes() if process.name == name)
 
     def ask_worker(self, name: str, method: str, path: str) -> httpx.Response:
         """Ask one worker itself, past the router."""
-        worker = next(one for one in self.running.workers if one.name == name)
+        worker = next(worker for worker in self.running.workers if worker.name == name)
         key = {"Authorization": f"Bearer {worker.command.api_key}"}
         return httpx.request(method, f"{worker.url}{path}", headers=key, timeout=10)
 

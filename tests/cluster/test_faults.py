@@ -81,7 +81,7 @@ def test_the_prefill_worker_comes_back_and_no_call_hangs(cluster: Cluster) -> No
         ]
         time.sleep(0.1)
         _kill(cluster, "prefill-0")
-        statuses = [one.result(timeout=60).status_code for one in asked]
+        statuses = [call.result(timeout=60).status_code for call in asked]
     assert set(statuses) <= {200, 500, 502, 503, 504}
     for module in MODULES:
         cluster.wait(lambda module=module: _serves(cluster, module), f"{module} serves again")
@@ -158,7 +158,7 @@ def test_nothing_is_left_after_many_calls_with_aborted_ones_among_them(cluster: 
 
     def used(name: str) -> tuple[int, int]:
         loads = cluster.ask_worker(name, "GET", "/v1/loads").json()["loads"]
-        return sum(one["num_running_reqs"] for one in loads), sum(one["num_waiting_reqs"] for one in loads)
+        return sum(load["num_running_reqs"] for load in loads), sum(load["num_waiting_reqs"] for load in loads)
 
     def call(number: int) -> None:
         module = MODULES[number % 3]

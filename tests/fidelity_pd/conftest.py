@@ -45,7 +45,9 @@ def prompts() -> list[Prompt]:
     tokenizer = AutoTokenizer.from_pretrained(TINY / "base")
     streams = [islice(held_out_conversations(11, task), NUM_PROMPTS // len(TASKS)) for task in TASKS]
     texts = [
-        generation_prompt(one.turns(has_last_answer=False)) for group in zip(*streams, strict=True) for one in group
+        generation_prompt(conversation.turns(has_last_answer=False))
+        for group in zip(*streams, strict=True)
+        for conversation in group
     ]
     return [tuple(tokenizer.encode(text, add_special_tokens=False)) for text in texts]
 

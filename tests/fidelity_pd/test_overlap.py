@@ -57,14 +57,14 @@ def test_tokens_are_exact_after_retractions_and_only_y_1s_logprob_is_not(overlap
     pair = overlapping.pairs["tool"]
     answers = pair.generate_all(prompts, NUM_TOKENS, 12)
     wanted = [expected[prompt, "tool"] for prompt in prompts]
-    assert [one.tokens for one in answers] == [one.tokens for one in wanted]
+    assert [answer.tokens for answer in answers] == [want.tokens for want in wanted]
     differences = [
-        (one.meta["num_retractions"], abs(one.first_logprob - want.logprobs[0]))
-        for one, want in zip(answers, wanted, strict=True)
+        (answer.meta["num_retractions"], abs(answer.first_logprob - want.logprobs[0]))
+        for answer, want in zip(answers, wanted, strict=True)
     ]
     assert any(count for count, _ in differences)
-    assert max((one for count, one in differences if not count), default=0.0) <= LOGPROB_TOLERANCE
-    assert max(one for count, one in differences if count) <= LARGEST_WRONG_LOGPROB
+    assert max((difference for count, difference in differences if not count), default=0.0) <= LOGPROB_TOLERANCE
+    assert max(difference for count, difference in differences if count) <= LARGEST_WRONG_LOGPROB
     pair.flush()
 
 
