@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from prefillshare.serving.arguments import ENGINE_PROGRAM
+from prefillshare.serving.plan.command import ENGINE_PROGRAM
 from tests.support import lanes
 
 

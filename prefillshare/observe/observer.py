@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from prefillshare.observe.document import MODULE_COUNTERS, HandoffState, part_of
 from prefillshare.observe.events import Events
 from prefillshare.observe.modules import ModuleStats
 from prefillshare.observe.sessions import Prompt, Session, SessionTable
@@ -133,6 +134,10 @@ class HandOffs:
         if seconds is not None:
             self.seconds = (self.seconds or 0.0) + seconds
 
+    def as_dict(self) -> HandoffState:
+        """Return them by name."""
+        return part_of(HandoffState, self)
+
 
 class Observer:
     """All that one process knows of its requests."""
@@ -146,7 +151,7 @@ class Observer:
         self.sessions = SessionTable(clock)
 
     def stats_of(self, module: str) -> ModuleStats:
-        """The numbers of `module`, from 0 when nobody called it before."""
+        """Return the numbers of `module`, from 0 when nobody called it before."""
         stats = self.modules.get(module)
         if stats is None:
             stats = self.modules[module] = ModuleStats()
@@ -157,10 +162,10 @@ class Observer:
         return Observed(self, module, self.sessions.begin(session, module, prompt), prompt, num_prompts)
 
     def totals(self) -> ModuleStats:
-        """The counters of all modules together."""
+        """Return the counters of all modules together."""
         total = ModuleStats()
         for stats in self.modules.values():
             total.num_running += stats.num_running
-            for name, value in stats.counters().items():
-                setattr(total, name, getattr(total, name) + value)
+            for name in MODULE_COUNTERS:
+                setattr(total, name, getattr(total, name) + getattr(stats, name))
         return total

@@ -12,8 +12,8 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
+from prefillshare.observe.document import DivergenceState, SessionState
 from prefillshare.observe.prefix import common_prefix
 from prefillshare.wire.text import session_name
 
@@ -51,6 +51,10 @@ class Divergence:
     modules: tuple[str, str]
     """The two modules."""
 
+    def as_dict(self) -> DivergenceState:
+        """Return what people are told of it."""
+        return {"token": self.token, "fraction": self.fraction, "modules": list(self.modules)}
+
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Session:
@@ -87,11 +91,11 @@ class Session:
     @property
     def divergence(self) -> Divergence | None:
         """The pair of modules that parts earliest."""
-        found = [one for one in self.parted.values() if one is not None]
-        return min(found, key=lambda one: one.fraction, default=None)
+        found = [parting for parting in self.parted.values() if parting is not None]
+        return min(found, key=lambda parting: parting.fraction, default=None)
 
-    def as_dict(self) -> dict[str, Any]:
-        """What people are told of it."""
+    def as_dict(self) -> SessionState:
+        """Return what people are told of it."""
         parting = self.divergence
         return {
             "id": self.id,
@@ -106,8 +110,7 @@ class Session:
             "own_hit_tokens": self.own_hit_tokens,
             "cross_hit_tokens": self.cross_hit_tokens,
             "repins": self.repins,
-            "divergence": parting
-            and {"token": parting.token, "fraction": parting.fraction, "modules": list(parting.modules)},
+            "divergence": None if parting is None else parting.as_dict(),
         }
 
 
@@ -181,8 +184,8 @@ class SessionTable:
         if (session := self._sessions.get(session_name(name))) is not None:
             session.repins += 1
 
-    def as_list(self) -> list[dict[str, Any]]:
-        """The sessions, newest activity first, at most `MAX_LISTED`."""
+    def as_list(self) -> list[SessionState]:
+        """Return the sessions, newest activity first, at most `MAX_LISTED`."""
         newest = zip(range(MAX_LISTED), reversed(self._sessions.values()), strict=False)
         return [session.as_dict() for _, session in newest]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import aiohttp
 
-from prefillshare.observe.events import Kind
+from prefillshare.observe.document import EventKind
 from prefillshare.observe.observer import Observer
 from prefillshare.routing.call.proxy import Proxy
 from prefillshare.routing.call.tracing import Tracing
@@ -148,7 +148,7 @@ class Gateway:
         self.observer.events.tell("repin", session, f"moved from {before} to {now}")
 
     def _state_changed(self, worker: Worker) -> None:
-        kind: Kind = "worker_up" if worker.state == "up" else "worker_down"
+        kind: EventKind = "worker_up" if worker.state == "up" else "worker_down"
         self.observer.events.tell(kind, worker.id, worker.reason or f"the {worker.spec.role} worker serves")
         if worker.state == "down":
             # Whatever it held is gone if it died; if it was only slow, it is learned again.

@@ -15,6 +15,7 @@ import aiohttp
 import orjson
 
 from prefillshare.contract import RESTARTS_VARIABLE
+from prefillshare.observe.document import STATE_PATH, DeploymentState, WorkerState, no_tokens
 from prefillshare.observe.exposition import exposition
 from prefillshare.observe.observer import Observer
 from prefillshare.observe.relabel import merged
@@ -55,8 +56,8 @@ class Monitor:
         self._reports: dict[str, WorkerReport] = {}
         self._asking = asyncio.Lock()
 
-    async def state(self) -> dict[str, Any]:
-        """The document of `/deployment/state`."""
+    async def state(self) -> DeploymentState:
+        """Return the document of `/deployment/state`."""
         async with self._asking:
             workers = list(self._pool)
             told = await asyncio.gather(*(self._ask(worker) for worker in workers))
@@ -67,11 +68,12 @@ class Monitor:
         return self._document([*entries, self._own_entry()])
 
     async def metrics(self) -> bytes:
-        """Prometheus' text: the state, then SGLang's metrics of every worker that answers."""
-        state, *texts = await asyncio.gather(self.state(), *(self._sglang_metrics(worker) for worker in self._pool))
+        """Return Prometheus' text: the state, then SGLang's metrics of every worker that answers."""
+        asked = asyncio.gather(*(self._sglang_metrics(worker) for worker in self._pool))
+        state, texts = await asyncio.gather(self.state(), asked)
         return exposition(state) + merged(texts).encode()
 
-    def _document(self, workers: list[dict[str, Any]]) -> dict[str, Any]:
+    def _document(self, workers: list[WorkerState]) -> DeploymentState:
         counters = self._proxy.counters
         state = deployment_state(
             self._observer,
@@ -94,8 +96,8 @@ class Monitor:
             warning=self._pool.warning(module),
         )
 
-    async def _ask(self, worker: Worker) -> dict[str, Any] | None:
-        content = await self._fetch(worker, "/deployment/state")
+    async def _ask(self, worker: Worker) -> DeploymentState | None:
+        content = await self._fetch(worker, STATE_PATH)
         try:
             return None if content is None else orjson.loads(content)
         except orjson.JSONDecodeError:
@@ -115,17 +117,16 @@ class Monitor:
             return None
         return content if status == 200 else None
 
-    def _take(self, worker: Worker, told: Mapping[str, Any]) -> None:
+    def _take(self, worker: Worker, told: DeploymentState) -> None:
         report = self._reports.setdefault(worker.id, WorkerReport())
         if report.take(told, self._observer, worker.spec.module):
             count = told["workers"][0]["restarts"]
             self._observer.events.tell("restart", worker.id, f"it was started again, {count} times so far")
 
-    def _entry(self, worker: Worker, told: Mapping[str, Any] | None) -> dict[str, Any]:
+    def _entry(self, worker: Worker, told: DeploymentState | None) -> WorkerState:
         report = self._reports.get(worker.id) or WorkerReport()
-        latest = report.latest["workers"][0] if report.latest else {}
-        now = told["workers"][0] if told else {}
-        handoffs = report.handoffs
+        latest: Mapping[str, Any] = report.latest["workers"][0] if report.latest else {}
+        now: Mapping[str, Any] = told["workers"][0] if told else {}
         return worker_state(
             id=worker.id,
             role=worker.spec.role,
@@ -138,10 +139,10 @@ class Monitor:
             running=now.get("running"),
             queued=now.get("queued"),
             kv=now.get("kv"),
-            handoff={name: getattr(handoffs, name) for name in ("tokens", "bytes", "seconds", "calls")},
+            handoff=report.handoffs.as_dict(),
         )
 
-    def _own_entry(self) -> dict[str, Any]:
+    def _own_entry(self) -> WorkerState:
         """The router computes no tokens itself."""
         return worker_state(
             id="router",
@@ -151,7 +152,7 @@ class Monitor:
             pid=os.getpid(),
             state="up",
             restarts=int(os.getenv(RESTARTS_VARIABLE) or 0),
-            totals=dict.fromkeys(("prompt_tokens", "cached_tokens", "generated_tokens", "retractions"), 0),
+            totals=no_tokens(),
             running=self._proxy.num_running,
             queued=self._admission.num_queued(),
             kv=None,

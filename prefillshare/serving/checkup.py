@@ -14,10 +14,10 @@ from prefillshare.contract import PLUGINS
 from prefillshare.errors import ConfigError, PrefillShareError
 from prefillshare.open_files import FILES_PER_CALL
 from prefillshare.places import home_directory, is_stand_in, socket_folder, state_directory
-from prefillshare.serving.machine import available_memory_bytes, default_threads, gpus, num_cores
-from prefillshare.serving.patch_report import REPORT_COMMAND, PatchReport, ReportError, read_patch_report
-from prefillshare.serving.ports import check_address
-from prefillshare.serving.toolkit import missing_compilers
+from prefillshare.serving.machine.host import available_memory_bytes, default_threads, gpus, num_cores
+from prefillshare.serving.machine.patch_report import REPORT_COMMAND, PatchReport, ReportError, read_patch_report
+from prefillshare.serving.machine.ports import check_address
+from prefillshare.serving.machine.toolkit import missing_compilers
 
 _PYTHONS = ((3, 11), (3, 12))
 _MIB = 1 << 20

@@ -10,15 +10,16 @@ from pathlib import Path
 from prefillshare.config import load_deployment
 from prefillshare.modules.deployment import ResolvedDeployment, resolve
 from prefillshare.open_files import raise_limit
-from prefillshare.serving.arguments import EngineCommand, cpu_kv_tokens
-from prefillshare.serving.budget import Budget, budgets, device_warnings
-from prefillshare.serving.cluster import RunningCluster, launch_cluster, plan_workers
-from prefillshare.serving.engine import RunningEngine, launch_engine
-from prefillshare.serving.engine import plan as plan_engine
-from prefillshare.serving.forks import ForkServer
+from prefillshare.serving.machine.ports import free_port
 from prefillshare.serving.options import DEFAULT_HOST, LaunchOptions, Listener
-from prefillshare.serving.ports import free_port
-from prefillshare.serving.preflight import size_warnings
+from prefillshare.serving.plan.budget import Budget, budgets, device_warnings
+from prefillshare.serving.plan.command import ProcessCommand
+from prefillshare.serving.plan.cpu import cpu_kv_tokens
+from prefillshare.serving.plan.preflight import size_warnings
+from prefillshare.serving.plan.processes import plan_engine, plan_workers
+from prefillshare.serving.run.cluster import RunningCluster, launch_cluster
+from prefillshare.serving.run.engine import RunningEngine, launch_engine
+from prefillshare.serving.run.forks import ForkServer
 
 RunningDeployment = RunningEngine | RunningCluster
 """A deployment that answers. Both have url, pid, log_path, model_names, processes(), step(), stop() and kill()."""
@@ -45,14 +46,14 @@ def launch(
     return launch_engine(deployment, options, on_stage, borrowed=borrowed)
 
 
-def plan(deployment: ResolvedDeployment, options: LaunchOptions) -> dict[str, EngineCommand]:
+def plan(deployment: ResolvedDeployment, options: LaunchOptions) -> dict[str, ProcessCommand]:
     """Return what `launch` would run, by name of the process.
 
     Raises: ConfigError when the machine lacks what the deployment asks for.
     """
-    if deployment.config.topology == "disaggregated":
-        return {worker.name: worker.command for worker in plan_workers(deployment, options)}
-    return {"engine": plan_engine(deployment, options)}
+    is_disaggregated = deployment.config.topology == "disaggregated"
+    planned = plan_workers(deployment, options) if is_disaggregated else (plan_engine(deployment, options),)
+    return {process.worker.name: process.command for process in planned}
 
 
 def plan_memory(deployment: ResolvedDeployment) -> list[Budget]:
@@ -82,7 +83,7 @@ def running_deployment(
     api_key: str | None = None,
     extra_args: Sequence[str] = (),
     log_path: Path | None = None,
-    fork_server: Callable[[EngineCommand], ForkServer | None] | None = None,
+    fork_server: Callable[[ProcessCommand], ForkServer | None] | None = None,
 ) -> Iterator[RunningDeployment]:
     """Serve the deployment file at `path` while the block runs; `port` None takes a free one.
 
@@ -95,7 +96,7 @@ def running_deployment(
     )
     borrowed = None
     if fork_server is not None and deployment.config.topology == "colocated":
-        borrowed = fork_server(plan_engine(deployment, options))
+        borrowed = fork_server(plan_engine(deployment, options).command)
     running = launch(deployment, options, borrowed=borrowed)
     try:
         yield running

@@ -9,7 +9,7 @@ from types import FrameType, TracebackType
 from typing import Protocol
 
 from prefillshare.serving.launch import RunningDeployment
-from prefillshare.serving.record import record_of, remove_record, write_record
+from prefillshare.serving.run.record import record_of, remove_record, write_record
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _POLL_S = 0.2

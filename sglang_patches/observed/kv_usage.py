@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from prefillshare.observe.document import KvState
 from sglang_patches.observed.call_report import META_KEY
 
 
@@ -29,7 +30,7 @@ def wrap_get_internal_state(original: Callable[[Any, Any], Any]) -> Callable[[An
     return get_internal_state
 
 
-def kv_usage(tree_cache: Any, allocator: Any, num_ranks: int) -> dict[str, int]:
+def kv_usage(tree_cache: Any, allocator: Any, num_ranks: int) -> KvState:
     """Tokens by owner, and the bytes of one.
 
     capacity = free + shared (in the tree: locked or evictable) + private (of requests, beyond the tree)

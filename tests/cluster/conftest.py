@@ -12,11 +12,11 @@ import pytest
 
 from prefillshare.config import load_deployment
 from prefillshare.modules.deployment import resolve
-from prefillshare.serving.cluster import RunningCluster, launch_cluster
+from prefillshare.serving.machine.ports import free_port
 from prefillshare.serving.options import LaunchOptions
-from prefillshare.serving.ports import free_port
-from prefillshare.serving.progress import read_log
-from prefillshare.serving.record import ProcessRecord
+from prefillshare.serving.run.cluster import RunningCluster, launch_cluster
+from prefillshare.serving.run.progress import read_log
+from prefillshare.serving.run.record import ProcessRecord
 from tests.support.engines import MODELS_DIR
 from tests.support.marks import starts_engine
 from tests.support.otlp import Receiver, otlp_receiver
@@ -56,9 +56,9 @@ class Cluster:
 
     def ask_worker(self, name: str, method: str, path: str) -> httpx.Response:
         """Ask one worker itself, past the router."""
-        worker = next(worker for worker in self.running.workers if worker.name == name)
-        key = {"Authorization": f"Bearer {worker.command.api_key}"}
-        return httpx.request(method, f"{worker.url}{path}", headers=key, timeout=10)
+        planned = next(planned for planned in self.running.workers if planned.worker.name == name)
+        key = {"Authorization": f"Bearer {planned.command.api_key}"}
+        return httpx.request(method, f"{planned.place.url}{path}", headers=key, timeout=10)
 
     def state(self) -> dict:
         """What the router says of itself."""

@@ -10,6 +10,7 @@ import pytest
 from prefillshare.serving.launch import RunningDeployment
 from tests.cluster.conftest import MODULES as NAMES
 from tests.cluster.conftest import Cluster
+from tests.support.state_document import mistakes_in
 
 CHAT = {"model": "math", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
 TEXT = {"text": "hi", "lora_path": "math", "sampling_params": {"max_new_tokens": 2}}
@@ -190,5 +191,6 @@ def test_a_session_has_one_name_everywhere(cluster: Cluster, random_server: Runn
         assert reply.status_code == 200
         state = httpx.get(f"{url}/deployment/state", timeout=60)
         assert state.status_code == 200
+        assert mistakes_in(state.json()) == []
         assert "café" in [session["id"] for session in state.json()["sessions"]["items"]]
         assert httpx.get(f"{url}/metrics", timeout=60).status_code == 200

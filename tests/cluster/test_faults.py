@@ -104,7 +104,7 @@ def test_a_stopped_worker_delays_its_calls_and_no_others(cluster: Cluster) -> No
 
 
 def test_a_message_that_nobody_can_use_ends_no_later_hand_off(cluster: Cluster) -> None:
-    prefill = next(worker for worker in cluster.running.workers if worker.bootstrap_port is not None)
+    prefill = next(one.place for one in cluster.running.workers if one.worker.role == "prefill")
     ranks = dict.fromkeys(("prefill_dp_rank", "prefill_cp_rank", "target_tp_rank", "target_pp_rank"), "0")
     where = httpx.get(f"http://127.0.0.1:{prefill.bootstrap_port}/route", params=ranks).json()
     with zmq.Context() as context, context.socket(zmq.PUSH) as socket:
@@ -154,7 +154,7 @@ def test_an_abort_while_kv_moves_holds_up_nobody(cluster: Cluster) -> None:
 
 
 def test_nothing_is_left_after_many_calls_with_aborted_ones_among_them(cluster: Cluster) -> None:
-    workers = [worker.name for worker in cluster.running.workers]
+    workers = [planned.worker.name for planned in cluster.running.workers]
 
     def used(name: str) -> tuple[int, int]:
         loads = cluster.ask_worker(name, "GET", "/v1/loads").json()["loads"]

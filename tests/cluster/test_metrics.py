@@ -16,6 +16,7 @@ import pytest
 
 from tests.cluster.conftest import MODULES, Cluster
 from tests.support.monitoring import SAMPLES, Step, counted, module_of, names_in, observed, scraped, worker_of
+from tests.support.state_document import mistakes_in
 
 DOCS = Path(__file__).parents[2] / "docs"
 METRIC = re.compile(r"prefillshare_\w+|sglang:\w+")
@@ -39,7 +40,9 @@ HANDOFF_TOKENS = 60 + 80 + (100 - 59) + (100 - 79) + 40 + (40 - 39)
 def state(cluster: Cluster) -> dict:
     reply = cluster.http.get("/deployment/state")
     assert reply.status_code == 200, reply.text
-    return reply.json()
+    found: dict = reply.json()
+    assert mistakes_in(found) == []
+    return found
 
 
 def settled(cluster: Cluster, before: dict, num_requests: int) -> dict:

@@ -42,8 +42,8 @@ def test_looks_make_no_traces_and_calls_make_one_of_the_same_size(cluster: Clust
     before = {span.trace_id for span in traces.spans}
     for path in ("/health", "/metrics", "/deployment/state", "/v1/models"):
         assert cluster.http.get(path).status_code == 200, path
-        for worker in cluster.running.workers:
-            assert cluster.ask_worker(worker.name, "GET", path).status_code == 200, (worker.name, path)
+        for name in (planned.worker.name for planned in cluster.running.workers):
+            assert cluster.ask_worker(name, "GET", path).status_code == 200, (name, path)
     trace_ids = [_trace_id(number) for number in (16, 17)]
     for trace_id, num_tokens in zip(trace_ids, (2, 24), strict=True):
         body = {"model": "math", "prompt": [5, 6, 7, num_tokens], "max_tokens": num_tokens, "ignore_eos": True}

@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.engines import Endpoint
 from tests.support.monitoring import SAMPLES, Step, counted, module_of, names_in, observed, scraped, worker_of
+from tests.support.state_document import mistakes_in
 
 NUM_TOKENS = 5
 CONTEXT = tuple(10 + (7 * i) % 900 for i in range(100))
@@ -37,7 +38,9 @@ def engine(agents: Endpoint) -> Endpoint:
 def state(engine: Endpoint) -> dict:
     reply = engine.http.get("/deployment/state")
     assert reply.status_code == 200, reply.text
-    return reply.json()
+    found: dict = reply.json()
+    assert mistakes_in(found) == []
+    return found
 
 
 def ask(engine: Endpoint, step: Step, session: str, **fields: object) -> httpx.Response:

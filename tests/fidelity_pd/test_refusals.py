@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from prefillshare.contract import FINGERPRINT_VARIABLE
-from prefillshare.serving.ports import free_port
+from prefillshare.serving.machine.ports import free_port
 from sglang_patches.disaggregation.handshake import NAMES, KvIdentity, difference, refusal
 from tests.support.pd import deployment_file, pd_workers
 

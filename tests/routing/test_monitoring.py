@@ -10,6 +10,7 @@ from prefillshare.routing import monitor
 from tests.routing.workers import Deployment, deployment, in_loop, until
 from tests.support.monitoring import module_of, scraped, worker_of
 from tests.support.otlp import otlp_receiver
+from tests.support.state_document import mistakes_in
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -17,7 +18,9 @@ TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 async def state(running: Deployment) -> dict[str, Any]:
     async with running.http.get(f"{running.url}/deployment/state") as reply:
         assert reply.status == 200, await reply.text()
-        return await reply.json()
+        found: dict[str, Any] = await reply.json()
+        assert mistakes_in(found) == []
+        return found
 
 
 async def ended(running: Deployment, module: str, num_requests: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from types import MappingProxyType
 import aiohttp
 import pytest
 
-from prefillshare.serving.ports import free_port
+from prefillshare.serving.machine.ports import free_port
 from tests.routing.workers import BASE, Rooms, SmallWorker, in_loop, until
 
 

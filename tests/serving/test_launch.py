@@ -19,9 +19,9 @@ from prefillshare.cli.commands.launch import _print_ready
 from prefillshare.config import load_deployment
 from prefillshare.modules.deployment import resolve
 from prefillshare.serving.launch import RunningDeployment, running_deployment
+from prefillshare.serving.machine.ports import free_port
 from prefillshare.serving.options import auth_header
-from prefillshare.serving.ports import free_port
-from prefillshare.serving.process import _group_members
+from prefillshare.serving.run.process import _group_members
 from tests.support.marks import starts_engine
 from tests.support.proxies import PROXIES
 from tests.support.random_models import make_family

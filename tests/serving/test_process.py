@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from prefillshare.errors import LaunchError
-from prefillshare.serving.arguments import EngineCommand
-from prefillshare.serving.logs import new_log_path
-from prefillshare.serving.process import EngineProcess, start_engine
+from prefillshare.serving.machine.logs import new_log_path
+from prefillshare.serving.plan.command import ProcessCommand
+from prefillshare.serving.run.process import EngineProcess, start_engine
 
 # An engine with a child, as SGLang is, that ignores SIGTERM.
 STUBBORN = """
@@ -26,7 +26,7 @@ time.sleep(100)
 
 def _start(tmp_path: Path, program: str = STUBBORN, api_key: str | None = None) -> EngineProcess:
     argv = (sys.executable, "-c", program)
-    command = EngineCommand(argv=argv, environment={"MARK": "1"}, api_key=api_key)
+    command = ProcessCommand(argv=argv, environment={"MARK": "1"}, api_key=api_key)
     return start_engine(command, tmp_path / "engine.log", private=[tmp_path / "private"])
 
 
@@ -122,7 +122,7 @@ def test_the_api_key_travels_in_a_private_file(tmp_path: Path) -> None:
 
 
 def test_a_program_that_does_not_exist_is_said(tmp_path: Path) -> None:
-    command = EngineCommand(argv=("/no/such/program",), environment={}, api_key=None)
+    command = ProcessCommand(argv=("/no/such/program",), environment={}, api_key=None)
     with pytest.raises(LaunchError, match="could not be started"):
         start_engine(command, tmp_path / "engine.log")
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from prefillshare.serving.progress import FIRST_STAGE, STAGES, last_lines, reason_of, stages_of
-from prefillshare.serving.readiness import _tell_stages
+from prefillshare.serving.run.progress import FIRST_STAGE, STAGES, last_lines, reason_of, stages_of
+from prefillshare.serving.run.readiness import _tell_stages
 
 TRACEBACK = """[2026-01-01 00:00:00] Scheduler hit an exception: Traceback (most recent call last):
   File "scheduler.py", line 1, in run

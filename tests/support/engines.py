@@ -16,11 +16,11 @@ import openai
 
 from prefillshare.config import load_deployment
 from prefillshare.modules.deployment import resolve
-from prefillshare.serving.engine import plan
 from prefillshare.serving.launch import running_deployment
+from prefillshare.serving.machine.ports import free_port
 from prefillshare.serving.options import LaunchOptions
-from prefillshare.serving.plain import plain_command, running_plain_engines
-from prefillshare.serving.ports import free_port
+from prefillshare.serving.plan.processes import plan_engine
+from prefillshare.serving.run.plain import plain_command, running_plain_engines
 from tests.support.forks import fork_server
 
 MODELS_DIR = Path(__file__).parents[2] / "models"
@@ -121,7 +121,7 @@ def shared_engine(
 def plain_engine(file: Path = TINY_AGENTS, *extra_args: str) -> Iterator[Endpoint]:
     """The same models on SGLang as released: its own radix cache, none of the engine patches."""
     port, deployment = free_port(), resolve(load_deployment(file))
-    command = plain_command(plan(deployment, LaunchOptions(port=port, extra_args=extra_args)))
+    command = plain_command(plan_engine(deployment, LaunchOptions(port=port, extra_args=extra_args)).command)
     url = f"http://127.0.0.1:{port}"
     with (
         tempfile.TemporaryDirectory() as logs,

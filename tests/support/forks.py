@@ -5,9 +5,9 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from prefillshare.serving.arguments import EngineCommand
-from prefillshare.serving.engine import start_fork_server
-from prefillshare.serving.forks import ForkServer
+from prefillshare.serving.plan.command import ProcessCommand
+from prefillshare.serving.run.forks import ForkServer
+from prefillshare.serving.run.readiness import start_fork_server
 
 START_TIMEOUT_S = 300.0
 TOLD_TO_EACH = ("PREFILLSHARE_", "SGLANG_DISAGG")
@@ -16,7 +16,7 @@ TOLD_TO_EACH = ("PREFILLSHARE_", "SGLANG_DISAGG")
 _servers: dict[frozenset[tuple[str, str]], ForkServer] = {}
 
 
-def fork_server(command: EngineCommand, switches: Mapping[str, str] | None = None) -> ForkServer | None:
+def fork_server(command: ProcessCommand, switches: Mapping[str, str] | None = None) -> ForkServer | None:
     """The session's fork server for engines like `command`, started when it is first asked for; None on a GPU.
 
     `switches` are further variables, some of which SGLang reads when it is imported: those need an import of their own.

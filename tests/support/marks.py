@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from prefillshare.serving.arguments import ENGINE_PROGRAM
+from prefillshare.serving.plan.command import ENGINE_PROGRAM
 
 ENGINE = "engine"
 SLOW = "slow"

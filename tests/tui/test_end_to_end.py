@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from prefillshare.serving.launch import RunningDeployment, running_deployment
-from prefillshare.serving.ports import free_port
+from prefillshare.serving.machine.ports import free_port
 from tests.support.engines import TINY_AGENTS
 from tests.support.forks import fork_server
 from tests.support.marks import starts_engine

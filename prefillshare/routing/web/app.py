@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from aiohttp import web
 
+from prefillshare.observe.document import STATE_PATH
 from prefillshare.routing.errors import BadCallError, NotFoundError, RoutingError, ShortageError, error_reply
 from prefillshare.routing.gateway import Gateway
 from prefillshare.routing.headers import read_header
@@ -39,7 +40,7 @@ _ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/flush_cache", service.flush_cache),
     ("POST", "/flush_cache", service.flush_cache),
     ("GET", "/router/state", service.router_state),
-    ("GET", "/deployment/state", monitoring.deployment_state),
+    ("GET", STATE_PATH, monitoring.deployment_state),
     ("GET", "/metrics", monitoring.metrics),
     ("GET", "/workers", workers.list_workers),
     ("POST", "/workers", workers.join),

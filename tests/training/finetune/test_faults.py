@@ -11,7 +11,7 @@ import pytest
 
 from prefillshare.errors import TrainingError
 from prefillshare.modules.manifest import read_manifest
-from prefillshare.serving.ports import free_port
+from prefillshare.serving.machine.ports import free_port
 from tests.support.random_models import make_base
 from tests.support.training_runs import NUM_STEPS, SAVE_STEPS, Stopped, losses, stop_at, train, write_training
 

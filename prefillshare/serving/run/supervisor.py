@@ -7,13 +7,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
 
 from prefillshare.errors import LaunchError
-from prefillshare.serving.process import EngineProcess
-from prefillshare.serving.progress import read_log, reason_of
-
-State = Literal["starting", "running", "restarting", "failed"]
+from prefillshare.observe.document import Role
+from prefillshare.serving.run.process import EngineProcess
+from prefillshare.serving.run.progress import read_log, reason_of
+from prefillshare.serving.run.record import ProcessRecord, ProcessState
 
 FIRST_DELAY_S = 0.5
 MAX_DELAY_S = 30.0
@@ -28,6 +27,12 @@ class Supervised:
 
     name: str
     """What people call it, such as decode-math-0."""
+    role: Role
+    """What it does; when every process of a role is given up, the deployment cannot go on."""
+    url: str
+    """Address of its HTTP server."""
+    module: str | None = None
+    """Decode module that it holds, if it holds exactly one."""
     start: Callable[[], EngineProcess]
     """Starts it, on the same ports each time."""
     is_ready: Callable[[], bool]
@@ -36,7 +41,7 @@ class Supervised:
     """Pause before the first new start in seconds; doubled with each death."""
     process: EngineProcess | None = None
     """The running process; None while it waits for its next start."""
-    state: State = "starting"
+    state: ProcessState = "starting"
     """Where it stands."""
     num_restarts: int = 0
     """How often it was started again."""
@@ -64,8 +69,20 @@ class Supervised:
                 say(f"{self.name} is back")
             self.state = "running"
 
+    def record(self) -> ProcessRecord:
+        """Return how it stands, for `prefillshare ps`."""
+        return ProcessRecord(
+            name=self.name,
+            role=self.role,
+            module=self.module,
+            pid=self.process.pid if self.process else None,
+            url=self.url,
+            state=self.state,
+            num_restarts=self.num_restarts,
+        )
+
     def reason(self) -> str:
-        """Why it ended, in its own words, with the path of its log."""
+        """Return why it ended, in its own words, with the path of its log."""
         if self.process is None:
             return "it could not be started"
         log, code = read_log(self.process.log_path, self.process.log_start), self.process.exit_code()
@@ -120,10 +137,10 @@ class Supervisor:
         for member in self.members:
             member.step(self._say, now)
 
-    def has_lost(self, prefix: str) -> bool:
-        """Whether every process whose name starts with `prefix` is given up."""
-        chosen = [member for member in self.members if member.name.startswith(prefix)]
-        return bool(chosen) and all(member.state == "failed" for member in chosen)
+    def lost_role(self) -> Role | None:
+        """Return a role of which every process is given up; None while there is none."""
+        kept = {member.role for member in self.members if member.state != "failed"}
+        return next((member.role for member in self.members if member.role not in kept), None)
 
     def kill(self) -> None:
         """End every process at once."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from prefillshare.errors import ConfigError
 from prefillshare.modules.deployment import ResolvedDeployment
-from prefillshare.serving.known_options import known_options
+from prefillshare.serving.plan.known_options import known_options
 
 GPU_ATTENTION_BACKEND = "triton"
 GPU_LORA_BACKEND = "csgmv"

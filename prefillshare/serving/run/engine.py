@@ -9,18 +9,16 @@ import httpx
 from prefillshare import direct
 from prefillshare.errors import LaunchError
 from prefillshare.modules.deployment import ResolvedDeployment
-from prefillshare.serving.arguments import EngineCommand, engine_command, runs_on_cpu
-from prefillshare.serving.budget import planned_memory
-from prefillshare.serving.forks import ForkServer
-from prefillshare.serving.logs import new_log_path
-from prefillshare.serving.options import UNTRACED, LaunchOptions, Listener, auth_header
-from prefillshare.serving.placement import place_deployment
-from prefillshare.serving.ports import check_address, client_host, free_port
-from prefillshare.serving.preflight import check_sizes
-from prefillshare.serving.process import EngineProcess, start_engine
-from prefillshare.serving.progress import FIRST_STAGE, LAST_STAGE, last_lines, read_log, reason_of
-from prefillshare.serving.readiness import raise_if_dead, wait_for_fork_server, wait_until_listening
-from prefillshare.serving.record import ProcessRecord
+from prefillshare.serving.machine.logs import new_log_path
+from prefillshare.serving.machine.ports import check_address, client_host
+from prefillshare.serving.options import LaunchOptions, Listener, auth_header
+from prefillshare.serving.plan.processes import plan_engine
+from prefillshare.serving.run.first_answers import answer_by_engine
+from prefillshare.serving.run.forks import ForkServer
+from prefillshare.serving.run.process import EngineProcess, start_engine
+from prefillshare.serving.run.progress import LAST_STAGE, last_lines, read_log, reason_of
+from prefillshare.serving.run.readiness import start_fork_server, wait_until_listening
+from prefillshare.serving.run.record import ProcessRecord, ProcessState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +55,7 @@ class RunningEngine:
 
     def processes(self) -> list[ProcessRecord]:
         """The engine, for `prefillshare ps`."""
-        state = "running" if self.process.exit_code() is None else "ended"
+        state: ProcessState = "running" if self.process.exit_code() is None else "ended"
         return [ProcessRecord(name="engine", role="engine", module=None, pid=self.pid, url=self.url, state=state)]
 
     def num_running(self) -> int:
@@ -97,24 +95,6 @@ class RunningEngine:
             self.forks.close()
 
 
-def plan(deployment: ResolvedDeployment, options: LaunchOptions) -> EngineCommand:
-    """Return the command that `launch_engine` would run.
-
-    Raises: ConfigError when the machine lacks what the deployment asks for.
-    """
-    runs_on_cpu(deployment)  # says what is wrong with the device before any size is computed
-    check_sizes(deployment)
-    place_deployment(deployment, planned_memory(deployment))  # its weights must fit
-    return engine_command(
-        deployment,
-        host=options.host,
-        port=options.port,
-        nccl_port=free_port(),
-        api_key=options.api_key,
-        extra_args=options.extra_args,
-    )
-
-
 def launch_engine(
     deployment: ResolvedDeployment,
     options: LaunchOptions,
@@ -129,17 +109,17 @@ def launch_engine(
     Raises: LaunchError with the engine's own reason and the path of its log.
     """
     check_address(options.host, options.port)
-    command, started_at = plan(deployment, options), time.monotonic()
+    planned, started_at = plan_engine(deployment, options), time.monotonic()
     log_path = options.log_path or new_log_path(deployment.config.name)
     forks, process = None, None
     try:
         if borrowed is None:
-            forks = start_fork_server(command, log_path, options.start_timeout_s, on_stage)
-        process = start_engine(command, log_path, borrowed or forks)
+            forks = start_fork_server(planned.command, log_path, options.start_timeout_s, on_stage)
+        process = start_engine(planned.command, log_path, borrowed or forks)
         url = f"http://{client_host(options.host)}:{options.port}"
         wait_until_listening([(process, url)], options.api_key, options.start_timeout_s, on_stage)
         on_stage(LAST_STAGE)
-        _answer_once(process, url, deployment, options)
+        answer_by_engine(process, url, deployment, options)
     except BaseException:
         if process is not None:
             process.kill()
@@ -154,50 +134,3 @@ def launch_engine(
         api_key=options.api_key,
         start_s=time.monotonic() - started_at,
     )
-
-
-def start_fork_server(
-    command: EngineCommand, log_path: Path, timeout_s: float, on_stage: Listener = lambda stage: None
-) -> ForkServer | None:
-    """A fork server that has imported SGLang in the environment of `command`; None where engines cannot be forked.
-
-    Raises: LaunchError with its reason when it does not come up.
-    """
-    if not command.can_be_forked:
-        return None
-    on_stage(FIRST_STAGE)
-    forks = ForkServer(command.environment, log_path)
-    try:
-        wait_for_fork_server(forks, timeout_s)
-    except BaseException:
-        forks.close()
-        raise
-    return forks
-
-
-def _answer_once(process: EngineProcess, url: str, deployment: ResolvedDeployment, options: LaunchOptions) -> None:
-    """Generate one token with every decode module: what is slow the first time happens here, not for a user.
-
-    A prompt of one token leaves nothing in the shared cache, for it has no base-made KV.
-    """
-    names = [module.spec.name for module in deployment.modules]
-    body = {
-        "input_ids": [[0]] * len(names),
-        "lora_path": names,
-        "sampling_params": {"max_new_tokens": 1, "temperature": 0},
-    }
-    try:
-        reply = direct.post(
-            f"{url}/generate",
-            json=body,
-            headers=auth_header(options.api_key) | UNTRACED,
-            timeout=options.start_timeout_s,
-        )
-    except httpx.TransportError:
-        time.sleep(1)  # the engine's main process ends a moment after the worker that failed
-        raise_if_dead(process)
-        raise LaunchError(f"the engine does not answer requests: read its log, {process.log_path}") from None
-    if reply.status_code != 200:
-        raise LaunchError(
-            f"the engine refused its first request ({reply.text.strip()[:300]}): read its log, {process.log_path}"
-        )

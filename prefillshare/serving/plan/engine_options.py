@@ -11,7 +11,7 @@ from prefillshare.config.schema import OWNED_ARGUMENTS
 from prefillshare.config.tables import nearest
 from prefillshare.contract import UNSUPPORTED_ALGORITHMS, UNSUPPORTED_SWITCHES
 from prefillshare.errors import ConfigError
-from prefillshare.serving.known_options import Option, known_options
+from prefillshare.serving.plan.known_options import Option, known_options
 
 # Set for machines without a GPU, where extra_args may say otherwise.
 _MAY_BE_OVERRIDDEN = frozenset({"sampling_backend", "enable_mixed_chunk"})

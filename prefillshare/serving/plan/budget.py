@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prefillshare.accelerators import VISIBLE_VARIABLE, Gpu, visible_devices
-from prefillshare.modules.deployment import GPU_HAND_OFF_PAGE, ResolvedDeployment, ResolvedModule
+from prefillshare.modules.deployment import GPU_HAND_OFF_PAGE, ResolvedDeployment
 from prefillshare.modules.fingerprint import geometry
-from prefillshare.serving.memory import GIB, WorkerMemory, reserve_bytes, sglang_static_bytes, worker_memory
-from prefillshare.serving.placement import GpuPlace, place_deployment
+from prefillshare.serving.plan.memory import GIB, WorkerMemory, reserve_bytes, sglang_static_bytes, worker_memory
+from prefillshare.serving.plan.placement import GpuPlace, place_deployment
+from prefillshare.serving.plan.workers import workers_of
 
-ENGINE_NAME = "engine"
 _MANY_DESCRIPTORS = 8_000_000
 """Each takes 24 bytes before NIXL's own copies, once for a worker itself and once for each of its peers."""
 
@@ -38,30 +38,9 @@ class Budget:
     """Left for CUDA graphs and computing."""
 
 
-def planned_workers(deployment: ResolvedDeployment) -> list[tuple[str, ResolvedModule | None]]:
-    """Return name and decode module of every worker of a disaggregated deployment: first the prefill pool."""
-    workers: list[tuple[str, ResolvedModule | None]] = [
-        (f"prefill-{number}", None) for number in range(deployment.config.prefill.workers)
-    ]
-    return workers + [
-        (f"decode-{module.spec.name}-{number}", module)
-        for module in deployment.modules
-        for number in range(module.spec.replicas)
-    ]
-
-
 def planned_memory(deployment: ResolvedDeployment) -> list[WorkerMemory]:
     """Return what each process that holds weights takes, in the order of the start."""
-    path = deployment.prefill_path
-    if deployment.config.topology == "colocated":
-        adapters = [module.adapter for module in deployment.modules if module.adapter is not None]
-        return [worker_memory(deployment, ENGINE_NAME, path, adapters)]
-    sizes = []
-    for name, module in planned_workers(deployment):
-        adapter = module.adapter if module is not None else None
-        holds = module.path if module is not None and adapter is None else path
-        sizes.append(worker_memory(deployment, name, holds, (adapter,) if adapter is not None else ()))
-    return sizes
+    return [worker_memory(deployment, worker) for worker in workers_of(deployment)]
 
 
 def budgets(deployment: ResolvedDeployment, cpu_kv_tokens: int) -> list[Budget]:

@@ -7,35 +7,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.modules.fingerprint import geometry
-from prefillshare.serving.arguments import EngineCommand
-from prefillshare.serving.logs import new_log_path
+from prefillshare.serving.machine.logs import new_log_path
 from prefillshare.serving.options import LaunchOptions
-
-
-class RoutedWorker(Protocol):
-    """What the router must know about a worker."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def role(self) -> str: ...
-
-    @property
-    def module(self) -> str | None: ...
-
-    @property
-    def url(self) -> str: ...
-
-    @property
-    def bootstrap_port(self) -> int | None: ...
-
-    @property
-    def kv_events(self) -> str | None: ...
+from prefillshare.serving.plan.command import ProcessCommand
+from prefillshare.serving.plan.processes import PlannedWorker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +31,7 @@ class RouterFile:
         directory: Path,
         deployment: ResolvedDeployment,
         options: LaunchOptions,
-        workers: Sequence[RoutedWorker],
+        workers: Sequence[PlannedWorker],
         worker_key: str,
     ) -> "RouterFile":
         """Write the settings of the router of `deployment` into `directory`."""
@@ -77,19 +55,21 @@ class RouterFile:
         return cls(path=path, log_path=log_path)
 
 
-def router_command(file: RouterFile) -> EngineCommand:
+def router_command(file: RouterFile) -> ProcessCommand:
     """Return the command that runs the router."""
     argv = (sys.executable, "-m", "prefillshare.routing", str(file.path))
-    return EngineCommand(argv=argv, environment={}, api_key=None)
+    return ProcessCommand(argv=argv, environment={})
 
 
-def _describe(worker: RoutedWorker) -> dict[str, Any]:
+def _describe(planned: PlannedWorker) -> dict[str, str | int | None]:
+    """A worker as `prefillshare.routing` reads it."""
+    worker, place = planned.worker, planned.place
     return {
         "id": worker.name,
         "role": worker.role,
         "module": worker.module,
-        "url": worker.url,
-        "bootstrap_host": None if worker.bootstrap_port is None else "127.0.0.1",
-        "bootstrap_port": worker.bootstrap_port,
-        "kv_events": worker.kv_events,
+        "url": place.url,
+        "bootstrap_host": None if place.bootstrap_port is None else place.host,
+        "bootstrap_port": place.bootstrap_port,
+        "kv_events": place.kv_events,
     }

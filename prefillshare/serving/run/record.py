@@ -11,8 +11,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal
 
+from prefillshare.observe.document import Role
 from prefillshare.places import state_directory
+
+ProcessState = Literal["starting", "running", "restarting", "failed", "ended"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,16 +25,16 @@ class ProcessRecord:
 
     name: str
     """What people call it, such as decode-math-0."""
-    role: str
-    """engine, router, prefill or decode."""
+    role: Role
+    """What it does."""
     module: str | None
     """Decode module that it holds, if it holds exactly one."""
     pid: int | None
     """Process id; None while it does not run."""
     url: str
     """Address of its HTTP server."""
-    state: str
-    """starting, running, restarting, failed or ended."""
+    state: ProcessState
+    """How it stands."""
     num_restarts: int = 0
     """How often it was started again."""
 
@@ -74,7 +78,7 @@ def remove_record(pid: int) -> None:
 
 
 def read_records() -> list[DeploymentRecord]:
-    """All running deployments of this user, the oldest launcher first.
+    """Return all running deployments of this user, the oldest launcher first.
 
     Effects: removes files of launchers that are gone.
     """
@@ -90,7 +94,7 @@ def read_records() -> list[DeploymentRecord]:
 
 
 def boot_of(pid: int) -> str:
-    """Text that no other process with the same pid has: the process's start time; empty when it does not run."""
+    """Return text that no other process with the same pid has: the process's start time; empty when it does not run."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[19]
     except (OSError, IndexError):
@@ -100,7 +104,7 @@ def boot_of(pid: int) -> str:
 def record_of(
     name: str, topology: str, url: str, models: Sequence[str], processes: Sequence[ProcessRecord]
 ) -> DeploymentRecord:
-    """The record of a deployment that this process runs."""
+    """Return the record of a deployment that this process runs."""
     pid = os.getpid()
     return DeploymentRecord(
         name=name,
@@ -114,7 +118,7 @@ def record_of(
 
 
 def _from_json(content: dict[str, object]) -> DeploymentRecord:
-    processes = tuple(ProcessRecord(**one) for one in content.pop("processes"))  # type: ignore[attr-defined]
+    processes = tuple(ProcessRecord(**process) for process in content.pop("processes"))  # type: ignore[attr-defined]
     return DeploymentRecord(**{**content, "models": tuple(content["models"]), "processes": processes})  # type: ignore[arg-type]
 
 

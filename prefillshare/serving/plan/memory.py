@@ -4,14 +4,13 @@ Weights and KV are known to the byte. What computing needs is an estimate after 
 (`ServerArgs._handle_gpu_memory_settings` at 0.5.17), since it depends on kernels and CUDA graphs.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefillshare.modules.adapter import Adapter
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.modules.fingerprint import geometry, read_model_config, tensor_entries, weight_files
 from prefillshare.modules.precision import Dtype, served_bytes, value_bytes
+from prefillshare.serving.plan.workers import Worker
 
 GIB = 1 << 30
 _MIB = 1 << 20
@@ -47,19 +46,18 @@ class WorkerMemory:
     """What computing takes for one token of a chunk."""
 
 
-def worker_memory(
-    deployment: ResolvedDeployment, name: str, path: Path, adapters: Sequence[Adapter] = ()
-) -> WorkerMemory:
-    """Return what a worker takes that holds the checkpoint at `path`, and `adapters` on top of it."""
-    tp, dtype = deployment.config.engine.tensor_parallel_size, deployment.dtype
+def worker_memory(deployment: ResolvedDeployment, worker: Worker) -> WorkerMemory:
+    """Return what a worker takes."""
+    tp, dtype, path = deployment.config.engine.tensor_parallel_size, deployment.dtype, worker.checkpoint
+    adapters = [module.adapter for module in worker.adapters if module.adapter is not None]
     sizes = geometry(path)
     heads = max(1, sizes["num_kv_heads"] // tp)  # with fewer heads than GPUs, each GPU holds one
     config = read_model_config(path)
     widths = int(sizes["hidden_size"]) + 3 * int(config.get("intermediate_size") or 4 * sizes["hidden_size"])
     # One slot more than adapters, each as large as the largest: the prefill module's.
-    slots = (len(adapters) + 1) * max((_file_bytes(one.path, dtype) for one in adapters), default=0)
+    slots = (len(adapters) + 1) * max((_file_bytes(adapter.path, dtype) for adapter in adapters), default=0)
     return WorkerMemory(
-        name=name,
+        name=worker.name,
         weight_bytes=(_file_bytes(path, dtype) + slots) // tp,
         kv_token_bytes=2 * sizes["num_layers"] * heads * sizes["head_dim"] * value_bytes(dtype),
         token_bytes=min(_SGLANG_BYTES_PER_TOKEN, 8 * value_bytes(dtype) * widths // tp),

@@ -5,9 +5,9 @@ import importlib.util
 from prefillshare.errors import ConfigError
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.modules.fingerprint import geometry
-from prefillshare.serving.budget import Budget
-from prefillshare.serving.machine import available_memory_bytes
-from prefillshare.serving.memory import gib
+from prefillshare.serving.machine.host import available_memory_bytes
+from prefillshare.serving.plan.budget import Budget
+from prefillshare.serving.plan.memory import gib
 
 MIN_POOL_TOKENS = 64
 """A short question in its chat template with a short answer."""

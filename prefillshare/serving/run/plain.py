@@ -1,6 +1,6 @@
 """SGLang as released, with the settings of a deployment: what PrefillShare is measured against.
 
-The same commands as `prefillshare.serving.arguments` makes, without the shared radix cache and without the engine
+The same commands as `prefillshare.serving.plan.arguments` makes, without the shared radix cache and without the engine
 plugin. The platform plugin stays: without it, SGLang does not run on machines without an accelerator.
 """
 
@@ -10,16 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from prefillshare.contract import CPU_PLUGIN
-from prefillshare.serving.arguments import EngineCommand
-from prefillshare.serving.engine import start_fork_server
 from prefillshare.serving.options import START_TIMEOUT_S
-from prefillshare.serving.process import start_engine
-from prefillshare.serving.readiness import wait_until_listening
+from prefillshare.serving.plan.command import ProcessCommand
+from prefillshare.serving.run.process import start_engine
+from prefillshare.serving.run.readiness import start_fork_server, wait_until_listening
 
 _BACKEND_FLAG = "--radix-cache-backend"
 
 
-def plain_command(command: EngineCommand) -> EngineCommand:
+def plain_command(command: ProcessCommand) -> ProcessCommand:
     """Return `command` for an engine that nobody patched."""
     argv = list(command.argv)
     flag = argv.index(_BACKEND_FLAG)
@@ -28,7 +27,7 @@ def plain_command(command: EngineCommand) -> EngineCommand:
 
 
 @contextlib.contextmanager
-def running_plain_engines(commands: Mapping[str, tuple[EngineCommand, str]], log_dir: Path) -> Iterator[None]:
+def running_plain_engines(commands: Mapping[str, tuple[ProcessCommand, str]], log_dir: Path) -> Iterator[None]:
     """Engines by name, each with its command and its address, while the context is open; logs go into `log_dir`.
 
     Raises: LaunchError with the reason of the first that does not start.

@@ -19,8 +19,8 @@ from typing import Any
 from prefillshare.contract import FORK_SERVER_PROGRAM
 from prefillshare.errors import LaunchError
 from prefillshare.places import socket_folder
-from prefillshare.serving.environment import shared_variables
-from prefillshare.serving.logs import open_log
+from prefillshare.serving.machine.environment import shared_variables
+from prefillshare.serving.machine.logs import open_log
 
 UNKNOWN_EXIT_CODE = -signal.SIGKILL
 """Exit code of an engine whose fork server is gone too, so that nobody knows it."""

@@ -2,17 +2,40 @@
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import httpx
 
+from prefillshare import direct
 from prefillshare.direct import direct_client
 from prefillshare.errors import LaunchError
-from prefillshare.serving.forks import ForkServer
 from prefillshare.serving.options import Listener, auth_header
-from prefillshare.serving.process import EngineProcess
-from prefillshare.serving.progress import last_lines, read_log, reason_of, stages_of
+from prefillshare.serving.plan.command import ProcessCommand
+from prefillshare.serving.run.forks import ForkServer
+from prefillshare.serving.run.process import EngineProcess
+from prefillshare.serving.run.progress import FIRST_STAGE, last_lines, read_log, reason_of, stages_of
 
 _POLL_S = 0.2
+_ASK_TIMEOUT_S = 0.5
+
+
+def start_fork_server(
+    command: ProcessCommand, log_path: Path, timeout_s: float, on_stage: Listener = lambda stage: None
+) -> ForkServer | None:
+    """Return a server that has imported SGLang in the environment of `command`; None where engines cannot be forked.
+
+    Raises: LaunchError with its reason when it does not come up.
+    """
+    if not command.can_be_forked:
+        return None
+    on_stage(FIRST_STAGE)
+    forks = ForkServer(command.environment, log_path)
+    try:
+        wait_for_fork_server(forks, timeout_s)
+    except BaseException:
+        forks.close()
+        raise
+    return forks
 
 
 def wait_for_fork_server(forks: ForkServer, timeout_s: float) -> None:
@@ -71,6 +94,32 @@ def is_listening(client: httpx.Client, url: str) -> bool:
     try:
         return client.get(f"{url}/v1/models").status_code == 200
     except httpx.TransportError:
+        return False
+
+
+def wait_until_healthy(processes: Sequence[EngineProcess], url: str, api_key: str | None, timeout_s: float) -> None:
+    """Wait until the router at `url` knows that its workers are up: until then it would refuse calls.
+
+    It learns so by asking them now and then.
+    Raises: LaunchError when one of `processes` ended.
+    """
+    deadline, header = time.monotonic() + timeout_s, auth_header(api_key)
+    state = "nothing"
+    while state != "ok" and time.monotonic() < deadline:
+        try:
+            state = direct.get(f"{url}/health", headers=header, timeout=_ASK_TIMEOUT_S).json()["status"]
+        except (httpx.HTTPError, ValueError, KeyError):
+            state = "nothing"
+        for process in processes:
+            raise_if_dead(process)
+        time.sleep(_ASK_TIMEOUT_S / 5)
+
+
+def is_answering(url: str, api_key: str | None) -> bool:
+    """Whether a process answers at `url` with status 200, at once."""
+    try:
+        return direct.get(url, headers=auth_header(api_key), timeout=_ASK_TIMEOUT_S).status_code == 200
+    except httpx.HTTPError:
         return False
 
 

@@ -17,10 +17,10 @@ from typing import BinaryIO
 
 from prefillshare.errors import LaunchError
 from prefillshare.places import new_private_folder
-from prefillshare.serving.arguments import EngineCommand
-from prefillshare.serving.environment import process_variables
-from prefillshare.serving.forks import ForkedEngine, ForkServer
-from prefillshare.serving.logs import open_log
+from prefillshare.serving.machine.environment import process_variables
+from prefillshare.serving.machine.logs import open_log
+from prefillshare.serving.plan.command import ProcessCommand
+from prefillshare.serving.run.forks import ForkedEngine, ForkServer
 
 _GUARDIAN = 'read -r _ || { kill -s KILL -- "-$0" 2>/dev/null; rm -rf -- "$@"; }'
 _POLL_S = 0.1
@@ -85,7 +85,7 @@ class EngineProcess:
 
 
 def start_engine(
-    command: EngineCommand,
+    command: ProcessCommand,
     log_path: Path,
     forks: ForkServer | None = None,
     *,
@@ -120,7 +120,7 @@ def start_engine(
     return EngineProcess(main=main, guardian=guardian, log_path=log_path, scratch=scratch, log_start=log_start)
 
 
-def _start(command: EngineCommand, scratch: Path, log: BinaryIO) -> "subprocess.Popen[bytes]":
+def _start(command: ProcessCommand, scratch: Path, log: BinaryIO) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
         [*command.argv, *_key_file(command, scratch)],
         env={**os.environ, **process_variables(scratch, command.argv), **command.environment},
@@ -131,13 +131,13 @@ def _start(command: EngineCommand, scratch: Path, log: BinaryIO) -> "subprocess.
     )
 
 
-def _fork(command: EngineCommand, scratch: Path, log_path: Path, forks: ForkServer) -> ForkedEngine:
-    arguments = [*command.engine_arguments, *_key_file(command, scratch)]
+def _fork(command: ProcessCommand, scratch: Path, log_path: Path, forks: ForkServer) -> ForkedEngine:
+    arguments = [*command.arguments, *_key_file(command, scratch)]
     variables = {**process_variables(scratch, command.argv), **command.environment}
     return forks.start(arguments, variables, log_path)
 
 
-def _key_file(command: EngineCommand, scratch: Path) -> list[str]:
+def _key_file(command: ProcessCommand, scratch: Path) -> list[str]:
     """Arguments that hand the API key over in a file that only this user can read."""
     if not command.api_key:
         return []

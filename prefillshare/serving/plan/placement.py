@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from prefillshare.errors import ConfigError
 from prefillshare.modules.deployment import ResolvedDeployment
-from prefillshare.serving.memory import GIB, WorkerMemory, gib, reserve_bytes, sglang_static_bytes
+from prefillshare.serving.plan.memory import GIB, WorkerMemory, gib, reserve_bytes, sglang_static_bytes
 
 _CHANGE_SIZES = frozenset({"--quantization", "--kv-cache-dtype", "--cpu-offload-gb", "--load-format"})
 """Arguments with which weights or KV take another size than the checkpoint's type gives them."""
