@@ -125,7 +125,7 @@ def plain_engine(file: Path = TINY_AGENTS, *extra_args: str) -> Iterator[Endpoin
     url = f"http://127.0.0.1:{port}"
     with (
         tempfile.TemporaryDirectory() as logs,
-        running_plain_engines({"plain": (command, url)}, Path(logs)),
+        running_plain_engines({"plain": (command, url)}, Path(logs), fork_server(command)),
         contextlib.closing(Endpoint(url)) as endpoint,
     ):
         yield endpoint
