@@ -103,7 +103,7 @@ def test_a_stopped_worker_delays_its_calls_and_no_others(cluster: Cluster) -> No
     cluster.wait(lambda: _serves(cluster, "code"), "code serves again")
 
 
-def test_a_message_that_nobody_can_use_ends_no_later_hand_off(cluster: Cluster) -> None:
+def test_a_message_that_nobody_can_use_ends_no_later_handoff(cluster: Cluster) -> None:
     prefill = next(one.place for one in cluster.running.workers if one.worker.role == "prefill")
     ranks = dict.fromkeys(("prefill_dp_rank", "prefill_cp_rank", "target_tp_rank", "target_pp_rank"), "0")
     where = httpx.get(f"http://127.0.0.1:{prefill.bootstrap_port}/route", params=ranks).json()
@@ -114,7 +114,7 @@ def test_a_message_that_nobody_can_use_ends_no_later_hand_off(cluster: Cluster) 
     assert [_serves(cluster, module) for module in MODULES] == [True] * len(MODULES)
 
 
-def test_rows_of_an_aborted_hand_off_stay_taken_while_they_may_be_written(cluster: Cluster) -> None:
+def test_rows_of_an_aborted_handoff_stay_taken_while_they_may_be_written(cluster: Cluster) -> None:
     """Another call would get them, and be spoiled: only the prefill worker knows when it writes no more."""
 
     def is_empty() -> bool:
