@@ -172,7 +172,6 @@ def test_nothing_listens_beyond_loopback(random_server: RunningDeployment) -> No
 
 
 def test_a_second_launch_on_the_port_is_refused_at_once(launched: Launched, family: Path) -> None:
-    start = time.monotonic()
     second = subprocess.run(
         [*PREFILLSHARE, "launch", str(family), "--port", str(launched.port)],
         capture_output=True,
@@ -182,7 +181,7 @@ def test_a_second_launch_on_the_port_is_refused_at_once(launched: Launched, fami
     )
     assert second.returncode == 4
     assert f"port {launched.port} on 127.0.0.1 is in use" in second.stderr
-    assert time.monotonic() - start < 20
+    assert "importing SGLang" not in second.stderr  # nothing slow was begun
 
 
 def test_sigterm_lets_a_running_request_finish_and_leaves_nothing(launched: Launched) -> None:
