@@ -41,7 +41,7 @@ async def test_the_last_failure_is_told_when_no_try_is_left() -> None:
 
 
 @in_loop
-async def test_a_refusal_that_makes_the_hand_off_fail_is_what_the_client_hears() -> None:
+async def test_a_refusal_that_makes_the_handoff_fail_is_what_the_client_hears() -> None:
     async with deployment() as running:
         running["p0"].status = 500
         running["math-0"].status, running["math-0"].refusal_s = 400, 0.2

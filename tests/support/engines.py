@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,10 +108,10 @@ def shared_engine(
     file: Path = TINY_AGENTS, *extra_args: str, environment: Mapping[str, str] | None = None
 ) -> Iterator[Endpoint]:
     """The deployment as ``prefillshare launch`` serves it."""
-    # Variables that SGLang reads at its import need an import of their own.
+    switches = environment or {}
     with (
-        _environment(environment or {}),
-        running_deployment(file, extra_args=extra_args, fork_server=None if environment else fork_server) as running,
+        _environment(switches),
+        running_deployment(file, extra_args=extra_args, fork_server=partial(fork_server, switches=switches)) as running,
         contextlib.closing(Endpoint(running.url)) as endpoint,
     ):
         yield endpoint
@@ -124,7 +125,7 @@ def plain_engine(file: Path = TINY_AGENTS, *extra_args: str) -> Iterator[Endpoin
     url = f"http://127.0.0.1:{port}"
     with (
         tempfile.TemporaryDirectory() as logs,
-        running_plain_engines({"plain": (command, url)}, Path(logs)),
+        running_plain_engines({"plain": (command, url)}, Path(logs), fork_server(command)),
         contextlib.closing(Endpoint(url)) as endpoint,
     ):
         yield endpoint

@@ -19,7 +19,7 @@ from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.plan.processes import PlannedWorker, plan_workers
 from prefillshare.serving.run.forks import ForkServer
 from prefillshare.serving.run.process import EngineProcess, start_engine
-from prefillshare.serving.run.readiness import start_fork_server, wait_until_listening
+from prefillshare.serving.run.readiness import wait_until_listening
 from tests.support.engines import MODELS_DIR, START_TIMEOUT_S
 from tests.support.forks import fork_server
 
@@ -182,8 +182,9 @@ def pd_workers(
         for planned in plan_workers(resolve(load_deployment(file)), options)
     ]
     with contextlib.ExitStack() as stack:
-        shared = {name: one for name, one in (environment or {}).items() if name not in alone}
-        forks = _forks(stack, file, planned[0], shared)
+        groups = [variables for name, variables in (environment or {}).items() if name not in alone]
+        switches = {name: value for variables in groups for name, value in variables.items()}
+        forks = fork_server(_adding(switches, planned[0]).command)
         processes = {
             each.worker.name: _start(stack, each, file.parent, None if each.worker.name in alone else forks)
             for each in planned
@@ -195,18 +196,6 @@ def pd_workers(
         for pair in pairs.values():
             stack.callback(pair.close)
         yield Workers(pairs, {each.worker.name: each for each in planned}, processes)
-
-
-def _forks(
-    stack: contextlib.ExitStack, file: Path, planned: PlannedWorker, environment: Mapping[str, Mapping[str, str]]
-) -> ForkServer | None:
-    if not any(environment.values()):
-        return fork_server(planned.command)
-    shared = {name: value for variables in environment.values() for name, value in variables.items()}
-    forks = start_fork_server(_adding(shared, planned).command, file.with_suffix(".forks.log"), START_TIMEOUT_S)
-    if forks is not None:
-        stack.callback(forks.close)
-    return forks
 
 
 def _start(
