@@ -3,6 +3,12 @@
 A node carries the bytes between its parent and itself and the workers that hold the prompt up to its end. Positions
 are bytes, not tokens: the router has no tokenizer, and for choosing a worker the proportion is enough.
 
+    p0 holds "abcd", p1 holds "abef":     root ── ab {p0, p1} ─┬─ cd {p0}
+                                                               └─ ef {p1}
+
+Whoever holds a node holds all nodes above it: `insert` adds a worker along the whole way, and `drop` takes from the
+leaves up, since a child is never used later than its parent.
+
 Order of use: `_recency` lists nodes from the longest unused to the latest used. Every touch moves the whole path,
 deepest node first, so a parent is always later in the list than its children, and the first node is a leaf.
 """
