@@ -36,7 +36,7 @@ def test_a_problem_without_a_number_says_so(tmp_path: Path) -> None:
     (tmp_path / "gsmplus_testmini.jsonl").write_text("\n".join(map(json.dumps, rows)))
     suite = load_gsm_plus(tmp_path)
     assert [str(question.final) for question in suite.questions] == ["12", "7"]
-    assert list(suite.left_out) == ["row 2: its answer is 'none', no number"]
+    assert list(suite.left_out) == ["row 2: its answer 'none' is not a number"]
 
 
 def test_problems_before_a_cut_are_asked(tmp_path: Path) -> None:

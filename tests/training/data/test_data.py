@@ -196,7 +196,11 @@ USER = {"role": "user", "content": "hi"}
         (["hi"], "malformed", "needs a role"),
         ([{"role": "user", "content": ["hi"]}], "malformed", "not text"),
         ([USER, {"role": "assistant", "content": "hi", "weight": 0}], "empty", "no assistant turn to learn"),
-        ([USER, {"role": "assistant", "content": "hi", "weight": 0.5}], "malformed", "turn 2 has weight 0.5: 0 or 1"),
+        (
+            [USER, {"role": "assistant", "content": "hi", "weight": 0.5}],
+            "malformed",
+            "turn 2 has weight 0.5: it must be 0 or 1",
+        ),
         (
             [{**USER, "weight": 0}, {"role": "assistant", "content": "hi"}],
             "malformed",
