@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from prefillshare.observe.document import EventKind, EventState, part_of
-from prefillshare.wire.text import MAX_NAME, printable, shortened
+from prefillshare.wire.text import MAX_NAME, make_printable, shorten
 
 MAX_EVENTS = 200
 PAUSE_S = 1.0
@@ -41,7 +41,7 @@ class Events:
 
     def tell(self, kind: EventKind, subject: str, message: str) -> None:
         """Note an event, unless one like it was noted a moment ago; both texts may come from a client."""
-        now, subject = self._clock(), shortened(printable(subject), MAX_NAME)
+        now, subject = self._clock(), shorten(make_printable(subject), MAX_NAME)
         told_at, num_untold = self._recent.get((kind, subject), (-PAUSE_S, 0))
         if 0 <= now - told_at < PAUSE_S:
             self._recent[kind, subject] = (told_at, num_untold + 1)
@@ -52,7 +52,7 @@ class Events:
         if num_untold:
             message = f"{message} (and {num_untold} more before)"
         self._num_told += 1
-        message = shortened(printable(message[: 2 * MAX_MESSAGE]), MAX_MESSAGE)
+        message = shorten(make_printable(message[: 2 * MAX_MESSAGE]), MAX_MESSAGE)
         self._events.append(Event(id=self._num_told, time=now, kind=kind, subject=subject, message=message))
 
     def as_list(self) -> list[EventState]:

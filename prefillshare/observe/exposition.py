@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from prefillshare.observe.document import DeploymentState, HistogramState, KvState, ModuleState, WorkerState
-from prefillshare.wire.text import writable
+from prefillshare.wire.text import make_writable
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 WORKER_LABELS = ("worker", "role", "module")
@@ -73,7 +73,7 @@ def exposition(state: DeploymentState) -> bytes:
     try:
         return bytes(generate_latest(registry))
     except UnicodeEncodeError:
-        return exposition(cast(DeploymentState, writable(state)))
+        return exposition(cast(DeploymentState, make_writable(state)))
 
 
 class _State:

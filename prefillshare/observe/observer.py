@@ -47,11 +47,11 @@ class Observed:
         self.num_tokens = 0
         """Generated tokens so far."""
 
-    def waited(self, seconds: float) -> None:
+    def note_wait(self, seconds: float) -> None:
         """It waited so long before anything was computed."""
         self._stats.queue.observe(seconds)
 
-    def prefilled(self, *, tokens: int, own: int, cross: int) -> None:
+    def note_prefill(self, *, tokens: int, own: int, cross: int) -> None:
         """Its prompt of `tokens` tokens is prefilled; `own` and `cross` of them were cached.
 
         Only the first time counts: what a further try prefills was prefilled before.
@@ -64,26 +64,26 @@ class Observed:
         stats.own_hit_tokens += own
         stats.cross_hit_tokens += cross
         if self._session is not None:
-            share = self._observer.sessions.prefilled(
+            share = self._observer.sessions.note_prefill(
                 self._session, self._module, self._prompt, tokens=tokens, own=own, cross=cross
             )
             if share is not None:
                 stats.shared_prefix.observe(share)
 
-    def first_token(self, seconds: float) -> None:
+    def note_first_token(self, seconds: float) -> None:
         """Its first token came so long after its arrival."""
         self._stats.ttft.observe(seconds)
         self._stats.generated_tokens += 1
         self.num_tokens += 1
 
-    def further_tokens(self, count: int, seconds: float) -> None:
+    def note_tokens(self, count: int, seconds: float) -> None:
         """`count` more tokens came, `seconds` after the one before them."""
         if count > 0:
             self._stats.itl.observe(seconds / count, count)
             self._stats.generated_tokens += count
             self.num_tokens += count
 
-    def ended(
+    def end(
         self, outcome: Outcome, *, seconds: float | None = None, retractions: int = 0, reason: str | None = None
     ) -> None:
         """It is over, `seconds` after its arrival; a second call changes nothing."""
@@ -102,15 +102,15 @@ class Observed:
         elif outcome == "aborted":
             stats.aborted += self._num_prompts
         if self._session is not None:
-            self._observer.sessions.ended(self._session)
+            self._observer.sessions.end_call(self._session)
 
-    def withdrawn(self) -> None:
+    def withdraw(self) -> None:
         """It goes on as other requests: it counts no more."""
         if not self._is_over:
             self._is_over = True
             self._stats.num_running -= self._num_prompts
             if self._session is not None:
-                self._observer.sessions.ended(self._session)
+                self._observer.sessions.end_call(self._session)
 
 
 @dataclass(slots=True, kw_only=True)

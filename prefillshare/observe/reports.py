@@ -35,6 +35,7 @@ class WorkerReport:
     def take(self, told: DeploymentState, observer: Observer, module: str | None) -> bool:
         """Count what is new in `told`, for `module` also in `observer`; return whether the worker was started again."""
         before = self.latest
+        # Process ids are used again; the time of the start tells two lives of a worker apart.
         is_new_start = before is not None and before["started"] != told["started"]
         self.latest = told
         known = None if before is None or is_new_start else before

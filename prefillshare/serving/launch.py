@@ -12,7 +12,7 @@ from prefillshare.modules.deployment import ResolvedDeployment, resolve
 from prefillshare.open_files import raise_limit
 from prefillshare.serving.machine.ports import free_port
 from prefillshare.serving.options import DEFAULT_HOST, LaunchOptions, Listener
-from prefillshare.serving.plan.budget import Budget, budgets, device_warnings
+from prefillshare.serving.plan.budget import Budget, device_warnings, plan_budgets
 from prefillshare.serving.plan.command import ProcessCommand
 from prefillshare.serving.plan.cpu import cpu_kv_tokens
 from prefillshare.serving.plan.preflight import size_warnings
@@ -61,7 +61,7 @@ def plan_memory(deployment: ResolvedDeployment) -> list[Budget]:
 
     Raises: ConfigError when the machine lacks what the deployment asks for.
     """
-    return budgets(deployment, deployment.config.engine.max_total_tokens or cpu_kv_tokens(deployment))
+    return plan_budgets(deployment, deployment.config.engine.max_total_tokens or cpu_kv_tokens(deployment))
 
 
 def plan_warnings(deployment: ResolvedDeployment) -> list[str]:

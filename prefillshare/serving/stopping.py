@@ -105,12 +105,12 @@ def _drain(running: RunningDeployment, drain_s: float, say: Callable[[str], None
         running.stop(drain_s)
     except StopRequested:
         pass
-    with _no_signals():
+    with _ignore_signals():
         running.kill()
 
 
 @contextlib.contextmanager
-def _no_signals() -> Iterator[None]:
+def _ignore_signals() -> Iterator[None]:
     before = {number: signal.signal(number, signal.SIG_IGN) for number in _SIGNALS}
     try:
         yield

@@ -164,7 +164,7 @@ def test_a_workload_without_times_needs_a_load() -> None:
     [
         ("refuse", "HTTP 503: no worker"),
         ("break", "Client"),
-        ("short", "3 tokens came instead of 4"),
+        ("short", "3 tokens came back instead of 4"),
         ("error", "worker died"),
     ],
 )

@@ -53,9 +53,9 @@ def test_packing_encoding_and_line_ends_are_seen(tmp_path: Path, content: bytes)
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (b"{not json", "the line is no JSON: {not json"),
-        (LINES[0].encode()[:20], "the line is no JSON"),
-        (LINES[0].encode() * 2, "the line is no JSON"),
+        (b"{not json", "the line is not JSON: {not json"),
+        (LINES[0].encode()[:20], "the line is not JSON"),
+        (LINES[0].encode() * 2, "the line is not JSON"),
         (b"[1, 2]", "no JSON object"),
         (b"null", "no JSON object"),
         (b'{"q": "caf\xe9"}', "no UTF-8 (byte 0xe9 at 11)"),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks.accuracy.plan import Measurement, Recipe, Run, steps
-from benchmarks.accuracy.progress import left
+from benchmarks.accuracy.progress import describe_remaining
 from benchmarks.accuracy.report import write_report
 from benchmarks.accuracy.store import Store
 from benchmarks.accuracy.train import Trained
@@ -163,7 +163,7 @@ def test_a_point_of_the_curve_says_which_seeds_it_lacks(tmp_path: Path) -> None:
 def test_what_is_left_is_told_from_what_the_same_kind_took(tmp_path: Path) -> None:
     recipe = Recipe(tasks=("math",), seeds=(1, 2), ratios=(0.0, 1.0))
     store = filled(tmp_path / "accuracy.json", recipe, (500,), (500,))
-    assert left(recipe, store) == "4 trainings and 8 measurements are left, about 12 min"
+    assert describe_remaining(recipe, store) == "4 trainings and 8 measurements are left, about 12 min"
 
 
 def test_calls_side_by_side_fill_one_file(tmp_path: Path) -> None:

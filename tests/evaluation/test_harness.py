@@ -93,7 +93,7 @@ def test_a_refusal_is_said_with_its_reason(url: str, data: Path) -> None:
     [
         (("gsm8k", "--harness", "helm"), "no harness 'helm'"),
         (("gsm8k", "--few-shot", "3"), "--few-shot 3 is for --harness lm-eval"),
-        (("gsm-plus", "--harness", "lm-eval"), "suite gsm-plus is not asked through lm-eval"),
+        (("gsm-plus", "--harness", "lm-eval"), "suite gsm-plus cannot be asked through lm-eval"),
         (("gsm8k", "--harness", "lm-eval", "--weights", "some.toml"), "leave --weights out"),
         (("gsm8k", "--harness", "lm-eval", "--data", "/nowhere"), "/nowhere/gsm8k_train.jsonl does not exist"),
     ],

@@ -32,7 +32,7 @@ class PrefixIndex:
         self.max_bytes = max_bytes
         self.num_bytes = 0
         self._root = _Node(b"", None)
-        self._owed: dict[str, float] = {}  # bytes that a worker evicted, less than its next edge
+        self._owed: dict[str, float] = {}  # bytes that a worker evicted and `drop` could not: less than its next edge
         self._recency: OrderedDict[_Node, None] = OrderedDict()
 
     @property
@@ -48,7 +48,7 @@ class PrefixIndex:
         while child := self._child(node, prompt, position):
             common = common_prefix(child.edge, prompt, position)
             position += common
-            for holder in child.holders:
+            for holder in child.holders:  # a deeper node overwrites: whoever holds it holds the way to it
                 matched[holder] = position
             path.append(child)
             if common < len(child.edge):
@@ -66,7 +66,7 @@ class PrefixIndex:
         while position < len(prompt):
             child = self._child(node, prompt, position) or self._add(node, prompt[position:])
             common = common_prefix(child.edge, prompt, position)
-            if common < len(child.edge):
+            if common < len(child.edge):  # the rest of the edge stays with those who held it, below the new node
                 child = self._split(child, common)
             child.holders.update(workers)
             path.append(child)
@@ -104,17 +104,6 @@ class PrefixIndex:
     def held_bytes(self, worker: str) -> int:
         """Bytes of all prefixes that `worker` holds, shared beginnings once."""
         return sum(len(node.edge) for node in self._recency if worker in node.holders)
-
-    def owed_bytes(self, worker: str) -> float:
-        """What `drop` was told and could not drop yet."""
-        return self._owed.get(worker, 0.0)
-
-    def clear(self) -> None:
-        """Drop everything."""
-        self._root.children.clear()
-        self._recency.clear()
-        self._owed.clear()
-        self.num_bytes = 0
 
     def _child(self, node: _Node, prompt: bytes, position: int) -> _Node | None:
         return node.children.get(prompt[position]) if position < len(prompt) else None

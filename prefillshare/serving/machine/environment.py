@@ -26,7 +26,7 @@ _STORE_FLAGS = ("--dp-size", "--data-parallel-size", "--moe-a2a-backend", "--ela
 
 def loopback_variables(extra_args: Sequence[str]) -> dict[str, str]:
     """Keep what an engine's processes say to each other on this machine, unless the user spreads it over several."""
-    if _has(extra_args, _SPANNING_FLAGS):
+    if _has_flag(extra_args, _SPANNING_FLAGS):
         return {}
     return {name: value for name, value in _LOOPBACK.items() if name not in os.environ}
 
@@ -34,7 +34,7 @@ def loopback_variables(extra_args: Sequence[str]) -> dict[str, str]:
 def process_variables(scratch: Path, argv: Sequence[str]) -> dict[str, str]:
     """Variables of a process that runs `argv` and keeps its temporary files in `scratch`."""
     variables = {**shared_variables(), "TMPDIR": str(scratch)}
-    if not _has(argv, (*_SPANNING_FLAGS, *_STORE_FLAGS)) and _RENDEZVOUS not in os.environ:
+    if not _has_flag(argv, (*_SPANNING_FLAGS, *_STORE_FLAGS)) and _RENDEZVOUS not in os.environ:
         # torch's own rendezvous would listen on every address of the machine.
         variables[_RENDEZVOUS] = f"file://{scratch}/rendezvous"
     return variables
@@ -48,5 +48,5 @@ def shared_variables() -> dict[str, str]:
     return {**kept, **missing_variables(), **proxy_exceptions(_OWN_HOSTS)}
 
 
-def _has(argv: Sequence[str], flags: Sequence[str]) -> bool:
+def _has_flag(argv: Sequence[str], flags: Sequence[str]) -> bool:
     return any(word.partition("=")[0] in flags for word in argv)

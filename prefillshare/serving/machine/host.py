@@ -10,7 +10,7 @@ __all__ = ["Gpu", "available_memory_bytes", "default_threads", "gpus", "num_core
 
 def available_memory_bytes() -> int | None:
     """Return the memory that can be taken without swapping, within the container's limit; None when unknown."""
-    values = [value for value in (_meminfo("MemAvailable"), _cgroup_left()) if value is not None]
+    values = [value for value in (_read_meminfo("MemAvailable"), _read_cgroup_left()) if value is not None]
     return min(values, default=None)
 
 
@@ -25,7 +25,7 @@ def default_threads() -> int:
     return 1 if cores <= 4 else min(8, cores // 2)
 
 
-def _meminfo(key: str) -> int | None:
+def _read_meminfo(key: str) -> int | None:
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -33,7 +33,7 @@ def _meminfo(key: str) -> int | None:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), None)
 
 
-def _cgroup_left() -> int | None:
+def _read_cgroup_left() -> int | None:
     root = Path("/sys/fs/cgroup")
     try:
         limit = (root / "memory.max").read_text(encoding="ascii").strip()

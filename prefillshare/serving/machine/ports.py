@@ -30,7 +30,7 @@ def check_address(host: str, port: int) -> None:
             probe.bind(address)
             probe.listen(1)
         except OSError as error:
-            raise LaunchError(_why(error, host, port)) from None
+            raise LaunchError(_explain(error, host, port)) from None
 
 
 def check_port(port: int) -> None:
@@ -48,7 +48,7 @@ def free_port(host: str = "127.0.0.1") -> int:
     Raises: LaunchError when there is none.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    candidates = _own_ports(_ephemeral_ports())
+    candidates = _own_ports(_read_ephemeral_ports())
     for port in random.SystemRandom().sample(candidates, min(_MAX_TRIES, len(candidates))):
         if _is_free(family, host, port) and _hold(family, host, port):
             return port
@@ -60,7 +60,7 @@ def _own_ports(ephemeral: range) -> list[int]:
     return ports if len(ports) >= _MIN_PORTS else list(_PORTS)
 
 
-def _ephemeral_ports() -> range:
+def _read_ephemeral_ports() -> range:
     try:
         low, high = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()
         return range(int(low), int(high) + 1)
@@ -94,7 +94,7 @@ def client_host(host: str) -> str:
     return wildcard.get(host) or (f"[{host}]" if ":" in host else host)
 
 
-def _why(error: OSError, host: str, port: int) -> str:
+def _explain(error: OSError, host: str, port: int) -> str:
     if error.errno == errno.EADDRINUSE:
         return f"port {port} on {host} is in use: stop what listens there, or choose another with --port"
     if error.errno == errno.EADDRNOTAVAIL:

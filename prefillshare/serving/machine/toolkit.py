@@ -25,10 +25,10 @@ _LIBRARY_FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "
 
 def missing_compilers() -> list[str]:
     """Return what is missing for the kernels that are compiled at the first start on a GPU."""
-    return list(_missing())
+    return list(_find_missing())
 
 
-def _missing() -> Iterator[str]:
+def _find_missing() -> Iterator[str]:
     if system_toolkit() is None and wheel_toolkit() is None:
         yield "nvcc"
     if shutil.which(os.environ.get("CXX") or "c++") is None:

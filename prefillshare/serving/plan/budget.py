@@ -43,7 +43,7 @@ def planned_memory(deployment: ResolvedDeployment) -> list[WorkerMemory]:
     return [worker_memory(deployment, worker) for worker in workers_of(deployment)]
 
 
-def budgets(deployment: ResolvedDeployment, cpu_kv_tokens: int) -> list[Budget]:
+def plan_budgets(deployment: ResolvedDeployment, cpu_kv_tokens: int) -> list[Budget]:
     """Return what every worker takes; `cpu_kv_tokens` is the size of a KV cache on a CPU.
 
     Raises: ConfigError when the GPUs do not hold the workers.
@@ -51,7 +51,7 @@ def budgets(deployment: ResolvedDeployment, cpu_kv_tokens: int) -> list[Budget]:
     sizes = planned_memory(deployment)
     places = place_deployment(deployment, sizes)
     return [
-        _on_cpu(size, cpu_kv_tokens) if place is None else _on_gpu(deployment, size, place)
+        _budget_on_cpu(size, cpu_kv_tokens) if place is None else _budget_on_gpu(deployment, size, place)
         for size, place in zip(sizes, places, strict=True)
     ]
 
@@ -86,7 +86,7 @@ def _descriptor_warnings(deployment: ResolvedDeployment, largest: Budget) -> lis
     ]
 
 
-def _on_cpu(size: WorkerMemory, tokens: int) -> Budget:
+def _budget_on_cpu(size: WorkerMemory, tokens: int) -> Budget:
     return Budget(
         name=size.name,
         gpus=(),
@@ -100,18 +100,18 @@ def _on_cpu(size: WorkerMemory, tokens: int) -> Budget:
     )
 
 
-def _on_gpu(deployment: ResolvedDeployment, size: WorkerMemory, place: GpuPlace) -> Budget:
+def _budget_on_gpu(deployment: ResolvedDeployment, size: WorkerMemory, place: GpuPlace) -> Budget:
     engine, gpus = deployment.config.engine, deployment.gpus
     memory_bytes = min(gpus[gpu].memory_bytes for gpu in place.gpus)
     tokens = place.kv_tokens or engine.max_total_tokens
     is_shared = place.kv_tokens is not None
-    guessed = _guessed_tokens(deployment, size, memory_bytes) if tokens is None else tokens
+    guessed = _guess_tokens(deployment, size, memory_bytes) if tokens is None else tokens
     kv_bytes = guessed * size.kv_token_bytes
     rest = memory_bytes - size.weight_bytes - kv_bytes
     shared_rest = reserve_bytes(size, memory_bytes, len(place.gpus), engine.chunked_prefill_size)
     return Budget(
         name=size.name,
-        gpus=tuple(_label(gpu, gpus[gpu]) for gpu in place.gpus),
+        gpus=tuple(_name_gpu(gpu, gpus[gpu]) for gpu in place.gpus),
         num_sharing=place.num_workers,
         device_bytes=memory_bytes,
         weight_bytes=size.weight_bytes,
@@ -122,7 +122,7 @@ def _on_gpu(deployment: ResolvedDeployment, size: WorkerMemory, place: GpuPlace)
     )
 
 
-def _guessed_tokens(deployment: ResolvedDeployment, size: WorkerMemory, memory_bytes: int) -> int:
+def _guess_tokens(deployment: ResolvedDeployment, size: WorkerMemory, memory_bytes: int) -> int:
     engine = deployment.config.engine
     if engine.mem_fraction_static is not None:
         static = int(memory_bytes * engine.mem_fraction_static)
@@ -132,5 +132,5 @@ def _guessed_tokens(deployment: ResolvedDeployment, size: WorkerMemory, memory_b
     return free // size.kv_token_bytes // deployment.page_size * deployment.page_size
 
 
-def _label(index: int, gpu: Gpu) -> str:
+def _name_gpu(index: int, gpu: Gpu) -> str:
     return str(index) if gpu.label in (None, str(index)) else f"{index} ({gpu.label})"

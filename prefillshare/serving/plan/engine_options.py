@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from prefillshare.config.schema import OWNED_ARGUMENTS
-from prefillshare.config.tables import nearest
+from prefillshare.config.tables import suggest_nearest
 from prefillshare.contract import UNSUPPORTED_ALGORITHMS, UNSUPPORTED_SWITCHES
 from prefillshare.errors import ConfigError
 from prefillshare.serving.plan.known_options import Option, known_options
@@ -34,11 +34,11 @@ def check_own_values(argv: Sequence[str], fields: Sequence[str]) -> None:
 
     Raises: ConfigError naming the key under [engine].
     """
-    for use in _uses(argv):
+    for use in _split_into_uses(argv):
         option = known_options().get(use.written)
         if option is None or option.field not in fields:
             continue
-        for problem in _value_problems(option, use.values):
+        for problem in _find_problems(option, use.values):
             raise ConfigError(f"{option.field} under [engine] {problem}")
 
 
@@ -49,10 +49,10 @@ def check_extra_args(extra_args: Sequence[str], argv: Sequence[str]) -> None:
     """
     if extra_args and not extra_args[0].startswith("--"):
         raise ConfigError(f"extra_args begins with {extra_args[0]!r}: write the flag that it belongs to before it")
-    owned = _owned_fields(argv)
+    owned = _find_owned_fields(argv)
     seen: set[str] = set()
-    for use in _uses(extra_args):
-        option = _option(use.written)
+    for use in _split_into_uses(extra_args):
+        option = _find_option(use.written)
         if option.field in owned:
             raise ConfigError(f"extra_args sets {use.written}, which it must not: {owned[option.field]}")
         if option.field in seen:
@@ -61,11 +61,11 @@ def check_extra_args(extra_args: Sequence[str], argv: Sequence[str]) -> None:
             what = _UNSUPPORTED[option.field]
             raise ConfigError(f"extra_args has {use.written}: shared prefill does not support {what} yet, remove it")
         seen.add(option.field)
-        for problem in _value_problems(option, use.values):
+        for problem in _find_problems(option, use.values):
             raise ConfigError(f"extra_args: {use.written} {problem}")
 
 
-def _option(written: str) -> Option:
+def _find_option(written: str) -> Option:
     """The option that is meant; SGLang would also take the beginning of a name."""
     options = known_options()
     if written in options:
@@ -73,26 +73,26 @@ def _option(written: str) -> Option:
     begun = [name for name in options if name.startswith(written)]
     if len(begun) == 1 and len(written) > 2:
         raise ConfigError(f"extra_args has {written}: write the whole name, {begun[0]}")
-    raise ConfigError(f"extra_args has {written}, which SGLang does not know: {_hint(written, options)}")
+    raise ConfigError(f"extra_args has {written}, which SGLang does not know: {_suggest(written, options)}")
 
 
-def _hint(written: str, options: Mapping[str, Option]) -> str:
-    hint = nearest(written, options)
+def _suggest(written: str, options: Mapping[str, Option]) -> str:
+    hint = suggest_nearest(written, options)
     return hint if hint.startswith("did you mean") else "`python -m sglang.launch_server --help` lists what it takes"
 
 
-def _owned_fields(argv: Sequence[str]) -> dict[str, str]:
+def _find_owned_fields(argv: Sequence[str]) -> dict[str, str]:
     """What must not be set in extra_args, by SGLang's field, with what to do instead."""
     options = known_options()
     owned = {
         option.field: "PrefillShare sets it itself, so leave it out"
-        for use in _uses(argv)
+        for use in _split_into_uses(argv)
         if (option := options.get(use.written)) and option.field not in _MAY_BE_OVERRIDDEN
     }
     return owned | {options[flag].field: advice for flag, advice in OWNED_ARGUMENTS.items() if flag in options}
 
 
-def _uses(words: Sequence[str]) -> Iterator[_Use]:
+def _split_into_uses(words: Sequence[str]) -> Iterator[_Use]:
     """Options with their values; words before the first option are left out."""
     written, values = "", []
     for word in words:
@@ -107,7 +107,7 @@ def _uses(words: Sequence[str]) -> Iterator[_Use]:
         yield _Use(written=written, values=tuple(values))
 
 
-def _value_problems(option: Option, values: tuple[str, ...]) -> Iterator[str]:
+def _find_problems(option: Option, values: tuple[str, ...]) -> Iterator[str]:
     if option.values == "0" and values:
         yield f"takes no value and has {values[0]!r}: leave it out"
     elif option.values in ("1", "+") and not values:
@@ -116,7 +116,7 @@ def _value_problems(option: Option, values: tuple[str, ...]) -> Iterator[str]:
         yield f"takes one value and has {len(values)} ({', '.join(values)}): leave the others out"
     for value in values:
         if option.choices and value not in option.choices:
-            yield f"is {value!r}: {nearest(value, option.choices)}"
+            yield f"is {value!r}: {suggest_nearest(value, option.choices)}"
         elif not _is_kind(value, option.kind):
             yield f"is {value!r}: it must be {_KIND_NAMES[option.kind]}"
 

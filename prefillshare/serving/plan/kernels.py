@@ -48,7 +48,7 @@ def _check_float32(deployment: ResolvedDeployment, plugins: str, extra_args: Seq
             'under [engine] for the checkpoint\'s own, or set device = "cpu" there to compute exactly'
         )
     backend = deployment.config.engine.lora_backend or GPU_LORA_BACKEND
-    chunk = _value([*deployment.config.engine.extra_args, *extra_args], _CHUNK_FLAG)
+    chunk = _find_last_value([*deployment.config.engine.extra_args, *extra_args], _CHUNK_FLAG)
     if backend == GPU_LORA_BACKEND and chunk and chunk.isdecimal() and int(chunk) > _FLOAT32_MAX_LORA_CHUNK:
         raise ConfigError(
             f"{_CHUNK_FLAG} is {chunk} and {GPU_LORA_BACKEND} in float32 has no room for it in a GPU's shared memory: "
@@ -56,7 +56,7 @@ def _check_float32(deployment: ResolvedDeployment, plugins: str, extra_args: Seq
         )
 
 
-def _value(words: Sequence[str], flag: str) -> str | None:
+def _find_last_value(words: Sequence[str], flag: str) -> str | None:
     """The last value of a flag, as `--flag value` or `--flag=value`."""
     found = None
     for word, following in itertools.pairwise([*words, ""]):

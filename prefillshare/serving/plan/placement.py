@@ -118,18 +118,18 @@ def _fill(gpus: tuple[int, ...], members: list[WorkerMemory], memory_bytes: int,
         _check_alone(gpus, members[0], memory_bytes, limits)
         return [GpuPlace(gpus=gpus)]
     reserve = reserve_bytes(members[0], memory_bytes, len(gpus), limits.chunk_tokens)
-    tokens = [_kv_tokens(worker, members, memory_bytes, reserve, limits) for worker in members]
+    tokens = [_share_tokens(worker, members, memory_bytes, reserve, limits) for worker in members]
     used = sum(
         worker.weight_bytes + count * worker.kv_token_bytes + reserve
         for worker, count in zip(members, tokens, strict=True)
     )
     if used > memory_bytes or min(tokens) < limits.page_size:
-        raise ConfigError(_does_not_fit(gpus, members, memory_bytes, reserve, used, limits))
+        raise ConfigError(_explain_shortage(gpus, members, memory_bytes, reserve, used, limits))
     fraction = int((1 - _SHARED_SLACK_BYTES / memory_bytes) * 1000) / 1000
     return [GpuPlace(gpus=gpus, num_workers=len(members), kv_tokens=count, mem_fraction=fraction) for count in tokens]
 
 
-def _kv_tokens(
+def _share_tokens(
     worker: WorkerMemory, members: list[WorkerMemory], memory_bytes: int, reserve: int, limits: Limits
 ) -> int:
     """Tokens of one worker's KV cache: as the file says, else an equal part of what the weights of all leave."""
@@ -155,10 +155,11 @@ def _check_alone(gpus: tuple[int, ...], worker: WorkerMemory, memory_bytes: int,
     if worker.weight_bytes + page_bytes > static or worker.weight_bytes + kv_bytes > share:
         needed = worker.weight_bytes + max(kv_bytes, page_bytes)
         left = static if worker.weight_bytes + page_bytes > static else share
+        fixes = _suggest_fixes(gpus, worker, memory_bytes, needed, left, limits)
         raise ConfigError(
             f"{worker.name} needs {gib(worker.weight_bytes)} GiB for weights and {gib(kv_bytes)} GiB for KV on each of "
-            f"its GPUs ({_named(gpus)}), and {gib(left)} of {gib(memory_bytes)} GiB are for them"
-            f"{_by_whom(limits)}: {', or '.join(_fixes(gpus, worker, memory_bytes, needed, left, limits))}"
+            f"its GPUs ({_list_gpus(gpus)}), and {gib(left)} of {gib(memory_bytes)} GiB are for them"
+            f"{_tell_fraction(limits)}: {', or '.join(fixes)}"
         )
 
 
@@ -169,11 +170,11 @@ def _static_bytes(memory_bytes: int, gpus_each: int, limits: Limits) -> int:
     return sglang_static_bytes(memory_bytes, gpus_each, limits.chunk_tokens) - _CONTEXT_BYTES
 
 
-def _by_whom(limits: Limits) -> str:
+def _tell_fraction(limits: Limits) -> str:
     return f" by mem_fraction_static = {limits.mem_fraction}" if limits.mem_fraction is not None else ""
 
 
-def _fixes(
+def _suggest_fixes(
     gpus: tuple[int, ...], worker: WorkerMemory, memory_bytes: int, needed: int, left: int, limits: Limits
 ) -> Iterator[str]:
     most = (left - worker.weight_bytes) // worker.kv_token_bytes // limits.page_size * limits.page_size
@@ -185,7 +186,7 @@ def _fixes(
     yield f"set tensor_parallel_size = {2 * len(gpus)} or use GPUs with more memory"
 
 
-def _does_not_fit(
+def _explain_shortage(
     gpus: tuple[int, ...],
     members: list[WorkerMemory],
     memory_bytes: int,
@@ -203,11 +204,11 @@ def _does_not_fit(
         most_fraction = int((memory_bytes / len(members) - reserve) / memory_bytes * 100) / 100
         fix = f"set mem_fraction_static = {most_fraction} or less, which each worker takes for itself, or remove it"
     return (
-        f"{len(members)} workers ({', '.join(member.name for member in members)}) share GPU {_named(gpus)} of "
+        f"{len(members)} workers ({', '.join(member.name for member in members)}) share GPU {_list_gpus(gpus)} of "
         f"{gib(memory_bytes)} GiB and need {gib(used)} GiB ({gib(weights)} for weights, {gib(reserve)} for each "
         f"worker's own use): {fix}"
     )
 
 
-def _named(gpus: tuple[int, ...]) -> str:
+def _list_gpus(gpus: tuple[int, ...]) -> str:
     return ",".join(map(str, gpus))

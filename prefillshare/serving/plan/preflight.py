@@ -61,7 +61,7 @@ def _check_tensor_parallel(deployment: ResolvedDeployment) -> None:
     """SGLang gives each GPU as many heads as another; KV heads may be fewer than GPUs and are copied then."""
     wanted, sizes = deployment.config.engine.tensor_parallel_size, geometry(deployment.prefill_path)
     heads, kv_heads = int(sizes["num_heads"]), int(sizes["num_kv_heads"])
-    fitting = [size for size in range(1, heads + 1) if heads % size == 0 and _divide(kv_heads, size)]
+    fitting = [size for size in range(1, heads + 1) if heads % size == 0 and _is_multiple(kv_heads, size)]
     if wanted not in fitting:
         raise ConfigError(
             f"tensor_parallel_size is {wanted} and prefill module {deployment.config.prefill.name!r} has {heads} heads "
@@ -70,8 +70,9 @@ def _check_tensor_parallel(deployment: ResolvedDeployment) -> None:
         )
 
 
-def _divide(one: int, other: int) -> bool:
-    return max(one, other) % min(one, other) == 0
+def _is_multiple(heads: int, size: int) -> bool:
+    """Whether one of the two is a multiple of the other."""
+    return max(heads, size) % min(heads, size) == 0
 
 
 def _check_pool(deployment: ResolvedDeployment, tokens: int) -> None:

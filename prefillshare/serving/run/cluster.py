@@ -106,6 +106,7 @@ class RunningCluster:
 
     def stop(self, drain_s: float = 8.0) -> None:
         """Let running calls finish for at most `drain_s` seconds, then end every process."""
+        # The router alone is asked to drain: calls run through it, and its workers must live until they end.
         if self.router.process is not None:
             self.router.process.stop(drain_s, self.num_running)
         self.kill()
@@ -135,6 +136,7 @@ def launch_cluster(
     directory = new_private_folder()
     forks, supervisor = None, Supervisor([], on_event)
     try:
+        # In this order: ports are taken before the router is told of them, and the fork server is there before workers.
         workers = plan_workers(deployment, options, key, directory)
         file = RouterFile.create(directory, deployment, options, workers, key)
         if borrowed is None:
@@ -142,6 +144,7 @@ def launch_cluster(
             forks = start_fork_server(workers[0].command, log_path, options.start_timeout_s, on_stage)
         router = _supervise_router(file, options)
         supervisor.members += [_supervise_worker(worker, deployment, options, borrowed or forks) for worker in workers]
+        # Last, so that `begin` starts it when its workers are on their way; it waits for them itself.
         supervisor.members.append(router)
         supervisor.begin()
         _wait_for_all(supervisor, router, key, options, on_stage)
@@ -183,7 +186,7 @@ def _supervise_worker(
         role=worker.role,
         url=url,
         module=worker.module,
-        start=_counted(planned.command, worker.name, start),
+        start=_count_starts(planned.command, worker.name, start),
         is_ready=partial(is_answering, f"{url}/v1/models", key),
         first_delay_s=PREFILL_DELAY_S if worker.role == "prefill" else FIRST_DELAY_S,
     )
@@ -200,12 +203,12 @@ def _supervise_router(file: RouterFile, options: LaunchOptions) -> Supervised:
         name="router",
         role="router",
         url=url,
-        start=_counted(router_command(file), "router", start),
+        start=_count_starts(router_command(file), "router", start),
         is_ready=partial(is_answering, f"{url}/health", options.api_key),
     )
 
 
-def _counted(
+def _count_starts(
     command: ProcessCommand, name: str, start: Callable[[ProcessCommand, bool], EngineProcess]
 ) -> Callable[[], EngineProcess]:
     """What starts `command`, telling the process its name and the number of its restarts, for its metrics."""
@@ -224,7 +227,7 @@ def _wait_for_all(
 ) -> None:
     """Nothing is restarted during the start: whatever fails then is a fault to report."""
     workers = [member for member in supervisor.members if member is not router]
-    started, [(router_process, url)] = _started(workers), _started([router])
+    started, [(router_process, url)] = _list_started(workers), _list_started([router])
     wait_until_listening(started, key, options.start_timeout_s, on_stage)
     wait_until_listening([(router_process, url)], options.api_key, options.start_timeout_s, lambda stage: None)
     on_stage(LAST_STAGE)
@@ -232,11 +235,12 @@ def _wait_for_all(
     wait_until_healthy([*processes, router_process], url, options.api_key, options.start_timeout_s)
     for module in dict.fromkeys(worker.module for worker in workers if worker.module):
         answer_through_router(module, router_process, processes, url, options)
+    # Known by now: `step` need not ask each of them once more.
     for member in supervisor.members:
         member.state = "running"
 
 
-def _started(members: Sequence[Supervised]) -> list[tuple[EngineProcess, str]]:
+def _list_started(members: Sequence[Supervised]) -> list[tuple[EngineProcess, str]]:
     return [(member.process, member.url) for member in members if member.process]
 
 

@@ -16,7 +16,7 @@ from prefillshare.serving.plan.processes import plan_engine
 from prefillshare.serving.run.first_answers import answer_by_engine
 from prefillshare.serving.run.forks import ForkServer
 from prefillshare.serving.run.process import EngineProcess, start_engine
-from prefillshare.serving.run.progress import LAST_STAGE, last_lines, read_log, reason_of
+from prefillshare.serving.run.progress import LAST_STAGE, find_reason, last_lines, read_log
 from prefillshare.serving.run.readiness import start_fork_server, wait_until_listening
 from prefillshare.serving.run.record import ProcessRecord, ProcessState
 
@@ -79,7 +79,7 @@ class RunningEngine:
             return
         log = read_log(self.log_path)
         tail = "\n".join(f"  {line}" for line in last_lines(log))
-        reason = reason_of(log) or f"exit code {self.process.exit_code()}"
+        reason = find_reason(log) or f"exit code {self.process.exit_code()}"
         self.kill()
         raise LaunchError(f"the engine ended by itself: {reason}\nIts last lines ({self.log_path}):\n{tail}")
 

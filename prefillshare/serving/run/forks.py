@@ -41,6 +41,7 @@ class ForkServer:
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", FORK_SERVER_PROGRAM, str(theirs.fileno())],
                     env={**os.environ, **shared_variables(), "TMPDIR": str(socket_folder()), **environment},
+                    # When our end closes, however this process ends, the server reads an end of file and ends, too.
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
@@ -127,6 +128,7 @@ class ForkedEngine:
 
     def poll(self) -> int | None:
         """Exit code, or None while it runs."""
+        # A pidfd is readable when its process has ended. That is not our child, so only the server can reap it.
         if self._descriptor is not None and select.select([self._descriptor], [], [], 0)[0]:
             self._exit_code = self._server.exit_code(self.pid)
             os.close(self._descriptor)

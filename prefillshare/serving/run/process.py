@@ -67,7 +67,9 @@ class EngineProcess:
 
     def kill(self) -> None:
         """End every process of the engine at once."""
+        # Asked before the end: what a process had mapped is not known any more when it is gone.
         deadline, shared_memory = time.monotonic() + _KILL_WAIT_S, _shared_memory_of(_group_members(self.pid))
+        # Again and again: one that forks while the group is killed leaves a child behind.
         while _group_members(self.pid) and time.monotonic() < deadline:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
@@ -75,6 +77,7 @@ class EngineProcess:
             time.sleep(_POLL_S / 2)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.main.wait(timeout=_KILL_WAIT_S)
+        # The guardian goes after the group, or nobody would end it if this process died in between.
         self.guardian.kill()
         self.guardian.wait()
         if self.guardian.stdin:
@@ -102,6 +105,7 @@ def start_engine(
     scratch = new_private_folder()
     try:
         with open_log(log_path, is_new=forks is None and not is_restart) as log:
+            # The command is the log's first line, before anything that the process says.
             log_start = os.fstat(log.fileno()).st_size
             log.write(os.fsencode(f"{command.as_shell()}\n"))
             log.flush()

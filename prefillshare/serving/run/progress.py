@@ -24,13 +24,13 @@ _PYTHON_ERROR = re.compile(
 _NOISE = ("KeyboardInterrupt", "SystemExit")
 
 
-def stages_of(log: str) -> list[str]:
+def find_stages(log: str) -> list[str]:
     """Return what a starting engine has begun, in order, given its log so far; the last of them is what it is doing."""
     reached = max((number for number, (text, _) in enumerate(STAGES, start=1) if text in log), default=0)
     return [FIRST_STAGE, *(stage for _, stage in STAGES[:reached])]
 
 
-def reason_of(log: str) -> str | None:
+def find_reason(log: str) -> str | None:
     """Return the engine's own reason for its failure: the patches', argparse's, or the first Python error."""
     if match := _PATCH_REASON.search(log):
         return match[1].strip()

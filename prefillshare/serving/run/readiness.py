@@ -13,7 +13,7 @@ from prefillshare.serving.options import Listener, auth_header
 from prefillshare.serving.plan.command import ProcessCommand
 from prefillshare.serving.run.forks import ForkServer
 from prefillshare.serving.run.process import EngineProcess
-from prefillshare.serving.run.progress import FIRST_STAGE, last_lines, read_log, reason_of, stages_of
+from prefillshare.serving.run.progress import FIRST_STAGE, find_reason, find_stages, last_lines, read_log
 
 _POLL_S = 0.2
 _ASK_TIMEOUT_S = 0.5
@@ -50,8 +50,8 @@ def wait_for_fork_server(forks: ForkServer, timeout_s: float) -> None:
                 raise LaunchError(f"SGLang was not imported within {timeout_s:.0f} s: read the log, {forks.log_path}")
     except LaunchError as error:
         log = read_log(forks.log_path)
-        if reason := reason_of(log):
-            raise LaunchError(f"the engine did not start: {reason}\n{_tail(log, str(forks.log_path))}") from None
+        if reason := find_reason(log):
+            raise LaunchError(f"the engine did not start: {reason}\n{_quote_end(log, str(forks.log_path))}") from None
         raise error
 
 
@@ -83,7 +83,7 @@ def _tell_stages(processes: Sequence[tuple[EngineProcess, str]], told: list[str]
 
     A stage may begin and end between two looks at the logs: it is told nevertheless, in its place.
     """
-    slowest = min((stages_of(read_log(process.log_path)) for process, _ in processes), key=len, default=[])
+    slowest = min((find_stages(read_log(process.log_path)) for process, _ in processes), key=len, default=[])
     for stage in slowest[len(told) :]:
         told.append(stage)
         on_stage(stage)
@@ -130,9 +130,9 @@ def raise_if_dead(process: EngineProcess) -> None:
         return
     log = read_log(process.log_path)
     ending = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
-    reason = reason_of(log) or f"it {ending} without a reason"
-    raise LaunchError(f"the engine did not start: {reason}\n{_tail(log, str(process.log_path))}")
+    reason = find_reason(log) or f"it {ending} without a reason"
+    raise LaunchError(f"the engine did not start: {reason}\n{_quote_end(log, str(process.log_path))}")
 
 
-def _tail(log: str, path: str) -> str:
+def _quote_end(log: str, path: str) -> str:
     return "\n".join([f"Its last lines ({path}):", *(f"  {line}" for line in last_lines(log))])

@@ -68,7 +68,7 @@ def write_record(record: DeploymentRecord) -> None:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         partial = file.with_suffix(".partial")
         partial.write_text(json.dumps(asdict(record)), encoding="utf-8")
-        partial.replace(file)
+        partial.replace(file)  # a reader sees the file before or the file after, never half of one
 
 
 def remove_record(pid: int) -> None:
@@ -85,7 +85,7 @@ def read_records() -> list[DeploymentRecord]:
     records = []
     for file in sorted(_directory().glob("*.json")):
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            record = _from_json(json.loads(file.read_text(encoding="utf-8")))
+            record = _parse_record(json.loads(file.read_text(encoding="utf-8")))
             if boot_of(record.pid) == record.boot:
                 records.append(record)
             else:
@@ -117,7 +117,7 @@ def record_of(
     )
 
 
-def _from_json(content: dict[str, object]) -> DeploymentRecord:
+def _parse_record(content: dict[str, object]) -> DeploymentRecord:
     processes = tuple(ProcessRecord(**process) for process in content.pop("processes"))  # type: ignore[attr-defined]
     return DeploymentRecord(**{**content, "models": tuple(content["models"]), "processes": processes})  # type: ignore[arg-type]
 

@@ -103,7 +103,7 @@ def test_an_answer_continues_its_prefix(tokenizer: Any) -> None:
     ("messages", "said"),
     [
         ([user("hi"), answer("a", prefix=True), user("and?"), answer("b")], "turn 2 is a prefix"),
-        ([{**user("hi"), "prefix": True}, answer("b")], "of assistant turns only"),
+        ([{**user("hi"), "prefix": True}, answer("b")], "only assistant turns may have one"),
         ([user("hi"), answer("a", prefix="yes"), answer("b")], "true or false"),
         ([user("hi"), answer(None, prefix=True), answer("b")], "has content None"),
     ],
