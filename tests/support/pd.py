@@ -19,7 +19,7 @@ from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.plan.processes import PlannedWorker, plan_workers
 from prefillshare.serving.run.process import EngineProcess, start_engine
 from prefillshare.serving.run.readiness import wait_until_listening
-from tests.support.engines import MODELS_DIR, START_TIMEOUT_S
+from tests.support.engines import MODELS_DIR, START_TIMEOUT_S, flush
 from tests.support.forks import fork_server
 
 TINY = MODELS_DIR / "tiny"
@@ -112,12 +112,9 @@ class Pair:
         return self.post("/v1/chat/completions", body)
 
     def flush(self) -> None:
-        """Empty the prefix caches of both workers; waits until they are idle enough to do it."""
-        for worker in (self.prefill, self.decode):
-            deadline = time.monotonic() + 30
-            while worker.post("/flush_cache").status_code != 200:
-                assert time.monotonic() < deadline, "the worker did not become idle"
-                time.sleep(0.05)
+        """Empty the prefix caches of both workers."""
+        flush(self.prefill)
+        flush(self.decode)
 
 
 def as_answer(reply: Mapping[str, Any]) -> Answer:
