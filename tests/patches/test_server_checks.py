@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from prefillshare.contract import FINGERPRINT_VARIABLE, UNSUPPORTED_SWITCHES
-from sglang_patches.checks.settings import refusals, wrap_check_server_args
+from sglang_patches.checks.settings import refusals
+from sglang_patches.patches.server_args import wrap_check_server_args
 
 SUPPORTED = {
     "radix_cache_backend": "prefillshare",
