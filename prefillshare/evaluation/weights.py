@@ -5,7 +5,7 @@ from typing import Any
 
 from prefillshare.errors import EvaluationError
 from prefillshare.evaluation.base import Question, Suite
-from prefillshare.evaluation.driver import Sample, Score, judged
+from prefillshare.evaluation.driver import Sample, Score, judge_answer
 from prefillshare.modules.deployment import ResolvedDeployment, ResolvedModule
 
 BATCH = 32
@@ -42,7 +42,7 @@ class WeightsModel:
             answers = self._answer([prompts[index] for index in chosen], suite.max_new_tokens)
             for index, answer in zip(chosen, answers, strict=True):
                 usage = {"prompt_tokens": len(prompts[index])}
-                samples[index] = judged(suite.questions[index], answer, usage)
+                samples[index] = judge_answer(suite.questions[index], answer, usage)
                 on_answer()
         return Score(suite=suite.name, model=self.name, samples=tuple(sample for sample in samples if sample))
 

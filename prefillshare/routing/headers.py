@@ -15,8 +15,8 @@ def read_header(headers: Mapping[str, str], name: str) -> str | None:
     return None if value is None else decode_header(value.encode(errors="surrogateescape"))
 
 
-def passed_on(headers: Mapping[str, str], names: tuple[str, ...]) -> dict[str, str]:
-    """Return those of the headers that are there, in printable ASCII."""
+def pick_headers(headers: Mapping[str, str], names: tuple[str, ...]) -> dict[str, str]:
+    """Return those of the headers that are there, in printable ASCII: what every worker's server takes."""
     values = {name: read_header(headers, name) for name in names}
     return {
         name: make_printable(value).encode("ascii", "backslashreplace").decode()

@@ -35,14 +35,14 @@ def launch(
 ) -> RunningDeployment:
     """Start the deployment and return when every decode module answered a request.
 
-    `on_stage` hears how far the start is, `on_event` of processes that ended and were started again. An engine can be
-    forked from a `borrowed` fork server; the workers of a disaggregated deployment have their own.
+    `on_stage` hears how far the start is, `on_event` of processes that ended and were started again. Engine or workers
+    are forked from a `borrowed` fork server; without it, the deployment has its own.
     Effects: on any failure or interruption, no process is left; this process may open as many files as it is let to.
     Raises: LaunchError with the failed process's own reason and the path of its log.
     """
     raise_limit()  # whatever is started here inherits it, and each of its connections is an open file
     if deployment.config.topology == "disaggregated":
-        return launch_cluster(deployment, options, on_stage, on_event)
+        return launch_cluster(deployment, options, on_stage, on_event, borrowed=borrowed)
     return launch_engine(deployment, options, on_stage, borrowed=borrowed)
 
 
@@ -87,16 +87,14 @@ def running_deployment(
 ) -> Iterator[RunningDeployment]:
     """Serve the deployment file at `path` while the block runs; `port` None takes a free one.
 
-    `fork_server` hands out a server to fork the engine from; without it, or disaggregated, the deployment has its own.
+    `fork_server` hands out a server to fork from, for one of its commands; without it, the deployment has its own.
     Raises: PrefillShareError when the file or its modules cannot be used, or the deployment does not start.
     """
     deployment = resolve(load_deployment(Path(path)))
     options = LaunchOptions(
         host=host, port=port or free_port(host), api_key=api_key, extra_args=tuple(extra_args), log_path=log_path
     )
-    borrowed = None
-    if fork_server is not None and deployment.config.topology == "colocated":
-        borrowed = fork_server(plan_engine(deployment, options).command)
+    borrowed = None if fork_server is None else fork_server(next(iter(plan(deployment, options).values())))
     running = launch(deployment, options, borrowed=borrowed)
     try:
         yield running

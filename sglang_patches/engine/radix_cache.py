@@ -1,17 +1,23 @@
 """The radix-cache backend ``prefillshare``: base-made KV only.
 
-Extends ``sglang.srt.mem_cache.radix_cache.RadixCache`` through
-``register_radix_cache_backend`` (sglang/srt/mem_cache/registry.py:54 at 0.5.17).
+Extends ``sglang.srt.mem_cache.radix_cache.RadixCache``, and is registered beside it.
 
-A request of a decode module may read at most ``prefill_boundary`` positions from the
-tree and add at most as many to it. Its other rows, x_n and what it generated, stay its
-own and are freed with it, by the mechanism that upstream has for an unfinished page:
-``prefix_indices`` covers every computed row, ``cache_protected_len`` only those that
-the tree owns.
+A request of a decode module may read at most ``boundary`` positions from the tree and add at most as many to it. Its
+other rows, x_n and what it generated, stay its own and are freed with it, by the mechanism that upstream has for an
+unfinished page: ``prefix_indices`` covers every computed row, ``cache_protected_len`` only those that the tree owns.
 
-    row index   0 ........ key_len ........ boundary ........ computed
-    owner       |-- tree --|---------- request (private) -------|
-    key_len = boundary or computed, whichever is less, rounded down to whole pages
+    row index   0 ..... protected ..... known ..... key_len ..... boundary ..... computed
+    before      |- tree -|------------------- request -------------------------------|
+    of the rows |- kept -|- second copies -|- given -|----------- private ------------|
+    after       |-------------- tree -----------------|----------- request -----------|
+
+    protected = cache_protected_len: what the tree owned when the request last asked it
+    known     = what the tree has of the key by now: another request may have given it in the meantime, and then the
+                rows from protected to known are second copies, which are freed
+    key_len   = boundary or computed, whichever is less, rounded down to whole pages
+
+An unfinished request's row is rewritten to the tree's own rows up to key_len, and goes on. A finished one's private
+rows are freed together with the second copies.
 
 Base requests take the upstream path unchanged: all their KV is base-made. A decode worker has none.
 
@@ -32,10 +38,10 @@ from sglang.srt.mem_cache.base_prefix_cache import (
 )
 from sglang.srt.mem_cache.radix_cache import RadixCache, RadixKey
 
+from sglang_patches.declarations import registers
 from sglang_patches.disaggregation.hand_off import report_end
 from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker
 from sglang_patches.observed.call_report import note
-from sglang_patches.prefill.boundary import is_all_base_made
 from sglang_patches.prefill.underway import PrefillsUnderway
 
 if TYPE_CHECKING:
@@ -66,9 +72,10 @@ class SharedPrefillRadixCache(RadixCache):
         conversation may have cached exactly those tokens, base-made. They are not
         this request's: from x_n on its KV is the decode module's.
         """
+        # Without a request it is asked for a key that ends before the boundary already (``_share``).
         if params.req is not None:
             key = params.key
-            boundary = params.req.prefill_boundary
+            boundary = params.req.prefillshare.boundary
             if boundary < len(key):
                 params.key = RadixKey(key.token_ids, key.extra_key, limit=boundary)
         return super().match_prefix(params)
@@ -76,21 +83,24 @@ class SharedPrefillRadixCache(RadixCache):
     def cache_unfinished_req(self, req: Req, chunked: bool = False) -> None:
         """Share what is base-made so far; keep the other computed rows private."""
         self._begin(req)
-        if self.disable or is_all_base_made(req):
+        if self.disable or req.prefillshare.is_all_base_made:
             super().cache_unfinished_req(req, chunked=chunked)
             return
 
         rows = self._computed_rows(req, req.extend_range.end)
         key = self._shareable_key(req, len(rows))
         shared_rows, last_node = self._share(req, key, rows, chunked=chunked)
+        # Its second copies were freed, so from now on it must read the tree's.
         self.req_to_token_pool.write(
             (req.req_pool_idx, slice(req.cache_protected_len, len(shared_rows))),
             shared_rows[req.cache_protected_len :],
         )
+        # No eviction comes between: the tree belongs to the scheduler's thread.
         self.dec_lock_ref(req.last_node)
         self.inc_lock_ref(last_node)
         req.last_node = last_node
         req.cache_protected_len = len(shared_rows)
+        # The next chunk or decode step continues after all of its rows, the private ones among them.
         req.prefix_indices = torch.cat([shared_rows, rows[len(shared_rows) :]])
 
     def cache_finished_req(self, req: Req, is_insert: bool = True, *, kv_len_to_handle: int) -> None:
@@ -98,20 +108,19 @@ class SharedPrefillRadixCache(RadixCache):
         self._begin(req)
         if is_prefill_worker():
             report_end(req)  # its rows are given back when the hand-off is over
-        if self.disable or is_all_base_made(req):
+        if self.disable or req.prefillshare.is_all_base_made:
             super().cache_finished_req(req, is_insert=is_insert, kv_len_to_handle=kv_len_to_handle)
             return
 
         rows = self._computed_rows(req, kv_len_to_handle)
         key = self._shareable_key(req, len(rows))
-        duplicates_end = len(key)
+        # Without an insertion nothing of the key changes hands, and all that the tree does not own is freed.
+        copies_end = len(key)
         if is_insert and not self.disable_finished_insert:
-            duplicates_end = self._insert(req, key, rows)
-        # The tree's own rows are skipped, its second copies and private rows freed.
+            copies_end = self._insert(req, key, rows)
         start = req.cache_protected_len
-        self.token_to_kv_pool_allocator.free_segments(
-            [(rows[start:duplicates_end], start), (rows[len(key) :], len(key))]
-        )
+        # One call for both pieces: where they meet within a page, it is freed once.
+        self.token_to_kv_pool_allocator.free_segments([(rows[start:copies_end], start), (rows[len(key) :], len(key))])
         if req.last_node is not None:
             self.dec_lock_ref(req.last_node)
 
@@ -123,14 +132,14 @@ class SharedPrefillRadixCache(RadixCache):
         what SGLang counts as cached tokens. A retracted request matches again, which counts neither there nor here. The
         prefix that a decode worker holds was counted by the prefill worker.
         """
-        self._writer = req.decode_module
+        self._writer = req.prefillshare.decode_module
         self.underway.end(req)
-        if req.are_hits_counted or req.last_node is None or is_decode_worker():
+        if req.prefillshare.are_hits_counted or req.last_node is None or is_decode_worker():
             return
-        req.are_hits_counted = True
+        req.prefillshare.are_hits_counted = True
         num_own, num_cross, node = 0, 0, req.last_node
         while node is not self.root_node:
-            if node.origin == req.decode_module:
+            if node.origin == req.prefillshare.decode_module:
                 num_own += len(node.key)
             else:
                 num_cross += len(node.key)
@@ -141,6 +150,7 @@ class SharedPrefillRadixCache(RadixCache):
         self, node: Any, key: RadixKey, value: torch.Tensor, priority: int = 0, chunked: bool = False
     ) -> tuple[int, Any]:
         num_known, last = super()._insert_helper(node, key, value, priority, chunked)
+        # What is new ends in one leaf of its own; a key that was all known ends in somebody else's node.
         if num_known < len(key):
             last.origin = self._writer
         return num_known, last
@@ -154,7 +164,8 @@ class SharedPrefillRadixCache(RadixCache):
         return self.req_to_token_pool.req_to_token[req.req_pool_idx, :num_tokens]
 
     def _shareable_key(self, req: Req, num_computed: int) -> RadixKey:
-        end = min(req.prefill_boundary, num_computed, len(req.origin_input_ids))
+        # An abort replaces the prompt by one token, which is then all that is known of the rows' tokens.
+        end = min(req.prefillshare.boundary, num_computed, len(req.origin_input_ids))
         tokens: array[int] = req.origin_input_ids[:end]
         return RadixKey(tokens, req.extra_key).page_aligned(self.page_size)
 
@@ -163,6 +174,7 @@ class SharedPrefillRadixCache(RadixCache):
         result = self.insert(
             InsertParams(
                 key=key,
+                # A copy, since the tree keeps it, and the pool's row will be another request's.
                 value=rows[: len(key)].to(dtype=torch.int64, copy=True),
                 chunked=chunked,
                 priority=getattr(req, "priority", 0) or 0,
@@ -175,11 +187,19 @@ class SharedPrefillRadixCache(RadixCache):
         num_known = self._insert(req, key, rows, chunked)
         start = req.cache_protected_len
         self.token_to_kv_pool_allocator.free_segment(rows[start:num_known], start_pos=start)
+        # Asked again, because the insertion may have split the node in which the key ended.
         match = super().match_prefix(MatchPrefixParams(key=key))
         assert len(match.device_indices) == len(key)
         return match.device_indices, match.last_device_node
 
 
+@registers(
+    "mem_cache.registry:_RADIX_CACHE_REGISTRY",
+    "prefillshare",
+    by="register_radix_cache_backend",
+    fingerprint="629ebca25b3ad996",
+    why="decoder-made KV would enter the shared tree",
+)
 def make_shared_radix_cache(context: TreeCacheBuildContext) -> SharedPrefillRadixCache:
     """Factory for ``--radix-cache-backend prefillshare``.
 
@@ -204,3 +224,21 @@ def make_shared_radix_cache(context: TreeCacheBuildContext) -> SharedPrefillRadi
             "sliding-window, state-space or sparse-attention layers"
         )
     return SharedPrefillRadixCache(context.params)
+
+
+_ROWS = "row ownership that the shared radix cache continues"
+_ORIGIN = "when nodes are made, and which matched prefix counts as cached"
+
+RELIED_ON = {
+    "mem_cache.radix_cache:RadixCache.match_prefix": ("4ac011eaa716c724", _ROWS),
+    "mem_cache.radix_cache:RadixCache.insert": ("d4ee45e66c92906b", _ROWS),
+    "mem_cache.radix_cache:RadixCache.cache_unfinished_req": ("153f82d767e5b2c7", _ROWS),
+    "mem_cache.radix_cache:RadixCache.cache_finished_req": ("a2b07adf7f49eea8", _ROWS),
+    "mem_cache.radix_cache:RadixCache._insert_helper": ("6393e577a0ae7260", _ORIGIN),
+    "mem_cache.radix_cache:RadixCache._split_node": ("f2df01f7cd52b1ac", _ORIGIN),
+    "managers.schedule_batch:ScheduleBatch.prepare_for_extend": ("3970b68aad407be1", _ORIGIN),
+    "mem_cache.radix_cache:RadixKey": ("dcee2fbb2cec9878", _ROWS),
+    "managers.schedule_batch:Req.init_next_round_input": ("32feade36c828d1e", _ROWS),
+    "mem_cache.common:release_kv_cache": ("22899438db477d53", _ROWS),
+    "mem_cache.registry:create_tree_cache": ("7e3a29b2dbbe304d", _ROWS),
+}

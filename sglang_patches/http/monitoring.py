@@ -20,7 +20,6 @@ from prefillshare.wire.text import as_json
 from sglang_patches.disaggregation.role import worker_role
 from sglang_patches.http.model_names import module_warnings, served_names
 from sglang_patches.observed.call_report import META_KEY
-from sglang_patches.observed.requests import observer_of
 
 ASK_TIMEOUT_S = 1.0
 """A scheduler in a long step answers only after it; until then its memory is unknown."""
@@ -83,7 +82,7 @@ def _sglang_metrics() -> bytes:
 
 async def engine_state(manager: Any) -> DeploymentState:
     """The state of this engine, with what its scheduler says if it answers in time."""
-    observer, told = observer_of(manager), await _ask_scheduler(manager)
+    observer, told = manager.observer, await _ask_scheduler(manager)
     if told is not None:
         _tell_flushes(manager, told["flushes"])
     base, adapters = served_names(manager)
@@ -111,7 +110,7 @@ async def engine_state(manager: Any) -> DeploymentState:
 
 
 def _worker(manager: Any, told: Mapping[str, Any] | None, num_queued: int) -> WorkerState:
-    args, observer, role = manager.server_args, observer_of(manager), worker_role()
+    args, observer, role = manager.server_args, manager.observer, worker_role()
     totals = observer.totals()
     return worker_state(
         id=os.getenv(WORKER_VARIABLE) or "engine",
@@ -155,5 +154,5 @@ def _by_name(manager: Any, queued: Mapping[str, int]) -> dict[str, int]:
 def _tell_flushes(manager: Any, count: int) -> None:
     known = getattr(manager, "prefillshare_flushes", 0)
     if count > known:
-        observer_of(manager).events.tell("flush", "engine", "the prefix cache was emptied")
+        manager.observer.events.tell("flush", "engine", "the prefix cache was emptied")
     manager.prefillshare_flushes = count

@@ -8,7 +8,7 @@ import pytest
 from prefillshare.bench.families.factory import make_family
 from prefillshare.bench.families.random import BENCH_01B, QWEN3_1_7B, QWEN3_8B, RandomShape
 from prefillshare.bench.presets import choose_preset
-from prefillshare.bench.systems.base import Setup, merged
+from prefillshare.bench.systems.base import Setup, with_full_weights
 from prefillshare.bench.systems.endpoint import parse_endpoint
 from prefillshare.bench.systems.factory import SYSTEMS, make_systems
 from prefillshare.bench.systems.shared import disaggregated
@@ -53,7 +53,7 @@ def test_a_budget_that_cannot_be_shared_is_refused() -> None:
 
 
 def test_a_plain_pair_is_sglang_alone_with_one_modules_weights() -> None:
-    deployment = resolve(merged(_setup(8192).for_engines(4)))
+    deployment = resolve(with_full_weights(_setup(8192).for_engines(4)))
     pairs = plan_pairs(deployment)
     paths = {module.spec.name: str(module.path) for module in deployment.modules}
     ports = []
@@ -80,7 +80,7 @@ def test_a_shared_pool_has_the_engines_of_the_plain_pairs() -> None:
 
 
 def test_a_plain_server_is_sglang_alone_with_one_modules_weights() -> None:
-    deployment = resolve(merged(_setup(8192).for_engines(2)))
+    deployment = resolve(with_full_weights(_setup(8192).for_engines(2)))
     module = deployment.modules[1]
     worker = Worker(name="agent-1", role="engine", model=module.spec.name, checkpoint=module.path)
     place = Place(host="127.0.0.1", port=1, nccl_port=2, gpu=GpuPlace(gpus=(3,)))

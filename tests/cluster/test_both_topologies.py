@@ -62,7 +62,7 @@ FIELDS: list[dict[str, Any]] = [
     {"extra_key": 5},
 ]
 REQUESTS: dict[str, tuple[str, str, bytes, dict[str, str]]] = {
-    **{json.dumps(one)[:60]: ("POST", CHAT_PATH, json.dumps(CHAT | one).encode(), JSON) for one in FIELDS},
+    **{json.dumps(fields)[:60]: ("POST", CHAT_PATH, json.dumps(CHAT | fields).encode(), JSON) for fields in FIELDS},
     "no model": ("POST", CHAT_PATH, json.dumps(WITHOUT_MODEL).encode(), JSON),
     "no model, completion": ("POST", "/v1/completions", b'{"prompt": "hi"}', JSON),
     "a list": ("POST", CHAT_PATH, b"[1]", JSON),
@@ -124,8 +124,8 @@ def test_no_mistake_counted_against_a_worker(cluster: Cluster) -> None:
         _ask(cluster.running.url, name)
     after = cluster.state()
     assert after["counters"]["retries"] == before["counters"]["retries"]
-    assert [one["failed"] for one in after["workers"]] == [one["failed"] for one in before["workers"]]
-    assert {one["breaker"] for one in after["workers"]} == {"closed"}
+    assert [worker["failed"] for worker in after["workers"]] == [worker["failed"] for worker in before["workers"]]
+    assert {worker["breaker"] for worker in after["workers"]} == {"closed"}
 
 
 def test_a_field_that_is_wrong_is_named(cluster: Cluster, random_server: RunningDeployment) -> None:

@@ -80,7 +80,7 @@ def test_totals_are_the_sum_of_the_modules() -> None:
     assert (totals.num_running, totals.prompt_tokens, totals.own_hit_tokens, totals.cross_hit_tokens) == (3, 30, 3, 6)
 
 
-def test_hand_offs_without_a_time_leave_it_unknown() -> None:
+def test_handoffs_without_a_time_leave_it_unknown() -> None:
     handoffs = Handoffs()
     handoffs.add(tokens=3, size=300)
     assert handoffs.seconds is None

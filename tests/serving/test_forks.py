@@ -27,6 +27,7 @@ def _fork_server(tmp_path: Path, **environment: str) -> Iterator[ForkServer]:
         forks.close()
 
 
+@pytest.mark.engine
 def test_an_engine_tells_its_own_log_and_exit_code(tmp_path: Path) -> None:
     """Also after the server's end: then the code is unknown, and the engine is known to have ended."""
     with _fork_server(tmp_path) as forks:
@@ -48,6 +49,7 @@ def test_an_engine_tells_its_own_log_and_exit_code(tmp_path: Path) -> None:
             start_engine(command, tmp_path / "third.log", forks)
 
 
+@pytest.mark.engine
 def test_patches_that_do_not_fit_are_said_by_the_fork_server(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import sglang_patches.fingerprint as f\nf.installed_sglang = lambda: '0.0.1'\n"

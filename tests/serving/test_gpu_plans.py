@@ -10,7 +10,7 @@ import pytest
 
 from prefillshare import accelerators
 from prefillshare.accelerators import VISIBLE_VARIABLE, Gpu, assumed_gpus
-from prefillshare.bench.systems.base import merged
+from prefillshare.bench.systems.base import with_full_weights
 from prefillshare.bench.systems.vanilla_pd import plan_pairs
 from prefillshare.config import load_deployment
 from prefillshare.config.schema import Deployment
@@ -117,7 +117,7 @@ def test_workers_of_one_gpu_get_a_fixed_part_of_its_memory() -> None:
 
 
 def test_the_plain_systems_of_the_bench_are_placed_alike() -> None:
-    config = merged(load_deployment(TINY_AGENTS))
+    config = with_full_weights(load_deployment(TINY_AGENTS))
     config = replace(config, engine=replace(config.engine, max_total_tokens=4096))
     pairs = plan_pairs(resolve(config, assumed_gpus("2x16GB")))
     workers = [worker for pair in pairs.values() for worker in pair]

@@ -22,6 +22,7 @@ from prefillshare.serving.launch import RunningDeployment, running_deployment
 from prefillshare.serving.machine.ports import free_port
 from prefillshare.serving.options import auth_header
 from prefillshare.serving.run.process import _group_members
+from tests.support.marks import starts_engine
 from tests.support.proxies import PROXIES
 from tests.support.random_models import make_family
 from tests.support.sockets import beyond_loopback, listening
@@ -41,6 +42,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+@starts_engine
 def launched(family: Path) -> Iterator["Launched"]:
     launched = Launched(family)
     yield launched
@@ -170,7 +172,6 @@ def test_nothing_listens_beyond_loopback(random_server: RunningDeployment) -> No
 
 
 def test_a_second_launch_on_the_port_is_refused_at_once(launched: Launched, family: Path) -> None:
-    start = time.monotonic()
     second = subprocess.run(
         [*PREFILLSHARE, "launch", str(family), "--port", str(launched.port)],
         capture_output=True,
@@ -180,7 +181,7 @@ def test_a_second_launch_on_the_port_is_refused_at_once(launched: Launched, fami
     )
     assert second.returncode == 4
     assert f"port {launched.port} on 127.0.0.1 is in use" in second.stderr
-    assert time.monotonic() - start < 20
+    assert "importing SGLang" not in second.stderr  # nothing slow was begun
 
 
 def test_sigterm_lets_a_running_request_finish_and_leaves_nothing(launched: Launched) -> None:
@@ -200,6 +201,7 @@ def test_sigterm_lets_a_running_request_finish_and_leaves_nothing(launched: Laun
     assert not [name for name in set(os.listdir("/dev/shm")) - launched.segments_before if f"-{group}-" in name]
 
 
+@pytest.mark.engine
 def test_an_engine_that_cannot_start_says_its_own_reason(family: Path) -> None:
     file = family.with_name("impossible.toml")
     file.write_text(family.read_text() + 'extra_args = ["--grammar-backend", "outlines"]\n')

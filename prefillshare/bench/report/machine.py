@@ -19,7 +19,7 @@ def describe_machine() -> dict[str, Any]:
     memory = available_memory_bytes()
     return {
         "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": num_cores(),
         # Says whether others were working; seconds measured then mean little.
         "load average before the start": f"{os.getloadavg()[0]:.1f}",
@@ -32,7 +32,8 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def processor_name() -> str:
+    """The processor's name as the kernel knows it, else the architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 
-from prefillshare.bench.systems.base import Engine, Running, Setup, Target, merged
+from prefillshare.bench.systems.base import Engine, Running, Setup, Target, with_full_weights
 from prefillshare.config.schema import Deployment
 from prefillshare.modules.deployment import resolve
 from prefillshare.serving.machine.ports import free_port
@@ -68,7 +68,7 @@ def disaggregated(setup: Setup) -> Deployment:
     Raises: BenchError when the longest call does not fit that part.
     """
     num_modules = len(setup.deployment.decode)
-    deployment = merged(setup.for_engines(2 * num_modules))
+    deployment = with_full_weights(setup.for_engines(2 * num_modules))
     return replace(deployment, prefill=replace(deployment.prefill, workers=num_modules))
 
 

@@ -14,7 +14,7 @@ from prefillshare.bench.systems.base import (
     Running,
     Setup,
     Target,
-    merged,
+    with_full_weights,
 )
 from prefillshare.modules.deployment import ResolvedDeployment, ResolvedModule, resolve
 from prefillshare.serving.plan.arguments import worker_command
@@ -34,7 +34,7 @@ class VanillaPd:
     @contextlib.contextmanager
     def start(self, setup: Setup) -> Iterator[Running]:
         """See `System`."""
-        deployment = resolve(merged(setup.for_engines(2 * len(setup.deployment.decode))))
+        deployment = resolve(with_full_weights(setup.for_engines(2 * len(setup.deployment.decode))))
         pairs = plan_pairs(deployment)
         workers = [planned for pair in pairs.values() for planned in pair]
         commands = {planned.worker.name: (planned.command, planned.place.url) for planned in workers}

@@ -8,7 +8,7 @@ from prefillshare.bench.systems.base import (
     Running,
     Setup,
     Target,
-    merged,
+    with_full_weights,
 )
 from prefillshare.modules.deployment import ResolvedModule, resolve
 from prefillshare.serving.machine.ports import free_port
@@ -30,7 +30,7 @@ class VanillaSingle:
     @contextlib.contextmanager
     def start(self, setup: Setup) -> Iterator[Running]:
         """See `System`."""
-        deployment = resolve(merged(setup.for_engines(len(setup.deployment.decode))))
+        deployment = resolve(with_full_weights(setup.for_engines(len(setup.deployment.decode))))
         commands = {}
         workers = [_worker(module) for module in deployment.modules]
         sizes = [worker_memory(deployment, worker) for worker in workers]

@@ -20,7 +20,7 @@ def ps(as_json: Annotated[bool, typer.Option("--json", help="Print one line of J
     if as_json:
         put_json([asdict(record) for record in records])
     elif not records:
-        say("nothing runs; start a deployment with `prefillshare launch`")
+        say("no deployment is running; start one with `prefillshare launch`")
     for record in () if as_json else records:
         _print(record)
 

@@ -56,7 +56,7 @@ class RunningCluster:
     supervisor: Supervisor
     """Looks after workers and router."""
     forks: ForkServer | None
-    """What workers are forked from; None where they are started as programs."""
+    """What workers are forked from, to be ended with them; None where they are programs, or it is a borrowed one."""
     log_path: Path
     """File that holds what the router says."""
     directory: Path
@@ -121,10 +121,13 @@ def launch_cluster(
     options: LaunchOptions,
     on_stage: Listener = lambda stage: None,
     on_event: Listener = lambda text: None,
+    *,
+    borrowed: ForkServer | None = None,
 ) -> RunningCluster:
     """Start workers and router and return when every decode module answered a request through the router.
 
-    `on_event` hears, now and later, of restarts.
+    `on_event` hears, now and later, of restarts. `borrowed` is a fork server of the caller's, made for the same
+    environment; without one, the workers get their own.
     Effects: on any failure or interruption, no process is left.
     Raises: LaunchError with the reason of the process that failed and the path of its log.
     """
@@ -136,10 +139,11 @@ def launch_cluster(
         # In this order: ports are taken before the router is told of them, and the fork server is there before workers.
         workers = plan_workers(deployment, options, key, directory)
         file = RouterFile.create(directory, deployment, options, workers, key)
-        log_path = _log_path(deployment, options, "forks")
-        forks = start_fork_server(workers[0].command, log_path, options.start_timeout_s, on_stage)
+        if borrowed is None:
+            log_path = _log_path(deployment, options, "forks")
+            forks = start_fork_server(workers[0].command, log_path, options.start_timeout_s, on_stage)
         router = _supervise_router(file, options)
-        supervisor.members += [_supervise_worker(worker, deployment, options, forks) for worker in workers]
+        supervisor.members += [_supervise_worker(worker, deployment, options, borrowed or forks) for worker in workers]
         # Last, so that `begin` starts it when its workers are on their way; it waits for them itself.
         supervisor.members.append(router)
         supervisor.begin()

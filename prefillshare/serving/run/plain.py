@@ -12,6 +12,7 @@ from pathlib import Path
 from prefillshare.contract import CPU_PLUGIN
 from prefillshare.serving.options import START_TIMEOUT_S
 from prefillshare.serving.plan.command import ProcessCommand
+from prefillshare.serving.run.forks import ForkServer
 from prefillshare.serving.run.process import start_engine
 from prefillshare.serving.run.readiness import start_fork_server, wait_until_listening
 
@@ -27,15 +28,18 @@ def plain_command(command: ProcessCommand) -> ProcessCommand:
 
 
 @contextlib.contextmanager
-def running_plain_engines(commands: Mapping[str, tuple[ProcessCommand, str]], log_dir: Path) -> Iterator[None]:
+def running_plain_engines(
+    commands: Mapping[str, tuple[ProcessCommand, str]], log_dir: Path, borrowed: ForkServer | None = None
+) -> Iterator[None]:
     """Engines by name, each with its command and its address, while the context is open; logs go into `log_dir`.
 
+    They are forked from `borrowed`, a fork server for their environment, or from one of their own.
     Raises: LaunchError with the reason of the first that does not start.
     """
     with contextlib.ExitStack() as stack:
         processes, first = [], next(iter(commands.values()))[0]
-        forks = start_fork_server(first, log_dir / "forks.log", START_TIMEOUT_S)
-        if forks is not None:
+        forks = borrowed
+        if borrowed is None and (forks := start_fork_server(first, log_dir / "forks.log", START_TIMEOUT_S)) is not None:
             stack.callback(forks.close)
         for name, (command, url) in commands.items():
             process = start_engine(command, log_dir / f"{name}.log", forks)

@@ -37,8 +37,8 @@ def read_rows(data: Data) -> MappedRows:
     Raises: TrainingError when nothing is there, or no row has a mapped column.
     """
     known = SOURCES[data.source] if data.source else None
-    mapper = known.mapper if known else mapper_of(_declared(data))
-    columns = known.columns if known else columns_of(_declared(data))
+    mapper = known.mapper if known else mapper_of(_declared_columns(data))
+    columns = known.columns if known else columns_of(_declared_columns(data))
     file = data.file or _local_file(data)
     hub = known.hub if known else str(data.hub)
     origin = str(file) if file else hub
@@ -48,7 +48,7 @@ def read_rows(data: Data) -> MappedRows:
     return MappedRows(origin=origin, rows=rows, mapper=mapper)
 
 
-def _declared(data: Data) -> Columns:
+def _declared_columns(data: Data) -> Columns:
     assert data.columns is not None, "the training file was checked"
     return data.columns
 

@@ -1,0 +1,41 @@
+"""A request's prefix namespace and its hand-off boundary.
+
+Target: ``sglang.srt.managers.schedule_batch.Req.__init__``
+Why: SGLang appends the LoRA id to ``extra_key``, so equal prompts of two decode
+    modules never meet in the radix tree (I1); and nothing in a request says where
+    the prefill module's part of the prompt ends (I5).
+How: after the original, ``extra_key`` is set back to the user's own, and ``prefillshare``
+    (:mod:`sglang_patches.prefill.request_state`) is added with the boundary.
+Upstream: sglang/srt/managers/schedule_batch.py:889 at 0.5.17.
+Remove when: upstream has a namespace hook for requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sglang_patches.declarations import wraps_upstream
+from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker
+from sglang_patches.prefill.request_state import ALL_BASE_MADE, RequestState
+
+
+@wraps_upstream(
+    "managers.schedule_batch:Req.__init__",
+    "6ebd73da76d2c10e",
+    "the LoRA id would keep equal prompts apart; no boundary",
+)
+def wrap_req_init(original: Callable[..., None]) -> Callable[..., None]:
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        if self.lora_id is not None:
+            assert self.extra_key.endswith(self.lora_id)
+            self.extra_key = self.extra_key[: -len(self.lora_id)] or None
+        # Whatever a decode worker runs is a decode module, with weights of its own or with an adapter.
+        is_decoded = self.lora_id is not None or is_decode_worker()
+        self.prefillshare = RequestState(
+            boundary=max(len(self.origin_input_ids) - 1, 0) if is_decoded else ALL_BASE_MADE,
+            decode_module=self.routing_key if is_prefill_worker() else self.lora_id,
+        )
+
+    return __init__
