@@ -1,12 +1,20 @@
 """Shared prefill inside SGLang 0.5.17, without an edited line of it.
 
-Loaded by SGLang itself through its entry points (``plugin.py``) in every process of
-a server that names it in ``SGLANG_PLUGINS``. Start reading at ``registry.py``: it
-lists each patch with what would go wrong without it. ``request_boundary.py`` says
-where the prefill module's part of a prompt ends, ``lora_segments.py`` keeps to it in
-a batch, ``shared_radix_cache.py`` in the cache, ``disaggregation/`` between workers.
-``cpu/`` lets the engine run on machines without an accelerator.
+Loaded by SGLang itself through its entry points (``plugin.py``) in every process of a server that names it in
+``SGLANG_PLUGINS``. Start reading at ``bindings.py``: the one table of what is changed, and ``apply()``, which checks
+everything and then makes all changes or none. What a file changes and what it needs stands in that file
+(``declarations.py``); ``python -m sglang_patches report`` lists it all.
 
-Not covered: speculative decoding, HiCache (``server_checks.py`` refuses them).
+    engine/           subclasses of SGLang's classes, one file per upstream class, bound in their place
+    patches/          functions, methods and names that are wrapped where no class can be bound
+    prefill/          where the prefill module's part of a prompt ends (``boundary.py``), in a batch (``segments.py``)
+    disaggregation/   the same between workers: hand-off, hand-shake, aborts
+    checks/           calls, adapters and settings that are refused
+    answers/          what an answer shall follow: grammars, stop patterns, seeds
+    http/             names, routes, bodies, errors and connections of the HTTP server
+    observed/         what an engine counts and tells of itself
+    cpu/              lets the engine run on machines without an accelerator
+
+Not covered: speculative decoding, HiCache (``checks/settings.py`` refuses them).
 Importing the package changes nothing and imports no SGLang.
 """

@@ -3,6 +3,7 @@
 Reads source text only: it needs no GPU and takes well under a second. ``--apply``
 also imports SGLang and applies the patches in this process, to see that they take.
 ``python -m sglang_patches arguments``: what the launcher's ``known_options.json`` must say.
+``python -m sglang_patches diff WHEEL_OR_FOLDER``: what another SGLang would cost (``pin/``).
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from collections.abc import Iterator
 from typing import TypedDict
 
 from sglang_patches.arguments import installed_arguments
-from sglang_patches.bindings import ENGINE_PATCHES, PatchError, apply
+from sglang_patches.bindings import ENGINE_PATCHES, apply
+from sglang_patches.changes import Binding, Change, Need, Patch, PatchError, Registration, Reliance, Symbol
 from sglang_patches.cpu.patches import CPU_PATCHES
 from sglang_patches.fingerprint import (
     PINNED_SGLANG,
@@ -22,11 +24,13 @@ from sglang_patches.fingerprint import (
     module_path,
     read_source,
 )
-from sglang_patches.patch import Patch
+from sglang_patches.pin import command as diff
+
+GROUPS = (("engine", ENGINE_PATCHES), ("cpu", CPU_PATCHES))
 
 
 class Row(TypedDict):
-    """One line of the report."""
+    """One line of the report: an upstream symbol that a change stands on."""
 
     group: str
     target: str
@@ -34,27 +38,28 @@ class Row(TypedDict):
     why: str
     upstream: str
     state: str
+    ours: str
+    """Our module and line."""
 
 
 def rows() -> list[Row]:
-    """The report as data, in the order in which the patches are applied."""
-    groups = (("engine", ENGINE_PATCHES), ("cpu", CPU_PATCHES))
-    return [_row(group, patch) for group, patches in groups for patch in patches]
+    """The report as data, in the order in which the changes are made."""
+    return [_row(group, change, need) for group, changes in GROUPS for change in changes for need in change.needs]
 
 
-def _row(group: str, patch: Patch) -> Row:
+def _row(group: str, change: Change, need: Need) -> Row:
     return Row(
         group=group,
-        target=patch.symbol.name,
-        action="wrap" if patch.wrap else "rely on",
-        why=patch.why.removeprefix("relied on: "),
-        upstream=_upstream_place(patch),
-        state=_state(patch),
+        target=need.symbol.name,
+        action=need.action,
+        why=need.why,
+        upstream=_upstream_place(need.symbol),
+        state=_state(change, need),
+        ours=need.ours,
     )
 
 
-def _upstream_place(patch: Patch) -> str:
-    symbol = patch.symbol
+def _upstream_place(symbol: Symbol) -> str:
     source = read_source(symbol.module, symbol.qualname)
     if source is None:
         return "torch" if module_path(symbol.module) is None else symbol.module
@@ -62,13 +67,21 @@ def _upstream_place(patch: Patch) -> str:
     return f"{'/'.join(relative)}:{source.line}"
 
 
-def _state(patch: Patch) -> str:
-    problem = patch.symbol.problem()
+def _state(change: Change, need: Need) -> str:
+    problem = need.symbol.problem()
     if problem is not None:
         return "missing" if "does not exist" in problem else "changed upstream"
-    if patch.wrap is None:
+    if isinstance(change, Reliance):
         return "as expected"
-    return "applied" if patch.is_applied() else "ready"
+    return "applied" if change.is_applied() else "ready"
+
+
+def counts() -> dict[str, int]:
+    """How many changes of each kind there are, and upstream symbols that are only relied on."""
+    changes = [change for _, group in GROUPS for change in group]
+    kinds = {"bindings": Binding, "registrations": Registration, "patches": Patch, "relied_on": Reliance}
+    found = {name: sum(isinstance(change, kind) for change in changes) for name, kind in kinds.items()}
+    return found | {"overrides": sum(len(change.overrides) for change in changes if isinstance(change, Binding))}
 
 
 def _table(data: list[Row]) -> Iterator[str]:
@@ -86,11 +99,13 @@ def _report(as_json: bool) -> int:
     fits = found == PINNED_SGLANG
     good = fits and all(r["state"] not in ("missing", "changed upstream") for r in data)
     if as_json:
-        print(json.dumps({"sglang": found, "pinned": PINNED_SGLANG, "ok": good, "patches": data}, indent=1))
+        told = {"sglang": found, "pinned": PINNED_SGLANG, "ok": good, "counts": counts(), "patches": data}
+        print(json.dumps(told, indent=1))
     else:
         print(*_table(data), sep="\n")
         verdict = "every patch fits" if good else "the patches do NOT fit"
-        print(f"\nSGLang {found} (pinned {PINNED_SGLANG}): {verdict}")
+        print("\n" + ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in counts().items()))
+        print(f"SGLang {found} (pinned {PINNED_SGLANG}): {verdict}")
     return 0 if good else 1
 
 
@@ -102,7 +117,10 @@ def main(argv: list[str] | None = None) -> int:
     report.add_argument("--json", action="store_true", help="machine-readable output")
     report.add_argument("--apply", action="store_true", help="apply them in this process first")
     commands.add_parser("arguments", help="print the options of the installed SGLang, as known_options.json has them")
+    diff.add_parser(commands)
     arguments = parser.parse_args(argv)
+    if arguments.command == "diff":
+        return diff.run(arguments)
     if arguments.command == "arguments":
         print(installed_arguments(), end="")
         return 0

@@ -87,16 +87,24 @@ def _find(body: list[ast.stmt], qualname: str) -> ast.stmt | None:
     return None
 
 
-def read_source(module: str, qualname: str) -> Source | None:
-    """Locate and hash ``module:qualname``; None if the file or symbol is gone."""
-    path = module_path(module)
-    if path is None:
-        return None
-    text, tree = _parse(path)
+def cut_out(text: str, tree: ast.Module, qualname: str) -> tuple[ast.stmt, str] | None:
+    """The statement that defines ``qualname`` in a module, and its text; None if there is none."""
     node = _find(tree.body, qualname)
     if node is None:
         return None
     segment = ast.get_source_segment(text, node)
     assert segment is not None
+    return node, segment
+
+
+def read_source(module: str, qualname: str) -> Source | None:
+    """Locate and hash ``module:qualname``; None if the file or symbol is gone."""
+    path = module_path(module)
+    if path is None:
+        return None
+    found = cut_out(*_parse(path), qualname)
+    if found is None:
+        return None
+    node, segment = found
     digest = hashlib.sha256(segment.encode()).hexdigest()[:16]
     return Source(path=path, line=node.lineno, fingerprint=digest)

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from prefillshare.contract import BACKEND_NAME, ENGINE_PLUGIN
+from prefillshare.contract import ENGINE_PLUGIN
 from prefillshare.errors import PrefillShareError
 from sglang_patches.cpu.platform import PLATFORM_CLASS, activate
 
@@ -58,12 +58,3 @@ def _patch_engine() -> None:
     from sglang_patches.bindings import apply
 
     apply()
-    from sglang.srt.mem_cache.registry import (
-        register_radix_cache_backend,
-        registered_radix_cache_backends,
-    )
-
-    from sglang_patches.engine.radix_cache import make_shared_radix_cache
-
-    if BACKEND_NAME not in registered_radix_cache_backends():
-        register_radix_cache_backend(BACKEND_NAME, make_shared_radix_cache)

@@ -22,9 +22,9 @@ from prefillshare import direct
 from prefillshare.config import load_deployment
 from prefillshare.contract import CPU_PLUGIN
 from prefillshare.modules.deployment import resolve
-from prefillshare.serving.arguments import ENGINE_PROGRAM
 from prefillshare.serving.launch import RunningDeployment, running_deployment
-from prefillshare.serving.ports import free_port
+from prefillshare.serving.machine.ports import free_port
+from prefillshare.serving.plan.command import ENGINE_PROGRAM
 
 MODELS = Path(__file__).parents[2] / "models"
 DEPLOYMENT = MODELS / "tiny-agents-pd.toml"

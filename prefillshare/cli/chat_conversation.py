@@ -6,7 +6,7 @@ from collections.abc import Callable
 from prefillshare.cli.chat_questions import open_questions
 from prefillshare.cli.commands.ask import usage_line
 from prefillshare.cli.output import paint, put, say
-from prefillshare.config.tables import nearest
+from prefillshare.config.tables import suggest_nearest
 from prefillshare.errors import ConfigError, PrefillShareError, ServerError
 from prefillshare.serving.client import Client, Message, Usage
 
@@ -69,7 +69,7 @@ class Conversation:
 
     def _require_known(self, name: str) -> str:
         if name not in self.names:
-            raise ConfigError(f"the server has no module {name!r}: {nearest(name, self.names)}")
+            raise ConfigError(f"the server has no module {name!r}: {suggest_nearest(name, self.names)}")
         return name
 
 

@@ -14,7 +14,7 @@ from prefillshare.errors import EvaluationError
 from prefillshare.evaluation.driver import Score, score_answers, score_served
 from prefillshare.evaluation.suites.tiny import TinySuite, load_suite, suite_names
 from prefillshare.evaluation.tiny_table import Row, markdown_table, write_between_markers
-from prefillshare.serving.machine import gpus, num_cores
+from prefillshare.serving.machine.host import gpus, num_cores
 
 AGENTS_FILE = "tiny-agents.toml"
 NAIVE_FILE = "tiny-naive.toml"

@@ -68,14 +68,14 @@ class WeightsModel:
 
 def _find(deployment: ResolvedDeployment, name: str) -> ResolvedModule | None:
     """The decode module; None for the prefill module itself."""
-    from prefillshare.config.tables import nearest
+    from prefillshare.config.tables import suggest_nearest
 
     if name == deployment.config.prefill.name:
         return None
     names = [module.spec.name for module in deployment.modules]
     if name not in names:
         known = [*names, deployment.config.prefill.name]
-        raise EvaluationError(f"{deployment.config.name} has no module {name!r}: {nearest(name, known)}")
+        raise EvaluationError(f"{deployment.config.name} has no module {name!r}: {suggest_nearest(name, known)}")
     return deployment.modules[names.index(name)]
 
 

@@ -1,6 +1,6 @@
 """A deployment whose modules were found on disk and fit each other: what a server can be started from.
 
-I6 of the design: geometry, tokenizer and chat template are equal for all modules, and every decode module was trained
+I6: geometry, tokenizer and chat template are equal for all modules, and every decode module was trained
 on the KV of exactly this prefill module. Checked here by fingerprint, before anything starts.
 """
 

@@ -1,16 +1,9 @@
-"""``stop_regex`` is matched in linear time, over a bounded stretch of the answer.
+"""Stop patterns are matched in linear time.
 
-Target: the module ``re`` as ``sglang.srt.managers.schedule_batch`` sees it, and
-    ``sglang.srt.sampling.sampling_params.get_max_seq_length``
-Why: the scheduler searches the answer for the pattern after each token, with an engine that tries every way to match:
-    ``(x+x+)+y`` doubles its time with each token and holds up every module. A pattern of unbounded length is searched
-    in the whole answer, which is decoded again for each token.
-How: the pattern is parsed by Python's parser, whose syntax is the documented one, and written again for RE2, which
-    never tries twice. What RE2 cannot do (looking around, references to groups) is refused when the call arrives. No
-    more than ``LOOK_BACK_TOKENS`` of the answer are looked at. Two things differ from Python: ``\\b`` knows the letters
-    of ASCII only, and a newline that ``$`` allows at the very end is not matched by what follows the ``$``.
-Upstream: sglang/srt/managers/schedule_batch.py:1498 and sglang/srt/sampling/sampling_params.py:264 at 0.5.17.
-Remove when: upstream matches with bounded effort.
+A pattern is parsed by Python's parser, whose syntax is the documented one, and written again for RE2, which never tries
+twice. What RE2 cannot do (looking around, references to groups) is refused when the call arrives. Two things differ
+from Python: ``\\b`` knows the letters of ASCII only, and a newline that ``$`` allows at the very end is not matched by
+what follows the ``$``. ``patches/stop_search`` puts ``search`` where the scheduler looks.
 """
 
 from __future__ import annotations
@@ -27,7 +20,6 @@ import re2
 MAX_PATTERN_CHARACTERS = 1024
 MAX_PROGRAM_SIZE = 4_000
 """Instructions of RE2; a Unicode class such as \\w takes some hundred."""
-LOOK_BACK_TOKENS = 2048
 
 _MAX_MEMORY = 1 << 20
 _SPACES = r"\t-\r\x{1c}-\x{20}\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}"
@@ -58,15 +50,6 @@ _UNSUPPORTED = {
     op.ATOMIC_GROUP: "an atomic group",
     op.POSSESSIVE_REPEAT: "a possessive repetition",
 }
-
-
-class LinearSearch:
-    """What the scheduler uses of the module ``re``, in linear time."""
-
-    error = re.error
-
-    def __init__(self, _original: Any = None) -> None:
-        self.search = search
 
 
 def search(pattern: str, text: str) -> Any:
@@ -188,10 +171,3 @@ def _word_without(others: list[Any]) -> str:
 
 def _character(number: int) -> str:
     return rf"\x{{{number:x}}}"
-
-
-def wrap_max_length(original: Callable[[str], int]) -> Callable[[str], int]:
-    def get_max_seq_length(regex_str: str) -> int:
-        return min(original(regex_str), LOOK_BACK_TOKENS)
-
-    return get_max_seq_length

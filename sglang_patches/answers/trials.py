@@ -1,15 +1,13 @@
 """What answers shall follow (schema, regular expression, grammar, tags) is tried out before the scheduler sees it.
 
-Target: ``sglang.srt.managers.tokenizer_manager.TokenizerManager._validate_and_resolve_lora``
-Why: SGLang prepares it in the scheduler's process without a limit of time or memory, and follows it there between two
-    steps that all calls share. A nested schema of 20 kB takes minutes, some expressions take seconds per token, and a
-    stack overflow ends the engine. What cannot be prepared is found only there; across workers that is after the
-    hand-off has begun, so the call ends in a timeout.
-How: text above ``MAX_CHARACTERS`` is refused at once. The rest goes to a trial in a process of its own
-    (:mod:`sglang_patches.answers.trial`), while other calls are served; its verdict is kept for the next call with the
-    same text. A prefill worker follows no grammar and tries none.
-Upstream: sglang/srt/managers/tokenizer_manager.py:3420 at 0.5.17.
-Remove when: upstream bounds the time and memory of grammars.
+SGLang prepares it in the scheduler's process without a limit of time or memory, and follows it there between two steps
+that all calls share. A nested schema of 20 kB takes minutes, some expressions take seconds per token, and a stack
+overflow ends the engine. What cannot be prepared is found only there; across workers that is after the hand-off has
+begun, so the call ends in a timeout.
+
+Text above ``MAX_CHARACTERS`` is refused at once. The rest goes to a trial in a process of its own
+(:mod:`sglang_patches.answers.trial`), while other calls are served; its verdict is kept for the next call with the same
+text. A prefill worker follows no grammar and tries none. ``engine/tokenizer_manager`` asks.
 """
 
 from __future__ import annotations
@@ -20,12 +18,14 @@ import re
 import socket
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sglang_patches.answers import trial as grammar_trial
-from sglang_patches.disaggregation.role import is_prefill_worker
+
+if TYPE_CHECKING:
+    from sglang_patches.engine.tokenizer_manager import TokenizerManager
 
 MAX_CHARACTERS = 64 * 1024
 MAX_GRAMMARS_PER_CALL = 64
@@ -43,7 +43,7 @@ _PLACE = re.compile(r"^\[[\d:]+\] \S+:\d+: ")
 class GrammarTrials:
     """The process that tries grammars out, and what it found."""
 
-    def __init__(self, manager: Any) -> None:
+    def __init__(self, manager: TokenizerManager) -> None:
         self._manager = manager
         self._control: socket.socket | None = None
         self._starting = threading.Lock()
@@ -115,22 +115,7 @@ class GrammarTrials:
         return ours
 
 
-def start(manager: Any) -> None:
-    """Have the process of trials ready before the first call needs it, unless this worker follows no grammar."""
-    if manager.tokenizer is not None and not is_prefill_worker():
-        trials_of(manager).start()
-
-
-def wrap_validate_and_resolve_lora(original: Callable[..., Any]) -> Callable[..., Any]:
-    async def _validate_and_resolve_lora(self: Any, obj: Any) -> Any:
-        params = getattr(obj, "sampling_params", None)
-        await check_grammars(self, params if isinstance(params, list) else [params])
-        return await original(self, obj)
-
-    return _validate_and_resolve_lora
-
-
-async def check_grammars(manager: Any, all_params: list[Any]) -> None:
+async def check_grammars(trials: GrammarTrials, all_params: list[Any]) -> None:
     """Try every grammar of a call.
 
     Raises: ValueError saying which cannot be used, why, and what to do.
@@ -141,7 +126,7 @@ async def check_grammars(manager: Any, all_params: list[Any]) -> None:
             f"a call may hold {MAX_GRAMMARS_PER_CALL} different grammars, not {len(found)}: send more calls"
         )
     for name, text in found:
-        reason = _too_long(text) or await trials_of(manager).problem(KINDS[name], text)
+        reason = _too_long(text) or await trials.problem(KINDS[name], text)
         if reason:
             reason = (_PLACE.sub("", reason).strip().splitlines() or [reason])[0]
             raise ValueError(f"{name} cannot be used ({reason[:300]}): correct it")
@@ -161,10 +146,3 @@ def _grammars(params: Any) -> Iterator[tuple[str, str]]:
 
 def _too_long(text: str) -> str | None:
     return f"it has {len(text)} characters, more than {MAX_CHARACTERS}" if len(text) > MAX_CHARACTERS else None
-
-
-def trials_of(manager: Any) -> GrammarTrials:
-    known: GrammarTrials | None = getattr(manager, "prefillshare_grammar_trials", None)
-    if known is None:
-        known = manager.prefillshare_grammar_trials = GrammarTrials(manager)
-    return known

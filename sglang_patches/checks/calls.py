@@ -1,20 +1,18 @@
 """Calls that would end a scheduler, or fail late and without a reason, are refused with one sentence.
 
-Target: ``sglang.srt.managers.tokenizer_manager.TokenizerManager._validate_one_request``
-Why: token ids outside of the vocabulary, more top logprobs than there are tokens, and numbers that tensors cannot hold
-    reach the model and end the process for everybody. A call for vectors or scores of texts, which a model of this
-    kind cannot give, ends with status 500.
-How: ``check_call`` looks at what needs no model, before anything is multiplied by it (``n``); it is called when a call
-    arrives (:mod:`sglang_patches.disaggregation.requests`). ``check_request`` looks at the rest, before the original.
-    A ValueError is answered with 400.
-Upstream: sglang/srt/managers/tokenizer_manager.py:1140 at 0.5.17.
-Remove when: upstream checks them there.
+Token ids outside of the vocabulary, more top logprobs than there are tokens, and numbers that tensors cannot hold reach
+the model and end the process for everybody. A call for vectors or scores of texts, which a model of this kind cannot
+give, ends with status 500.
+
+``check_call`` looks at what needs no model, before anything is multiplied by it (``n``), when a call arrives.
+``check_request`` looks at the rest, once the prompt's tokens are known. ``engine/tokenizer_manager`` calls both; a
+ValueError is answered with 400.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sglang_patches.checks import sampling_values
@@ -142,14 +140,6 @@ def _check_lengths(obj: Any, num_texts: int) -> None:
 
 def _is_token_list(obj: Any) -> bool:
     return obj.text is None and isinstance(obj.input_ids[0], int | float)
-
-
-def wrap_validate_one_request(original: Callable[..., None]) -> Callable[..., None]:
-    def _validate_one_request(self: Any, obj: Any, input_ids: list[int]) -> None:
-        check_request(obj, input_ids, self.model_config.vocab_size)
-        original(self, obj, input_ids)
-
-    return _validate_one_request
 
 
 def check_request(obj: Any, input_ids: Sequence[int] | None, vocab_size: int) -> None:

@@ -1,31 +1,18 @@
 """A text that cannot fit the context is refused before it is tokenised.
 
-Target: ``sglang.srt.managers.tokenizer_manager.TokenizerManager.init_tokenizer_and_processor``
-Why: the HTTP process tokenises on its event loop. Ten megabytes take it half a minute, in which nobody else is
-    served and health checks fail; only then is the prompt found too long.
-How: a token stands for so many bytes of text at most, so the length of a text tells how many tokens it has at least.
-    The tokenizer of this process looks at that first; a ValueError is answered with 400.
-Upstream: sglang/srt/managers/tokenizer_manager.py:464 at 0.5.17.
-Remove when: upstream bounds the text of a prompt.
+The HTTP process tokenises on its event loop. Ten megabytes take it half a minute, in which nobody else is served and
+health checks fail; only then is the prompt found too long. But a token stands for so many bytes of text at most, so the
+length of a text tells how many tokens it has at least. The tokenizer of this process looks at that first; a ValueError
+is answered with 400. ``engine/tokenizer_manager`` guards it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 NORMALIZED_SHARE = 4
 """A normalizer may shorten a text (composed letters take fewer bytes), but not to less than a quarter."""
-
-
-def wrap_init_tokenizer(original: Callable[..., None]) -> Callable[..., None]:
-    def init_tokenizer_and_processor(self: Any) -> None:
-        original(self)
-        # With automatic truncation, a text that is too long is no mistake.
-        if not self.server_args.allow_auto_truncate:
-            guard(self.tokenizer, self.model_config.context_len)
-
-    return init_tokenizer_and_processor
 
 
 def guard(tokenizer: Any, context_length: int) -> None:

@@ -1,21 +1,21 @@
-"""Settings that shared prefill cannot serve yet are refused before anything starts.
+"""Settings that shared prefill cannot serve yet.
 
-Target: ``sglang.srt.server_args.ServerArgs.check_server_args``
-Why: each setting below either lets decoder-made KV into the shared tree, or runs a
-    scheduler path in which the hand-off boundary is not looked at.
-How: checked after the original; the first refusal ends the process with one sentence.
-Upstream: sglang/srt/server_args.py:8699 at 0.5.17.
-Remove when: never; entries go as features are verified.
+Each setting below either lets decoder-made KV into the shared tree, or runs a scheduler path in which the hand-off
+boundary is not looked at. ``patches/server_args`` refuses them before anything starts; entries go as features are
+verified.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from prefillshare.contract import BACKEND_NAME, FINGERPRINT_VARIABLE, UNSUPPORTED_ALGORITHMS, UNSUPPORTED_SWITCHES
 from sglang_patches.checks.adapters import EMBEDDING_TARGETS
+
+if TYPE_CHECKING:
+    from sglang.srt.server_args import ServerArgs
 
 UNSUPPORTED_ENVIRONMENT = {
     "SGLANG_EXPERIMENTAL_CPP_RADIX_TREE": "the C++ radix tree",
@@ -29,7 +29,7 @@ TRANSFER_BACKENDS = ("nixl", "mooncake")
 """Verified with the hand-off; SGLang spells them so."""
 
 
-def refusals(args: Any) -> Iterator[str]:
+def refusals(args: ServerArgs) -> Iterator[str]:
     """One sentence with the fix for every setting that is not supported."""
     if args.radix_cache_backend != BACKEND_NAME:
         yield (
@@ -55,15 +55,21 @@ def refusals(args: Any) -> Iterator[str]:
     yield from _adapters(args)
 
 
-def _parallelism(args: Any) -> Iterator[str]:
+def _parallelism(args: ServerArgs) -> Iterator[str]:
     if args.pp_size > 1:
         yield (
             f"shared prefill does not support pipeline parallelism yet (pp_size "
             f"{args.pp_size}): set --pp-size 1 and use --tp-size"
         )
+    if args.tokenizer_worker_num > 1:
+        # SGLang starts them without its plugins, so their calls would be neither checked nor counted.
+        yield (
+            f"--tokenizer-worker-num {args.tokenizer_worker_num} would take calls in processes without the patches: "
+            "remove it"
+        )
 
 
-def _grammars(args: Any) -> Iterator[str]:
+def _grammars(args: ServerArgs) -> Iterator[str]:
     if args.grammar_backend not in GRAMMAR_BACKENDS:
         yield (
             f"the time and memory of grammars are bounded for {GRAMMAR_BACKENDS[0]} only, not for "
@@ -71,7 +77,7 @@ def _grammars(args: Any) -> Iterator[str]:
         )
 
 
-def _disaggregation(args: Any) -> Iterator[str]:
+def _disaggregation(args: ServerArgs) -> Iterator[str]:
     if not os.getenv(FINGERPRINT_VARIABLE):
         yield (
             f"{FINGERPRINT_VARIABLE} is not set, so nobody could tell whether this {args.disaggregation_mode} worker "
@@ -89,14 +95,14 @@ def _disaggregation(args: Any) -> Iterator[str]:
         yield f"disaggregated workers do not support --dp-size {args.dp_size} yet: start one more worker instead"
 
 
-def _algorithms(args: Any) -> Iterator[str]:
+def _algorithms(args: ServerArgs) -> Iterator[str]:
     for name, what in UNSUPPORTED_ALGORITHMS.items():
         value = getattr(args, name, None)
         if value is not None:
             yield f"shared prefill does not support {what} yet: remove --{name.replace('_', '-')} {value}"
 
 
-def _adapters(args: Any) -> Iterator[str]:
+def _adapters(args: ServerArgs) -> Iterator[str]:
     if not args.enable_lora:
         return
     if args.max_loras_per_batch < 2:
@@ -115,12 +121,3 @@ def _adapters(args: Any) -> Iterator[str]:
             f"--lora-target-modules names {', '.join(sorted(found))}: shared prefill "
             "supports adapters of attention and MLP projections only"
         )
-
-
-def wrap_check_server_args(original: Callable[..., None]) -> Callable[..., None]:
-    def check_server_args(self: Any) -> None:
-        original(self)
-        for reason in refusals(self):
-            raise SystemExit(f"sglang_patches: {reason}")
-
-    return check_server_args

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from sglang_patches.changes import Change
+from sglang_patches.changes import sglang_patch as _patch
 from sglang_patches.cpu import adapters, attention, grammar_mask, nixl_memory, operators, pinning, start_method
-from sglang_patches.patch import Patch
-from sglang_patches.patch import sglang_patch as _patch
 
 _ATTENTION = "layers.attention.torch_native_backend"
 _LORA = "lora.backend.torch_backend"
 _RELIED_PRODUCT = "relied on: what the products per adapter do in its place"
 
-CPU_PATCHES: tuple[Patch, ...] = (
+CPU_PATCHES: tuple[Change, ...] = (
     _patch(
         "torch",
         "Tensor.pin_memory",

@@ -2,13 +2,6 @@
 
 A prefill worker's bootstrap server publishes its :class:`KvIdentity` at ``/prefillshare``; a decode worker compares it
 with its own before the first hand-off from that address, and again after the prefill worker was away.
-
-Target: ``sglang.srt.disaggregation.common.conn.CommonKVBootstrapServer._setup_routes``
-Why: the stock hand-shake compares page size and KV dtype only. KV of another base has the same shape, and would be
-    decoded into nonsense without any error (I6).
-How: one route more on the server that decode workers ask anyway.
-Upstream: sglang/srt/disaggregation/common/conn.py:1575 at 0.5.17.
-Remove when: upstream compares what the KV was made with.
 """
 
 from __future__ import annotations
@@ -19,10 +12,13 @@ import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from prefillshare.contract import FINGERPRINT_VARIABLE
 from prefillshare.modules.fingerprint import geometry, tokenizer_sha256
+
+if TYPE_CHECKING:
+    from aiohttp import web
 
 ROUTE = "/prefillshare"
 TIMEOUT_S = 5.0
@@ -121,15 +117,8 @@ def _get(url: str) -> tuple[int, str]:
     return reply.status_code, reply.text
 
 
-def wrap_setup_routes(original: Callable[[Any], None]) -> Callable[[Any], None]:
-    def _setup_routes(self: Any) -> None:
-        original(self)
-        self.app.router.add_get(ROUTE, _answer)
-
-    return _setup_routes
-
-
-async def _answer(request: Any) -> Any:
+async def answer_with_identity(request: web.Request) -> web.Response:
+    """The handler of ``ROUTE`` on a prefill worker's bootstrap server."""
     from aiohttp import web
 
     return web.json_response(dataclasses.asdict(own_identity()))

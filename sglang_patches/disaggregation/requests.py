@@ -1,27 +1,26 @@
 """What each role reads out of a call that both workers of a pair receive.
 
-Target: ``sglang.srt.managers.tokenizer_manager.TokenizerManager``, ``generate_request`` and ``pause_generation``
-Why: a prefill worker would apply the adapter, the grammar, the stop rules and the sampling parameters of the decode
-    module to a token that nobody reads, and could refuse the call for them. Samples of one call (n > 1) all carry its
-    bootstrap room, so their hand-offs would be mixed up. A decode worker has no logits of the prompt. Retracting
-    everything in order to compute it again would send generated tokens to the prefill worker as if they were prompt.
-How: on a prefill worker, everything but the prompt and what keeps tenants apart (``extra_key``) is neutral. What the
-    pair cannot do is refused with status 400 and one sentence, by both workers alike. A call whose KV goes nowhere
-    (SGLang's fake bootstrap host) is the prefill module's own: log-probabilities of its prompt, and no token.
-Upstream: sglang/srt/managers/tokenizer_manager.py:744 and :1974 at 0.5.17.
-Remove when: never; entries go as features are verified.
+A prefill worker would apply the adapter, the grammar, the stop rules and the sampling parameters of the decode module
+to a token that nobody reads, and could refuse the call for them. Samples of one call (n > 1) all carry its bootstrap
+room, so their hand-offs would be mixed up. A decode worker has no logits of the prompt.
+
+So on a prefill worker everything but the prompt and what keeps tenants apart (``extra_key``) is neutral. What the pair
+cannot do is refused with status 400 and one sentence, by both workers alike. A call whose KV goes nowhere (SGLang's
+fake bootstrap host) is the prefill module's own: log-probabilities of its prompt, and no token.
+:mod:`sglang_patches.engine.tokenizer_manager` asks when a call arrives.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from http import HTTPStatus
-from typing import Any
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
 
 from prefillshare.contract import NO_BOOTSTRAP_HOST
 from sglang_patches.checks import sampling_values
-from sglang_patches.checks.calls import check_call, prepare_call
 from sglang_patches.disaggregation.role import worker_role
+
+if TYPE_CHECKING:
+    from sglang.srt.managers.io_struct import GenerateReqInput
 
 NEUTRAL_FIELDS: dict[str, Any] = {
     "lora_path": None,
@@ -46,30 +45,29 @@ LOGPROB_FIELDS: dict[str, Any] = dict.fromkeys(
 """The same, but for a call that has no decode worker."""
 
 
-def wrap_generate_request(original: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
-    def generate_request(self: Any, obj: Any, request: Any = None) -> AsyncIterator[Any]:
-        prepare_call(obj)
-        check_call(obj, None if request is None else request.url.path)
-        role = worker_role()
-        if role == "null":
-            return original(self, obj, request)
-        is_scoring = role == "prefill" and _goes_nowhere(obj)
-        _refuse_unsupported(obj, has_prompt_logprobs=is_scoring)
-        if role == "prefill":
-            for params in _as_list(obj.sampling_params):
-                sampling_values.check(params)
-            _neutralize(obj, NEUTRAL_FIELDS if is_scoring else NEUTRAL_FIELDS | LOGPROB_FIELDS)
-        answers = original(self, obj, request)
-        return _without_output(answers) if is_scoring else answers
+def read_as_half(obj: GenerateReqInput) -> bool:
+    """Make of a call what this worker of a pair reads out of it; whether it is the prefill module's own.
 
-    return generate_request
+    Effects: changes ``obj``; does nothing in a colocated engine.
+    Raises: ValueError saying what the pair cannot do.
+    """
+    role = worker_role()
+    if role == "null":
+        return False
+    is_scoring = role == "prefill" and _goes_nowhere(obj)
+    _refuse_unsupported(obj, has_prompt_logprobs=is_scoring)
+    if role == "prefill":
+        for params in _as_list(obj.sampling_params):
+            sampling_values.check(params)
+        _neutralize(obj, NEUTRAL_FIELDS if is_scoring else NEUTRAL_FIELDS | LOGPROB_FIELDS)
+    return is_scoring
 
 
-def _goes_nowhere(obj: Any) -> bool:
+def _goes_nowhere(obj: GenerateReqInput) -> bool:
     return all(host == NO_BOOTSTRAP_HOST for host in _as_list(getattr(obj, "bootstrap_host", None)))
 
 
-def _refuse_unsupported(obj: Any, *, has_prompt_logprobs: bool) -> None:
+def _refuse_unsupported(obj: GenerateReqInput, *, has_prompt_logprobs: bool) -> None:
     """Raises: ValueError, which SGLang answers with status 400."""
     if getattr(obj, "bootstrap_room", None) is None:
         raise ValueError("this is one worker of a disaggregated deployment: send the call to the deployment's router")
@@ -89,7 +87,7 @@ def _refuse_unsupported(obj: Any, *, has_prompt_logprobs: bool) -> None:
         )
 
 
-def _neutralize(obj: Any, fields: dict[str, Any]) -> None:
+def _neutralize(obj: GenerateReqInput, fields: dict[str, Any]) -> None:
     for name, value in fields.items():
         setattr(obj, name, value)
     neutral = {"temperature": 0, "max_new_tokens": 1}
@@ -97,12 +95,12 @@ def _neutralize(obj: Any, fields: dict[str, Any]) -> None:
     obj.sampling_params = [dict(neutral) for _ in obj.sampling_params] if is_batch else neutral
 
 
-async def _without_output(answers: AsyncIterator[Any]) -> AsyncIterator[Any]:
+async def without_output(answers: AsyncIterator[Any]) -> AsyncIterator[Any]:
     """The answers without the token that stands for the end of a prefill: nothing was sampled."""
     async for answer in answers:
-        for one in _as_list(answer):
-            one["text"], one["output_ids"] = "", []
-            meta = one["meta_info"]
+        for sample in _as_list(answer):
+            sample["text"], sample["output_ids"] = "", []
+            meta = sample["meta_info"]
             meta["completion_tokens"] = 0
             meta.update({name: [] for name in meta if name.startswith("output_") and isinstance(meta[name], list)})
             if "output_token_logprobs_length" in meta:
@@ -112,17 +110,3 @@ async def _without_output(answers: AsyncIterator[Any]) -> AsyncIterator[Any]:
 
 def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
-
-
-def wrap_pause_generation(original: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    async def pause_generation(self: Any, obj: Any) -> None:
-        if obj.mode == "retract" and worker_role() != "null":
-            from fastapi import HTTPException
-
-            raise HTTPException(
-                HTTPStatus.BAD_REQUEST,
-                "pause_generation with mode retract is not supported by disaggregated workers: use abort or in_place",
-            )
-        await original(self, obj)
-
-    return pause_generation

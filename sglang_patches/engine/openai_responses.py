@@ -1,29 +1,40 @@
 """Decode modules behind ``/v1/responses``.
 
-Target: ``sglang.srt.entrypoints.openai.serving_responses.OpenAIServingResponses``,
-    methods ``create_responses`` and ``_generate_with_builtin_tools``
-Why: this endpoint never looks at adapters: it would answer every name, a decode
-    module's too, with the prefill module.
-How: the first resolves the name (404 if unknown) and leaves the module in a context
-    variable for the second, which runs inside it and puts it on the engine request.
-Upstream: sglang/srt/entrypoints/openai/serving_responses.py:184,2363 at 0.5.17.
+Target: ``sglang.srt.entrypoints.openai.serving_responses.OpenAIServingResponses``
+Why: this endpoint never looks at adapters: it would answer every name, a decode module's too, with the prefill module.
+How: when a call arrives its name is resolved (404 if unknown) and the module left in a context variable; the engine
+    request, which is made inside of that call, takes it from there.
 Remove when: the endpoint resolves adapters as chat completions do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from sglang.srt.entrypoints.openai import serving_responses as upstream
 
 from sglang_patches.checks import openai_values
+from sglang_patches.declarations import binds, overrides
 from sglang_patches.http.model_names import ModelMissingError, resolve_adapter, served_names
 
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from fastapi import Request
+    from sglang.srt.entrypoints.openai.protocol import ResponsesRequest
+    from sglang.srt.managers.io_struct import GenerateReqInput
+
 _selected: ContextVar[str | None] = ContextVar("prefillshare_module", default=None)
+"""Decode module of the call that is being answered: calls are tasks, and each task has a context of its own."""
 
 
-def wrap_create_responses(original: Callable[..., Any]) -> Callable[..., Any]:
-    async def create_responses(self: Any, request: Any, raw_request: Any = None) -> Any:
+@binds("entrypoints.openai.serving_responses:OpenAIServingResponses")
+class OpenAIServingResponses(upstream.OpenAIServingResponses):
+    """Answers with the module that a call names."""
+
+    @overrides("80dee315da0a87a4", "/v1/responses would answer every name with the base")
+    async def create_responses(self, request: ResponsesRequest, raw_request: Request | None = None) -> Any:
         refusal = openai_values.problem(request, self.tokenizer_manager.model_config.vocab_size)
         if refusal:
             return self.create_error_response(refusal)
@@ -33,21 +44,11 @@ def wrap_create_responses(original: Callable[..., Any]) -> Callable[..., Any]:
         except LookupError as error:
             status = 400 if isinstance(error, ModelMissingError) else 404
             return self.create_error_response(str(error), err_type="NotFoundError", status_code=status)
-        return await original(self, request, raw_request)
+        return await super().create_responses(request, raw_request)
 
-    return create_responses
-
-
-def wrap_generate_with_tools(original: Callable[..., Any]) -> Callable[..., Any]:
+    @overrides("90a47c77e3097b51", "/v1/responses would ignore the decode module")
     def _generate_with_builtin_tools(
-        self: Any,
-        request_id: str,
-        request_prompt: Any,
-        adapted_request: Any,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
+        self, request_id: str, request_prompt: Any, adapted_request: GenerateReqInput, *args: Any, **kwargs: Any
+    ) -> AsyncIterator[Any]:
         adapted_request.lora_path = _selected.get()
-        return original(self, request_id, request_prompt, adapted_request, *args, **kwargs)
-
-    return _generate_with_builtin_tools
+        return super()._generate_with_builtin_tools(request_id, request_prompt, adapted_request, *args, **kwargs)

@@ -3,7 +3,7 @@
 Extends ``sglang.srt.mem_cache.radix_cache.RadixCache`` through
 ``register_radix_cache_backend`` (sglang/srt/mem_cache/registry.py:54 at 0.5.17).
 
-A request of a decode module may read at most ``prefill_boundary`` positions from the
+A request of a decode module may read at most ``boundary`` positions from the
 tree and add at most as many to it. Its other rows, x_n and what it generated, stay its
 own and are freed with it, by the mechanism that upstream has for an unfinished page:
 ``prefix_indices`` covers every computed row, ``cache_protected_len`` only those that
@@ -32,10 +32,10 @@ from sglang.srt.mem_cache.base_prefix_cache import (
 )
 from sglang.srt.mem_cache.radix_cache import RadixCache, RadixKey
 
+from sglang_patches.declarations import registers
 from sglang_patches.disaggregation.hand_off import report_end
 from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker
 from sglang_patches.observed.call_report import note
-from sglang_patches.prefill.boundary import is_all_base_made
 from sglang_patches.prefill.underway import PrefillsUnderway
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class SharedPrefillRadixCache(RadixCache):
         """
         if params.req is not None:
             key = params.key
-            boundary = params.req.prefill_boundary
+            boundary = params.req.prefillshare.boundary
             if boundary < len(key):
                 params.key = RadixKey(key.token_ids, key.extra_key, limit=boundary)
         return super().match_prefix(params)
@@ -76,7 +76,7 @@ class SharedPrefillRadixCache(RadixCache):
     def cache_unfinished_req(self, req: Req, chunked: bool = False) -> None:
         """Share what is base-made so far; keep the other computed rows private."""
         self._begin(req)
-        if self.disable or is_all_base_made(req):
+        if self.disable or req.prefillshare.is_all_base_made:
             super().cache_unfinished_req(req, chunked=chunked)
             return
 
@@ -98,7 +98,7 @@ class SharedPrefillRadixCache(RadixCache):
         self._begin(req)
         if is_prefill_worker():
             report_end(req)  # its rows are given back when the hand-off is over
-        if self.disable or is_all_base_made(req):
+        if self.disable or req.prefillshare.is_all_base_made:
             super().cache_finished_req(req, is_insert=is_insert, kv_len_to_handle=kv_len_to_handle)
             return
 
@@ -123,14 +123,14 @@ class SharedPrefillRadixCache(RadixCache):
         what SGLang counts as cached tokens. A retracted request matches again, which counts neither there nor here. The
         prefix that a decode worker holds was counted by the prefill worker.
         """
-        self._writer = req.decode_module
+        self._writer = req.prefillshare.decode_module
         self.underway.end(req)
-        if req.are_hits_counted or req.last_node is None or is_decode_worker():
+        if req.prefillshare.are_hits_counted or req.last_node is None or is_decode_worker():
             return
-        req.are_hits_counted = True
+        req.prefillshare.are_hits_counted = True
         num_own, num_cross, node = 0, 0, req.last_node
         while node is not self.root_node:
-            if node.origin == req.decode_module:
+            if node.origin == req.prefillshare.decode_module:
                 num_own += len(node.key)
             else:
                 num_cross += len(node.key)
@@ -154,7 +154,7 @@ class SharedPrefillRadixCache(RadixCache):
         return self.req_to_token_pool.req_to_token[req.req_pool_idx, :num_tokens]
 
     def _shareable_key(self, req: Req, num_computed: int) -> RadixKey:
-        end = min(req.prefill_boundary, num_computed, len(req.origin_input_ids))
+        end = min(req.prefillshare.boundary, num_computed, len(req.origin_input_ids))
         tokens: array[int] = req.origin_input_ids[:end]
         return RadixKey(tokens, req.extra_key).page_aligned(self.page_size)
 
@@ -180,6 +180,13 @@ class SharedPrefillRadixCache(RadixCache):
         return match.device_indices, match.last_device_node
 
 
+@registers(
+    "mem_cache.registry:_RADIX_CACHE_REGISTRY",
+    "prefillshare",
+    by="register_radix_cache_backend",
+    fingerprint="629ebca25b3ad996",
+    why="decoder-made KV would enter the shared tree",
+)
 def make_shared_radix_cache(context: TreeCacheBuildContext) -> SharedPrefillRadixCache:
     """Factory for ``--radix-cache-backend prefillshare``.
 
@@ -204,3 +211,21 @@ def make_shared_radix_cache(context: TreeCacheBuildContext) -> SharedPrefillRadi
             "sliding-window, state-space or sparse-attention layers"
         )
     return SharedPrefillRadixCache(context.params)
+
+
+_ROWS = "row ownership that the shared radix cache continues"
+_ORIGIN = "when nodes are made, and which matched prefix counts as cached"
+
+RELIED_ON = {
+    "mem_cache.radix_cache:RadixCache.match_prefix": ("4ac011eaa716c724", _ROWS),
+    "mem_cache.radix_cache:RadixCache.insert": ("d4ee45e66c92906b", _ROWS),
+    "mem_cache.radix_cache:RadixCache.cache_unfinished_req": ("153f82d767e5b2c7", _ROWS),
+    "mem_cache.radix_cache:RadixCache.cache_finished_req": ("a2b07adf7f49eea8", _ROWS),
+    "mem_cache.radix_cache:RadixCache._insert_helper": ("6393e577a0ae7260", _ORIGIN),
+    "mem_cache.radix_cache:RadixCache._split_node": ("f2df01f7cd52b1ac", _ORIGIN),
+    "managers.schedule_batch:ScheduleBatch.prepare_for_extend": ("3970b68aad407be1", _ORIGIN),
+    "mem_cache.radix_cache:RadixKey": ("dcee2fbb2cec9878", _ROWS),
+    "managers.schedule_batch:Req.init_next_round_input": ("32feade36c828d1e", _ROWS),
+    "mem_cache.common:release_kv_cache": ("22899438db477d53", _ROWS),
+    "mem_cache.registry:create_tree_cache": ("7e3a29b2dbbe304d", _ROWS),
+}

@@ -1,26 +1,20 @@
-"""``"model"`` of an OpenAI call names a decode module, or the prefill module.
+"""``"model"`` of a call names a decode module, or the prefill module.
 
-Target: ``sglang.srt.entrypoints.openai.serving_base.OpenAIServingBase``, methods
-    ``_resolve_lora_path`` and ``_compute_extra_key``
-Why: SGLang answers every unknown name with the base model, so a typing error would
-    silently bypass the decode module; an adapter needs the form ``base:adapter``.
-    And it joins ``cache_salt`` and ``extra_key`` without a separator, so two salts
-    can meet in one namespace (I7).
-How: a loaded adapter's name selects it, the served name the prefill module, anything
-    else is 404 with the list, and no name 400: across workers nobody could answer it. Salts are encoded so that
-    different salts give different keys.
-Upstream: sglang/srt/entrypoints/openai/serving_base.py:55,151 at 0.5.17.
-Remove when: upstream resolves plain adapter names and rejects unknown models.
+A loaded adapter's name selects it, the served name the prefill module, anything else is 404 with the list, and no name
+400: across workers nobody could answer it. SGLang's form ``base:adapter`` is taken, too.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from prefillshare.contract import WARNINGS_VARIABLE
+
+if TYPE_CHECKING:
+    from sglang.srt.managers.tokenizer_manager import TokenizerManager
 
 UPSTREAM_DEFAULT_MODEL = "default"
 """What SGLang fills in when the body has no ``model``."""
@@ -30,7 +24,7 @@ class ModelMissingError(LookupError):
     """The call names no model."""
 
 
-def served_names(tokenizer_manager: Any) -> tuple[str, list[str]]:
+def served_names(tokenizer_manager: TokenizerManager) -> tuple[str, list[str]]:
     """Name of the prefill module and of every loaded decode module, in the order in which the engine was told them."""
     adapters = tokenizer_manager.lora_registry.get_all_adapters().values()
     # The registry keeps them by last use.
@@ -67,7 +61,7 @@ def resolve_adapter(model: str, prefill: str, modules: list[str]) -> str | None:
     raise LookupError(f"model {model!r} does not exist; this server has: {known}")
 
 
-def resolve_or_404(tokenizer_manager: Any, model: str) -> str | None:
+def resolve_or_404(tokenizer_manager: TokenizerManager, model: str) -> str | None:
     """``resolve_adapter`` for request handlers.
 
     Raises: HTTPException with the list of names, and status 400 for a missing name, 404 for an unknown one.
@@ -79,29 +73,3 @@ def resolve_or_404(tokenizer_manager: Any, model: str) -> str | None:
     except LookupError as error:
         status = 400 if isinstance(error, ModelMissingError) else 404
         raise HTTPException(status_code=status, detail=str(error)) from None
-
-
-def wrap_resolve_lora_path(original: Callable[..., Any]) -> Callable[..., Any]:
-    def _resolve_lora_path(self: Any, request_model: str, explicit_lora_path: Any) -> Any:
-        selected = resolve_or_404(self.tokenizer_manager, request_model)
-        return explicit_lora_path if selected is None else selected
-
-    return _resolve_lora_path
-
-
-def cache_namespace(cache_salt: str | None, extra_key: str | None) -> str | None:
-    """One key for both; injective in the salt whatever the other one holds."""
-    if not cache_salt:
-        return extra_key or None
-    return "salt:" + json.dumps([cache_salt, extra_key or ""])
-
-
-def wrap_compute_extra_key(original: Callable[..., Any]) -> Callable[..., Any]:
-    def _compute_extra_key(self: Any, request: Any) -> str | None:
-        values = {name: getattr(request, name, None) for name in ("cache_salt", "extra_key")}
-        for name, value in values.items():
-            if value is not None and not isinstance(value, str):
-                raise ValueError(f"{name} must be a string, got {value!r}")
-        return cache_namespace(**values)
-
-    return _compute_extra_key

@@ -3,18 +3,10 @@
 The scheduler notes it on the request: ``own_hit_tokens`` and ``cross_hit_tokens`` (which add up to ``cached_tokens``),
 across workers ``handoff_tokens``, ``handoff_bytes`` and ``handoff_seconds``. ``/generate`` shows it as a list of one
 dictionary in ``meta_info``; the OpenAI endpoints as that dictionary in the ``metadata`` of an unstreamed reply.
-
-Target: ``sglang.srt.entrypoints.openai.serving_chat.OpenAIServingChat._build_chat_response`` and
-    ``sglang.srt.entrypoints.openai.serving_completions.OpenAIServingCompletion._build_completion_response``
-Why: OpenAI replies carry no ``meta_info``.
-How: the dictionary of the first choice is added to the reply's ``metadata``, beside ``weight_version``.
-Upstream: sglang/srt/entrypoints/openai/serving_chat.py:1727, serving_completions.py:497 at 0.5.17.
-Remove when: upstream reports cache hits by origin and transfers per request.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 META_KEY = "prefillshare"
@@ -33,12 +25,8 @@ def noted(customized_info: dict[str, list[Any]] | None) -> dict[str, float]:
     return next(iter((customized_info or {}).get(META_KEY) or ()), None) or {}
 
 
-def wrap_build_response(original: Callable[..., Any]) -> Callable[..., Any]:
-    def build_response(self: Any, request: Any, ret: list[dict[str, Any]], *args: Any, **kwargs: Any) -> Any:
-        reply = original(self, request, ret, *args, **kwargs)
-        values = noted(ret[0]["meta_info"])
-        if values and getattr(reply, "metadata", None) is not None:
-            reply.metadata = {**reply.metadata, META_KEY: values}
-        return reply
-
-    return build_response
+def add_report(reply: Any, meta_info: dict[str, list[Any]]) -> None:
+    """Put what was noted into the ``metadata`` of an OpenAI reply, beside ``weight_version``; an error has none."""
+    values = noted(meta_info)
+    if values and getattr(reply, "metadata", None) is not None:
+        reply.metadata = {**reply.metadata, META_KEY: values}

@@ -1,35 +1,24 @@
-"""The scheduler tells how its KV memory is used and who waits, when it is asked.
+"""How the KV memory of a scheduler is used, and who waits: read at the moment of asking.
 
-Target: ``sglang.srt.managers.scheduler.Scheduler.get_internal_state``
-Why: SGLang's gauges are as old as the last logged batch and know no decode module; an idle engine's are stale.
-How: the numbers, read at the moment of asking, stand under ``prefillshare`` in the reply.
-Upstream: sglang/srt/managers/scheduler.py:4165 at 0.5.17.
-Remove when: upstream's load snapshot tells shared, private and free tokens.
+SGLang's gauges are as old as the last logged batch and know no decode module; an idle engine's are stale.
+:mod:`sglang_patches.engine.scheduler` puts this into its reply.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from sglang_patches.observed.call_report import META_KEY
+from prefillshare.observe.document import KvState
 
-
-def wrap_get_internal_state(original: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    def get_internal_state(self: Any, recv_req: Any) -> Any:
-        reply = original(self, recv_req)
-        reply.internal_state[META_KEY] = {
-            "kv": kv_usage(self.tree_cache, self.token_to_kv_pool_allocator, self.ps.tp_size),
-            "queued": dict(Counter(req.decode_module or "" for req in _waiting(self))),
-            "flushes": max(self.tree_cache.num_flushes, 0),
-        }
-        return reply
-
-    return get_internal_state
+if TYPE_CHECKING:
+    from sglang.srt.managers.schedule_batch import Req
+    from sglang.srt.managers.scheduler import Scheduler
+    from sglang.srt.mem_cache.allocator import BaseTokenToKVPoolAllocator
+    from sglang.srt.mem_cache.base_prefix_cache import BasePrefixCache
 
 
-def kv_usage(tree_cache: Any, allocator: Any, num_ranks: int) -> dict[str, int]:
+def kv_usage(tree_cache: BasePrefixCache, allocator: BaseTokenToKVPoolAllocator, num_ranks: int) -> KvState:
     """Tokens by owner, and the bytes of one.
 
     capacity = free + shared (in the tree: locked or evictable) + private (of requests, beyond the tree)
@@ -48,7 +37,7 @@ def kv_usage(tree_cache: Any, allocator: Any, num_ranks: int) -> dict[str, int]:
     }
 
 
-def _waiting(scheduler: Any) -> Iterator[Any]:
+def waiting(scheduler: Scheduler) -> Iterator[Req]:
     """Requests that have not been computed on; across workers also those whose other half is not ready."""
     yield from scheduler.waiting_queue
     if (bootstrapping := scheduler.disagg_prefill_bootstrap_queue) is not None:

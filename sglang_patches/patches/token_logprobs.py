@@ -14,7 +14,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from sglang_patches.declarations import wraps_upstream
 
+
+@wraps_upstream(
+    "layers.logprob_processor:get_token_ids_logprobs",
+    "df044a49fced0b1c",
+    "one request that asks for tokens' log-probabilities beside others would end the scheduler",
+)
 def wrap_get_token_ids_logprobs(original: Callable[..., Any]) -> Callable[..., Any]:
     def get_token_ids_logprobs(logprobs: Any, token_ids_logprobs: Any, no_copy_to_cpu: bool = False) -> Any:
         values, ids = original(logprobs, token_ids_logprobs, no_copy_to_cpu)

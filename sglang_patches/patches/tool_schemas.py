@@ -15,9 +15,16 @@ from typing import Any
 
 import jsonschema_rs
 
+from sglang_patches.declarations import wraps_upstream
+
 META_SCHEMA = "https://json-schema.org/draft/2020-12/schema"
 
 
+@wraps_upstream(
+    "entrypoints.openai.serving_chat:Draft202012Validator",
+    "4006458bd660d883",
+    "the schemas of many tools would hold up everybody while they are checked",
+)
 class FastValidator:
     """What SGLang uses of jsonschema's class."""
 

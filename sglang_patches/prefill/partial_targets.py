@@ -1,40 +1,23 @@
 """Adapters that change some of the projections that the engine keeps in one matrix.
 
-Target: ``sglang.srt.lora.lora.LoRAAdapter._normalize_weights``
-Why: query, key and value are one matrix in the engine, and so are gate and up. Its loader
-    fills in a missing key or up projection, and ends with a KeyError or "Cannot find target
-    module name" on any other gap: an adapter of ``q_proj, o_proj`` or ``up_proj, down_proj``,
-    which PEFT trains and loads, does not start.
-How: before the original, every missing partner is added as zeros: it changes nothing, to the
-    bit. Only in models that keep the partners in one matrix.
-Upstream: sglang/srt/lora/lora.py:202 at 0.5.17.
-Remove when: the loader fills all gaps.
+Query, key and value are one matrix in the engine, and so are gate and up. Every missing partner is added as zeros: it
+changes nothing, to the bit. :mod:`sglang_patches.engine.lora_adapter` completes each layer so.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, MutableMapping
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Module
 
 _ATTENTION = ("q_proj", "k_proj", "v_proj")
 STACKED = {"qkv_proj": _ATTENTION, "gate_up_proj": ("gate_proj", "up_proj")}
 _STACK_OF = {part: stack for stack, parts in STACKED.items() for part in parts}
 _KEY = re.compile(rf"(?P<layer>.+\.)(?P<part>{'|'.join(_STACK_OF)})(?P<side>\.lora_[AB]\..+)")
-
-
-def wrap_normalize_weights(original: Callable[..., None]) -> Callable[..., None]:
-    def _normalize_weights(self: Any) -> None:
-        stacks = _stacks(self.base_model)
-        for number, layer in enumerate(self.layers):
-            complete(layer.weights, stacks, partial(_stack_size, self, number))
-        original(self)
-
-    return _normalize_weights
 
 
 def complete(weights: MutableMapping[str, Tensor], stacks: set[str], stack_size: Callable[[], int]) -> None:
@@ -62,14 +45,7 @@ def _rows(part: str, known: str, known_rows: int, total: int) -> int:
     return total - 2 * key if part == "q_proj" else key
 
 
-def _stacks(base_model: Any) -> set[str]:
+def stacks_of(base_model: Module) -> set[str]:
     """Which projections the model keeps in one matrix."""
     names = {name.rpartition(".")[2] for name, _ in base_model.named_modules()}
     return STACKED.keys() & names
-
-
-def _stack_size(adapter: Any, layer: int) -> int:
-    from sglang.srt.lora.utils import get_hidden_dim
-
-    _, size = get_hidden_dim("qkv_proj", adapter.base_hf_config, adapter.base_model, layer)
-    return int(size)

@@ -204,9 +204,8 @@ def test_a_plain_pair_is_asked_on_both_legs(statuses: tuple[int, int], expected:
         body = await request.json()
         leg = int(body["stream"])
         rooms[leg].append(body["bootstrap_room"])
-        # A decode leg that fails ends the other one: not before that has come here.
-        while leg and len(rooms[0]) < len(rooms[1]):
-            await asyncio.sleep(0.01)
+        while len(rooms[0]) != len(rooms[1]):  # a refusal ends the other leg, which must have come before
+            await asyncio.sleep(0.005)
         if statuses[leg] != 200:
             return web.Response(status=statuses[leg], text=("prefill", "decode")[leg])
         meta = {"prompt_tokens": len(body["input_ids"]), "cached_tokens": (5, 2)[leg]}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from prefillshare.serving.launch import RunningDeployment
-from prefillshare.serving.ports import free_port
+from prefillshare.serving.machine.ports import free_port
 from tests.support.random_models import make_family
 
 COMMANDS = ((), ("launch",), ("ask",), ("chat",), ("top",), ("doctor",), ("train",), ("eval",), ("models",), ("bench",))

@@ -15,6 +15,7 @@ from benchmarks.accuracy.progress import describe_remaining
 from benchmarks.accuracy.report import write_report
 from benchmarks.accuracy.store import Store
 from benchmarks.accuracy.train import Trained
+from tests.support.marks import takes_long
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,6 +38,7 @@ def results(directory: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
+@takes_long
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a measurement at two sharing ratios."""
     directory = tmp_path_factory.mktemp("accuracy")
@@ -87,6 +89,7 @@ def test_too_few_conversations_are_refused(tmp_path: Path) -> None:
     assert "9 conversations of math are less than 5 steps: give 10" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(tmp_path: Path) -> None:
     """Killed in the second training: the first one and its measurements stay as they are."""
     second = tmp_path / "work"

@@ -13,6 +13,8 @@ import sglang as sgl
 from prefillshare import frontend
 from prefillshare.serving.launch import running_deployment
 from tests.support.engines import MODELS_DIR
+from tests.support.forks import fork_server
+from tests.support.marks import starts_engine
 
 API_KEY = "open-sesame"
 FILES = {"colocated": "tiny-agents.toml", "disaggregated": "tiny-agents-pd.toml"}
@@ -54,9 +56,10 @@ class Deployment:
 
 
 @pytest.fixture(scope="package", params=FILES)
+@starts_engine
 def deployment(request: pytest.FixtureRequest) -> Iterator[Deployment]:
     with (
-        running_deployment(MODELS_DIR / FILES[request.param], api_key=API_KEY) as running,
+        running_deployment(MODELS_DIR / FILES[request.param], api_key=API_KEY, fork_server=fork_server) as running,
         httpx.Client(base_url=running.url, headers={"Authorization": f"Bearer {API_KEY}"}, timeout=60) as http,
     ):
         yield Deployment(request.param, running.url, http)

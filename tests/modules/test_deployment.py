@@ -1,4 +1,4 @@
-"""Modules that must not be served together are refused before anything starts."""
+"""Modules that must not be served together are refused before anything starts (I6)."""
 
 import json
 from collections.abc import Callable

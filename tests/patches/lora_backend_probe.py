@@ -13,18 +13,13 @@ os.environ["TRITON_INTERPRET"] = "1"
 
 import torch
 from sglang.kernels.ops.gemm import lora_tuning_config
-from sglang.srt.lora import lora_manager
 from sglang.srt.lora.backend import chunked_backend, torch_backend, triton_backend
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
 
 from sglang_patches.cpu.pinning import UnpinnedTorch, keep_in_place
-from sglang_patches.prefill.boundary import ALL_BASE_MADE
-from sglang_patches.prefill.segments import (
-    BOUNDARIES,
-    SEGMENTS,
-    wrap_can_use_prefill_graph,
-    wrap_prepare_lora_batch,
-)
+from sglang_patches.engine.lora_manager import LoRAManager
+from sglang_patches.prefill.request_state import ALL_BASE_MADE
+from sglang_patches.prefill.segments import SEGMENTS
 
 INPUT, OUTPUT, RANK, SCALING = 32, 48, 16, 0.5
 SLOTS = {"math": 0, None: 1, "tool": 2}  # the base slot is not slot 0 here: nothing may rely on that
@@ -55,13 +50,13 @@ def make_backend(name):
 
 
 def make_manager(backend):
-    manager = lora_manager.LoRAManager.__new__(lora_manager.LoRAManager)
+    manager = LoRAManager.__new__(LoRAManager)
     adapter = SimpleNamespace(config=SimpleNamespace(r=RANK), scaling=SCALING)
     manager.lora_backend, manager.enable_dp_attention = backend, False
     manager.max_loras_per_batch = len(SLOTS)
     manager.loras = {"math": adapter, "tool": adapter}
     manager.memory_pool = SimpleNamespace(uid_to_buffer_id=SLOTS, get_buffer_id=SLOTS.__getitem__)
-    setattr(manager, BOUNDARIES, [boundary for *_, boundary in BATCH])
+    manager.prefill_boundaries = [boundary for *_, boundary in BATCH]
     return manager
 
 
@@ -95,7 +90,7 @@ def main(name):
     torch.manual_seed(0)
     backend, batch = make_backend(name), make_batch()
     manager = make_manager(backend)
-    wrap_prepare_lora_batch(lora_manager.LoRAManager.prepare_lora_batch)(manager, batch)
+    manager.prepare_lora_batch(batch)
 
     x = torch.randn(batch.extend_num_tokens, INPUT)
     a, b = torch.randn(len(SLOTS), RANK, INPUT), torch.randn(len(SLOTS), OUTPUT, RANK)
@@ -108,10 +103,9 @@ def main(name):
 
     backend.prefill_cuda_graph_max_bs = getattr(batch, SEGMENTS).batch_size
     backend.prefill_cuda_graph_max_tokens = batch.extend_num_tokens
-    fits = wrap_can_use_prefill_graph(lora_manager.LoRAManager.can_use_prefill_cuda_graph)
-    assert fits(manager, batch)
+    assert manager.can_use_prefill_cuda_graph(batch)
     backend.prefill_cuda_graph_max_bs -= 1
-    assert not fits(manager, batch), "the prefill graph's limit must count segments"
+    assert not manager.can_use_prefill_cuda_graph(batch), "the prefill graph's limit must count segments"
 
 
 if __name__ == "__main__":

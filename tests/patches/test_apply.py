@@ -1,4 +1,4 @@
-"""All or none, once, and only on the SGLang that the patches were written for.
+"""All or none, once, and only on the SGLang that the patches were written for (I8).
 
 Whatever touches the live engine runs in a fresh interpreter.
 """
@@ -10,48 +10,52 @@ import sys
 import pytest
 
 from prefillshare.contract import PLUGINS
-from sglang_patches import bindings as registry
+from sglang_patches import bindings
 from sglang_patches.bindings import ENGINE_PATCHES, PatchError, apply, problems
+from sglang_patches.changes import Reliance, Symbol, needs_of
 from sglang_patches.cpu.patches import CPU_PATCHES
-from sglang_patches.patch import Patch, Symbol
 from sglang_patches.plugin import EXIT_CODE
 
-ALL_PATCHES = (*CPU_PATCHES, *ENGINE_PATCHES)
+ALL_NEEDS = tuple(needs_of((*CPU_PATCHES, *ENGINE_PATCHES)))
 
 IMPORT_CHANGES_NOTHING = """
 import sys
-import sglang_patches, sglang_patches.bindings as registry, sglang_patches.plugin
+import sglang_patches, sglang_patches.bindings as bindings, sglang_patches.plugin
 assert not any(name.split(".")[0] in ("sglang", "torch") for name in sys.modules), "imported too much"
-assert not registry.is_applied()
+assert not bindings.is_applied()
 """
 
 PATCHED_ONCE = """
 from sglang_patches.cpu.platform import activate
 import inspect
-from sglang_patches import bindings as registry
+from sglang_patches import bindings
+from sglang_patches.changes import Entry, Reliance
 from sglang_patches.cpu.patches import CPU_PATCHES
 from sglang_patches.bindings import ENGINE_PATCHES
 
-def live(patch):
-    holder, name = patch._owner()
-    return inspect.getattr_static(holder, name)
+def live(step):
+    if isinstance(step, Entry):
+        return step.registry.get(step.key)
+    return inspect.getattr_static(step.holder, step.name)
 
-wrapped = [p for p in ENGINE_PATCHES if p.wrap]
-before = [live(p) for p in wrapped]
-registry.apply(CPU_PATCHES)
-registry.apply()
-after = [live(p) for p in wrapped]
+wanted = [change for change in ENGINE_PATCHES if not isinstance(change, Reliance)]
+for change in wanted:
+    change.load()
+steps = [step for change in wanted for step in change.steps()]
+before = [live(step) for step in steps]
+bindings.apply(CPU_PATCHES)
+bindings.apply()
+after = [live(step) for step in steps]
 assert all(a is not b for a, b in zip(before, after)), "something was not replaced"
-assert registry.is_applied() and registry.is_applied(CPU_PATCHES)
-registry.apply()
-assert [live(p) for p in wrapped] == after, "a second call changed something"
+assert bindings.is_applied() and bindings.is_applied(CPU_PATCHES)
+bindings.apply()
+assert [live(step) for step in steps] == after, "a second call changed something"
 
-holder, name = wrapped[3]._owner()
-setattr(holder, name, before[3])
-assert not registry.is_applied(), "is_applied() does not look at the live object"
+setattr(steps[3].holder, steps[3].name, before[3])
+assert not bindings.is_applied(), "is_applied() does not look at the live object"
 try:
-    registry.apply()
-except registry.PatchError as error:
+    bindings.apply()
+except bindings.PatchError as error:
     assert "already patched" in str(error), error
 else:
     raise SystemExit("a half-patched engine was patched again")
@@ -59,21 +63,41 @@ print("passed")
 """
 
 ALL_OR_NONE = """
-import dataclasses
-from sglang_patches import bindings as registry
+from sglang_patches import bindings
+from sglang_patches.changes import Assignment, Binding, Patch
 from sglang_patches.bindings import ENGINE_PATCHES
 
-def explode(original):
-    raise RuntimeError("boom")
+make = Assignment.make
+def make_or_explode(step):
+    if step.name == "set_global_state":
+        raise RuntimeError("boom")
+    make(step)
 
-first, *others = ENGINE_PATCHES
-broken = dataclasses.replace(others[2], wrap=explode)
+Assignment.make = make_or_explode
 try:
-    registry.apply([first, others[0], broken])
+    bindings.apply()
 except RuntimeError as error:
     assert str(error) == "boom"
-assert not first.is_applied() and not others[0].is_applied()
+assert not any(change.is_applied() for change in ENGINE_PATCHES if isinstance(change, Binding | Patch))
+Assignment.make = make
+bindings.apply()
+assert bindings.is_applied()
 print("passed")
+"""
+
+SOMEBODY_ELSES = """
+from sglang.srt.managers import schedule_policy
+from sglang_patches import bindings
+
+class PrefillAdder(schedule_policy.PrefillAdder):
+    pass
+
+schedule_policy.PrefillAdder = PrefillAdder
+try:
+    bindings.apply()
+except bindings.PatchError as error:
+    assert "already patched by someone else" in str(error) and "PrefillAdder" in str(error), error
+    print("passed")
 """
 
 WITHOUT_A_LIBRARY = f"""
@@ -114,26 +138,37 @@ def test_a_patch_whose_library_is_missing_ends_the_process():
     assert done.stderr.rstrip().splitlines()[-1].startswith("sglang_patches: ModuleNotFoundError")
 
 
-@pytest.mark.parametrize("patch", ALL_PATCHES, ids=lambda patch: patch.symbol.name)
-def test_every_symbol_is_the_one_that_was_read(patch):
-    assert patch.symbol.problem() is None
+def test_a_class_that_somebody_else_has_bound_is_refused():
+    assert in_fresh_interpreter(SOMEBODY_ELSES).endswith("passed\n")
+
+
+@pytest.mark.parametrize("need", ALL_NEEDS, ids=lambda need: need.symbol.name)
+def test_every_symbol_is_the_one_that_was_read(need):
+    assert need.symbol.problem() is None
+
+
+def changed(fingerprint="0" * 16, **fields):
+    """A table of one symbol that is not as it was read."""
+    need = ALL_NEEDS[-1]
+    symbol = dataclasses.replace(need.symbol, fingerprint=fingerprint, **fields)
+    return [Reliance(need=dataclasses.replace(need, symbol=symbol))]
 
 
 def test_a_changed_symbol_is_refused_with_its_place():
-    changed = dataclasses.replace(
-        ENGINE_PATCHES[0], symbol=dataclasses.replace(ENGINE_PATCHES[0].symbol, fingerprint="0" * 16)
-    )
+    unfit = changed(module="sglang.srt.server_args", qualname="ServerArgs.check_server_args")
+    assert "expected 0000" in problems(unfit)[0]
     with pytest.raises(PatchError, match=r"server_args\.py:\d+\) has fingerprint [0-9a-f]{16}, expected 0000"):
-        apply([changed])
+        apply([*unfit, ENGINE_PATCHES[0]])
 
 
 def test_a_missing_symbol_is_refused_by_name():
-    gone = Patch(symbol=Symbol(module="sglang.srt.server_args", qualname="Nothing", fingerprint="0"), why="test")
-    assert problems([gone]) == ["sglang.srt.server_args.Nothing does not exist in the installed SGLang"]
+    gone = changed(module="sglang.srt.server_args", qualname="Nothing")
+    assert problems(gone) == ["sglang.srt.server_args.Nothing does not exist in the installed SGLang"]
+    assert Symbol(module="sglang.srt.nowhere", qualname="Nothing", fingerprint=None).problem() is not None
 
 
 @pytest.mark.parametrize("found", ["0.5.18", None])
 def test_another_version_is_refused_whatever_its_source(monkeypatch, found):
-    monkeypatch.setattr(registry, "installed_sglang", lambda: found)
+    monkeypatch.setattr(bindings, "installed_sglang", lambda: found)
     with pytest.raises(PatchError, match=r"expected 0\.5\.17"):
         apply()

@@ -4,7 +4,8 @@ from itertools import product
 
 import pytest
 
-from sglang_patches.http.model_names import ModelMissingError, cache_namespace, resolve_adapter
+from sglang_patches.http.model_names import ModelMissingError, resolve_adapter
+from sglang_patches.patches.openai_serving import cache_namespace
 
 MODULES = ["math", "tool"]
 

@@ -2,20 +2,15 @@
 
 import pytest
 
-from sglang_patches.engine.template_manager import wrap_guess_chat_template
-
 
 @pytest.fixture
 def managers():
     """SGLang's template manager, and the same with the patch."""
     from sglang.srt.parser.template_manager import TemplateManager
 
-    class Patched(TemplateManager):
-        guess_chat_template_from_model_path = wrap_guess_chat_template(
-            TemplateManager.guess_chat_template_from_model_path
-        )
+    from sglang_patches.engine.template_manager import TemplateManager as Ours
 
-    return TemplateManager(), Patched()
+    return TemplateManager(), Ours()
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,16 @@ from typing import Any
 
 import pytest
 
+from sglang_patches.prefill.request_state import RequestState
 from sglang_patches.prefill.underway import MAX_ROUNDS, MIN_TOKENS, PrefillsUnderway
 
 NODE = object()
 PROMPT = range(100, 200)
 
 
-def request(tokens: Any = PROMPT, *, cached: int = 0, node: object = NODE, **fields: Any) -> Any:
+def request(
+    tokens: Any = PROMPT, *, cached: int = 0, node: object = NODE, boundary: int | None = None, **fields: Any
+) -> Any:
     """A request that has matched `cached` tokens of its prompt."""
     ids = array("q", tokens)
     base = {
@@ -21,10 +24,8 @@ def request(tokens: Any = PROMPT, *, cached: int = 0, node: object = NODE, **fie
         "cache_protected_len": cached,
         "last_node": node,
         "extra_key": None,
-        "prefill_boundary": len(ids) - 1,
+        "prefillshare": RequestState(boundary=len(ids) - 1 if boundary is None else boundary, decode_module="math"),
         "_compute_max_prefix_len": lambda length: length - 1,
-        "start_underway": None,
-        "awaited_start": (None, 0),
     }
     return SimpleNamespace(**{**base, **fields})
 
@@ -56,7 +57,7 @@ def test_the_same_prompt_waits_until_the_tree_has_it():
         pytest.param(request(node=object()), id="another prefix before"),
         pytest.param(request(extra_key="tenant"), id="another tenant"),
         pytest.param(request(_compute_max_prefix_len=lambda length: 10), id="wants log-probabilities of its prompt"),
-        pytest.param(request(prefill_boundary=10), id="base-made KV ends early"),
+        pytest.param(request(boundary=10), id="base-made KV ends early"),
     ],
 )
 def test_who_does_not_wait(other):

@@ -5,7 +5,10 @@ import subprocess
 import sys
 
 from sglang_patches.bindings import ENGINE_PATCHES
+from sglang_patches.changes import needs_of
 from sglang_patches.cpu.patches import CPU_PATCHES
+
+NEEDS = tuple(needs_of((*ENGINE_PATCHES, *CPU_PATCHES)))
 
 
 def report(*arguments):
@@ -18,7 +21,7 @@ def test_the_table_has_every_patch_with_its_place_and_state():
     lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stderr
     assert lines[0].split() == ["group", "action", "target", "upstream", "state", "why"]
-    assert len(lines) == 1 + len(ENGINE_PATCHES) + len(CPU_PATCHES) + 2
+    assert len(lines) == 1 + len(NEEDS) + 3
     assert any("sglang/srt/lora/lora_manager.py:428" in line and " ready " in line for line in lines)
     assert lines[-1] == "SGLang 0.5.17 (pinned 0.5.17): every patch fits"
 
@@ -27,5 +30,6 @@ def test_json_says_the_same_to_a_script():
     data = json.loads(report("--json").stdout)
     assert data["ok"] is True
     assert data["sglang"] == data["pinned"] == "0.5.17"
-    assert len(data["patches"]) == len(ENGINE_PATCHES) + len(CPU_PATCHES)
+    assert data["counts"]["bindings"] == sum(row["action"] == "bind" for row in data["patches"])
+    assert len(data["patches"]) == len(NEEDS)
     assert {row["state"] for row in data["patches"]} == {"ready", "as expected"}

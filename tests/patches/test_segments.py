@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sglang_patches.prefill.boundary import ALL_BASE_MADE
+from sglang_patches.prefill.request_state import ALL_BASE_MADE
 from sglang_patches.prefill.segments import split_segments
 
 requests = st.lists(

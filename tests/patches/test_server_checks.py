@@ -5,11 +5,13 @@ from types import SimpleNamespace
 import pytest
 
 from prefillshare.contract import FINGERPRINT_VARIABLE, UNSUPPORTED_SWITCHES
-from sglang_patches.checks.settings import refusals, wrap_check_server_args
+from sglang_patches.checks.settings import refusals
+from sglang_patches.patches.server_args import wrap_check_server_args
 
 SUPPORTED = {
     "radix_cache_backend": "prefillshare",
     "pp_size": 1,
+    "tokenizer_worker_num": 1,
     "speculative_algorithm": None,
     "disaggregation_mode": "null",
     "disaggregation_decode_enable_radix_cache": False,
@@ -44,6 +46,7 @@ def test_a_supported_set_passes():
         ({"radix_cache_backend": "flexkv"}, "--radix-cache-backend prefillshare"),
         ({"speculative_algorithm": "EAGLE"}, "remove --speculative-algorithm EAGLE"),
         ({"pp_size": 2}, "--pp-size 1"),
+        ({"tokenizer_worker_num": 2}, "--tokenizer-worker-num 2 would take calls in processes without the patches"),
         ({"max_loras_per_batch": 1}, "number of decode modules + 1"),
         ({"lora_drain_wait_threshold": 1.5}, "remove --lora-drain-wait-threshold"),
         ({"lora_target_modules": {"q_proj", "lm_head"}}, "names lm_head"),

@@ -24,7 +24,7 @@ from sglang.srt.mem_cache.radix_cache import RadixKey
 from sglang_patches.cpu.paged_allocator import TorchPagedAllocator
 from sglang_patches.engine.radix_cache import SharedPrefillRadixCache
 from sglang_patches.observed.call_report import noted
-from sglang_patches.prefill.boundary import ALL_BASE_MADE
+from sglang_patches.prefill.request_state import ALL_BASE_MADE, RequestState
 
 NUM_ROWS, MAX_CONTEXT, NUM_PAGES = 4, 64, 24
 MODULES = [None, "math", "tool"]
@@ -58,7 +58,7 @@ class Scheduler(RuleBasedStateMachine):
     # --- what the engine does -------------------------------------------------------------------------------------
 
     def computed_by(self, req, position):
-        return "base" if position < req.prefill_boundary else req.lora_id
+        return "base" if position < req.prefillshare.boundary else req.lora_id
 
     def compute(self, req, end):
         """Run the forward pass for the positions that are not there yet, up to `end`; False when the pool is full."""
@@ -84,13 +84,13 @@ class Scheduler(RuleBasedStateMachine):
         )
         for position, slot in enumerate(found.device_indices.tolist()):
             assert self.content[slot] == (tuple(fill[: position + 1]), "base")
-            assert position < req.prefill_boundary
+            assert position < req.prefillshare.boundary
         return found
 
     def wrote(self, req):
         """Slots that are new in the tree are `req`'s; what its first match brought is counted by whose it was."""
         in_tree = self.cache.all_values_flatten().tolist() if self.cache.root_node.children else []
-        self.origins = {slot: self.origins.get(slot, req.decode_module) for slot in in_tree}
+        self.origins = {slot: self.origins.get(slot, req.prefillshare.decode_module) for slot in in_tree}
         assert noted(req.customized_info) == req.hits
 
     def release(self, req, is_insert):
@@ -106,15 +106,14 @@ class Scheduler(RuleBasedStateMachine):
         self.waiting.append(
             SimpleNamespace(
                 lora_id=lora_id,
-                decode_module=lora_id,
-                are_hits_counted=False,
-                start_underway=None,
+                prefillshare=RequestState(
+                    boundary=ALL_BASE_MADE if lora_id is None else len(prompt) - 1, decode_module=lora_id
+                ),
                 customized_info=None,
                 hits=None,
                 extra_key=salt,
                 origin_input_ids=array("q", prompt),
                 output_ids=array("q"),
-                prefill_boundary=ALL_BASE_MADE if lora_id is None else len(prompt) - 1,
                 priority=0,
             )
         )
@@ -127,7 +126,7 @@ class Scheduler(RuleBasedStateMachine):
         req.prefix_indices, req.last_node = found.device_indices, found.last_device_node
         req.cache_protected_len = req.kv_committed_len = len(found.device_indices)
         if req.hits is None:  # the first time; a retracted request matches again, which counts nothing
-            is_own = [self.origins[slot] == req.decode_module for slot in found.device_indices.tolist()]
+            is_own = [self.origins[slot] == req.prefillshare.decode_module for slot in found.device_indices.tolist()]
             req.hits = {"own_hit_tokens": sum(is_own), "cross_hit_tokens": len(is_own) - sum(is_own)}
         req.req_pool_idx = self.free_rows.pop()
         self.cache.inc_lock_ref(req.last_node)

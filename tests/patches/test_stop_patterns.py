@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sglang_patches.answers import stop_patterns
-from sglang_patches.answers.stop_patterns import LOOK_BACK_TOKENS, compile_pattern, search, wrap_max_length
+from sglang_patches.answers.stop_patterns import compile_pattern, search
+from sglang_patches.patches.stop_search import LOOK_BACK_TOKENS, LinearSearch, wrap_max_length
 
 PATTERNS = [
     r"(x+x+)+y",
@@ -116,4 +116,4 @@ def test_the_look_back_has_an_end() -> None:
 def test_half_a_character_is_no_error() -> None:
     assert search("a", "\ud800a") is not None
     with warnings.catch_warnings(record=True):
-        assert stop_patterns.LinearSearch().search("a", "b") is None
+        assert LinearSearch().search("a", "b") is None

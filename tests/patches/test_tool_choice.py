@@ -4,11 +4,7 @@ from typing import Any
 
 import pytest
 
-from sglang_patches.engine.tool_parser import (
-    wrap_get_legacy_structural_tag,
-    wrap_get_structure_constraint,
-    wrap_parse_tool_call_arguments,
-)
+from sglang_patches.patches.tool_arguments import wrap_parse_tool_call_arguments
 
 NAMES = ("first", "second", "third")
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
@@ -16,7 +12,8 @@ SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
 
 def _parser(name: str) -> Any:
     from sglang.srt.entrypoints.openai.protocol import Function, Tool
-    from sglang.srt.function_call.function_call_parser import FunctionCallParser
+
+    from sglang_patches.engine.tool_parser import FunctionCallParser
 
     tools = [Tool(function=Function(name=one, parameters=SCHEMA, strict=one == "third")) for one in NAMES]
     return FunctionCallParser(tools, name)
@@ -31,7 +28,7 @@ def _choice(name: str) -> Any:
 @pytest.mark.parametrize("name", ["llama3", "qwen25", "mistral"])
 def test_only_the_named_tool_may_be_called(name: str) -> None:
     parser = _parser(name)
-    kind, constraint = wrap_get_structure_constraint(type(parser).get_structure_constraint)(parser, _choice("second"))
+    kind, constraint = parser.get_structure_constraint(_choice("second"))
     text = constraint.model_dump_json() if kind == "structural_tag" else str(constraint)
     assert [one in text for one in NAMES] == [False, True, False]
     assert len(parser.tools) == len(NAMES)
@@ -39,14 +36,13 @@ def test_only_the_named_tool_may_be_called(name: str) -> None:
 
 def test_every_tool_may_be_called_where_one_is_required() -> None:
     parser = _parser("llama3")
-    _, constraint = wrap_get_structure_constraint(type(parser).get_structure_constraint)(parser, "required")
+    _, constraint = parser.get_structure_constraint("required")
     assert all(one in constraint.model_dump_json() for one in NAMES)
 
 
 def test_arguments_are_objects() -> None:
     parser = _parser("llama3")
-    original = type(parser).get_legacy_structural_tag
-    schemas = [one.schema_ for one in wrap_get_legacy_structural_tag(original)(parser, True).structures]
+    schemas = [one.schema_ for one in parser.get_legacy_structural_tag(True).structures]
     assert schemas == [{"type": "object"}, {"type": "object"}, SCHEMA]
 
 

@@ -2,7 +2,6 @@
 
 import itertools
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -22,7 +21,10 @@ class Clock:
 
 
 class Scheduler:
-    """What the wrapper looks at."""
+    """What is looked at, and the wait of this one."""
+
+    def __init__(self) -> None:
+        self.wait = waiting.Wait()
 
     is_idle = False
 
@@ -33,9 +35,8 @@ class Scheduler:
 def rounds(clock: Clock, scheduler: Scheduler, num: int) -> list[float]:
     """The pauses of so many rounds without a batch."""
     begin = len(clock.pauses)
-    on_idle: Any = waiting.wrap_on_idle(lambda scheduler: None)
     for _ in range(num):
-        on_idle(scheduler)
+        scheduler.wait.end_round(scheduler)
         clock.now += clock.round_s
     return clock.pauses[begin:]
 

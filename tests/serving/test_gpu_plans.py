@@ -17,12 +17,12 @@ from prefillshare.config.schema import Deployment
 from prefillshare.config.tables import build
 from prefillshare.errors import ConfigError
 from prefillshare.modules.deployment import ResolvedDeployment, resolve
-from prefillshare.serving import arguments
-from prefillshare.serving.arguments import EngineCommand
-from prefillshare.serving.engine import start_fork_server
 from prefillshare.serving.launch import plan, plan_memory, plan_warnings
 from prefillshare.serving.options import LaunchOptions
-from prefillshare.serving.process import start_engine
+from prefillshare.serving.plan import arguments
+from prefillshare.serving.plan.command import ProcessCommand
+from prefillshare.serving.run.process import start_engine
+from prefillshare.serving.run.readiness import start_fork_server
 from tests.support.engines import MODELS_DIR, TINY_AGENTS
 
 TINY_PD = MODELS_DIR / "tiny-agents-pd.toml"
@@ -41,11 +41,11 @@ def _resolved(file: Path, gpus: str, workers: int | None = None, **engine: objec
     return resolve(config, assumed_gpus(gpus))
 
 
-def _value(command: EngineCommand, flag: str) -> str | None:
+def _value(command: ProcessCommand, flag: str) -> str | None:
     return dict(pairwise(command.argv)).get(flag)
 
 
-def _values(commands: Mapping[str, EngineCommand], flag: str) -> list[str | None]:
+def _values(commands: Mapping[str, ProcessCommand], flag: str) -> list[str | None]:
     return [_value(command, flag) for command in commands.values()]
 
 
@@ -224,7 +224,7 @@ def test_an_engine_on_a_gpu_is_a_program_of_its_own_whoever_offers_a_fork(tmp_pa
         def start(self, *arguments: object) -> None:
             raise AssertionError("forked")
 
-    command = EngineCommand(argv=("true", "--dtype", "bfloat16"), environment={}, api_key=None)
+    command = ProcessCommand(argv=("true", "--dtype", "bfloat16"), environment={}, api_key=None)
     engine = start_engine(command, tmp_path / "engine.log", Offered())  # type: ignore[arg-type]
     assert engine.main.wait(timeout=30) == 0
     engine.kill()

@@ -15,12 +15,11 @@ import httpx
 
 from prefillshare.config import load_deployment
 from prefillshare.modules.deployment import resolve
-from prefillshare.serving.cluster import Worker, plan_workers
-from prefillshare.serving.engine import start_fork_server
-from prefillshare.serving.forks import ForkServer
 from prefillshare.serving.options import LaunchOptions
-from prefillshare.serving.process import EngineProcess, start_engine
-from prefillshare.serving.readiness import wait_until_listening
+from prefillshare.serving.plan.processes import PlannedWorker, plan_workers
+from prefillshare.serving.run.forks import ForkServer
+from prefillshare.serving.run.process import EngineProcess, start_engine
+from prefillshare.serving.run.readiness import wait_until_listening
 from tests.support.engines import MODELS_DIR, START_TIMEOUT_S
 from tests.support.forks import fork_server
 
@@ -50,14 +49,14 @@ class Answer:
 class Pair:
     """One prefill and one decode worker, asked as a router asks them."""
 
-    def __init__(self, prefill: Worker, decode: Worker) -> None:
-        self.module = decode.module
+    def __init__(self, prefill: PlannedWorker, decode: PlannedWorker) -> None:
+        self.module = decode.worker.module
         assert self.module is not None
-        assert prefill.bootstrap_port is not None
-        self._bootstrap = {"bootstrap_host": "127.0.0.1", "bootstrap_port": prefill.bootstrap_port}
-        self._is_lora = decode.place.module is not None and decode.place.module.adapter is not None
-        self.prefill = httpx.Client(base_url=prefill.url, timeout=LEG_TIMEOUT_S)
-        self.decode = httpx.Client(base_url=decode.url, timeout=LEG_TIMEOUT_S)
+        assert prefill.place.bootstrap_port is not None
+        self._bootstrap = {"bootstrap_host": "127.0.0.1", "bootstrap_port": prefill.place.bootstrap_port}
+        self._is_lora = bool(decode.worker.adapters)
+        self.prefill = httpx.Client(base_url=prefill.place.url, timeout=LEG_TIMEOUT_S)
+        self.decode = httpx.Client(base_url=decode.place.url, timeout=LEG_TIMEOUT_S)
         self._legs = ThreadPoolExecutor(64)
 
     def close(self) -> None:
@@ -136,7 +135,7 @@ class Workers:
 
     pairs: dict[str, Pair]
     """One per decode module, all with the first prefill worker."""
-    workers: dict[str, Worker]
+    workers: dict[str, PlannedWorker]
     """By name, such as prefill-0 and decode-math-0."""
     processes: dict[str, EngineProcess]
     """By the same names."""
@@ -179,43 +178,36 @@ def pd_workers(
     """
     options = LaunchOptions(extra_args=extra_args, start_timeout_s=START_TIMEOUT_S)
     planned = [
-        _adding((environment or {}).get(worker.name, {}), worker, without)
-        for worker in plan_workers(resolve(load_deployment(file)), options)
+        _adding((environment or {}).get(planned.worker.name, {}), planned, without)
+        for planned in plan_workers(resolve(load_deployment(file)), options)
     ]
     with contextlib.ExitStack() as stack:
-        shared = {name: one for name, one in (environment or {}).items() if name not in alone}
-        forks = _forks(stack, file, planned[0], shared)
+        groups = [variables for name, variables in (environment or {}).items() if name not in alone]
+        switches = {name: value for variables in groups for name, value in variables.items()}
+        forks = fork_server(_adding(switches, planned[0]).command)
         processes = {
-            worker.name: _start(stack, worker, file.parent, None if worker.name in alone else forks)
-            for worker in planned
+            each.worker.name: _start(stack, each, file.parent, None if each.worker.name in alone else forks)
+            for each in planned
         }
-        wait_until_listening([(processes[w.name], w.url) for w in planned], None, START_TIMEOUT_S, lambda stage: None)
+        started = [(processes[each.worker.name], each.place.url) for each in planned]
+        wait_until_listening(started, None, START_TIMEOUT_S, lambda stage: None)
         prefill, *decoders = planned
-        pairs = {str(worker.module): Pair(prefill, worker) for worker in decoders}
+        pairs = {str(decode.worker.module): Pair(prefill, decode) for decode in decoders}
         for pair in pairs.values():
             stack.callback(pair.close)
-        yield Workers(pairs, {worker.name: worker for worker in planned}, processes)
+        yield Workers(pairs, {each.worker.name: each for each in planned}, processes)
 
 
-def _forks(
-    stack: contextlib.ExitStack, file: Path, worker: Worker, environment: Mapping[str, Mapping[str, str]]
-) -> ForkServer | None:
-    if not any(environment.values()):
-        return fork_server(worker.command)
-    shared = {name: value for variables in environment.values() for name, value in variables.items()}
-    forks = start_fork_server(_adding(shared, worker).command, file.with_suffix(".forks.log"), START_TIMEOUT_S)
-    if forks is not None:
-        stack.callback(forks.close)
-    return forks
-
-
-def _start(stack: contextlib.ExitStack, worker: Worker, folder: Path, forks: ForkServer | None) -> EngineProcess:
-    process = start_engine(worker.command, folder / f"{worker.name}.log", forks)
+def _start(
+    stack: contextlib.ExitStack, planned: PlannedWorker, folder: Path, forks: ForkServer | None
+) -> EngineProcess:
+    process = start_engine(planned.command, folder / f"{planned.worker.name}.log", forks)
     stack.callback(process.kill)
     return process
 
 
-def _adding(variables: Mapping[str, str], worker: Worker, without: Sequence[str] = ()) -> Worker:
-    environment = {**worker.command.environment, "OMP_NUM_THREADS": "1", **variables}
-    argv = tuple(one for one in worker.command.argv if one not in without)
-    return dataclasses.replace(worker, command=dataclasses.replace(worker.command, argv=argv, environment=environment))
+def _adding(variables: Mapping[str, str], planned: PlannedWorker, without: Sequence[str] = ()) -> PlannedWorker:
+    environment = {**planned.command.environment, "OMP_NUM_THREADS": "1", **variables}
+    argv = tuple(word for word in planned.command.argv if word not in without)
+    command = dataclasses.replace(planned.command, argv=argv, environment=environment)
+    return dataclasses.replace(planned, command=command)

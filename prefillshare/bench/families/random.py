@@ -25,7 +25,7 @@ from prefillshare.modules.random_weights import (
 )
 from prefillshare.places import cache_directory
 from prefillshare.serving.embedded import embedded_deployment
-from prefillshare.serving.machine import gpus
+from prefillshare.serving.machine.host import gpus
 
 RANK = 16
 _SEED = 20

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import prefillshare
-from prefillshare.serving.machine import available_memory_bytes, gpus, num_cores
+from prefillshare.serving.machine.host import available_memory_bytes, gpus, num_cores
 
 _PACKAGES = ("sglang", "torch", "transformers", "nixl", "aiohttp")
 

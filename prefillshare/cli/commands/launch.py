@@ -42,9 +42,9 @@ def launch(
     from prefillshare.modules.deployment import resolve
     from prefillshare.serving.embedded import embedded_deployment
     from prefillshare.serving.launch import plan_warnings
-    from prefillshare.serving.logs import check_log_file
+    from prefillshare.serving.machine.logs import check_log_file
+    from prefillshare.serving.machine.ports import check_address, check_port
     from prefillshare.serving.options import LaunchOptions
-    from prefillshare.serving.ports import check_address, check_port
 
     if tui:
         _check_screen(as_json, dry_run)

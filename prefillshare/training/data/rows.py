@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefillshare.config.tables import nearest
+from prefillshare.config.tables import suggest_nearest
 from prefillshare.config.training import Columns, Data
 from prefillshare.datafiles import read_rows as read_data_file
 from prefillshare.errors import TrainingError, first_line
@@ -79,5 +79,6 @@ def _check_columns(origin: str, rows: Sequence[Row], columns: Sequence[str]) -> 
     for column in columns:
         if column not in names:
             raise TrainingError(
-                f"{origin} has no column {column!r}: {nearest(column, names)}; correct [data.columns], source or file"
+                f"{origin} has no column {column!r}: {suggest_nearest(column, names)}; correct [data.columns], source "
+                "or file"
             )

@@ -1,0 +1,41 @@
+"""A prefill worker hears its decode workers for as long as it lives.
+
+One thread of upstream's reads everything that decode workers say: where their KV lies, where a call's KV shall go, what
+was aborted. It ends at the first message that it cannot use: foreign traffic, a decode worker that has died since, a
+call that the scheduler's thread forgets at that moment (rooms are looked up without a lock). The worker would go on
+answering its health checks, and no hand-off begin ever again. So a thread that has ended is started again. The message
+is lost, and with it at most the call that it was about.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+NAME = "(bootstrap_thread)"
+"""End of the thread's name: Python's own way to name a thread after its function."""
+PAUSE_S = 0.05
+
+logger = logging.getLogger(__name__)
+
+
+def keep_listening(start: Callable[[], None]) -> None:
+    """Start upstream's thread with ``start``, and again whenever it has ended; returns at once."""
+    threading.Thread(target=_keep, args=(start,), name="hand-off listener", daemon=True).start()
+
+
+def _keep(start: Callable[[], None]) -> None:
+    while True:
+        for thread in _started(start):
+            thread.join()
+        logger.error("A message of a decode worker could not be used (see above): listening to the next one.")
+        time.sleep(PAUSE_S)
+
+
+def _started(start: Callable[[], None]) -> list[threading.Thread]:
+    """What ``start`` starts; it does not hand its thread out, and threads of others may begin meanwhile."""
+    before = threading.enumerate()
+    start()
+    return [thread for thread in threading.enumerate() if thread not in before and thread.name.endswith(NAME)]

@@ -1,0 +1,164 @@
+"""The HTTP process of an engine: which calls it takes, and what it counts of them.
+
+Target: ``sglang.srt.managers.tokenizer_manager.TokenizerManager``
+Why: a call that SGLang takes as it is may end the engine (token ids outside of the vocabulary), hold up everybody (a
+    text of megabytes, a schema that takes minutes) or be answered as if it had said nothing (a seed for several
+    samples). A prefill worker would obey what a call says to the decode module. SGLang's own metrics know no decode
+    module, no session, and cached tokens only as a sum.
+How: at each step of a call's way its part is looked at, before or after upstream's: what is for the other worker of a
+    pair by ``disaggregation/requests``, sizes by ``checks/prompt_size``, values by ``checks/calls``, grammars by
+    ``answers/trials``, seeds by ``answers/seeds``. A request's state carries an observation (``observed/requests``)
+    from its beginning to its end.
+Remove when: upstream has the checks, metrics per adapter, and a hook for the end of a request.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import AsyncIterator
+from functools import cached_property
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from fastapi import HTTPException
+from sglang.srt.managers import tokenizer_manager as upstream
+
+from prefillshare.observe.observer import Observer
+from sglang_patches.answers.seeds import sample_seed
+from sglang_patches.answers.trials import GrammarTrials, check_grammars
+from sglang_patches.checks import prompt_size
+from sglang_patches.checks.calls import check_call, check_request, prepare_call
+from sglang_patches.declarations import binds, overrides
+from sglang_patches.disaggregation.requests import read_as_half, without_output
+from sglang_patches.disaggregation.role import is_prefill_worker, worker_role
+from sglang_patches.observed import requests as observed
+
+if TYPE_CHECKING:
+    from fastapi import Request
+    from sglang.srt.managers.io_struct import (
+        AbortReq,
+        BatchStrOutput,
+        GenerateReqInput,
+        PauseGenerationReqInput,
+        TokenizedGenerateReqInput,
+    )
+
+_UNCOUNTED = "requests would not be counted by module"
+
+
+@binds(
+    "managers.tokenizer_manager:TokenizerManager",
+    at=(
+        "entrypoints.engine",
+        "entrypoints.http_server",
+        "entrypoints.openai.realtime.handler",
+        "entrypoints.openai.realtime.session",
+        "entrypoints.openai.streaming_asr",
+        "managers.multi_tokenizer_mixin",
+        "parser.template_manager",
+    ),
+)
+class TokenizerManager(upstream.TokenizerManager):
+    """Looks at calls before the scheduler sees them, and counts them."""
+
+    def get_ready(self) -> None:
+        """Before the first call: counting begins, and the process of trials starts, unless this worker follows none."""
+        self.observer = Observer()
+        if self.tokenizer is not None and not is_prefill_worker():
+            self.grammar_trials.start()
+
+    @cached_property
+    def observer(self) -> Observer:
+        """What this process has counted; an engine without an HTTP server begins with its first call."""
+        return Observer()
+
+    @cached_property
+    def grammar_trials(self) -> GrammarTrials:
+        """The process in which grammars are tried out."""
+        return GrammarTrials(self)
+
+    @overrides("f903c279068e6021", "a text of megabytes would hold up everybody while it is tokenised")
+    def init_tokenizer_and_processor(self) -> None:
+        super().init_tokenizer_and_processor()
+        # With automatic truncation, a text that is too long is no mistake.
+        if not self.server_args.allow_auto_truncate:
+            prompt_size.guard(self.tokenizer, self.model_config.context_len)
+
+    @overrides("d8eaa29a7e742697", "a prefill worker would obey the decode module's settings")
+    def generate_request(self, obj: GenerateReqInput, request: Request | None = None) -> AsyncIterator[Any]:
+        prepare_call(obj)
+        check_call(obj, None if request is None else request.url.path)
+        is_scoring = read_as_half(obj)
+        answers = super().generate_request(obj, request)
+        return without_output(answers) if is_scoring else answers
+
+    @overrides("a1a2a1a47255a080", "generated tokens would be prefilled by the base")
+    async def pause_generation(self, obj: PauseGenerationReqInput) -> None:
+        # Retracted requests are computed again from prompt and output: on a prefill worker, as if all were prompt.
+        if obj.mode == "retract" and worker_role() != "null":
+            raise HTTPException(
+                HTTPStatus.BAD_REQUEST,
+                "pause_generation with mode retract is not supported by disaggregated workers: use abort or in_place",
+            )
+        await super().pause_generation(obj)
+
+    @overrides("5fb935cea26fd6af", "a token id outside of the vocabulary would end the engine")
+    def _validate_one_request(self, obj: GenerateReqInput, input_ids: list[int]) -> None:
+        check_request(obj, input_ids, self.model_config.vocab_size)
+        super()._validate_one_request(obj, input_ids)
+
+    @overrides("6feabb213ac75a17", "a schema or pattern could take minutes, or end the scheduler")
+    async def _validate_and_resolve_lora(self, obj: GenerateReqInput) -> None:
+        params = getattr(obj, "sampling_params", None)
+        await check_grammars(self.grammar_trials, params if isinstance(params, list) else [params])
+        await super()._validate_and_resolve_lora(obj)
+
+    @overrides("02bcddcf7ca48618", "a seed would be taken silently and change nothing")
+    def _send_one_request(self, tokenized_obj: TokenizedGenerateReqInput) -> None:
+        params = tokenized_obj.sampling_params
+        logical = self.rid_to_state.get(self.child_rid_to_logical_rid.get(tokenized_obj.rid))
+        # A call for several samples first computes its prompt, as a call for no token.
+        if logical is not None and params.sampling_seed is not None and params.max_new_tokens != 0:
+            index = getattr(logical, "prefillshare_num_samples", 0)
+            logical.prefillshare_num_samples = index + 1
+            tokenized_obj.sampling_params = copy.copy(params)
+            tokenized_obj.sampling_params.sampling_seed = sample_seed(params.sampling_seed, index)
+        super()._send_one_request(tokenized_obj)
+
+    @overrides("e8d69ee3e74f86be", _UNCOUNTED)
+    def _init_req_state(
+        self, obj: GenerateReqInput, request: Request | None = None, *args: Any, **kwargs: Any
+    ) -> dict[str, object]:
+        lifecycles: dict[str, object] = super()._init_req_state(obj, request, *args, **kwargs)
+        # Health checks are no part of the load.
+        if getattr(obj, "log_metrics", False):
+            observed.begin(self, obj, request, [self.rid_to_state[rid] for rid in lifecycles])
+        return lifecycles
+
+    @overrides("55a8f44d5521488f", _UNCOUNTED)
+    def collect_metrics(self, state: upstream.ReqState, recv_obj: BatchStrOutput, i: int) -> None:
+        super().collect_metrics(state, recv_obj, i)
+        observed.count_output(self.observer, state, recv_obj, i)
+
+    @overrides("8e49bca9d1d26f2c", _UNCOUNTED)
+    def _handle_abort_req(self, recv_obj: AbortReq) -> None:
+        state = self.rid_to_state.get(recv_obj.rid)
+        super()._handle_abort_req(recv_obj)
+        if state is not None and recv_obj.rid not in self.rid_to_state:
+            observed.end_aborted(state, recv_obj)
+
+    @overrides("69ad26ca812defad", _UNCOUNTED)
+    def _remove_req_state(self, *args: Any, **kwargs: Any) -> upstream.ReqState | None:
+        state = super()._remove_req_state(*args, **kwargs)
+        # A finished one ends with its last output, which is counted a moment later.
+        if state is not None and not state.finished:
+            observed.end_unfinished(state)
+        return state
+
+
+RELIED_ON = {
+    "managers.tokenizer_manager:TokenizerManager._handle_batch_output": (
+        "4adfb1cf333c5972",
+        "when a request's state goes and its outputs are counted",
+    ),
+}

@@ -1,0 +1,34 @@
+"""A prefill worker says whose KV it has.
+
+Target: ``sglang.srt.disaggregation.common.conn.CommonKVBootstrapServer._setup_routes``
+Why: the stock hand-shake compares page size and KV dtype only. KV of another base has the same shape, and would be
+    decoded into nonsense without any error (I6).
+How: one route more on the server that decode workers ask anyway (:mod:`sglang_patches.disaggregation.handshake`).
+    A method patch: the servers of NIXL and of Mooncake are subclasses, which a class bound in its place would miss.
+Upstream: sglang/srt/disaggregation/common/conn.py:1575 at 0.5.17.
+Remove when: upstream compares what the KV was made with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from sglang_patches.declarations import wraps_upstream
+from sglang_patches.disaggregation.handshake import ROUTE, answer_with_identity
+
+if TYPE_CHECKING:
+    from sglang.srt.disaggregation.common.conn import CommonKVBootstrapServer
+
+
+@wraps_upstream(
+    "disaggregation.common.conn:CommonKVBootstrapServer._setup_routes",
+    "50baa9f5ee2ddb61",
+    "decode workers could not tell prefill modules apart",
+)
+def wrap_setup_routes(original: Callable[[CommonKVBootstrapServer], None]) -> Callable[[CommonKVBootstrapServer], None]:
+    def _setup_routes(self: CommonKVBootstrapServer) -> None:
+        original(self)
+        self.app.router.add_get(ROUTE, answer_with_identity)
+
+    return _setup_routes

@@ -1,0 +1,44 @@
+"""The boundaries of a batch's requests reach its LoRA batch.
+
+Target: ``sglang.srt.model_executor.forward_batch_info.ForwardBatch.init_new``
+Why: the LoRA batch is prepared inside of it, from a batch that no longer has its requests.
+How: the boundaries lie on the LoRA manager (:mod:`sglang_patches.engine.lora_manager`) while the original runs.
+    A method patch: three dozen modules import the class, most of them for a constructor that is not of interest here.
+Remove when: upstream accepts per-token or per-segment adapter ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from sglang_patches.declarations import wraps_upstream
+
+if TYPE_CHECKING:
+    from sglang.srt.managers.schedule_batch import ScheduleBatch
+    from sglang.srt.model_executor.forward_batch_info import ForwardBatch
+    from sglang.srt.model_executor.model_runner import ModelRunner
+
+Make = Callable[..., "ForwardBatch"]
+
+
+@wraps_upstream(
+    "model_executor.forward_batch_info:ForwardBatch.init_new",
+    "122dd585a6c00d92",
+    "boundaries must reach the LoRA batch",
+)
+def wrap_init_new(original: Make) -> Make:
+    def init_new(
+        cls: type[ForwardBatch], batch: ScheduleBatch, model_runner: ModelRunner, **kwargs: Any
+    ) -> ForwardBatch:
+        manager = getattr(model_runner, "lora_manager", None)
+        if manager is None:
+            return original(cls, batch, model_runner, **kwargs)
+        manager.prefill_boundaries = [req.prefillshare.boundary for req in batch.reqs]
+        try:
+            return original(cls, batch, model_runner, **kwargs)
+        finally:
+            # What is prepared next may be a graph capture, which has no requests.
+            manager.prefill_boundaries = None
+
+    return init_new

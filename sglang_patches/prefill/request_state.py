@@ -1,0 +1,47 @@
+"""What shared prefill knows of one request: ``req.prefillshare``, all that it adds to SGLang's ``Req``.
+
+Made at the end of ``Req.__init__`` (:mod:`sglang_patches.prefill.boundary`), so every request of a scheduler has it
+from its first moment. Only that scheduler's thread reads and writes it: it goes to no other process, and ends with the
+request. Each rank of a tensor-parallel worker makes its own, from the same call, and so comes to the same values.
+
+    prompt      x_1 ............ x_{n-1} | x_n   y_1 ... y_m
+    row index    0  ............   n-2   | n-1    n
+    weights      prefill module          | decode module
+    in the tree  may be shared           | never
+                                         ^ boundary = n-1
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ALL_BASE_MADE = 1 << 62
+"""Boundary of a base request of a colocated engine or a prefill worker: every position is the prefill module's."""
+
+Start = tuple[str | None, int, bytes]
+"""Where an uncached part of a prompt begins: namespace, identity of the tree node before it, its first tokens."""
+
+
+@dataclass(kw_only=True, slots=True)
+class RequestState:
+    """One request's hand-off boundary, whom it serves, and what it has to do with other requests."""
+
+    boundary: int
+    """First row that is not the prefill module's. Fixed once: neither chunks, nor a retraction, nor an abort, which
+    replaces the prompt by one token, may move it, or decoder-made rows would be shared (I2, I5)."""
+    decode_module: str | None
+    """Whom it is prefilled for, for the statistics only and no part of the namespace: an adapter's id, on a prefill
+    worker the name that the router hands along, None for the prefill module itself."""
+    are_hits_counted: bool = False
+    """Whether what its first match brought was counted; a retracted request matches again."""
+    start_underway: Start | None = None
+    """What it alone computes while others wait for it; None before its prefill and once the tree has the rows."""
+    awaited_start: Start | None = None
+    """What it waited for last."""
+    num_rounds_waited: int = 0
+    """Scheduling rounds in which it waited for ``awaited_start``."""
+
+    @property
+    def is_all_base_made(self) -> bool:
+        """True for a request whose whole KV, generated tokens included, is the prefill module's."""
+        return self.boundary == ALL_BASE_MADE

@@ -1,0 +1,175 @@
+"""Each change, before and after, in a fresh interpreter; and that no place is forgotten.
+
+One interpreter looks at all of them, since importing SGLang takes its time; each has a test of its own.
+"""
+
+import ast
+import json
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from sglang_patches.bindings import ENGINE_PATCHES
+from sglang_patches.changes import Binding, Patch, Registration
+from sglang_patches.cpu.patches import CPU_PATCHES
+from sglang_patches.fingerprint import module_path
+
+CHANGES = (*CPU_PATCHES, *ENGINE_PATCHES)
+BINDINGS = [change for change in CHANGES if isinstance(change, Binding)]
+REGISTRATIONS = [change for change in CHANGES if isinstance(change, Registration)]
+PATCHES = [change for change in CHANGES if isinstance(change, Patch)]
+
+LEFT = {
+    "sglang.compile_deep_gemm": "a program of its own, which serves nobody",
+}
+"""Modules that keep upstream's class by intention, and why."""
+
+LOOK = """
+import functools, importlib, json, sys
+from sglang_patches import bindings
+from sglang_patches.changes import Binding, Patch, Registration
+from sglang_patches.cpu.patches import CPU_PATCHES
+
+CHANGES = (*CPU_PATCHES, *bindings.ENGINE_PATCHES)
+
+def live(change):
+    module = importlib.import_module(change.need.symbol.module)
+    if isinstance(change, Registration):
+        return change._registry(module).get(change.key)
+    return functools.reduce(getattr, change.need.symbol.qualname.split("."), module)
+
+def by_place(change):
+    symbol = change.need.symbol
+    places = (symbol.module, *change.places)
+    return {place: getattr(importlib.import_module(place), symbol.qualname) for place in places}
+
+def origin(value):
+    return f"{getattr(value, '__module__', type(value).__module__)}:{getattr(value, '__name__', type(value).__name__)}"
+
+def look():
+    found = {}
+    for change in CHANGES:
+        key = change.needs[0].symbol.name
+        if isinstance(change, Binding):
+            found[key] = {place: origin(value) for place, value in by_place(change).items()}
+        elif isinstance(change, Patch):
+            found[key] = change.is_applied()
+        elif isinstance(change, Registration):
+            found[key] = origin(live(change))
+    return found
+
+before = look()
+bases = {change.needs[0].symbol.name: live(change) for change in CHANGES if isinstance(change, Binding)}
+bindings.apply(CPU_PATCHES)
+bindings.apply()
+inherited = {
+    change.needs[0].symbol.name: issubclass(live(change), bases[change.needs[0].symbol.name])
+    for change in CHANGES
+    if isinstance(change, Binding)
+}
+print(json.dumps({"before": before, "after": look(), "inherited": inherited}))
+"""
+
+
+def ids(change):
+    return change.needs[0].symbol.name
+
+
+@pytest.fixture(scope="module")
+def seen():
+    """What stands at each place before and after ``apply``."""
+    command = [sys.executable, "-W", "ignore", "-c", LOOK]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("binding", BINDINGS, ids=ids)
+def test_a_class_is_upstreams_before_and_ours_after(seen, binding):
+    upstream = binding.need.symbol
+    places = {upstream.module, *binding.places}
+    name = upstream.name
+    assert seen["before"][name] == dict.fromkeys(places, f"{upstream.module}:{upstream.qualname}")
+    assert seen["after"][name] == dict.fromkeys(places, f"{binding.module}:{binding.name}")
+    assert seen["inherited"][name]
+
+
+@pytest.mark.parametrize("registration", REGISTRATIONS, ids=ids)
+def test_an_entry_is_ours_after(seen, registration):
+    ours = f"{registration.module}:{registration.name}"
+    assert seen["before"][ids(registration)] != ours
+    assert seen["after"][ids(registration)] == ours
+
+
+@pytest.mark.parametrize("patch", PATCHES, ids=ids)
+def test_a_function_is_wrapped_after(seen, patch):
+    assert (seen["before"][ids(patch)], seen["after"][ids(patch)]) == (False, True)
+
+
+@cache
+def importers():
+    """Class name -> modules of SGLang that import it at their top or stand on it, and from where."""
+    wanted = {binding.need.symbol.qualname for binding in BINDINGS}
+    root = module_path("sglang").parent
+    found = {}
+    for path in root.rglob("*.py"):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if any(name in text for name in wanted):
+            for name, source in _imports(path, ast.parse(text), root):
+                if name in wanted:
+                    found.setdefault(name, {})[_dotted(path, root)] = source
+    return found
+
+
+def _dotted(path: Path, root: Path) -> str:
+    parts = path.relative_to(root.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _imports(path, tree, root):
+    package = _dotted(path, root).split(".")
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom):
+            above = package[: -node.level] if node.level else []
+            for alias in node.names:
+                yield alias.name, ".".join([*above, node.module or ""])
+
+
+@pytest.mark.parametrize("binding", BINDINGS, ids=ids)
+def test_no_module_that_imports_the_class_is_forgotten(binding):
+    upstream = binding.need.symbol
+    found = {place for place, source in importers().get(upstream.qualname, {}).items() if source == upstream.module}
+    assert found - LEFT.keys() == set(binding.places)
+
+
+@cache
+def heirs():
+    """Class name -> modules in which upstream itself has a subclass of it."""
+    root = module_path("sglang").parent / "srt"
+    found = {}
+    for path in root.rglob("*.py"):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        for name in {binding.need.symbol.qualname for binding in BINDINGS}:
+            if f"({name}" in text or f" {name}," in text or f".{name})" in text:
+                for node in ast.walk(ast.parse(text)):
+                    bases = [ast.unparse(base).rpartition(".")[2] for base in getattr(node, "bases", ())]
+                    if name in bases:
+                        found.setdefault(name, set()).add(node.name)
+    return found
+
+
+HEIRS = {
+    "TokenizerManager": {"TokenizerWorker"},  # several HTTP processes are refused (checks/settings.py)
+    "OpenAIServingChat": {"OpenAIServingResponses"},  # it makes its replies itself
+    "Sampler": {"_OracleSampler"},  # draws what a debugging run tells it to
+}
+"""Upstream's own subclasses of classes that are bound: they stand on upstream's class."""
+
+
+@pytest.mark.parametrize("binding", BINDINGS, ids=ids)
+def test_upstream_has_no_subclass_that_would_go_without_ours(binding):
+    name = binding.need.symbol.qualname
+    assert heirs().get(name, set()) == HEIRS.get(name, set())
