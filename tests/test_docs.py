@@ -96,3 +96,34 @@ def test_every_command_that_a_guide_names_exists(name: str) -> None:
             assert words[1] in targets or words[1].endswith("-..."), told
         if words[:2] == ["python", "-m"]:
             assert find_spec(words[2]) is not None, told
+
+
+MAPPED = re.compile(r"^\| (`[\w/`., ]+`) \| [^|]+ \|([^|]*)\|$", re.MULTILINE)
+PACKAGES = [
+    *ROOT.glob("prefillshare/*"),
+    ROOT / "benchmarks",
+    ROOT / "sglang_patches",
+    ROOT / "tui" / "prefillshare_tui",
+]
+
+
+def rooms_of(package: Path) -> set[str]:
+    """The folders of a package that hold code."""
+    return {folder.name for folder in package.iterdir() if (folder / "__init__.py").exists()}
+
+
+def is_code(path: Path) -> bool:
+    return (path.suffix == ".py" and not path.name.startswith("__")) or (path.is_dir() and any(path.glob("**/*.py")))
+
+
+def test_the_map_of_packages_is_true() -> None:
+    """Every package and every room stands in docs/architecture.md, and no other."""
+    text = (ROOT / "docs" / "architecture.md").read_text().partition("## Packages")[2]
+    told = {}
+    for names, rooms in MAPPED.findall(text):
+        for name in re.findall(r"`(\S+?)`", names):
+            told[name] = set(re.findall(r"`(\w+)`", rooms))
+    there = {
+        str(path.relative_to(ROOT)): rooms_of(path) if path.is_dir() else set() for path in PACKAGES if is_code(path)
+    }
+    assert told == there

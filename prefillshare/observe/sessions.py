@@ -128,7 +128,7 @@ class SessionTable:
         self._max_sessions = max_sessions
         self._max_kept_bytes = max_kept_bytes
         self._sessions: OrderedDict[str, Session] = OrderedDict()
-        self._list_heads: dict[tuple[int, int], Session] = {}
+        self._heads: dict[tuple[int, int], Session] = {}
         self._num_kept_bytes = 0
 
     def __len__(self) -> int:
@@ -195,7 +195,7 @@ class SessionTable:
     def _guess_session(self, data: bytes, namespace: str, now: float) -> Session:
         heads = list(_list_heads(data, namespace))
         for head in reversed(heads):
-            found = self._list_heads.get(head)
+            found = self._heads.get(head)
             if found is not None and _continues(found.latest, data):
                 break
         else:
@@ -209,10 +209,10 @@ class SessionTable:
 
     def _find_by(self, session: Session, heads: list[tuple[int, int]]) -> None:
         for head in session.heads:
-            if self._list_heads.get(head) is session:
-                del self._list_heads[head]
+            if self._heads.get(head) is session:
+                del self._heads[head]
         session.heads = heads
-        self._list_heads.update(dict.fromkeys(heads, session))
+        self._heads.update(dict.fromkeys(heads, session))
 
     def _add(self, name: str, now: float, *, is_explicit: bool) -> Session:
         session = Session(id=name, is_explicit=is_explicit, first_seen=now, last_seen=now)

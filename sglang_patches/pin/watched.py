@@ -6,7 +6,6 @@ The comparison knows this form only; how the table is written is known to ``watc
 from __future__ import annotations
 
 import ast
-import re
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -68,9 +67,11 @@ def watched_symbols() -> list[WatchedSymbol]:
 
 
 def head_of(class_text: str) -> str:
-    """The first line of a class, on which its bases are; more lines where they do not fit."""
-    found = re.match(r"class .*?:\s*(?:#.*)?$", class_text, re.MULTILINE | re.DOTALL)
-    return found.group() if found else class_text
+    """Name and bases of a class."""
+    node = ast.parse(class_text).body[0]
+    if not isinstance(node, ast.ClassDef):
+        return class_text  # a function or an import has taken its place
+    return f"class {node.name}({', '.join(map(ast.unparse, (*node.bases, *node.keywords)))})"
 
 
 def _watched(need: Need) -> WatchedSymbol:

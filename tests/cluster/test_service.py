@@ -64,7 +64,9 @@ def test_a_conversation_over_three_modules_moves_only_what_is_new(cluster: Clust
 
 def test_the_router_hears_what_workers_evict(cluster: Cluster, prompts) -> None:
     """Six contexts of 3,600 tokens do not fit into 12,288: some are gone, and the router knows."""
-    assert cluster.http.post("/flush_cache", headers={"Authorization": "Bearer admin"}).status_code == 200
+    admin = {"Authorization": "Bearer admin"}
+    # A worker refuses while its scheduler is not idle, which it is a moment after the last answer.
+    cluster.wait(lambda: cluster.http.post("/flush_cache", headers=admin).status_code == 200, "the caches are empty")
     cluster.wait(lambda: cluster.held_bytes("prefill-0") == 0, "a flushed worker holds nothing")
     base = [token for prompt in prompts for token in prompt]
     asked = [[10 + number, *(base * 4)[:3599]] for number in range(6)]

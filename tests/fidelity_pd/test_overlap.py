@@ -40,7 +40,7 @@ def overlapping(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
     """`math` as it is, and `tool` with a retraction every five steps."""
     environment = {"prefill-0": OVERLAP, "decode-math-0": OVERLAP, RETRACTED: OVERLAP | RETRACTION}
     file = deployment_file(tmp_path_factory.mktemp("pd"), *MODULES)
-    with pd_workers(file, environment=environment, without=WITHOUT, alone=(RETRACTED,)) as workers:
+    with pd_workers(file, environment=environment, without=WITHOUT) as workers:
         for name in environment:
             assert "disable_overlap_schedule=False" in workers.log(name), name
         yield workers

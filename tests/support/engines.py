@@ -91,11 +91,19 @@ class Endpoint:
         return self.http.post("/v1/chat/completions", json=body)
 
     def flush(self) -> None:
-        """Empty the prefix cache; waits until the engine is idle enough to do it."""
-        deadline = time.monotonic() + 30
-        while self.http.post("/flush_cache").status_code != 200:
-            assert time.monotonic() < deadline, "the engine did not become idle"
-            time.sleep(0.1)
+        """Empty the prefix cache."""
+        flush(self.http)
+
+
+def flush(http: httpx.Client) -> None:
+    """Empty the prefix caches behind an address.
+
+    SGLang refuses while a scheduler is not idle, which it is a moment after the last answer: asked until it does it.
+    """
+    deadline = time.monotonic() + 30
+    while http.post("/flush_cache").status_code != 200:
+        assert time.monotonic() < deadline, f"{http.base_url} did not become idle"
+        time.sleep(0.05)
 
 
 def _answer(reply: Mapping[str, Any]) -> Answer:

@@ -17,10 +17,9 @@ from prefillshare.config import load_deployment
 from prefillshare.modules.deployment import resolve
 from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.plan.processes import PlannedWorker, plan_workers
-from prefillshare.serving.run.forks import ForkServer
 from prefillshare.serving.run.process import EngineProcess, start_engine
 from prefillshare.serving.run.readiness import wait_until_listening
-from tests.support.engines import MODELS_DIR, START_TIMEOUT_S
+from tests.support.engines import MODELS_DIR, START_TIMEOUT_S, flush
 from tests.support.forks import fork_server
 
 TINY = MODELS_DIR / "tiny"
@@ -113,12 +112,9 @@ class Pair:
         return self.post("/v1/chat/completions", body)
 
     def flush(self) -> None:
-        """Empty the prefix caches of both workers; waits until they are idle enough to do it."""
-        for worker in (self.prefill, self.decode):
-            deadline = time.monotonic() + 30
-            while worker.post("/flush_cache").status_code != 200:
-                assert time.monotonic() < deadline, "the worker did not become idle"
-                time.sleep(0.05)
+        """Empty the prefix caches of both workers."""
+        flush(self.prefill)
+        flush(self.decode)
 
 
 def as_answer(reply: Mapping[str, Any]) -> Answer:
@@ -169,12 +165,10 @@ def pd_workers(
     *extra_args: str,
     environment: Mapping[str, Mapping[str, str]] | None = None,
     without: Sequence[str] = (),
-    alone: Sequence[str] = (),
 ) -> Iterator[Workers]:
     """Workers of the deployment in ``file``; ``environment`` is added to the workers whose names are its keys.
 
-    ``without`` are arguments that a launched worker has and these must not have. Some of SGLang's switches are read
-    when it is imported, which happens in one process for all workers but those ``alone``.
+    ``without`` are arguments that a launched worker has and these must not have.
     """
     options = LaunchOptions(extra_args=extra_args, start_timeout_s=START_TIMEOUT_S)
     planned = [
@@ -182,13 +176,7 @@ def pd_workers(
         for planned in plan_workers(resolve(load_deployment(file)), options)
     ]
     with contextlib.ExitStack() as stack:
-        groups = [variables for name, variables in (environment or {}).items() if name not in alone]
-        switches = {name: value for variables in groups for name, value in variables.items()}
-        forks = fork_server(_adding(switches, planned[0]).command)
-        processes = {
-            each.worker.name: _start(stack, each, file.parent, None if each.worker.name in alone else forks)
-            for each in planned
-        }
+        processes = {each.worker.name: _start(stack, each, file.parent) for each in planned}
         started = [(processes[each.worker.name], each.place.url) for each in planned]
         wait_until_listening(started, None, START_TIMEOUT_S, lambda stage: None)
         prefill, *decoders = planned
@@ -198,10 +186,9 @@ def pd_workers(
         yield Workers(pairs, {each.worker.name: each for each in planned}, processes)
 
 
-def _start(
-    stack: contextlib.ExitStack, planned: PlannedWorker, folder: Path, forks: ForkServer | None
-) -> EngineProcess:
-    process = start_engine(planned.command, folder / f"{planned.worker.name}.log", forks)
+def _start(stack: contextlib.ExitStack, planned: PlannedWorker, folder: Path) -> EngineProcess:
+    log_path = folder / f"{planned.worker.name}.log"
+    process = start_engine(planned.command, log_path, fork_server(planned.command))
     stack.callback(process.kill)
     return process
 
