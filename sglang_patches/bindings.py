@@ -107,7 +107,7 @@ _MAKERS: dict[str, Callable[[Declaration], Change]] = {
 
 _ENGINE_FILES = (
     "patches.server_args",
-    "prefill.boundary",
+    "patches.request",
     "patches.forward_batch",
     "engine.lora_manager",
     "engine.template_manager",

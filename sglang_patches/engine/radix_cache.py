@@ -1,17 +1,23 @@
 """The radix-cache backend ``prefillshare``: base-made KV only.
 
-Extends ``sglang.srt.mem_cache.radix_cache.RadixCache`` through
-``register_radix_cache_backend`` (sglang/srt/mem_cache/registry.py:54 at 0.5.17).
+Extends ``sglang.srt.mem_cache.radix_cache.RadixCache``, and is registered beside it.
 
-A request of a decode module may read at most ``boundary`` positions from the
-tree and add at most as many to it. Its other rows, x_n and what it generated, stay its
-own and are freed with it, by the mechanism that upstream has for an unfinished page:
-``prefix_indices`` covers every computed row, ``cache_protected_len`` only those that
-the tree owns.
+A request of a decode module may read at most ``boundary`` positions from the tree and add at most as many to it. Its
+other rows, x_n and what it generated, stay its own and are freed with it, by the mechanism that upstream has for an
+unfinished page: ``prefix_indices`` covers every computed row, ``cache_protected_len`` only those that the tree owns.
 
-    row index   0 ........ key_len ........ boundary ........ computed
-    owner       |-- tree --|---------- request (private) -------|
-    key_len = boundary or computed, whichever is less, rounded down to whole pages
+    row index   0 ..... protected ..... known ..... key_len ..... boundary ..... computed
+    before      |- tree -|------------------- request -------------------------------|
+    of the rows |- kept -|- second copies -|- given -|----------- private ------------|
+    after       |-------------- tree -----------------|----------- request -----------|
+
+    protected = cache_protected_len: what the tree owned when the request last asked it
+    known     = what the tree has of the key by now: another request may have given it in the meantime, and then the
+                rows from protected to known are second copies, which are freed
+    key_len   = boundary or computed, whichever is less, rounded down to whole pages
+
+An unfinished request's row is rewritten to the tree's own rows up to key_len, and goes on. A finished one's private
+rows are freed together with the second copies.
 
 Base requests take the upstream path unchanged: all their KV is base-made. A decode worker has none.
 
@@ -66,6 +72,7 @@ class SharedPrefillRadixCache(RadixCache):
         conversation may have cached exactly those tokens, base-made. They are not
         this request's: from x_n on its KV is the decode module's.
         """
+        # Without a request it is asked for a key that ends before the boundary already (``_share``).
         if params.req is not None:
             key = params.key
             boundary = params.req.prefillshare.boundary
@@ -83,14 +90,17 @@ class SharedPrefillRadixCache(RadixCache):
         rows = self._computed_rows(req, req.extend_range.end)
         key = self._shareable_key(req, len(rows))
         shared_rows, last_node = self._share(req, key, rows, chunked=chunked)
+        # Its second copies were freed, so from now on it must read the tree's.
         self.req_to_token_pool.write(
             (req.req_pool_idx, slice(req.cache_protected_len, len(shared_rows))),
             shared_rows[req.cache_protected_len :],
         )
+        # No eviction comes between: the tree belongs to the scheduler's thread.
         self.dec_lock_ref(req.last_node)
         self.inc_lock_ref(last_node)
         req.last_node = last_node
         req.cache_protected_len = len(shared_rows)
+        # The next chunk or decode step continues after all of its rows, the private ones among them.
         req.prefix_indices = torch.cat([shared_rows, rows[len(shared_rows) :]])
 
     def cache_finished_req(self, req: Req, is_insert: bool = True, *, kv_len_to_handle: int) -> None:
@@ -104,14 +114,13 @@ class SharedPrefillRadixCache(RadixCache):
 
         rows = self._computed_rows(req, kv_len_to_handle)
         key = self._shareable_key(req, len(rows))
-        duplicates_end = len(key)
+        # Without an insertion nothing of the key changes hands, and all that the tree does not own is freed.
+        copies_end = len(key)
         if is_insert and not self.disable_finished_insert:
-            duplicates_end = self._insert(req, key, rows)
-        # The tree's own rows are skipped, its second copies and private rows freed.
+            copies_end = self._insert(req, key, rows)
         start = req.cache_protected_len
-        self.token_to_kv_pool_allocator.free_segments(
-            [(rows[start:duplicates_end], start), (rows[len(key) :], len(key))]
-        )
+        # One call for both pieces: where they meet within a page, it is freed once.
+        self.token_to_kv_pool_allocator.free_segments([(rows[start:copies_end], start), (rows[len(key) :], len(key))])
         if req.last_node is not None:
             self.dec_lock_ref(req.last_node)
 
@@ -141,6 +150,7 @@ class SharedPrefillRadixCache(RadixCache):
         self, node: Any, key: RadixKey, value: torch.Tensor, priority: int = 0, chunked: bool = False
     ) -> tuple[int, Any]:
         num_known, last = super()._insert_helper(node, key, value, priority, chunked)
+        # What is new ends in one leaf of its own; a key that was all known ends in somebody else's node.
         if num_known < len(key):
             last.origin = self._writer
         return num_known, last
@@ -154,6 +164,7 @@ class SharedPrefillRadixCache(RadixCache):
         return self.req_to_token_pool.req_to_token[req.req_pool_idx, :num_tokens]
 
     def _shareable_key(self, req: Req, num_computed: int) -> RadixKey:
+        # An abort replaces the prompt by one token, which is then all that is known of the rows' tokens.
         end = min(req.prefillshare.boundary, num_computed, len(req.origin_input_ids))
         tokens: array[int] = req.origin_input_ids[:end]
         return RadixKey(tokens, req.extra_key).page_aligned(self.page_size)
@@ -163,6 +174,7 @@ class SharedPrefillRadixCache(RadixCache):
         result = self.insert(
             InsertParams(
                 key=key,
+                # A copy, since the tree keeps it, and the pool's row will be another request's.
                 value=rows[: len(key)].to(dtype=torch.int64, copy=True),
                 chunked=chunked,
                 priority=getattr(req, "priority", 0) or 0,
@@ -175,6 +187,7 @@ class SharedPrefillRadixCache(RadixCache):
         num_known = self._insert(req, key, rows, chunked)
         start = req.cache_protected_len
         self.token_to_kv_pool_allocator.free_segment(rows[start:num_known], start_pos=start)
+        # Asked again, because the insertion may have split the node in which the key ended.
         match = super().match_prefix(MatchPrefixParams(key=key))
         assert len(match.device_indices) == len(key)
         return match.device_indices, match.last_device_node

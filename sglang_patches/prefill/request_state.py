@@ -1,6 +1,6 @@
 """What shared prefill knows of one request: ``req.prefillshare``, all that it adds to SGLang's ``Req``.
 
-Made at the end of ``Req.__init__`` (:mod:`sglang_patches.prefill.boundary`), so every request of a scheduler has it
+Made at the end of ``Req.__init__`` (:mod:`sglang_patches.patches.request`), so every request of a scheduler has it
 from its first moment. Only that scheduler's thread reads and writes it: it goes to no other process, and ends with the
 request. Each rank of a tensor-parallel worker makes its own, from the same call, and so comes to the same values.
 

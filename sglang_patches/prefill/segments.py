@@ -10,6 +10,9 @@ For a request whose extend covers positions ``prefix .. prefix+length-1``:
       |------- base ---------|------- adapter -------|
               b tokens              length-b tokens
     b = clamp(boundary - prefix, 0, length)
+
+A chunk that ends before the boundary is all base, one that begins behind it (a decode step in a mixed batch, a
+retracted request's answer) all adapter; only the chunk with x_n has both.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 
 SEGMENTS = "prefillshare_segments"
+"""Attribute of a batch that holds its view: made once per forward pass, and dropped with the batch."""
 
 LoraIds = set[str | None]
 
@@ -40,7 +44,9 @@ def split_segments(
     lens: list[int] = []
     for lora_id, prefix, extend, boundary in zip(lora_ids, prefix_lens, extend_lens, boundaries, strict=True):
         num_base = min(max(boundary - prefix, 0), extend)
+        # Neighbours, base first: a segment is a run of tokens, and those of a request lie together in the batch.
         for segment_id, length in ((None, num_base), (lora_id, extend - num_base)):
+            # An empty one would only count against the limits of CUDA graphs.
             if length:
                 ids.append(segment_id)
                 lens.append(length)
@@ -61,6 +67,7 @@ def segment_view(batch: ForwardBatch, boundaries: list[int]) -> ForwardBatch:
         batch.extend_seq_lens_cpu,
         boundaries,
     )
+    # A shallow copy: the tokens and their rows are the batch's own, only what says whose they are is new.
     view = copy.copy(batch)
     view.lora_ids = ids
     view.batch_size = len(ids)

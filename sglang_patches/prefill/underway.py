@@ -27,6 +27,7 @@ class PrefillsUnderway:
     def add(self, req: Any, page_size: int) -> None:
         """Note what a request of the next batch computes."""
         start = _start_of(req, page_size)
+        # The first one stays: it is the first to be done, so whoever waits looks for it.
         if start is not None and start not in self._requests:
             req.prefillshare.start_underway = start
             self._requests[start] = req
@@ -35,6 +36,7 @@ class PrefillsUnderway:
         """Strike off what the tree now holds, or what was given up."""
         start = req.prefillshare.start_underway
         req.prefillshare.start_underway = None
+        # After a flush another request may have begun the same start.
         if start is not None and self._requests.get(start) is req:
             del self._requests[start]
 
@@ -47,6 +49,7 @@ class PrefillsUnderway:
         if start is None or start not in self._requests:
             return False
         state: RequestState = req.prefillshare
+        # Each chunk of a long prompt is another start, which is worth waiting for anew.
         state.num_rounds_waited = state.num_rounds_waited + 1 if start == state.awaited_start else 1
         state.awaited_start = start
         return state.num_rounds_waited <= MAX_ROUNDS
@@ -57,8 +60,11 @@ class PrefillsUnderway:
 
 def _start_of(req: Any, page_size: int) -> Start | None:
     """The end of a request's cached prefix and what comes next; None where too little can be shared."""
+    # Set by the match, or by the chunk before: the rows up to ``first`` are the tree's, and end at ``last_node``.
     tokens, first = req.full_untruncated_fill_ids, req.cache_protected_len
     end = first + max(MIN_TOKENS, page_size)
+    # Never past what may be shared, or what upstream leaves to be computed: rows for log-probabilities, the last token.
     if end > min(req.prefillshare.boundary, req._compute_max_prefix_len(len(tokens)), len(req.origin_input_ids)):
         return None
+    # The node is locked by the request that is noted, so its identity is not another node's before that ends.
     return req.extra_key, id(req.last_node), tokens[first:end].tobytes()

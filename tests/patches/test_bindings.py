@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from prefillshare.contract import BACKEND_NAME
 from sglang_patches.bindings import ENGINE_PATCHES
 from sglang_patches.changes import Binding, Patch, Registration
 from sglang_patches.cpu.patches import CPU_PATCHES
@@ -103,6 +104,10 @@ def test_an_entry_is_ours_after(seen, registration):
     ours = f"{registration.module}:{registration.name}"
     assert seen["before"][ids(registration)] != ours
     assert seen["after"][ids(registration)] == ours
+
+
+def test_the_radix_cache_has_the_name_that_the_launcher_asks_for():
+    assert BACKEND_NAME in {registration.key for registration in REGISTRATIONS}
 
 
 @pytest.mark.parametrize("patch", PATCHES, ids=ids)
