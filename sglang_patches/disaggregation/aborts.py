@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import zmq
-    from sglang.srt.disaggregation.nixl.conn import NixlKVManager
     from sglang.srt.disaggregation.common.utils import FastQueue, TransferKVChunk
+    from sglang.srt.disaggregation.nixl.conn import NixlKVManager
 
 LONGEST_S = 10.0
 ANSWER = b"ABORT_ACK"
