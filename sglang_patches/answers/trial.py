@@ -20,9 +20,13 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from sglang_patches.answers import schemas
+
+if TYPE_CHECKING:
+    from sglang.srt.constrained.xgrammar_backend import XGrammarGrammar, XGrammarGrammarBackend
+    from xgrammar import GrammarMatcher, TokenizerInfo
 
 CPU_SECONDS = 4.0
 WALL_SECONDS = 20
@@ -50,7 +54,7 @@ class GrammarInfo:
 
         self._info = xgrammar.TokenizerInfo.deserialize_json(serialized)
 
-    def init_xgrammar(self) -> tuple[Any, None]:
+    def init_xgrammar(self) -> tuple[TokenizerInfo, None]:
         return self._info, None
 
 
@@ -82,7 +86,7 @@ def _close_all_but(control: socket.socket) -> None:
                 os.close(int(name))
 
 
-def _backend(tokenizer_info: str, vocab_size: int, any_whitespace: bool) -> Any:
+def _backend(tokenizer_info: str, vocab_size: int, any_whitespace: bool) -> XGrammarGrammarBackend:
     import xgrammar
     from sglang.srt.constrained.xgrammar_backend import XGrammarGrammarBackend
 
@@ -93,7 +97,7 @@ def _backend(tokenizer_info: str, vocab_size: int, any_whitespace: bool) -> Any:
     return backend
 
 
-def _answer(connection: socket.socket, backend: Any) -> None:
+def _answer(connection: socket.socket, backend: XGrammarGrammarBackend) -> None:
     """Read one question, write the verdict (empty: it can be used), end the process."""
     try:
         _limit()
@@ -116,7 +120,7 @@ def _limit() -> None:
     signal.setitimer(signal.ITIMER_REAL, WALL_SECONDS)
 
 
-def verdict(backend: Any, kind: str, text: str) -> str | None:
+def verdict(backend: XGrammarGrammarBackend, kind: str, text: str) -> str | None:
     """Why answers cannot follow this grammar; None when they can."""
     if kind == "json" and text != ANY_JSON and (reason := schemas.problem(text)):
         return reason
@@ -129,7 +133,7 @@ def verdict(backend: Any, kind: str, text: str) -> str | None:
     return next(_faults(grammar, backend.vocab_size), None)
 
 
-def _faults(grammar: Any, vocab_size: int) -> Iterator[str]:
+def _faults(grammar: XGrammarGrammar, vocab_size: int) -> Iterator[str]:
     began = time.process_time()
     for seed in range(NUM_WALKS):
         for is_possible, seconds in _walk(grammar.copy().matcher, vocab_size, random.Random(seed)):
@@ -141,7 +145,7 @@ def _faults(grammar: Any, vocab_size: int) -> Iterator[str]:
                 return
 
 
-def _walk(matcher: Any, vocab_size: int, dice: random.Random) -> Iterator[tuple[bool, float]]:
+def _walk(matcher: GrammarMatcher, vocab_size: int, dice: random.Random) -> Iterator[tuple[bool, float]]:
     """Whether any token may come next, and how long one token took, along a random answer."""
     import numpy
     import xgrammar

@@ -20,7 +20,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sglang_patches.answers import trial as grammar_trial
 
@@ -115,7 +115,7 @@ class GrammarTrials:
         return ours
 
 
-async def check_grammars(trials: GrammarTrials, all_params: list[Any]) -> None:
+async def check_grammars(trials: GrammarTrials, all_params: list[object]) -> None:
     """Try every grammar of a call.
 
     Raises: ValueError saying which cannot be used, why, and what to do.
@@ -132,7 +132,7 @@ async def check_grammars(trials: GrammarTrials, all_params: list[Any]) -> None:
             raise ValueError(f"{name} cannot be used ({reason[:300]}): correct it")
 
 
-def _grammars(params: Any) -> Iterator[tuple[str, str]]:
+def _grammars(params: object) -> Iterator[tuple[str, str]]:
     if not isinstance(params, Mapping):
         return
     for name in KINDS:

@@ -13,9 +13,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sglang_patches.checks import sampling_values
+
+if TYPE_CHECKING:
+    from sglang.srt.managers.io_struct import GenerateReqInput
 
 MAX_TEXTS = 1024
 """In one call, samples counted."""
@@ -61,7 +64,7 @@ MAX_TEXT_CHARACTERS = 1024
 """Of a name that a call gives to something."""
 
 
-def check_call(obj: Any, path: str | None) -> None:
+def check_call(obj: GenerateReqInput, path: str | None) -> None:
     """Look at a call as it came, to an address or (None) from the engine itself.
 
     Raises: ValueError saying what is wrong, the value and what is allowed.
@@ -83,7 +86,7 @@ def check_call(obj: Any, path: str | None) -> None:
     _check_lengths(obj, num_texts)
 
 
-def prepare_call(obj: Any) -> None:
+def prepare_call(obj: GenerateReqInput) -> None:
     """Leave out what a call sets to null, where SGLang would stumble over it, and unpack what a newer library packs.
 
     Effects: changes ``obj``.
@@ -95,7 +98,7 @@ def prepare_call(obj: Any) -> None:
             del one["n"]
 
 
-def _check_fields(obj: Any, path: str) -> None:
+def _check_fields(obj: GenerateReqInput, path: str) -> None:
     """Elsewhere SGLang fills the engine's class itself, for its health checks too."""
     if path in _NATIVE_PATHS:
         for field in dataclasses.fields(obj):
@@ -109,22 +112,22 @@ def _check_fields(obj: Any, path: str) -> None:
             raise ValueError(f"session_params has no {unknown[0]!r}: it has {', '.join(sorted(_SESSION_PARAMETERS))}")
 
 
-def _num_prompts(obj: Any) -> int:
+def _num_prompts(obj: GenerateReqInput) -> int:
     given = obj.text if obj.text is not None else obj.input_ids
     if isinstance(given, list) and not given:
         raise ValueError("the list of prompts is empty: give at least one")
     return len(given) if isinstance(given, list) and not isinstance(given[0], int | float) else 1
 
 
-def _samples(params: Any) -> int:
+def _samples(params: Mapping[str, int | None] | None) -> int:
     return (params or {}).get("n") or 1
 
 
-def _listed(value: Any) -> list[Any]:
+def _listed(value: object) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _check_lengths(obj: Any, num_texts: int) -> None:
+def _check_lengths(obj: GenerateReqInput, num_texts: int) -> None:
     is_batch = isinstance(obj.text if obj.text is not None else obj.input_ids, list) and not _is_token_list(obj)
     for name in _PER_PROMPT:
         value = getattr(obj, name)
@@ -138,11 +141,11 @@ def _check_lengths(obj: Any, num_texts: int) -> None:
             )
 
 
-def _is_token_list(obj: Any) -> bool:
+def _is_token_list(obj: GenerateReqInput) -> bool:
     return obj.text is None and isinstance(obj.input_ids[0], int | float)
 
 
-def check_request(obj: Any, input_ids: Sequence[int] | None, vocab_size: int) -> None:
+def check_request(obj: GenerateReqInput, input_ids: Sequence[int] | None, vocab_size: int) -> None:
     """Look at what upstream trusts.
 
     Raises: ValueError saying what is wrong, the value and what is allowed.
@@ -162,7 +165,7 @@ def check_request(obj: Any, input_ids: Sequence[int] | None, vocab_size: int) ->
         raise ValueError(f"top_logprobs_num is {wanted}: it must be 0 to {vocab_size}")
 
 
-def _check_plain(obj: Any) -> None:
+def _check_plain(obj: GenerateReqInput) -> None:
     trace = getattr(obj, "external_trace_header", None) or {}
     if not isinstance(trace, Mapping) or not all(isinstance(one, str) for pair in trace.items() for one in pair):
         raise ValueError(f"external_trace_header is {str(trace)[:80]}: give an object of texts")
@@ -183,7 +186,7 @@ def _extremes(input_ids: Sequence[int]) -> Iterator[int]:
         yield from (min(input_ids), max(input_ids))
 
 
-def _named_tokens(params: Any) -> Iterator[int]:
+def _named_tokens(params: object) -> Iterator[int]:
     if isinstance(params, Mapping):
         yield from params.get("stop_token_ids") or ()
         yield from map(int, params.get("logit_bias") or ())

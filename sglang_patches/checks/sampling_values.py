@@ -10,7 +10,6 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from sglang_patches.answers import stop_patterns
 
@@ -39,7 +38,7 @@ _INTEGERS = {
 """Name -> least and most; which ones between are taken (top_k 0), SGLang says."""
 
 
-def check_samples(params: Any) -> None:
+def check_samples(params: object) -> None:
     """Look at what a call is multiplied by, before it is.
 
     Raises: ValueError naming the value and what is allowed.
@@ -50,7 +49,7 @@ def check_samples(params: Any) -> None:
         _integer("n", params["n"])
 
 
-def check(params: Any) -> None:
+def check(params: Mapping[str, object] | None) -> None:
     """Look at one call's parameters, by their names in the engine.
 
     Raises: ValueError naming the parameter, its value and what is allowed.
@@ -62,38 +61,38 @@ def check(params: Any) -> None:
             _CHECKS[name](name, value)
 
 
-def _nearest(name: Any) -> str:
+def _nearest(name: object) -> str:
     found = difflib.get_close_matches(str(name), _CHECKS, n=1)
     return f": did you mean {found[0]!r}?" if found else ""
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _integer(name: str, value: Any) -> None:
+def _integer(name: str, value: object) -> None:
     least, most = _INTEGERS[name]
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         raise ValueError(f"{name} is {_shown(value)}: it must be a whole number from {least} to {most}")
 
 
-def _number(name: str, value: Any) -> None:
+def _number(name: str, value: object) -> None:
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         raise ValueError(f"{name} is {_shown(value)}: it must be a finite number")
 
 
-def _switch(name: str, value: Any) -> None:
+def _switch(name: str, value: object) -> None:
     if not isinstance(value, bool):
         raise ValueError(f"{name} is {_shown(value)}: it must be true or false")
 
 
-def _text(name: str, value: Any) -> None:
+def _text(name: str, value: object) -> None:
     if not isinstance(value, str):
         raise ValueError(f"{name} is {_shown(value)}: give it as text")
 
 
-def _stops(name: str, value: Any) -> list[str]:
+def _stops(name: str, value: object) -> list[str]:
     stops = [value] if isinstance(value, str) else value
     if not isinstance(stops, list) or not all(isinstance(one, str) for one in stops):
         raise ValueError(f"{name} is {_shown(value)}: give a text or a list of texts")
@@ -107,7 +106,7 @@ def _stops(name: str, value: Any) -> list[str]:
     return stops
 
 
-def _stop_regex(name: str, value: Any) -> None:
+def _stop_regex(name: str, value: object) -> None:
     for pattern in _stops(name, value):
         try:
             stop_patterns.compile_pattern(pattern)
@@ -115,7 +114,7 @@ def _stop_regex(name: str, value: Any) -> None:
             raise ValueError(f"{name} {_shown(pattern)} cannot be used ({error}): correct it") from None
 
 
-def _stop_token_ids(name: str, value: Any) -> None:
+def _stop_token_ids(name: str, value: object) -> None:
     if not isinstance(value, list) or len(value) > MAX_STOP_TOKENS:
         raise ValueError(f"{name} must be a list of at most {MAX_STOP_TOKENS} token ids")
     wrong = [one for one in value if not isinstance(one, int) or isinstance(one, bool)]
@@ -123,7 +122,7 @@ def _stop_token_ids(name: str, value: Any) -> None:
         raise ValueError(f"{name} contains {_shown(wrong[0])}: give token ids, which are whole numbers")
 
 
-def _logit_bias(name: str, value: Any) -> None:
+def _logit_bias(name: str, value: object) -> None:
     if not isinstance(value, Mapping):
         raise ValueError(f"{name} is {_shown(value)}: give an object of token ids and numbers")
     for token, bias in value.items():
@@ -134,7 +133,7 @@ def _logit_bias(name: str, value: Any) -> None:
             raise ValueError(f"{name} of token {token} is {_shown(bias)}: it must be a number from -100 to 100")
 
 
-def _custom_params(name: str, value: Any) -> None:
+def _custom_params(name: str, value: object) -> None:
     if not isinstance(value, Mapping) or "__req__" in value:
         raise ValueError(f"{name} is {_shown(value)}: give an object")
     for key, inner in value.items():
@@ -143,7 +142,7 @@ def _custom_params(name: str, value: Any) -> None:
             raise ValueError(f"{name} {key!r} is nested too deeply: give plain values, or a list or object of them")
 
 
-_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+_CHECKS: dict[str, Callable[[str, object], object]] = {
     **dict.fromkeys(_INTEGERS, _integer),
     **dict.fromkeys(_NUMBERS, _number),
     **dict.fromkeys(_SWITCHES, _switch),

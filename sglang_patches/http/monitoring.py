@@ -10,7 +10,7 @@ import asyncio
 import hmac
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefillshare.contract import DEPLOYMENT_VARIABLE, RESTARTS_VARIABLE, WORKER_VARIABLE
 from prefillshare.observe.relabel import add_labels
@@ -20,13 +20,21 @@ from sglang_patches.disaggregation.role import worker_role
 from sglang_patches.http.model_names import module_warnings, served_names
 from sglang_patches.observed.call_report import META_KEY
 
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from sglang.srt.server_args import ServerArgs
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from sglang_patches.engine.tokenizer_manager import TokenizerManager
+
 ASK_TIMEOUT_S = 1.0
 """A scheduler in a long step answers only after it; until then its memory is unknown."""
 STATE_PATH = "/deployment/state"
 METRICS_PATH = "/metrics"
 
 
-def add_routes(app: Any) -> None:
+def add_routes(app: FastAPI) -> None:
     """Serve both paths; SGLang's own /metrics is asked by ours."""
     from starlette.routing import Route
 
@@ -34,14 +42,14 @@ def add_routes(app: Any) -> None:
     app.router.routes[:] = [Route(STATE_PATH, get_state), Route(METRICS_PATH, get_metrics), *kept]
 
 
-async def get_state(request: Any) -> Any:
+async def get_state(request: Request) -> Response:
     """The contract's document."""
     from starlette.responses import Response
 
     return Response(as_json(await engine_state(_tokenizer_manager())), media_type="application/json")
 
 
-async def get_metrics(request: Any) -> Any:
+async def get_metrics(request: Request) -> Response:
     """Prometheus' text: ours, then SGLang's. For a router SGLang's only, with the labels of its query added."""
     # Late, like all of prometheus_client here: SGLang must first say in which folder the processes meet.
     from starlette.responses import Response
@@ -58,13 +66,13 @@ async def get_metrics(request: Any) -> Any:
     return Response(text, headers={"Content-Type": CONTENT_TYPE})
 
 
-def _tokenizer_manager() -> Any:
+def _tokenizer_manager() -> TokenizerManager:
     from sglang.srt.entrypoints.http_server import get_global_state
 
     return get_global_state().tokenizer_manager
 
 
-def _may_read(request: Any, server_args: Any) -> bool:
+def _may_read(request: Request, server_args: ServerArgs) -> bool:
     """SGLang lets everybody read /metrics; module names and load are the key holders' business here."""
     keys = [key for key in (server_args.api_key, server_args.admin_api_key) if key]
     given = request.headers.get("Authorization", "").removeprefix("Bearer ").encode()
@@ -80,7 +88,7 @@ def _sglang_metrics() -> bytes:
     return bytes(generate_latest(registry))
 
 
-async def engine_state(manager: Any) -> dict[str, Any]:
+async def engine_state(manager: TokenizerManager) -> dict[str, Any]:
     """The state of this engine, with what its scheduler says if it answers in time."""
     observer, told = manager.observer, await _ask_scheduler(manager)
     if told is not None:
@@ -109,7 +117,7 @@ async def engine_state(manager: Any) -> dict[str, Any]:
     )
 
 
-def _worker(manager: Any, told: Mapping[str, Any] | None, num_queued: int) -> dict[str, Any]:
+def _worker(manager: TokenizerManager, told: Mapping[str, Any] | None, num_queued: int) -> dict[str, Any]:
     args, observer, role = manager.server_args, manager.observer, worker_role()
     totals = observer.totals()
     handoffs = observer.handoffs
@@ -131,7 +139,7 @@ def _worker(manager: Any, told: Mapping[str, Any] | None, num_queued: int) -> di
     )
 
 
-async def _ask_scheduler(manager: Any) -> Mapping[str, Any] | None:
+async def _ask_scheduler(manager: TokenizerManager) -> Mapping[str, Any] | None:
     """What the scheduler says of itself, None when it is busy; one question at a time is on its way."""
     asked = getattr(manager, "prefillshare_asked", None)
     if asked is None or asked.done():
@@ -143,7 +151,7 @@ async def _ask_scheduler(manager: Any) -> Mapping[str, Any] | None:
     return told
 
 
-def _by_name(manager: Any, queued: Mapping[str, int]) -> dict[str, int]:
+def _by_name(manager: TokenizerManager, queued: Mapping[str, int]) -> dict[str, int]:
     """Waiting requests by module name; the scheduler knows adapters by id."""
     adapters = manager.lora_registry.get_all_adapters()
     names = {adapter.lora_id: adapter.lora_name for adapter in adapters.values()}
@@ -154,7 +162,7 @@ def _by_name(manager: Any, queued: Mapping[str, int]) -> dict[str, int]:
     return found
 
 
-def _tell_flushes(manager: Any, count: int) -> None:
+def _tell_flushes(manager: TokenizerManager, count: int) -> None:
     known = getattr(manager, "prefillshare_flushes", 0)
     if count > known:
         manager.observer.events.tell("flush", "engine", "the prefix cache was emptied")
