@@ -8,7 +8,7 @@ DEPLOYMENT ?= models/tiny-agents.toml
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test tmux check install lock clean bench bench-gpu bench-cluster bench-router bench-train bench-accuracy bench-tui
+.PHONY: help run test test-fast tmux check dist install lock clean bench bench-gpu bench-cluster bench-router bench-train bench-accuracy bench-tui
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,7 +18,10 @@ run: $(READY) ## serve the tiny family on http://127.0.0.1:30000
 	@exec $(BIN)/prefillshare launch $(DEPLOYMENT) $(ARGS)
 
 test: check tmux ## everything of check, then all tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m tests.support.lanes $(ARGS)
+
+test-fast: $(READY) tmux ## the tests that need no engine and train nothing for long: two to three minutes
+	$(BIN)/python -m pytest -m 'not engine and not slow' $(ARGS)
 
 # The dashboard is tested in a real terminal.
 tmux:
@@ -32,6 +35,9 @@ check: $(READY) ## format, lint, types, import contracts, the wheel
 	$(BIN)/lint-imports --no-cache
 	@folder=$$(mktemp -d) && $(BIN)/python -m build --no-isolation --outdir $$folder >$$folder/log 2>&1 \
 		&& tail -1 $$folder/log && rm -r $$folder || { cat $$folder/log >&2; exit 1; }
+
+dist: $(READY) ## wheel and source archive, in dist/
+	$(BIN)/python -m build --no-isolation
 
 install: $(READY) ## only make the environment
 

@@ -37,6 +37,12 @@ class BenchError(PrefillShareError):
     """A measurement cannot be made, or continued, as asked."""
 
 
+def short_repr(value: object, length: int = 60) -> str:
+    """A value as Python writes it, cut to `length` characters."""
+    text = repr(value)
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
 def first_line(error: Exception) -> str:
     """What an error of another library says, short enough to stand inside of a sentence."""
     text = str(error).strip().splitlines()

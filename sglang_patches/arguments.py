@@ -1,7 +1,7 @@
 """The arguments that the installed SGLang's parser takes, as lines of the launcher's table.
 
-The launcher checks deployment files against its own copy, `prefillshare/serving/known_options.json`; this is what that
-file must say.
+The launcher checks deployment files against its own copy, `prefillshare/serving/plan/known_options.json`; this is what
+that file must say.
 """
 
 from __future__ import annotations

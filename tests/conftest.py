@@ -1,9 +1,32 @@
-"""What the whole suite shares: the fidelity matrix at the end of a run."""
+"""What the whole suite shares: the marks of tests, and the fidelity matrix at the end of a run."""
+
+from collections.abc import Generator
 
 import pytest
 
 from tests.support.forks import close_fork_servers
+from tests.support.marks import SLOW_CPU_S, UNMARKED, cpu_seconds, guard, mark_tests
 from tests.support.scores import SCORES
+from tests.support.servers import random_server
+
+__all__ = ["random_server"]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark before `-m` selects."""
+    mark_tests(items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Let only marked tests start engines, and note what others take."""
+    guard.item, before = item, cpu_seconds()
+    try:
+        return (yield)
+    finally:
+        guard.item = None
+        UNMARKED.note(item, cpu_seconds() - before)
 
 
 def pytest_sessionfinish() -> None:
@@ -17,3 +40,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("fidelity: served tokens against the float32 reference")
         for score in SCORES:
             terminalreporter.write_line(str(score))
+    if UNMARKED.tests:
+        terminalreporter.section(f"more than {SLOW_CPU_S:.0f} s of CPU: mark them slow (tests/support/marks.py)")
+        for name, seconds in UNMARKED.tests.items():
+            terminalreporter.write_line(f"{seconds:6.1f} s  {name}")

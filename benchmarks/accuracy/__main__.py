@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.accuracy.plan import Measurement, Recipe, Run, base_measurements, steps
-from benchmarks.accuracy.progress import left
+from benchmarks.accuracy.progress import describe_remaining
 from benchmarks.accuracy.report import write_report
 from benchmarks.accuracy.store import Store
 from benchmarks.accuracy.train import train
@@ -72,7 +72,7 @@ class Accuracy:
         for measurement in missing:
             self._measure(measurement)
         write_report(self._recipe, self._store, self._out)
-        self._reporter.say(left(self._recipe, self._store))
+        self._reporter.say(describe_remaining(self._recipe, self._store))
 
     def _missing(self, wanted: Sequence[Measurement]) -> list[Measurement]:
         return [measurement for measurement in wanted if measurement.name not in self._store.accuracies]

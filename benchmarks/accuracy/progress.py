@@ -8,7 +8,7 @@ from benchmarks.accuracy.plan import Recipe, runs, steps
 from benchmarks.accuracy.store import Store
 
 
-def left(recipe: Recipe, store: Store) -> str:
+def describe_remaining(recipe: Recipe, store: Store) -> str:
     """One line for people; at least one training and one measurement must be stored.
 
     Units: minutes of CPU time, which is the time to wait where nothing else computes.

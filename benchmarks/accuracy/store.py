@@ -37,7 +37,7 @@ class Store:
             "format": FORMAT,
             "recipe_sha256": recipe.sha256(),
             "recipe": recipe.as_dict(),
-            "machine": _machine(),
+            "machine": _describe_machine(),
             "trainings": {},
             "accuracies": {},
         }
@@ -89,8 +89,8 @@ class Store:
             self._content[key] = stored[key]
 
     def _write(self) -> None:
-        self._content["machine"] = _machine()
-        with _locked(self.file.parent):
+        self._content["machine"] = _describe_machine()
+        with _lock(self.file.parent):
             self._take_others()
             partial = self.file.with_name(f"partial-{self.file.name}")
             partial.write_text(json.dumps(self._content, indent=1) + "\n", encoding="utf-8")
@@ -106,7 +106,7 @@ class Store:
 
 
 @contextmanager
-def _locked(directory: Path) -> Iterator[None]:
+def _lock(directory: Path) -> Iterator[None]:
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -115,7 +115,7 @@ def _locked(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _machine() -> dict[str, Any]:
+def _describe_machine() -> dict[str, Any]:
     return {
         "date": date.today().isoformat(),
         "architecture": platform.machine(),

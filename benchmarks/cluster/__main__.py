@@ -22,9 +22,9 @@ from prefillshare import direct
 from prefillshare.config import load_deployment
 from prefillshare.contract import CPU_PLUGIN
 from prefillshare.modules.deployment import resolve
-from prefillshare.serving.arguments import ENGINE_PROGRAM
 from prefillshare.serving.launch import RunningDeployment, running_deployment
-from prefillshare.serving.ports import free_port
+from prefillshare.serving.machine.ports import free_port
+from prefillshare.serving.plan.command import ENGINE_PROGRAM
 
 MODELS = Path(__file__).parents[2] / "models"
 DEPLOYMENT = MODELS / "tiny-agents-pd.toml"
@@ -45,10 +45,10 @@ def main() -> None:
     resolve(load_deployment(DEPLOYMENT))  # merges the adapters, which only the first launch does
     plain, ours, figures = [], [], {}
     for _ in range(arguments.repeats):
-        plain.append(_start_of_plain_server())
+        plain.append(_time_plain_start())
         with running_deployment(DEPLOYMENT) as running:
             ours.append(running.start_s)
-            figures = _figures(running)
+            figures = _measure(running)
     text = _table(plain, ours, figures, arguments.repeats)
     print(text)
     if arguments.out:
@@ -56,10 +56,10 @@ def main() -> None:
         arguments.out.write_text(text)
 
 
-def _start_of_plain_server() -> float:
+def _time_plain_start() -> float:
     """Seconds from the start of the program to its first answer."""
     port = free_port()
-    with _plain_server(port):
+    with _run_plain_server(port):
         started = time.monotonic()
         body = {"input_ids": [1, 2], "sampling_params": {"max_new_tokens": 1}}
         while True:
@@ -71,7 +71,7 @@ def _start_of_plain_server() -> float:
 
 
 @contextlib.contextmanager
-def _plain_server(port: int) -> Iterator[None]:
+def _run_plain_server(port: int) -> Iterator[None]:
     argv = [*ENGINE_PROGRAM, "--model-path", str(MODELS / "tiny" / "base"), "--port", str(port), "--device", "cpu"]
     argv += ["--dtype", "float32", "--max-total-tokens", "65536", "--skip-server-warmup", "--sleep-on-idle"]
     environment = {**os.environ, "SGLANG_PLUGINS": CPU_PLUGIN, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -84,10 +84,10 @@ def _plain_server(port: int) -> Iterator[None]:
             process.wait()
 
 
-def _figures(running: RunningDeployment) -> dict[str, float]:
+def _measure(running: RunningDeployment) -> dict[str, float]:
     with direct.direct_client(base_url=running.url, timeout=60) as client:
-        latencies = sorted(_warm_call(client) for _ in range(NUM_CALLS))
-        moved = sum(_session_call(client, number) for number in range(SESSION_CALLS))
+        latencies = sorted(_measure_warm_call(client) for _ in range(NUM_CALLS))
+        moved = sum(_measure_session_call(client, number) for number in range(SESSION_CALLS))
     time.sleep(2)
     before, started = _cpu_s(), time.monotonic()
     time.sleep(IDLE_S)
@@ -102,7 +102,7 @@ def _figures(running: RunningDeployment) -> dict[str, float]:
     }
 
 
-def _warm_call(client: httpx.Client) -> float:
+def _measure_warm_call(client: httpx.Client) -> float:
     body = {"model": "math", "prompt": "Omar 3 boxes, beads 7 per box", "max_tokens": NUM_TOKENS, "ignore_eos": True}
     started = time.monotonic()
     reply = client.post("/v1/completions", json=body)
@@ -110,7 +110,7 @@ def _warm_call(client: httpx.Client) -> float:
     return time.monotonic() - started
 
 
-def _session_call(client: httpx.Client, number: int) -> int:
+def _measure_session_call(client: httpx.Client, number: int) -> int:
     """One call of the session; the tokens of KV that it moved."""
     module, length = MODULES[number % len(MODULES)], SESSION_START + SESSION_GROWTH * (number + 1)
     prompt = [10 + (position * position + 7 * position) % 900 for position in range(length)]

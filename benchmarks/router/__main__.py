@@ -21,6 +21,7 @@ import uvloop
 from benchmarks.router.calls import Target, closed_loop, open_loop, until_answered
 from benchmarks.router.processes import Running, direct, router, smg
 from benchmarks.router.report import write_report
+from prefillshare.bench.report.machine import processor_name
 
 START_TIMEOUT_S = 60.0
 WARM_UP_S = 3.0
@@ -74,7 +75,7 @@ def percentiles(seconds: list[float]) -> dict[str, float]:
     }
 
 
-def run(load: Load, smg_path: Path | None, cores: tuple[int, int]) -> dict[str, Any]:
+def run_all(load: Load, smg_path: Path | None, cores: tuple[int, int]) -> dict[str, Any]:
     """Measure direct calls, the router and, where its program is given, smg, each with workers of its own."""
     os.sched_setaffinity(0, {cores[1]})
     starts = {"direct": direct, "router": router}
@@ -84,24 +85,22 @@ def run(load: Load, smg_path: Path | None, cores: tuple[int, int]) -> dict[str, 
     for name, start in starts.items():
         with start(cores) as process:
             results[name] = uvloop.run(measure(process, load))
-        results[name]["added_first_byte_ms"] = added(results[name], results["direct"])
+        results[name]["added_first_byte_ms"] = subtract_direct(results[name], results["direct"])
         print(name, results[name], file=sys.stderr)
     return results
 
 
-def added(result: dict[str, Any], direct: dict[str, Any]) -> dict[str, float]:
+def subtract_direct(result: dict[str, Any], direct: dict[str, Any]) -> dict[str, float]:
     """Return by how much each percentile is above that of direct calls, in milliseconds."""
     return {name: round(value - direct["first_byte_ms"][name], 3) for name, value in result["first_byte_ms"].items()}
 
 
-def machine() -> str:
+def describe_machine() -> str:
     """Return processor, cores and Python version, how busy the machine is, and with which priority this runs."""
-    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    model = models[0].partition(":")[2].strip() if models else platform.machine()
     is_realtime = os.sched_getscheduler(0) in (os.SCHED_RR, os.SCHED_FIFO)
     priority = "real-time priority (inherited by all processes of the run)" if is_realtime else "normal priority"
     load = f"load average {os.getloadavg()[0]:.1f} before the run"
-    return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, {load}, {priority}"
+    return f"{processor_name()}, {os.cpu_count()} cores, Python {platform.python_version()}, {load}, {priority}"
 
 
 def main() -> None:
@@ -118,8 +117,8 @@ def main() -> None:
     parser.add_argument("--cores", type=int, nargs=2, default=(0, 1), help="core of the router, core of all else")
     given = parser.parse_args()
     load = Load(rate=given.rate, duration_s=given.duration, saturation_s=given.saturation, num_clients=given.clients)
-    described = machine()
-    results = run(load, given.smg, tuple(given.cores))
+    described = describe_machine()
+    results = run_all(load, given.smg, tuple(given.cores))
     write_report(given.out, results, load=dataclasses.asdict(load), machine=described)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.router.calls import BASE, MODULE
-from prefillshare.serving.ports import free_port
+from prefillshare.serving.machine.ports import free_port
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 

@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.tui.play import playing
+from benchmarks.tui.play import serve_recording
 from benchmarks.tui.terminal import Terminal
 
 GOAL_PERCENT = 10.0
@@ -24,7 +24,7 @@ def main() -> int:
     """Measure, print the figures and return 1 when the goal is missed."""
     options = _options()
     width, height = map(int, options.size.split("x"))
-    with playing(num_workers=options.workers, num_sessions=options.sessions) as url:
+    with serve_recording(num_workers=options.workers, num_sessions=options.sessions) as url:
         argv = [sys.executable, "-m", "prefillshare", "top", "--url", url]
         with tempfile.TemporaryDirectory() as folder, Terminal(argv, width, height, Path(folder)) as terminal:
             terminal.read_until("LIVE", timeout_s=60)

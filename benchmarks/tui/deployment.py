@@ -153,8 +153,11 @@ def _new_module(name: str, kind: str) -> Json:
         "name": name,
         "kind": kind,
         "is_prefill_module": False,
+        "warning": None,
         **dict.fromkeys(counters.split(), 0),
+        "retractions": 0,
         "latency": {latency: _new_histogram() for latency in MEDIANS_S},
+        "shared_prefix": _new_histogram(),
     }
 
 

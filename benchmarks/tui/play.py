@@ -15,7 +15,7 @@ WARM_UP_S = 60
 
 
 @contextlib.contextmanager
-def playing(*, num_workers: int, num_sessions: int) -> Iterator[str]:
+def serve_recording(*, num_workers: int, num_sessions: int) -> Iterator[str]:
     """Serve the recording while the block runs; the value is the address."""
     recording = _record(num_workers, num_sessions)
     started = time.monotonic()

@@ -134,4 +134,6 @@ class Plan:
                 values[name] = tuple(values[name])
             return cls(**values)
         except (KeyError, TypeError) as error:
-            raise BenchError(f"the plan cannot be read ({error!r}): it is of another version, start anew") from None
+            raise BenchError(
+                f"the plan cannot be read ({error!r}): another version wrote it, start a new measurement"
+            ) from None

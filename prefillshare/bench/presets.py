@@ -6,7 +6,7 @@ from prefillshare.bench.drivers.load import Load
 from prefillshare.bench.metrics.summary import Slo
 from prefillshare.bench.workloads.base import Shape
 from prefillshare.errors import BenchError
-from prefillshare.serving.machine import gpus
+from prefillshare.serving.machine.host import gpus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,18 @@
 """What is written down while a system is measured."""
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypedDict
+
+
+class Fidelity(TypedDict):
+    """Answers beside those of plain transformers + peft."""
+
+    compared: int
+    """Answers that were compared."""
+    exact: int
+    """Of these, answers that are equal to the last token."""
+    token_agreement: float | None
+    """Share of equal tokens up to the first difference; None where nothing was compared."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -72,7 +83,7 @@ class RunRecord:
     """Prompt tokens that the engines computed; None where they do not say."""
     memory_gb: float | None = None
     """Weights, KV pools and graphs of all engines; None where they do not say."""
-    fidelity: dict[str, Any] | None = None
+    fidelity: Fidelity | None = None
     """How many sampled answers equal the reference; None where nothing was compared."""
 
     def as_dict(self) -> dict[str, Any]:

@@ -10,10 +10,10 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 from prefillshare.bench.metrics.prefixes import prompts_of
-from prefillshare.bench.records import RunRecord
+from prefillshare.bench.records import Fidelity, RunRecord
 from prefillshare.bench.workloads.base import Workload
 from prefillshare.config.schema import Deployment
 from prefillshare.errors import BenchError
@@ -22,44 +22,53 @@ from prefillshare.modules.locate import locate
 from prefillshare.modules.precision import Dtype, served_dtype
 
 
-def check_answers(
-    deployment: Deployment, workload: Workload, run: RunRecord, num_checked: int, seed: int
-) -> dict[str, Any]:
+class Asked(TypedDict):
+    """A call that is computed again."""
+
+    module: str
+    """Module that was asked."""
+    prompt: list[int]
+    """Token ids of its prompt."""
+    num_tokens: int
+    """Tokens of its answer."""
+
+
+class ServedFidelity(Fidelity):
+    """The same, and in which dtype the reference was computed, which is the served one."""
+
+    dtype: Dtype
+
+
+def check_answers(deployment: Deployment, workload: Workload, run: RunRecord, num_checked: int, seed: int) -> Fidelity:
     """Compare a sample of the run's answers with the reference.
 
-    Returns how many were compared, how many are equal to the last token, and the share of equal tokens up to the first
-    difference.
     Raises: BenchError when the reference cannot be computed.
     """
     good = [call for call in run.calls if call.error is None]
     sample = random.Random(seed).sample(good, min(num_checked, len(good)))
-    outputs = {id(call): prompt for call, prompt in zip(good, prompts_of(workload, good), strict=True)}
-    asked = [{"module": call.module, "prompt": outputs[id(call)], "num_tokens": len(call.output)} for call in sample]
+    prompts = {id(call): prompt for call, prompt in zip(good, prompts_of(workload, good), strict=True)}
+    asked = [Asked(module=call.module, prompt=prompts[id(call)], num_tokens=len(call.output)) for call in sample]
     found = compare_answers(deployment, asked, [call.output for call in sample])
-    return {name: found[name] for name in ("compared", "exact", "token_agreement")}
+    return Fidelity(compared=found["compared"], exact=found["exact"], token_agreement=found["token_agreement"])
 
 
-def compare_answers(
-    deployment: Deployment, asked: list[dict[str, Any]], outputs: Sequence[list[int]]
-) -> dict[str, Any]:
-    """Compare the answers to what was `asked` (module, prompt, num_tokens) with the reference.
+def compare_answers(deployment: Deployment, asked: list[Asked], outputs: Sequence[list[int]]) -> ServedFidelity:
+    """Compare the answers to what was `asked` with the reference.
 
-    Returns how many were compared, how many are equal to the last token, the share of equal tokens up to the first
-    difference, and the dtype of the computation.
     Raises: BenchError when the reference cannot be computed.
     """
     expected = _ask_reference(deployment, asked)
-    agreed = [_common(output, answer) for output, answer in zip(outputs, expected, strict=True)]
+    agreed = [_count_common(output, answer) for output, answer in zip(outputs, expected, strict=True)]
     lengths = [len(output) for output in outputs]
-    return {
-        "compared": len(outputs),
-        "exact": sum(same == length for same, length in zip(agreed, lengths, strict=True)),
-        "token_agreement": sum(agreed) / sum(lengths) if lengths else None,
-        "dtype": _served_dtype(deployment),
-    }
+    return ServedFidelity(
+        compared=len(outputs),
+        exact=sum(same == length for same, length in zip(agreed, lengths, strict=True)),
+        token_agreement=sum(agreed) / sum(lengths) if lengths else None,
+        dtype=_served_dtype(deployment),
+    )
 
 
-def _common(left: Sequence[int], right: Sequence[int]) -> int:
+def _count_common(left: Sequence[int], right: Sequence[int]) -> int:
     """Length of the common prefix."""
     count = 0
     for token, other in zip(left, right, strict=False):
@@ -74,7 +83,7 @@ def _served_dtype(deployment: Deployment) -> Dtype:
     return served_dtype(deployment.engine, path, on_cpu=not usable_gpus(deployment.engine))
 
 
-def _ask_reference(deployment: Deployment, asked: list[dict[str, Any]]) -> list[list[int]]:
+def _ask_reference(deployment: Deployment, asked: list[Asked]) -> list[list[int]]:
     questions = {
         "base": str(locate(deployment.prefill)),
         "modules": {
@@ -122,9 +131,7 @@ def main() -> None:
     json.dump([answers[number] for number in range(len(questions["asked"]))], sys.stdout)
 
 
-def _decode(
-    base: Any, module: dict[str, Any], asked: list[dict[str, Any]], load: Callable[[str], Any]
-) -> Iterator[list[int]]:
+def _decode(base: Any, module: dict[str, Any], asked: list[Asked], load: Callable[[str], Any]) -> Iterator[list[int]]:
     """Answers of one module. An adapter is taken off the base again; a module of full weights is loaded beside it."""
     from peft import PeftModel
 

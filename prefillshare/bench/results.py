@@ -82,13 +82,13 @@ def ratio(figure: Figure, ours: Result, theirs: Result) -> float | None:
     mine, other = ours.median(figure.key), theirs.median(figure.key)
     if not figure.is_better or mine is None or other is None:
         return None
-    if not (_says_enough(figure, ours) and _says_enough(figure, theirs)):
+    if not (_has_enough_calls(figure, ours) and _has_enough_calls(figure, theirs)):
         return None
     above, below = (other, mine) if figure.is_better == "lower" else (mine, other)
     return above / below if below else None
 
 
-def _says_enough(figure: Figure, result: Result) -> bool:
+def _has_enough_calls(figure: Figure, result: Result) -> bool:
     counted, answered, failed = (result.figures[key] for key in (figure.counted, "num_answered", "num_failures"))
     if counted is None or counted.low < MIN_CALLS:
         return False

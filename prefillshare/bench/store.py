@@ -45,7 +45,7 @@ class Store:
         if (where / "plan.json").exists():
             raise BenchError(f"{where} holds a measurement: continue it with --resume, or choose another --out")
         if os.path.lexists(where) and not where.is_dir():
-            raise BenchError(f"{where} is no directory: choose another --out")
+            raise BenchError(f"{where} is not a directory: choose another --out")
         try:
             found = next(where.iterdir(), None) if where.exists() else None
         except OSError as error:

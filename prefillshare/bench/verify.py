@@ -8,12 +8,11 @@ import asyncio
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import aiohttp
 
 from prefillshare.bench.drivers.client import CallClient
-from prefillshare.bench.reference import compare_answers
+from prefillshare.bench.reference import Asked, ServedFidelity, compare_answers
 from prefillshare.bench.systems.base import Target
 from prefillshare.config.schema import Deployment
 from prefillshare.modules.fingerprint import read_model_config
@@ -50,7 +49,7 @@ class Sample:
         return prompts
 
 
-def verify(deployment: Deployment, url: str, api_key: str | None, sample: Sample) -> dict[str, dict[str, Any]]:
+def verify(deployment: Deployment, url: str, api_key: str | None, sample: Sample) -> dict[str, ServedFidelity]:
     """Ask the server at `url`, which serves `deployment`, and compare: by module what `compare_answers` returns.
 
     Raises: BenchError when it does not answer, or the reference cannot be computed.
@@ -68,18 +67,18 @@ def verify(deployment: Deployment, url: str, api_key: str | None, sample: Sample
 
 async def _ask_all(
     deployment: Deployment, url: str, api_key: str | None, sample: Sample
-) -> list[tuple[dict[str, Any], list[int]]]:
+) -> list[tuple[Asked, list[int]]]:
     names = [module.name for module in deployment.decode]
     slots = asyncio.Semaphore(_AT_A_TIME)
     prompts = sample.prompts(read_model_config(locate(deployment.prefill))["vocab_size"])
 
-    async def ask(number: int, prompt: list[int], client: CallClient) -> list[tuple[dict[str, Any], list[int]]]:
+    async def ask(number: int, prompt: list[int], client: CallClient) -> list[tuple[Asked, list[int]]]:
         found = []
         async with slots:
             for name in _in_turn(names, number):
                 target = Target(url=url, dialect="openai", model=name, api_key=api_key)
                 reply = await client.ask(target, prompt, sample.num_tokens, f"verify-{number}")
-                found.append(({"module": name, "prompt": prompt, "num_tokens": sample.num_tokens}, reply.tokens))
+                found.append((Asked(module=name, prompt=prompt, num_tokens=sample.num_tokens), reply.tokens))
         return found
 
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S)) as http:

@@ -3,10 +3,10 @@
 import sys
 from collections.abc import Callable
 
-from prefillshare.cli.chat_questions import questions
+from prefillshare.cli.chat_questions import open_questions
 from prefillshare.cli.commands.ask import usage_line
 from prefillshare.cli.output import paint, put, say
-from prefillshare.config.tables import nearest
+from prefillshare.config.tables import suggest_nearest
 from prefillshare.errors import ConfigError, PrefillShareError, ServerError
 from prefillshare.serving.client import Client, Message, Usage
 
@@ -27,7 +27,7 @@ class Conversation:
         self, *, client: Client, module: str | None, system: str | None, max_tokens: int | None, temperature: float
     ) -> None:
         self.names = client.models()
-        self.module = self._known(module) if module else self.names[0]
+        self.module = self._require_known(module) if module else self.names[0]
         self.messages: list[Message] = []
         self._client, self._system = client, system
         self._max_tokens, self._temperature = max_tokens, temperature
@@ -42,7 +42,7 @@ class Conversation:
 
         Raises: ConfigError when the server has no such module.
         """
-        self.module = self._known(name)
+        self.module = self._require_known(name)
 
     def answer(self, question: str, show: Callable[[str], None]) -> Usage | None:
         """Ask the current module; `show` gets the answer piece by piece.
@@ -67,15 +67,15 @@ class Conversation:
         self.messages[:] = [*asked, {"role": "assistant", "content": "".join(parts)}]
         return usage
 
-    def _known(self, name: str) -> str:
+    def _require_known(self, name: str) -> str:
         if name not in self.names:
-            raise ConfigError(f"the server has no module {name!r}: {nearest(name, self.names)}")
+            raise ConfigError(f"the server has no module {name!r}: {suggest_nearest(name, self.names)}")
         return name
 
 
 def talk(conversation: Conversation) -> None:
     """Read questions and commands until the end; answer or obey them."""
-    source = questions()
+    source = open_questions()
     if source.is_terminal:
         say(f"modules: {', '.join(conversation.names)}; /help lists the commands")
     while True:

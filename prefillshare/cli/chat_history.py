@@ -14,7 +14,7 @@ NAME = "chat_history"
 NUM_KEPT = 1000
 
 
-def opened_history() -> History:
+def open_history() -> History:
     """The user's history; one for this chat alone where no file can be written."""
     try:
         file = state_directory() / NAME

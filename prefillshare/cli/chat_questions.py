@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from prefillshare.cli.output import say
-from prefillshare.cli.text import checked, stdin_lines
+from prefillshare.cli.text import check_text, stdin_lines
 
 if TYPE_CHECKING:
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
@@ -30,7 +30,7 @@ class Questions(Protocol):
         ...
 
 
-def questions() -> Questions:
+def open_questions() -> Questions:
     """Those of this process's stdin."""
     return Typed() if sys.stdin.isatty() and sys.stdout.isatty() else Piped(stdin_lines("stdin"))
 
@@ -48,7 +48,7 @@ class Piped:
         text = next(self._lines, None)
         while text is not None and _is_open(text) and (line := next(self._lines, None)) is not None:
             text = f"{text}\n{line}"
-        return text if text is None else _unquoted(text)
+        return text if text is None else _strip_quotes(text)
 
 
 class Typed:
@@ -59,12 +59,12 @@ class Typed:
     def __init__(self) -> None:
         from prompt_toolkit import PromptSession
 
-        from prefillshare.cli.chat_history import opened_history
+        from prefillshare.cli.chat_history import open_history
 
         self._session: PromptSession[str] = PromptSession(
-            history=opened_history(),
+            history=open_history(),
             multiline=True,
-            key_bindings=_keys(),
+            key_bindings=_make_keys(),
             enable_suspend=True,
             prompt_continuation=lambda width, number, wraps: " " * width,
         )
@@ -73,14 +73,14 @@ class Typed:
         """See `Questions`."""
         while True:
             try:
-                return _unquoted(checked(self._session.prompt(f"{module}> "), "the question"))
+                return _strip_quotes(check_text(self._session.prompt(f"{module}> "), "the question"))
             except EOFError:
                 return None
             except KeyboardInterrupt:
                 say("/quit or Ctrl-D leaves")
 
 
-def _keys() -> "KeyBindings":
+def _make_keys() -> "KeyBindings":
     from prompt_toolkit.key_binding import KeyBindings
 
     keys = KeyBindings()
@@ -104,6 +104,6 @@ def _is_open(text: str) -> bool:
     return text.startswith(QUOTES) and (len(text) < 2 * len(QUOTES) or not text.endswith(QUOTES))
 
 
-def _unquoted(text: str) -> str:
+def _strip_quotes(text: str) -> str:
     text = text.strip()
     return text.removeprefix(QUOTES).removesuffix(QUOTES).strip() if text.startswith(QUOTES) else text

@@ -9,10 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from prefillshare.cli.output import put, say
+from prefillshare.cli.progress import show_count
 from prefillshare.errors import EvaluationError
 from prefillshare.evaluation.driver import Score, score_answers, score_served
-from prefillshare.evaluation.suites.tiny import Suite, load_suite, suite_names
+from prefillshare.evaluation.suites.tiny import TinySuite, load_suite, suite_names
 from prefillshare.evaluation.tiny_table import Row, markdown_table, write_between_markers
+from prefillshare.serving.machine.host import gpus, num_cores
 
 AGENTS_FILE = "tiny-agents.toml"
 NAIVE_FILE = "tiny-naive.toml"
@@ -53,7 +55,7 @@ def evaluate(request: EvaluationRequest) -> None:
     if request.url and request.in_process:
         raise EvaluationError("--url and --in-process exclude each other: give one of them")
     suites = [load_suite(name, request.num_problems) for name in suite_names()]
-    rows = list(_in_process_rows(request, suites) if request.in_process else _served_rows(request, suites))
+    rows = list(_measure_in_process(request, suites) if request.in_process else _measure_served(request, suites))
     table = markdown_table(rows)
     put(table)
     if request.json_out:
@@ -61,21 +63,21 @@ def evaluate(request: EvaluationRequest) -> None:
         request.json_out.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         say(f"every answer: {request.json_out}")
     if request.writes_readme:
-        write_between_markers(request.models_dir / "README.md", f"\n{table}\n\n{_origin(request)}\n")
+        write_between_markers(request.models_dir / "README.md", f"\n{table}\n\n{_describe_origin(request)}\n")
 
 
-def _served_rows(request: EvaluationRequest, suites: list[Suite]) -> Iterator[Row]:
-    with _server(request, AGENTS_FILE) as url:
-        yield _served_row(SHARED_LABEL, suites, url, request, lambda suite: suite.task)
-        yield _served_row(BASE_LABEL, suites, url, request, lambda suite: BASE_MODEL)
+def _measure_served(request: EvaluationRequest, suites: list[TinySuite]) -> Iterator[Row]:
+    with _serve(request, AGENTS_FILE) as url:
+        yield _measure_served_row(SHARED_LABEL, suites, url, request, lambda suite: suite.task)
+        yield _measure_served_row(BASE_LABEL, suites, url, request, lambda suite: BASE_MODEL)
     if request.url is None:
-        with _server(request, NAIVE_FILE) as url:
-            yield _served_row(NAIVE_LABEL, suites, url, request, lambda suite: suite.task)
-        yield _in_process_row(OWN_LABEL, request, suites)
+        with _serve(request, NAIVE_FILE) as url:
+            yield _measure_served_row(NAIVE_LABEL, suites, url, request, lambda suite: suite.task)
+        yield _measure_in_process_row(OWN_LABEL, request, suites)
 
 
 @contextmanager
-def _server(request: EvaluationRequest, file: str) -> Iterator[str]:
+def _serve(request: EvaluationRequest, file: str) -> Iterator[str]:
     if request.url is not None:
         yield request.url
         return
@@ -86,12 +88,12 @@ def _server(request: EvaluationRequest, file: str) -> Iterator[str]:
         yield running.url
 
 
-def _served_row(
-    label: str, suites: list[Suite], url: str, request: EvaluationRequest, model_of: Callable[[Suite], str]
+def _measure_served_row(
+    label: str, suites: list[TinySuite], url: str, request: EvaluationRequest, model_of: Callable[[TinySuite], str]
 ) -> Row:
     scores = []
     for suite in suites:
-        with counter(f"{label}: {suite.name}", len(suite.questions)) as count:
+        with show_count(f"{label}: {suite.name}", len(suite.questions)) as count:
             score = score_served(
                 suite,
                 model_of(suite),
@@ -100,25 +102,25 @@ def _served_row(
                 concurrency=request.concurrency,
                 on_answer=count,
             )
-        scores.append(_told(label, score))
+        scores.append(_announce(label, score))
     return Row(label=label, scores=tuple(scores))
 
 
-def _in_process_rows(request: EvaluationRequest, suites: list[Suite]) -> Iterator[Row]:
+def _measure_in_process(request: EvaluationRequest, suites: list[TinySuite]) -> Iterator[Row]:
     for label in (SHARED_LABEL, BASE_LABEL, NAIVE_LABEL, OWN_LABEL):
-        yield _in_process_row(label, request, suites)
+        yield _measure_in_process_row(label, request, suites)
 
 
-def _in_process_row(label: str, request: EvaluationRequest, suites: list[Suite]) -> Row:
+def _measure_in_process_row(label: str, request: EvaluationRequest, suites: list[TinySuite]) -> Row:
     scores = []
     for suite in suites:
-        with counter(f"{label}: {suite.name}", len(suite.questions)) as count:
+        with show_count(f"{label}: {suite.name}", len(suite.questions)) as count:
             answers = _answer_in_process(label, suite, request.models_dir / "tiny", count)
-        scores.append(_told(label, score_answers(suite, suite.task, answers)))
+        scores.append(_announce(label, score_answers(suite, suite.task, answers)))
     return Row(label=label, scores=tuple(scores))
 
 
-def _answer_in_process(label: str, suite: Suite, tiny: Path, on_answer: Callable[[], None]) -> list[str]:
+def _answer_in_process(label: str, suite: TinySuite, tiny: Path, on_answer: Callable[[], None]) -> list[str]:
     from prefillshare.tiny.answers import TinyAnswers
 
     module = {SHARED_LABEL: suite.task, BASE_LABEL: None}.get(label, f"naive/{suite.task}")
@@ -126,41 +128,15 @@ def _answer_in_process(label: str, suite: Suite, tiny: Path, on_answer: Callable
     return answers.answer([list(question.messages) for question in suite.questions], on_answer)
 
 
-def _told(label: str, score: Score) -> Score:
+def _announce(label: str, score: Score) -> Score:
     say(f"{label}: {score.suite} {score.num_right}/{len(score.samples)} = {score.accuracy:.1%}")
     return score
 
 
-@contextmanager
-def counter(label: str, total: int) -> Iterator[Callable[[], None]]:
-    """A progress bar on a terminal, silence elsewhere."""
-    import sys
-
-    if not sys.stderr.isatty():
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task(label, total=total)
-        yield lambda: progress.advance(bar)
-
-
-def _origin(request: EvaluationRequest) -> str:
+def _describe_origin(request: EvaluationRequest) -> str:
     how = " --in-process" if request.in_process else ""
-    where = f"{platform.machine()}, {_num_cores()} cores, no GPU" if not _has_gpu() else f"{platform.machine()}, GPU"
+    where = f"{platform.machine()}, GPU" if gpus() else f"{platform.machine()}, {num_cores()} cores, no GPU"
     return (
         f"Made by `prefillshare models evaluate tiny{how} --num-problems {request.num_problems} --readme` on "
         f"{datetime.now(UTC):%Y-%m-%d} ({where}). Greedy; in brackets right answers and the 95 % Wilson interval."
     )
-
-
-def _num_cores() -> int:
-    import os
-
-    return os.cpu_count() or 1
-
-
-def _has_gpu() -> bool:
-    return Path("/dev/nvidia0").exists()

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from prefillshare.serving.budget import Budget
+    from prefillshare.serving.plan.budget import Budget
 
 HEADER = ("worker", "device", "memory per GPU", "weights", "KV cache", "KV tokens", "other")
 
@@ -15,7 +15,7 @@ def memory_table(budgets: "Sequence[Budget]") -> tuple[Sequence[str], list[Seque
 
 
 def _row(budget: "Budget") -> Sequence[str]:
-    from prefillshare.serving.memory import gib
+    from prefillshare.serving.plan.memory import gib
 
     about = "about " if budget.is_measured_at_start else ""
     shared = f", shared by {budget.num_sharing}" if budget.num_sharing > 1 else ""

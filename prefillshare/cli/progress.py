@@ -1,8 +1,10 @@
-"""Progress of a slow start: one line per stage, and on a terminal a running clock beside the current one."""
+"""Progress on stderr: the stages of a slow start with a running clock, and a bar for questions that are counted."""
 
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from prefillshare.cli.output import paint, say
@@ -55,3 +57,17 @@ class StageLines:
                 clock = f"{time.monotonic() - self._since:5.1f} s"
                 sys.stderr.write(f"\r\x1b[2K  .. {stage:<28} {clock}")
                 sys.stderr.flush()
+
+
+@contextmanager
+def show_count(label: str, total: int) -> Iterator[Callable[[], None]]:
+    """A progress bar on a terminal, silence elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task(label, total=total)
+        yield lambda: progress.advance(bar)

@@ -33,7 +33,7 @@ def server_url(given: str | None) -> str:
     if given is not None:
         return given
     from prefillshare.errors import ConfigError
-    from prefillshare.serving.record import read_records
+    from prefillshare.serving.run.record import read_records
 
     try:
         running = read_records()

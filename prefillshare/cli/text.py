@@ -11,7 +11,7 @@ from prefillshare.errors import ConfigError
 T = TypeVar("T", str, list[str], None)
 
 
-def decoded(content: bytes, what: str, stream: TextIO | None = None) -> str:
+def decode_text(content: bytes, what: str, stream: TextIO | None = None) -> str:
     """Return bytes that a person gave as text, without the mark that some programs put before it.
 
     `stream` tells the encoding that the user's locale asks for.
@@ -25,12 +25,12 @@ def decoded(content: bytes, what: str, stream: TextIO | None = None) -> str:
     except UnicodeDecodeError as error:
         name = "UTF-8" if encoding == "utf-8-sig" else encoding
         raise ConfigError(
-            f"{what} is no {name} text: byte 0x{error.object[error.start]:02x} after {error.start} others; convert "
+            f"{what} is not {name} text: byte 0x{error.object[error.start]:02x} after {error.start} others; convert "
             f"it first, such as with `iconv -f latin1 -t utf-8`"
         ) from None
 
 
-def checked(text: str, what: str) -> str:
+def check_text(text: str, what: str) -> str:
     """Return text of the command line or of a terminal as it is.
 
     Raises: ConfigError when it holds bytes that are no text.
@@ -39,7 +39,7 @@ def checked(text: str, what: str) -> str:
         text.encode()
     except UnicodeEncodeError:
         # Python keeps such bytes as lone surrogates.
-        return decoded(text.encode(errors="surrogateescape"), what)
+        return decode_text(text.encode(errors="surrogateescape"), what)
     return text
 
 
@@ -47,7 +47,7 @@ def text_option(parameter: typer.CallbackParam, value: T) -> T:
     """For `callback=` of an option or argument that is text for a server, or several of it."""
     texts: list[str] = [value] if isinstance(value, str) else value or []
     for text in texts:
-        checked(text, f"{parameter.name}")
+        check_text(text, f"{parameter.name}")
     return value
 
 
@@ -63,7 +63,7 @@ def read_stdin(what: str) -> str:
 
     Raises: ConfigError when it is no text.
     """
-    return decoded(sys.stdin.buffer.read(), what, sys.stdin)
+    return decode_text(sys.stdin.buffer.read(), what, sys.stdin)
 
 
 def stdin_lines(what: str) -> Iterator[str]:
@@ -72,7 +72,7 @@ def stdin_lines(what: str) -> Iterator[str]:
     Raises: ConfigError with the number of a line that is no text.
     """
     for number, line in enumerate(sys.stdin.buffer, start=1):
-        yield decoded(line, f"line {number} of {what}", sys.stdin).rstrip("\r\n")
+        yield decode_text(line, f"line {number} of {what}", sys.stdin).rstrip("\r\n")
 
 
 def print_all_text() -> None:

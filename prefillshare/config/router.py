@@ -62,12 +62,12 @@ class Router:
     """Calls more than the least loaded replica that the replica holding a longer prefix may have."""
 
     def __post_init__(self) -> None:
-        for name in (*_COUNTS, *_TIMES):
-            value = getattr(self, name)
-            minimum = _COUNTS.get(name, 0)
-            if value < minimum or (name in _TIMES and not 0 < value < float("inf")):
-                least = f"at least {minimum}" if name in _COUNTS else "more than 0, and finite"
-                raise ConfigError(f"{name} is {value}: it must be {least}")
+        for name, minimum in _AT_LEAST.items():
+            if (value := getattr(self, name)) < minimum:
+                raise ConfigError(f"{name} is {value}: it must be at least {minimum}")
+        for name in _ABOVE_ZERO:
+            if not 0 < (value := getattr(self, name)) < float("inf"):
+                raise ConfigError(f"{name} is {value}: it must be more than 0, and finite")
         if self.breaker_max_open_s < self.breaker_open_s:
             raise ConfigError(
                 f"breaker_max_open_s is {self.breaker_max_open_s}, less than breaker_open_s {self.breaker_open_s}: "
@@ -75,7 +75,7 @@ class Router:
             )
 
 
-_COUNTS = {
+_AT_LEAST = {
     "max_running_per_worker": 1,
     "max_queued_per_module": 0,
     "max_body_bytes": 1024,
@@ -88,7 +88,7 @@ _COUNTS = {
     "repin_margin_s": 0,
 }
 
-_TIMES = (
+_ABOVE_ZERO = (
     "queue_timeout_s",
     "body_timeout_s",
     "client_idle_timeout_s",

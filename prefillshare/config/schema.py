@@ -1,4 +1,5 @@
-"""What a deployment file may say. Defaults live here and nowhere else.
+"""What a deployment file may say, with its defaults. What depends on the machine is None here and chosen later:
+`serving.plan.cpu` where no GPU is, `serving.plan.placement` and SGLang where one is.
 
 The field names are the keys of the TOML file: `Deployment` is its top level, `PrefillModule` the `[prefill]` table,
 `DecodeModule` one `[[decode]]` table, `Engine` the `[engine]` table.
@@ -137,14 +138,14 @@ class Engine:
     context_length: int | None = None
     """Longest prompt plus answer in tokens; None is the model's own limit."""
     max_total_tokens: int | None = None
-    """Size of each worker's KV cache in tokens; None fills the memory share (on CPU, a quarter of what is free), or an
-    equal part of it where workers share a GPU."""
+    """Size of each worker's KV cache in tokens; None fills the memory share, or an equal part of it where workers
+    share a GPU; on CPU, a quarter of what is free, at most 2 GiB and 65536 tokens."""
     mem_fraction_static: float | None = None
     """Share of the GPU's memory for weights and KV cache of one worker, between 0 and 1."""
     max_running_requests: int | None = None
     """Most requests decoded together; None is SGLang's choice (32 on CPU)."""
     chunked_prefill_size: int | None = None
-    """Most prompt tokens computed in one step; None is SGLang's choice (2048 on CPU)."""
+    """Most prompt tokens computed in one step; None is SGLang's choice (512 on CPU)."""
     attention_backend: str | None = None
     """SGLang attention backend, such as triton or flashinfer; None is torch_native on CPU, else triton."""
     lora_backend: Literal["csgmv", "triton", "torch_native"] | None = None
@@ -152,7 +153,7 @@ class Engine:
     tensor_parallel_size: int = 1
     """GPUs that share one copy of the weights."""
     threads: int | None = None
-    """CPU threads of each engine process; None is 1 with up to 4 cores, else half of the cores up to 8."""
+    """CPU threads of each engine process; None is, on CPU, 1 with up to 4 cores, else half of the cores up to 8."""
     random_seed: int | None = None
     """Seed of sampling; None is a new one per start."""
     reasoning_parser: str | None = None

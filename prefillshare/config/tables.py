@@ -30,10 +30,10 @@ def build(cls: type[T], table: Mapping[str, Any], where: str, hidden: frozenset[
     fields = {item.name: item for item in dataclasses.fields(cls) if item.name not in hidden}  # type: ignore[arg-type]
     for key in table:
         if key not in fields:
-            raise ConfigError(f"{where} has the unknown key {key!r}: {nearest(key, fields)}")
+            raise ConfigError(f"{where} has the unknown key {key!r}: {suggest_nearest(key, fields)}")
     for name, item in fields.items():
         if name not in table and _is_required(item):
-            raise ConfigError(f"{where} has no {name!r}: add {_example(name, hints[name])}")
+            raise ConfigError(f"{where} has no {name!r}: add {_make_example(name, hints[name])}")
     values = {key: _convert(value, hints[key], key, where) for key, value in table.items()}
     try:
         return cls(**values)
@@ -41,7 +41,7 @@ def build(cls: type[T], table: Mapping[str, Any], where: str, hidden: frozenset[
         raise ConfigError(f"{where}: {error}") from None
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def suggest_nearest(word: str, known: Iterable[str]) -> str:
     """Return the part of a message that names the nearest known word, or all of them."""
     names = list(known)
     if close := difflib.get_close_matches(word, names, n=1, cutoff=0.6):
@@ -53,7 +53,7 @@ def _is_required(item: "dataclasses.Field[Any]") -> bool:
     return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
 
 
-def _example(name: str, hint: Any) -> str:
+def _make_example(name: str, hint: Any) -> str:
     if get_origin(hint) is Literal:
         return f'{name} = "{get_args(hint)[0]}"'
     if dataclasses.is_dataclass(hint):
@@ -69,49 +69,49 @@ def _convert(value: Any, hint: Any, key: str, where: str) -> Any:
         (inner,) = (arm for arm in get_args(hint) if arm is not types.NoneType)
         return _convert(value, inner, key, where)
     if origin is Literal:
-        return _choice(value, get_args(hint), key, where)
+        return _check_choice(value, get_args(hint), key, where)
     if origin is tuple:
-        return _sequence(value, get_args(hint)[0], key, where)
+        return _convert_list(value, get_args(hint)[0], key, where)
     if dataclasses.is_dataclass(hint):
-        return _table(value, hint, key)
-    return _scalar(value, hint, key, where)
+        return _build_table(value, hint, key)
+    return _convert_scalar(value, hint, key, where)
 
 
-def _choice(value: Any, choices: tuple[Any, ...], key: str, where: str) -> Any:
+def _check_choice(value: Any, choices: tuple[Any, ...], key: str, where: str) -> Any:
     if value in choices and isinstance(value, str):
         return value
-    hint = nearest(value, choices) if isinstance(value, str) else f"it must be one of {', '.join(choices)}"
-    raise ConfigError(f"{where}: {key} is {_shown(value)}: {hint}")
+    hint = suggest_nearest(value, choices) if isinstance(value, str) else f"it must be one of {', '.join(choices)}"
+    raise ConfigError(f"{where}: {key} is {_quote(value)}: {hint}")
 
 
-def _sequence(value: Any, inner: Any, key: str, where: str) -> tuple[Any, ...]:
+def _convert_list(value: Any, inner: Any, key: str, where: str) -> tuple[Any, ...]:
     is_table = dataclasses.is_dataclass(inner)
     if not isinstance(value, list):
         form = f"write [[{key}]] with two brackets" if is_table else f'write {key} = ["..."]'
-        raise ConfigError(f"{where}: {key} is {_shown(value)}, not a list: {form}")
+        raise ConfigError(f"{where}: {key} is {_quote(value)}, not a list: {form}")
     if is_table:
-        return tuple(_table(item, inner, key, number) for number, item in enumerate(value, start=1))
+        return tuple(_build_table(item, inner, key, number) for number, item in enumerate(value, start=1))
     return tuple(_convert(item, inner, key, where) for item in value)
 
 
-def _table(value: Any, cls: Any, key: str, number: int | None = None) -> Any:
+def _build_table(value: Any, cls: Any, key: str, number: int | None = None) -> Any:
     name = f"[{key}]" if number is None else f"[[{key}]] number {number}"
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{key} is {_shown(value)}: make it a table, {name}")
+        raise ConfigError(f"{key} is {_quote(value)}: make it a table, {name}")
     return build(cls, value, name)
 
 
-def _scalar(value: Any, hint: type, key: str, where: str) -> Any:
+def _convert_scalar(value: Any, hint: type, key: str, where: str) -> Any:
     accepted: tuple[type, ...] = {Path: (str,), float: (float, int)}.get(hint, (hint,))
     # In Python a bool is an int; in a deployment file it is a slip.
     if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(f"{where}: {key} is {_shown(value)}: it must be {_TYPE_NAMES[hint]}")
+        raise ConfigError(f"{where}: {key} is {_quote(value)}: it must be {_TYPE_NAMES[hint]}")
     if isinstance(value, str) and not value.strip():
         raise ConfigError(f"{where}: {key} is empty: write a value or remove the line")
     return hint(value)
 
 
-def _shown(value: Any) -> str:
+def _quote(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     text = repr(value)

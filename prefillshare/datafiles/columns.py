@@ -31,7 +31,7 @@ def parquet_rows(file: Path) -> Iterator[Row]:
         try:
             opened = parquet.ParquetFile(stream)
         except (pa.ArrowException, OSError) as error:
-            yield BadRow(reason=f"the file is no Parquet, or cut ({first_line(error)})", is_end=True)
+            yield BadRow(reason=f"the file is not Parquet, or cut off ({first_line(error)})", is_end=True)
             return
         for number in range(opened.num_row_groups):
             try:

@@ -21,15 +21,15 @@ def csv_rows(lines: Iterable[str | BadRow], delimiter: str) -> Iterator[Row]:
         except StopIteration:
             break
         except csv.Error as error:
-            yield BadRow(reason=f"the line is no CSV ({first_line(error)})")
+            yield BadRow(reason=f"the line is not CSV ({first_line(error)})")
             continue
         # A bad line was read before the record behind it.
-        yield from _taken(bad)
+        yield from _take_all(bad)
         if names is None:
             names = values
         elif values:
             yield _row(names, values)
-    yield from _taken(bad)
+    yield from _take_all(bad)
 
 
 def _good_lines(lines: Iterable[str | BadRow], bad: list[BadRow]) -> Iterator[str]:
@@ -40,7 +40,7 @@ def _good_lines(lines: Iterable[str | BadRow], bad: list[BadRow]) -> Iterator[st
             yield f"{line}\n"
 
 
-def _taken(bad: list[BadRow]) -> list[BadRow]:
+def _take_all(bad: list[BadRow]) -> list[BadRow]:
     taken = bad.copy()
     bad.clear()
     return taken

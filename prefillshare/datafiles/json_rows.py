@@ -31,7 +31,7 @@ def json_file(lines: Iterator[str | BadRow]) -> Iterator[Row]:
             break
     first = start[-1] if start else ""
     if isinstance(first, str) and first.lstrip().startswith("["):
-        return _elements(list(chain(start, lines)))
+        return _read_elements(list(chain(start, lines)))
     return json_lines(chain(start, lines))
 
 
@@ -39,17 +39,17 @@ def _row_of_line(line: str) -> Row:
     try:
         row = json.loads(line)
     except json.JSONDecodeError:
-        return BadRow(reason=f"the line is no JSON: {excerpt(line)}")
+        return BadRow(reason=f"the line is not JSON: {excerpt(line)}")
     except (ValueError, RecursionError) as error:
-        return _unreadable("line", error, line)
-    return _checked("line", row, line)
+        return _describe_unreadable("line", error, line)
+    return _require_object("line", row, line)
 
 
-def _elements(lines: list[str | BadRow]) -> Iterator[Row]:
+def _read_elements(lines: list[str | BadRow]) -> Iterator[Row]:
     """A row per element; behind a broken one, from where its brackets close, or the next begins as the first did."""
     text = "\n".join(line for line in lines if isinstance(line, str))
     place = text.index("[") + 1
-    decoder, starts = json.JSONDecoder(), _starts(text, place)
+    decoder, starts = json.JSONDecoder(), _find_starts(text, place)
     while True:
         place = _BETWEEN.match(text, place).end()  # type: ignore[union-attr]
         if text[place : place + 1] == "]":
@@ -59,14 +59,14 @@ def _elements(lines: list[str | BadRow]) -> Iterator[Row]:
             return
         try:
             row, end = decoder.raw_decode(text, place)
-            yield _checked("element", row, text[place : place + 80])
+            yield _require_object("element", row, text[place : place + 80])
         except (ValueError, RecursionError) as error:
-            yield _unreadable("element", error, text[place : place + 80])
-            end = _closed(text, place) or next((start for start in starts if start > place), len(text))
+            yield _describe_unreadable("element", error, text[place : place + 80])
+            end = _find_end(text, place) or next((start for start in starts if start > place), len(text))
         place = end
 
 
-def _closed(text: str, place: int) -> int | None:
+def _find_end(text: str, place: int) -> int | None:
     """Where the brackets of a broken element close."""
     depth = 0
     for match in _BRACKETS.finditer(text, place):
@@ -76,7 +76,7 @@ def _closed(text: str, place: int) -> int | None:
     return None
 
 
-def _starts(text: str, place: int) -> Iterator[int]:
+def _find_starts(text: str, place: int) -> Iterator[int]:
     """Where elements begin, if each begins a line as the first does."""
     first = re.compile(r"\s*\n(?P<indent>[ \t]*)\{").match(text, place)
     if first is None:
@@ -85,10 +85,10 @@ def _starts(text: str, place: int) -> Iterator[int]:
     return (match.end() for match in found)
 
 
-def _checked(what: str, row: Any, text: str) -> Row:
-    return row if isinstance(row, dict) else BadRow(reason=f"the {what} is no JSON object: {excerpt(text)}")
+def _require_object(what: str, row: Any, text: str) -> Row:
+    return row if isinstance(row, dict) else BadRow(reason=f"the {what} is not a JSON object: {excerpt(text)}")
 
 
-def _unreadable(what: str, error: Exception, text: str) -> BadRow:
+def _describe_unreadable(what: str, error: Exception, text: str) -> BadRow:
     reason = "it is nested too deeply" if isinstance(error, RecursionError) else first_line(error)
     return BadRow(reason=f"the {what} cannot be read ({reason}): {excerpt(text)}")

@@ -39,38 +39,38 @@ def read_lines(file: Path) -> Iterator[str | BadRow]:
 
     Raises: OSError when the file cannot be opened, or is packed in a way that is not known.
     """
-    with closing(_unpacked(file)) as stream:
+    with closing(_open_unpacked(file)) as stream:
         try:
-            yield from _decoded(stream)
+            yield from _decode_lines(stream)
         except _BROKEN as error:
             where = "before here, where its checksum is wrong" if "CRC check" in str(error) else "from here on"
             yield BadRow(reason=f"the file is cut or damaged {where} ({first_line(error)})", is_end=True)
 
 
-def unknown_packing(file: Path) -> str | None:
+def find_unknown_packing(file: Path) -> str | None:
     """How a file is packed, if in a way that is not unpacked here.
 
     Raises: OSError when it cannot be opened.
     """
-    head = _head(file)
+    head = _read_head(file)
     return next((what for mark, what in _UNKNOWN.items() if head.startswith(mark)), None)
 
 
-def _head(file: Path) -> bytes:
+def _read_head(file: Path) -> bytes:
     with file.open("rb") as stream:
         return stream.read(8)
 
 
-def _unpacked(file: Path) -> io.BufferedReader:
-    if what := unknown_packing(file):
+def _open_unpacked(file: Path) -> io.BufferedReader:
+    if what := find_unknown_packing(file):
         raise OSError(f"it is {what}: unpack it")
-    head = _head(file)
+    head = _read_head(file)
     opener = next((opener for mark, opener in _OPENERS.items() if head.startswith(mark)), open)
     return cast(io.BufferedReader, opener(file, "rb"))
 
 
-def _decoded(stream: io.BufferedReader) -> Iterator[str | BadRow]:
-    encoding = _encoding(stream.peek(4)[:4])
+def _decode_lines(stream: io.BufferedReader) -> Iterator[str | BadRow]:
+    encoding = _guess_encoding(stream.peek(4)[:4])
     if encoding is not None:
         # Half a surrogate pair must not end the reading: its row is refused later.
         with io.TextIOWrapper(cast(IO[bytes], stream), encoding=encoding, errors="surrogatepass") as text:
@@ -78,18 +78,18 @@ def _decoded(stream: io.BufferedReader) -> Iterator[str | BadRow]:
         return
     for chunk in stream:
         for line in chunk.removesuffix(b"\n").removesuffix(b"\r").split(b"\r"):
-            yield _utf8(line)
+            yield _decode_line(line)
 
 
-def _encoding(head: bytes) -> str | None:
+def _guess_encoding(head: bytes) -> str | None:
     """The encoding that the first bytes show; None for UTF-8."""
     by_mark = next((name for mark, name in _MARKS if head.startswith(mark)), None)
     return by_mark or _ZEROS.get("".join("x" if byte else "0" for byte in head))
 
 
-def _utf8(line: bytes) -> str | BadRow:
+def _decode_line(line: bytes) -> str | BadRow:
     try:
         return line.decode().lstrip(_BOM)
     except UnicodeDecodeError as error:
         wrong = error.object[error.start]
-        return BadRow(reason=f"the line is no UTF-8 (byte 0x{wrong:02x} at {error.start + 1}): save the file as UTF-8")
+        return BadRow(reason=f"the line is not UTF-8 (byte 0x{wrong:02x} at {error.start + 1}): save the file as UTF-8")

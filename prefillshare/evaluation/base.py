@@ -52,3 +52,7 @@ class Suite(Protocol):
     @property
     def max_new_tokens(self) -> int:
         """Longest answer in tokens."""
+
+    @property
+    def left_out(self) -> Sequence[str]:
+        """Why rows of its file are no questions of it, each with the row's number."""

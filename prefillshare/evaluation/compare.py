@@ -63,7 +63,7 @@ def compare_files(first: Path, second: Path) -> list[Comparison]:
 
 def _compare(name: str, scores: list[dict[str, Any]], other: list[dict[str, Any]]) -> Comparison:
     if [sample["question"] for sample in scores] != [sample["question"] for sample in other]:
-        raise EvaluationError(f"the two files have other questions of {name}: ask both with the same --limit")
+        raise EvaluationError(f"the two files do not have the same questions of {name}: ask both with the same --limit")
     pairs = [(bool(a["is_right"]), bool(b["is_right"])) for a, b in zip(scores, other, strict=True)]
     return Comparison(
         suite=name,
@@ -80,6 +80,6 @@ def _scores(file: Path) -> dict[str, list[dict[str, Any]]]:
         return {score["suite"]: score["samples"] for score in content["scores"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EvaluationError(
-            f"{file} is no result of `prefillshare eval --out FILE` ({type(error).__name__}): "
+            f"{file} is not a result of `prefillshare eval --out FILE` ({type(error).__name__}): "
             "give two files that --out wrote"
         ) from None

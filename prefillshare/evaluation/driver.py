@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from prefillshare.errors import EvaluationError
 from prefillshare.evaluation.base import Question, Suite
 from prefillshare.evaluation.statistics import wilson_interval
+from prefillshare.serving.options import auth_header
 
 if TYPE_CHECKING:
     import httpx
@@ -67,7 +68,7 @@ class Score:
 
 def score_answers(suite: Suite, model: str, answers: list[str]) -> Score:
     """Judge answers that were made elsewhere, in the order of the suite's questions."""
-    samples = [judged(question, answer) for question, answer in zip(suite.questions, answers, strict=True)]
+    samples = [judge_answer(question, answer) for question, answer in zip(suite.questions, answers, strict=True)]
     return Score(suite=suite.name, model=model, samples=tuple(samples))
 
 
@@ -93,10 +94,9 @@ async def _ask_all(
 ) -> list[Sample]:
     import httpx
 
-    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     slots = asyncio.Semaphore(concurrency)
     try:
-        http = httpx.AsyncClient(base_url=url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
+        http = httpx.AsyncClient(base_url=url, headers=auth_header(api_key), timeout=TIMEOUT_S, trust_env=False)
     except httpx.InvalidURL as error:
         raise EvaluationError(f"url {url!r} is not an address ({error}): correct --url") from None
     async with http as client:
@@ -104,7 +104,7 @@ async def _ask_all(
         async def ask(question: Question) -> Sample:
             async with slots:
                 answer, usage = await _ask(client, model, question, suite.max_new_tokens)
-            sample = await asyncio.to_thread(judged, question, answer, usage)
+            sample = await asyncio.to_thread(judge_answer, question, answer, usage)
             on_answer()
             return sample
 
@@ -141,7 +141,7 @@ def _text(message: dict[str, Any]) -> str:
     )
 
 
-def judged(question: Question, answer: str, usage: dict[str, Any] | None = None) -> Sample:
+def judge_answer(question: Question, answer: str, usage: dict[str, Any] | None = None) -> Sample:
     """Judge an answer; `usage` as in the chat API."""
     verdict = question.judge(answer)
     usage = usage or {}

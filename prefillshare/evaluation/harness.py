@@ -18,6 +18,7 @@ from prefillshare.direct import except_from_proxies
 from prefillshare.errors import EvaluationError
 from prefillshare.evaluation.driver import Sample, Score
 from prefillshare.evaluation.suites.problem_file import data_file, problems_of
+from prefillshare.serving.options import auth_header
 
 PACKAGE = "lm-eval[api]==0.4.13"
 TASKS = ("gsm8k",)
@@ -44,35 +45,44 @@ def score_by_lm_eval(
     Raises: EvaluationError when lm-eval is not installed, does not know the task, or the server refuses a question.
     """
     if task not in TASKS:
-        raise EvaluationError(f"suite {task} is not asked through lm-eval here: leave --harness out, or ask {TASKS[0]}")
+        raise EvaluationError(
+            f"suite {task} cannot be asked through lm-eval here: leave --harness out, or ask {TASKS[0]}"
+        )
     files = _local_files(task, directory)
     evaluate, api_model = _lm_eval()
     except_from_proxies(url)
     asked = api_model(
         model=model,
         base_url=f"{url.rstrip('/').removesuffix('/v1')}/v1/chat/completions",
-        header={"Accept": "application/json"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {}),
+        header={"Accept": "application/json"} | auth_header(api_key),
         num_concurrent=concurrency,
         timeout=TIMEOUT_S,
     )
-    with _warnings_kept() as warnings, _task(task, files) as spec:
+    with _write_task(task, files) as spec, _refusals_as_errors(f"{model} at {url}"):
+        found = evaluate(
+            model=asked,
+            tasks=[spec],
+            num_fewshot=num_examples,
+            limit=limit,
+            apply_chat_template=True,
+            fewshot_as_multiturn=True,
+            bootstrap_iters=0,
+        )
+    return _scores(task, model, found["samples"][task])
+
+
+@contextmanager
+def _refusals_as_errors(asked: str) -> Iterator[None]:
+    """Raises: EvaluationError for whatever ends lm-eval, in the server's words where it refused a question."""
+    with _keep_warnings() as warnings:
         try:
-            found = evaluate(
-                model=asked,
-                tasks=[spec],
-                num_fewshot=num_examples,
-                limit=limit,
-                apply_chat_template=True,
-                fewshot_as_multiturn=True,
-                bootstrap_iters=0,
-            )
+            yield
         except Exception as error:
             refusals = [warning for warning in warnings if "API request failed" in warning]
             said = refusals[0] if refusals else f"{type(error).__name__}: {error}"
             raise EvaluationError(
-                f"lm-eval gave up asking {model} at {url}: {said[:600]} (prompts get shorter with a smaller --few-shot)"
+                f"lm-eval gave up asking {asked}: {said[:600]} (prompts get shorter with a smaller --few-shot)"
             ) from error
-    return _scores(task, model, found["samples"][task])
 
 
 def _local_files(task: str, directory: Path | None) -> dict[str, str]:
@@ -101,19 +111,19 @@ def _lm_eval() -> tuple[Any, Any]:
 
 
 @contextmanager
-def _task(name: str, files: Mapping[str, str]) -> Iterator[str]:
+def _write_task(name: str, files: Mapping[str, str]) -> Iterator[str]:
     """Its name, or a file that says the same task with local data."""
     if not files:
         yield name
         return
     with tempfile.TemporaryDirectory() as temporary:
-        usable = {split: _usable(Path(file), Path(temporary)) for split, file in files.items()}
+        usable = {split: _copy_usable(Path(file), Path(temporary)) for split, file in files.items()}
         spec = Path(temporary) / f"{name}.yaml"
         spec.write_text(json.dumps(_local_task(name, usable)), encoding="utf-8")
         yield str(spec)
 
 
-def _usable(file: Path, temporary: Path) -> str:
+def _copy_usable(file: Path, temporary: Path) -> str:
     """The file, or where rows of it cannot be used, a copy without them: lm-eval would end at the first."""
     rows, left_out = problems_of(file, _row)
     if not left_out:
@@ -149,7 +159,7 @@ class _Keeper(logging.Handler):
 
 
 @contextmanager
-def _warnings_kept() -> Iterator[list[str]]:
+def _keep_warnings() -> Iterator[list[str]]:
     """Keep what lm-eval warns of, which says more than the exceptions that it raises."""
     logger, keeper = logging.getLogger("lm_eval"), _Keeper(logging.WARNING)
     propagated = logger.propagate

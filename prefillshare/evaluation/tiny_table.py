@@ -38,7 +38,7 @@ def write_between_markers(readme: Path, text: str) -> None:
     before, begin, rest = old.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise EvaluationError(f"{readme} lacks the lines {BEGIN} and {END}: put them where the table shall stand")
+        raise EvaluationError(f"{readme} lacks the lines {BEGIN} and {END}: put them where the table should go")
     readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from prefillshare.errors import EvaluationError
 from prefillshare.evaluation.base import Question, Suite
-from prefillshare.evaluation.driver import Sample, Score, judged
+from prefillshare.evaluation.driver import Sample, Score, judge_answer
 from prefillshare.modules.deployment import ResolvedDeployment, ResolvedModule
 
 BATCH = 32
@@ -42,7 +42,7 @@ class WeightsModel:
             answers = self._answer([prompts[index] for index in chosen], suite.max_new_tokens)
             for index, answer in zip(chosen, answers, strict=True):
                 usage = {"prompt_tokens": len(prompts[index])}
-                samples[index] = judged(suite.questions[index], answer, usage)
+                samples[index] = judge_answer(suite.questions[index], answer, usage)
                 on_answer()
         return Score(suite=suite.name, model=self.name, samples=tuple(sample for sample in samples if sample))
 
@@ -68,14 +68,14 @@ class WeightsModel:
 
 def _find(deployment: ResolvedDeployment, name: str) -> ResolvedModule | None:
     """The decode module; None for the prefill module itself."""
-    from prefillshare.config.tables import nearest
+    from prefillshare.config.tables import suggest_nearest
 
     if name == deployment.config.prefill.name:
         return None
     names = [module.spec.name for module in deployment.modules]
     if name not in names:
         known = [*names, deployment.config.prefill.name]
-        raise EvaluationError(f"{deployment.config.name} has no module {name!r}: {nearest(name, known)}")
+        raise EvaluationError(f"{deployment.config.name} has no module {name!r}: {suggest_nearest(name, known)}")
     return deployment.modules[names.index(name)]
 
 

@@ -180,7 +180,7 @@ def _why_unknown(entry: TensorEntry) -> str:
         return "but embeddings and LM head are shared: train it on the attention and MLP projections only"
     if "lora_magnitude" in entry.name:
         return "which belongs to DoRA: train it as a plain LoRA adapter"
-    return "which is no LoRA matrix: save it with peft's save_pretrained"
+    return "which is not a LoRA matrix: save it with peft's save_pretrained"
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -123,13 +123,13 @@ def selects(config: Mapping[str, Any], layer: str) -> bool:
     Source: `check_target_module_exists` in peft/tuners/tuners_utils.py.
     """
     try:
-        if (excluded := config.get("exclude_modules")) and _names(excluded, layer):
+        if (excluded := config.get("exclude_modules")) and _is_named(excluded, layer):
             return False
         targets = config["target_modules"]
         if isinstance(targets, str):
-            return targets == "all-linear" or _names(targets, layer)
+            return targets == "all-linear" or _is_named(targets, layer)
         # A layer that is named in full is chosen whatever its number.
-        return layer in targets or (_names(targets, layer) and _in_layers(config, layer))
+        return layer in targets or (_is_named(targets, layer) and _is_in_layers(config, layer))
     except (re.error, TypeError) as error:
         raise ModuleError(
             f"target_modules, exclude_modules, layers_pattern or layers_to_transform of the adapter cannot be read "
@@ -137,13 +137,13 @@ def selects(config: Mapping[str, Any], layer: str) -> bool:
         ) from None
 
 
-def _names(wanted: Any, layer: str) -> bool:
+def _is_named(wanted: Any, layer: str) -> bool:
     if isinstance(wanted, str):
         return re.fullmatch(wanted, layer) is not None
     return any(layer == name or layer.endswith(f".{name}") for name in wanted)
 
 
-def _in_layers(config: Mapping[str, Any], layer: str) -> bool:
+def _is_in_layers(config: Mapping[str, Any], layer: str) -> bool:
     numbers, patterns = config.get("layers_to_transform"), config.get("layers_pattern")
     if numbers is None or numbers == []:
         return True
@@ -165,18 +165,18 @@ def _check_scale(config: Mapping[str, Any], name: str) -> None:
         )
 
 
-def _ignored(name: str, meaning: str, fix: str = _PLAIN) -> ModuleError:
+def _refusal(name: str, meaning: str, fix: str = _PLAIN) -> ModuleError:
     return ModuleError(f"module {name!r} uses {meaning}, which the engine would ignore: {fix}")
 
 
 def _judge_switch(field: str, value: Any, config: Mapping[str, Any], name: str) -> None:
     if value:
-        raise _ignored(name, _SWITCHES[field])
+        raise _refusal(name, _SWITCHES[field])
 
 
 def _judge_variant(field: str, value: Any, config: Mapping[str, Any], name: str) -> None:
     if value is not None and value is not False:
-        raise _ignored(name, _VARIANTS[field])
+        raise _refusal(name, _VARIANTS[field])
 
 
 def _judge_start(field: str, value: Any, config: Mapping[str, Any], name: str) -> None:
@@ -203,7 +203,7 @@ def _judge_start(field: str, value: Any, config: Mapping[str, Any], name: str) -
 def _judge_rslora(field: str, value: Any, config: Mapping[str, Any], name: str) -> None:
     if value and config["r"] != 1:
         alpha = config["lora_alpha"] * math.sqrt(config["r"])
-        raise _ignored(
+        raise _refusal(
             name,
             "rank-stabilised scaling (use_rslora)",
             f'write "use_rslora": false and "lora_alpha": {alpha!r} into its {CONFIG_NAME}, which is the same',
@@ -216,7 +216,7 @@ def _judge_pattern(field: str, value: Any, config: Mapping[str, Any], name: str)
         "alpha_pattern": ("lora_alpha", "scaling per layer (alpha_pattern)"),
     }[field]
     if value and (not isinstance(value, Mapping) or any(entry != config[usual] for entry in value.values())):
-        raise _ignored(name, meaning)
+        raise _refusal(name, meaning)
 
 
 def _judge_bias(field: str, value: Any, config: Mapping[str, Any], name: str) -> None:

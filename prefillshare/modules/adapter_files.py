@@ -100,8 +100,8 @@ def _check_values(entry: TensorEntry, name: str) -> None:
     for chunk in read_chunks(entry.file, entry.start, entry.end):
         if ((np.frombuffer(chunk, f"<u{width}") & mask) == mask).any():
             raise ModuleError(
-                f"module {name!r} has values in {entry.name!r} that are not finite (infinite or no numbers): its "
-                "training came apart; use an earlier checkpoint"
+                f"module {name!r} has values in {entry.name!r} that are not finite (infinite or not a number): its "
+                "training diverged; use an earlier checkpoint"
             )
 
 

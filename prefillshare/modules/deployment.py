@@ -1,6 +1,6 @@
 """A deployment whose modules were found on disk and fit each other: what a server can be started from.
 
-I6 of the design: geometry, tokenizer and chat template are equal for all modules, and every decode module was trained
+I6: geometry, tokenizer and chat template are equal for all modules, and every decode module was trained
 on the KV of exactly this prefill module. Checked here by fingerprint, before anything starts.
 """
 
@@ -23,7 +23,7 @@ from prefillshare.modules.fingerprint import (
 )
 from prefillshare.modules.locate import locate
 from prefillshare.modules.manifest import MANIFEST_NAME, ModuleManifest, read_manifest
-from prefillshare.modules.merge import merged_module
+from prefillshare.modules.merge import merge_once
 from prefillshare.modules.precision import Dtype, served_dtype
 
 GPU_HAND_OFF_PAGE = 16
@@ -96,7 +96,7 @@ def resolve(deployment: Deployment, found: Sequence[Gpu] | None = None) -> Resol
     Effects: reads headers and, once, the whole prefill module (remembered afterwards); may download from the hub.
     Raises: ModuleError for the first module that is missing, broken or does not fit.
     """
-    prefill_path = _readable(locate(deployment.prefill), deployment.prefill.name)
+    prefill_path = _require_plain_path(locate(deployment.prefill), deployment.prefill.name)
     fingerprint = prefill_fingerprint(prefill_path)
     engine = deployment.engine
     devices = usable_gpus(engine) if found is None or engine.device == "cpu" else tuple(found)
@@ -104,7 +104,7 @@ def resolve(deployment: Deployment, found: Sequence[Gpu] | None = None) -> Resol
     warnings = _check_prefill_manifest(deployment, prefill_path, fingerprint)
     modules = []
     for spec in deployment.decode:
-        module = _find(spec, dtype, prefill_path, fingerprint)
+        module = _resolve_module(spec, dtype, prefill_path, fingerprint)
         warnings += _check_module(module, deployment, prefill_path, fingerprint)
         modules.append(module)
     return ResolvedDeployment(
@@ -119,7 +119,7 @@ def resolve(deployment: Deployment, found: Sequence[Gpu] | None = None) -> Resol
     )
 
 
-def _readable(path: Path, name: str) -> Path:
+def _require_plain_path(path: Path, name: str) -> Path:
     # The engine looks for weights with glob: it would find none there, or those of another directory.
     if glob.escape(str(path)) != str(path):
         raise ModuleError(
@@ -129,10 +129,10 @@ def _readable(path: Path, name: str) -> Path:
     return path
 
 
-def _find(spec: DecodeModule, dtype: Dtype, prefill_path: Path, fingerprint: str) -> ResolvedModule:
-    path = _readable(locate(spec), spec.name)
+def _resolve_module(spec: DecodeModule, dtype: Dtype, prefill_path: Path, fingerprint: str) -> ResolvedModule:
+    path = _require_plain_path(locate(spec), spec.name)
     if spec.merge:
-        path = merged_module(path, prefill_path, fingerprint, dtype=dtype)
+        path = merge_once(path, prefill_path, fingerprint, dtype=dtype)
     adapter = read_adapter(path, spec.name) if spec.kind == "lora" else None
     return ResolvedModule(spec=spec, path=path, adapter=adapter, manifest=read_manifest(path))
 
@@ -146,8 +146,8 @@ def _check_prefill_manifest(deployment: Deployment, path: Path, fingerprint: str
         raise ModuleError(f"{name!r} under [prefill] is a {manifest.kind} decode module: point path at a base model")
     if manifest.prefill_fingerprint != fingerprint:
         return [
-            f"prefill module {name!r} has fingerprint {_short(fingerprint)} and its manifest says "
-            f"{_short(manifest.prefill_fingerprint)}: its files changed after it was built"
+            f"prefill module {name!r} has fingerprint {_shorten(fingerprint)} and its manifest says "
+            f"{_shorten(manifest.prefill_fingerprint)}: its files changed after it was built"
         ]
     return []
 
@@ -162,7 +162,7 @@ def _check_module(module: ResolvedModule, deployment: Deployment, prefill_path: 
     else:
         _check_checkpoint_fits(module, prefill_path, deployment.prefill.name)
     if manifest is None:
-        return warnings + _judge_naive(module, _unknown_training(module, deployment, prefill_path))
+        return warnings + _judge_naive(module, _describe_unknown_training(module, deployment, prefill_path))
     if manifest.kind != module.spec.kind:
         raise ModuleError(
             f"module {name!r} has kind = {module.spec.kind!r} and its manifest says {manifest.kind!r}: "
@@ -171,8 +171,8 @@ def _check_module(module: ResolvedModule, deployment: Deployment, prefill_path: 
     _check_same_text(manifest, name, prefill_path)
     if manifest.prefill_fingerprint != fingerprint:
         raise ModuleError(
-            f"decode module {name!r} was trained on the prefill module {_short(manifest.prefill_fingerprint)} and "
-            f"{deployment.prefill.name!r} is {_short(fingerprint)}: use the prefill module that it was trained on, "
+            f"decode module {name!r} was trained on the prefill module {_shorten(manifest.prefill_fingerprint)} and "
+            f"{deployment.prefill.name!r} is {_shorten(fingerprint)}: use the prefill module that it was trained on, "
             "or train it again on this one"
         )
     if manifest.objective == "cache-conditioned":
@@ -198,7 +198,7 @@ def _check_same_text(manifest: ModuleManifest, name: str, prefill_path: Path) ->
     for what, value in ours.items():
         if theirs[what] != value:
             raise ModuleError(
-                f"decode module {name!r} was trained with another {what} ({theirs[what][:12]}) than the prefill "
+                f"decode module {name!r} was trained with a different {what} ({theirs[what][:12]}) than the prefill "
                 f"module has ({value[:12]}): put the {what} that it was trained with beside the prefill module"
             )
 
@@ -218,7 +218,7 @@ def _judge_naive(module: ResolvedModule, training: str) -> list[str]:
     ]
 
 
-def _unknown_training(module: ResolvedModule, deployment: Deployment, prefill_path: Path) -> str:
+def _describe_unknown_training(module: ResolvedModule, deployment: Deployment, prefill_path: Path) -> str:
     unknown = f"has no {MANIFEST_NAME}, so how it was trained is unknown"
     base = module.adapter.base_name if module.adapter else None
     known = {deployment.prefill.hub, str(prefill_path), prefill_path.name, deployment.prefill.name}
@@ -238,5 +238,5 @@ def _check_context_length(deployment: Deployment, prefill_path: Path) -> int | N
     return limit
 
 
-def _short(fingerprint: str) -> str:
+def _shorten(fingerprint: str) -> str:
     return fingerprint.removeprefix("sha256:")[:12]

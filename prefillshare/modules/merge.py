@@ -34,7 +34,7 @@ def merge_adapter(adapter: Path, base: Path, out: Path, *, dtype: MergedDtype = 
     Raises: ModuleError when the two do not belong together or `out` exists and `force` is not given.
     """
     if dtype not in get_args(MergedDtype):
-        raise ModuleError(f"dtype {dtype!r} is not known: choose one of {', '.join(get_args(MergedDtype))}")
+        raise ModuleError(f"there is no dtype {dtype!r}: choose one of {', '.join(get_args(MergedDtype))}")
     manifest = _check_inputs(adapter, base)
     _check_out(out, (adapter, base), force)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def merge_adapter(adapter: Path, base: Path, out: Path, *, dtype: MergedDtype = 
     return out
 
 
-def merged_module(adapter: Path, base: Path, fingerprint: str, *, dtype: MergedDtype) -> Path:
+def merge_once(adapter: Path, base: Path, fingerprint: str, *, dtype: MergedDtype) -> Path:
     """The adapter merged into the base, made once and kept below the user's cache directory.
 
     `fingerprint` is the base's. Another adapter, base or dtype is another directory.
@@ -92,7 +92,7 @@ def _check_inputs(adapter: Path, base: Path) -> ModuleManifest:
     manifest = read_manifest(adapter)
     if manifest is None:
         raise ModuleError(
-            f"{adapter} has no prefillshare.json, so nobody knows whose KV it was trained on: "
+            f"{adapter} has no prefillshare.json, so the base whose KV it was trained on is unknown: "
             'merge adapters made by prefillshare, or serve it as it is with kind = "lora"'
         )
     if manifest.kind != "lora":

@@ -19,6 +19,6 @@ def check_targets(base: Path, targets: Iterable[str]) -> None:
     known = sorted({name.split(".")[-2] for name in matrices if ".layers." in name})
     if missing := [target for target in targets if target not in known]:
         raise ModuleError(
-            f"targets under [lora] has {missing[0]!r}, and no layer of {base} is called so (it has "
-            f"{', '.join(known)}): name only layers that it has"
+            f"targets under [lora] names {missing[0]!r}, and {base} has no such layer (it has {', '.join(known)}): "
+            "name only layers that it has"
         )

@@ -2,22 +2,11 @@
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
 
-from prefillshare.wire.text import MAX_NAME, printable, shortened
+from prefillshare.observe.document import EventKind, EventState, part_of
+from prefillshare.wire.text import MAX_NAME, make_printable, shorten
 
-Kind = Literal[
-    "restart",
-    "refusal",
-    "repin",
-    "worker_up",
-    "worker_down",
-    "worker_joined",
-    "worker_left",
-    "error",
-    "flush",
-]
 MAX_EVENTS = 200
 PAUSE_S = 1.0
 """Events of one kind about one subject within so many seconds are counted, and told with the next one."""
@@ -33,7 +22,7 @@ class Event:
     """Rises by one with each event of this process."""
     time: float
     """Seconds since 1970."""
-    kind: Kind
+    kind: EventKind
     """What kind of thing happened."""
     subject: str
     """Worker, module or session that it is about."""
@@ -48,11 +37,11 @@ class Events:
         self._clock = clock
         self._events: deque[Event] = deque(maxlen=MAX_EVENTS)
         self._num_told = 0
-        self._recent: dict[tuple[Kind, str], tuple[float, int]] = {}
+        self._recent: dict[tuple[EventKind, str], tuple[float, int]] = {}
 
-    def tell(self, kind: Kind, subject: str, message: str) -> None:
+    def tell(self, kind: EventKind, subject: str, message: str) -> None:
         """Note an event, unless one like it was noted a moment ago; both texts may come from a client."""
-        now, subject = self._clock(), shortened(printable(subject), MAX_NAME)
+        now, subject = self._clock(), shorten(make_printable(subject), MAX_NAME)
         told_at, num_untold = self._recent.get((kind, subject), (-PAUSE_S, 0))
         if 0 <= now - told_at < PAUSE_S:
             self._recent[kind, subject] = (told_at, num_untold + 1)
@@ -63,9 +52,9 @@ class Events:
         if num_untold:
             message = f"{message} (and {num_untold} more before)"
         self._num_told += 1
-        message = shortened(printable(message[: 2 * MAX_MESSAGE]), MAX_MESSAGE)
+        message = shorten(make_printable(message[: 2 * MAX_MESSAGE]), MAX_MESSAGE)
         self._events.append(Event(id=self._num_told, time=now, kind=kind, subject=subject, message=message))
 
-    def as_list(self) -> list[dict[str, Any]]:
-        """The events, oldest first."""
-        return [asdict(event) for event in self._events]
+    def as_list(self) -> list[EventState]:
+        """Return the events, oldest first."""
+        return [part_of(EventState, event) for event in self._events]

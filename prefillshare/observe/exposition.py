@@ -5,12 +5,13 @@ Everything is read out of the document that `/deployment/state` serves, so the t
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, cast
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from prefillshare.wire.text import writable
+from prefillshare.observe.document import DeploymentState, HistogramState, KvState, ModuleState, WorkerState
+from prefillshare.wire.text import make_writable
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 WORKER_LABELS = ("worker", "role", "module")
@@ -28,7 +29,7 @@ _MODULE_GAUGES = {
     "running": ("requests_running", "Requests that are being computed"),
     "queued": ("requests_queued", "Requests that wait"),
 }
-_LATENCIES = {
+_LATENCIES: Mapping[Literal["ttft", "itl", "e2e", "queue"], tuple[str, str]] = {
     "ttft": ("time_to_first_token_seconds", "From a request's arrival to its first token"),
     "itl": ("inter_token_latency_seconds", "From one generated token to the next"),
     "e2e": ("request_duration_seconds", "From a request's arrival to its end, good ones only"),
@@ -61,20 +62,24 @@ _KV_PARTS = {
 }
 
 
-def exposition(state: Mapping[str, Any]) -> bytes:
-    """Prometheus' text of `state`."""
+_Sample = tuple[Mapping[str, Any], tuple[str, ...]]
+"""Numbers by name, and the values of the labels."""
+
+
+def exposition(state: DeploymentState) -> bytes:
+    """Return Prometheus' text of `state`."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_State(state))
     try:
         return bytes(generate_latest(registry))
     except UnicodeEncodeError:
-        return exposition(writable(state))
+        return exposition(cast(DeploymentState, make_writable(state)))
 
 
 class _State:
     """What `prometheus_client` calls a collector."""
 
-    def __init__(self, state: Mapping[str, Any]) -> None:
+    def __init__(self, state: DeploymentState) -> None:
         self._state = state
 
     def describe(self) -> Iterable[Metric]:
@@ -85,20 +90,11 @@ class _State:
         """All metrics."""
         state = self._state
         yield from _of_deployment(state)
-        modules = [(one, (one["name"],)) for one in state["modules"]]
-        yield from _of_modules(state["modules"], modules)
-        workers = state["workers"]
-        labelled = [(one, (one["id"], one["role"], one["module"] or "")) for one in workers]
-        yield from _numbers(CounterMetricFamily, _WORKER_COUNTERS, WORKER_LABELS, labelled)
-        yield from _numbers(GaugeMetricFamily, _WORKER_GAUGES, WORKER_LABELS, labelled)
-        handoffs = [(one["handoff"], labels) for one, labels in labelled if one["handoff"]]
-        yield from _numbers(CounterMetricFamily, _HANDOFF_COUNTERS, WORKER_LABELS, handoffs)
-        ups = [({"up": int(one["state"] == "up")}, labels) for one, labels in labelled]
-        yield from _numbers(GaugeMetricFamily, {"up": ("worker_up", "Whether the worker serves")}, WORKER_LABELS, ups)
-        yield from _memory([(one["kv"], labels) for one, labels in labelled if one["kv"]])
+        yield from _of_modules(state["modules"])
+        yield from _of_workers(state["workers"])
 
 
-def _of_deployment(state: Mapping[str, Any]) -> Iterator[Metric]:
+def _of_deployment(state: DeploymentState) -> Iterator[Metric]:
     about = GaugeMetricFamily(
         "prefillshare_deployment_info", "What this is", labels=("deployment", "topology", "prefill_module")
     )
@@ -109,33 +105,48 @@ def _of_deployment(state: Mapping[str, Any]) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "prefillshare_repins", "Times that a session moved to another prefill worker", value=state["repins"]
     )
-    for name, help_text in (("refusals", "Calls answered 429"), ("retries", "Further tries after a worker failed")):
-        if name in state:
-            yield CounterMetricFamily(f"prefillshare_{name}", help_text, value=state[name])
+    # Only a router counts these.
+    if "refusals" in state:
+        yield CounterMetricFamily("prefillshare_refusals", "Calls answered 429", value=state["refusals"])
+    if "retries" in state:
+        yield CounterMetricFamily("prefillshare_retries", "Further tries after a worker failed", value=state["retries"])
 
 
-def _of_modules(
-    modules: Sequence[Mapping[str, Any]], labelled: Sequence[tuple[Mapping[str, Any], tuple[str, ...]]]
-) -> Iterator[Metric]:
+def _of_modules(modules: Sequence[ModuleState]) -> Iterator[Metric]:
+    labelled: list[_Sample] = [(module, (module["name"],)) for module in modules]
     yield from _numbers(CounterMetricFamily, _MODULE_COUNTERS, ("module",), labelled)
-    cached = [({"cached": one["own_hit_tokens"] + one["cross_hit_tokens"]}, labels) for one, labels in labelled]
+    cached: list[_Sample] = [
+        ({"cached": module["own_hit_tokens"] + module["cross_hit_tokens"]}, (module["name"],)) for module in modules
+    ]
     cached_help = "Prompt tokens that were not computed again, own and cross-module"
     yield from _numbers(CounterMetricFamily, {"cached": ("cached_tokens", cached_help)}, ("module",), cached)
     yield from _numbers(GaugeMetricFamily, _MODULE_GAUGES, ("module",), labelled)
     for key, (name, help_text) in _LATENCIES.items():
-        yield _histogram(name, help_text, [(one["name"], one["latency"][key]) for one in modules])
+        yield _histogram(name, help_text, [(module["name"], module["latency"][key]) for module in modules])
     yield _histogram(
         "session_shared_prefix_ratio",
         "Share of a prompt up to which it equals a prompt of another module in its session; near 0, nothing is shared",
-        [(one["name"], one["shared_prefix"]) for one in modules],
+        [(module["name"], module["shared_prefix"]) for module in modules],
     )
+
+
+def _of_workers(workers: Sequence[WorkerState]) -> Iterator[Metric]:
+    labels = [(worker["id"], worker["role"], worker["module"] or "") for worker in workers]
+    labelled: list[_Sample] = list(zip(workers, labels, strict=True))
+    yield from _numbers(CounterMetricFamily, _WORKER_COUNTERS, WORKER_LABELS, labelled)
+    yield from _numbers(GaugeMetricFamily, _WORKER_GAUGES, WORKER_LABELS, labelled)
+    handoffs: list[_Sample] = [(numbers["handoff"], names) for numbers, names in labelled if numbers["handoff"]]
+    yield from _numbers(CounterMetricFamily, _HANDOFF_COUNTERS, WORKER_LABELS, handoffs)
+    ups: list[_Sample] = [({"up": int(numbers["state"] == "up")}, names) for numbers, names in labelled]
+    yield from _numbers(GaugeMetricFamily, {"up": ("worker_up", "Whether the worker serves")}, WORKER_LABELS, ups)
+    yield from _memory([(worker["kv"], names) for worker, names in zip(workers, labels, strict=True) if worker["kv"]])
 
 
 def _numbers(
     family: type[CounterMetricFamily] | type[GaugeMetricFamily],
     wanted: Mapping[str, tuple[str, str]],
     label_names: Sequence[str],
-    samples: Sequence[tuple[Mapping[str, Any], tuple[str, ...]]],
+    samples: Sequence[_Sample],
 ) -> Iterator[Metric]:
     for key, (name, help_text) in wanted.items():
         metric = family(f"prefillshare_{name}", help_text, labels=label_names)
@@ -145,19 +156,20 @@ def _numbers(
         yield metric
 
 
-def _memory(samples: Sequence[tuple[Mapping[str, int], tuple[str, ...]]]) -> Iterator[Metric]:
+def _memory(samples: Sequence[tuple[KvState, tuple[str, ...]]]) -> Iterator[Metric]:
     for part, help_text in _KV_PARTS.items():
         tokens = GaugeMetricFamily(f"prefillshare_kv_{part}_tokens", help_text, labels=WORKER_LABELS)
         size = GaugeMetricFamily(f"prefillshare_kv_{part}_bytes", help_text, labels=WORKER_LABELS)
         for kv, labels in samples:
-            count = kv["shared_tokens"] + kv["private_tokens"] if part == "used" else kv[f"{part}_tokens"]
+            parts: Mapping[str, Any] = {**kv, "used_tokens": kv["shared_tokens"] + kv["private_tokens"]}
+            count = parts[f"{part}_tokens"]
             tokens.add_metric(labels, count)
             size.add_metric(labels, count * kv["token_bytes"])
         yield tokens
         yield size
 
 
-def _histogram(name: str, help_text: str, samples: Sequence[tuple[str, Mapping[str, Any]]]) -> Metric:
+def _histogram(name: str, help_text: str, samples: Sequence[tuple[str, HistogramState]]) -> Metric:
     metric = HistogramMetricFamily(f"prefillshare_{name}", help_text, labels=("module",))
     for module, histogram in samples:
         total, buckets = 0, []

@@ -2,8 +2,9 @@
 
 import math
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+
+from prefillshare.observe.document import HistogramState
 
 TTFT_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 ITL_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0)
@@ -24,7 +25,7 @@ class Histogram:
 
     @property
     def count(self) -> int:
-        """Values seen."""
+        """How many values were seen."""
         return sum(self.counts)
 
     def observe(self, value: float, times: int = 1) -> None:
@@ -35,12 +36,12 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += times
         self.sum += value * times
 
-    def add(self, other: Mapping[str, Any], sign: int = 1) -> None:
+    def add(self, other: HistogramState, sign: int = 1) -> None:
         """Add what `as_dict` of a histogram with the same bounds said, or take it away again."""
         for index, count in enumerate(other["counts"]):
             self.counts[index] += sign * count
         self.sum += sign * other["sum"]
 
-    def as_dict(self) -> dict[str, Any]:
-        """Bounds (None is the last, without one), counts per bucket, sum and count."""
+    def as_dict(self) -> HistogramState:
+        """Return bounds (None is the last, without one), counts per bucket, sum and count."""
         return {"le": [*self.bounds, None], "counts": list(self.counts), "sum": self.sum, "count": self.count}

@@ -1,21 +1,10 @@
 """The counters and latencies of one decode module, or of the prefill module where it is asked itself."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import cast
 
+from prefillshare.observe.document import LATENCIES, Latencies, ModuleCounters, WorkerCounters, part_of
 from prefillshare.observe.histogram import E2E_S, ITL_S, QUEUE_S, RATIO, TTFT_S, Histogram
-
-COUNTERS = (
-    "requests",
-    "errors",
-    "aborted",
-    "prompt_tokens",
-    "own_hit_tokens",
-    "cross_hit_tokens",
-    "generated_tokens",
-    "retractions",
-)
-LATENCIES = ("ttft", "itl", "e2e", "queue")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -51,10 +40,19 @@ class ModuleStats:
     shared_prefix: Histogram = field(default_factory=lambda: Histogram(RATIO))
     """Share of the prompt up to which it equals a prompt of another module in the session."""
 
-    def counters(self) -> dict[str, int]:
-        """The counters by name."""
-        return {name: getattr(self, name) for name in COUNTERS}
+    def counters(self) -> ModuleCounters:
+        """Return the counters by name."""
+        return part_of(ModuleCounters, self)
 
-    def latency(self) -> dict[str, Any]:
-        """The latency histograms by name."""
-        return {name: getattr(self, name).as_dict() for name in LATENCIES}
+    def worker_counters(self) -> WorkerCounters:
+        """Return the counters as those of a worker that served nothing else."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "cached_tokens": self.own_hit_tokens + self.cross_hit_tokens,
+            "generated_tokens": self.generated_tokens,
+            "retractions": self.retractions,
+        }
+
+    def latency(self) -> Latencies:
+        """Return the latency histograms by name."""
+        return cast(Latencies, {name: getattr(self, name).as_dict() for name in LATENCIES})

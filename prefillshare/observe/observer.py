@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from prefillshare.observe.document import MODULE_COUNTERS, HandoffState, part_of
 from prefillshare.observe.events import Events
 from prefillshare.observe.modules import ModuleStats
 from prefillshare.observe.sessions import Prompt, Session, SessionTable
@@ -46,11 +47,11 @@ class Observed:
         self.num_tokens = 0
         """Generated tokens so far."""
 
-    def waited(self, seconds: float) -> None:
+    def note_wait(self, seconds: float) -> None:
         """It waited so long before anything was computed."""
         self._stats.queue.observe(seconds)
 
-    def prefilled(self, *, tokens: int, own: int, cross: int) -> None:
+    def note_prefill(self, *, tokens: int, own: int, cross: int) -> None:
         """Its prompt of `tokens` tokens is prefilled; `own` and `cross` of them were cached.
 
         Only the first time counts: what a further try prefills was prefilled before.
@@ -63,26 +64,26 @@ class Observed:
         stats.own_hit_tokens += own
         stats.cross_hit_tokens += cross
         if self._session is not None:
-            share = self._observer.sessions.prefilled(
+            share = self._observer.sessions.note_prefill(
                 self._session, self._module, self._prompt, tokens=tokens, own=own, cross=cross
             )
             if share is not None:
                 stats.shared_prefix.observe(share)
 
-    def first_token(self, seconds: float) -> None:
+    def note_first_token(self, seconds: float) -> None:
         """Its first token came so long after its arrival."""
         self._stats.ttft.observe(seconds)
         self._stats.generated_tokens += 1
         self.num_tokens += 1
 
-    def further_tokens(self, count: int, seconds: float) -> None:
+    def note_tokens(self, count: int, seconds: float) -> None:
         """`count` more tokens came, `seconds` after the one before them."""
         if count > 0:
             self._stats.itl.observe(seconds / count, count)
             self._stats.generated_tokens += count
             self.num_tokens += count
 
-    def ended(
+    def end(
         self, outcome: Outcome, *, seconds: float | None = None, retractions: int = 0, reason: str | None = None
     ) -> None:
         """It is over, `seconds` after its arrival; a second call changes nothing."""
@@ -101,15 +102,15 @@ class Observed:
         elif outcome == "aborted":
             stats.aborted += self._num_prompts
         if self._session is not None:
-            self._observer.sessions.ended(self._session)
+            self._observer.sessions.end_call(self._session)
 
-    def withdrawn(self) -> None:
+    def withdraw(self) -> None:
         """It goes on as other requests: it counts no more."""
         if not self._is_over:
             self._is_over = True
             self._stats.num_running -= self._num_prompts
             if self._session is not None:
-                self._observer.sessions.ended(self._session)
+                self._observer.sessions.end_call(self._session)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -133,6 +134,10 @@ class HandOffs:
         if seconds is not None:
             self.seconds = (self.seconds or 0.0) + seconds
 
+    def as_dict(self) -> HandoffState:
+        """Return them by name."""
+        return part_of(HandoffState, self)
+
 
 class Observer:
     """All that one process knows of its requests."""
@@ -146,7 +151,7 @@ class Observer:
         self.sessions = SessionTable(clock)
 
     def stats_of(self, module: str) -> ModuleStats:
-        """The numbers of `module`, from 0 when nobody called it before."""
+        """Return the numbers of `module`, from 0 when nobody called it before."""
         stats = self.modules.get(module)
         if stats is None:
             stats = self.modules[module] = ModuleStats()
@@ -157,10 +162,10 @@ class Observer:
         return Observed(self, module, self.sessions.begin(session, module, prompt), prompt, num_prompts)
 
     def totals(self) -> ModuleStats:
-        """The counters of all modules together."""
+        """Return the counters of all modules together."""
         total = ModuleStats()
         for stats in self.modules.values():
             total.num_running += stats.num_running
-            for name, value in stats.counters().items():
-                setattr(total, name, getattr(total, name) + value)
+            for name in MODULE_COUNTERS:
+                setattr(total, name, getattr(total, name) + getattr(stats, name))
         return total

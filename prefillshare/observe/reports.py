@@ -7,30 +7,35 @@ its death is lost.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
+from prefillshare.observe.document import (
+    WORKER_COUNTERS,
+    DeploymentState,
+    HandoffState,
+    ModuleState,
+    WorkerCounters,
+    WorkerState,
+    no_tokens,
+)
 from prefillshare.observe.observer import HandOffs, Observer
-
-MODULE_COUNTERS = ("generated_tokens", "retractions")
-MODULE_LATENCIES = ("ttft", "itl")
-"""What only decode workers see; the rest of a module's numbers is the router's own."""
-WORKER_COUNTERS = ("prompt_tokens", "cached_tokens", "generated_tokens", "retractions")
 
 
 @dataclass(slots=True, kw_only=True)
 class WorkerReport:
     """What one worker told over all of its starts."""
 
-    totals: dict[str, int] = field(default_factory=lambda: dict.fromkeys(WORKER_COUNTERS, 0))
+    totals: WorkerCounters = field(default_factory=no_tokens)
     """Counters over all starts."""
     handoffs: HandOffs = field(default_factory=HandOffs)
     """Hand-offs over all starts."""
-    latest: Mapping[str, Any] | None = None
+    latest: DeploymentState | None = None
     """The document that it told last."""
 
-    def take(self, told: Mapping[str, Any], observer: Observer, module: str | None) -> bool:
+    def take(self, told: DeploymentState, observer: Observer, module: str | None) -> bool:
         """Count what is new in `told`, for `module` also in `observer`; return whether the worker was started again."""
         before = self.latest
+        # Process ids are used again; the time of the start tells two lives of a worker apart.
         is_new_start = before is not None and before["started"] != told["started"]
         self.latest = told
         known = None if before is None or is_new_start else before
@@ -39,31 +44,39 @@ class WorkerReport:
             _count_module(observer, module, _module(told, module), known and _module(known, module))
         return is_new_start
 
-    def _count_worker(self, told: Mapping[str, Any], known: Mapping[str, Any] | None) -> None:
-        for name in WORKER_COUNTERS:
-            self.totals[name] += told[name] - (known[name] if known else 0)
-        if told["handoff"] is None:
-            return
-        for name, value in told["handoff"].items():
-            if value is not None:
-                before = ((known or {}).get("handoff") or {}).get(name) or 0
-                setattr(self.handoffs, name, (getattr(self.handoffs, name) or 0) + value - before)
+    def _count_worker(self, told: WorkerState, known: WorkerState | None) -> None:
+        _add_rises(self.totals, told, known)
+        if told["handoff"] is not None:
+            self._count_handoffs(told["handoff"], known["handoff"] if known else None)
+
+    def _count_handoffs(self, told: HandoffState, known: HandoffState | None) -> None:
+        before, total = known or HandOffs().as_dict(), self.handoffs
+        total.tokens += told["tokens"] - before["tokens"]
+        total.bytes += told["bytes"] - before["bytes"]
+        total.calls += told["calls"] - before["calls"]
+        if told["seconds"] is not None:
+            total.seconds = (total.seconds or 0.0) + told["seconds"] - (before["seconds"] or 0.0)
 
 
-def _module(told: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
-    return next((one for one in told["modules"] if one["name"] == name), None)
+def _add_rises(totals: WorkerCounters, told: Mapping[str, Any], known: Mapping[str, Any] | None) -> None:
+    counters = cast(dict[str, int], totals)  # a TypedDict takes no names from a loop
+    for name in WORKER_COUNTERS:
+        counters[name] += told[name] - (known[name] if known else 0)
 
 
-def _count_module(
-    observer: Observer, name: str, told: Mapping[str, Any] | None, known: Mapping[str, Any] | None
-) -> None:
+def _module(told: DeploymentState, name: str) -> ModuleState | None:
+    return next((module for module in told["modules"] if module["name"] == name), None)
+
+
+def _count_module(observer: Observer, name: str, told: ModuleState | None, known: ModuleState | None) -> None:
+    """Count what only decode workers see; the rest of a module's numbers is the router's own."""
     if told is None:
         return
     stats = observer.stats_of(name)
-    for counter in MODULE_COUNTERS:
-        before = known[counter] if known else 0
-        setattr(stats, counter, getattr(stats, counter) + told[counter] - before)
-    for latency in MODULE_LATENCIES:
-        getattr(stats, latency).add(told["latency"][latency])
-        if known:
-            getattr(stats, latency).add(known["latency"][latency], sign=-1)
+    stats.generated_tokens += told["generated_tokens"] - (known["generated_tokens"] if known else 0)
+    stats.retractions += told["retractions"] - (known["retractions"] if known else 0)
+    stats.ttft.add(told["latency"]["ttft"])
+    stats.itl.add(told["latency"]["itl"])
+    if known:
+        stats.ttft.add(known["latency"]["ttft"], sign=-1)
+        stats.itl.add(known["latency"]["itl"], sign=-1)

@@ -12,8 +12,8 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
+from prefillshare.observe.document import DivergenceState, SessionState
 from prefillshare.observe.prefix import common_prefix
 from prefillshare.wire.text import session_name
 
@@ -51,6 +51,10 @@ class Divergence:
     modules: tuple[str, str]
     """The two modules."""
 
+    def as_dict(self) -> DivergenceState:
+        """Return what people are told of it."""
+        return {"token": self.token, "fraction": self.fraction, "modules": list(self.modules)}
+
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Session:
@@ -87,11 +91,11 @@ class Session:
     @property
     def divergence(self) -> Divergence | None:
         """The pair of modules that parts earliest."""
-        found = [one for one in self.parted.values() if one is not None]
-        return min(found, key=lambda one: one.fraction, default=None)
+        found = [parting for parting in self.parted.values() if parting is not None]
+        return min(found, key=lambda parting: parting.fraction, default=None)
 
-    def as_dict(self) -> dict[str, Any]:
-        """What people are told of it."""
+    def as_dict(self) -> SessionState:
+        """Return what people are told of it."""
         parting = self.divergence
         return {
             "id": self.id,
@@ -106,8 +110,7 @@ class Session:
             "own_hit_tokens": self.own_hit_tokens,
             "cross_hit_tokens": self.cross_hit_tokens,
             "repins": self.repins,
-            "divergence": parting
-            and {"token": parting.token, "fraction": parting.fraction, "modules": list(parting.modules)},
+            "divergence": None if parting is None else parting.as_dict(),
         }
 
 
@@ -135,11 +138,11 @@ class SessionTable:
         """A call begins; return its session, None for a nameless call with too short a prompt to know it again."""
         now, data = self._clock(), prompt.data[:MAX_PROMPT_BYTES]
         if name:
-            session = self._named(session_name(name), now)
+            session = self._find_or_add(session_name(name), now)
         elif len(data) < _MIN_HEAD_BYTES:
             return None
         else:
-            session = self._guessed(data, prompt.namespace, now)
+            session = self._guess_session(data, prompt.namespace, now)
         session.num_calls += 1
         session.running += 1
         session.last_seen = now
@@ -148,7 +151,7 @@ class SessionTable:
         self._sessions.move_to_end(session.id)
         return session
 
-    def prefilled(
+    def note_prefill(
         self, session: Session, module: str, prompt: Prompt, *, tokens: int, own: int, cross: int
     ) -> float | None:
         """A prompt of `tokens` tokens is prefilled, `own` and `cross` of them from the cache.
@@ -171,29 +174,29 @@ class SessionTable:
         self._keep(session, module, data, per_token)
         return max(shares, default=None)
 
-    def ended(self, session: Session) -> None:
+    def end_call(self, session: Session) -> None:
         """A call has ended."""
         session.running -= 1
         session.last_seen = self._clock()
 
-    def repinned(self, name: str) -> None:
+    def count_move(self, name: str) -> None:
         """The session of that name moved to another prefill worker."""
         if (session := self._sessions.get(session_name(name))) is not None:
             session.repins += 1
 
-    def as_list(self) -> list[dict[str, Any]]:
-        """The sessions, newest activity first, at most `MAX_LISTED`."""
+    def as_list(self) -> list[SessionState]:
+        """Return the sessions, newest activity first, at most `MAX_LISTED`."""
         newest = zip(range(MAX_LISTED), reversed(self._sessions.values()), strict=False)
         return [session.as_dict() for _, session in newest]
 
-    def _named(self, name: str, now: float) -> Session:
+    def _find_or_add(self, name: str, now: float) -> Session:
         return self._sessions.get(name) or self._add(name, now, is_explicit=True)
 
-    def _guessed(self, data: bytes, namespace: str, now: float) -> Session:
-        heads = list(_heads(data, namespace))
+    def _guess_session(self, data: bytes, namespace: str, now: float) -> Session:
+        heads = list(_list_heads(data, namespace))
         for head in reversed(heads):
             found = self._heads.get(head)
-            if found is not None and _goes_on(found.latest, data):
+            if found is not None and _continues(found.latest, data):
                 break
         else:
             digest = hashlib.blake2s(data, digest_size=6, key=namespace.encode(errors="surrogatepass")[:32]).hexdigest()
@@ -254,7 +257,7 @@ class SessionTable:
         self._find_by(session, [])
 
 
-def _heads(data: bytes, namespace: str) -> Iterator[tuple[int, int]]:
+def _list_heads(data: bytes, namespace: str) -> Iterator[tuple[int, int]]:
     """Length and hash of the beginnings of `data` whose length is a power of two."""
     length = _MIN_HEAD_BYTES
     while length <= len(data):
@@ -262,5 +265,5 @@ def _heads(data: bytes, namespace: str) -> Iterator[tuple[int, int]]:
         length *= 2
 
 
-def _goes_on(known: bytes, data: bytes) -> bool:
+def _continues(known: bytes, data: bytes) -> bool:
     return bool(known) and 2 * common_prefix(known, data) >= min(len(known), len(data))

@@ -1,15 +1,22 @@
-"""The document behind `GET /deployment/state`: everything a dashboard shows, built from what was observed.
+"""Builds the document of `GET /deployment/state` from what was observed."""
 
-Counters rise from the start of the process; times are seconds since 1970 or seconds; what nobody knows is None, not 0.
-"""
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from prefillshare.observe.document import (
+    SCHEMA,
+    DeploymentState,
+    HandoffState,
+    KvState,
+    ModuleKind,
+    ModuleState,
+    Role,
+    Topology,
+    WorkerCounters,
+    WorkerPhase,
+    WorkerState,
+)
 from prefillshare.observe.observer import Observer
-
-SCHEMA = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,8 +25,8 @@ class ModuleFacts:
 
     name: str
     """Its name in "model"."""
-    kind: str
-    """base, lora or full."""
+    kind: ModuleKind
+    """What it is made of."""
     is_prefill_module: bool
     """Whether it is the prefill module."""
     queued: int = 0
@@ -32,13 +39,13 @@ def deployment_state(
     observer: Observer,
     *,
     name: str,
-    topology: str,
+    topology: Topology,
     prefill_module: str,
     modules: Sequence[ModuleFacts],
-    workers: Sequence[Mapping[str, Any]],
+    workers: Sequence[WorkerState],
     repins: int = 0,
-) -> dict[str, Any]:
-    """The document; `workers` are as `worker_state` makes them."""
+) -> DeploymentState:
+    """Return the document; `workers` are as `worker_state` makes them."""
     return {
         "schema": SCHEMA,
         "time": observer.clock(),
@@ -54,7 +61,7 @@ def deployment_state(
     }
 
 
-def _module_state(observer: Observer, facts: ModuleFacts) -> dict[str, Any]:
+def _module_state(observer: Observer, facts: ModuleFacts) -> ModuleState:
     stats = observer.stats_of(facts.name)
     return {
         "name": facts.name,
@@ -72,19 +79,19 @@ def _module_state(observer: Observer, facts: ModuleFacts) -> dict[str, Any]:
 def worker_state(
     *,
     id: str,
-    role: str,
+    role: Role,
     module: str | None,
     url: str,
     pid: int | None,
-    state: str,
+    state: WorkerPhase,
     restarts: int | None,
-    totals: Mapping[str, int | None],
+    totals: WorkerCounters,
     running: int | None,
     queued: int | None,
-    kv: Mapping[str, int] | None,
-    handoff: Mapping[str, float] | None,
-) -> dict[str, Any]:
-    """One worker of the document; `totals` has prompt_tokens, cached_tokens, generated_tokens and retractions."""
+    kv: KvState | None,
+    handoff: HandoffState | None,
+) -> WorkerState:
+    """Return one worker of the document."""
     return {
         "id": id,
         "role": role,
@@ -95,7 +102,7 @@ def worker_state(
         "restarts": restarts,
         "running": running,
         "queued": queued,
-        **{key: totals[key] for key in ("prompt_tokens", "cached_tokens", "generated_tokens", "retractions")},
+        **totals,
         "kv": kv,
         "handoff": handoff,
     }

@@ -4,4 +4,21 @@ Run it with `python -m prefillshare.routing SETTINGS.json`, or serve `web.app.ma
 `web.connections.make_runner`.
 A call names a decode module; the router sends it to one prefill worker and one replica of that module at once and
 passes the decode worker's answer on, byte for byte. Starting and restarting workers is not its business.
+
+Its rooms, each of which imports only those below it; `parts.py` makes what is in them, `gateway.py` lets workers join
+and leave:
+
+    web      HTTP: connections, keys, bodies, one handler per path
+    call     one call: read, tried on pairs of workers in two legs each, relayed
+    choice   which workers take a call, and when: policies, prefix index, sessions, queues
+    workers  what they are and how they are: health, breaker, speed, the client that talks to them
+
+The way of a call, from file to file:
+
+    web/connections, app, auth, handlers/calls, bodies      is it HTTP, who asks, the body
+    call/parse                                              what it asks for, or why not
+    call/proxy                                              counted, traced, tried until an answer comes
+    choice/admission, chooser                               its turn, and a reserved pair of workers
+    call/attempt, legs, prefill_leg                         both legs, by workers/client
+    call/relay                                              the answer, piece by piece until its end
 """

@@ -21,7 +21,7 @@ from prefillshare.routing.settings import RouterSettings, load_settings
 from prefillshare.routing.web.app import make_app
 from prefillshare.routing.web.connections import make_runner
 from prefillshare.routing.web.keys import GATEWAY
-from prefillshare.wire.text import printable
+from prefillshare.wire.text import make_printable
 
 log = logging.getLogger("prefillshare.routing")
 
@@ -45,7 +45,7 @@ class _OneLine(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """Return the message on one line; a traceback comes after it."""
-        record.message = printable(record.message)
+        record.message = make_printable(record.message)
         return super().formatMessage(record)
 
 
@@ -65,19 +65,22 @@ async def serve(settings: RouterSettings) -> None:
     await runner.setup()
     try:
         try:
-            descriptors = app[GATEWAY].descriptors
+            descriptors = app[GATEWAY].parts.descriptors
             # As many as wait here are taken at one go: there must be descriptors for them.
             await web.TCPSite(runner, settings.host, settings.port, backlog=max(descriptors.spare // 2, 1)).start()
         except OSError as error:
-            raise ConfigError(f"{settings.host}:{settings.port} cannot be used ({error.strerror}): free it") from None
+            raise ConfigError(
+                f"{settings.host}:{settings.port} cannot be used ({error.strerror}): free it, or choose another port"
+            ) from None
         log.info("listening on http://%s:%d", settings.host, settings.port)
         log.info("%d open files allow %d calls at a time", descriptors.limit, descriptors.max_calls)
-        await _drained_after_signal(app)
+        await _drain_on_signal(app)
     finally:
         await runner.cleanup()
 
 
-async def _drained_after_signal(app: web.Application) -> None:
+async def _drain_on_signal(app: web.Application) -> None:
+    """Wait for a signal, then until all calls have ended, their time is over or a second signal comes."""
     first, second = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):

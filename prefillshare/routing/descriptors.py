@@ -49,7 +49,7 @@ class Descriptors:
         self.available = self.limit - reserve - self.spare
         self.num_connections = 0
         self.num_calls = 0
-        self._told_at = -_LOG_PAUSE_S
+        self._logged_at = -_LOG_PAUSE_S
 
     @property
     def max_calls(self) -> int:
@@ -86,23 +86,24 @@ class Descriptors:
             self.num_calls -= 1
 
     def refusal(self) -> ShortageError:
-        """What a client is told; the log is told too, once a minute."""
-        return self._told(
+        """Return what a client is told when there is no room; tell the log, too."""
+        return self._note(
             f"the router has no room for this: {self.limit} open files allow {self.max_calls} calls at a time, and "
             f"{self.available} connections: try again in 2 s, or raise the hard limit (ulimit -Hn) for `launch`"
         )
 
     def cannot_connect(self, worker: str, error: OSError) -> ShortageError:
-        """The same, when a connection to a worker could not be opened for want of something here."""
-        return self._told(
-            f"the router could not connect to {worker} for a shortage of its own ({error.strerror}); "
+        """Return what it is told when no connection to `worker` could be opened for want of something here."""
+        return self._note(
+            f"the router could not connect to {worker} because of a shortage of its own ({error.strerror}); "
             f"{self.limit} open files allow {self.max_calls} calls at a time: try again in 2 s"
         )
 
-    def _told(self, text: str) -> ShortageError:
+    def _note(self, text: str) -> ShortageError:
+        """Return the error that says `text`; the log has it once a minute, for there may be thousands."""
         error = ShortageError(text, headers={"Retry-After": "2"})
-        if time.monotonic() - self._told_at >= _LOG_PAUSE_S:
-            self._told_at = time.monotonic()
+        if time.monotonic() - self._logged_at >= _LOG_PAUSE_S:
+            self._logged_at = time.monotonic()
             log.warning(
                 "%s (%d connections, %d calls now; said once in %g s)",
                 error,

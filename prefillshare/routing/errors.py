@@ -1,13 +1,10 @@
-"""What a client is told when the router cannot answer a call: a status and one sentence, in OpenAI's error shape."""
+"""Why the router cannot answer a call: a status and one sentence, in OpenAI's error shape."""
 
 from collections.abc import Mapping
 
-from aiohttp import web
-
 from prefillshare.errors import PrefillShareError
-from prefillshare.routing.web.replies import json_reply
 from prefillshare.wire.errors import error_object
-from prefillshare.wire.text import printable
+from prefillshare.wire.text import make_printable
 
 
 class RoutingError(PrefillShareError):
@@ -129,9 +126,4 @@ class CallTimeoutError(RoutingError):
 
 def error_body(error: RoutingError) -> dict[str, object]:
     """Return OpenAI's error object for `error`."""
-    return {"error": error_object(printable(str(error)), kind=error.kind, param=error.param, code=error.code)}
-
-
-def error_reply(error: RoutingError) -> web.Response:
-    """Return the HTTP answer for `error`."""
-    return json_reply(error_body(error), status=error.status, headers=error.headers)
+    return {"error": error_object(make_printable(str(error)), kind=error.kind, param=error.param, code=error.code)}

@@ -11,7 +11,7 @@ import orjson
 from prefillshare.config.router import Router
 from prefillshare.config.tables import build
 from prefillshare.errors import ConfigError
-from prefillshare.routing.workers.worker import WorkerSpec, worker_spec
+from prefillshare.routing.workers.spec import WorkerSpec, read_spec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,10 +71,10 @@ def load_settings(file: Path) -> RouterSettings:
         raise ConfigError(f"{file} holds keys and others may read it (mode {mode:o}): set its mode to 600")
     if not isinstance(table, Mapping):
         raise ConfigError(f"{file} does not hold a JSON object: write one with base_model, port and workers")
-    return settings_from(table)
+    return read_settings(table)
 
 
-def settings_from(table: Mapping[str, Any]) -> RouterSettings:
+def read_settings(table: Mapping[str, Any]) -> RouterSettings:
     """Return the settings that a JSON object describes; keys with null count as absent.
 
     Raises: ConfigError.
@@ -84,4 +84,4 @@ def settings_from(table: Mapping[str, Any]) -> RouterSettings:
     if not isinstance(workers, list):
         raise ConfigError("workers is not a list: write a list of objects")
     settings = build(RouterSettings, given, "the router's settings", hidden=frozenset({"workers"}))
-    return replace(settings, workers=tuple(worker_spec(worker) for worker in workers))
+    return replace(settings, workers=tuple(read_spec(worker) for worker in workers))

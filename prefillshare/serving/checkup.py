@@ -14,10 +14,10 @@ from prefillshare.contract import PLUGINS
 from prefillshare.errors import ConfigError, PrefillShareError
 from prefillshare.open_files import FILES_PER_CALL
 from prefillshare.places import home_directory, is_stand_in, socket_folder, state_directory
-from prefillshare.serving.machine import available_memory_bytes, default_threads, gpus, num_cores
-from prefillshare.serving.patch_report import REPORT_COMMAND, PatchReport, ReportError, read_patch_report
-from prefillshare.serving.ports import check_address
-from prefillshare.serving.toolkit import missing_compilers
+from prefillshare.serving.machine.host import available_memory_bytes, default_threads, gpus, num_cores
+from prefillshare.serving.machine.patch_report import REPORT_COMMAND, PatchReport, ReportError, read_patch_report
+from prefillshare.serving.machine.ports import check_address
+from prefillshare.serving.machine.toolkit import missing_compilers
 
 _PYTHONS = ((3, 11), (3, 12))
 _MIB = 1 << 20
@@ -52,33 +52,33 @@ def examine(host: str, port: int, deployment: Path) -> list[Finding]:
     """Return the findings of all checks; none of them starts or changes anything."""
     report = _ask_patches()
     checks: list[Callable[[], Finding]] = [
-        _python,
-        lambda: _sglang(report),
-        _plugins,
-        lambda: _patches(report),
-        _device,
-        _memory,
-        lambda: _port(host, port),
-        _home,
-        _disk,
-        _sockets,
-        _shared_memory,
-        _open_files,
-        lambda: _deployment(deployment),
+        _check_python,
+        lambda: _check_sglang(report),
+        _check_plugins,
+        lambda: _check_patches(report),
+        _check_device,
+        _check_memory,
+        lambda: _check_port(host, port),
+        _check_home,
+        _check_disk,
+        _check_sockets,
+        _check_shared_memory,
+        _check_open_files,
+        lambda: _check_deployment(deployment),
     ]
     if gpus():
-        checks.insert(checks.index(_device) + 1, _compilers)
+        checks.insert(checks.index(_check_device) + 1, _check_compilers)
     return [check() for check in checks]
 
 
-def _python() -> Finding:
+def _check_python() -> Finding:
     found = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info[:2] in _PYTHONS:
         return Finding(name="Python", state="ok", value=found)
     return Finding(name="Python", state="problem", value=found, fix="install with Python 3.11 or 3.12")
 
 
-def _sglang(report: PatchReport | ReportError) -> Finding:
+def _check_sglang(report: PatchReport | ReportError) -> Finding:
     if isinstance(report, ReportError):
         return Finding(name="SGLang", state="problem", value="unknown", fix=f"run `{REPORT_COMMAND}`")
     if report.installed == report.pinned:
@@ -90,7 +90,7 @@ def _sglang(report: PatchReport | ReportError) -> Finding:
     return Finding(name="SGLang", state="problem", value=report.installed, fix=fix)
 
 
-def _plugins() -> Finding:
+def _check_plugins() -> Finding:
     known = {entry.name for entry in entry_points(group="sglang.srt.plugins")}
     missing = [name for name in PLUGINS.split(",") if name not in known]
     if not missing:
@@ -99,7 +99,7 @@ def _plugins() -> Finding:
     return Finding(name="plugins", state="problem", value=value, fix="install prefillshare again: pip install -e .")
 
 
-def _patches(report: PatchReport | ReportError) -> Finding:
+def _check_patches(report: PatchReport | ReportError) -> Finding:
     if isinstance(report, ReportError):
         return Finding(name="patches", state="problem", value=str(report), fix=f"run `{REPORT_COMMAND}`")
     if not report.misfits:
@@ -116,7 +116,7 @@ def _ask_patches() -> PatchReport | ReportError:
         return error
 
 
-def _device() -> Finding:
+def _check_device() -> Finding:
     found = gpus()
     if found:
         names = ", ".join(f"{gpu.name} ({gpu.memory_bytes / _GIB:.0f} GiB)" for gpu in found)
@@ -125,7 +125,7 @@ def _device() -> Finding:
     return Finding(name="GPU", state="warning", value=value, fix="without a CUDA GPU only small models are practical")
 
 
-def _compilers() -> Finding:
+def _check_compilers() -> Finding:
     missing = missing_compilers()
     if not missing:
         return Finding(name="compilers", state="ok", value="nvcc, C and C++ compiler, ninja, Python's headers")
@@ -133,7 +133,7 @@ def _compilers() -> Finding:
     return Finding(name="compilers", state="problem", value=f"without {', '.join(missing)}", fix=fix)
 
 
-def _memory() -> Finding:
+def _check_memory() -> Finding:
     available = available_memory_bytes()
     if available is None:
         return Finding(name="memory", state="warning", value="unknown", fix="have at least 4 GiB free")
@@ -144,7 +144,7 @@ def _memory() -> Finding:
     return Finding(name="memory", state="problem", value=value, fix=fix)
 
 
-def _port(host: str, port: int) -> Finding:
+def _check_port(host: str, port: int) -> Finding:
     try:
         check_address(host, port)
     except PrefillShareError as error:
@@ -152,7 +152,7 @@ def _port(host: str, port: int) -> Finding:
     return Finding(name="port", state="ok", value=f"{host}:{port} is free")
 
 
-def _disk() -> Finding:
+def _check_disk() -> Finding:
     try:
         place = state_directory()
     except ConfigError as error:
@@ -166,7 +166,7 @@ def _disk() -> Finding:
     return Finding(name="disk", state="problem", value=value, fix="logs and caches need 1 GiB: delete something")
 
 
-def _home() -> Finding:
+def _check_home() -> Finding:
     try:
         home = home_directory()
     except ConfigError as error:
@@ -177,7 +177,7 @@ def _home() -> Finding:
     return Finding(name="home", state="warning", value=f"none that can be written; {home} stands in", fix=fix)
 
 
-def _sockets() -> Finding:
+def _check_sockets() -> Finding:
     try:
         folder = socket_folder()
     except ConfigError as error:
@@ -185,7 +185,7 @@ def _sockets() -> Finding:
     return Finding(name="sockets", state="ok", value=f"in {folder}")
 
 
-def _shared_memory() -> Finding:
+def _check_shared_memory() -> Finding:
     if not os.access(_SHARED_MEMORY, os.W_OK | os.X_OK):
         value = f"{_SHARED_MEMORY} cannot be written"
         return Finding(name="shared mem", state="warning", value=value, fix=_SHARED_MEMORY_FIX)
@@ -196,7 +196,7 @@ def _shared_memory() -> Finding:
     return Finding(name="shared mem", state="warning", value=value, fix=_SHARED_MEMORY_FIX)
 
 
-def _open_files() -> Finding:
+def _check_open_files() -> Finding:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     # The soft limit does not matter: `launch` raises it to the hard one.
     if hard == resource.RLIM_INFINITY:
@@ -210,7 +210,7 @@ def _open_files() -> Finding:
     return Finding(name="open files", state=state, value=value, fix=fix)
 
 
-def _deployment(file: Path) -> Finding:
+def _check_deployment(file: Path) -> Finding:
     from prefillshare.config import load_deployment
     from prefillshare.modules.deployment import resolve
     from prefillshare.serving.launch import plan_warnings

@@ -51,7 +51,7 @@ class Client:
     """
 
     def __init__(self, url: str = DEFAULT_URL, api_key: str | None = None) -> None:
-        self.url = _clean(url)
+        self.url = _clean_url(url)
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         timeout = httpx.Timeout(None, connect=_CONNECT_TIMEOUT_S)
         self._http = direct_client(base_url=self.url, headers=headers, timeout=timeout)
@@ -69,7 +69,7 @@ class Client:
         try:
             reply = self._http.get("/v1/models")
         except httpx.TransportError as error:
-            raise self._unreachable(error) from None
+            raise self._explain_silence(error) from None
         self._raise_for_status(reply)
         try:
             entries = reply.json()["data"]
@@ -95,13 +95,13 @@ class Client:
                 if reply.status_code != 200:
                     reply.read()
                 self._raise_for_status(reply)
-                yield from _pieces(reply.iter_lines())
+                yield from _read_pieces(reply.iter_lines())
         except httpx.ConnectError as error:
-            raise self._unreachable(error) from None
+            raise self._explain_silence(error) from None
         except httpx.TransportError:
             raise ServerError(f"the server at {self.url} broke off its answer: look at its log") from None
 
-    def _unreachable(self, error: httpx.TransportError) -> ServerError:
+    def _explain_silence(self, error: httpx.TransportError) -> ServerError:
         if isinstance(error, httpx.ConnectError):
             return ServerError(f"no server answers at {self.url}: start one with `{launch_line(self.url)}`")
         return ServerError(f"the server at {self.url} does not answer ({error}): look at its log")
@@ -110,10 +110,10 @@ class Client:
         if reply.status_code in (401, 403):
             raise ServerError(f"{self.url} wants an API key: give it with --api-key or PREFILLSHARE_API_KEY")
         if reply.status_code != 200:
-            raise ServerError(_error_text(reply) or f"{self.url} answered {reply.status_code}: correct --url")
+            raise ServerError(_read_reason(reply) or f"{self.url} answered {reply.status_code}: correct --url")
 
 
-def _clean(url: str) -> str:
+def _clean_url(url: str) -> str:
     text = url.strip() if "://" in url else f"http://{url.strip()}"
     try:
         parsed = httpx.URL(text)
@@ -124,7 +124,7 @@ def _clean(url: str) -> str:
     return text.rstrip("/").removesuffix("/v1")
 
 
-def _pieces(lines: Iterator[str]) -> Iterator[Piece]:
+def _read_pieces(lines: Iterator[str]) -> Iterator[Piece]:
     for line in lines:
         if not line.startswith("data:") or line.strip() == "data: [DONE]":
             continue
@@ -135,10 +135,10 @@ def _pieces(lines: Iterator[str]) -> Iterator[Piece]:
             if text := choice.get("delta", {}).get("content"):
                 yield Piece(text=text)
         if usage := event.get("usage"):
-            yield Piece(usage=_usage(usage))
+            yield Piece(usage=_read_usage(usage))
 
 
-def _usage(usage: dict[str, Any]) -> Usage:
+def _read_usage(usage: dict[str, Any]) -> Usage:
     details = usage.get("prompt_tokens_details") or {}
     return Usage(
         prompt_tokens=usage.get("prompt_tokens", 0),
@@ -147,7 +147,7 @@ def _usage(usage: dict[str, Any]) -> Usage:
     )
 
 
-def _error_text(reply: httpx.Response) -> str | None:
+def _read_reason(reply: httpx.Response) -> str | None:
     try:
         content = reply.json()
     except ValueError:

@@ -10,15 +10,16 @@ from pathlib import Path
 from prefillshare.config import load_deployment
 from prefillshare.modules.deployment import ResolvedDeployment, resolve
 from prefillshare.open_files import raise_limit
-from prefillshare.serving.arguments import EngineCommand, cpu_kv_tokens
-from prefillshare.serving.budget import Budget, budgets, device_warnings
-from prefillshare.serving.cluster import RunningCluster, launch_cluster, plan_workers
-from prefillshare.serving.engine import RunningEngine, launch_engine
-from prefillshare.serving.engine import plan as plan_engine
-from prefillshare.serving.forks import ForkServer
+from prefillshare.serving.machine.ports import free_port
 from prefillshare.serving.options import DEFAULT_HOST, LaunchOptions, Listener
-from prefillshare.serving.ports import free_port
-from prefillshare.serving.preflight import size_warnings
+from prefillshare.serving.plan.budget import Budget, device_warnings, plan_budgets
+from prefillshare.serving.plan.command import ProcessCommand
+from prefillshare.serving.plan.cpu import cpu_kv_tokens
+from prefillshare.serving.plan.preflight import size_warnings
+from prefillshare.serving.plan.processes import plan_engine, plan_workers
+from prefillshare.serving.run.cluster import RunningCluster, launch_cluster
+from prefillshare.serving.run.engine import RunningEngine, launch_engine
+from prefillshare.serving.run.forks import ForkServer
 
 RunningDeployment = RunningEngine | RunningCluster
 """A deployment that answers. Both have url, pid, log_path, model_names, processes(), step(), stop() and kill()."""
@@ -34,25 +35,25 @@ def launch(
 ) -> RunningDeployment:
     """Start the deployment and return when every decode module answered a request.
 
-    `on_stage` hears how far the start is, `on_event` of processes that ended and were started again. An engine can be
-    forked from a `borrowed` fork server; the workers of a disaggregated deployment have their own.
+    `on_stage` hears how far the start is, `on_event` of processes that ended and were started again. Engine or workers
+    are forked from a `borrowed` fork server; without it, the deployment has its own.
     Effects: on any failure or interruption, no process is left; this process may open as many files as it is let to.
     Raises: LaunchError with the failed process's own reason and the path of its log.
     """
     raise_limit()  # whatever is started here inherits it, and each of its connections is an open file
     if deployment.config.topology == "disaggregated":
-        return launch_cluster(deployment, options, on_stage, on_event)
+        return launch_cluster(deployment, options, on_stage, on_event, borrowed=borrowed)
     return launch_engine(deployment, options, on_stage, borrowed=borrowed)
 
 
-def plan(deployment: ResolvedDeployment, options: LaunchOptions) -> dict[str, EngineCommand]:
+def plan(deployment: ResolvedDeployment, options: LaunchOptions) -> dict[str, ProcessCommand]:
     """Return what `launch` would run, by name of the process.
 
     Raises: ConfigError when the machine lacks what the deployment asks for.
     """
-    if deployment.config.topology == "disaggregated":
-        return {worker.name: worker.command for worker in plan_workers(deployment, options)}
-    return {"engine": plan_engine(deployment, options)}
+    is_disaggregated = deployment.config.topology == "disaggregated"
+    planned = plan_workers(deployment, options) if is_disaggregated else (plan_engine(deployment, options),)
+    return {process.worker.name: process.command for process in planned}
 
 
 def plan_memory(deployment: ResolvedDeployment) -> list[Budget]:
@@ -60,7 +61,7 @@ def plan_memory(deployment: ResolvedDeployment) -> list[Budget]:
 
     Raises: ConfigError when the machine lacks what the deployment asks for.
     """
-    return budgets(deployment, deployment.config.engine.max_total_tokens or cpu_kv_tokens(deployment))
+    return plan_budgets(deployment, deployment.config.engine.max_total_tokens or cpu_kv_tokens(deployment))
 
 
 def plan_warnings(deployment: ResolvedDeployment) -> list[str]:
@@ -82,20 +83,18 @@ def running_deployment(
     api_key: str | None = None,
     extra_args: Sequence[str] = (),
     log_path: Path | None = None,
-    fork_server: Callable[[EngineCommand], ForkServer | None] | None = None,
+    fork_server: Callable[[ProcessCommand], ForkServer | None] | None = None,
 ) -> Iterator[RunningDeployment]:
     """Serve the deployment file at `path` while the block runs; `port` None takes a free one.
 
-    `fork_server` hands out a server to fork the engine from; without it, or disaggregated, the deployment has its own.
+    `fork_server` hands out a server to fork from, for one of its commands; without it, the deployment has its own.
     Raises: PrefillShareError when the file or its modules cannot be used, or the deployment does not start.
     """
     deployment = resolve(load_deployment(Path(path)))
     options = LaunchOptions(
         host=host, port=port or free_port(host), api_key=api_key, extra_args=tuple(extra_args), log_path=log_path
     )
-    borrowed = None
-    if fork_server is not None and deployment.config.topology == "colocated":
-        borrowed = fork_server(plan_engine(deployment, options))
+    borrowed = None if fork_server is None else fork_server(next(iter(plan(deployment, options).values())))
     running = launch(deployment, options, borrowed=borrowed)
     try:
         yield running

@@ -9,7 +9,7 @@ from types import FrameType, TracebackType
 from typing import Protocol
 
 from prefillshare.serving.launch import RunningDeployment
-from prefillshare.serving.record import record_of, remove_record, write_record
+from prefillshare.serving.run.record import record_of, remove_record, write_record
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _POLL_S = 0.2
@@ -105,12 +105,12 @@ def _drain(running: RunningDeployment, drain_s: float, say: Callable[[str], None
         running.stop(drain_s)
     except StopRequested:
         pass
-    with _no_signals():
+    with _ignore_signals():
         running.kill()
 
 
 @contextlib.contextmanager
-def _no_signals() -> Iterator[None]:
+def _ignore_signals() -> Iterator[None]:
     before = {number: signal.signal(number, signal.SIG_IGN) for number in _SIGNALS}
     try:
         yield

@@ -79,15 +79,15 @@ class TinyBuild:
     def steps(self) -> dict[str, Callable[[], dict[str, Any]]]:
         """All steps by name, in order."""
         steps: dict[str, Callable[[], dict[str, Any]]] = {
-            "tokenizer": self._tokenizer,
-            "corpus": self._corpus,
-            "base": self._base,
+            "tokenizer": self._make_tokenizer,
+            "corpus": self._make_corpus,
+            "base": self._make_base,
         }
         for task in TASKS:
-            steps[f"{task} data"] = partial(self._tuning_data, task)
-            steps[task] = partial(self._module, task)
+            steps[f"{task} data"] = partial(self._make_tuning_data, task)
+            steps[task] = partial(self._make_module, task)
         for task in TASKS:
-            steps[f"naive {task}"] = partial(self._naive, task)
+            steps[f"naive {task}"] = partial(self._make_naive, task)
         return steps
 
     def _open(self) -> None:
@@ -117,17 +117,17 @@ class TinyBuild:
         self._save()
         self.reporter.say(f"{name}: done in {seconds:.0f} s")
 
-    def _tokenizer(self) -> dict[str, Any]:
+    def _make_tokenizer(self) -> dict[str, Any]:
         size = train_tokenizer(tokenizer_texts(self.plan.recipe), self.plan.recipe.vocab_size, self._base_dir)
         return {"vocab_size": size}
 
-    def _corpus(self) -> dict[str, Any]:
+    def _make_corpus(self) -> dict[str, Any]:
         shard = write_corpus(
             self.plan.recipe, self._load_tokenizer(), self._length(self.plan.recipe.base), self._data("corpus")
         )
         return _figures(shard)
 
-    def _base(self) -> dict[str, Any]:
+    def _make_base(self) -> dict[str, Any]:
         tokenizer, recipe = self._load_tokenizer(), self.plan.recipe
         model = new_base(
             recipe.model,
@@ -144,15 +144,15 @@ class TinyBuild:
         )
         return {"num_parameters": sum(parameter.numel() for parameter in model.parameters())}
 
-    def _tuning_data(self, task: TaskName) -> dict[str, Any]:
+    def _make_tuning_data(self, task: TaskName) -> dict[str, Any]:
         length = self._length(self.plan.recipe.tuning)
         shard = write_tuning_data(self.plan.recipe, self._load_tokenizer(), task, length, self._data(task))
         return _figures(shard)
 
-    def _module(self, task: TaskName) -> dict[str, Any]:
+    def _make_module(self, task: TaskName) -> dict[str, Any]:
         return self._tune(task, task, "cache-conditioned", cache_conditioned_loss)
 
-    def _naive(self, task: TaskName) -> dict[str, Any]:
+    def _make_naive(self, task: TaskName) -> dict[str, Any]:
         return self._tune(f"naive/{task}", task, "full-ft", ordinary_loss)
 
     def _tune(self, name: str, task: TaskName, stated: StatedObjective, objective: Objective) -> dict[str, Any]:

@@ -8,7 +8,8 @@ transformers Trainer has no place for. Pretraining uses two optimizers at a time
 neighbouring documents as fill `batch_tokens`, so that the corpus's curriculum survives, where a Trainer draws a fixed
 number of examples in random order; weights are bfloat16 with float32 masters, without autocast, which two cores
 would pay for in every layer. Over a Trainer all of this would be overridden, and the shipped weights could no longer
-be made again.
+be made again. The modules alone could be trained by `prefillshare train`, as `benchmarks/accuracy` does; the base
+would still need this loop.
 """
 
 import json

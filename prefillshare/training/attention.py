@@ -46,19 +46,24 @@ class SharedKv:
     def __init__(self, sink: KvSink, mask: Tensor) -> None:
         self._layers, self._mask = sink.layers, mask
         self._bias: Tensor | None = None
+        # A set: with gradient checkpointing the backward pass computes a layer, and joins, a second time.
         self.seen: set[int] = set()
 
     def join(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of the prefill module, then the given ones."""
         self.seen.add(layer)
         base_keys, base_values = self._layers[layer]
+        # In the order of the mask's columns. The base's keys are rotated already, by their own positions; they may be
+        # of another dtype than the decode module's, and carry no gradient.
         return torch.cat((base_keys.to(keys), keys), dim=2), torch.cat((base_values.to(values), values), dim=2)
 
     def bias(self, num_groups: int, dtype: torch.dtype) -> Tensor:
         """The mask as a summand of the scores [B, 1, groups * Q, T + Q]; made once for all layers."""
         if self._bias is None or self._bias.dtype != dtype:
+            # The lowest finite number and not -inf: a row that sees nothing would give NaN.
             hidden = torch.zeros(self._mask.shape, dtype=dtype, device=self._mask.device)
             hidden.masked_fill_(~self._mask, torch.finfo(dtype).min)
+            # The order of `_grouped`: all queries of the group's first head, then all of its second.
             self._bias = hidden.repeat(1, 1, num_groups, 1)
         return self._bias
 
@@ -99,6 +104,7 @@ def _grouped(query: Tensor, key: Tensor, value: Tensor, shared: SharedKv, scalin
     """
     num_rows, num_heads, num_queries, size = query.shape
     num_groups = num_heads // key.shape[1]
+    # Heads of one KV head are neighbours, so that folding and unfolding are views of the same order.
     folded = query.reshape(num_rows, key.shape[1], num_groups * num_queries, size)
     bias = shared.bias(num_groups, value.dtype)
     out = F.scaled_dot_product_attention(folded, key, value, attn_mask=bias, scale=scaling)

@@ -97,14 +97,14 @@ def lay_out(documents: Documents, *, packed: bool, sharing_ratio: float = 1.0) -
     Raises: TrainingError when a document has no target or starts with one.
     """
     groups = [list(documents)] if packed else [[document] for document in documents]
-    return _tensors([_row(group, sharing_ratio) for group in groups], _num_tokens(documents))
+    return _build_layout([_build_row(group, sharing_ratio) for group in groups], _count_tokens(documents))
 
 
 def lay_out_ordinary(documents: Documents, *, packed: bool) -> Layout:
     """Documents for ordinary fine-tuning: the decode module computes all tokens itself."""
     groups = [list(documents)] if packed else [[document] for document in documents]
-    rows = [_Row([], [], [], [_whole(tokens, weights) for tokens, weights in group]) for group in groups]
-    return _tensors(rows, _num_tokens(documents), is_causal=not packed or len(documents) == 1)
+    rows = [_Row([], [], [], [_build_whole(tokens, weights) for tokens, weights in group]) for group in groups]
+    return _build_layout(rows, _count_tokens(documents), is_causal=not packed or len(documents) == 1)
 
 
 def segment_bounds(weights: Weights) -> list[tuple[int, int]]:
@@ -114,21 +114,27 @@ def segment_bounds(weights: Weights) -> list[tuple[int, int]]:
     return list(zip(np.flatnonzero(edges == 1).tolist(), np.flatnonzero(edges == -1).tolist(), strict=True))
 
 
-def _row(documents: Documents, sharing_ratio: float) -> _Row:
+def _build_row(documents: Documents, sharing_ratio: float) -> _Row:
     row = _Row([], [], [], [])
     children: dict[tuple[int, int], int] = {}
     for number, (tokens, weights) in enumerate(documents):
-        bounds = _checked_bounds(weights, number)
+        bounds = _check_bounds(weights, number)
+        # first is where y_1 stands, first - 1 is x_n: the prefill module gets what lies before x_n, and not x_n.
         boundaries = [int(sharing_ratio * (first - 1)) for first, _ in bounds]
+        # One path serves all segments of a document: the prompt of each is the beginning of the next one's.
         path = _walk(row, children, np.asarray(tokens[: max(boundaries)]).tolist())
         row.paths.append(path)
         for (first, end), boundary in zip(bounds, boundaries, strict=True):
-            row.segments.append(_segment(tokens, weights, (boundary, first, end), path[:boundary]))
+            row.segments.append(_build_segment(tokens, weights, (boundary, first, end), path[:boundary]))
     return row
 
 
 def _walk(row: _Row, children: dict[tuple[int, int], int], tokens: list[int]) -> np.ndarray:
-    """Columns of the tokens in the row's tree, adding those that are new."""
+    """Columns of the tokens in the row's tree, adding those that are new.
+
+    KV of a token depends on all tokens before it. A column is found by its parent's column and its token, so two
+    documents share it exactly where they agree from their first token on.
+    """
     path, parent = np.empty(len(tokens), dtype=np.int64), -1
     for depth, token in enumerate(tokens):
         column = children.setdefault((parent, token), len(row.tokens))
@@ -139,7 +145,11 @@ def _walk(row: _Row, children: dict[tuple[int, int], int], tokens: list[int]) ->
     return path
 
 
-def _segment(tokens: Tokens, weights: Weights, bounds: tuple[int, int, int], seen: np.ndarray) -> _Segment:
+def _build_segment(tokens: Tokens, weights: Weights, bounds: tuple[int, int, int], seen: np.ndarray) -> _Segment:
+    # ids       start ... first - 1 | first ... end - 1
+    #           context      x_n    | y_1   ... y_m         start = first - 1 where all of the prompt is shared
+    # inputs    [start, end - 1)                            y_m is never fed: it is only a target
+    # targets   [start + 1, end)                            one behind the inputs
     start, first, end = bounds
     ids = np.asarray(tokens, dtype=np.int64)
     target_weights = np.asarray(weights, dtype=np.float32)[start + 1 : end].copy()
@@ -148,15 +158,15 @@ def _segment(tokens: Tokens, weights: Weights, bounds: tuple[int, int, int], see
     return _Segment(np.arange(start, end - 1), ids[start : end - 1], ids[start + 1 : end], target_weights, seen)
 
 
-def _whole(tokens: Tokens, weights: Weights) -> _Segment:
-    bounds = _checked_bounds(weights, 0)
+def _build_whole(tokens: Tokens, weights: Weights) -> _Segment:
+    bounds = _check_bounds(weights, 0)
     end = bounds[-1][1]
     ids, target_weights = np.asarray(tokens, dtype=np.int64), np.asarray(weights, dtype=np.float32)
     nothing = np.empty(0, dtype=np.int64)
     return _Segment(np.arange(end - 1), ids[: end - 1], ids[1:end], target_weights[1:end], nothing)
 
 
-def _checked_bounds(weights: Weights, number: int) -> list[tuple[int, int]]:
+def _check_bounds(weights: Weights, number: int) -> list[tuple[int, int]]:
     bounds = segment_bounds(weights)
     if not bounds:
         raise TrainingError(f"conversation {number} of the batch has no target token: give its answers a weight")
@@ -165,15 +175,17 @@ def _checked_bounds(weights: Weights, number: int) -> list[tuple[int, int]]:
     return bounds
 
 
-def _tensors(rows: list[_Row], num_tokens: int, *, is_causal: bool = False) -> Layout:
+def _build_layout(rows: list[_Row], num_tokens: int, *, is_causal: bool = False) -> Layout:
     num_rows = len(rows)
     width, num_queries = max(len(row.tokens) for row in rows), max(row.num_queries for row in rows)
     prefill = np.zeros((2, num_rows, width), dtype=np.int64)
     queries = np.zeros((3, num_rows, num_queries), dtype=np.int64)
     queries[2] = NO_TARGET
     weights = np.zeros((num_rows, num_queries), dtype=np.float32)
+    # Padding stands at the right of both passes, and no mask lets a token see it.
     for number, row in enumerate(rows):
         prefill[:, number, : len(row.tokens)] = row.tokens, row.depths
+        # Segments stand side by side in the order of `_build_query_mask`, whatever document they belong to.
         at = 0
         for segment in row.segments:
             span = slice(at, at + len(segment.positions))
@@ -187,29 +199,38 @@ def _tensors(rows: list[_Row], num_tokens: int, *, is_causal: bool = False) -> L
     return Layout(
         prefill_tokens=torch.from_numpy(prefill[0]),
         prefill_positions=torch.from_numpy(prefill[1]),
-        prefill_mask=_prefill_mask(rows, width),
+        prefill_mask=_build_prefill_mask(rows, width),
         inputs=torch.from_numpy(queries[0]),
         positions=torch.from_numpy(queries[1]),
         labels=torch.from_numpy(queries[2]),
         weights=torch.from_numpy(weights),
-        mask=None if is_causal else _query_mask(rows, width, num_queries),
+        mask=None if is_causal else _build_query_mask(rows, width, num_queries),
         num_tokens=num_tokens,
     )
 
 
-def _prefill_mask(rows: list[_Row], width: int) -> Tensor | None:
+def _build_prefill_mask(rows: list[_Row], width: int) -> Tensor | None:
+    # The tree of a single document is a line: each sees all before it, which needs no mask.
     if all(len(row.paths) <= 1 for row in rows):
         return None
     mask = np.zeros((len(rows), 1, width, width), dtype=np.bool_)
     mask[:, 0, np.arange(width), np.arange(width)] = True  # padding sees itself, so that no row of scores is empty
     for number, row in enumerate(rows):
         for path in row.paths:
+            # A path lists its columns from the first token on: a token sees those before it on its own path.
             mask[number, 0, path[:, None], path[None, :]] |= np.tri(len(path), dtype=np.bool_)
     return torch.from_numpy(mask)
 
 
-def _query_mask(rows: list[_Row], width: int, num_queries: int) -> Tensor:
+def _build_query_mask(rows: list[_Row], width: int, num_queries: int) -> Tensor:
+    """What each query sees.
+
+    columns     0 ... T - 1                     T ... T + Q - 1
+                the prefill module's KV         the queries' own KV
+    segment s   its prompt up to the boundary   its own queries up to itself
+    """
     mask = np.zeros((len(rows), 1, num_queries, width + num_queries), dtype=np.bool_)
+    # Padding sees itself, so that no row of scores is empty.
     mask[:, 0, np.arange(num_queries), width + np.arange(num_queries)] = True
     for number, row in enumerate(rows):
         at = 0
@@ -221,5 +242,5 @@ def _query_mask(rows: list[_Row], width: int, num_queries: int) -> Tensor:
     return torch.from_numpy(mask)
 
 
-def _num_tokens(documents: Documents) -> int:
+def _count_tokens(documents: Documents) -> int:
     return sum(len(tokens) for tokens, _ in documents)

@@ -52,23 +52,26 @@ def layout_loss(model: nn.Module, layout: Layout, *, prefill_model: nn.Module | 
     if layout.prefill_tokens.shape[1] == 0:
         return _own_loss(model, layout)
     _check_attention(model, prefill_model or model)
+    # The prefill module first, always as a whole: the decode module's pass reads its KV layer by layer and adds none.
     shared = SharedKv(prefill_kv(model if prefill_model is None else prefill_model, layout), _required_mask(layout))
     logits = model(
         input_ids=layout.inputs,
         position_ids=layout.positions,
         attention_mask=layout.mask,
         use_cache=False,
-        logits_to_keep=_kept(layout),
+        logits_to_keep=_target_columns(layout),
         shared_kv=shared,
     ).logits
+    # A layer that took no notice of the shared KV would train on half of its context, without a sign of it.
     shared.check(config_of(model).num_hidden_layers)
-    return _kept_loss(logits, layout)
+    return _target_loss(logits, layout)
 
 
 @torch.no_grad()
 def prefill_kv(model: nn.Module, layout: Layout) -> KvSink:
     """KV of a layout's prefill tokens by the prefill module, without gradient."""
     sink = KvSink()
+    # In a tree, positions are depths and not column numbers: keys are rotated by them before they reach the sink.
     has_tree = layout.prefill_mask is not None
     with adapter_off(model):
         model(
@@ -98,8 +101,9 @@ def adapter_off(model: nn.Module) -> Iterator[None]:
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    is_adapted = hasattr(bare(model), "disable_adapter")
+    is_adapted = hasattr(unwrap(model), "disable_adapter")
     layers = [module for module in model.modules() if is_adapted and isinstance(module, BaseTunerLayer)]
+    # Each layer gets back what it had: the caller may have switched some off itself.
     before = [layer.disable_adapters for layer in layers]
     for layer in layers:
         layer._disable_adapters = True
@@ -110,7 +114,7 @@ def adapter_off(model: nn.Module) -> Iterator[None]:
             layer._disable_adapters = is_off
 
 
-def bare(model: nn.Module) -> nn.Module:
+def unwrap(model: nn.Module) -> nn.Module:
     """The model inside the wrappers of distributed training."""
     while isinstance(getattr(model, "module", None), nn.Module):
         model = model.module
@@ -119,7 +123,7 @@ def bare(model: nn.Module) -> nn.Module:
 
 def config_of(model: nn.Module) -> Any:
     """The transformers configuration of a model, wrapped or not."""
-    return bare(model).config
+    return unwrap(model).config
 
 
 def documents_of(batch: Batch) -> Documents:
@@ -137,18 +141,21 @@ def _own_loss(model: nn.Module, layout: Layout) -> Tensor:
         position_ids=None if layout.mask is None else layout.positions,
         attention_mask=layout.mask,
         use_cache=False,
-        logits_to_keep=_kept(layout),
+        logits_to_keep=_target_columns(layout),
     ).logits
-    return _kept_loss(logits, layout)
+    return _target_loss(logits, layout)
 
 
-def _kept(layout: Layout) -> Tensor:
-    """Columns in which some row has a target: only there are logits wanted."""
+def _target_columns(layout: Layout) -> Tensor:
+    """Columns in which some row has a target: only there are logits wanted.
+
+    The model keeps the same columns of all rows, so other rows may have nothing to predict in some of them.
+    """
     return (layout.labels != NO_TARGET).any(dim=0).nonzero().flatten()
 
 
-def _kept_loss(logits: Tensor, layout: Layout) -> Tensor:
-    kept = _kept(layout)
+def _target_loss(logits: Tensor, layout: Layout) -> Tensor:
+    kept = _target_columns(layout)
     labels, weights = layout.labels[:, kept], layout.weights[:, kept]
     chosen = labels != NO_TARGET
     return _summed_loss(logits[chosen], labels[chosen], weights[chosen])

@@ -45,10 +45,17 @@ def decode(
     batch = make_batch([(prompt, [0.0] * len(prompt)) for prompt in prompts])
     boundaries = torch.tensor([int(sharing_ratio * (len(prompt) - 1)) for prompt in prompts])
     num_shared = int(boundaries.max())
-    cache = _shared_kv(model if prefill_model is None else prefill_model, batch.tokens[:, :num_shared])
-    own = _own_part(batch, boundaries)
+    # Columns of the cache and of every mask, for B prompts with T = num_shared, the longest boundary:
+    #
+    #   0 ... T - 1          T ... T + Q - 1                        then one per step
+    #   prefill module's     decode module's, x_n in the last one   decode module's
+    #
+    # The T columns of a prompt with a smaller boundary also hold tokens behind it, or padding. No query of that prompt
+    # sees them, and KV before the boundary does not depend on them.
+    cache = _compute_shared_kv(model if prefill_model is None else prefill_model, batch.tokens[:, :num_shared])
+    own = _cut_own_part(batch, boundaries)
     visible = torch.cat((torch.arange(num_shared) < boundaries[:, None], own.is_there), dim=1)
-    tokens = _next(model, own.tokens, own.positions, _first_mask(visible, own), cache)
+    tokens = _compute_next(model, own.tokens, own.positions, _build_first_mask(visible, own), cache)
     answers: list[list[int]] = [[] for _ in prompts]
     ends = torch.tensor([end_token] if isinstance(end_token, int) else sorted(end_token))
     is_open = torch.ones(len(prompts), dtype=torch.bool)
@@ -58,13 +65,15 @@ def decode(
             answers[row].append(int(tokens[row, 0]))
         if not is_open.any() or step + 1 == max_new_tokens:
             break
+        # Answers that have ended go on being computed, unread, until the last one ends.
         visible = torch.cat((visible, torch.ones_like(tokens, dtype=torch.bool)), dim=1)
+        # y_1 stands behind x_n, at position n counted from 0, whatever column it has.
         positions = batch.lengths[:, None] + step
-        tokens = _next(model, tokens, positions, visible[:, None, None], cache)
+        tokens = _compute_next(model, tokens, positions, visible[:, None, None], cache)
     return answers
 
 
-def _shared_kv(prefill_model: nn.Module, tokens: Tensor) -> Any:
+def _compute_shared_kv(prefill_model: nn.Module, tokens: Tensor) -> Any:
     if tokens.shape[1] > 0:
         return prefill_cache(prefill_model, tokens.to(_device(prefill_model)))
     from transformers import DynamicCache
@@ -72,7 +81,8 @@ def _shared_kv(prefill_model: nn.Module, tokens: Tensor) -> Any:
     return DynamicCache()
 
 
-def _own_part(batch: Batch, boundaries: Tensor) -> _Own:
+def _cut_own_part(batch: Batch, boundaries: Tensor) -> _Own:
+    # Padded on the left, so that x_n is the last column of every row and its logits are the first answer token's.
     width = int((batch.lengths - boundaries).max())
     positions = batch.lengths[:, None] - width + torch.arange(width)
     is_there = positions >= boundaries[:, None]
@@ -80,7 +90,7 @@ def _own_part(batch: Batch, boundaries: Tensor) -> _Own:
     return _Own(batch.tokens.gather(1, positions), positions, is_there)
 
 
-def _first_mask(visible: Tensor, own: _Own) -> Tensor:
+def _build_first_mask(visible: Tensor, own: _Own) -> Tensor:
     """Who sees whom in the first pass [B, 1, Q, T + Q], true = visible."""
     width = own.tokens.shape[1]
     num_shared = visible.shape[1] - width
@@ -91,7 +101,7 @@ def _first_mask(visible: Tensor, own: _Own) -> Tensor:
     return torch.cat((shared, among), dim=2)[:, None]
 
 
-def _next(model: nn.Module, tokens: Tensor, positions: Tensor, mask: Tensor, cache: object) -> Tensor:
+def _compute_next(model: nn.Module, tokens: Tensor, positions: Tensor, mask: Tensor, cache: object) -> Tensor:
     device = _device(model)
     logits = model(
         input_ids=tokens.to(device),

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from prefillshare.wire.text import as_json, printable, shortened
+from prefillshare.wire.text import as_json, make_printable, shorten
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _CODES = {401: "invalid_api_key", 404: "not_found"}
@@ -37,7 +37,7 @@ def openai_error(body: bytes, status: int) -> bytes:
     text, param = _put_in_words(str(given.get("message") or given.get("error_message") or _NO_REASON))
     code = given.get("code")
     object_ = error_object(
-        printable(text)[:_MAX_MESSAGE],
+        make_printable(text)[:_MAX_MESSAGE],
         kind=_TYPES.get(status, "invalid_request_error" if status < 500 else "internal_server_error"),
         param=given.get("param") or param,
         code=code if isinstance(code, str) else _CODES.get(status),
@@ -54,7 +54,7 @@ def error_text(body: bytes) -> str:
     """Return the reason that the error answer `body` gives, whatever its form, shortened for a log or a message."""
     given = _read_reason(body)
     text = str(given.get("message", given.get("error_message", given)))
-    return shortened(text.strip() or _NO_REASON, _MAX_TEXT)
+    return shorten(text.strip() or _NO_REASON, _MAX_TEXT)
 
 
 def _read_reason(body: bytes) -> Mapping[str, Any]:

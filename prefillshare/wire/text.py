@@ -17,28 +17,32 @@ _DIGEST_BYTES = 6
 _MAX_JSON_INT = 2**63
 
 
-def printable(text: str) -> str:
+def make_printable(text: str) -> str:
     r"""Return `text` with everything that is not printable escaped as Python does it, such as `\x1b` or `\udce9`."""
     if text.isprintable():
         return text
-    return "".join(one if one.isprintable() else one.encode("unicode_escape", "surrogatepass").decode() for one in text)
+    return "".join(letter if letter.isprintable() else _escape(letter) for letter in text)
 
 
-def shortened(text: str, max_length: int) -> str:
+def _escape(letter: str) -> str:
+    return letter.encode("unicode_escape", "surrogatepass").decode()
+
+
+def shorten(text: str, max_length: int) -> str:
     """Return `text`, or its beginning and "..." when it is longer than `max_length`."""
     return text if len(text) <= max_length else text[: max_length - 3] + "..."
 
 
 def session_name(given: str) -> str:
     """Return the name under which the session that a client calls `given` is known; a known name stays as it is."""
-    name = printable(given)
+    name = make_printable(given)
     if len(name) <= MAX_NAME:
         return name
     digest = hashlib.blake2s(given.encode(errors="surrogatepass"), digest_size=_DIGEST_BYTES).hexdigest()
     return f"{name[: MAX_NAME - len(digest) - 3]}...{digest}"
 
 
-def header_text(raw: bytes) -> str:
+def decode_header(raw: bytes) -> str:
     """Return the text of a header value: UTF-8 where the bytes are, else Latin-1, of which every byte is a letter."""
     try:
         return raw.decode()
@@ -51,15 +55,15 @@ def as_json(document: Any) -> bytes:
     try:
         return orjson.dumps(document)
     except orjson.JSONEncodeError:
-        return orjson.dumps(writable(document), default=repr)
+        return orjson.dumps(make_writable(document), default=repr)
 
 
-def writable(value: Any) -> Any:
+def make_writable(value: Any) -> Any:
     """Return `value` with every text in it printable and every number one that JSON readers take."""
     if isinstance(value, str):
-        return printable(value)
+        return make_printable(value)
     if isinstance(value, Mapping):
-        return {printable(str(name)): writable(one) for name, one in value.items()}
+        return {make_printable(str(name)): make_writable(member) for name, member in value.items()}
     if isinstance(value, list | tuple):
-        return [writable(one) for one in value]
+        return [make_writable(item) for item in value]
     return float(value) if isinstance(value, int) and abs(value) >= _MAX_JSON_INT else value

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from prefillshare.contract import DEPLOYMENT_VARIABLE, RESTARTS_VARIABLE, WORKER_VARIABLE
+from prefillshare.observe.document import STATE_PATH, DeploymentState, WorkerState
 from prefillshare.observe.relabel import add_labels
 from prefillshare.observe.state import ModuleFacts, deployment_state, worker_state
 from prefillshare.wire.text import as_json
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 ASK_TIMEOUT_S = 1.0
 """A scheduler in a long step answers only after it; until then its memory is unknown."""
-STATE_PATH = "/deployment/state"
 METRICS_PATH = "/metrics"
 
 
@@ -88,7 +88,7 @@ def _sglang_metrics() -> bytes:
     return bytes(generate_latest(registry))
 
 
-async def engine_state(manager: TokenizerManager) -> dict[str, Any]:
+async def engine_state(manager: TokenizerManager) -> DeploymentState:
     """The state of this engine, with what its scheduler says if it answers in time."""
     observer, told = manager.observer, await _ask_scheduler(manager)
     if told is not None:
@@ -117,10 +117,9 @@ async def engine_state(manager: TokenizerManager) -> dict[str, Any]:
     )
 
 
-def _worker(manager: TokenizerManager, told: Mapping[str, Any] | None, num_queued: int) -> dict[str, Any]:
+def _worker(manager: TokenizerManager, told: Mapping[str, Any] | None, num_queued: int) -> WorkerState:
     args, observer, role = manager.server_args, manager.observer, worker_role()
     totals = observer.totals()
-    handoffs = observer.handoffs
     return worker_state(
         id=os.getenv(WORKER_VARIABLE) or "engine",
         role="engine" if role == "null" else role,
@@ -129,13 +128,11 @@ def _worker(manager: TokenizerManager, told: Mapping[str, Any] | None, num_queue
         pid=os.getpid(),
         state="up",
         restarts=int(os.getenv(RESTARTS_VARIABLE) or 0),
-        totals={**totals.counters(), "cached_tokens": totals.own_hit_tokens + totals.cross_hit_tokens},
+        totals=totals.worker_counters(),
         running=None if told is None else max(totals.num_running - num_queued, 0),
         queued=None if told is None else num_queued,
         kv=None if told is None else told["kv"],
-        handoff=None
-        if role == "null"
-        else {name: getattr(handoffs, name) for name in ("tokens", "bytes", "seconds", "calls")},
+        handoff=None if role == "null" else observer.handoffs.as_dict(),
     )
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from prefillshare.observe.document import KvState
+
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req
     from sglang.srt.managers.scheduler import Scheduler
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from sglang.srt.mem_cache.base_prefix_cache import BasePrefixCache
 
 
-def kv_usage(tree_cache: BasePrefixCache, allocator: BaseTokenToKVPoolAllocator, num_ranks: int) -> dict[str, int]:
+def kv_usage(tree_cache: BasePrefixCache, allocator: BaseTokenToKVPoolAllocator, num_ranks: int) -> KvState:
     """Tokens by owner, and the bytes of one.
 
     capacity = free + shared (in the tree: locked or evictable) + private (of requests, beyond the tree)

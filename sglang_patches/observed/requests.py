@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from prefillshare.contract import MODULE_HEADER, SESSION_HEADER
 from prefillshare.observe.observer import Observed, Observer
 from prefillshare.observe.sessions import Prompt
-from prefillshare.wire.text import header_text
+from prefillshare.wire.text import decode_header
 from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker, worker_role
 from sglang_patches.http.model_names import served_names
 from sglang_patches.observed.call_report import noted
@@ -52,7 +52,7 @@ def _session_name(obj: GenerateReqInput, request: Request) -> str | None:
 def _header(request: Request, name: str) -> str | None:
     value = request.headers.get(name)
     # Starlette reads every header as Latin-1.
-    return value and header_text(value.encode("latin-1"))
+    return value and decode_header(value.encode("latin-1"))
 
 
 def _begin(manager: TokenizerManager, obj: GenerateReqInput, session: str | None) -> Observed | None:
@@ -100,16 +100,16 @@ def _first_output(observed: Observed, state: ReqState, recv_obj: BatchStrOutput,
     state.observed_last = _first_token_time(state, stamps)
     found = noted(state.customized_info_accumulated)
     if stamps is not None and stamps.forward_entry_time > stamps.wait_queue_entry_time > 0:
-        observed.waited(stamps.get_queueing_time())
+        observed.note_wait(stamps.get_queueing_time())
     if not found:
         return
     num_tokens = recv_obj.prompt_tokens[i]
     if is_decode_worker():
         # What it need not fetch, it holds from its own module's earlier calls.
-        observed.prefilled(tokens=num_tokens, own=int(num_tokens - found["handoff_tokens"]), cross=0)
+        observed.note_prefill(tokens=num_tokens, own=int(num_tokens - found["handoff_tokens"]), cross=0)
     else:
         own, cross = found.get("own_hit_tokens", 0), found.get("cross_hit_tokens", 0)
-        observed.prefilled(tokens=num_tokens, own=int(own), cross=int(cross))
+        observed.note_prefill(tokens=num_tokens, own=int(own), cross=int(cross))
 
 
 def _first_token_time(state: ReqState, stamps: SchedulerReqTimeStats | None) -> float:
@@ -128,10 +128,10 @@ def _tokens(observed: Observed, state: ReqState, num_tokens: int) -> None:
     if num_tokens <= observed.num_tokens:
         return
     if observed.num_tokens == 0:
-        observed.first_token(state.observed_last - state.time_stats.created_time)
+        observed.note_first_token(state.observed_last - state.time_stats.created_time)
     now = time.perf_counter()
     if num_tokens > observed.num_tokens:
-        observed.further_tokens(num_tokens - observed.num_tokens, now - state.observed_last)
+        observed.note_tokens(num_tokens - observed.num_tokens, now - state.observed_last)
         state.observed_last = now
 
 
@@ -147,11 +147,11 @@ def _finished(observer: Observer, observed: Observed, state: ReqState, recv_obj:
 def _end(observed: Observed, state: ReqState, reason: dict[str, Any], num_retractions: int = 0) -> None:
     seconds = state.time_stats.get_e2e_latency()
     if reason.get("type") != "abort":
-        observed.ended("ok", seconds=seconds, retractions=num_retractions)
+        observed.end("ok", seconds=seconds, retractions=num_retractions)
     elif reason.get("status_code") is None or state.abort_requested:
-        observed.ended("aborted", retractions=num_retractions)
+        observed.end("aborted", retractions=num_retractions)
     else:
-        observed.ended("error", retractions=num_retractions, reason=str(reason.get("message")))
+        observed.end("error", retractions=num_retractions, reason=str(reason.get("message")))
 
 
 def end_aborted(state: ReqState, recv_obj: AbortReq) -> None:
@@ -168,8 +168,8 @@ def end_unfinished(state: ReqState) -> None:
         return
     error = sys.exception()
     if error is None:
-        observed.withdrawn()  # its samples were sent as requests of their own
+        observed.withdraw()  # its samples were sent as requests of their own
     elif state.abort_requested or isinstance(error, asyncio.CancelledError | GeneratorExit):
-        observed.ended("aborted")
+        observed.end("aborted")
     else:
-        observed.ended("error", reason=str(error))
+        observed.end("error", reason=str(error))

@@ -117,7 +117,7 @@ def test_the_first_line_comes_before_the_slow_imports(
         (("react", "--systems", "sharde"), "there is no system 'sharde'"),
         (("react", "--systems", ""), "no system is named"),
         (("react", "--concurrency", "1", "--rate", "1"), "different kinds of load"),
-        (("react", "--modules", "two"), "--modules 'two' is no list of numbers"),
+        (("react", "--modules", "two"), "--modules 'two' is not a list of numbers"),
         (("react", "--endpoint", "here"), "is not NAME=URL"),
         (("react", "--preset", "gpu"), "there is no preset 'gpu'"),
         (("react", "--family", "huge"), "there is no family 'huge'"),

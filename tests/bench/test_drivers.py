@@ -164,7 +164,7 @@ def test_a_workload_without_times_needs_a_load() -> None:
     [
         ("refuse", "HTTP 503: no worker"),
         ("break", "Client"),
-        ("short", "3 tokens came instead of 4"),
+        ("short", "3 tokens came back instead of 4"),
         ("error", "worker died"),
     ],
 )
@@ -204,6 +204,8 @@ def test_a_plain_pair_is_asked_on_both_legs(statuses: tuple[int, int], expected:
         body = await request.json()
         leg = int(body["stream"])
         rooms[leg].append(body["bootstrap_room"])
+        while len(rooms[0]) != len(rooms[1]):  # a refusal ends the other leg, which must have come before
+            await asyncio.sleep(0.005)
         if statuses[leg] != 200:
             return web.Response(status=statuses[leg], text=("prefill", "decode")[leg])
         meta = {"prompt_tokens": len(body["input_ids"]), "cached_tokens": (5, 2)[leg]}

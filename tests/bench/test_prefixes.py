@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from prefillshare.bench.metrics.prefixes import Accounting, ideal_own_ratio, ideal_shared_ratio, prompts_of
+from prefillshare.bench.metrics.prefixes import Accounting, prompts_of
 from prefillshare.bench.records import CallRecord
 from prefillshare.bench.workloads.base import Shape, Workload
 from prefillshare.bench.workloads.factory import make_workload
@@ -14,6 +14,23 @@ MODULES = ("a", "b", "c")
 
 def _common(left: list[int], right: list[int]) -> int:
     return next((i for i, (x, y) in enumerate(zip(left, right, strict=False)) if x != y), min(len(left), len(right)))
+
+
+def ideal_shared_ratio(start: int, growth: int, call: int) -> float:
+    """Hit ratio of call `call` (from 2 on) of a session over a shared cache without limits.
+
+    Units: the prompt of call i has start + i * growth tokens.
+    Source: paper, the ideal of call i: (L + (i-1) d) / (L + i d).
+    """
+    return (start + (call - 1) * growth) / (start + call * growth)
+
+
+def ideal_own_ratio(start: int, growth: int, call: int, num_modules: int) -> float:
+    """The same over caches per module; 0 until a module's second turn.
+
+    Source: paper: (L + (i-N) d) / (L + i d).
+    """
+    return (start + (call - num_modules) * growth) / (start + call * growth) if call > num_modules else 0.0
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -15,6 +15,7 @@ from prefillshare.bench.report.write import write_report
 from prefillshare.bench.runner import Runner
 from prefillshare.bench.store import Store
 from prefillshare.bench.workloads.base import Shape
+from tests.support.marks import starts_engine
 
 SESSIONS, TURNS, MODULES = 2, 6, 3
 START, GROWTH, OUTPUT = 100, 12, 8
@@ -24,6 +25,7 @@ TOGETHER = Load(kind="closed", value=2)
 
 
 @pytest.fixture(scope="module")
+@starts_engine
 def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Store, Runner]:
     plan = Plan(
         workload="react",

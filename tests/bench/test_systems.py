@@ -8,7 +8,7 @@ import pytest
 from prefillshare.bench.families.factory import make_family
 from prefillshare.bench.families.random import BENCH_01B, QWEN3_1_7B, QWEN3_8B, RandomShape
 from prefillshare.bench.presets import choose_preset
-from prefillshare.bench.systems.base import Setup, merged
+from prefillshare.bench.systems.base import Setup, with_full_weights
 from prefillshare.bench.systems.endpoint import parse_endpoint
 from prefillshare.bench.systems.factory import SYSTEMS, make_systems
 from prefillshare.bench.systems.shared import disaggregated
@@ -18,9 +18,11 @@ from prefillshare.config.schema import Deployment
 from prefillshare.errors import BenchError
 from prefillshare.modules.deployment import resolve
 from prefillshare.modules.random_weights import num_parameters
-from prefillshare.serving.arguments import module_command
-from prefillshare.serving.placement import GpuPlace
-from prefillshare.serving.plain import plain_command
+from prefillshare.serving.plan.arguments import alone_command
+from prefillshare.serving.plan.place import Place
+from prefillshare.serving.plan.placement import GpuPlace
+from prefillshare.serving.plan.workers import Worker
+from prefillshare.serving.run.plain import plain_command
 from tests.support.engines import MODELS_DIR
 from tests.support.random_models import make_family as make_random_family
 
@@ -51,7 +53,7 @@ def test_a_budget_that_cannot_be_shared_is_refused() -> None:
 
 
 def test_a_plain_pair_is_sglang_alone_with_one_modules_weights() -> None:
-    deployment = resolve(merged(_setup(8192).for_engines(4)))
+    deployment = resolve(with_full_weights(_setup(8192).for_engines(4)))
     pairs = plan_pairs(deployment)
     paths = {module.spec.name: str(module.path) for module in deployment.modules}
     ports = []
@@ -78,9 +80,11 @@ def test_a_shared_pool_has_the_engines_of_the_plain_pairs() -> None:
 
 
 def test_a_plain_server_is_sglang_alone_with_one_modules_weights() -> None:
-    deployment = resolve(merged(_setup(8192).for_engines(2)))
+    deployment = resolve(with_full_weights(_setup(8192).for_engines(2)))
     module = deployment.modules[1]
-    ours = module_command(deployment, module, port=1, nccl_port=2, gpu=GpuPlace(gpus=(3,)))
+    worker = Worker(name="agent-1", role="engine", model=module.spec.name, checkpoint=module.path)
+    place = Place(host="127.0.0.1", port=1, nccl_port=2, gpu=GpuPlace(gpus=(3,)))
+    ours = alone_command(deployment, worker, place)
     plain = plain_command(ours)
     assert _value(plain.argv, "--model-path") == str(module.path)
     assert _value(plain.argv, "--served-model-name") == "agent-1"

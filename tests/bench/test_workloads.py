@@ -169,7 +169,7 @@ def test_a_bad_line_of_a_trace_is_left_out_and_said(
     first, *others = trace_file.read_bytes().splitlines(keepends=True)
     (tmp_path / "spoiled.jsonl").write_bytes(b"".join([first, b"[]\n", b'{"timestamp": "caf\xe9"}\n', *others]))
     assert make_workload("trace", SHAPE, MODULES, tmp_path / "spoiled.jsonl") == whole
-    assert "2 rows are left out (row 2: the line is no JSON object" in caplog.text
+    assert "2 rows are left out (row 2: the line is not a JSON object" in caplog.text
 
 
 def test_a_bad_question_is_left_out_and_said(tmp_path: Path, questions: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -179,7 +179,7 @@ def test_a_bad_question_is_left_out_and_said(tmp_path: Path, questions: Path, ca
     assert read_questions(tmp_path / "spoiled.jsonl") == read_questions(questions)
     assert "2 rows are left out (row 1: question is 3, not text; row" in caplog.text
     (tmp_path / "none.jsonl").write_text("{}")
-    with pytest.raises(BenchError, match=r"is no file of questions \(row 1: no 'question'\)"):
+    with pytest.raises(BenchError, match=r"is not a file of questions \(row 1: no 'question'\)"):
         read_questions(tmp_path / "none.jsonl")
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from prefillshare.cli.chat_history import NAME, NUM_KEPT, opened_history
+from prefillshare.cli.chat_history import NAME, NUM_KEPT, open_history
 from prefillshare.cli.chat_questions import Piped
 from prefillshare.serving.launch import RunningDeployment
 from tests.support.tmux import Terminal, prefillshare
@@ -29,7 +29,7 @@ def test_what_is_pasted_is_one_question(random_server: RunningDeployment, tmp_pa
         terminal.wait_for(lambda screen: screen.count(ANSWERED) == 3)
         terminal.press("-H", "e9")
         terminal.press("Enter")
-        terminal.wait_for("is no UTF-8 text")
+        terminal.wait_for("is not UTF-8 text")
         terminal.press("C-d")
         assert terminal.wait_for_end() == 0
     assert _kept(state)[:3] == ["pasted one\n/models two\nthree", "typed\nmore", '"""\nquoted\nlast"""']
@@ -47,11 +47,11 @@ def test_a_pipe_gives_a_question_a_line_and_more_between_quotes() -> None:
 
 def test_the_history_keeps_its_bounds_and_never_stands_in_the_way(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    history = opened_history()
+    history = open_history()
     for number in range(2 * NUM_KEPT + 5):
         history.store_string(f"question {number}")
-    newest = list(opened_history().load_history_strings())
+    newest = list(open_history().load_history_strings())
     assert len(newest) == NUM_KEPT
     assert newest[0] == f"question {2 * NUM_KEPT + 4}"
     monkeypatch.setenv("XDG_STATE_HOME", "/dev/null/none")
-    opened_history().store_string("not kept")
+    open_history().store_string("not kept")

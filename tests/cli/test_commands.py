@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from prefillshare.serving.launch import RunningDeployment
-from prefillshare.serving.ports import free_port
+from prefillshare.serving.machine.ports import free_port
 from tests.support.random_models import make_family
 
 COMMANDS = ((), ("launch",), ("ask",), ("chat",), ("top",), ("doctor",), ("train",), ("eval",), ("models",), ("bench",))
@@ -86,7 +86,7 @@ def test_dry_run_prints_every_worker_of_a_disaggregated_deployment(family: Path)
 
 def test_ps_says_that_nothing_runs(family: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(family.parent / "state"))
-    assert "nothing runs" in _run("ps").stderr
+    assert "no deployment is running" in _run("ps").stderr
     assert json.loads(_run("ps", "--json").stdout) == []
 
 

@@ -8,7 +8,7 @@ import pytest
 from prefillshare.cli.server_options import DEFAULT_URL, server_url, url_words
 from prefillshare.direct import launch_line
 from prefillshare.errors import ConfigError
-from prefillshare.serving.record import DeploymentRecord, boot_of, write_record
+from prefillshare.serving.run.record import DeploymentRecord, boot_of, write_record
 
 FIRST, SECOND = "http://127.0.0.1:31001", "http://127.0.0.1:31002"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from prefillshare.cli.text import decoded
+from prefillshare.cli.text import decode_text
 from prefillshare.errors import ConfigError
 from tests.support.random_models import make_family
 
@@ -76,9 +76,9 @@ def test_a_key_that_no_header_can_carry_is_refused(command: tuple[str, ...], key
 
 
 def test_a_mark_before_the_text_is_no_part_of_it() -> None:
-    assert decoded("\ufeff2 + 2".encode(), "it") == "2 + 2"
-    with pytest.raises(ConfigError, match="it is no UTF-8 text"):
-        decoded(b"\xff", "it")
+    assert decode_text("\ufeff2 + 2".encode(), "it") == "2 + 2"
+    with pytest.raises(ConfigError, match="it is not UTF-8 text"):
+        decode_text(b"\xff", "it")
 
 
 def test_files_may_have_any_name_and_answers_any_text(tmp_path: Path) -> None:

@@ -12,17 +12,15 @@ import pytest
 
 from prefillshare.config import load_deployment
 from prefillshare.modules.deployment import resolve
-from prefillshare.serving.cluster import RunningCluster, launch_cluster
+from prefillshare.serving.machine.ports import free_port
 from prefillshare.serving.options import LaunchOptions
-from prefillshare.serving.ports import free_port
-from prefillshare.serving.progress import read_log
-from prefillshare.serving.record import ProcessRecord
+from prefillshare.serving.run.cluster import RunningCluster, launch_cluster
+from prefillshare.serving.run.progress import read_log
+from prefillshare.serving.run.record import ProcessRecord
 from tests.support.engines import MODELS_DIR
+from tests.support.marks import starts_engine
 from tests.support.otlp import Receiver, otlp_receiver
 from tests.support.proxies import PROXIES
-from tests.support.servers import random_server
-
-__all__ = ["random_server"]
 
 MODULES = ("math", "tool", "code")
 STEP_S = 0.1
@@ -54,13 +52,13 @@ class Cluster:
 
     def process(self, name: str) -> ProcessRecord:
         """One process, as `prefillshare ps` shows it."""
-        return next(one for one in self.running.processes() if one.name == name)
+        return next(process for process in self.running.processes() if process.name == name)
 
     def ask_worker(self, name: str, method: str, path: str) -> httpx.Response:
         """Ask one worker itself, past the router."""
-        worker = next(one for one in self.running.workers if one.name == name)
-        key = {"Authorization": f"Bearer {worker.command.api_key}"}
-        return httpx.request(method, f"{worker.url}{path}", headers=key, timeout=10)
+        planned = next(planned for planned in self.running.workers if planned.worker.name == name)
+        key = {"Authorization": f"Bearer {planned.command.api_key}"}
+        return httpx.request(method, f"{planned.place.url}{path}", headers=key, timeout=10)
 
     def state(self) -> dict:
         """What the router says of itself."""
@@ -103,6 +101,7 @@ def traces() -> Iterator[Receiver]:
 
 
 @pytest.fixture(scope="package")
+@starts_engine
 def cluster(traces: Receiver, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """1 prefill worker, 3 decode workers with full weights, 1 router; the workers tell what they evict."""
     config = load_deployment(MODELS_DIR / "tiny-agents-pd.toml")

@@ -10,6 +10,7 @@ import pytest
 from prefillshare.serving.launch import RunningDeployment
 from tests.cluster.conftest import MODULES as NAMES
 from tests.cluster.conftest import Cluster
+from tests.support.state_document import mistakes_in
 
 CHAT = {"model": "math", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
 TEXT = {"text": "hi", "lora_path": "math", "sampling_params": {"max_new_tokens": 2}}
@@ -61,7 +62,7 @@ FIELDS: list[dict[str, Any]] = [
     {"extra_key": 5},
 ]
 REQUESTS: dict[str, tuple[str, str, bytes, dict[str, str]]] = {
-    **{json.dumps(one)[:60]: ("POST", CHAT_PATH, json.dumps(CHAT | one).encode(), JSON) for one in FIELDS},
+    **{json.dumps(fields)[:60]: ("POST", CHAT_PATH, json.dumps(CHAT | fields).encode(), JSON) for fields in FIELDS},
     "no model": ("POST", CHAT_PATH, json.dumps(WITHOUT_MODEL).encode(), JSON),
     "no model, completion": ("POST", "/v1/completions", b'{"prompt": "hi"}', JSON),
     "a list": ("POST", CHAT_PATH, b"[1]", JSON),
@@ -123,8 +124,8 @@ def test_no_mistake_counted_against_a_worker(cluster: Cluster) -> None:
         _ask(cluster.running.url, name)
     after = cluster.state()
     assert after["counters"]["retries"] == before["counters"]["retries"]
-    assert [one["failed"] for one in after["workers"]] == [one["failed"] for one in before["workers"]]
-    assert {one["breaker"] for one in after["workers"]} == {"closed"}
+    assert [worker["failed"] for worker in after["workers"]] == [worker["failed"] for worker in before["workers"]]
+    assert {worker["breaker"] for worker in after["workers"]} == {"closed"}
 
 
 def test_a_field_that_is_wrong_is_named(cluster: Cluster, random_server: RunningDeployment) -> None:
@@ -190,5 +191,6 @@ def test_a_session_has_one_name_everywhere(cluster: Cluster, random_server: Runn
         assert reply.status_code == 200
         state = httpx.get(f"{url}/deployment/state", timeout=60)
         assert state.status_code == 200
+        assert mistakes_in(state.json()) == []
         assert "café" in [session["id"] for session in state.json()["sessions"]["items"]]
         assert httpx.get(f"{url}/metrics", timeout=60).status_code == 200

@@ -81,7 +81,7 @@ def test_the_prefill_worker_comes_back_and_no_call_hangs(cluster: Cluster) -> No
         ]
         time.sleep(0.1)
         _kill(cluster, "prefill-0")
-        statuses = [one.result(timeout=60).status_code for one in asked]
+        statuses = [call.result(timeout=60).status_code for call in asked]
     assert set(statuses) <= {200, 500, 502, 503, 504}
     for module in MODULES:
         cluster.wait(lambda module=module: _serves(cluster, module), f"{module} serves again")
@@ -103,8 +103,8 @@ def test_a_stopped_worker_delays_its_calls_and_no_others(cluster: Cluster) -> No
     cluster.wait(lambda: _serves(cluster, "code"), "code serves again")
 
 
-def test_a_message_that_nobody_can_use_ends_no_later_hand_off(cluster: Cluster) -> None:
-    prefill = next(worker for worker in cluster.running.workers if worker.bootstrap_port is not None)
+def test_a_message_that_nobody_can_use_ends_no_later_handoff(cluster: Cluster) -> None:
+    prefill = next(one.place for one in cluster.running.workers if one.worker.role == "prefill")
     ranks = dict.fromkeys(("prefill_dp_rank", "prefill_cp_rank", "target_tp_rank", "target_pp_rank"), "0")
     where = httpx.get(f"http://127.0.0.1:{prefill.bootstrap_port}/route", params=ranks).json()
     with zmq.Context() as context, context.socket(zmq.PUSH) as socket:
@@ -114,7 +114,7 @@ def test_a_message_that_nobody_can_use_ends_no_later_hand_off(cluster: Cluster) 
     assert [_serves(cluster, module) for module in MODULES] == [True] * len(MODULES)
 
 
-def test_rows_of_an_aborted_hand_off_stay_taken_while_they_may_be_written(cluster: Cluster) -> None:
+def test_rows_of_an_aborted_handoff_stay_taken_while_they_may_be_written(cluster: Cluster) -> None:
     """Another call would get them, and be spoiled: only the prefill worker knows when it writes no more."""
 
     def is_empty() -> bool:
@@ -154,11 +154,11 @@ def test_an_abort_while_kv_moves_holds_up_nobody(cluster: Cluster) -> None:
 
 
 def test_nothing_is_left_after_many_calls_with_aborted_ones_among_them(cluster: Cluster) -> None:
-    workers = [worker.name for worker in cluster.running.workers]
+    workers = [planned.worker.name for planned in cluster.running.workers]
 
     def used(name: str) -> tuple[int, int]:
         loads = cluster.ask_worker(name, "GET", "/v1/loads").json()["loads"]
-        return sum(one["num_running_reqs"] for one in loads), sum(one["num_waiting_reqs"] for one in loads)
+        return sum(load["num_running_reqs"] for load in loads), sum(load["num_waiting_reqs"] for load in loads)
 
     def call(number: int) -> None:
         module = MODULES[number % 3]

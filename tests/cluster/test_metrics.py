@@ -16,6 +16,7 @@ import pytest
 
 from tests.cluster.conftest import MODULES, Cluster
 from tests.support.monitoring import SAMPLES, Step, counted, module_of, names_in, observed, scraped, worker_of
+from tests.support.state_document import mistakes_in
 
 DOCS = Path(__file__).parents[2] / "docs"
 METRIC = re.compile(r"prefillshare_\w+|sglang:\w+")
@@ -39,7 +40,9 @@ HANDOFF_TOKENS = 60 + 80 + (100 - 59) + (100 - 79) + 40 + (40 - 39)
 def state(cluster: Cluster) -> dict:
     reply = cluster.http.get("/deployment/state")
     assert reply.status_code == 200, reply.text
-    return reply.json()
+    found: dict = reply.json()
+    assert mistakes_in(found) == []
+    return found
 
 
 def settled(cluster: Cluster, before: dict, num_requests: int) -> dict:
@@ -87,7 +90,7 @@ def test_a_scripted_session_is_counted_exactly(empty: Cluster) -> None:
         seen = {name: observed(before, after, module, name) for name in ("ttft", "itl", "e2e", "queue")}
         assert seen == {"ttft": num_calls, "itl": num_calls * (NUM_TOKENS - 1), "e2e": num_calls, "queue": num_calls}
 
-    prefill_before, prefill = (worker_of(one, "prefill-0") for one in (before, after))
+    prefill_before, prefill = (worker_of(state, "prefill-0") for state in (before, after))
     cached = sum(step.own + step.cross for step in SCRIPT)
     assert prefill["prompt_tokens"] - prefill_before["prompt_tokens"] == sum(len(step.prompt) for step in SCRIPT)
     assert prefill["cached_tokens"] - prefill_before["cached_tokens"] == cached
@@ -95,9 +98,9 @@ def test_a_scripted_session_is_counted_exactly(empty: Cluster) -> None:
     assert prefill["handoff"]["calls"] - prefill_before["handoff"]["calls"] == len(SCRIPT)
     assert prefill["handoff"]["seconds"] > prefill_before["handoff"]["seconds"]
     received = sum(
-        worker_of(one, f"decode-{module}-0")["handoff"]["tokens"] * sign
+        worker_of(state, f"decode-{module}-0")["handoff"]["tokens"] * sign
         for module in MODULES
-        for one, sign in ((after, 1), (before, -1))
+        for state, sign in ((after, 1), (before, -1))
     )
     assert received == HANDOFF_TOKENS
     assert prefill["kv"]["shared_tokens"] == len(CONTEXT) + len(OTHER)
@@ -109,9 +112,9 @@ def test_one_scrape_tells_the_same_with_the_workers_own_metrics(empty: Cluster) 
     assert ask(empty, SCRIPT[0], "scrape").status_code == 200
     after = settled(empty, before, 1)
     samples = scraped(empty.http.get("/metrics").text)
-    for one in after["modules"]:
+    for module in after["modules"]:
         for name, sample in SAMPLES.items():
-            assert samples[sample, (("module", one["name"]),)] == one[name]
+            assert samples[sample, (("module", module["name"]),)] == module[name]
     workers = {
         (labels["worker"], labels["role"], labels["module"])
         for (name, pairs) in samples
@@ -126,7 +129,7 @@ def test_sessions_events_and_the_key(empty: Cluster) -> None:
     for module, role in roles.items():
         assert ask(empty, Step(module=module, prompt=role + CONTEXT, own=0, cross=0), "front").status_code == 200
     after = settled(empty, before, 2)
-    session = next(one for one in after["sessions"]["items"] if one["id"] == "front")
+    session = next(session for session in after["sessions"]["items"] if session["id"] == "front")
     assert session["modules"] == ["math", "tool"]
     assert session["divergence"]["token"] <= 2
     assert session["divergence"]["fraction"] < 0.05

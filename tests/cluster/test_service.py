@@ -21,8 +21,8 @@ NUM_TOKENS = 24
 @pytest.fixture(scope="module")
 def prompts() -> list[list[int]]:
     tokenizer = AutoTokenizer.from_pretrained(TINY / "base")
-    asked = [one for task in MODULES for one in islice(held_out_conversations(21, task), 2)]
-    return [tokenizer.encode(generation_prompt(one.turns(has_last_answer=False))) for one in asked]
+    asked = [conversation for task in MODULES for conversation in islice(held_out_conversations(21, task), 2)]
+    return [tokenizer.encode(generation_prompt(conversation.turns(has_last_answer=False))) for conversation in asked]
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,9 @@ def test_a_conversation_over_three_modules_moves_only_what_is_new(cluster: Clust
 
 def test_the_router_hears_what_workers_evict(cluster: Cluster, prompts) -> None:
     """Six contexts of 3,600 tokens do not fit into 12,288: some are gone, and the router knows."""
-    assert cluster.http.post("/flush_cache", headers={"Authorization": "Bearer admin"}).status_code == 200
+    admin = {"Authorization": "Bearer admin"}
+    # A worker refuses while its scheduler is not idle, which it is a moment after the last answer.
+    cluster.wait(lambda: cluster.http.post("/flush_cache", headers=admin).status_code == 200, "the caches are empty")
     cluster.wait(lambda: cluster.held_bytes("prefill-0") == 0, "a flushed worker holds nothing")
     base = [token for prompt in prompts for token in prompt]
     asked = [[10 + number, *(base * 4)[:3599]] for number in range(6)]
@@ -141,16 +143,16 @@ def test_unknown_names_get_the_list(cluster: Cluster) -> None:
     ids=lambda value: value[:40].decode() if isinstance(value, bytes) else value,
 )
 def test_bad_input_is_refused_with_a_reason_and_disturbs_nobody(cluster: Cluster, body: bytes, status: int) -> None:
-    pids = [one.pid for one in cluster.running.processes()]
+    pids = [process.pid for process in cluster.running.processes()]
     reply = cluster.http.post("/v1/completions", content=body, headers={"Content-Type": "application/json"})
     assert reply.status_code == status, reply.text[:300]
     assert len(reply.text) > 20
     assert cluster.complete("math").status_code == 200
-    assert [one.pid for one in cluster.running.processes()] == pids
+    assert [process.pid for process in cluster.running.processes()] == pids
 
 
 def test_nothing_listens_beyond_loopback(cluster: Cluster) -> None:
     assert cluster.running.forks is not None
-    found = listening([*(one.pid for one in cluster.running.processes()), cluster.running.forks.pid])
-    assert {("127.0.0.1", int(one.url.rpartition(":")[2])) for one in cluster.running.processes()} <= found
+    found = listening([*(process.pid for process in cluster.running.processes()), cluster.running.forks.pid])
+    assert {("127.0.0.1", int(process.url.rpartition(":")[2])) for process in cluster.running.processes()} <= found
     assert not beyond_loopback(found)

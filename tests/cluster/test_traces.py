@@ -13,7 +13,7 @@ PARENT = "b7ad6b7169203331"
 
 @pytest.mark.parametrize("is_stream", [False, True])
 def test_router_prefill_and_decode_share_the_clients_trace(cluster: Cluster, traces: Receiver, is_stream: bool) -> None:
-    trace_id = f"{int(OURS, 16) + is_stream:032x}"
+    trace_id = _trace_id(is_stream)
     body = {"model": "tool", "prompt": "Omar 3 boxes", "max_tokens": 4, "temperature": 0, "stream": is_stream}
     headers = {"traceparent": f"00-{trace_id}-{PARENT}-01"}
     reply = cluster.http.post("/v1/completions", json=body, headers=headers)
@@ -38,21 +38,37 @@ def test_a_call_without_a_trace_begins_one(cluster: Cluster, traces: Receiver) -
 
 
 def test_looks_make_no_traces_and_calls_make_one_of_the_same_size(cluster: Cluster, traces: Receiver) -> None:
-    time.sleep(1)  # spans of earlier calls are sent twice a second
+    _after_a_call(cluster, traces, 18)  # the router's spans come in order: now those of all earlier calls are here
     before = {span.trace_id for span in traces.spans}
     for path in ("/health", "/metrics", "/deployment/state", "/v1/models"):
         assert cluster.http.get(path).status_code == 200, path
-        for worker in cluster.running.workers:
-            assert cluster.ask_worker(worker.name, "GET", path).status_code == 200, (worker.name, path)
-    found, trace_ids = [], [f"{int(OURS, 16) + number:032x}" for number in (16, 17)]
+        for name in (planned.worker.name for planned in cluster.running.workers):
+            assert cluster.ask_worker(name, "GET", path).status_code == 200, (name, path)
+    trace_ids = [_trace_id(number) for number in (16, 17)]
     for trace_id, num_tokens in zip(trace_ids, (2, 24), strict=True):
         body = {"model": "math", "prompt": [5, 6, 7, num_tokens], "max_tokens": num_tokens, "ignore_eos": True}
         headers = {"traceparent": f"00-{trace_id}-{PARENT}-01"}
         assert cluster.http.post("/v1/completions", json=body, headers=headers).status_code == 200
         _, requests = traces.call(trace_id)
         assert {span.attributes["prefillshare.module"] for span in requests.values()} == {"math"}
-        time.sleep(1)
-        found.append([span.name for span in traces.spans if span.trace_id == trace_id and "pid:" not in span.name])
-    assert {span.trace_id for span in traces.spans} - before == set(trace_ids)
-    assert len(found[0]) == len(found[1])
-    assert not [name for name in found[1] if "fastapi" in name or name == "decode_loop"]
+    last = _after_a_call(cluster, traces, 19)
+    assert {span.trace_id for span in traces.spans} - before == {*trace_ids, last}
+
+    def names(trace_id: str) -> list[str]:
+        return [span.name for span in traces.spans if span.trace_id == trace_id and "pid:" not in span.name]
+
+    cluster.wait(lambda: len(names(trace_ids[0])) == len(names(trace_ids[1])), "both traces have the same size")
+    assert not [name for name in names(trace_ids[1]) if "fastapi" in name or name == "decode_loop"]
+
+
+def _after_a_call(cluster: Cluster, traces: Receiver, number: int) -> str:
+    """The trace of a further call, once its spans have come."""
+    headers = {"traceparent": f"00-{_trace_id(number)}-{PARENT}-01"}
+    body = {"model": "math", "prompt": [5, 6, number], "max_tokens": 1}
+    assert cluster.http.post("/v1/completions", json=body, headers=headers).status_code == 200
+    traces.call(_trace_id(number))
+    return _trace_id(number)
+
+
+def _trace_id(number: int) -> str:
+    return f"{int(OURS, 16) + number:032x}"

@@ -73,7 +73,7 @@ def test_a_cut_file_is_said(tmp_path: Path, share: float) -> None:
     (row,) = read_rows(file)
     assert isinstance(row, BadRow)
     assert row.is_end
-    assert "no Parquet, or cut" in row.reason
+    assert "not Parquet, or cut off" in row.reason
 
 
 def test_text_that_is_no_utf8_costs_its_row(tmp_path: Path) -> None:

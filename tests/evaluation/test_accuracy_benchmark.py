@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from benchmarks.accuracy.plan import Measurement, Recipe, Run, steps
-from benchmarks.accuracy.progress import left
+from benchmarks.accuracy.progress import describe_remaining
 from benchmarks.accuracy.report import write_report
 from benchmarks.accuracy.store import Store
 from benchmarks.accuracy.train import Trained
+from tests.support.marks import takes_long
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,6 +38,7 @@ def results(directory: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
+@takes_long
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a measurement at two sharing ratios."""
     directory = tmp_path_factory.mktemp("accuracy")
@@ -87,6 +89,7 @@ def test_too_few_conversations_are_refused(tmp_path: Path) -> None:
     assert "9 conversations of math are less than 5 steps: give 10" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(tmp_path: Path) -> None:
     """Killed in the second training: the first one and its measurements stay as they are."""
     second = tmp_path / "work"
@@ -160,7 +163,7 @@ def test_a_point_of_the_curve_says_which_seeds_it_lacks(tmp_path: Path) -> None:
 def test_what_is_left_is_told_from_what_the_same_kind_took(tmp_path: Path) -> None:
     recipe = Recipe(tasks=("math",), seeds=(1, 2), ratios=(0.0, 1.0))
     store = filled(tmp_path / "accuracy.json", recipe, (500,), (500,))
-    assert left(recipe, store) == "4 trainings and 8 measurements are left, about 12 min"
+    assert describe_remaining(recipe, store) == "4 trainings and 8 measurements are left, about 12 min"
 
 
 def test_calls_side_by_side_fill_one_file(tmp_path: Path) -> None:

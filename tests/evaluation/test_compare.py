@@ -37,5 +37,5 @@ def test_results_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="ask both the same suite"):
         compare_files(first, write(tmp_path / "c.json", [True], suite="gsm-plus"))
     (tmp_path / "d.json").write_text("[]")
-    with pytest.raises(EvaluationError, match=r"is no result of `prefillshare eval --out FILE`"):
+    with pytest.raises(EvaluationError, match=r"is not a result of `prefillshare eval --out FILE`"):
         compare_files(first, tmp_path / "d.json")

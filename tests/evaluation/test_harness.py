@@ -55,6 +55,7 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_both_filters_judge_and_examples_are_turns(url: str, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "samples.json"
     done = run_eval(
@@ -79,6 +80,7 @@ def test_both_filters_judge_and_examples_are_turns(url: str, data: Path, tmp_pat
         assert (asked["temperature"], asked["key"]) == (0, "Bearer secret")
 
 
+@pytest.mark.slow
 def test_a_refusal_is_said_with_its_reason(url: str, data: Path) -> None:
     done = run_eval("gsm8k", "--harness", "lm-eval", "--model", "other", "--url", url, "--data", str(data))
     assert done.returncode != 0
@@ -91,7 +93,7 @@ def test_a_refusal_is_said_with_its_reason(url: str, data: Path) -> None:
     [
         (("gsm8k", "--harness", "helm"), "no harness 'helm'"),
         (("gsm8k", "--few-shot", "3"), "--few-shot 3 is for --harness lm-eval"),
-        (("gsm-plus", "--harness", "lm-eval"), "suite gsm-plus is not asked through lm-eval"),
+        (("gsm-plus", "--harness", "lm-eval"), "suite gsm-plus cannot be asked through lm-eval"),
         (("gsm8k", "--harness", "lm-eval", "--weights", "some.toml"), "leave --weights out"),
         (("gsm8k", "--harness", "lm-eval", "--data", "/nowhere"), "/nowhere/gsm8k_train.jsonl does not exist"),
     ],

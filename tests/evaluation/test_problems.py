@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from prefillshare.errors import EvaluationError
-from prefillshare.evaluation.harness import _usable
+from prefillshare.evaluation.harness import _copy_usable
 from prefillshare.evaluation.suites.gsm import load_gsm8k, load_gsm_plus
 from prefillshare.evaluation.suites.humaneval import load_humaneval
 
@@ -25,7 +25,7 @@ def test_bad_rows_of_word_problems_are_left_out_with_their_reasons(tmp_path: Pat
     (tmp_path / "gsm8k_test.jsonl").write_bytes("\n".join(lines).encode() + b'\n{"question": "caf\xe9"}\n')
     suite = load_gsm8k(tmp_path)
     assert [question.asked for question in suite.questions] == ["1 + 2?"] * 2
-    assert suite.num_left_out == 4
+    assert len(suite.left_out) == 4
     assert [reason.partition(":")[0] for reason in suite.left_out] == ["row 2", "row 3", "row 4", "row 6"]
     assert "no 'answer'" in suite.left_out[1]
     assert "answer is 3, not text" in suite.left_out[2]
@@ -36,7 +36,7 @@ def test_a_problem_without_a_number_says_so(tmp_path: Path) -> None:
     (tmp_path / "gsmplus_testmini.jsonl").write_text("\n".join(map(json.dumps, rows)))
     suite = load_gsm_plus(tmp_path)
     assert [str(question.final) for question in suite.questions] == ["12", "7"]
-    assert list(suite.left_out) == ["row 2: its answer is 'none', no number"]
+    assert list(suite.left_out) == ["row 2: its answer 'none' is not a number"]
 
 
 def test_problems_before_a_cut_are_asked(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_a_file_without_a_problem_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="does not exist"):
         load_gsm8k(tmp_path)
     (tmp_path / "gsm8k_test.jsonl").write_text("[1]\n")
-    with pytest.raises(EvaluationError, match=r"no problem that can be read \(row 1: the line is no JSON object"):
+    with pytest.raises(EvaluationError, match=r"no problem that can be read \(row 1: the line is not a JSON object"):
         load_gsm8k(tmp_path)
 
 
@@ -62,7 +62,7 @@ def test_lm_eval_gets_the_rows_that_can_be_used(tmp_path: Path, caplog: pytest.L
     whole.write_text(json.dumps(GOOD))
     spoiled.write_text(f"{json.dumps({**GOOD, 'more': 1})}\n{{cut\n{json.dumps({**GOOD, 'more': 'one'})}")
     (tmp_path / "copies").mkdir()
-    assert _usable(whole, tmp_path / "copies") == str(whole)
-    copy = Path(_usable(spoiled, tmp_path / "copies"))
+    assert _copy_usable(whole, tmp_path / "copies") == str(whole)
+    copy = Path(_copy_usable(spoiled, tmp_path / "copies"))
     assert [json.loads(line) for line in copy.read_text().splitlines()] == [GOOD, GOOD]
-    assert "1 row is left out (row 2: the line is no JSON: {cut)" in caplog.text
+    assert "1 row is left out (row 2: the line is not JSON: {cut)" in caplog.text

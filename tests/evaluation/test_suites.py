@@ -18,7 +18,7 @@ NUM_RUN = 12
 @pytest.mark.parametrize(("name", "num", "num_left_out"), [("gsm8k", 1319, 0), ("gsm-plus", 2099, 301)])
 def test_references_of_word_problems_are_right(name: str, num: int, num_left_out: int) -> None:
     suite = load(name, directory=DATA, limit=None, may_run_code=False)
-    assert len(suite.questions) + suite.num_left_out == num + num_left_out
+    assert len(suite.questions) + len(suite.left_out) == num + num_left_out
     wrong = [question.asked for question in suite.questions if not question.judge(f"#### {question.final}").is_right]
     assert wrong == []
     assert not any(question.judge(f"#### {question.final + 1}").is_right for question in suite.questions)

@@ -6,6 +6,7 @@ from itertools import islice
 import pytest
 
 from tests.support.engines import MODELS_DIR, Endpoint, shared_engine
+from tests.support.marks import starts_engine
 from tests.support.reference import Continuation, Reference
 from tests.support.scores import SCORES, Score
 
@@ -17,6 +18,7 @@ Prompt = tuple[int, ...]
 
 
 @pytest.fixture(scope="session")
+@starts_engine
 def agents() -> Iterator[Endpoint]:
     """The tiny deployment as it is launched by default, for tests that need no particular start."""
     with shared_engine() as endpoint:

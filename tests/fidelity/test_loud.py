@@ -30,6 +30,7 @@ def changed_sglang(tmp_path: Path) -> Path:
     shutil.rmtree(tmp_path / "sglang")
 
 
+@pytest.mark.engine
 def test_a_changed_upstream_symbol_stops_the_server_with_its_name(changed_sglang):
     path = f"{changed_sglang}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     with pytest.raises(LaunchError) as error, shared_engine(environment={"PYTHONPATH": path}):
@@ -40,12 +41,14 @@ def test_a_changed_upstream_symbol_stops_the_server_with_its_name(changed_sglang
     assert str(changed_sglang / "sglang" / CHANGED) in message
 
 
+@pytest.mark.engine
 def test_without_the_plugin_the_backend_does_not_exist():
     flags = ("--radix-cache-backend", "prefillshare")
     with pytest.raises(LaunchError, match="prefillshare"), plain_engine(TINY_AGENTS, *flags):
         pass
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [

@@ -1,4 +1,4 @@
-"""Served tokens equal the reference computation, however the engine gets there.
+"""Served tokens equal the reference computation, however the engine gets there (I3, I5).
 
 51 held-out prompts x 3 decode modules (and the base) x engine configurations x cold, warm and mixed. Greedy tokens must
 be identical; log-probabilities of y_1 agree within 1e-4.
@@ -13,6 +13,7 @@ import pytest
 from sglang_patches.prefill.underway import MIN_TOKENS
 from tests.fidelity.conftest import MODULES, NUM_TOKENS, Prompt
 from tests.support.engines import TINY_AGENTS, Answer, Endpoint, shared_engine
+from tests.support.marks import starts_engine
 from tests.support.reference import Continuation
 from tests.support.scores import Score
 
@@ -56,7 +57,11 @@ def configuration(request: pytest.FixtureRequest) -> Configuration:
 
 
 @pytest.fixture(scope="module")
-def engine(configuration: Configuration) -> Iterator[Endpoint]:
+@starts_engine
+def engine(configuration: Configuration, request: pytest.FixtureRequest) -> Iterator[Endpoint]:
+    if configuration == Configuration():
+        yield request.getfixturevalue("agents")
+        return
     with shared_engine(TINY_AGENTS, *configuration.args, environment=dict(configuration.environment)) as endpoint:
         yield endpoint
 

@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.engines import Endpoint
 from tests.support.monitoring import SAMPLES, Step, counted, module_of, names_in, observed, scraped, worker_of
+from tests.support.state_document import mistakes_in
 
 NUM_TOKENS = 5
 CONTEXT = tuple(10 + (7 * i) % 900 for i in range(100))
@@ -37,7 +38,9 @@ def engine(agents: Endpoint) -> Endpoint:
 def state(engine: Endpoint) -> dict:
     reply = engine.http.get("/deployment/state")
     assert reply.status_code == 200, reply.text
-    return reply.json()
+    found: dict = reply.json()
+    assert mistakes_in(found) == []
+    return found
 
 
 def ask(engine: Endpoint, step: Step, session: str, **fields: object) -> httpx.Response:
@@ -75,9 +78,9 @@ def test_a_scripted_session_is_counted_exactly(engine: Endpoint) -> None:
         assert seen == {"ttft": num_calls, "itl": num_calls * (NUM_TOKENS - 1), "e2e": num_calls, "queue": num_calls}
 
     samples = scraped(engine.http.get("/metrics").text)
-    for one in after["modules"]:
+    for module in after["modules"]:
         for name, sample in SAMPLES.items():
-            assert samples[sample, (("module", one["name"]),)] == one[name]
+            assert samples[sample, (("module", module["name"]),)] == module[name]
 
 
 def test_the_kv_memory_is_told_to_the_token(engine: Endpoint) -> None:
@@ -127,7 +130,7 @@ def test_openai_calls_tell_the_same(engine: Endpoint) -> None:
     assert second["metadata"]["prefillshare"] == {"own_hit_tokens": 0, "cross_hit_tokens": num_tokens - 1}
     after = state(engine)
     assert counted(before, after)["tool"][3:6] == (num_tokens, 0, num_tokens - 1)
-    session = next(one for one in after["sessions"]["items"] if one["id"] == "u-7")
+    session = next(session for session in after["sessions"]["items"] if session["id"] == "u-7")
     assert (session["is_explicit"], session["modules"], session["num_calls"]) == (True, ["math", "tool"], 2)
     assert session["divergence"] is None
 
@@ -137,7 +140,7 @@ def test_sessions_show_where_their_modules_part(engine: Endpoint) -> None:
     for module, role in roles.items():
         ask(engine, Step(module=module, prompt=role + CONTEXT, own=0, cross=0), "role-in-front")
         ask(engine, Step(module=module, prompt=CONTEXT + role, own=0, cross=0), "role-at-the-end")
-    found = {one["id"]: one for one in state(engine)["sessions"]["items"]}
+    found = {session["id"]: session for session in state(engine)["sessions"]["items"]}
     front, end = found["role-in-front"]["divergence"], found["role-at-the-end"]["divergence"]
     assert (front["token"], end["token"]) == (1, len(CONTEXT) + 1)
     assert front["fraction"] == pytest.approx(1 / 103)

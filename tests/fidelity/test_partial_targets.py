@@ -21,6 +21,7 @@ PROMPTS = [[7, 30, 41, 90, 12, 55, 3 + number] * 3 for number in range(2)]
 NUM_TOKENS = 8
 
 
+@pytest.mark.engine
 def test_adapters_of_any_projections_match_the_reference(tmp_path: Path) -> None:
     base = make_base(tmp_path / "base")
     adapters = {

@@ -1,4 +1,4 @@
-"""What one module has prefilled every other one hits, and SGLang as released does not."""
+"""What one module has prefilled all of the same tenant hit, and SGLang as released does not (I1, I4, I7)."""
 
 from collections.abc import Iterator
 
@@ -6,12 +6,14 @@ import pytest
 
 from tests.fidelity.conftest import MODULES, Prompt
 from tests.support.engines import Endpoint, plain_engine
+from tests.support.marks import starts_engine
 
 NUM_TURNS = 9
 ANSWER_TOKENS = 12
 
 
 @pytest.fixture(scope="module")
+@starts_engine
 def plain() -> Iterator[Endpoint]:
     """The same models on SGLang as released."""
     with plain_engine() as endpoint:
@@ -44,7 +46,7 @@ def test_sglang_as_released_prefills_again_for_each_adapter(agents, plain, promp
 
 
 def test_a_conversation_of_three_modules_prefills_each_token_once(agents, plain, prompts):
-    """I4: what a module said is prefilled once, by the prefill module, when it becomes part of the next prompt."""
+    """What a module said is prefilled once, by the prefill module, when it becomes part of the next prompt."""
     lengths, cached = converse(agents, prompts[1])
     assert cached == [0, *(n - 1 for n in lengths[:-1])]
 

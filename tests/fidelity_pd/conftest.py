@@ -5,6 +5,7 @@ from itertools import islice
 
 import pytest
 
+from tests.support.marks import starts_engine
 from tests.support.pd import TINY, Pair, Workers, deployment_file, pd_workers
 from tests.support.reference import Continuation, Reference
 from tests.support.scores import SCORES, Score
@@ -18,6 +19,7 @@ Prompt = tuple[int, ...]
 
 
 @pytest.fixture(scope="package")
+@starts_engine
 def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
     """The workers as they are launched by default, for tests that need no particular start."""
     with pd_workers(deployment_file(tmp_path_factory.mktemp("pd"), *MODULES)) as workers:
@@ -43,7 +45,9 @@ def prompts() -> list[Prompt]:
     tokenizer = AutoTokenizer.from_pretrained(TINY / "base")
     streams = [islice(held_out_conversations(11, task), NUM_PROMPTS // len(TASKS)) for task in TASKS]
     texts = [
-        generation_prompt(one.turns(has_last_answer=False)) for group in zip(*streams, strict=True) for one in group
+        generation_prompt(conversation.turns(has_last_answer=False))
+        for group in zip(*streams, strict=True)
+        for conversation in group
     ]
     return [tuple(tokenizer.encode(text, add_special_tokens=False)) for text in texts]
 

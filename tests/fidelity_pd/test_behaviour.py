@@ -39,11 +39,11 @@ class PenalizedReference(Reference):
         return Continuation(tokens=seen, logprobs=[0.0] * len(seen))
 
     def _penalize(self, scores: torch.Tensor, seen: list[int]) -> None:
-        for one in set(seen):
-            scores[one] -= self.penalties.get("frequency_penalty", 0.0) * seen.count(one)
-            scores[one] -= self.penalties.get("presence_penalty", 0.0)
+        for token in set(seen):
+            scores[token] -= self.penalties.get("frequency_penalty", 0.0) * seen.count(token)
+            scores[token] -= self.penalties.get("presence_penalty", 0.0)
             factor = self.penalties.get("repetition_penalty", 1.0)
-            scores[one] = scores[one] * factor if scores[one] < 0 else scores[one] / factor
+            scores[token] = scores[token] * factor if scores[token] < 0 else scores[token] / factor
 
 
 @pytest.fixture(scope="module")
@@ -185,14 +185,14 @@ def test_logprobs_of_a_chat_begin_with_the_modules_first_token(pair):
     reply, _ = pair.chat(CONTEXT, max_tokens=6, logprobs=True, top_logprobs=2)
     content = reply.json()["choices"][0]["logprobs"]["content"]
     assert len(content) == reply.json()["usage"]["completion_tokens"]
-    assert all(one["top_logprobs"][0]["logprob"] == one["logprob"] for one in content)
+    assert all(token["top_logprobs"][0]["logprob"] == token["logprob"] for token in content)
 
 
 def test_a_batch_is_answered_in_its_order(pair, prompts, expected):
     params = {"temperature": 0, "max_new_tokens": NUM_TOKENS, "ignore_eos": True}
     asked = [list(prompt) for prompt in prompts[:4]]
     reply, _ = pair.post("/generate", {"input_ids": asked, "sampling_params": params})
-    assert [one["output_ids"] for one in reply.json()] == [expected.tokens(p, pair.module) for p in asked]
+    assert [answer["output_ids"] for answer in reply.json()] == [expected.tokens(p, pair.module) for p in asked]
 
 
 def test_an_abandoned_stream_leaves_nothing_wrong_behind(pair, prompts, expected):

@@ -1,4 +1,4 @@
-"""Tokens that came over a hand-off equal the reference computation, however they got there.
+"""Tokens that came over a hand-off equal the reference computation, however they got there (I3, I5).
 
 24 held-out prompts x a module with full weights and one with an adapter x worker configurations x cold, warm and twelve
 at a time. Greedy tokens must be identical; log-probabilities of y_1 agree within 1e-4.
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.fidelity_pd.conftest import MODULES, NUM_TOKENS, Expected, Prompt
+from tests.support.marks import starts_engine
 from tests.support.pd import Answer, Workers, deployment_file, pd_workers
 from tests.support.scores import Score
 
@@ -47,7 +48,13 @@ def configuration(request: pytest.FixtureRequest) -> Configuration:
 
 
 @pytest.fixture(scope="module")
-def configured(configuration: Configuration, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
+@starts_engine
+def configured(
+    configuration: Configuration, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Workers]:
+    if configuration == Configuration(page_size=1):
+        yield request.getfixturevalue("workers")
+        return
     file = deployment_file(tmp_path_factory.mktemp("pd"), *MODULES, page_size=configuration.page_size)
     environment = {f"decode-{module}-0": dict(configuration.decode_environment) for module in MODULES}
     with pd_workers(file, *configuration.args, environment=environment) as workers:

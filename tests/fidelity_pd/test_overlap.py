@@ -17,6 +17,7 @@ from prefillshare.contract import OVERLAP_VARIABLE
 from tests.fidelity_pd.conftest import MODULES, NUM_TOKENS
 from tests.fidelity_pd.test_behaviour import PenalizedReference
 from tests.fidelity_pd.test_exact import LOGPROB_TOLERANCE, RETRACTION, check
+from tests.support.marks import starts_engine
 from tests.support.pd import TINY, Workers, deployment_file, pd_workers
 
 OVERLAP = {OVERLAP_VARIABLE: "1", "SGLANG_DISAGG_PREFILL_EARLY_SEND_CACHED_PREFIX": "0"}
@@ -34,11 +35,12 @@ class LateReference(PenalizedReference):
 
 
 @pytest.fixture(scope="module")
+@starts_engine
 def overlapping(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
     """`math` as it is, and `tool` with a retraction every five steps."""
     environment = {"prefill-0": OVERLAP, "decode-math-0": OVERLAP, RETRACTED: OVERLAP | RETRACTION}
     file = deployment_file(tmp_path_factory.mktemp("pd"), *MODULES)
-    with pd_workers(file, environment=environment, without=WITHOUT, alone=(RETRACTED,)) as workers:
+    with pd_workers(file, environment=environment, without=WITHOUT) as workers:
         for name in environment:
             assert "disable_overlap_schedule=False" in workers.log(name), name
         yield workers
@@ -55,14 +57,14 @@ def test_tokens_are_exact_after_retractions_and_only_y_1s_logprob_is_not(overlap
     pair = overlapping.pairs["tool"]
     answers = pair.generate_all(prompts, NUM_TOKENS, 12)
     wanted = [expected[prompt, "tool"] for prompt in prompts]
-    assert [one.tokens for one in answers] == [one.tokens for one in wanted]
+    assert [answer.tokens for answer in answers] == [want.tokens for want in wanted]
     differences = [
-        (one.meta["num_retractions"], abs(one.first_logprob - want.logprobs[0]))
-        for one, want in zip(answers, wanted, strict=True)
+        (answer.meta["num_retractions"], abs(answer.first_logprob - want.logprobs[0]))
+        for answer, want in zip(answers, wanted, strict=True)
     ]
     assert any(count for count, _ in differences)
-    assert max((one for count, one in differences if not count), default=0.0) <= LOGPROB_TOLERANCE
-    assert max(one for count, one in differences if count) <= LARGEST_WRONG_LOGPROB
+    assert max((difference for count, difference in differences if not count), default=0.0) <= LOGPROB_TOLERANCE
+    assert max(difference for count, difference in differences if count) <= LARGEST_WRONG_LOGPROB
     pair.flush()
 
 

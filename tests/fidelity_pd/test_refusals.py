@@ -1,4 +1,4 @@
-"""What a pair of workers cannot do is refused with one sentence, and nothing hangs or dies of it."""
+"""What a pair of workers cannot do is refused with one sentence, and nothing hangs or dies of it (I6)."""
 
 import dataclasses
 import json
@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from prefillshare.contract import FINGERPRINT_VARIABLE
-from prefillshare.serving.ports import free_port
+from prefillshare.serving.machine.ports import free_port
 from sglang_patches.disaggregation.handshake import NAMES, KvIdentity, difference, refusal
 from tests.support.pd import deployment_file, pd_workers
 
@@ -52,6 +52,7 @@ def test_retracting_everything_is_refused(pair):
     assert len(pair.generate([5, 6, 7], 3).tokens) == 3
 
 
+@pytest.mark.engine
 def test_a_decode_worker_of_another_prefill_module_is_refused_by_name(tmp_path):
     timeout = {"SGLANG_DISAGGREGATION_BOOTSTRAP_TIMEOUT": str(TIMEOUT_S)}
     environment = {"decode-tool-0": {FINGERPRINT_VARIABLE: WRONG}, "prefill-0": timeout}

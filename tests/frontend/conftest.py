@@ -1,7 +1,6 @@
 """The tiny family in both topologies, behind an API key; one of them runs at a time."""
 
 import gc
-import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +11,9 @@ import sglang as sgl
 
 from prefillshare import frontend
 from prefillshare.serving.launch import running_deployment
-from tests.support.engines import MODELS_DIR
+from tests.support.engines import MODELS_DIR, flush
+from tests.support.forks import fork_server
+from tests.support.marks import starts_engine
 
 API_KEY = "open-sesame"
 FILES = {"colocated": "tiny-agents.toml", "disaggregated": "tiny-agents-pd.toml"}
@@ -42,11 +43,8 @@ class Deployment:
         return reply.json()
 
     def flush(self) -> None:
-        """Empty the caches; SGLang refuses while a scheduler is not idle, which is a moment later than the answer."""
-        deadline = time.monotonic() + 30
-        while self.http.post("/flush_cache").status_code != 200:
-            assert time.monotonic() < deadline, "the deployment did not become idle"
-            time.sleep(0.05)
+        """Empty the caches."""
+        flush(self.http)
 
     def generate(self, **body: object) -> httpx.Response:
         """A call in SGLang's own form."""
@@ -54,9 +52,10 @@ class Deployment:
 
 
 @pytest.fixture(scope="package", params=FILES)
+@starts_engine
 def deployment(request: pytest.FixtureRequest) -> Iterator[Deployment]:
     with (
-        running_deployment(MODELS_DIR / FILES[request.param], api_key=API_KEY) as running,
+        running_deployment(MODELS_DIR / FILES[request.param], api_key=API_KEY, fork_server=fork_server) as running,
         httpx.Client(base_url=running.url, headers={"Authorization": f"Bearer {API_KEY}"}, timeout=60) as http,
     ):
         yield Deployment(request.param, running.url, http)

@@ -69,7 +69,7 @@ TOOLS = [
             "description": f"{name.replace('_', ' ')}.",
             "parameters": {
                 "type": "object",
-                "properties": {one: {"type": kind} for one, kind in properties.items()},
+                "properties": {field: {"type": kind} for field, kind in properties.items()},
                 "required": list(properties),
             },
         },

@@ -79,10 +79,10 @@ def test_forks_of_all_modules_share_what_stands_before_them(endpoint, tokenizer)
     used: list[frontend.Usage] = []
     state = program.run(backend=endpoint)
     assert len(state["answer"]) == len(MODULES)
-    assert [one.module for one in used] == list(MODULES)
+    assert [usage.module for usage in used] == list(MODULES)
     context = len(tokenizer.encode(f"<|im_start|>system\n{CONTEXT}<|im_end|>\n"))
-    for one in used:
-        assert context - 1 <= one.cached_tokens < context + 10
+    for usage in used:
+        assert context - 1 <= usage.cached_tokens < context + 10
 
 
 def test_a_fork_inherits_the_module_of_its_block(endpoint) -> None:

@@ -102,14 +102,14 @@ def test_select_compares_the_prefill_modules_log_probabilities(deployment: Deplo
 
     reference = Reference(TINY / "base", {"math": TINY / "math"})
     ids = [tokenizer.encode("Omar counts 3" + choice) for choice in CHOICES]
-    expected = [reference.prompt_logprobs(one) for one in ids]
+    expected = [reference.prompt_logprobs(prompt) for prompt in ids]
     largest = 0.0
     for backend in (deployment.plain("math"), deployment.plain("code"), deployment.endpoint()):
         state = program.run(backend=backend)
         meta = state.get_meta_info("choice")
         for served, wanted in zip(meta["input_token_logprobs"], expected, strict=True):
             # The frontend asks for the last tokens only, and may leave out the first of those.
-            known = [one[0] for one in served if one[0] is not None]
+            known = [token[0] for token in served if token[0] is not None]
             largest = max(largest, *(abs(a - b) for a, b in zip(known, wanted[-len(known) :], strict=True)))
         scores = meta["normalized_prompt_logprobs"]
         assert state["choice"] == CHOICES[scores.index(max(scores))]
@@ -123,7 +123,7 @@ def test_a_call_for_no_token_names_no_module(deployment: Deployment) -> None:
     deployment.flush()
     params = {"max_new_tokens": 0}
     first = deployment.generate(text=[SUM, SUM + "!"], sampling_params=params).json()
-    assert [(one["text"], one["output_ids"], one["meta_info"]["completion_tokens"]) for one in first] == [
+    assert [(answer["text"], answer["output_ids"], answer["meta_info"]["completion_tokens"]) for answer in first] == [
         ("", [], 0)
     ] * 2
     length = first[0]["meta_info"]["prompt_tokens"]

@@ -127,7 +127,7 @@ def _said() -> Iterator[list[str]]:
         try:
             yield said
         finally:
-            texts = [str(one.message) for one in caught]
+            texts = [str(warning.message) for warning in caught]
             said += [text.strip().splitlines()[-1] for text in texts if text.startswith(_EXECUTOR_ERROR)]
 
 
@@ -162,7 +162,7 @@ def main() -> None:
     for program in PROGRAMS:
         with contextlib.redirect_stdout(io.StringIO()):
             result = run(program, options.url, options.module, options.api_key)
-        remark = "; ".join(one for one in (program.note, result.detail.replace("\n", " ")) if one)
+        remark = "; ".join(part for part in (program.note, result.detail.replace("\n", " ")) if part)
         print(f"| `{program.name}` | {words[result.outcome]} | {remark} |", flush=True)
     for name, reason in NOT_APPLICABLE.items():
         print(f"| `{name}` | not applicable | {reason} |")

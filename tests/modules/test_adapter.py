@@ -246,7 +246,7 @@ def _another(adapter: Path, name: str) -> None:
         (lambda path: (path / WEIGHTS).rename(path / "adapter_model.bin"), "has no adapter_model.safetensors"),
         (lambda path: _rewrite(path, _spoil), "not finite"),
         (lambda path: _rewrite(path, lambda t: t.update({n: v.astype(np.int8) for n, v in t.items()})), "in I8"),
-        (lambda path: _rewrite(path, lambda t: _rename(t, "_A.weight", "_A.default.weight")), "no LoRA matrix"),
+        (lambda path: _rewrite(path, lambda t: _rename(t, "_A.weight", "_A.default.weight")), "not a LoRA matrix"),
         (lambda path: _rewrite(path, lambda t: t.pop(next(n for n in t if "_B" in n))), "no matching pair"),
         (lambda path: _rewrite(path, lambda t: [t.pop(n) for n in [*t] if "layers.1." in n]), "weights are incomplete"),
         (lambda path: _edit_config(path, target_modules=["q_proj"]), "does not choose"),

@@ -1,4 +1,4 @@
-"""Modules that must not be served together are refused before anything starts."""
+"""Modules that must not be served together are refused before anything starts (I6)."""
 
 import json
 from collections.abc import Callable
@@ -68,11 +68,11 @@ def test_an_adapter_of_a_deeper_model_is_refused(file: Path) -> None:
 
 def test_another_tokenizer_or_template_is_refused(file: Path) -> None:
     _edit_json(file.parent / "math" / "prefillshare.json", tokenizer_sha256="ab" * 32)
-    with pytest.raises(ModuleError, match="was trained with another tokenizer"):
+    with pytest.raises(ModuleError, match="was trained with a different tokenizer"):
         _resolve(file)
     _edit_json(file.parent / "math" / "prefillshare.json", **_text_hashes(file))
     _edit_json(file.parent / "math" / "prefillshare.json", chat_template_sha256="ab" * 32)
-    with pytest.raises(ModuleError, match="was trained with another chat template"):
+    with pytest.raises(ModuleError, match="was trained with a different chat template"):
         _resolve(file)
 
 

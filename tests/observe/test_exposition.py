@@ -2,7 +2,7 @@
 
 from prefillshare.observe.exposition import exposition
 from prefillshare.observe.observer import Observer
-from prefillshare.observe.relabel import add_labels, merged
+from prefillshare.observe.relabel import add_labels, merge_texts
 from prefillshare.observe.sessions import Prompt
 from prefillshare.observe.state import ModuleFacts, deployment_state, worker_state
 from tests.support.monitoring import scraped
@@ -36,10 +36,10 @@ def worker(worker_id: str, role: str, module: str | None, **fields: object) -> d
 def document() -> dict:
     observer = Observer(clock=lambda: 10.0)
     request = observer.begin('ma"th', session="s", prompt=Prompt(data=b"x" * 20))
-    request.prefilled(tokens=10, own=1, cross=4)
-    request.first_token(0.03)
-    request.further_tokens(2, 0.5)
-    request.ended("ok", seconds=0.6)
+    request.note_prefill(tokens=10, own=1, cross=4)
+    request.note_first_token(0.03)
+    request.note_tokens(2, 0.5)
+    request.end("ok", seconds=0.6)
     down = {"state": "down", "kv": None, "running": None, "queued": None, "restarts": None}
     return deployment_state(
         observer,
@@ -105,7 +105,7 @@ def test_labels_are_added_to_every_sample_and_to_nothing_else() -> None:
 def test_merged_texts_have_each_family_once() -> None:
     texts = [add_labels(OTHER, {"worker": name}) for name in ("a", "b")]
     only = "# HELP other x\n# TYPE other gauge\nother 1\n"
-    samples = scraped(merged(["", texts[0], texts[1], only]))
+    samples = scraped(merge_texts(["", texts[0], texts[1], only]))
     assert len(samples) == 5
     assert samples["sglang:free", (("worker", "b"),)] == 2.5e9
-    assert merged([]) == ""
+    assert merge_texts([]) == ""

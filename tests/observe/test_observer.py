@@ -22,11 +22,11 @@ def test_one_good_request() -> None:
     request = observer.begin("math", session="s", prompt=PROMPT)
     stats = observer.stats_of("math")
     assert (stats.num_running, stats.requests) == (1, 0)
-    request.waited(0.25)
-    request.prefilled(tokens=10, own=2, cross=3)
-    request.first_token(0.5)
-    request.further_tokens(4, 0.4)
-    request.ended("ok", seconds=1.0, retractions=1)
+    request.note_wait(0.25)
+    request.note_prefill(tokens=10, own=2, cross=3)
+    request.note_first_token(0.5)
+    request.note_tokens(4, 0.4)
+    request.end("ok", seconds=1.0, retractions=1)
     assert stats.counters() == {
         "requests": 1,
         "errors": 0,
@@ -46,8 +46,8 @@ def test_one_good_request() -> None:
 def test_a_request_ends_once_and_a_batch_counts_its_prompts(outcome, errors, aborted) -> None:
     observer = Observer(Clock())
     request = observer.begin("math", session=None, prompt=PROMPT, num_prompts=3)
-    request.ended(outcome, seconds=1.0, reason="it broke")
-    request.ended("error")
+    request.end(outcome, seconds=1.0, reason="it broke")
+    request.end("error")
     stats = observer.stats_of("math")
     assert (stats.requests, stats.errors, stats.aborted, stats.num_running) == (3, errors, aborted, 0)
     assert stats.e2e.count == (outcome == "ok")
@@ -57,16 +57,16 @@ def test_a_request_ends_once_and_a_batch_counts_its_prompts(outcome, errors, abo
 def test_a_further_try_does_not_count_the_prompt_again() -> None:
     observer = Observer(Clock())
     request = observer.begin("math", session=None, prompt=PROMPT)
-    request.prefilled(tokens=10, own=0, cross=4)
-    request.prefilled(tokens=10, own=9, cross=0)
+    request.note_prefill(tokens=10, own=0, cross=4)
+    request.note_prefill(tokens=10, own=9, cross=0)
     assert (observer.stats_of("math").prompt_tokens, observer.stats_of("math").own_hit_tokens) == (10, 0)
 
 
 def test_a_request_that_goes_on_as_others_counts_no_more() -> None:
     observer = Observer(Clock())
     request = observer.begin("math", session="s", prompt=PROMPT)
-    request.withdrawn()
-    request.ended("ok", seconds=1.0)
+    request.withdraw()
+    request.end("ok", seconds=1.0)
     assert (observer.stats_of("math").requests, observer.stats_of("math").num_running) == (0, 0)
     assert observer.sessions.as_list()[0]["running"] == 0
 
@@ -75,12 +75,12 @@ def test_totals_are_the_sum_of_the_modules() -> None:
     observer = Observer(Clock())
     for module in ("math", "math", "tool"):
         request = observer.begin(module, session=None, prompt=PROMPT)
-        request.prefilled(tokens=10, own=1, cross=2)
+        request.note_prefill(tokens=10, own=1, cross=2)
     totals = observer.totals()
     assert (totals.num_running, totals.prompt_tokens, totals.own_hit_tokens, totals.cross_hit_tokens) == (3, 30, 3, 6)
 
 
-def test_hand_offs_without_a_time_leave_it_unknown() -> None:
+def test_handoffs_without_a_time_leave_it_unknown() -> None:
     handoffs = HandOffs()
     handoffs.add(tokens=3, size=300)
     assert handoffs.seconds is None

@@ -25,8 +25,8 @@ def call(table: SessionTable, name: str | None, module: str, prompt: Prompt, num
     session = table.begin(name, module, prompt)
     assert session is not None
     tokens = len(prompt.data) // (prompt.token_bytes or 1) if num_tokens is None else num_tokens
-    table.prefilled(session, module, prompt, tokens=tokens, own=1, cross=2)
-    table.ended(session)
+    table.note_prefill(session, module, prompt, tokens=tokens, own=1, cross=2)
+    table.end_call(session)
 
 
 def divergence(table: SessionTable, name: str) -> dict | None:
@@ -89,7 +89,7 @@ def test_the_shared_part_of_a_new_prompt_is_that_with_the_nearest_other_module()
     for module, prompt in (("math", ids(*range(40))), ("code", ids(5, 5)), ("tool", ids(*range(30), 9, 9))):
         session = table.begin("s", module, prompt)
         assert session is not None
-        share.append(table.prefilled(session, module, prompt, tokens=len(prompt.data) // 4, own=0, cross=0))
+        share.append(table.note_prefill(session, module, prompt, tokens=len(prompt.data) // 4, own=0, cross=0))
     assert share == [None, 0.0, pytest.approx(30 / 32)]
 
 
@@ -154,6 +154,6 @@ def test_remembered_prompts_stay_within_their_memory() -> None:
 def test_a_session_that_moved_counts_it() -> None:
     table = SessionTable(Clock())
     call(table, "s", "math", ids(1))
-    table.repinned("s")
-    table.repinned("nobody")
+    table.count_move("s")
+    table.count_move("nobody")
     assert table.as_list()[0]["repins"] == 1

@@ -1,4 +1,4 @@
-"""All or none, once, and only on the SGLang that the patches were written for.
+"""All or none, once, and only on the SGLang that the patches were written for (I8).
 
 Whatever touches the live engine runs in a fresh interpreter.
 """

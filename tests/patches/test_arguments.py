@@ -1,6 +1,6 @@
 """The table of SGLang's arguments is that of the SGLang that is installed."""
 
-from prefillshare.serving.known_options import TABLE, known_options
+from prefillshare.serving.plan.known_options import TABLE, known_options
 from sglang_patches.arguments import installed_arguments
 
 

@@ -3,9 +3,7 @@
 import asyncio
 import contextlib
 import io
-import itertools
 import json
-import time
 from typing import Any
 
 import aiohttp
@@ -27,15 +25,13 @@ async def test_the_decode_workers_answer_comes_back_with_its_status_and_words() 
 @in_loop
 async def test_a_stream_is_passed_on_piece_by_piece_and_byte_for_byte() -> None:
     async with deployment() as running:
-        running["math-0"].pause_s = 0.3
+        # The worker makes a piece only when the client has the one before.
+        gate = running["math-0"].gate = asyncio.Semaphore(1)
         reply = await running.chat(stream=True)
-        pieces, times = [], []
-        while piece := await reply.content.readany():
-            pieces.append(piece)
-            times.append(time.monotonic())
-        assert b"".join(pieces) == b"data: one\n\ndata: two\n\ndata: three\n\ndata: [DONE]\n\n"
-        assert len(pieces) == 4
-        assert all(0.15 < later - sooner < 0.6 for sooner, later in itertools.pairwise(times))
+        for text in (b"one", b"two", b"three", b"[DONE]"):
+            assert await reply.content.readany() == b"data: " + text + b"\n\n"
+            gate.release()
+        assert await reply.content.readany() == b""
         assert reply.headers["Content-Type"] == "text/event-stream; charset=utf-8"
 
 
@@ -87,7 +83,7 @@ async def test_a_client_that_leaves_ends_both_legs(stream: bool) -> None:
         for worker in (running["p0"], running["math-0"]):
             rid = worker.bodies[0]["rid"]
             await until(lambda worker=worker, rid=rid: worker.cut_off == [rid] and worker.aborted == [rid])
-        await until(lambda: all(worker.num_running == 0 for worker in running.gateway.pool))
+        await until(lambda: all(worker.num_running == 0 for worker in running.parts.pool))
         assert (await running.state())["counters"]["aborted"] == 1
         running["p0"].prefill_s = 0.0
         assert (await running.chat()).status == 200
@@ -103,7 +99,7 @@ async def test_a_client_that_leaves_in_the_middle_of_a_stream_ends_the_decode_le
         reply.close()
         await until(lambda: worker.cut_off and worker.aborted == worker.cut_off)
         assert running["p0"].aborted == []
-        await until(lambda: all(worker.num_running == 0 for worker in running.gateway.pool))
+        await until(lambda: all(worker.num_running == 0 for worker in running.parts.pool))
 
 
 @in_loop
@@ -116,7 +112,7 @@ async def test_a_client_that_leaves_a_fast_stream_is_no_error_of_the_router(capl
             reply = await running.chat(stream=True)
             await reply.content.readany()
             reply.close()
-        await until(lambda: all(worker.num_running == 0 for worker in running.gateway.pool))
+        await until(lambda: all(worker.num_running == 0 for worker in running.parts.pool))
         assert (await running.state())["counters"]["aborted"] == 20
     assert not [record for record in caplog.records if record.levelname == "ERROR"], caplog.text
 
@@ -131,7 +127,7 @@ async def test_a_refusal_by_the_decode_worker_comes_back_and_the_prefill_leg_end
         error = {"message": "math-0 says 400", "type": "x", "param": None, "code": None}
         assert await reply.json() == {"error": error}
         await until(lambda: running["p0"].aborted)
-        assert running.gateway.pool.get("math-0").num_failed == 0
+        assert running.parts.pool.get("math-0").num_failed == 0
 
 
 @in_loop
@@ -154,9 +150,9 @@ async def test_a_refusal_by_both_workers_is_one_answer_and_no_workers_fault(stat
             assert (reply.status, (await reply.json())["error"]["type"]) == (status, "x")
         counters = (await running.state())["counters"]
         assert (counters["calls"], counters["retries"], counters["answered"]) == (2, 0, 2)
-        workers = [running.gateway.pool.get(one) for one in running.workers]
-        assert all(one and (one.num_failed, one.breaker.state) == (0, "closed") for one in workers)
-        await until(lambda: not any(one.running for one in running.workers.values()))
+        known = [running.parts.pool.get(worker_id) for worker_id in running.workers]
+        assert all(worker and (worker.num_failed, worker.breaker.state) == (0, "closed") for worker in known)
+        await until(lambda: not any(worker.running for worker in running.workers.values()))
 
 
 @pytest.mark.parametrize(
@@ -200,7 +196,7 @@ async def test_the_next_turn_goes_where_the_prefix_is() -> None:
     async with deployment(prefill=3, decode=("math", "code")) as running:
         text = "a long prompt " * 20
         first = (await running.chat("math", text)).headers["X-Prefill-Worker"]
-        await until(lambda: running.gateway.chooser.index.num_nodes)
+        await until(lambda: running.parts.chooser.index.num_nodes)
         for number in range(4):
             reply = await running.chat("code", f"{text} and question {number}")
             assert reply.headers["X-Prefill-Worker"] == first
@@ -275,7 +271,7 @@ async def test_what_a_worker_says_against_its_module_is_passed_on() -> None:
         worker = running["code-1"]
         worker.warning = "objective full-ft: answers badly over shared KV"
         worker.is_healthy = False
-        await until(lambda: running.gateway.pool.get("code-1").state == "down")
+        await until(lambda: running.parts.pool.get("code-1").state == "down")
         worker.is_healthy = True
         await running.is_up("code-1")
         async with running.http.get(f"{running.url}/v1/models") as reply:
@@ -283,7 +279,7 @@ async def test_what_a_worker_says_against_its_module_is_passed_on() -> None:
         async with running.http.get(f"{running.url}/deployment/state") as reply:
             modules = (await reply.json())["modules"]
         for told in (cards, modules):
-            assert [one["warning"] for one in told] == [None, worker.warning]
+            assert [module["warning"] for module in told] == [None, worker.warning]
 
 
 @in_loop
@@ -317,10 +313,10 @@ async def test_other_paths_and_methods_are_answered_with_what_there_is() -> None
 async def test_flushing_reaches_all_workers_and_the_index() -> None:
     async with deployment() as running:
         await running.chat()
-        await until(lambda: running.gateway.chooser.index.num_nodes)
+        await until(lambda: running.parts.chooser.index.num_nodes)
         async with running.http.post(f"{running.url}/flush_cache") as reply:
             assert reply.status == 200
-        assert running.gateway.chooser.index.num_nodes == 0
+        assert running.parts.chooser.index.num_nodes == 0
         running["math-0"].is_healthy = False
         async with running.http.post(f"{running.url}/flush_cache") as reply:
             assert reply.status == 400

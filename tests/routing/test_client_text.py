@@ -35,9 +35,9 @@ async def test_pages_are_readable_after_a_call_with_odd_text(headers: list[bytes
         # The session moves to another worker, which is told in an event that names it.
         running["p0"].status = running["p1"].status = 200
         for worker in ("p0", "p1"):
-            running.gateway.pool.get(worker).set_state("draining")  # type: ignore[union-attr]
+            running.parts.pool.get(worker).set_state("draining")  # type: ignore[union-attr]
             await send(running.url, body, headers=headers)
-            running.gateway.pool.get(worker).set_state("up")  # type: ignore[union-attr]
+            running.parts.pool.get(worker).set_state("up")  # type: ignore[union-attr]
         for page in PAGES:
             async with running.http.get(running.url + page) as reply:
                 assert reply.status == 200, page

@@ -15,7 +15,8 @@ from tests.routing.raw import answer_of, close, connect, error_of, send
 from tests.routing.test_process import running_router
 from tests.routing.workers import deployment, in_loop, until
 
-FAST = {"health_interval_s": 0.2, "health_failures": 1, "breaker_failures": 1, "client_idle_timeout_s": 4.0}
+FAST = {"health_interval_s": 0.2, "health_failures": 1, "breaker_failures": 1}
+IDLE_S = 4.0
 
 
 def _num_open(pid: int) -> int:
@@ -30,37 +31,48 @@ async def test_a_shortage_at_connecting_is_not_the_workers_fault(tmp_path: Path)
         await send(url, b"", head=b"GET /health")  # by now they are accepted
         try:
             resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (_num_open(process.pid) + 1, limits[1]))
-            answers = await asyncio.gather(*(send(url, connection=one) for one in connections))
+            answers = await asyncio.gather(*(send(url, connection=connection) for connection in connections))
             refusals = [error_of(answer) for status, answer in answers if status != 200]
             assert {error["code"] for error in refusals} == {"router_full"}
             assert "shortage of its own (Too many open files)" in refusals[0]["message"]
-            await asyncio.sleep(1)  # some health checks
+            # What must not happen can only be waited for: in this time each worker is to be probed five times.
+            await asyncio.sleep(5 * FAST["health_interval_s"])
         finally:
             resource.prlimit(process.pid, resource.RLIMIT_NOFILE, limits)
         async with http.get(f"{url}/workers") as reply:
             workers = (await reply.json())["workers"]
-        assert [(one["state"], one["breaker"], one["failed"]) for one in workers] == [("up", "closed", 0)] * 2
+        assert [(worker["state"], worker["breaker"], worker["failed"]) for worker in workers] == [
+            ("up", "closed", 0)
+        ] * 2
+        async with http.get(f"{url}/deployment/state") as reply:
+            events = (await reply.json())["events"]
+        assert {event["kind"] for event in events} == {"worker_joined", "worker_up", "error"}
         assert (await send(url))[0] == 200
 
 
 @in_loop
 async def test_beyond_the_limit_new_clients_are_told_no_and_health_answers(tmp_path: Path) -> None:
-    async with running_router(tmp_path, FAST, max_open_files=160) as (process, url, _):
+    settings = FAST | {"client_idle_timeout_s": IDLE_S}
+    async with running_router(tmp_path, settings, max_open_files=160) as (process, url, _):
+        started = time.monotonic()
         idle = [await connect(url) for _ in range(130)]
-        for _ in range(3):
-            status, answer = await send(url)
+        refusals = []
+        async with asyncio.timeout(20):
+            while (answered := await send(url))[0] != 200:
+                refusals.append(answered)
+                assert (await send(url, b"", head=b"GET /health"))[0] == 200
+                await asyncio.sleep(0.1)
+        # There is room again once the idle ones are closed, and no sooner. A busy machine may need as long for opening
+        # them: then nobody is refused, and that much time has passed.
+        assert time.monotonic() - started >= IDLE_S
+        for status, answer in refusals:
             assert (status, error_of(answer)["code"]) == (503, "router_full")
             assert "160 open files" in error_of(answer)["message"]
-            assert (await send(url, b"", head=b"GET /health"))[0] == 200
-        # The idle ones are closed after their time, and there is room again.
-        async with asyncio.timeout(20):
-            while (await send(url))[0] != 200:
-                await asyncio.sleep(0.2)
         for _, writer in idle:
             await close(writer)
         process.terminate()
         _, log = await process.communicate()
-        assert log.count(b"the router has no room") == 1
+        assert log.count(b"the router has no room") == bool(refusals)
         assert b"160 open files allow" in log
 
 
@@ -79,13 +91,13 @@ async def test_half_sent_requests_end() -> None:
         assert (status, b"did not arrive within 0.3 s" in answer) == (408, True)
         await close(writer)
         assert time.monotonic() - started < 10
-        assert running.gateway.descriptors.num_calls == 0
+        assert running.parts.descriptors.num_calls == 0
 
 
 @in_loop
 async def test_connections_and_calls_are_given_back() -> None:
     async with deployment() as running:
-        descriptors = running.gateway.descriptors
+        descriptors = running.parts.descriptors
         running["math-0"].pause_s = 0.2
         calls = [asyncio.create_task(send(running.url)) for _ in range(5)]
         await until(lambda: descriptors.num_calls == 5)

@@ -41,7 +41,7 @@ async def test_the_last_failure_is_told_when_no_try_is_left() -> None:
 
 
 @in_loop
-async def test_a_refusal_that_makes_the_hand_off_fail_is_what_the_client_hears() -> None:
+async def test_a_refusal_that_makes_the_handoff_fail_is_what_the_client_hears() -> None:
     async with deployment() as running:
         running["p0"].status = 500
         running["math-0"].status, running["math-0"].refusal_s = 400, 0.2
@@ -82,8 +82,8 @@ async def test_a_connection_that_takes_too_long_is_tried_again_and_the_worker_st
                 waiting.setblocking(False)
                 waiting.connect_ex(busy.getsockname())
             call = asyncio.create_task(running.chat())
-            await until(lambda: running.gateway.pool.get("math-0").num_failed > 0)
-            assert running.gateway.pool.get("math-0").is_available
+            await until(lambda: running.parts.pool.get("math-0").num_failed > 0)
+            assert running.parts.pool.get("math-0").is_available
         await decode.start()
         assert (await call).status == 200
 
@@ -107,7 +107,7 @@ async def test_a_dead_module_is_named_and_the_others_go_on() -> None:
 async def test_without_a_prefill_worker_nothing_is_healthy() -> None:
     async with deployment() as running:
         await running["p0"].stop()
-        await until(lambda: running.gateway.pool.get("p0").state == "down")
+        await until(lambda: running.parts.pool.get("p0").state == "down")
         async with running.http.get(f"{running.url}/health") as health:
             assert (health.status, (await health.json())["missing"]) == (503, ["prefill"])
         reply = await running.chat()
@@ -119,12 +119,12 @@ async def test_without_a_prefill_worker_nothing_is_healthy() -> None:
 async def test_a_worker_that_comes_back_is_used_again_and_holds_nothing() -> None:
     async with deployment() as running:
         await running.chat()
-        await until(lambda: running.gateway.chooser.index.num_nodes)
+        await until(lambda: running.parts.chooser.index.num_nodes)
         await running["math-0"].stop()
         assert (await running.chat()).status == 503
         await running["math-0"].start()
         await running.is_up("math-0")
-        held = running.gateway.chooser.index.match(b"\x1e" * 3 + b"chat")
+        held = running.parts.chooser.index.match(b"\x1e" * 3 + b"chat")
         assert "math-0" not in held
         assert (await running.chat()).status == 200
 
@@ -133,7 +133,7 @@ async def test_a_worker_that_comes_back_is_used_again_and_holds_nothing() -> Non
 async def test_an_unhealthy_worker_gets_no_calls() -> None:
     async with deployment(decode=("math", "math")) as running:
         running["math-0"].is_healthy = False
-        await until(lambda: running.gateway.pool.get("math-0").state == "down")
+        await until(lambda: running.parts.pool.get("math-0").state == "down")
         for _ in range(3):
             assert (await running.chat()).headers["X-Decode-Worker"] == "math-1"
         async with running.http.get(f"{running.url}/workers") as reply:
@@ -145,8 +145,8 @@ async def test_an_unhealthy_worker_gets_no_calls() -> None:
 async def test_a_worker_that_serves_something_else_gets_no_calls() -> None:
     async with deployment(decode=("math",)) as running:
         running["math-0"].module = "other"
-        running.gateway.pool.get("math-0").set_state("down")
-        await until(lambda: "instead of 'math'" in running.gateway.pool.get("math-0").reason)
+        running.parts.pool.get("math-0").set_state("down")
+        await until(lambda: "instead of 'math'" in running.parts.pool.get("math-0").reason)
         assert (await running.chat()).status == 503
 
 
@@ -160,7 +160,7 @@ async def _trip(running: Deployment, worker_id: str) -> None:
 async def test_a_worker_whose_calls_fail_is_paused_and_tried_again() -> None:
     async with deployment(prefill=2, policy="round_robin", breaker_open_s=0.5) as running:
         await _trip(running, "p0")
-        breaker = running.gateway.pool.get("p0").breaker
+        breaker = running.parts.pool.get("p0").breaker
         assert breaker.state == "open"
         num_bodies = len(running["p0"].bodies)
         assert num_bodies == 3
@@ -221,7 +221,7 @@ async def test_a_call_that_gets_no_first_byte_ends_in_time_and_says_whose_fault_
         assert reply.status == 504
         assert f"{slow} worker" in (await reply.json())["error"]["message"]
         await until(lambda: running["math-0"].cut_off)
-        await until(lambda: all(worker.num_running == 0 for worker in running.gateway.pool))
+        await until(lambda: all(worker.num_running == 0 for worker in running.parts.pool))
 
 
 @in_loop
@@ -267,6 +267,6 @@ async def test_many_calls_while_workers_come_and_go_all_end() -> None:
         await disturbance
         assert set(statuses) <= {200, 502, 503}
         assert statuses.count(200) > 60
-        await until(lambda: all(worker.num_running == 0 for worker in running.gateway.pool))
+        await until(lambda: all(worker.num_running == 0 for worker in running.parts.pool))
         assert running.gateway.proxy.num_running == 0
-        assert all(worker.speed.pending_tokens < 1e-6 for worker in running.gateway.pool)
+        assert all(worker.speed.pending_tokens < 1e-6 for worker in running.parts.pool)

@@ -1,6 +1,5 @@
 """KV events keep the index true: what a worker evicted or flushed is not looked for there any more."""
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,7 +12,7 @@ import zmq.asyncio
 from prefillshare.routing.gateway import Gateway
 from prefillshare.routing.settings import RouterSettings
 from prefillshare.routing.workers.kv_events import Evictions
-from prefillshare.routing.workers.worker import WorkerSpec
+from prefillshare.routing.workers.spec import WorkerSpec
 from tests.routing.workers import BASE, in_loop, until
 
 PROMPT = b"x" * 400
@@ -40,7 +39,7 @@ def test_evicted_tokens_are_counted_in_blocks() -> None:
     "content", [b"", b"\xc1", msgspec.msgpack.encode(7), msgspec.msgpack.encode({}), msgspec.msgpack.encode([1.0, [3]])]
 )
 def test_a_message_that_is_none_is_said(content: bytes) -> None:
-    with pytest.raises(ValueError, match="no batch of KV events"):
+    with pytest.raises(ValueError, match="not a batch of KV events"):
         Evictions().add(content)
 
 
@@ -54,7 +53,10 @@ class Publisher:
         self._number = 0
 
     async def subscribed(self) -> None:
-        await self._socket.recv()
+        assert await self._socket.recv() == b"\x01"
+
+    async def unsubscribed(self) -> None:
+        assert await self._socket.recv() == b"\x00"
 
     async def send(self, content: bytes) -> None:
         await self._socket.send_multipart([b"", self._number.to_bytes(8, "big"), content])
@@ -79,7 +81,7 @@ async def _listening(tmp_path: Path) -> AsyncIterator[tuple[Gateway, Publisher]]
     gateway = Gateway(RouterSettings(base_model=BASE, workers=(spec,)))
     try:
         await publisher.subscribed()
-        gateway.chooser.index.insert(PROMPT, "p0", "d0")
+        gateway.parts.chooser.index.insert(PROMPT, "p0", "d0")
         yield gateway, publisher
     finally:
         await gateway.close()
@@ -89,12 +91,16 @@ async def _listening(tmp_path: Path) -> AsyncIterator[tuple[Gateway, Publisher]]
 @in_loop
 async def test_what_a_worker_evicts_leaves_the_index_for_it_alone(tmp_path: Path) -> None:
     async with _listening(tmp_path) as (gateway, publisher):
-        index = gateway.chooser.index
+        index = gateway.parts.chooser.index
+        index.insert(b"z" * 40, "p0")
+        index.match(PROMPT)  # now the longest unused prefix is the short one
         index.insert(b"y" * 200, "p0")
         await publisher.send(b"not msgpack")
-        await publisher.send(_batch(["BlockRemoved", list(range(60)), "GPU"]))  # of 4 bytes each: not all of PROMPT
-        await until(lambda: index.owed_bytes("p0") == 240)
-        assert index.held_bytes("p0") == 600
+        # Of 4 bytes each: the short prefix, and of the 240 bytes that are left over, nothing, for PROMPT has 400.
+        await publisher.send(_batch(["BlockRemoved", list(range(70)), "GPU"]))
+        await until(lambda: index.held_bytes("p0") == 600)
+        assert index.match(PROMPT) == {"p0": 400, "d0": 400}
+        index.match(b"y" * 200)
         await publisher.send(_batch(["BlockRemoved", list(range(50)), "GPU"]))
         await until(lambda: index.held_bytes("p0") < 600)
         assert index.match(PROMPT) == {"d0": 400}
@@ -105,14 +111,14 @@ async def test_what_a_worker_evicts_leaves_the_index_for_it_alone(tmp_path: Path
 async def test_a_worker_that_was_flushed_holds_nothing(tmp_path: Path) -> None:
     async with _listening(tmp_path) as (gateway, publisher):
         await publisher.send(_batch(["AllBlocksCleared"]))
-        await until(lambda: gateway.chooser.index.match(PROMPT) == {"d0": 400})
+        await until(lambda: gateway.parts.chooser.index.match(PROMPT) == {"d0": 400})
 
 
 @in_loop
 async def test_a_worker_that_left_is_not_listened_to(tmp_path: Path) -> None:
     async with _listening(tmp_path) as (gateway, publisher):
         await gateway.leave("p0")
-        gateway.chooser.index.insert(PROMPT, "p0")
+        gateway.parts.chooser.index.insert(PROMPT, "p0")
+        await publisher.unsubscribed()
         await publisher.send(_batch(["AllBlocksCleared"]))
-        await asyncio.sleep(0.5)
-        assert gateway.chooser.index.match(PROMPT)["p0"] == 400
+        assert gateway.parts.chooser.index.match(PROMPT)["p0"] == 400

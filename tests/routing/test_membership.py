@@ -28,20 +28,24 @@ async def test_a_worker_joins_and_its_module_can_be_called() -> None:
 @in_loop
 async def test_a_worker_that_leaves_finishes_its_calls_first() -> None:
     async with deployment(decode=("math", "math"), settings=KEYS) as running:
-        running["math-0"].pause_s = running["math-1"].pause_s = 0.2
+        gates = [asyncio.Semaphore(1), asyncio.Semaphore(1)]  # a first piece of either call
+        running["math-0"].gate, running["math-1"].gate = gates
         reply = await running.chat(stream=True)
         leaving = reply.headers["X-Decode-Worker"]
         url = f"{running.url}/workers/{leaving}"
         leave = asyncio.create_task(running.http.delete(url, headers=ADMIN))
-        await until(lambda: running.gateway.pool.get(leaving).state == "draining")
+        await until(lambda: running.parts.pool.get(leaving).state == "draining")
         other = await running.chat(stream=True)
         assert other.headers["X-Decode-Worker"] != leaving
         assert not leave.done()
+        for _ in range(3):
+            for gate in gates:
+                gate.release()
         assert b"[DONE]" in await reply.read()
         assert b"[DONE]" in await other.read()
         assert await (await leave).json() == {"id": leaving, "unfinished": 0}
-        assert running.gateway.pool.get(leaving) is None
-        assert leaving not in running.gateway.chooser.index.match(b"\x1e" * 3)
+        assert running.parts.pool.get(leaving) is None
+        assert leaving not in running.parts.chooser.index.match(b"\x1e" * 3)
         async with running.http.delete(url, headers=ADMIN) as again:
             assert again.status == 404
 
@@ -64,7 +68,7 @@ async def test_only_the_admin_changes_workers_and_nobody_without_an_admin_key() 
     async with deployment(settings=KEYS) as running:
         async with running.http.delete(f"{running.url}/workers/p0") as reply:
             assert reply.status == 401
-        assert running.gateway.pool.get("p0") is not None
+        assert running.parts.pool.get("p0") is not None
 
 
 @in_loop

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from prefillshare.routing import monitor
+from prefillshare.routing.workers import reports
 from tests.routing.workers import Deployment, deployment, in_loop, until
 from tests.support.monitoring import module_of, scraped, worker_of
 from tests.support.otlp import otlp_receiver
+from tests.support.state_document import mistakes_in
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -17,12 +18,14 @@ TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 async def state(running: Deployment) -> dict[str, Any]:
     async with running.http.get(f"{running.url}/deployment/state") as reply:
         assert reply.status == 200, await reply.text()
-        return await reply.json()
+        found: dict[str, Any] = await reply.json()
+        assert mistakes_in(found) == []
+        return found
 
 
 async def ended(running: Deployment, module: str, num_requests: int) -> dict[str, Any]:
     """The state when so many requests of `module` have ended."""
-    await until(lambda: running.gateway.observer.stats_of(module).requests == num_requests)
+    await until(lambda: running.parts.observer.stats_of(module).requests == num_requests)
     return await state(running)
 
 
@@ -67,7 +70,7 @@ async def test_a_call_in_the_queue_is_queued_and_not_running() -> None:
     async with deployment(max_running_per_worker=1) as running:
         running["math-0"].pause_s = 0.2
         calls = [asyncio.create_task(running.chat()) for _ in range(2)]
-        await until(lambda: running.gateway.admission.num_queued("math") == 1)
+        await until(lambda: running.parts.admission.num_queued("math") == 1)
         told = module_of(await state(running), "math")
         assert (told["running"], told["queued"]) == (1, 1)
         await asyncio.gather(*calls)
@@ -84,7 +87,7 @@ async def test_the_prefill_worker_hears_for_whom_it_works_and_the_decode_worker_
 
 @pytest.mark.parametrize("fault", ["slow", "gone", "silent"])
 def test_a_worker_that_does_not_answer_blocks_no_scrape(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(monitor, "ASK_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(reports, "ASK_TIMEOUT_S", 0.2)
 
     @in_loop
     async def scrape() -> None:
@@ -120,7 +123,7 @@ async def test_a_session_that_moves_is_told() -> None:
         reply = await running.chat(user="someone")
         first = reply.headers["X-Prefill-Worker"]
         await running[first].stop()
-        await until(lambda: running.gateway.pool.get(first).state == "down")
+        await until(lambda: running.parts.pool.get(first).state == "down")
         assert (await running.chat(user="someone")).headers["X-Prefill-Worker"] != first
         told = await ended(running, "math", 2)
         assert told["repins"] == 1

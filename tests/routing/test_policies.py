@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefillshare.config.router import Router
+from prefillshare.routing.choice.chooser import choose_replica
 from prefillshare.routing.choice.policies import Candidate, Wanted, make_policy
 from prefillshare.routing.choice.policies.base import finish_s
-from prefillshare.routing.choice.replicas import choose_replica
 from prefillshare.routing.choice.sessions import Sessions
 
 POLICIES = ["prefix_aware", "session", "round_robin", "least_loaded"]
@@ -130,9 +130,9 @@ def test_sessions_are_bounded() -> None:
     sessions = Sessions(2)
     for name in ("a", "b"):
         sessions.pin(name, "p0")
-    sessions.pinned("a")
+    sessions.worker_of("a")
     sessions.pin("c", "p0")
-    assert [sessions.pinned(name) for name in "abc"] == ["p0", None, "p0"]
+    assert [sessions.worker_of(name) for name in "abc"] == ["p0", None, "p0"]
     sessions.forget("p0")
     assert len(sessions) == 0
 

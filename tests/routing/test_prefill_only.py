@@ -8,10 +8,12 @@ import pytest
 
 from prefillshare.config.router import Router
 from prefillshare.contract import NO_BOOTSTRAP_HOST
-from prefillshare.routing.call.call import Call, Served, parse_call
+from prefillshare.routing.call.call import Call
 from prefillshare.routing.call.legs import make_prefill_only_leg
+from prefillshare.routing.call.parse import Served, parse_call
 from prefillshare.routing.errors import BadCallError, UnknownModelError
-from prefillshare.routing.workers.worker import Worker, WorkerSpec
+from prefillshare.routing.workers.spec import WorkerSpec
+from prefillshare.routing.workers.worker import Worker
 from tests.routing.workers import Deployment, deployment, in_loop, until
 
 SERVED = Served(base="base", modules=["math", "code"])

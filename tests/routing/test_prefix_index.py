@@ -18,7 +18,7 @@ STEPS = st.lists(
 
 
 def _longest(held: set[bytes], prompt: bytes) -> int:
-    return max((n for n in range(len(prompt) + 1) if any(one.startswith(prompt[:n]) for one in held)), default=0)
+    return max((n for n in range(len(prompt) + 1) if any(other.startswith(prompt[:n]) for other in held)), default=0)
 
 
 @given(STEPS, PROMPTS)

@@ -13,7 +13,7 @@ from types import MappingProxyType
 import aiohttp
 import pytest
 
-from prefillshare.serving.ports import free_port
+from prefillshare.serving.machine.ports import free_port
 from tests.routing.workers import BASE, Rooms, SmallWorker, in_loop, until
 
 
@@ -46,7 +46,7 @@ async def running_router(
     process = await _start(file, max_open_files)
     url = f"http://127.0.0.1:{port}"
     try:
-        await _answers(url)
+        await _has_status(url, "ok")
         yield process, url, workers[1]
     finally:
         if process.returncode is None:
@@ -56,12 +56,13 @@ async def running_router(
             await worker.stop()
 
 
-async def _answers(url: str) -> None:
+async def _has_status(url: str, status: str) -> None:
+    """Wait until the router says so of itself."""
     async with aiohttp.ClientSession() as http, asyncio.timeout(20):
         while True:
             with contextlib.suppress(aiohttp.ClientError):
                 async with http.get(f"{url}/health") as reply:
-                    if reply.status == 200:
+                    if (await reply.json())["status"] == status:
                         return
             await asyncio.sleep(0.05)
 
@@ -72,13 +73,15 @@ CHAT = {"model": "math", "messages": [{"role": "user", "content": "hi"}], "strea
 @in_loop
 async def test_a_signal_lets_running_calls_finish_and_takes_no_others(tmp_path: Path) -> None:
     async with running_router(tmp_path) as (process, url, worker), aiohttp.ClientSession() as http:
-        worker.pause_s = 0.3
+        gate = worker.gate = asyncio.Semaphore(1)
         reply = await http.post(f"{url}/v1/chat/completions", json=CHAT)
         process.send_signal(signal.SIGTERM)
-        await asyncio.sleep(0.1)
+        await _has_status(url, "stopping")
         async with http.post(f"{url}/v1/chat/completions", json=CHAT) as refused:
             assert refused.status == 503
             assert "stopping" in await refused.text()
+        for _ in worker.pieces:
+            gate.release()
         assert b"[DONE]" in await reply.read()
         async with asyncio.timeout(5):
             assert await process.wait() == 0
@@ -89,9 +92,9 @@ async def test_a_second_signal_ends_it_and_the_workers_are_told(tmp_path: Path) 
     async with running_router(tmp_path) as (process, url, worker), aiohttp.ClientSession() as http:
         worker.pause_s = 30.0
         await http.post(f"{url}/v1/chat/completions", json=CHAT)
-        for _ in range(2):
-            process.send_signal(signal.SIGTERM)
-            await asyncio.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        await _has_status(url, "stopping")
+        process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(5):
             assert await process.wait() == 0
         await until(lambda: worker.aborted)

@@ -14,11 +14,11 @@ async def test_calls_over_the_limit_wait_and_then_run() -> None:
         running["math-0"].pause_s = 0.1
         started = time.monotonic()
         calls = [asyncio.create_task(running.chat()) for _ in range(6)]
-        await until(lambda: running.gateway.admission.num_queued("math") == 4)
+        await until(lambda: running.parts.admission.num_queued("math") == 4)
         assert running["math-0"].running <= 2
         assert [(await call).status for call in calls] == [200] * 6
         assert time.monotonic() - started > 0.8
-        assert running.gateway.admission.num_queued() == 0
+        assert running.parts.admission.num_queued() == 0
 
 
 @in_loop
@@ -26,7 +26,7 @@ async def test_calls_over_the_queue_are_told_when_to_come_back() -> None:
     async with deployment(max_running_per_worker=1, max_queued_per_module=1) as running:
         running["math-0"].pause_s = 0.3
         calls = [asyncio.create_task(running.chat()) for _ in range(2)]
-        await until(lambda: running.gateway.admission.num_queued("math") == 1)
+        await until(lambda: running.parts.admission.num_queued("math") == 1)
         reply = await running.chat()
         assert reply.status == 429
         assert 1 <= int(reply.headers["Retry-After"]) <= 60
@@ -40,7 +40,7 @@ async def test_one_modules_queue_does_not_hold_up_another() -> None:
     async with deployment(decode=("math", "code"), prefill=2, max_running_per_worker=1) as running:
         running["math-0"].pause_s = 1.0
         slow = [asyncio.create_task(running.chat("math")) for _ in range(2)]
-        await until(lambda: running.gateway.admission.num_queued("math") == 1)
+        await until(lambda: running.parts.admission.num_queued("math") == 1)
         async with asyncio.timeout(1.0):
             assert (await running.chat("code")).status == 200
         for call in slow:
@@ -67,9 +67,9 @@ async def test_a_waiting_client_that_leaves_frees_its_place() -> None:
         first = asyncio.create_task(running.chat())
         await until(lambda: running["math-0"].running)
         waiting = asyncio.create_task(running.chat())
-        await until(lambda: running.gateway.admission.num_queued() == 1)
+        await until(lambda: running.parts.admission.num_queued() == 1)
         waiting.cancel()
-        await until(lambda: running.gateway.admission.num_queued() == 0)
+        await until(lambda: running.parts.admission.num_queued() == 0)
         assert (await first).status == 200
         assert len(running["math-0"].bodies) == 1
         assert (await running.chat()).status == 200
@@ -80,7 +80,7 @@ async def test_those_who_wait_for_a_module_that_dies_are_told() -> None:
     async with deployment(max_running_per_worker=1, max_retries=1) as running:
         running["math-0"].pause_s = 5.0
         calls = [asyncio.create_task(running.chat()) for _ in range(2)]
-        await until(lambda: running.gateway.admission.num_queued("math") == 1)
+        await until(lambda: running.parts.admission.num_queued("math") == 1)
         await running["math-0"].stop()
         replies = [await call for call in calls]
         assert [reply.status for reply in replies] == [503, 503]
@@ -102,6 +102,6 @@ async def test_nothing_is_lost_when_clients_come_and_leave_at_any_moment(num_cli
                 assert number % 2
 
         await asyncio.gather(*(call(number) for number in range(num_clients)))
-        await until(lambda: all(worker.num_running == 0 for worker in running.gateway.pool))
-        assert running.gateway.admission.num_queued() == 0
+        await until(lambda: all(worker.num_running == 0 for worker in running.parts.pool))
+        assert running.parts.admission.num_queued() == 0
         assert (await running.chat()).status == 200

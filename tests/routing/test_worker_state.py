@@ -20,16 +20,16 @@ def _breaker(clock: Clock) -> Breaker:
 
 def _trip(breaker: Breaker) -> None:
     for _ in range(3):
-        breaker.call_sent()
-        breaker.failed()
+        breaker.begin_call()
+        breaker.record_failure()
 
 
 def test_three_failures_in_a_row_open_it() -> None:
     breaker = _breaker(Clock())
-    breaker.failed()
-    breaker.failed()
-    breaker.succeeded()
-    breaker.failed()
+    breaker.record_failure()
+    breaker.record_failure()
+    breaker.record_success()
+    breaker.record_failure()
     assert breaker.can_pass
     _trip(breaker)
     assert (breaker.state, breaker.can_pass) == ("open", False)
@@ -44,12 +44,12 @@ def test_one_trial_closes_it_or_doubles_the_pause() -> None:
         assert not breaker.can_pass
         clock.now += 0.1
         assert breaker.state == "half_open"
-        breaker.call_sent()
+        breaker.begin_call()
         assert not breaker.can_pass
-        breaker.failed()
+        breaker.record_failure()
     clock.now += 15.0
-    breaker.call_sent()
-    breaker.succeeded()
+    breaker.begin_call()
+    breaker.record_success()
     assert (breaker.state, breaker.can_pass) == ("closed", True)
 
 
@@ -58,8 +58,8 @@ def test_a_trial_that_the_client_left_lets_the_next_one_try() -> None:
     breaker = _breaker(clock)
     _trip(breaker)
     clock.now += 5.0
-    breaker.call_sent()
-    breaker.undecided()
+    breaker.begin_call()
+    breaker.record_nothing()
     assert breaker.can_pass
 
 
@@ -68,7 +68,7 @@ def test_late_failures_of_calls_from_before_do_not_lengthen_the_pause() -> None:
     breaker = _breaker(clock)
     _trip(breaker)
     clock.now += 4.0
-    breaker.failed()
+    breaker.record_failure()
     clock.now += 1.0
     assert breaker.can_pass
 
@@ -77,9 +77,9 @@ def test_speed_follows_what_is_seen() -> None:
     clock = Clock()
     speed = PrefillSpeed(2000.0, clock)
     for _ in range(30):
-        started = speed.started(500)
+        started = speed.begin(500)
         clock.now += 1.0
-        speed.finished(500, 500, started)
+        speed.finish(500, 500, started)
     assert speed.tokens_per_s == pytest.approx(500, rel=0.01)
     assert speed.pending_tokens == 0
 
@@ -88,18 +88,18 @@ def test_calls_computed_together_are_not_counted_as_slow() -> None:
     clock = Clock()
     speed = PrefillSpeed(1000.0, clock)
     for _ in range(20):
-        started = [speed.started(1000) for _ in range(4)]
+        started = [speed.begin(1000) for _ in range(4)]
         for begun in started:
             clock.now += 1.0
-            speed.finished(1000, 1000, begun)
+            speed.finish(1000, 1000, begun)
     assert speed.tokens_per_s == pytest.approx(1000, rel=0.01)
 
 
 def test_the_wait_is_what_was_given_over_the_speed() -> None:
     speed = PrefillSpeed(2000.0, Clock())
-    started = speed.started(3000)
+    started = speed.begin(3000)
     assert speed.wait_s == pytest.approx(1.5)
-    speed.finished(3000, None, started)
+    speed.finish(3000, None, started)
     assert speed.wait_s == 0
 
 
@@ -107,7 +107,7 @@ def test_tiny_or_failed_calls_say_nothing_about_the_speed() -> None:
     clock = Clock()
     speed = PrefillSpeed(2000.0, clock)
     for computed in (None, 3):
-        started = speed.started(100)
+        started = speed.begin(100)
         clock.now += 5.0
-        speed.finished(100, computed, started)
+        speed.finish(100, computed, started)
     assert speed.tokens_per_s == 2000.0

@@ -17,11 +17,12 @@ from aiohttp import web
 
 from prefillshare.config.router import Router
 from prefillshare.routing.gateway import Gateway
+from prefillshare.routing.parts import Parts
 from prefillshare.routing.settings import RouterSettings
 from prefillshare.routing.web.app import make_app
 from prefillshare.routing.web.connections import make_runner
 from prefillshare.routing.web.keys import GATEWAY
-from prefillshare.routing.workers.worker import WorkerSpec
+from prefillshare.routing.workers.spec import WorkerSpec
 
 BASE = "base"
 
@@ -54,6 +55,7 @@ class SmallWorker:
     first_byte_s: float = 0.0
     refusal_s: float = 0.0
     drops_calls: bool = False
+    gate: asyncio.Semaphore | None = None  # each piece of a stream waits for it, and so does the end
     break_after: int | None = None
     terminator: str = "\n\n"
     api_key: str | None = None
@@ -175,10 +177,16 @@ class SmallWorker:
                 assert request.transport is not None
                 request.transport.abort()
                 return response
+            await self._pass_gate()
             await response.write(f"data: {piece}{self.terminator}".encode())
             await asyncio.sleep(self.pause_s)
+        await self._pass_gate()
         await response.write(b"data: [DONE]\n\n")
         return response
+
+    async def _pass_gate(self) -> None:
+        if self.gate is not None:
+            await self.gate.acquire()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,6 +197,10 @@ class Deployment:
     gateway: Gateway
     workers: dict[str, SmallWorker]
     http: aiohttp.ClientSession
+
+    @property
+    def parts(self) -> Parts:
+        return self.gateway.parts
 
     def __getitem__(self, worker_id: str) -> SmallWorker:
         return self.workers[worker_id]
@@ -205,7 +217,7 @@ class Deployment:
 
     async def is_up(self, *ids: str) -> None:
         """Wait until these workers are up."""
-        await until(lambda: all((worker := self.gateway.pool.get(i)) and worker.state == "up" for i in ids))
+        await until(lambda: all((worker := self.parts.pool.get(i)) and worker.state == "up" for i in ids))
 
 
 P = ParamSpec("P")

@@ -5,11 +5,15 @@ from pathlib import Path
 import pytest
 
 from prefillshare.accelerators import Gpu
-from prefillshare.config import load_deployment
+from prefillshare.config import load_deployment, schema
 from prefillshare.errors import ConfigError
 from prefillshare.modules import deployment
 from prefillshare.modules.deployment import resolve
-from prefillshare.serving.arguments import EngineCommand, engine_command
+from prefillshare.serving.plan import cpu
+from prefillshare.serving.plan.arguments import worker_command
+from prefillshare.serving.plan.command import ProcessCommand
+from prefillshare.serving.plan.place import Place
+from prefillshare.serving.plan.workers import engine_of
 from tests.support.random_models import make_adapter, make_base, write_deployment
 
 GPU = Gpu(name="a GPU", memory_bytes=80 << 30)
@@ -29,15 +33,20 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deployment, "gpus", lambda: ())
 
 
-def _command(directory: Path, engine: str = "", **changes: object) -> EngineCommand:
+def _command(directory: Path, engine: str = "", **changes: object) -> ProcessCommand:
     file = write_deployment(directory / "deployment.toml", ("math", "tool"), engine)
     if "dtype" in engine:
         file.write_text(file.read_text().replace('dtype = "float32"\n', ""))
-    options = {"host": "127.0.0.1", "port": 30000, "nccl_port": 29999, **changes}
-    return engine_command(resolve(load_deployment(file)), **options)  # type: ignore[arg-type]
+    return _engine_command(file, **changes)
 
 
-def _value(command: EngineCommand, flag: str) -> str:
+def _engine_command(file: Path, **changes: object) -> ProcessCommand:
+    resolved = resolve(load_deployment(file))
+    place = Place(host="127.0.0.1", port=30000, nccl_port=29999)
+    return worker_command(resolved, engine_of(resolved), place, **changes)  # type: ignore[arg-type]
+
+
+def _value(command: ProcessCommand, flag: str) -> str:
     return command.argv[command.argv.index(flag) + 1]
 
 
@@ -149,7 +158,16 @@ def test_every_flag_exists_in_the_pinned_sglang(directory: Path) -> None:
 def test_a_receiver_of_traces_turns_sglangs_tracing_on(directory: Path) -> None:
     file = write_deployment(directory / "deployment.toml", ("math",))
     file.write_text('otlp_endpoint = "http://localhost:4317"\n' + file.read_text())
-    command = engine_command(resolve(load_deployment(file)), host="127.0.0.1", port=30000, nccl_port=29999)
+    command = _engine_command(file)
     assert "--enable-trace" in command.argv
     assert _value(command, "--otlp-traces-endpoint") == "http://localhost:4317"
     assert command.environment["SGLANG_TRACE_LEVEL"] == "2"  # no span per decode step
+
+
+def test_schema_and_page_tell_the_sizes_that_a_cpu_gets() -> None:
+    page = Path(__file__).parents[2] / "docs" / "deployment-file.md"
+    for text in (Path(str(schema.__file__)).read_text(), page.read_text()):
+        words = " ".join(text.split())
+        assert f"({cpu.MAX_RUNNING_REQUESTS} on CPU" in words
+        assert f"({cpu.CHUNKED_PREFILL_TOKENS} on CPU" in words
+        assert f"at most {cpu.MAX_KV_BYTES >> 30} GiB and {cpu.MAX_KV_TOKENS} tokens" in words

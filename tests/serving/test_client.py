@@ -5,7 +5,7 @@ import pytest
 from prefillshare.errors import ServerError
 from prefillshare.serving.client import Client, Usage
 from prefillshare.serving.launch import RunningDeployment
-from prefillshare.serving.ports import free_port
+from prefillshare.serving.machine.ports import free_port
 
 QUESTION = "apple train price number total each shop " * 4
 

@@ -21,10 +21,10 @@ from prefillshare.places import (
     new_private_folder,
     state_directory,
 )
-from prefillshare.serving.cluster import plan_workers
-from prefillshare.serving.environment import loopback_variables, process_variables
-from prefillshare.serving.forks import ForkServer
+from prefillshare.serving.machine.environment import loopback_variables, process_variables
 from prefillshare.serving.options import LaunchOptions
+from prefillshare.serving.plan.processes import plan_workers
+from prefillshare.serving.run.forks import ForkServer
 from tests.support.engines import MODELS_DIR
 
 NAMES = ("LOGNAME", "USER", "LNAME", "USERNAME")
@@ -124,7 +124,7 @@ def test_sockets_of_kv_events_are_short_however_long_a_module_is_named(tmp_path:
     )
     directory = Path("/" + "x" * (MAX_FOLDER_BYTES + len("prefillshare-01234567") - 1))
     workers = plan_workers(resolve(load_deployment(file)), LaunchOptions(), directory=directory)
-    addresses = {worker.kv_events for worker in workers}
+    addresses = {planned.place.kv_events for planned in workers}
     assert len(addresses) == len(workers)
     assert all(len(address.removeprefix("ipc://")) <= SOCKET_BYTES for address in addresses if address)
 

@@ -10,10 +10,10 @@ import pytest
 
 from prefillshare.contract import PLUGINS
 from prefillshare.errors import LaunchError
-from prefillshare.serving.arguments import ENGINE_PROGRAM, EngineCommand
-from prefillshare.serving.forks import UNKNOWN_EXIT_CODE, ForkServer
-from prefillshare.serving.process import start_engine
-from prefillshare.serving.readiness import wait_for_fork_server
+from prefillshare.serving.plan.command import ENGINE_PROGRAM, ProcessCommand
+from prefillshare.serving.run.forks import UNKNOWN_EXIT_CODE, ForkServer
+from prefillshare.serving.run.process import start_engine
+from prefillshare.serving.run.readiness import wait_for_fork_server
 
 ENVIRONMENT = {"SGLANG_PLUGINS": PLUGINS, "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore"}
 
@@ -27,12 +27,13 @@ def _fork_server(tmp_path: Path, **environment: str) -> Iterator[ForkServer]:
         forks.close()
 
 
+@pytest.mark.engine
 def test_an_engine_tells_its_own_log_and_exit_code(tmp_path: Path) -> None:
     """Also after the server's end: then the code is unknown, and the engine is known to have ended."""
     with _fork_server(tmp_path) as forks:
         wait_for_fork_server(forks, 300)
         argv = (*ENGINE_PROGRAM, "--model-path", "nowhere", "--device", "cpu", "--no-such-flag")
-        command = EngineCommand(argv=argv, environment={"MARK": "1"}, api_key="key")
+        command = ProcessCommand(argv=argv, environment={"MARK": "1"}, api_key="key")
         engine = start_engine(command, tmp_path / "engine.log", forks)
         assert engine.main.wait(timeout=60) == 2
         assert "unrecognized arguments: --no-such-flag" in (tmp_path / "engine.log").read_text()
@@ -48,6 +49,7 @@ def test_an_engine_tells_its_own_log_and_exit_code(tmp_path: Path) -> None:
             start_engine(command, tmp_path / "third.log", forks)
 
 
+@pytest.mark.engine
 def test_patches_that_do_not_fit_are_said_by_the_fork_server(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import sglang_patches.fingerprint as f\nf.installed_sglang = lambda: '0.0.1'\n"

@@ -10,19 +10,19 @@ import pytest
 
 from prefillshare import accelerators
 from prefillshare.accelerators import VISIBLE_VARIABLE, Gpu, assumed_gpus
-from prefillshare.bench.systems.base import merged
+from prefillshare.bench.systems.base import with_full_weights
 from prefillshare.bench.systems.vanilla_pd import plan_pairs
 from prefillshare.config import load_deployment
 from prefillshare.config.schema import Deployment
 from prefillshare.config.tables import build
 from prefillshare.errors import ConfigError
 from prefillshare.modules.deployment import ResolvedDeployment, resolve
-from prefillshare.serving import arguments
-from prefillshare.serving.arguments import EngineCommand
-from prefillshare.serving.engine import start_fork_server
 from prefillshare.serving.launch import plan, plan_memory, plan_warnings
 from prefillshare.serving.options import LaunchOptions
-from prefillshare.serving.process import start_engine
+from prefillshare.serving.plan import arguments
+from prefillshare.serving.plan.command import ProcessCommand
+from prefillshare.serving.run.process import start_engine
+from prefillshare.serving.run.readiness import start_fork_server
 from tests.support.engines import MODELS_DIR, TINY_AGENTS
 
 TINY_PD = MODELS_DIR / "tiny-agents-pd.toml"
@@ -41,11 +41,11 @@ def _resolved(file: Path, gpus: str, workers: int | None = None, **engine: objec
     return resolve(config, assumed_gpus(gpus))
 
 
-def _value(command: EngineCommand, flag: str) -> str | None:
+def _value(command: ProcessCommand, flag: str) -> str | None:
     return dict(pairwise(command.argv)).get(flag)
 
 
-def _values(commands: Mapping[str, EngineCommand], flag: str) -> list[str | None]:
+def _values(commands: Mapping[str, ProcessCommand], flag: str) -> list[str | None]:
     return [_value(command, flag) for command in commands.values()]
 
 
@@ -117,7 +117,7 @@ def test_workers_of_one_gpu_get_a_fixed_part_of_its_memory() -> None:
 
 
 def test_the_plain_systems_of_the_bench_are_placed_alike() -> None:
-    config = merged(load_deployment(TINY_AGENTS))
+    config = with_full_weights(load_deployment(TINY_AGENTS))
     config = replace(config, engine=replace(config.engine, max_total_tokens=4096))
     pairs = plan_pairs(resolve(config, assumed_gpus("2x16GB")))
     workers = [worker for pair in pairs.values() for worker in pair]
@@ -224,7 +224,7 @@ def test_an_engine_on_a_gpu_is_a_program_of_its_own_whoever_offers_a_fork(tmp_pa
         def start(self, *arguments: object) -> None:
             raise AssertionError("forked")
 
-    command = EngineCommand(argv=("true", "--dtype", "bfloat16"), environment={}, api_key=None)
+    command = ProcessCommand(argv=("true", "--dtype", "bfloat16"), environment={}, api_key=None)
     engine = start_engine(command, tmp_path / "engine.log", Offered())  # type: ignore[arg-type]
     assert engine.main.wait(timeout=30) == 0
     engine.kill()

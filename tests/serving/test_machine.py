@@ -3,7 +3,7 @@
 import pytest
 
 from prefillshare import accelerators
-from prefillshare.serving import machine
+from prefillshare.serving.machine import host as machine
 
 
 def test_memory_cores_and_threads_are_plausible() -> None:

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefillshare.errors import ConfigError
-from prefillshare.serving.memory import GIB, WorkerMemory, reserve_bytes, sglang_static_bytes
-from prefillshare.serving.placement import Limits, place_workers, plan_groups
+from prefillshare.serving.plan.memory import GIB, WorkerMemory, reserve_bytes, sglang_static_bytes
+from prefillshare.serving.plan.placement import Limits, place_workers, plan_groups
 
 SIZES = st.integers(min_value=1, max_value=17)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from prefillshare.errors import LaunchError
-from prefillshare.serving import ports as ports_module
-from prefillshare.serving.ports import check_address, client_host, free_port
+from prefillshare.serving.machine import ports as ports_module
+from prefillshare.serving.machine.ports import check_address, client_host, free_port
 
 
 def test_a_free_port_passes() -> None:
@@ -53,7 +53,7 @@ def test_free_ports_are_handed_out_once_and_lie_outside_of_the_ephemeral_range()
 
 
 def test_a_port_that_another_process_was_given_is_not_given_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    ask = "from prefillshare.serving.ports import free_port; print(free_port(), flush=True); input()"
+    ask = "from prefillshare.serving.machine.ports import free_port; print(free_port(), flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", ask], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:

@@ -13,8 +13,8 @@ from prefillshare.config import load_deployment
 from prefillshare.errors import PrefillShareError
 from prefillshare.modules.deployment import ResolvedDeployment, resolve
 from prefillshare.serving.launch import plan, plan_warnings
+from prefillshare.serving.machine.ports import free_port
 from prefillshare.serving.options import LaunchOptions
-from prefillshare.serving.ports import free_port
 from tests.support.random_models import make_family
 
 COLOCATED, ACROSS = "colocated", "disaggregated"

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from prefillshare.serving.progress import FIRST_STAGE, STAGES, last_lines, reason_of, stages_of
-from prefillshare.serving.readiness import _tell_stages
+from prefillshare.serving.run.progress import FIRST_STAGE, STAGES, find_reason, find_stages, last_lines
+from prefillshare.serving.run.readiness import _tell_stages
 
 TRACEBACK = """[2026-01-01 00:00:00] Scheduler hit an exception: Traceback (most recent call last):
   File "scheduler.py", line 1, in run
@@ -21,14 +21,14 @@ EOFError
 
 
 def test_stages_follow_the_log() -> None:
-    assert stages_of("") == [FIRST_STAGE]
-    assert stages_of("[...] server_args=ServerArgs(...)") == [FIRST_STAGE, "starting the workers"]
+    assert find_stages("") == [FIRST_STAGE]
+    assert find_stages("[...] server_args=ServerArgs(...)") == [FIRST_STAGE, "starting the workers"]
 
 
 @pytest.mark.parametrize("number", range(len(STAGES)))
 def test_a_stage_that_was_over_before_anybody_looked_is_told_in_its_place(number: int) -> None:
     text, _ = STAGES[number]
-    assert stages_of(f"{text} avail mem=1 GB") == [FIRST_STAGE, *(stage for _, stage in STAGES[: number + 1])]
+    assert find_stages(f"{text} avail mem=1 GB") == [FIRST_STAGE, *(stage for _, stage in STAGES[: number + 1])]
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_a_stage_that_was_over_before_anybody_looked_is_told_in_its_place(number
     ],
 )
 def test_the_engines_own_reason_is_found(log: str, reason: str | None) -> None:
-    found = reason_of(log)
+    found = find_reason(log)
     assert found == reason if reason is None else (found or "").startswith(reason)
 
 

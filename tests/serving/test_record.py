@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prefillshare.serving.record import (
+from prefillshare.serving.run.record import (
     DeploymentRecord,
     ProcessRecord,
     boot_of,

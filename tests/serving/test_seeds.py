@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from prefillshare.serving.launch import RunningDeployment
+from tests.support.engines import flush
 
 
 def ask(server: RunningDeployment, seed: int | None, model: str = "math", **fields: Any) -> list[str]:
@@ -31,11 +32,12 @@ def test_a_seed_decides_whatever_else_runs(random_server: RunningDeployment, fie
     with ThreadPoolExecutor(12) as pool:
         running = [pool.submit(ask, random_server, seed, model) for seed, model in others]
         again = [pool.submit(ask, random_server, 5, **fields) for _ in range(6)]
-        answers = [one.result() for one in again]
-        for one in running:
-            one.result()
+        answers = [call.result() for call in again]
+        for call in running:
+            call.result()
     assert answers == [first] * 6
-    assert httpx.post(f"{random_server.url}/flush_cache", timeout=60).status_code == 200
+    with httpx.Client(base_url=random_server.url) as http:
+        flush(http)
     assert ask(random_server, 5, **fields) == first
 
 

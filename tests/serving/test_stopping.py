@@ -13,14 +13,14 @@ PROGRAM = """
 import os, sys, tempfile
 from pathlib import Path
 from types import SimpleNamespace
-from prefillshare.serving.arguments import EngineCommand
-from prefillshare.serving.engine import RunningEngine
-from prefillshare.serving.process import start_engine
+from prefillshare.serving.plan.command import ProcessCommand
+from prefillshare.serving.run.engine import RunningEngine
+from prefillshare.serving.run.process import start_engine
 from prefillshare.serving.stopping import serve_until_stopped, stop_signals
 
 seconds, requests = float(sys.argv[2]), int(sys.argv[3])
 argv = (sys.executable, "-c", f"import time; time.sleep({seconds}); raise SystemExit('sglang_patches: broken')")
-process = start_engine(EngineCommand(argv=argv, environment={}, api_key=None), Path(sys.argv[1]) / "engine.log")
+process = start_engine(ProcessCommand(argv=argv, environment={}, api_key=None), Path(sys.argv[1]) / "engine.log")
 os.environ["XDG_STATE_HOME"] = sys.argv[1]
 RunningEngine.num_running = lambda self: requests
 config = SimpleNamespace(name="sleeping", topology="colocated", model_names=("one",))

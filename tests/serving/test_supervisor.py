@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from prefillshare.serving import supervisor
-from prefillshare.serving.arguments import EngineCommand
-from prefillshare.serving.process import EngineProcess, start_engine
-from prefillshare.serving.supervisor import Supervised, Supervisor
+from prefillshare.observe.document import Role
+from prefillshare.serving.plan.command import ProcessCommand
+from prefillshare.serving.run import supervisor
+from prefillshare.serving.run.process import EngineProcess, start_engine
+from prefillshare.serving.run.supervisor import Supervised, Supervisor
 
 SLEEPING = "import time; time.sleep(100)"
 
@@ -18,9 +19,10 @@ SLEEPING = "import time; time.sleep(100)"
 def _supervised(tmp_path: Path, program: str = SLEEPING, name: str = "decode-math-0") -> Supervised:
     def start() -> EngineProcess:
         argv = (sys.executable, "-c", program)
-        return start_engine(EngineCommand(argv=argv, environment={}, api_key=None), tmp_path / f"{name}.log")
+        return start_engine(ProcessCommand(argv=argv, environment={}, api_key=None), tmp_path / f"{name}.log")
 
-    return Supervised(name=name, start=start, is_ready=lambda: True)
+    role: Role = "prefill" if name.startswith("prefill") else "decode"
+    return Supervised(name=name, role=role, url="http://127.0.0.1:1", start=start, is_ready=lambda: True)
 
 
 def _end(member: Supervised) -> None:
@@ -71,8 +73,9 @@ def test_pauses_grow_and_a_hopeless_process_is_given_up_loudly(tmp_path: Path) -
         member.step(said.append, now)
     assert pauses[: supervisor.MAX_RESTARTS] == [0.5, 1.0, 2.0, 4.0, 8.0]
     assert "given up: sglang_patches: no such thing" in said[-1]
-    assert keeper.has_lost("decode-")
-    assert not keeper.has_lost("prefill-")
+    assert keeper.lost_role() == "decode"
+    keeper.members.append(_supervised(tmp_path, name="decode-math-1"))
+    assert keeper.lost_role() is None
 
 
 def test_what_a_process_said_before_it_ended_is_kept_and_is_not_the_next_ones_reason(tmp_path: Path) -> None:
@@ -82,10 +85,10 @@ def test_what_a_process_said_before_it_ended_is_kept_and_is_not_the_next_ones_re
     lives = itertools.count()
 
     def start() -> EngineProcess:
-        command = EngineCommand(argv=argv, environment={}, api_key=None)
+        command = ProcessCommand(argv=argv, environment={}, api_key=None)
         return start_engine(command, log, is_restart=next(lives) > 0)
 
-    member = Supervised(name="router", start=start, is_ready=lambda: False)
+    member = Supervised(name="router", role="router", url="http://127.0.0.1:1", start=start, is_ready=lambda: False)
     member.begin()
     for now in (0.0, 10.0):
         assert member.process is not None

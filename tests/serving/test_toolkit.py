@@ -7,8 +7,9 @@ import pytest
 
 from prefillshare.accelerators import Gpu
 from prefillshare.errors import LaunchError
-from prefillshare.serving import checkup, toolkit
-from prefillshare.serving.patch_report import PatchReport
+from prefillshare.serving import checkup
+from prefillshare.serving.machine import toolkit
+from prefillshare.serving.machine.patch_report import PatchReport
 
 HIDDEN = ("CUDA_HOME", "CUDA_PATH", "CXX", "CC")
 

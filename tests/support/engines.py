@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ import openai
 
 from prefillshare.config import load_deployment
 from prefillshare.modules.deployment import resolve
-from prefillshare.serving.engine import plan
 from prefillshare.serving.launch import running_deployment
+from prefillshare.serving.machine.ports import free_port
 from prefillshare.serving.options import LaunchOptions
-from prefillshare.serving.plain import plain_command, running_plain_engines
-from prefillshare.serving.ports import free_port
+from prefillshare.serving.plan.processes import plan_engine
+from prefillshare.serving.run.plain import plain_command, running_plain_engines
 from tests.support.forks import fork_server
 
 MODELS_DIR = Path(__file__).parents[2] / "models"
@@ -90,11 +91,19 @@ class Endpoint:
         return self.http.post("/v1/chat/completions", json=body)
 
     def flush(self) -> None:
-        """Empty the prefix cache; waits until the engine is idle enough to do it."""
-        deadline = time.monotonic() + 30
-        while self.http.post("/flush_cache").status_code != 200:
-            assert time.monotonic() < deadline, "the engine did not become idle"
-            time.sleep(0.1)
+        """Empty the prefix cache."""
+        flush(self.http)
+
+
+def flush(http: httpx.Client) -> None:
+    """Empty the prefix caches behind an address.
+
+    SGLang refuses while a scheduler is not idle, which it is a moment after the last answer: asked until it does it.
+    """
+    deadline = time.monotonic() + 30
+    while http.post("/flush_cache").status_code != 200:
+        assert time.monotonic() < deadline, f"{http.base_url} did not become idle"
+        time.sleep(0.05)
 
 
 def _answer(reply: Mapping[str, Any]) -> Answer:
@@ -107,10 +116,10 @@ def shared_engine(
     file: Path = TINY_AGENTS, *extra_args: str, environment: Mapping[str, str] | None = None
 ) -> Iterator[Endpoint]:
     """The deployment as ``prefillshare launch`` serves it."""
-    # Variables that SGLang reads at its import need an import of their own.
+    switches = environment or {}
     with (
-        _environment(environment or {}),
-        running_deployment(file, extra_args=extra_args, fork_server=None if environment else fork_server) as running,
+        _environment(switches),
+        running_deployment(file, extra_args=extra_args, fork_server=partial(fork_server, switches=switches)) as running,
         contextlib.closing(Endpoint(running.url)) as endpoint,
     ):
         yield endpoint
@@ -120,11 +129,11 @@ def shared_engine(
 def plain_engine(file: Path = TINY_AGENTS, *extra_args: str) -> Iterator[Endpoint]:
     """The same models on SGLang as released: its own radix cache, none of the engine patches."""
     port, deployment = free_port(), resolve(load_deployment(file))
-    command = plain_command(plan(deployment, LaunchOptions(port=port, extra_args=extra_args)))
+    command = plain_command(plan_engine(deployment, LaunchOptions(port=port, extra_args=extra_args)).command)
     url = f"http://127.0.0.1:{port}"
     with (
         tempfile.TemporaryDirectory() as logs,
-        running_plain_engines({"plain": (command, url)}, Path(logs)),
+        running_plain_engines({"plain": (command, url)}, Path(logs), fork_server(command)),
         contextlib.closing(Endpoint(url)) as endpoint,
     ):
         yield endpoint

@@ -9,7 +9,7 @@ import orjson
 from aiohttp import web
 
 from benchmarks.tui.deployment import PaperDeployment
-from prefillshare.serving.ports import free_port
+from prefillshare.serving.machine.ports import free_port
 
 KEY = "key"
 

@@ -44,22 +44,22 @@ class Step:
 
 def module_of(state: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """One module of a state."""
-    return next(one for one in state["modules"] if one["name"] == name)
+    return next(module for module in state["modules"] if module["name"] == name)
 
 
 def worker_of(state: Mapping[str, Any], worker_id: str) -> Mapping[str, Any]:
     """One worker of a state."""
-    return next(one for one in state["workers"] if one["id"] == worker_id)
+    return next(worker for worker in state["workers"] if worker["id"] == worker_id)
 
 
 def counted(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """By module, what its counters rose by; modules that nobody called are left out."""
     found = {}
-    for one in after["modules"]:
-        earlier = module_of(before, one["name"])
-        rise = tuple(one[name] - earlier[name] for name in COUNTERS)
+    for module in after["modules"]:
+        earlier = module_of(before, module["name"])
+        rise = tuple(module[name] - earlier[name] for name in COUNTERS)
         if any(rise):
-            found[one["name"]] = rise
+            found[module["name"]] = rise
     return found
 
 

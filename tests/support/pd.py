@@ -15,13 +15,11 @@ import httpx
 
 from prefillshare.config import load_deployment
 from prefillshare.modules.deployment import resolve
-from prefillshare.serving.cluster import Worker, plan_workers
-from prefillshare.serving.engine import start_fork_server
-from prefillshare.serving.forks import ForkServer
 from prefillshare.serving.options import LaunchOptions
-from prefillshare.serving.process import EngineProcess, start_engine
-from prefillshare.serving.readiness import wait_until_listening
-from tests.support.engines import MODELS_DIR, START_TIMEOUT_S
+from prefillshare.serving.plan.processes import PlannedWorker, plan_workers
+from prefillshare.serving.run.process import EngineProcess, start_engine
+from prefillshare.serving.run.readiness import wait_until_listening
+from tests.support.engines import MODELS_DIR, START_TIMEOUT_S, flush
 from tests.support.forks import fork_server
 
 TINY = MODELS_DIR / "tiny"
@@ -50,14 +48,14 @@ class Answer:
 class Pair:
     """One prefill and one decode worker, asked as a router asks them."""
 
-    def __init__(self, prefill: Worker, decode: Worker) -> None:
-        self.module = decode.module
+    def __init__(self, prefill: PlannedWorker, decode: PlannedWorker) -> None:
+        self.module = decode.worker.module
         assert self.module is not None
-        assert prefill.bootstrap_port is not None
-        self._bootstrap = {"bootstrap_host": "127.0.0.1", "bootstrap_port": prefill.bootstrap_port}
-        self._is_lora = decode.place.module is not None and decode.place.module.adapter is not None
-        self.prefill = httpx.Client(base_url=prefill.url, timeout=LEG_TIMEOUT_S)
-        self.decode = httpx.Client(base_url=decode.url, timeout=LEG_TIMEOUT_S)
+        assert prefill.place.bootstrap_port is not None
+        self._bootstrap = {"bootstrap_host": "127.0.0.1", "bootstrap_port": prefill.place.bootstrap_port}
+        self._is_lora = bool(decode.worker.adapters)
+        self.prefill = httpx.Client(base_url=prefill.place.url, timeout=LEG_TIMEOUT_S)
+        self.decode = httpx.Client(base_url=decode.place.url, timeout=LEG_TIMEOUT_S)
         self._legs = ThreadPoolExecutor(64)
 
     def close(self) -> None:
@@ -114,12 +112,9 @@ class Pair:
         return self.post("/v1/chat/completions", body)
 
     def flush(self) -> None:
-        """Empty the prefix caches of both workers; waits until they are idle enough to do it."""
-        for worker in (self.prefill, self.decode):
-            deadline = time.monotonic() + 30
-            while worker.post("/flush_cache").status_code != 200:
-                assert time.monotonic() < deadline, "the worker did not become idle"
-                time.sleep(0.05)
+        """Empty the prefix caches of both workers."""
+        flush(self.prefill)
+        flush(self.decode)
 
 
 def as_answer(reply: Mapping[str, Any]) -> Answer:
@@ -136,7 +131,7 @@ class Workers:
 
     pairs: dict[str, Pair]
     """One per decode module, all with the first prefill worker."""
-    workers: dict[str, Worker]
+    workers: dict[str, PlannedWorker]
     """By name, such as prefill-0 and decode-math-0."""
     processes: dict[str, EngineProcess]
     """By the same names."""
@@ -170,52 +165,36 @@ def pd_workers(
     *extra_args: str,
     environment: Mapping[str, Mapping[str, str]] | None = None,
     without: Sequence[str] = (),
-    alone: Sequence[str] = (),
 ) -> Iterator[Workers]:
     """Workers of the deployment in ``file``; ``environment`` is added to the workers whose names are its keys.
 
-    ``without`` are arguments that a launched worker has and these must not have. Some of SGLang's switches are read
-    when it is imported, which happens in one process for all workers but those ``alone``.
+    ``without`` are arguments that a launched worker has and these must not have.
     """
     options = LaunchOptions(extra_args=extra_args, start_timeout_s=START_TIMEOUT_S)
     planned = [
-        _adding((environment or {}).get(worker.name, {}), worker, without)
-        for worker in plan_workers(resolve(load_deployment(file)), options)
+        _adding((environment or {}).get(planned.worker.name, {}), planned, without)
+        for planned in plan_workers(resolve(load_deployment(file)), options)
     ]
     with contextlib.ExitStack() as stack:
-        shared = {name: one for name, one in (environment or {}).items() if name not in alone}
-        forks = _forks(stack, file, planned[0], shared)
-        processes = {
-            worker.name: _start(stack, worker, file.parent, None if worker.name in alone else forks)
-            for worker in planned
-        }
-        wait_until_listening([(processes[w.name], w.url) for w in planned], None, START_TIMEOUT_S, lambda stage: None)
+        processes = {each.worker.name: _start(stack, each, file.parent) for each in planned}
+        started = [(processes[each.worker.name], each.place.url) for each in planned]
+        wait_until_listening(started, None, START_TIMEOUT_S, lambda stage: None)
         prefill, *decoders = planned
-        pairs = {str(worker.module): Pair(prefill, worker) for worker in decoders}
+        pairs = {str(decode.worker.module): Pair(prefill, decode) for decode in decoders}
         for pair in pairs.values():
             stack.callback(pair.close)
-        yield Workers(pairs, {worker.name: worker for worker in planned}, processes)
+        yield Workers(pairs, {each.worker.name: each for each in planned}, processes)
 
 
-def _forks(
-    stack: contextlib.ExitStack, file: Path, worker: Worker, environment: Mapping[str, Mapping[str, str]]
-) -> ForkServer | None:
-    if not any(environment.values()):
-        return fork_server(worker.command)
-    shared = {name: value for variables in environment.values() for name, value in variables.items()}
-    forks = start_fork_server(_adding(shared, worker).command, file.with_suffix(".forks.log"), START_TIMEOUT_S)
-    if forks is not None:
-        stack.callback(forks.close)
-    return forks
-
-
-def _start(stack: contextlib.ExitStack, worker: Worker, folder: Path, forks: ForkServer | None) -> EngineProcess:
-    process = start_engine(worker.command, folder / f"{worker.name}.log", forks)
+def _start(stack: contextlib.ExitStack, planned: PlannedWorker, folder: Path) -> EngineProcess:
+    log_path = folder / f"{planned.worker.name}.log"
+    process = start_engine(planned.command, log_path, fork_server(planned.command))
     stack.callback(process.kill)
     return process
 
 
-def _adding(variables: Mapping[str, str], worker: Worker, without: Sequence[str] = ()) -> Worker:
-    environment = {**worker.command.environment, "OMP_NUM_THREADS": "1", **variables}
-    argv = tuple(one for one in worker.command.argv if one not in without)
-    return dataclasses.replace(worker, command=dataclasses.replace(worker.command, argv=argv, environment=environment))
+def _adding(variables: Mapping[str, str], planned: PlannedWorker, without: Sequence[str] = ()) -> PlannedWorker:
+    environment = {**planned.command.environment, "OMP_NUM_THREADS": "1", **variables}
+    argv = tuple(word for word in planned.command.argv if word not in without)
+    command = dataclasses.replace(planned.command, argv=argv, environment=environment)
+    return dataclasses.replace(planned, command=command)

@@ -6,12 +6,14 @@ import pytest
 
 from prefillshare.serving.launch import RunningDeployment, running_deployment
 from tests.support.forks import fork_server
+from tests.support.marks import starts_engine
 from tests.support.random_models import make_family
 
 _started: list[RunningDeployment] = []
 
 
 @pytest.fixture(scope="session")
+@starts_engine
 def random_server(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> RunningDeployment:
     """A served deployment with the decode modules math, tool and code over random-base.
 

@@ -11,10 +11,12 @@ def listening(pids: Iterable[int]) -> set[tuple[str, int]]:
     """Addresses and ports at which the processes and their children take TCP connections or UDP packets."""
     first = [psutil.Process(pid) for pid in pids]
     found = set()
-    for process in {one for parent in first for one in (parent, *parent.children(recursive=True))}:
-        for one in process.net_connections(kind="inet"):
-            if one.status == psutil.CONN_LISTEN or (one.type == socket.SOCK_DGRAM and not one.raddr):
-                found.add((one.laddr.ip, one.laddr.port))
+    for process in {member for parent in first for member in (parent, *parent.children(recursive=True))}:
+        for connection in process.net_connections(kind="inet"):
+            if connection.status == psutil.CONN_LISTEN or (
+                connection.type == socket.SOCK_DGRAM and not connection.raddr
+            ):
+                found.add((connection.laddr.ip, connection.laddr.port))
     return found
 
 

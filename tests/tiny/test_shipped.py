@@ -47,6 +47,7 @@ def test_tokenizer_and_data_are_those_of_the_recipe(tmp_path):
     assert shard.sha256() == recorded["steps"]["code data"]["sha256"] == read_manifest(TINY / "code").data_sha256
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_modules_solve_held_out_problems(task):
     suite = load_suite(f"tiny-{task}", 40)

@@ -18,8 +18,8 @@ from tests.support.dashboard import snapshots
 
 def samples_of(*states: Snapshot) -> tuple[Sample, ...]:
     history = History()
-    for one in states:
-        history.add(one)
+    for snapshot in states:
+        history.add(snapshot)
     return history.window(60.0)
 
 

@@ -16,8 +16,8 @@ def state(time: float, requests: float | None, *, started: float = 0.0, worker: 
 
 def history_of(*states: Snapshot) -> History:
     history = History()
-    for one in states:
-        history.add(one)
+    for snapshot in states:
+        history.add(snapshot)
     return history
 
 

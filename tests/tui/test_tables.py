@@ -51,10 +51,10 @@ def test_the_columns_fit_and_use_the_width(table, width: int, view: View) -> Non
 def test_every_cell_and_sentence_can_be_written(table, view: View) -> None:  # type: ignore[no-untyped-def]
     rows = table.rows(view)
     assert rows
-    for one in rows:
-        assert [as_text(column.cell(one)) for column in table.columns]
-        assert all(as_text(text) for text in table.detail(one, view))
-    assert len({table.key(one) for one in rows}) == len(rows)
+    for row in rows:
+        assert [as_text(column.cell(row)) for column in table.columns]
+        assert all(as_text(text) for text in table.detail(row, view))
+    assert len({table.key(row) for row in rows}) == len(rows)
 
 
 def test_columns_that_matter_less_go_first() -> None:
@@ -66,7 +66,7 @@ def test_columns_that_matter_less_go_first() -> None:
 def test_rows_sort_by_value_in_both_directions_and_unknown_ones_come_last() -> None:
     rows = [row(id="a", num_calls=2), row(id="b"), row(id="c", num_calls=10)]
     ids = [
-        [one.session.id for one in arrange(SESSIONS, rows, "", "Calls", is_descending)]
+        [row.session.id for row in arrange(SESSIONS, rows, "", "Calls", is_descending)]
         for is_descending in (True, False)
     ]
     assert ids == [["c", "a", "b"], ["a", "c", "b"]]
@@ -79,7 +79,7 @@ def test_without_a_column_the_servers_order_stays() -> None:
 
 def test_the_filter_wants_every_word_somewhere_in_the_row() -> None:
     rows = [row(id="alpha", modules=("math", "tool")), row(id="beta", modules=("math",))]
-    assert [one.session.id for one in arrange(SESSIONS, rows, "MATH alp", None, False)] == ["alpha"]
+    assert [row.session.id for row in arrange(SESSIONS, rows, "MATH alp", None, False)] == ["alpha"]
     assert arrange(SESSIONS, rows, "nothing", None, False) == []
 
 

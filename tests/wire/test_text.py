@@ -8,7 +8,7 @@ from prefillshare.observe.exposition import exposition
 from prefillshare.observe.observer import Observer
 from prefillshare.observe.sessions import Prompt
 from prefillshare.observe.state import ModuleFacts, deployment_state, worker_state
-from prefillshare.wire.text import MAX_NAME, as_json, header_text, printable, session_name, shortened
+from prefillshare.wire.text import MAX_NAME, as_json, decode_header, make_printable, session_name, shorten
 
 ODD = ["caf\udce9", "\ud800", "a\x1b[31mb", "two\nlines", "\u202eright to left", "\x00", "\ufeff", "x" * 100_000]
 
@@ -17,10 +17,10 @@ ODD = ["caf\udce9", "\ud800", "a\x1b[31mb", "two\nlines", "\u202eright to left",
 def test_a_page_and_the_metrics_can_be_written_and_are_printable(text: str) -> None:
     observer = Observer()
     call = observer.begin(text, session=text, prompt=Prompt(data=b"a prompt that is long enough"))
-    call.prefilled(tokens=9, own=0, cross=0)
-    call.ended("error", reason=text)
+    call.note_prefill(tokens=9, own=0, cross=0)
+    call.end("error", reason=text)
     observer.events.tell("repin", text, text)
-    observer.sessions.repinned(text)
+    observer.sessions.count_move(text)
     worker = worker_state(
         id=text,
         role="engine",
@@ -67,13 +67,13 @@ def test_long_names_with_one_beginning_are_two_sessions() -> None:
 
 def test_letters_of_any_script_stay() -> None:
     text = "café 東京 ħello 👍"
-    assert printable(text) == text
+    assert make_printable(text) == text
 
 
 def test_a_header_is_read_as_utf_8_or_else_as_latin_1() -> None:
-    assert header_text("café".encode()) == header_text("café".encode("latin-1")) == "café"
+    assert decode_header("café".encode()) == decode_header("café".encode("latin-1")) == "café"
 
 
 def test_what_is_too_long_is_cut() -> None:
-    assert shortened("abcdefgh", 6) == "abc..."
-    assert shortened("abcdef", 6) == "abcdef"
+    assert shorten("abcdefgh", 6) == "abc..."
+    assert shorten("abcdef", 6) == "abcdef"

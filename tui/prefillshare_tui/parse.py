@@ -160,7 +160,7 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         return ""
     # Names come from clients: what is no letter could move the cursor of whoever watches.
-    return value if value.isprintable() else "".join(one if one.isprintable() else "?" for one in value)
+    return value if value.isprintable() else "".join(char if char.isprintable() else "?" for char in value)
 
 
 def _names(value: object) -> tuple[str, ...]:

@@ -144,5 +144,5 @@ def _histogram_growth(before: Histogram | None, after: Histogram) -> Histogram:
 
 
 def _sum(first: Histogram, second: Histogram) -> Histogram:
-    counts = tuple(one + other for one, other in zip(first.counts, second.counts, strict=True))
+    counts = tuple(left + right for left, right in zip(first.counts, second.counts, strict=True))
     return Histogram(first.bounds, counts, first.sum + second.sum)

@@ -12,6 +12,7 @@ import orjson
 
 from prefillshare.bench.systems.base import Target
 from prefillshare.errors import BenchError
+from prefillshare.serving.options import auth_header
 
 _MAX_ROOM = 2**63 - 1
 _FILLER_TOKEN = 10
@@ -66,7 +67,7 @@ class CallClient:
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise CallFailedError(f"{type(error).__name__}: {error}") from None
         if len(reply.tokens) != num_tokens:
-            raise CallFailedError(f"{len(reply.tokens)} tokens came instead of {num_tokens}")
+            raise CallFailedError(f"{len(reply.tokens)} tokens came back instead of {num_tokens}")
         return reply
 
     async def _ask_pair(self, target: Target, prompt: list[int], num_tokens: int, session: str) -> Reply:
@@ -130,7 +131,7 @@ class CallClient:
     async def _events(
         self, url: str, body: dict[str, Any], target: Target, session: str
     ) -> AsyncIterator[dict[str, Any]]:
-        headers = {"X-Session-ID": session, **_auth(target.api_key)}
+        headers = {"X-Session-ID": session, **auth_header(target.api_key)}
         async with self._http.post(url, data=orjson.dumps(body), headers=headers | _JSON) as response:
             if response.status != 200:
                 raise CallFailedError(f"HTTP {response.status}: {(await response.text())[:300]}")
@@ -151,10 +152,6 @@ class CallClient:
 
 
 _JSON = {"Content-Type": "application/json"}
-
-
-def _auth(api_key: str | None) -> dict[str, str]:
-    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
 
 def _sglang_body(target: Target, prompt: list[int], num_tokens: int) -> dict[str, Any]:

@@ -45,6 +45,7 @@ async def drive(
             SessionDriver(CallClient(http), running.targets, warm_up, lambda call: None), len(warm_up.sessions)
         )
         if running.engines:
+            # An engine empties its cache only when nothing runs, and what the warm-up left must not count as a hit.
             await watcher.wait_until_settled()
             await watcher.flush()
         return await _measure(http, watcher, running, workload, load, seed, on_call, limit_s)
@@ -60,6 +61,7 @@ async def _measure(
     on_call: OnCall,
     limit_s: float | None,
 ) -> RunRecord:
+    # Counters of an engine run from its start: what counts is how far they get from here to the next quiet moment.
     before = await watcher.wait_until_settled() if running.engines else None
     prefilled_before = await watcher.count_prefilled_tokens()
     driver = SessionDriver(CallClient(http), running.targets, workload, on_call)
@@ -82,6 +84,7 @@ async def _measure(
         counted = await watcher.count_prefilled_tokens() - prefilled_before
         run.prefilled_tokens = counted if run.cut_s is None else None
     _say_no_hits(run.calls)
+    # SGLang as released says how many tokens moved, never how many bytes.
     for call in run.calls:
         if call.handoff_bytes is None and call.handoff_tokens is not None and running.kv_token_bytes:
             call.handoff_bytes = call.handoff_tokens * running.kv_token_bytes
@@ -103,10 +106,10 @@ async def _drive_load(driver: SessionDriver, load: Load, seed: int) -> None:
     elif load.kind == "poisson":
         await open_loop(driver, poisson_arrivals(len(sessions), load.value, seed))
     else:
-        await open_loop(driver, [_arrival(session.arrival_s) / load.value for session in sessions])
+        await open_loop(driver, [_require_arrival(session.arrival_s) / load.value for session in sessions])
 
 
-def _arrival(arrival_s: float | None) -> float:
+def _require_arrival(arrival_s: float | None) -> float:
     if arrival_s is None:
         raise BenchError("this workload has no arrival times of its own: give --rate or --concurrency")
     return arrival_s

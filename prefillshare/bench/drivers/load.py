@@ -6,12 +6,14 @@ from typing import Literal
 
 from prefillshare.errors import BenchError
 
+LoadKind = Literal["closed", "poisson", "timed"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
     """One level of load."""
 
-    kind: Literal["closed", "poisson", "timed"]
+    kind: LoadKind
     """`closed`: so many sessions at a time; `poisson`: so many arrive per second; `timed`: as the workload says."""
     value: float
     """Sessions at a time, sessions per second, or the factor by which a trace is played faster."""
@@ -19,7 +21,7 @@ class Load:
     def __post_init__(self) -> None:
         if self.value <= 0 or (self.kind == "closed" and self.value != int(self.value)):
             raise BenchError(
-                f"load {self.value:g} cannot be {self.kind}: give a positive number, whole for closed loop"
+                f"load {self.value:g} cannot be {self.kind}: give a positive number, a whole one for a closed loop"
             )
 
     @property

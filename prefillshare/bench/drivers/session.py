@@ -43,6 +43,7 @@ class SessionDriver:
     async def _call(self, session: Session, number: int, place: int, context: list[int], due_s: float) -> CallRecord:
         step = session.steps[place]
         record = CallRecord(session=number, step=place, module=step.module, due_s=due_s)
+        # The context grows by what the step adds and by the answer; the role stands at the end of this prompt only.
         context += step.added
         prompt = [*context, *step.role]
         record.prompt_tokens = len(prompt)

@@ -25,7 +25,7 @@ from prefillshare.modules.random_weights import (
 )
 from prefillshare.places import cache_directory
 from prefillshare.serving.embedded import embedded_deployment
-from prefillshare.serving.machine import gpus
+from prefillshare.serving.machine.host import gpus
 
 RANK = 16
 _SEED = 20
@@ -99,12 +99,12 @@ def _deployment(shape: RandomShape, num_modules: int, tell: Listener) -> Deploym
     folder = _cache() / shape.name
     size = f"{num_parameters(shape.config) / 1e9:.1f} B parameters"
     what = f"making {shape.name} ({size}, once, kept in {folder})"
-    base = _once(folder / "base", what, tell, partial(_write_base, shape))
+    base = _write_once(folder / "base", what, tell, partial(_write_base, shape))
     adapters = []
     for number in range(num_modules):
         name = module_name(number)
         write = partial(_write_adapter, base, name, _SEED + 1 + number)
-        adapters.append(_once(folder / name, f"making {name} of {shape.name}", tell, write))
+        adapters.append(_write_once(folder / name, f"making {name} of {shape.name}", tell, write))
     return adapters_over(shape.name, base, adapters, shape.engine)
 
 
@@ -132,7 +132,7 @@ def _write_adapter(base: Path, name: str, seed: int, directory: Path) -> None:
     write_random_adapter(directory, base, name, seed=seed, rank=RANK, scale=_SCALE)
 
 
-def _once(path: Path, what: str, tell: Listener, write: Any) -> Path:
+def _write_once(path: Path, what: str, tell: Listener, write: Any) -> Path:
     """`path`, written by `write` if it is not there: complete, or not at all."""
     if path.is_dir():
         return path

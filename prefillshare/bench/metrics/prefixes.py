@@ -103,20 +103,3 @@ def _prompt(workload: Workload, call: CallRecord, outputs: dict[tuple[int, int],
         tokens += outputs[call.session, number]
         tokens += after.added
     return [*tokens, *steps[-1].role]
-
-
-def ideal_shared_ratio(start: int, growth: int, call: int) -> float:
-    """Hit ratio of call `call` (from 2 on) of a session over a shared cache without limits.
-
-    Units: the prompt of call i has start + i * growth tokens.
-    Source: paper, the ideal of call i: (L + (i-1) d) / (L + i d).
-    """
-    return (start + (call - 1) * growth) / (start + call * growth)
-
-
-def ideal_own_ratio(start: int, growth: int, call: int, num_modules: int) -> float:
-    """The same over caches per module; 0 until a module's second turn.
-
-    Source: paper: (L + (i-N) d) / (L + i d).
-    """
-    return (start + (call - num_modules) * growth) / (start + call * growth) if call > num_modules else 0.0

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import prefillshare
-from prefillshare.serving.machine import available_memory_bytes, gpus, num_cores
+from prefillshare.serving.machine.host import available_memory_bytes, gpus, num_cores
 
 _PACKAGES = ("sglang", "torch", "transformers", "nixl", "aiohttp")
 
@@ -18,7 +18,7 @@ def describe_machine() -> dict[str, Any]:
     memory = available_memory_bytes()
     return {
         "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": num_cores(),
         # Says whether others were working; seconds measured then mean little.
         "load average before the start": f"{os.getloadavg()[0]:.1f}",
@@ -31,7 +31,8 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def processor_name() -> str:
+    """The processor's name as the kernel knows it, else the architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -36,11 +36,11 @@ def _points(results: Sequence[Result]) -> list[dict[str, Result]]:
 def _row(figure: Figure, point: dict[str, Result], systems: list[str]) -> list[str]:
     some = next(iter(point.values()))
     cells = [str(some.num_modules), some.load.title, figure.title]
-    cells += [_shown(figure, point[name].figures[figure.key]) if name in point else MISSING for name in systems]
+    cells += [_format(figure, point[name].figures[figure.key]) if name in point else MISSING for name in systems]
     return cells + [_ratio(figure, point, systems[0], system) for system in systems[1:]]
 
 
-def _shown(figure: Figure, value: Spread | None) -> str:
+def _format(figure: Figure, value: Spread | None) -> str:
     if value is None:
         return MISSING
     median, low, high = (f"{number:.{figure.digits}f}" for number in (value.median, value.low, value.high))

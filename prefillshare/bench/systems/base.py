@@ -114,7 +114,7 @@ class System(Protocol):
         """
 
 
-def merged(deployment: Deployment) -> Deployment:
+def with_full_weights(deployment: Deployment) -> Deployment:
     """The same modules with full weights, on workers of their own."""
     modules = tuple(replace(module, kind="full", merge=True) for module in deployment.decode)
     return replace(deployment, topology="disaggregated", decode=modules)

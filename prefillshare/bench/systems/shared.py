@@ -4,14 +4,15 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 
-from prefillshare.bench.systems.base import Engine, Running, Setup, Target, merged
+from prefillshare.bench.systems.base import Engine, Running, Setup, Target, with_full_weights
 from prefillshare.config.schema import Deployment
 from prefillshare.modules.deployment import resolve
-from prefillshare.serving.cluster import RunningCluster, launch_cluster
-from prefillshare.serving.engine import launch_engine, plan
-from prefillshare.serving.memory import kv_token_bytes
+from prefillshare.serving.machine.ports import free_port
 from prefillshare.serving.options import LaunchOptions
-from prefillshare.serving.ports import free_port
+from prefillshare.serving.plan.memory import kv_token_bytes
+from prefillshare.serving.plan.processes import plan_engine
+from prefillshare.serving.run.cluster import RunningCluster, launch_cluster
+from prefillshare.serving.run.engine import launch_engine
 
 
 class Shared:
@@ -32,7 +33,7 @@ class Shared:
                     module.spec.name: Target(url=running.url, adapter=module.spec.name) for module in deployment.modules
                 },
                 engines=(Engine(url=running.url),),
-                commands=(plan(deployment, options).as_shell(),),
+                commands=(plan_engine(deployment, options).command.as_shell(),),
                 kv_token_bytes=kv_token_bytes(deployment),
             )
         finally:
@@ -67,7 +68,7 @@ def disaggregated(setup: Setup) -> Deployment:
     Raises: BenchError when the longest call does not fit that part.
     """
     num_modules = len(setup.deployment.decode)
-    deployment = merged(setup.for_engines(2 * num_modules))
+    deployment = with_full_weights(setup.for_engines(2 * num_modules))
     return replace(deployment, prefill=replace(deployment.prefill, workers=num_modules))
 
 
@@ -79,8 +80,8 @@ def running_cluster(cluster: RunningCluster) -> Running:
             for module in cluster.deployment.modules
         },
         engines=tuple(
-            Engine(url=worker.url, api_key=worker.command.api_key, prefills=worker.role == "prefill")
-            for worker in cluster.workers
+            Engine(url=planned.place.url, api_key=planned.command.api_key, prefills=planned.worker.role == "prefill")
+            for planned in cluster.workers
         ),
         commands=tuple(worker.command.as_shell() for worker in cluster.workers),
         kv_token_bytes=kv_token_bytes(cluster.deployment),

@@ -7,7 +7,6 @@ the way. SGLang's own disaggregation runs on CPU as it is, given the platform pl
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 
 from prefillshare.bench.systems.base import (
     Engine,
@@ -15,30 +14,15 @@ from prefillshare.bench.systems.base import (
     Running,
     Setup,
     Target,
-    merged,
+    with_full_weights,
 )
 from prefillshare.modules.deployment import ResolvedDeployment, ResolvedModule, resolve
-from prefillshare.serving.arguments import EngineCommand, WorkerPlace, worker_command
-from prefillshare.serving.memory import kv_token_bytes, worker_memory
-from prefillshare.serving.options import DEFAULT_HOST
-from prefillshare.serving.placement import GpuPlace, place_deployment
-from prefillshare.serving.plain import plain_command, running_plain_engines
-from prefillshare.serving.ports import free_port
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlainWorker:
-    """One worker of a pair."""
-
-    place: WorkerPlace
-    """Where it listens."""
-    command: EngineCommand
-    """What runs."""
-
-    @property
-    def url(self) -> str:
-        """Its address."""
-        return f"http://{self.place.host}:{self.place.port}"
+from prefillshare.serving.plan.arguments import worker_command
+from prefillshare.serving.plan.memory import kv_token_bytes, worker_memory
+from prefillshare.serving.plan.placement import GpuPlace, place_deployment
+from prefillshare.serving.plan.processes import PlannedWorker, place_worker
+from prefillshare.serving.plan.workers import Worker, decode_worker
+from prefillshare.serving.run.plain import plain_command, running_plain_engines
 
 
 class VanillaPd:
@@ -50,60 +34,57 @@ class VanillaPd:
     @contextlib.contextmanager
     def start(self, setup: Setup) -> Iterator[Running]:
         """See `System`."""
-        deployment = resolve(merged(setup.for_engines(2 * len(setup.deployment.decode))))
+        deployment = resolve(with_full_weights(setup.for_engines(2 * len(setup.deployment.decode))))
         pairs = plan_pairs(deployment)
-        workers = {
-            f"{role}-{name}": worker
-            for name, pair in pairs.items()
-            for role, worker in zip(("prefill", "decode"), pair, strict=True)
-        }
-        commands = {name: (worker.command, worker.url) for name, worker in workers.items()}
+        workers = [planned for pair in pairs.values() for planned in pair]
+        commands = {planned.worker.name: (planned.command, planned.place.url) for planned in workers}
         with running_plain_engines(commands, setup.log_dir):
             yield Running(
                 targets=_targets(pairs),
                 engines=tuple(
-                    Engine(url=worker.url, prefills=worker.place.module is None) for worker in workers.values()
+                    Engine(url=planned.place.url, prefills=planned.worker.role == "prefill") for planned in workers
                 ),
-                commands=tuple(worker.command.as_shell() for worker in workers.values()),
+                commands=tuple(planned.command.as_shell() for planned in workers),
                 kv_token_bytes=kv_token_bytes(deployment),
             )
 
 
-def plan_pairs(deployment: ResolvedDeployment) -> dict[str, tuple[PlainWorker, PlainWorker]]:
-    """A prefill and a decode worker on free ports for each module.
+def plan_pairs(deployment: ResolvedDeployment) -> dict[str, tuple[PlannedWorker, PlannedWorker]]:
+    """Return a prefill and a decode worker on free ports for each module.
 
     Raises: ConfigError when the GPUs do not hold them.
     """
-    sizes = [
-        worker_memory(deployment, f"{role}-{module.spec.name}", module.path)
-        for module in deployment.modules
-        for role in ("prefill", "decode")
-    ]
+    pairs = [(module.spec.name, _pair(deployment, module)) for module in deployment.modules]
+    sizes = [worker_memory(deployment, worker) for _, pair in pairs for worker in pair]
     gpus = iter(place_deployment(deployment, sizes))
-    pairs = {}
-    for module in deployment.modules:
-        # The prefill worker of a plain pair holds the module's own weights, too.
-        alone = replace(deployment, prefill_path=module.path)
-        pairs[module.spec.name] = (_worker(alone, None, next(gpus)), _worker(alone, module, next(gpus)))
-    return pairs
+    return {
+        name: (_plan(deployment, prefill, next(gpus)), _plan(deployment, decode, next(gpus)))
+        for name, (prefill, decode) in pairs
+    }
 
 
-def _worker(deployment: ResolvedDeployment, module: ResolvedModule | None, gpu: GpuPlace | None) -> PlainWorker:
-    place = WorkerPlace(
-        module=module,
-        host=DEFAULT_HOST,
-        port=free_port(),
-        nccl_port=free_port(),
-        bootstrap_port=free_port() if module is None else None,
-        gpu=gpu,
+def _pair(deployment: ResolvedDeployment, module: ResolvedModule) -> tuple[Worker, Worker]:
+    decode = decode_worker(deployment, module, f"decode-{module.spec.name}")
+    # The prefill worker of a plain pair holds the module's own weights, too.
+    prefill = Worker(
+        name=f"prefill-{module.spec.name}",
+        role="prefill",
+        model=deployment.config.prefill.name,
+        checkpoint=module.path,
     )
-    return PlainWorker(place=place, command=plain_command(worker_command(deployment, place)))
+    return prefill, decode
 
 
-def _targets(pairs: Mapping[str, tuple[PlainWorker, PlainWorker]]) -> dict[str, Target]:
+def _plan(deployment: ResolvedDeployment, worker: Worker, gpu: GpuPlace | None) -> PlannedWorker:
+    place = place_worker(worker, gpu)
+    command = plain_command(worker_command(deployment, worker, place))
+    return PlannedWorker(worker=worker, place=place, command=command)
+
+
+def _targets(pairs: Mapping[str, tuple[PlannedWorker, PlannedWorker]]) -> dict[str, Target]:
     targets = {}
     for name, (prefill, decode) in pairs.items():
         assert prefill.place.bootstrap_port is not None
-        leg = PrefillLeg(url=prefill.url, bootstrap_port=prefill.place.bootstrap_port)
-        targets[name] = Target(url=decode.url, prefill=leg)
+        leg = PrefillLeg(url=prefill.place.url, bootstrap_port=prefill.place.bootstrap_port)
+        targets[name] = Target(url=decode.place.url, prefill=leg)
     return targets

@@ -8,14 +8,17 @@ from prefillshare.bench.systems.base import (
     Running,
     Setup,
     Target,
-    merged,
+    with_full_weights,
 )
-from prefillshare.modules.deployment import resolve
-from prefillshare.serving.arguments import module_command
-from prefillshare.serving.memory import kv_token_bytes, worker_memory
-from prefillshare.serving.placement import place_deployment
-from prefillshare.serving.plain import plain_command, running_plain_engines
-from prefillshare.serving.ports import free_port
+from prefillshare.modules.deployment import ResolvedModule, resolve
+from prefillshare.serving.machine.ports import free_port
+from prefillshare.serving.options import DEFAULT_HOST
+from prefillshare.serving.plan.arguments import alone_command
+from prefillshare.serving.plan.memory import kv_token_bytes, worker_memory
+from prefillshare.serving.plan.place import Place
+from prefillshare.serving.plan.placement import place_deployment
+from prefillshare.serving.plan.workers import Worker
+from prefillshare.serving.run.plain import plain_command, running_plain_engines
 
 
 class VanillaSingle:
@@ -27,13 +30,13 @@ class VanillaSingle:
     @contextlib.contextmanager
     def start(self, setup: Setup) -> Iterator[Running]:
         """See `System`."""
-        deployment = resolve(merged(setup.for_engines(len(setup.deployment.decode))))
+        deployment = resolve(with_full_weights(setup.for_engines(len(setup.deployment.decode))))
         commands = {}
-        sizes = [worker_memory(deployment, module.spec.name, module.path) for module in deployment.modules]
-        for module, gpu in zip(deployment.modules, place_deployment(deployment, sizes), strict=True):
-            port = free_port()
-            command = module_command(deployment, module, port=port, nccl_port=free_port(), gpu=gpu)
-            commands[module.spec.name] = (plain_command(command), f"http://127.0.0.1:{port}")
+        workers = [_worker(module) for module in deployment.modules]
+        sizes = [worker_memory(deployment, worker) for worker in workers]
+        for worker, gpu in zip(workers, place_deployment(deployment, sizes), strict=True):
+            place = Place(host=DEFAULT_HOST, port=free_port(), nccl_port=free_port(), gpu=gpu)
+            commands[worker.name] = (plain_command(alone_command(deployment, worker, place)), place.url)
         with running_plain_engines(commands, setup.log_dir):
             yield Running(
                 targets={name: Target(url=url) for name, (_, url) in commands.items()},
@@ -41,3 +44,7 @@ class VanillaSingle:
                 commands=tuple(command.as_shell() for command, _ in commands.values()),
                 kv_token_bytes=kv_token_bytes(deployment),
             )
+
+
+def _worker(module: ResolvedModule) -> Worker:
+    return Worker(name=module.spec.name, role="engine", model=module.spec.name, checkpoint=module.path)

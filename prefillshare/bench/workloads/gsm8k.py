@@ -69,7 +69,7 @@ def read_questions(file: Path) -> list[dict[str, str]]:
         ) from None
     if not rows:
         reason = left_out[0] if left_out else "it is empty"
-        raise BenchError(f"{file} is no file of questions ({reason}): each line needs question and answer")
+        raise BenchError(f"{file} is not a file of questions ({reason}): each line needs question and answer")
     if left_out:
         log.warning("%s: %s", file, summary(left_out))
     return rows

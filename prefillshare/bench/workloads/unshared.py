@@ -10,14 +10,14 @@ def unshared(shape: Shape, modules: tuple[str, ...]) -> Workload:
         step = Step(
             module=modules[number % len(modules)],
             # The number itself comes first, so that no prefix is shared by chance.
-            added=_apart(shape, number) + made_up_tokens(shape, shape.start_tokens, "unshared", number),
+            added=_number_tokens(shape, number) + made_up_tokens(shape, shape.start_tokens, "unshared", number),
             output_tokens=in_turn(shape.output_tokens, number),
         )
         sessions.append(Session(steps=(step,)))
     return Workload(name="unshared", modules=modules, sessions=tuple(sessions))
 
 
-def _apart(shape: Shape, number: int) -> tuple[int, ...]:
+def _number_tokens(shape: Shape, number: int) -> tuple[int, ...]:
     """The digits of `number` as two made-up tokens, with the unit first."""
     base = shape.vocab_size - FIRST_TOKEN
     return (FIRST_TOKEN + number % base, FIRST_TOKEN + number // base % base)

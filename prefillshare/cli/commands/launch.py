@@ -4,11 +4,11 @@ import json
 import shlex
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from prefillshare.cli import launch_options as given
 from prefillshare.cli.launch_memory_table import memory_table
 from prefillshare.cli.output import put, put_comment_table, put_json, put_table, say, warn
 from prefillshare.cli.server_options import url_words
@@ -24,34 +24,17 @@ _PRIVATE_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 
 def launch(
-    file: Annotated[
-        Path | None, typer.Argument(help="Deployment file; without one, the tiny family that comes along.")
-    ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all interfaces.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 30000,
-    api_key: Annotated[
-        str | None, typer.Option(help="Key that clients must send.", envvar="PREFILLSHARE_API_KEY")
-    ] = None,
-    admin_key: Annotated[
-        str | None,
-        typer.Option(
-            help="Disaggregated: key for adding and removing workers; without one, nobody can.",
-            envvar="PREFILLSHARE_ADMIN_KEY",
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything, print devices, memory and commands, and start nothing.")
-    ] = False,
-    assume_gpus: Annotated[
-        str | None,
-        typer.Option(help="With --dry-run: plan for a machine with these GPUs, such as 8x80GB or 2x24GB,1x80GB."),
-    ] = None,
+    file: given.DeploymentFile = None,
+    host: given.Host = "127.0.0.1",
+    port: given.Port = 30000,
+    api_key: given.ServerKey = None,
+    admin_key: given.AdminKey = None,
+    dry_run: given.DryRun = False,
+    assume_gpus: given.AssumedGpus = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON.")] = False,
-    otlp_endpoint: Annotated[
-        str | None, typer.Option(help="OTLP gRPC receiver of traces; wins over the file's otlp_endpoint.")
-    ] = None,
-    log_file: Annotated[Path | None, typer.Option(help="File for the engine's log.")] = None,
-    tui: Annotated[bool, typer.Option("--tui", help="Show the dashboard while it serves.")] = False,
+    otlp_endpoint: given.OtlpEndpoint = None,
+    log_file: given.LogFile = None,
+    tui: given.ShowDashboard = False,
 ) -> None:
     """Serve the modules of a deployment file until Ctrl-C."""
     from prefillshare.config import load_deployment
@@ -59,14 +42,14 @@ def launch(
     from prefillshare.modules.deployment import resolve
     from prefillshare.serving.embedded import embedded_deployment
     from prefillshare.serving.launch import plan_warnings
-    from prefillshare.serving.logs import check_log_file
+    from prefillshare.serving.machine.logs import check_log_file
+    from prefillshare.serving.machine.ports import check_address, check_port
     from prefillshare.serving.options import LaunchOptions
-    from prefillshare.serving.ports import check_address, check_port
 
     if tui:
         _check_screen(as_json, dry_run)
         require("dashboard")
-    found = _assumed(assume_gpus, dry_run)
+    found = _parse_assumed_gpus(assume_gpus, dry_run)
     check_port(port)
     if log_file is not None:
         check_log_file(log_file)
@@ -82,7 +65,7 @@ def launch(
     for text in (*deployment.warnings, *plan_warnings(deployment)):
         warn(text)
     if host not in _PRIVATE_HOSTS and not api_key:
-        warn(f"everybody who reaches this machine on {host}:{port} may use the server: give it an --api-key")
+        warn(f"anybody who can reach {host}:{port} may use the server: protect it with --api-key")
     options = LaunchOptions(
         host=host, port=port, api_key=api_key or None, admin_key=admin_key or None, log_path=log_file
     )
@@ -103,7 +86,7 @@ def _check_screen(as_json: bool, dry_run: bool) -> None:
         raise ConfigError("--tui needs a terminal: leave it out, and watch from another one with `prefillshare top`")
 
 
-def _assumed(text: str | None, dry_run: bool) -> "tuple[Gpu, ...] | None":
+def _parse_assumed_gpus(text: str | None, dry_run: bool) -> "tuple[Gpu, ...] | None":
     from prefillshare.accelerators import assumed_gpus
     from prefillshare.errors import ConfigError
 
@@ -148,7 +131,7 @@ def _serve(deployment: "ResolvedDeployment", options: "LaunchOptions", as_json: 
     from prefillshare.serving.stopping import StopRequested, serve_until_stopped, stop_signals
 
     prefill = f"{deployment.config.prefill.name} ({deployment.fingerprint[:19]})"
-    say(f"starting {_what(deployment)} over prefill module {prefill}")
+    say(f"starting {_describe_start(deployment)} over prefill module {prefill}")
     dashboard = Dashboard()
     with stop_signals():
         try:
@@ -178,16 +161,16 @@ def _print_ready(running: "RunningDeployment", as_json: bool) -> None:
             }
         )
         return
-    rows = [(module.spec.name, _role(module), str(module.path)) for module in running.deployment.modules]
+    rows = [(module.spec.name, _describe_role(module), str(module.path)) for module in running.deployment.modules]
     rows.append((running.deployment.config.prefill.name, "prefill (base)", str(running.deployment.prefill_path)))
     put(f"\nOpenAI endpoint: {running.url}/v1\n")
     put_table(("model", "role", "files"), rows)
-    put(f"\n{_curl_line(running)}\n")
+    put(f"\n{_make_curl_line(running)}\n")
     where = url_words(running.url)
     say(f"ask it with `prefillshare ask{where}`, talk with `prefillshare chat{where}`; Ctrl-C stops")
 
 
-def _what(deployment: "ResolvedDeployment") -> str:
+def _describe_start(deployment: "ResolvedDeployment") -> str:
     config = deployment.config
     if config.topology == "colocated":
         return "the engine"
@@ -195,14 +178,14 @@ def _what(deployment: "ResolvedDeployment") -> str:
     return f"{config.prefill.workers} prefill and {num_decode} decode workers"
 
 
-def _role(module: "ResolvedModule") -> str:
+def _describe_role(module: "ResolvedModule") -> str:
     kind = "full weights" if module.adapter is None else f"LoRA rank {module.adapter.rank}"
     copies = f", {module.spec.replicas} replicas" if module.spec.replicas > 1 else ""
     warning = f"; {module.warning}" if module.warning else ""
     return f"decode, {kind}{copies}{warning}"
 
 
-def _curl_line(running: "RunningDeployment") -> str:
+def _make_curl_line(running: "RunningDeployment") -> str:
     key = ' -H "Authorization: Bearer $PREFILLSHARE_API_KEY"' if running.api_key else ""
     first = running.deployment.config.decode[0]
     body = json.dumps({"model": first.name, "messages": [{"role": "user", "content": first.example}]})

@@ -7,20 +7,20 @@ import typer
 from prefillshare.cli.output import put, put_json, put_table, say
 
 if TYPE_CHECKING:
-    from prefillshare.serving.record import DeploymentRecord
+    from prefillshare.serving.run.record import DeploymentRecord
 
 
 def ps(as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False) -> None:
     """List the running deployments of this user and their processes."""
     from dataclasses import asdict
 
-    from prefillshare.serving.record import read_records
+    from prefillshare.serving.run.record import read_records
 
     records = read_records()
     if as_json:
         put_json([asdict(record) for record in records])
     elif not records:
-        say("nothing runs; start a deployment with `prefillshare launch`")
+        say("no deployment is running; start one with `prefillshare launch`")
     for record in () if as_json else records:
         _print(record)
 

@@ -1,11 +1,14 @@
 """`prefillshare verify`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from prefillshare.cli.server_options import ApiKey, Url
+
+if TYPE_CHECKING:
+    from prefillshare.bench.reference import ServedFidelity
 
 
 def verify(
@@ -53,5 +56,6 @@ def verify(
         raise BenchError(f"answers differ from the reference ({listed}): does {address} serve this deployment file?")
 
 
-def _row(name: str, figures: dict[str, object]) -> list[str]:
-    return [name, f"{figures['exact']} of {figures['compared']}", f"{figures['token_agreement']:.4f}"]
+def _row(name: str, figures: "ServedFidelity") -> list[str]:
+    agreed = figures["token_agreement"]
+    return [name, f"{figures['exact']} of {figures['compared']}", "-" if agreed is None else f"{agreed:.4f}"]

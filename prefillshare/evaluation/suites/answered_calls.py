@@ -33,7 +33,7 @@ def _from_json(decoded: Any) -> Iterator[Call]:
     for call in decoded if isinstance(decoded, list) else [decoded]:
         arguments = call.get("arguments", call.get("parameters")) if isinstance(call, dict) else None
         if not isinstance(arguments, dict) or not isinstance(call.get("name"), str):
-            raise ValueError("is JSON, but no call with name and arguments")
+            raise ValueError("is JSON, but not a call with name and arguments")
         yield call["name"], arguments
 
 
@@ -44,7 +44,7 @@ def _from_python(text: str) -> Iterator[Call]:
         raise ValueError("is neither JSON nor a Python call") from None
     for node in body.elts if isinstance(body, ast.List | ast.Tuple) else [body]:
         if not isinstance(node, ast.Call) or node.args or any(keyword.arg is None for keyword in node.keywords):
-            raise ValueError("is no call with named arguments only")
+            raise ValueError("is not a call with named arguments only")
         yield ast.unparse(node.func), {str(keyword.arg): _value(keyword.value) for keyword in node.keywords}
 
 

@@ -122,7 +122,7 @@ def _problems(
     try:
         return problems_of(own if own and own.exists() else Path(str(files("bfcl_eval") / "data" / file)), make)
     except ModuleNotFoundError:
-        raise EvaluationError(f"{file} is in no package here: pip install --no-deps {PACKAGE}") from None
+        raise EvaluationError(f"{file} is not installed: pip install --no-deps {PACKAGE}") from None
 
 
 @cache

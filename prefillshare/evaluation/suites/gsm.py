@@ -78,7 +78,7 @@ def _gsm_plus(row: Mapping[str, Any]) -> GsmQuestion:
 def _question(asked: str, reference: str, final: str) -> GsmQuestion:
     number = _decimal(final.strip()) if _NUMBER.fullmatch(final.strip()) else None
     if number is None:
-        raise ValueError(f"its answer is {final.strip()[:40]!r}, no number")
+        raise ValueError(f"its answer {final.strip()[:40]!r} is not a number")
     return GsmQuestion(asked=asked, reference=reference, final=number)
 
 

@@ -1,13 +1,16 @@
-"""HumanEval: functions to complete, judged by running the problem's own tests in the sandbox."""
+"""HumanEval: functions to complete, judged by running the problem's own tests in the sandbox.
+
+Its questions, and those of HumanEval+, come from rows of the same shape and differ in the judge only.
+"""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from prefillshare.datafiles import text_in
-from prefillshare.evaluation.base import Verdict
+from prefillshare.evaluation.base import Question, Verdict
 from prefillshare.evaluation.sandbox import Limits, run_function
 from prefillshare.evaluation.suites.problem_file import FieldSuite, read_problems
 
@@ -16,6 +19,7 @@ MAX_NEW_TOKENS = 768
 LIMITS = Limits(cpu_s=10, wall_s=30.0, memory_bytes=512 * 2**20)
 _BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
 _JUDGE = "run_the_tests"
+_Made = TypeVar("_Made", bound=Question)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,16 +68,29 @@ class HumanEvalQuestion(CompletionQuestion):
 
 def load_humaneval(directory: Path | None) -> FieldSuite:
     """The 164 problems (HumanEval.jsonl.gz)."""
-    questions, left_out = read_problems("HumanEval.jsonl.gz", directory, _question)
-    return FieldSuite(
-        name="humaneval", questions=questions, max_new_tokens=MAX_NEW_TOKENS, runs_code=True, left_out=left_out
+    return load_completions(
+        "humaneval",
+        "HumanEval.jsonl.gz",
+        directory,
+        lambda row: HumanEvalQuestion(**completion_fields(row), test=text_in(row, "test")),
     )
 
 
-def _question(row: Mapping[str, Any]) -> HumanEvalQuestion:
-    return HumanEvalQuestion(
-        asked=text_in(row, "prompt"),
-        reference=text_in(row, "canonical_solution"),
-        entry_point=text_in(row, "entry_point"),
-        test=text_in(row, "test"),
-    )
+def load_completions(
+    name: str, file: str, directory: Path | None, make: Callable[[Mapping[str, Any]], _Made]
+) -> FieldSuite:
+    """A suite of functions to complete; `make` adds to `completion_fields` what its judge needs."""
+    questions, left_out = read_problems(file, directory, make)
+    return FieldSuite(name=name, questions=questions, max_new_tokens=MAX_NEW_TOKENS, left_out=left_out)
+
+
+def completion_fields(row: Mapping[str, Any]) -> dict[str, str]:
+    """The fields of a `CompletionQuestion` in a row.
+
+    Raises: ValueError or KeyError when one is missing or no text.
+    """
+    return {
+        "asked": text_in(row, "prompt"),
+        "reference": text_in(row, "canonical_solution"),
+        "entry_point": text_in(row, "entry_point"),
+    }

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefillshare.datafiles import text_in
 from prefillshare.evaluation.base import Verdict
 from prefillshare.evaluation.sandbox import Limits, run_function
-from prefillshare.evaluation.suites.humaneval import MAX_NEW_TOKENS, CompletionQuestion
-from prefillshare.evaluation.suites.problem_file import FieldSuite, read_problems
+from prefillshare.evaluation.suites.humaneval import CompletionQuestion, completion_fields, load_completions
+from prefillshare.evaluation.suites.problem_file import FieldSuite
 
 FILE = "HumanEvalPlus.jsonl.gz"
 LIMITS = Limits(cpu_s=30, wall_s=90.0, memory_bytes=1024 * 2**20)
@@ -90,17 +89,12 @@ class HumanEvalPlusQuestion(CompletionQuestion):
 
 def load_humaneval_plus(directory: Path | None) -> FieldSuite:
     """The 164 problems (HumanEvalPlus.jsonl.gz of EvalPlus's release v0.1.10)."""
-    questions, left_out = read_problems(FILE, directory, _question)
-    return FieldSuite(
-        name="humaneval+", questions=questions, max_new_tokens=MAX_NEW_TOKENS, runs_code=True, left_out=left_out
-    )
+    return load_completions("humaneval+", FILE, directory, _question)
 
 
 def _question(row: Mapping[str, Any]) -> HumanEvalPlusQuestion:
     return HumanEvalPlusQuestion(
-        asked=text_in(row, "prompt"),
-        reference=text_in(row, "canonical_solution"),
-        entry_point=text_in(row, "entry_point"),
+        **completion_fields(row),
         inputs=[*row["base_input"], *row["plus_input"]],
         atol=float(row["atol"]),
     )

@@ -1,4 +1,4 @@
-"""A suite of the field, and where its file is looked for."""
+"""A suite of the field, read from its file in the directory of --data or $PREFILLSHARE_DATA."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -24,14 +24,8 @@ class FieldSuite:
     """The problems, in the order of the file."""
     max_new_tokens: int
     """Longest answer in tokens."""
-    runs_code: bool = False
-    """Whether its judge runs what the model wrote."""
     left_out: Sequence[str] = ()
     """Rows of the file that are no problem with an answer to compare with, each with its number and the reason."""
-
-    @property
-    def num_left_out(self) -> int:
-        return len(self.left_out)
 
 
 def read_problems(
@@ -43,7 +37,9 @@ def read_problems(
     """
     file = data_file(file_name, directory)
     if file is None:
-        raise EvaluationError(f"{file_name} is looked for nowhere: give its directory with --data or ${DATA_VARIABLE}")
+        raise EvaluationError(
+            f"no directory is given for {file_name}: set --data or ${DATA_VARIABLE} to the one it is in"
+        )
     return problems_of(file, make)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from prefillshare.config.tables import nearest
+from prefillshare.config.tables import suggest_nearest
 from prefillshare.errors import EvaluationError
 from prefillshare.evaluation.base import Suite
 from prefillshare.evaluation.suites.bfcl import CATEGORIES, load_bfcl
@@ -38,7 +38,7 @@ def load(
     Raises: EvaluationError for an unknown name, a missing file, or a suite that runs code without permission.
     """
     if name not in names():
-        raise EvaluationError(f"there is no suite {name!r}: {nearest(name, names())}")
+        raise EvaluationError(f"there is no suite {name!r}: {suggest_nearest(name, names())}")
     if name in RUNS_CODE and not may_run_code:
         raise EvaluationError(
             f"suite {name} runs code that the model wrote: allow it with --allow-code-execution, best in a container"

@@ -16,7 +16,7 @@ PREFIX = "tiny-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class TinyQuestion:
     """One problem and the conversation that asks it."""
 
     problem: Problem
@@ -39,17 +39,18 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Suite:
+class TinySuite:
     """Held-out problems of one task."""
 
     name: str
     """Name of the suite."""
     task: TaskName
     """Its task, which is also the name of the module that should solve it."""
-    questions: tuple[Question, ...]
+    questions: tuple[TinyQuestion, ...]
     """The problems."""
     max_new_tokens: int = MAX_NEW_TOKENS
     """Longest answer in tokens."""
+    left_out: ClassVar[tuple[str, ...]] = ()
 
 
 def suite_names() -> list[str]:
@@ -57,7 +58,7 @@ def suite_names() -> list[str]:
     return [f"{PREFIX}{task}" for task in TASKS]
 
 
-def load_suite(name: str, num_problems: int = 500) -> Suite:
+def load_suite(name: str, num_problems: int = 500) -> TinySuite:
     """The first `num_problems` problems of a suite; always the same ones.
 
     Raises: EvaluationError for an unknown name.
@@ -67,7 +68,7 @@ def load_suite(name: str, num_problems: int = 500) -> Suite:
         raise EvaluationError(f"there is no suite {name!r}: choose one of {', '.join(suite_names())}")
     asked = islice(held_out_conversations(SUITE_SEED, task), num_problems)
     questions = tuple(
-        Question(
+        TinyQuestion(
             problem=conversation.problems[-1],
             messages=tuple(
                 {"role": turn.role, "content": turn.content} for turn in conversation.turns(has_last_answer=False)
@@ -75,4 +76,4 @@ def load_suite(name: str, num_problems: int = 500) -> Suite:
         )
         for conversation in asked
     )
-    return Suite(name=name, task=task, questions=questions)
+    return TinySuite(name=name, task=task, questions=questions)

@@ -44,12 +44,12 @@ def _judge_code(problem: Problem, answer: str) -> Verdict:
     outcome = run_function(answer, function, _cases())
     if outcome.error:
         return Verdict(is_right=False, reason=outcome.error)
-    is_right = _canonical(outcome.values) == _expected(problem.judge["reference"], function)
+    is_right = _canonical(outcome.values) == _run_reference(problem.judge["reference"], function)
     return Verdict(is_right=is_right, reason="" if is_right else "returns something else")
 
 
 @cache
-def _expected(reference: str, function: str) -> str:
+def _run_reference(reference: str, function: str) -> str:
     outcome = run_function(reference, function, _cases())
     assert outcome.error is None, f"the reference answer fails: {outcome.error}"
     return _canonical(outcome.values)

@@ -2,102 +2,84 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
 from types import TracebackType
 
-from prefillshare.observe.observer import Observed
-from prefillshare.routing.call.call import Call
 from prefillshare.routing.call.legs import make_legs
-from prefillshare.routing.call.prefill_leg import PrefillLeg
-from prefillshare.routing.choice.admission import Admission
-from prefillshare.routing.choice.choice import Chooser, Pair
+from prefillshare.routing.call.prefill_leg import run_prefill_leg
+from prefillshare.routing.call.underway import Underway, give_up, note_silence
+from prefillshare.routing.choice.chooser import Pair
 from prefillshare.routing.errors import ShortageError
-from prefillshare.routing.workers.client import Answer, LegFailedError, WorkerClient
-from prefillshare.routing.workers.health import Health
+from prefillshare.routing.parts import Parts
+from prefillshare.routing.workers.answer import Answer
+from prefillshare.routing.workers.leg import LegFailedError
 from prefillshare.routing.workers.worker import Worker
 
 _REFUSAL_GRACE_S = 1.0
 """How long the decode leg may take to refuse a call itself, once the prefill leg has or its hand-off failed."""
+
+PrefillResult = Answer | LegFailedError | ShortageError
 
 
 class Attempt:
     """Context of one attempt; leaving it gives the decode worker back and ends both legs if anything went wrong.
 
     The prefill leg ends on its own after a good answer: the prefill worker may report later than the first token.
+    So each leg gives its own worker back: the prefill leg when it ends, this context for the decode leg.
     """
 
-    def __init__(
-        self,
-        call: Call,
-        pair: Pair,
-        *,
-        base: str,
-        client: WorkerClient,
-        chooser: Chooser,
-        admission: Admission,
-        health: Health,
-        observed: Observed,
-    ) -> None:
-        self.call = call
-        self.pair = pair
-        self._prefill_leg, self._decode_leg = make_legs(call, pair.prefill, self.decode, base)
-        self._prefill_run = PrefillLeg(
-            call,
-            pair,
-            self._prefill_leg,
-            client=client,
-            chooser=chooser,
-            admission=admission,
-            health=health,
-            observed=observed,
+    def __init__(self, parts: Parts, underway: Underway, pair: Pair) -> None:
+        assert pair.decode is not None
+        self.decode: Worker = pair.decode
+        self._parts = parts
+        self._underway = underway
+        self._pair = pair
+        self._prefill_leg, self._decode_leg = make_legs(
+            underway.call, pair.prefill, pair.decode, parts.settings.base_model
         )
-        self._client = client
-        self._admission = admission
-        self._health = health
         self._answer: Answer | None = None
         self._started = time.monotonic()
 
-    @property
-    def decode(self) -> Worker:
-        """Worker of the decode leg."""
-        assert self.pair.decode is not None
-        return self.pair.decode
-
     async def __aenter__(self) -> "Attempt":
+        # Both legs set out at once. The decode worker fetches the KV when the prefill worker has it, by the room
+        # that both are told; whichever comes first waits for the other.
+        self._prefill = asyncio.create_task(self._run_prefill())
+        self._decode = asyncio.create_task(
+            self._parts.client.send(
+                self._decode_leg, self._underway.span.headers, is_stream=self._underway.call.is_stream
+            )
+        )
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        failure = error if isinstance(error, LegFailedError) else error and error.__cause__
-        # A failed prefill leg has reported itself, unless it just did not end.
-        if isinstance(failure, LegFailedError) and (failure.worker is self.decode or self.is_prefilling):
-            self._health.failed(failure)
-        elif self._answer is not None and error is None:
-            self._health.succeeded(self.decode)
-        else:
-            self.decode.breaker.undecided()
+        self._record(error)
         if error is not None or self._answer is None or self._answer.status != 200:
-            self._abort()
-        self._admission.release(self.decode, time.monotonic() - self._started)
+            self._end_legs()
+        self._parts.admission.release(self.decode, time.monotonic() - self._started)
 
-    async def open(self, headers: Mapping[str, str]) -> Answer:
-        """Send both legs and return the answer, or its beginning.
+    async def open(self) -> Answer:
+        """Return the answer, or its beginning.
 
-        Raises: LegFailedError, ShortageError.
+        Raises: LegFailedError, ShortageError; CallTimeoutError when nothing has come in time.
         """
-        self._prefill = asyncio.create_task(self._run_prefill(headers))
-        self._decode = asyncio.create_task(self._client.send(self._decode_leg, headers, is_stream=self.call.is_stream))
-        await asyncio.wait((self._prefill, self._decode), return_when=asyncio.FIRST_COMPLETED)
-        self._answer = await self._first_answer()
+        settings = self._parts.settings.router
+        limit_s = settings.first_byte_timeout_s if self._underway.call.is_stream else settings.total_timeout_s
+        try:
+            async with asyncio.timeout_at(min(asyncio.get_running_loop().time() + limit_s, self._underway.deadline)):
+                await asyncio.wait((self._prefill, self._decode), return_when=asyncio.FIRST_COMPLETED)
+                self._answer = await self._await_answer()
+        except TimeoutError:
+            give_up(note_silence(self._pair.prefill if self._is_prefilling else self.decode, limit_s))
         return self._answer
 
     @property
-    def is_prefilling(self) -> bool:
+    def _is_prefilling(self) -> bool:
         """Whether the prefill worker has not reported yet."""
         return not self._prefill.done()
 
-    async def _first_answer(self) -> Answer:
+    async def _await_answer(self) -> Answer:
+        """Return the decode leg's answer, or the prefill leg's where that says why there will be none."""
         if self._decode.done():
             return await self._decode
         report = self._prefill.result()
@@ -110,20 +92,33 @@ class Attempt:
                 return _answer_or_raise(report)
         return await self._decode
 
-    async def _run_prefill(self, headers: Mapping[str, str]) -> Answer | LegFailedError | ShortageError:
+    async def _run_prefill(self) -> PrefillResult:
+        # An error is returned, not raised: after a good answer nobody waits for this task any more.
         try:
-            return await self._prefill_run.run(headers)
+            return await run_prefill_leg(self._parts, self._underway, self._pair, self._prefill_leg)
         except (LegFailedError, ShortageError) as error:
             return error
 
-    def _abort(self) -> None:
+    def _record(self, error: BaseException | None) -> None:
+        """Tell the health checks what the attempt says about the decode worker, if anything."""
+        failure = error if isinstance(error, LegFailedError) else error and error.__cause__
+        # A failed prefill leg has reported itself, unless it just did not end.
+        if isinstance(failure, LegFailedError) and (failure.worker is self.decode or self._is_prefilling):
+            self._parts.health.record_failure(failure)
+        elif self._answer is not None and error is None:
+            self._parts.health.record_success(self.decode)
+        else:
+            self.decode.breaker.record_nothing()
+
+    def _end_legs(self) -> None:
+        """Close what is open, and tell the workers, which would go on computing for nobody."""
         if self._answer is not None and self._answer.rest is not None:
             self._answer.rest.close()
         for task, leg in ((self._prefill, self._prefill_leg), (self._decode, self._decode_leg)):
             is_open = not task.done() or (task is self._decode and self._answer is not None and self._answer.rest)
             task.cancel()
             if is_open:
-                self._client.abort(leg)
+                self._parts.client.abort(leg)
 
 
 def _answer_or_raise(report: Answer | LegFailedError) -> Answer:

@@ -1,43 +1,22 @@
-"""A client's call, checked as far as the router must understand it; the rest is the worker's to judge."""
+"""A client's call, as far as the router understands it; the rest is the worker's to judge."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import orjson
+from prefillshare.routing.choice.demand import Demand
 
-from prefillshare.routing.call.checks import check_fields, check_items
-from prefillshare.routing.call.prompt import chat_prompts, text_prompts
-from prefillshare.routing.errors import BadCallError, UnknownModelError
-from prefillshare.wire.text import session_name
-
+Body = Mapping[str, Any]
+"""The JSON object that a client sent; what its values are is checked where they are read."""
 Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/generate"]
-Shape = tuple[int | None, tuple[bytes, ...]]
-"""Number of prompts of a batch, None for a single one; canonical prompts."""
-# What a leg sets for itself, or leaves out. A client's own rid is among these: a worker aborts every request whose id
-# begins with the given one, so a short rid would end other people's calls.
-_PER_LEG = frozenset(
-    "model lora_path stream n rid bootstrap_host bootstrap_port bootstrap_room bootstrap_pair_key "
-    "disagg_prefill_dp_rank".split()
-)
-# What is wanted of the answer. A prefill worker computes none of it, and would fail where it makes up its own reply.
-_OF_THE_ANSWER = frozenset(
-    "stream_options logprobs top_logprobs return_logprob logprob_start_len top_logprobs_num token_ids_logprob "
-    "return_text_in_logprobs echo return_hidden_states return_routed_experts return_token_ids "
-    "return_prompt_token_ids return_meta_info".split()
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """One call of a client."""
+class Call(Demand):
+    """One call of a client: what it wants of the workers, and what they are sent."""
 
     endpoint: Endpoint
     """Path at the workers, too."""
-    module: str
-    """Decode module that answers; the prefill module for a call that asks for no token."""
-    is_prefill_only: bool
-    """Whether no token is asked for: a prefill worker answers alone."""
     shared_body: bytes
     """JSON object with what both legs are told."""
     answer_fields: Mapping[str, Any]
@@ -46,188 +25,3 @@ class Call:
     """Whether the answer comes in pieces."""
     num_prompts: int | None
     """Prompts of a batch; None when the call is not a batch."""
-    prompts: tuple[bytes, ...]
-    """Canonical prompts, for the prefix index."""
-    session: str | None
-    """Session that the client named."""
-
-    @property
-    def prompt_bytes(self) -> int:
-        """Length of all canonical prompts."""
-        return sum(map(len, self.prompts))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Served:
-    """What a deployment can be asked."""
-
-    base: str
-    """Name of the prefill module."""
-    modules: Sequence[str]
-    """Decode modules."""
-    vocab_size: int | None = None
-    """Token ids there are; None when the router was not told."""
-
-
-def parse_call(
-    endpoint: Endpoint,
-    raw: bytes,
-    served: Served,
-    *,
-    session_header: str | None = None,
-    addressed: str | None = None,
-) -> Call:
-    """Return the call in the body `raw`; `addressed` is the module of the address, for a body that names none.
-
-    Raises: BadCallError when the body cannot be used, UnknownModelError when it names no decode module.
-    """
-    body = _json_object(raw)
-    is_stream = _flag(body, "stream")
-    is_prefill_only = endpoint == "/generate" and not is_stream and _asks_for_nothing(body)
-    module = _module(body, served, addressed, may_be_base=is_prefill_only)
-    _refuse_several_samples(body)
-    try:
-        num_prompts, prompts = _SHAPES[endpoint](body, served.vocab_size)
-        check_fields(body, num_prompts, served.vocab_size)
-        told = {name: value for name, value in body.items() if name not in _PER_LEG}
-        answer_fields = {name: told.pop(name) for name in _OF_THE_ANSWER & told.keys()}
-        shared_body, _ = orjson.dumps(told), orjson.dumps(answer_fields)  # the legs write the second
-    except orjson.JSONEncodeError as error:
-        raise BadCallError(f"the body cannot be passed on ({error}): nest it less deeply") from None
-    return Call(
-        endpoint=endpoint,
-        module=served.base if is_prefill_only else module,
-        is_prefill_only=is_prefill_only,
-        shared_body=shared_body,
-        answer_fields=answer_fields,
-        is_stream=is_stream,
-        num_prompts=num_prompts,
-        prompts=prompts,
-        session=_session(session_header, body),
-    )
-
-
-def _json_object(raw: bytes) -> dict[str, Any]:
-    try:
-        body = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        raise BadCallError(f"the body is not JSON ({error}): send a JSON object") from None
-    if not isinstance(body, dict):
-        raise BadCallError(f"the body is {_kind(body)}: send a JSON object")
-    return body
-
-
-def _flag(body: Mapping[str, Any], name: str) -> bool:
-    value = body.get(name)
-    if value is not None and not isinstance(value, bool):
-        raise BadCallError(f"{name} is {_shown(value)}: it must be true or false", param=name)
-    return bool(value)
-
-
-def _asks_for_nothing(body: Mapping[str, Any]) -> bool:
-    samplings = body.get("sampling_params")
-    wanted = [one.get("max_new_tokens") for one in _each(samplings) if isinstance(one, Mapping)]
-    return bool(wanted) and all(one == 0 and not isinstance(one, bool) for one in wanted)
-
-
-def _module(body: Mapping[str, Any], served: Served, addressed: str | None, *, may_be_base: bool) -> str:
-    base, modules = served.base, served.modules
-    named, lora_path = body.get("model"), _one_lora_path(body)
-    if named is None or named == base:
-        named = lora_path or named
-    named = addressed if named is None else named
-    if may_be_base and named in (None, base):
-        return base
-    known = f"this deployment has: {', '.join(modules) or 'no decode module at present'}"
-    if named is None:
-        raise BadCallError(f"model is missing: name a decode module; {known}", param="model")
-    if not isinstance(named, str):
-        raise BadCallError(f"model is {_shown(named)}: it must be the name of a decode module; {known}", param="model")
-    name = named.removeprefix(f"{base}:")
-    if name in modules:
-        return name
-    if name == base:
-        message = f"model {base!r} is the prefill module, which never decodes here: name a decode module; {known}"
-        raise UnknownModelError(message, param="model")
-    raise UnknownModelError(f"model {_shown(name)} does not exist; {known}", param="model")
-
-
-def _one_lora_path(body: Mapping[str, Any]) -> Any:
-    path = body.get("lora_path")
-    if path is None or isinstance(path, str):
-        return path
-    if not isinstance(path, list):
-        raise BadCallError(f"lora_path is {_shown(path)}: it must be the name of a decode module", param="lora_path")
-    if not path or any(item != path[0] for item in path):
-        raise BadCallError("lora_path names several modules: send one call for each", param="lora_path")
-    return path[0]
-
-
-def _refuse_several_samples(body: Mapping[str, Any]) -> None:
-    samplings = body.get("sampling_params")
-    for place in [body, *_each(samplings)]:
-        count = place.get("n") if isinstance(place, Mapping) else None
-        if count not in (None, 1):
-            raise BadCallError(
-                f"n is {_shown(count)}: one call gives one answer here, so send the call several times; "
-                "the shared prompt is computed once",
-                param="n",
-            )
-
-
-def _each(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
-def _session(header: str | None, body: Mapping[str, Any]) -> str | None:
-    for value in (header, body.get("session_id"), body.get("user")):
-        if isinstance(value, str) and value:
-            return session_name(value)
-    return None
-
-
-def _chat_shape(body: Mapping[str, Any], vocab_size: int | None) -> Shape:
-    messages = body.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise BadCallError(f"messages is {_shown(messages)}: it must be a list of messages", param="messages")
-    return None, chat_prompts(body)
-
-
-def _completion_shape(body: Mapping[str, Any], vocab_size: int | None) -> Shape:
-    return _text_shape(body, "prompt", vocab_size)
-
-
-def _generate_shape(body: Mapping[str, Any], vocab_size: int | None) -> Shape:
-    return _text_shape(body, "text" if body.get("text") is not None else "input_ids", vocab_size)
-
-
-def _text_shape(body: Mapping[str, Any], name: str, vocab_size: int | None) -> Shape:
-    prompt = body.get(name)
-    if not isinstance(prompt, str | list) or not prompt:
-        wanted = "it must be text or a list of token ids, or a list of these"
-        raise BadCallError(f"{name} is {_shown(prompt)}: {wanted}", param=name)
-    if isinstance(prompt, str):
-        return None, text_prompts(body, prompt)
-    is_batch = not isinstance(prompt[0], int)
-    for one in prompt if is_batch and isinstance(prompt[0], list) else [prompt]:
-        check_items(one, name, vocab_size)
-    return (len(prompt) if is_batch else None), text_prompts(body, prompt)
-
-
-_SHAPES: dict[Endpoint, Callable[[Mapping[str, Any], int | None], Shape]] = {
-    "/v1/chat/completions": _chat_shape,
-    "/v1/completions": _completion_shape,
-    "/generate": _generate_shape,
-}
-
-
-def _kind(value: Any) -> str:
-    names = {list: "a list", str: "text", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number")
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "missing"
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -7,6 +7,7 @@ with an exception, and with it every call that it was serving.
 from collections.abc import Mapping
 from typing import Any
 
+from prefillshare.routing.call.call import Body
 from prefillshare.routing.errors import BadCallError
 
 MAX_TOKEN_IDS = 1 << 31
@@ -19,7 +20,7 @@ _UNSERVED = {
 }
 
 
-def check_fields(body: Mapping[str, Any], num_prompts: int | None, vocab_size: int | None) -> None:
+def check_fields(body: Body, num_prompts: int | None, vocab_size: int | None) -> None:
     """Refuse fields that no worker may see.
 
     Raises: BadCallError.
@@ -36,9 +37,9 @@ def check_fields(body: Mapping[str, Any], num_prompts: int | None, vocab_size: i
     limit = min(MAX_TOP_LOGPROBS, vocab_size or MAX_TOP_LOGPROBS)
     for name in ("top_logprobs", "logprobs", "top_logprobs_num"):
         value = body.get(name)
-        for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, int | float) and not 0 <= one <= limit:
-                raise BadCallError(f"{name} is {one}: it must be from 0 to {limit}", param=name)
+        for count in value if isinstance(value, list) else [value]:
+            if isinstance(count, int | float) and not 0 <= count <= limit:
+                raise BadCallError(f"{name} is {count}: it must be from 0 to {limit}", param=name)
 
 
 def check_items(items: Any, name: str, vocab_size: int | None) -> None:
@@ -48,7 +49,7 @@ def check_items(items: Any, name: str, vocab_size: int | None) -> None:
     """
     kind = type(items[0]) if isinstance(items, list) and items else None
     if kind not in (int, str) or any(type(item) is not kind for item in items):
-        raise BadCallError(f"{name} is not all texts or all token ids: do not mix or nest them", param=name)
+        raise BadCallError(f"{name} mixes or nests texts and token ids: send only texts, or only token ids", param=name)
     num_ids = vocab_size or MAX_TOKEN_IDS
     if kind is int and not 0 <= min(items) <= max(items) < num_ids:
         wrong = next(item for item in items if not 0 <= item < num_ids)
@@ -67,4 +68,7 @@ def _check_namespace(value: Any, name: str, num_prompts: int | None) -> None:
         return
     is_list = isinstance(value, list) and all(isinstance(item, str) for item in value)
     if not is_list or num_prompts is None or len(value) != num_prompts:
-        raise BadCallError(f"{name} is of the wrong kind: it must be text, or for a batch one for each", param=name)
+        raise BadCallError(
+            f"{name} is of the wrong kind: it must be text, or for a batch a list with one text for each prompt",
+            param=name,
+        )

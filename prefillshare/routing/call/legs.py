@@ -8,62 +8,46 @@ for no token has a prefill leg alone, which hands its KV to nobody and whose ans
 
 import random
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
 from prefillshare.contract import MODULE_HEADER, NO_BOOTSTRAP_HOST
 from prefillshare.routing.call.call import Call
+from prefillshare.routing.workers.leg import Leg
 from prefillshare.routing.workers.worker import Worker
 
 _MAX_ROOM = 2**63 - 1
-_NONE: Mapping[str, str] = MappingProxyType({})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Leg:
-    """One request to one worker."""
-
-    worker: Worker
-    """Where it goes."""
-    path: str
-    """Path at the worker."""
-    body: bytes
-    """JSON body."""
-    rids: tuple[str, ...]
-    """Request ids by which the worker can be told to abort it."""
-    headers: Mapping[str, str] = field(default_factory=dict)
-    """HTTP headers beside the call's own."""
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+T = TypeVar("T")
 
 
 def make_legs(call: Call, prefill: Worker, decode: Worker, base: str) -> tuple[Leg, Leg]:
     """Return the prefill leg and the decode leg of one attempt, with fresh rooms and request ids."""
-    rooms = _per_prompt(call, lambda: random.randint(1, _MAX_ROOM))
-    bootstrap = {
+    bootstrap: dict[str, Any] = {
         "bootstrap_host": _per_prompt(call, lambda: prefill.spec.bootstrap_host),
         "bootstrap_port": _per_prompt(call, lambda: prefill.spec.bootstrap_port),
-        "bootstrap_room": rooms,
+        "bootstrap_room": _make_rooms(call),
     }
     return (
         # It is asked for the base, and counts its cache hits by whom it works for.
-        _leg(call, prefill, bootstrap | _prefill_fields(call, base), {MODULE_HEADER: call.module}),
-        _leg(call, decode, bootstrap | _decode_fields(call, decode)),
+        _make_leg(call, prefill, bootstrap | _prefill_fields(call, base), {MODULE_HEADER: call.module}),
+        _make_leg(call, decode, bootstrap | _decode_fields(call, decode)),
     )
 
 
 def make_prefill_only_leg(call: Call, prefill: Worker) -> Leg:
     """Return the one leg of a call that asks for no token."""
-    bootstrap = {
+    bootstrap: dict[str, Any] = {
         "bootstrap_host": _per_prompt(call, lambda: NO_BOOTSTRAP_HOST),
-        "bootstrap_room": _per_prompt(call, lambda: random.randint(1, _MAX_ROOM)),
+        "bootstrap_room": _make_rooms(call),
     }
-    return _leg(call, prefill, bootstrap | {"stream": False, **call.answer_fields}, {MODULE_HEADER: call.module})
+    return _make_leg(call, prefill, bootstrap | {"stream": False, **call.answer_fields}, {MODULE_HEADER: call.module})
 
 
-def _leg(call: Call, worker: Worker, fields: Mapping[str, Any], headers: Mapping[str, str] = _NONE) -> Leg:
+def _make_leg(call: Call, worker: Worker, fields: Mapping[str, Any], headers: Mapping[str, str] = _NO_HEADERS) -> Leg:
     rid = _per_prompt(call, lambda: uuid.uuid4().hex)
     own = orjson.dumps({**fields, "rid": rid})
     return Leg(
@@ -75,7 +59,13 @@ def _leg(call: Call, worker: Worker, fields: Mapping[str, Any], headers: Mapping
     )
 
 
-def _per_prompt(call: Call, make: Any) -> Any:
+def _make_rooms(call: Call) -> int | list[int]:
+    # Nobody hands rooms out: of so many, no two calls of any router before these workers draw the same.
+    return _per_prompt(call, lambda: random.randint(1, _MAX_ROOM))
+
+
+def _per_prompt(call: Call, make: Callable[[], T]) -> T | list[T]:
+    """Return what `make` makes: once for a single prompt, a list with one for each prompt of a batch."""
     return make() if call.num_prompts is None else [make() for _ in range(call.num_prompts)]
 
 

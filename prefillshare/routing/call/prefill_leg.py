@@ -1,70 +1,50 @@
 """The prefill leg on its way: what the router learns from it, whoever waits for it."""
 
 import asyncio
-from collections.abc import Mapping
 
-from prefillshare.observe.observer import Observed
-from prefillshare.routing.call.call import Call
-from prefillshare.routing.call.legs import Leg
 from prefillshare.routing.call.prefill_report import read_report
-from prefillshare.routing.choice.admission import Admission
-from prefillshare.routing.choice.choice import Chooser, Pair
+from prefillshare.routing.call.underway import Underway
+from prefillshare.routing.choice.chooser import Pair
 from prefillshare.routing.errors import ShortageError
-from prefillshare.routing.workers.client import Answer, LegFailedError, WorkerClient
-from prefillshare.routing.workers.health import Health
+from prefillshare.routing.parts import Parts
+from prefillshare.routing.workers.answer import Answer
+from prefillshare.routing.workers.leg import Leg, LegFailedError
 
 
-class PrefillLeg:
-    """One request to a prefill worker; gives the worker back when it ends."""
+async def run_prefill_leg(parts: Parts, underway: Underway, pair: Pair, leg: Leg) -> Answer:
+    """Send the leg, return the worker's answer, and give the prefill worker of `pair` back.
 
-    def __init__(
-        self,
-        call: Call,
-        pair: Pair,
-        leg: Leg,
-        *,
-        client: WorkerClient,
-        chooser: Chooser,
-        admission: Admission,
-        health: Health,
-        observed: Observed,
-    ) -> None:
-        self.leg = leg
-        self._call = call
-        self._pair = pair
-        self._client = client
-        self._chooser = chooser
-        self._admission = admission
-        self._health = health
-        self._observed = observed
+    Raises: LegFailedError, of which the health checks have heard; ShortageError.
+    """
+    worker, expected = pair.prefill, pair.expected_tokens
+    started = worker.speed.begin(expected)
+    computed = None
+    try:
+        answer = await parts.client.send(leg, underway.span.headers, is_stream=False)
+        parts.health.record_success(worker)
+        if answer.status == 200:
+            computed = _learn(parts, underway, pair, answer)
+        return answer
+    except LegFailedError as error:
+        parts.health.record_failure(error)
+        raise
+    except (asyncio.CancelledError, ShortageError):
+        worker.breaker.record_nothing()
+        raise
+    finally:
+        # The place at the worker is this leg's alone: the decode leg may go on for minutes, or be over already.
+        worker.speed.finish(expected, computed, started)
+        parts.admission.release(worker)
 
-    async def run(self, headers: Mapping[str, str]) -> Answer:
-        """Send the leg and return the worker's answer.
 
-        Raises: LegFailedError, of which the health checks have heard; ShortageError.
-        """
-        worker, expected = self._pair.prefill, self._pair.expected_tokens
-        started = worker.speed.started(expected)
-        computed = None
-        try:
-            answer = await self._client.send(self.leg, headers, is_stream=False)
-            self._health.succeeded(worker)
-            if answer.status == 200:
-                report = read_report(answer.content)
-                computed = report.computed_tokens
-                if computed is None:  # the index's estimate is the best guess
-                    computed = round(expected)
-                self._chooser.learn(self._call, self._pair, report.prompt_tokens or None)
-                self._observed.prefilled(
-                    tokens=report.prompt_tokens, own=report.own_hit_tokens, cross=report.cross_hit_tokens
-                )
-            return answer
-        except LegFailedError as error:
-            self._health.failed(error)
-            raise
-        except (asyncio.CancelledError, ShortageError):
-            worker.breaker.undecided()
-            raise
-        finally:
-            worker.speed.finished(expected, computed, started)
-            self._admission.release(worker)
+def _learn(parts: Parts, underway: Underway, pair: Pair, answer: Answer) -> int:
+    """Take in the report in `answer`; return how many tokens were computed, by the index's estimate if it is not told.
+
+    The workers hold the prompt from now on, not from the choice on: a call that comes before this finds it nowhere.
+    """
+    report = read_report(answer.content)
+    parts.chooser.learn(underway.call, pair, report.prompt_tokens or None)
+    underway.observed.note_prefill(
+        tokens=report.prompt_tokens, own=report.own_hit_tokens, cross=report.cross_hit_tokens
+    )
+    return round(pair.expected_tokens) if report.computed_tokens is None else report.computed_tokens

@@ -34,11 +34,11 @@ def read_report(content: bytes) -> PrefillReport:
     except orjson.JSONDecodeError:
         return PrefillReport()
     items = [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, Mapping)]
-    cached = [_cached(item) for item in items]
+    cached = [_cached_tokens(item) for item in items]
     hits = [hit for item in items for hit in _hits(item)]
     return PrefillReport(
         prompt_tokens=sum(_usage(item).get("prompt_tokens") or 0 for item in items),
-        cached_tokens=None if not cached or None in cached else sum(one or 0 for one in cached),
+        cached_tokens=None if not cached or None in cached else sum(count or 0 for count in cached),
         own_hit_tokens=sum(hit.get("own_hit_tokens", 0) for hit in hits),
         cross_hit_tokens=sum(hit.get("cross_hit_tokens", 0) for hit in hits),
     )
@@ -48,7 +48,7 @@ def _usage(item: Mapping[str, Any]) -> Mapping[str, Any]:
     return item.get("usage") or item.get("meta_info") or {}
 
 
-def _cached(item: Mapping[str, Any]) -> int | None:
+def _cached_tokens(item: Mapping[str, Any]) -> int | None:
     usage = _usage(item)
     details = usage.get("prompt_tokens_details") or {}
     found: int | None = details.get("cached_tokens", usage.get("cached_tokens"))
@@ -58,5 +58,5 @@ def _cached(item: Mapping[str, Any]) -> int | None:
 def _hits(item: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Of `/generate` in meta_info, of the OpenAI endpoints in metadata."""
     for place in ("meta_info", "metadata"):
-        told = (item.get(place) or {}).get("prefillshare")
-        yield from told if isinstance(told, list) else [told] if told else []
+        hits = (item.get(place) or {}).get("prefillshare")
+        yield from hits if isinstance(hits, list) else [hits] if hits else []

@@ -11,6 +11,8 @@ from typing import Any
 
 import orjson
 
+from prefillshare.routing.call.call import Body
+
 _FIELD = b"\x1f"
 _MESSAGE = b"\x1e"
 _CHAT_SETTINGS = ("tools", "tool_choice", "chat_template_kwargs", "reasoning_effort")
@@ -18,7 +20,7 @@ MAX_INDEXED_PROMPTS = 32
 """Prompts of a batch that count for the choice of workers; more would make a batch of thousands slow to route."""
 
 
-def chat_prompts(body: Mapping[str, Any]) -> tuple[bytes, ...]:
+def chat_prompts(body: Body) -> tuple[bytes, ...]:
     """Return the one prompt of a chat call."""
     settings = {name: body[name] for name in _CHAT_SETTINGS if body.get(name) is not None}
     parts = [_namespace(body), b"chat", _dumps(settings) if settings else b""]
@@ -26,7 +28,7 @@ def chat_prompts(body: Mapping[str, Any]) -> tuple[bytes, ...]:
     return (_MESSAGE.join(parts),)
 
 
-def text_prompts(body: Mapping[str, Any], prompt: Any) -> tuple[bytes, ...]:
+def text_prompts(body: Body, prompt: Any) -> tuple[bytes, ...]:
     """Return the prompts of a completion: text, token ids, or a list of either."""
     head = _namespace(body)
     if isinstance(prompt, str):
@@ -37,7 +39,8 @@ def text_prompts(body: Mapping[str, Any], prompt: Any) -> tuple[bytes, ...]:
     return tuple(head + (_text(item) if isinstance(item, str) else _token_ids(item)) for item in indexed)
 
 
-def _namespace(body: Mapping[str, Any]) -> bytes:
+def _namespace(body: Body) -> bytes:
+    # First of all bytes: from here on two namespaces differ, as their KV does in a worker's cache.
     keys = [body.get("cache_salt"), body.get("extra_key")]
     return _dumps(keys) + _MESSAGE if any(keys) else _MESSAGE
 

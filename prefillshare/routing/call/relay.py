@@ -9,9 +9,11 @@ from aiohttp import web
 
 from prefillshare.config.router import Router
 from prefillshare.errors import PrefillShareError
-from prefillshare.routing.call.attempt import Attempt
+from prefillshare.routing.call.underway import Underway
 from prefillshare.routing.errors import CallTimeoutError, RoutingError, WorkerFailedError, error_body
-from prefillshare.routing.workers.client import Answer, LegFailedError
+from prefillshare.routing.workers.answer import Answer
+from prefillshare.routing.workers.leg import LegFailedError
+from prefillshare.routing.workers.worker import Worker
 
 
 class StreamBrokenError(PrefillShareError):
@@ -23,31 +25,28 @@ class StreamBrokenError(PrefillShareError):
 
 
 async def relay(
-    request: web.Request, attempt: Attempt, answer: Answer, settings: Router, deadline: float
+    underway: Underway, prefill: Worker, decode: Worker, answer: Answer, settings: Router
 ) -> web.StreamResponse:
-    """Send `answer` to the client of `request`; of a stream, piece by piece until it ends or `deadline` (loop time).
+    """Send `answer`, which `prefill` and `decode` have made, to the client; a stream piece by piece until it ends.
 
     Raises: StreamBrokenError.
     """
-    headers = {
-        "Content-Type": answer.content_type,
-        "X-Prefill-Worker": attempt.pair.prefill.id,
-        "X-Decode-Worker": attempt.decode.id,
-    }
+    headers = {"Content-Type": answer.content_type, "X-Prefill-Worker": prefill.id, "X-Decode-Worker": decode.id}
     if answer.rest is None:
         return web.Response(body=answer.body, status=answer.status, headers=headers)
+    request = underway.request
     response = web.StreamResponse(headers=headers | {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
-    await response.prepare(request)
+    await response.prepare(request)  # the status is out: from here on a failure can only be told within the stream
     writer = _Writer(response)
     try:
-        await _pass_on(writer, attempt, answer, settings.idle_timeout_s, deadline)
+        await _pass_on(writer, decode, answer, settings.idle_timeout_s, underway.deadline)
     except LegFailedError as error:
-        await _tell(request, writer, WorkerFailedError(f"the answer broke off: {error}"))
+        await _end_with_error(request, writer, WorkerFailedError(f"the answer broke off: {error}"))
         raise StreamBrokenError(response, error) from error
     except TimeoutError:
-        worker = attempt.decode
-        cause = LegFailedError(worker, f"sent nothing for {settings.idle_timeout_s:g} s, or the call took too long")
-        await _tell(request, writer, CallTimeoutError(f"the answer stopped: {cause}"))
+        what = f"sent nothing for {settings.idle_timeout_s:g} s, or the call took too long"
+        cause = LegFailedError(decode, what)
+        await _end_with_error(request, writer, CallTimeoutError(f"the answer stopped: {cause}"))
         raise StreamBrokenError(response, cause) from cause
     return response
 
@@ -66,23 +65,23 @@ class _Writer:
         self.last = piece
 
 
-async def _pass_on(writer: _Writer, attempt: Attempt, answer: Answer, idle_s: float, deadline: float) -> None:
+async def _pass_on(writer: _Writer, decode: Worker, answer: Answer, idle_s: float, deadline: float) -> None:
     assert answer.rest is not None
     loop = asyncio.get_running_loop()
     piece = answer.content
     async with asyncio.timeout(None) as limit:
         while piece:
+            # Writing counts too: a client that does not read is waited for no longer than a worker that does not send.
             limit.reschedule(min(loop.time() + idle_s, deadline))
             await writer.write(piece)
-            piece = await _next_piece(attempt, answer.rest)
+            piece = await _read_piece(decode, answer.rest)
 
 
-async def _next_piece(attempt: Attempt, rest: aiohttp.ClientResponse) -> bytes:
-    """Return the next piece, empty at the end.
+async def _read_piece(worker: Worker, rest: aiohttp.ClientResponse) -> bytes:
+    """Return the next piece of what `worker` sends, empty at the end.
 
-    Raises: LegFailedError when the decode worker broke off.
+    Raises: LegFailedError when it broke off.
     """
-    worker = attempt.decode
     try:
         piece = await rest.content.readany()
     except aiohttp.ClientError as error:
@@ -91,7 +90,7 @@ async def _next_piece(attempt: Attempt, rest: aiohttp.ClientResponse) -> bytes:
     return piece
 
 
-async def _tell(request: web.Request, writer: _Writer, error: RoutingError) -> None:
+async def _end_with_error(request: web.Request, writer: _Writer, error: RoutingError) -> None:
     """End a stream with an error event; in the middle of an event, cut the connection, so that nobody reads on."""
     if writer.last.endswith(b"\n\n"):
         await writer.write(b"data: " + orjson.dumps(error_body(error)) + b"\n\n")

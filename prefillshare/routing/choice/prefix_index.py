@@ -3,6 +3,12 @@
 A node carries the bytes between its parent and itself and the workers that hold the prompt up to its end. Positions
 are bytes, not tokens: the router has no tokenizer, and for choosing a worker the proportion is enough.
 
+    p0 holds "abcd", p1 holds "abef":     root ── ab {p0, p1} ─┬─ cd {p0}
+                                                               └─ ef {p1}
+
+Whoever holds a node holds all nodes above it: `insert` adds a worker along the whole way, and `drop` takes from the
+leaves up, since a child is never used later than its parent.
+
 Order of use: `_recency` lists nodes from the longest unused to the latest used. Every touch moves the whole path,
 deepest node first, so a parent is always later in the list than its children, and the first node is a leaf.
 """
@@ -32,7 +38,7 @@ class PrefixIndex:
         self.max_bytes = max_bytes
         self.num_bytes = 0
         self._root = _Node(b"", None)
-        self._owed: dict[str, float] = {}  # bytes that a worker evicted, less than its next edge
+        self._owed: dict[str, float] = {}  # bytes that a worker evicted and `drop` could not: less than its next edge
         self._recency: OrderedDict[_Node, None] = OrderedDict()
 
     @property
@@ -48,7 +54,7 @@ class PrefixIndex:
         while child := self._child(node, prompt, position):
             common = common_prefix(child.edge, prompt, position)
             position += common
-            for holder in child.holders:
+            for holder in child.holders:  # a deeper node overwrites: whoever holds it holds the way to it
                 matched[holder] = position
             path.append(child)
             if common < len(child.edge):
@@ -66,7 +72,7 @@ class PrefixIndex:
         while position < len(prompt):
             child = self._child(node, prompt, position) or self._add(node, prompt[position:])
             common = common_prefix(child.edge, prompt, position)
-            if common < len(child.edge):
+            if common < len(child.edge):  # the rest of the edge stays with those who held it, below the new node
                 child = self._split(child, common)
             child.holders.update(workers)
             path.append(child)
@@ -104,17 +110,6 @@ class PrefixIndex:
     def held_bytes(self, worker: str) -> int:
         """Bytes of all prefixes that `worker` holds, shared beginnings once."""
         return sum(len(node.edge) for node in self._recency if worker in node.holders)
-
-    def owed_bytes(self, worker: str) -> float:
-        """What `drop` was told and could not drop yet."""
-        return self._owed.get(worker, 0.0)
-
-    def clear(self) -> None:
-        """Drop everything."""
-        self._root.children.clear()
-        self._recency.clear()
-        self._owed.clear()
-        self.num_bytes = 0
 
     def _child(self, node: _Node, prompt: bytes, position: int) -> _Node | None:
         return node.children.get(prompt[position]) if position < len(prompt) else None

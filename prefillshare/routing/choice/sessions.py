@@ -7,17 +7,17 @@ from collections.abc import Callable
 class Sessions:
     """A bounded map from session key to worker id."""
 
-    def __init__(self, max_sessions: int, moved: Callable[[str, str, str], None] = lambda *_: None) -> None:
-        """`moved` hears session, old and new worker of every session that was pinned again."""
+    def __init__(self, max_sessions: int, on_moved: Callable[[str, str, str], None] = lambda *_: None) -> None:
+        """`on_moved` hears session, old and new worker of every session that changes its worker."""
         self.max_sessions = max_sessions
-        self._moved = moved
+        self._on_moved = on_moved
         self.num_repins = 0
         self._pins: OrderedDict[str, str] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._pins)
 
-    def pinned(self, session: str | None) -> str | None:
+    def worker_of(self, session: str | None) -> str | None:
         """Return the worker of `session`, or None."""
         if session is None or session not in self._pins:
             return None
@@ -31,7 +31,7 @@ class Sessions:
         before = self._pins.get(session, worker)
         if before != worker:
             self.num_repins += 1
-            self._moved(session, before, worker)
+            self._on_moved(session, before, worker)
         self._pins[session] = worker
         self._pins.move_to_end(session)
         if len(self._pins) > self.max_sessions:

@@ -20,19 +20,21 @@ def check_key(request: web.Request, settings: RouterSettings) -> None:
         return
     is_change = request.path.startswith(_CHANGES_PATH) and request.method != "GET"
     if is_change and settings.admin_key is None:
-        raise ForbiddenError("workers cannot be changed, this router has no admin key: start it with one")
+        raise ForbiddenError("workers cannot be changed because this router has no admin key: start it with one")
     wanted = settings.admin_key if is_change else settings.api_key
-    if wanted is None or _is_one_of(_key(request), wanted, settings.admin_key):
+    # Who may change workers may call, too; the other way round not.
+    if wanted is None or _matches_any(_read_key(request), wanted, settings.admin_key):
         return
     what = "the admin key" if is_change else "an API key"
     raise UnauthorizedError(f"this needs {what}: send it as Authorization: Bearer KEY")
 
 
-def _key(request: web.Request) -> str:
+def _read_key(request: web.Request) -> str:
     scheme, _, key = request.headers.get("Authorization", "").partition(" ")
     return key.strip() if scheme.lower() == "bearer" else ""
 
 
-def _is_one_of(key: str, *wanted: str | None) -> bool:
+def _matches_any(key: str, *wanted: str | None) -> bool:
     given = key.encode(errors="surrogateescape")
-    return any(hmac.compare_digest(given, one.encode()) for one in wanted if one)
+    # Comparing must take equally long for every wrong key, or the time of the answer tells how it begins.
+    return any(hmac.compare_digest(given, known.encode()) for known in wanted if known)

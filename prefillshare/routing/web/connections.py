@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from aiohttp import web
 
 from prefillshare.routing.descriptors import Descriptors
-from prefillshare.routing.errors import BadCallError, RoutingError, error_reply
+from prefillshare.routing.errors import BadCallError, RoutingError
 from prefillshare.routing.web.keys import GATEWAY
+from prefillshare.routing.web.replies import error_reply
 
 log = logging.getLogger(__name__)
 
@@ -43,16 +44,16 @@ class Connection(web.RequestHandler):
         return rests and self.transport is not None and self.transport.get_write_buffer_size() == 0
 
     def data_received(self, data: bytes) -> None:
-        """A request has come, or a part of one."""
+        """Take in a request, or a part of one."""
         self.idle_since = self._loop.time()
         super().data_received(data)
 
-    def began(self) -> None:
-        """A request is being answered."""
+    def begin_answer(self) -> None:
+        """Count a request that is being answered."""
         self.busy += 1
 
-    def ended(self) -> None:
-        """The answer is there."""
+    def end_answer(self) -> None:
+        """Count it as answered."""
         self.busy -= 1
         self.idle_since = self._loop.time()
 
@@ -63,17 +64,16 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer what is no HTTP, and what no handler caught, in the form of every other error."""
+        """Answer what is not HTTP, and what no handler caught, in the form of every other error."""
         if status < 500:
-            error: RoutingError = BadCallError(f"this is no HTTP request: {_first_line(message or str(exc))}")
+            error: RoutingError = BadCallError(f"this is not an HTTP request: {_first_line(message or str(exc))}")
         else:
-            error = RoutingError("the router failed at this request; its log says why")
+            error = RoutingError("the router failed on this request; its log says why")
             if not self._has_left(exc):
                 log.error("%s %s failed", request.method, request.path, exc_info=exc)
         if request.writer.output_size > 0:
-            raise ConnectionError("a part of the answer is sent already")
-        reply = error_reply(error)
-        reply.set_status(status)
+            raise ConnectionError("part of the answer has been sent already")
+        reply = error_reply(error, status=status)
         reply.force_close()
         return reply
 
@@ -104,17 +104,17 @@ class Connections(web.Server):
         return Connection(self, loop=self._loop, **self._kwargs | {"keepalive_timeout": idle_s})
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
-        """A client has connected."""
+        """Count a client that has connected, or turn it away."""
         super().connection_made(handler, transport)
         self._descriptors.num_connections += 1
         if self._descriptors.is_short:
             self._close_idle()
         if self._descriptors.is_spent and not self._make_room(handler) and self._descriptors.is_exhausted:
-            transport.write(_raw(self._descriptors.refusal()))
+            transport.write(_write_out(self._descriptors.refusal()))
             transport.close()
 
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
-        """A connection has ended."""
+        """Count a connection as ended."""
         super().connection_lost(handler, exc)
         self._descriptors.num_connections -= 1
 
@@ -123,21 +123,23 @@ class Connections(web.Server):
         if now - self._swept_at < _SWEEP_PAUSE_S:
             return
         self._swept_at = now
-        for connection in self._idle(SHORT_IDLE_S):
+        for connection in self._find_idle(SHORT_IDLE_S):
             connection.force_close()
 
     def _make_room(self, new: web.RequestHandler) -> bool:
-        """Close the oldest of the connections that are idle, beside the `new` one; whether there was one."""
-        # Many that are taken at one go are all new: then the first of them goes.
-        idle = itertools.chain(self._idle(_LEAST_IDLE_S), self._idle(0.0))
-        oldest = next((one for one in idle if one is not new), None)
+        """Close the oldest of the connections that are idle, but not the `new` one; return whether there was one."""
+        # Of many that are taken at one go, all are new and none has been idle for a moment: then the first goes.
+        idle = itertools.chain(self._find_idle(_LEAST_IDLE_S), self._find_idle(0.0))
+        oldest = next((connection for connection in idle if connection is not new), None)
         if oldest is not None:
             oldest.force_close()
         return oldest is not None
 
-    def _idle(self, seconds: float) -> Iterator[Connection]:
+    def _find_idle(self, seconds: float) -> Iterator[Connection]:
         """The connections that were idle for so long, in the order in which they were made."""
-        return (one for one in self.connections if isinstance(one, Connection) and one.is_idle(seconds))
+        for connection in self.connections:
+            if isinstance(connection, Connection) and connection.is_idle(seconds):
+                yield connection
 
 
 class Runner(web.AppRunner):
@@ -146,7 +148,7 @@ class Runner(web.AppRunner):
     async def _make_server(self) -> web.Server:
         # aiohttp has no public way to give an application another server.
         server = await super()._make_server()
-        return Connections(server, self.app[GATEWAY].descriptors)
+        return Connections(server, self.app[GATEWAY].parts.descriptors)
 
 
 def make_runner(app: web.Application, *, idle_s: float, shutdown_timeout_s: float) -> Runner:
@@ -161,7 +163,7 @@ def make_runner(app: web.Application, *, idle_s: float, shutdown_timeout_s: floa
     )
 
 
-def _raw(error: RoutingError) -> bytes:
+def _write_out(error: RoutingError) -> bytes:
     """The whole answer, for a connection on which no request was read."""
     reply = error_reply(error)
     assert isinstance(reply.body, bytes)

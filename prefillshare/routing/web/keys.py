@@ -1,4 +1,4 @@
-"""Where the web application keeps its parts."""
+"""Where the web application keeps its router."""
 
 from aiohttp import web
 

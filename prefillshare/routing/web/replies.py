@@ -1,10 +1,11 @@
-"""JSON answers of the router itself."""
+"""The router's own answers, as JSON: what was asked for, or why it cannot be had."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
 
+from prefillshare.routing.errors import RoutingError, error_body
 from prefillshare.wire.text import as_json
 
 
@@ -13,3 +14,8 @@ def json_reply(content: Any, *, status: int = 200, headers: Mapping[str, str] | 
     return web.Response(
         body=as_json(content), status=status, headers=headers, content_type="application/json", charset="utf-8"
     )
+
+
+def error_reply(error: RoutingError, *, status: int | None = None) -> web.Response:
+    """Return the answer for `error`, under another status than its own if `status` is given."""
+    return json_reply(error_body(error), status=status or error.status, headers=error.headers)

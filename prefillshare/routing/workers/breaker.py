@@ -35,24 +35,28 @@ class Breaker:
         """Whether a call may be sent now."""
         return not self._is_open or (not self._is_trial_running and self._clock() >= self._open_until)
 
-    def call_sent(self) -> None:
-        """A call was sent; while open this is the trial."""
+    def begin_call(self) -> None:
+        """Hear that a call is sent; while open, it is the trial."""
         if self._is_open:
             self._is_trial_running = True
 
-    def succeeded(self) -> None:
-        """A call was answered, or the worker came back: calls flow again."""
+    def record_success(self) -> None:
+        """Hear that a call was answered, or that the worker came back: calls flow again."""
         self.num_failures = 0
         self._is_open = self._is_trial_running = False
         self._pause_s = self._first_pause_s
 
-    def undecided(self) -> None:
-        """The call ended without saying anything about the worker, such as by the client's leaving."""
+    def record_nothing(self) -> None:
+        """Hear that a call ended and says nothing about the worker, such as by the client's leaving.
+
+        If it was the trial, the next call is.
+        """
         self._is_trial_running = False
 
-    def failed(self) -> None:
-        """A call failed by the worker's fault."""
+    def record_failure(self) -> None:
+        """Hear that a call failed by the worker's fault."""
         self.num_failures += 1
+        # While open, calls from before may still fail: they open nothing anew and lengthen no pause.
         if self._is_trial_running:
             self._pause_s = min(2 * self._pause_s, self._max_pause_s)
         if self._is_trial_running or (not self._is_open and self.num_failures >= self._limit):

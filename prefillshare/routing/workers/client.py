@@ -3,20 +3,18 @@
 import asyncio
 import io
 import time
-from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Coroutine, Iterable, Mapping
+from typing import Any, TypedDict
 
 import aiohttp
 import orjson
 
 from prefillshare.config.router import Router
-from prefillshare.errors import PrefillShareError
-from prefillshare.routing.call.legs import Leg
 from prefillshare.routing.descriptors import Descriptors, is_own_shortage
+from prefillshare.routing.workers.answer import Answer, read_answer
+from prefillshare.routing.workers.leg import Leg, LegFailedError
 from prefillshare.routing.workers.worker import Worker
-from prefillshare.wire.bodies import read_stream_error
-from prefillshare.wire.errors import error_text, openai_error
+from prefillshare.wire.errors import error_text
 
 # SGLang closes a connection that was idle for 5 s; reusing one at that moment would fail the call.
 _KEEPALIVE_S = 3.0
@@ -24,50 +22,13 @@ _ABORT_TIMEOUT_S = 5.0
 _LARGE_BODY_BYTES = 1 << 18
 
 
-class LegFailedError(PrefillShareError):
-    """A worker failed by its own fault: another attempt may help."""
-
-    def __init__(
-        self,
-        worker: Worker,
-        what: str,
-        *,
-        is_unreachable: bool = False,
-        is_broken_off: bool = False,
-        counts: bool = True,
-    ) -> None:
-        super().__init__(f"{worker.spec.role} worker {worker.id} {what}")
-        self.worker = worker
-        self.is_unreachable = is_unreachable
-        """Whether nobody listens there, so that no other call need try."""
-        self.is_broken_off = is_broken_off
-        """Whether the worker ended in the middle of the call, possibly because of it."""
-        self.counts = counts
-        """Whether the breaker hears of it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What a worker answered: all of it, or the beginning of a stream."""
+class Reply(TypedDict):
+    """What a worker said to a request outside any call."""
 
     status: int
-    """HTTP status."""
-    content_type: str
-    """Content-Type header."""
-    content: bytes
-    """The body, or the first piece of it."""
-    rest: aiohttp.ClientResponse | None = None
-    """Where the further pieces come from."""
-
-    @property
-    def body(self) -> bytes:
-        """What the client is sent: an error in OpenAI's form, whatever the worker's was."""
-        return self.content if self.status < 400 else openai_error(self.content, self.status)
-
-    @property
-    def is_refusal(self) -> bool:
-        """Whether the worker found the call itself at fault."""
-        return 400 <= self.status < 500
+    """HTTP status; 0 when there was no answer."""
+    text: str
+    """The error's message, or why there was no answer."""
 
 
 class WorkerClient:
@@ -86,6 +47,7 @@ class WorkerClient:
             cookie_jar=aiohttp.DummyCookieJar(),
             read_bufsize=2**20,
         )
+        # The loop keeps only weak references to tasks: without these, an abort could vanish half-sent.
         self._background: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
@@ -105,7 +67,7 @@ class WorkerClient:
             reply = await self._http.post(
                 worker.base_url + leg.path, data=_payload(leg.body), headers={**self._headers, **leg.headers, **headers}
             )
-            answer = await _read(reply, is_stream)
+            answer = await read_answer(reply, is_stream=is_stream)
         except aiohttp.ClientConnectorError as error:
             self._raise_own_shortage(worker, error)
             raise LegFailedError(worker, f"does not take connections ({error.strerror})", is_unreachable=True) from None
@@ -114,7 +76,8 @@ class WorkerClient:
             raise LegFailedError(worker, "did not take a connection in time") from None
         except (aiohttp.ClientError, OSError) as error:
             self._raise_own_shortage(worker, error)
-            raise LegFailedError(worker, f"broke off the connection ({_named(error)})", is_broken_off=True) from None
+            reason = str(error) or type(error).__name__
+            raise LegFailedError(worker, f"broke off the connection ({reason})", is_broken_off=True) from None
         worker.last_byte_at = time.monotonic()
         if answer.status >= 500:
             # 500 is an answer about this one call; the others say that the worker as a whole cannot serve.
@@ -135,10 +98,23 @@ class WorkerClient:
             self._raise_own_shortage(worker, error)
             raise
 
-    def _raise_own_shortage(self, worker: Worker, error: BaseException) -> None:
-        if is_own_shortage(error):
-            assert isinstance(error, OSError)
-            raise self._descriptors.cannot_connect(worker.id, error) from None
+    async def ask_all(self, workers: Iterable[Worker], path: str, *, method: str, timeout_s: float) -> dict[str, Reply]:
+        """Send a request to each of `workers` at once; return what they said, by worker id.
+
+        Raises: ShortageError.
+        """
+        asked = list(workers)
+        replies = await asyncio.gather(*(self._ask(worker, path, method, timeout_s) for worker in asked))
+        return {worker.id: reply for worker, reply in zip(asked, replies, strict=True)}
+
+    async def _ask(self, worker: Worker, path: str, method: str, timeout_s: float) -> Reply:
+        try:
+            status, content = await self.fetch(worker, path, method=method, timeout_s=timeout_s)
+        except TimeoutError:
+            return {"status": 0, "text": f"no answer within {timeout_s:g} s"}
+        except (aiohttp.ClientError, OSError) as error:
+            return {"status": 0, "text": str(error)}
+        return {"status": status, "text": error_text(content) if content else ""}
 
     def abort(self, leg: Leg) -> None:
         """Tell the worker to abort `leg`, without waiting for it.
@@ -162,26 +138,12 @@ class WorkerClient:
         except (aiohttp.ClientError, OSError):
             return  # a worker that cannot be told has nothing running, or is about to be found dead
 
+    def _raise_own_shortage(self, worker: Worker, error: BaseException) -> None:
+        if is_own_shortage(error):
+            assert isinstance(error, OSError)
+            raise self._descriptors.cannot_connect(worker.id, error) from None
+
 
 def _payload(body: bytes) -> bytes | io.BytesIO:
     # A file is written piece by piece, so that other calls are served in between.
     return io.BytesIO(body) if len(body) > _LARGE_BODY_BYTES else body
-
-
-async def _read(reply: aiohttp.ClientResponse, is_stream: bool) -> Answer:
-    content_type = reply.headers.get("Content-Type", "application/json")
-    try:
-        if not is_stream or reply.status != 200:
-            return Answer(status=reply.status, content_type=content_type, content=await reply.read())
-        first = await reply.content.readany()
-    except BaseException:
-        reply.close()  # the worker sees that nobody waits any more
-        raise
-    if error := read_stream_error(first):
-        reply.close()
-        return Answer(status=error.status, content_type="application/json", content=error.body)
-    return Answer(status=200, content_type=content_type, content=first, rest=reply)
-
-
-def _named(error: BaseException) -> str:
-    return str(error) or type(error).__name__

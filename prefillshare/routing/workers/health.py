@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import aiohttp
 import orjson
@@ -12,8 +13,9 @@ import orjson
 from prefillshare.config.router import Router
 from prefillshare.errors import ServerError
 from prefillshare.routing.errors import ShortageError
-from prefillshare.routing.workers.client import LegFailedError, WorkerClient
-from prefillshare.routing.workers.worker import Worker
+from prefillshare.routing.workers.client import WorkerClient
+from prefillshare.routing.workers.leg import LegFailedError
+from prefillshare.routing.workers.worker import ModelCard, Worker
 from prefillshare.wire.errors import error_text
 
 log = logging.getLogger(__name__)
@@ -23,13 +25,16 @@ _STARTING_INTERVAL_S = 0.5
 
 
 class Health:
-    """Keeps the state of every worker true."""
+    """Keeps the state of every worker true: one task for each probes it, sooner when a call has failed there."""
 
-    def __init__(self, settings: Router, client: WorkerClient, base: str, *, changed: Callable[[Worker], None]) -> None:
+    def __init__(
+        self, settings: Router, client: WorkerClient, base: str, *, on_changed: Callable[[Worker], None]
+    ) -> None:
+        """`on_changed` hears of each worker that is up or down now."""
         self._settings = settings
         self._client = client
         self._base = base
-        self._changed = changed
+        self._on_changed = on_changed
         self._probes: dict[str, asyncio.Task[None]] = {}
         self._hurry: dict[str, asyncio.Event] = {}
 
@@ -46,19 +51,19 @@ class Health:
         with contextlib.suppress(asyncio.CancelledError):
             await probe
 
-    def succeeded(self, worker: Worker) -> None:
-        """A call was answered by `worker`."""
-        worker.breaker.succeeded()
+    def record_success(self, worker: Worker) -> None:
+        """Hear that `worker` answered a call."""
+        worker.breaker.record_success()
 
-    def failed(self, error: LegFailedError) -> None:
-        """A call failed by a worker's fault."""
+    def record_failure(self, error: LegFailedError) -> None:
+        """Hear that a call failed by a worker's fault; the worker is probed soon."""
         worker = error.worker
         log.warning("%s", error)
         worker.num_failed += 1
         if error.counts:
-            worker.breaker.failed()
+            worker.breaker.record_failure()
         else:
-            worker.breaker.undecided()
+            worker.breaker.record_nothing()
         if error.is_unreachable and worker.state == "up":
             self._set_down(worker, str(error))
         if hurry := self._hurry.get(worker.id):
@@ -67,16 +72,18 @@ class Health:
     async def _keep_probing(self, worker: Worker, hurry: asyncio.Event) -> None:
         num_failures = 0
         while True:
-            hurry.clear()
+            hurry.clear()  # before the probe: a call that fails while it runs asks for the next one
             with contextlib.suppress(ShortageError):  # which tells nothing about the worker
                 reason = await self._probe(worker)
                 num_failures = num_failures + 1 if reason else 0
+                # One that was told to leave stays so, whatever it answers, until it is forgotten.
                 if worker.state != "draining":
                     self._apply(worker, reason, num_failures)
             pause_s = self._settings.health_interval_s if worker.state == "up" else _STARTING_INTERVAL_S
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
                     await hurry.wait()
+            # A worker that fails call after call sets the event after each: it is probed no more often than this.
             await asyncio.sleep(_STARTING_INTERVAL_S if hurry.is_set() else 0)
 
     def _apply(self, worker: Worker, reason: str | None, num_failures: int) -> None:
@@ -84,8 +91,8 @@ class Health:
             if worker.state != "up":
                 log.info("%s worker %s is up", worker.spec.role, worker.id)
                 worker.set_state("up")
-                worker.breaker.succeeded()
-                self._changed(worker)
+                worker.breaker.record_success()
+                self._on_changed(worker)
         elif worker.state == "up" and num_failures >= self._settings.health_failures:
             self._set_down(worker, reason)
         elif worker.state != "up":
@@ -94,7 +101,7 @@ class Health:
     def _set_down(self, worker: Worker, reason: str) -> None:
         log.warning("%s worker %s is down: %s", worker.spec.role, worker.id, reason)
         worker.set_state("down", reason)
-        self._changed(worker)
+        self._on_changed(worker)
 
     async def _probe(self, worker: Worker) -> str | None:
         """Return why `worker` cannot serve, or None.
@@ -119,7 +126,7 @@ class Health:
         return None
 
     def _read_models(self, worker: Worker, status: int, content: bytes) -> None:
-        """Check that `worker` serves what it is said to, and note whether its module is an adapter.
+        """Check that `worker` serves what it is said to, and note what it says of its module.
 
         Raises: ServerError.
         """
@@ -131,5 +138,13 @@ class Health:
         if wanted not in cards:
             found = ", ".join(map(str, cards)) or f"nothing (/v1/models answered {status}: {error_text(content)})"
             raise ServerError(f"it serves {found} instead of {wanted!r}: correct the worker or its description")
-        worker.card = cards[wanted]
-        worker.is_adapter = worker.spec.role == "decode" and worker.card.get("parent") is not None
+        worker.card = _read_card(cards[wanted])
+
+
+def _read_card(card: Mapping[str, Any]) -> ModelCard:
+    length, warning = card.get("max_model_len"), card.get("warning")
+    return ModelCard(
+        is_adapter=card.get("parent") is not None,
+        max_model_len=length if isinstance(length, int) else None,
+        warning=warning if isinstance(warning, str) else None,
+    )

@@ -40,20 +40,21 @@ class Evictions:
     def add(self, batch: bytes) -> None:
         """Count the events of one message.
 
-        Raises: ValueError when it is none.
+        Raises: ValueError when it holds none.
         """
         try:
             for kind, *fields in msgspec.msgpack.decode(batch)[1]:
                 self._add(kind, fields)
         except (msgspec.DecodeError, TypeError, LookupError) as error:
-            raise ValueError(f"this is no batch of KV events ({error})") from None
+            raise ValueError(f"this is not a batch of KV events ({error})") from None
 
     def _add(self, kind: str, fields: list[Any]) -> None:
+        # Blocks are as large as the worker's pages; until it has stored one, removed ones count as a token each.
         if kind == "BlockRemoved":
             self.num_tokens += len(fields[0]) * self.block_size
         elif kind == "BlockStored":
             self.block_size = fields[3]
-        elif kind == "AllBlocksCleared":
+        elif kind == "AllBlocksCleared":  # what was evicted before is gone with the rest
             self.num_tokens, self.is_cleared = 0, True
 
     def take(self) -> "Evictions":
@@ -64,10 +65,10 @@ class Evictions:
 
 
 class KvEvents:
-    """Listens to every worker that publishes events."""
+    """Listens to every worker that publishes events; each has one task and one socket, which `unwatch` ends."""
 
-    def __init__(self, evicted: Callable[[Worker, Evictions], None]) -> None:
-        self._evicted = evicted
+    def __init__(self, on_evicted: Callable[[Worker, Evictions], None]) -> None:
+        self._on_evicted = on_evicted
         self._context = zmq.asyncio.Context()
         self._listeners: dict[str, asyncio.Task[None]] = {}
 
@@ -99,7 +100,7 @@ class KvEvents:
                     _count(worker, found, await socket.recv_multipart())
                 taken = found.take()
                 if taken.num_tokens or taken.is_cleared:
-                    self._evicted(worker, taken)
+                    self._on_evicted(worker, taken)
 
 
 def _count(worker: Worker, found: Evictions, frames: list[bytes]) -> None:

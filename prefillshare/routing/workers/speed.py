@@ -31,13 +31,13 @@ class PrefillSpeed:
         """Estimated time until the work given so far is done."""
         return self.pending_tokens / self.tokens_per_s
 
-    def started(self, expected_tokens: float) -> float:
-        """A call with so many tokens to compute was sent; return when, for `finished`."""
+    def begin(self, expected_tokens: float) -> float:
+        """Count a call with so many tokens to compute as sent; return when, for `finish`."""
         self.pending_tokens += expected_tokens
         return self._clock()
 
-    def finished(self, expected_tokens: float, computed_tokens: int | None, started: float) -> None:
-        """The call ended; `computed_tokens` is None when it failed or did not say."""
+    def finish(self, expected_tokens: float, computed_tokens: int | None, started: float) -> None:
+        """Count the call as ended; `computed_tokens` is None when it failed or did not say."""
         self.pending_tokens = max(0.0, self.pending_tokens - expected_tokens)
         now = self._clock()
         seconds = now - max(started, self._last_progress)

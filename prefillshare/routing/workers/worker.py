@@ -1,74 +1,43 @@
-"""The workers behind the router: what they are, how they are, and the pool that they join and leave."""
+"""One worker and what the router knows of it: its state, its load, its speed, its failures."""
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
-
-from yarl import URL
+from typing import Literal, TypedDict
 
 from prefillshare.config.router import Router
-from prefillshare.config.tables import build
-from prefillshare.errors import ConfigError
 from prefillshare.routing.workers.breaker import Breaker
+from prefillshare.routing.workers.breaker import State as BreakerState
+from prefillshare.routing.workers.spec import Role, WorkerSpec
 from prefillshare.routing.workers.speed import PrefillSpeed
 
-Role = Literal["prefill", "decode"]
 State = Literal["starting", "up", "down", "draining"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerSpec:
-    """One worker as the launcher or an operator describes it."""
+class WorkerSummary(TypedDict):
+    """What `/workers` tells of one worker."""
 
     id: str
-    """Name of the worker, unique in the deployment."""
     role: Role
-    """What the worker does."""
-    module: str | None = None
-    """Decode module that a decode worker holds; None for a prefill worker."""
+    module: str | None
     url: str
-    """Address of its HTTP server."""
-    bootstrap_host: str | None = None
-    """Prefill worker: host of its bootstrap server, as decode workers reach it."""
-    bootstrap_port: int | None = None
-    """Prefill worker: port of its bootstrap server."""
-    kv_events: str | None = None
-    """ZeroMQ address at which the worker publishes what its cache stores and evicts; None when it does not."""
-
-    def __post_init__(self) -> None:
-        if (self.role == "decode") != (self.module is not None):
-            wanted = "has no module: name its decode module" if self.role == "decode" else "has a module: remove it"
-            raise ConfigError(f"{self.role} worker {self.id!r} {wanted}")
-        if self.role == "prefill" and (self.bootstrap_host is None or self.bootstrap_port is None):
-            raise ConfigError(f"prefill worker {self.id!r} lacks bootstrap_host or bootstrap_port: give both")
-        if self.bootstrap_port is not None and not 0 < self.bootstrap_port < 65536:
-            raise ConfigError(f"bootstrap_port is {self.bootstrap_port}: it must be between 1 and 65535")
-        if self.kv_events is not None and not self.kv_events.startswith(("tcp://", "ipc://")):
-            raise ConfigError(
-                f"kv_events {self.kv_events!r} is not a ZeroMQ address: use one such as tcp://127.0.0.1:5557"
-            )
-        if not _is_server_address(self.url):
-            raise ConfigError(
-                f"url {self.url!r} is not the address of a server: use one such as http://127.0.0.1:41234"
-            )
+    state: State
+    reason: str
+    breaker: BreakerState
+    running: int
+    max_running: int
+    calls: int
+    failed: int
 
 
-def _is_server_address(text: str) -> bool:
-    try:
-        url = URL(text)
-        return url.scheme in ("http", "https") and bool(url.host) and url.path in ("", "/") and not url.query_string
-    except ValueError:
-        return False
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCard:
+    """What a worker says at `/v1/models` of the model that it serves."""
 
-
-def worker_spec(table: Any) -> WorkerSpec:
-    """Return the worker that a JSON object describes; keys with null count as absent.
-
-    Raises: ConfigError.
-    """
-    if not isinstance(table, Mapping):
-        raise ConfigError("a worker must be a JSON object with id, role, module and url")
-    return build(WorkerSpec, {key: value for key, value in table.items() if value is not None}, "worker")
+    is_adapter: bool = False
+    """Whether it is an adapter on the prefill module."""
+    max_model_len: int | None = None
+    """Longest context, in tokens."""
+    warning: str | None = None
+    """What the worker says against the answers of its module."""
 
 
 class Worker:
@@ -79,8 +48,7 @@ class Worker:
         self.base_url = spec.url.rstrip("/")
         self.state: State = "starting"
         self.reason = "not asked yet"
-        self.is_adapter = False
-        self.card: dict[str, Any] = {}
+        self.card = ModelCard()
         self.num_running = 0
         self.num_calls = 0
         self.num_failed = 0
@@ -99,6 +67,11 @@ class Worker:
         return self.spec.id
 
     @property
+    def is_adapter(self) -> bool:
+        """Whether its module is an adapter, which `/generate` names by `lora_path`."""
+        return self.spec.role == "decode" and self.card.is_adapter
+
+    @property
     def is_available(self) -> bool:
         """Whether calls may be sent to it, now or as soon as it has room."""
         return self.state == "up" and self.breaker.can_pass
@@ -109,17 +82,17 @@ class Worker:
         return self.num_running < self.max_running
 
     def reserve(self) -> None:
-        """Count one more running call."""
+        """Take a place for one more call; whoever ends the leg gives it back, by `Admission.release`."""
         self.num_running += 1
         self.num_calls += 1
-        self.breaker.call_sent()
+        self.breaker.begin_call()
 
     def set_state(self, state: State, reason: str = "") -> None:
         """Change the state; `reason` tells people why."""
         self.state = state
         self.reason = reason
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> WorkerSummary:
         """Return what `/workers` tells."""
         return {
             "id": self.id,
@@ -134,46 +107,3 @@ class Worker:
             "calls": self.num_calls,
             "failed": self.num_failed,
         }
-
-
-class WorkerPool:
-    """The workers by id, in the order in which they joined."""
-
-    def __init__(self) -> None:
-        self._workers: dict[str, Worker] = {}
-
-    def __iter__(self) -> Iterator[Worker]:
-        return iter(self._workers.values())
-
-    def __len__(self) -> int:
-        return len(self._workers)
-
-    def get(self, worker_id: str) -> Worker | None:
-        """Return the worker of that id."""
-        return self._workers.get(worker_id)
-
-    def add(self, worker: Worker) -> None:
-        """Let a worker join; its id must be new."""
-        assert worker.id not in self._workers
-        self._workers[worker.id] = worker
-
-    def remove(self, worker: Worker) -> None:
-        """Let a worker leave."""
-        del self._workers[worker.id]
-
-    def prefill(self) -> list[Worker]:
-        """Return the prefill workers."""
-        return [worker for worker in self if worker.spec.role == "prefill"]
-
-    def replicas(self, module: str) -> list[Worker]:
-        """Return the decode workers that hold `module`."""
-        return [worker for worker in self if worker.spec.module == module]
-
-    def warning(self, module: str) -> str | None:
-        """Return what its workers say against the answers of `module`; None when they say nothing."""
-        told = (worker.card.get("warning") for worker in self.replicas(module))
-        return next((text for text in told if isinstance(text, str)), None)
-
-    def modules(self) -> list[str]:
-        """Return the decode modules that some worker holds, each once."""
-        return list(dict.fromkeys(worker.spec.module for worker in self if worker.spec.module is not None))

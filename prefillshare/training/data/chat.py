@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
 
+from prefillshare.errors import short_repr
+
 Reason = Literal["too long", "empty", "malformed"]
 REASONS: tuple[Reason, ...] = ("too long", "empty", "malformed")
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
@@ -44,7 +46,10 @@ class Chat:
             raise RowError("malformed", "the first turn is the assistant's: there is no prompt")
         for number, (message, following) in enumerate(pairwise(self.messages), start=1):
             if message.get("prefix") and (not is_target(following) or following.get("reasoning_content")):
-                raise RowError("malformed", f"turn {number} is a prefix, and turn {number + 1} is no answer to begin")
+                raise RowError(
+                    "malformed",
+                    f"turn {number} is a prefix, and turn {number + 1} is not an answer that it could begin",
+                )
         return self
 
 
@@ -55,14 +60,17 @@ def is_target(message: Mapping[str, Any]) -> bool:
 
 def _check_turn(number: int, message: Any) -> None:
     if not isinstance(message, Mapping) or message.get("role") not in ROLES:
-        raise RowError("malformed", f"turn {number} is {_short(message)}: it needs a role of {', '.join(ROLES)}")
+        raise RowError("malformed", f"turn {number} is {short_repr(message)}: it needs a role of {', '.join(ROLES)}")
     weight = message.get("weight", 1)
     if weight not in (0, 1) or (message["role"] != "assistant" and "weight" in message):
-        raise RowError("malformed", f"turn {number} has weight {_short(weight)}: 0 or 1, of assistant turns only")
+        raise RowError(
+            "malformed",
+            f"turn {number} has weight {short_repr(weight)}: it must be 0 or 1, and only assistant turns may have one",
+        )
     _check_prefix(number, message)
     content, calls = message.get("content"), message.get("tool_calls")
     if content is not None and not isinstance(content, str) and not _is_parts(content):
-        raise RowError("malformed", f"turn {number} has content {_short(content)}, not text")
+        raise RowError("malformed", f"turn {number} has content {short_repr(content)}, not text")
     if _is_blank(content) and not calls and message["role"] in ("user", "assistant"):
         raise RowError("empty", f"turn {number}, the {message['role']}'s, is empty")
 
@@ -71,11 +79,13 @@ def _check_prefix(number: int, message: Mapping[str, Any]) -> None:
     prefix = message.get("prefix", False)
     if not isinstance(prefix, bool) or (prefix and message["role"] != "assistant"):
         raise RowError(
-            "malformed", f"turn {number} has prefix {_short(prefix)}: true or false, of assistant turns only"
+            "malformed",
+            f"turn {number} has prefix {short_repr(prefix)}: it must be true or false, and only assistant turns may "
+            "have one",
         )
     if prefix and not isinstance(message.get("content"), str):
         raise RowError(
-            "malformed", f"turn {number} is a prefix and has content {_short(message.get('content'))}, not text"
+            "malformed", f"turn {number} is a prefix and has content {short_repr(message.get('content'))}, not text"
         )
 
 
@@ -99,12 +109,7 @@ def text_of(row: Mapping[str, Any], column: str) -> str:
     if value is None or value == "":
         raise RowError("empty", f"{column} is empty")
     if not isinstance(value, str):
-        raise RowError("malformed", f"{column} is {_short(value)}, not text")
+        raise RowError("malformed", f"{column} is {short_repr(value)}, not text")
     if not value.strip():
         raise RowError("empty", f"{column} is blank")
     return value
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

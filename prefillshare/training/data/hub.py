@@ -18,7 +18,7 @@ from prefillshare.datafiles import Row as FileRow
 from prefillshare.datafiles import read_rows as read_data_file
 from prefillshare.datafiles.columns import table_rows
 from prefillshare.datafiles.files import Format
-from prefillshare.datafiles.lines import unknown_packing
+from prefillshare.datafiles.lines import find_unknown_packing
 from prefillshare.errors import TrainingError, first_line
 from prefillshare.training.data.chat import RowError
 
@@ -48,18 +48,18 @@ def hub_rows(hub: str, subset: str | None, data: Data) -> Sequence[Row]:
     Raises: TrainingError when the data set, its split, or all of its rows are missing.
     """
     split = data.split or "train"
-    with _quiet_hub():
+    with _silence_hub():
         try:
-            rows = _rows(hub, subset, split, data.revision)
+            rows = _load_rows(hub, subset, split, data.revision)
         except Exception as error:  # the library raises its transport's own errors: all mean that there are no rows
-            raise _not_loaded(hub, split, data, error) from None
+            raise _describe_failure(hub, split, data, error) from None
     chosen = as_rows(rows, data.max_rows)
     if not chosen:
         raise TrainingError(f"data set {hub!r} has no rows in split {split!r}: choose another split")
     return chosen
 
 
-def _not_loaded(hub: str, split: str, data: Data, error: Exception) -> TrainingError:
+def _describe_failure(hub: str, split: str, data: Data, error: Exception) -> TrainingError:
     source = f" (source {data.source!r})" if data.source else ""
     fix = f'file = "..." under [data], or ${DATA_VARIABLE}/{data.source}.jsonl' if data.source else 'file = "..."'
     return TrainingError(
@@ -68,14 +68,14 @@ def _not_loaded(hub: str, split: str, data: Data, error: Exception) -> TrainingE
     )
 
 
-def _rows(hub: str, subset: str | None, split: str, revision: str | None) -> Iterable[FileRow]:
+def _load_rows(hub: str, subset: str | None, split: str, revision: str | None) -> Iterable[FileRow]:
     from datasets import load_dataset, load_dataset_builder
 
     builder = load_dataset_builder(hub, subset, revision=revision)
     kind = _format_of(builder)
     if kind is None:
         return _table_pages(load_dataset(hub, subset, split=split, revision=revision))
-    return _chosen(split, {name: _split_rows(builder, name, kind) for name in _splits(split, builder)})
+    return _choose_rows(split, {name: _split_rows(builder, name, kind) for name in _splits(split, builder)})
 
 
 def _format_of(builder: "DatasetBuilder") -> Format | None:
@@ -113,19 +113,19 @@ def _split_rows(builder: "DatasetBuilder", split: str, kind: Format) -> list[Fil
     manager: Any = DownloadManager(dataset_name=builder.dataset_name)
     rows: list[FileRow] = []
     for name, file in zip(files, manager.download(files), strict=True):
-        unpacked = manager.extract(file) if unknown_packing(Path(file)) else file
+        unpacked = manager.extract(file) if find_unknown_packing(Path(file)) else file
         parts = (read_data_file(Path(part), kind) for part in manager.iter_files(unpacked))
-        rows += (_with_file(row, name) for row in chain.from_iterable(parts))
+        rows += (_add_file_name(row, name) for row in chain.from_iterable(parts))
     return rows
 
 
-def _with_file(row: FileRow, name: str) -> FileRow:
+def _add_file_name(row: FileRow, name: str) -> FileRow:
     if not isinstance(row, BadRow):
         return row
     return BadRow(reason=f"{name.rpartition('/')[2]}: {row.reason}", is_end=row.is_end)
 
 
-def _chosen(split: str, rows: dict[str, list[FileRow]]) -> list[FileRow]:
+def _choose_rows(split: str, rows: dict[str, list[FileRow]]) -> list[FileRow]:
     """The rows that a split with slices means."""
     from datasets import ReadInstruction
 
@@ -141,7 +141,7 @@ def _table_pages(dataset: Any) -> Iterator[FileRow]:
 
 
 @contextmanager
-def _quiet_hub() -> Iterator[None]:
+def _silence_hub() -> Iterator[None]:
     """The hub client's retries are not news: what came of them is said in the end."""
     logger = logging.getLogger("huggingface_hub")
     level = logger.level

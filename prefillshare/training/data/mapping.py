@@ -33,21 +33,21 @@ def mapper_of(columns: Columns) -> Mapper:
     def map_row(row: Mapping[str, Any]) -> Chat:
         tools = _tools(row, columns.tools) if columns.tools else ()
         if columns.messages is not None:
-            return Chat(messages=_decoded(row, columns.messages, list), tools=tools)
+            return Chat(messages=_decode_column(row, columns.messages, list), tools=tools)
         assert columns.prompt is not None
         assert columns.answer is not None
         system = [{"role": "system", "content": text_of(row, str(columns.system))}] if _has(row, columns.system) else []
-        return _asked(text_of(row, columns.prompt), text_of(row, columns.answer), system=system, tools=tools)
+        return _make_chat(text_of(row, columns.prompt), text_of(row, columns.answer), system=system, tools=tools)
 
     return map_row
 
 
 def as_tools(tools: Sequence[Any]) -> list[Any]:
     """Function signatures in the form of the chat API, which wraps each; bare ones are wrapped."""
-    return [_wrapped(tool) for tool in tools]
+    return [_wrap_tool(tool) for tool in tools]
 
 
-def _wrapped(tool: Any) -> Any:
+def _wrap_tool(tool: Any) -> Any:
     if not isinstance(tool, Mapping) or "function" in tool or "name" not in tool:
         return tool
     return {"type": "function", "function": {key: value for key, value in tool.items() if key != "type"}}
@@ -55,7 +55,7 @@ def _wrapped(tool: Any) -> Any:
 
 def _tools(row: Mapping[str, Any], column: str) -> list[Any]:
     """The functions of a row; a row may have none."""
-    return as_tools(_decoded(row, column, list)) if _has(row, column) else []
+    return as_tools(_decode_column(row, column, list)) if _has(row, column) else []
 
 
 def _has(row: Mapping[str, Any], column: str | None) -> bool:
@@ -69,18 +69,18 @@ def columns_of(columns: Columns) -> tuple[str, ...]:
     return tuple(name for name in names if name is not None)
 
 
-def _asked(question: str, answer: str, *, system: list[dict[str, Any]] | None = None, tools: Any = ()) -> Chat:
+def _make_chat(question: str, answer: str, *, system: list[dict[str, Any]] | None = None, tools: Any = ()) -> Chat:
     turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     return Chat(messages=[*(system or []), *turns], tools=tools)
 
 
-def _pair(question: str, answer: str) -> Mapper:
-    return lambda row: _asked(text_of(row, question), text_of(row, answer))
+def _map_pair(question: str, answer: str) -> Mapper:
+    return lambda row: _make_chat(text_of(row, question), text_of(row, answer))
 
 
-def _function_calls(row: Mapping[str, Any]) -> Chat:
-    tools = [_tool(tool) for tool in _decoded(row, "tools", list)]
-    calls = [_call(call) for call in _decoded(row, "answers", list)]
+def _map_function_calls(row: Mapping[str, Any]) -> Chat:
+    tools = [_tool(tool) for tool in _decode_column(row, "tools", list)]
+    calls = [_call(call) for call in _decode_column(row, "answers", list)]
     if not calls:
         raise RowError("empty", "answers is an empty list")
     messages: list[dict[str, Any]] = [
@@ -92,16 +92,16 @@ def _function_calls(row: Mapping[str, Any]) -> Chat:
 
 def _call(call: Any) -> dict[str, Any]:
     if not isinstance(call, Mapping) or not isinstance(call.get("arguments"), Mapping) or "name" not in call:
-        raise RowError("malformed", "an answer is no call with name and arguments")
+        raise RowError("malformed", "an answer is not a call with name and arguments")
     return {"type": "function", "function": {"name": call["name"], "arguments": dict(call["arguments"])}}
 
 
 def _tool(tool: Any) -> dict[str, Any]:
     if not isinstance(tool, Mapping) or "name" not in tool or not isinstance(tool.get("parameters", {}), Mapping):
-        raise RowError("malformed", "a tool is no function with name and parameters")
+        raise RowError("malformed", "a tool is not a function with name and parameters")
     parameters = tool.get("parameters", {})
     if not all(isinstance(parameter, Mapping) for parameter in parameters.values()):
-        raise RowError("malformed", f"the parameters of {tool['name']} are no objects")
+        raise RowError("malformed", f"the parameters of {tool['name']} are not objects")
     schema = {
         "type": "object",
         "properties": {name: _parameter(parameter) for name, parameter in parameters.items()},
@@ -136,7 +136,7 @@ def _json_type(python_type: str) -> str:
     return words.get(head, "string")
 
 
-def _decoded(row: Mapping[str, Any], column: str, wanted: type) -> Any:
+def _decode_column(row: Mapping[str, Any], column: str, wanted: type) -> Any:
     """A column that holds a list, or JSON text of one."""
     if column not in row:
         raise RowError("malformed", f"no column {column!r}")
@@ -145,25 +145,25 @@ def _decoded(row: Mapping[str, Any], column: str, wanted: type) -> Any:
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
-            raise RowError("malformed", f"{column} is no valid JSON") from None
+            raise RowError("malformed", f"{column} is not valid JSON") from None
     if not isinstance(value, wanted):
-        raise RowError("malformed", f"{column} is no {wanted.__name__}")
+        raise RowError("malformed", f"{column} is not a {wanted.__name__}")
     return value
 
 
 SOURCES: dict[Source, KnownSource] = {
     "gsm8k": KnownSource(
-        hub="openai/gsm8k", subset="main", columns=("question", "answer"), mapper=_pair("question", "answer")
+        hub="openai/gsm8k", subset="main", columns=("question", "answer"), mapper=_map_pair("question", "answer")
     ),
     "metamath": KnownSource(
-        hub="meta-math/MetaMathQA-40K", columns=("query", "response"), mapper=_pair("query", "response")
+        hub="meta-math/MetaMathQA-40K", columns=("query", "response"), mapper=_map_pair("query", "response")
     ),
     "evolinstruct-code": KnownSource(
         hub="nickrosh/Evol-Instruct-Code-80k-v1",
         columns=("instruction", "output"),
-        mapper=_pair("instruction", "output"),
+        mapper=_map_pair("instruction", "output"),
     ),
     "xlam-function-calling": KnownSource(
-        hub="Salesforce/xlam-function-calling-60k", columns=("query", "tools", "answers"), mapper=_function_calls
+        hub="Salesforce/xlam-function-calling-60k", columns=("query", "tools", "answers"), mapper=_map_function_calls
     ),
 }

@@ -48,7 +48,7 @@ class Prompt:
 
 def served_tokenizer(base: Path) -> Any:
     """The tokenizer of a base with the corrections that the server makes to it."""
-    with _quiet_import():
+    with _silence_imports():
         from sglang.srt.utils.hf_transformers_utils import get_tokenizer
 
     return get_tokenizer(str(base))
@@ -62,8 +62,8 @@ class ServedChat:
 
     def __init__(self, chat: Chat, tokenizer: Any) -> None:
         self._chat = chat
-        self._serving, self._recorder = _serving(tokenizer, _template_key(tokenizer))
-        self._request = self._checked(chat)
+        self._serving, self._recorder = _make_serving(tokenizer, _template_key(tokenizer))
+        self._request = self._check_request(chat)
 
     def prompt(self, number: int) -> Prompt:
         """The prompt whose answer is turn `number`."""
@@ -89,7 +89,7 @@ class ServedChat:
         request = self._request.model_copy(update={"messages": messages, **fields})
         return self._serving._process_messages(request, is_multimodal=False).prompt_ids
 
-    def _checked(self, chat: Chat) -> Any:
+    def _check_request(self, chat: Chat) -> Any:
         from pydantic import ValidationError
         from sglang.srt.entrypoints.openai.protocol import ChatCompletionRequest
 
@@ -100,7 +100,7 @@ class ServedChat:
         except ValidationError as error:
             raise RowError("malformed", f"the server refuses it ({_first_fault(error.errors())})") from None
         if refusal := self._serving._validate_request(request):
-            raise RowError("malformed", f"the server refuses it ({_short(refusal)})")
+            raise RowError("malformed", f"the server refuses it ({_first_line(refusal)})")
         return request
 
 
@@ -108,15 +108,15 @@ def _first_fault(errors: Sequence[Any]) -> str:
     """Place and text of what is wrong; a turn that fits no kind of turn is wrong in each kind."""
     fault = next((error for error in errors if error["loc"][-1] != "role"), errors[0])
     place = ".".join(str(part) for part in fault["loc"] if isinstance(part, int) or _NAME.fullmatch(part))
-    return f"{place}: {_short(fault['msg'])}"
+    return f"{place}: {_first_line(fault['msg'])}"
 
 
-def _short(text: str) -> str:
+def _first_line(text: str) -> str:
     return text.strip().partition("\n")[0][:200]
 
 
 def _user_turn(request: Any) -> Any:
-    """The turn that `_checked` put at the end."""
+    """The turn that `_check_request` put at the end."""
     return request.messages[-1]
 
 
@@ -145,7 +145,7 @@ class _Recorder:
 
     def apply_chat_template(self, messages: list[dict[str, Any]], **arguments: Any) -> str:
         self.seen = (messages, arguments)
-        self.text = _checked_text(self.tokenizer.apply_chat_template(messages, **arguments)) if self._renders else ""
+        self.text = _check_text(self.tokenizer.apply_chat_template(messages, **arguments)) if self._renders else ""
         return self.text
 
     @contextmanager
@@ -158,12 +158,12 @@ class _Recorder:
             self._renders = True
 
 
-def _checked_text(text: str) -> str:
+def _check_text(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
         half = text[error.start]
-        raise RowError("malformed", f"it has {half!r}, half of a surrogate pair, which is no character") from None
+        raise RowError("malformed", f"it has {half!r}, half of a surrogate pair, which is not a character") from None
     return text
 
 
@@ -173,20 +173,20 @@ def _template_key(tokenizer: Any) -> str:
 
 
 @lru_cache(maxsize=4)
-def _serving(tokenizer: Any, template: str) -> "tuple[OpenAIServingChat, _Recorder]":
+def _make_serving(tokenizer: Any, template: str) -> "tuple[OpenAIServingChat, _Recorder]":
     """The server's handler of chat calls over a tokenizer; `template` tells when another one is needed."""
-    with _quiet_import():
+    with _silence_imports():
         from sglang.srt.entrypoints.openai.serving_chat import OpenAIServingChat
         from sglang.srt.parser.template_manager import TemplateManager
 
     recorder, templates = _Recorder(tokenizer), TemplateManager()
-    manager: Any = _manager(recorder)
+    manager: Any = _make_manager(recorder)
     # Without a path, which the engine does not look at either where a model has a chat template.
     templates.initialize_templates(manager, model_path="")
     return OpenAIServingChat(manager, templates), recorder
 
 
-def _manager(recorder: _Recorder) -> Any:
+def _make_manager(recorder: _Recorder) -> Any:
     """The settings that rendering depends on, as `launch` leaves them."""
     return SimpleNamespace(
         tokenizer=recorder,
@@ -209,7 +209,7 @@ def _manager(recorder: _Recorder) -> Any:
 
 
 @contextmanager
-def _quiet_import() -> Iterator[None]:
+def _silence_imports() -> Iterator[None]:
     """SGLang's imports warn of CUDA tools that rendering does not need."""
     logger = logging.getLogger("torch.utils.cpp_extension")
     level = logger.level

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefillshare.config.tables import nearest
+from prefillshare.config.tables import suggest_nearest
 from prefillshare.config.training import Columns, Data
 from prefillshare.datafiles import read_rows as read_data_file
 from prefillshare.errors import TrainingError, first_line
@@ -37,8 +37,8 @@ def read_rows(data: Data) -> MappedRows:
     Raises: TrainingError when nothing is there, or no row has a mapped column.
     """
     known = SOURCES[data.source] if data.source else None
-    mapper = known.mapper if known else mapper_of(_declared(data))
-    columns = known.columns if known else columns_of(_declared(data))
+    mapper = known.mapper if known else mapper_of(_declared_columns(data))
+    columns = known.columns if known else columns_of(_declared_columns(data))
     file = data.file or _local_file(data)
     hub = known.hub if known else str(data.hub)
     origin = str(file) if file else hub
@@ -48,7 +48,7 @@ def read_rows(data: Data) -> MappedRows:
     return MappedRows(origin=origin, rows=rows, mapper=mapper)
 
 
-def _declared(data: Data) -> Columns:
+def _declared_columns(data: Data) -> Columns:
     assert data.columns is not None, "the training file was checked"
     return data.columns
 
@@ -79,5 +79,6 @@ def _check_columns(origin: str, rows: Sequence[Row], columns: Sequence[str]) -> 
     for column in columns:
         if column not in names:
             raise TrainingError(
-                f"{origin} has no column {column!r}: {nearest(column, names)}; correct [data.columns], source or file"
+                f"{origin} has no column {column!r}: {suggest_nearest(column, names)}; correct [data.columns], source "
+                "or file"
             )

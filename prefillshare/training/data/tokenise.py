@@ -53,14 +53,14 @@ def _prompt_and_answer(served: ServedChat, number: int, tokenizer: Any) -> tuple
     """Token ids of the prompt of assistant turn `number`, and of the turn itself with its end."""
     prompt = served.prompt(number)
     full = served.with_answer(number, prompt)
-    answer = _encode(_spoken(full, prompt), tokenizer)
+    answer = _encode(_cut_answer(full, prompt), tokenizer)
     if tokenizer.eos_token_id not in answer:
         raise RowError("malformed", f"the chat template does not end an answer with {tokenizer.eos_token!r}")
     end = len(answer) - answer[::-1].index(tokenizer.eos_token_id)
     return prompt.tokens, answer[:end]
 
 
-def _spoken(full: str, prompt: Prompt) -> str:
+def _cut_answer(full: str, prompt: Prompt) -> str:
     """What the template writes of an answer behind its prompt."""
     if not full.startswith(prompt.text):
         raise RowError("malformed", "the chat template does not continue its own generation prompt with the answer")

@@ -66,7 +66,7 @@ def load_tokenizer(base: Path) -> "PreTrainedTokenizerBase":
     if len(tokenizer) > num_embeddings:
         raise TrainingError(
             f"the tokenizer in {base} has {len(tokenizer)} tokens and the model has {num_embeddings} embeddings: "
-            "put the tokenizer there that the model was trained with"
+            "put the model's own tokenizer there"
         )
     return tokenizer
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from prefillshare.config.training import Training
-from prefillshare.errors import TrainingError, first_line
+from prefillshare.errors import TrainingError, first_line, short_repr
 from prefillshare.modules.manifest import MANIFEST_NAME
 
 RECORD_NAME = "run.json"
@@ -116,8 +116,9 @@ def check_same_run(stored: Mapping[str, Any], now: Mapping[str, Any], output: Pa
     for key, value in _flat(now):
         before = started.get(key)
         if key not in _FREE_KEYS and before != value:
+            old, new = short_repr(before, 40), short_repr(value, 40)
             raise TrainingError(
-                f"the run in {output} started with {key} = {_short(before)} and now it is {_short(value)}: "
+                f"the run in {output} started with {key} = {old} and now it is {new}: "
                 "put it back, or start a new run in another output"
             )
 
@@ -141,8 +142,3 @@ def _flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."

@@ -79,7 +79,7 @@ class Watch(TrainerCallback):
 def _check_finite(loss: float, step: int) -> None:
     if not math.isfinite(loss):
         raise TrainingError(
-            f"the loss is {loss} at step {step}: lower learning_rate or raise warmup_ratio, and start anew"
+            f"the loss is {loss} at step {step}: lower learning_rate or raise warmup_ratio, and start again"
         )
 
 

@@ -138,7 +138,7 @@ def test_lines_of_a_data_set_are_read_as_they_are(tmp_path: Path, tokenizer: Any
     found = prepared(tokenizer, hub=str(tmp_path))
     shown = [text.rpartition('"arguments": ')[2].partition("}")[0] for text in texts(found, tokenizer)]
     assert shown == ['{"a": "2024-01-01"', '{"a": 1', '{"a": 1.5', '{"a": null']
-    assert found.report.examples["malformed"] == ["row 5: train.jsonl: the line is no JSON: {bad"]
+    assert found.report.examples["malformed"] == ["row 5: train.jsonl: the line is not JSON: {bad"]
     assert prepared(tokenizer, hub=str(tmp_path), split="train[1:3]+test").report.num_used == 3
     with pytest.raises(TrainingError, match="there is no split 'dev', only"):
         prepared(tokenizer, hub=str(tmp_path), split="dev")
@@ -150,7 +150,7 @@ def test_a_damaged_file_of_a_data_set_costs_itself(tmp_path: Path, tokenizer: An
     (tmp_path / "train-0.parquet").write_bytes(whole[:-20])
     report = prepared(tokenizer, hub=str(tmp_path)).report
     assert (report.num_used, report.left_out["malformed"]) == (4, 1)
-    assert "train-0.parquet: the file is no Parquet, or cut" in report.ends[0]
+    assert "train-0.parquet: the file is not Parquet, or cut off" in report.ends[0]
 
 
 def test_a_row_may_have_no_functions_and_no_system_text(tmp_path: Path, tokenizer: Any) -> None:

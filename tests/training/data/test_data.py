@@ -177,7 +177,7 @@ def test_rows_that_cannot_be_used_are_counted_with_examples(tmp_path: Path, toke
     assert "row 5: " in text
     assert "tokens, and max_tokens is 200" in text
     assert "row 7: q is 3, not text" in text
-    assert "row 9: the line is no JSON: {not json" in text
+    assert "row 9: the line is not JSON: {not json" in text
     assert "row 10" not in report.examples["malformed"][0]
     assert all(len(examples) <= 3 for examples in report.examples.values())
 
@@ -196,8 +196,16 @@ USER = {"role": "user", "content": "hi"}
         (["hi"], "malformed", "needs a role"),
         ([{"role": "user", "content": ["hi"]}], "malformed", "not text"),
         ([USER, {"role": "assistant", "content": "hi", "weight": 0}], "empty", "no assistant turn to learn"),
-        ([USER, {"role": "assistant", "content": "hi", "weight": 0.5}], "malformed", "turn 2 has weight 0.5: 0 or 1"),
-        ([{**USER, "weight": 0}, {"role": "assistant", "content": "hi"}], "malformed", "of assistant turns only"),
+        (
+            [USER, {"role": "assistant", "content": "hi", "weight": 0.5}],
+            "malformed",
+            "turn 2 has weight 0.5: it must be 0 or 1",
+        ),
+        (
+            [{**USER, "weight": 0}, {"role": "assistant", "content": "hi"}],
+            "malformed",
+            "only assistant turns may have one",
+        ),
     ],
 )
 def test_chats_without_anything_to_learn_are_refused(messages: Any, reason: str, said: str) -> None:

@@ -13,6 +13,7 @@ from prefillshare.training.data.tokenise import documents_of_chat
 from prefillshare.training.layout import segment_bounds
 from tests.support import chat_templates
 from tests.support.engines import MODELS_DIR, Endpoint, shared_engine
+from tests.support.marks import starts_engine
 from tests.support.random_models import make_adapter, make_base, write_deployment
 from tests.support.served_chats import BARE, CHATS, WEATHER, answer, call, calls_of, trained_prompts, user
 
@@ -37,6 +38,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+@starts_engine
 def engine(base: Path) -> Iterator[Endpoint]:
     with shared_engine(write_deployment(base.parent / "deployment.toml", ("math",))) as endpoint:
         yield endpoint
@@ -101,7 +103,7 @@ def test_an_answer_continues_its_prefix(tokenizer: Any) -> None:
     ("messages", "said"),
     [
         ([user("hi"), answer("a", prefix=True), user("and?"), answer("b")], "turn 2 is a prefix"),
-        ([{**user("hi"), "prefix": True}, answer("b")], "of assistant turns only"),
+        ([{**user("hi"), "prefix": True}, answer("b")], "only assistant turns may have one"),
         ([user("hi"), answer("a", prefix="yes"), answer("b")], "true or false"),
         ([user("hi"), answer(None, prefix=True), answer("b")], "has content None"),
     ],

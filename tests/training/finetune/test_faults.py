@@ -11,7 +11,7 @@ import pytest
 
 from prefillshare.errors import TrainingError
 from prefillshare.modules.manifest import read_manifest
-from prefillshare.serving.ports import free_port
+from prefillshare.serving.machine.ports import free_port
 from tests.support.random_models import make_base
 from tests.support.training_runs import NUM_STEPS, SAVE_STEPS, Stopped, losses, stop_at, train, write_training
 
@@ -44,6 +44,7 @@ def run(*command: str, limit_bytes: int | None = None) -> "subprocess.CompletedP
     )
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_the_same_losses(tmp_path: Path, random_base: Path, whole_run: Path) -> None:
     file = write_training(tmp_path, random_base)
     killed = run("tests.support.training_runs", str(file), str(KILLED_AT))
@@ -56,6 +57,7 @@ def test_a_killed_run_goes_on_with_the_same_losses(tmp_path: Path, random_base: 
     assert module.read_bytes() == whole.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_full_disk_costs_no_checkpoint(tmp_path: Path, random_base: Path, whole_run: Path) -> None:
     file = write_training(tmp_path, random_base)
     with pytest.raises(Stopped):
@@ -103,6 +105,7 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path, random_base: Path
         train(file)
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_with_twice_the_accumulation(
     tmp_path: Path, random_base: Path, whole_run: Path
 ) -> None:

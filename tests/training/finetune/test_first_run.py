@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from transformers import AutoTokenizer
 
 from prefillshare.config import load_deployment, load_training
@@ -16,6 +17,7 @@ MODELS = Path(__file__).parents[3] / "models"
 NUM_QUESTIONS = 12
 
 
+@pytest.mark.slow
 def test_the_first_run_makes_a_module_that_answers_new_questions(tmp_path: Path) -> None:
     training = load_training(MODELS / "recipes" / "tiny-calls.toml")
     module = Finetune(replace(training, output=tmp_path / "calls"), Watcher()).run(resume=False)

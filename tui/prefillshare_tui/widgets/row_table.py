@@ -216,7 +216,7 @@ def _fitted(parts: Line, width: int, *, is_name: bool) -> Line:
         return line((cut_middle(parts[0].text, width), parts[0].tone))
     kept: list[tuple[str, Tone]] = []
     for text, tone in parts:
-        room = width - sum(len(one) for one, _ in kept)
+        room = width - sum(len(shown) for shown, _ in kept)
         if room <= 0:
             break
         kept.append((cut(text, room), tone))

@@ -25,7 +25,7 @@ class PrefixAware:
 
     def choose(self, wanted: Wanted, candidates: Sequence[Candidate]) -> str:
         """Return the id of the chosen candidate and pin the session to it."""
-        preferred = find(candidates, self._sessions.pinned(wanted.session)) or _longest(wanted, candidates)
+        preferred = find(candidates, self._sessions.worker_of(wanted.session)) or _longest(wanted, candidates)
         if preferred is None:
             chosen = self._spread.choose(wanted, candidates)
         else:

@@ -19,7 +19,7 @@ class SessionPinned:
 
     def choose(self, wanted: Wanted, candidates: Sequence[Candidate]) -> str:
         """Return the id of the session's worker, or of a lightly loaded one, and pin the session to it."""
-        pinned = find(candidates, self._sessions.pinned(wanted.session))
+        pinned = find(candidates, self._sessions.worker_of(wanted.session))
         if pinned is None:
             chosen = self._spread.choose(wanted, candidates)
         else:

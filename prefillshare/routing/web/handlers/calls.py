@@ -1,17 +1,15 @@
 """`/v1/chat/completions`, `/v1/completions`, `/generate`: calls that a decode module answers."""
 
-from collections.abc import Awaitable, Callable
-
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from prefillshare.contract import SESSION_HEADER
-from prefillshare.routing.call.call import Call, Endpoint, Served, parse_call
+from prefillshare.routing.call.call import Call, Endpoint
+from prefillshare.routing.call.parse import Served, parse_call
 from prefillshare.routing.errors import UnavailableError
 from prefillshare.routing.headers import read_header
 from prefillshare.routing.web.bodies import read_json_body
 from prefillshare.routing.web.keys import GATEWAY
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _CLOSE = {"Connection": "close", "Retry-After": "2"}
 
@@ -22,23 +20,23 @@ def call_handler(endpoint: Endpoint) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         gateway = request.app[GATEWAY]
         if gateway.is_draining:
-            raise UnavailableError("the router is stopping: call another one, or again later", headers=_CLOSE)
-        with gateway.descriptors.call():
+            raise UnavailableError("the router is stopping: call another router, or try again later", headers=_CLOSE)
+        with gateway.parts.descriptors.call():
             return await gateway.proxy.answer(request, await _read_call(request, endpoint))
 
     return handle
 
 
 async def _read_call(request: web.Request, endpoint: Endpoint) -> Call:
-    gateway = request.app[GATEWAY]
+    parts = request.app[GATEWAY].parts
+    settings = parts.settings
+    body = await read_json_body(request, settings.router)
+    # Read after the body has come, which may take minutes: modules come and go.
+    served = Served(base=settings.base_model, modules=parts.pool.modules(), vocab_size=settings.vocab_size)
     return parse_call(
         endpoint,
-        await read_json_body(request, gateway.settings.router),
-        Served(
-            base=gateway.settings.base_model,
-            modules=gateway.pool.modules(),
-            vocab_size=gateway.settings.vocab_size,
-        ),
+        body,
+        served,
         session_header=read_header(request.headers, SESSION_HEADER),
         addressed=request.match_info.get("module"),
     )

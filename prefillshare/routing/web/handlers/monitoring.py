@@ -1,17 +1,79 @@
-"""`/deployment/state`, `/metrics`: the whole deployment in numbers."""
+"""`/deployment/state`, `/metrics`: the whole deployment in numbers.
+
+The router sees calls, queues, cache hits (the prefill leg's report) and the time of a whole call; generated tokens and
+the time between them only the decode workers see, since answers pass through unread: these are asked each time.
+"""
+
+import asyncio
+import os
 
 from aiohttp import web
 
-from prefillshare.observe.exposition import CONTENT_TYPE
+from prefillshare.contract import RESTARTS_VARIABLE
+from prefillshare.observe.document import DeploymentState, WorkerState, no_tokens
+from prefillshare.observe.exposition import CONTENT_TYPE, exposition
+from prefillshare.observe.relabel import merge_texts
+from prefillshare.observe.state import ModuleFacts, deployment_state, worker_state
+from prefillshare.routing.gateway import Gateway
+from prefillshare.routing.parts import Parts
 from prefillshare.routing.web.keys import GATEWAY
 from prefillshare.routing.web.replies import json_reply
 
 
-async def deployment_state(request: web.Request) -> web.Response:
+async def show_state(request: web.Request) -> web.Response:
     """What a dashboard shows."""
-    return json_reply(await request.app[GATEWAY].monitor.state())
+    return json_reply(await _ask_state(request.app[GATEWAY]))
 
 
-async def metrics(request: web.Request) -> web.Response:
-    """The same for Prometheus, and the workers' own metrics."""
-    return web.Response(body=await request.app[GATEWAY].monitor.metrics(), headers={"Content-Type": CONTENT_TYPE})
+async def show_metrics(request: web.Request) -> web.Response:
+    """The same for Prometheus, then SGLang's metrics of every worker that answers."""
+    gateway = request.app[GATEWAY]
+    parts = gateway.parts
+    state, texts = await asyncio.gather(_ask_state(gateway), parts.reports.ask_metrics(parts.pool))
+    return web.Response(body=exposition(state) + merge_texts(texts).encode(), headers={"Content-Type": CONTENT_TYPE})
+
+
+async def _ask_state(gateway: Gateway) -> DeploymentState:
+    parts = gateway.parts
+    workers = await parts.reports.ask_states(parts.pool)
+    state = deployment_state(
+        parts.observer,
+        name=parts.settings.deployment or parts.settings.base_model,
+        topology="disaggregated",
+        prefill_module=parts.settings.base_model,
+        modules=[_module_facts(parts, name) for name in parts.pool.modules()],
+        workers=[*workers, _router_entry(gateway)],
+        repins=parts.sessions.num_repins,
+    )
+    counters = gateway.proxy.counters
+    return {**state, "refusals": counters.refused, "retries": counters.retries}
+
+
+def _module_facts(parts: Parts, module: str) -> ModuleFacts:
+    is_lora = any(worker.is_adapter for worker in parts.pool.replicas(module))
+    return ModuleFacts(
+        name=module,
+        kind="lora" if is_lora else "full",
+        is_prefill_module=False,
+        queued=parts.admission.num_queued(module),
+        warning=parts.pool.warning(module),
+    )
+
+
+def _router_entry(gateway: Gateway) -> WorkerState:
+    """Return the router's own entry: it computes no tokens itself."""
+    settings = gateway.parts.settings
+    return worker_state(
+        id="router",
+        role="router",
+        module=None,
+        url=f"http://{settings.host}:{settings.port}",
+        pid=os.getpid(),
+        state="up",
+        restarts=int(os.getenv(RESTARTS_VARIABLE) or 0),
+        totals=no_tokens(),
+        running=gateway.proxy.num_running,
+        queued=gateway.parts.admission.num_queued(),
+        kv=None,
+        handoff=None,
+    )

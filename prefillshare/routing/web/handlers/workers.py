@@ -8,20 +8,20 @@ from prefillshare.routing.errors import BadCallError
 from prefillshare.routing.web.bodies import read_body
 from prefillshare.routing.web.keys import GATEWAY
 from prefillshare.routing.web.replies import json_reply
-from prefillshare.routing.workers.worker import worker_spec
+from prefillshare.routing.workers.spec import read_spec
 
 
 async def list_workers(request: web.Request) -> web.Response:
     """All workers with role, module, state and load, and the queue of each module."""
-    gateway = request.app[GATEWAY]
-    queued = {name: gateway.admission.num_queued(name) for name in gateway.pool.modules()}
-    return json_reply({"workers": [worker.summary() for worker in gateway.pool], "queued": queued})
+    parts = request.app[GATEWAY].parts
+    queued = {name: parts.admission.num_queued(name) for name in parts.pool.modules()}
+    return json_reply({"workers": [worker.summary() for worker in parts.pool], "queued": queued})
 
 
 async def join(request: web.Request) -> web.Response:
     """Let the worker that the body describes join."""
     try:
-        spec = worker_spec(orjson.loads(await read_body(request, request.app[GATEWAY].settings.router)))
+        spec = read_spec(orjson.loads(await read_body(request, request.app[GATEWAY].parts.settings.router)))
     except orjson.JSONDecodeError as error:
         raise BadCallError(f"the body is not JSON ({error}): send a worker as a JSON object") from None
     except ConfigError as error:

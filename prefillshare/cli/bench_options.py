@@ -1,0 +1,116 @@
+"""The options of `prefillshare bench`: one type per option, and all of them as they were given."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prefillshare.cli.text import key_option, text_option
+
+WorkloadName = Annotated[
+    str | None, typer.Argument(help="react, reflexion, unshared, trace FILE or gsm8k-agents FILE.")
+]
+WorkloadFile = Annotated[Path | None, typer.Argument(help="File of the workloads trace and gsm8k-agents.")]
+
+# What is measured.
+Systems = Annotated[
+    str, typer.Option(help="shared, shared-pd, vanilla-lora, vanilla-pd, vanilla-single; the first is compared.")
+]
+Endpoints = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="NAME=URL of an OpenAI-compatible server that runs already; URL#MODEL,MODEL names models.",
+        callback=text_option,
+    ),
+]
+EndpointKey = Annotated[
+    str | None, typer.Option(help="Key of the endpoints.", envvar="PREFILLSHARE_BENCH_API_KEY", callback=key_option)
+]
+PresetName = Annotated[
+    str | None,
+    typer.Option(help="cpu, gpu-8b or gpu-15min; without one, cpu or gpu-8b, as the machine is. Options override it."),
+]
+FamilyName = Annotated[
+    str | None,
+    typer.Option(help="bench-0.1b, tiny, qwen3-1.7b-shape, qwen3-8b-shape or a colocated deployment file."),
+]
+ModuleCounts = Annotated[str | None, typer.Option(help="Numbers of decode modules, such as 1,2,4,8; else 4.")]
+
+# How hard it is driven.
+Concurrency = Annotated[str | None, typer.Option(help="Closed loop: sessions at a time, such as 1,4,8.")]
+Rate = Annotated[str | None, typer.Option(help="Poisson arrivals: sessions per second, such as 0.5,1,2.")]
+Speed = Annotated[str | None, typer.Option(help="Trace: its own arrival times, so many times faster, such as 1,2.")]
+
+# The shape of the workload.
+NumSessions = Annotated[int | None, typer.Option(help="Sessions per run.")]
+StartTokens = Annotated[int | None, typer.Option(help="Context before the first call.")]
+GrowthTokens = Annotated[int | None, typer.Option(help="Tokens that join between two calls.")]
+OutputTokens = Annotated[str | None, typer.Option(help="Answer lengths, taken in turn, such as 8 or 64,8.")]
+Turns = Annotated[int | None, typer.Option(help="Calls per session.")]
+RoleTokens = Annotated[int | None, typer.Option(help="Instructions at the end of each prompt.")]
+ContextLength = Annotated[int | None, typer.Option(help="Context window that a trace is scaled to.")]
+VocabSize = Annotated[int | None, typer.Option(help="Made-up tokens lie below this id.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything made up.")]
+
+# Limits, and what is checked.
+KvTokens = Annotated[int | None, typer.Option(help="KV budget of each system in tokens; 0: the engine's.")]
+SloTtft = Annotated[float | None, typer.Option(help="Goodput: longest time to the first token, s.")]
+SloGap = Annotated[float | None, typer.Option(help="Goodput: longest mean time between tokens, s.")]
+Repeats = Annotated[int | None, typer.Option(help="Starts of each system; else 3.")]
+NumChecked = Annotated[
+    int | None,
+    typer.Option(help="Answers per shared run compared with the reference; 8, with --resume as it was.", min=0),
+]
+RunLimit = Annotated[
+    float | None, typer.Option(help="Seconds after which a run is cut; its figures are of the calls until then.")
+]
+TimeLimit = Annotated[
+    float | None, typer.Option(help="Minutes that this call may take; it leaves out what does not fit.")
+]
+
+# Where the results go.
+ResultsDir = Annotated[Path | None, typer.Option(help="New or empty directory for the results.")]
+ResumeDir = Annotated[Path | None, typer.Option(help="Continue the measurement in this directory.")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchOptions:
+    """The options as they were given; None leaves a value to the preset."""
+
+    workload: str
+    """Name of the workload."""
+    file: Path | None
+    """File that it is made from."""
+    systems: str
+    """Systems, separated by commas."""
+    endpoints: tuple[str, ...]
+    """NAME=URL of servers that run already."""
+    preset: str | None
+    """Name of the preset."""
+    family: str | None
+    """Family or deployment file."""
+    modules: str | None
+    """Numbers of modules, separated by commas."""
+    concurrency: str | None
+    """Closed loops."""
+    rate: str | None
+    """Poisson rates."""
+    speed: str | None
+    """Factors on the speed of a trace."""
+    sizes: dict[str, int | None]
+    """Fields of the workload's shape."""
+    output_tokens: str | None
+    """Answer lengths, separated by commas."""
+    kv_tokens: int | None
+    """KV budget; 0 leaves it to the engine."""
+    slo: dict[str, float | None]
+    """Fields of the SLO."""
+    repeats: int | None
+    """Starts of each system."""
+    num_checked: int | None
+    """Answers that are compared with the reference."""
+    run_limit_s: float | None
+    """Seconds of a run."""
+    time_limit_s: float | None
+    """Seconds of the whole call."""

@@ -1,0 +1,32 @@
+"""The options of `prefillshare launch`, one type each."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DeploymentFile = Annotated[
+    Path | None, typer.Argument(help="Deployment file; without one, the tiny family that comes along.")
+]
+Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all interfaces.")]
+Port = Annotated[int, typer.Option(help="Port to listen on.")]
+ServerKey = Annotated[str | None, typer.Option(help="Key that clients must send.", envvar="PREFILLSHARE_API_KEY")]
+AdminKey = Annotated[
+    str | None,
+    typer.Option(
+        help="Disaggregated: key for adding and removing workers; without one, nobody can.",
+        envvar="PREFILLSHARE_ADMIN_KEY",
+    ),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check everything, print devices, memory and commands, and start nothing.")
+]
+AssumedGpus = Annotated[
+    str | None,
+    typer.Option(help="With --dry-run: plan for a machine with these GPUs, such as 8x80GB or 2x24GB,1x80GB."),
+]
+OtlpEndpoint = Annotated[
+    str | None, typer.Option(help="OTLP gRPC receiver of traces; wins over the file's otlp_endpoint.")
+]
+LogFile = Annotated[Path | None, typer.Option(help="File for the engine's log.")]
+ShowDashboard = Annotated[bool, typer.Option("--tui", help="Show the dashboard while it serves.")]

@@ -1,0 +1,197 @@
+"""The document of `GET /deployment/state`, schema 1, as types: every name in it stands here and nowhere else.
+
+Engine and router make it (:mod:`prefillshare.observe.state`), Prometheus' text is read out of it, the router adds up
+its workers' documents, and dashboards read it: docs/state-document.md explains it to those who write one. The dashboard
+of `tui/` imports nothing of ours and keeps a copy of the names, which a test compares with these.
+
+Counters rise from the start of the process; what nobody knows is None, never 0. A change of a name or a meaning is a
+new schema; a further name is not.
+"""
+
+from typing import Any, Literal, NotRequired, TypedDict, TypeVar, cast
+
+SCHEMA = 1
+STATE_PATH = "/deployment/state"
+
+Topology = Literal["colocated", "disaggregated"]
+ModuleKind = Literal["base", "lora", "full"]
+Role = Literal["engine", "prefill", "decode", "router"]
+WorkerPhase = Literal["starting", "up", "draining", "down"]
+EventKind = Literal[
+    "restart",
+    "refusal",
+    "repin",
+    "worker_up",
+    "worker_down",
+    "worker_joined",
+    "worker_left",
+    "error",
+    "flush",
+]
+
+
+class HistogramState(TypedDict):
+    """Counts of values up to each bound."""
+
+    le: list[float | None]
+    counts: list[int]
+    sum: float
+    count: int
+
+
+class Latencies(TypedDict):
+    """A module's latency histograms, in seconds."""
+
+    ttft: HistogramState
+    itl: HistogramState
+    e2e: HistogramState
+    queue: HistogramState
+
+
+class ModuleCounters(TypedDict):
+    """What is counted of a module."""
+
+    requests: int
+    errors: int
+    aborted: int
+    prompt_tokens: int
+    own_hit_tokens: int
+    cross_hit_tokens: int
+    generated_tokens: int
+    retractions: int
+
+
+class ModuleState(ModuleCounters):
+    """One decode module, or the prefill module where it is asked by its own name."""
+
+    name: str
+    kind: ModuleKind
+    is_prefill_module: bool
+    warning: str | None
+    running: int
+    queued: int
+    latency: Latencies
+    shared_prefix: HistogramState
+
+
+class KvState(TypedDict):
+    """KV memory of a worker: capacity = free + shared (in the tree) + private (of requests, beyond the tree)."""
+
+    capacity_tokens: int
+    shared_tokens: int
+    private_tokens: int
+    free_tokens: int
+    evictable_tokens: int
+    token_bytes: int
+
+
+class HandoffState(TypedDict):
+    """KV that a worker handed over or was handed."""
+
+    tokens: int
+    bytes: int
+    seconds: float | None
+    calls: int
+
+
+class WorkerCounters(TypedDict):
+    """What is counted of a worker."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    generated_tokens: int
+    retractions: int
+
+
+class WorkerState(WorkerCounters):
+    """One process of the deployment."""
+
+    id: str
+    role: Role
+    module: str | None
+    url: str
+    pid: int | None
+    state: WorkerPhase
+    restarts: int | None
+    running: int | None
+    queued: int | None
+    kv: KvState | None
+    handoff: HandoffState | None
+
+
+class DivergenceState(TypedDict):
+    """Where the prompts of two modules of a session part."""
+
+    token: int
+    fraction: float
+    modules: list[str]
+
+
+class SessionState(TypedDict):
+    """One session."""
+
+    id: str
+    is_explicit: bool
+    modules: list[str]
+    num_calls: int
+    first_seen: float
+    last_seen: float
+    running: int
+    context_tokens: int
+    prompt_tokens: int
+    own_hit_tokens: int
+    cross_hit_tokens: int
+    repins: int
+    divergence: DivergenceState | None
+
+
+class SessionsState(TypedDict):
+    """The sessions that are remembered."""
+
+    total: int
+    items: list[SessionState]
+
+
+class EventState(TypedDict):
+    """Something that happened."""
+
+    id: int
+    time: float
+    kind: EventKind
+    subject: str
+    message: str
+
+
+class DeploymentState(TypedDict):
+    """The document."""
+
+    schema: int
+    time: float
+    started: float
+    name: str
+    topology: Topology
+    prefill_module: str
+    modules: list[ModuleState]
+    workers: list[WorkerState]
+    sessions: SessionsState
+    events: list[EventState]
+    repins: int
+    refusals: NotRequired[int]
+    retries: NotRequired[int]
+
+
+MODULE_COUNTERS = tuple(ModuleCounters.__annotations__)
+LATENCIES = tuple(Latencies.__annotations__)
+WORKER_COUNTERS = tuple(WorkerCounters.__annotations__)
+
+_Part = TypeVar("_Part", bound=Any)
+
+
+def part_of(kind: type[_Part], source: object) -> _Part:
+    """Return the part `kind` of the document, each entry the attribute of `source` that has its name."""
+    return cast(_Part, {name: getattr(source, name) for name in kind.__annotations__})
+
+
+def no_tokens() -> WorkerCounters:
+    """Return the counters of a worker that has computed nothing."""
+    return {"prompt_tokens": 0, "cached_tokens": 0, "generated_tokens": 0, "retractions": 0}

@@ -1,0 +1,214 @@
+"""From a body to a call: the module, the prompts, and what each leg is told; what cannot be used is refused."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from prefillshare.routing.call.call import Body, Call, Endpoint
+from prefillshare.routing.call.checks import check_fields, check_items
+from prefillshare.routing.call.prompt import chat_prompts, text_prompts
+from prefillshare.routing.errors import BadCallError, UnknownModelError
+from prefillshare.wire.text import session_name
+
+Shape = tuple[int | None, tuple[bytes, ...]]
+"""Number of prompts of a batch, None for a single one; canonical prompts."""
+
+# What a leg sets for itself, or leaves out. A client's own rid is among these: a worker aborts every request whose id
+# begins with the given one, so a short rid would end other people's calls.
+_PER_LEG = frozenset(
+    "model lora_path stream n rid bootstrap_host bootstrap_port bootstrap_room bootstrap_pair_key "
+    "disagg_prefill_dp_rank".split()
+)
+# What is wanted of the answer. A prefill worker computes none of it, and would fail where it makes up its own reply.
+_OF_THE_ANSWER = frozenset(
+    "stream_options logprobs top_logprobs return_logprob logprob_start_len top_logprobs_num token_ids_logprob "
+    "return_text_in_logprobs echo return_hidden_states return_routed_experts return_token_ids "
+    "return_prompt_token_ids return_meta_info".split()
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """What a deployment can be asked."""
+
+    base: str
+    """Name of the prefill module."""
+    modules: Sequence[str]
+    """Decode modules."""
+    vocab_size: int | None = None
+    """Token ids there are; None when the router was not told."""
+
+
+def parse_call(
+    endpoint: Endpoint,
+    raw: bytes,
+    served: Served,
+    *,
+    session_header: str | None = None,
+    addressed: str | None = None,
+) -> Call:
+    """Return the call in the body `raw`; `addressed` is the module of the address, for a body that names none.
+
+    Raises: BadCallError when the body cannot be used, UnknownModelError when it names no decode module.
+    """
+    body = _read_object(raw)
+    is_stream = _read_flag(body, "stream")
+    is_prefill_only = endpoint == "/generate" and not is_stream and _asks_for_nothing(body)
+    module = _find_module(body, served, addressed, may_be_base=is_prefill_only)
+    _refuse_several_samples(body)
+    try:
+        num_prompts, prompts = _SHAPES[endpoint](body, served.vocab_size)
+        check_fields(body, num_prompts, served.vocab_size)
+        shared_body, answer_fields = _split(body)
+    except orjson.JSONEncodeError as error:
+        raise BadCallError(f"the body cannot be passed on ({error}): nest it less deeply") from None
+    return Call(
+        endpoint=endpoint,
+        module=served.base if is_prefill_only else module,
+        is_prefill_only=is_prefill_only,
+        shared_body=shared_body,
+        answer_fields=answer_fields,
+        is_stream=is_stream,
+        num_prompts=num_prompts,
+        prompts=prompts,
+        session=_find_session(session_header, body),
+    )
+
+
+def _read_object(raw: bytes) -> dict[str, Any]:
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise BadCallError(f"the body is not JSON ({error}): send a JSON object") from None
+    if not isinstance(body, dict):
+        raise BadCallError(f"the body is {_kind(body)}: send a JSON object")
+    return body
+
+
+def _split(body: Body) -> tuple[bytes, dict[str, Any]]:
+    """Return what both legs are told, as JSON, and what only the leg that answers is told.
+
+    Raises: orjson.JSONEncodeError.
+    """
+    shared = {name: value for name, value in body.items() if name not in _PER_LEG}
+    answer_fields = {name: shared.pop(name) for name in _OF_THE_ANSWER & shared.keys()}
+    shared_body = orjson.dumps(shared)
+    orjson.dumps(answer_fields)  # only to see that it can be written: each leg writes it with fields of its own
+    return shared_body, answer_fields
+
+
+def _read_flag(body: Body, name: str) -> bool:
+    value = body.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise BadCallError(f"{name} is {_show(value)}: it must be true or false", param=name)
+    return bool(value)
+
+
+def _asks_for_nothing(body: Body) -> bool:
+    samplings = [sampling for sampling in _as_list(body.get("sampling_params")) if isinstance(sampling, Mapping)]
+    limits = [sampling.get("max_new_tokens") for sampling in samplings]
+    return bool(limits) and all(limit == 0 and not isinstance(limit, bool) for limit in limits)
+
+
+def _find_module(body: Body, served: Served, addressed: str | None, *, may_be_base: bool) -> str:
+    base, modules = served.base, served.modules
+    named, lora_path = body.get("model"), _read_lora_path(body)
+    if named is None or named == base:
+        named = lora_path or named
+    named = addressed if named is None else named
+    if may_be_base and named in (None, base):
+        return base
+    known = f"this deployment has: {', '.join(modules) or 'no decode module at present'}"
+    if named is None:
+        raise BadCallError(f"model is missing: name a decode module; {known}", param="model")
+    if not isinstance(named, str):
+        raise BadCallError(f"model is {_show(named)}: it must be the name of a decode module; {known}", param="model")
+    name = named.removeprefix(f"{base}:")
+    if name in modules:
+        return name
+    if name == base:
+        message = f"model {base!r} is the prefill module, which never decodes here: name a decode module; {known}"
+        raise UnknownModelError(message, param="model")
+    raise UnknownModelError(f"model {_show(name)} does not exist; {known}", param="model")
+
+
+def _read_lora_path(body: Body) -> Any:
+    path = body.get("lora_path")
+    if path is None or isinstance(path, str):
+        return path
+    if not isinstance(path, list):
+        raise BadCallError(f"lora_path is {_show(path)}: it must be the name of a decode module", param="lora_path")
+    if not path or any(item != path[0] for item in path):
+        raise BadCallError("lora_path names several modules: send one call for each", param="lora_path")
+    return path[0]
+
+
+def _refuse_several_samples(body: Body) -> None:
+    for place in [body, *_as_list(body.get("sampling_params"))]:
+        count = place.get("n") if isinstance(place, Mapping) else None
+        if count not in (None, 1):
+            raise BadCallError(
+                f"n is {_show(count)}: one call gives one answer here, so send the call several times; "
+                "the shared prompt is computed once",
+                param="n",
+            )
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _find_session(header: str | None, body: Body) -> str | None:
+    for value in (header, body.get("session_id"), body.get("user")):
+        if isinstance(value, str) and value:
+            return session_name(value)
+    return None
+
+
+def _read_chat(body: Body, vocab_size: int | None) -> Shape:
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise BadCallError(f"messages is {_show(messages)}: it must be a list of messages", param="messages")
+    return None, chat_prompts(body)
+
+
+def _read_completion(body: Body, vocab_size: int | None) -> Shape:
+    return _read_prompt(body, "prompt", vocab_size)
+
+
+def _read_generate(body: Body, vocab_size: int | None) -> Shape:
+    return _read_prompt(body, "text" if body.get("text") is not None else "input_ids", vocab_size)
+
+
+def _read_prompt(body: Body, name: str, vocab_size: int | None) -> Shape:
+    prompt = body.get(name)
+    if not isinstance(prompt, str | list) or not prompt:
+        wanted = "it must be text or a list of token ids, or a list of these"
+        raise BadCallError(f"{name} is {_show(prompt)}: {wanted}", param=name)
+    if isinstance(prompt, str):
+        return None, text_prompts(body, prompt)
+    is_batch = not isinstance(prompt[0], int)
+    for items in prompt if is_batch and isinstance(prompt[0], list) else [prompt]:
+        check_items(items, name, vocab_size)
+    return (len(prompt) if is_batch else None), text_prompts(body, prompt)
+
+
+_SHAPES: dict[Endpoint, Callable[[Body, int | None], Shape]] = {
+    "/v1/chat/completions": _read_chat,
+    "/v1/completions": _read_completion,
+    "/generate": _read_generate,
+}
+
+
+def _kind(value: Any) -> str:
+    names = {list: "a list", str: "text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _show(value: Any) -> str:
+    if value is None:
+        return "missing"
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,151 @@
+"""The pair of workers for a call: prefill worker by policy, decode replica by load and prefix."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from prefillshare.config.router import Router
+from prefillshare.routing.choice.demand import Demand
+from prefillshare.routing.choice.policies import Candidate, PrefillPolicy, Wanted
+from prefillshare.routing.choice.prefix_index import PrefixIndex
+from prefillshare.routing.errors import UnavailableError
+from prefillshare.routing.workers.kv_events import Evictions
+from prefillshare.routing.workers.pool import WorkerPool
+from prefillshare.routing.workers.worker import Worker
+
+_RATIO_DECAY = 0.9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """The workers of one attempt, reserved: each is owed to `Admission.release` when its leg ends."""
+
+    prefill: Worker
+    """Worker of the prefill leg."""
+    decode: Worker | None
+    """Worker of the decode leg; None for a call that a prefill worker answers alone."""
+    matched_bytes: int
+    """Prefix of the prompt that the prefill worker holds, by the index."""
+    expected_tokens: float
+    """Tokens that the prefill worker will have to compute, estimated."""
+
+    @property
+    def workers(self) -> list[Worker]:
+        """Both, or the prefill worker alone."""
+        return [self.prefill, self.decode] if self.decode else [self.prefill]
+
+
+class Chooser:
+    """Chooses and reserves workers, and remembers what they hold."""
+
+    def __init__(self, settings: Router, pool: WorkerPool, policy: PrefillPolicy) -> None:
+        self.index = PrefixIndex(settings.prefix_index_bytes)
+        self.bytes_per_token = 4.0
+        self._slack = settings.decode_load_slack
+        self._pool = pool
+        self._policy = policy
+
+    def choose(self, demand: Demand, avoid: Collection[str] = ()) -> Pair | None:
+        """Return a reserved pair, or None when all workers that are up have their hands full.
+
+        `avoid` names workers that failed this call before; they are taken only when there is no other.
+        Raises: UnavailableError when no prefill worker or no replica of the module is up.
+        """
+        prefill = _find_room(self._pool.prefill(), avoid, "prefill worker", demand.module)
+        decode = [] if demand.is_prefill_only else self._replicas(demand.module, avoid)
+        # No policy is asked before both kinds have room: it pins sessions and takes turns, for calls that run.
+        if not prefill or not (decode or demand.is_prefill_only):
+            return None
+        matched = self._match(demand)
+        chosen = self._policy.choose(self._wanted(demand), _make_candidates(prefill, matched))
+        replica = _find(decode, choose_replica(_make_candidates(decode, matched), self._slack)) if decode else None
+        return self._reserve(demand, _find(prefill, chosen), replica, matched)
+
+    def learn(self, demand: Demand, pair: Pair, prompt_tokens: int | None) -> None:
+        """Note that the workers of `pair` hold the prompts now."""
+        # A worker that left while it prefilled, or was replaced by one of the same name, holds nothing for us.
+        present = [worker.id for worker in pair.workers if self._pool.get(worker.id) is worker]
+        for prompt in demand.prompts if present else ():
+            self.index.insert(prompt, *present)
+        if prompt_tokens:
+            ratio = demand.prompt_bytes / prompt_tokens
+            self.bytes_per_token = self.bytes_per_token * _RATIO_DECAY + ratio * (1 - _RATIO_DECAY)
+
+    def drop_evicted(self, worker: Worker, found: Evictions) -> None:
+        """Note that `worker` holds so much less."""
+        if found.is_cleared:
+            self.index.forget(worker.id)
+        self.index.drop(worker.id, found.num_tokens * self.bytes_per_token)
+
+    def _replicas(self, module: str, avoid: Collection[str]) -> list[Worker]:
+        return _find_room(self._pool.replicas(module), avoid, f"decode worker of {module!r}", module)
+
+    def _wanted(self, demand: Demand) -> Wanted:
+        return Wanted(session=demand.session, prompt_bytes=demand.prompt_bytes, bytes_per_token=self.bytes_per_token)
+
+    def _match(self, demand: Demand) -> dict[str, int]:
+        """Return how many bytes of all prompts together each worker holds."""
+        matched: dict[str, int] = {}
+        for prompt in demand.prompts:
+            for worker, length in self.index.match(prompt).items():
+                matched[worker] = matched.get(worker, 0) + length
+        return matched
+
+    def _reserve(self, demand: Demand, prefill: Worker, decode: Worker | None, matched: Mapping[str, int]) -> Pair:
+        matched_bytes = matched.get(prefill.id, 0)
+        pair = Pair(
+            prefill=prefill,
+            decode=decode,
+            matched_bytes=matched_bytes,
+            expected_tokens=(demand.prompt_bytes - matched_bytes) / self.bytes_per_token,
+        )
+        for worker in pair.workers:
+            worker.reserve()
+        return pair
+
+
+def choose_replica(candidates: Sequence[Candidate], slack: int) -> str:
+    """Return the id of the replica that holds the longest prefix among those with little load.
+
+    Little is at most `slack` calls more than the least loaded one has: holding the prefix saves the transfer of it,
+    which is worth a slightly larger decode batch, but not an uneven load. Of equals the least loaded one is taken.
+    """
+    fewest = min(candidate.num_running for candidate in candidates)
+    light = [candidate for candidate in candidates if candidate.num_running <= fewest + slack]
+    return max(light, key=lambda candidate: (candidate.matched_bytes, -candidate.num_running)).id
+
+
+def _find_room(workers: list[Worker], avoid: Collection[str], what: str, module: str) -> list[Worker]:
+    """Return those of `workers` that can take a call now.
+
+    Raises: UnavailableError when none of them is up, so that waiting for room would be in vain.
+    """
+    available = [worker for worker in workers if worker.is_available]
+    if not available:
+        states = ", ".join(f"{worker.id} is {_describe_state(worker)}" for worker in workers) or "none has joined"
+        raise UnavailableError(
+            f"model {module!r} cannot answer now: no {what} is up ({states}); try again later",
+            headers={"Retry-After": "2"},
+        )
+    others = [worker for worker in available if worker.id not in avoid]
+    return [worker for worker in others or available if worker.has_room]
+
+
+def _describe_state(worker: Worker) -> str:
+    return "failing" if worker.state == "up" else worker.state
+
+
+def _make_candidates(workers: list[Worker], matched: Mapping[str, int]) -> list[Candidate]:
+    return [
+        Candidate(
+            id=worker.id,
+            num_running=worker.num_running,
+            matched_bytes=matched.get(worker.id, 0),
+            wait_s=worker.speed.wait_s,
+            tokens_per_s=worker.speed.tokens_per_s,
+        )
+        for worker in workers
+    ]
+
+
+def _find(workers: list[Worker], worker_id: str) -> Worker:
+    return next(worker for worker in workers if worker.id == worker_id)

@@ -1,0 +1,22 @@
+"""What a call wants of the workers: all that the choice of them depends on."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """A module, the prompts that it is to read, and who asks."""
+
+    module: str
+    """Decode module that answers; the prefill module for a call that asks for no token."""
+    is_prefill_only: bool
+    """Whether no token is asked for: a prefill worker answers alone."""
+    prompts: tuple[bytes, ...]
+    """Canonical prompts, for the prefix index."""
+    session: str | None
+    """Session that the client named."""
+
+    @property
+    def prompt_bytes(self) -> int:
+        """Length of all canonical prompts."""
+        return sum(map(len, self.prompts))

@@ -1,0 +1,51 @@
+"""What a worker answered, read from HTTP; an error that begins a stream is an error."""
+
+from dataclasses import dataclass
+
+import aiohttp
+
+from prefillshare.wire.bodies import read_stream_error
+from prefillshare.wire.errors import openai_error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a worker answered: all of it, or the beginning of a stream."""
+
+    status: int
+    """HTTP status."""
+    content_type: str
+    """Content-Type header."""
+    content: bytes
+    """The body, or the first piece of it."""
+    rest: aiohttp.ClientResponse | None = None
+    """Where the further pieces come from; whoever holds the answer closes it."""
+
+    @property
+    def body(self) -> bytes:
+        """What the client is sent: an error in OpenAI's form, whatever the worker's was."""
+        return self.content if self.status < 400 else openai_error(self.content, self.status)
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the worker found the call itself at fault."""
+        return 400 <= self.status < 500
+
+
+async def read_answer(reply: aiohttp.ClientResponse, *, is_stream: bool) -> Answer:
+    """Return the answer in `reply`; of a stream, once its first piece is there.
+
+    Raises: aiohttp.ClientError, OSError.
+    """
+    content_type = reply.headers.get("Content-Type", "application/json")
+    try:
+        if not is_stream or reply.status != 200:
+            return Answer(status=reply.status, content_type=content_type, content=await reply.read())
+        first = await reply.content.readany()
+    except BaseException:
+        reply.close()  # the worker sees that nobody waits any more
+        raise
+    if error := read_stream_error(first):
+        reply.close()
+        return Answer(status=error.status, content_type="application/json", content=error.body)
+    return Answer(status=200, content_type=content_type, content=first, rest=reply)

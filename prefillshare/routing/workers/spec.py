@@ -1,0 +1,67 @@
+"""A worker as the launcher or an operator describes it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from yarl import URL
+
+from prefillshare.config.tables import build
+from prefillshare.errors import ConfigError
+
+Role = Literal["prefill", "decode"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSpec:
+    """One worker: name, role and addresses."""
+
+    id: str
+    """Name of the worker, unique in the deployment."""
+    role: Role
+    """What the worker does."""
+    module: str | None = None
+    """Decode module that a decode worker holds; None for a prefill worker."""
+    url: str
+    """Address of its HTTP server."""
+    bootstrap_host: str | None = None
+    """Prefill worker: host of its bootstrap server, as decode workers reach it."""
+    bootstrap_port: int | None = None
+    """Prefill worker: port of its bootstrap server."""
+    kv_events: str | None = None
+    """ZeroMQ address at which the worker publishes what its cache stores and evicts; None when it does not."""
+
+    def __post_init__(self) -> None:
+        if (self.role == "decode") != (self.module is not None):
+            wanted = "has no module: name its decode module" if self.role == "decode" else "has a module: remove it"
+            raise ConfigError(f"{self.role} worker {self.id!r} {wanted}")
+        if self.role == "prefill" and (self.bootstrap_host is None or self.bootstrap_port is None):
+            raise ConfigError(f"prefill worker {self.id!r} lacks bootstrap_host or bootstrap_port: give both")
+        if self.bootstrap_port is not None and not 0 < self.bootstrap_port < 65536:
+            raise ConfigError(f"bootstrap_port is {self.bootstrap_port}: it must be between 1 and 65535")
+        if self.kv_events is not None and not self.kv_events.startswith(("tcp://", "ipc://")):
+            raise ConfigError(
+                f"kv_events {self.kv_events!r} is not a ZeroMQ address: use one such as tcp://127.0.0.1:5557"
+            )
+        if not _is_server_address(self.url):
+            raise ConfigError(
+                f"url {self.url!r} is not the address of a server: use one such as http://127.0.0.1:41234"
+            )
+
+
+def _is_server_address(text: str) -> bool:
+    try:
+        url = URL(text)
+        return url.scheme in ("http", "https") and bool(url.host) and url.path in ("", "/") and not url.query_string
+    except ValueError:
+        return False
+
+
+def read_spec(table: Any) -> WorkerSpec:
+    """Return the worker that a JSON object describes; keys with null count as absent.
+
+    Raises: ConfigError.
+    """
+    if not isinstance(table, Mapping):
+        raise ConfigError("a worker must be a JSON object with id, role, module and url")
+    return build(WorkerSpec, {key: value for key, value in table.items() if value is not None}, "worker")

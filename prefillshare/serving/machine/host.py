@@ -1,0 +1,43 @@
+"""What this machine has: GPUs, cores, memory. Asked of the driver and the kernel, without importing torch."""
+
+import os
+from pathlib import Path
+
+from prefillshare.accelerators import Gpu, gpus
+
+__all__ = ["Gpu", "available_memory_bytes", "default_threads", "gpus", "num_cores"]
+
+
+def available_memory_bytes() -> int | None:
+    """Return the memory that can be taken without swapping, within the container's limit; None when unknown."""
+    values = [value for value in (_read_meminfo("MemAvailable"), _read_cgroup_left()) if value is not None]
+    return min(values, default=None)
+
+
+def num_cores() -> int:
+    """Return the cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def default_threads() -> int:
+    """Return the CPU threads for each engine process; the three processes share the cores."""
+    cores = num_cores()
+    return 1 if cores <= 4 else min(8, cores // 2)
+
+
+def _read_meminfo(key: str) -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), None)
+
+
+def _read_cgroup_left() -> int | None:
+    root = Path("/sys/fs/cgroup")
+    try:
+        limit = (root / "memory.max").read_text(encoding="ascii").strip()
+        used = int((root / "memory.current").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+    return max(0, int(limit) - used) if limit.isdigit() else None

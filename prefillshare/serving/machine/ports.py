@@ -1,0 +1,104 @@
+"""Addresses to listen on: checked before anything slow starts."""
+
+import errno
+import random
+import socket
+from pathlib import Path
+
+from prefillshare.errors import LaunchError
+
+_PORTS = range(10000, 65536)
+_MIN_PORTS = 2000
+_MAX_TRIES = 200
+
+
+def check_address(host: str, port: int) -> None:
+    """Make sure that a server can listen on host:port now.
+
+    Raises: LaunchError saying what is wrong with the address.
+    """
+    check_port(port)
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (socket.gaierror, UnicodeError):
+        raise LaunchError(f"host {host!r} cannot be resolved: use 127.0.0.1, or 0.0.0.0 for all interfaces") from None
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+            probe.listen(1)
+        except OSError as error:
+            raise LaunchError(_explain(error, host, port)) from None
+
+
+def check_port(port: int) -> None:
+    """Raise LaunchError unless there is such a port."""
+    if not 1 <= port <= 65535:
+        raise LaunchError(f"port {port} does not exist: choose one from 1 to 65535")
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """Return a port that nobody listens on, and that stays this process's own while it runs.
+
+    The kernel hands out ports of its ephemeral range to every outgoing connection, so one taken from there may be
+    gone before a slow server binds it: ports come from outside of that range.
+    Effects: holds the UDP port of the same number, which tells other processes that it is taken.
+    Raises: LaunchError when there is none.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    candidates = _own_ports(_read_ephemeral_ports())
+    for port in random.SystemRandom().sample(candidates, min(_MAX_TRIES, len(candidates))):
+        if _is_free(family, host, port) and _hold(family, host, port):
+            return port
+    raise LaunchError(f"no free port was found on {host}: stop what listens there, or name one with --port")
+
+
+def _own_ports(ephemeral: range) -> list[int]:
+    ports = [port for port in _PORTS if port not in ephemeral]
+    return ports if len(ports) >= _MIN_PORTS else list(_PORTS)
+
+
+def _read_ephemeral_ports() -> range:
+    try:
+        low, high = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()
+        return range(int(low), int(high) + 1)
+    except (OSError, ValueError):
+        return range(32768, 61000)  # Linux's default
+
+
+def _is_free(family: int, host: str, port: int) -> bool:
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def _hold(family: int, host: str, port: int) -> bool:
+    holder = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        holder.bind((host, port))
+    except OSError:
+        holder.close()
+        return False
+    holder.detach()  # until this process ends
+    return True
+
+
+def client_host(host: str) -> str:
+    """Return the host that a client on this machine connects to when a server listens on `host`."""
+    wildcard = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}
+    return wildcard.get(host) or (f"[{host}]" if ":" in host else host)
+
+
+def _explain(error: OSError, host: str, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} on {host} is in use: stop what listens there, or choose another with --port"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"host {host} is not an address of this machine: use 127.0.0.1, or 0.0.0.0 for all interfaces"
+    if error.errno == errno.EACCES:
+        return f"port {port} may only be used by root: choose one above 1023 with --port"
+    return f"cannot listen on {host}:{port} ({error.strerror}): choose another --host or --port"

@@ -1,0 +1,28 @@
+"""Where one worker listens, and on which GPUs it runs."""
+
+from dataclasses import dataclass
+
+from prefillshare.serving.plan.placement import GpuPlace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a worker listens, and on which GPUs it runs."""
+
+    host: str
+    """Address of its HTTP server."""
+    port: int
+    """Port of its HTTP server."""
+    nccl_port: int
+    """Port of torch's rendezvous."""
+    bootstrap_port: int | None = None
+    """Port at which decode workers find a prefill worker; None for others."""
+    gpu: GpuPlace | None = None
+    """Its GPUs; None on a CPU, and for an engine, which takes the first."""
+    kv_events: str | None = None
+    """ZeroMQ address at which it publishes KV events; None when it does not."""
+
+    @property
+    def url(self) -> str:
+        """Address of its HTTP server."""
+        return f"http://{self.host}:{self.port}"

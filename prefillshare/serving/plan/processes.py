@@ -1,0 +1,82 @@
+"""Plans the workers of a deployment: checks what can be checked, gives each a place, and makes its command."""
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefillshare.modules.deployment import ResolvedDeployment
+from prefillshare.serving.machine.ports import free_port
+from prefillshare.serving.options import DEFAULT_HOST, LaunchOptions
+from prefillshare.serving.plan.arguments import worker_command
+from prefillshare.serving.plan.budget import planned_memory
+from prefillshare.serving.plan.command import ProcessCommand
+from prefillshare.serving.plan.cpu import runs_on_cpu
+from prefillshare.serving.plan.place import Place
+from prefillshare.serving.plan.placement import GpuPlace, place_deployment
+from prefillshare.serving.plan.preflight import check_sizes, check_transfer
+from prefillshare.serving.plan.workers import Worker, engine_of, workers_of
+
+RUN_DIRECTORY = Path("$PREFILLSHARE_RUN")
+"""Stands for the folder of a launch where nothing is started, for people to read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedWorker:
+    """A worker with its place and the command that starts it there."""
+
+    worker: Worker
+    """What it is."""
+    place: Place
+    """Where it listens."""
+    command: ProcessCommand
+    """What to run."""
+
+
+def plan_engine(deployment: ResolvedDeployment, options: LaunchOptions) -> PlannedWorker:
+    """Return the engine of a colocated deployment as `options` want it.
+
+    Raises: ConfigError when the machine lacks what the deployment asks for.
+    """
+    runs_on_cpu(deployment)  # says what is wrong with the device before any size is computed
+    check_sizes(deployment)
+    place_deployment(deployment, planned_memory(deployment))  # its weights must fit
+    worker, place = engine_of(deployment), Place(host=options.host, port=options.port, nccl_port=free_port())
+    command = worker_command(deployment, worker, place, api_key=options.api_key, extra_args=options.extra_args)
+    return PlannedWorker(worker=worker, place=place, command=command)
+
+
+def plan_workers(
+    deployment: ResolvedDeployment,
+    options: LaunchOptions,
+    worker_key: str | None = None,
+    directory: Path = RUN_DIRECTORY,
+) -> tuple[PlannedWorker, ...]:
+    """Return every worker of a disaggregated deployment on free ports of the loopback interface.
+
+    `directory` is where their sockets lie; the default is a name for people to read.
+    Raises: ConfigError when the machine lacks what the deployment asks for.
+    """
+    runs_on_cpu(deployment)
+    check_transfer(deployment)
+    check_sizes(deployment)
+    gpus = place_deployment(deployment, planned_memory(deployment))
+    planned = []
+    for worker, gpu in zip(workers_of(deployment), gpus, strict=True):
+        place = place_worker(worker, gpu, directory if deployment.config.router.kv_events else None)
+        command = worker_command(deployment, worker, place, api_key=worker_key, extra_args=options.extra_args)
+        planned.append(PlannedWorker(worker=worker, place=place, command=command))
+    return tuple(planned)
+
+
+def place_worker(worker: Worker, gpu: GpuPlace | None, event_directory: Path | None = None) -> Place:
+    """Return free ports for a worker of a disaggregated deployment; KV events, if wanted, go to `event_directory`."""
+    # A socket's path must be short, however long the module's name is.
+    socket = f"{zlib.crc32(worker.name.encode()):08x}.kv"
+    return Place(
+        host=DEFAULT_HOST,
+        port=free_port(),
+        nccl_port=free_port(),
+        bootstrap_port=free_port() if worker.role == "prefill" else None,
+        gpu=gpu,
+        kv_events=None if event_directory is None else f"ipc://{event_directory}/{socket}",
+    )

@@ -1,0 +1,69 @@
+"""The environment of an engine: what it finds there beside what every process finds (`machine.environment`)."""
+
+import json
+import os
+from collections.abc import Sequence
+
+from prefillshare.accelerators import gpus
+from prefillshare.contract import DEPLOYMENT_VARIABLE, FINGERPRINT_VARIABLE, PLUGINS, WARNINGS_VARIABLE
+from prefillshare.modules.deployment import ResolvedDeployment
+from prefillshare.serving.machine.environment import loopback_variables
+from prefillshare.serving.machine.host import default_threads
+from prefillshare.serving.machine.toolkit import compiler_variables
+from prefillshare.serving.plan.placement import GpuPlace
+
+HEARTBEAT_S = 2.0
+"""Pause between two looks of a decode worker at its prefill workers; 2 is the least that SGLang allows."""
+HEARTBEAT_FAILURES = 2
+"""Looks in vain after which a prefill worker counts as gone."""
+
+
+def engine_variables(
+    deployment: ResolvedDeployment, on_cpu: bool, extra_args: Sequence[str], gpu: GpuPlace | None
+) -> dict[str, str]:
+    """Return the variables of every engine of the deployment.
+
+    Effects: on a GPU, may write a folder of links below the user's cache directory.
+    """
+    # joblib, which SGLang imports and does not use, would leave a semaphore behind in every killed process.
+    variables = {"SGLANG_PLUGINS": PLUGINS, "PYTHONWARNINGS": "ignore", "JOBLIB_MULTIPROCESSING": "0"}
+    variables[DEPLOYMENT_VARIABLE] = deployment.config.name
+    variables |= loopback_variables((*deployment.config.engine.extra_args, *extra_args))
+    if deployment.config.otlp_endpoint is not None:
+        # SGLang's own default, 3, makes a span of every decode step.
+        variables["SGLANG_TRACE_LEVEL"] = os.environ.get("SGLANG_TRACE_LEVEL", "2")
+    return variables | _device_variables(deployment, on_cpu, gpu)
+
+
+def _device_variables(deployment: ResolvedDeployment, on_cpu: bool, gpu: GpuPlace | None) -> dict[str, str]:
+    variables, threads = {}, deployment.config.engine.threads
+    if on_cpu:
+        # A GPU that is there but must not be used would make SGLang choose its CUDA platform.
+        variables["CUDA_VISIBLE_DEVICES"] = ""
+        threads = threads or default_threads()
+    elif gpus():  # not those of a machine that is only planned for
+        variables |= compiler_variables()
+    if gpu is not None and gpu.num_workers > 1:
+        # Its neighbours load their weights at the same time, on one GPU of the group sooner than on another.
+        variables["SGLANG_ENABLE_TP_MEMORY_INBALANCE_CHECK"] = "0"
+    if threads:
+        variables["OMP_NUM_THREADS"] = str(threads)
+    return variables
+
+
+def hand_off_variables(deployment: ResolvedDeployment) -> dict[str, str]:
+    """Return the variables of the workers of a disaggregated deployment, which hand KV over."""
+    timeout = str(deployment.config.transfer.timeout_s)
+    return {
+        FINGERPRINT_VARIABLE: deployment.fingerprint,
+        "SGLANG_DISAGGREGATION_BOOTSTRAP_TIMEOUT": timeout,
+        "SGLANG_DISAGGREGATION_WAITING_TIMEOUT": timeout,
+        "SGLANG_DISAGGREGATION_HEARTBEAT_INTERVAL": str(HEARTBEAT_S),
+        "SGLANG_DISAGGREGATION_HEARTBEAT_MAX_FAILURE": str(HEARTBEAT_FAILURES),
+    }
+
+
+def warning_variables(deployment: ResolvedDeployment) -> dict[str, str]:
+    """Return the variables with which an engine tells its clients which modules answer badly over shared KV."""
+    warnings = {module.spec.name: module.warning for module in deployment.modules if module.warning}
+    return {WARNINGS_VARIABLE: json.dumps(warnings)} if warnings else {}

@@ -1,0 +1,73 @@
+"""The processes of a deployment that hold weights, and what each of them is.
+
+This one description is what memory, GPUs, commands, the router's settings and `prefillshare ps` are made of.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefillshare.modules.deployment import ResolvedDeployment, ResolvedModule
+from prefillshare.observe.document import Role
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """What a process holds: an engine with everything, a prefill worker, or a decode worker."""
+
+    name: str
+    """What people call it, such as engine, prefill-0 or decode-math-1."""
+    role: Role
+    """What it does in its deployment."""
+    model: str
+    """Name of the weights that it loads."""
+    checkpoint: Path
+    """The directory of these weights."""
+    adapters: tuple[ResolvedModule, ...] = ()
+    """Decode modules that it serves as adapters on top of them."""
+    module: str | None = None
+    """The one decode module that a decode worker serves."""
+
+
+def workers_of(deployment: ResolvedDeployment) -> tuple[Worker, ...]:
+    """Return every worker in the order of the start: the engine, or the prefill pool and then the decode modules."""
+    if deployment.config.topology == "colocated":
+        return (engine_of(deployment),)
+    prefill = [
+        Worker(
+            name=f"prefill-{number}",
+            role="prefill",
+            model=deployment.config.prefill.name,
+            checkpoint=deployment.prefill_path,
+        )
+        for number in range(deployment.config.prefill.workers)
+    ]
+    decode = [
+        decode_worker(deployment, module, f"decode-{module.spec.name}-{number}")
+        for module in deployment.modules
+        for number in range(module.spec.replicas)
+    ]
+    return (*prefill, *decode)
+
+
+def engine_of(deployment: ResolvedDeployment) -> Worker:
+    """Return the engine that holds the prefill module and all decode modules."""
+    return Worker(
+        name="engine",
+        role="engine",
+        model=deployment.config.prefill.name,
+        checkpoint=deployment.prefill_path,
+        adapters=deployment.modules,
+    )
+
+
+def decode_worker(deployment: ResolvedDeployment, module: ResolvedModule, name: str) -> Worker:
+    """Return a decode worker: an adapter stands on the prefill module's weights, full weights stand alone."""
+    is_full = module.adapter is None
+    return Worker(
+        name=name,
+        role="decode",
+        model=module.spec.name if is_full else deployment.config.prefill.name,
+        checkpoint=module.path if is_full else deployment.prefill_path,
+        adapters=() if is_full else (module,),
+        module=module.spec.name,
+    )

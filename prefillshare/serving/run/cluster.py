@@ -1,0 +1,250 @@
+"""A disaggregated deployment that runs: prefill workers, decode workers and a router, each a supervised process.
+
+Workers listen on the loopback interface only, with a key made for this launch; clients reach the router.
+"""
+
+import itertools
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import httpx
+
+from prefillshare import direct
+from prefillshare.contract import RESTARTS_VARIABLE, WORKER_VARIABLE
+from prefillshare.errors import LaunchError
+from prefillshare.modules.deployment import ResolvedDeployment
+from prefillshare.places import new_private_folder
+from prefillshare.serving.machine.logs import new_log_path
+from prefillshare.serving.machine.ports import check_address, client_host
+from prefillshare.serving.options import LaunchOptions, Listener, auth_header
+from prefillshare.serving.plan.command import ProcessCommand
+from prefillshare.serving.plan.processes import PlannedWorker, plan_workers
+from prefillshare.serving.plan.variables import HEARTBEAT_FAILURES, HEARTBEAT_S
+from prefillshare.serving.run.first_answers import answer_through_router
+from prefillshare.serving.run.forks import ForkServer
+from prefillshare.serving.run.process import EngineProcess, start_engine
+from prefillshare.serving.run.progress import LAST_STAGE
+from prefillshare.serving.run.readiness import (
+    is_answering,
+    start_fork_server,
+    wait_until_healthy,
+    wait_until_listening,
+)
+from prefillshare.serving.run.record import ProcessRecord
+from prefillshare.serving.run.router_process import RouterFile, router_command
+from prefillshare.serving.run.supervisor import FIRST_DELAY_S, Supervised, Supervisor
+
+PREFILL_DELAY_S = HEARTBEAT_S * (HEARTBEAT_FAILURES + 0.5)
+"""A prefill worker stays away until every decode worker has missed it: SGLang pairs again only after that."""
+
+
+@dataclass(slots=True, kw_only=True)
+class RunningCluster:
+    """A disaggregated deployment that answers."""
+
+    deployment: ResolvedDeployment
+    """What it serves."""
+    workers: tuple[PlannedWorker, ...]
+    """Its workers as they were planned."""
+    router: Supervised
+    """The router, whose address is that of the deployment."""
+    supervisor: Supervisor
+    """Looks after workers and router."""
+    forks: ForkServer | None
+    """What workers are forked from, to be ended with them; None where they are programs, or it is a borrowed one."""
+    log_path: Path
+    """File that holds what the router says."""
+    directory: Path
+    """Private files of this launch, removed in the end."""
+    api_key: str | None
+    """Key that clients must send."""
+    start_s: float
+    """Seconds from the start to the first answer."""
+
+    @property
+    def url(self) -> str:
+        """Address for clients on this machine, without a path."""
+        return self.router.url
+
+    @property
+    def pid(self) -> int:
+        """Process id of the router."""
+        return self.router.process.pid if self.router.process else 0
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """Every name a client may put into "model"."""
+        return self.deployment.config.model_names
+
+    def processes(self) -> list[ProcessRecord]:
+        """Return workers and router, for `prefillshare ps`."""
+        return [member.record() for member in self.supervisor.members]
+
+    def num_running(self) -> int:
+        """Return how many calls the router works on; 0 when it does not say."""
+        try:
+            reply = direct.get(f"{self.url}/router/state", headers=auth_header(self.api_key), timeout=2)
+            return int(reply.json()["running"]) if reply.status_code == 200 else 0
+        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+            return 0
+
+    def step(self) -> None:
+        """Look after every process once.
+
+        Effects: starts again what died.
+        Raises: LaunchError when the deployment can serve nothing any more.
+        """
+        self.supervisor.step()
+        if (role := self.supervisor.lost_role()) is not None:
+            self.kill()
+            raise LaunchError(f"every {role} process is given up, so nothing can be served: read {self.log_path}")
+
+    def stop(self, drain_s: float = 8.0) -> None:
+        """Let running calls finish for at most `drain_s` seconds, then end every process."""
+        # The router alone is asked to drain: calls run through it, and its workers must live until they end.
+        if self.router.process is not None:
+            self.router.process.stop(drain_s, self.num_running)
+        self.kill()
+
+    def kill(self) -> None:
+        """End every process at once."""
+        _end(self.supervisor, self.forks, self.directory)
+
+
+def launch_cluster(
+    deployment: ResolvedDeployment,
+    options: LaunchOptions,
+    on_stage: Listener = lambda stage: None,
+    on_event: Listener = lambda text: None,
+    *,
+    borrowed: ForkServer | None = None,
+) -> RunningCluster:
+    """Start workers and router and return when every decode module answered a request through the router.
+
+    `on_event` hears, now and later, of restarts. `borrowed` is a fork server of the caller's, made for the same
+    environment; without one, the workers get their own.
+    Effects: on any failure or interruption, no process is left.
+    Raises: LaunchError with the reason of the process that failed and the path of its log.
+    """
+    check_address(options.host, options.port)
+    started_at, key = time.monotonic(), secrets.token_hex(24)
+    directory = new_private_folder()
+    forks, supervisor = None, Supervisor([], on_event)
+    try:
+        # In this order: ports are taken before the router is told of them, and the fork server is there before workers.
+        workers = plan_workers(deployment, options, key, directory)
+        file = RouterFile.create(directory, deployment, options, workers, key)
+        if borrowed is None:
+            log_path = _log_path(deployment, options, "forks")
+            forks = start_fork_server(workers[0].command, log_path, options.start_timeout_s, on_stage)
+        router = _supervise_router(file, options)
+        supervisor.members += [_supervise_worker(worker, deployment, options, borrowed or forks) for worker in workers]
+        # Last, so that `begin` starts it when its workers are on their way; it waits for them itself.
+        supervisor.members.append(router)
+        supervisor.begin()
+        _wait_for_all(supervisor, router, key, options, on_stage)
+    except BaseException:
+        _end(supervisor, forks, directory)
+        raise
+    return RunningCluster(
+        deployment=deployment,
+        workers=workers,
+        router=router,
+        supervisor=supervisor,
+        forks=forks,
+        log_path=file.log_path,
+        directory=directory,
+        api_key=options.api_key,
+        start_s=time.monotonic() - started_at,
+    )
+
+
+def _end(supervisor: Supervisor, forks: ForkServer | None, directory: Path) -> None:
+    supervisor.kill()
+    if forks is not None:
+        forks.close()
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _supervise_worker(
+    planned: PlannedWorker, deployment: ResolvedDeployment, options: LaunchOptions, forks: ForkServer | None
+) -> Supervised:
+    worker, url, key = planned.worker, planned.place.url, planned.command.api_key
+    log_path = _log_path(deployment, options, worker.name)
+
+    def start(command: ProcessCommand, is_restart: bool) -> EngineProcess:
+        alive = forks if forks is not None and forks.is_alive() else None
+        return start_engine(command, log_path, alive, is_restart=is_restart)
+
+    return Supervised(
+        name=worker.name,
+        role=worker.role,
+        url=url,
+        module=worker.module,
+        start=_count_starts(planned.command, worker.name, start),
+        is_ready=partial(is_answering, f"{url}/v1/models", key),
+        first_delay_s=PREFILL_DELAY_S if worker.role == "prefill" else FIRST_DELAY_S,
+    )
+
+
+def _supervise_router(file: RouterFile, options: LaunchOptions) -> Supervised:
+    url = f"http://{client_host(options.host)}:{options.port}"
+
+    def start(command: ProcessCommand, is_restart: bool) -> EngineProcess:
+        # The directory holds the deployment's keys.
+        return start_engine(command, file.log_path, is_restart=is_restart, private=[file.path.parent])
+
+    return Supervised(
+        name="router",
+        role="router",
+        url=url,
+        start=_count_starts(router_command(file), "router", start),
+        is_ready=partial(is_answering, f"{url}/health", options.api_key),
+    )
+
+
+def _count_starts(
+    command: ProcessCommand, name: str, start: Callable[[ProcessCommand, bool], EngineProcess]
+) -> Callable[[], EngineProcess]:
+    """What starts `command`, telling the process its name and the number of its restarts, for its metrics."""
+    numbers = itertools.count()
+
+    def start_next() -> EngineProcess:
+        number = next(numbers)
+        identity = {WORKER_VARIABLE: name, RESTARTS_VARIABLE: str(number)}
+        return start(replace(command, environment={**command.environment, **identity}), number > 0)
+
+    return start_next
+
+
+def _wait_for_all(
+    supervisor: Supervisor, router: Supervised, key: str, options: LaunchOptions, on_stage: Listener
+) -> None:
+    """Nothing is restarted during the start: whatever fails then is a fault to report."""
+    workers = [member for member in supervisor.members if member is not router]
+    started, [(router_process, url)] = _list_started(workers), _list_started([router])
+    wait_until_listening(started, key, options.start_timeout_s, on_stage)
+    wait_until_listening([(router_process, url)], options.api_key, options.start_timeout_s, lambda stage: None)
+    on_stage(LAST_STAGE)
+    processes = [process for process, _ in started]
+    wait_until_healthy([*processes, router_process], url, options.api_key, options.start_timeout_s)
+    for module in dict.fromkeys(worker.module for worker in workers if worker.module):
+        answer_through_router(module, router_process, processes, url, options)
+    # Known by now: `step` need not ask each of them once more.
+    for member in supervisor.members:
+        member.state = "running"
+
+
+def _list_started(members: Sequence[Supervised]) -> list[tuple[EngineProcess, str]]:
+    return [(member.process, member.url) for member in members if member.process]
+
+
+def _log_path(deployment: ResolvedDeployment, options: LaunchOptions, name: str) -> Path:
+    if options.log_path is None:
+        return new_log_path(f"{deployment.config.name}.{name}")
+    return options.log_path.with_name(f"{options.log_path.stem}.{name}{options.log_path.suffix}")

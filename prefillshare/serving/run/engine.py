@@ -1,0 +1,136 @@
+"""A colocated deployment: one engine that holds the prefill module and every decode module."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from prefillshare import direct
+from prefillshare.errors import LaunchError
+from prefillshare.modules.deployment import ResolvedDeployment
+from prefillshare.serving.machine.logs import new_log_path
+from prefillshare.serving.machine.ports import check_address, client_host
+from prefillshare.serving.options import LaunchOptions, Listener, auth_header
+from prefillshare.serving.plan.processes import plan_engine
+from prefillshare.serving.run.first_answers import answer_by_engine
+from prefillshare.serving.run.forks import ForkServer
+from prefillshare.serving.run.process import EngineProcess, start_engine
+from prefillshare.serving.run.progress import LAST_STAGE, find_reason, last_lines, read_log
+from prefillshare.serving.run.readiness import start_fork_server, wait_until_listening
+from prefillshare.serving.run.record import ProcessRecord, ProcessState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningEngine:
+    """An engine that answers."""
+
+    url: str
+    """Address for clients on this machine, without a path."""
+    deployment: ResolvedDeployment
+    """What it serves."""
+    process: EngineProcess
+    """Its processes."""
+    forks: ForkServer | None
+    """What it was forked from, to be ended with it; None when it was started as a program or by a borrowed one."""
+    api_key: str | None
+    """Key that clients must send."""
+    start_s: float
+    """Seconds from the start to the first answer."""
+
+    @property
+    def pid(self) -> int:
+        """Process id of the engine."""
+        return self.process.pid
+
+    @property
+    def log_path(self) -> Path:
+        """File that holds everything the engine says."""
+        return self.process.log_path
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """Every name a client may put into "model"."""
+        return self.deployment.config.model_names
+
+    def processes(self) -> list[ProcessRecord]:
+        """The engine, for `prefillshare ps`."""
+        state: ProcessState = "running" if self.process.exit_code() is None else "ended"
+        return [ProcessRecord(name="engine", role="engine", module=None, pid=self.pid, url=self.url, state=state)]
+
+    def num_running(self) -> int:
+        """Return how many requests the engine works on; 0 when it does not say."""
+        try:
+            reply = direct.get(
+                f"{self.url}/v1/loads", params={"include": "core"}, headers=auth_header(self.api_key), timeout=2
+            )
+            loads = reply.json()["loads"] if reply.status_code == 200 else []
+        except (httpx.HTTPError, ValueError, KeyError):
+            return 0
+        return sum(load.get("num_running_reqs", 0) + load.get("num_waiting_reqs", 0) for load in loads)
+
+    def step(self) -> None:
+        """Look after the engine once.
+
+        Effects: ends what is left of an engine that ended by itself.
+        Raises: LaunchError then.
+        """
+        if self.process.exit_code() is None:
+            return
+        log = read_log(self.log_path)
+        tail = "\n".join(f"  {line}" for line in last_lines(log))
+        reason = find_reason(log) or f"exit code {self.process.exit_code()}"
+        self.kill()
+        raise LaunchError(f"the engine ended by itself: {reason}\nIts last lines ({self.log_path}):\n{tail}")
+
+    def stop(self, drain_s: float = 8.0) -> None:
+        """Let running requests finish for at most `drain_s` seconds, then end every process."""
+        self.process.stop(drain_s, self.num_running)
+        self.kill()
+
+    def kill(self) -> None:
+        """End every process at once."""
+        self.process.kill()
+        if self.forks is not None:
+            self.forks.close()
+
+
+def launch_engine(
+    deployment: ResolvedDeployment,
+    options: LaunchOptions,
+    on_stage: Listener = lambda stage: None,
+    *,
+    borrowed: ForkServer | None = None,
+) -> RunningEngine:
+    """Start the engine and return when it answered a request through a decode module.
+
+    `borrowed` is a fork server of the caller's, made for the same environment; without one, the engine gets its own.
+    Effects: on any failure or interruption, no process is left.
+    Raises: LaunchError with the engine's own reason and the path of its log.
+    """
+    check_address(options.host, options.port)
+    planned, started_at = plan_engine(deployment, options), time.monotonic()
+    log_path = options.log_path or new_log_path(deployment.config.name)
+    forks, process = None, None
+    try:
+        if borrowed is None:
+            forks = start_fork_server(planned.command, log_path, options.start_timeout_s, on_stage)
+        process = start_engine(planned.command, log_path, borrowed or forks)
+        url = f"http://{client_host(options.host)}:{options.port}"
+        wait_until_listening([(process, url)], options.api_key, options.start_timeout_s, on_stage)
+        on_stage(LAST_STAGE)
+        answer_by_engine(process, url, deployment, options)
+    except BaseException:
+        if process is not None:
+            process.kill()
+        if forks is not None:
+            forks.close()
+        raise
+    return RunningEngine(
+        url=url,
+        deployment=deployment,
+        process=process,
+        forks=forks,
+        api_key=options.api_key,
+        start_s=time.monotonic() - started_at,
+    )

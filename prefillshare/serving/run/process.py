@@ -1,0 +1,178 @@
+"""The engine's processes: started in a session of their own, logged to a file, and never left behind.
+
+Three things can end them: `stop` (drains first), `kill`, and the death of this process, however sudden: a guardian
+shell holds one end of a pipe and kills the engine's process group when the other end closes.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from prefillshare.errors import LaunchError
+from prefillshare.places import new_private_folder
+from prefillshare.serving.machine.environment import process_variables
+from prefillshare.serving.machine.logs import open_log
+from prefillshare.serving.plan.command import ProcessCommand
+from prefillshare.serving.run.forks import ForkedEngine, ForkServer
+
+_GUARDIAN = 'read -r _ || { kill -s KILL -- "-$0" 2>/dev/null; rm -rf -- "$@"; }'
+_POLL_S = 0.1
+_KILL_WAIT_S = 5.0
+
+
+@dataclass(slots=True, kw_only=True)
+class EngineProcess:
+    """A started engine; make one with `start_engine`."""
+
+    main: "subprocess.Popen[bytes] | ForkedEngine"
+    """The engine's first process, leader of the group that holds all of them."""
+    guardian: "subprocess.Popen[bytes]"
+    """Shell that kills the group when this process dies."""
+    log_path: Path
+    """File that holds everything the engine says."""
+    scratch: Path
+    """Directory for the engine's sockets, removed at the end."""
+    log_start: int = 0
+    """Where in the log it begins, in bytes; before that stand the words of processes that it replaces."""
+    started_at: float = field(default_factory=time.monotonic)
+    """Monotonic time of the start in seconds."""
+
+    @property
+    def pid(self) -> int:
+        """Process id of the engine's first process, which is also the id of its group."""
+        return self.main.pid
+
+    def exit_code(self) -> int | None:
+        """Return the exit code of the engine's first process, or None while it runs."""
+        return self.main.poll()
+
+    def stop(self, drain_s: float = 8.0, num_running: Callable[[], int] = lambda: 0) -> None:
+        """End the engine: let running requests finish for at most `drain_s` seconds, then end every process.
+
+        Effects: afterwards no process of the engine runs and its port is free.
+        """
+        if self.exit_code() is None:
+            self.main.send_signal(signal.SIGTERM)
+            deadline = time.monotonic() + drain_s
+            while time.monotonic() < deadline and self.exit_code() is None and num_running() > 0:
+                time.sleep(_POLL_S)
+        self.kill()
+
+    def kill(self) -> None:
+        """End every process of the engine at once."""
+        # Asked before the end: what a process had mapped is not known any more when it is gone.
+        deadline, shared_memory = time.monotonic() + _KILL_WAIT_S, _shared_memory_of(_group_members(self.pid))
+        # Again and again: one that forks while the group is killed leaves a child behind.
+        while _group_members(self.pid) and time.monotonic() < deadline:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+            self.main.poll()
+            time.sleep(_POLL_S / 2)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.main.wait(timeout=_KILL_WAIT_S)
+        # The guardian goes after the group, or nobody would end it if this process died in between.
+        self.guardian.kill()
+        self.guardian.wait()
+        if self.guardian.stdin:
+            self.guardian.stdin.close()
+        for segment in shared_memory:
+            segment.unlink(missing_ok=True)
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+def start_engine(
+    command: ProcessCommand,
+    log_path: Path,
+    forks: ForkServer | None = None,
+    *,
+    is_restart: bool = False,
+    private: Sequence[Path] = (),
+) -> EngineProcess:
+    """Start `command` with its output going to `log_path`; `forks` spares it the import of SGLang, on a CPU.
+
+    What stands in the log is kept for `is_restart`: it tells why the process before this one ended. `private` are
+    directories of the caller's that go, too, when it dies without having removed them.
+    Raises: LaunchError when the log cannot be written or the program does not exist.
+    """
+    forks = forks if command.can_be_forked else None
+    scratch = new_private_folder()
+    try:
+        with open_log(log_path, is_new=forks is None and not is_restart) as log:
+            # The command is the log's first line, before anything that the process says.
+            log_start = os.fstat(log.fileno()).st_size
+            log.write(os.fsencode(f"{command.as_shell()}\n"))
+            log.flush()
+            main = _start(command, scratch, log) if forks is None else _fork(command, scratch, log_path, forks)
+    except OSError as error:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise LaunchError(f"the engine could not be started ({error}): check the installation and --log-file") from None
+    except LaunchError:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    guardian = subprocess.Popen(
+        ["/bin/sh", "-c", _GUARDIAN, str(main.pid), str(scratch), *map(str, private)],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+    )
+    return EngineProcess(main=main, guardian=guardian, log_path=log_path, scratch=scratch, log_start=log_start)
+
+
+def _start(command: ProcessCommand, scratch: Path, log: BinaryIO) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        [*command.argv, *_key_file(command, scratch)],
+        env={**os.environ, **process_variables(scratch, command.argv), **command.environment},
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def _fork(command: ProcessCommand, scratch: Path, log_path: Path, forks: ForkServer) -> ForkedEngine:
+    arguments = [*command.arguments, *_key_file(command, scratch)]
+    variables = {**process_variables(scratch, command.argv), **command.environment}
+    return forks.start(arguments, variables, log_path)
+
+
+def _key_file(command: ProcessCommand, scratch: Path) -> list[str]:
+    """Arguments that hand the API key over in a file that only this user can read."""
+    if not command.api_key:
+        return []
+    file = scratch / "key.yaml"
+    quoted = command.api_key.replace("'", "''")
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="utf-8") as stream:
+        stream.write(f"api-key: '{quoted}'\n")
+    return ["--config", str(file)]
+
+
+def _group_members(group: int) -> list[int]:
+    """Return the live processes of a process group; those that only wait to be reaped do not count."""
+    members = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            # The name in parentheses may hold spaces; state, parent and group follow it.
+            state, _, its_group = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
+            if int(its_group) == group and state not in "ZX":
+                members.append(int(entry.name))
+    return members
+
+
+def _shared_memory_of(members: list[int]) -> set[Path]:
+    """Return the segments that processes have mapped: killed, they cannot remove them themselves."""
+    segments = set()
+    for member in members:
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{member}/maps").read_text().splitlines():
+                path = line.partition("/dev/shm/")
+                if path[2] and not path[2].endswith(" (deleted)"):
+                    segments.add(Path("/dev/shm") / path[2])
+    return segments

@@ -1,0 +1,130 @@
+"""What runs where: one small file per running deployment, read by `prefillshare ps`.
+
+The launcher writes it and removes it in the end. A file whose launcher is gone is left over from a crash and removed
+by the next reader.
+"""
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from prefillshare.observe.document import Role
+from prefillshare.places import state_directory
+
+ProcessState = Literal["starting", "running", "restarting", "failed", "ended"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessRecord:
+    """One process of a deployment."""
+
+    name: str
+    """What people call it, such as decode-math-0."""
+    role: Role
+    """What it does."""
+    module: str | None
+    """Decode module that it holds, if it holds exactly one."""
+    pid: int | None
+    """Process id; None while it does not run."""
+    url: str
+    """Address of its HTTP server."""
+    state: ProcessState
+    """How it stands."""
+    num_restarts: int = 0
+    """How often it was started again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeploymentRecord:
+    """One running deployment."""
+
+    name: str
+    """Name of the deployment."""
+    topology: str
+    """colocated or disaggregated."""
+    url: str
+    """Address for clients."""
+    pid: int
+    """Process id of its launcher."""
+    boot: str
+    """Which start of the machine and of the launcher the pid belongs to."""
+    models: tuple[str, ...]
+    """Names that clients may put into "model"."""
+    processes: tuple[ProcessRecord, ...] = ()
+    """Its processes."""
+    updated: float = field(default_factory=time.time)
+    """When this was written, in seconds since 1970."""
+
+
+def write_record(record: DeploymentRecord) -> None:
+    """Write the record of this launcher's deployment; a state directory that cannot be written is no error."""
+    file = _file_of(record.pid)
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        partial = file.with_suffix(".partial")
+        partial.write_text(json.dumps(asdict(record)), encoding="utf-8")
+        partial.replace(file)  # a reader sees the file before or the file after, never half of one
+
+
+def remove_record(pid: int) -> None:
+    """Forget the deployment of launcher `pid`."""
+    with contextlib.suppress(OSError):
+        _file_of(pid).unlink(missing_ok=True)
+
+
+def read_records() -> list[DeploymentRecord]:
+    """Return all running deployments of this user, the oldest launcher first.
+
+    Effects: removes files of launchers that are gone.
+    """
+    records = []
+    for file in sorted(_directory().glob("*.json")):
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            record = _parse_record(json.loads(file.read_text(encoding="utf-8")))
+            if boot_of(record.pid) == record.boot:
+                records.append(record)
+            else:
+                file.unlink(missing_ok=True)
+    return sorted(records, key=lambda record: record.boot)
+
+
+def boot_of(pid: int) -> str:
+    """Return text that no other process with the same pid has: the process's start time; empty when it does not run."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def record_of(
+    name: str, topology: str, url: str, models: Sequence[str], processes: Sequence[ProcessRecord]
+) -> DeploymentRecord:
+    """Return the record of a deployment that this process runs."""
+    pid = os.getpid()
+    return DeploymentRecord(
+        name=name,
+        topology=topology,
+        url=url,
+        pid=pid,
+        boot=boot_of(pid),
+        models=tuple(models),
+        processes=tuple(processes),
+    )
+
+
+def _parse_record(content: dict[str, object]) -> DeploymentRecord:
+    processes = tuple(ProcessRecord(**process) for process in content.pop("processes"))  # type: ignore[attr-defined]
+    return DeploymentRecord(**{**content, "models": tuple(content["models"]), "processes": processes})  # type: ignore[arg-type]
+
+
+def _directory() -> Path:
+    return state_directory() / "run"
+
+
+def _file_of(pid: int) -> Path:
+    return _directory() / f"{pid}.json"

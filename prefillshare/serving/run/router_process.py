@@ -1,0 +1,75 @@
+"""The router's settings file and command line; the router itself is `prefillshare.routing`."""
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefillshare.modules.deployment import ResolvedDeployment
+from prefillshare.modules.fingerprint import geometry
+from prefillshare.serving.machine.logs import new_log_path
+from prefillshare.serving.options import LaunchOptions
+from prefillshare.serving.plan.command import ProcessCommand
+from prefillshare.serving.plan.processes import PlannedWorker
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterFile:
+    """A settings file that only this user can read: it holds keys."""
+
+    path: Path
+    """The file; nobody else may read its directory."""
+    log_path: Path
+    """File for what the router says."""
+
+    @classmethod
+    def create(
+        cls,
+        directory: Path,
+        deployment: ResolvedDeployment,
+        options: LaunchOptions,
+        workers: Sequence[PlannedWorker],
+        worker_key: str,
+    ) -> "RouterFile":
+        """Write the settings of the router of `deployment` into `directory`."""
+        path = directory / "router.json"
+        settings = {
+            "host": options.host,
+            "port": options.port,
+            "api_key": options.api_key,
+            "admin_key": options.admin_key,
+            "worker_api_key": worker_key,
+            "vocab_size": geometry(deployment.prefill_path)["vocab_size"],
+            "deployment": deployment.config.name,
+            "otlp_endpoint": deployment.config.otlp_endpoint,
+            "base_model": deployment.config.prefill.name,
+            "workers": [_describe(worker) for worker in workers],
+            "router": dataclasses.asdict(deployment.config.router),
+        }
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="utf-8") as stream:
+            json.dump(settings, stream)
+        log_path = options.log_path or new_log_path(f"{deployment.config.name}.router")
+        return cls(path=path, log_path=log_path)
+
+
+def router_command(file: RouterFile) -> ProcessCommand:
+    """Return the command that runs the router."""
+    argv = (sys.executable, "-m", "prefillshare.routing", str(file.path))
+    return ProcessCommand(argv=argv, environment={})
+
+
+def _describe(planned: PlannedWorker) -> dict[str, str | int | None]:
+    """A worker as `prefillshare.routing` reads it."""
+    worker, place = planned.worker, planned.place
+    return {
+        "id": worker.name,
+        "role": worker.role,
+        "module": worker.module,
+        "url": place.url,
+        "bootstrap_host": None if place.bootstrap_port is None else place.host,
+        "bootstrap_port": place.bootstrap_port,
+        "kv_events": place.kv_events,
+    }
