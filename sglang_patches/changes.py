@@ -240,24 +240,64 @@ class Registration:
 
     def is_applied(self) -> bool:
         ours = getattr(sys.modules.get(self.module), self.name, None)
-        upstream = sys.modules.get(self.need.symbol.module)
-        return None not in (ours, upstream) and self._registry(upstream).get(self.key) is ours
+        if ours is None or self.need.symbol.module not in sys.modules:
+            return False
+        registry, key = self.place()
+        return registry.get(key) is ours
 
     def load(self) -> None:
         importlib.import_module(self.need.symbol.module)
         importlib.import_module(self.module)
 
     def steps(self) -> list[Assignment | Entry]:
-        registry = self._registry(sys.modules[self.need.symbol.module])
+        registry, key = self.place()
         ours = getattr(sys.modules[self.module], self.name)
-        return [Entry(registry=registry, key=self.key, original=registry.get(self.key, _Inherited()), replacement=ours)]
+        return [Entry(registry=registry, key=key, original=registry.get(key, _Inherited()), replacement=ours)]
 
-    def _registry(self, upstream: ModuleType | None) -> dict[object, object]:
-        found: object = upstream
+    def place(self) -> tuple[dict[object, object], object]:
+        """The live dictionary, and the key in it."""
+        found: object = sys.modules[self.need.symbol.module]
         for part in self.registry.split("."):
             found = getattr(found, part)
         assert isinstance(found, dict)
-        return found
+        return found, self.key
+
+
+PLATFORM_OPS = "sglang.srt.layers.utils.multi_platform"
+PLATFORM_KEY = "native"
+"""What our platform of machines without an accelerator calls itself when operators are chosen."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ForwardRegistration(Registration):
+    """A function of ours that computes one class of operators on our platform."""
+
+    def place(self) -> tuple[dict[object, object], object]:
+        """As ``MultiPlatformOp.register_oot_forward`` has it: by platform, then by the class itself."""
+        ops = importlib.import_module(PLATFORM_OPS).MultiPlatformOp
+        op_class = getattr(sys.modules[self.need.symbol.module], self.key)
+        return ops._oot_forward_registry.setdefault(PLATFORM_KEY, {}), op_class
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Extension:
+    """A subclass that a registration puts in the place of an upstream class."""
+
+    overrides: tuple[Need, ...]
+    """Its methods."""
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return self.overrides
+
+    def is_applied(self) -> bool:
+        return True
+
+    def load(self) -> None:
+        """Loaded by its registration."""
+
+    def steps(self) -> list[Assignment | Entry]:
+        return []
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -316,16 +356,3 @@ def needs_of(changes: Sequence[Change]) -> Iterator[Need]:
     """Every upstream symbol that ``changes`` stand on."""
     for change in changes:
         yield from change.needs
-
-
-def sglang_patch(
-    module: str, qualname: str, fingerprint: str | None, why: str, wrap: Wrapper | None = None
-) -> Patch | Reliance:
-    """A replacement of ``qualname`` in ``module``, a name below ``sglang.srt`` or ``torch``; or reliance on it."""
-    symbol = upstream_symbol(f"{module}:{qualname}", fingerprint)
-    if wrap is None:
-        why = why.removeprefix("relied on: ")
-        return Reliance(need=Need(symbol=symbol, action="rely on", why=why, ours="sglang_patches.bindings:0"))
-    ours = f"{wrap.__module__}:0"
-    need = Need(symbol=symbol, action="wrap", why=why, ours=ours)
-    return Patch(need=need, module=wrap.__module__, name=wrap.__name__)
