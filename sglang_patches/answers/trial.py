@@ -104,7 +104,7 @@ def _answer(connection: socket.socket, backend: XGrammarGrammarBackend) -> None:
         with connection.makefile("rwb") as stream:
             kind = stream.readline().decode().strip()
             text = stream.read(int(stream.readline())).decode()
-            stream.write((verdict(backend, kind, text) or "").encode(errors="replace") + b"\n")
+            stream.write((judge(backend, kind, text) or "").encode(errors="replace") + b"\n")
     finally:
         os._exit(0)
 
@@ -120,9 +120,9 @@ def _limit() -> None:
     signal.setitimer(signal.ITIMER_REAL, WALL_SECONDS)
 
 
-def verdict(backend: XGrammarGrammarBackend, kind: str, text: str) -> str | None:
+def judge(backend: XGrammarGrammarBackend, kind: str, text: str) -> str | None:
     """Why answers cannot follow this grammar; None when they can."""
-    if kind == "json" and text != ANY_JSON and (reason := schemas.problem(text)):
+    if kind == "json" and text != ANY_JSON and (reason := schemas.find_problem(text)):
         return reason
     try:
         grammar = getattr(backend, f"dispatch_{kind}")(text)
@@ -130,10 +130,10 @@ def verdict(backend: XGrammarGrammarBackend, kind: str, text: str) -> str | None
         return str(error) or type(error).__name__
     if not hasattr(grammar, "matcher"):
         return str(grammar.error_message)
-    return next(_faults(grammar, backend.vocab_size), None)
+    return next(_find_faults(grammar, backend.vocab_size), None)
 
 
-def _faults(grammar: XGrammarGrammar, vocab_size: int) -> Iterator[str]:
+def _find_faults(grammar: XGrammarGrammar, vocab_size: int) -> Iterator[str]:
     began = time.process_time()
     for seed in range(NUM_WALKS):
         for is_possible, seconds in _walk(grammar.copy().matcher, vocab_size, random.Random(seed)):

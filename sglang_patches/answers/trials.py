@@ -55,7 +55,7 @@ class GrammarTrials:
         with self._starting:
             self._control = self._control or self._start()
 
-    async def problem(self, kind: str, text: str) -> str | None:
+    async def find_problem(self, kind: str, text: str) -> str | None:
         """Why answers cannot follow ``text``, or None."""
         key = (kind, text)
         if key not in self._verdicts:
@@ -120,19 +120,19 @@ async def check_grammars(trials: GrammarTrials, all_params: list[object]) -> Non
 
     Raises: ValueError saying which cannot be used, why, and what to do.
     """
-    found = dict.fromkeys(one for params in all_params for one in _grammars(params))
+    found = dict.fromkeys(grammar for params in all_params for grammar in _read_grammars(params))
     if len(found) > MAX_GRAMMARS_PER_CALL:
         raise ValueError(
             f"a call may hold {MAX_GRAMMARS_PER_CALL} different grammars, not {len(found)}: send more calls"
         )
     for name, text in found:
-        reason = _too_long(text) or await trials.problem(KINDS[name], text)
+        reason = _find_length_problem(text) or await trials.find_problem(KINDS[name], text)
         if reason:
             reason = (_PLACE.sub("", reason).strip().splitlines() or [reason])[0]
             raise ValueError(f"{name} cannot be used ({reason[:300]}): correct it")
 
 
-def _grammars(params: object) -> Iterator[tuple[str, str]]:
+def _read_grammars(params: object) -> Iterator[tuple[str, str]]:
     if not isinstance(params, Mapping):
         return
     for name in KINDS:
@@ -144,5 +144,5 @@ def _grammars(params: object) -> Iterator[tuple[str, str]]:
         yield name, value
 
 
-def _too_long(text: str) -> str | None:
+def _find_length_problem(text: str) -> str | None:
     return f"it has {len(text)} characters, more than {MAX_CHARACTERS}" if len(text) > MAX_CHARACTERS else None

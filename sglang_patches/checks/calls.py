@@ -76,9 +76,9 @@ def check_call(obj: GenerateReqInput, path: str | None) -> None:
     if path is not None:
         _check_fields(obj, path)
     params = obj.sampling_params
-    for one in _listed(params):
-        sampling_values.check_samples(one)
-    num_texts, num_samples = _num_prompts(obj), max((_samples(one) for one in _listed(params)), default=1)
+    for given in _as_list(params):
+        sampling_values.check_samples(given)
+    num_texts, num_samples = _count_prompts(obj), max((_count_samples(given) for given in _as_list(params)), default=1)
     if num_texts * num_samples > MAX_TEXTS:
         raise ValueError(
             f"the call asks for {num_texts} x {num_samples} answers: {MAX_TEXTS} are allowed, send several calls"
@@ -93,9 +93,9 @@ def prepare_call(obj: GenerateReqInput) -> None:
     """
     if isinstance(getattr(obj, "input_ids", None), Mapping):
         obj.input_ids = list(obj.input_ids["input_ids"])  # rendered by transformers 5
-    for one in _listed(getattr(obj, "sampling_params", None)):
-        if isinstance(one, dict) and one.get("n", 1) is None:
-            del one["n"]
+    for given in _as_list(getattr(obj, "sampling_params", None)):
+        if isinstance(given, dict) and given.get("n", 1) is None:
+            del given["n"]
 
 
 def _check_fields(obj: GenerateReqInput, path: str) -> None:
@@ -106,24 +106,24 @@ def _check_fields(obj: GenerateReqInput, path: str) -> None:
             if field.name not in _SET_BY_CALLERS and value != field.default:
                 raise ValueError(f"{field.name} cannot be set by a call (to {str(value)[:80]}): leave it out")
     session = obj.session_params
-    for one in session if isinstance(session, list) else [session]:
-        unknown = sorted(set(one or ()) - _SESSION_PARAMETERS)
+    for given in session if isinstance(session, list) else [session]:
+        unknown = sorted(set(given or ()) - _SESSION_PARAMETERS)
         if unknown:
             raise ValueError(f"session_params has no {unknown[0]!r}: it has {', '.join(sorted(_SESSION_PARAMETERS))}")
 
 
-def _num_prompts(obj: GenerateReqInput) -> int:
+def _count_prompts(obj: GenerateReqInput) -> int:
     given = obj.text if obj.text is not None else obj.input_ids
     if isinstance(given, list) and not given:
         raise ValueError("the list of prompts is empty: give at least one")
     return len(given) if isinstance(given, list) and not isinstance(given[0], int | float) else 1
 
 
-def _samples(params: Mapping[str, int | None] | None) -> int:
+def _count_samples(params: Mapping[str, int | None] | None) -> int:
     return (params or {}).get("n") or 1
 
 
-def _listed(value: object) -> list[Any]:
+def _as_list(value: object) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
@@ -152,14 +152,14 @@ def check_request(obj: GenerateReqInput, input_ids: Sequence[int] | None, vocab_
     """
     if input_ids is not None and not len(input_ids):
         raise ValueError("the prompt is empty: give at least one token")
-    if input_ids and not all(isinstance(one, int) for one in input_ids):
+    if input_ids and not all(isinstance(token, int) for token in input_ids):
         raise ValueError("a token id is not a whole number: give a list of token ids")
     _check_plain(obj)
     params = getattr(obj, "sampling_params", None)
     sampling_values.check(params)
-    for one in (*_extremes(input_ids or ()), *_named_tokens(params)):
-        if not 0 <= one < vocab_size:
-            raise ValueError(f"token id {one} does not exist: ids of this model are 0 to {vocab_size - 1}")
+    for token in (*_extremes(input_ids or ()), *_named_tokens(params)):
+        if not 0 <= token < vocab_size:
+            raise ValueError(f"token id {token} does not exist: ids of this model are 0 to {vocab_size - 1}")
     wanted = getattr(obj, "top_logprobs_num", None)
     if isinstance(wanted, int) and not 0 <= wanted <= vocab_size:
         raise ValueError(f"top_logprobs_num is {wanted}: it must be 0 to {vocab_size}")
@@ -167,7 +167,7 @@ def check_request(obj: GenerateReqInput, input_ids: Sequence[int] | None, vocab_
 
 def _check_plain(obj: GenerateReqInput) -> None:
     trace = getattr(obj, "external_trace_header", None) or {}
-    if not isinstance(trace, Mapping) or not all(isinstance(one, str) for pair in trace.items() for one in pair):
+    if not isinstance(trace, Mapping) or not all(isinstance(text, str) for pair in trace.items() for text in pair):
         raise ValueError(f"external_trace_header is {str(trace)[:80]}: give an object of texts")
     for name in _TEXTS:
         value = getattr(obj, name, None)

@@ -18,7 +18,7 @@ from prefillshare.observe.relabel import add_labels
 from prefillshare.observe.state import ModuleFacts, deployment_state, worker_state
 from prefillshare.wire.text import as_json
 from sglang_patches.disaggregation.role import worker_role
-from sglang_patches.http.model_names import module_warnings, served_names
+from sglang_patches.http.model_names import get_tokenizer_manager, module_warnings, served_names
 from sglang_patches.observed.call_report import META_KEY
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ async def get_state(request: Request) -> Response:
     """The contract's document."""
     from starlette.responses import Response
 
-    return Response(as_json(await engine_state(_tokenizer_manager())), media_type="application/json")
+    return Response(as_json(await engine_state(get_tokenizer_manager())), media_type="application/json")
 
 
 async def get_metrics(request: Request) -> Response:
@@ -56,20 +56,14 @@ async def get_metrics(request: Request) -> Response:
 
     from prefillshare.observe.exposition import CONTENT_TYPE, exposition
 
-    manager = _tokenizer_manager()
+    manager = get_tokenizer_manager()
     labels = dict(request.query_params)
     if not _may_read(request, manager.server_args):
         return Response("this needs an API key: send it as Authorization: Bearer KEY\n", status_code=401)
     if labels:
-        return Response(add_labels(_sglang_metrics().decode(), labels), headers={"Content-Type": CONTENT_TYPE})
-    text = exposition(await engine_state(manager)) + _sglang_metrics()
+        return Response(add_labels(_read_sglang_metrics().decode(), labels), headers={"Content-Type": CONTENT_TYPE})
+    text = exposition(await engine_state(manager)) + _read_sglang_metrics()
     return Response(text, headers={"Content-Type": CONTENT_TYPE})
-
-
-def _tokenizer_manager() -> TokenizerManager:
-    from sglang.srt.entrypoints.http_server import get_global_state
-
-    return get_global_state().tokenizer_manager
 
 
 def _may_read(request: Request, server_args: ServerArgs) -> bool:
@@ -79,7 +73,7 @@ def _may_read(request: Request, server_args: ServerArgs) -> bool:
     return not keys or any(hmac.compare_digest(given, key.encode()) for key in keys)
 
 
-def _sglang_metrics() -> bytes:
+def _read_sglang_metrics() -> bytes:
     """What all processes of the engine wrote."""
     from prometheus_client import CollectorRegistry, generate_latest, multiprocess
 
@@ -95,7 +89,7 @@ async def engine_state(manager: TokenizerManager) -> DeploymentState:
         _tell_flushes(manager, told["flushes"])
     base, adapters = served_names(manager)
     role = worker_role()
-    queued = _by_name(manager, (told or {}).get("queued") or {})
+    queued = _count_by_name(manager, (told or {}).get("queued") or {})
     warnings = module_warnings()
     names = [base, *adapters] if role != "prefill" else list(dict.fromkeys((base, *observer.modules)))
     return deployment_state(
@@ -113,11 +107,11 @@ async def engine_state(manager: TokenizerManager) -> DeploymentState:
             )
             for name in names
         ],
-        workers=[_worker(manager, told, sum(queued.values()))],
+        workers=[_describe_worker(manager, told, sum(queued.values()))],
     )
 
 
-def _worker(manager: TokenizerManager, told: Mapping[str, Any] | None, num_queued: int) -> WorkerState:
+def _describe_worker(manager: TokenizerManager, told: Mapping[str, Any] | None, num_queued: int) -> WorkerState:
     args, observer, role = manager.server_args, manager.observer, worker_role()
     totals = observer.totals()
     return worker_state(
@@ -148,7 +142,7 @@ async def _ask_scheduler(manager: TokenizerManager) -> Mapping[str, Any] | None:
     return told
 
 
-def _by_name(manager: TokenizerManager, queued: Mapping[str, int]) -> dict[str, int]:
+def _count_by_name(manager: TokenizerManager, queued: Mapping[str, int]) -> dict[str, int]:
     """Waiting requests by module name; the scheduler knows adapters by id."""
     adapters = manager.lora_registry.get_all_adapters()
     names = {adapter.lora_id: adapter.lora_name for adapter in adapters.values()}
