@@ -59,7 +59,10 @@ def draw(probs: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
     """
     import torch
 
+    # The largest of log p + Gumbel noise is a draw from p, and needs no sum over the row: what else is in the batch, and
+    # how the kernel of a sum goes through it, changes nothing.
     tokens = torch.arange(probs.shape[-1], device=probs.device, dtype=torch.int64)
+    # Two rounds, so that neighbouring seeds at neighbouring positions have nothing in common.
     rows = _hash(_hash(seeds) + positions.to(torch.int64) * _as_signed(_GOLDEN))
     words = _hash(rows.view(-1, 1) + tokens.view(1, -1) * _as_signed(_GOLDEN))
     # Never 0 and never 1, whose logarithms are infinite.

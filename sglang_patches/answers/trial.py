@@ -65,8 +65,9 @@ def serve(control: socket.socket, tokenizer_info: str, vocab_size: int, any_whit
         signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how a trial ended
     _close_all_but(control)
-    os.nice(5)
+    os.nice(5)  # a trial must not slow down the answers that are being given
     backend = _backend(tokenizer_info, vocab_size, any_whitespace)
+    # The collector would touch, and so copy, every page that trials share with this process.
     gc.freeze()
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, 1, 1)
@@ -110,6 +111,7 @@ def _answer(connection: socket.socket, backend: XGrammarGrammarBackend) -> None:
 
 
 def _limit() -> None:
+    # The limit is on addresses in all, and what the process has mapped before is no fault of the grammar.
     used_pages = int(Path("/proc/self/statm").read_text().split()[0])
     size = used_pages * resource.getpagesize() + MEMORY_BYTES
     for what, limit in ((resource.RLIMIT_AS, size), (resource.RLIMIT_STACK, STACK_BYTES), (resource.RLIMIT_CORE, 0)):

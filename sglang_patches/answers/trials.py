@@ -60,6 +60,7 @@ class GrammarTrials:
         key = (kind, text)
         if key not in self._verdicts:
             found = await asyncio.get_running_loop().run_in_executor(self._askers, self._try, kind, text)
+            # Two calls may try the same text at the same time; both come to the same verdict.
             self._verdicts[key] = found
             if len(self._verdicts) > NUM_VERDICTS_KEPT:
                 self._verdicts.popitem(last=False)
@@ -68,6 +69,7 @@ class GrammarTrials:
     def _try(self, kind: str, text: str) -> str | None:
         ours, theirs = socket.socketpair()
         with ours:
+            # Closed here once it is handed over: only the trial holds it then, so its death ends our reading.
             with theirs:
                 self._hand_over(theirs)
             data = text.encode(errors="replace")
@@ -78,6 +80,7 @@ class GrammarTrials:
                     answer = stream.readline()
                 except OSError:
                     answer = b""
+        # No line at all, not even an empty one: the trial ran into one of its limits.
         if not answer:
             return (
                 f"preparing it takes more than {grammar_trial.CPU_SECONDS:g} s, or more than "
@@ -86,6 +89,7 @@ class GrammarTrials:
         return answer.decode().strip() or None
 
     def _hand_over(self, connection: socket.socket) -> None:
+        # Several threads try at the same time, and they share the one process that forks the trials.
         with self._starting:
             try:
                 self._send(connection)

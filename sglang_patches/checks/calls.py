@@ -73,12 +73,14 @@ def check_call(obj: GenerateReqInput, path: str | None) -> None:
         raise ValueError(
             "this model writes text; it gives no embeddings, scores or classes: ask another server for them"
         )
+    # Without a path it is the engine's own (warm-up, health check), which may set what callers may not.
     if path is not None:
         _check_fields(obj, path)
     params = obj.sampling_params
     for given in _as_list(params):
         sampling_values.check_samples(given)
     num_texts, num_samples = _count_prompts(obj), max((_count_samples(given) for given in _as_list(params)), default=1)
+    # Before SGLang makes a list of that length, and a request and a state of each.
     if num_texts * num_samples > MAX_TEXTS:
         raise ValueError(
             f"the call asks for {num_texts} x {num_samples} answers: {MAX_TEXTS} are allowed, send several calls"
@@ -154,6 +156,7 @@ def check_request(obj: GenerateReqInput, input_ids: Sequence[int] | None, vocab_
         raise ValueError("the prompt is empty: give at least one token")
     if input_ids and not all(isinstance(token, int) for token in input_ids):
         raise ValueError("a token id is not a whole number: give a list of token ids")
+    # All of it is packed for the scheduler, and what cannot be unpacked there ends it.
     _check_plain(obj)
     params = getattr(obj, "sampling_params", None)
     sampling_values.check(params)

@@ -26,10 +26,12 @@ def guard(tokenizer: Any, context_length: int) -> None:
         return
     token_bytes = max(len(token.encode()) for token in tokenizer.get_vocab())
     max_bytes = context_length * token_bytes * (NORMALIZED_SHARE if backend.normalizer else 1)
+    # Calls, encodings and chat templates all come through here.
     original = tokenizer._encode_plus
 
     def encode_plus(text: Any, *args: Any, **kwargs: Any) -> Any:
         for part in _texts(text):
+            # The first test is cheap, and spares the second one a copy of what is far too long.
             if len(part) > max_bytes or len(part.encode(errors="replace")) > max_bytes:
                 raise ValueError(
                     f"the prompt has {len(part)} characters, which are more than the {context_length} tokens that this "

@@ -65,10 +65,12 @@ class CheckBodies:
                 if body is None:
                     return
                 body = _check_body(body, scope)
+                # What comes after the body (the caller goes away) must still reach SGLang, which aborts then.
                 receive = _replay(body, receive)
             await self._app(scope, receive, held.send)
         except Exception as error:
             refusal = _as_refusal(error)
+            # Once a part is on its way, its status is too, and the connection can only be cut.
             if refusal is None or not held.is_unsent:
                 raise
             await _refuse(refusal, scope, receive, send)
@@ -174,6 +176,7 @@ def _check_body(body: bytes, scope: Message) -> bytes:
         raise RefusedBodyError(400, _TOO_DEEP)
     if isinstance(value, dict):
         _check_members(value, scope["path"])
+        # Written anew only where something was left out: parsing a long prompt twice is enough.
         kept = drop_nulls(value, scope["path"])
         return body if kept is value else orjson.dumps(kept)
     if value is not None or scope["path"].startswith("/v1/"):

@@ -74,6 +74,7 @@ def _look(protocol: HttpProtocol, last_cycle: Cycle | None) -> None:
     if protocol.transport.is_closing():
         return
     cycle = protocol.cycle
+    # The same cycle at both looks, and over: no request has come in between. None twice: none has ever come.
     if cycle is last_cycle and (cycle is None or cycle.response_complete):
         protocol.transport.close()
     else:

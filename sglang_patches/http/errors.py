@@ -28,6 +28,7 @@ FOREIGN = ("/v1/messages", "/api/")
 
 def wrap_application(app: Any) -> None:
     """Let `app` answer errors in OpenAI's form; nothing may have been asked yet."""
+    # Around everything, SGLang's own middlewares too, which answer errors in forms of their own (no API key).
     original = app.build_middleware_stack
     app.build_middleware_stack = lambda: ErrorShape(original())
 

@@ -133,6 +133,7 @@ def _describe_worker(manager: TokenizerManager, told: Mapping[str, Any] | None, 
 async def _ask_scheduler(manager: TokenizerManager) -> Mapping[str, Any] | None:
     """What the scheduler says of itself, None when it is busy; one question at a time is on its way."""
     asked = getattr(manager, "prefillshare_asked", None)
+    # The scheduler answers in turn: a second question would only wait behind the first.
     if asked is None or asked.done():
         asked = manager.prefillshare_asked = asyncio.ensure_future(manager.get_internal_state())
     done, _ = await asyncio.wait((asked,), timeout=ASK_TIMEOUT_S)

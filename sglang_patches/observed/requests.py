@@ -38,6 +38,7 @@ def begin(manager: TokenizerManager, obj: GenerateReqInput, request: Request | N
         obj.prefillshare_session = _read_session(obj, request)
     elif request is not None and is_prefill_worker():
         obj.routing_key = _read_header(request, MODULE_HEADER)
+    # A call for several prompts makes a request of each, whose object was made before its name was known.
     for state in states:
         state.obj.routing_key = obj.routing_key
         state.observed = _begin(manager, state.obj, getattr(obj, "prefillshare_session", None))
@@ -86,6 +87,7 @@ def count_output(observer: Observer, state: ReqState, recv_obj: BatchStrOutput, 
     observed: Observed | None = getattr(state, "observed", None)
     if observed is None:
         return
+    # Set with the first output, so its absence says that this is the first.
     if not hasattr(state, "observed_last"):
         _count_first_output(observed, state, recv_obj, i)
     if not is_prefill_worker():
@@ -98,6 +100,7 @@ def _count_first_output(observed: Observed, state: ReqState, recv_obj: BatchStrO
     """The prefill is done, or the request failed before it."""
     stamps = recv_obj.time_stats[i] if recv_obj.time_stats else None
     state.observed_last = _first_token_time(state, stamps)
+    # The scheduler's note comes with the first token (``call_report.note``).
     found = read_note(state.customized_info_accumulated)
     if stamps is not None and stamps.forward_entry_time > stamps.wait_queue_entry_time > 0:
         observed.note_wait(stamps.get_queueing_time())
@@ -125,6 +128,7 @@ def _first_token_time(state: ReqState, stamps: SchedulerReqTimeStats | None) -> 
 
 
 def _count_tokens(observed: Observed, state: ReqState, num_tokens: int) -> None:
+    # A message may come without a new token, such as that of an abort.
     if num_tokens <= observed.num_tokens:
         return
     if observed.num_tokens == 0:
