@@ -59,8 +59,8 @@ def draw(probs: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
     """
     import torch
 
-    # The largest of log p + Gumbel noise is a draw from p, and needs no sum over the row: what else is in the batch, and
-    # how the kernel of a sum goes through it, changes nothing.
+    # The largest of log p + Gumbel noise is a draw from p, and needs no sum over the row: what else is in the batch,
+    # and how the kernel of a sum goes through it, changes nothing.
     tokens = torch.arange(probs.shape[-1], device=probs.device, dtype=torch.int64)
     # Two rounds, so that neighbouring seeds at neighbouring positions have nothing in common.
     rows = _hash(_hash(seeds) + positions.to(torch.int64) * _as_signed(_GOLDEN))
