@@ -12,8 +12,8 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from types import FunctionType
-from typing import Any, Protocol, cast
+from types import FunctionType, ModuleType
+from typing import Any, Protocol
 
 from prefillshare.errors import PrefillShareError
 from sglang_patches.fingerprint import read_source
@@ -81,10 +81,10 @@ class Need:
 class Assignment:
     """One attribute of an upstream module or class to be changed, with what it was."""
 
-    holder: Any
+    holder: object
     name: str
-    original: Any
-    replacement: Any
+    original: object
+    replacement: object
 
     def make(self) -> None:
         setattr(self.holder, self.name, self.replacement)
@@ -104,10 +104,10 @@ class _Inherited:
 class Entry:
     """One entry of an upstream dictionary to be added or changed."""
 
-    registry: dict[Any, Any]
-    key: Any
-    original: Any
-    replacement: Any
+    registry: dict[object, object]
+    key: object
+    original: object
+    replacement: object
 
     def make(self) -> None:
         self.registry[self.key] = self.replacement
@@ -215,7 +215,7 @@ class Binding:
             for holder in self._holders()
         ]
 
-    def _holders(self) -> list[Any]:
+    def _holders(self) -> list[ModuleType]:
         # A place that is imported only later takes ours from the defining module.
         modules = (sys.modules.get(name) for name in (self.need.symbol.module, *self.places))
         return [module for module in modules if module is not None and self._upstream_name in vars(module)]
@@ -254,10 +254,13 @@ class Registration:
         ours = getattr(sys.modules[self.module], self.name)
         return [Entry(registry=registry, key=key, original=registry.get(key, _Inherited()), replacement=ours)]
 
-    def place(self) -> tuple[dict[Any, Any], Any]:
+    def place(self) -> tuple[dict[object, object], object]:
         """The live dictionary, and the key in it."""
-        registry = functools.reduce(getattr, self.registry.split("."), sys.modules[self.need.symbol.module])
-        return cast("dict[Any, Any]", registry), self.key
+        found: object = sys.modules[self.need.symbol.module]
+        for part in self.registry.split("."):
+            found = getattr(found, part)
+        assert isinstance(found, dict)
+        return found, self.key
 
 
 PLATFORM_OPS = "sglang.srt.layers.utils.multi_platform"
@@ -269,7 +272,7 @@ PLATFORM_KEY = "native"
 class ForwardRegistration(Registration):
     """A function of ours that computes one class of operators on our platform."""
 
-    def place(self) -> tuple[dict[Any, Any], Any]:
+    def place(self) -> tuple[dict[object, object], object]:
         """As ``MultiPlatformOp.register_oot_forward`` has it: by platform, then by the class itself."""
         ops = importlib.import_module(PLATFORM_OPS).MultiPlatformOp
         op_class = getattr(sys.modules[self.need.symbol.module], self.key)
@@ -312,7 +315,7 @@ class Patch:
         return (self.need,)
 
     def is_applied(self) -> bool:
-        holder: Any = sys.modules.get(self.need.symbol.module)
+        holder: object = sys.modules.get(self.need.symbol.module)
         for part in self.need.symbol.qualname.split("."):
             holder = getattr(holder, part, None)
         return getattr(holder, MARK, None) == self.need.symbol.name
@@ -324,13 +327,15 @@ class Patch:
     def steps(self) -> list[Assignment | Entry]:
         holder, name = self.owner()
         original = inspect.getattr_static(holder, name)
-        replacement = self._replacement(getattr(original, "__func__", original))
-        if isinstance(original, classmethod | staticmethod):
-            replacement = type(original)(replacement)
+        # A class or static method is wrapped inside of its descriptor.
+        function = self._replacement(getattr(original, "__func__", original))
+        is_descriptor = isinstance(original, classmethod | staticmethod)
+        replacement = type(original)(function) if is_descriptor else function
+        # What the class has from a base is to be deleted again, not set, when everything is undone.
         known = original if name in vars(holder) else _Inherited()
         return [Assignment(holder=holder, name=name, original=known, replacement=replacement)]
 
-    def _replacement(self, function: Any) -> Any:
+    def _replacement(self, function: Callable[..., Any]) -> Callable[..., Any]:
         make: Wrapper = getattr(sys.modules[self.module], self.name)
         replacement = make(function)
         if isinstance(function, FunctionType):
@@ -338,9 +343,9 @@ class Patch:
         setattr(replacement, MARK, self.need.symbol.name)
         return replacement
 
-    def owner(self) -> tuple[Any, str]:
+    def owner(self) -> tuple[object, str]:
         """The live module or class, and the name in it."""
-        holder: Any = importlib.import_module(self.need.symbol.module)
+        holder: object = importlib.import_module(self.need.symbol.module)
         *path, name = self.need.symbol.qualname.split(".")
         for part in path:
             holder = getattr(holder, part)
