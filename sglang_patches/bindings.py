@@ -16,6 +16,8 @@ from sglang_patches.changes import (
     Binding,
     Change,
     Entry,
+    Extension,
+    ForwardRegistration,
     Need,
     Patch,
     PatchError,
@@ -72,6 +74,18 @@ def _registration(declared: Declaration) -> Registration:
     return Registration(need=need, registry=registry, key=given["key"], module=declared.module, name=declared.qualname)
 
 
+def _forward(declared: Declaration) -> ForwardRegistration:
+    op = declared.arguments["op"]
+    need = _need(declared, f"{op}.forward_native", "register")
+    key = op.partition(":")[2]
+    return ForwardRegistration(need=need, registry="", key=key, module=declared.module, name=declared.qualname)
+
+
+def _extension(declared: Declaration) -> Extension:
+    upstream_class = declared.arguments["upstream"]
+    return Extension(overrides=tuple(_override(upstream_class, member) for member in declared.members))
+
+
 def _need(declared: Declaration, upstream: str, action: str) -> Need:
     symbol = upstream_symbol(upstream, declared.arguments["fingerprint"])
     return Need(symbol=symbol, action=action, why=declared.arguments["why"], ours=_ours(declared))
@@ -85,6 +99,8 @@ _MAKERS: dict[str, Callable[[Declaration], Change]] = {
     "binds": _binding,
     "wraps_upstream": _patch_of,
     "registers": _registration,
+    "registers_forward": _forward,
+    "subclasses": _extension,
     "RELIED_ON": _reliance,
 }
 
@@ -157,7 +173,7 @@ def apply(changes: Sequence[Change] = ENGINE_PATCHES) -> None:
     reasons = problems(changes)
     if reasons:
         raise PatchError(_refusal(reasons))
-    wanted = [change for change in changes if not isinstance(change, Reliance)]
+    wanted = [change for change in changes if not isinstance(change, Reliance | Extension)]
     half = [change.needs[0].symbol.name for change in wanted if change.is_applied()]
     if half:
         raise PatchError(f"already patched by someone else: {', '.join(half)}")

@@ -54,6 +54,16 @@ def registers(registry: str, key: str, *, by: str, fingerprint: str, why: str) -
     return _as_it_is
 
 
+def registers_forward(op: str, fingerprint: str, why: str) -> Callable[[_Declared], _Declared]:
+    """This function computes the operator class ``op`` on our platform; ``fingerprint`` is its ``forward_native``'s."""
+    return _as_it_is
+
+
+def subclasses(upstream: str) -> Callable[[_Declared], _Declared]:
+    """This subclass of ``upstream`` takes its place by a registration, not by its name."""
+    return _as_it_is
+
+
 def _as_it_is(declared: _Declared) -> _Declared:
     return declared
 
@@ -80,6 +90,8 @@ _PARAMETERS = {
     "overrides": ("fingerprint", "why"),
     "wraps_upstream": ("upstream", "fingerprint", "why"),
     "registers": ("registry", "key"),
+    "registers_forward": ("op", "fingerprint", "why"),
+    "subclasses": ("upstream",),
 }
 
 

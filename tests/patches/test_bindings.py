@@ -39,7 +39,8 @@ CHANGES = (*CPU_PATCHES, *bindings.ENGINE_PATCHES)
 def live(change):
     module = importlib.import_module(change.need.symbol.module)
     if isinstance(change, Registration):
-        return change._registry(module).get(change.key)
+        registry, key = change.place()
+        return registry.get(key)
     return functools.reduce(getattr, change.need.symbol.qualname.split("."), module)
 
 def by_place(change):
