@@ -1,7 +1,7 @@
 """Shared prefill inside SGLang 0.5.17, without an edited line of it.
 
-Loaded by SGLang itself through its entry points (``plugin.py``) in every process of a server that names it in
-``SGLANG_PLUGINS``. Start reading at ``bindings.py``: the one table of what is changed, and ``apply()``, which checks
+Loaded by SGLang itself through its entry points (``plugin.py``), in the HTTP server and each scheduler of an engine
+that names it in ``SGLANG_PLUGINS``. Start reading at ``bindings.py``: the one table of what is changed, and ``apply()``, which checks
 everything and then makes all changes or none. What a file changes and what it needs stands in that file
 (``declarations.py``); ``python -m sglang_patches report`` lists it all.
 

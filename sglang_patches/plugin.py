@@ -1,4 +1,4 @@
-"""Entry points that SGLang calls in each of its processes.
+"""Entry points that SGLang calls in its HTTP server and in each scheduler; the detokenizer needs none.
 
 SGLang logs a plugin's exception and starts without it; an engine that is only half
 patched would serve wrong tokens. So a failed check ends the process here, with one
