@@ -1,9 +1,9 @@
 """Shared prefill inside SGLang 0.5.17, without an edited line of it.
 
 Loaded by SGLang itself through its entry points (``plugin.py``), in the HTTP server and each scheduler of an engine
-that names it in ``SGLANG_PLUGINS``. Start reading at ``bindings.py``: the one table of what is changed, and ``apply()``, which checks
-everything and then makes all changes or none. What a file changes and what it needs stands in that file
-(``declarations.py``); ``python -m sglang_patches report`` lists it all.
+that names it in ``SGLANG_PLUGINS``. Start reading at ``bindings.py``: the one table of what is changed, and
+``apply()``, which checks everything and then makes all changes or none. What a file changes and what it needs stands
+in that file (``declarations.py``); ``python -m sglang_patches report`` lists it all.
 
     engine/           subclasses of SGLang's classes, one file per upstream class, bound in their place
     patches/          functions, methods and names that are wrapped where no class can be bound
