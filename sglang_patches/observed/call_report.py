@@ -18,7 +18,7 @@ def note(req: Any, **values: Unpack[CallReport]) -> None:
     req.customized_info = {**info, REPORT_KEY: [{**known, **values}]}
 
 
-def noted(customized_info: dict[str, list[Any]] | None) -> CallReport:
+def read_note(customized_info: dict[str, list[Any]] | None) -> CallReport:
     """What was noted, of a request or of the ``meta_info`` of its reply; empty when nothing was."""
     reports: list[CallReport] = (customized_info or {}).get(REPORT_KEY) or []
     return reports[0] if reports and reports[0] else {}
@@ -26,6 +26,6 @@ def noted(customized_info: dict[str, list[Any]] | None) -> CallReport:
 
 def add_report(reply: Any, meta_info: dict[str, list[Any]]) -> None:
     """Put what was noted into the ``metadata`` of an OpenAI reply, beside ``weight_version``; an error has none."""
-    values = noted(meta_info)
+    values = read_note(meta_info)
     if values and getattr(reply, "metadata", None) is not None:
         reply.metadata = {**reply.metadata, REPORT_KEY: values}
