@@ -15,9 +15,8 @@ from collections.abc import Iterator
 from typing import TypedDict
 
 from sglang_patches.arguments import installed_arguments
-from sglang_patches.bindings import ENGINE_PATCHES, apply
-from sglang_patches.changes import Binding, Change, Need, Patch, PatchError, Registration, Reliance, Symbol
-from sglang_patches.cpu.patches import CPU_PATCHES
+from sglang_patches.bindings import CPU_PATCHES, ENGINE_PATCHES, apply
+from sglang_patches.changes import Binding, Change, Extension, Need, Patch, PatchError, Registration, Reliance, Symbol
 from sglang_patches.fingerprint import (
     PINNED_SGLANG,
     installed_sglang,
@@ -71,7 +70,7 @@ def _state(change: Change, need: Need) -> str:
     problem = need.symbol.problem()
     if problem is not None:
         return "missing" if "does not exist" in problem else "changed upstream"
-    if isinstance(change, Reliance):
+    if isinstance(change, Reliance | Extension):
         return "as expected"
     return "applied" if change.is_applied() else "ready"
 
@@ -81,7 +80,9 @@ def counts() -> dict[str, int]:
     changes = [change for _, group in GROUPS for change in group]
     kinds = {"bindings": Binding, "registrations": Registration, "patches": Patch, "relied_on": Reliance}
     found = {name: sum(isinstance(change, kind) for change in changes) for name, kind in kinds.items()}
-    return found | {"overrides": sum(len(change.overrides) for change in changes if isinstance(change, Binding))}
+    return found | {
+        "overrides": sum(len(change.overrides) for change in changes if isinstance(change, Binding | Extension))
+    }
 
 
 def _table(data: list[Row]) -> Iterator[str]:

@@ -12,7 +12,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any, Protocol
 
 from prefillshare.errors import PrefillShareError
@@ -81,10 +81,10 @@ class Need:
 class Assignment:
     """One attribute of an upstream module or class to be changed, with what it was."""
 
-    holder: Any
+    holder: object
     name: str
-    original: Any
-    replacement: Any
+    original: object
+    replacement: object
 
     def make(self) -> None:
         setattr(self.holder, self.name, self.replacement)
@@ -104,10 +104,10 @@ class _Inherited:
 class Entry:
     """One entry of an upstream dictionary to be added or changed."""
 
-    registry: dict[Any, Any]
-    key: Any
-    original: Any
-    replacement: Any
+    registry: dict[object, object]
+    key: object
+    original: object
+    replacement: object
 
     def make(self) -> None:
         self.registry[self.key] = self.replacement
@@ -215,7 +215,7 @@ class Binding:
             for holder in self._holders()
         ]
 
-    def _holders(self) -> list[Any]:
+    def _holders(self) -> list[ModuleType]:
         # A place that is imported only later takes ours from the defining module.
         modules = (sys.modules.get(name) for name in (self.need.symbol.module, *self.places))
         return [module for module in modules if module is not None and self._upstream_name in vars(module)]
@@ -240,21 +240,64 @@ class Registration:
 
     def is_applied(self) -> bool:
         ours = getattr(sys.modules.get(self.module), self.name, None)
-        upstream = sys.modules.get(self.need.symbol.module)
-        return None not in (ours, upstream) and self._registry(upstream).get(self.key) is ours
+        if ours is None or self.need.symbol.module not in sys.modules:
+            return False
+        registry, key = self.place()
+        return registry.get(key) is ours
 
     def load(self) -> None:
         importlib.import_module(self.need.symbol.module)
         importlib.import_module(self.module)
 
     def steps(self) -> list[Assignment | Entry]:
-        registry = self._registry(sys.modules[self.need.symbol.module])
+        registry, key = self.place()
         ours = getattr(sys.modules[self.module], self.name)
-        return [Entry(registry=registry, key=self.key, original=registry.get(self.key, _Inherited()), replacement=ours)]
+        return [Entry(registry=registry, key=key, original=registry.get(key, _Inherited()), replacement=ours)]
 
-    def _registry(self, upstream: Any) -> dict[Any, Any]:
-        registry: dict[Any, Any] = functools.reduce(getattr, self.registry.split("."), upstream)
-        return registry
+    def place(self) -> tuple[dict[object, object], object]:
+        """The live dictionary, and the key in it."""
+        found: object = sys.modules[self.need.symbol.module]
+        for part in self.registry.split("."):
+            found = getattr(found, part)
+        assert isinstance(found, dict)
+        return found, self.key
+
+
+PLATFORM_OPS = "sglang.srt.layers.utils.multi_platform"
+PLATFORM_KEY = "native"
+"""What our platform of machines without an accelerator calls itself when operators are chosen."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ForwardRegistration(Registration):
+    """A function of ours that computes one class of operators on our platform."""
+
+    def place(self) -> tuple[dict[object, object], object]:
+        """As ``MultiPlatformOp.register_oot_forward`` has it: by platform, then by the class itself."""
+        ops = importlib.import_module(PLATFORM_OPS).MultiPlatformOp
+        op_class = getattr(sys.modules[self.need.symbol.module], self.key)
+        return ops._oot_forward_registry.setdefault(PLATFORM_KEY, {}), op_class
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Extension:
+    """A subclass that a registration puts in the place of an upstream class."""
+
+    overrides: tuple[Need, ...]
+    """Its methods."""
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return self.overrides
+
+    def is_applied(self) -> bool:
+        return True
+
+    def load(self) -> None:
+        """Loaded by its registration."""
+
+    def steps(self) -> list[Assignment | Entry]:
+        return []
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -272,7 +315,7 @@ class Patch:
         return (self.need,)
 
     def is_applied(self) -> bool:
-        holder: Any = sys.modules.get(self.need.symbol.module)
+        holder: object = sys.modules.get(self.need.symbol.module)
         for part in self.need.symbol.qualname.split("."):
             holder = getattr(holder, part, None)
         return getattr(holder, MARK, None) == self.need.symbol.name
@@ -284,13 +327,15 @@ class Patch:
     def steps(self) -> list[Assignment | Entry]:
         holder, name = self.owner()
         original = inspect.getattr_static(holder, name)
-        replacement = self._replacement(getattr(original, "__func__", original))
-        if isinstance(original, classmethod | staticmethod):
-            replacement = type(original)(replacement)
+        # A class or static method is wrapped inside of its descriptor.
+        function = self._replacement(getattr(original, "__func__", original))
+        is_descriptor = isinstance(original, classmethod | staticmethod)
+        replacement = type(original)(function) if is_descriptor else function
+        # What the class has from a base is to be deleted again, not set, when everything is undone.
         known = original if name in vars(holder) else _Inherited()
         return [Assignment(holder=holder, name=name, original=known, replacement=replacement)]
 
-    def _replacement(self, function: Any) -> Any:
+    def _replacement(self, function: Callable[..., Any]) -> Callable[..., Any]:
         make: Wrapper = getattr(sys.modules[self.module], self.name)
         replacement = make(function)
         if isinstance(function, FunctionType):
@@ -298,9 +343,9 @@ class Patch:
         setattr(replacement, MARK, self.need.symbol.name)
         return replacement
 
-    def owner(self) -> tuple[Any, str]:
+    def owner(self) -> tuple[object, str]:
         """The live module or class, and the name in it."""
-        holder: Any = importlib.import_module(self.need.symbol.module)
+        holder: object = importlib.import_module(self.need.symbol.module)
         *path, name = self.need.symbol.qualname.split(".")
         for part in path:
             holder = getattr(holder, part)
@@ -311,16 +356,3 @@ def needs_of(changes: Sequence[Change]) -> Iterator[Need]:
     """Every upstream symbol that ``changes`` stand on."""
     for change in changes:
         yield from change.needs
-
-
-def sglang_patch(
-    module: str, qualname: str, fingerprint: str | None, why: str, wrap: Wrapper | None = None
-) -> Patch | Reliance:
-    """A replacement of ``qualname`` in ``module``, a name below ``sglang.srt`` or ``torch``; or reliance on it."""
-    symbol = upstream_symbol(f"{module}:{qualname}", fingerprint)
-    if wrap is None:
-        why = why.removeprefix("relied on: ")
-        return Reliance(need=Need(symbol=symbol, action="rely on", why=why, ours="sglang_patches.bindings:0"))
-    ours = f"{wrap.__module__}:0"
-    need = Need(symbol=symbol, action="wrap", why=why, ours=ours)
-    return Patch(need=need, module=wrap.__module__, name=wrap.__name__)

@@ -72,6 +72,7 @@ class ForkServer:
             self._connection.detach()
             _become_engine(request)
         os.close(end)
+        # Reads the end when the child has closed it, which it does after setsid.
         os.read(begun, 1)
         os.close(begun)
         return pid
@@ -105,6 +106,8 @@ def _become_engine(request: dict[str, Any]) -> None:
     code = 1
     try:
         _write_output_to(request["log"])
+        # After the import: what SGLang read of the environment by then is the server's, so only what it reads later
+        # may differ between engines.
         os.environ.update(request["environment"], **{FORKED_VARIABLE: "1"})
         tempfile.tempdir = None  # the server's choice is remembered there; the engine has a folder of its own
         for number in (signal.SIGINT, signal.SIGTERM):

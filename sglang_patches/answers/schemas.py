@@ -22,7 +22,7 @@ def depth(value: Any) -> int:
     """Levels of nesting in parsed JSON, counted up to one more than ``MAX_DEPTH``."""
     level, num_levels = [value], 0
     while level and num_levels <= MAX_DEPTH:
-        level = [inner for one in level for inner in _children(one) if isinstance(inner, dict | list)]
+        level = [inner for outer in level for inner in _children(outer) if isinstance(inner, dict | list)]
         num_levels += 1
     return num_levels
 
@@ -34,7 +34,7 @@ def _children(value: Any) -> Iterator[Any]:
         yield from value
 
 
-def problem(text: str) -> str | None:
+def find_problem(text: str) -> str | None:
     """Why no answer can follow the schema in ``text``; None when one may."""
     try:
         schema = json.loads(text)
@@ -44,17 +44,17 @@ def problem(text: str) -> str | None:
         return f"a schema is an object, not {text[:40]}"
     if depth(schema) > MAX_DEPTH:
         return f"it is nested more than {MAX_DEPTH} levels deep"
-    return _odd_count(schema) or (None if _Satisfiable(schema).answer() else "nothing satisfies it")
+    return _find_odd_count(schema) or (None if _Satisfiable(schema).answer() else "nothing satisfies it")
 
 
-def _odd_count(schema: Any) -> str | None:
+def _find_odd_count(schema: Any) -> str | None:
     """Recursion is bounded: the depth was looked at."""
     if isinstance(schema, dict):
         for name in _COUNTS:
             value = schema.get(name)
             if isinstance(value, int | float) and not isinstance(value, bool) and not 0 <= value <= MAX_COUNT:
                 return f"{name} is {value}: it must be 0 to {MAX_COUNT}"
-    return next((found for inner in _children(schema) if (found := _odd_count(inner))), None)
+    return next((found for inner in _children(schema) if (found := _find_odd_count(inner))), None)
 
 
 class _Satisfiable:
@@ -84,31 +84,33 @@ class _Satisfiable:
             return False
         if isinstance(pointer := schema.get("$ref"), str) and not self._known.setdefault(pointer, False):
             return False
-        if not all(self._is(one) for one in _listed(schema, "allOf")):
+        if not all(self._is(part) for part in _read_list(schema, "allOf")):
             return False
         for name in ("anyOf", "oneOf"):
-            ways = _listed(schema, name)
-            if ways and not any(self._is(one) for one in ways):
+            ways = _read_list(schema, name)
+            if ways and not any(self._is(way) for way in ways):
                 return False
         return self._fits_some_type(schema)
 
     def _fits_some_type(self, schema: Mapping[str, Any]) -> bool:
         types = schema.get("type", "object" if "properties" in schema else None)
         named = types if isinstance(types, list) else [types]
-        return any({"object": self._object, "array": self._array}.get(str(one), _anything)(schema) for one in named)
+        return any({"object": self._object, "array": self._array}.get(str(name), _anything)(schema) for name in named)
 
     def _object(self, schema: Mapping[str, Any]) -> bool:
         properties = schema.get("properties")
         if not isinstance(properties, Mapping):
             return True
-        return all(self._is(properties[name]) for name in _listed(schema, "required") if name in properties)
+        return all(self._is(properties[name]) for name in _read_list(schema, "required") if name in properties)
 
     def _array(self, schema: Mapping[str, Any]) -> bool:
         least = schema.get("minItems", 0)
         if not isinstance(least, int) or least < 1:
             return True
-        firsts = _listed(schema, "prefixItems")
-        return all(self._is(one) for one in firsts[:least]) and (least <= len(firsts) or self._is(schema.get("items")))
+        firsts = _read_list(schema, "prefixItems")
+        return all(self._is(item) for item in firsts[:least]) and (
+            least <= len(firsts) or self._is(schema.get("items"))
+        )
 
     def _target(self, pointer: str) -> Any:
         """What a pointer within the document names; anything for the rest, which the grammar library judges."""
@@ -119,9 +121,9 @@ class _Satisfiable:
         return found
 
 
-def _listed(schema: Mapping[str, Any], name: str) -> list[Any]:
+def _read_list(schema: Mapping[str, Any], name: str) -> list[Any]:
     value = schema.get(name)
-    return [one for one in value if isinstance(one, dict | bool | str)] if isinstance(value, list) else []
+    return [entry for entry in value if isinstance(entry, dict | bool | str)] if isinstance(value, list) else []
 
 
 def _anything(_: Mapping[str, Any]) -> bool:

@@ -27,17 +27,17 @@ _UNIFORM_BITS = 52
 """So many that half a step more is exact, too."""
 
 
-def _signed(word: int) -> int:
+def _as_signed(word: int) -> int:
     word &= _WORD
     return word - (1 << 64) if word >> 63 else word
 
 
 def sample_seed(seed: int, index: int) -> int:
     """The seed of the sample number ``index`` of a call."""
-    return _signed(seed + index * _GOLDEN)
+    return _as_signed(seed + index * _GOLDEN)
 
 
-def kept(probs: Tensor, info: SamplingBatchInfo) -> Tensor:
+def cut_probabilities(probs: Tensor, info: SamplingBatchInfo) -> Tensor:
     """Probabilities of what top-k, top-p and min-p leave, 0 elsewhere; as upstream's torch implementation cuts them.
 
     Shapes: [rows, vocabulary], in and out.
@@ -59,9 +59,12 @@ def draw(probs: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
     """
     import torch
 
+    # The largest of log p + Gumbel noise is a draw from p, and needs no sum over the row: what else is in the batch,
+    # and how the kernel of a sum goes through it, changes nothing.
     tokens = torch.arange(probs.shape[-1], device=probs.device, dtype=torch.int64)
-    rows = _hash(_hash(seeds) + positions.to(torch.int64) * _signed(_GOLDEN))
-    words = _hash(rows.view(-1, 1) + tokens.view(1, -1) * _signed(_GOLDEN))
+    # Two rounds, so that neighbouring seeds at neighbouring positions have nothing in common.
+    rows = _hash(_hash(seeds) + positions.to(torch.int64) * _as_signed(_GOLDEN))
+    words = _hash(rows.view(-1, 1) + tokens.view(1, -1) * _as_signed(_GOLDEN))
     # Never 0 and never 1, whose logarithms are infinite.
     uniform = ((words >> (64 - _UNIFORM_BITS)) & ((1 << _UNIFORM_BITS) - 1)).to(torch.float64) + 0.5
     gumbel = -torch.log(-torch.log(uniform / float(1 << _UNIFORM_BITS)))
@@ -71,10 +74,10 @@ def draw(probs: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
 def _hash(words: Tensor) -> Tensor:
     """splitmix64's finaliser on 64-bit words, whose products wrap around."""
     for shift, factor in zip((30, 27), _MIX, strict=True):
-        words = (words ^ _shifted(words, shift)) * _signed(factor)
-    return words ^ _shifted(words, 31)
+        words = (words ^ _shift_right(words, shift)) * _as_signed(factor)
+    return words ^ _shift_right(words, 31)
 
 
-def _shifted(words: Tensor, bits: int) -> Tensor:
+def _shift_right(words: Tensor, bits: int) -> Tensor:
     """Shifted right as if unsigned."""
     return (words >> bits) & ((1 << (64 - bits)) - 1)

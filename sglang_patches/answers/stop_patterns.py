@@ -107,10 +107,10 @@ class _Writer:
             raise re.error(f"{_UNSUPPORTED[code]} cannot be matched in linear time: write it without")
         writers: dict[Any, Callable[[Any], str]] = {
             op.LITERAL: _character,
-            op.NOT_LITERAL: lambda one: f"[^{_character(one)}]",
+            op.NOT_LITERAL: lambda value: f"[^{_character(value)}]",
             op.ANY: lambda _: "(?s:.)" if self._flags & re.DOTALL else r"[^\n]",
             op.IN: self._set,
-            op.BRANCH: lambda one: "(?:" + "|".join(self.sequence(way) for way in one[1]) + ")",
+            op.BRANCH: lambda value: "(?:" + "|".join(self.sequence(way) for way in value[1]) + ")",
             op.SUBPATTERN: self._group,
             op.MAX_REPEAT: self._repetition,
             op.MIN_REPEAT: self._repetition,
@@ -145,12 +145,12 @@ class _Writer:
         rest = members[1:] if is_negated else members
         no_word = (op.CATEGORY, op.CATEGORY_NOT_WORD)
         if no_word in rest and not self._flags & re.ASCII:
-            others = [one for one in rest if one != no_word]
+            others = [member for member in rest if member != no_word]
             if is_negated and others:
                 return _word_without(others)
             word = rf"[{'' if is_negated else '^'}{_UNICODE[op.CATEGORY_WORD]}]"
             return f"(?:{word}|{self._set(others)})" if others else word
-        return f"[{'^' if is_negated else ''}{''.join(self._member(*one) for one in rest)}]"
+        return f"[{'^' if is_negated else ''}{''.join(self._member(*member) for member in rest)}]"
 
     def _member(self, code: Any, value: Any) -> str:
         if code is op.RANGE:
@@ -163,7 +163,7 @@ class _Writer:
 def _word_without(others: list[Any]) -> str:
     """What ``[^\\W...]`` means: characters of words without ``others``, of which RE2 can take two away."""
     underscore, digit = (op.LITERAL, ord("_")), (op.CATEGORY, op.CATEGORY_DIGIT)
-    if not all(one in (underscore, digit) for one in others):
+    if not all(other in (underscore, digit) for other in others):
         raise re.error(r"\W in a negated set goes with _ and \d only: write it without")
     numbers = r"\p{Nl}\p{No}" if digit in others else r"\p{N}"
     return rf"[\p{{L}}{numbers}{'' if underscore in others else '_'}]"

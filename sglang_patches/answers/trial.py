@@ -20,9 +20,13 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from sglang_patches.answers import schemas
+
+if TYPE_CHECKING:
+    from sglang.srt.constrained.xgrammar_backend import XGrammarGrammar, XGrammarGrammarBackend
+    from xgrammar import GrammarMatcher, TokenizerInfo
 
 CPU_SECONDS = 4.0
 WALL_SECONDS = 20
@@ -50,7 +54,7 @@ class GrammarInfo:
 
         self._info = xgrammar.TokenizerInfo.deserialize_json(serialized)
 
-    def init_xgrammar(self) -> tuple[Any, None]:
+    def init_xgrammar(self) -> tuple[TokenizerInfo, None]:
         return self._info, None
 
 
@@ -61,8 +65,9 @@ def serve(control: socket.socket, tokenizer_info: str, vocab_size: int, any_whit
         signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how a trial ended
     _close_all_but(control)
-    os.nice(5)
+    os.nice(5)  # a trial must not slow down the answers that are being given
     backend = _backend(tokenizer_info, vocab_size, any_whitespace)
+    # The collector would touch, and so copy, every page that trials share with this process.
     gc.freeze()
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, 1, 1)
@@ -82,7 +87,7 @@ def _close_all_but(control: socket.socket) -> None:
                 os.close(int(name))
 
 
-def _backend(tokenizer_info: str, vocab_size: int, any_whitespace: bool) -> Any:
+def _backend(tokenizer_info: str, vocab_size: int, any_whitespace: bool) -> XGrammarGrammarBackend:
     import xgrammar
     from sglang.srt.constrained.xgrammar_backend import XGrammarGrammarBackend
 
@@ -93,19 +98,20 @@ def _backend(tokenizer_info: str, vocab_size: int, any_whitespace: bool) -> Any:
     return backend
 
 
-def _answer(connection: socket.socket, backend: Any) -> None:
+def _answer(connection: socket.socket, backend: XGrammarGrammarBackend) -> None:
     """Read one question, write the verdict (empty: it can be used), end the process."""
     try:
         _limit()
         with connection.makefile("rwb") as stream:
             kind = stream.readline().decode().strip()
             text = stream.read(int(stream.readline())).decode()
-            stream.write((verdict(backend, kind, text) or "").encode(errors="replace") + b"\n")
+            stream.write((judge(backend, kind, text) or "").encode(errors="replace") + b"\n")
     finally:
         os._exit(0)
 
 
 def _limit() -> None:
+    # The limit is on addresses in all, and what the process has mapped before is no fault of the grammar.
     used_pages = int(Path("/proc/self/statm").read_text().split()[0])
     size = used_pages * resource.getpagesize() + MEMORY_BYTES
     for what, limit in ((resource.RLIMIT_AS, size), (resource.RLIMIT_STACK, STACK_BYTES), (resource.RLIMIT_CORE, 0)):
@@ -116,9 +122,9 @@ def _limit() -> None:
     signal.setitimer(signal.ITIMER_REAL, WALL_SECONDS)
 
 
-def verdict(backend: Any, kind: str, text: str) -> str | None:
+def judge(backend: XGrammarGrammarBackend, kind: str, text: str) -> str | None:
     """Why answers cannot follow this grammar; None when they can."""
-    if kind == "json" and text != ANY_JSON and (reason := schemas.problem(text)):
+    if kind == "json" and text != ANY_JSON and (reason := schemas.find_problem(text)):
         return reason
     try:
         grammar = getattr(backend, f"dispatch_{kind}")(text)
@@ -126,10 +132,10 @@ def verdict(backend: Any, kind: str, text: str) -> str | None:
         return str(error) or type(error).__name__
     if not hasattr(grammar, "matcher"):
         return str(grammar.error_message)
-    return next(_faults(grammar, backend.vocab_size), None)
+    return next(_find_faults(grammar, backend.vocab_size), None)
 
 
-def _faults(grammar: Any, vocab_size: int) -> Iterator[str]:
+def _find_faults(grammar: XGrammarGrammar, vocab_size: int) -> Iterator[str]:
     began = time.process_time()
     for seed in range(NUM_WALKS):
         for is_possible, seconds in _walk(grammar.copy().matcher, vocab_size, random.Random(seed)):
@@ -141,7 +147,7 @@ def _faults(grammar: Any, vocab_size: int) -> Iterator[str]:
                 return
 
 
-def _walk(matcher: Any, vocab_size: int, dice: random.Random) -> Iterator[tuple[bool, float]]:
+def _walk(matcher: GrammarMatcher, vocab_size: int, dice: random.Random) -> Iterator[tuple[bool, float]]:
     """Whether any token may come next, and how long one token took, along a random answer."""
     import numpy
     import xgrammar

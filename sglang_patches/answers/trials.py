@@ -20,7 +20,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sglang_patches.answers import trial as grammar_trial
 
@@ -55,11 +55,12 @@ class GrammarTrials:
         with self._starting:
             self._control = self._control or self._start()
 
-    async def problem(self, kind: str, text: str) -> str | None:
+    async def find_problem(self, kind: str, text: str) -> str | None:
         """Why answers cannot follow ``text``, or None."""
         key = (kind, text)
         if key not in self._verdicts:
             found = await asyncio.get_running_loop().run_in_executor(self._askers, self._try, kind, text)
+            # Two calls may try the same text at the same time; both come to the same verdict.
             self._verdicts[key] = found
             if len(self._verdicts) > NUM_VERDICTS_KEPT:
                 self._verdicts.popitem(last=False)
@@ -68,6 +69,7 @@ class GrammarTrials:
     def _try(self, kind: str, text: str) -> str | None:
         ours, theirs = socket.socketpair()
         with ours:
+            # Closed here once it is handed over: only the trial holds it then, so its death ends our reading.
             with theirs:
                 self._hand_over(theirs)
             data = text.encode(errors="replace")
@@ -78,6 +80,7 @@ class GrammarTrials:
                     answer = stream.readline()
                 except OSError:
                     answer = b""
+        # No line at all, not even an empty one: the trial ran into one of its limits.
         if not answer:
             return (
                 f"preparing it takes more than {grammar_trial.CPU_SECONDS:g} s, or more than "
@@ -86,6 +89,7 @@ class GrammarTrials:
         return answer.decode().strip() or None
 
     def _hand_over(self, connection: socket.socket) -> None:
+        # Several threads try at the same time, and they share the one process that forks the trials.
         with self._starting:
             try:
                 self._send(connection)
@@ -115,24 +119,24 @@ class GrammarTrials:
         return ours
 
 
-async def check_grammars(trials: GrammarTrials, all_params: list[Any]) -> None:
+async def check_grammars(trials: GrammarTrials, all_params: list[object]) -> None:
     """Try every grammar of a call.
 
     Raises: ValueError saying which cannot be used, why, and what to do.
     """
-    found = dict.fromkeys(one for params in all_params for one in _grammars(params))
+    found = dict.fromkeys(grammar for params in all_params for grammar in _read_grammars(params))
     if len(found) > MAX_GRAMMARS_PER_CALL:
         raise ValueError(
             f"a call may hold {MAX_GRAMMARS_PER_CALL} different grammars, not {len(found)}: send more calls"
         )
     for name, text in found:
-        reason = _too_long(text) or await trials.problem(KINDS[name], text)
+        reason = _find_length_problem(text) or await trials.find_problem(KINDS[name], text)
         if reason:
             reason = (_PLACE.sub("", reason).strip().splitlines() or [reason])[0]
             raise ValueError(f"{name} cannot be used ({reason[:300]}): correct it")
 
 
-def _grammars(params: Any) -> Iterator[tuple[str, str]]:
+def _read_grammars(params: object) -> Iterator[tuple[str, str]]:
     if not isinstance(params, Mapping):
         return
     for name in KINDS:
@@ -144,5 +148,5 @@ def _grammars(params: Any) -> Iterator[tuple[str, str]]:
         yield name, value
 
 
-def _too_long(text: str) -> str | None:
+def _find_length_problem(text: str) -> str | None:
     return f"it has {len(text)} characters, more than {MAX_CHARACTERS}" if len(text) > MAX_CHARACTERS else None

@@ -13,9 +13,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sglang_patches.checks import sampling_values
+
+if TYPE_CHECKING:
+    from sglang.srt.managers.io_struct import GenerateReqInput
 
 MAX_TEXTS = 1024
 """In one call, samples counted."""
@@ -61,7 +64,7 @@ MAX_TEXT_CHARACTERS = 1024
 """Of a name that a call gives to something."""
 
 
-def check_call(obj: Any, path: str | None) -> None:
+def check_call(obj: GenerateReqInput, path: str | None) -> None:
     """Look at a call as it came, to an address or (None) from the engine itself.
 
     Raises: ValueError saying what is wrong, the value and what is allowed.
@@ -70,12 +73,14 @@ def check_call(obj: Any, path: str | None) -> None:
         raise ValueError(
             "this model writes text; it gives no embeddings, scores or classes: ask another server for them"
         )
+    # Without a path it is the engine's own (warm-up, health check), which may set what callers may not.
     if path is not None:
         _check_fields(obj, path)
     params = obj.sampling_params
-    for one in _listed(params):
-        sampling_values.check_samples(one)
-    num_texts, num_samples = _num_prompts(obj), max((_samples(one) for one in _listed(params)), default=1)
+    for given in _as_list(params):
+        sampling_values.check_samples(given)
+    num_texts, num_samples = _count_prompts(obj), max((_count_samples(given) for given in _as_list(params)), default=1)
+    # Before SGLang makes a list of that length, and a request and a state of each.
     if num_texts * num_samples > MAX_TEXTS:
         raise ValueError(
             f"the call asks for {num_texts} x {num_samples} answers: {MAX_TEXTS} are allowed, send several calls"
@@ -83,19 +88,19 @@ def check_call(obj: Any, path: str | None) -> None:
     _check_lengths(obj, num_texts)
 
 
-def prepare_call(obj: Any) -> None:
+def prepare_call(obj: GenerateReqInput) -> None:
     """Leave out what a call sets to null, where SGLang would stumble over it, and unpack what a newer library packs.
 
     Effects: changes ``obj``.
     """
     if isinstance(getattr(obj, "input_ids", None), Mapping):
         obj.input_ids = list(obj.input_ids["input_ids"])  # rendered by transformers 5
-    for one in _listed(getattr(obj, "sampling_params", None)):
-        if isinstance(one, dict) and one.get("n", 1) is None:
-            del one["n"]
+    for given in _as_list(getattr(obj, "sampling_params", None)):
+        if isinstance(given, dict) and given.get("n", 1) is None:
+            del given["n"]
 
 
-def _check_fields(obj: Any, path: str) -> None:
+def _check_fields(obj: GenerateReqInput, path: str) -> None:
     """Elsewhere SGLang fills the engine's class itself, for its health checks too."""
     if path in _NATIVE_PATHS:
         for field in dataclasses.fields(obj):
@@ -103,28 +108,28 @@ def _check_fields(obj: Any, path: str) -> None:
             if field.name not in _SET_BY_CALLERS and value != field.default:
                 raise ValueError(f"{field.name} cannot be set by a call (to {str(value)[:80]}): leave it out")
     session = obj.session_params
-    for one in session if isinstance(session, list) else [session]:
-        unknown = sorted(set(one or ()) - _SESSION_PARAMETERS)
+    for given in session if isinstance(session, list) else [session]:
+        unknown = sorted(set(given or ()) - _SESSION_PARAMETERS)
         if unknown:
             raise ValueError(f"session_params has no {unknown[0]!r}: it has {', '.join(sorted(_SESSION_PARAMETERS))}")
 
 
-def _num_prompts(obj: Any) -> int:
+def _count_prompts(obj: GenerateReqInput) -> int:
     given = obj.text if obj.text is not None else obj.input_ids
     if isinstance(given, list) and not given:
         raise ValueError("the list of prompts is empty: give at least one")
     return len(given) if isinstance(given, list) and not isinstance(given[0], int | float) else 1
 
 
-def _samples(params: Any) -> int:
+def _count_samples(params: Mapping[str, int | None] | None) -> int:
     return (params or {}).get("n") or 1
 
 
-def _listed(value: Any) -> list[Any]:
+def _as_list(value: object) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _check_lengths(obj: Any, num_texts: int) -> None:
+def _check_lengths(obj: GenerateReqInput, num_texts: int) -> None:
     is_batch = isinstance(obj.text if obj.text is not None else obj.input_ids, list) and not _is_token_list(obj)
     for name in _PER_PROMPT:
         value = getattr(obj, name)
@@ -138,33 +143,34 @@ def _check_lengths(obj: Any, num_texts: int) -> None:
             )
 
 
-def _is_token_list(obj: Any) -> bool:
+def _is_token_list(obj: GenerateReqInput) -> bool:
     return obj.text is None and isinstance(obj.input_ids[0], int | float)
 
 
-def check_request(obj: Any, input_ids: Sequence[int] | None, vocab_size: int) -> None:
+def check_request(obj: GenerateReqInput, input_ids: Sequence[int] | None, vocab_size: int) -> None:
     """Look at what upstream trusts.
 
     Raises: ValueError saying what is wrong, the value and what is allowed.
     """
     if input_ids is not None and not len(input_ids):
         raise ValueError("the prompt is empty: give at least one token")
-    if input_ids and not all(isinstance(one, int) for one in input_ids):
+    if input_ids and not all(isinstance(token, int) for token in input_ids):
         raise ValueError("a token id is not a whole number: give a list of token ids")
+    # All of it is packed for the scheduler, and what cannot be unpacked there ends it.
     _check_plain(obj)
     params = getattr(obj, "sampling_params", None)
     sampling_values.check(params)
-    for one in (*_extremes(input_ids or ()), *_named_tokens(params)):
-        if not 0 <= one < vocab_size:
-            raise ValueError(f"token id {one} does not exist: ids of this model are 0 to {vocab_size - 1}")
+    for token in (*_extremes(input_ids or ()), *_named_tokens(params)):
+        if not 0 <= token < vocab_size:
+            raise ValueError(f"token id {token} does not exist: ids of this model are 0 to {vocab_size - 1}")
     wanted = getattr(obj, "top_logprobs_num", None)
     if isinstance(wanted, int) and not 0 <= wanted <= vocab_size:
         raise ValueError(f"top_logprobs_num is {wanted}: it must be 0 to {vocab_size}")
 
 
-def _check_plain(obj: Any) -> None:
+def _check_plain(obj: GenerateReqInput) -> None:
     trace = getattr(obj, "external_trace_header", None) or {}
-    if not isinstance(trace, Mapping) or not all(isinstance(one, str) for pair in trace.items() for one in pair):
+    if not isinstance(trace, Mapping) or not all(isinstance(text, str) for pair in trace.items() for text in pair):
         raise ValueError(f"external_trace_header is {str(trace)[:80]}: give an object of texts")
     for name in _TEXTS:
         value = getattr(obj, name, None)
@@ -183,7 +189,7 @@ def _extremes(input_ids: Sequence[int]) -> Iterator[int]:
         yield from (min(input_ids), max(input_ids))
 
 
-def _named_tokens(params: Any) -> Iterator[int]:
+def _named_tokens(params: object) -> Iterator[int]:
     if isinstance(params, Mapping):
         yield from params.get("stop_token_ids") or ()
         yield from map(int, params.get("logit_bias") or ())

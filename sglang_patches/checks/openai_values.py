@@ -12,21 +12,24 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING
 
 from sglang_patches.disaggregation.role import is_prefill_worker
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 MAX_TOP_LOGPROBS = 20
 """As the OpenAI API defines it."""
 
 
-def problem(request: Any, vocab_size: int) -> str | None:
+def find_problem(request: BaseModel, vocab_size: int) -> str | None:
     """What is wrong with a parsed call, and what to do; None when nothing is."""
-    looks = _LOOKS if is_prefill_worker() else (*_LOOKS, *_LOOKS_AT_ANSWERS)
-    return next((found for look in looks if (found := look(request, vocab_size))), None)
+    checks = _CHECKS if is_prefill_worker() else (*_CHECKS, *_CHECKS_OF_ANSWERS)
+    return next((found for check in checks if (found := check(request, vocab_size))), None)
 
 
-def _length(request: Any, _: int) -> str | None:
+def _check_length(request: BaseModel, _: int) -> str | None:
     # Completions may ask for no token: they have their own check, and no messages.
     names = ("max_tokens", "max_completion_tokens") if hasattr(request, "messages") else ("max_output_tokens",)
     for name in names:
@@ -36,7 +39,7 @@ def _length(request: Any, _: int) -> str | None:
     return None
 
 
-def _logprobs(request: Any, _: int) -> str | None:
+def _check_logprobs(request: BaseModel, _: int) -> str | None:
     wanted = getattr(request, "top_logprobs", None)
     if wanted is not None and not 0 <= wanted <= MAX_TOP_LOGPROBS:
         return f"top_logprobs is {wanted}: it must be 0 to {MAX_TOP_LOGPROBS}"
@@ -45,8 +48,8 @@ def _logprobs(request: Any, _: int) -> str | None:
     return None
 
 
-def _without_effect(request: Any, _: int) -> str | None:
-    if getattr(request, "stream_options", None) is not None and not request.stream:
+def _check_effects(request: BaseModel, _: int) -> str | None:
+    if getattr(request, "stream_options", None) is not None and not getattr(request, "stream", False):
         return "stream_options is for streams: set stream to true, or leave it out"
     if getattr(request, "suffix", None):
         return "suffix is not supported: leave it out"
@@ -56,22 +59,22 @@ def _without_effect(request: Any, _: int) -> str | None:
     return None
 
 
-def _template_arguments(request: Any, _: int) -> str | None:
+def _check_template_arguments(request: BaseModel, _: int) -> str | None:
     taken = sorted(_own_arguments() & (getattr(request, "chat_template_kwargs", None) or {}).keys())
     if taken:
         return f"chat_template_kwargs may not set {', '.join(taken)}: leave it out, the deployment sets it"
     return None
 
 
-def _tokens(request: Any, vocab_size: int) -> str | None:
+def _check_tokens(request: BaseModel, vocab_size: int) -> str | None:
     given = getattr(request, "tokens", None) or ()
-    flat = [one for part in given for one in (part if isinstance(part, list) else [part])]
-    wrong = next((one for one in flat if not isinstance(one, int) or not 0 <= one < vocab_size), None)
+    flat = [token for part in given for token in (part if isinstance(part, list) else [part])]
+    wrong = next((token for token in flat if not isinstance(token, int) or not 0 <= token < vocab_size), None)
     return None if wrong is None else f"token id {wrong} does not exist: ids of this model are 0 to {vocab_size - 1}"
 
 
-_LOOKS = (_length, _template_arguments, _tokens)
-_LOOKS_AT_ANSWERS = (_logprobs, _without_effect)
+_CHECKS = (_check_length, _check_template_arguments, _check_tokens)
+_CHECKS_OF_ANSWERS = (_check_logprobs, _check_effects)
 """What a router changes in the call that a prefill worker gets: no stream, no log-probabilities."""
 
 

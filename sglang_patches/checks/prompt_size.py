@@ -26,13 +26,15 @@ def guard(tokenizer: Any, context_length: int) -> None:
         return
     token_bytes = max(len(token.encode()) for token in tokenizer.get_vocab())
     max_bytes = context_length * token_bytes * (NORMALIZED_SHARE if backend.normalizer else 1)
+    # Calls, encodings and chat templates all come through here.
     original = tokenizer._encode_plus
 
     def encode_plus(text: Any, *args: Any, **kwargs: Any) -> Any:
-        for one in _texts(text):
-            if len(one) > max_bytes or len(one.encode(errors="replace")) > max_bytes:
+        for part in _texts(text):
+            # The first test is cheap, and spares the second one a copy of what is far too long.
+            if len(part) > max_bytes or len(part.encode(errors="replace")) > max_bytes:
                 raise ValueError(
-                    f"the prompt has {len(one)} characters, which are more than the {context_length} tokens that this "
+                    f"the prompt has {len(part)} characters, which are more than the {context_length} tokens that this "
                     "model's context takes: shorten it"
                 )
         return original(text, *args, **kwargs)
@@ -41,4 +43,4 @@ def guard(tokenizer: Any, context_length: int) -> None:
 
 
 def _texts(text: Any) -> Iterable[str]:
-    return (text,) if isinstance(text, str) else (one for one in text or () if isinstance(one, str))
+    return (text,) if isinstance(text, str) else (part for part in text or () if isinstance(part, str))

@@ -10,7 +10,6 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from sglang_patches.answers import stop_patterns
 
@@ -39,64 +38,64 @@ _INTEGERS = {
 """Name -> least and most; which ones between are taken (top_k 0), SGLang says."""
 
 
-def check_samples(params: Any) -> None:
+def check_samples(params: object) -> None:
     """Look at what a call is multiplied by, before it is.
 
     Raises: ValueError naming the value and what is allowed.
     """
     if params is not None and not isinstance(params, Mapping):
-        raise ValueError(f"sampling_params is {_shown(params)}: give an object")
+        raise ValueError(f"sampling_params is {_shorten(params)}: give an object")
     if params and params.get("n") is not None:
-        _integer("n", params["n"])
+        _check_integer("n", params["n"])
 
 
-def check(params: Any) -> None:
+def check(params: Mapping[str, object] | None) -> None:
     """Look at one call's parameters, by their names in the engine.
 
     Raises: ValueError naming the parameter, its value and what is allowed.
     """
     for name, value in (params or {}).items():
         if name not in _CHECKS:
-            raise ValueError(f"there is no sampling parameter {name!r}{_nearest(name)}")
+            raise ValueError(f"there is no sampling parameter {name!r}{_suggest(name)}")
         if value is not None:
             _CHECKS[name](name, value)
 
 
-def _nearest(name: Any) -> str:
+def _suggest(name: object) -> str:
     found = difflib.get_close_matches(str(name), _CHECKS, n=1)
     return f": did you mean {found[0]!r}?" if found else ""
 
 
-def _shown(value: Any) -> str:
+def _shorten(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _integer(name: str, value: Any) -> None:
+def _check_integer(name: str, value: object) -> None:
     least, most = _INTEGERS[name]
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise ValueError(f"{name} is {_shown(value)}: it must be a whole number from {least} to {most}")
+        raise ValueError(f"{name} is {_shorten(value)}: it must be a whole number from {least} to {most}")
 
 
-def _number(name: str, value: Any) -> None:
+def _check_number(name: str, value: object) -> None:
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise ValueError(f"{name} is {_shown(value)}: it must be a finite number")
+        raise ValueError(f"{name} is {_shorten(value)}: it must be a finite number")
 
 
-def _switch(name: str, value: Any) -> None:
+def _check_switch(name: str, value: object) -> None:
     if not isinstance(value, bool):
-        raise ValueError(f"{name} is {_shown(value)}: it must be true or false")
+        raise ValueError(f"{name} is {_shorten(value)}: it must be true or false")
 
 
-def _text(name: str, value: Any) -> None:
+def _check_text(name: str, value: object) -> None:
     if not isinstance(value, str):
-        raise ValueError(f"{name} is {_shown(value)}: give it as text")
+        raise ValueError(f"{name} is {_shorten(value)}: give it as text")
 
 
-def _stops(name: str, value: Any) -> list[str]:
+def _check_stops(name: str, value: object) -> list[str]:
     stops = [value] if isinstance(value, str) else value
-    if not isinstance(stops, list) or not all(isinstance(one, str) for one in stops):
-        raise ValueError(f"{name} is {_shown(value)}: give a text or a list of texts")
+    if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
+        raise ValueError(f"{name} is {_shorten(value)}: give a text or a list of texts")
     if "" in stops:
         raise ValueError(f"{name} contains an empty text, which every answer has at its start: leave it out")
     if len(stops) > MAX_STOPS:
@@ -107,51 +106,51 @@ def _stops(name: str, value: Any) -> list[str]:
     return stops
 
 
-def _stop_regex(name: str, value: Any) -> None:
-    for pattern in _stops(name, value):
+def _check_stop_regex(name: str, value: object) -> None:
+    for pattern in _check_stops(name, value):
         try:
             stop_patterns.compile_pattern(pattern)
         except re.error as error:
-            raise ValueError(f"{name} {_shown(pattern)} cannot be used ({error}): correct it") from None
+            raise ValueError(f"{name} {_shorten(pattern)} cannot be used ({error}): correct it") from None
 
 
-def _stop_token_ids(name: str, value: Any) -> None:
+def _check_stop_token_ids(name: str, value: object) -> None:
     if not isinstance(value, list) or len(value) > MAX_STOP_TOKENS:
         raise ValueError(f"{name} must be a list of at most {MAX_STOP_TOKENS} token ids")
-    wrong = [one for one in value if not isinstance(one, int) or isinstance(one, bool)]
+    wrong = [token for token in value if not isinstance(token, int) or isinstance(token, bool)]
     if wrong:
-        raise ValueError(f"{name} contains {_shown(wrong[0])}: give token ids, which are whole numbers")
+        raise ValueError(f"{name} contains {_shorten(wrong[0])}: give token ids, which are whole numbers")
 
 
-def _logit_bias(name: str, value: Any) -> None:
+def _check_logit_bias(name: str, value: object) -> None:
     if not isinstance(value, Mapping):
-        raise ValueError(f"{name} is {_shown(value)}: give an object of token ids and numbers")
+        raise ValueError(f"{name} is {_shorten(value)}: give an object of token ids and numbers")
     for token, bias in value.items():
         if not str(token).isdecimal():
-            raise ValueError(f"{name} names token {_shown(token)}: give token ids, which are whole numbers")
+            raise ValueError(f"{name} names token {_shorten(token)}: give token ids, which are whole numbers")
         is_number = isinstance(bias, int | float) and not isinstance(bias, bool)
         if not is_number or not math.isfinite(bias) or abs(bias) > MAX_LOGIT_BIAS:
-            raise ValueError(f"{name} of token {token} is {_shown(bias)}: it must be a number from -100 to 100")
+            raise ValueError(f"{name} of token {token} is {_shorten(bias)}: it must be a number from -100 to 100")
 
 
-def _custom_params(name: str, value: Any) -> None:
+def _check_custom_params(name: str, value: object) -> None:
     if not isinstance(value, Mapping) or "__req__" in value:
-        raise ValueError(f"{name} is {_shown(value)}: give an object")
+        raise ValueError(f"{name} is {_shorten(value)}: give an object")
     for key, inner in value.items():
         members = inner if isinstance(inner, list) else inner.values() if isinstance(inner, dict) else [inner]
-        if any(isinstance(one, list | dict) for one in members):
+        if any(isinstance(member, list | dict) for member in members):
             raise ValueError(f"{name} {key!r} is nested too deeply: give plain values, or a list or object of them")
 
 
-_CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    **dict.fromkeys(_INTEGERS, _integer),
-    **dict.fromkeys(_NUMBERS, _number),
-    **dict.fromkeys(_SWITCHES, _switch),
-    **dict.fromkeys(_TEXTS, _text),
-    "stop": _stops,
-    "stop_regex": _stop_regex,
-    "stop_token_ids": _stop_token_ids,
-    "logit_bias": _logit_bias,
-    "custom_params": _custom_params,
+_CHECKS: dict[str, Callable[[str, object], object]] = {
+    **dict.fromkeys(_INTEGERS, _check_integer),
+    **dict.fromkeys(_NUMBERS, _check_number),
+    **dict.fromkeys(_SWITCHES, _check_switch),
+    **dict.fromkeys(_TEXTS, _check_text),
+    "stop": _check_stops,
+    "stop_regex": _check_stop_regex,
+    "stop_token_ids": _check_stop_token_ids,
+    "logit_bias": _check_logit_bias,
+    "custom_params": _check_custom_params,
 }
 """Every parameter that callers may set; the engine's class has some more, which only it may set."""

@@ -1,33 +1,42 @@
 """Attention of PyTorch's operators that computes only what was asked.
 
-Target: ``TorchNativeAttnBackend._run_sdpa_forward_extend`` and ``_run_sdpa_forward_decode``
-Why: the first computes a whole sequence's attention, whose rows over the cached
-    prefix it then throws away: a call that adds 80 tokens to 4,000 pays for 4,080.
-    Both gather KV by advanced indexing, several times as slow as a selection, and
-    wait for each length by itself.
-How: queries of the new tokens only; KV by ``index_select``; query heads that share a
-    KV head lie side by side as its queries. Encoders, cross attention and sliding
-    windows go upstream.
+Target: the attention backend ``torch_native``, registered again
+Why: upstream's computes a whole sequence's attention, whose rows over the cached prefix it then throws away: a call
+    that adds 80 tokens to 4,000 pays for 4,080. It gathers KV by advanced indexing, several times as slow as a
+    selection, and waits for each length by itself.
+How: queries of the new tokens only; KV by ``index_select``; query heads that share a KV head lie side by side as its
+    queries. Encoders, cross attention and sliding windows go upstream.
 Upstream: sglang/srt/layers/attention/torch_native_backend.py:65,176 at 0.5.17.
 Remove when: that backend no longer computes rows that it drops.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from sglang.srt.layers.attention import torch_native_backend as upstream
+
+from sglang_patches.cpu.computation import attend_new
+from sglang_patches.declarations import overrides, registers, subclasses
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Run = Callable[..., Any]
 
+@registers(
+    "layers.attention.attention_registry:ATTENTION_BACKENDS",
+    "torch_native",
+    by="register_attention_backend",
+    fingerprint="611d78b252f0e1e7",
+    why="a few new tokens would pay for the attention of the whole prefix",
+)
+@subclasses("layers.attention.torch_native_backend:TorchNativeAttnBackend")
+class TorchNativeAttnBackend(upstream.TorchNativeAttnBackend):
+    """Attends from new tokens to all before them, sequence by sequence."""
 
-def wrap_extend(original: Run) -> Run:
-    from sglang_patches.cpu.computation import attend_new
-
+    @overrides("5ce429c04fa0f38b", "a few new tokens would pay for the attention of the whole prefix")
     def _run_sdpa_forward_extend(
-        self: Any,
+        self,
         query: Tensor,
         output: Tensor,
         k_cache: Tensor,
@@ -45,8 +54,9 @@ def wrap_extend(original: Run) -> Run:
         if not causal or not _is_plain(query, k_cache, encoder_lens, options):
             lengths = (seq_lens, extend_prefix_lens, extend_seq_lens, encoder_lens)
             caches = (k_cache, v_cache, req_to_token, req_pool_indices)
-            return original(self, query, output, *caches, *lengths, causal=causal, **options)
+            return super()._run_sdpa_forward_extend(query, output, *caches, *lengths, causal=causal, **options)
         rows = zip(req_pool_indices.tolist(), seq_lens.tolist(), extend_seq_lens.tolist(), strict=True)
+        # Queries of all sequences lie one after another; the KV of each lies wherever its row of the pool says.
         start = 0
         for row, length, num_new in rows:
             slots = req_to_token[row, :length]
@@ -55,14 +65,9 @@ def wrap_extend(original: Run) -> Run:
             start += num_new
         return output
 
-    return _run_sdpa_forward_extend
-
-
-def wrap_decode(original: Run) -> Run:
-    from sglang_patches.cpu.computation import attend_new
-
+    @overrides("f54327e27c6bd3af", "gathering KV would take longer than attending to it")
     def _run_sdpa_forward_decode(
-        self: Any,
+        self,
         query: Tensor,
         output: Tensor,
         k_cache: Tensor,
@@ -75,15 +80,13 @@ def wrap_decode(original: Run) -> Run:
     ) -> Tensor:
         if not _is_plain(query, k_cache, encoder_lens, options):
             caches = (k_cache, v_cache, req_to_token, req_pool_indices)
-            return original(self, query, output, *caches, seq_lens, encoder_lens, **options)
+            return super()._run_sdpa_forward_decode(query, output, *caches, seq_lens, encoder_lens, **options)
         rows = zip(req_pool_indices.tolist(), seq_lens.tolist(), strict=True)
         for number, (row, length) in enumerate(rows):
             slots = req_to_token[row, :length]
             new = slice(number, number + 1)
             output[new] = attend_new(query[new], k_cache, v_cache, slots, options.get("scaling"))
         return output
-
-    return _run_sdpa_forward_decode
 
 
 def _is_plain(query: Tensor, k_cache: Tensor, encoder_lens: Tensor | None, options: dict[str, Any]) -> bool:

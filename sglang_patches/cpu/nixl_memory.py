@@ -6,6 +6,7 @@ Why: it registers the KV pool as device memory; and UCX's progress thread, with 
 How: before the original, every KV buffer is declared host memory; while it runs, the
     agent that it makes is one without progress thread and workers. Transfers then
     advance when either side looks at them, which both do on every scheduler step.
+    A method patch: ``engine/nixl`` binds the class, and this mends it without shared prefill, too.
 Upstream: sglang/srt/disaggregation/nixl/conn.py:391 at 0.5.17.
 Remove when: upstream asks the platform what memory its KV pool is.
 """
@@ -17,7 +18,14 @@ import importlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from sglang_patches.declarations import wraps_upstream
 
+
+@wraps_upstream(
+    "disaggregation.nixl.conn:NixlKVManager.__init__",
+    "36651bf696700175",
+    "KV in host memory would be registered as device memory, and each scheduler spin",
+)
 def wrap_manager_init(original: Callable[..., None]) -> Callable[..., None]:
     def __init__(self: Any, args: Any, *rest: Any, **options: Any) -> None:
         args.kv_data_mem_kinds = ["DRAM"] * len(args.kv_data_ptrs)

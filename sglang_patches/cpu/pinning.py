@@ -17,17 +17,18 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-MODULES = (
-    "lora.layers",
-    "lora.lora",
-    "lora.backend.torch_backend",
-    "constrained.xgrammar_backend",
-)
-"""Modules below ``sglang.srt`` that pin without asking."""
+from sglang_patches.declarations import wraps_upstream
 
 FACTORIES = frozenset({"tensor", "zeros", "ones", "full", "empty", "arange"})
 
 
+_RAISES = "pinned factories raise without a driver"
+
+
+@wraps_upstream("lora.layers:torch", "cf1070d3a16f24b2", _RAISES)
+@wraps_upstream("lora.lora:torch", "cf1070d3a16f24b2", _RAISES)
+@wraps_upstream("lora.backend.torch_backend:torch", "cf1070d3a16f24b2", _RAISES)
+@wraps_upstream("constrained.xgrammar_backend:torch", "cf1070d3a16f24b2", _RAISES)
 class UnpinnedTorch:
     """The ``torch`` module, but its tensor factories ignore ``pin_memory``."""
 
@@ -49,6 +50,7 @@ def _without_pinning(factory: Callable[..., Any]) -> Callable[..., Any]:
     return unpinned
 
 
+@wraps_upstream("torch:Tensor.pin_memory", None, "pinning raises without a driver")
 def keep_in_place(original: Callable[..., Any]) -> Callable[..., Any]:
     """Replacement for ``torch.Tensor.pin_memory``."""
 

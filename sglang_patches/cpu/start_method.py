@@ -15,13 +15,22 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from prefillshare.contract import FORKED_VARIABLE
+from sglang_patches.declarations import wraps_upstream
+
+if TYPE_CHECKING:
+    from sglang.srt.server_args import ServerArgs
 
 
-def wrap_set_envs_and_config(original: Callable[[Any], None]) -> Callable[[Any], None]:
-    def _set_envs_and_config(server_args: Any) -> None:
+@wraps_upstream(
+    "entrypoints.engine:_set_envs_and_config",
+    "5a826b1c796f84c8",
+    "each process of a forked engine would import it again",
+)
+def wrap_set_envs_and_config(original: Callable[[ServerArgs], None]) -> Callable[[ServerArgs], None]:
+    def _set_envs_and_config(server_args: ServerArgs) -> None:
         original(server_args)
         if os.getenv(FORKED_VARIABLE) == "1":
             multiprocessing.set_start_method("fork", force=True)

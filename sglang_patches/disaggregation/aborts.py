@@ -12,7 +12,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Container
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import zmq
+    from sglang.srt.disaggregation.common.utils import FastQueue, TransferKVChunk
+    from sglang.srt.disaggregation.nixl.conn import NixlKVManager
 
 LONGEST_S = 10.0
 ANSWER = b"ABORT_ACK"
@@ -25,7 +30,10 @@ logger = logging.getLogger(__name__)
 
 
 class Transfers:
-    """A prefill worker's running transfers by room, and who wants to hear of their end."""
+    """A prefill worker's running transfers by room, and who wants to hear of their end.
+
+    Its transfer threads and its listener come here at the same time.
+    """
 
     def __init__(self, answer: Callable[[int, Address], None]) -> None:
         self._answer = answer
@@ -52,6 +60,7 @@ class Transfers:
 
     def answer_at_end(self, room: int, address: Address) -> None:
         """Tell `address` when no transfer of the room runs, which may be now."""
+        # One lock for counting and asking: a transfer that ends between the look and the note would answer nobody.
         with self._lock:
             if room in self._num_running:
                 self._asked.setdefault(room, []).append(address)
@@ -65,20 +74,20 @@ class WatchedQueue:
     Chunks of rooms that the worker has forgotten meanwhile are left out; upstream's thread takes them for an error.
     """
 
-    def __init__(self, queue: Any, transfers: Transfers, rooms: Container[int]) -> None:
+    def __init__(self, queue: FastQueue, transfers: Transfers, rooms: Container[int]) -> None:
         self._queue = queue
         self._transfers = transfers
         self._rooms = rooms
         self._room: int | None = None
         self.put = queue.put
 
-    def get(self) -> Any:
+    def get(self) -> TransferKVChunk:
         """The next chunk; blocks until there is one."""
         while True:
             # Upstream's thread has no end of a chunk but this: it asks for the next one when the last is written.
             if self._room is not None:
                 self._transfers.end(self._room)
-            chunk = self._queue.get()
+            chunk: TransferKVChunk = self._queue.get()
             self._room = chunk.room
             # Before the thread looks whether the room has failed: from here on an abort is answered only at the end.
             self._transfers.begin(chunk.room)
@@ -87,7 +96,10 @@ class WatchedQueue:
 
 
 class Aborts:
-    """A decode worker's aborted hand-offs that the prefill worker has not answered yet."""
+    """A decode worker's aborted hand-offs that the prefill worker has not answered yet.
+
+    The scheduler asks and looks, a thread of its own hears the answers.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -122,7 +134,7 @@ class Aborts:
         return False
 
 
-def send_answer(manager: Any, room: int, address: Address) -> None:
+def send_answer(manager: NixlKVManager, room: int, address: Address) -> None:
     """Tell a decode worker that ``manager`` does not write to the rows of ``room`` any more."""
     import zmq
     from sglang.srt.utils.network import NetworkAddress
@@ -134,7 +146,7 @@ def send_answer(manager: Any, room: int, address: Address) -> None:
         logger.warning("The decode worker at %s:%d cannot be told that an abort is done: %s", *address, error)
 
 
-def hear_answers(socket: Any, aborts: Aborts) -> None:
+def hear_answers(socket: zmq.Socket[bytes], aborts: Aborts) -> None:
     """Note every answer that comes; a thread of a decode worker, for as long as that lives."""
     while True:
         match socket.recv_multipart():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from sglang_patches.observed.call_report import note, noted
+from sglang_patches.observed.call_report import note, read_note
 
 if TYPE_CHECKING:
     from sglang.srt.disaggregation.common.conn import CommonKVManager
@@ -34,5 +34,5 @@ def report(req: Req, num_held_tokens: int, kv_manager: CommonKVManager) -> None:
 def report_end(req: Req) -> None:
     """Note on ``req`` of a prefill worker, whose hand-off is over, the seconds from the end of its prefill."""
     started = req.time_stats.prefill_transfer_queue_entry_time
-    if started > 0 and "handoff_tokens" in noted(req.customized_info):
+    if started > 0 and "handoff_tokens" in read_note(req.customized_info):
         note(req, handoff_seconds=time.perf_counter() - started)

@@ -63,6 +63,8 @@ def own_identity() -> KvIdentity:
     """This worker's identity, from its settings and the files of its model."""
     from sglang.srt.runtime_context import get_server_args
 
+    # Once for each process: what the weights are was computed by the launcher, which hands it along; hashing them here
+    # would hold up the first call.
     args = get_server_args()
     model = Path(args.model_path)
     return KvIdentity(
@@ -82,6 +84,7 @@ def refusal(address: str, ask: Ask | None = None) -> str | None:
     Raises: OSError when nobody answers there yet.
     """
     own = own_identity()
+    # On the scheduler's thread, between two steps of everybody's answers: new addresses only, and not for long.
     status, body = (ask or _get)(f"http://{address}{ROUTE}")
     try:
         theirs = KvIdentity(**json.loads(body))

@@ -28,6 +28,7 @@ def keep_listening(start: Callable[[], None]) -> None:
 
 def _keep(start: Callable[[], None]) -> None:
     while True:
+        # It never ends but by a message that it could not use; the socket, and what waits in it, stays.
         for thread in _started(start):
             thread.join()
         logger.error("A message of a decode worker could not be used (see above): listening to the next one.")

@@ -54,6 +54,7 @@ def read_as_half(obj: GenerateReqInput) -> bool:
     role = worker_role()
     if role == "null":
         return False
+    # Both workers see the same call and must refuse the same: half of a pair would wait for the other.
     is_scoring = role == "prefill" and _goes_nowhere(obj)
     _refuse_unsupported(obj, has_prompt_logprobs=is_scoring)
     if role == "prefill":
@@ -90,6 +91,8 @@ def _refuse_unsupported(obj: GenerateReqInput, *, has_prompt_logprobs: bool) -> 
 def _neutralize(obj: GenerateReqInput, fields: dict[str, Any]) -> None:
     for name, value in fields.items():
         setattr(obj, name, value)
+    # One token, so that upstream finds nothing wrong with the call; before it is queued it becomes none
+    # (engine/prefill_queue.py).
     neutral = {"temperature": 0, "max_new_tokens": 1}
     is_batch = isinstance(obj.sampling_params, list)
     obj.sampling_params = [dict(neutral) for _ in obj.sampling_params] if is_batch else neutral

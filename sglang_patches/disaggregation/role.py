@@ -11,6 +11,7 @@ def worker_role() -> Role:
     """``null`` in a colocated engine, and wherever no engine has been configured."""
     from sglang.srt.runtime_context import get_context
 
+    # Asked at each call, not at import: classes are bound before the process has read its settings.
     try:
         return get_context().server_args.disaggregation_mode
     except ValueError:  # nothing published yet

@@ -35,7 +35,7 @@ class OpenAIServingResponses(upstream.OpenAIServingResponses):
 
     @overrides("80dee315da0a87a4", "/v1/responses would answer every name with the base")
     async def create_responses(self, request: ResponsesRequest, raw_request: Request | None = None) -> Any:
-        refusal = openai_values.problem(request, self.tokenizer_manager.model_config.vocab_size)
+        refusal = openai_values.find_problem(request, self.tokenizer_manager.model_config.vocab_size)
         if refusal:
             return self.create_error_response(refusal)
         names = served_names(self.tokenizer_manager)

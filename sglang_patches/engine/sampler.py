@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from sglang.srt.layers import sampler as upstream
 
-from sglang_patches.answers.seeds import NO_SEED, draw, kept
+from sglang_patches.answers.seeds import NO_SEED, cut_probabilities, draw
 from sglang_patches.declarations import binds, overrides
 
 if TYPE_CHECKING:
@@ -37,5 +37,5 @@ class Sampler(upstream.Sampler):
             drawn = super()._sample_from_probs(probs, sampling_info, positions, simple_sampling_case)
         finally:
             sampling_info.sampling_seed = seeds
-        again = draw(probs if simple_sampling_case else kept(probs, sampling_info), seeds, positions)
+        again = draw(probs if simple_sampling_case else cut_probabilities(probs, sampling_info), seeds, positions)
         return torch.where(seeds == NO_SEED, drawn, again.to(drawn.dtype))

@@ -26,7 +26,7 @@ from sglang.srt.managers import scheduler as upstream
 
 from sglang_patches.declarations import binds, overrides
 from sglang_patches.observed.call_report import META_KEY
-from sglang_patches.observed.kv_usage import kv_usage, waiting
+from sglang_patches.observed.kv_usage import kv_usage, waiting_requests
 from sglang_patches.prefill.waiting import Wait
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Scheduler(upstream.Scheduler):
         reply = super().get_internal_state(recv_req)
         reply.internal_state[META_KEY] = {
             "kv": kv_usage(self.tree_cache, self.token_to_kv_pool_allocator, self.ps.tp_size),
-            "queued": dict(Counter(req.prefillshare.decode_module or "" for req in waiting(self))),
+            "queued": dict(Counter(req.prefillshare.decode_module or "" for req in waiting_requests(self))),
             "flushes": max(self.tree_cache.num_flushes, 0),
         }
         return reply

@@ -18,7 +18,7 @@ from typing import Any
 from prefillshare.wire.bodies import is_uncompressed, is_utf_8, read_stream_error
 from prefillshare.wire.errors import error_object
 from sglang_patches.answers.schemas import MAX_DEPTH, depth
-from sglang_patches.http.null_members import without_nulls
+from sglang_patches.http.null_members import drop_nulls
 
 MAX_BODY_BYTES = 32 << 20
 BODY_SECONDS = 120
@@ -64,11 +64,13 @@ class CheckBodies:
                 body = await _read_in_time(receive)
                 if body is None:
                     return
-                body = _checked(body, scope)
+                body = _check_body(body, scope)
+                # What comes after the body (the caller goes away) must still reach SGLang, which aborts then.
                 receive = _replay(body, receive)
             await self._app(scope, receive, held.send)
         except Exception as error:
             refusal = _as_refusal(error)
+            # Once a part is on its way, its status is too, and the connection can only be cut.
             if refusal is None or not held.is_unsent:
                 raise
             await _refuse(refusal, scope, receive, send)
@@ -118,15 +120,15 @@ def _check_path(scope: Message) -> None:
         raise RefusedBodyError(404, f"{scope['path']} is not here: {reason}")
 
 
-def _header(scope: Message, name: bytes) -> str:
+def _read_header(scope: Message, name: bytes) -> str:
     return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), "")
 
 
 def _check_headers(scope: Message) -> None:
-    encoding = _header(scope, b"content-encoding").strip().lower()
+    encoding = _read_header(scope, b"content-encoding").strip().lower()
     if not is_uncompressed(encoding):
         raise RefusedBodyError(415, f"Content-Encoding is {encoding!r}: send the body as it is, without compression")
-    charset = _header(scope, b"content-type").lower().partition("charset=")[2].split(";")[0].strip(" \"'")
+    charset = _read_header(scope, b"content-type").lower().partition("charset=")[2].split(";")[0].strip(" \"'")
     if not is_utf_8(charset):
         raise RefusedBodyError(415, f"the charset is {charset!r}: send JSON in UTF-8")
 
@@ -154,9 +156,9 @@ async def _read(receive: Receive) -> bytes | None:
             return b"".join(parts)
 
 
-def _checked(body: bytes, scope: Message) -> bytes:
+def _check_body(body: bytes, scope: Message) -> bytes:
     """The body as it is to be read."""
-    if not body or _JSON not in _header(scope, b"content-type").lower().encode():
+    if not body or _JSON not in _read_header(scope, b"content-type").lower().encode():
         return body
     import orjson
 
@@ -174,7 +176,8 @@ def _checked(body: bytes, scope: Message) -> bytes:
         raise RefusedBodyError(400, _TOO_DEEP)
     if isinstance(value, dict):
         _check_members(value, scope["path"])
-        kept = without_nulls(value, scope["path"])
+        # Written anew only where something was left out: parsing a long prompt twice is enough.
+        kept = drop_nulls(value, scope["path"])
         return body if kept is value else orjson.dumps(kept)
     if value is not None or scope["path"].startswith("/v1/"):
         raise RefusedBodyError(400, f"the body is {str(value)[:40]}: give a JSON object")

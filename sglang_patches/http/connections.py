@@ -12,11 +12,31 @@ Remove when: uvicorn has a limit for the head of a request.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import asyncio
 
 IDLE_S = 60.0
 """As the router's ``client_idle_timeout_s``."""
 _WATCHED = "prefillshare_idle_s"
+
+
+class Cycle(Protocol):
+    """One request and its answer."""
+
+    response_complete: bool
+
+
+class HttpProtocol(Protocol):
+    """What is looked at of a connection, in either of uvicorn's implementations."""
+
+    loop: asyncio.AbstractEventLoop
+    transport: asyncio.Transport
+    cycle: Cycle | None
+
+
+Made = Callable[[HttpProtocol, "asyncio.Transport"], None]
 
 
 def watch_connections(idle_s: float = IDLE_S) -> None:
@@ -37,23 +57,24 @@ def _protocols() -> list[Any]:
     return [H11Protocol, HttpToolsProtocol]
 
 
-def _wrap_connection_made(original: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
-    def connection_made(self: Any, transport: Any) -> None:
+def _wrap_connection_made(original: Made) -> Made:
+    def connection_made(self: HttpProtocol, transport: asyncio.Transport) -> None:
         original(self, transport)
         _look_later(self, None)
 
     return connection_made
 
 
-def _look_later(protocol: Any, cycle: Any) -> None:
+def _look_later(protocol: HttpProtocol, cycle: Cycle | None) -> None:
     protocol.loop.call_later(getattr(protocol, _WATCHED), _look, protocol, cycle)
 
 
-def _look(protocol: Any, last_cycle: Any) -> None:
+def _look(protocol: HttpProtocol, last_cycle: Cycle | None) -> None:
     """Close a connection whose latest request is the one of the last look, and over; look again otherwise."""
     if protocol.transport.is_closing():
         return
     cycle = protocol.cycle
+    # The same cycle at both looks, and over: no request has come in between. None twice: none has ever come.
     if cycle is last_cycle and (cycle is None or cycle.response_complete):
         protocol.transport.close()
     else:

@@ -28,6 +28,7 @@ FOREIGN = ("/v1/messages", "/api/")
 
 def wrap_application(app: Any) -> None:
     """Let `app` answer errors in OpenAI's form; nothing may have been asked yet."""
+    # Around everything, SGLang's own middlewares too, which answer errors in forms of their own (no API key).
     original = app.build_middleware_stack
     app.build_middleware_stack = lambda: ErrorShape(original())
 
@@ -42,12 +43,12 @@ class ErrorShape:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        scope["headers"] = [_comparable(name, value) for name, value in scope["headers"]]
+        scope["headers"] = [_make_comparable(name, value) for name, value in scope["headers"]]
         is_ours = not scope["path"].startswith(FOREIGN)
         await self._app(scope, receive, _Reshaped(send).send if is_ours else send)
 
 
-def _comparable(name: bytes, value: bytes) -> tuple[bytes, bytes]:
+def _make_comparable(name: bytes, value: bytes) -> tuple[bytes, bytes]:
     return name, value.decode("latin-1").encode("ascii", "replace") if name == b"authorization" else value
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sglang_patches.http.model_names import module_warnings, served_names
+from sglang_patches.http.model_names import get_tokenizer_manager, module_warnings, served_names
 
 LIST_ROUTE = "/v1/models"
 ROUTE = "/v1/models/{model:path}"
@@ -48,9 +48,9 @@ async def retrieve_model(model: str) -> Any:
 
 
 async def _cards() -> list[dict[str, Any]]:
-    from sglang.srt.entrypoints.http_server import available_models, get_global_state
+    from sglang.srt.entrypoints.http_server import available_models
 
-    base, modules = served_names(get_global_state().tokenizer_manager)
+    base, modules = served_names(get_tokenizer_manager())
     order = {name: place for place, name in enumerate((base, *modules))}
     warnings = module_warnings()
     cards = [{**card.model_dump(), "warning": warnings.get(card.id)} for card in (await available_models()).data]

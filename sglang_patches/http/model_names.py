@@ -24,13 +24,20 @@ class ModelMissingError(LookupError):
     """The call names no model."""
 
 
+def get_tokenizer_manager() -> TokenizerManager:
+    """The one of this process's HTTP server; routes are functions, and have no other way to it."""
+    from sglang.srt.entrypoints.http_server import get_global_state
+
+    return get_global_state().tokenizer_manager
+
+
 def served_names(tokenizer_manager: TokenizerManager) -> tuple[str, list[str]]:
     """Name of the prefill module and of every loaded decode module, in the order in which the engine was told them."""
     adapters = tokenizer_manager.lora_registry.get_all_adapters().values()
     # The registry keeps them by last use.
     order = [adapter.lora_name for adapter in tokenizer_manager.server_args.lora_paths or ()]
     modules = sorted(adapter.lora_name for adapter in adapters)
-    return tokenizer_manager.served_model_name, sorted(modules, key=lambda one: _place(order, one))
+    return tokenizer_manager.served_model_name, sorted(modules, key=lambda name: _place(order, name))
 
 
 def _place(order: Sequence[str], name: str) -> int:

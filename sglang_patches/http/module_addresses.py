@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sglang_patches.http.model_names import resolve_or_404, served_names
+from sglang_patches.http.model_names import get_tokenizer_manager, resolve_or_404, served_names
 
 SHARED_ROUTES = (
     "/get_model_info",
@@ -32,7 +32,7 @@ def add_routes(app: Any) -> None:
     from fastapi.params import Depends as Dependency
 
     known: list[Dependency] = [Depends(check_module)]
-    for route in [one for one in app.router.routes if getattr(one, "path", None) in SHARED_ROUTES]:
+    for route in [route for route in app.router.routes if getattr(route, "path", None) in SHARED_ROUTES]:
         app.add_api_route(f"/modules/{{module}}{route.path}", route.endpoint, methods=route.methods, dependencies=known)
     app.add_api_route("/modules/{module}/generate", _generate_route(), methods=["POST", "PUT"], dependencies=known)
     app.add_api_route("/modules", list_modules, methods=["GET"])
@@ -40,13 +40,13 @@ def add_routes(app: Any) -> None:
 
 def check_module(module: str) -> None:
     """Raises: HTTPException with status 404 and the list of names."""
-    resolve_or_404(_tokenizer_manager(), module)
+    resolve_or_404(get_tokenizer_manager(), module)
 
 
 async def list_modules() -> dict[str, Any]:
     """Names of the modules, and the chat template that all of them share."""
-    prefill, decode = served_names(_tokenizer_manager())
-    template = getattr(_tokenizer_manager().tokenizer, "chat_template", None)
+    prefill, decode = served_names(get_tokenizer_manager())
+    template = getattr(get_tokenizer_manager().tokenizer, "chat_template", None)
     return {
         "prefill": prefill,
         "decode": decode,
@@ -61,15 +61,9 @@ def _generate_route() -> Any:
 
     async def generate(module: str, obj: Any, request: Any) -> Any:
         if obj.lora_path is None:
-            obj.lora_path = resolve_or_404(_tokenizer_manager(), module)
+            obj.lora_path = resolve_or_404(get_tokenizer_manager(), module)
         return await http_server.generate_request(obj, request)
 
     # FastAPI reads the annotations, and those of this file are text; the types are known only here.
     generate.__annotations__ = {"module": str, "obj": GenerateReqInput, "request": Request, "return": Any}
     return generate
-
-
-def _tokenizer_manager() -> Any:
-    from sglang.srt.entrypoints.http_server import get_global_state
-
-    return get_global_state().tokenizer_manager

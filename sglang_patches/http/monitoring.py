@@ -10,7 +10,7 @@ import asyncio
 import hmac
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefillshare.contract import DEPLOYMENT_VARIABLE, RESTARTS_VARIABLE, WORKER_VARIABLE
 from prefillshare.observe.document import STATE_PATH, DeploymentState, WorkerState
@@ -18,15 +18,23 @@ from prefillshare.observe.relabel import add_labels
 from prefillshare.observe.state import ModuleFacts, deployment_state, worker_state
 from prefillshare.wire.text import as_json
 from sglang_patches.disaggregation.role import worker_role
-from sglang_patches.http.model_names import module_warnings, served_names
+from sglang_patches.http.model_names import get_tokenizer_manager, module_warnings, served_names
 from sglang_patches.observed.call_report import META_KEY
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from sglang.srt.server_args import ServerArgs
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from sglang_patches.engine.tokenizer_manager import TokenizerManager
 
 ASK_TIMEOUT_S = 1.0
 """A scheduler in a long step answers only after it; until then its memory is unknown."""
 METRICS_PATH = "/metrics"
 
 
-def add_routes(app: Any) -> None:
+def add_routes(app: FastAPI) -> None:
     """Serve both paths; SGLang's own /metrics is asked by ours."""
     from starlette.routing import Route
 
@@ -34,44 +42,38 @@ def add_routes(app: Any) -> None:
     app.router.routes[:] = [Route(STATE_PATH, get_state), Route(METRICS_PATH, get_metrics), *kept]
 
 
-async def get_state(request: Any) -> Any:
+async def get_state(request: Request) -> Response:
     """The contract's document."""
     from starlette.responses import Response
 
-    return Response(as_json(await engine_state(_tokenizer_manager())), media_type="application/json")
+    return Response(as_json(await engine_state(get_tokenizer_manager())), media_type="application/json")
 
 
-async def get_metrics(request: Any) -> Any:
+async def get_metrics(request: Request) -> Response:
     """Prometheus' text: ours, then SGLang's. For a router SGLang's only, with the labels of its query added."""
     # Late, like all of prometheus_client here: SGLang must first say in which folder the processes meet.
     from starlette.responses import Response
 
     from prefillshare.observe.exposition import CONTENT_TYPE, exposition
 
-    manager = _tokenizer_manager()
+    manager = get_tokenizer_manager()
     labels = dict(request.query_params)
     if not _may_read(request, manager.server_args):
         return Response("this needs an API key: send it as Authorization: Bearer KEY\n", status_code=401)
     if labels:
-        return Response(add_labels(_sglang_metrics().decode(), labels), headers={"Content-Type": CONTENT_TYPE})
-    text = exposition(await engine_state(manager)) + _sglang_metrics()
+        return Response(add_labels(_read_sglang_metrics().decode(), labels), headers={"Content-Type": CONTENT_TYPE})
+    text = exposition(await engine_state(manager)) + _read_sglang_metrics()
     return Response(text, headers={"Content-Type": CONTENT_TYPE})
 
 
-def _tokenizer_manager() -> Any:
-    from sglang.srt.entrypoints.http_server import get_global_state
-
-    return get_global_state().tokenizer_manager
-
-
-def _may_read(request: Any, server_args: Any) -> bool:
+def _may_read(request: Request, server_args: ServerArgs) -> bool:
     """SGLang lets everybody read /metrics; module names and load are the key holders' business here."""
     keys = [key for key in (server_args.api_key, server_args.admin_api_key) if key]
     given = request.headers.get("Authorization", "").removeprefix("Bearer ").encode()
     return not keys or any(hmac.compare_digest(given, key.encode()) for key in keys)
 
 
-def _sglang_metrics() -> bytes:
+def _read_sglang_metrics() -> bytes:
     """What all processes of the engine wrote."""
     from prometheus_client import CollectorRegistry, generate_latest, multiprocess
 
@@ -80,14 +82,14 @@ def _sglang_metrics() -> bytes:
     return bytes(generate_latest(registry))
 
 
-async def engine_state(manager: Any) -> DeploymentState:
+async def engine_state(manager: TokenizerManager) -> DeploymentState:
     """The state of this engine, with what its scheduler says if it answers in time."""
     observer, told = manager.observer, await _ask_scheduler(manager)
     if told is not None:
         _tell_flushes(manager, told["flushes"])
     base, adapters = served_names(manager)
     role = worker_role()
-    queued = _by_name(manager, (told or {}).get("queued") or {})
+    queued = _count_by_name(manager, (told or {}).get("queued") or {})
     warnings = module_warnings()
     names = [base, *adapters] if role != "prefill" else list(dict.fromkeys((base, *observer.modules)))
     return deployment_state(
@@ -105,11 +107,11 @@ async def engine_state(manager: Any) -> DeploymentState:
             )
             for name in names
         ],
-        workers=[_worker(manager, told, sum(queued.values()))],
+        workers=[_describe_worker(manager, told, sum(queued.values()))],
     )
 
 
-def _worker(manager: Any, told: Mapping[str, Any] | None, num_queued: int) -> WorkerState:
+def _describe_worker(manager: TokenizerManager, told: Mapping[str, Any] | None, num_queued: int) -> WorkerState:
     args, observer, role = manager.server_args, manager.observer, worker_role()
     totals = observer.totals()
     return worker_state(
@@ -128,9 +130,10 @@ def _worker(manager: Any, told: Mapping[str, Any] | None, num_queued: int) -> Wo
     )
 
 
-async def _ask_scheduler(manager: Any) -> Mapping[str, Any] | None:
+async def _ask_scheduler(manager: TokenizerManager) -> Mapping[str, Any] | None:
     """What the scheduler says of itself, None when it is busy; one question at a time is on its way."""
     asked = getattr(manager, "prefillshare_asked", None)
+    # The scheduler answers in turn: a second question would only wait behind the first.
     if asked is None or asked.done():
         asked = manager.prefillshare_asked = asyncio.ensure_future(manager.get_internal_state())
     done, _ = await asyncio.wait((asked,), timeout=ASK_TIMEOUT_S)
@@ -140,7 +143,7 @@ async def _ask_scheduler(manager: Any) -> Mapping[str, Any] | None:
     return told
 
 
-def _by_name(manager: Any, queued: Mapping[str, int]) -> dict[str, int]:
+def _count_by_name(manager: TokenizerManager, queued: Mapping[str, int]) -> dict[str, int]:
     """Waiting requests by module name; the scheduler knows adapters by id."""
     adapters = manager.lora_registry.get_all_adapters()
     names = {adapter.lora_id: adapter.lora_name for adapter in adapters.values()}
@@ -151,7 +154,7 @@ def _by_name(manager: Any, queued: Mapping[str, int]) -> dict[str, int]:
     return found
 
 
-def _tell_flushes(manager: Any, count: int) -> None:
+def _tell_flushes(manager: TokenizerManager, count: int) -> None:
     known = getattr(manager, "prefillshare_flushes", 0)
     if count > known:
         manager.observer.events.tell("flush", "engine", "the prefix cache was emptied")

@@ -11,37 +11,41 @@ from typing import Any
 _PATHS = ("/chat/completions", "/completions", "/responses")
 
 
-def without_nulls(value: dict[str, Any], path: str) -> dict[str, Any]:
+def drop_nulls(value: dict[str, Any], path: str) -> dict[str, Any]:
     """The call `value` without its null members; `value` itself where it has none, or is none of OpenAI's."""
     if not path.endswith(_PATHS):
         return value
-    kept = _members(value)
-    for name, shorten in (("tools", _tools), ("response_format", _format), ("stream_options", _members)):
+    kept = _drop_members(value)
+    for name, shorten in _SHORTEN.items():
         if name in kept and (shorter := shorten(kept[name])) is not kept[name]:
             kept = {**kept, name: shorter}
     return kept
 
 
-def _members(value: Any) -> Any:
+def _drop_members(value: Any) -> Any:
     if not isinstance(value, dict) or None not in value.values():
         return value
     return {name: member for name, member in value.items() if member is not None}
 
 
-def _within(value: Any, name: str) -> Any:
-    value = _members(value)
+def _drop_within(value: object, name: str) -> object:
+    value = _drop_members(value)
     if not isinstance(value, dict) or name not in value:
         return value
-    shorter = _members(value[name])
+    shorter = _drop_members(value[name])
     return value if shorter is value[name] else {**value, name: shorter}
 
 
-def _format(value: Any) -> Any:
-    return _within(value, "json_schema")
+def _drop_in_format(value: object) -> object:
+    return _drop_within(value, "json_schema")
 
 
-def _tools(value: Any) -> Any:
+def _drop_in_tools(value: object) -> object:
     if not isinstance(value, list):
         return value
-    shorter = [_within(tool, "function") for tool in value]
+    shorter = [_drop_within(tool, "function") for tool in value]
     return value if all(new is old for new, old in zip(shorter, value, strict=True)) else shorter
+
+
+_SHORTEN = {"tools": _drop_in_tools, "response_format": _drop_in_format, "stream_options": _drop_members}
+"""Members that have members of their own, and how these are left out."""

@@ -20,13 +20,13 @@ def note(req: Any, **values: float) -> None:
     req.customized_info = {**info, META_KEY: [{**known, **values}]}
 
 
-def noted(customized_info: dict[str, list[Any]] | None) -> dict[str, float]:
+def read_note(customized_info: dict[str, list[Any]] | None) -> dict[str, float]:
     """What was noted, of a request or of the ``meta_info`` of its reply; empty when nothing was."""
     return next(iter((customized_info or {}).get(META_KEY) or ()), None) or {}
 
 
 def add_report(reply: Any, meta_info: dict[str, list[Any]]) -> None:
     """Put what was noted into the ``metadata`` of an OpenAI reply, beside ``weight_version``; an error has none."""
-    values = noted(meta_info)
+    values = read_note(meta_info)
     if values and getattr(reply, "metadata", None) is not None:
         reply.metadata = {**reply.metadata, META_KEY: values}

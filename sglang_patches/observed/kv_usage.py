@@ -37,7 +37,7 @@ def kv_usage(tree_cache: BasePrefixCache, allocator: BaseTokenToKVPoolAllocator,
     }
 
 
-def waiting(scheduler: Scheduler) -> Iterator[Req]:
+def waiting_requests(scheduler: Scheduler) -> Iterator[Req]:
     """Requests that have not been computed on; across workers also those whose other half is not ready."""
     yield from scheduler.waiting_queue
     if (bootstrapping := scheduler.disagg_prefill_bootstrap_queue) is not None:

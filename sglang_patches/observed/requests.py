@@ -20,7 +20,7 @@ from prefillshare.observe.sessions import Prompt
 from prefillshare.wire.text import decode_header
 from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker, worker_role
 from sglang_patches.http.model_names import served_names
-from sglang_patches.observed.call_report import noted
+from sglang_patches.observed.call_report import read_note
 from sglang_patches.observed.traces import name_module
 
 if TYPE_CHECKING:
@@ -35,21 +35,22 @@ if TYPE_CHECKING:
 def begin(manager: TokenizerManager, obj: GenerateReqInput, request: Request | None, states: list[ReqState]) -> None:
     """A call came: each request that it makes has a state, which carries its observation."""
     if request is not None and worker_role() == "null":
-        obj.prefillshare_session = _session_name(obj, request)
+        obj.prefillshare_session = _read_session(obj, request)
     elif request is not None and is_prefill_worker():
-        obj.routing_key = _header(request, MODULE_HEADER)
+        obj.routing_key = _read_header(request, MODULE_HEADER)
+    # A call for several prompts makes a request of each, whose object was made before its name was known.
     for state in states:
         state.obj.routing_key = obj.routing_key
         state.observed = _begin(manager, state.obj, getattr(obj, "prefillshare_session", None))
         name_module(state, _module_of(manager, state.obj))
 
 
-def _session_name(obj: GenerateReqInput, request: Request) -> str | None:
+def _read_session(obj: GenerateReqInput, request: Request) -> str | None:
     user = getattr(request.state, "prefillshare_user", None)
-    return _header(request, SESSION_HEADER) or getattr(obj, "session_id", None) or user
+    return _read_header(request, SESSION_HEADER) or getattr(obj, "session_id", None) or user
 
 
-def _header(request: Request, name: str) -> str | None:
+def _read_header(request: Request, name: str) -> str | None:
     value = request.headers.get(name)
     # Starlette reads every header as Latin-1.
     return value and decode_header(value.encode("latin-1"))
@@ -60,7 +61,7 @@ def _begin(manager: TokenizerManager, obj: GenerateReqInput, session: str | None
     if obj.lora_path and obj.lora_path not in served_names(manager)[1]:
         return None
     # Sessions are the router's business where there is one.
-    prompt = _prompt(obj) if worker_role() == "null" else Prompt(data=b"")
+    prompt = _read_prompt(obj) if worker_role() == "null" else Prompt(data=b"")
     return manager.observer.begin(_module_of(manager, obj), session=session, prompt=prompt)
 
 
@@ -70,7 +71,7 @@ def _module_of(manager: TokenizerManager, obj: GenerateReqInput) -> str:
     return name
 
 
-def _prompt(obj: GenerateReqInput) -> Prompt:
+def _read_prompt(obj: GenerateReqInput) -> Prompt:
     namespace = str(obj.extra_key or "")
     if isinstance(obj.text, str):
         return Prompt(data=obj.text.encode(errors="replace"), namespace=namespace)
@@ -86,19 +87,21 @@ def count_output(observer: Observer, state: ReqState, recv_obj: BatchStrOutput, 
     observed: Observed | None = getattr(state, "observed", None)
     if observed is None:
         return
+    # Set with the first output, so its absence says that this is the first.
     if not hasattr(state, "observed_last"):
-        _first_output(observed, state, recv_obj, i)
+        _count_first_output(observed, state, recv_obj, i)
     if not is_prefill_worker():
-        _tokens(observed, state, recv_obj.completion_tokens[i])
+        _count_tokens(observed, state, recv_obj.completion_tokens[i])
     if state.finished:
-        _finished(observer, observed, state, recv_obj, i)
+        _count_end(observer, observed, state, recv_obj, i)
 
 
-def _first_output(observed: Observed, state: ReqState, recv_obj: BatchStrOutput, i: int) -> None:
+def _count_first_output(observed: Observed, state: ReqState, recv_obj: BatchStrOutput, i: int) -> None:
     """The prefill is done, or the request failed before it."""
     stamps = recv_obj.time_stats[i] if recv_obj.time_stats else None
     state.observed_last = _first_token_time(state, stamps)
-    found = noted(state.customized_info_accumulated)
+    # The scheduler's note comes with the first token (``call_report.note``).
+    found = read_note(state.customized_info_accumulated)
     if stamps is not None and stamps.forward_entry_time > stamps.wait_queue_entry_time > 0:
         observed.note_wait(stamps.get_queueing_time())
     if not found:
@@ -124,7 +127,8 @@ def _first_token_time(state: ReqState, stamps: SchedulerReqTimeStats | None) -> 
     return stamp if state.time_stats.created_time < stamp < arrived else arrived
 
 
-def _tokens(observed: Observed, state: ReqState, num_tokens: int) -> None:
+def _count_tokens(observed: Observed, state: ReqState, num_tokens: int) -> None:
+    # A message may come without a new token, such as that of an abort.
     if num_tokens <= observed.num_tokens:
         return
     if observed.num_tokens == 0:
@@ -135,8 +139,8 @@ def _tokens(observed: Observed, state: ReqState, num_tokens: int) -> None:
         state.observed_last = now
 
 
-def _finished(observer: Observer, observed: Observed, state: ReqState, recv_obj: BatchStrOutput, i: int) -> None:
-    found = noted(state.customized_info_accumulated)
+def _count_end(observer: Observer, observed: Observed, state: ReqState, recv_obj: BatchStrOutput, i: int) -> None:
+    found = read_note(state.customized_info_accumulated)
     if "handoff_tokens" in found:
         observer.handoffs.add(
             tokens=found["handoff_tokens"], size=found["handoff_bytes"], seconds=found.get("handoff_seconds")

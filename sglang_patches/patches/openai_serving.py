@@ -92,7 +92,7 @@ def wrap_handle_request(original: Handle) -> Handle:
     async def handle_request(self: OpenAIServingBase, request: BaseModel, raw_request: Request) -> Any:
         if raw_request is not None:
             raw_request.state.prefillshare_user = getattr(request, "user", None)
-        refusal = openai_values.problem(request, self.tokenizer_manager.model_config.vocab_size)
+        refusal = openai_values.find_problem(request, self.tokenizer_manager.model_config.vocab_size)
         if refusal:
             return self.create_error_response(refusal)
         if is_prefill_worker():

@@ -26,7 +26,7 @@ def wrap_get_token_ids_logprobs(original: Callable[..., Any]) -> Callable[..., A
     def get_token_ids_logprobs(logprobs: Any, token_ids_logprobs: Any, no_copy_to_cpu: bool = False) -> Any:
         values, ids = original(logprobs, token_ids_logprobs, no_copy_to_cpu)
         if no_copy_to_cpu:
-            values = [logprobs.new_empty(0) if isinstance(one, list) else one for one in values]
+            values = [logprobs.new_empty(0) if isinstance(row, list) else row for row in values]
         return values, ids
 
     return get_token_ids_logprobs

@@ -1,7 +1,8 @@
 """What became of each symbol in another release: the same, changed, moved or gone.
 
-Moved means: not at its place any more, but defined elsewhere. It is looked for where its place now imports it from,
-then in every module: the same text first, then the same name, then a method of the same name that reads much alike.
+Moved means: not at its place any more, but defined elsewhere. It is looked for where its place now imports it from, in
+the classes that its class stands on, then in every module: the same text first, then the same name, then a method of
+the same name that reads much alike.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ def _room(name: str, changes: list[Change]) -> Room:
 def _successor(old: Definition, release: Release) -> Definition | None:
     new = release.define(old.module, old.qualname)
     if new is None:
-        return _find_elsewhere(old, release)
+        return release.inherited(old.module, old.qualname) or _find_elsewhere(old, release)
     if new.imported_from and not old.imported_from:
         # What was defined here is now imported: its text is where the import points, or one module further.
         return release.define(new.imported_from, old.qualname) or _find_elsewhere(old, release)

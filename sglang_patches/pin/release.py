@@ -66,6 +66,26 @@ class Release:
             module=module, qualname=qualname, path=parsed.path, line=node.lineno, text=text, imported_from=source
         )
 
+    def inherited(self, module: str, qualname: str) -> Definition | None:
+        """The method that a class has from a class it stands on; None if it has none, or is not there itself."""
+        owner, _, name = qualname.rpartition(".")
+        for base in self._bases(module, owner):
+            # A base is known by its name alone: where it is imported from may be a package that hands it on.
+            for definition in self.search(base):
+                if definition.qualname == base:
+                    method = f"{base}.{name}"
+                    found = self.define(definition.module, method) or self.inherited(definition.module, method)
+                    if found is not None:
+                        return found
+        return None
+
+    def _bases(self, module: str, owner: str) -> list[str]:
+        parsed = self._parse(module)
+        found = cut_out(parsed.text, parsed.tree, owner) if parsed and owner else None
+        if found is None or not isinstance(found[0], ast.ClassDef):
+            return []
+        return [ast.unparse(base).rpartition(".")[2] for base in found[0].bases]
+
     def search(self, qualname: str) -> Iterator[Definition]:
         """Every function, method or class that has the last part of ``qualname`` as its name, wherever it is defined.
 

@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from prefillshare.contract import BACKEND_NAME
-from sglang_patches.bindings import ENGINE_PATCHES
+from sglang_patches.bindings import CPU_PATCHES, ENGINE_PATCHES
 from sglang_patches.changes import Binding, Patch, Registration
-from sglang_patches.cpu.patches import CPU_PATCHES
 from sglang_patches.fingerprint import module_path
 
 CHANGES = (*CPU_PATCHES, *ENGINE_PATCHES)
@@ -32,14 +31,15 @@ LOOK = """
 import functools, importlib, json, sys
 from sglang_patches import bindings
 from sglang_patches.changes import Binding, Patch, Registration
-from sglang_patches.cpu.patches import CPU_PATCHES
+from sglang_patches.bindings import CPU_PATCHES
 
 CHANGES = (*CPU_PATCHES, *bindings.ENGINE_PATCHES)
 
 def live(change):
     module = importlib.import_module(change.need.symbol.module)
     if isinstance(change, Registration):
-        return change._registry(module).get(change.key)
+        registry, key = change.place()
+        return registry.get(key)
     return functools.reduce(getattr, change.need.symbol.qualname.split("."), module)
 
 def by_place(change):

@@ -1,15 +1,16 @@
 """The CPU platform's attention, norm, rotation and LoRA against a computation in float64, and against upstream."""
 
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
+from sglang.srt.layers.attention import torch_native_backend
 from sglang.srt.layers.layernorm import RMSNorm
 from sglang.srt.layers.rotary_embedding.base import RotaryEmbedding
 from sglang.srt.layers.rotary_embedding.utils import apply_rotary_emb
-from sglang.srt.lora import torch_ops
+from sglang.srt.lora.backend import torch_backend
 from torch import Tensor
 
 from sglang_patches.cpu import adapters, attention, operators
@@ -45,8 +46,7 @@ class Batch:
         pool = (self.query, output, self.keys, self.values, self.slots, self.rows, cached + new)
         is_decode = "decode" in function.__name__
         extra = () if is_decode else (cached, new)
-        backend: Any = TorchNativeAttnBackend
-        function(backend, *pool, *extra, scaling=0.3, enable_gqa=True, causal=not is_decode, **options)
+        function(*pool, *extra, scaling=0.3, enable_gqa=True, causal=not is_decode, **options)
         return output
 
     def expected(self) -> Tensor:
@@ -71,37 +71,35 @@ def _original(cls: Any, name: str) -> Any:
     return getattr(function, "__wrapped__", function)
 
 
-EXTEND = _original(TorchNativeAttnBackend, "_run_sdpa_forward_extend")
-DECODE = _original(TorchNativeAttnBackend, "_run_sdpa_forward_decode")
-NORM = _original(RMSNorm, "forward_native")
+def _attention(name: str, module: Any) -> Any:
+    """A method of a backend, ours or upstream's, whose constructor would want a model."""
+    return getattr(object.__new__(module.TorchNativeAttnBackend), name)
+
+
+EXTEND, DECODE = "_run_sdpa_forward_extend", "_run_sdpa_forward_decode"
+NORM = RMSNorm.forward_native
 ROTATION = _original(RotaryEmbedding, "forward_native")
-LORA_A, LORA_B = torch_ops.sgemm_lora_a_fwd, torch_ops.sgemm_lora_b_fwd
-
-
-def _wrapped(wrap: Any, original: Any) -> Any:
-    function = wrap(original)
-    function.__name__ = original.__name__
-    return function
 
 
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_new_tokens_attend_to_all_before_them(heads: tuple[int, int], lengths: list[tuple[int, int]]) -> None:
     batch = Batch(heads, lengths, torch.float32)
-    assert (batch.run(_wrapped(attention.wrap_extend, EXTEND)) - batch.expected()).abs().max() < 1e-5
+    assert (batch.run(_attention(EXTEND, attention)) - batch.expected()).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("heads", HEADS)
 def test_a_decode_step_attends_to_all_before_it(heads: tuple[int, int]) -> None:
     batch = Batch(heads, [(1, 1), (60, 1), (95, 1)], torch.float32)
-    assert (batch.run(_wrapped(attention.wrap_decode, DECODE)) - batch.expected()).abs().max() < 1e-5
+    assert (batch.run(_attention(DECODE, attention)) - batch.expected()).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("options", [{"sliding_window_size": 8}, {"encoder_lens": torch.tensor([3, 5])}])
-@pytest.mark.parametrize(("wrap", "original"), [(attention.wrap_extend, EXTEND), (attention.wrap_decode, DECODE)])
-def test_windows_and_encoders_go_upstream(wrap: Any, original: Any, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("name", [EXTEND, DECODE])
+def test_windows_and_encoders_go_upstream(name: str, options: dict[str, Any]) -> None:
     batch = Batch((4, 2), [(20, 1), (31, 1)], torch.float32)
-    assert torch.equal(batch.run(_wrapped(wrap, original), **options), batch.run(original, **options))
+    found, expected = (batch.run(_attention(name, module), **options) for module in (attention, torch_native_backend))
+    assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("num_tokens", [1, 5, 300])
@@ -111,14 +109,14 @@ def test_a_norm_equals_upstream(num_tokens: int, has_residual: bool) -> None:
     norm = _norm()
     x, residual = torch.randn(num_tokens, 64), torch.randn(num_tokens, 64)
     given = (x, residual) if has_residual else (x,)
-    found, expected = operators.wrap_rms_norm(NORM)(norm, *given), NORM(norm, *given)
+    found, expected = operators.normalize(norm, *given), NORM(norm, *given)
     for one, other in zip(found, expected, strict=True) if has_residual else ((found, expected),):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
 def test_a_norm_of_other_dtype_goes_upstream() -> None:
     norm, x = _norm(), torch.randn(3, 64).bfloat16()
-    assert torch.equal(operators.wrap_rms_norm(NORM)(norm, x), NORM(norm, x))
+    assert torch.equal(operators.normalize(norm, x), NORM(norm, x))
 
 
 @pytest.mark.parametrize("positions", [[7], [0, 1, 2, 3], [95, 3, 3]])
@@ -142,7 +140,7 @@ def test_a_rotation_equals_upstream(positions: list[int], is_neox: bool, rotary_
 
 
 def _norm() -> Any:
-    return SimpleNamespace(
+    norm = SimpleNamespace(
         weight=torch.rand(64) + 0.5,
         variance_epsilon=1e-6,
         hidden_size=64,
@@ -151,6 +149,8 @@ def _norm() -> Any:
         fp32_residual=False,
         cast_x_before_out_mul=False,
     )
+    norm.forward_native = partial(NORM, norm)
+    return norm
 
 
 BATCHES = ([(1, 3)], [(0, 5)], [(0, 2), (1, 1), (0, 7), (1, 1)], [(1, 1), (2, 1), (1, 1), (3, 4), (1, 2)], [(1, 1)] * 3)
@@ -182,15 +182,41 @@ def test_products_per_adapter_equal_those_per_segment(
     weights_b = torch.randn(len(RANKS), offsets[-1], max(RANKS))
     base = torch.randn(num_tokens, offsets[-1]) if has_base else None
 
-    def products(lora_a: Any, lora_b: Any) -> tuple[Tensor, Tensor]:
-        batch = _lora_batch(segments)
-        shrunk = lora_a(x, weights_a, batch, num_slices)
-        out = lora_b(shrunk, weights_b, batch, torch.tensor(offsets), None if base is None else base.clone())
-        return shrunk, out
+    def products(backend: Any) -> list[Tensor]:
+        backend.batch_info = _lora_batch(segments)
+        shrunk = backend.run_lora_a_sgemm(x, weights_a, num_slices)
+        at = torch.tensor(offsets)
+        outs = [shrunk, backend.run_lora_b_sgemm(shrunk, weights_b, at, None if base is None else base.clone())]
+        given = (x, weights_a, weights_b)
+        outs.append(
+            backend.run_gate_up_lora(*given, output_offset_cpu=at, base_output=None if base is None else base.clone())
+        )
+        outs.append(
+            backend.run_qkv_lora(
+                *given, at, at, offsets[-1], None if base is None else base.clone(), n_slices=num_slices
+            )
+        )
+        return outs
 
-    found = products(adapters.wrap_lora_a(LORA_A), adapters.wrap_lora_b(LORA_B))
-    for one, other in zip(found, products(LORA_A, LORA_B), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    found = products(_lora_backend(adapters))
+    for product, expected in zip(found, products(_lora_backend(torch_backend)), strict=True):
+        torch.testing.assert_close(product, expected, rtol=1e-5, atol=1e-5)
+
+
+def _lora_backend(module: Any) -> Any:
+    """The backend of a module, ours or upstream's."""
+    return module.TorchNativeLoRABackend(len(RANKS), torch.device("cpu"))
+
+
+def test_adapters_are_grouped_anew_for_each_batch() -> None:
+    backend = _lora_backend(adapters)
+    x, weights = torch.randn(3, 12), torch.randn(len(RANKS), max(RANKS), 12)
+    products = []
+    for slot in (1, 2, 1):
+        backend.batch_info = _lora_batch([(slot, 3)])
+        products.append(backend.run_lora_a_sgemm(x, weights))
+    assert torch.equal(products[0], products[2])
+    assert not torch.equal(products[0], products[1])
 
 
 def test_an_adapter_is_multiplied_once_however_many_segments_it_has() -> None:

@@ -35,6 +35,9 @@ OLD = {
                 second = 2
                 return first + second
 
+            def is_inherited(self):
+                return 1
+
             def changes_class(self):
                 first = 1
                 second = 2
@@ -57,7 +60,7 @@ NEW = {
         from sglang.srt.rows import release
         from .rows import Node
 
-        class Cache:
+        class Cache(rows.Heir):
             def stays(self):
                 return 1
 
@@ -70,6 +73,13 @@ NEW = {
             return row
 
         class Node:
+            pass
+
+        class Oldest:
+            def is_inherited(self):
+                return "by another way"
+
+        class Heir(Oldest):
             pass
 
         class Base:
@@ -132,7 +142,8 @@ def change_of(releases: tuple[Release, Release], qualname: str) -> Change:
         pytest.param("Cache.grows", "changed", "sglang/srt/cache.py:9", id="another text"),
         pytest.param("Cache.goes", "gone", None, id="nowhere"),
         pytest.param("Cache.leaves", "moved", "sglang/srt/store/tree.py:3", id="the same text in another class"),
-        pytest.param("Cache.changes_class", "moved", "sglang/srt/rows.py:9", id="nearly the same text"),
+        pytest.param("Cache.changes_class", "moved", "sglang/srt/rows.py:16", id="nearly the same text"),
+        pytest.param("Cache.is_inherited", "moved", "sglang/srt/rows.py:9", id="of a base of a base"),
         pytest.param("release", "moved", "sglang/srt/rows.py:2", id="imported from where it is now"),
         pytest.param("Node", "moved", "sglang/srt/rows.py:5", id="imported by a relative import"),
         pytest.param("Cache.__init__", "gone", None, id="every class has a constructor"),

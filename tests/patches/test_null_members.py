@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sglang_patches.http.null_members import without_nulls
+from sglang_patches.http.null_members import drop_nulls
 
 MESSAGES = [{"role": "assistant", "content": None, "tool_calls": None}]
 
@@ -14,7 +14,7 @@ MESSAGES = [{"role": "assistant", "content": None, "tool_calls": None}]
 )
 def test_null_members_are_left_out(path: str) -> None:
     call = {"model": "m", "messages": MESSAGES, "n": None, "echo": None, "temperature": 0}
-    assert without_nulls(call, path) == {"model": "m", "messages": MESSAGES, "temperature": 0}
+    assert drop_nulls(call, path) == {"model": "m", "messages": MESSAGES, "temperature": 0}
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_null_members_are_left_out(path: str) -> None:
     ],
 )
 def test_and_within_what_has_optional_members_itself(name: str, value: Any, kept: Any) -> None:
-    assert without_nulls({name: value}, "/v1/chat/completions") == {name: kept}
+    assert drop_nulls({name: value}, "/v1/chat/completions") == {name: kept}
 
 
 @pytest.mark.parametrize(
@@ -51,4 +51,4 @@ def test_and_within_what_has_optional_members_itself(name: str, value: Any, kept
     ],
 )
 def test_other_nulls_mean_something(call: dict[str, Any], path: str) -> None:
-    assert without_nulls(call, path) is call
+    assert drop_nulls(call, path) is call

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sglang_patches.answers.schemas import MAX_DEPTH, depth, problem
+from sglang_patches.answers.schemas import MAX_DEPTH, depth, find_problem
 
 SELF = {"$ref": "#"}
 LIST = {
@@ -49,12 +49,12 @@ SOMETHING: list[Any] = [
 
 @pytest.mark.parametrize("schema", NOTHING, ids=json.dumps)
 def test_nothing_satisfies(schema: Any) -> None:
-    assert problem(json.dumps(schema)) == "nothing satisfies it"
+    assert find_problem(json.dumps(schema)) == "nothing satisfies it"
 
 
 @pytest.mark.parametrize("schema", SOMETHING, ids=json.dumps)
 def test_something_satisfies(schema: Any) -> None:
-    assert problem(json.dumps(schema)) is None
+    assert find_problem(json.dumps(schema)) is None
 
 
 def test_nesting_and_counts_are_bounded() -> None:
@@ -62,7 +62,7 @@ def test_nesting_and_counts_are_bounded() -> None:
     for _ in range(MAX_DEPTH):
         schema = {"items": schema}
     assert depth(schema) == MAX_DEPTH + 1
-    assert problem(json.dumps(schema)) == f"it is nested more than {MAX_DEPTH} levels deep"
-    assert problem("[" * 100_000) is not None
-    assert problem('{"items": {"maxLength": 1e9}}') == "maxLength is 1000000000.0: it must be 0 to 1000000"
-    assert problem("[]") == "a schema is an object, not []"
+    assert find_problem(json.dumps(schema)) == f"it is nested more than {MAX_DEPTH} levels deep"
+    assert find_problem("[" * 100_000) is not None
+    assert find_problem('{"items": {"maxLength": 1e9}}') == "maxLength is 1000000000.0: it must be 0 to 1000000"
+    assert find_problem("[]") == "a schema is an object, not []"

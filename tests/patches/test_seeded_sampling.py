@@ -10,7 +10,7 @@ from sglang_patches.answers.seeds import sample_seed
 DRAWS = """
 import torch
 from types import SimpleNamespace
-from sglang_patches.answers.seeds import draw, kept
+from sglang_patches.answers.seeds import cut_probabilities, draw
 
 torch.manual_seed(0)
 probs = torch.softmax(torch.randn(1, 50) * 2, dim=-1)
@@ -32,14 +32,14 @@ for drawn in (tokens, by_position):
 
 # What is cut away is never drawn; ties keep one order.
 info = SimpleNamespace(top_ks=torch.tensor([3]), top_ps=torch.tensor([1.0]), min_ps=torch.tensor([0.0]))
-left = kept(probs, info)
+left = cut_probabilities(probs, info)
 assert (left > 0).sum() == 3
 assert set(draw(left.expand(500, -1), seeds[:500], positions[:500]).tolist()) == set(probs[0].topk(3).indices.tolist())
 info.top_ks[0], info.top_ps[0] = 50, 0.5
-cut = kept(probs, info)
+cut = cut_probabilities(probs, info)
 assert 0.5 <= cut.sum() < 1
 info.top_ps[0], info.min_ps[0] = 1.0, 0.5
-assert (kept(probs, info)[0] > 0).tolist() == (probs[0] >= probs.max() * 0.5).tolist()
+assert (cut_probabilities(probs, info)[0] > 0).tolist() == (probs[0] >= probs.max() * 0.5).tolist()
 """
 
 

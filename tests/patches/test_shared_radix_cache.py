@@ -23,7 +23,7 @@ from sglang.srt.mem_cache.radix_cache import RadixKey
 
 from sglang_patches.cpu.paged_allocator import TorchPagedAllocator
 from sglang_patches.engine.radix_cache import SharedPrefillRadixCache
-from sglang_patches.observed.call_report import noted
+from sglang_patches.observed.call_report import read_note
 from sglang_patches.prefill.request_state import ALL_BASE_MADE, RequestState
 
 NUM_ROWS, MAX_CONTEXT, NUM_PAGES = 4, 64, 24
@@ -91,7 +91,7 @@ class Scheduler(RuleBasedStateMachine):
         """Slots that are new in the tree are `req`'s; what its first match brought is counted by whose it was."""
         in_tree = self.cache.all_values_flatten().tolist() if self.cache.root_node.children else []
         self.origins = {slot: self.origins.get(slot, req.prefillshare.decode_module) for slot in in_tree}
-        assert noted(req.customized_info) == req.hits
+        assert read_note(req.customized_info) == req.hits
 
     def release(self, req, is_insert):
         self.cache.cache_finished_req(req, is_insert=is_insert, kv_len_to_handle=req.kv_committed_len)
