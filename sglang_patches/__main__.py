@@ -15,9 +15,8 @@ from collections.abc import Iterator
 from typing import TypedDict
 
 from sglang_patches.arguments import installed_arguments
-from sglang_patches.bindings import ENGINE_PATCHES, apply
+from sglang_patches.bindings import CPU_PATCHES, ENGINE_PATCHES, apply
 from sglang_patches.changes import Binding, Change, Extension, Need, Patch, PatchError, Registration, Reliance, Symbol
-from sglang_patches.cpu.patches import CPU_PATCHES
 from sglang_patches.fingerprint import (
     PINNED_SGLANG,
     installed_sglang,

@@ -48,8 +48,7 @@ def load_cpu_plugin() -> None:
 
 
 def _patch_cpu() -> None:
-    from sglang_patches.bindings import apply
-    from sglang_patches.cpu.patches import CPU_PATCHES
+    from sglang_patches.bindings import CPU_PATCHES, apply
 
     apply(CPU_PATCHES)
 

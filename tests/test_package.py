@@ -210,3 +210,11 @@ def _distribution(text: str) -> str:
 def _names_of(distributions: set[str]) -> set[str]:
     """What they let one import."""
     return {name for name, owners in _installed().items() if distributions & {_distribution(owner) for owner in owners}}
+
+
+def test_the_changelog_has_the_version_and_room_for_what_comes_next() -> None:
+    headings = re.findall(r"^## \[(.+?)\](?: - (\d{4}-\d\d-\d\d))?$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[0] == ("Unreleased", "")
+    version, date = headings[1]
+    assert version == PROJECT["version"]
+    assert date

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, replace
 
+from prefillshare.accelerators import gpus
 from prefillshare.bench.drivers.load import Load
 from prefillshare.bench.metrics.summary import Slo
 from prefillshare.bench.workloads.base import Shape
 from prefillshare.errors import BenchError
-from prefillshare.serving.machine.host import gpus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

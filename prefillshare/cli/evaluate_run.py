@@ -3,7 +3,7 @@
 from prefillshare.cli.evaluate_options import EvaluateOptions
 from prefillshare.cli.output import say
 from prefillshare.cli.progress import show_count
-from prefillshare.datafiles import summary
+from prefillshare.datafiles import summarise_left_out
 from prefillshare.evaluation.base import Suite
 from prefillshare.evaluation.driver import Score, score_served
 from prefillshare.evaluation.suites.registry import load
@@ -76,4 +76,4 @@ def _decode(suites: list[Suite], options: EvaluateOptions) -> list[Score]:
 
 def _say_left_out(suite: Suite) -> None:
     if suite.left_out:
-        say(f"{suite.name}: {summary(suite.left_out)}")
+        say(f"{suite.name}: {summarise_left_out(suite.left_out)}")

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from prefillshare.accelerators import gpus
 from prefillshare.cli.output import put, say
 from prefillshare.cli.progress import show_count
 from prefillshare.errors import EvaluationError
 from prefillshare.evaluation.driver import Score, score_answers, score_served
 from prefillshare.evaluation.suites.tiny import TinySuite, load_suite, suite_names
 from prefillshare.evaluation.tiny_table import Row, markdown_table, write_between_markers
-from prefillshare.serving.machine.host import gpus, num_cores
+from prefillshare.serving.machine.host import num_cores
 
 AGENTS_FILE = "tiny-agents.toml"
 NAIVE_FILE = "tiny-naive.toml"

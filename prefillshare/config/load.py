@@ -34,8 +34,8 @@ def load_deployment(file: Path) -> Deployment:
         _refuse_unused_tables(deployment, table)
         return dataclasses.replace(
             deployment,
-            prefill=_with_path(deployment.prefill, file),
-            decode=tuple(_with_path(module, file) for module in deployment.decode),
+            prefill=_resolve_path(deployment.prefill, file),
+            decode=tuple(_resolve_path(module, file) for module in deployment.decode),
             source=file.resolve(),
         )
     except ConfigError as error:
@@ -62,10 +62,10 @@ def load_training(file: Path) -> Training:
         training = build(Training, table, "the file", hidden=frozenset({"source"}))
         base, data = training.base, training.data
         if base.path is not None:
-            base = dataclasses.replace(base, path=_directory(base.path, file, "of the base"))
+            base = dataclasses.replace(base, path=_find_directory(base.path, file, "of the base"))
         if data.file is not None:
-            data = dataclasses.replace(data, file=_data_file(data.file, file))
-        output = _absolute(training.output, file)
+            data = dataclasses.replace(data, file=_find_file(data.file, file))
+        output = _make_absolute(training.output, file)
         return dataclasses.replace(training, base=base, data=data, output=output, source=file.resolve())
     except ConfigError as error:
         raise ConfigError(f"{file}: {str(error).removeprefix('the file: ')}") from None
@@ -101,14 +101,14 @@ def _has_keys(file: Path, keys: frozenset[str]) -> bool:
         return False
 
 
-def _with_path(module: M, file: Path) -> M:
+def _resolve_path(module: M, file: Path) -> M:
     if module.path is None:
         return module
-    return dataclasses.replace(module, path=_directory(module.path, file, f"of module {module.name!r}"))
+    return dataclasses.replace(module, path=_find_directory(module.path, file, f"of module {module.name!r}"))
 
 
-def _directory(path: Path, file: Path, whose: str) -> Path:
-    found = _absolute(path, file)
+def _find_directory(path: Path, file: Path, whose: str) -> Path:
+    found = _make_absolute(path, file)
     if not found.is_dir():
         state = "is not a directory" if found.exists() else "does not exist"
         raise ConfigError(
@@ -119,8 +119,8 @@ def _directory(path: Path, file: Path, whose: str) -> Path:
     return found
 
 
-def _data_file(path: Path, file: Path) -> Path:
-    found = _absolute(path, file)
+def _find_file(path: Path, file: Path) -> Path:
+    found = _make_absolute(path, file)
     if not found.is_file():
         raise ConfigError(
             f"data file {str(path)!r} does not exist ({found}): correct file under [data], which is relative to the "
@@ -129,8 +129,10 @@ def _data_file(path: Path, file: Path) -> Path:
     return found
 
 
-def _absolute(path: Path, file: Path) -> Path:
+def _make_absolute(path: Path, file: Path) -> Path:
     try:
         return (file.resolve().parent / path.expanduser()).resolve()
     except RuntimeError:
-        raise ConfigError(f"path {str(path)!r} begins with a home that nobody has: write the whole path") from None
+        raise ConfigError(
+            f"path {str(path)!r} begins with the home of a user who does not exist: write the whole path"
+        ) from None

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from prefillshare.errors import ConfigError
+from prefillshare.wire.text import shorten
 
 T = TypeVar("T")
+
+_MAX_QUOTED = 60
 
 _TYPE_NAMES = {
     str: "text in quotes",
@@ -63,7 +66,7 @@ def _make_example(name: str, hint: Any) -> str:
     return f'{name} = "..."'
 
 
-def _convert(value: Any, hint: Any, key: str, where: str) -> Any:
+def _convert(value: object, hint: Any, key: str, where: str) -> Any:
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
         (inner,) = (arm for arm in get_args(hint) if arm is not types.NoneType)
@@ -77,14 +80,14 @@ def _convert(value: Any, hint: Any, key: str, where: str) -> Any:
     return _convert_scalar(value, hint, key, where)
 
 
-def _check_choice(value: Any, choices: tuple[Any, ...], key: str, where: str) -> Any:
-    if value in choices and isinstance(value, str):
+def _check_choice(value: object, choices: tuple[str, ...], key: str, where: str) -> str:
+    if isinstance(value, str) and value in choices:
         return value
     hint = suggest_nearest(value, choices) if isinstance(value, str) else f"it must be one of {', '.join(choices)}"
     raise ConfigError(f"{where}: {key} is {_quote(value)}: {hint}")
 
 
-def _convert_list(value: Any, inner: Any, key: str, where: str) -> tuple[Any, ...]:
+def _convert_list(value: object, inner: Any, key: str, where: str) -> tuple[Any, ...]:
     is_table = dataclasses.is_dataclass(inner)
     if not isinstance(value, list):
         form = f"write [[{key}]] with two brackets" if is_table else f'write {key} = ["..."]'
@@ -94,14 +97,14 @@ def _convert_list(value: Any, inner: Any, key: str, where: str) -> tuple[Any, ..
     return tuple(_convert(item, inner, key, where) for item in value)
 
 
-def _build_table(value: Any, cls: Any, key: str, number: int | None = None) -> Any:
+def _build_table(value: object, cls: Any, key: str, number: int | None = None) -> Any:
     name = f"[{key}]" if number is None else f"[[{key}]] number {number}"
     if not isinstance(value, Mapping):
         raise ConfigError(f"{key} is {_quote(value)}: make it a table, {name}")
     return build(cls, value, name)
 
 
-def _convert_scalar(value: Any, hint: type, key: str, where: str) -> Any:
+def _convert_scalar(value: object, hint: type, key: str, where: str) -> Any:
     accepted: tuple[type, ...] = {Path: (str,), float: (float, int)}.get(hint, (hint,))
     # In Python a bool is an int; in a deployment file it is a slip.
     if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
@@ -111,8 +114,7 @@ def _convert_scalar(value: Any, hint: type, key: str, where: str) -> Any:
     return hint(value)
 
 
-def _quote(value: Any) -> str:
+def _quote(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return shorten(repr(value), _MAX_QUOTED)

@@ -31,7 +31,7 @@ def keep(
     return kept, left_out
 
 
-def text_in(row: Mapping[str, Any], key: str) -> str:
+def require_text(row: Mapping[str, Any], key: str) -> str:
     """A text of a row.
 
     Raises: ValueError, or KeyError when there is none.
@@ -42,7 +42,7 @@ def text_in(row: Mapping[str, Any], key: str) -> str:
     return value
 
 
-def summary(left_out: Sequence[str]) -> str:
+def summarise_left_out(left_out: Sequence[str]) -> str:
     """How many rows are left out, with the first few reasons."""
     more = len(left_out) - _NUM_SHOWN
     shown = [*left_out[:_NUM_SHOWN], *([f"and {more} more"] if more > 0 else ())]

@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from prefillshare.datafiles import summary, text_in
+from prefillshare.datafiles import require_text, summarise_left_out
 from prefillshare.direct import except_from_proxies
 from prefillshare.errors import EvaluationError
 from prefillshare.evaluation.driver import Sample, Score
@@ -128,14 +128,14 @@ def _copy_usable(file: Path, temporary: Path) -> str:
     rows, left_out = problems_of(file, _row)
     if not left_out:
         return str(file)
-    log.warning("%s: %s", file, summary(left_out))
+    log.warning("%s: %s", file, summarise_left_out(left_out))
     copy = temporary / file.name
     copy.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
     return str(copy)
 
 
 def _row(row: Mapping[str, Any]) -> dict[str, str]:
-    return {key: text_in(row, key) for key in ("question", "answer")}
+    return {key: require_text(row, key) for key in ("question", "answer")}
 
 
 def _local_task(name: str, files: Mapping[str, str]) -> dict[str, Any]:

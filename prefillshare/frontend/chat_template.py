@@ -101,9 +101,11 @@ def _compare(model: _ModelTemplate, template: ChatTemplate) -> None:
         conversations += [[_SYSTEM, *conversations[0]]]
         conversations[0] = [{"role": "system", "content": template.default_system_prompt}, *conversations[0]]
     for messages in conversations:
-        spoken = [one for one in messages if one["content"]]
+        spoken = [message for message in messages if message["content"]]
         written = template.get_prompt(messages)
-        if written != model.render(*(one for one in spoken if one["content"] != template.default_system_prompt)):
+        if written != model.render(
+            *(message for message in spoken if message["content"] != template.default_system_prompt)
+        ):
             raise _NotSimpleError("a conversation of several turns comes out differently")
 
 

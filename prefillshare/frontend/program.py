@@ -123,7 +123,7 @@ class ModuleFunction(SglFunction):
     def run_batch(self, *args: Any, **options: Any) -> Any:
         """SGLang's run_batch: a list of states, or a generator of them with `generator_style`."""
         states = super().run_batch(*args, **options)
-        return [State(one) for one in states] if isinstance(states, list) else (State(one) for one in states)
+        return [State(state) for state in states] if isinstance(states, list) else (State(state) for state in states)
 
 
 def function(func: Callable[..., Any]) -> ModuleFunction:

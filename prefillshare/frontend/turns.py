@@ -53,5 +53,5 @@ def modules_in(expr: Any) -> set[str]:
     if isinstance(expr, Turn):
         return {expr.module} if expr.module is not None else set()
     if isinstance(expr, SglExprList):
-        return set().union(*(modules_in(one) for one in expr.expr_list))
+        return set().union(*(modules_in(part) for part in expr.expr_list))
     return set()

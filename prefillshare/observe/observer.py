@@ -114,7 +114,7 @@ class Observed:
 
 
 @dataclass(slots=True, kw_only=True)
-class HandOffs:
+class Handoffs:
     """KV that went from prefill to decode workers."""
 
     tokens: int = 0
@@ -146,7 +146,7 @@ class Observer:
         self.clock = clock
         self.started = clock()
         self.modules: dict[str, ModuleStats] = {}
-        self.handoffs = HandOffs()
+        self.handoffs = Handoffs()
         self.events = Events(clock)
         self.sessions = SessionTable(clock)
 

@@ -18,7 +18,7 @@ from prefillshare.observe.document import (
     WorkerState,
     no_tokens,
 )
-from prefillshare.observe.observer import HandOffs, Observer
+from prefillshare.observe.observer import Handoffs, Observer
 
 
 @dataclass(slots=True, kw_only=True)
@@ -27,7 +27,7 @@ class WorkerReport:
 
     totals: WorkerCounters = field(default_factory=no_tokens)
     """Counters over all starts."""
-    handoffs: HandOffs = field(default_factory=HandOffs)
+    handoffs: Handoffs = field(default_factory=Handoffs)
     """Hand-offs over all starts."""
     latest: DeploymentState | None = None
     """The document that it told last."""
@@ -50,7 +50,7 @@ class WorkerReport:
             self._count_handoffs(told["handoff"], known["handoff"] if known else None)
 
     def _count_handoffs(self, told: HandoffState, known: HandoffState | None) -> None:
-        before, total = known or HandOffs().as_dict(), self.handoffs
+        before, total = known or Handoffs().as_dict(), self.handoffs
         total.tokens += told["tokens"] - before["tokens"]
         total.bytes += told["bytes"] - before["bytes"]
         total.calls += told["calls"] - before["calls"]

@@ -193,6 +193,8 @@ class SessionTable:
         return self._sessions.get(name) or self._add(name, now, is_explicit=True)
 
     def _guess_session(self, data: bytes, namespace: str, now: float) -> Session:
+        # The longest known beginning finds the likeliest session. It need not be the one: two prompts may begin alike
+        # and part soon, so the session's latest prompt is compared, too.
         heads = list(_list_heads(data, namespace))
         for head in reversed(heads):
             found = self._heads.get(head)
@@ -209,6 +211,7 @@ class SessionTable:
 
     def _find_by(self, session: Session, heads: list[tuple[int, int]]) -> None:
         for head in session.heads:
+            # Another session may have taken this beginning over since.
             if self._heads.get(head) is session:
                 del self._heads[head]
         session.heads = heads
@@ -229,6 +232,7 @@ class SessionTable:
         shorter = min(len(data), len(known))
         parting = None
         if common < shorter:
+            # Bytes become tokens at the rate of the shorter prompt: more of it is what both have in common.
             token = int(common / (per_token if len(data) <= len(known) else known_per_token))
             parting = Divergence(token=token, fraction=common / shorter, modules=(other, module))
         session.parted[frozenset((module, other))] = parting
@@ -247,6 +251,7 @@ class SessionTable:
             return
         for session in self._sessions.values():
             self._drop_prompts(session)
+            # Down to half, so that the next calls need not walk over all sessions again.
             if self._num_kept_bytes <= self._max_kept_bytes // 2:
                 return
 

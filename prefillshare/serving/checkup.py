@@ -10,11 +10,12 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Literal
 
+from prefillshare.accelerators import gpus
 from prefillshare.contract import PLUGINS
 from prefillshare.errors import ConfigError, PrefillShareError
 from prefillshare.open_files import FILES_PER_CALL
 from prefillshare.places import home_directory, is_stand_in, socket_folder, state_directory
-from prefillshare.serving.machine.host import available_memory_bytes, default_threads, gpus, num_cores
+from prefillshare.serving.machine.host import available_memory_bytes, default_threads, num_cores
 from prefillshare.serving.machine.patch_report import REPORT_COMMAND, PatchReport, ReportError, read_patch_report
 from prefillshare.serving.machine.ports import check_address
 from prefillshare.serving.machine.toolkit import missing_compilers

@@ -1,15 +1,25 @@
 """OpenAI's error object, in which every error is answered, and the reasons that other forms of it give.
 
-SGLang answers errors in five forms; :mod:`sglang_patches.error_shape` and the router's client make one of them.
+SGLang answers errors in five forms; :mod:`sglang_patches.http.errors` and the router's client make one of them.
 """
 
 import ast
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 from prefillshare.wire.text import as_json, make_printable, shorten
+
+
+class ErrorObject(TypedDict):
+    """What stands under "error"."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _CODES = {401: "invalid_api_key", 404: "not_found"}
@@ -17,7 +27,7 @@ _VALIDATION = re.compile(r"^\d+ validation errors?:\n")
 _DETAIL = re.compile(r"^  (\{.*\})$", re.MULTILINE)
 _RAISED = re.compile(r"\b\w+Error\(((?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"))\)")
 """An exception within the literal, of which the text counts."""
-_KEYS = frozenset(("message", "type", "param", "code"))
+_KEYS = frozenset(ErrorObject.__annotations__)
 _MAX_MESSAGE = 2000
 _MAX_DETAILS = 3
 _MAX_TEXT = 500
@@ -45,7 +55,7 @@ def openai_error(body: bytes, status: int) -> bytes:
     return as_json({"error": object_})
 
 
-def error_object(message: str, *, kind: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
+def error_object(message: str, *, kind: str, param: str | None = None, code: str | None = None) -> ErrorObject:
     """Return OpenAI's error object; an answer has it under "error"."""
     return {"message": message, "type": kind, "param": param, "code": code}
 

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-from sglang_patches.bindings import ENGINE_PATCHES
+from sglang_patches.bindings import CPU_PATCHES, ENGINE_PATCHES
 from sglang_patches.changes import Need, needs_of
-from sglang_patches.cpu.patches import CPU_PATCHES
 from sglang_patches.fingerprint import module_path
 
 Kind = Literal["bind", "override", "wrap", "register", "rely on"]

@@ -11,7 +11,7 @@ from prefillshare.bench.presets import choose_preset
 from prefillshare.bench.systems.base import Setup, with_full_weights
 from prefillshare.bench.systems.endpoint import parse_endpoint
 from prefillshare.bench.systems.factory import SYSTEMS, make_systems
-from prefillshare.bench.systems.shared import disaggregated
+from prefillshare.bench.systems.shared import make_disaggregated
 from prefillshare.bench.systems.vanilla_pd import plan_pairs
 from prefillshare.bench.workloads.factory import make_workload
 from prefillshare.config.schema import Deployment
@@ -73,7 +73,7 @@ def test_a_plain_pair_is_sglang_alone_with_one_modules_weights() -> None:
 
 
 def test_a_shared_pool_has_the_engines_of_the_plain_pairs() -> None:
-    deployment = disaggregated(_setup(8192))
+    deployment = make_disaggregated(_setup(8192))
     assert (deployment.topology, deployment.prefill.workers) == ("disaggregated", 2)
     assert [(module.kind, module.replicas) for module in deployment.decode] == [("full", 1)] * 2
     assert deployment.engine.max_total_tokens == 2048

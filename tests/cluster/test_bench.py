@@ -4,7 +4,7 @@ import asyncio
 
 from prefillshare.bench.drivers.drive import drive
 from prefillshare.bench.drivers.load import Load
-from prefillshare.bench.systems.shared import running_cluster
+from prefillshare.bench.systems.shared import describe_cluster
 from prefillshare.bench.workloads.base import Shape
 from prefillshare.bench.workloads.factory import make_workload
 from tests.cluster.conftest import MODULES, Cluster
@@ -15,7 +15,7 @@ START, GROWTH, OUTPUT = 100, 12, 8
 
 def test_prefilled_and_moved_tokens_are_exactly_accounted_for(cluster: Cluster) -> None:
     shape = Shape(num_sessions=SESSIONS, start_tokens=START, growth_tokens=GROWTH, output_tokens=(OUTPUT,), turns=TURNS)
-    running = running_cluster(cluster.running)
+    running = describe_cluster(cluster.running)
     run = asyncio.run(
         drive(
             running,

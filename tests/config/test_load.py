@@ -100,7 +100,7 @@ def test_a_missing_file_names_the_nearest(deployment_file: Path) -> None:
 
 def test_a_home_that_nobody_has_is_named(deployment_file: Path) -> None:
     deployment_file.write_text(deployment_file.read_text().replace('path = "', 'path = "~no-such-user/', 1))
-    with pytest.raises(ConfigError, match="begins with a home that nobody has"):
+    with pytest.raises(ConfigError, match="begins with the home of a user who does not exist"):
         load_deployment(deployment_file)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from prefillshare.datafiles import BadRow, keep, read_rows, summary, text_in
+from prefillshare.datafiles import BadRow, keep, read_rows, require_text, summarise_left_out
 
 GOOD = [{"q": f"number {number}?", "a": "é\u2028\x85 one"} for number in range(3)]
 LINES = [json.dumps(row, ensure_ascii=False) for row in GOOD]
@@ -146,7 +146,7 @@ def test_rows_are_kept_or_left_out_with_number_and_reason() -> None:
         yield BadRow(reason="no JSON")
         yield from ({"q": 3}, {"p": "a"}, {"q": "b"}, {"q": "c"})
 
-    kept, left_out = keep(rows(), lambda row: text_in(row, "q"), limit=2)
+    kept, left_out = keep(rows(), lambda row: require_text(row, "q"), limit=2)
     assert kept == ["a", "b"]
     assert left_out == ["row 2: no JSON", "row 3: q is 3, not text", "row 4: no 'q'"]
-    assert summary(["a", "b", "c", "d"]) == "4 rows are left out (a; b; c; and 1 more)"
+    assert summarise_left_out(["a", "b", "c", "d"]) == "4 rows are left out (a; b; c; and 1 more)"

@@ -3,7 +3,7 @@
 import pytest
 
 from prefillshare.observe.events import MAX_EVENTS, MAX_MESSAGE, Events
-from prefillshare.observe.observer import HandOffs, Observer
+from prefillshare.observe.observer import Handoffs, Observer
 from prefillshare.observe.sessions import Prompt
 from prefillshare.observe.state import ModuleFacts, deployment_state
 
@@ -81,7 +81,7 @@ def test_totals_are_the_sum_of_the_modules() -> None:
 
 
 def test_handoffs_without_a_time_leave_it_unknown() -> None:
-    handoffs = HandOffs()
+    handoffs = Handoffs()
     handoffs.add(tokens=3, size=300)
     assert handoffs.seconds is None
     handoffs.add(tokens=2, size=200, seconds=0.5)

@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from prefillshare.contract import BACKEND_NAME
-from sglang_patches.bindings import ENGINE_PATCHES
+from sglang_patches.bindings import CPU_PATCHES, ENGINE_PATCHES
 from sglang_patches.changes import Binding, Patch, Registration
-from sglang_patches.cpu.patches import CPU_PATCHES
 from sglang_patches.fingerprint import module_path
 
 CHANGES = (*CPU_PATCHES, *ENGINE_PATCHES)
@@ -32,7 +31,7 @@ LOOK = """
 import functools, importlib, json, sys
 from sglang_patches import bindings
 from sglang_patches.changes import Binding, Patch, Registration
-from sglang_patches.cpu.patches import CPU_PATCHES
+from sglang_patches.bindings import CPU_PATCHES
 
 CHANGES = (*CPU_PATCHES, *bindings.ENGINE_PATCHES)
 

@@ -4,9 +4,8 @@ import json
 import subprocess
 import sys
 
-from sglang_patches.bindings import ENGINE_PATCHES
+from sglang_patches.bindings import CPU_PATCHES, ENGINE_PATCHES
 from sglang_patches.changes import needs_of
-from sglang_patches.cpu.patches import CPU_PATCHES
 
 NEEDS = tuple(needs_of((*ENGINE_PATCHES, *CPU_PATCHES)))
 

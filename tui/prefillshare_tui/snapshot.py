@@ -160,7 +160,7 @@ class Session:
     running: float | None = None
     """Calls in work now."""
     context_tokens: float | None = None
-    """Length of its latest prompt."""
+    """Length of its longest prompt so far."""
     prompt_tokens: float | None = None
     """Tokens of all its prompts."""
     own_hit_tokens: float | None = None

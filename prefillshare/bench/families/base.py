@@ -26,7 +26,7 @@ def module_name(number: int) -> str:
     return f"agent-{number}"
 
 
-def adapters_over(name: str, base: Path, adapters: list[Path], engine: Engine) -> Deployment:
+def make_deployment(name: str, base: Path, adapters: list[Path], engine: Engine) -> Deployment:
     """A colocated deployment of adapters called agent-0, agent-1, ..."""
     modules = tuple(
         DecodeModule(name=module_name(number), kind="lora", path=path) for number, path in enumerate(adapters)

@@ -14,7 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prefillshare.bench.families.base import Family, Listener, adapters_over, module_name
+from prefillshare.accelerators import gpus
+from prefillshare.bench.families.base import Family, Listener, make_deployment, module_name
 from prefillshare.config.schema import Deployment, Engine
 from prefillshare.errors import BenchError
 from prefillshare.modules.random_weights import (
@@ -25,7 +26,6 @@ from prefillshare.modules.random_weights import (
 )
 from prefillshare.places import cache_directory
 from prefillshare.serving.embedded import embedded_deployment
-from prefillshare.serving.machine.host import gpus
 
 RANK = 16
 _SEED = 20
@@ -105,7 +105,7 @@ def _deployment(shape: RandomShape, num_modules: int, tell: Listener) -> Deploym
         name = module_name(number)
         write = partial(_write_adapter, base, name, _SEED + 1 + number)
         adapters.append(_write_once(folder / name, f"making {name} of {shape.name}", tell, write))
-    return adapters_over(shape.name, base, adapters, shape.engine)
+    return make_deployment(shape.name, base, adapters, shape.engine)
 
 
 def _write_base(shape: RandomShape, directory: Path) -> None:

@@ -1,6 +1,6 @@
 """The tiny family that comes along; its per-step overhead hides much of what sharing saves."""
 
-from prefillshare.bench.families.base import Family, Listener, adapters_over
+from prefillshare.bench.families.base import Family, Listener, make_deployment
 from prefillshare.config.schema import Deployment, Engine
 from prefillshare.serving.embedded import embedded_deployment
 
@@ -15,4 +15,4 @@ def tiny_family() -> Family:
 def _deployment(num_modules: int, tell: Listener) -> Deployment:
     folder = embedded_deployment().parent / "tiny"
     paths = [folder / _ADAPTERS[number % len(_ADAPTERS)] for number in range(num_modules)]
-    return adapters_over("tiny", folder / "base", paths, Engine())
+    return make_deployment("tiny", folder / "base", paths, Engine())

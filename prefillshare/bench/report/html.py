@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prefillshare.bench.plan import Plan
-from prefillshare.bench.report.paths import portable
+from prefillshare.bench.report.paths import make_portable
 from prefillshare.bench.report.table import Table
 from prefillshare.bench.report.text import fidelity_rows, summary_line, title_of, value_text
 from prefillshare.bench.results import Result
@@ -30,7 +30,7 @@ def html_report(
         "<!doctype html><html lang='en'><meta charset='utf-8'>",
         f"<title>{escape(title_of(plan))}</title><style>{_STYLE}</style><body>",
         f"<h1>{escape(title_of(plan))}</h1>",
-        f"<pre>{escape(portable(plan.command))}</pre>" if plan.command else "",
+        f"<pre>{escape(make_portable(plan.command))}</pre>" if plan.command else "",
         f"<p>{escape(summary_line(plan, results))}</p>",
         "<h2>Figures</h2>",
         f"<div class='scroll'>{_table(*table)}</div>",
@@ -56,7 +56,7 @@ def _commands(results: Sequence[Result]) -> str:
     for result in {(result.system, result.num_modules): result for result in results}.values():
         lines = "\n\n".join(result.runs[0].commands) or "not started by this measurement"
         blocks.append(
-            f"<h3>{escape(result.system)}, {result.num_modules} modules</h3><pre>{escape(portable(lines))}</pre>"
+            f"<h3>{escape(result.system)}, {result.num_modules} modules</h3><pre>{escape(make_portable(lines))}</pre>"
         )
     return "".join(blocks)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import prefillshare
-from prefillshare.serving.machine.host import available_memory_bytes, gpus, num_cores
+from prefillshare.accelerators import gpus
+from prefillshare.serving.machine.host import available_memory_bytes, num_cores
 
 _PACKAGES = ("sglang", "torch", "transformers", "nixl", "aiohttp")
 

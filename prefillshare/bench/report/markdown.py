@@ -5,7 +5,7 @@ from itertools import groupby
 from typing import Any
 
 from prefillshare.bench.plan import Plan
-from prefillshare.bench.report.paths import portable
+from prefillshare.bench.report.paths import make_portable
 from prefillshare.bench.report.table import Table
 from prefillshare.bench.report.text import fidelity_rows, summary_line, title_of, value_text
 from prefillshare.bench.results import Result
@@ -17,7 +17,7 @@ def markdown_report(
     """What was measured where, a table per number of modules and load; `plots` are paths relative to the report."""
     parts = [
         f"# {title_of(plan)}",
-        f"```console\n{portable(plan.command)}\n```" if plan.command else "",
+        f"```console\n{make_portable(plan.command)}\n```" if plan.command else "",
         summary_line(plan, results),
         *_tables(*table),
         "## Correctness",

@@ -9,7 +9,7 @@ from prefillshare.places import home_directory
 _OUT = re.compile(r" --(?:out|resume)[ =]\S+")
 
 
-def portable(command: str) -> str:
+def make_portable(command: str) -> str:
     """A command without this machine's directories: `python` for this interpreter, `.` for the current directory."""
     named = command.replace(sys.executable, "python").replace(sys.prefix, "$VIRTUAL_ENV")
     return _OUT.sub("", named.replace(f"{Path.cwd()}/", "./").replace(f"{home_directory()}/", "~/"))

@@ -53,16 +53,16 @@ class SharedPd:
     @contextlib.contextmanager
     def start(self, setup: Setup) -> Iterator[Running]:
         """See `System`."""
-        deployment = resolve(disaggregated(setup))
+        deployment = resolve(make_disaggregated(setup))
         options = LaunchOptions(port=free_port(), log_path=setup.log_dir / f"{self.name}.log")
         cluster = launch_cluster(deployment, options)
         try:
-            yield running_cluster(cluster)
+            yield describe_cluster(cluster)
         finally:
             cluster.stop(drain_s=0)
 
 
-def disaggregated(setup: Setup) -> Deployment:
+def make_disaggregated(setup: Setup) -> Deployment:
     """As many prefill workers as decode modules, and each engine's part of the budget.
 
     Raises: BenchError when the longest call does not fit that part.
@@ -72,7 +72,7 @@ def disaggregated(setup: Setup) -> Deployment:
     return replace(deployment, prefill=replace(deployment.prefill, workers=num_modules))
 
 
-def running_cluster(cluster: RunningCluster) -> Running:
+def describe_cluster(cluster: RunningCluster) -> Running:
     """How to ask and to watch a disaggregated deployment that answers."""
     return Running(
         targets={

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from prefillshare.bench.workloads.base import Session, Shape, Step, Workload, in_turn, made_up_tokens
+from prefillshare.bench.workloads.base import Session, Shape, Step, Workload, make_up_tokens, pick_in_turn
 
 Pattern = Callable[[Shape, int], tuple[int, int]]
 """From the shape and the number of a call: tokens that join the context before it, and tokens of its answer."""
@@ -22,8 +22,8 @@ def _session(shape: Shape, modules: tuple[str, ...], pattern: Pattern, number: i
         steps.append(
             Step(
                 module=module,
-                added=made_up_tokens(shape, added, "session", number, call),
-                role=made_up_tokens(shape, shape.role_tokens, "role", module),
+                added=make_up_tokens(shape, added, "session", number, call),
+                role=make_up_tokens(shape, shape.role_tokens, "role", module),
                 output_tokens=output_tokens,
             )
         )
@@ -32,4 +32,4 @@ def _session(shape: Shape, modules: tuple[str, ...], pattern: Pattern, number: i
 
 def start_then_growth(shape: Shape, call: int) -> tuple[int, int]:
     """The first call brings the start context, each further one an observation."""
-    return shape.start_tokens if call == 0 else shape.growth_tokens, in_turn(shape.output_tokens, call)
+    return shape.start_tokens if call == 0 else shape.growth_tokens, pick_in_turn(shape.output_tokens, call)

@@ -123,12 +123,12 @@ class Shape:
             raise BenchError(f"vocab_size is {self.vocab_size}: it must be more than {FIRST_TOKEN + 1}")
 
 
-def made_up_tokens(shape: Shape, count: int, *key: object) -> tuple[int, ...]:
+def make_up_tokens(shape: Shape, count: int, *key: object) -> tuple[int, ...]:
     """`count` token ids that depend on the seed and on `key` only."""
     rng = random.Random("/".join(map(str, (shape.seed, *shape.tags, *key))))
     return tuple(rng.choices(range(FIRST_TOKEN, shape.vocab_size), k=count))
 
 
-def in_turn(values: Sequence[int], index: int) -> int:
+def pick_in_turn(values: Sequence[int], index: int) -> int:
     """The value whose turn it is."""
     return values[index % len(values)]

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prefillshare.bench.workloads.base import Session, Shape, Step, Workload, in_turn
-from prefillshare.datafiles import keep, read_rows, summary, text_in
+from prefillshare.bench.workloads.base import Session, Shape, Step, Workload, pick_in_turn
+from prefillshare.datafiles import keep, read_rows, require_text, summarise_left_out
 from prefillshare.errors import BenchError
 
 log = logging.getLogger(__name__)
@@ -71,12 +71,12 @@ def read_questions(file: Path) -> list[dict[str, str]]:
         reason = left_out[0] if left_out else "it is empty"
         raise BenchError(f"{file} is not a file of questions ({reason}): each line needs question and answer")
     if left_out:
-        log.warning("%s: %s", file, summary(left_out))
+        log.warning("%s: %s", file, summarise_left_out(left_out))
     return rows
 
 
 def _question(row: Mapping[str, Any]) -> dict[str, str]:
-    return {key: text_in(row, key) for key in ("question", "answer")}
+    return {key: require_text(row, key) for key in ("question", "answer")}
 
 
 def _examples(rows: Sequence[dict[str, str]], shape: Shape, encode: Encode) -> tuple[int, tuple[int, ...]]:
@@ -102,7 +102,7 @@ def _steps(
             module=modules[call % len(modules)],
             added=start if call == 0 else between,
             role=roles[call % len(modules)],
-            output_tokens=in_turn(shape.output_tokens, call),
+            output_tokens=pick_in_turn(shape.output_tokens, call),
         )
         for call in range(shape.turns)
     )

@@ -5,7 +5,7 @@ and the reflection, of middling length, joins the memory. The modules take these
 """
 
 from prefillshare.bench.workloads.agent_loop import agent_loop
-from prefillshare.bench.workloads.base import Shape, Workload, in_turn
+from prefillshare.bench.workloads.base import Shape, Workload, pick_in_turn
 
 _PARTS = 3
 _LENGTHS = (2.0, 0.25, 1.0)
@@ -20,4 +20,4 @@ def reflexion(shape: Shape, modules: tuple[str, ...]) -> Workload:
 def _pattern(shape: Shape, call: int) -> tuple[int, int]:
     part = call % _PARTS
     added = shape.start_tokens if call == 0 else shape.growth_tokens if part == 0 else 0
-    return added, max(1, round(_LENGTHS[part] * in_turn(shape.output_tokens, call)))
+    return added, max(1, round(_LENGTHS[part] * pick_in_turn(shape.output_tokens, call)))

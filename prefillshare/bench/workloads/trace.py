@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefillshare.bench.workloads.base import Session, Shape, Step, Workload, made_up_tokens
-from prefillshare.datafiles import keep, read_rows, summary
+from prefillshare.bench.workloads.base import Session, Shape, Step, Workload, make_up_tokens
+from prefillshare.datafiles import keep, read_rows, summarise_left_out
 from prefillshare.errors import BenchError
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ def read_trace(file: Path, limit: int) -> list[TraceCall]:
             f"{file} has no line of a trace ({reason}): each needs timestamp, input_length, output_length and hash_ids"
         )
     if left_out:
-        log.warning("trace %s: %s", file, summary(left_out))
+        log.warning("trace %s: %s", file, summarise_left_out(left_out))
     return calls
 
 
@@ -108,5 +108,5 @@ def _scale(calls: list[TraceCall], context_length: int) -> tuple[int, float]:
 def _prompt(shape: Shape, call: TraceCall, block_tokens: int) -> tuple[int, ...]:
     tokens: list[int] = []
     for block in call.hash_ids:
-        tokens += made_up_tokens(shape, block_tokens, "block", block)
+        tokens += make_up_tokens(shape, block_tokens, "block", block)
     return tuple(tokens[: max(1, call.input_length * block_tokens // BLOCK_TOKENS)])

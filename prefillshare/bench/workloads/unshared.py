@@ -1,6 +1,6 @@
 """Calls without a common prefix: what sharing costs where there is nothing to share."""
 
-from prefillshare.bench.workloads.base import FIRST_TOKEN, Session, Shape, Step, Workload, in_turn, made_up_tokens
+from prefillshare.bench.workloads.base import FIRST_TOKEN, Session, Shape, Step, Workload, make_up_tokens, pick_in_turn
 
 
 def unshared(shape: Shape, modules: tuple[str, ...]) -> Workload:
@@ -10,8 +10,8 @@ def unshared(shape: Shape, modules: tuple[str, ...]) -> Workload:
         step = Step(
             module=modules[number % len(modules)],
             # The number itself comes first, so that no prefix is shared by chance.
-            added=_number_tokens(shape, number) + made_up_tokens(shape, shape.start_tokens, "unshared", number),
-            output_tokens=in_turn(shape.output_tokens, number),
+            added=_number_tokens(shape, number) + make_up_tokens(shape, shape.start_tokens, "unshared", number),
+            output_tokens=pick_in_turn(shape.output_tokens, number),
         )
         sessions.append(Session(steps=(step,)))
     return Workload(name="unshared", modules=modules, sessions=tuple(sessions))

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from prefillshare.datafiles import text_in
+from prefillshare.datafiles import require_text
 from prefillshare.errors import EvaluationError
 from prefillshare.evaluation.base import Verdict
 from prefillshare.evaluation.suites.answered_calls import parse_calls
@@ -107,7 +107,7 @@ def load_bfcl(name: str, directory: Path | None, *, is_offered: bool = False) ->
 
 
 def _answer(row: Mapping[str, Any]) -> tuple[str, Sequence[Mapping[str, Any]]]:
-    return text_in(row, "id"), row["ground_truth"]
+    return require_text(row, "id"), row["ground_truth"]
 
 
 def api_name(name: str) -> str:

@@ -10,7 +10,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, ClassVar
 
-from prefillshare.datafiles import text_in
+from prefillshare.datafiles import require_text
 from prefillshare.evaluation.base import Verdict
 from prefillshare.evaluation.suites.problem_file import FieldSuite, read_problems
 
@@ -67,12 +67,12 @@ def load_gsm_plus(directory: Path | None) -> FieldSuite:
 
 
 def _gsm8k(row: Mapping[str, Any]) -> GsmQuestion:
-    answer = text_in(row, "answer")
-    return _question(text_in(row, "question"), answer, answer.rpartition("####")[2])
+    answer = require_text(row, "answer")
+    return _question(require_text(row, "question"), answer, answer.rpartition("####")[2])
 
 
 def _gsm_plus(row: Mapping[str, Any]) -> GsmQuestion:
-    return _question(text_in(row, "question"), text_in(row, "solution"), str(row["answer"]))
+    return _question(require_text(row, "question"), require_text(row, "solution"), str(row["answer"]))
 
 
 def _question(asked: str, reference: str, final: str) -> GsmQuestion:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from prefillshare.datafiles import text_in
+from prefillshare.datafiles import require_text
 from prefillshare.evaluation.base import Question, Verdict
 from prefillshare.evaluation.sandbox import Limits, run_function
 from prefillshare.evaluation.suites.problem_file import FieldSuite, read_problems
@@ -72,7 +72,7 @@ def load_humaneval(directory: Path | None) -> FieldSuite:
         "humaneval",
         "HumanEval.jsonl.gz",
         directory,
-        lambda row: HumanEvalQuestion(**completion_fields(row), test=text_in(row, "test")),
+        lambda row: HumanEvalQuestion(**completion_fields(row), test=require_text(row, "test")),
     )
 
 
@@ -90,7 +90,7 @@ def completion_fields(row: Mapping[str, Any]) -> dict[str, str]:
     Raises: ValueError or KeyError when one is missing or no text.
     """
     return {
-        "asked": text_in(row, "prompt"),
-        "reference": text_in(row, "canonical_solution"),
-        "entry_point": text_in(row, "entry_point"),
+        "asked": require_text(row, "prompt"),
+        "reference": require_text(row, "canonical_solution"),
+        "entry_point": require_text(row, "entry_point"),
     }

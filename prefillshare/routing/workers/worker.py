@@ -1,15 +1,16 @@
 """One worker and what the router knows of it: its state, its load, its speed, its failures."""
 
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import TypedDict
 
 from prefillshare.config.router import Router
+from prefillshare.observe.document import WorkerPhase
 from prefillshare.routing.workers.breaker import Breaker
 from prefillshare.routing.workers.breaker import State as BreakerState
 from prefillshare.routing.workers.spec import Role, WorkerSpec
 from prefillshare.routing.workers.speed import PrefillSpeed
 
-State = Literal["starting", "up", "down", "draining"]
+State = WorkerPhase
 
 
 class WorkerSummary(TypedDict):

@@ -1,11 +1,7 @@
-"""What this machine has: GPUs, cores, memory. Asked of the driver and the kernel, without importing torch."""
+"""What this machine has beside its GPUs (`prefillshare.accelerators`): cores and memory, asked of the kernel."""
 
 import os
 from pathlib import Path
-
-from prefillshare.accelerators import Gpu, gpus
-
-__all__ = ["Gpu", "available_memory_bytes", "default_threads", "gpus", "num_cores"]
 
 
 def available_memory_bytes() -> int | None:

@@ -14,7 +14,7 @@ from prefillshare.serving.plan.engine_options import check_extra_args, check_own
 from prefillshare.serving.plan.kernels import GPU_ATTENTION_BACKEND, GPU_LORA_BACKEND, check_kernels
 from prefillshare.serving.plan.place import Place
 from prefillshare.serving.plan.placement import GpuPlace
-from prefillshare.serving.plan.variables import engine_variables, hand_off_variables, warning_variables
+from prefillshare.serving.plan.variables import engine_variables, handoff_variables, warning_variables
 from prefillshare.serving.plan.workers import Worker
 
 _CHECKED_KEYS = ("attention_backend", "reasoning_parser", "tool_call_parser")
@@ -37,12 +37,12 @@ def worker_command(
     check_kernels(deployment, PLUGINS, extra_args)
     argv = _server_flags(worker, place)
     argv += _lora_flags(deployment, worker.adapters, on_cpu) if worker.adapters else []
-    argv += _hand_off_flags(deployment, worker, place)
+    argv += _handoff_flags(deployment, worker, place)
     argv += _engine_flags(deployment, on_cpu, place.gpu)
     argv += _schedule_flags(worker, argv) if on_cpu else []
     argv += [*_checked_extra_args(deployment, argv), *extra_args]
     environment = engine_variables(deployment, on_cpu, extra_args, place.gpu)
-    environment |= hand_off_variables(deployment) if worker.role != "engine" else {}
+    environment |= handoff_variables(deployment) if worker.role != "engine" else {}
     environment |= warning_variables(deployment)
     return ProcessCommand(argv=tuple(argv), environment=environment, api_key=api_key)
 
@@ -93,7 +93,7 @@ def _lora_flags(deployment: ResolvedDeployment, modules: Sequence[ResolvedModule
     ]
 
 
-def _hand_off_flags(deployment: ResolvedDeployment, worker: Worker, place: Place) -> list[str]:
+def _handoff_flags(deployment: ResolvedDeployment, worker: Worker, place: Place) -> list[str]:
     if worker.role == "engine":
         return []
     argv = ["--disaggregation-mode", worker.role]

@@ -51,7 +51,7 @@ def _device_variables(deployment: ResolvedDeployment, on_cpu: bool, gpu: GpuPlac
     return variables
 
 
-def hand_off_variables(deployment: ResolvedDeployment) -> dict[str, str]:
+def handoff_variables(deployment: ResolvedDeployment) -> dict[str, str]:
     """Return the variables of the workers of a disaggregated deployment, which hand KV over."""
     timeout = str(deployment.config.transfer.timeout_s)
     return {
