@@ -13,6 +13,7 @@ everything and then makes all changes or none. What a file changes and what it n
     answers/          what an answer shall follow: grammars, stop patterns, seeds
     http/             names, routes, bodies, errors and connections of the HTTP server
     observed/         what an engine counts and tells of itself
+    pin/              what became of all that in another SGLang (``python -m sglang_patches diff``)
     cpu/              lets the engine run on machines without an accelerator
 
 Not covered: speculative decoding, HiCache (``checks/settings.py`` refuses them).
