@@ -104,8 +104,8 @@ def _check_patches(report: PatchReport | ReportError) -> Finding:
     if isinstance(report, ReportError):
         return Finding(name="patches", state="problem", value=str(report), fix=f"run `{REPORT_COMMAND}`")
     if not report.misfits:
-        return Finding(name="patches", state="ok", value=f"{report.num_patches} patches, all fingerprints match")
-    value = f"{len(report.misfits)} of {report.num_patches} do not fit, first {report.misfits[0]}"
+        return Finding(name="patches", state="ok", value=f"{report.num_symbols} symbols of SGLang, all as expected")
+    value = f"{len(report.misfits)} of {report.num_symbols} symbols of SGLang do not fit, first {report.misfits[0]}"
     fix = f"run `{REPORT_COMMAND}`; a fresh sglang=={report.pinned} mends changed files"
     return Finding(name="patches", state="problem", value=value, fix=fix)
 

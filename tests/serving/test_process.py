@@ -14,10 +14,13 @@ from prefillshare.serving.machine.logs import new_log_path
 from prefillshare.serving.plan.command import ProcessCommand
 from prefillshare.serving.run.process import EngineProcess, start_engine
 
-# An engine with a child, as SGLang is, that ignores SIGTERM.
+# An engine with a child and a segment of shared memory, as SGLang is, that ignores SIGTERM.
 STUBBORN = """
-import signal, subprocess, sys, time
+import mmap, os, signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
+segment = open(f"/dev/shm/prefillshare-test-{os.getpid()}", "wb+")
+segment.truncate(mmap.PAGESIZE)
+mapped = mmap.mmap(segment.fileno(), mmap.PAGESIZE)
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
 print("child-pid", child.pid, flush=True)
 time.sleep(100)
@@ -38,6 +41,10 @@ def _child_pid(log: Path) -> int:
                 return int(line.split()[1])
         time.sleep(0.05)
     raise AssertionError(log.read_text())
+
+
+def _segment_of(pid: int) -> Path:
+    return Path(f"/dev/shm/prefillshare-test-{pid}")
 
 
 def _is_alive(pid: int) -> bool:
@@ -105,6 +112,8 @@ def test_the_engine_dies_with_its_owner_even_when_that_is_killed(tmp_path: Path)
     assert owner.stdout is not None
     pid, scratch = owner.stdout.readline().split()
     child = _child_pid(tmp_path / "engine.log")
+    segment = _segment_of(int(pid))
+    assert segment.exists()
     assert _is_alive(int(pid))
     owner.send_signal(signal.SIGKILL)
     owner.wait()
@@ -113,6 +122,7 @@ def test_the_engine_dies_with_its_owner_even_when_that_is_killed(tmp_path: Path)
     assert _wait_until_dead(child, 20)
     _wait_until_gone(Path(scratch))
     _wait_until_gone(tmp_path / "private")
+    _wait_until_gone(segment)
 
 
 def test_the_api_key_travels_in_a_private_file(tmp_path: Path) -> None:

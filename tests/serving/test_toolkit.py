@@ -56,7 +56,7 @@ def test_a_toolkit_of_the_system_is_left_alone(bare: Path, monkeypatch: pytest.M
 
 
 def _not_asked() -> PatchReport:
-    return PatchReport(installed="0", pinned="0", num_patches=0, misfits=())
+    return PatchReport(installed="0", pinned="0", num_symbols=0, misfits=())
 
 
 def test_doctor_names_the_compilers_that_are_missing_where_a_gpu_is(

@@ -27,8 +27,8 @@ class PatchReport:
     """Version of the installed SGLang; None when there is none."""
     pinned: str
     """The version that the patches are made for."""
-    num_patches: int
-    """Patches and symbols that they rely on."""
+    num_symbols: int
+    """Symbols of SGLang that the patches change, look up or rely on."""
     misfits: tuple[str, ...]
     """Those of them whose source text differs or is gone, with which of the two."""
 
@@ -55,6 +55,6 @@ def _read(content: dict[str, Any]) -> PatchReport:
     return PatchReport(
         installed=content["sglang"],
         pinned=content["pinned"],
-        num_patches=len(rows),
+        num_symbols=len(rows),
         misfits=tuple(f"{row['target']}: {row['state']}" for row in rows if row["state"] not in _GOOD_STATES),
     )

@@ -22,7 +22,18 @@ from prefillshare.serving.machine.logs import open_log
 from prefillshare.serving.plan.command import ProcessCommand
 from prefillshare.serving.run.forks import ForkedEngine, ForkServer
 
-_GUARDIAN = 'read -r _ || { kill -s KILL -- "-$0" 2>/dev/null; rm -rf -- "$@"; }'
+_GUARDIAN = r"""
+read -r _ && exit
+segments=$(for process in /proc/[0-9]*; do
+    read -r status <"$process/stat" || continue
+    set -- ${status##*) }
+    test "$3" = "$0" && sed -n 's|.* \(/dev/shm/[^ ]*\)$|\1|p' "$process/maps"
+done 2>/dev/null)
+kill -s KILL -- "-$0" 2>/dev/null
+rm -rf -- "$@" $segments
+"""
+"""Its words: the group to kill, then folders to remove. Segments of shared memory are looked up before the end, as
+`EngineProcess.kill` does: what a process had mapped is not known any more when it is gone."""
 _POLL_S = 0.1
 _KILL_WAIT_S = 5.0
 
