@@ -20,7 +20,7 @@ run: $(READY) ## serve the tiny family on http://127.0.0.1:30000
 test: check tmux ## everything of check, then all tests
 	$(BIN)/python -m tests.support.lanes $(ARGS)
 
-test-fast: $(READY) tmux ## the tests that need no engine and train nothing for long: two to three minutes
+test-fast: $(READY) tmux ## the tests that need no engine and take little
 	$(BIN)/python -m pytest -m 'not engine and not slow' $(ARGS)
 
 # The dashboard is tested in a real terminal.

@@ -13,6 +13,7 @@ in that file (``declarations.py``); ``python -m sglang_patches report`` lists it
     answers/          what an answer shall follow: grammars, stop patterns, seeds
     http/             names, routes, bodies, errors and connections of the HTTP server
     observed/         what an engine counts and tells of itself
+    pin/              what became of all that in another SGLang (``python -m sglang_patches diff``)
     cpu/              lets the engine run on machines without an accelerator
 
 Not covered: speculative decoding, HiCache (``checks/settings.py`` refuses them).

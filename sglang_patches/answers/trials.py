@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from sglang_patches.answers import trial as grammar_trial
+from sglang_patches.answers import trial
 
 if TYPE_CHECKING:
     from sglang_patches.engine.tokenizer_manager import TokenizerManager
@@ -83,8 +83,8 @@ class GrammarTrials:
         # No line at all, not even an empty one: the trial ran into one of its limits.
         if not answer:
             return (
-                f"preparing it takes more than {grammar_trial.CPU_SECONDS:g} s, or more than "
-                f"{grammar_trial.MEMORY_BYTES >> 20} MiB of memory"
+                f"preparing it takes more than {trial.CPU_SECONDS:g} s, or more than "
+                f"{trial.MEMORY_BYTES >> 20} MiB of memory"
             )
         return answer.decode().strip() or None
 
@@ -114,7 +114,7 @@ class GrammarTrials:
         any_whitespace = not manager.server_args.constrained_json_disable_any_whitespace
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         arguments = (theirs, info.serialize_json(), config.vocab_size, any_whitespace)
-        multiprocessing.Process(target=grammar_trial.serve, args=arguments, daemon=True).start()
+        multiprocessing.Process(target=trial.serve, args=arguments, daemon=True).start()
         theirs.close()
         return ours
 

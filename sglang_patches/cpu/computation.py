@@ -51,6 +51,7 @@ def _sdpa(query: Tensor, keys: Tensor, values: Tensor, scale: float | None, **op
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """x / sqrt(mean(x^2) + epsilon) * weight, over the last dimension."""
+    # The hypotenuse of both roots is the root of their squares' sum: no square, sum and root of their own.
     mean_root = torch.linalg.vector_norm(x, dim=-1, keepdim=True).mul_(x.shape[-1] ** -0.5)
     return (x / torch.hypot(mean_root, _root(epsilon))).mul_(weight)
 
@@ -65,6 +66,7 @@ def rotate(x: Tensor, rows: Tensor) -> Tensor:
 
     Shapes: x (tokens, heads, size), rows (tokens, size): cosines, then sines.
     """
+    # Each half of the result needs both halves of x, so it cannot be written in place.
     half = x.shape[-1] // 2
     cos, sin = rows[:, None, :half], rows[:, None, half:]
     first, second = x[..., :half], x[..., half:]
@@ -119,6 +121,7 @@ def lora_a(x: Tensor, weights: Tensor, groups: Sequence[AdapterRows], num_slices
     Shapes: x (tokens, in), weights (slots, slices * max rank, in); returns (tokens,
     slices * max rank), of which a token's first slices * rank columns are used.
     """
+    # Columns beyond an adapter's rank are not read by its B, and rows without an adapter add nothing: both stay 0.
     out = x.new_zeros(len(x), weights.shape[1])
     for group in groups:
         rows, width = group.rows, num_slices * group.rank

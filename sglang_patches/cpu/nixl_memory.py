@@ -16,9 +16,13 @@ from __future__ import annotations
 import contextlib
 import importlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sglang_patches.declarations import wraps_upstream
+
+if TYPE_CHECKING:
+    from sglang.srt.disaggregation.base.conn import KVArgs
+    from sglang.srt.disaggregation.nixl.conn import NixlKVManager
 
 
 @wraps_upstream(
@@ -27,8 +31,9 @@ from sglang_patches.declarations import wraps_upstream
     "KV in host memory would be registered as device memory, and each scheduler spin",
 )
 def wrap_manager_init(original: Callable[..., None]) -> Callable[..., None]:
-    def __init__(self: Any, args: Any, *rest: Any, **options: Any) -> None:
+    def __init__(self: NixlKVManager, args: KVArgs, *rest: Any, **options: Any) -> None:
         args.kv_data_mem_kinds = ["DRAM"] * len(args.kv_data_ptrs)
+        # Upstream imports the agent's class inside of its constructor, and takes no other.
         with _quiet_agents():
             original(self, args, *rest, **options)
 

@@ -102,13 +102,13 @@ def difference(own: KvIdentity, theirs: KvIdentity, address: str) -> str | None:
         here, there = getattr(own, field), getattr(theirs, field)
         if here != there:
             return (
-                f"decode worker {own.worker!r} needs {name} {_short(here)}, but prefill worker {theirs.worker!r} at "
-                f"{address} has {_short(there)}: pair workers of one deployment only"
+                f"decode worker {own.worker!r} needs {name} {_shorten(here)}, but prefill worker {theirs.worker!r} at "
+                f"{address} has {_shorten(there)}: pair workers of one deployment only"
             )
     return None
 
 
-def _short(value: object) -> str:
+def _shorten(value: object) -> str:
     text = str(value)
     return text if len(text) <= 200 and not text.startswith("sha256:") else f"{text[:19]}..."
 

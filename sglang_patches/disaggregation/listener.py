@@ -29,13 +29,13 @@ def keep_listening(start: Callable[[], None]) -> None:
 def _keep(start: Callable[[], None]) -> None:
     while True:
         # It never ends but by a message that it could not use; the socket, and what waits in it, stays.
-        for thread in _started(start):
+        for thread in _start_threads(start):
             thread.join()
         logger.error("A message of a decode worker could not be used (see above): listening to the next one.")
         time.sleep(PAUSE_S)
 
 
-def _started(start: Callable[[], None]) -> list[threading.Thread]:
+def _start_threads(start: Callable[[], None]) -> list[threading.Thread]:
     """What ``start`` starts; it does not hand its thread out, and threads of others may begin meanwhile."""
     before = threading.enumerate()
     start()

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING
 
 from sglang.srt.managers import scheduler as upstream
 
+from prefillshare.wire.call_report import REPORT_KEY
 from sglang_patches.declarations import binds, overrides
-from sglang_patches.observed.call_report import META_KEY
 from sglang_patches.observed.kv_usage import kv_usage, waiting_requests
 from sglang_patches.prefill.waiting import Wait
 
@@ -41,7 +41,7 @@ class Scheduler(upstream.Scheduler):
     @overrides("7d19aa0d964749de", "nobody would know how KV memory is used")
     def get_internal_state(self, recv_req: GetInternalStateReq) -> GetInternalStateReqOutput:
         reply = super().get_internal_state(recv_req)
-        reply.internal_state[META_KEY] = {
+        reply.internal_state[REPORT_KEY] = {
             "kv": kv_usage(self.tree_cache, self.token_to_kv_pool_allocator, self.ps.tp_size),
             "queued": dict(Counter(req.prefillshare.decode_module or "" for req in waiting_requests(self))),
             "flushes": max(self.tree_cache.num_flushes, 0),

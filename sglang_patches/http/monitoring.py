@@ -16,10 +16,10 @@ from prefillshare.contract import DEPLOYMENT_VARIABLE, RESTARTS_VARIABLE, WORKER
 from prefillshare.observe.document import STATE_PATH, DeploymentState, WorkerState
 from prefillshare.observe.relabel import add_labels
 from prefillshare.observe.state import ModuleFacts, deployment_state, worker_state
+from prefillshare.wire.call_report import REPORT_KEY
 from prefillshare.wire.text import as_json
 from sglang_patches.disaggregation.role import worker_role
 from sglang_patches.http.model_names import get_tokenizer_manager, module_warnings, served_names
-from sglang_patches.observed.call_report import META_KEY
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -139,7 +139,7 @@ async def _ask_scheduler(manager: TokenizerManager) -> Mapping[str, Any] | None:
     done, _ = await asyncio.wait((asked,), timeout=ASK_TIMEOUT_S)
     if not done or asked.exception() is not None:
         return None
-    told: Mapping[str, Any] | None = asked.result()[0].get(META_KEY)
+    told: Mapping[str, Any] | None = asked.result()[0].get(REPORT_KEY)
     return told
 
 

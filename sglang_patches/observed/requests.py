@@ -109,10 +109,10 @@ def _count_first_output(observed: Observed, state: ReqState, recv_obj: BatchStrO
     num_tokens = recv_obj.prompt_tokens[i]
     if is_decode_worker():
         # What it need not fetch, it holds from its own module's earlier calls.
-        observed.note_prefill(tokens=num_tokens, own=int(num_tokens - found["handoff_tokens"]), cross=0)
+        observed.note_prefill(tokens=num_tokens, own=num_tokens - found["handoff_tokens"], cross=0)
     else:
         own, cross = found.get("own_hit_tokens", 0), found.get("cross_hit_tokens", 0)
-        observed.note_prefill(tokens=num_tokens, own=int(own), cross=int(cross))
+        observed.note_prefill(tokens=num_tokens, own=own, cross=cross)
 
 
 def _first_token_time(state: ReqState, stamps: SchedulerReqTimeStats | None) -> float:

@@ -133,10 +133,14 @@ def _find_elsewhere(old: Definition, release: Release) -> Definition | None:
     found = list(release.search(old.qualname))
     same_text = (new for new in found if new.text == old.text)
     same_name = (new for new in found if new.qualname == old.qualname)
-    alike = sorted(((_likeness(old, new), new.place, new) for new in found), key=lambda item: item[:2], reverse=True)
-    return (
-        next(same_text, None) or next(same_name, None) or next((new for s, _, new in alike if s >= MIN_LIKENESS), None)
+    return next(same_text, None) or next(same_name, None) or _most_alike(old, found)
+
+
+def _most_alike(old: Definition, found: list[Definition]) -> Definition | None:
+    likeness, nearest = max(
+        ((_likeness(old, new), new) for new in found), key=lambda pair: pair[0], default=(0.0, None)
     )
+    return nearest if likeness >= MIN_LIKENESS else None
 
 
 def _likeness(old: Definition, new: Definition) -> float:

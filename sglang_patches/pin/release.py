@@ -69,15 +69,19 @@ class Release:
     def inherited(self, module: str, qualname: str) -> Definition | None:
         """The method that a class has from a class it stands on; None if it has none, or is not there itself."""
         owner, _, name = qualname.rpartition(".")
+        found = (self.define(place, f"{base}.{name}") for place, base in self._ancestors(module, owner, set()))
+        return next((definition for definition in found if definition), None)
+
+    def _ancestors(self, module: str, owner: str, seen: set[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+        """Module and name of each class that a class stands on, the nearest first."""
+        seen.add((module, owner))
         for base in self._bases(module, owner):
-            # A base is known by its name alone: where it is imported from may be a package that hands it on.
+            # A base is known by its name alone: it may be imported from a package that only hands it on. So a class
+            # of the same name elsewhere may be taken for it, and even stand on this one.
             for definition in self.search(base):
-                if definition.qualname == base:
-                    method = f"{base}.{name}"
-                    found = self.define(definition.module, method) or self.inherited(definition.module, method)
-                    if found is not None:
-                        return found
-        return None
+                if definition.qualname == base and (definition.module, base) not in seen:
+                    yield definition.module, base
+                    yield from self._ancestors(definition.module, base, seen)
 
     def _bases(self, module: str, owner: str) -> list[str]:
         parsed = self._parse(module)

@@ -104,7 +104,7 @@ def test_a_stopped_worker_delays_its_calls_and_no_others(cluster: Cluster) -> No
 
 
 def test_a_message_that_nobody_can_use_ends_no_later_handoff(cluster: Cluster) -> None:
-    prefill = next(one.place for one in cluster.running.workers if one.worker.role == "prefill")
+    prefill = next(worker.place for worker in cluster.running.workers if worker.worker.role == "prefill")
     ranks = dict.fromkeys(("prefill_dp_rank", "prefill_cp_rank", "target_tp_rank", "target_pp_rank"), "0")
     where = httpx.get(f"http://127.0.0.1:{prefill.bootstrap_port}/route", params=ranks).json()
     with zmq.Context() as context, context.socket(zmq.PUSH) as socket:

@@ -123,20 +123,24 @@ def test_importing_the_package_changes_and_imports_nothing():
     in_fresh_interpreter(IMPORT_CHANGES_NOTHING)
 
 
+@pytest.mark.slow
 def test_apply_replaces_every_symbol_once():
     assert in_fresh_interpreter(PATCHED_ONCE).endswith("passed\n")
 
 
+@pytest.mark.slow
 def test_a_failure_on_the_way_leaves_nothing_patched():
     assert in_fresh_interpreter(ALL_OR_NONE).endswith("passed\n")
 
 
+@pytest.mark.slow
 def test_a_patch_whose_library_is_missing_ends_the_process():
     done = run_in_fresh_interpreter(WITHOUT_A_LIBRARY)
     assert (done.returncode, done.stdout) == (EXIT_CODE, "")
     assert done.stderr.rstrip().splitlines()[-1].startswith("sglang_patches: ModuleNotFoundError")
 
 
+@pytest.mark.slow
 def test_a_class_that_somebody_else_has_bound_is_refused():
     assert in_fresh_interpreter(SOMEBODY_ELSES).endswith("passed\n")
 

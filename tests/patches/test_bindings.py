@@ -16,6 +16,7 @@ from prefillshare.contract import BACKEND_NAME
 from sglang_patches.bindings import CPU_PATCHES, ENGINE_PATCHES
 from sglang_patches.changes import Binding, Patch, Registration
 from sglang_patches.fingerprint import module_path
+from tests.support.marks import takes_long
 
 CHANGES = (*CPU_PATCHES, *ENGINE_PATCHES)
 BINDINGS = [change for change in CHANGES if isinstance(change, Binding)]
@@ -80,6 +81,7 @@ def ids(change):
 
 
 @pytest.fixture(scope="module")
+@takes_long
 def seen():
     """What stands at each place before and after ``apply``."""
     command = [sys.executable, "-W", "ignore", "-c", LOOK]

@@ -42,7 +42,7 @@ class Batch:
     def run(self, function: Any, **options: Any) -> Tensor:
         """What an attention of the backend writes for this batch."""
         output = torch.full_like(self.query, torch.nan)
-        cached, new = (torch.tensor(one) for one in zip(*self.lengths, strict=True))
+        cached, new = (torch.tensor(column) for column in zip(*self.lengths, strict=True))
         pool = (self.query, output, self.keys, self.values, self.slots, self.rows, cached + new)
         is_decode = "decode" in function.__name__
         extra = () if is_decode else (cached, new)
@@ -110,8 +110,8 @@ def test_a_norm_equals_upstream(num_tokens: int, has_residual: bool) -> None:
     x, residual = torch.randn(num_tokens, 64), torch.randn(num_tokens, 64)
     given = (x, residual) if has_residual else (x,)
     found, expected = operators.normalize(norm, *given), NORM(norm, *given)
-    for one, other in zip(found, expected, strict=True) if has_residual else ((found, expected),):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    for tensor, other in zip(found, expected, strict=True) if has_residual else ((found, expected),):
+        torch.testing.assert_close(tensor, other, rtol=1e-5, atol=1e-6)
 
 
 def test_a_norm_of_other_dtype_goes_upstream() -> None:
@@ -135,8 +135,8 @@ def test_a_rotation_equals_upstream(positions: list[int], is_neox: bool, rotary_
     at = torch.tensor(positions)
     query, key = torch.randn(len(at), 4 * SIZE), torch.randn(len(at), 2 * SIZE)
     found = operators.wrap_rotary(ROTATION)(rope, at, query.clone(), key.clone())
-    for one, other in zip(found, ROTATION(rope, at, query, key), strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=2e-6)
+    for tensor, other in zip(found, ROTATION(rope, at, query, key), strict=True):
+        torch.testing.assert_close(tensor, other, rtol=0, atol=2e-6)
 
 
 def _norm() -> Any:
@@ -159,7 +159,7 @@ RANKS, SCALINGS = (0, 4, 8, 4), (0.0, 2.0, 0.5, 1.0)
 
 
 def _lora_batch(segments: list[tuple[int, int]]) -> Any:
-    slots, lengths = (torch.tensor(one) for one in zip(*segments, strict=True))
+    slots, lengths = (torch.tensor(column) for column in zip(*segments, strict=True))
     return SimpleNamespace(
         use_cuda_graph=False,
         weight_indices_cpu=slots,
@@ -221,7 +221,7 @@ def test_adapters_are_grouped_anew_for_each_batch() -> None:
 
 def test_an_adapter_is_multiplied_once_however_many_segments_it_has() -> None:
     groups = group_by_adapter([1, 0, 2, 1, 3], [1, 6, 2, 3, 0], RANKS, SCALINGS)
-    assert [(one.slot, one.rank, one.scaling) for one in groups] == [(1, 4, 2.0), (2, 8, 0.5)]
+    assert [(group.slot, group.rank, group.scaling) for group in groups] == [(1, 4, 2.0), (2, 8, 0.5)]
     together, apart = groups[1].rows, groups[0].rows
     assert together == slice(7, 9)
     assert isinstance(apart, Tensor)

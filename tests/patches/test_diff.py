@@ -92,6 +92,10 @@ NEW = {
             def __init__(self):
                 pass
         """,
+    "sglang/srt/store/heirs.py": """
+        class Heir(Heir):
+            pass
+        """,
     "sglang/srt/store/tree.py": """
         class Tree:
             def leaves(self):

@@ -12,6 +12,7 @@ import pytest
 TOLERANCE = 1e-3  # sums of 32 products of order 1 in float32, some by Triton's dot
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["torch_native", "triton", "csgmv"])
 def test_segments_through_the_backends_own_kernels(backend):
     probe = Path(__file__).with_name("lora_backend_probe.py")

@@ -43,6 +43,7 @@ assert (cut_probabilities(probs, info)[0] > 0).tolist() == (probs[0] >= probs.ma
 """
 
 
+@pytest.mark.slow
 def test_draws_depend_on_the_row_alone_and_follow_the_distribution() -> None:
     done = subprocess.run([sys.executable, "-c", DRAWS], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

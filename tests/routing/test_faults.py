@@ -252,21 +252,22 @@ async def test_many_calls_while_workers_come_and_go_all_end() -> None:
         async def disturb() -> None:
             for name in ("p0", "math-0", "p1", "math-1"):
                 await running[name].stop()
-                await asyncio.sleep(0.2)
+                await until(lambda name=name: pool.get(name).state == "down")
                 await running[name].start()
                 await running.is_up(name)
 
-        async def call(number: int) -> int:
-            await asyncio.sleep(number * 0.02)
-            reply = await running.chat(stream=number % 2 == 0, text=f"question {number}")
-            await reply.read()
-            return reply.status
+        async def ask_again_and_again() -> None:
+            while not disturbance.done() or len(statuses) < 100:
+                reply = await running.chat(stream=len(statuses) % 2 == 0, text=f"question {len(statuses)}")
+                await reply.read()
+                statuses.append(reply.status)
 
+        pool, statuses = running.parts.pool, list[int]()
         disturbance = asyncio.create_task(disturb())
-        statuses = await asyncio.gather(*(call(number) for number in range(100)))
-        await disturbance
+        # A few clients, each with one call at a time: a worker that goes fails what it has, and the rest goes on.
+        await asyncio.gather(disturbance, *(ask_again_and_again() for _ in range(6)))
         assert set(statuses) <= {200, 502, 503}
-        assert statuses.count(200) > 60
+        assert statuses.count(200) > 0.6 * len(statuses)
         await until(lambda: all(worker.num_running == 0 for worker in running.parts.pool))
         assert running.gateway.proxy.num_running == 0
         assert all(worker.speed.pending_tokens < 1e-6 for worker in running.parts.pool)

@@ -89,7 +89,9 @@ def test_a_user_with_home_and_name_keeps_them(tmp_path: Path, monkeypatch: pytes
     assert missing_variables() == {}
 
 
+@pytest.mark.engine
 @pytest.mark.usefixtures("nobody")
+@pytest.mark.engine
 def test_engines_and_the_fork_server_are_told_what_is_missing(tmp_path: Path) -> None:
     forks = ForkServer({"MARK": "1"}, tmp_path / "forks.log")
     try:

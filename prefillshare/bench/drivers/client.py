@@ -13,6 +13,7 @@ import orjson
 from prefillshare.bench.systems.base import Target
 from prefillshare.errors import BenchError
 from prefillshare.serving.options import auth_header
+from prefillshare.wire.call_report import REPORT_KEY
 
 _MAX_ROOM = 2**63 - 1
 _FILLER_TOKEN = 10
@@ -97,7 +98,7 @@ class CallClient:
             reply.grow_to(len(reply.tokens))
             meta = event["meta_info"]
             reply.prompt_tokens, reply.cached_tokens = meta["prompt_tokens"], meta.get("cached_tokens")
-            for sizes in meta.get("prefillshare") or ():
+            for sizes in meta.get(REPORT_KEY) or ():
                 reply.handoff_tokens, reply.handoff_bytes = sizes.get("handoff_tokens"), sizes.get("handoff_bytes")
         if reply.handoff_tokens is not None:
             # What a decode worker held says nothing about what its prefill worker computed.

@@ -6,6 +6,8 @@ from typing import Any
 
 import orjson
 
+from prefillshare.wire.call_report import REPORT_KEY, CallReport
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrefillReport:
@@ -55,8 +57,8 @@ def _cached_tokens(item: Mapping[str, Any]) -> int | None:
     return found
 
 
-def _hits(item: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _hits(item: Mapping[str, Any]) -> Iterator[CallReport]:
     """Of `/generate` in meta_info, of the OpenAI endpoints in metadata."""
     for place in ("meta_info", "metadata"):
-        hits = (item.get(place) or {}).get("prefillshare")
+        hits = (item.get(place) or {}).get(REPORT_KEY)
         yield from hits if isinstance(hits, list) else [hits] if hits else []
