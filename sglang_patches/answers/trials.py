@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from sglang_patches.answers import trial
 
 if TYPE_CHECKING:
-    from sglang_patches.engine.tokenizer_manager import TokenizerManager
+    from sglang.srt.managers.tokenizer_manager import TokenizerManager
 
 MAX_CHARACTERS = 64 * 1024
 MAX_GRAMMARS_PER_CALL = 64

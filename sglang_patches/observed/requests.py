@@ -26,10 +26,8 @@ from sglang_patches.observed.traces import name_module
 if TYPE_CHECKING:
     from fastapi import Request
     from sglang.srt.managers.io_struct import AbortReq, BatchStrOutput, GenerateReqInput
-    from sglang.srt.managers.tokenizer_manager import ReqState
+    from sglang.srt.managers.tokenizer_manager import ReqState, TokenizerManager
     from sglang.srt.observability.req_time_stats import SchedulerReqTimeStats
-
-    from sglang_patches.engine.tokenizer_manager import TokenizerManager
 
 
 def begin(manager: TokenizerManager, obj: GenerateReqInput, request: Request | None, states: list[ReqState]) -> None:
@@ -62,7 +60,8 @@ def _begin(manager: TokenizerManager, obj: GenerateReqInput, session: str | None
         return None
     # Sessions are the router's business where there is one.
     prompt = _read_prompt(obj) if worker_role() == "null" else Prompt(data=b"")
-    return manager.observer.begin(_module_of(manager, obj), session=session, prompt=prompt)
+    observer: Observer = manager.observer
+    return observer.begin(_module_of(manager, obj), session=session, prompt=prompt)
 
 
 def _module_of(manager: TokenizerManager, obj: GenerateReqInput) -> str:
