@@ -54,7 +54,7 @@ VocabSize = Annotated[int | None, typer.Option(help="Made-up tokens lie below th
 Seed = Annotated[int, typer.Option(help="Seed of everything made up.")]
 
 # Limits, and what is checked.
-KvTokens = Annotated[int | None, typer.Option(help="KV budget of each system in tokens; 0: the engine's.")]
+KvTokens = Annotated[int | None, typer.Option(help="KV budget of each system in tokens; 0: the engine's.", min=0)]
 SloTtft = Annotated[float | None, typer.Option(help="Goodput: longest time to the first token, s.")]
 SloGap = Annotated[float | None, typer.Option(help="Goodput: longest mean time between tokens, s.")]
 Repeats = Annotated[int | None, typer.Option(help="Starts of each system; else 3.")]

@@ -61,6 +61,10 @@ def _choose_loads(options: BenchOptions, preset: Preset) -> tuple[Load, ...]:
         return (Load(kind="timed", value=1),)
     if len({load.kind for load in loads}) > 1:
         raise BenchError("--concurrency, --rate and --speed are different kinds of load: give one of them")
+    if options.speed is not None and options.workload != "trace":
+        raise BenchError(
+            f"--speed plays a trace's own arrival times, and {options.workload} has none: give --rate or --concurrency"
+        )
     return tuple(loads) or preset.loads
 
 

@@ -122,6 +122,7 @@ def test_the_first_line_comes_before_the_slow_imports(
         (("react", "--preset", "gpu"), "there is no preset 'gpu'"),
         (("react", "--family", "huge"), "there is no family 'huge'"),
         (("react", "--family", "tiny", "--start-tokens", "5000"), "lower --start-tokens"),
+        (("react", "--speed", "2"), "--speed plays a trace's own arrival times, and react has none"),
         (("trace",), "needs a file"),
         (("--resume", "nowhere"), "holds no measurement"),
         (
