@@ -21,7 +21,7 @@ test: check tmux ## everything of check, then all tests
 	$(BIN)/python -m tests.support.lanes $(ARGS)
 
 test-fast: $(READY) tmux ## the tests that need no engine and take little
-	$(BIN)/python -m pytest -m 'not engine and not slow' $(ARGS)
+	$(BIN)/python -m tests.support.lanes --fast $(ARGS)
 
 # The dashboard is tested in a real terminal.
 tmux:

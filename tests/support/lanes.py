@@ -1,9 +1,11 @@
-"""All tests in two lanes at once: those that need engines, and beside them those that do not.
+"""Tests in two lanes at once, on two cores: all of them, or those that are quick.
 
-    python -m tests.support.lanes [pytest's arguments]
+    python -m tests.support.lanes [pytest's arguments]         # those with an engine, and those without beside them
+    python -m tests.support.lanes --fast [pytest's arguments]  # of the latter, only what takes little
 
-An engine test waits for one process after the other and leaves most of a second core idle. Neither lane takes a port of
-the other: `free_port` holds what it hands out against all processes. With `-m` among the arguments, there is one lane.
+An engine test waits for one process after the other and leaves most of a second core idle; so do tests of the router
+and of the dashboard. Neither lane takes a port of the other: `free_port` holds what it hands out against all processes.
+With `-m` among the arguments, or with arguments for the quick ones, there is one lane.
 """
 
 import os
@@ -13,32 +15,50 @@ import sys
 import tempfile
 from collections.abc import Sequence
 
+Lane = tuple[str, ...]
+"""What pytest is told so that it takes the tests of this lane."""
+
 PYTEST = (sys.executable, "-m", "pytest")
-# Two runs must not write one cache; more threads than one would only take the engines' core.
-BESIDE = ("-m", "not engine", "-o", "cache_dir=.pytest_cache/beside")
+ALL: tuple[Lane, Lane] = (("-m", "engine"), ("-m", "not engine"))
+QUICK: Lane = ("-m", "not engine and not slow")
+WAITING = ("tests/cli", "tests/frontend", "tests/routing", "tests/tui")
+FAST: tuple[Lane, Lane] = ((*QUICK, *WAITING), (*QUICK, *(f"--ignore={folder}" for folder in WAITING)))
+# Two runs must not write one cache; more threads than one would only take the first lane's core.
+BESIDE: Lane = ("-o", "cache_dir=.pytest_cache/beside")
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 NOTHING_COLLECTED = 5
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Run both lanes; the second one's report follows the first's. Returns the exit code of `make test`."""
+def main(arguments: Sequence[str]) -> int:
+    """Run what is asked for; return the exit code of `make test` or `make test-fast`."""
+    if arguments[:1] == ["--fast"]:
+        return _run_alone([*QUICK, *arguments[1:]]) if arguments[1:] else _run_both(FAST, ())
     if any(argument.startswith("-m") for argument in arguments):
-        return subprocess.call([*PYTEST, *arguments])
+        return _run_alone(arguments)
+    return _run_both(ALL, arguments)
+
+
+def _run_alone(arguments: Sequence[str]) -> int:
+    return subprocess.call([*PYTEST, *arguments])
+
+
+def _run_both(lanes: tuple[Lane, Lane], arguments: Sequence[str]) -> int:
+    """The second lane's report follows the first's."""
     with tempfile.TemporaryFile("w+") as report:
         beside = subprocess.Popen(
-            [*PYTEST, *BESIDE, *arguments],
+            [*PYTEST, *lanes[1], *BESIDE, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=report,
             stderr=subprocess.STDOUT,
             env={**os.environ, **ONE_THREAD},
         )
         try:
-            engines = subprocess.call([*PYTEST, "-m", "engine", *arguments])
+            first = _run_alone([*lanes[0], *arguments])
         finally:
-            others = beside.wait()
+            second = beside.wait()
             report.seek(0)
             shutil.copyfileobj(report, sys.stdout)
-    return worse(engines, others)
+    return worse(first, second)
 
 
 def worse(first: int, second: int) -> int:
@@ -48,4 +68,4 @@ def worse(first: int, second: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))
