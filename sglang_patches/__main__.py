@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator
 from typing import TypedDict
@@ -26,6 +27,10 @@ from sglang_patches.fingerprint import (
 from sglang_patches.pin import command as diff
 
 GROUPS = (("engine", ENGINE_PATCHES), ("cpu", CPU_PATCHES))
+
+NOT_INSTALLED = "SGLang is not installed here, so there is nothing to look at: pip install 'prefillshare[engine]'"
+CUT_OFF = 128 + 13
+"""As the shell tells a process that wrote into a closed pipe: neither "fits" nor "differs"."""
 
 
 class Row(TypedDict):
@@ -120,6 +125,21 @@ def main(argv: list[str] | None = None) -> int:
     commands.add_parser("arguments", help="print the options of the installed SGLang, as known_options.json has them")
     diff.add_parser(commands)
     arguments = parser.parse_args(argv)
+    # A script is told in the report's own form.
+    if installed_sglang() is None and not (arguments.command == "report" and arguments.json):
+        print(f"sglang_patches: {NOT_INSTALLED}", file=sys.stderr)
+        return 2
+    try:
+        status = _run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read has seen enough; without this, Python would complain once more when it closes the pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CUT_OFF
+    return status
+
+
+def _run(arguments: argparse.Namespace) -> int:
     if arguments.command == "diff":
         return diff.run(arguments)
     if arguments.command == "arguments":

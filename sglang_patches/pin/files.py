@@ -91,7 +91,9 @@ def installed_files() -> SourceFiles:
     spec = importlib.util.find_spec(PACKAGE)
     places = list(spec.submodule_search_locations or []) if spec else []
     if not places:
-        raise ReleaseError("SGLang is not installed here, so there is nothing to compare with: `make install`")
+        raise ReleaseError(
+            "SGLang is not installed here, so there is nothing to compare with: pip install 'prefillshare[engine]'"
+        )
     return FolderFiles(Path(places[0]).parent, installed_sglang())
 
 

@@ -1,5 +1,7 @@
 """Which prefill worker each policy takes, and which decode replica."""
 
+from typing import get_args, get_type_hints
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,7 +12,7 @@ from prefillshare.routing.choice.policies import Candidate, Wanted, make_policy
 from prefillshare.routing.choice.policies.base import finish_s
 from prefillshare.routing.choice.sessions import Sessions
 
-POLICIES = ["prefix_aware", "session", "round_robin", "least_loaded"]
+POLICIES = get_args(get_type_hints(Router)["policy"])
 CANDIDATES = st.lists(
     st.builds(
         Candidate,

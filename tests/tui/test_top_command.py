@@ -80,3 +80,13 @@ def test_the_dashboard_is_a_program_of_its_own_that_imports_no_engine() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_dashboard_by_itself_needs_a_terminal_too() -> None:
+    command = [sys.executable, "-m", "prefillshare_tui"]
+    environment = {name: value for name, value in os.environ.items() if name != "TEXTUAL_DRIVER"}
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, env=environment, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "needs a terminal" in done.stderr
