@@ -17,8 +17,20 @@ from typing import TypedDict
 
 from sglang_patches.arguments import installed_arguments
 from sglang_patches.bindings import CPU_PATCHES, ENGINE_PATCHES, apply
-from sglang_patches.changes import Binding, Change, Extension, Need, Patch, PatchError, Registration, Reliance, Symbol
+from sglang_patches.changes import (
+    Binding,
+    Change,
+    CheckedOnly,
+    Extension,
+    Need,
+    Patch,
+    PatchError,
+    Registration,
+    Reliance,
+    Symbol,
+)
 from sglang_patches.fingerprint import (
+    NOT_INSTALLED,
     PINNED_SGLANG,
     installed_sglang,
     module_path,
@@ -28,7 +40,6 @@ from sglang_patches.pin import command as diff
 
 GROUPS = (("engine", ENGINE_PATCHES), ("cpu", CPU_PATCHES))
 
-NOT_INSTALLED = "SGLang is not installed here, so there is nothing to look at: pip install 'prefillshare[engine]'"
 CUT_OFF = 128 + 13
 """As the shell tells a process that wrote into a closed pipe: neither "fits" nor "differs"."""
 
@@ -75,7 +86,7 @@ def _state(change: Change, need: Need) -> str:
     problem = need.symbol.problem()
     if problem is not None:
         return "missing" if "does not exist" in problem else "changed upstream"
-    if isinstance(change, Reliance | Extension):
+    if isinstance(change, CheckedOnly):
         return "as expected"
     return "applied" if change.is_applied() else "ready"
 

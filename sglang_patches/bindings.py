@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from sglang_patches.changes import Assignment, Change, Entry, Extension, PatchError, Reliance, needs_of
+from sglang_patches.changes import Assignment, Change, CheckedOnly, Entry, PatchError, needs_of
 from sglang_patches.fingerprint import PINNED_SGLANG, installed_sglang
 from sglang_patches.reading import changes_in
 
@@ -102,7 +102,7 @@ def apply(changes: Sequence[Change] = ENGINE_PATCHES) -> None:
     reasons = problems(changes)
     if reasons:
         raise PatchError(_refusal(reasons))
-    wanted = [change for change in changes if not isinstance(change, Reliance | Extension)]
+    wanted = [change for change in changes if not isinstance(change, CheckedOnly)]
     half = [change.needs[0].symbol.name for change in wanted if change.is_applied()]
     if half:
         raise PatchError(f"already patched by someone else: {', '.join(half)}")

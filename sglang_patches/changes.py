@@ -139,15 +139,10 @@ class Change(Protocol):
         """What brings the change about; only once every change of the table is loaded."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Reliance:
-    """An upstream symbol that ours stands on without changing it."""
+class CheckedOnly:
+    """A line of the table that changes nothing by itself: its symbols only have to be as they were read."""
 
-    need: Need
-
-    @property
-    def needs(self) -> tuple[Need, ...]:
-        return (self.need,)
+    __slots__ = ()
 
     def is_applied(self) -> bool:
         return True
@@ -157,6 +152,17 @@ class Reliance:
 
     def steps(self) -> list[Assignment | Entry]:
         return []
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reliance(CheckedOnly):
+    """An upstream symbol that ours stands on without changing it."""
+
+    need: Need
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return (self.need,)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -280,8 +286,8 @@ class ForwardRegistration(Registration):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Extension:
-    """A subclass that a registration puts in the place of an upstream class."""
+class Extension(CheckedOnly):
+    """A subclass that a registration loads and puts in the place of an upstream class."""
 
     overrides: tuple[Need, ...]
     """Its methods."""
@@ -289,15 +295,6 @@ class Extension:
     @property
     def needs(self) -> tuple[Need, ...]:
         return self.overrides
-
-    def is_applied(self) -> bool:
-        return True
-
-    def load(self) -> None:
-        """Loaded by its registration."""
-
-    def steps(self) -> list[Assignment | Entry]:
-        return []
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PINNED_SGLANG = "0.5.17"
+NOT_INSTALLED = "SGLang is not installed here, so there is nothing to look at: pip install 'prefillshare[engine]'"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from prefillshare.errors import ModuleError
+from prefillshare.errors import ModuleError, short_repr
 from prefillshare.modules.fingerprint import read_json
 
 CONFIG_NAME = "adapter_config.json"
@@ -237,10 +237,9 @@ def _judge_task(field: str, value: Any, config: Mapping[str, Any], name: str) ->
 
 def _judge_unknown(field: str, value: Any, config: Mapping[str, Any], name: str) -> None:
     if value:
-        shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:57]}..."
         raise ModuleError(
-            f"module {name!r} has {field} = {shown} in its {CONFIG_NAME}, which this version does not know and the "
-            "engine would ignore: if it changes nothing once training is over, remove it there"
+            f"module {name!r} has {field} = {short_repr(value)} in its {CONFIG_NAME}, which this version does not know "
+            "and the engine would ignore: if it changes nothing once training is over, remove it there"
         )
 
 

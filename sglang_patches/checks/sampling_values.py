@@ -10,7 +10,9 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 
+from prefillshare.errors import short_repr
 from sglang_patches.answers import stop_patterns
 
 MAX_SAMPLES = 128
@@ -23,6 +25,8 @@ MAX_LOGIT_BIAS = 100.0
 """As the OpenAI API defines it."""
 LARGEST = 1 << 30
 """Of numbers that the engine keeps in 32 bits."""
+
+_show = partial(short_repr, length=80)
 
 _SWITCHES = ("ignore_eos", "skip_special_tokens", "spaces_between_special_tokens", "no_stop_trim")
 _TEXTS = ("json_schema", "regex", "ebnf", "structural_tag")
@@ -44,7 +48,7 @@ def check_samples(params: object) -> None:
     Raises: ValueError naming the value and what is allowed.
     """
     if params is not None and not isinstance(params, Mapping):
-        raise ValueError(f"sampling_params is {_shorten(params)}: give an object")
+        raise ValueError(f"sampling_params is {_show(params)}: give an object")
     if params and params.get("n") is not None:
         _check_integer("n", params["n"])
 
@@ -66,36 +70,31 @@ def _suggest(name: object) -> str:
     return f": did you mean {found[0]!r}?" if found else ""
 
 
-def _shorten(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
 def _check_integer(name: str, value: object) -> None:
     least, most = _INTEGERS[name]
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise ValueError(f"{name} is {_shorten(value)}: it must be a whole number from {least} to {most}")
+        raise ValueError(f"{name} is {_show(value)}: it must be a whole number from {least} to {most}")
 
 
 def _check_number(name: str, value: object) -> None:
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise ValueError(f"{name} is {_shorten(value)}: it must be a finite number")
+        raise ValueError(f"{name} is {_show(value)}: it must be a finite number")
 
 
 def _check_switch(name: str, value: object) -> None:
     if not isinstance(value, bool):
-        raise ValueError(f"{name} is {_shorten(value)}: it must be true or false")
+        raise ValueError(f"{name} is {_show(value)}: it must be true or false")
 
 
 def _check_text(name: str, value: object) -> None:
     if not isinstance(value, str):
-        raise ValueError(f"{name} is {_shorten(value)}: give it as text")
+        raise ValueError(f"{name} is {_show(value)}: give it as text")
 
 
 def _check_stops(name: str, value: object) -> list[str]:
     stops = [value] if isinstance(value, str) else value
     if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
-        raise ValueError(f"{name} is {_shorten(value)}: give a text or a list of texts")
+        raise ValueError(f"{name} is {_show(value)}: give a text or a list of texts")
     if "" in stops:
         raise ValueError(f"{name} contains an empty text, which every answer has at its start: leave it out")
     if len(stops) > MAX_STOPS:
@@ -111,7 +110,7 @@ def _check_stop_regex(name: str, value: object) -> None:
         try:
             stop_patterns.compile_pattern(pattern)
         except re.error as error:
-            raise ValueError(f"{name} {_shorten(pattern)} cannot be used ({error}): correct it") from None
+            raise ValueError(f"{name} {_show(pattern)} cannot be used ({error}): correct it") from None
 
 
 def _check_stop_token_ids(name: str, value: object) -> None:
@@ -119,23 +118,23 @@ def _check_stop_token_ids(name: str, value: object) -> None:
         raise ValueError(f"{name} must be a list of at most {MAX_STOP_TOKENS} token ids")
     wrong = [token for token in value if not isinstance(token, int) or isinstance(token, bool)]
     if wrong:
-        raise ValueError(f"{name} contains {_shorten(wrong[0])}: give token ids, which are whole numbers")
+        raise ValueError(f"{name} contains {_show(wrong[0])}: give token ids, which are whole numbers")
 
 
 def _check_logit_bias(name: str, value: object) -> None:
     if not isinstance(value, Mapping):
-        raise ValueError(f"{name} is {_shorten(value)}: give an object of token ids and numbers")
+        raise ValueError(f"{name} is {_show(value)}: give an object of token ids and numbers")
     for token, bias in value.items():
         if not str(token).isdecimal():
-            raise ValueError(f"{name} names token {_shorten(token)}: give token ids, which are whole numbers")
+            raise ValueError(f"{name} names token {_show(token)}: give token ids, which are whole numbers")
         is_number = isinstance(bias, int | float) and not isinstance(bias, bool)
         if not is_number or not math.isfinite(bias) or abs(bias) > MAX_LOGIT_BIAS:
-            raise ValueError(f"{name} of token {token} is {_shorten(bias)}: it must be a number from -100 to 100")
+            raise ValueError(f"{name} of token {token} is {_show(bias)}: it must be a number from -100 to 100")
 
 
 def _check_custom_params(name: str, value: object) -> None:
     if not isinstance(value, Mapping) or "__req__" in value:
-        raise ValueError(f"{name} is {_shorten(value)}: give an object")
+        raise ValueError(f"{name} is {_show(value)}: give an object")
     for key, inner in value.items():
         members = inner if isinstance(inner, list) else inner.values() if isinstance(inner, dict) else [inner]
         if any(isinstance(member, list | dict) for member in members):

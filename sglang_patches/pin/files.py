@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from prefillshare.errors import PrefillShareError
-from sglang_patches.fingerprint import installed_sglang
+from sglang_patches.fingerprint import NOT_INSTALLED, installed_sglang
 
 PACKAGE = "sglang"
 SOURCE_FOLDER = "python"
@@ -91,9 +91,7 @@ def installed_files() -> SourceFiles:
     spec = importlib.util.find_spec(PACKAGE)
     places = list(spec.submodule_search_locations or []) if spec else []
     if not places:
-        raise ReleaseError(
-            "SGLang is not installed here, so there is nothing to compare with: pip install 'prefillshare[engine]'"
-        )
+        raise ReleaseError(NOT_INSTALLED)
     return FolderFiles(Path(places[0]).parent, installed_sglang())
 
 

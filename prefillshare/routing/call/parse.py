@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from prefillshare.errors import short_repr
 from prefillshare.routing.call.call import Body, Call, Endpoint
 from prefillshare.routing.call.checks import check_fields, check_items
 from prefillshare.routing.call.prompt import chat_prompts, text_prompts
@@ -208,7 +209,4 @@ def _kind(value: Any) -> str:
 
 
 def _show(value: Any) -> str:
-    if value is None:
-        return "missing"
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return "missing" if value is None else short_repr(value)
