@@ -39,6 +39,12 @@ SESSION_HEADER = "X-Session-ID"
 MODULE_HEADER = "X-PrefillShare-Module"
 """HTTP header from the router to a prefill worker: the decode module for which it prefills."""
 
+EAGER_HEADER = "X-PrefillShare-Eager"
+"""HTTP header from the router to a worker, value 1: a prompt computed before anybody asks, after all who wait."""
+
+CONTINUATION_PATH = "/prefillshare/continuation"
+"""``GET ...?rid=``, of a decode worker: the tokens with which the next prompt begins after that answer, for once."""
+
 NO_BOOTSTRAP_HOST = "2.2.2.2"
 """SGLang's ``FAKE_BOOTSTRAP_HOST``: a prefill worker computes such a call and hands its KV to nobody."""
 

@@ -15,8 +15,11 @@ MANIFEST_NAME = "prefillshare.json"
 MANIFEST_FORMAT = 1
 
 ModuleKind = Literal["prefill", "lora", "full"]
-Objective = Literal["cache-conditioned", "full-ft", "language-modelling"]
+Objective = Literal["cache-conditioned", "icarus", "full-ft", "language-modelling"]
 Boundary = Literal["last-prompt-token"]
+KvRule = Literal["own-answers", "all-base"]
+
+_CHOICES = (("kind", ModuleKind), ("objective", Objective), ("boundary", Boundary), ("kv_rule", KvRule))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +38,9 @@ class ModuleManifest:
     """`sha256:<hex>` of the prefill module whose KV it was trained on (its own, for a prefill module)."""
     boundary: Boundary = "last-prompt-token"
     """First position computed with the decode module's weights."""
+    kv_rule: KvRule = "own-answers"
+    """Whose KV it reads from the boundary on: its own, or, trained as ICaRus modules are, the prefill module's there,
+    too. Under the other rule it answers badly."""
     tokenizer_sha256: str
     """Hash of the tokenizer.json it was trained with."""
     chat_template_sha256: str
@@ -47,7 +53,7 @@ class ModuleManifest:
     """The full configuration of the training run, enough to repeat it."""
 
     def __post_init__(self) -> None:
-        for name, choices in (("kind", ModuleKind), ("objective", Objective), ("boundary", Boundary)):
+        for name, choices in _CHOICES:
             value, known = getattr(self, name), get_args(choices)
             if value not in known:
                 raise ModuleError(f"manifest {name} is {value!r}: it must be one of {', '.join(known)}")
