@@ -94,6 +94,14 @@ class HandoffState(TypedDict):
     calls: int
 
 
+class EagerState(TypedDict):
+    """What a worker computed before anybody asked: the start of prompts that follow its answers."""
+
+    tokens: int
+    hit_tokens: int
+    dropped: int
+
+
 class WorkerCounters(TypedDict):
     """What is counted of a worker."""
 
@@ -117,6 +125,7 @@ class WorkerState(WorkerCounters):
     queued: int | None
     kv: KvState | None
     handoff: HandoffState | None
+    eager: EagerState | None
 
 
 class DivergenceState(TypedDict):
