@@ -41,6 +41,11 @@ def is_eager_batch(batch: ScheduleBatch | None) -> bool:
     return batch is not None and bool(batch.reqs) and all(req.prefillshare.is_eager for req in batch.reqs)
 
 
+def is_decoding(running_batch: ScheduleBatch) -> bool:
+    """Whether a call of the running batch goes on; those that have ended stay in it until the next decode step."""
+    return any(not req.finished() for req in running_batch.reqs)
+
+
 class EagerPrefill:
     """The jobs of one scheduler, and the slice that is being computed."""
 
@@ -125,7 +130,7 @@ class EagerPrefill:
         if is_anybody_waiting or running_batch.batch_is_full or self._running is not None:
             return False
         # Requests that decode take turns with slices, where they do not share a batch.
-        return running_batch.is_empty() or not is_eager_batch(scheduler.last_batch)
+        return not is_decoding(running_batch) or not is_eager_batch(scheduler.last_batch)
 
     def _count_known(self, job: Job) -> int:
         from sglang.srt.mem_cache.base_prefix_cache import MatchPrefixParams

@@ -30,7 +30,7 @@ from prefillshare.observe.document import EagerState
 from prefillshare.wire.call_report import REPORT_KEY
 from sglang_patches.declarations import binds, overrides
 from sglang_patches.disaggregation.role import is_decode_worker
-from sglang_patches.eager.prefill import EVERY_JOB, EagerPrefill, is_eager_batch
+from sglang_patches.eager.prefill import EVERY_JOB, EagerPrefill, is_decoding, is_eager_batch
 from sglang_patches.eager.switch import is_eager_rid, read_min_tokens
 from sglang_patches.observed.kv_usage import kv_usage, waiting_requests
 from sglang_patches.prefill.waiting import Wait
@@ -74,6 +74,8 @@ class Scheduler(upstream.Scheduler):
     def maybe_send_cached_prefix_chunk(self, req: Req) -> None:
         if not self.enable_overlap:
             super().maybe_send_cached_prefix_chunk(req)
+
+    last_batch: ScheduleBatch | None
 
     @overrides("dc1d21fbaa2ddbb6", "a job would be a call among calls")
     def handle_generate_request(self, recv_req: TokenizedGenerateReqInput) -> None:
@@ -137,9 +139,10 @@ class Scheduler(upstream.Scheduler):
 
     def _end_eager_batch(self) -> None:
         """Bring a slice that has just run to its end, between two rounds of the loop; calls that run are left alone."""
-        batch = self.last_batch
-        if not is_eager_batch(batch) or not self.running_batch.is_empty():
+        if is_decoding(self.running_batch) or not is_eager_batch(self.last_batch):
             return
+        # Calls that have ended stand there until the next decode step would begin.
+        self.running_batch.filter_batch()
         if self.enable_overlap:
             self.process_batch_result(*self.result_queue.popleft())
         # The loop would else look for its result a second time.
