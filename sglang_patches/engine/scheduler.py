@@ -68,11 +68,11 @@ class Scheduler(upstream.Scheduler):
 
     @overrides(
         "ee806f5cfd9054bd",
-        "KV could be sent while it is still being computed",
+        "KV could be sent while it is still being computed, and a job's to nobody",
         of="disaggregation.prefill:SchedulerDisaggregationPrefillMixin.maybe_send_cached_prefix_chunk",
     )
     def maybe_send_cached_prefix_chunk(self, req: Req) -> None:
-        if not self.enable_overlap:
+        if not self.enable_overlap and not req.prefillshare.is_eager:
             super().maybe_send_cached_prefix_chunk(req)
 
     last_batch: ScheduleBatch | None
