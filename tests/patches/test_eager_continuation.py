@@ -1,5 +1,6 @@
 """What is computed ahead is what the next prompt begins with, whatever the template makes of history."""
 
+import asyncio
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 from sglang_patches.eager.backlog import MAX_JOBS, Backlog, Job
 from sglang_patches.eager.continuation import Answer, Conversation, after_text, after_tokens, common_start
+from sglang_patches.eager.kept import LONGEST_S, MAX_KEPT, Continuation, Kept
 from tests.support.chat_templates import FLAT, FUNCTIONS_FIRST, THINKING
 from tests.support.engines import MODELS_DIR
 from tests.support.served_chats import ASKED, CLOCK, RESULT, SYSTEM, WEATHER, user
@@ -183,3 +185,36 @@ def test_the_oldest_job_is_given_up_and_the_newest_is_next():
     assert backlog.take("j7-") == [jobs[7]]
     assert len(backlog) == MAX_JOBS - 2
     assert len(backlog.take("")) == MAX_JOBS - 2
+
+
+def test_continuations_are_few_young_and_told_once():
+    async def check() -> None:
+        now = 0.0
+        kept = Kept(lambda: now)
+        for number in range(MAX_KEPT + 1):
+            found: asyncio.Future[Continuation | None] = asyncio.get_running_loop().create_future()
+            found.set_result(Continuation(input_ids=[number], extra_key=None, module="m", new_tokens=1))
+            kept.keep(f"r{number}", found)
+        assert await kept.take("r0") is None
+        taken = await kept.take("r1")
+        assert taken is not None
+        assert taken.input_ids == [1]
+        assert await kept.take("r1") is None
+        now = LONGEST_S + 1
+        assert await kept.take("r2") is None
+
+    asyncio.run(check())
+
+
+def test_a_continuation_that_is_still_being_rendered_is_waited_for():
+    async def check() -> None:
+        kept = Kept()
+        found: asyncio.Future[Continuation | None] = asyncio.get_running_loop().create_future()
+        kept.keep("r", found)
+        asking = asyncio.ensure_future(kept.take("r"))
+        await asyncio.sleep(0)
+        assert not asking.done()
+        found.set_result(None)
+        assert await asking is None
+
+    asyncio.run(check())
