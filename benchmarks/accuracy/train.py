@@ -5,9 +5,10 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from benchmarks.accuracy.data import write_conversations
-from benchmarks.accuracy.plan import LOG_STEPS, Recipe, Run
+from benchmarks.accuracy.plan import ADAPTERS, LOG_STEPS, Recipe, Run
 from prefillshare.config.training import (
     BaseModel,
     Batch,
@@ -22,6 +23,12 @@ from prefillshare.training.finetune.run import Finetune
 from prefillshare.training.progress import Reporter
 
 SAVE_STEPS = 100
+OBJECTIVES: dict[str, Literal["cache-conditioned", "icarus", "full-ft"]] = {
+    "full-ft": "full-ft",
+    "full": "cache-conditioned",
+    "lora": "cache-conditioned",
+    "icarus": "icarus",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,12 +62,12 @@ def train(recipe: Recipe, run: Run, base: Path, work: Path, reporter: Reporter) 
 
 
 def _training(recipe: Recipe, run: Run, base: Path, data: Path, output: Path) -> Training:
-    is_lora = run.trained == "lora"
+    is_lora = run.trained in ADAPTERS
     return Training(
         name=run.name,
         output=output,
         kind="lora" if is_lora else "full",
-        objective="full-ft" if run.trained == "full-ft" else "cache-conditioned",
+        objective=OBJECTIVES[run.trained],
         seed=run.seed,
         base=BaseModel(path=base),
         data=Data(file=data, columns=Columns(messages="messages")),

@@ -95,9 +95,9 @@ def _num_steps(training: Training, num_examples: int) -> int:
 
 
 def _adapter_size(training: Training, model: Any) -> int:
-    lora = training.adapter
-    layers = [layer for name, layer in model.named_modules() if name.rpartition(".")[2] in lora.targets]
-    return sum(lora.rank * (layer.in_features + layer.out_features) for layer in layers)
+    rank = training.adapter.rank
+    layers = [layer for name, layer in model.named_modules() if name.rpartition(".")[2] in training.targets]
+    return sum(rank * (layer.in_features + layer.out_features) for layer in layers)
 
 
 def _activations(training: Training, config: Any, examples: Examples, width: int) -> int:
