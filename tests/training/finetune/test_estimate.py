@@ -41,8 +41,11 @@ def test_answers_cost_activations_and_prompts_hardly(tmp_path: Path, random_base
     training = load_training(write_training(tmp_path, random_base, batch={"packed": True}))
     shared = estimate(training, random_base, examples)
     own = estimate(replace(training, objective="full-ft"), random_base, examples)
+    all_base = estimate(replace(training, objective="icarus"), random_base, examples)
     again = replace(training, run=replace(training.run, gradient_checkpointing=True))
     assert shared.activation_bytes < own.activation_bytes / 2
+    # As many queries, which keep no KV of their own.
+    assert all_base.activation_bytes < shared.activation_bytes
     assert estimate(again, random_base, examples).activation_bytes < shared.activation_bytes
 
 
