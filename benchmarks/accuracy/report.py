@@ -110,13 +110,16 @@ def _table(recipe: Recipe, store: Store) -> Iterator[str]:
     yield "| mean over seeds (lowest to highest), % | " + " | ".join(f"tiny-{task}" for task in recipe.tasks) + " |"
     yield "|---" * (1 + len(recipe.tasks)) + "|"
     for row in ROWS:
-        cells = [_cell(_points(store, task, row.trained, row.ratio).values()) for task in recipe.tasks]
+        num_seeds = 1 if row is BASE else len(recipe.seeds)
+        cells = [_cell(_points(store, task, row.trained, row.ratio).values(), num_seeds) for task in recipe.tasks]
         yield f"| {row.label} | {' | '.join(cells)} |"
 
 
-def _cell(points: Collection[float]) -> str:
+def _cell(points: Collection[float], num_seeds: int) -> str:
     if not points:
         return "not yet"
+    if len(points) < num_seeds:
+        return f"{statistics.mean(points):.1f} ({len(points)} of {num_seeds} seeds)"
     return f"{statistics.mean(points):.1f} ({min(points):.1f} to {max(points):.1f})"
 
 
