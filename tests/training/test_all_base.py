@@ -41,6 +41,15 @@ def next_logits(model, tokens):
     ).logits[0, -1]
 
 
+@torch.no_grad()
+def answer_by_definition(model, prompt, num_tokens):
+    """Greedy answer, each token from the KV of all tokens before it made anew."""
+    tokens = list(prompt)
+    for _ in range(num_tokens):
+        tokens.append(int(next_logits(model, tokens).argmax()))
+    return tokens[len(prompt) :]
+
+
 def definition_loss(model, documents):
     """Mean loss of all targets, one by one, without batching, padding or a common pass."""
     losses = []
@@ -153,12 +162,6 @@ def test_checkpointing_gives_the_same_gradients(asking, documents, packed):
 def test_answers_equal_those_of_the_definition(asking):
     generator = torch.Generator().manual_seed(1)
     prompts = [torch.randint(2, 97, (length,), generator=generator).tolist() for length in (1, 2, 9, 30, 17)]
-    wanted = []
-    for prompt in prompts:
-        tokens = list(prompt)
-        with torch.no_grad():
-            for _ in range(12):
-                tokens.append(int(next_logits(asking, tokens).argmax()))
-        wanted.append(tokens[len(prompt) :])
+    wanted = [answer_by_definition(asking, prompt, 12) for prompt in prompts]
     assert decode(asking, prompts, max_new_tokens=12, end_token=-1, kv_rule="all-base") == wanted
     assert decode(asking, prompts, max_new_tokens=12, end_token=-1) != wanted
