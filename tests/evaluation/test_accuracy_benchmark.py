@@ -90,6 +90,12 @@ def test_another_recipe_is_refused(measured: Path) -> None:
     assert "was made by another recipe" in done.stderr
 
 
+def test_an_unknown_kind_is_refused(tmp_path: Path) -> None:
+    done = run(tmp_path, "--kinds", "lora,icarius")
+    assert done.returncode == 1
+    assert "there is no kind 'icarius': choose from full-ft, full, lora, icarus" in done.stderr
+
+
 def test_too_few_conversations_are_refused(tmp_path: Path) -> None:
     done = run(tmp_path, "--conversations", "9")
     assert done.returncode == 1
@@ -107,11 +113,11 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
         process.kill()
     before = results(tmp_path)
     assert set(before["trainings"]) == {"math-full-ft-1"}
-    done = run(tmp_path, "--ratios", "0,1")
+    done = run(tmp_path, "--ratios", "0,1", "--kinds", "full-ft,full,lora")
     assert done.returncode == 0, done.stderr
     assert "math-full-ft-1: training" not in done.stderr
     after = results(tmp_path)
-    assert set(after["trainings"]) == {"math-full-ft-1", "math-full-1", "math-lora-1", "math-icarus-1"}
+    assert set(after["trainings"]) == {"math-full-ft-1", "math-full-1", "math-lora-1"}
     assert after["trainings"]["math-full-ft-1"] == before["trainings"]["math-full-ft-1"]
     assert all(after["accuracies"][name] == accuracy for name, accuracy in before["accuracies"].items())
 
