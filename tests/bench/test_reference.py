@@ -24,6 +24,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_answers_over_base_kv_are_held_against_that_rule(file: Path) -> None:
     base = AutoModelForCausalLM.from_pretrained(file.parent / "base", dtype=torch.float32)
     model = PeftModel.from_pretrained(base, file.parent / "math").eval()

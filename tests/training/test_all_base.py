@@ -6,12 +6,12 @@ import torch.nn.functional as F
 from transformers import DynamicCache
 
 from prefillshare.modules.adapter import LoraShape
-from prefillshare.training.layout import Layout, lay_out, lay_out_all_base, segment_bounds
+from prefillshare.training.layout import lay_out, lay_out_all_base, segment_bounds
 from prefillshare.training.model import add_adapter
-from prefillshare.training.objective import all_base_loss, cache_conditioned_loss, documents_of, layout_loss
+from prefillshare.training.objective import all_base_loss, cache_conditioned_loss, documents_of
 from prefillshare.training.reference import decode
+from tests.training.gradients import TOLERANCE, assert_same, loss_and_gradients, loss_and_gradients_sharded
 
-TOLERANCE = 1e-5
 TARGETS = ("q_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -60,16 +60,6 @@ def definition_loss(model, documents):
     return torch.stack(losses).mean()
 
 
-def gradients(model, loss):
-    model.zero_grad()
-    loss.backward()
-    return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
-
-
-def mean_loss(model, layout: Layout):
-    return layout_loss(model, layout) / layout.weights.sum()
-
-
 @pytest.fixture
 def asking(base):
     """The micro model with an adapter that is not zero, on all that asks and nothing that makes KV."""
@@ -96,20 +86,14 @@ def documents(batch):
 
 @pytest.mark.parametrize("layout", ["one by one", "padded", "packed"])
 def test_loss_and_gradients_equal_the_definition(asking, documents, layout):
+    asking.zero_grad()
     reference = definition_loss(asking, documents)
-    if layout == "one by one":
-        parts = [lay_out_all_base([document], packed=True) for document in documents]
-        found = sum(layout_loss(asking, part) for part in parts) / sum(part.weights.sum() for part in parts)
-    else:
-        found = mean_loss(asking, lay_out_all_base(documents, packed=layout == "packed"))
-    wanted, got = gradients(asking, reference), gradients(asking, found)
-    reference, found = reference.detach(), found.detach()
-    worst = max(float((wanted[name] - got[name]).abs().max()) for name in wanted)
-    print(f"{layout}: loss differs by {abs(float(reference - found)):.1e}, gradients by at most {worst:.1e}")
-    assert wanted.keys() == got.keys()
+    reference.backward()
+    wanted = {name: parameter.grad.clone() for name, parameter in asking.named_parameters() if parameter.requires_grad}
     assert all("lora_" in name and float(gradient.abs().max()) > 0 for name, gradient in wanted.items())
-    assert torch.allclose(reference, found, atol=TOLERANCE, rtol=0)
-    assert worst < TOLERANCE * max(1.0, *(float(gradient.abs().max()) for gradient in wanted.values()))
+    groups = [[document] for document in documents] if layout == "one by one" else [documents]
+    found = loss_and_gradients(asking, *(lay_out_all_base(group, packed=layout != "padded") for group in groups))
+    assert_same(f"{layout} against the definition", found, (float(reference.detach()), wanted))
 
 
 def test_it_is_another_loss_than_that_over_own_answers(asking, batch):
@@ -151,12 +135,15 @@ def test_packing_computes_a_shared_start_once(documents):
 def test_checkpointing_gives_the_same_gradients(asking, documents, packed):
     layout = lay_out_all_base(documents, packed=packed)
     asking.train()
-    plain = gradients(asking, mean_loss(asking, layout))
+    plain = loss_and_gradients(asking, layout)
     asking.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
-    checkpointed = gradients(asking, mean_loss(asking, layout))
-    worst = max(float((plain[name] - checkpointed[name]).abs().max()) for name in plain)
-    print(f"gradients differ by at most {worst:.1e}")
-    assert worst < TOLERANCE
+    assert_same("checkpointing against none", plain, loss_and_gradients(asking, layout))
+
+
+def test_a_sharded_model_gives_the_same_gradients(asking, documents, tmp_path):
+    layout = lay_out_all_base(documents, packed=True)
+    plain = loss_and_gradients(asking, layout)
+    assert_same("sharded against whole", plain, loss_and_gradients_sharded(asking, layout, tmp_path))
 
 
 def test_answers_equal_those_of_the_definition(asking):
