@@ -19,8 +19,6 @@ CLOCK_OFFSET = 2048
 WAYS = 8
 RECORD_BYTES = 128
 _ALIGNMENT = 4096
-_INDEX_LOAD = 2
-"""Slots for each bucket of 8 ways: of random keys, one in 5,000 buckets would need a ninth."""
 
 FREE, WRITING, READY, CONTINUED = range(4)
 """States of a slot. CONTINUED: the second half of the page whose record names it as `second`."""
@@ -59,8 +57,8 @@ class TableLayout:
 
     @property
     def num_buckets(self) -> int:
-        """A power of two, so that a key's bucket is some of its bits."""
-        return 1 << max(0, (self.num_slots // _INDEX_LOAD - 1).bit_length())
+        """At least one for each slot: of random keys, one bucket in a million would need a ninth way."""
+        return 1 << (self.num_slots - 1).bit_length()
 
     @property
     def index(self) -> int:
@@ -72,17 +70,18 @@ class TableLayout:
 
     @property
     def last_use(self) -> int:
-        return _aligned(self.states + self.num_slots, 64)
+        return aligned(self.states + self.num_slots, 64)
 
     @property
     def records(self) -> int:
-        return _aligned(self.last_use + 8 * self.num_slots, RECORD_BYTES)
+        return aligned(self.last_use + 8 * self.num_slots, RECORD_BYTES)
 
     @property
     def end(self) -> int:
         """Where the table ends and data may begin, at a page of the machine's memory."""
-        return _aligned(self.records + RECORD_BYTES * self.num_slots, _ALIGNMENT)
+        return aligned(self.records + RECORD_BYTES * self.num_slots, _ALIGNMENT)
 
 
-def _aligned(offset: int, alignment: int) -> int:
+def aligned(offset: int, alignment: int) -> int:
+    """The first multiple of `alignment` from `offset` on."""
     return -(-offset // alignment) * alignment

@@ -1,10 +1,12 @@
 """How a process gets at a store's file in memory: it opens what is there, or makes it, or makes it anew."""
 
 import contextlib
+import fcntl
 import json
 import logging
 import os
-from collections.abc import Iterator
+import struct
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,7 +14,6 @@ import numpy as np
 import xxhash
 
 from prefillshare.errors import StoreError
-from prefillshare.store.base import Bytes
 from prefillshare.store.identity import StoreIdentity
 from prefillshare.store.layout import CLOCK_OFFSET, DESCRIPTION_OFFSET, HEADER, HEADER_BYTES, TableLayout
 from prefillshare.store.lock import FileLock
@@ -22,6 +23,8 @@ from prefillshare.store.table import Table
 MAGIC = b"PSKVSTOR"
 FORMAT = 1
 SUFFIX = ".store"
+_RANGE = "hhqqi4x"
+"""The kernel's `struct flock`."""
 _ATTACH_LOCK = "attach"
 _ATTACH_TIMEOUT_S = 120.0
 _FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -96,56 +99,101 @@ def attaching(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def open_table(path: Path, header: FileHeader) -> OpenTable:
-    """The table at `path`, which is made where it is missing, another store's or broken. The caller holds `attaching`.
+def use_file(descriptor: int) -> None:
+    """Say that this process uses the file, until it ends or closes `descriptor`.
 
-    Raises: StoreError when there is no room for it, OSError.
+    These locks and those of `flock` do not see each other.
     """
-    layout = TableLayout(num_slots=header.num_slots)
-    found = _open_existing(path, header, layout)
-    descriptor = _make(path, header, layout) if found is None else found
-    memory = map_file(descriptor, 0, layout.end)
-    lock = FileLock(descriptor)
-    return OpenTable(
-        descriptor=descriptor,
-        table=Table(memory, layout, lock),
-        lock=lock,
-        layout=layout,
-        is_new=found is None,
-    )
+    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, struct.pack(_RANGE, fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0))
 
 
-def _open_existing(path: Path, header: FileHeader, layout: TableLayout) -> int | None:
+def is_file_used(descriptor: int) -> bool:
+    """Whether anybody said so through a descriptor of his own."""
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, struct.pack(_RANGE, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+    except OSError:
+        return True
+    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, struct.pack(_RANGE, fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0))
+    return False
+
+
+def remove_unused(folder: Path) -> None:
+    """Remove files of the folder that nobody uses: those of weights, sizes or codecs that were. Held by `attaching`."""
+    for path in folder.glob(f"*{SUFFIX}"):
+        descriptor = os.open(path, _FLAGS)
+        try:
+            if not is_file_used(descriptor):
+                path.unlink()
+        finally:
+            os.close(descriptor)
+
+
+def make_file(path: Path, header: FileHeader, num_bytes: int, prepare: Callable[[int], None]) -> int:
+    """Make a file under another name, so that it is there wholly or not at all; return its descriptor.
+
+    Raises: StoreError when there is no room for it.
+    """
+    draft = path.with_suffix(".new")
+    try:
+        draft.unlink(missing_ok=True)
+        descriptor = os.open(draft, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, num_bytes)
+            os.pwrite(descriptor, header.packed(), 0)
+            prepare(descriptor)
+            os.rename(draft, path)
+        except OSError:
+            os.close(descriptor)
+            raise
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise StoreError(
+            f"{path} with {num_bytes:,} bytes cannot be made ({error.strerror}): make room in {path.parent}, or set a "
+            "smaller store"
+        ) from error
+    return descriptor
+
+
+def slots_said_by(path: Path) -> int:
+    """The number of slots in a file's header, unchecked; 0 without a file."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(HEADER.itemsize)
+    except FileNotFoundError:
+        return 0
+    return int(np.frombuffer(start, dtype=HEADER)["num_slots"][0]) if len(start) == HEADER.itemsize else 0
+
+
+def open_file(path: Path, is_right: Callable[[int], bool]) -> int | None:
+    """Open a file if it is there and right; say so when it is there and is not."""
     try:
         descriptor = os.open(path, _FLAGS)
     except FileNotFoundError:
         return None
-    if os.fstat(descriptor).st_size >= layout.end and header.is_that_of(os.pread(descriptor, HEADER_BYTES, 0)):
+    if is_right(descriptor):
         return descriptor
     logger.warning("%s is damaged or of another size than is set: it is made anew, empty", path)
     os.close(descriptor)
     return None
 
 
-def _make(path: Path, header: FileHeader, layout: TableLayout) -> int:
-    """Make the file under another name: it is there wholly or not at all."""
-    draft = path.with_suffix(".new")
-    draft.unlink(missing_ok=True)
-    descriptor = os.open(draft, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        os.posix_fallocate(descriptor, 0, layout.end)
-        os.pwrite(descriptor, header.packed(), 0)
-        _empty_index(map_file(descriptor, 0, layout.end), layout)
-        os.rename(draft, path)
-    except OSError as error:
-        os.close(descriptor)
-        draft.unlink(missing_ok=True)
-        raise StoreError(
-            f"{path} with {layout.end:,} bytes of tables cannot be made ({error.strerror}): make room in "
-            f"{path.parent}, or set a smaller store"
-        ) from error
-    return descriptor
+def open_table(path: Path, header: FileHeader) -> OpenTable:
+    """The table at `path`, which is made where it is missing, another store's or broken. The caller holds `attaching`.
 
+    Raises: StoreError when there is no room for it, OSError.
+    """
+    layout = TableLayout(num_slots=header.num_slots)
 
-def _empty_index(memory: Bytes, layout: TableLayout) -> None:
-    memory[layout.index : layout.states] = 0xFF  # NO_SLOT everywhere
+    def is_right(descriptor: int) -> bool:
+        is_long = os.fstat(descriptor).st_size >= layout.end
+        return is_long and header.is_that_of(os.pread(descriptor, HEADER_BYTES, 0))
+
+    def empty_index(descriptor: int) -> None:
+        map_file(descriptor, 0, layout.end)[layout.index : layout.states] = 0xFF  # NO_SLOT everywhere
+
+    found = open_file(path, is_right)
+    descriptor = make_file(path, header, layout.end, empty_index) if found is None else found
+    use_file(descriptor)
+    lock = FileLock(descriptor)
+    table = Table(map_file(descriptor, 0, layout.end), layout, lock)
+    return OpenTable(descriptor=descriptor, table=table, lock=lock, layout=layout, is_new=found is None)

@@ -72,6 +72,13 @@ class KvStore:
         """
         return self._guarded(lambda: self._write(keys, pages, prefix), 0)
 
+    def spill(self) -> int:
+        """Copy what only memory holds to the disk, what was used last first, as far as there is room that is older.
+
+        For the end of a deployment; without a disk tier nothing happens. Returns the number of pages on disk then.
+        """
+        return self._guarded(self._spill, 0)
+
     def stats(self) -> StoreStats:
         """What is there, for all processes, and what this one did."""
         counts = self._counts
@@ -209,6 +216,22 @@ class KvStore:
         admitted = self._admit(0, payloads, ticks, older_than)
         self._counts.written += admitted.num_written
         return admitted.num_written + admitted.num_known
+
+    def _spill(self) -> int:
+        if len(self._tiers) < 2:
+            return 0
+        memory, disk = self._tiers[0], self._tiers[1]
+        slots = memory.table.ready_slots()
+        now = disk.table.tick(len(slots))
+        num_kept = 0
+        for start in range(0, len(slots), self._batch):
+            batch = slots[start : start + self._batch]
+            found = [memory.payload_of(int(slot), memory.table.snapshot(np.array([slot]))[0]) for slot in batch]
+            payloads = [payload for payload in found if payload is not None]
+            ticks = range(now + len(slots) - start, 0, -1)
+            admitted = self._admit(1, payloads, ticks, now + 1)
+            num_kept += admitted.num_written + admitted.num_known
+        return num_kept
 
     def _tier_stats(self, tier: Tier) -> TierStats:
         medium, slot_bytes = tier.pages.medium, tier.pages.slot_bytes
