@@ -74,7 +74,7 @@ class _Request:
 
     def tier(self, opened: OpenTable, pages: MappedPages | DiskPages) -> Tier:
         self.resources.callback(opened.close)
-        return Tier(opened.table, pages, self.codec, self.workers)
+        return Tier(opened, pages, self.codec, self.workers)
 
 
 def open_store(settings: StoreSettings, identity: StoreIdentity) -> OpenStore:
@@ -174,8 +174,8 @@ def _check_is_alone(descriptor: int, path: Path) -> None:
     """Raises: StoreError when others use the file by a table that this process cannot see."""
     if is_file_used(descriptor):
         raise StoreError(
-            f"{path} is used by processes with another shared memory (another container): give each a folder of its "
-            "own under [store], or the same /dev/shm"
+            f"{path} is used by processes whose table is not in this shared memory (they run in another container, or "
+            "the table was damaged): end them, or give each container a folder of its own under [store]"
         )
 
 

@@ -68,6 +68,11 @@ class OpenTable:
     layout: TableLayout
     is_new: bool
 
+    def check_length(self) -> None:
+        """Raises: OSError when somebody cut the file."""
+        if (length := os.fstat(self.descriptor).st_size) < self.layout.end:
+            raise OSError(f"its file was cut to {length:,} bytes while it was in use")
+
     def close(self) -> None:
         """Give the file back; the mapping goes with the table."""
         self.lock.close()

@@ -235,7 +235,7 @@ class KvStore:
 
     def _tier_stats(self, tier: Tier) -> TierStats:
         medium, slot_bytes = tier.pages.medium, tier.pages.slot_bytes
-        num_pages, num_taken = tier.table.count()
+        num_pages, num_taken = self._guarded(tier.table.count, (0, 0))
         return TierStats(
             medium=medium,
             capacity_bytes=tier.table.num_slots * slot_bytes,
@@ -250,6 +250,8 @@ class KvStore:
     def _guarded(self, function: Callable[[], Result], otherwise: Result) -> Result:
         """The engine's threads end with an exception that they do not expect: it is counted and told instead."""
         try:
+            for tier in self._tiers:
+                tier.check_file()
             return function()
         except (OSError, ValueError, IndexError, MemoryError, RuntimeError) as error:
             self._counts.failures += 1

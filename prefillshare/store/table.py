@@ -149,6 +149,8 @@ class Table:
         Raises: TimeoutError; nothing is claimed then.
         """
         with self._lock.held(LOCK_TIMEOUT_S):
+            being_written = self._find(keys, (WRITING,))
+            self._release_of_the_dead(being_written[being_written != NO_SLOT])
             known = self._find(keys, (READY, WRITING)) != NO_SLOT
             wanted = [page for page in range(len(keys)) if not known[page]]
             free, victims = self._free_slots(sum(num_slots[page] for page in wanted), older_than, usable, grow)
@@ -301,16 +303,19 @@ class Table:
 
     def _reclaim(self, usable: int) -> None:
         """Free what processes left that died: their claims, and second halves that nobody names."""
+        self._release_of_the_dead(np.flatnonzero(self._states[:usable] == WRITING))
+        halves = np.flatnonzero(self._states == CONTINUED)
+        if len(halves):
+            owners = np.isin(self._states, (READY, WRITING))
+            orphans = np.setdiff1d(halves, self._records["second"][owners])
+            self._states[orphans] = FREE
+
+    def _release_of_the_dead(self, slots: Slots) -> None:
         alive: dict[tuple[int, int], bool] = {}
-        for slot in np.flatnonzero(self._states[:usable] == WRITING).tolist():
+        for slot in slots.tolist():
             record = self._records[slot]
             writer = int(record["writer_pid"]), int(record["writer_ticks"])
             if writer not in alive:
                 alive[writer] = is_alive(*writer)
             if not alive[writer]:
                 self._release(slot)
-        halves = np.flatnonzero(self._states == CONTINUED)
-        if len(halves):
-            owners = np.isin(self._states, (READY, WRITING))
-            orphans = np.setdiff1d(halves, self._records["second"][owners])
-            self._states[orphans] = FREE

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from prefillshare.store.base import Bytes, Pages
 from prefillshare.store.codec import PLAIN, Codec
 from prefillshare.store.layout import NO_SLOT, RECORD
-from prefillshare.store.table import Claim, Keys, Slots, Table, Victim
+from prefillshare.store.opening import OpenTable
+from prefillshare.store.table import Claim, Keys, Slots, Victim
 from prefillshare.store.workers import Workers
 
 _Key = NDArray[np.uint64]
@@ -43,11 +44,19 @@ def page_digest(key: _Key, page: Bytes) -> int:
 class Tier:
     """Pages of one medium."""
 
-    def __init__(self, table: Table, pages: Pages, codec: Codec | None, workers: Workers) -> None:
-        self.table = table
+    def __init__(self, opened: OpenTable, pages: Pages, codec: Codec | None, workers: Workers) -> None:
+        self._opened = opened
+        self.table = opened.table
         self.pages = pages
         self._codecs = {} if codec is None else {codec.number: codec}
         self._workers = workers
+
+    def check_file(self) -> None:
+        """Look at the table's file before the table: reading what is mapped behind the end of a file ends the process.
+
+        Raises: OSError.
+        """
+        self._opened.check_length()
 
     def find(self, keys: Keys) -> Slots:
         """The slot of each key's page, or NO_SLOT; nothing is there in a file that lost its end."""
