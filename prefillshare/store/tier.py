@@ -34,6 +34,8 @@ class Admission:
     num_written: int
     num_known: int
     num_evicted: int
+    left: list[Payload]
+    """Pages for which there was no room that is older."""
 
 
 def page_digest(key: _Key, page: Bytes) -> int:
@@ -118,10 +120,12 @@ class Tier:
         done = self._workers.map(lambda claim: self._write(claim, payloads, ticks), reservation.claims)
         if failed := [claim for claim, is_written in zip(reservation.claims, done, strict=True) if not is_written]:
             self.table.abandon(failed)
+        claimed = {claim.page for claim in reservation.claims}
         return Admission(
             num_written=len(reservation.claims) - len(failed),
-            num_known=reservation.num_known,
+            num_known=len(payloads) - len(reservation.wanted),
             num_evicted=len(reservation.victims),
+            left=[payloads[page] for page in reservation.wanted if page not in claimed],
         )
 
     def payload_of(self, slot: int, record: np.void) -> Payload | None:

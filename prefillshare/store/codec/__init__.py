@@ -6,6 +6,8 @@ from prefillshare.store.settings import CodecName
 
 __all__ = ["PLAIN", "Codec", "make_codec"]
 
+_BFLOAT16 = ("bfloat16", "torch.bfloat16", "bf16")
+
 
 def make_codec(name: CodecName, kv_dtype: str, page_bytes: int) -> Codec | None:
     """The codec of a store; None keeps pages as they are.
@@ -14,4 +16,17 @@ def make_codec(name: CodecName, kv_dtype: str, page_bytes: int) -> Codec | None:
     """
     if name == "none":
         return None
-    raise StoreError(f'codec = "{name}" is not there for KV of {kv_dtype} in pages of {page_bytes} bytes: set "none"')
+    if kv_dtype not in _BFLOAT16:
+        raise StoreError(
+            f'codec = "splitzip" is for KV in bfloat16, and this model\'s is {kv_dtype}: set codec = "none" '
+            "under [store]"
+        )
+    # Compiled at import: only where it is wanted.
+    from prefillshare.store.codec.splitzip import PAGE_ALIGNMENT, SplitZip
+
+    if page_bytes % PAGE_ALIGNMENT:
+        raise StoreError(
+            f'codec = "splitzip" is for pages of a multiple of {PAGE_ALIGNMENT} bytes, and this model\'s have '
+            f'{page_bytes}: set codec = "none" under [store]'
+        )
+    return SplitZip()
