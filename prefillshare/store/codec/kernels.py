@@ -14,7 +14,7 @@ from numba import njit, types
 WINDOW = 15
 """Exponents that follow each other and have codes 0 to 14; code 15 is exponent 0: zeros and what lies next to them."""
 _ZERO = np.uint32(15)
-_BLOCK = 512
+_BLOCK = 256
 """Words that are looked at again when there is an escape among them."""
 
 _Words = types.Array(types.uint32, 1, "C")
@@ -38,6 +38,26 @@ def _compiled(signature: Any) -> Callable[[Callable[..., Any]], Callable[..., An
     return compile_function
 
 
+@_compiled(types.uint32(_read_only(_Words), types.uint32, _Codes, _Rest))
+def _split_block(words: Any, low: Any, codes: Any, rest: Any) -> Any:
+    """Write codes, and signs with mantissas; return 0 when every exponent has a code."""
+    escapes = np.uint32(0)
+    for at in range(words.size):  # from 0 on: an index that may be negative stops the vectors
+        word = words[at]
+        first, second = (word >> np.uint32(7)) & np.uint32(255), (word >> np.uint32(23)) & np.uint32(255)
+        code, other = (first - low) & np.uint32(255), (second - low) & np.uint32(255)
+        # 1 unless the exponent is 0; then from 16 on where the exponent has no code.
+        some, some_other = (first + np.uint32(255)) >> np.uint32(8), (second + np.uint32(255)) >> np.uint32(8)
+        escapes |= (code + np.uint32(1)) & (np.uint32(0) - some) | (other + np.uint32(1)) & (np.uint32(0) - some_other)
+        code = (code | (some - np.uint32(1))) & np.uint32(15)
+        other = (other | (some_other - np.uint32(1))) & np.uint32(15)
+        codes[at] = np.uint8(code | (other << np.uint32(4)))
+        even = ((word >> np.uint32(8)) & np.uint32(0x80)) | (word & np.uint32(0x7F))
+        odd = ((word >> np.uint32(16)) & np.uint32(0x8000)) | ((word >> np.uint32(8)) & np.uint32(0x7F00))
+        rest[at] = np.uint16(even | odd)
+    return (escapes >> np.uint32(4)) & np.uint32(31)
+
+
 @_compiled(types.intp(_read_only(_Words), types.uint32, _Codes, _Rest, _Words, _Codes))
 def split(words: Any, low: Any, codes: Any, rest: Any, positions: Any, exponents: Any) -> Any:
     """Write codes, and signs with mantissas; return the number of escapes, or -1 when they are more than fit.
@@ -47,26 +67,15 @@ def split(words: Any, low: Any, codes: Any, rest: Any, positions: Any, exponents
     count = 0
     for start in range(0, words.size, _BLOCK):
         end = min(start + _BLOCK, words.size)
-        escapes = np.uint32(0)
-        for at in range(start, end):
-            word = words[at]
-            first, second = (word >> np.uint32(7)) & np.uint32(255), (word >> np.uint32(23)) & np.uint32(255)
-            code, other = (first - low) & np.uint32(255), (second - low) & np.uint32(255)
-            escapes |= np.uint32((code >= WINDOW) & (first != 0)) | np.uint32((other >= WINDOW) & (second != 0))
-            code = _ZERO if first == 0 else code & np.uint32(15)
-            other = _ZERO if second == 0 else other & np.uint32(15)
-            codes[at] = np.uint8(code | (other << np.uint32(4)))
-            even = ((word >> np.uint32(8)) & np.uint32(0x80)) | (word & np.uint32(0x7F))
-            odd = ((word >> np.uint32(16)) & np.uint32(0x8000)) | ((word >> np.uint32(8)) & np.uint32(0x7F00))
-            rest[at] = np.uint16(even | odd)
-        if escapes:
-            for place in range(2 * start, 2 * end):
-                exponent = (words[place >> 1] >> np.uint32(7 + 16 * (place & 1))) & np.uint32(255)
-                if exponent != 0 and ((exponent - low) & np.uint32(255)) >= WINDOW:
-                    if count == positions.size:
-                        return -1
-                    positions[count], exponents[count] = place, exponent
-                    count += 1
+        if _split_block(words[start:end], low, codes[start:end], rest[start:end]) == 0:
+            continue
+        for place in range(2 * start, 2 * end):
+            exponent = (words[place >> 1] >> np.uint32(7 + 16 * (place & 1))) & np.uint32(255)
+            if exponent != 0 and ((exponent - low) & np.uint32(255)) >= WINDOW:
+                if count == positions.size:
+                    return -1
+                positions[count], exponents[count] = place, exponent
+                count += 1
     return count
 
 
@@ -78,8 +87,9 @@ def join(codes: Any, rest: Any, low: Any, positions: Any, exponents: Any, words:
     for at in range(words.size):
         code, bits = np.uint32(codes[at]), np.uint32(rest[at])
         first, second = code & np.uint32(15), code >> np.uint32(4)
-        first = np.uint32(0) if first == _ZERO else (first + low) & np.uint32(255)
-        second = np.uint32(0) if second == _ZERO else (second + low) & np.uint32(255)
+        # 1 unless the code is that of exponent 0.
+        some, some_other = ((first ^ _ZERO) + _ZERO) >> np.uint32(4), ((second ^ _ZERO) + _ZERO) >> np.uint32(4)
+        first, second = ((first + low) & np.uint32(255)) * some, ((second + low) & np.uint32(255)) * some_other
         even = ((bits & np.uint32(0x80)) << np.uint32(8)) | (first << np.uint32(7)) | (bits & np.uint32(0x7F))
         odd = (bits & np.uint32(0x8000)) | (second << np.uint32(7)) | ((bits >> np.uint32(8)) & np.uint32(0x7F))
         words[at] = np.uint32(even | (odd << np.uint32(16)))
