@@ -34,7 +34,7 @@ class KvStore:
 
     def __init__(self, opened: OpenStore) -> None:
         """Of the tiers the first is the fastest: what it gives up goes to the next, what is read there comes back."""
-        self._opened = opened
+        self._resources = opened.resources
         self._tiers: tuple[Tier, ...] = opened.tiers
         self._page_bytes = opened.identity.page_bytes
         self._batch = max(1, min(_MOST_PER_BATCH, _BATCH_BYTES // self._page_bytes))
@@ -96,8 +96,8 @@ class KvStore:
 
     def close(self) -> None:
         """Let go of the store, which stays; the object is of no use afterwards, and says so as misses."""
-        self._tiers = ()
-        self._opened.close()
+        self._tiers = ()  # first: a mapping holds its file open, and with that in use
+        self._resources.close()
 
     # -- parts --------------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,9 @@ from prefillshare.errors import StoreError
 from prefillshare.store.codec.base import PLAIN, Codec
 from prefillshare.store.settings import CodecName
 
-__all__ = ["PLAIN", "Codec", "make_codec"]
+__all__ = ["PLAIN", "Codec", "codec_name", "make_codec"]
+
+_NAMES: dict[int, CodecName] = {PLAIN: "none", 1: "splitzip"}
 
 _BFLOAT16 = ("bfloat16", "torch.bfloat16", "bf16")
 
@@ -30,3 +32,13 @@ def make_codec(name: CodecName, kv_dtype: str, page_bytes: int) -> Codec | None:
             f'{page_bytes}: set codec = "none" under [store]'
         )
     return SplitZip()
+
+
+def codec_name(number: int) -> CodecName:
+    """The name of the codec with the number that a file's header has.
+
+    Raises: StoreError for a number that this version does not know.
+    """
+    if number not in _NAMES:
+        raise StoreError(f"codec {number} is not known to this version: its pages cannot be read")
+    return _NAMES[number]
