@@ -42,6 +42,8 @@ _ENGINE_FILES = (
     "patches.grammar_memory",
     "patches.stop_search",
     # through the model,
+    "engine.model_runner",
+    "engine.eager_runner",
     "patches.forward_batch",
     "engine.lora_manager",
     "engine.lora_adapter",

@@ -51,7 +51,7 @@ class ResolvedModule:
         """What every list of modules says of it; None when it was trained over the prefill module's KV."""
         if self.manifest is None:
             return f"training unknown: {_ANSWERS_BADLY}"
-        if self.manifest.objective == "cache-conditioned":
+        if self.manifest.objective in ("cache-conditioned", "icarus"):
             return None
         return f"objective {self.manifest.objective}: {_ANSWERS_BADLY}"
 
@@ -175,7 +175,7 @@ def _check_module(module: ResolvedModule, deployment: Deployment, prefill_path: 
             f"{deployment.prefill.name!r} is {_shorten(fingerprint)}: use the prefill module that it was trained on, "
             "or train it again on this one"
         )
-    if manifest.objective == "cache-conditioned":
+    if manifest.objective in ("cache-conditioned", "icarus"):
         return warnings
     return warnings + _judge_naive(module, f"was trained with objective {manifest.objective!r}")
 

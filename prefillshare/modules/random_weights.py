@@ -244,6 +244,7 @@ def _manifest(base: Path, name: str, objective: Objective, seed: int) -> ModuleM
         name=name,
         kind="lora",
         objective=objective,
+        kv_rule="all-base" if objective == "icarus" else "own-answers",
         prefill_fingerprint=prefill_fingerprint(base),
         tokenizer_sha256=tokenizer_sha256(base),
         chat_template_sha256=chat_template_sha256(base),

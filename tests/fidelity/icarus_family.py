@@ -1,0 +1,27 @@
+"""A deployment in which ordinary modules and modules that read base-made KV only are served side by side."""
+
+from pathlib import Path
+
+from tests.support.engines import MODELS_DIR
+from tests.support.random_models import make_adapter
+
+TINY = MODELS_DIR / "tiny"
+PAIRED = ("solver", "writer")
+"""Random adapters under the rule that all KV is the prefill module's."""
+ORDINARY = ("math", "code")
+TARGETS = ("q_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def make_icarus_family(directory: Path) -> Path:
+    """Write the adapters and a deployment file into `directory`; return the file."""
+    for seed, name in enumerate(PAIRED, start=101):
+        make_adapter(directory / name, TINY / "base", name, seed=seed, objective="icarus", target_modules=TARGETS)
+    paths = {name: TINY / name for name in ORDINARY} | {name: directory / name for name in PAIRED}
+    modules = "".join(f'[[decode]]\nname = "{name}"\nkind = "lora"\npath = "{path}"\n' for name, path in paths.items())
+    file = directory / "icarus-agents.toml"
+    file.write_text(
+        'name = "icarus-agents"\ntopology = "colocated"\n'
+        f'[prefill]\nname = "tiny-base"\npath = "{TINY / "base"}"\n{modules}[engine]\ndtype = "float32"\n',
+        encoding="utf-8",
+    )
+    return file
