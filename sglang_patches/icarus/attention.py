@@ -10,21 +10,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
 
 from sglang_patches.icarus.rows import PairedForwardBatch
 
 if TYPE_CHECKING:
-    from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
     from sglang.srt.layers.radix_attention import RadixAttention
     from sglang.srt.model_executor.forward_batch_info import ForwardBatch
     from torch import Tensor
 
-    Base = AttentionBackend
-else:
-    Base = object
 
-
-class PairedAttention(Base):
+class PairedAttention(AttentionBackend):
     """Stands before a backend's class, and takes batches with second rows to it in parts that it knows."""
 
     def forward_extend(

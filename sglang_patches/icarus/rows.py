@@ -26,20 +26,20 @@ from sglang.srt.model_executor.forward_batch_info import ForwardBatch, ForwardMo
 from torch import Tensor
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
 class PairedForwardBatch(ForwardBatch):
     """A forward pass over own rows and, behind them, second rows.
 
     Attention looks at ``own`` and ``second``; what goes by tokens (embeddings, positions) is the batch's own.
     """
 
-    own: ForwardBatch | None = None
+    own: ForwardBatch
     """The batch as the scheduler made it."""
-    second: ForwardBatch | None = None
+    second: ForwardBatch
     """The second rows, as a decode step that reads the KV which ``own`` completes."""
-    paired: Sequence[int] = ()
+    paired: Sequence[int]
     """Number of the request of each second row, rising."""
-    last_tokens: Tensor | None = None
+    last_tokens: Tensor
     """Index of the same token among the own ones (second rows,)."""
 
     @property
