@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from transformers import AutoTokenizer
 
 from tests.fidelity.icarus_family import ORDINARY, PAIRED, TINY
 from tests.support.engines import Answer
@@ -23,6 +24,7 @@ class Rules:
     def __init__(self, family: Path) -> None:
         paths = {"math": TINY / "math"} | {name: family / name for name in (*ORDINARY, *PAIRED) if name != "math"}
         self.reference = Reference(TINY / "base", paths)
+        self.tokenizer = AutoTokenizer.from_pretrained(TINY / "base")
         self.ordinary = cache(self.reference.ask)
         self.scores = cache(self.reference.scores_over_base)
 
@@ -50,9 +52,12 @@ class Rules:
 
 
 def greedy_with_penalty(scores: torch.Tensor, answer: Sequence[int], penalty: float) -> list[int]:
-    """The best token in each place when each earlier one of the answer has lost `penalty` per time it was said."""
+    """The best token in each place when each earlier one of the answer has lost `penalty` per time it was said.
+
+    With the overlap schedule a penalty hears of a token one step late, here as in SGLang as released.
+    """
     best = []
     for place, row in enumerate(scores):
-        counts = torch.bincount(torch.tensor(answer[:place], dtype=torch.int64), minlength=len(row))
-        best.append(int((row - penalty * counts).argmax()))
+        heard = torch.tensor(answer[: max(place - 1, 0)], dtype=torch.int64)
+        best.append(int((row - penalty * torch.bincount(heard, minlength=len(row))).argmax()))
     return best
