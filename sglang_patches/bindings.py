@@ -43,6 +43,8 @@ _ENGINE_FILES = (
     "patches.stop_search",
     # through the model,
     "patches.forward_batch",
+    "patches.model_runner",
+    "patches.eager_runner",
     "engine.lora_manager",
     "engine.lora_adapter",
     "engine.sampling_batch",
