@@ -48,6 +48,9 @@ CONTINUATION_PATH = "/prefillshare/continuation"
 NO_BOOTSTRAP_HOST = "2.2.2.2"
 """SGLang's ``FAKE_BOOTSTRAP_HOST``: a prefill worker computes such a call and hands its KV to nobody."""
 
+EAGER_VARIABLE = "PREFILLSHARE_EAGER_ANSWERS"
+"""Environment variable of engines that compute answers ahead: the shortest one, in tokens; not set, they do not."""
+
 PATCHES_PROGRAM = "sglang_patches"
 """Module that `python -m` runs: `report` says whether the patches fit. Engines begin lines about themselves so."""
 

@@ -94,6 +94,14 @@ class HandoffState(TypedDict):
     calls: int
 
 
+class EagerState(TypedDict):
+    """What a worker computed before anybody asked: the start of prompts that follow its answers."""
+
+    tokens: int
+    hit_tokens: int
+    dropped: int
+
+
 class WorkerCounters(TypedDict):
     """What is counted of a worker."""
 
@@ -117,6 +125,7 @@ class WorkerState(WorkerCounters):
     queued: int | None
     kv: KvState | None
     handoff: HandoffState | None
+    eager: EagerState | None
 
 
 class DivergenceState(TypedDict):
@@ -190,6 +199,11 @@ _Part = TypeVar("_Part", bound=Any)
 def part_of(kind: type[_Part], source: object) -> _Part:
     """Return the part `kind` of the document, each entry the attribute of `source` that has its name."""
     return cast(_Part, {name: getattr(source, name) for name in kind.__annotations__})
+
+
+def nothing_ahead() -> EagerState:
+    """Return the counters of a worker that has computed nothing ahead."""
+    return {"tokens": 0, "hit_tokens": 0, "dropped": 0}
 
 
 def no_tokens() -> WorkerCounters:

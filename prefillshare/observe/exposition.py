@@ -52,6 +52,11 @@ _HANDOFF_COUNTERS = {
     "bytes": ("handoff_bytes", "Bytes of KV handed over, counted at both ends"),
     "seconds": ("handoff_seconds", "Seconds from the end of a prefill to the end of its hand-off, at prefill workers"),
 }
+_EAGER_COUNTERS = {
+    "tokens": ("eager_tokens", "Tokens computed before anybody asked: what prompts begin with that follow answers"),
+    "hit_tokens": ("eager_hit_tokens", "Of these, tokens that a call has hit since, each counted once"),
+    "dropped": ("eager_dropped", "Answers that were to be computed ahead and were given up"),
+}
 _KV_PARTS = {
     "capacity": "KV pool of the worker",
     "shared": "KV in the shared prefix tree, in use or evictable",
@@ -137,6 +142,8 @@ def _of_workers(workers: Sequence[WorkerState]) -> Iterator[Metric]:
     yield from _numbers(GaugeMetricFamily, _WORKER_GAUGES, WORKER_LABELS, labelled)
     handoffs: list[_Sample] = [(numbers["handoff"], names) for numbers, names in labelled if numbers["handoff"]]
     yield from _numbers(CounterMetricFamily, _HANDOFF_COUNTERS, WORKER_LABELS, handoffs)
+    eager: list[_Sample] = [(numbers["eager"], names) for numbers, names in labelled if numbers["eager"]]
+    yield from _numbers(CounterMetricFamily, _EAGER_COUNTERS, WORKER_LABELS, eager)
     ups: list[_Sample] = [({"up": int(numbers["state"] == "up")}, names) for numbers, names in labelled]
     yield from _numbers(GaugeMetricFamily, {"up": ("worker_up", "Whether the worker serves")}, WORKER_LABELS, ups)
     yield from _memory([(worker["kv"], names) for worker, names in zip(workers, labels, strict=True) if worker["kv"]])

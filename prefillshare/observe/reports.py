@@ -12,11 +12,13 @@ from typing import Any, cast
 from prefillshare.observe.document import (
     WORKER_COUNTERS,
     DeploymentState,
+    EagerState,
     HandoffState,
     ModuleState,
     WorkerCounters,
     WorkerState,
     no_tokens,
+    nothing_ahead,
 )
 from prefillshare.observe.observer import Handoffs, Observer
 
@@ -29,6 +31,8 @@ class WorkerReport:
     """Counters over all starts."""
     handoffs: Handoffs = field(default_factory=Handoffs)
     """Hand-offs over all starts."""
+    eager: EagerState | None = None
+    """What was computed ahead over all starts; None where nothing is."""
     latest: DeploymentState | None = None
     """The document that it told last."""
 
@@ -48,6 +52,8 @@ class WorkerReport:
         _add_rises(self.totals, told, known)
         if told["handoff"] is not None:
             self._count_handoffs(told["handoff"], known["handoff"] if known else None)
+        if told["eager"] is not None:
+            self._count_eager(told["eager"], known["eager"] if known else None)
 
     def _count_handoffs(self, told: HandoffState, known: HandoffState | None) -> None:
         before, total = known or Handoffs().as_dict(), self.handoffs
@@ -56,6 +62,14 @@ class WorkerReport:
         total.calls += told["calls"] - before["calls"]
         if told["seconds"] is not None:
             total.seconds = (total.seconds or 0.0) + told["seconds"] - (before["seconds"] or 0.0)
+
+    def _count_eager(self, told: EagerState, known: EagerState | None) -> None:
+        before, total = known or nothing_ahead(), self.eager or nothing_ahead()
+        self.eager = {
+            "tokens": total["tokens"] + told["tokens"] - before["tokens"],
+            "hit_tokens": total["hit_tokens"] + told["hit_tokens"] - before["hit_tokens"],
+            "dropped": total["dropped"] + told["dropped"] - before["dropped"],
+        }
 
 
 def _add_rises(totals: WorkerCounters, told: Mapping[str, Any], known: Mapping[str, Any] | None) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from prefillshare.observe.document import (
     SCHEMA,
     DeploymentState,
+    EagerState,
     HandoffState,
     KvState,
     ModuleKind,
@@ -90,6 +91,7 @@ def worker_state(
     queued: int | None,
     kv: KvState | None,
     handoff: HandoffState | None,
+    eager: EagerState | None = None,
 ) -> WorkerState:
     """Return one worker of the document."""
     return {
@@ -105,4 +107,5 @@ def worker_state(
         **totals,
         "kv": kv,
         "handoff": handoff,
+        "eager": eager,
     }

@@ -36,6 +36,8 @@ class RequestState:
     is_paired: bool = False
     """Whether its module reads base-made KV only, and so computes each token that it samples from in a second row
     (:mod:`sglang_patches.icarus.rows`)."""
+    is_eager: bool = False
+    """Whether nobody asked for it: part of a prompt that is computed ahead (:mod:`sglang_patches.eager`)."""
     are_hits_counted: bool = False
     """Whether what its first match brought was counted; a retracted request matches again."""
     start_underway: Start | None = None

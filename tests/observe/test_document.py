@@ -11,6 +11,7 @@ from prefillshare.observe import document, exposition
 from prefillshare.observe.document import (
     DeploymentState,
     DivergenceState,
+    EagerState,
     EventState,
     HandoffState,
     HistogramState,
@@ -33,6 +34,7 @@ HEADINGS = {
     "Worker": WorkerState,
     "KV memory": KvState,
     "Hand-offs": HandoffState,
+    "Computed ahead": EagerState,
     "Sessions": SessionsState,
     "Session": SessionState,
     "Divergence": DivergenceState,
