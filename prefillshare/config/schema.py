@@ -92,6 +92,8 @@ class PrefillModule(_Module):
 
     workers: int = 1
     """Prefill workers in the pool; disaggregated only."""
+    eager_answers: bool = True
+    """Compute the KV of an answer when it ends, before the next prompt brings it back."""
 
     def __post_init__(self) -> None:
         _Module.__post_init__(self)

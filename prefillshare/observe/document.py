@@ -94,6 +94,23 @@ class HandoffState(TypedDict):
     calls: int
 
 
+class PushState(TypedDict):
+    """KV that a decode worker was handed before anybody asked."""
+
+    pushed_tokens: int
+    push_hit_tokens: int
+
+
+class EagerJobsState(TypedDict):
+    """Jobs of a router that follow answers."""
+
+    done: int
+    dropped: int
+    cancelled: int
+    failed: int
+    pushed: int
+
+
 class WorkerCounters(TypedDict):
     """What is counted of a worker."""
 
@@ -117,6 +134,7 @@ class WorkerState(WorkerCounters):
     queued: int | None
     kv: KvState | None
     handoff: HandoffState | None
+    push: NotRequired[PushState]
 
 
 class DivergenceState(TypedDict):
@@ -178,9 +196,12 @@ class DeploymentState(TypedDict):
     repins: int
     refusals: NotRequired[int]
     retries: NotRequired[int]
+    eager_jobs: NotRequired[EagerJobsState]
 
 
 MODULE_COUNTERS = tuple(ModuleCounters.__annotations__)
+PUSH_COUNTERS = tuple(PushState.__annotations__)
+EAGER_OUTCOMES = ("done", "dropped", "cancelled", "failed")
 LATENCIES = tuple(Latencies.__annotations__)
 WORKER_COUNTERS = tuple(WorkerCounters.__annotations__)
 

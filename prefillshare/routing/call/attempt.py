@@ -30,6 +30,7 @@ class Attempt:
     def __init__(self, parts: Parts, underway: Underway, pair: Pair) -> None:
         assert pair.decode is not None
         self.decode: Worker = pair.decode
+        self.prefill: Worker = pair.prefill
         self._parts = parts
         self._underway = underway
         self._pair = pair
@@ -72,6 +73,11 @@ class Attempt:
         except TimeoutError:
             give_up(note_silence(self._pair.prefill if self._is_prefilling else self.decode, limit_s))
         return self._answer
+
+    @property
+    def decode_rid(self) -> str:
+        """Id of the call at the decode worker; of a batch, that of its first prompt."""
+        return self._decode_leg.rids[0]
 
     @property
     def _is_prefilling(self) -> bool:
