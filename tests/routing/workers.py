@@ -16,6 +16,7 @@ import aiohttp
 from aiohttp import web
 
 from prefillshare.config.router import Router
+from prefillshare.contract import CONTINUATION_PATH, EAGER_HEADER
 from prefillshare.routing.gateway import Gateway
 from prefillshare.routing.parts import Parts
 from prefillshare.routing.settings import RouterSettings
@@ -64,6 +65,9 @@ class SmallWorker:
     told: dict[str, Any] | None = None
     state_s: float = 0.0
     hits: dict[str, int] | None = None
+    continuation: dict[str, Any] | None = None
+    continuation_s: float = 0.0
+    asked: list[str] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     headers: list[Mapping[str, str]] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
@@ -78,6 +82,16 @@ class SmallWorker:
         url = f"http://127.0.0.1:{self.port}"
         return WorkerSpec(id=self.id, role=self.role, module=self.module, url=url, **bootstrap)  # type: ignore[arg-type]
 
+    @property
+    def calls(self) -> list[dict[str, Any]]:
+        """Bodies of what came for a call."""
+        return [body for body, headers in zip(self.bodies, self.headers, strict=True) if EAGER_HEADER not in headers]
+
+    @property
+    def eager(self) -> list[dict[str, Any]]:
+        """Bodies of what came before anybody asked."""
+        return [body for body, headers in zip(self.bodies, self.headers, strict=True) if EAGER_HEADER in headers]
+
     async def start(self) -> None:
         app = web.Application(client_max_size=2**30)
         for path in ("/v1/chat/completions", "/v1/completions", "/generate"):
@@ -87,6 +101,7 @@ class SmallWorker:
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/model_info", self._model_info)
         app.router.add_get("/deployment/state", self._state)
+        app.router.add_get(CONTINUATION_PATH, self._continue)
         app.router.add_post("/flush_cache", self._health)
         app.router.add_post("/abort_request", self._abort)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.01)
@@ -115,6 +130,11 @@ class SmallWorker:
     async def _state(self, request: web.Request) -> web.Response:
         await asyncio.sleep(self.state_s)
         return web.json_response(self.told, status=404 if self.told is None else 200)
+
+    async def _continue(self, request: web.Request) -> web.Response:
+        self.asked.append(request.query["rid"])
+        await asyncio.sleep(self.continuation_s)
+        return web.json_response(self.continuation, status=404 if self.continuation is None else 200)
 
     async def _abort(self, request: web.Request) -> web.Response:
         self.aborted.append((await request.json())["rid"])

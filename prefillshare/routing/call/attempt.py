@@ -121,7 +121,9 @@ class Attempt:
         if self._answer is not None and self._answer.rest is not None:
             self._answer.rest.close()
         for task, leg in ((self._prefill, self._prefill_leg), (self._decode, self._decode_leg)):
-            is_open = not task.done() or (task is self._decode and self._answer is not None and self._answer.rest)
+            is_streaming = task is self._decode and self._answer is not None and self._answer.rest is not None
+            # Whoever waits for a leg and is cancelled has cancelled the leg, too: the worker still computes it.
+            is_open = not task.done() or task.cancelled() or is_streaming
             task.cancel()
             if is_open:
                 self._parts.client.abort(leg)

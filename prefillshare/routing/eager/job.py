@@ -99,7 +99,8 @@ class Job:
             await asyncio.gather(*tasks.values())
         except BaseException:
             for leg in legs:
-                if tasks[leg.rids].cancel():
+                # A job that is given up finds its requests cancelled already.
+                if tasks[leg.rids].cancelled() or tasks[leg.rids].cancel():
                     self._parts.client.abort(leg)
             raise
 

@@ -83,12 +83,16 @@ class Predictor:
 
 
 def guess_next(history: list[str]) -> str | None:
-    """Return what followed the longest earlier stretch that ends as `history` does; the latest one of equals."""
-    best, found = 0, None
+    """Return what followed the longest earlier stretch that ends as `history` does; None where there is none.
+
+    Of equal ones the one that reaches back to the beginning counts, for nothing speaks against it, then the latest.
+    """
+    best, found = (0, False), None
     for shift in range(1, len(history)):
         length = _common_end(history, shift)
-        if length > best:
-            best, found = length, history[-shift]
+        rank = (length, length == len(history) - shift)
+        if length and rank > best:
+            best, found = rank, history[-shift]
     return found
 
 
