@@ -42,6 +42,9 @@ MODULE_HEADER = "X-PrefillShare-Module"
 EAGER_HEADER = "X-PrefillShare-Eager"
 """HTTP header from the router to a worker, value 1: a prompt computed before anybody asks, after all who wait."""
 
+PUSH_RID_PREFIX = "prefillshare-push-"
+"""Begin of the request id, on both workers, of a pair of legs that hands KV to a decode worker before any call does."""
+
 CONTINUATION_PATH = "/prefillshare/continuation"
 """``GET ...?rid=``, of a decode worker: the tokens with which the next prompt begins after that answer, for once."""
 

@@ -134,7 +134,7 @@ class WorkerState(WorkerCounters):
     queued: int | None
     kv: KvState | None
     handoff: HandoffState | None
-    push: NotRequired[PushState]
+    push: PushState | None
 
 
 class DivergenceState(TypedDict):

@@ -162,7 +162,7 @@ def _of_workers(workers: Sequence[WorkerState]) -> Iterator[Metric]:
     yield from _numbers(GaugeMetricFamily, _WORKER_GAUGES, WORKER_LABELS, labelled)
     handoffs: list[_Sample] = [(numbers["handoff"], names) for numbers, names in labelled if numbers["handoff"]]
     yield from _numbers(CounterMetricFamily, _HANDOFF_COUNTERS, WORKER_LABELS, handoffs)
-    pushes: list[_Sample] = [(numbers["push"], names) for numbers, names in labelled if "push" in numbers]
+    pushes: list[_Sample] = [(numbers["push"], names) for numbers, names in labelled if numbers["push"]]
     yield from _numbers(CounterMetricFamily, _PUSH_COUNTERS, WORKER_LABELS, pushes)
     ups: list[_Sample] = [({"up": int(numbers["state"] == "up")}, names) for numbers, names in labelled]
     yield from _numbers(GaugeMetricFamily, {"up": ("worker_up", "Whether the worker serves")}, WORKER_LABELS, ups)

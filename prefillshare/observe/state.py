@@ -10,6 +10,7 @@ from prefillshare.observe.document import (
     KvState,
     ModuleKind,
     ModuleState,
+    PushState,
     Role,
     Topology,
     WorkerCounters,
@@ -90,6 +91,7 @@ def worker_state(
     queued: int | None,
     kv: KvState | None,
     handoff: HandoffState | None,
+    push: PushState | None = None,
 ) -> WorkerState:
     """Return one worker of the document."""
     return {
@@ -105,4 +107,5 @@ def worker_state(
         **totals,
         "kv": kv,
         "handoff": handoff,
+        "push": push,
     }

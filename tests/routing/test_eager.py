@@ -461,7 +461,7 @@ async def test_state_and_metrics_tell_what_became_of_it() -> None:
         assert mistakes_in(state) == []
         assert state["eager_jobs"] == {"done": 6, "dropped": 0, "cancelled": 0, "failed": 0, "pushed": 2}
         assert worker_of(state, "math-0")["push"] == {"pushed_tokens": 40, "push_hit_tokens": 30}
-        assert "push" not in worker_of(state, "p0")
+        assert worker_of(state, "p0")["push"] is None
         # Started again, it begins at 0.
         running["math-0"].told = told("math-0", started=2.0, pushed=5, hit=1)
         async with running.http.get(f"{running.url}/metrics") as reply:
@@ -488,6 +488,7 @@ def told(worker_id: str, *, started: float = 1.0, pushed: int, hit: int) -> dict
         queued=0,
         kv=None,
         handoff=None,
+        push={"pushed_tokens": pushed, "push_hit_tokens": hit},
     )
     observer = Observer(lambda: started)
     document = deployment_state(
@@ -496,6 +497,6 @@ def told(worker_id: str, *, started: float = 1.0, pushed: int, hit: int) -> dict
         topology="disaggregated",
         prefill_module="base",
         modules=[],
-        workers=[{**entry, "push": {"pushed_tokens": pushed, "push_hit_tokens": hit}}],
+        workers=[entry],
     )
     return dict(document)

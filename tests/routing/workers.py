@@ -16,7 +16,7 @@ import aiohttp
 from aiohttp import web
 
 from prefillshare.config.router import Router
-from prefillshare.contract import CONTINUATION_PATH, EAGER_HEADER
+from prefillshare.contract import CONTINUATION_PATH, EAGER_HEADER, PUSH_RID_PREFIX
 from prefillshare.routing.gateway import Gateway
 from prefillshare.routing.parts import Parts
 from prefillshare.routing.settings import RouterSettings
@@ -85,12 +85,16 @@ class SmallWorker:
     @property
     def calls(self) -> list[dict[str, Any]]:
         """Bodies of what came for a call."""
-        return [body for body, headers in zip(self.bodies, self.headers, strict=True) if EAGER_HEADER not in headers]
+        return [body for body in self.bodies if body not in self.eager]
 
     @property
     def eager(self) -> list[dict[str, Any]]:
         """Bodies of what came before anybody asked."""
-        return [body for body, headers in zip(self.bodies, self.headers, strict=True) if EAGER_HEADER in headers]
+        return [
+            body
+            for body, headers in zip(self.bodies, self.headers, strict=True)
+            if EAGER_HEADER in headers or str(body["rid"]).startswith(PUSH_RID_PREFIX)
+        ]
 
     async def start(self) -> None:
         app = web.Application(client_max_size=2**30)

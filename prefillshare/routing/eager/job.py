@@ -94,13 +94,13 @@ class Job:
 
         Raises: LegFailedError, ShortageError; what is still open is aborted then, and when the job is given up.
         """
-        tasks = {leg.rids: asyncio.create_task(self._send_one(leg)) for leg in legs}
+        tasks = [asyncio.create_task(self._send_one(leg)) for leg in legs]
         try:
-            await asyncio.gather(*tasks.values())
+            await asyncio.gather(*tasks)
         except BaseException:
-            for leg in legs:
+            for task, leg in zip(tasks, legs, strict=True):
                 # A job that is given up finds its requests cancelled already.
-                if tasks[leg.rids].cancelled() or tasks[leg.rids].cancel():
+                if task.cancelled() or task.cancel():
                     self._parts.client.abort(leg)
             raise
 

@@ -1,7 +1,9 @@
 """The requests of a job: one to the prefill worker, and a pair for a push.
 
 All ask for no token. What the prefill worker computes alone stays in its cache; of a push it hands the decode worker
-what that lacks, and the decode worker keeps it in its tree as it keeps the prompt of any call that has ended.
+what that lacks, and the decode worker keeps it in its tree as it keeps the prompt of any call that has ended. The first
+is told by its header, for the prefill worker decides when it is computed; of a push nothing is left to be computed but
+a token, and both workers tell it by its request id.
 """
 
 import random
@@ -11,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from prefillshare.contract import EAGER_HEADER, MODULE_HEADER, NO_BOOTSTRAP_HOST
+from prefillshare.contract import EAGER_HEADER, MODULE_HEADER, NO_BOOTSTRAP_HOST, PUSH_RID_PREFIX
 from prefillshare.routing.eager.continuations import Continuation
 from prefillshare.routing.workers.leg import Leg
 from prefillshare.routing.workers.worker import Worker
@@ -23,7 +25,8 @@ _PATH = "/generate"
 def make_prefill(continuation: Continuation, prefill: Worker) -> Leg:
     """Return the request that makes the KV of `continuation` at `prefill`."""
     bootstrap = {"bootstrap_host": NO_BOOTSTRAP_HOST, "bootstrap_room": _make_room()}
-    return _make_leg(continuation, prefill, bootstrap, {MODULE_HEADER: continuation.module})
+    headers = {EAGER_HEADER: "1", MODULE_HEADER: continuation.module}
+    return _make_leg(continuation, prefill, uuid.uuid4().hex, bootstrap, headers)
 
 
 def make_push(continuation: Continuation, prefill: Worker, decode: Worker) -> tuple[Leg, Leg]:
@@ -36,14 +39,16 @@ def make_push(continuation: Continuation, prefill: Worker, decode: Worker) -> tu
     }
     # SGLang's own interface knows no model names, only adapters.
     adapter = {"lora_path": decode.spec.module} if decode.is_adapter else {}
+    rid = f"{PUSH_RID_PREFIX}{uuid.uuid4().hex}"
     return (
-        _make_leg(continuation, prefill, bootstrap, {MODULE_HEADER: decode.spec.module}),
-        _make_leg(continuation, decode, bootstrap | adapter, {}),
+        _make_leg(continuation, prefill, rid, bootstrap, {MODULE_HEADER: decode.spec.module}),
+        _make_leg(continuation, decode, rid, bootstrap | adapter, {}),
     )
 
 
-def _make_leg(continuation: Continuation, worker: Worker, fields: Mapping[str, Any], headers: Mapping[str, str]) -> Leg:
-    rid = uuid.uuid4().hex
+def _make_leg(
+    continuation: Continuation, worker: Worker, rid: str, fields: Mapping[str, Any], headers: Mapping[str, str]
+) -> Leg:
     body = {
         "input_ids": continuation.input_ids,
         "extra_key": continuation.extra_key,
@@ -52,7 +57,7 @@ def _make_leg(continuation: Continuation, worker: Worker, fields: Mapping[str, A
         "rid": rid,
         **fields,
     }
-    return Leg(worker=worker, path=_PATH, body=orjson.dumps(body), rids=(rid,), headers={EAGER_HEADER: "1", **headers})
+    return Leg(worker=worker, path=_PATH, body=orjson.dumps(body), rids=(rid,), headers=headers)
 
 
 def _make_room() -> int:

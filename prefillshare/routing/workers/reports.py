@@ -78,7 +78,7 @@ class WorkerReports:
         report = self._reports.get(worker.id) or WorkerReport()
         latest: Mapping[str, Any] = report.latest["workers"][0] if report.latest else {}
         now: Mapping[str, Any] = told["workers"][0] if told else {}
-        entry = worker_state(
+        return worker_state(
             id=worker.id,
             role=worker.spec.role,
             module=worker.spec.module,
@@ -91,5 +91,5 @@ class WorkerReports:
             queued=now.get("queued"),
             kv=now.get("kv"),
             handoff=report.handoffs.as_dict(),
+            push=report.push,
         )
-        return entry if report.push is None else {**entry, "push": report.push}
