@@ -154,7 +154,7 @@ class DecodePreallocQueue(upstream.DecodePreallocQueue):
         self.queue = [decode_req for decode_req in self.queue if not is_push(decode_req.req)] + pushes
         for decode_req in pushes:
             if decode_req.waiting_for_input and not self._has_room_for_push(decode_req.req):
-                prepare_abort(decode_req.req, _NO_ROOM, status_code=HTTPStatus.SERVICE_UNAVAILABLE)
+                _end_push(decode_req)
 
     def _has_room_for_push(self, req: Req) -> bool:
         places = (self.req_to_token_pool, self.req_to_metadata_buffer_idx_allocator)
@@ -171,7 +171,7 @@ class DecodePreallocQueue(upstream.DecodePreallocQueue):
         """End all pushes, wherever they are; their rows are free once nobody writes to them."""
         for decode_req in self.queue:
             if is_push(decode_req.req):
-                prepare_abort(decode_req.req, _NO_ROOM, status_code=HTTPStatus.SERVICE_UNAVAILABLE)
+                _end_push(decode_req)
         for decode_req in self.transfer_queue.queue:
             if is_push(decode_req.req) and not decode_req.kv_receiver.abort_notified:
                 decode_req.kv_receiver.abort()
@@ -227,6 +227,16 @@ class DecodePreallocQueue(upstream.DecodePreallocQueue):
                 if id(decode_req) not in kept:
                     reason = f"the prefill worker at {address} does not answer: see whether it runs"
                     self.kv_manager.record_failure(decode_req.req.bootstrap_room, reason)
+
+
+def _end_push(decode_req: DecodeRequest) -> None:
+    """End a push that has no rows yet; the queue streams the abort and forgets it in its next pass."""
+    prepare_abort(decode_req.req, _NO_ROOM, status_code=HTTPStatus.SERVICE_UNAVAILABLE)
+    receiver = decode_req.kv_receiver
+    # As an abort does, but that would be logged and counted as a failure. The prefill worker would wait for this one.
+    if getattr(receiver, "bootstrap_infos", None) is not None and not receiver.abort_notified:
+        receiver._send_abort_notification()
+        receiver.abort_notified = True
 
 
 def _refuse(decode_reqs: list[DecodeRequest], reason: str) -> None:

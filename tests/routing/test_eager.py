@@ -254,6 +254,17 @@ async def test_two_jobs_at_a_time_and_all_in_the_end() -> None:
 
 
 @in_loop
+async def test_what_the_worker_gave_up_is_neither_done_nor_pushed() -> None:
+    async with agents() as running:
+        await take_turns(running, 2)
+        before = jobs(running)
+        running["p0"].gives_up = True
+        await ask(running)
+        await settled(running)
+        assert jobs(running) == before | {"dropped": 1}
+
+
+@in_loop
 async def test_failures_are_nobodys_business(caplog: pytest.LogCaptureFixture) -> None:
     async with agents(breaker_failures=1) as running:
         await ask(running)

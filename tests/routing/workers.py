@@ -67,6 +67,7 @@ class SmallWorker:
     hits: dict[str, int] | None = None
     continuation: dict[str, Any] | None = None
     continuation_s: float = 0.0
+    gives_up: bool = False
     asked: list[str] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     headers: list[Mapping[str, str]] = field(default_factory=list)
@@ -171,6 +172,8 @@ class SmallWorker:
         rooms = body["bootstrap_room"]
         for room in rooms if isinstance(rooms, list) else [rooms]:
             self.rooms[room].set()
+        if self.gives_up and body in self.eager:
+            return web.json_response({"meta_info": {"finish_reason": {"type": "abort", "message": "no room"}}})
         report: dict[str, Any] = {"usage": {"prompt_tokens": 40, "prompt_tokens_details": {"cached_tokens": 8}}}
         return web.json_response(report | ({"metadata": {"prefillshare": self.hits}} if self.hits else {}))
 

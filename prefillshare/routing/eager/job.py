@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import aiohttp
+import orjson
 
 from prefillshare.routing.choice.demand import Demand
 from prefillshare.routing.eager.continuations import Continuation, Continuations
@@ -70,7 +71,8 @@ class Job:
             return "nothing"
         if not self._has_time():
             return "dropped"
-        await self._send(make_prefill(continuation, ended.prefill))
+        if not await self._send(make_prefill(continuation, ended.prefill)):
+            return "dropped"
         self._parts.chooser.learn_ahead(ended.demand, ended.prefill, continuation.new_tokens)
         return "pushed" if await self._push(continuation) else "done"
 
@@ -82,21 +84,22 @@ class Job:
         if replica is None or not self._has_time():
             return False
         try:
-            await self._send(*make_push(continuation, ended.prefill, replica))
+            is_done = await self._send(*make_push(continuation, ended.prefill, replica))
         except (LegFailedError, ShortageError) as error:
             log.debug("what follows an answer of session %s was not pushed: %s", ended.session, error)
             return False
-        self._parts.chooser.learn_push(ended.demand, replica)
-        return True
+        if is_done:
+            self._parts.chooser.learn_push(ended.demand, replica)
+        return is_done
 
-    async def _send(self, *legs: Leg) -> None:
-        """Send the legs at once, and wait until all are answered.
+    async def _send(self, *legs: Leg) -> bool:
+        """Send the legs at once, and wait until all are answered; return whether no worker gave it up.
 
         Raises: LegFailedError, ShortageError; what is still open is aborted then, and when the job is given up.
         """
         tasks = [asyncio.create_task(self._send_one(leg)) for leg in legs]
         try:
-            await asyncio.gather(*tasks)
+            return all(await asyncio.gather(*tasks))
         except BaseException:
             for task, leg in zip(tasks, legs, strict=True):
                 # A job that is given up finds its requests cancelled already.
@@ -104,11 +107,12 @@ class Job:
                     self._parts.client.abort(leg)
             raise
 
-    async def _send_one(self, leg: Leg) -> None:
+    async def _send_one(self, leg: Leg) -> bool:
         answer = await self._parts.client.send(leg, {}, is_stream=False)
         if answer.status != 200:
             # The other worker of a pair would wait for this one.
             raise LegFailedError(leg.worker, f"answered {answer.status}: {error_text(answer.content)}")
+        return not _is_given_up(answer.content)
 
     def _is_present(self, worker: Worker) -> bool:
         return self._parts.pool.get(worker.id) is worker and worker.is_available
@@ -118,3 +122,11 @@ class Job:
         worker, parts = self._ended.prefill, self._parts
         has_waiting = parts.admission.num_queued() > 0 or worker.num_running > MAX_CALLS_AHEAD
         return self._is_present(worker) and not has_waiting and not parts.descriptors.is_short
+
+
+def _is_given_up(content: bytes) -> bool:
+    """Whether the worker had no room or time for it, which it says as it says that a call was aborted."""
+    try:
+        return bool(orjson.loads(content)["meta_info"]["finish_reason"]["type"] == "abort")
+    except (orjson.JSONDecodeError, LookupError, TypeError):
+        return False
