@@ -38,6 +38,7 @@ _ENGINE_FILES = (
     "engine.prefill_adder",
     "engine.radix_cache",
     "engine.batch_result_processor",
+    "engine.output_streamer",
     "engine.xgrammar",
     "patches.grammar_memory",
     "patches.stop_search",

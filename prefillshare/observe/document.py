@@ -111,6 +111,14 @@ class EagerJobsState(TypedDict):
     pushed: int
 
 
+class EagerState(TypedDict):
+    """What a worker computed before anybody asked: the start of prompts that follow its answers."""
+
+    tokens: int
+    hit_tokens: int
+    dropped: int
+
+
 class WorkerCounters(TypedDict):
     """What is counted of a worker."""
 
@@ -135,6 +143,7 @@ class WorkerState(WorkerCounters):
     kv: KvState | None
     handoff: HandoffState | None
     push: PushState | None
+    eager: EagerState | None
 
 
 class DivergenceState(TypedDict):

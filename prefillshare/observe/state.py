@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from prefillshare.observe.document import (
     SCHEMA,
     DeploymentState,
+    EagerState,
     HandoffState,
     KvState,
     ModuleKind,
@@ -92,6 +93,7 @@ def worker_state(
     kv: KvState | None,
     handoff: HandoffState | None,
     push: PushState | None = None,
+    eager: EagerState | None = None,
 ) -> WorkerState:
     """Return one worker of the document."""
     return {
@@ -108,4 +110,5 @@ def worker_state(
         "kv": kv,
         "handoff": handoff,
         "push": push,
+        "eager": eager,
     }

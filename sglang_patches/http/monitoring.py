@@ -128,6 +128,7 @@ def _describe_worker(manager: TokenizerManager, told: Mapping[str, Any] | None, 
         kv=None if told is None else told["kv"],
         handoff=None if role == "null" else observer.handoffs.as_dict(),
         push=None if told is None else told["push"],
+        eager=None if told is None else told["eager"],
     )
 
 

@@ -32,6 +32,8 @@ class RequestState:
     decode_module: str | None
     """Whom it is prefilled for, for the statistics only and no part of the namespace: an adapter's id, on a prefill
     worker the name that the router hands along, None for the prefill module itself."""
+    is_eager: bool = False
+    """Whether nobody asked for it: part of a prompt that is computed ahead (:mod:`sglang_patches.eager`)."""
     are_hits_counted: bool = False
     """Whether what its first match brought was counted; a retracted request matches again."""
     start_underway: Start | None = None

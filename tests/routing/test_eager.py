@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 
-from prefillshare.contract import EAGER_HEADER, MODULE_HEADER, NO_BOOTSTRAP_HOST
+from prefillshare.contract import EAGER_HEADER, EAGER_RID_PREFIX, MODULE_HEADER, NO_BOOTSTRAP_HOST
 from prefillshare.observe.document import no_tokens
 from prefillshare.observe.observer import Observer
 from prefillshare.observe.state import deployment_state, worker_state
 from prefillshare.routing.eager import answers
-from prefillshare.routing.eager.continuations import MAX_UNKNOWN
 from tests.routing.workers import Deployment, SmallWorker, deployment, in_loop, until
 from tests.support.monitoring import scraped, worker_of
 from tests.support.state_document import mistakes_in
@@ -118,7 +117,7 @@ async def test_the_sessions_next_call_ends_it_at_once() -> None:
         (sent,) = running["p0"].eager
         running["p0"].prefill_s = 0.0
         await ask(running, "tool")
-        await until(lambda: running["p0"].aborted == [sent["rid"]])
+        await until(lambda: running["p0"].aborted == [EAGER_RID_PREFIX + sent["rid"]])
         await settled(running)
         assert jobs(running) == {"cancelled": 1, "done": 1}
 
@@ -291,10 +290,10 @@ async def test_a_worker_without_the_path_is_not_asked_for_ever() -> None:
     async with agents() as running:
         worker = running["math-0"]
         worker.continuation = None
-        for number in range(MAX_UNKNOWN + 3):
+        for number in range(3):
             await ask(running, session=f"s{number}")
             await settled(running)
-        assert len(worker.asked) == MAX_UNKNOWN
+        assert len(worker.asked) == 1
         assert jobs(running) == {}
         worker.is_healthy = False
         await until(lambda: running.parts.pool.get("math-0").state == "down")
@@ -302,18 +301,19 @@ async def test_a_worker_without_the_path_is_not_asked_for_ever() -> None:
         await running.is_up("math-0")
         await ask(running)
         await settled(running)
-        assert len(worker.asked) == MAX_UNKNOWN + 1
+        assert len(worker.asked) == 2
 
 
 @in_loop
 async def test_a_worker_with_the_path_may_know_nothing_of_many_answers() -> None:
     async with agents() as running:
         worker = running["math-0"]
-        for number in range(MAX_UNKNOWN + 3):
+        worker.continuation, worker.knows_rids = None, True
+        for number in range(3):
             await ask(running, session=f"s{number}")
             await settled(running)
-            worker.continuation = None
-        assert len(worker.asked) == MAX_UNKNOWN + 3
+        assert len(worker.asked) == 3
+        assert jobs(running) == {}
 
 
 @pytest.mark.parametrize(
@@ -350,7 +350,7 @@ async def test_a_router_that_stops_gives_its_jobs_up() -> None:
         call.prefill_s = 30.0
         await until(lambda: running["p0"].eager)
     (sent,) = running["p0"].eager
-    assert running["p0"].aborted == [sent["rid"]]
+    assert running["p0"].aborted == [EAGER_RID_PREFIX + sent["rid"]]
 
 
 @in_loop

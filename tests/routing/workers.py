@@ -67,6 +67,7 @@ class SmallWorker:
     hits: dict[str, int] | None = None
     continuation: dict[str, Any] | None = None
     continuation_s: float = 0.0
+    knows_rids: bool = False
     gives_up: bool = False
     asked: list[str] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
@@ -139,7 +140,10 @@ class SmallWorker:
     async def _continue(self, request: web.Request) -> web.Response:
         self.asked.append(request.query["rid"])
         await asyncio.sleep(self.continuation_s)
-        return web.json_response(self.continuation, status=404 if self.continuation is None else 200)
+        if self.continuation is None:
+            error = {"message": "no", "type": "not_found", "param": "rid" if self.knows_rids else None, "code": None}
+            return web.json_response({"error": error}, status=404)
+        return web.json_response(self.continuation)
 
     async def _abort(self, request: web.Request) -> web.Response:
         self.aborted.append((await request.json())["rid"])

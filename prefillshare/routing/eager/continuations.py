@@ -12,8 +12,6 @@ from prefillshare.routing.workers.client import WorkerClient
 from prefillshare.routing.workers.worker import Worker
 
 ASK_TIMEOUT_S = 5.0
-MAX_UNKNOWN = 16
-"""So many questions in a row that a worker answers with 404, and none otherwise: it does not have the path."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +33,7 @@ class _Known:
     """What is known of a worker since its last start."""
 
     num_ups: int
-    num_unknown: int = 0
-    has_path: bool = False
+    has_path: bool = True
 
 
 class Continuations:
@@ -48,8 +45,7 @@ class Continuations:
 
     def can_ask(self, worker: Worker) -> bool:
         """Return whether `worker` may have an answer."""
-        known = self._of(worker)
-        return known.has_path or known.num_unknown < MAX_UNKNOWN
+        return self._of(worker).has_path
 
     async def ask(self, worker: Worker, rid: str) -> Continuation | None:
         """Return what follows the answer `rid`; None when nothing certain does.
@@ -58,9 +54,8 @@ class Continuations:
         """
         known = self._of(worker)
         status, content = await self._client.fetch(worker, f"{CONTINUATION_PATH}?rid={rid}", timeout_s=ASK_TIMEOUT_S)
-        known.has_path |= status == 200
-        # A worker that has the path answers 404 too, for an answer after which nothing is certain.
-        known.num_unknown = known.num_unknown + 1 if status == 404 else 0
+        # A worker that has the path answers 404 as well, for an answer after which nothing is certain.
+        known.has_path = status != 404 or _is_about_rid(content)
         return _read(content) if status == 200 else None
 
     def _of(self, worker: Worker) -> _Known:
@@ -68,6 +63,14 @@ class Continuations:
         if known is None or known.num_ups != worker.num_ups:
             known = self._known[worker] = _Known(num_ups=worker.num_ups)
         return known
+
+
+def _is_about_rid(content: bytes) -> bool:
+    """Whether an error answer says that this id is not known, and not that there is no such path."""
+    try:
+        return bool(orjson.loads(content)["error"]["param"] == "rid")
+    except (orjson.JSONDecodeError, LookupError, TypeError):
+        return False
 
 
 def _read(content: bytes) -> Continuation | None:

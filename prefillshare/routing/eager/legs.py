@@ -9,11 +9,12 @@ a token, and both workers tell it by its request id.
 import random
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import orjson
 
-from prefillshare.contract import EAGER_HEADER, MODULE_HEADER, NO_BOOTSTRAP_HOST, PUSH_RID_PREFIX
+from prefillshare.contract import EAGER_HEADER, EAGER_RID_PREFIX, MODULE_HEADER, NO_BOOTSTRAP_HOST, PUSH_RID_PREFIX
 from prefillshare.routing.eager.continuations import Continuation
 from prefillshare.routing.workers.leg import Leg
 from prefillshare.routing.workers.worker import Worker
@@ -26,7 +27,9 @@ def make_prefill(continuation: Continuation, prefill: Worker) -> Leg:
     """Return the request that makes the KV of `continuation` at `prefill`."""
     bootstrap = {"bootstrap_host": NO_BOOTSTRAP_HOST, "bootstrap_room": _make_room()}
     headers = {EAGER_HEADER: "1", MODULE_HEADER: continuation.module}
-    return _make_leg(continuation, prefill, uuid.uuid4().hex, bootstrap, headers)
+    leg = _make_leg(continuation, prefill, uuid.uuid4().hex, bootstrap, headers)
+    # The worker makes another id of it, by which the job is aborted there.
+    return replace(leg, rids=tuple(f"{EAGER_RID_PREFIX}{rid}" for rid in leg.rids))
 
 
 def make_push(continuation: Continuation, prefill: Worker, decode: Worker) -> tuple[Leg, Leg]:

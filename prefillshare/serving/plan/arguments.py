@@ -14,7 +14,7 @@ from prefillshare.serving.plan.engine_options import check_extra_args, check_own
 from prefillshare.serving.plan.kernels import GPU_ATTENTION_BACKEND, GPU_LORA_BACKEND, check_kernels
 from prefillshare.serving.plan.place import Place
 from prefillshare.serving.plan.placement import GpuPlace
-from prefillshare.serving.plan.variables import engine_variables, handoff_variables, warning_variables
+from prefillshare.serving.plan.variables import eager_variables, engine_variables, handoff_variables, warning_variables
 from prefillshare.serving.plan.workers import Worker
 
 _CHECKED_KEYS = ("attention_backend", "reasoning_parser", "tool_call_parser")
@@ -43,7 +43,7 @@ def worker_command(
     argv += [*_checked_extra_args(deployment, argv), *extra_args]
     environment = engine_variables(deployment, on_cpu, extra_args, place.gpu)
     environment |= handoff_variables(deployment) if worker.role != "engine" else {}
-    environment |= warning_variables(deployment)
+    environment |= eager_variables(deployment) | warning_variables(deployment)
     return ProcessCommand(argv=tuple(argv), environment=environment, api_key=api_key)
 
 
