@@ -54,6 +54,7 @@ class Scheduler(upstream.Scheduler):
     def get_internal_state(self, recv_req: GetInternalStateReq) -> GetInternalStateReqOutput:
         reply = super().get_internal_state(recv_req)
         reply.internal_state[REPORT_KEY] = {
+            "push": self.disagg_decode_prealloc_queue.count_pushes() if is_decode_worker() else None,
             "kv": kv_usage(self.tree_cache, self.token_to_kv_pool_allocator, self.ps.tp_size),
             "queued": dict(Counter(req.prefillshare.decode_module or "" for req in waiting_requests(self))),
             "flushes": max(self.tree_cache.num_flushes, 0),

@@ -130,6 +130,7 @@ def _describe_worker(manager: TokenizerManager, told: Mapping[str, Any] | None, 
         kv=None if told is None else told["kv"],
         handoff=None if role == "null" else observer.handoffs.as_dict(),
         eager=getattr(manager, "prefillshare_eager", None),
+        push=None if told is None else told["push"],
     )
 
 

@@ -92,4 +92,5 @@ class WorkerReports:
             kv=now.get("kv"),
             handoff=report.handoffs.as_dict(),
             eager=report.eager,
+            push=report.push,
         )
