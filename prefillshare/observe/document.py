@@ -222,6 +222,11 @@ def part_of(kind: type[_Part], source: object) -> _Part:
     return cast(_Part, {name: getattr(source, name) for name in kind.__annotations__})
 
 
+def nothing_ahead() -> EagerState:
+    """Return the counters of a worker that has computed nothing ahead."""
+    return {"tokens": 0, "hit_tokens": 0, "dropped": 0}
+
+
 def no_tokens() -> WorkerCounters:
     """Return the counters of a worker that has computed nothing."""
     return {"prompt_tokens": 0, "cached_tokens": 0, "generated_tokens": 0, "retractions": 0}

@@ -13,12 +13,14 @@ from prefillshare.observe.document import (
     PUSH_COUNTERS,
     WORKER_COUNTERS,
     DeploymentState,
+    EagerState,
     HandoffState,
     ModuleState,
     PushState,
     WorkerCounters,
     WorkerState,
     no_tokens,
+    nothing_ahead,
 )
 from prefillshare.observe.observer import Handoffs, Observer
 
@@ -33,6 +35,8 @@ class WorkerReport:
     """Hand-offs over all starts."""
     push: PushState | None = None
     """What was pushed to it over all starts; None for a worker that nothing is pushed to."""
+    eager: EagerState | None = None
+    """What was computed ahead over all starts; None where nothing is."""
     latest: DeploymentState | None = None
     """The document that it told last."""
 
@@ -55,6 +59,8 @@ class WorkerReport:
         if (push := told.get("push")) is not None:
             self.push = self.push or {"pushed_tokens": 0, "push_hit_tokens": 0}
             _add_rises(self.push, push, known and known.get("push"), PUSH_COUNTERS)
+        if told["eager"] is not None:
+            self._count_eager(told["eager"], known["eager"] if known else None)
 
     def _count_handoffs(self, told: HandoffState, known: HandoffState | None) -> None:
         before, total = known or Handoffs().as_dict(), self.handoffs
@@ -63,6 +69,14 @@ class WorkerReport:
         total.calls += told["calls"] - before["calls"]
         if told["seconds"] is not None:
             total.seconds = (total.seconds or 0.0) + told["seconds"] - (before["seconds"] or 0.0)
+
+    def _count_eager(self, told: EagerState, known: EagerState | None) -> None:
+        before, total = known or nothing_ahead(), self.eager or nothing_ahead()
+        self.eager = {
+            "tokens": total["tokens"] + told["tokens"] - before["tokens"],
+            "hit_tokens": total["hit_tokens"] + told["hit_tokens"] - before["hit_tokens"],
+            "dropped": total["dropped"] + told["dropped"] - before["dropped"],
+        }
 
 
 def _add_rises(

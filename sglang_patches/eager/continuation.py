@@ -13,6 +13,7 @@ common is what every next prompt has. Where it is wrong all the same, tokens are
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 NEXT_TEXTS = ("0", "\n\nThe", " and")
 """Begins of what may follow: no two of them make the same token with what stands before."""
+
+_LAST_WORD = re.compile(r"\S{0,16}\s{0,16}\Z")
+"""The end of a text that more letters may change; where no spaces are, so many characters."""
 
 _UNASKED = {
     "logprobs": False,
@@ -117,8 +121,13 @@ def after_tokens(prompt_ids: Sequence[int], answer: Answer) -> list[int]:
 
 
 def after_text(tokenize: Callable[[str], Sequence[int]], prompt: str, answer: Answer) -> list[int]:
-    """The next prompt's start for a caller who sends text, which is cut into tokens anew."""
-    return common_start([tokenize(prompt + answer.text + text) for text in NEXT_TEXTS])
+    """The next prompt's start for a caller who sends text, which is cut into tokens anew.
+
+    An answer may have ended within a word, so its last one is uncertain.
+    """
+    text = prompt + answer.text
+    before_last_word = text[: _LAST_WORD.search(text).start()]  # type: ignore[union-attr]  # it matches nothing, too
+    return common_start([tokenize(text + more) for more in NEXT_TEXTS] + [tokenize(before_last_word + NEXT_TEXTS[0])])
 
 
 def common_start(prompts: Sequence[Sequence[int]]) -> list[int]:

@@ -111,7 +111,8 @@ class EagerPrefill:
             return
         job, req = self._running
         self._running = None
-        if len(req.origin_input_ids) >= self._whole_pages(len(job.tokens)):
+        is_last = len(req.origin_input_ids) >= self._whole_pages(len(job.tokens))
+        if is_last and not req.is_retracted:
             self._answer(job, _COMPUTED)
         else:
             self._push(job)

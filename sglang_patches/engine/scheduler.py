@@ -85,6 +85,12 @@ class Scheduler(upstream.Scheduler):
         else:
             super().handle_generate_request(recv_req)
 
+    @overrides("60d16c96c040ccba", "a slice that is retracted would wait among the calls")
+    def _add_request_to_queue(self, req: Req, is_retracted: bool = False) -> None:
+        # Its rows were given back, and its job goes on from what the tree has.
+        if not req.prefillshare.is_eager:
+            super()._add_request_to_queue(req, is_retracted)
+
     @overrides("0dcc6921d984d58f", "nothing would be computed ahead")
     def get_new_batch_prefill(self, running_batch: ScheduleBatch) -> NextBatchPlan:
         plan = super().get_new_batch_prefill(running_batch)

@@ -92,4 +92,5 @@ class WorkerReports:
             kv=now.get("kv"),
             handoff=report.handoffs.as_dict(),
             push=report.push,
+            eager=report.eager,
         )
