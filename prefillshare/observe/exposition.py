@@ -60,14 +60,14 @@ _HANDOFF_COUNTERS = {
     "bytes": ("handoff_bytes", "Bytes of KV handed over, counted at both ends"),
     "seconds": ("handoff_seconds", "Seconds from the end of a prefill to the end of its hand-off, at prefill workers"),
 }
+_PUSH_COUNTERS = {
+    "pushed_tokens": ("pushed_tokens", "Tokens whose KV a decode worker was handed before any call asked for it"),
+    "push_hit_tokens": ("push_hit_tokens", "Of the pushed tokens, those that a call then need not be handed"),
+}
 _EAGER_COUNTERS = {
     "tokens": ("eager_tokens", "Tokens computed before anybody asked: what prompts begin with that follow answers"),
     "hit_tokens": ("eager_hit_tokens", "Of these, tokens that a call has hit since, each counted once"),
     "dropped": ("eager_dropped", "Answers that were to be computed ahead and were given up"),
-}
-_PUSH_COUNTERS = {
-    "pushed_tokens": ("pushed_tokens", "Tokens whose KV a decode worker was handed before any call asked for it"),
-    "push_hit_tokens": ("push_hit_tokens", "Of the pushed tokens, those that a call then need not be handed"),
 }
 _KV_PARTS = {
     "capacity": "KV pool of the worker",
@@ -167,10 +167,10 @@ def _of_workers(workers: Sequence[WorkerState]) -> Iterator[Metric]:
     yield from _numbers(GaugeMetricFamily, _WORKER_GAUGES, WORKER_LABELS, labelled)
     handoffs: list[_Sample] = [(numbers["handoff"], names) for numbers, names in labelled if numbers["handoff"]]
     yield from _numbers(CounterMetricFamily, _HANDOFF_COUNTERS, WORKER_LABELS, handoffs)
-    eager: list[_Sample] = [(numbers["eager"], names) for numbers, names in labelled if numbers["eager"]]
-    yield from _numbers(CounterMetricFamily, _EAGER_COUNTERS, WORKER_LABELS, eager)
     pushes: list[_Sample] = [(numbers["push"], names) for numbers, names in labelled if numbers["push"]]
     yield from _numbers(CounterMetricFamily, _PUSH_COUNTERS, WORKER_LABELS, pushes)
+    eager: list[_Sample] = [(numbers["eager"], names) for numbers, names in labelled if numbers["eager"]]
+    yield from _numbers(CounterMetricFamily, _EAGER_COUNTERS, WORKER_LABELS, eager)
     ups: list[_Sample] = [({"up": int(numbers["state"] == "up")}, names) for numbers, names in labelled]
     yield from _numbers(GaugeMetricFamily, {"up": ("worker_up", "Whether the worker serves")}, WORKER_LABELS, ups)
     yield from _memory([(worker["kv"], names) for worker, names in zip(workers, labels, strict=True) if worker["kv"]])

@@ -33,10 +33,10 @@ class WorkerReport:
     """Counters over all starts."""
     handoffs: Handoffs = field(default_factory=Handoffs)
     """Hand-offs over all starts."""
-    eager: EagerState | None = None
-    """What was computed ahead over all starts; None where nothing is."""
     push: PushState | None = None
     """What was pushed to it over all starts; None for a worker that nothing is pushed to."""
+    eager: EagerState | None = None
+    """What was computed ahead over all starts; None where nothing is."""
     latest: DeploymentState | None = None
     """The document that it told last."""
 
@@ -56,11 +56,11 @@ class WorkerReport:
         _add_rises(self.totals, told, known, WORKER_COUNTERS)
         if told["handoff"] is not None:
             self._count_handoffs(told["handoff"], known["handoff"] if known else None)
-        if told["eager"] is not None:
-            self._count_eager(told["eager"], known["eager"] if known else None)
         if (push := told.get("push")) is not None:
             self.push = self.push or {"pushed_tokens": 0, "push_hit_tokens": 0}
             _add_rises(self.push, push, known and known.get("push"), PUSH_COUNTERS)
+        if told["eager"] is not None:
+            self._count_eager(told["eager"], known["eager"] if known else None)
 
     def _count_handoffs(self, told: HandoffState, known: HandoffState | None) -> None:
         before, total = known or Handoffs().as_dict(), self.handoffs

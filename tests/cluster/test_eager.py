@@ -96,13 +96,13 @@ def test_a_session_in_turns_waits_for_nothing_but_what_is_new(empty: Cluster, re
         context += [*answer["output_ids"], *NEW]
         before = after
     assert jobs(before)["done"] - jobs(first)["done"] == len(MODULES) * NUM_ROUNDS
-    # The fifth call is expected, so the sixth is the first that is prepared; the last push is for one that never came.
-    assert jobs(before)["pushed"] - jobs(first)["pushed"] == len(MODULES) * NUM_ROUNDS - FIRST_PUSH + 1
+    # The last push is for a call that never came; habits of earlier sessions may have told the first ones, too.
+    assert jobs(before)["pushed"] - jobs(first)["pushed"] >= len(MODULES) * NUM_ROUNDS - FIRST_PUSH + 1
     num_pushed, num_hit = (now - then for now, then in zip(pushes(before), pushes(first), strict=True))
-    # From a module's last turn to the next one, two calls of others and its own answer.
-    per_turn = len(MODULES) * (ANSWER_TOKENS + len(NEW))
-    assert num_pushed - num_hit <= per_turn
-    assert num_hit >= (len(MODULES) * NUM_ROUNDS - FIRST_PUSH) * (per_turn - len(NEW))
+    # Since a module's last prompt: three answers, and what the session said between them.
+    per_push = len(MODULES) * (ANSWER_TOKENS + len(NEW)) - len(NEW)
+    assert num_hit >= (len(MODULES) * NUM_ROUNDS - FIRST_PUSH) * per_push
+    assert num_pushed >= num_hit + per_push
 
 
 @pytest.mark.parametrize("is_stream", [False, True])

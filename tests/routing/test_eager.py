@@ -337,7 +337,7 @@ async def test_switched_off_nothing_is_asked() -> None:
         async with running.http.get(f"{running.url}/deployment/state") as reply:
             assert "eager_jobs" not in await reply.json()
         async with running.http.get(f"{running.url}/metrics") as reply:
-            assert "eager" not in await reply.text()
+            assert "eager_jobs" not in await reply.text()
 
 
 @in_loop

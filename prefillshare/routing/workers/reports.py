@@ -91,6 +91,6 @@ class WorkerReports:
             queued=now.get("queued"),
             kv=now.get("kv"),
             handoff=report.handoffs.as_dict(),
-            eager=report.eager,
             push=report.push,
+            eager=report.eager,
         )
