@@ -62,6 +62,11 @@ class Scheduler(upstream.Scheduler):
         if not self.enable_overlap:
             super().maybe_send_cached_prefix_chunk(req)
 
+    @overrides("8f40e15d9656c979", "the store would be asked in the wrong namespace, and past the boundary")
+    def _prefetch_kvcache(self, req: Req) -> None:
+        if self.enable_hicache_storage:
+            self.tree_cache.prefetch(req)
+
     @cached_property
     def _wait(self) -> Wait:
         return Wait()
