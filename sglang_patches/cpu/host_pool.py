@@ -96,7 +96,9 @@ class PagedHostPool(HostKVCache):
         page.copy_(data_page.view_as(page))
 
 
-@wraps_upstream("mem_cache.pool_host.mha:get_mha_host_pool_cls", "70c2131252831d39", "a host tier would ask CUDA for pinned memory")
+@wraps_upstream(
+    "mem_cache.pool_host.mha:get_mha_host_pool_cls", "70c2131252831d39", "a host tier would ask CUDA for pinned memory"
+)
 def wrap_get_mha_host_pool_cls(original: Callable[[Any], type]) -> Callable[[Any], type]:
     def get_mha_host_pool_cls(device_pool: Any) -> type:
         return original(device_pool) if has_accelerator() else PagedHostPool

@@ -1,9 +1,9 @@
 """Pages of a tree with a store are called by our own chain of hashes.
 
 Target: ``sglang.srt.mem_cache.utils.compute_node_hash_values``
-Why: SGLang's chain begins with the first page's tokens: neither the weights nor the tenant (``extra_key``) are in it, so
-    an engine with other weights, or a tenant who wants to be kept apart, would find these pages. Its hash is C++, which
-    is compiled when the first prompt comes: half a minute, and only where there is a compiler.
+Why: SGLang's chain begins with the first page's tokens: neither the weights nor the tenant (``extra_key``) are in it,
+    so an engine with other weights, or a tenant who wants to be kept apart, would find these pages. Its hash is C++,
+    which is compiled when the first prompt comes: half a minute, and only where there is a compiler.
 How: the root of a tree with a store carries what names its pages (:mod:`sglang_patches.store.page_keys`); all other
     trees keep the original.
 Remove when: upstream's chain begins with a seed that an engine can choose per namespace.

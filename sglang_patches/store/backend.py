@@ -1,7 +1,7 @@
 """HiCache's way to the store: whole pages between the host tier and :class:`prefillshare.store.KvStore`.
 
-SGLang makes it by the name that ``launch`` gives (backend ``dynamic``, ``interface_v1``), in the scheduler of each rank.
-Its two threads call :meth:`StoreBackend.batch_get_v1` and :meth:`StoreBackend.batch_set_v1`: an exception there would
+SGLang makes it by the name that ``launch`` gives (backend ``dynamic``, ``interface_v1``), in each rank's scheduler. Its
+two threads call :meth:`StoreBackend.batch_get_v1` and :meth:`StoreBackend.batch_set_v1`: an exception there would
 end them, and with them every load, so nothing here raises. What the store cannot give or take is a miss.
 
 Where no GPU is, the store reads and writes the host tier's pages in place (:mod:`sglang_patches.cpu.host_pool`);
@@ -144,7 +144,9 @@ class StoreBackend(HiCacheStorage):
     def set(self, key: str, value: Any = None, target_location: Any = None, target_sizes: Any = None) -> bool:
         return False
 
-    def batch_set(self, keys: list[str], values: Any = None, target_locations: Any = None, target_sizes: Any = None) -> bool:
+    def batch_set(
+        self, keys: list[str], values: Any = None, target_locations: Any = None, target_sizes: Any = None
+    ) -> bool:
         return False
 
     def exists(self, key: str) -> bool:

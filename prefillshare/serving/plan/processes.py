@@ -14,6 +14,7 @@ from prefillshare.serving.plan.cpu import runs_on_cpu
 from prefillshare.serving.plan.place import Place
 from prefillshare.serving.plan.placement import GpuPlace, place_deployment
 from prefillshare.serving.plan.preflight import check_sizes, check_transfer
+from prefillshare.serving.plan.store import plan_store
 from prefillshare.serving.plan.workers import Worker, engine_of, workers_of
 
 RUN_DIRECTORY = Path("$PREFILLSHARE_RUN")
@@ -41,7 +42,14 @@ def plan_engine(deployment: ResolvedDeployment, options: LaunchOptions) -> Plann
     check_sizes(deployment)
     place_deployment(deployment, planned_memory(deployment))  # its weights must fit
     worker, place = engine_of(deployment), Place(host=options.host, port=options.port, nccl_port=free_port())
-    command = worker_command(deployment, worker, place, api_key=options.api_key, extra_args=options.extra_args)
+    command = worker_command(
+        deployment,
+        worker,
+        place,
+        api_key=options.api_key,
+        extra_args=options.extra_args,
+        store=plan_store(deployment),
+    )
     return PlannedWorker(worker=worker, place=place, command=command)
 
 
@@ -60,10 +68,12 @@ def plan_workers(
     check_transfer(deployment)
     check_sizes(deployment)
     gpus = place_deployment(deployment, planned_memory(deployment))
-    planned = []
+    planned, store = [], plan_store(deployment)
     for worker, gpu in zip(workers_of(deployment), gpus, strict=True):
         place = place_worker(worker, gpu, directory if deployment.config.router.kv_events else None)
-        command = worker_command(deployment, worker, place, api_key=worker_key, extra_args=options.extra_args)
+        command = worker_command(
+            deployment, worker, place, api_key=worker_key, extra_args=options.extra_args, store=store
+        )
         planned.append(PlannedWorker(worker=worker, place=place, command=command))
     return tuple(planned)
 
