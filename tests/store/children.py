@@ -1,0 +1,40 @@
+"""Children that use a store and end as the test says: by themselves, or killed at any moment."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator
+
+
+@contextlib.contextmanager
+def child(work: Callable[[], object]) -> Iterator[int]:
+    """A forked process that does `work`; it is killed at the end, wherever it is then."""
+    pid = _fork(work)
+    try:
+        yield pid
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def run_in_child(work: Callable[[], object]) -> None:
+    """Do `work` in a forked process and wait for it; what it raises fails the test."""
+    pid = _fork(work)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, "the child failed: its traceback is above"
+
+
+def _fork(work: Callable[[], object]) -> int:
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return pid
