@@ -1,4 +1,4 @@
-"""The `[store]` table of a deployment file: memory of the host, and one store of prompts' KV for the whole deployment."""
+"""The `[store]` table of a deployment file: memory of the host, and one store of prompts' KV for all engines."""
 
 import re
 from dataclasses import dataclass

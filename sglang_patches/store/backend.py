@@ -22,7 +22,8 @@ import torch
 from sglang.srt.mem_cache.hicache_storage import HiCacheStorage, HiCacheStorageConfig
 
 from prefillshare.contract import FINGERPRINT_VARIABLE
-from prefillshare.store import KvStore, StoreError, StoreIdentity, StoreSettings
+from prefillshare.errors import StoreError
+from prefillshare.store import KvStore, StoreIdentity, StoreSettings
 from sglang_patches.fingerprint import PINNED_SGLANG
 from sglang_patches.store.costs import Pace
 
@@ -98,7 +99,7 @@ class StoreBackend(HiCacheStorage):
     def clear(self) -> None:
         """Forget all pages of this identity."""
         if self._store is not None:
-            self._store.clear()
+            self._store.forget_all()
 
     def close(self) -> None:
         """Leave the store; its pages stay."""

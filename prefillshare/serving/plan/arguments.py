@@ -5,6 +5,7 @@ Flags are those of `sglang serve` at 0.5.17 (sglang/srt/server_args.py).
 
 import json
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from prefillshare.contract import BACKEND_NAME, PLUGINS
 from prefillshare.modules.deployment import ResolvedDeployment, ResolvedModule
@@ -17,7 +18,9 @@ from prefillshare.serving.plan.placement import GpuPlace
 from prefillshare.serving.plan.store import store_flags, store_variables
 from prefillshare.serving.plan.variables import engine_variables, handoff_variables, warning_variables
 from prefillshare.serving.plan.workers import Worker
-from prefillshare.store import StoreSettings
+
+if TYPE_CHECKING:
+    from prefillshare.store import StoreSettings
 
 _CHECKED_KEYS = ("attention_backend", "reasoning_parser", "tool_call_parser")
 """Keys of the deployment file with values that only SGLang knows; it has fields of the same names."""
@@ -30,7 +33,7 @@ def worker_command(
     *,
     api_key: str | None = None,
     extra_args: Sequence[str] = (),
-    store: StoreSettings | None = None,
+    store: "StoreSettings | None" = None,
 ) -> ProcessCommand:
     """Return the command that runs `worker`; `extra_args` come last and win.
 

@@ -9,17 +9,20 @@ import re
 import shutil
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prefillshare.config.store import Store
 from prefillshare.contract import FINGERPRINT_VARIABLE, STORE_BACKEND_CLASS, STORE_BACKEND_MODULE
 from prefillshare.errors import ConfigError
+from prefillshare.extras import require
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.serving.machine.host import available_memory_bytes
 from prefillshare.serving.plan.memory import gib, kv_token_bytes
 from prefillshare.serving.plan.workers import Worker
-from prefillshare.store import StoreSettings
+
+if TYPE_CHECKING:
+    from prefillshare.store import StoreSettings
 
 SHARED_MEMORY = Path("/dev/shm")
 MIN_PAGES = 64
@@ -29,7 +32,7 @@ _TIMEOUT_BASE_S = 2.0
 _MAX_NAME = 40
 
 
-def plan_store(deployment: ResolvedDeployment) -> StoreSettings | None:
+def plan_store(deployment: ResolvedDeployment) -> "StoreSettings | None":
     """Return the store of the deployment with all of its sizes; None when it has none.
 
     Raises: ConfigError when it cannot be had here.
@@ -37,6 +40,9 @@ def plan_store(deployment: ResolvedDeployment) -> StoreSettings | None:
     store = deployment.config.store
     if store is None:
         return None
+    require("engine")
+    from prefillshare.store import StoreSettings
+
     settings = StoreSettings(
         name=_make_name(deployment),
         directory=store.path,
@@ -52,12 +58,19 @@ def plan_store(deployment: ResolvedDeployment) -> StoreSettings | None:
     return settings
 
 
-def store_flags(deployment: ResolvedDeployment, worker: Worker, settings: StoreSettings | None) -> list[str]:
+def store_flags(deployment: ResolvedDeployment, worker: Worker, settings: "StoreSettings | None") -> list[str]:
     """Return the flags of `worker` that give it its host tier and the store."""
     store = deployment.config.store
     if store is None or settings is None or worker.role == "decode":
         return []
-    directory = None if settings.directory is None else str(settings.directory)
+    told = {
+        "name": settings.name,
+        "memory_bytes": settings.memory_bytes,
+        "directory": None if settings.directory is None else str(settings.directory),
+        "disk_bytes": settings.disk_bytes,
+        "codec": settings.codec,
+        "threads": settings.threads,
+    }
     backend = {
         "backend_name": "prefillshare",
         "module_path": STORE_BACKEND_MODULE,
@@ -65,7 +78,7 @@ def store_flags(deployment: ResolvedDeployment, worker: Worker, settings: StoreS
         "interface_v1": 1,
         "prefetch_threshold": deployment.page_size,
         "prefetch_timeout_base": _TIMEOUT_BASE_S,
-        "store": {**asdict(settings), "directory": directory},
+        "store": told,
     }
     return [
         "--enable-hierarchical-cache",
@@ -94,7 +107,7 @@ def store_variables(deployment: ResolvedDeployment) -> dict[str, str]:
     return {FINGERPRINT_VARIABLE: deployment.fingerprint} if deployment.config.store is not None else {}
 
 
-def describe_store(settings: StoreSettings) -> str:
+def describe_store(settings: "StoreSettings") -> str:
     """Return what the store takes, for people."""
     memory = f"{gib(settings.memory_bytes)} GiB of shared memory"
     if settings.directory is None:
