@@ -51,6 +51,9 @@ STORE_BACKEND_MODULE = "sglang_patches.store.backend"
 STORE_BACKEND_CLASS = "StoreBackend"
 """Name of that class."""
 
+STORE_FOLDER_START = "prefillshare-store-"
+"""Begin of the name of the folder in shared memory that holds a user's stores: they outlive engines."""
+
 NO_BOOTSTRAP_HOST = "2.2.2.2"
 """SGLang's ``FAKE_BOOTSTRAP_HOST``: a prefill worker computes such a call and hands its KV to nobody."""
 

@@ -121,10 +121,13 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
     def _begin(self, req: Req) -> None:
         is_counted = req.prefillshare.are_hits_counted
         super()._begin(req)
-        if req.extend_range is not None:
-            self.costs.finish_prefill(req.extend_range.length, req.time_stats.forward_entry_time)
         if req.prefillshare.are_hits_counted and not is_counted:
             note(req, host_hit_tokens=req.cached_tokens_host, store_hit_tokens=req.cached_tokens_storage)
+
+    def cache_unfinished_req(self, req: Req, chunked: bool = False) -> None:
+        # Called when a batch has computed a prompt, or a chunk of it.
+        self.costs.finish_prefill(req.extend_range.length, req.time_stats.forward_entry_time)
+        super().cache_unfinished_req(req, chunked=chunked)
 
     # Loads from the store
 

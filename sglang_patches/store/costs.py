@@ -6,33 +6,49 @@ again now and then, since the measure of loading would otherwise stay what it wa
 
 from __future__ import annotations
 
+import statistics
 import time
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
-DECAY = 0.8
-"""What an earlier measure counts after one more."""
 MIN_SAMPLE_TOKENS = 32
 """Fewer tokens say more of the way there and back than of the speed."""
+NUM_SAMPLES = 15
+"""Latest measures that count. Their median does: a thread that stood still once says nothing of the next time."""
+MIN_SAMPLES = 5
+"""Measures before anything is declined."""
 DECLINED_BEFORE_TRIAL = 32
 """Loads declined in a row after which one is made all the same."""
 
 
 class Pace:
-    """Seconds per token of one kind of work, recent work counting most."""
+    """Seconds per token of one kind of work."""
 
     def __init__(self) -> None:
-        self._tokens = 0.0
-        self._seconds = 0.0
+        self._samples: deque[float] = deque(maxlen=NUM_SAMPLES)
 
     def add(self, num_tokens: int, seconds: float) -> None:
         """Count work that was done."""
-        self._tokens = self._tokens * DECAY + num_tokens
-        self._seconds = self._seconds * DECAY + seconds
+        if num_tokens >= MIN_SAMPLE_TOKENS:
+            self._samples.append(seconds / num_tokens)
 
     @property
     def token_s(self) -> float | None:
-        """Seconds per token, None before anything was measured."""
-        return self._seconds / self._tokens if self._tokens >= MIN_SAMPLE_TOKENS else None
+        """Seconds per token, None before enough was measured."""
+        # A copy: another thread may add in the meantime.
+        samples = list(self._samples)
+        return statistics.median(samples) if len(samples) >= MIN_SAMPLES else None
+
+
+@dataclass(kw_only=True, slots=True)
+class _Batch:
+    """A batch whose requests tell one after the other that it has ended."""
+
+    began: float
+    counted_from: float
+    num_tokens: int = 0
+    ended: float = 0.0
 
 
 class LoadCosts:
@@ -44,15 +60,21 @@ class LoadCosts:
         self.num_declined = 0
         self._declined_in_a_row = 0
         self._clock = clock
-        self._last_prefill_end = 0.0
+        self._batch = _Batch(began=0.0, counted_from=0.0)
 
     def finish_prefill(self, num_tokens: int, began: float) -> None:
-        """Count a request's part of a batch that began at ``began`` and has ended; of its others, the rest is none."""
-        now = self._clock()
-        if began <= 0.0 or num_tokens <= 0:
-            return
-        self.prefill.add(num_tokens, now - max(began, self._last_prefill_end))
-        self._last_prefill_end = now
+        """Count what one request had computed in a batch that began at ``began`` and has just ended."""
+        if began != self._batch.began:
+            self._close_batch()
+            # With overlapping steps a batch begins before the one before it has ended.
+            self._batch = _Batch(began=began, counted_from=max(began, self._batch.ended))
+        self._batch.num_tokens += num_tokens
+        self._batch.ended = self._clock()
+
+    def _close_batch(self) -> None:
+        batch = self._batch
+        if batch.began > 0.0:
+            self.prefill.add(batch.num_tokens, batch.ended - batch.counted_from)
 
     def should_load(self, num_tokens: int) -> bool:
         """Whether to load so many tokens; counts those that are declined."""
