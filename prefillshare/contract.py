@@ -51,6 +51,15 @@ PUSH_RID_PREFIX = "prefillshare-push-"
 CONTINUATION_PATH = "/prefillshare/continuation"
 """``GET ...?rid=``, of a decode worker: the tokens with which the next prompt begins after that answer, for once."""
 
+STORE_BACKEND_MODULE = "sglang_patches.store.backend"
+"""Module of the class by which an engine reads and writes the store; SGLang imports it by this name."""
+
+STORE_BACKEND_CLASS = "StoreBackend"
+"""Name of that class."""
+
+STORE_FOLDER_START = "prefillshare-store-"
+"""Begin of the name of the folder in shared memory that holds a user's stores: they outlive engines."""
+
 NO_BOOTSTRAP_HOST = "2.2.2.2"
 """SGLang's ``FAKE_BOOTSTRAP_HOST``: a prefill worker computes such a call and hands its KV to nobody."""
 

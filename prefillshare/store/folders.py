@@ -17,6 +17,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from prefillshare.contract import STORE_FOLDER_START
 from prefillshare.errors import StoreError
 from prefillshare.store.lock import try_lock
 
@@ -51,7 +52,7 @@ def private_folder(path: Path) -> Path:
 
 def stores_folder(memory: Path) -> Path:
     """Where this user's stores lie in a file system in memory; it need not exist."""
-    return memory / f"prefillshare-store-{os.getuid()}"
+    return memory / f"{STORE_FOLDER_START}{os.getuid()}"
 
 
 def memory_folder(memory: Path, name: str) -> Path:

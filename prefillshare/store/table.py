@@ -174,6 +174,19 @@ class Table:
             self._release(slot)
             return True
 
+    def forget_all(self) -> int:
+        """Forget every page that can be read, and return how many; what is being written stays its writer's.
+
+        Raises: TimeoutError.
+        """
+        with self._lock.held(LOCK_TIMEOUT_S):
+            ready = np.flatnonzero(self._states == READY)
+            halves = self._records["second"][ready]
+            halves = halves[(halves >= 0) & (halves < self.num_slots)]
+            self._states[halves[self._states[halves] == CONTINUED]] = FREE
+            self._states[ready] = FREE
+            return len(ready)
+
     def abandon(self, claims: Sequence[Claim]) -> None:
         """Give claimed slots back that will not be written.
 

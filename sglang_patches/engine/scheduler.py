@@ -161,6 +161,11 @@ class Scheduler(upstream.Scheduler):
         min_tokens = None if is_decode_worker() or self.ps.pp_size > 1 else read_min_tokens()
         return None if min_tokens is None else EagerPrefill(self, min_tokens)
 
+    @overrides("8f40e15d9656c979", "the store would be asked in the wrong namespace, and past the boundary")
+    def _prefetch_kvcache(self, req: Req) -> None:
+        if self.enable_hicache_storage:
+            self.tree_cache.prefetch(req)
+
     @cached_property
     def _wait(self) -> Wait:
         return Wait()
