@@ -132,7 +132,7 @@ class Schedules(RuleBasedStateMachine):
 
 
 TestSchedules = Schedules.TestCase
-TestSchedules.settings = hypothesis_settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestSchedules.settings = hypothesis_settings(max_examples=40, stateful_step_count=25, deadline=None)
 
 
 def test_the_chains_share_no_page() -> None:
