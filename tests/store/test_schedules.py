@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from prefillshare.store import KvStore, StoreSettings
 from prefillshare.store.folders import remove_folder, store_folders
@@ -24,8 +24,6 @@ NO_SUCH_PROCESS = (1 << 22) + 1
 
 class Schedules(RuleBasedStateMachine):
     """Steps of processes and of misfortune."""
-
-    starts = Bundle("starts")
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,6 +87,14 @@ class Schedules(RuleBasedStateMachine):
         for claim in claims:
             tier.table._records["writer_pid"][claim.slot] = NO_SUCH_PROCESS
 
+    @rule(number=st.integers(0, 1000), place=st.integers(0, 4095), bit=st.integers(0, 7))
+    def flip_in_a_page(self, number: int, place: int, bit: int) -> None:
+        tier = self.views[0]._tiers[0]
+        ready = tier.table.ready_slots()
+        if len(ready):
+            tier.pages.view(int(ready[number % len(ready)]), 4096)[place] ^= 1 << bit
+            self.found_surely = set()
+
     @rule(number=st.integers(0, 10), place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
     def flip(self, number: int, place: float, bit: int) -> None:
         files = sorted([*self.folder.rglob("*.store"), *self.folder.rglob("*.pages")])
@@ -102,7 +108,15 @@ class Schedules(RuleBasedStateMachine):
             opened.write(bytes([byte ^ (1 << bit)]))
         self.found_surely = set()
 
+    @rule(view=st.integers(0, 1))
+    def read_each(self, view: int) -> None:
+        for keys in CHAINS:
+            for key in keys:
+                read(self.views[view], [key])
+
     def teardown(self) -> None:
+        if hasattr(self, "views"):
+            self.read_each(0)
         for view in getattr(self, "views", []):
             assert view.stats().failures == 0
             view.close()
@@ -118,7 +132,7 @@ class Schedules(RuleBasedStateMachine):
 
 
 TestSchedules = Schedules.TestCase
-TestSchedules.settings = hypothesis_settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestSchedules.settings = hypothesis_settings(max_examples=40, stateful_step_count=25, deadline=None)
 
 
 def test_the_chains_share_no_page() -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from prefillshare.errors import StoreError
 from prefillshare.store import KvStore
 from prefillshare.store.codec import make_codec
+from prefillshare.store.codec.break_even import break_even_bytes_per_s, moves_sooner
 from prefillshare.store.codec.splitzip import SplitZip
 from tests.store import stores
 
@@ -186,3 +187,14 @@ def test_a_store_with_another_codec_is_made_anew(tmp_path: Path) -> None:
     assert later.count_present(keys) == 0
     assert later.write(keys, stores.pages(keys)) == 3
     assert stores.read(later, keys) == 3
+
+
+@pytest.mark.parametrize("ratio", [1.1, 1.33, 2.0])
+def test_at_the_break_even_both_ways_take_the_same_time(ratio: float) -> None:
+    codec = 3e9
+    link = break_even_bytes_per_s(codec, ratio)
+    assert 1 / link == pytest.approx(1 / codec + 1 / (ratio * link))
+    assert moves_sooner(0.9 * link, codec, ratio)
+    assert not moves_sooner(1.1 * link, codec, ratio)
+    with pytest.raises(ValueError, match="never pays"):
+        break_even_bytes_per_s(codec, 1.0)
