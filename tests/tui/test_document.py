@@ -23,6 +23,7 @@ PARTS = {
     snapshot.Worker: document.WorkerState,
     snapshot.Kv: document.KvState,
     snapshot.Handoff: document.HandoffState,
+    snapshot.Eager: document.EagerState,
     snapshot.Session: document.SessionState,
     snapshot.Divergence: document.DivergenceState,
     snapshot.Event: document.EventState,
