@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from prefillshare.contract import BACKEND_NAME, FINGERPRINT_VARIABLE, UNSUPPORTED_ALGORITHMS, UNSUPPORTED_SWITCHES
 from sglang_patches.checks.adapters import EMBEDDING_TARGETS
+from sglang_patches.icarus import engines
 
 if TYPE_CHECKING:
     from sglang.srt.server_args import ServerArgs
@@ -53,6 +54,7 @@ def refusals(args: ServerArgs) -> Iterator[str]:
     yield from _grammars(args)
     yield from _algorithms(args)
     yield from _adapters(args)
+    yield from engines.refusals(args)
 
 
 def _parallelism(args: ServerArgs) -> Iterator[str]:
