@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from sglang.srt.lora.lora_config import LoRAConfig
     from sglang.srt.lora.lora_registry import LoRARef
-    from sglang.srt.managers.io_struct import LoRAUpdateOutput
     from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 
 
@@ -103,13 +102,6 @@ class LoRAManager(upstream.LoRAManager):
                 f'adapter {name} has kv_rule = "all-base" in its manifest, and this engine was started without such a '
                 "module: name one under [[decode]] of the deployment file and start it again"
             )
-
-    @overrides("b85d0aeec01c13fa", "its id would be kept for ever")
-    def _unload_lora_adapter(self, lora_ref: LoRARef) -> LoRAUpdateOutput:
-        result = super()._unload_lora_adapter(lora_ref)
-        if result.success:
-            paired_modules.discard(lora_ref.lora_id)
-        return result
 
     @overrides("eaf9acaa3125d660", "MoE adapters would misread segments")
     def init_lora_modules(self) -> None:

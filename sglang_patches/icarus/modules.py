@@ -17,16 +17,16 @@ _WITHOUT_EFFECT = frozenset({"k_proj", "v_proj", "qkv_proj"})
 
 
 class PairedModules:
-    """Ids of the adapters whose requests have two rows; of one scheduler process, whose thread alone changes them."""
+    """Ids of the adapters whose requests have two rows; of one scheduler process, whose thread alone adds them.
+
+    An id is never given to another adapter, so one that is unloaded may stay.
+    """
 
     def __init__(self) -> None:
         self._ids: set[str] = set()
 
     def add(self, lora_id: str) -> None:
         self._ids.add(lora_id)
-
-    def discard(self, lora_id: str) -> None:
-        self._ids.discard(lora_id)
 
     def __contains__(self, lora_id: str | None) -> bool:
         return lora_id in self._ids

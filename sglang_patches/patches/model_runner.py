@@ -16,7 +16,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from sglang_patches.declarations import wraps_upstream
-from sglang_patches.icarus.engines import check_engine
 from sglang_patches.icarus.modules import paired_modules
 from sglang_patches.icarus.requests import PAIRED
 
@@ -36,7 +35,11 @@ def wrap_init_lora_manager(original: Callable[[ModelRunner], None]) -> Callable[
 
         original(self)
         if paired_modules:
-            check_engine(self.server_args, has_latent_kv=self.use_mla_backend)
+            if self.use_mla_backend:
+                raise RuntimeError(
+                    'modules with kv_rule = "all-base" are not supported over models with latent attention yet: leave '
+                    "them out"
+                )
             self.model.logits_processor.register_forward_pre_hook(keep_one_state_per_request, with_kwargs=True)
 
     return init_lora_manager

@@ -3,15 +3,17 @@
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.fidelity.icarus_expected import LOGPROB_TOLERANCE, Rules, greedy_with_penalty
-from tests.fidelity.icarus_family import PAIRED, make_icarus_family
+from tests.fidelity.icarus_family import PAIRED, SCALE, TARGETS, TINY, make_icarus_family
 from tests.support.engines import Endpoint, shared_engine
 from tests.support.marks import starts_engine
+from tests.support.random_models import make_adapter
 
 NUM_TOKENS = 12
 WRITER = "writer"
@@ -156,3 +158,29 @@ def test_abandoned_streams_leave_nothing_wrong_behind(engine, prompts, rules):
     # Flushing needs an idle engine, and an idle engine checks that no slot of the pool is lost.
     engine.flush()
     assert engine.generate(prompts[10], WRITER, 1).cached_tokens == 0
+
+
+def test_an_adapter_that_comes_later_is_served_by_its_rule_or_refused(engine, prompts, rules, tmp_path):
+    base = TINY / "base"
+    same = make_adapter(tmp_path / "a", base, "a", seed=102, scale=SCALE, objective="icarus", target_modules=TARGETS)
+    values = make_adapter(tmp_path / "b", base, "b", seed=1, objective="icarus", target_modules=("q_proj", "v_proj"))
+
+    def load(path: Path) -> httpx.Response:
+        return engine.http.post("/load_lora_adapter", json={"lora_name": "late", "lora_path": str(path)})
+
+    refused = load(values)
+    assert refused.status_code == 400
+    assert "v_proj" in refused.text
+    assert load(same).status_code == 200, load(same).text
+    try:
+        tokens = engine.generate(prompts[0], "late", NUM_TOKENS).tokens
+        assert tokens == best(rules, prompts[0], tokens)
+    finally:
+        assert engine.http.post("/unload_lora_adapter", json={"lora_name": "late"}).status_code == 200
+
+
+def test_an_engine_without_second_rows_refuses_an_adapter_that_needs_them(agents, tmp_path):
+    path = make_adapter(tmp_path / "a", TINY / "base", "a", seed=1, objective="icarus", target_modules=TARGETS)
+    reply = agents.http.post("/load_lora_adapter", json={"lora_name": "late", "lora_path": str(path)})
+    assert reply.status_code == 400
+    assert "this engine was started without such a module" in reply.text
