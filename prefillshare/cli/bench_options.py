@@ -36,7 +36,9 @@ PresetName = Annotated[
 ]
 FamilyName = Annotated[
     str | None,
-    typer.Option(help="bench-0.1b, tiny, qwen3-1.7b-shape, qwen3-8b-shape or a colocated deployment file."),
+    typer.Option(
+        help="bench-0.1b, bench-0.1b-icarus, tiny, qwen3-1.7b-shape, qwen3-8b-shape or a colocated deployment file."
+    ),
 ]
 ModuleCounts = Annotated[str | None, typer.Option(help="Numbers of decode modules, such as 1,2,4,8; else 4.")]
 

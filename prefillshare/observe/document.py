@@ -94,6 +94,23 @@ class HandoffState(TypedDict):
     calls: int
 
 
+class PushState(TypedDict):
+    """KV that a decode worker was handed before anybody asked."""
+
+    pushed_tokens: int
+    push_hit_tokens: int
+
+
+class EagerJobsState(TypedDict):
+    """Jobs of a router that follow answers."""
+
+    done: int
+    dropped: int
+    cancelled: int
+    failed: int
+    pushed: int
+
+
 class EagerState(TypedDict):
     """What a worker computed before anybody asked: the start of prompts that follow its answers."""
 
@@ -125,6 +142,7 @@ class WorkerState(WorkerCounters):
     queued: int | None
     kv: KvState | None
     handoff: HandoffState | None
+    push: PushState | None
     eager: EagerState | None
 
 
@@ -187,9 +205,12 @@ class DeploymentState(TypedDict):
     repins: int
     refusals: NotRequired[int]
     retries: NotRequired[int]
+    eager_jobs: NotRequired[EagerJobsState]
 
 
 MODULE_COUNTERS = tuple(ModuleCounters.__annotations__)
+PUSH_COUNTERS = tuple(PushState.__annotations__)
+EAGER_OUTCOMES = ("done", "dropped", "cancelled", "failed")
 LATENCIES = tuple(Latencies.__annotations__)
 WORKER_COUNTERS = tuple(WorkerCounters.__annotations__)
 

@@ -11,6 +11,7 @@ from prefillshare.observe.document import (
     KvState,
     ModuleKind,
     ModuleState,
+    PushState,
     Role,
     Topology,
     WorkerCounters,
@@ -91,6 +92,7 @@ def worker_state(
     queued: int | None,
     kv: KvState | None,
     handoff: HandoffState | None,
+    push: PushState | None = None,
     eager: EagerState | None = None,
 ) -> WorkerState:
     """Return one worker of the document."""
@@ -107,5 +109,6 @@ def worker_state(
         **totals,
         "kv": kv,
         "handoff": handoff,
+        "push": push,
         "eager": eager,
     }

@@ -24,6 +24,6 @@ def read_as_job(obj: GenerateReqInput, request: Request | None) -> None:
     if not obj.input_ids or not isinstance(obj.input_ids[0], int):
         raise ValueError(f"{EAGER_HEADER} stands before a call without input_ids: give one prompt as token ids")
     module = request.headers.get(MODULE_HEADER)
-    obj.rid = make_rid()
+    obj.rid = make_rid(obj.rid)
     obj.log_metrics = False
     obj.routing_key = module and decode_header(module.encode("latin-1"))

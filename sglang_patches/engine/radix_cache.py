@@ -236,7 +236,18 @@ def make_shared_radix_cache(context: TreeCacheBuildContext) -> SharedPrefillRadi
             "shared prefill supports full-attention models only: this model has "
             "sliding-window, state-space or sparse-attention layers"
         )
+    if context.enable_hierarchical_cache:
+        return _with_store(context)
     return SharedPrefillRadixCache(context.params)
+
+
+def _with_store(context: TreeCacheBuildContext) -> SharedPrefillRadixCache:
+    # Late: without a store, nothing of it is imported.
+    from sglang_patches.store.cache import SharedHiRadixCache
+
+    cache = SharedHiRadixCache(context.params, context.server_args, context.model_config.dtype)
+    context.tp_worker.register_hicache_layer_transfer_counter(cache.cache_controller.layer_done_counter)
+    return cache
 
 
 _ROWS = "row ownership that the shared radix cache continues"

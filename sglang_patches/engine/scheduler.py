@@ -54,6 +54,7 @@ class Scheduler(upstream.Scheduler):
     def get_internal_state(self, recv_req: GetInternalStateReq) -> GetInternalStateReqOutput:
         reply = super().get_internal_state(recv_req)
         reply.internal_state[REPORT_KEY] = {
+            "push": self.disagg_decode_prealloc_queue.count_pushes() if is_decode_worker() else None,
             "kv": kv_usage(self.tree_cache, self.token_to_kv_pool_allocator, self.ps.tp_size),
             "queued": dict(Counter(req.prefillshare.decode_module or "" for req in waiting_requests(self))),
             "flushes": max(self.tree_cache.num_flushes, 0),
@@ -159,6 +160,11 @@ class Scheduler(upstream.Scheduler):
         """What is computed ahead; None where that is switched off, and on a decode worker, which prefills nothing."""
         min_tokens = None if is_decode_worker() or self.ps.pp_size > 1 else read_min_tokens()
         return None if min_tokens is None else EagerPrefill(self, min_tokens)
+
+    @overrides("8f40e15d9656c979", "the store would be asked in the wrong namespace, and past the boundary")
+    def _prefetch_kvcache(self, req: Req) -> None:
+        if self.enable_hicache_storage:
+            self.tree_cache.prefetch(req)
 
     @cached_property
     def _wait(self) -> Wait:

@@ -29,6 +29,7 @@ def worker(worker_id: str, role: str, module: str | None, **fields: object) -> d
         "queued": 0,
         "kv": KV,
         "handoff": {"tokens": 4, "bytes": 32, "seconds": None, "calls": 1},
+        "push": {"pushed_tokens": 6, "push_hit_tokens": 5},
         "eager": {"tokens": 60, "hit_tokens": 50, "dropped": 1} if role == "prefill" else None,
     }
     return worker_state(id=worker_id, role=role, module=module, **{**known, **fields})

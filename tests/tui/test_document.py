@@ -12,7 +12,8 @@ from prefillshare_tui import client, parse, snapshot
 from tests.support.state_document import mistakes_in
 
 NOT_SHOWN = {
-    snapshot.Snapshot: {"schema", "refusals", "retries"},
+    snapshot.Snapshot: {"schema", "refusals", "retries", "eager_jobs"},
+    snapshot.Worker: {"push"},
     snapshot.Module: {"retractions", "shared_prefix"},
 }
 """What the dashboard leaves to others."""
