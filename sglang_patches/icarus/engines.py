@@ -11,7 +11,7 @@ from sglang_patches.icarus.modules import reads_base_kv_only
 if TYPE_CHECKING:
     from sglang.srt.server_args import ServerArgs
 
-SUPPORTED = ("torch_native",)
+SUPPORTED = ("torch_native", "triton", "flashinfer")
 """Attention backends with a class for second rows."""
 _RULE = 'kv_rule = "all-base"'
 
