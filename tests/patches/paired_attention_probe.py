@@ -1,12 +1,9 @@
-"""Runs the attention of second rows through a backend's own Triton kernels; prints the largest difference.
-
-    python paired_attention_probe.py extend|decode [heads] [KV heads]
+"""Runs the attention of second rows through a backend's own Triton kernels; prints the largest difference of each pass.
 
 The kernels run in Triton's interpreter, on the CPU; what they say is held against attention in float64.
 """
 
 import os
-import sys
 from types import SimpleNamespace
 
 os.environ["TRITON_INTERPRET"] = "1"
@@ -43,24 +40,24 @@ class Pool:
 
 def make_backend(pool, slots, num_heads):
     backend = object.__new__(PairedTritonAttnBackend)
-    known = dict(
-        token_to_kv_pool=pool,
-        req_to_token=slots,
-        num_head=num_heads,
-        num_kv_head=pool.keys.shape[1],
-        v_head_dim=SIZE,
-        max_kv_splits=SPLITS,
-        decode_attention_fwd=decode_attention_fwd,
-        extend_attention_fwd=extend_attention_fwd,
-        kv_indptr=torch.zeros(9, dtype=torch.int32),
-        _second_kv_indptr=torch.zeros(9, dtype=torch.int32),
-        qo_indptr=torch.zeros(9, dtype=torch.int64),
-        mask_indptr=torch.zeros(9, dtype=torch.int64),
-        device="cpu",
-        device_core_count=0,
-        dcp_size=1,
-        page_size=1,
-    )
+    known = {
+        "token_to_kv_pool": pool,
+        "req_to_token": slots,
+        "num_head": num_heads,
+        "num_kv_head": pool.keys.shape[1],
+        "v_head_dim": SIZE,
+        "max_kv_splits": SPLITS,
+        "decode_attention_fwd": decode_attention_fwd,
+        "extend_attention_fwd": extend_attention_fwd,
+        "kv_indptr": torch.zeros(9, dtype=torch.int32),
+        "_second_kv_indptr": torch.zeros(9, dtype=torch.int32),
+        "qo_indptr": torch.zeros(9, dtype=torch.int64),
+        "mask_indptr": torch.zeros(9, dtype=torch.int64),
+        "device": "cpu",
+        "device_core_count": 0,
+        "dcp_size": 1,
+        "page_size": 1,
+    }
     unused = ("sliding_window_size", "window_kv_indptr", "swa_v_head_dim", "_translate_kv_loc", "split_tile_size")
     off = (
         "use_mla",
@@ -132,9 +129,9 @@ def expected(query, pool, slots, rows):
     return torch.stack(out)
 
 
-def main(kind, num_heads=4, num_kv_heads=2):
+def difference(is_decode, num_heads, num_kv_heads):
+    """How far a pass is from attention in float64."""
     torch.manual_seed(0)
-    is_decode = kind == "decode"
     extends = (1,) * len(LENGTHS) if is_decode else EXTENDS
     slots = (torch.randperm(POOL - 1) + 1)[: 3 * 64].view(3, 64).to(torch.int32)
     pool, layer = Pool(num_kv_heads), make_layer(num_heads, num_kv_heads)
@@ -155,8 +152,15 @@ def main(kind, num_heads=4, num_kv_heads=2):
     wanted = expected(query.view(num_tokens, num_heads, SIZE), pool, slots.long(), rows)
     written = pool.keys[batch.out_cache_loc] - keys[: len(own)]
     assert float(written.abs().max()) == 0, "the KV of own rows must be written, and no other"
-    print("difference", float((found.view_as(wanted) - wanted).abs().max()))
+    return float((found.view_as(wanted) - wanted).abs().max())
+
+
+def main():
+    for is_decode in (True, False):
+        for num_heads, num_kv_heads in ((4, 2), (2, 2)):
+            found = difference(is_decode, num_heads, num_kv_heads)
+            print(f"{'decode' if is_decode else 'extend'} {num_heads}/{num_kv_heads} heads {found:.1e}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *map(int, sys.argv[2:]))
+    main()

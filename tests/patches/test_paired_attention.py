@@ -13,13 +13,11 @@ TOLERANCE = 1e-5  # attention over 37 keys in float32
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["decode", "extend"])
-@pytest.mark.parametrize("heads", [("4", "2"), ("2", "2")])
-def test_second_rows_read_what_the_own_rows_wrote(kind, heads):
+def test_second_rows_read_what_the_own_rows_wrote():
     probe = Path(__file__).with_name("paired_attention_probe.py")
-    command = [sys.executable, "-W", "ignore", probe, kind, *heads]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-W", "ignore", probe], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    difference = float(done.stdout.split()[-1])
-    print(f"{kind}: largest difference {difference:.1e}")
-    assert difference <= TOLERANCE
+    print(done.stdout)
+    differences = [float(line.split()[-1]) for line in done.stdout.splitlines()]
+    assert len(differences) == 4
+    assert max(differences) <= TOLERANCE
