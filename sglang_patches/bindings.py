@@ -37,7 +37,10 @@ _ENGINE_FILES = (
     "engine.scheduler",
     "engine.prefill_adder",
     "engine.radix_cache",
+    "store.cache",
+    "patches.node_hashes",
     "engine.batch_result_processor",
+    "engine.output_streamer",
     "engine.xgrammar",
     "patches.grammar_memory",
     "patches.stop_search",
@@ -70,6 +73,7 @@ _CPU_FILES = (
     "cpu.attention",
     "cpu.operators",
     "cpu.adapters",
+    "cpu.host_pool",
 )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from prefillshare.accelerators import Gpu, gpus
 from prefillshare.config.schema import DecodeModule, Deployment, Engine
+from prefillshare.config.store import MIN_PAGE_TOKENS
 from prefillshare.errors import ModuleError
 from prefillshare.modules.adapter import Adapter, check_adapter_fits, read_adapter
 from prefillshare.modules.adapter_files import check_text_files
@@ -21,6 +22,7 @@ from prefillshare.modules.fingerprint import (
     tokenizer_sha256,
     weight_files,
 )
+from prefillshare.modules.kv_rule import check_all_base, refuse_full_weights
 from prefillshare.modules.locate import locate
 from prefillshare.modules.manifest import MANIFEST_NAME, ModuleManifest, read_manifest
 from prefillshare.modules.merge import merge_once
@@ -81,7 +83,10 @@ class ResolvedDeployment:
     def page_size(self) -> int:
         """Tokens per page of every worker's KV cache."""
         hands_over = self.config.topology == "disaggregated" and bool(self.gpus)
-        return self.config.engine.page_size or (GPU_HAND_OFF_PAGE if hands_over else 1)
+        default = GPU_HAND_OFF_PAGE if hands_over else 1
+        if self.config.store is not None:
+            default = max(default, MIN_PAGE_TOKENS)
+        return self.config.engine.page_size or default
 
 
 def usable_gpus(engine: Engine) -> tuple[Gpu, ...]:
@@ -131,6 +136,11 @@ def _require_plain_path(path: Path, name: str) -> Path:
 
 def _resolve_module(spec: DecodeModule, dtype: Dtype, prefill_path: Path, fingerprint: str) -> ResolvedModule:
     path = _require_plain_path(locate(spec), spec.name)
+    if spec.kind == "full":
+        fix = "remove merge = true" if spec.merge else "point path at the adapter"
+        refuse_full_weights(
+            read_manifest(path), spec.name, f'write kind = "lora" and topology = "colocated", and {fix}'
+        )
     if spec.merge:
         path = merge_once(path, prefill_path, fingerprint, dtype=dtype)
     adapter = read_adapter(path, spec.name) if spec.kind == "lora" else None
@@ -168,6 +178,8 @@ def _check_module(module: ResolvedModule, deployment: Deployment, prefill_path: 
             f"module {name!r} has kind = {module.spec.kind!r} and its manifest says {manifest.kind!r}: "
             f'write kind = "{manifest.kind}" or correct path'
         )
+    if manifest.kv_rule == "all-base" and module.adapter is not None:
+        check_all_base(module.adapter, name, deployment)
     _check_same_text(manifest, name, prefill_path)
     if manifest.prefill_fingerprint != fingerprint:
         raise ModuleError(
