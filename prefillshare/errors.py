@@ -37,6 +37,10 @@ class BenchError(PrefillShareError):
     """A measurement cannot be made, or continued, as asked."""
 
 
+class StoreError(PrefillShareError):
+    """A store of KV pages cannot be opened, or holds damaged pages."""
+
+
 def short_repr(value: object, length: int = 60) -> str:
     """A value as Python writes it, cut to `length` characters."""
     text = repr(value)

@@ -37,12 +37,17 @@ _ENGINE_FILES = (
     "engine.scheduler",
     "engine.prefill_adder",
     "engine.radix_cache",
+    "store.cache",
+    "patches.node_hashes",
     "engine.batch_result_processor",
+    "engine.output_streamer",
     "engine.xgrammar",
     "patches.grammar_memory",
     "patches.stop_search",
     # through the model,
     "patches.forward_batch",
+    "patches.model_runner",
+    "patches.eager_runner",
     "engine.lora_manager",
     "engine.lora_adapter",
     "engine.sampling_batch",
@@ -65,6 +70,7 @@ _CPU_FILES = (
     "cpu.attention",
     "cpu.operators",
     "cpu.adapters",
+    "cpu.host_pool",
 )
 
 

@@ -15,7 +15,10 @@ WorkloadFile = Annotated[Path | None, typer.Argument(help="File of the workloads
 
 # What is measured.
 Systems = Annotated[
-    str, typer.Option(help="shared, shared-pd, vanilla-lora, vanilla-pd, vanilla-single; the first is compared.")
+    str,
+    typer.Option(
+        help="shared, shared-lazy, shared-pd, vanilla-lora, vanilla-pd, vanilla-single; the first is compared."
+    ),
 ]
 Endpoints = Annotated[
     list[str] | None,

@@ -13,6 +13,7 @@ from prefillshare.errors import (
     ModuleError,
     PrefillShareError,
     ServerError,
+    StoreError,
     TrainingError,
 )
 from prefillshare.extras import naming_the_missing_extra
@@ -26,6 +27,7 @@ EXIT_CODES: tuple[tuple[type[PrefillShareError], int], ...] = (
     (TrainingError, 6),
     (EvaluationError, 7),
     (BenchError, 8),
+    (StoreError, 9),
     (PrefillShareError, 1),
 )
 EXIT_INTERNAL = 70

@@ -7,6 +7,7 @@ other is decided by `prefillshare.modules.deployment`, whether a run can start b
 from prefillshare.config.load import load_deployment, load_training
 from prefillshare.config.router import Router
 from prefillshare.config.schema import DecodeModule, Deployment, Engine, PrefillModule, Transfer
+from prefillshare.config.store import Store
 from prefillshare.config.training import Training
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Engine",
     "PrefillModule",
     "Router",
+    "Store",
     "Training",
     "Transfer",
     "load_deployment",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from prefillshare.config.schema import DecodeModule, Deployment, PrefillModule
+from prefillshare.config.store import Store
 from prefillshare.config.tables import build
 from prefillshare.config.training import Training
 from prefillshare.errors import ConfigError
@@ -36,10 +37,24 @@ def load_deployment(file: Path) -> Deployment:
             deployment,
             prefill=_resolve_path(deployment.prefill, file),
             decode=tuple(_resolve_path(module, file) for module in deployment.decode),
+            store=_resolve_store(deployment.store, file),
             source=file.resolve(),
         )
     except ConfigError as error:
         raise ConfigError(f"{file}: {str(error).removeprefix('the file: ')}") from None
+
+
+def _resolve_store(store: Store | None, file: Path) -> Store | None:
+    if store is None or store.path is None:
+        return store
+    found = _make_absolute(store.path, file)
+    if not found.is_dir():
+        state = "is not a directory" if found.exists() else "does not exist"
+        raise ConfigError(
+            f"path {str(store.path)!r} under [store] {state} ({found}): make the directory, or correct path, which is "
+            "relative to the deployment file"
+        )
+    return dataclasses.replace(store, path=found)
 
 
 def _refuse_unused_tables(deployment: Deployment, table: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from prefillshare.config.router import Router
+from prefillshare.config.store import MIN_PAGE_TOKENS, Store
 from prefillshare.errors import ConfigError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -21,6 +22,7 @@ _REVISION_DEFAULT = "main"
 
 # Flags of `sglang serve` that extra_args must not set, and where their values come from instead.
 _FROM_MODULES = "it follows from the [[decode]] tables"
+_FROM_STORE = "write a [store] table, from which it follows"
 OWNED_ARGUMENTS: dict[str, str] = {
     "--model-path": "write path or hub under [prefill]",
     "--model": "write path or hub under [prefill]",
@@ -39,6 +41,15 @@ OWNED_ARGUMENTS: dict[str, str] = {
     "--tp": "write tensor_parallel_size",
     "--base-gpu-id": "choose the GPUs with CUDA_VISIBLE_DEVICES",
     "--gpu-id-step": "choose the GPUs with CUDA_VISIBLE_DEVICES",
+    "--enable-hierarchical-cache": _FROM_STORE,
+    "--hicache-ratio": "write host_ratio under [store]",
+    "--hicache-size": "write host_ratio under [store]",
+    "--hicache-write-policy": _FROM_STORE,
+    "--hicache-io-backend": _FROM_STORE,
+    "--hicache-mem-layout": _FROM_STORE,
+    "--hicache-storage-backend": _FROM_STORE,
+    "--hicache-storage-prefetch-policy": _FROM_STORE,
+    "--hicache-storage-backend-extra-config": _FROM_STORE,
     "--disaggregation-mode": "write topology at the top of the file",
     "--config": "write what it holds as keys and extra_args",
     "--host": "use `prefillshare launch --host`",
@@ -92,10 +103,16 @@ class PrefillModule(_Module):
 
     workers: int = 1
     """Prefill workers in the pool; disaggregated only."""
+    eager_answers: bool = True
+    """Compute what an answer adds to the next prompt before that comes, when nobody waits."""
+    eager_min_tokens: int = 32
+    """Shortest answer that is computed ahead, in tokens: below, a step of the engine costs more than it saves. The tiny
+    base on a CPU spends as much on a step itself as on 36 tokens."""
 
     def __post_init__(self) -> None:
         _Module.__post_init__(self)
         _check_positive("workers", self.workers)
+        _check_positive("eager_min_tokens", self.eager_min_tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +151,7 @@ class Engine:
     in float32). There is no float32 on a GPU."""
     page_size: int | None = None
     """Tokens per page of the KV cache; prefixes are shared in whole pages. None is 1, and 16 for a disaggregated
-    deployment on GPUs."""
+    deployment on GPUs and for one with a store."""
     context_length: int | None = None
     """Longest prompt plus answer in tokens; None is the model's own limit."""
     max_total_tokens: int | None = None
@@ -227,6 +244,8 @@ class Deployment:
     """The router; disaggregated only."""
     transfer: Transfer = field(default_factory=Transfer)
     """The hand-off; disaggregated only."""
+    store: Store | None = None
+    """Memory of the host and one store for all engines; None has neither."""
     otlp_endpoint: str | None = None
     """OTLP gRPC receiver of OpenTelemetry traces, such as http://localhost:4317; None makes no traces."""
     source: Path | None = None
@@ -254,6 +273,12 @@ class Deployment:
             seen[module.name] = f"decode module {number}"
         if self.topology == "colocated":
             self._check_colocated()
+        if self.store is not None and (self.engine.page_size or MIN_PAGE_TOKENS) < MIN_PAGE_TOKENS:
+            raise ConfigError(
+                f"page_size is {self.engine.page_size} and a store looks up, checks and copies page by page, which "
+                f"costs more than prefilling: set page_size = {MIN_PAGE_TOKENS} or more under [engine], or remove "
+                "[store]"
+            )
 
     def _check_colocated(self) -> None:
         for module in self.decode:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from prefillshare.accelerators import Gpu, gpus
 from prefillshare.config.schema import DecodeModule, Deployment, Engine
+from prefillshare.config.store import MIN_PAGE_TOKENS
 from prefillshare.errors import ModuleError
 from prefillshare.modules.adapter import Adapter, check_adapter_fits, read_adapter
 from prefillshare.modules.adapter_files import check_text_files
@@ -82,7 +83,10 @@ class ResolvedDeployment:
     def page_size(self) -> int:
         """Tokens per page of every worker's KV cache."""
         hands_over = self.config.topology == "disaggregated" and bool(self.gpus)
-        return self.config.engine.page_size or (GPU_HAND_OFF_PAGE if hands_over else 1)
+        default = GPU_HAND_OFF_PAGE if hands_over else 1
+        if self.config.store is not None:
+            default = max(default, MIN_PAGE_TOKENS)
+        return self.config.engine.page_size or default
 
 
 def usable_gpus(engine: Engine) -> tuple[Gpu, ...]:

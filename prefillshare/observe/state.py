@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from prefillshare.observe.document import (
     SCHEMA,
     DeploymentState,
+    EagerState,
     HandoffState,
     KvState,
     ModuleKind,
     ModuleState,
+    PushState,
     Role,
     Topology,
     WorkerCounters,
@@ -90,6 +92,8 @@ def worker_state(
     queued: int | None,
     kv: KvState | None,
     handoff: HandoffState | None,
+    push: PushState | None = None,
+    eager: EagerState | None = None,
 ) -> WorkerState:
     """Return one worker of the document."""
     return {
@@ -105,4 +109,6 @@ def worker_state(
         **totals,
         "kv": kv,
         "handoff": handoff,
+        "push": push,
+        "eager": eager,
     }

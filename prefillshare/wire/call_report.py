@@ -16,6 +16,10 @@ class CallReport(TypedDict, total=False):
     """Cached tokens of the prompt that the call's own module had prefilled; with the next, all cached ones."""
     cross_hit_tokens: int
     """Cached tokens of the prompt that other modules had prefilled."""
+    host_hit_tokens: int
+    """Cached tokens of the prompt that were loaded from the engine's own tier in the host's memory."""
+    store_hit_tokens: int
+    """Cached tokens of the prompt that were loaded from the deployment's store."""
     handoff_tokens: int
     """Tokens whose KV was handed over."""
     handoff_bytes: int

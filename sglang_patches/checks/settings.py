@@ -11,8 +11,15 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from prefillshare.contract import BACKEND_NAME, FINGERPRINT_VARIABLE, UNSUPPORTED_ALGORITHMS, UNSUPPORTED_SWITCHES
+from prefillshare.contract import (
+    BACKEND_NAME,
+    FINGERPRINT_VARIABLE,
+    STORE_BACKEND_CLASS,
+    UNSUPPORTED_ALGORITHMS,
+    UNSUPPORTED_SWITCHES,
+)
 from sglang_patches.checks.adapters import EMBEDDING_TARGETS
+from sglang_patches.icarus import engines
 
 if TYPE_CHECKING:
     from sglang.srt.server_args import ServerArgs
@@ -41,6 +48,8 @@ def refusals(args: ServerArgs) -> Iterator[str]:
     for name, what in UNSUPPORTED_SWITCHES.items():
         if name == "disable_radix_cache" and is_plain_decode:
             continue  # SGLang switched it off; the flag to add is named below
+        if name == "enable_hierarchical_cache" and _has_store(args):
+            continue
         if getattr(args, name, False):
             flag = "--" + name.replace("_", "-")
             yield f"shared prefill does not support {what} yet: remove {flag}"
@@ -53,6 +62,13 @@ def refusals(args: ServerArgs) -> Iterator[str]:
     yield from _grammars(args)
     yield from _algorithms(args)
     yield from _adapters(args)
+    yield from engines.refusals(args)
+
+
+def _has_store(args: ServerArgs) -> bool:
+    """Whether the host tier is the one of the deployment's store, which keeps tenants and weights apart."""
+    config = args.hicache_storage_backend_extra_config or ""
+    return args.hicache_storage_backend == "dynamic" and f'"class_name": "{STORE_BACKEND_CLASS}"' in config
 
 
 def _parallelism(args: ServerArgs) -> Iterator[str]:

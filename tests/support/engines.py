@@ -38,6 +38,8 @@ class Answer:
     """Log-probability of y_1."""
     cached_tokens: int
     """Prompt tokens that were not computed again."""
+    report: Mapping[str, Any]
+    """What the engine says of shared prefill."""
 
 
 class Endpoint:
@@ -108,7 +110,8 @@ def flush(http: httpx.Client) -> None:
 
 def _answer(reply: Mapping[str, Any]) -> Answer:
     logprobs = reply["meta_info"].get("output_token_logprobs") or [[None]]
-    return Answer(reply["output_ids"], logprobs[0][0], reply["meta_info"]["cached_tokens"])
+    (report,) = reply["meta_info"].get("prefillshare", [{}])
+    return Answer(reply["output_ids"], logprobs[0][0], reply["meta_info"]["cached_tokens"], report)
 
 
 @contextlib.contextmanager

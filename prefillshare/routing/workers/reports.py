@@ -91,4 +91,6 @@ class WorkerReports:
             queued=now.get("queued"),
             kv=now.get("kv"),
             handoff=report.handoffs.as_dict(),
+            push=report.push,
+            eager=report.eager,
         )

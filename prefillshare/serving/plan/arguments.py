@@ -5,6 +5,7 @@ Flags are those of `sglang serve` at 0.5.17 (sglang/srt/server_args.py).
 
 import json
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from prefillshare.contract import BACKEND_NAME, PLUGINS
 from prefillshare.modules.deployment import ResolvedDeployment, ResolvedModule
@@ -14,8 +15,12 @@ from prefillshare.serving.plan.engine_options import check_extra_args, check_own
 from prefillshare.serving.plan.kernels import GPU_ATTENTION_BACKEND, GPU_LORA_BACKEND, check_kernels
 from prefillshare.serving.plan.place import Place
 from prefillshare.serving.plan.placement import GpuPlace
-from prefillshare.serving.plan.variables import engine_variables, handoff_variables, warning_variables
+from prefillshare.serving.plan.store import store_flags, store_variables
+from prefillshare.serving.plan.variables import eager_variables, engine_variables, handoff_variables, warning_variables
 from prefillshare.serving.plan.workers import Worker
+
+if TYPE_CHECKING:
+    from prefillshare.store import StoreSettings
 
 _CHECKED_KEYS = ("attention_backend", "reasoning_parser", "tool_call_parser")
 """Keys of the deployment file with values that only SGLang knows; it has fields of the same names."""
@@ -28,8 +33,11 @@ def worker_command(
     *,
     api_key: str | None = None,
     extra_args: Sequence[str] = (),
+    store: "StoreSettings | None" = None,
 ) -> ProcessCommand:
     """Return the command that runs `worker`; `extra_args` come last and win.
+
+    `store` is what `plan_store` made of the deployment, the same for all of its workers.
 
     Raises: ConfigError when the deployment asks for a device that this machine does not have, or for what SGLang lacks.
     """
@@ -39,11 +47,13 @@ def worker_command(
     argv += _lora_flags(deployment, worker.adapters, on_cpu) if worker.adapters else []
     argv += _handoff_flags(deployment, worker, place)
     argv += _engine_flags(deployment, on_cpu, place.gpu)
+    argv += store_flags(deployment, worker, store)
     argv += _schedule_flags(worker, argv) if on_cpu else []
     argv += [*_checked_extra_args(deployment, argv), *extra_args]
     environment = engine_variables(deployment, on_cpu, extra_args, place.gpu)
     environment |= handoff_variables(deployment) if worker.role != "engine" else {}
-    environment |= warning_variables(deployment)
+    environment |= store_variables(deployment) if store is not None else {}
+    environment |= eager_variables(deployment) | warning_variables(deployment)
     return ProcessCommand(argv=tuple(argv), environment=environment, api_key=api_key)
 
 

@@ -3,6 +3,7 @@
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.serving.machine.ports import free_port
@@ -14,7 +15,11 @@ from prefillshare.serving.plan.cpu import runs_on_cpu
 from prefillshare.serving.plan.place import Place
 from prefillshare.serving.plan.placement import GpuPlace, place_deployment
 from prefillshare.serving.plan.preflight import check_sizes, check_transfer
+from prefillshare.serving.plan.store import plan_store
 from prefillshare.serving.plan.workers import Worker, engine_of, workers_of
+
+if TYPE_CHECKING:
+    from prefillshare.store import StoreSettings
 
 RUN_DIRECTORY = Path("$PREFILLSHARE_RUN")
 """Stands for the folder of a launch where nothing is started, for people to read."""
@@ -30,6 +35,8 @@ class PlannedWorker:
     """Where it listens."""
     command: ProcessCommand
     """What to run."""
+    store: "StoreSettings | None" = None
+    """The store of its deployment."""
 
 
 def plan_engine(deployment: ResolvedDeployment, options: LaunchOptions) -> PlannedWorker:
@@ -41,8 +48,11 @@ def plan_engine(deployment: ResolvedDeployment, options: LaunchOptions) -> Plann
     check_sizes(deployment)
     place_deployment(deployment, planned_memory(deployment))  # its weights must fit
     worker, place = engine_of(deployment), Place(host=options.host, port=options.port, nccl_port=free_port())
-    command = worker_command(deployment, worker, place, api_key=options.api_key, extra_args=options.extra_args)
-    return PlannedWorker(worker=worker, place=place, command=command)
+    store = plan_store(deployment)
+    command = worker_command(
+        deployment, worker, place, api_key=options.api_key, extra_args=options.extra_args, store=store
+    )
+    return PlannedWorker(worker=worker, place=place, command=command, store=store)
 
 
 def plan_workers(
@@ -60,11 +70,13 @@ def plan_workers(
     check_transfer(deployment)
     check_sizes(deployment)
     gpus = place_deployment(deployment, planned_memory(deployment))
-    planned = []
+    planned, store = [], plan_store(deployment)
     for worker, gpu in zip(workers_of(deployment), gpus, strict=True):
         place = place_worker(worker, gpu, directory if deployment.config.router.kv_events else None)
-        command = worker_command(deployment, worker, place, api_key=worker_key, extra_args=options.extra_args)
-        planned.append(PlannedWorker(worker=worker, place=place, command=command))
+        command = worker_command(
+            deployment, worker, place, api_key=worker_key, extra_args=options.extra_args, store=store
+        )
+        planned.append(PlannedWorker(worker=worker, place=place, command=command, store=store))
     return tuple(planned)
 
 

@@ -37,6 +37,7 @@ from prefillshare.serving.run.readiness import (
 )
 from prefillshare.serving.run.record import ProcessRecord
 from prefillshare.serving.run.router_process import RouterFile, router_command
+from prefillshare.serving.run.store_hold import StoreHold
 from prefillshare.serving.run.supervisor import FIRST_DELAY_S, Supervised, Supervisor
 
 PREFILL_DELAY_S = HEARTBEAT_S * (HEARTBEAT_FAILURES + 0.5)
@@ -65,6 +66,8 @@ class RunningCluster:
     """Key that clients must send."""
     start_s: float
     """Seconds from the start to the first answer."""
+    store: StoreHold
+    """Its hold on the deployment's store."""
 
     @property
     def url(self) -> str:
@@ -101,7 +104,7 @@ class RunningCluster:
         """
         self.supervisor.step()
         if (role := self.supervisor.lost_role()) is not None:
-            self.kill()
+            _end(self.supervisor, self.forks, self.directory)  # the store stays: the next launch begins warm
             raise LaunchError(f"every {role} process is given up, so nothing can be served: read {self.log_path}")
 
     def stop(self, drain_s: float = 8.0) -> None:
@@ -112,8 +115,9 @@ class RunningCluster:
         self.kill()
 
     def kill(self) -> None:
-        """End every process at once."""
+        """End every process at once, and give the store back."""
         _end(self.supervisor, self.forks, self.directory)
+        self.store.end()
 
 
 def launch_cluster(
@@ -134,10 +138,11 @@ def launch_cluster(
     check_address(options.host, options.port)
     started_at, key = time.monotonic(), secrets.token_hex(24)
     directory = new_private_folder()
-    forks, supervisor = None, Supervisor([], on_event)
+    forks, store, supervisor = None, None, Supervisor([], on_event)
     try:
         # In this order: ports are taken before the router is told of them, and the fork server is there before workers.
         workers = plan_workers(deployment, options, key, directory)
+        store = StoreHold(workers)
         file = RouterFile.create(directory, deployment, options, workers, key)
         if borrowed is None:
             log_path = _log_path(deployment, options, "forks")
@@ -150,6 +155,8 @@ def launch_cluster(
         _wait_for_all(supervisor, router, key, options, on_stage)
     except BaseException:
         _end(supervisor, forks, directory)
+        if store is not None:
+            store.end()
         raise
     return RunningCluster(
         deployment=deployment,
@@ -161,6 +168,7 @@ def launch_cluster(
         directory=directory,
         api_key=options.api_key,
         start_s=time.monotonic() - started_at,
+        store=store,
     )
 
 

@@ -1,7 +1,7 @@
 """A colocated deployment: one engine that holds the prefill module and every decode module."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -19,6 +19,7 @@ from prefillshare.serving.run.process import EngineProcess, start_engine
 from prefillshare.serving.run.progress import LAST_STAGE, find_reason, last_lines, read_log
 from prefillshare.serving.run.readiness import start_fork_server, wait_until_listening
 from prefillshare.serving.run.record import ProcessRecord, ProcessState
+from prefillshare.serving.run.store_hold import StoreHold
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +38,8 @@ class RunningEngine:
     """Key that clients must send."""
     start_s: float
     """Seconds from the start to the first answer."""
+    store: StoreHold = field(default_factory=lambda: StoreHold(()))
+    """Its hold on the deployment's store."""
 
     @property
     def pid(self) -> int:
@@ -80,7 +83,7 @@ class RunningEngine:
         log = read_log(self.log_path)
         tail = "\n".join(f"  {line}" for line in last_lines(log))
         reason = find_reason(log) or f"exit code {self.process.exit_code()}"
-        self.kill()
+        self._end_processes()  # the store stays: the next launch begins warm
         raise LaunchError(f"the engine ended by itself: {reason}\nIts last lines ({self.log_path}):\n{tail}")
 
     def stop(self, drain_s: float = 8.0) -> None:
@@ -89,7 +92,11 @@ class RunningEngine:
         self.kill()
 
     def kill(self) -> None:
-        """End every process at once."""
+        """End every process at once, and give the store back."""
+        self._end_processes()
+        self.store.end()
+
+    def _end_processes(self) -> None:
         self.process.kill()
         if self.forks is not None:
             self.forks.close()
@@ -111,7 +118,7 @@ def launch_engine(
     check_address(options.host, options.port)
     planned, started_at = plan_engine(deployment, options), time.monotonic()
     log_path = options.log_path or new_log_path(deployment.config.name)
-    forks, process = None, None
+    forks, process, store = None, None, StoreHold([planned])
     try:
         if borrowed is None:
             forks = start_fork_server(planned.command, log_path, options.start_timeout_s, on_stage)
@@ -125,6 +132,7 @@ def launch_engine(
             process.kill()
         if forks is not None:
             forks.close()
+        store.end()
         raise
     return RunningEngine(
         url=url,
@@ -133,4 +141,5 @@ def launch_engine(
         forks=forks,
         api_key=options.api_key,
         start_s=time.monotonic() - started_at,
+        store=store,
     )

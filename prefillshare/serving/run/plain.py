@@ -12,6 +12,7 @@ from pathlib import Path
 from prefillshare.contract import CPU_PLUGIN
 from prefillshare.serving.options import START_TIMEOUT_S
 from prefillshare.serving.plan.command import ProcessCommand
+from prefillshare.serving.plan.store import without_store
 from prefillshare.serving.run.forks import ForkServer
 from prefillshare.serving.run.process import start_engine
 from prefillshare.serving.run.readiness import start_fork_server, wait_until_listening
@@ -24,6 +25,7 @@ def plain_command(command: ProcessCommand) -> ProcessCommand:
     argv = list(command.argv)
     flag = argv.index(_BACKEND_FLAG)
     del argv[flag : flag + 2]  # the first one; further arguments of the caller may ask for another
+    argv = without_store(argv)
     return replace(command, argv=tuple(argv), environment={**command.environment, "SGLANG_PLUGINS": CPU_PLUGIN})
 
 

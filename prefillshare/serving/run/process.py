@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from prefillshare.contract import STORE_FOLDER_START
 from prefillshare.errors import LaunchError
 from prefillshare.places import new_private_folder
 from prefillshare.serving.machine.environment import process_variables
@@ -22,18 +23,19 @@ from prefillshare.serving.machine.logs import open_log
 from prefillshare.serving.plan.command import ProcessCommand
 from prefillshare.serving.run.forks import ForkedEngine, ForkServer
 
-_GUARDIAN = r"""
+_GUARDIAN = rf"""
 read -r _ && exit
 segments=$(for process in /proc/[0-9]*; do
     read -r status <"$process/stat" || continue
-    set -- ${status##*) }
-    test "$3" = "$0" && sed -n 's|.* \(/dev/shm/[^ ]*\)$|\1|p' "$process/maps"
+    set -- ${{status##*) }}
+    test "$3" = "$0" && sed -n '\|/{STORE_FOLDER_START}|d; s|.* \(/dev/shm/[^ ]*\)$|\1|p' "$process/maps"
 done 2>/dev/null)
 kill -s KILL -- "-$0" 2>/dev/null
 rm -rf -- "$@" $segments
 """
 """Its words: the group to kill, then folders to remove. Segments of shared memory are looked up before the end, as
-`EngineProcess.kill` does: what a process had mapped is not known any more when it is gone."""
+`EngineProcess.kill` does: what a process had mapped is not known any more when it is gone. The store of a deployment
+is no engine's own, and stays."""
 _POLL_S = 0.1
 _KILL_WAIT_S = 5.0
 
@@ -178,12 +180,13 @@ def _group_members(group: int) -> list[int]:
 
 
 def _shared_memory_of(members: list[int]) -> set[Path]:
-    """Return the segments that processes have mapped: killed, they cannot remove them themselves."""
+    """Return the segments that processes have mapped and that are their own: killed, they cannot remove them."""
     segments = set()
     for member in members:
         with contextlib.suppress(OSError):
             for line in Path(f"/proc/{member}/maps").read_text().splitlines():
                 path = line.partition("/dev/shm/")
-                if path[2] and not path[2].endswith(" (deleted)"):
+                is_gone, is_store = path[2].endswith(" (deleted)"), path[2].startswith(STORE_FOLDER_START)
+                if path[2] and not is_gone and not is_store:
                     segments.add(Path("/dev/shm") / path[2])
     return segments

@@ -1,0 +1,184 @@
+"""The store of a deployment: its sizes, what is wrong with them, and the flags of the engines that use it.
+
+Engines and prefill workers get a host tier and the store; decode workers hold a module's private KV and get neither.
+"""
+
+import json
+import os
+import re
+import shutil
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prefillshare.config.store import Store
+from prefillshare.contract import FINGERPRINT_VARIABLE, STORE_BACKEND_CLASS, STORE_BACKEND_MODULE
+from prefillshare.errors import ConfigError
+from prefillshare.extras import require
+from prefillshare.modules.deployment import ResolvedDeployment
+from prefillshare.serving.machine.host import available_memory_bytes
+from prefillshare.serving.plan.memory import gib, kv_token_bytes
+from prefillshare.serving.plan.workers import Worker
+
+if TYPE_CHECKING:
+    from prefillshare.store import StoreSettings
+
+SHARED_MEMORY = Path("/dev/shm")
+MIN_PAGES = 64
+"""A store with less room than these keeps nothing long enough to be found."""
+_TIMEOUT_BASE_S = 2.0
+"""Longest wait for a load, beside a tenth of a second for each thousand tokens; then the rest is prefilled."""
+_MAX_NAME = 40
+
+
+def plan_store(deployment: ResolvedDeployment) -> "StoreSettings | None":
+    """Return the store of the deployment with all of its sizes; None when it has none.
+
+    Raises: ConfigError when it cannot be had here.
+    """
+    store = deployment.config.store
+    if store is None:
+        return None
+    require("engine")
+    from prefillshare.store import StoreSettings
+
+    settings = StoreSettings(
+        name=_make_name(deployment),
+        directory=store.path,
+        memory_bytes=store.memory_bytes or _default_memory_bytes(),
+        disk_bytes=_disk_bytes(store),
+        codec=store.codec,
+        threads=store.threads,
+    )
+    _check_codec(deployment, store)
+    _check_memory(deployment, settings.memory_bytes)
+    if settings.directory is not None:
+        _check_directory(settings.directory, settings.disk_bytes or 0)
+    return settings
+
+
+def store_flags(deployment: ResolvedDeployment, worker: Worker, settings: "StoreSettings | None") -> list[str]:
+    """Return the flags of `worker` that give it its host tier and the store."""
+    store = deployment.config.store
+    if store is None or settings is None or worker.role == "decode":
+        return []
+    told = {
+        "name": settings.name,
+        "memory_bytes": settings.memory_bytes,
+        "directory": None if settings.directory is None else str(settings.directory),
+        "disk_bytes": settings.disk_bytes,
+        "codec": settings.codec,
+        "threads": settings.threads,
+    }
+    backend = {
+        "backend_name": "prefillshare",
+        "module_path": STORE_BACKEND_MODULE,
+        "class_name": STORE_BACKEND_CLASS,
+        "interface_v1": 1,
+        "prefetch_threshold": deployment.page_size,
+        "prefetch_timeout_base": _TIMEOUT_BASE_S,
+        "store": told,
+    }
+    return [
+        "--enable-hierarchical-cache",
+        "--hicache-ratio",
+        str(store.host_ratio),
+        "--hicache-write-policy",
+        "write_through",
+        "--hicache-storage-backend",
+        "dynamic",
+        "--hicache-storage-prefetch-policy",
+        "timeout",
+        "--hicache-storage-backend-extra-config",
+        json.dumps(backend),
+    ]
+
+
+def without_store(argv: Sequence[str]) -> list[str]:
+    """Return a command line without what `store_flags` adds: the store keeps KV of the patched engine only."""
+    kept = [word for word in argv if word != "--enable-hierarchical-cache"]
+    flags = {index for index, word in enumerate(kept) if word.startswith("--hicache-")}
+    return [word for index, word in enumerate(kept) if index not in flags and index - 1 not in flags]
+
+
+def store_variables(deployment: ResolvedDeployment) -> dict[str, str]:
+    """Return the variables of engines with a store: pages are found by the prefill module's fingerprint."""
+    return {FINGERPRINT_VARIABLE: deployment.fingerprint} if deployment.config.store is not None else {}
+
+
+def describe_store(settings: "StoreSettings") -> str:
+    """Return what the store takes, for people."""
+    memory = f"{gib(settings.memory_bytes)} GiB of shared memory"
+    if settings.directory is None:
+        return f"store of prompts' KV: {memory}"
+    return f"store of prompts' KV: {memory}, {gib(settings.disk_bytes or 0)} GiB in {settings.directory}"
+
+
+def host_tier_bytes(deployment: ResolvedDeployment, kv_tokens: int) -> int:
+    """Return the host memory of one engine's own tier beside a KV cache of so many tokens; 0 without a store."""
+    store = deployment.config.store
+    return 0 if store is None else int(kv_tokens * store.host_ratio) * kv_token_bytes(deployment)
+
+
+def _make_name(deployment: ResolvedDeployment) -> str:
+    """Two files with the same name in them are two deployments."""
+    config = deployment.config
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", config.name)[:_MAX_NAME].strip("-.") or "deployment"
+    return f"{readable}-{zlib.crc32(str(config.source).encode()):08x}"
+
+
+def _default_memory_bytes() -> int:
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    return min((available_memory_bytes() or free) // 4, free // 2)
+
+
+def _disk_bytes(store: Store) -> int | None:
+    if store.path is None:
+        return None
+    return store.disk_bytes or shutil.disk_usage(store.path).free // 2
+
+
+def _check_codec(deployment: ResolvedDeployment, store: Store) -> None:
+    if store.codec == "splitzip" and deployment.dtype != "bfloat16":
+        raise ConfigError(
+            f'codec is "splitzip", which is for bfloat16, and KV has the type {deployment.dtype}: set codec = "none" '
+            'under [store], or dtype = "bfloat16" under [engine]'
+        )
+
+
+def _check_memory(deployment: ResolvedDeployment, num_bytes: int) -> None:
+    page_bytes = kv_token_bytes(deployment) * deployment.page_size
+    if num_bytes < MIN_PAGES * page_bytes:
+        raise ConfigError(
+            f"memory under [store] is {num_bytes:,} bytes and a page of {deployment.page_size} tokens takes "
+            f'{page_bytes:,}: set memory = "{_round_up(MIN_PAGES * page_bytes)} MiB" or more'
+        )
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    if num_bytes > free:
+        raise ConfigError(
+            f"memory under [store] is {gib(num_bytes)} GiB and {SHARED_MEMORY} has {gib(free)} GiB free: set memory = "
+            f'"{free >> 20} MiB" or less, or give the container more shared memory (docker run --shm-size)'
+        )
+
+
+def _check_directory(directory: Path, num_bytes: int) -> None:
+    what = f"path {str(directory)!r} under [store]"
+    found = directory.stat()
+    if found.st_uid != os.getuid():
+        raise ConfigError(
+            f"{what} belongs to user {found.st_uid}, and whoever owns it can read and change what is in it: name a "
+            "directory of your own"
+        )
+    if os.statvfs(directory).f_flag & os.ST_RDONLY or not os.access(directory, os.W_OK | os.X_OK):
+        raise ConfigError(f"{what} cannot be written: give yourself the permission, or name another directory")
+    free = shutil.disk_usage(directory).free
+    if num_bytes > free:
+        raise ConfigError(
+            f"disk under [store] is {gib(num_bytes)} GiB and the file system of {directory} has {gib(free)} GiB free: "
+            f'set disk = "{free >> 20} MiB" or less'
+        )
+
+
+def _round_up(num_bytes: int) -> int:
+    return -(-num_bytes >> 20)

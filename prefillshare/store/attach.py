@@ -1,0 +1,181 @@
+"""From settings and identity to open tiers."""
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from prefillshare.errors import StoreError
+from prefillshare.store.codec import PLAIN, Codec, make_codec
+from prefillshare.store.disk import DiskPages, file_bytes
+from prefillshare.store.folders import FolderUse, disk_table_folder, memory_folder, private_folder
+from prefillshare.store.identity import StoreIdentity
+from prefillshare.store.layout import HEADER_BYTES
+from prefillshare.store.memory import MappedPages, free_bytes
+from prefillshare.store.opening import (
+    FileHeader,
+    OpenTable,
+    attaching,
+    is_file_used,
+    make_file,
+    open_file,
+    open_table,
+    read_header,
+    remove_unused,
+    store_file,
+    use_file,
+)
+from prefillshare.store.settings import StoreSettings
+from prefillshare.store.sizes import check_room, memory_file_bytes, num_slots_within, slot_bytes_for
+from prefillshare.store.tier import Tier
+from prefillshare.store.workers import Workers
+
+DISK_SUFFIX = ".pages"
+_SHARE_OF_FREE_DISK = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenStore:
+    """Tiers, the fastest first, and what has to be given back in the end."""
+
+    identity: StoreIdentity
+    tiers: tuple[Tier, ...]
+    resources: contextlib.ExitStack
+    """Files, threads and folders; mappings go with the tiers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    settings: StoreSettings
+    identity: StoreIdentity
+    codec: Codec | None
+    workers: Workers
+    resources: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+    @property
+    def slot_bytes(self) -> int:
+        page_bytes = self.identity.page_bytes
+        return slot_bytes_for(page_bytes if self.codec is None else self.codec.most_bytes(page_bytes))
+
+    def header(self, num_slots: int) -> FileHeader:
+        number = PLAIN if self.codec is None else self.codec.number
+        return FileHeader(identity=self.identity, num_slots=num_slots, slot_bytes=self.slot_bytes, codec=number)
+
+    def slots_within(self, num_bytes: int, whole_bytes: Callable[[int, int], int], what: str) -> int:
+        # With a codec, a page that does not fit into its slot takes a second one.
+        slots_per_page = -(-self.identity.page_bytes // self.slot_bytes)
+        size = partial(whole_bytes, slot_bytes=self.slot_bytes)  # type: ignore[call-arg]
+        return num_slots_within(num_bytes, size, self.slot_bytes, slots_per_page, what)
+
+    def tier(self, opened: OpenTable, pages: MappedPages | DiskPages) -> Tier:
+        self.resources.callback(opened.close)
+        return Tier(opened, pages, self.codec, self.workers)
+
+
+def open_store(settings: StoreSettings, identity: StoreIdentity) -> OpenStore:
+    """Open the store, or make it.
+
+    Raises: StoreError.
+    """
+    codec = make_codec(settings.codec, identity.kv_dtype, identity.page_bytes)
+    request = _Request(settings=settings, identity=identity, codec=codec, workers=Workers(settings.threads))
+    request.resources.callback(request.workers.close)
+    with contextlib.ExitStack() as failed:
+        failed.callback(request.resources.close)
+        try:
+            memory = _memory_tier(request)
+            tiers = (memory,) if settings.directory is None else (memory, _disk_tier(request, settings.directory))
+        except OSError as error:
+            raise StoreError(
+                f"the store cannot be opened ({error}): name folders that this user can write to"
+            ) from error
+        failed.pop_all()
+    return OpenStore(identity=identity, tiers=tiers, resources=request.resources)
+
+
+def _memory_tier(request: _Request) -> Tier:
+    settings = request.settings
+    num_slots = request.slots_within(settings.memory_bytes, memory_file_bytes, "memory_bytes")
+    if not settings.memory_directory.is_dir():
+        raise StoreError(
+            f"{settings.memory_directory} is no folder: name a file system in memory for the store, usually /dev/shm"
+        )
+    folder = _used_folder(request, memory_folder(settings.memory_directory, settings.name))
+    with attaching(folder):
+        path = store_file(folder, request.identity)
+        if not path.exists():
+            remove_unused(folder)
+            check_room(folder, settings.memory_bytes, "memory_bytes")
+        opened = open_table(path, request.header(num_slots))
+        pages = MappedPages(
+            os.dup(opened.descriptor), start=opened.layout.end, num_slots=num_slots, slot_bytes=request.slot_bytes
+        )
+        request.resources.callback(pages.close)
+        tier = request.tier(opened, pages)
+        if pages.num_usable() == 0 and pages.grow() == 0:
+            raise StoreError(
+                f"{folder} has no room for the first pages of the store: make room, or give the file system more (a "
+                "container: --shm-size)"
+            )
+    return tier
+
+
+def _disk_tier(request: _Request, directory: Path) -> Tier:
+    with attaching(private_folder(directory)):
+        path = store_file(directory, request.identity).with_suffix(DISK_SUFFIX)
+        descriptor, header, is_new = _open_disk_file(request, path)
+        pages = DiskPages(descriptor, num_slots=header.num_slots, slot_bytes=header.slot_bytes)
+        request.resources.callback(pages.close)
+        found = os.fstat(descriptor)
+        memory = request.settings.memory_directory
+        folder = _used_folder(request, disk_table_folder(memory, found.st_dev, found.st_ino))
+        with attaching(folder):
+            if is_new:  # the table of a file that had the same number once
+                store_file(folder, request.identity).unlink(missing_ok=True)
+            opened = open_table(store_file(folder, request.identity), header)
+            tier = request.tier(opened, pages)
+            if opened.is_new:
+                _check_is_alone(descriptor, path)
+                for slot, record in pages.records():
+                    opened.table.enter(slot, record)
+            use_file(descriptor)
+    return tier
+
+
+def _open_disk_file(request: _Request, path: Path) -> tuple[int, FileHeader, bool]:
+    """The file's descriptor, its header, and whether it is new."""
+    header = request.header(_num_disk_slots(request, path))
+    found = open_file(path, lambda descriptor: header.is_that_of(os.pread(descriptor, HEADER_BYTES, 0)))
+    if found is not None:
+        return found, header, False
+    path.unlink(missing_ok=True)
+    num_bytes = file_bytes(header.num_slots, header.slot_bytes)
+    check_room(path.parent, num_bytes, "disk_bytes")
+    return make_file(path, header, num_bytes, lambda _: None), header, True
+
+
+def _num_disk_slots(request: _Request, path: Path) -> int:
+    """What is set; without that what the file has, and for a new one what half of the free room holds."""
+    if (num_bytes := request.settings.disk_bytes) is not None:
+        return request.slots_within(num_bytes, file_bytes, "disk_bytes")
+    there = read_header(path)
+    if there is not None and there == request.header(there.num_slots):
+        return there.num_slots
+    return request.slots_within(int(_SHARE_OF_FREE_DISK * free_bytes(path.parent)), file_bytes, "disk_bytes")
+
+
+def _check_is_alone(descriptor: int, path: Path) -> None:
+    """Raises: StoreError when others use the file by a table that this process cannot see."""
+    if is_file_used(descriptor):
+        raise StoreError(
+            f"{path} is used by processes whose table is not in this shared memory (they run in another container, or "
+            "the table was damaged): end them, or give each container a folder of its own under [store]"
+        )
+
+
+def _used_folder(request: _Request, folder: Path) -> Path:
+    use = FolderUse(folder)
+    request.resources.callback(use.leave)
+    return folder

@@ -1,0 +1,43 @@
+"""The launcher's hold on its deployment's store: engines come and go, the store stays until the launcher ends."""
+
+from prefillshare.store.folders import FolderUse, memory_folder, remove_folder, sweep
+from prefillshare.store.opening import SUFFIX, read_header
+from prefillshare.store.settings import StoreSettings
+from prefillshare.store.store import KvStore
+
+
+class StoreOwner:
+    """Keeps a deployment's store from being swept; a store that a launcher left when it was killed is taken over
+    warm."""
+
+    def __init__(self, settings: StoreSettings, *, stays: bool = False) -> None:
+        """Take the store, and sweep those of launchers and engines that are gone.
+
+        `stays`: the store outlives its launcher, until `prefillshare store clear`.
+        Raises: StoreError.
+        """
+        self._settings = settings
+        self._stays = stays
+        self._use = FolderUse(memory_folder(settings.memory_directory, settings.name))
+        self._use.stay(stays)
+        sweep(settings.memory_directory)
+
+    def end(self) -> None:
+        """Keep on disk what was only in memory, where there is a disk tier, and give the memory back.
+
+        To be called when the engines have ended; a store that one still uses is swept later.
+        """
+        if not self._stays:
+            self._spill()
+        self._use.leave()
+        if not self._stays:
+            remove_folder(self._use.folder)
+
+    def _spill(self) -> None:
+        if self._settings.directory is None:
+            return
+        for path in sorted(self._use.folder.glob(f"*{SUFFIX}")):
+            if (header := read_header(path)) is not None:
+                store = KvStore.attach(self._settings, header.identity)
+                store.spill()
+                store.close()

@@ -1,0 +1,45 @@
+"""What a store is given by its deployment."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from prefillshare.errors import StoreError
+
+SHARED_MEMORY = Path("/dev/shm")
+MAX_THREADS = 64
+
+CodecName = Literal["none", "splitzip"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreSettings:
+    """Where a store keeps its pages, and how much of them."""
+
+    name: str
+    """The deployment's name: processes that name the same one, with the same identity, share one store."""
+    memory_bytes: int
+    """Bytes of shared memory, tables included, for each identity (each rank of a tensor-parallel engine has its
+    own)."""
+    directory: Path | None = None
+    """Folder of the disk tier; without one there is none."""
+    disk_bytes: int | None = None
+    """Bytes of the disk tier for each identity; without a number half of what is free when it is made."""
+    codec: CodecName = "none"
+    """How pages are kept: as they are, or by SplitZip (bfloat16 only)."""
+    threads: int = 1
+    """Threads that copy, check and encode pages."""
+    memory_directory: Path = SHARED_MEMORY
+    """File system in memory that holds the store; another one where a container's /dev/shm is small."""
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise StoreError("the store has no name: give the deployment's")
+        if not 1 <= self.threads <= MAX_THREADS:
+            raise StoreError(f"threads = {self.threads}: set 1 to {MAX_THREADS} under [store]")
+        if self.codec not in ("none", "splitzip"):
+            raise StoreError(f'codec = "{self.codec}": set "none" or "splitzip" under [store]')
+        if self.memory_bytes <= 0 or (self.disk_bytes is not None and self.disk_bytes <= 0):
+            raise StoreError(
+                f"memory_bytes = {self.memory_bytes} and disk_bytes = {self.disk_bytes}: a store has a size above 0"
+            )

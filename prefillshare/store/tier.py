@@ -1,0 +1,198 @@
+"""One tier of a store: a table, the slots that it speaks of, and the check of every page that is read."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from prefillshare.store.base import Bytes, Pages
+from prefillshare.store.codec import PLAIN, Codec
+from prefillshare.store.layout import NO_SLOT, RECORD
+from prefillshare.store.opening import OpenTable
+from prefillshare.store.table import Claim, Keys, Slots, Victim
+from prefillshare.store.workers import Workers
+
+_Key = NDArray[np.uint64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Payload:
+    """A page as it is kept."""
+
+    key: _Key
+    digest: int
+    codec: int
+    data: Bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """What became of pages that were offered to a tier."""
+
+    num_written: int
+    num_known: int
+    num_evicted: int
+    left: list[Payload]
+    """Pages for which there was no room that is older."""
+
+
+def page_digest(key: _Key, page: Bytes) -> int:
+    """The checksum of a page under its key: the page of another key does not fit, whole as it may be."""
+    return xxhash.xxh3_64_intdigest(page.data, seed=int(key[1]))
+
+
+class PageReader:
+    """Takes pages out of slots, and believes none that its digest does not fit."""
+
+    def __init__(self, pages: Pages, codec: Codec | None) -> None:
+        self._pages = pages
+        self._codecs = {} if codec is None else {codec.number: codec}
+
+    def read(self, key: _Key, slot: int, record: np.void, into: Bytes) -> Payload | None:
+        """Fill `into` with the page of `key` and return it as it is kept; None when it is not there in one piece.
+
+        The payload of a page that is kept as it is lies in `into`; another one is the medium's until the next read.
+        """
+        try:
+            stored = self._unpack(slot, record, into)
+        except (OSError, IndexError, ValueError):
+            return None
+        if page_digest(key, into) != int(record["digest"]):
+            return None
+        return Payload(key=key, digest=int(record["digest"]), codec=int(record["codec"]), data=stored)
+
+    def _unpack(self, slot: int, record: np.void, into: Bytes) -> Bytes:
+        number, length = int(record["codec"]), int(record["length"])
+        if number == PLAIN:
+            if length != len(into):
+                raise ValueError(f"the record speaks of {length} bytes")
+            self._pages.load(_slots_of(slot, record), into)
+            return into
+        if number not in self._codecs:
+            raise ValueError(f"codec {number} is not known")
+        stored = self._pages.view(slot, length)
+        self._codecs[number].decode(stored, into)
+        return stored
+
+
+class Tier:
+    """Pages of one medium."""
+
+    def __init__(self, opened: OpenTable, pages: Pages, codec: Codec | None, workers: Workers) -> None:
+        self._opened = opened
+        self.table = opened.table
+        self.pages = pages
+        self._codec = codec
+        self._reader = PageReader(pages, codec)
+        self._workers = workers
+
+    def check_file(self) -> None:
+        """Look at the table's file before the table: reading what is mapped behind the end of a file ends the process.
+
+        Raises: OSError.
+        """
+        self._opened.check_length()
+
+    def find(self, keys: Keys) -> Slots:
+        """The slot of each key's page, or NO_SLOT; nothing is there in a file that lost its end."""
+        usable = self.pages.num_usable()
+        if not len(keys) or usable == 0:
+            return np.full(len(keys), NO_SLOT)
+        slots = self.table.find(keys)
+        return np.where(slots < usable, slots, NO_SLOT)
+
+    def read(self, key: _Key, slot: int, into: Bytes) -> Payload | None:
+        """`PageReader.read` of what the table says now."""
+        return self._reader.read(key, slot, self.table.snapshot(np.array([slot]))[0], into)
+
+    def read_all(self, wanted: Sequence[tuple[_Key, int, Bytes]]) -> list[Payload | None]:
+        """`read` for many pages, by all threads."""
+        return self._workers.map(lambda page: self.read(*page), wanted)
+
+    def pack_all(self, pages: Sequence[tuple[_Key, Bytes]]) -> list[Payload]:
+        """Pages as they are to be kept."""
+        return self._workers.map(lambda page: self._pack(*page), pages)
+
+    def drop_damaged(self, key: _Key, slot: int) -> bool:
+        """Forget a page that could not be read; false when it only gave way to another one meanwhile.
+
+        Raises: TimeoutError.
+        """
+        record = self.table.snapshot(np.array([slot]))[0]
+        return record["key"].tobytes() == key.tobytes() and self.table.drop(slot, record)
+
+    def admit(
+        self,
+        payloads: Sequence[Payload],
+        ticks: Sequence[int],
+        *,
+        older_than: int,
+        demote: Callable[[list[Payload]], None] | None,
+    ) -> Admission:
+        """Write what is not there yet, in place of pages that were used longest ago; those go to `demote` first.
+
+        Raises: TimeoutError when the table cannot be had; nothing is written then.
+        """
+        keys = np.stack([payload.key for payload in payloads])
+        needs = [-(-len(payload.data) // self.pages.slot_bytes) for payload in payloads]
+        reservation = self.table.reserve(
+            keys, needs, older_than=older_than, usable=self.pages.num_usable(), grow=self.pages.grow
+        )
+        if demote is not None and reservation.victims:
+            demote(self._rescue(reservation.victims, reservation.claims))
+        done = self._workers.map(lambda claim: self._write(claim, payloads, ticks), reservation.claims)
+        if failed := [claim for claim, is_written in zip(reservation.claims, done, strict=True) if not is_written]:
+            self.table.abandon(failed)
+        claimed = {claim.page for claim in reservation.claims}
+        return Admission(
+            num_written=len(reservation.claims) - len(failed),
+            num_known=len(payloads) - len(reservation.wanted),
+            num_evicted=len(reservation.victims),
+            left=[payloads[page] for page in reservation.wanted if page not in claimed],
+        )
+
+    def payload_of(self, slot: int, record: np.void) -> Payload | None:
+        """A page as it is kept, unchecked: whoever reads it later checks it; None when it cannot be had."""
+        data = np.empty(int(record["length"]) if record["length"] <= 2 * self.pages.slot_bytes else 0, dtype=np.uint8)
+        try:
+            self.pages.load(_slots_of(slot, record), data)
+        except (OSError, IndexError, ValueError):
+            return None
+        key = np.frombuffer(record["key"].tobytes(), dtype="<u8")
+        return Payload(key=key, digest=int(record["digest"]), codec=int(record["codec"]), data=data)
+
+    def _pack(self, key: _Key, page: Bytes) -> Payload:
+        digest = page_digest(key, page)
+        if self._codec is not None and (data := self._codec.encode(page)) is not None:
+            return Payload(key=key, digest=digest, codec=self._codec.number, data=data)
+        return Payload(key=key, digest=digest, codec=PLAIN, data=page)
+
+    def _write(self, claim: Claim, payloads: Sequence[Payload], ticks: Sequence[int]) -> bool:
+        payload, tick = payloads[claim.page], ticks[claim.page]
+        record: np.void = np.zeros(1, dtype=RECORD)[0]
+        record["key"], record["digest"], record["codec"] = payload.key.tobytes(), payload.digest, payload.codec
+        record["length"], record["second"], record["last_use"] = len(payload.data), claim.second, tick
+        slots = [claim.slot] if claim.second == NO_SLOT else [claim.slot, claim.second]
+        try:
+            self.pages.save(slots, payload.data, record)
+        except (OSError, IndexError, ValueError):
+            return False
+        self.table.publish(claim, digest=payload.digest, length=len(payload.data), codec=payload.codec, last_use=tick)
+        return True
+
+    def _rescue(self, victims: Sequence[Victim], claims: Sequence[Claim]) -> list[Payload]:
+        """The bytes of pages that lost their slots to this writer: nobody else writes to slots that it has claimed."""
+        owned = {slot for claim in claims for slot in (claim.slot, claim.second)}
+        rescued = [
+            self.payload_of(victim.slot, victim.record)
+            for victim in victims
+            if owned.issuperset(_slots_of(victim.slot, victim.record))
+        ]
+        return [payload for payload in rescued if payload is not None]
+
+
+def _slots_of(slot: int, record: np.void) -> list[int]:
+    second = int(record["second"])
+    return [slot] if second == NO_SLOT else [slot, second]

@@ -1,0 +1,225 @@
+"""The shared radix cache with two further tiers: memory of the host, and the store of the deployment.
+
+Extends ``sglang.srt.mem_cache.hiradix_cache.HiRadixCache`` by the rules of
+:class:`sglang_patches.engine.radix_cache.SharedPrefillRadixCache`: each ``super()`` of those rules finds upstream's
+hierarchical tree here, so only base-made KV is ever written to the tree, the host or the store (I2).
+
+    pool (what the model reads)  <-- load --   host tier   <-- prefetch --  store
+                                 -- backup ->              -- backup ->
+
+    evicted from the pool = demoted: the node stays in the tree without rows of the pool (``node.evicted``)
+    evicted from the host = gone from this engine; the store may still have it
+
+What upstream does and these overrides do differently:
+
+- a prefix is asked of the store in the namespace of its request (``extra_key``, I7), never past its boundary (I5), with
+  the whole chain marked as used, so that no chain loses its head first;
+- the store is asked at once, by the scheduler's thread: a prompt that it does not know waits for nothing, and only
+  pages that are there count against the budget of loads;
+- equal prompts that come together are loaded by the first of them (:attr:`_waiting_for`);
+- what would be loaded more slowly than prefilled is prefilled (:mod:`sglang_patches.store.costs`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from sglang.srt.managers.cache_controller import PrefetchOperation
+from sglang.srt.mem_cache.hiradix_cache import HiRadixCache
+from sglang.srt.mem_cache.radix_cache import RadixKey
+
+from sglang_patches.declarations import overrides, subclasses
+from sglang_patches.engine.radix_cache import SharedPrefillRadixCache
+from sglang_patches.observed.call_report import note
+from sglang_patches.patches.node_hashes import ROOT_ATTRIBUTE
+from sglang_patches.store.backend import StoreBackend
+from sglang_patches.store.costs import LoadCosts
+from sglang_patches.store.page_keys import PageKeys
+
+if TYPE_CHECKING:
+    from sglang.srt.managers.schedule_batch import Req
+    from sglang.srt.mem_cache.base_prefix_cache import InitLoadBackParams, InsertParams, InsertResult
+    from sglang.srt.mem_cache.cache_init_params import CacheInitParams
+    from sglang.srt.mem_cache.radix_cache import TreeNode
+    from sglang.srt.server_args import ServerArgs
+
+STORED = "\0store"
+"""Origin of what came out of the store: nobody knows for which module it was prefilled. No module is called so."""
+
+
+@subclasses("mem_cache.hiradix_cache:HiRadixCache")
+class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
+    """Base-made KV in the pool, on the host, and in the store."""
+
+    _page_keys: PageKeys | None = None
+    """None until the store was attached, which the constructor of the tree does not wait for."""
+
+    def __init__(self, params: CacheInitParams, server_args: ServerArgs, weights_dtype: torch.dtype) -> None:
+        self.costs = LoadCosts()
+        self.num_load_tokens = 0
+        """Tokens that came from the store."""
+        self._waiting_for: dict[str, tuple[Req, str]] = {}
+        """Request id -> the request, and the one that loads what it would load."""
+        self._loads: dict[str, str] = {}
+        """First key of a load under way -> id of the request that makes it."""
+        super().__init__(params, server_args)
+        self._page_keys = PageKeys(identity=self._backend.attach(weights_dtype))
+        self.costs.load = self._backend.load_pace
+        setattr(self.root_node, ROOT_ATTRIBUTE, self._page_keys)
+        # Page by page as the prompt comes: a shorter load is worth it as well, since pages have 16 tokens or more.
+        self.load_back_threshold = 1
+
+    @property
+    def _backend(self) -> StoreBackend:
+        backend: StoreBackend = self.cache_controller.storage_backend
+        return backend
+
+    # Tree
+
+    @overrides("db0c714f83b4dc78", "a flush would leave what it is to forget in the store, and take a second")
+    def reset(self) -> None:
+        is_flush = self.num_flushes >= 0
+        if is_flush:
+            self._stop_loading()
+        super().reset()
+        setattr(self.root_node, ROOT_ATTRIBUTE, self._page_keys)
+        self._waiting_for.clear()
+        self._loads.clear()
+        if is_flush:
+            self._backend.clear()
+
+    def _stop_loading(self) -> None:
+        """End the threads, which look for their end once a second if nothing wakes them."""
+        controller = self.cache_controller
+        controller.storage_stop_event.set()
+        for queue in (controller.prefetch_queue, controller.backup_queue, controller.prefetch_buffer):
+            queue.put(None)
+        controller.prefetch_io_aux_thread.join()
+
+    @overrides("af30683757e6b557", "nobody would know for which module a prefix was prefilled")
+    def insert(self, params: InsertParams) -> InsertResult:
+        result = super().insert(params)
+        self._name_origin(self.root_node, params.key.page_aligned(self.page_size), self._writer)
+        return result
+
+    @overrides("377aac523e228062", "nobody would know that a prefix came out of the store")
+    def _insert_helper_host(self, node: TreeNode, key: RadixKey, host_value: Any, hash_value: Any) -> int:
+        num_known: int = super()._insert_helper_host(node, key, host_value, hash_value)
+        self._name_origin(node, key, STORED)
+        self.num_load_tokens += len(key) - num_known
+        return num_known
+
+    def _name_origin(self, node: TreeNode, key: RadixKey, origin: str | None) -> None:
+        """Give the node in which ``key`` ends below ``node`` its origin, if it is new."""
+        while len(key) > 0:
+            node = node.children[key.child_key(self.page_size)]
+            key = key[len(node.key) :]
+        if node is not self.root_node and not hasattr(node, "origin"):
+            node.origin = origin
+
+    def _begin(self, req: Req) -> None:
+        is_counted = req.prefillshare.are_hits_counted
+        super()._begin(req)
+        if req.prefillshare.are_hits_counted and not is_counted:
+            note(req, host_hit_tokens=req.cached_tokens_host, store_hit_tokens=req.cached_tokens_storage)
+
+    def cache_unfinished_req(self, req: Req, chunked: bool = False) -> None:
+        # Called when a batch has computed a prompt, or a chunk of it.
+        self.costs.finish_prefill(req.extend_range.length, req.time_stats.forward_entry_time)
+        super().cache_unfinished_req(req, chunked=chunked)
+
+    # Loads from the store
+
+    def prefetch(self, req: Req) -> None:
+        """Begin to load what the store has of a prompt beyond what the tree has.
+
+        Effects: the request waits in the queue until the load has ended (:meth:`check_prefetch_progress`).
+        """
+        req.init_next_round_input(self, cow_mamba=False)
+        end = min(req.prefillshare.boundary, req._compute_max_prefix_len(len(req.full_untruncated_fill_ids)))
+        num_matched = len(req.prefix_indices) + req.host_hit_length
+        # Behind rows that the host has not (yet) got, loaded ones could not be put.
+        is_backed = req.host_hit_length > 0 or req.last_host_node is req.last_node
+        key = RadixKey(req.full_untruncated_fill_ids[num_matched:end], req.extra_key).page_aligned(self.page_size)
+        if not is_backed or len(key) == 0 or self.cache_controller.prefetch_rate_limited():
+            return
+        keys = self._page_keys.of(key, req.last_host_node.get_last_hash_value())
+        if (loader := self._loads.get(keys[0])) is not None:
+            self._waiting_for[req.rid] = (req, loader)
+        elif num_tokens := self._count_worthwhile(req.last_host_node, keys):
+            self._load(req, key[:num_tokens], keys[: num_tokens // self.page_size])
+
+    def _count_worthwhile(self, node: TreeNode, keys: list[str]) -> int:
+        """Tokens of ``keys``, which continue those of ``node``, that are there and worth loading."""
+        known = node.get_prefix_hash_values(node)
+        # Asked with what the tree has already: the store forgets first what nobody asks for.
+        num_pages = self._backend.count_present([*known, *keys]) - len(known)
+        if num_pages < 0:
+            num_pages = self._backend.count_present(keys)
+        num_tokens = num_pages * self.page_size
+        if num_tokens and not self.costs.should_load(num_tokens):
+            num_tokens = 0
+        # Each rank has pages and measures of its own, and all must go the same way.
+        agreed = torch.tensor(num_tokens)
+        self._all_reduce_attn_groups(agreed, torch.distributed.ReduceOp.MIN)
+        return int(agreed)
+
+    def _load(self, req: Req, key: RadixKey, keys: list[str]) -> None:
+        operation = PrefetchOperation(req.rid, key, req.last_host_node.get_last_hash_value())
+        operation.hash_value, operation.storage_hit_count = keys, len(key)
+        req.last_host_node.protect_host()
+        self.ongoing_prefetch[req.rid] = (req.last_host_node, key, operation)
+        self.cache_controller.prefetch_tokens_occupied += len(key)
+        self._loads[keys[0]] = req.rid
+        # What upstream's thread puts there after it has asked the backend; taken in this scheduling round.
+        self.cache_controller.prefetch_hit_queue.put(operation)
+
+    @overrides("7812f52d5fdfe871", "equal prompts that come together would each be loaded")
+    def check_prefetch_progress(self, req_id: str) -> bool:
+        waiting = self._waiting_for.get(req_id)
+        if waiting is not None:
+            req, loader = waiting
+            if loader in self.ongoing_prefetch:
+                return False
+            del self._waiting_for[req_id]
+            self._strike_off(loader)
+            # Its own prompt may go on where the other one ended.
+            self.prefetch(req)
+            return req_id not in self.ongoing_prefetch and req_id not in self._waiting_for
+        is_done: bool = super().check_prefetch_progress(req_id)
+        if is_done:
+            self._strike_off(req_id)
+        return is_done
+
+    @overrides("1f130832e4e6debd", "an aborted request would be waited for")
+    def release_aborted_request(self, rid: str) -> None:
+        self._waiting_for.pop(rid, None)
+        super().release_aborted_request(rid)
+        self._strike_off(rid)
+
+    def _strike_off(self, rid: str) -> None:
+        for key in [key for key, loader in self._loads.items() if loader == rid]:
+            del self._loads[key]
+
+    @overrides("ee728714cd7b78c3", "what was not loaded would be counted as cached")
+    def init_load_back(self, params: InitLoadBackParams) -> tuple[torch.Tensor, TreeNode]:
+        indices, node = super().init_load_back(params)
+        if len(indices) == 0 and params.req is not None:
+            params.req.host_hit_length = params.req.storage_hit_length = 0
+        return indices, node
+
+    # The store stays while the engine runs
+
+    @overrides("c3672ad80a3bdca3", "an engine could change to a store that does not keep tenants and weights apart")
+    def attach_storage_backend(self, *args: Any, **kwargs: Any) -> tuple[bool, str]:
+        return False, "the store of a deployment is chosen at its start: write [store] into the deployment file"
+
+    @overrides("0c397a0562cb9304", "an engine could leave the store that its deployment counts on")
+    def detach_storage_backend(self) -> tuple[bool, str]:
+        return False, "the store of a deployment is chosen at its start: take [store] out of the deployment file"
+
+    @overrides("423b976075c3c526", "the store would not be left at the end")
+    def shutdown(self) -> None:
+        if self.enable_storage:
+            super().detach_storage_backend()

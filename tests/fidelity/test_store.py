@@ -1,0 +1,139 @@
+"""With a store, served tokens equal the reference, and nothing is prefilled twice: not what the pool gave up, not after
+an engine was killed (I1, I2, I7).
+
+The pool holds 1,600 tokens and the prompts four times as many. One launch after the other is made of one
+deployment file, each ended by a kill without warning.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from tests.fidelity.conftest import MODULES, NUM_TOKENS, Prompt
+from tests.support.engines import Answer
+from tests.support.marks import starts_engine
+from tests.support.stores import (
+    PAGE_TOKENS,
+    Relaunched,
+    num_stored_pages,
+    relaunched,
+    store_path,
+    stored_agents,
+    whole_pages,
+)
+
+SMALL_POOL = ("--max-total-tokens", "1600", "--chunked-prefill-size", "256")
+
+
+@pytest.fixture(scope="module")
+@starts_engine
+def launches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relaunched]:
+    with relaunched(stored_agents(tmp_path_factory.mktemp("stored"), 'memory = "192 MiB"\n'), *SMALL_POOL) as launches:
+        yield launches
+
+
+@pytest.fixture(scope="module")
+def working_set(prompts: list[Prompt]) -> list[Prompt]:
+    found = prompts[:21]
+    assert sum(map(len, found)) > 3 * 1600
+    return found
+
+
+def ask_each(launches: Relaunched, prompts: list[Prompt], module: str | None) -> list[Answer]:
+    """One prompt after the other, so that what the first ones left must be found again when the last ones come."""
+    return [launches.endpoint.generate(prompt, module, NUM_TOKENS) for prompt in prompts]
+
+
+def check_exact(asked: list[tuple[Prompt, str | None]], answers: list[Answer], expected) -> None:
+    wrong = [
+        (module, len(prompt), answer.cached_tokens)
+        for (prompt, module), answer in zip(asked, answers, strict=True)
+        if answer.tokens != expected[prompt, module].tokens
+    ]
+    assert not wrong, f"{len(wrong)} of {len(asked)} differ; (module, prompt tokens, cached): {wrong[:3]}"
+
+
+def test_what_a_small_pool_gave_up_is_found_again(launches, working_set, expected):
+    asked = [(prompt, module) for prompt in working_set for module in (*MODULES, None)]
+    Random(0).shuffle(asked)
+    check_exact(asked, launches.endpoint.generate_all(asked, NUM_TOKENS, 16), expected)
+
+    answers = ask_each(launches, working_set, "math")
+    check_exact([(prompt, "math") for prompt in working_set], answers, expected)
+    assert [answer.cached_tokens for answer in answers] == [whole_pages(len(prompt)) for prompt in working_set]
+    from_host = sum(answer.report["host_hit_tokens"] for answer in answers)
+    from_store = sum(answer.report["store_hit_tokens"] for answer in answers)
+    print(
+        f"{sum(map(len, working_set))} prompt tokens over a pool of 1600: {from_host} from the host, {from_store} stored"
+    )
+    assert from_host > 0
+    assert from_store > 0
+
+
+def test_a_killed_engine_comes_back_warm(launches, working_set, expected):
+    endpoint = launches.endpoint
+    of_a_tenant = working_set[3]
+    num_pages = num_stored_pages(launches.file)
+    assert endpoint.generate(of_a_tenant, "code", 1, extra_key="a").cached_tokens == 0
+    launches.wait_for_pages(num_pages + whole_pages(len(of_a_tenant)) // PAGE_TOKENS)
+    launches.kill()
+
+    endpoint = launches.launch()
+    assert endpoint.generate(of_a_tenant, "code", 1, extra_key="b").cached_tokens == 0
+    found = endpoint.generate(of_a_tenant, "code", NUM_TOKENS, extra_key="a")
+    assert found.report["store_hit_tokens"] == whole_pages(len(of_a_tenant))
+    check_exact([(of_a_tenant, "code")], [found], expected)
+
+    answers = ask_each(launches, working_set, "tool")
+    check_exact([(prompt, "tool") for prompt in working_set], answers, expected)
+    num_cached = sum(answer.cached_tokens for answer in answers)
+    num_whole = sum(whole_pages(len(prompt)) for prompt in working_set)
+    print(f"killed and launched again: {num_cached} of {num_whole} tokens of whole pages found")
+    assert num_cached >= 0.97 * num_whole
+
+
+def test_equal_prompts_that_come_together_are_loaded_once(launches, working_set, expected):
+    launches.kill()
+    endpoint = launches.launch()
+    prompt = working_set[5]
+    asked = [(prompt, module) for module in (*MODULES, None)]
+    answers = endpoint.generate_batch(asked, NUM_TOKENS)
+    check_exact(asked, answers, expected)
+    assert [answer.cached_tokens for answer in answers] == [whole_pages(len(prompt))] * 4
+    assert sum(answer.report["store_hit_tokens"] for answer in answers) == whole_pages(len(prompt))
+
+
+def test_damaged_pages_are_computed_again(launches, working_set, expected):
+    launches.kill()
+    damaged = damage_store(launches.file)
+    assert damaged > 0
+    launches.launch()
+    answers = ask_each(launches, working_set[:20], "code")
+    check_exact([(prompt, "code") for prompt in working_set[:20]], answers, expected)
+    whole = [whole_pages(len(prompt)) for prompt in working_set[:20]]
+    cached = [answer.cached_tokens for answer in answers]
+    assert 0 < sum(cached) < sum(whole)
+    # What was damaged was written anew.
+    assert [answer.cached_tokens for answer in ask_each(launches, working_set[:20], "math")] == whole
+
+
+def test_a_flush_forgets_what_is_stored(launches, working_set):
+    launches.endpoint.flush()
+    assert launches.endpoint.generate(working_set[0], "math", 1).cached_tokens == 0
+
+
+def damage_store(file: Path) -> int:
+    """Flip a bit in every fiftieth page of 4 KiB that is in use; return how many."""
+    path = store_path(file)
+    num_damaged = 0
+    with path.open("r+b") as store:
+        for position in range(path.stat().st_size // 8, path.stat().st_size, 50 * 4096):
+            store.seek(position)
+            byte = store.read(1)
+            if byte and byte != b"\0":
+                store.seek(position)
+                store.write(bytes([byte[0] ^ 1]))
+                num_damaged += 1
+    return num_damaged

@@ -1,0 +1,114 @@
+"""Deployments with a store: their files, and engines that can be killed and launched again over the same one."""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from prefillshare.config import load_deployment
+from prefillshare.errors import LaunchError
+from prefillshare.modules.deployment import resolve
+from prefillshare.serving.launch import RunningDeployment, launch, plan
+from prefillshare.serving.machine.ports import free_port
+from prefillshare.serving.options import LaunchOptions
+from prefillshare.serving.plan.store import plan_store
+from prefillshare.store import KvStore
+from prefillshare.store.folders import memory_folder
+from prefillshare.store.owner import identity_in
+from tests.support.engines import MODELS_DIR, TINY_AGENTS, Endpoint
+from tests.support.forks import fork_server
+
+PAGE_TOKENS = 16
+"""Of a deployment with a store that says nothing of it."""
+
+
+def stored_agents(folder: Path, store: str = 'memory = "64 MiB"\n') -> Path:
+    """The tiny deployment with a [store] table; return its file."""
+    text = TINY_AGENTS.read_text(encoding="utf-8").replace('path = "tiny/', f'path = "{MODELS_DIR}/tiny/')
+    file = folder / "stored.toml"
+    file.write_text(f"{text}\n[store]\n{store}", encoding="utf-8")
+    return file
+
+
+def whole_pages(num_tokens: int) -> int:
+    """Of so many prompt tokens, those that a decode module finds when all before the last one is known."""
+    return (num_tokens - 1) // PAGE_TOKENS * PAGE_TOKENS
+
+
+class Relaunched:
+    """One launch after the other of a deployment file, each until its engine is killed."""
+
+    def __init__(self, file: Path, *extra_args: str) -> None:
+        self.file = file
+        self._extra_args = extra_args
+        self._launched: list[RunningDeployment] = []
+        self.endpoint: Endpoint
+
+    def launch(self, switches: Mapping[str, str] | None = None) -> Endpoint:
+        """Launch the file (again)."""
+        deployment = resolve(load_deployment(self.file))
+        options = LaunchOptions(port=free_port(), extra_args=self._extra_args)
+        command = next(iter(plan(deployment, options).values()))
+        self._launched.append(launch(deployment, options, borrowed=fork_server(command, switches)))
+        self.endpoint = Endpoint(self._launched[-1].url)
+        return self.endpoint
+
+    def kill(self) -> None:
+        """Kill the engine without warning; its launch notices and ends, and leaves the store."""
+        running = self._launched[-1]
+        os.killpg(running.pid, signal.SIGKILL)
+        with pytest.raises(LaunchError, match="ended by itself"):
+            _watch(running)
+        self.endpoint.close()
+
+    def stop(self) -> None:
+        """End the launch as Ctrl-C does. Those that failed have held the store until now, as no dead process would."""
+        for running in self._launched:
+            running.stop(drain_s=0)
+        self.endpoint.close()
+
+    def wait_for_pages(self, num_pages: int) -> None:
+        """Wait until the store has so many pages: an engine writes what it has answered a moment later."""
+        deadline = time.monotonic() + 60
+        while (found := num_stored_pages(self.file)) < num_pages:
+            assert time.monotonic() < deadline, f"{found} of {num_pages} pages are stored"
+            time.sleep(0.02)
+
+
+def store_path(file: Path) -> Path:
+    """The memory tier of the running deployment's one rank."""
+    settings = plan_store(resolve(load_deployment(file)))
+    assert settings is not None
+    (path,) = memory_folder(settings.memory_directory, settings.name).glob("*.store")
+    return path
+
+
+def num_stored_pages(file: Path) -> int:
+    """Pages that any engine would find now."""
+    settings, identity = plan_store(resolve(load_deployment(file))), identity_in(store_path(file))
+    assert settings is not None
+    assert identity is not None
+    with contextlib.closing(KvStore.attach(settings, identity)) as store:
+        return store.stats().tiers[0].num_pages
+
+
+def _watch(running: RunningDeployment) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        running.step()
+        time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def relaunched(file: Path, *extra_args: str) -> Iterator[Relaunched]:
+    """A launch of the file; at the end nothing of it is left."""
+    launches = Relaunched(file, *extra_args)
+    try:
+        launches.launch()
+        yield launches
+    finally:
+        launches.stop()
