@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from prefillshare.observe.document import (
+    STORE_COUNTERS,
     WORKER_COUNTERS,
     DeploymentState,
     HandoffState,
     ModuleState,
+    StoreState,
     WorkerCounters,
     WorkerState,
     no_tokens,
@@ -29,6 +31,8 @@ class WorkerReport:
     """Counters over all starts."""
     handoffs: Handoffs = field(default_factory=Handoffs)
     """Hand-offs over all starts."""
+    store: StoreState | None = None
+    """Its store as it told last, the counters over all starts; None when it has none."""
     latest: DeploymentState | None = None
     """The document that it told last."""
 
@@ -48,6 +52,9 @@ class WorkerReport:
         _add_rises(self.totals, told, known)
         if told["handoff"] is not None:
             self._count_handoffs(told["handoff"], known["handoff"] if known else None)
+        # A worker of an earlier version says nothing of it.
+        if (store := told.get("store")) is not None:
+            self.store = _with_rises(self.store, store, known.get("store") if known else None)
 
     def _count_handoffs(self, told: HandoffState, known: HandoffState | None) -> None:
         before, total = known or Handoffs().as_dict(), self.handoffs
@@ -62,6 +69,14 @@ def _add_rises(totals: WorkerCounters, told: Mapping[str, Any], known: Mapping[s
     counters = cast(dict[str, int], totals)  # a TypedDict takes no names from a loop
     for name in WORKER_COUNTERS:
         counters[name] += told[name] - (known[name] if known else 0)
+
+
+def _with_rises(total: StoreState | None, told: StoreState, known: StoreState | None) -> StoreState:
+    summed = cast(dict[str, int], {**told})
+    for name in STORE_COUNTERS:
+        before, seen = cast(Mapping[str, int], total or {}), cast(Mapping[str, int], known or {})
+        summed[name] += before.get(name, 0) - seen.get(name, 0)
+    return cast(StoreState, summed)
 
 
 def _module(told: DeploymentState, name: str) -> ModuleState | None:

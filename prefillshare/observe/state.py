@@ -11,6 +11,7 @@ from prefillshare.observe.document import (
     ModuleKind,
     ModuleState,
     Role,
+    StoreState,
     Topology,
     WorkerCounters,
     WorkerPhase,
@@ -90,6 +91,7 @@ def worker_state(
     queued: int | None,
     kv: KvState | None,
     handoff: HandoffState | None,
+    store: StoreState | None = None,
 ) -> WorkerState:
     """Return one worker of the document."""
     return {
@@ -105,4 +107,5 @@ def worker_state(
         **totals,
         "kv": kv,
         "handoff": handoff,
+        "store": store,
     }

@@ -27,6 +27,7 @@ from sglang.srt.managers import scheduler as upstream
 from prefillshare.wire.call_report import REPORT_KEY
 from sglang_patches.declarations import binds, overrides
 from sglang_patches.observed.kv_usage import kv_usage, waiting_requests
+from sglang_patches.observed.store_usage import store_usage
 from sglang_patches.prefill.waiting import Wait
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Scheduler(upstream.Scheduler):
         reply.internal_state[REPORT_KEY] = {
             "kv": kv_usage(self.tree_cache, self.token_to_kv_pool_allocator, self.ps.tp_size),
             "queued": dict(Counter(req.prefillshare.decode_module or "" for req in waiting_requests(self))),
+            "store": store_usage(self.tree_cache) if self.enable_hierarchical_cache else None,
             "flushes": max(self.tree_cache.num_flushes, 0),
         }
         return reply

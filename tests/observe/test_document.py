@@ -19,6 +19,7 @@ from prefillshare.observe.document import (
     ModuleState,
     SessionsState,
     SessionState,
+    StoreState,
     WorkerState,
 )
 from tests.observe.test_exposition import document as built
@@ -33,6 +34,7 @@ HEADINGS = {
     "Worker": WorkerState,
     "KV memory": KvState,
     "Hand-offs": HandoffState,
+    "Store": StoreState,
     "Sessions": SessionsState,
     "Session": SessionState,
     "Divergence": DivergenceState,
@@ -73,7 +75,7 @@ def test_the_page_has_every_name_with_its_type_and_no_other() -> None:
 
 def test_every_part_of_the_document_has_its_table() -> None:
     parts = {kind for kind in vars(document).values() if is_typeddict(kind)}
-    assert parts - set(HEADINGS.values()) == {document.ModuleCounters, document.WorkerCounters}
+    assert parts - set(HEADINGS.values()) == {document.ModuleCounters, document.StoreCounters, document.WorkerCounters}
 
 
 def test_what_is_built_keeps_to_the_types() -> None:

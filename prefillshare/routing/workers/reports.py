@@ -91,4 +91,5 @@ class WorkerReports:
             queued=now.get("queued"),
             kv=now.get("kv"),
             handoff=report.handoffs.as_dict(),
+            store=report.store,
         )
