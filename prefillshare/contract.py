@@ -42,6 +42,12 @@ MODULE_HEADER = "X-PrefillShare-Module"
 EAGER_HEADER = "X-PrefillShare-Eager"
 """HTTP header from the router to a worker, value 1: a prompt computed before anybody asks, after all who wait."""
 
+EAGER_RID_PREFIX = "prefillshare-eager-"
+"""Begin of a job's request id inside an engine; a prefill worker puts it before the id that the router gave."""
+
+PUSH_RID_PREFIX = "prefillshare-push-"
+"""Begin of the request id, on both workers, of a pair of legs that hands KV to a decode worker before any call does."""
+
 CONTINUATION_PATH = "/prefillshare/continuation"
 """``GET ...?rid=``, of a decode worker: the tokens with which the next prompt begins after that answer, for once."""
 
@@ -56,6 +62,9 @@ STORE_FOLDER_START = "prefillshare-store-"
 
 NO_BOOTSTRAP_HOST = "2.2.2.2"
 """SGLang's ``FAKE_BOOTSTRAP_HOST``: a prefill worker computes such a call and hands its KV to nobody."""
+
+EAGER_VARIABLE = "PREFILLSHARE_EAGER_ANSWERS"
+"""Environment variable of engines that compute answers ahead: the shortest one, in tokens; not set, they do not."""
 
 PATCHES_PROGRAM = "sglang_patches"
 """Module that `python -m` runs: `report` says whether the patches fit. Engines begin lines about themselves so."""

@@ -1,9 +1,10 @@
 """Accuracy of cache-conditioned modules beside ordinary fine-tuning and naive sharing, on the tiny family.
 
-Run: `make bench-accuracy`; ARGS="--seeds 1 --tasks tool" measures a part. Three ways of training per task and seed:
-ordinary fine-tuning of all weights, and cache-conditioned fine-tuning of all weights and of an adapter, with equal data
-and steps. Held-out problems are decoded by the reference computation at several sharing ratios; an ordinary module over
-the base's KV is naive sharing. Every finished training and measurement is kept: a killed run goes on where it stopped.
+Run: `make bench-accuracy`; ARGS="--seeds 1 --tasks tool --kinds lora,icarus" measures a part. Four ways of training per
+task and seed: ordinary fine-tuning of all weights, cache-conditioned fine-tuning of all weights and of an adapter, and
+an adapter over KV that is all the base's (ICaRus), with equal data and steps. Held-out problems are decoded by the
+reference computation at several sharing ratios; an ordinary module over the base's KV is naive sharing. Every finished
+training and measurement is kept: a killed run goes on where it stopped.
 """
 
 import argparse
@@ -15,12 +16,12 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.accuracy.plan import Measurement, Recipe, Run, base_measurements, steps
+from benchmarks.accuracy.plan import TRAINED, Measurement, Recipe, Run, base_measurements, steps
 from benchmarks.accuracy.progress import describe_remaining
 from benchmarks.accuracy.report import write_report
 from benchmarks.accuracy.store import Store
 from benchmarks.accuracy.train import train
-from prefillshare.errors import PrefillShareError
+from prefillshare.errors import EvaluationError, PrefillShareError
 from prefillshare.evaluation.driver import score_answers
 from prefillshare.evaluation.suites.tiny import load_suite
 from prefillshare.tiny.answers import TinyAnswers
@@ -38,7 +39,8 @@ def main() -> None:
     keep_freed_memory()
     try:
         with make_reporter() as reporter:
-            Accuracy(_recipe(options), options.out, options.work, options.models / "tiny", reporter).run()
+            places = (options.out, options.work, options.models / "tiny")
+            Accuracy(_recipe(options), *places, reporter, kinds=options.kinds.split(",")).run()
     except PrefillShareError as error:
         sys.exit(f"error: {error}")
 
@@ -46,8 +48,16 @@ def main() -> None:
 class Accuracy:
     """The whole measurement."""
 
-    def __init__(self, recipe: Recipe, out: Path, work: Path, tiny: Path, reporter: Reporter) -> None:
-        self._recipe, self._out, self._tiny, self._reporter = recipe, out, tiny, reporter
+    def __init__(
+        self, recipe: Recipe, out: Path, work: Path, tiny: Path, reporter: Reporter, *, kinds: Sequence[str] = TRAINED
+    ) -> None:
+        """`kinds` are the ways of training that are looked at; those left out stay as they are stored.
+
+        Raises: EvaluationError for an unknown kind.
+        """
+        if unknown := [kind for kind in kinds if kind not in TRAINED]:
+            raise EvaluationError(f"there is no kind {unknown[0]!r}: choose from {', '.join(TRAINED)}")
+        self._recipe, self._out, self._tiny, self._reporter, self._kinds = recipe, out, tiny, reporter, kinds
         self._work = work / recipe.sha256(of_training=True)
         out.mkdir(parents=True, exist_ok=True)
         self._work.mkdir(parents=True, exist_ok=True)
@@ -61,7 +71,7 @@ class Accuracy:
         for measurement in base_measurements(self._recipe):
             self._measure(measurement)
         for run, wanted in steps(self._recipe):
-            if missing := self._missing(wanted):
+            if run.trained in self._kinds and (missing := self._missing(wanted)):
                 self._module(run, missing)
         write_report(self._recipe, self._store, self._out)
 
@@ -93,6 +103,7 @@ class Accuracy:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", help="some of math,tool,code")
+    parser.add_argument("--kinds", default=",".join(TRAINED), help=f"some of {','.join(TRAINED)}; default all")
     parser.add_argument("--seeds", help="such as 1,2,3")
     parser.add_argument("--conversations", type=int, help="conversations per training, of every task")
     parser.add_argument("--problems", type=int, help="held-out problems per task")

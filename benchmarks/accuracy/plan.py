@@ -10,10 +10,11 @@ from prefillshare.errors import EvaluationError
 from prefillshare.tiny.language.conversations import TASKS
 from prefillshare.tiny.language.tasks import TaskName
 
-Trained = Literal["full-ft", "full", "lora"]
-"""Ordinary fine-tuning of all weights; cache-conditioned, all weights; cache-conditioned, an adapter."""
+Trained = Literal["full-ft", "full", "lora", "icarus"]
+"""Ordinary fine-tuning of all weights; cache-conditioned, all weights, or an adapter; an adapter over base KV only."""
 
-TRAINED: tuple[Trained, ...] = ("full-ft", "full", "lora")
+TRAINED: tuple[Trained, ...] = ("full-ft", "full", "lora", "icarus")
+ADAPTERS: frozenset[Trained] = frozenset({"lora", "icarus"})
 RATIOS = (0.0, 0.25, 0.5, 0.75, 1.0)
 LOG_STEPS = 5
 """Steps of a training that the loss is a mean over."""
@@ -124,7 +125,7 @@ def curve_measurements(recipe: Recipe, run: Run) -> Iterator[Measurement]:
     """What only the curve over the sharing ratio needs of it: nothing of adapters."""
     in_table = {measurement.ratio for measurement in table_measurements(recipe, run)}
     for ratio in recipe.ratios:
-        if run.trained != "lora" and ratio not in in_table:
+        if run.trained not in ADAPTERS and ratio not in in_table:
             yield Measurement(task=run.task, run=run, ratio=ratio)
 
 

@@ -5,9 +5,9 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from benchmarks.accuracy.data import write_conversations
-from benchmarks.accuracy.plan import LOG_STEPS, Recipe, Run
+from benchmarks.accuracy.plan import ADAPTERS, LOG_STEPS, Recipe, Run
 from prefillshare.config.training import (
     BaseModel,
     Batch,
@@ -18,10 +18,17 @@ from prefillshare.config.training import (
     Training,
 )
 from prefillshare.config.training import Run as RunSettings
+from prefillshare.tiny.chats import write_conversations
 from prefillshare.training.finetune.run import Finetune
 from prefillshare.training.progress import Reporter
 
 SAVE_STEPS = 100
+OBJECTIVES: dict[str, Literal["cache-conditioned", "icarus", "full-ft"]] = {
+    "full-ft": "full-ft",
+    "full": "cache-conditioned",
+    "lora": "cache-conditioned",
+    "icarus": "icarus",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +50,7 @@ def train(recipe: Recipe, run: Run, base: Path, work: Path, reporter: Reporter) 
     if not data.exists():
         write_conversations(data, run.task, run.seed, recipe.num_conversations[run.task])
     output = work / run.name
-    training = _training(recipe, run, base, data, output)
+    training = training_of(recipe, run, base, data, output)
     begun = (output / "run" / "run.json").exists()
     if output.exists() and not begun:
         shutil.rmtree(output)
@@ -54,13 +61,14 @@ def train(recipe: Recipe, run: Run, base: Path, work: Path, reporter: Reporter) 
     return Trained(loss=loss, seconds=round(time.process_time() - started, 1))
 
 
-def _training(recipe: Recipe, run: Run, base: Path, data: Path, output: Path) -> Training:
-    is_lora = run.trained == "lora"
+def training_of(recipe: Recipe, run: Run, base: Path, data: Path, output: Path) -> Training:
+    """The recipe of a training as a training file would say it."""
+    is_lora = run.trained in ADAPTERS
     return Training(
         name=run.name,
         output=output,
         kind="lora" if is_lora else "full",
-        objective="full-ft" if run.trained == "full-ft" else "cache-conditioned",
+        objective=OBJECTIVES[run.trained],
         seed=run.seed,
         base=BaseModel(path=base),
         data=Data(file=data, columns=Columns(messages="messages")),

@@ -22,10 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.train.memory import LiveBytes
+from prefillshare.config.training import KV_PROJECTIONS
 from prefillshare.modules.adapter import LoraShape
 from prefillshare.tiny.base_model import new_base
 from prefillshare.tiny.recipe import ModelShape
-from prefillshare.training.layout import Documents, lay_out, lay_out_ordinary
+from prefillshare.training.layout import Documents, lay_out, lay_out_all_base, lay_out_ordinary
 from prefillshare.training.memory import keep_freed_memory
 from prefillshare.training.model import add_adapter
 from prefillshare.training.objective import layout_loss
@@ -41,6 +42,7 @@ SHAPES = {
     ),
 }
 STOCK, OWN, SHARED = "ordinary SFT, all logits", "ordinary SFT", "PrefillShare"
+ALL_BASE = "PrefillShare, ICaRus"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +107,21 @@ def _measure_kind(kind: str, samples: list[Documents], options: argparse.Namespa
             model, _on(lay_out(documents, packed=True), device), prefill_model=prefill
         ),
     }
-    return [_measure(kind, name, model, way, samples) for name, way in ways.items()]
+    lines = [_measure(kind, name, model, way, samples) for name, way in ways.items()]
+    return lines if kind == "full" else [*lines, _measure_all_base(model.unload(), samples, device)]
+
+
+def _measure_all_base(base: Any, samples: list[Documents], device: str) -> Line:
+    """An adapter over KV that is all the base's, which has no use for targets that make KV."""
+    targets = tuple(target for target in LoraShape().targets if target not in KV_PROJECTIONS)
+    model = add_adapter(base, LoraShape(targets=targets), "x", 5).train()
+    return _measure(
+        "lora",
+        ALL_BASE,
+        model,
+        lambda rows: layout_loss(model, _on(lay_out_all_base(rows, packed=True), device)),
+        samples,
+    )
 
 
 def _stock_loss(model: nn.Module, documents: Documents, device: str) -> Tensor:

@@ -81,6 +81,8 @@ class RunRecord:
     """KV in use over time."""
     prefilled_tokens: int | None = None
     """Prompt tokens that the engines computed; None where they do not say."""
+    eager_tokens: int | None = None
+    """Of these, tokens of answers that were computed before a call asked for them; None where they do not say."""
     memory_gb: float | None = None
     """Weights, KV pools and graphs of all engines; None where they do not say."""
     fidelity: Fidelity | None = None

@@ -1,8 +1,9 @@
 """Sampled answers of a measured run, computed again by plain transformers + peft.
 
-Prompt KV by the base with its adapter off, from the last prompt token on the decode module: what a shared system must
-answer. Runs as a process of its own (`python -m prefillshare.bench.reference < questions.json`), so that the model's
-memory is given back before the next system starts.
+Prompt KV by the base with its adapter off, from the last prompt token on the decode module (or, where a module's
+manifest says so, all KV by the base): what a shared system must answer. Runs as a process of its own
+(`python -m prefillshare.bench.reference < questions.json`), so that the model's memory is given back before the next
+system starts.
 """
 
 import json
@@ -10,6 +11,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypedDict
 
 from prefillshare.bench.metrics.prefixes import prompts_of
@@ -19,6 +21,7 @@ from prefillshare.config.schema import Deployment
 from prefillshare.errors import BenchError
 from prefillshare.modules.deployment import usable_gpus
 from prefillshare.modules.locate import locate
+from prefillshare.modules.manifest import KvRule, read_manifest
 from prefillshare.modules.precision import Dtype, served_dtype
 
 
@@ -87,7 +90,11 @@ def _ask_reference(deployment: Deployment, asked: list[Asked]) -> list[list[int]
     questions = {
         "base": str(locate(deployment.prefill)),
         "modules": {
-            module.name: {"path": str(locate(module)), "is_adapter": module.kind == "lora" or module.merge}
+            module.name: {
+                "path": str(locate(module)),
+                "is_adapter": module.kind == "lora" or module.merge,
+                "kv_rule": _kv_rule(locate(module)),
+            }
             for module in deployment.decode
         },
         "dtype": _served_dtype(deployment),
@@ -107,6 +114,11 @@ def _ask_reference(deployment: Deployment, asked: list[Asked]) -> list[list[int]
         )
     answers: list[list[int]] = json.loads(done.stdout)
     return answers
+
+
+def _kv_rule(path: Path) -> KvRule:
+    manifest = read_manifest(path)
+    return manifest.kv_rule if manifest else "own-answers"
 
 
 def main() -> None:
@@ -146,6 +158,7 @@ def _decode(base: Any, module: dict[str, Any], asked: list[Asked], load: Callabl
             max_new_tokens=question["num_tokens"],
             end_token=-1,
             prefill_model=None if is_adapter else base,
+            kv_rule=module["kv_rule"],
         )
     if is_adapter:
         model.unload()

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from prefillshare.cli.commands import ask, bench, chat, doctor, evaluate, launch, models, ps, top, train, verify
+from prefillshare.cli.commands import ask, bench, chat, doctor, evaluate, launch, models, ps, store, top, train, verify
 from prefillshare.cli.errors import DEBUG_VARIABLE, run_reporting_errors
 from prefillshare.cli.text import print_all_text
 from prefillshare.errors import ConfigError
@@ -36,6 +36,7 @@ app.command("verify")(verify.verify)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.add_typer(models.app, name="models")
+app.add_typer(store.app, name="store")
 
 
 def _show_version(wanted: bool) -> None:

@@ -15,7 +15,10 @@ WorkloadFile = Annotated[Path | None, typer.Argument(help="File of the workloads
 
 # What is measured.
 Systems = Annotated[
-    str, typer.Option(help="shared, shared-pd, vanilla-lora, vanilla-pd, vanilla-single; the first is compared.")
+    str,
+    typer.Option(
+        help="shared, shared-lazy, shared-pd, vanilla-lora, vanilla-pd, vanilla-single; the first is compared."
+    ),
 ]
 Endpoints = Annotated[
     list[str] | None,
@@ -33,7 +36,9 @@ PresetName = Annotated[
 ]
 FamilyName = Annotated[
     str | None,
-    typer.Option(help="bench-0.1b, tiny, qwen3-1.7b-shape, qwen3-8b-shape or a colocated deployment file."),
+    typer.Option(
+        help="bench-0.1b, bench-0.1b-icarus, tiny, qwen3-1.7b-shape, qwen3-8b-shape or a colocated deployment file."
+    ),
 ]
 ModuleCounts = Annotated[str | None, typer.Option(help="Numbers of decode modules, such as 1,2,4,8; else 4.")]
 

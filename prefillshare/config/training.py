@@ -11,6 +11,8 @@ from prefillshare.errors import ConfigError
 
 Source = Literal["gsm8k", "metamath", "evolinstruct-code", "xlam-function-calling"]
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+KV_PROJECTIONS = ("k_proj", "v_proj")
+"""Those that make keys and values: without effect where all KV is the base's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,18 +158,18 @@ class Lora:
     """Rank of every adapter matrix."""
     alpha: int = 64
     """Scale: the update is multiplied by alpha / rank."""
-    targets: tuple[str, ...] = PROJECTIONS
-    """Linear layers that carry an adapter."""
+    targets: tuple[str, ...] | None = None
+    """Linear layers that carry an adapter; when not given, all that the objective has a use for."""
 
     def __post_init__(self) -> None:
         for name in ("rank", "alpha"):
             _check_positive(name, getattr(self, name))
-        for target in self.targets:
+        for target in self.targets or ():
             if target not in PROJECTIONS:
                 raise ConfigError(
                     f"targets has {target!r}, which the engine cannot serve: choose from {', '.join(PROJECTIONS)}"
                 )
-        if not self.targets:
+        if self.targets == ():
             raise ConfigError("targets is empty: name at least one layer, such as q_proj")
 
 
@@ -222,8 +224,9 @@ class Training:
     """Directory of the finished module, and under run/ of checkpoints and logs."""
     kind: Literal["lora", "full"]
     """`lora`: an adapter on the base. `full`: all weights of a copy of the base."""
-    objective: Literal["cache-conditioned", "full-ft"] = "cache-conditioned"
-    """`cache-conditioned`: over the base's KV. `full-ft`: ordinary fine-tuning, for comparison."""
+    objective: Literal["cache-conditioned", "icarus", "full-ft"] = "cache-conditioned"
+    """`cache-conditioned`: over the base's KV of the prompt. `icarus`: over the base's KV of prompt and answer.
+    `full-ft`: ordinary fine-tuning, for comparison."""
     seed: int = 0
     """Seed of the order of rows and of the adapter's first weights."""
     base: BaseModel
@@ -248,11 +251,39 @@ class Training:
             raise ConfigError('[lora] stands beside kind = "full": remove the table, or write kind = "lora"')
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed is {self.seed}: it must lie between 0 and 4294967295")
+        if self.objective == "icarus":
+            self._check_icarus()
 
     @property
     def adapter(self) -> Lora:
         """Shape of the adapter, given or not."""
         return self.lora or Lora()
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Layers that the adapter changes, given or not."""
+        if self.adapter.targets is not None:
+            return self.adapter.targets
+        return tuple(name for name in PROJECTIONS if self.objective != "icarus" or name not in KV_PROJECTIONS)
+
+    def _check_icarus(self) -> None:
+        if self.kind == "full":
+            raise ConfigError(
+                'objective "icarus" stands beside kind = "full": its KV is all made with the base\'s weights, which a '
+                'module with full weights does not hold; write kind = "lora"'
+            )
+        if useless := [target for target in self.targets if target in KV_PROJECTIONS]:
+            useful = ", ".join(f'"{target}"' for target in self.targets if target not in KV_PROJECTIONS)
+            fix = f"write targets = [{useful}], or leave targets out" if useful else "leave targets out"
+            raise ConfigError(
+                f'targets has {useless[0]!r}, which has no effect under objective "icarus", where keys and values are '
+                f"all the base's: {fix}"
+            )
+        if self.evaluation.sharing_ratio != 1:
+            raise ConfigError(
+                f'sharing_ratio is {self.evaluation.sharing_ratio:g} and objective "icarus" has none, since all KV '
+                "is the base's: remove sharing_ratio"
+            )
 
 
 def _check_positive(name: str, value: int) -> None:

@@ -7,6 +7,7 @@ from prefillshare.errors import EvaluationError
 from prefillshare.evaluation.base import Question, Suite
 from prefillshare.evaluation.driver import Sample, Score, judge_answer
 from prefillshare.modules.deployment import ResolvedDeployment, ResolvedModule
+from prefillshare.modules.manifest import KvRule
 
 BATCH = 32
 """Most questions decoded at a time."""
@@ -21,12 +22,19 @@ class WeightsModel:
         `sharing_ratio` is the part of x_1..x_{n-1} whose KV is the prefill module's: 1 as served, 0 as an ordinary
         model.
 
-        Raises: EvaluationError for an unknown name; TrainingError for an architecture whose KV cannot be shared.
+        Raises: EvaluationError for an unknown name or a ratio that the module has no use for; TrainingError for an
+        architecture whose KV cannot be shared.
         """
         from transformers import AutoTokenizer
 
         self.name = name
         self._sharing_ratio = sharing_ratio
+        self._kv_rule = _rule_of(_find(deployment, name))
+        if self._kv_rule == "all-base" and sharing_ratio != 1:
+            raise EvaluationError(
+                f"the sharing ratio is {sharing_ratio:g}, and module {name!r} has none, since all its KV is the "
+                "prefill module's (kv_rule all-base): leave out --sharing-ratio"
+            )
         self._tokenizer: Any = AutoTokenizer.from_pretrained(deployment.prefill_path)
         self._model, self._prefill = _load(deployment, _find(deployment, name))
         self._ends = _end_tokens(self._tokenizer, self._model)
@@ -62,6 +70,7 @@ class WeightsModel:
             end_token=self._ends,
             prefill_model=self._prefill,
             sharing_ratio=self._sharing_ratio,
+            kv_rule=self._kv_rule,
         )
         return [self._tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
 
@@ -77,6 +86,10 @@ def _find(deployment: ResolvedDeployment, name: str) -> ResolvedModule | None:
         known = [*names, deployment.config.prefill.name]
         raise EvaluationError(f"{deployment.config.name} has no module {name!r}: {suggest_nearest(name, known)}")
     return deployment.modules[names.index(name)]
+
+
+def _rule_of(module: ResolvedModule | None) -> KvRule:
+    return "own-answers" if module is None or module.manifest is None else module.manifest.kv_rule
 
 
 def _load(deployment: ResolvedDeployment, module: ResolvedModule | None) -> tuple[Any, Any]:

@@ -22,6 +22,7 @@ from prefillshare.modules.fingerprint import (
     tokenizer_sha256,
     weight_files,
 )
+from prefillshare.modules.kv_rule import check_all_base, refuse_full_weights
 from prefillshare.modules.locate import locate
 from prefillshare.modules.manifest import MANIFEST_NAME, ModuleManifest, read_manifest
 from prefillshare.modules.merge import merge_once
@@ -52,7 +53,7 @@ class ResolvedModule:
         """What every list of modules says of it; None when it was trained over the prefill module's KV."""
         if self.manifest is None:
             return f"training unknown: {_ANSWERS_BADLY}"
-        if self.manifest.objective == "cache-conditioned":
+        if self.manifest.objective in ("cache-conditioned", "icarus"):
             return None
         return f"objective {self.manifest.objective}: {_ANSWERS_BADLY}"
 
@@ -135,6 +136,11 @@ def _require_plain_path(path: Path, name: str) -> Path:
 
 def _resolve_module(spec: DecodeModule, dtype: Dtype, prefill_path: Path, fingerprint: str) -> ResolvedModule:
     path = _require_plain_path(locate(spec), spec.name)
+    if spec.kind == "full":
+        fix = "remove merge = true" if spec.merge else "point path at the adapter"
+        refuse_full_weights(
+            read_manifest(path), spec.name, f'write kind = "lora" and topology = "colocated", and {fix}'
+        )
     if spec.merge:
         path = merge_once(path, prefill_path, fingerprint, dtype=dtype)
     adapter = read_adapter(path, spec.name) if spec.kind == "lora" else None
@@ -172,6 +178,8 @@ def _check_module(module: ResolvedModule, deployment: Deployment, prefill_path: 
             f"module {name!r} has kind = {module.spec.kind!r} and its manifest says {manifest.kind!r}: "
             f'write kind = "{manifest.kind}" or correct path'
         )
+    if manifest.kv_rule == "all-base" and module.adapter is not None:
+        check_all_base(module.adapter, name, deployment)
     _check_same_text(manifest, name, prefill_path)
     if manifest.prefill_fingerprint != fingerprint:
         raise ModuleError(
@@ -179,7 +187,7 @@ def _check_module(module: ResolvedModule, deployment: Deployment, prefill_path: 
             f"{deployment.prefill.name!r} is {_shorten(fingerprint)}: use the prefill module that it was trained on, "
             "or train it again on this one"
         )
-    if manifest.objective == "cache-conditioned":
+    if manifest.objective in ("cache-conditioned", "icarus"):
         return warnings
     return warnings + _judge_naive(module, f"was trained with objective {manifest.objective!r}")
 

@@ -33,7 +33,7 @@ class ModuleManifest:
     kind: ModuleKind
     """What the weights beside it are: the shared prefill module, an adapter, or a full decode module."""
     objective: Objective
-    """How it was trained; only cache-conditioned modules are right over another module's KV."""
+    """How it was trained; only cache-conditioned and ICaRus modules are right over another module's KV."""
     prefill_fingerprint: str
     """`sha256:<hex>` of the prefill module whose KV it was trained on (its own, for a prefill module)."""
     boundary: Boundary = "last-prompt-token"
@@ -61,6 +61,16 @@ class ModuleManifest:
             raise ModuleError(
                 f"manifest format is {self.format!r} and this version reads {MANIFEST_FORMAT}: update prefillshare"
             )
+        if self.kv_rule != rule_of(self.objective):
+            raise ModuleError(
+                f"manifest objective is {self.objective!r} and its kv_rule {self.kv_rule!r}, but that objective trains "
+                f"for {rule_of(self.objective)!r}: the file is damaged, build the module again"
+            )
+
+
+def rule_of(objective: Objective) -> KvRule:
+    """Return the KV rule that an objective trains a module for."""
+    return "all-base" if objective == "icarus" else "own-answers"
 
 
 def read_manifest(directory: Path) -> ModuleManifest | None:

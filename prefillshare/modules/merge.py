@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from prefillshare.errors import ModuleError
 from prefillshare.modules.adapter import check_adapter_fits, read_adapter
 from prefillshare.modules.fingerprint import prefill_fingerprint
+from prefillshare.modules.kv_rule import refuse_full_weights
 from prefillshare.modules.manifest import MANIFEST_NAME, ModuleManifest, read_manifest, write_manifest
 from prefillshare.places import cache_directory
 
@@ -95,6 +96,7 @@ def _check_inputs(adapter: Path, base: Path) -> ModuleManifest:
             f"{adapter} has no prefillshare.json, so the base whose KV it was trained on is unknown: "
             'merge adapters made by prefillshare, or serve it as it is with kind = "lora"'
         )
+    refuse_full_weights(manifest, manifest.name, 'serve it as it is with kind = "lora"')
     if manifest.kind != "lora":
         raise ModuleError(f"{adapter} is a module of kind {manifest.kind!r}: only lora modules can be merged")
     found = prefill_fingerprint(base)

@@ -131,14 +131,19 @@ def write_random_adapter(
     scale: float,
     objective: Objective = "cache-conditioned",
     target_modules: tuple[str, ...] = TARGET_MODULES,
+    zero_modules: tuple[str, ...] = (),
     manifest: bool = True,
 ) -> None:
     """Write a random LoRA adapter for `base`, with a manifest that fits it.
 
+    Layers called as in `zero_modules` get matrices that change nothing.
     Units: `scale` is the size of the update relative to the base weights.
     """
     directory.mkdir(parents=True, exist_ok=True)
     tensors = _adapter_tensors(read_model_config(base), np.random.default_rng(seed), rank, scale, target_modules)
+    for key, tensor in tensors.items():
+        if key.split(".")[-3] in zero_modules and "lora_B" in key:
+            tensor[:] = 0
     save_file(tensors, directory / "adapter_model.safetensors")
     write_json(directory / "adapter_config.json", _adapter_config(rank, target_modules))
     if manifest:
@@ -244,6 +249,7 @@ def _manifest(base: Path, name: str, objective: Objective, seed: int) -> ModuleM
         name=name,
         kind="lora",
         objective=objective,
+        kv_rule="all-base" if objective == "icarus" else "own-answers",
         prefill_fingerprint=prefill_fingerprint(base),
         tokenizer_sha256=tokenizer_sha256(base),
         chat_template_sha256=chat_template_sha256(base),

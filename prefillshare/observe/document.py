@@ -118,6 +118,31 @@ class StoreState(StoreCounters):
     num_pages: int
 
 
+class PushState(TypedDict):
+    """KV that a decode worker was handed before anybody asked."""
+
+    pushed_tokens: int
+    push_hit_tokens: int
+
+
+class EagerJobsState(TypedDict):
+    """Jobs of a router that follow answers."""
+
+    done: int
+    dropped: int
+    cancelled: int
+    failed: int
+    pushed: int
+
+
+class EagerState(TypedDict):
+    """What a worker computed before anybody asked: the start of prompts that follow its answers."""
+
+    tokens: int
+    hit_tokens: int
+    dropped: int
+
+
 class WorkerCounters(TypedDict):
     """What is counted of a worker."""
 
@@ -142,6 +167,8 @@ class WorkerState(WorkerCounters):
     kv: KvState | None
     handoff: HandoffState | None
     store: StoreState | None
+    push: PushState | None
+    eager: EagerState | None
 
 
 class DivergenceState(TypedDict):
@@ -203,9 +230,12 @@ class DeploymentState(TypedDict):
     repins: int
     refusals: NotRequired[int]
     retries: NotRequired[int]
+    eager_jobs: NotRequired[EagerJobsState]
 
 
 MODULE_COUNTERS = tuple(ModuleCounters.__annotations__)
+PUSH_COUNTERS = tuple(PushState.__annotations__)
+EAGER_OUTCOMES = ("done", "dropped", "cancelled", "failed")
 LATENCIES = tuple(Latencies.__annotations__)
 WORKER_COUNTERS = tuple(WorkerCounters.__annotations__)
 STORE_COUNTERS = tuple(StoreCounters.__annotations__)
@@ -216,6 +246,11 @@ _Part = TypeVar("_Part", bound=Any)
 def part_of(kind: type[_Part], source: object) -> _Part:
     """Return the part `kind` of the document, each entry the attribute of `source` that has its name."""
     return cast(_Part, {name: getattr(source, name) for name in kind.__annotations__})
+
+
+def nothing_ahead() -> EagerState:
+    """Return the counters of a worker that has computed nothing ahead."""
+    return {"tokens": 0, "hit_tokens": 0, "dropped": 0}
 
 
 def no_tokens() -> WorkerCounters:

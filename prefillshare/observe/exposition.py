@@ -10,7 +10,15 @@ from typing import Any, Literal, cast
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from prefillshare.observe.document import DeploymentState, HistogramState, KvState, ModuleState, WorkerState
+from prefillshare.observe.document import (
+    EAGER_OUTCOMES,
+    DeploymentState,
+    EagerJobsState,
+    HistogramState,
+    KvState,
+    ModuleState,
+    WorkerState,
+)
 from prefillshare.wire.text import make_writable
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -73,6 +81,15 @@ _STORE_GAUGES = {
     "used_bytes": ("store_used_bytes", "What of the store holds pages"),
     "num_pages": ("store_pages", "Pages in the store that the workers of the deployment share"),
 }
+_PUSH_COUNTERS = {
+    "pushed_tokens": ("pushed_tokens", "Tokens whose KV a decode worker was handed before any call asked for it"),
+    "push_hit_tokens": ("push_hit_tokens", "Of the pushed tokens, those that a call then need not be handed"),
+}
+_EAGER_COUNTERS = {
+    "tokens": ("eager_tokens", "Tokens computed before anybody asked: what prompts begin with that follow answers"),
+    "hit_tokens": ("eager_hit_tokens", "Of these, tokens that a call has hit since, each counted once"),
+    "dropped": ("eager_dropped", "Answers that were to be computed ahead and were given up"),
+}
 _KV_PARTS = {
     "capacity": "KV pool of the worker",
     "shared": "KV in the shared prefix tree, in use or evictable",
@@ -131,6 +148,19 @@ def _of_deployment(state: DeploymentState) -> Iterator[Metric]:
         yield CounterMetricFamily("prefillshare_refusals", "Calls answered 429", value=state["refusals"])
     if "retries" in state:
         yield CounterMetricFamily("prefillshare_retries", "Further tries after a worker failed", value=state["retries"])
+    if "eager_jobs" in state:
+        yield from _of_eager_jobs(state["eager_jobs"])
+
+
+def _of_eager_jobs(jobs: EagerJobsState) -> Iterator[Metric]:
+    ended = CounterMetricFamily("prefillshare_eager_jobs", "Answers whose KV was to be made", labels=("outcome",))
+    numbers = cast(Mapping[str, int], jobs)  # a TypedDict takes no names from a loop
+    for outcome in EAGER_OUTCOMES:
+        ended.add_metric((outcome,), numbers[outcome])
+    yield ended
+    yield CounterMetricFamily(
+        "prefillshare_eager_pushes", "Of those done, pushed to the module expected next", value=jobs["pushed"]
+    )
 
 
 def _of_modules(modules: Sequence[ModuleState]) -> Iterator[Metric]:
@@ -161,6 +191,10 @@ def _of_workers(workers: Sequence[WorkerState]) -> Iterator[Metric]:
     stores: list[_Sample] = [(numbers["store"], names) for numbers, names in labelled if numbers["store"]]
     yield from _numbers(CounterMetricFamily, _STORE_COUNTERS, WORKER_LABELS, stores)
     yield from _numbers(GaugeMetricFamily, _STORE_GAUGES, WORKER_LABELS, stores)
+    pushes: list[_Sample] = [(numbers["push"], names) for numbers, names in labelled if numbers["push"]]
+    yield from _numbers(CounterMetricFamily, _PUSH_COUNTERS, WORKER_LABELS, pushes)
+    eager: list[_Sample] = [(numbers["eager"], names) for numbers, names in labelled if numbers["eager"]]
+    yield from _numbers(CounterMetricFamily, _EAGER_COUNTERS, WORKER_LABELS, eager)
     ups: list[_Sample] = [({"up": int(numbers["state"] == "up")}, names) for numbers, names in labelled]
     yield from _numbers(GaugeMetricFamily, {"up": ("worker_up", "Whether the worker serves")}, WORKER_LABELS, ups)
     yield from _memory([(worker["kv"], names) for worker, names in zip(workers, labels, strict=True) if worker["kv"]])

@@ -47,6 +47,11 @@ class Observed:
         self.num_tokens = 0
         """Generated tokens so far."""
 
+    @property
+    def session(self) -> str | None:
+        """Name of the session that it belongs to, also where the client named none; None without a prompt."""
+        return None if self._session is None else self._session.id
+
     def note_wait(self, seconds: float) -> None:
         """It waited so long before anything was computed."""
         self._stats.queue.observe(seconds)

@@ -5,20 +5,24 @@ difference to what it told before, or all of it after a new start. What a worker
 its death is lost.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from prefillshare.observe.document import (
+    PUSH_COUNTERS,
     STORE_COUNTERS,
     WORKER_COUNTERS,
     DeploymentState,
+    EagerState,
     HandoffState,
     ModuleState,
+    PushState,
     StoreState,
     WorkerCounters,
     WorkerState,
     no_tokens,
+    nothing_ahead,
 )
 from prefillshare.observe.observer import Handoffs, Observer
 
@@ -33,6 +37,10 @@ class WorkerReport:
     """Hand-offs over all starts."""
     store: StoreState | None = None
     """Its store as it told last, the counters over all starts; None when it has none."""
+    push: PushState | None = None
+    """What was pushed to it over all starts; None for a worker that nothing is pushed to."""
+    eager: EagerState | None = None
+    """What was computed ahead over all starts; None where nothing is."""
     latest: DeploymentState | None = None
     """The document that it told last."""
 
@@ -49,12 +57,17 @@ class WorkerReport:
         return is_new_start
 
     def _count_worker(self, told: WorkerState, known: WorkerState | None) -> None:
-        _add_rises(self.totals, told, known)
+        _add_rises(self.totals, told, known, WORKER_COUNTERS)
         if told["handoff"] is not None:
             self._count_handoffs(told["handoff"], known["handoff"] if known else None)
         # A worker of an earlier version says nothing of it.
         if (store := told.get("store")) is not None:
             self.store = _with_rises(self.store, store, known.get("store") if known else None)
+        if (push := told.get("push")) is not None:
+            self.push = self.push or {"pushed_tokens": 0, "push_hit_tokens": 0}
+            _add_rises(self.push, push, known and known.get("push"), PUSH_COUNTERS)
+        if told["eager"] is not None:
+            self._count_eager(told["eager"], known["eager"] if known else None)
 
     def _count_handoffs(self, told: HandoffState, known: HandoffState | None) -> None:
         before, total = known or Handoffs().as_dict(), self.handoffs
@@ -64,10 +77,23 @@ class WorkerReport:
         if told["seconds"] is not None:
             total.seconds = (total.seconds or 0.0) + told["seconds"] - (before["seconds"] or 0.0)
 
+    def _count_eager(self, told: EagerState, known: EagerState | None) -> None:
+        before, total = known or nothing_ahead(), self.eager or nothing_ahead()
+        self.eager = {
+            "tokens": total["tokens"] + told["tokens"] - before["tokens"],
+            "hit_tokens": total["hit_tokens"] + told["hit_tokens"] - before["hit_tokens"],
+            "dropped": total["dropped"] + told["dropped"] - before["dropped"],
+        }
 
-def _add_rises(totals: WorkerCounters, told: Mapping[str, Any], known: Mapping[str, Any] | None) -> None:
+
+def _add_rises(
+    totals: WorkerCounters | PushState,
+    told: Mapping[str, Any],
+    known: Mapping[str, Any] | None,
+    names: Iterable[str],
+) -> None:
     counters = cast(dict[str, int], totals)  # a TypedDict takes no names from a loop
-    for name in WORKER_COUNTERS:
+    for name in names:
         counters[name] += told[name] - (known[name] if known else 0)
 
 

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from prefillshare.observe.document import (
     SCHEMA,
     DeploymentState,
+    EagerState,
     HandoffState,
     KvState,
     ModuleKind,
     ModuleState,
+    PushState,
     Role,
     StoreState,
     Topology,
@@ -92,6 +94,8 @@ def worker_state(
     kv: KvState | None,
     handoff: HandoffState | None,
     store: StoreState | None = None,
+    push: PushState | None = None,
+    eager: EagerState | None = None,
 ) -> WorkerState:
     """Return one worker of the document."""
     return {
@@ -108,4 +112,6 @@ def worker_state(
         "kv": kv,
         "handoff": handoff,
         "store": store,
+        "push": push,
+        "eager": eager,
     }

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from prefillshare.routing.call.proxy import Proxy
+from prefillshare.routing.eager.answers import EagerAnswers
 from prefillshare.routing.errors import ConflictError, NotFoundError
 from prefillshare.routing.parts import make_parts
 from prefillshare.routing.settings import RouterSettings
@@ -31,7 +32,8 @@ class Gateway:
     def __init__(self, settings: RouterSettings) -> None:
         self.is_draining = False
         self.parts = make_parts(settings)
-        self.proxy = Proxy(self.parts)
+        self.eager = EagerAnswers(self.parts) if settings.eager_answers else None
+        self.proxy = Proxy(self.parts, self.eager)
         for spec in settings.workers:
             self.join(spec)
 
@@ -75,6 +77,8 @@ class Gateway:
 
     async def close(self) -> None:
         """Stop everything: first what asks workers by itself, then the connections that it asks them over."""
+        if self.eager is not None:
+            await self.eager.close()
         for worker in list(self.parts.pool):
             await self._unwatch(worker)
         self.parts.kv_events.close()

@@ -38,6 +38,8 @@ class RouterSettings:
     """OTLP gRPC receiver of traces, such as http://localhost:4317; None makes no traces."""
     max_open_files: int | None = None
     """File descriptors that the process may have; None is no limit. The process finds it out when it starts."""
+    eager_answers: bool = True
+    """Whether the KV of answers is made before the next prompt comes."""
     router: Router = field(default_factory=Router)
     """How calls are spread."""
     workers: tuple[WorkerSpec, ...] = ()

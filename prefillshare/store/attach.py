@@ -22,8 +22,8 @@ from prefillshare.store.opening import (
     make_file,
     open_file,
     open_table,
+    read_header,
     remove_unused,
-    slots_said_by,
     store_file,
     use_file,
 )
@@ -32,7 +32,7 @@ from prefillshare.store.sizes import check_room, memory_file_bytes, num_slots_wi
 from prefillshare.store.tier import Tier
 from prefillshare.store.workers import Workers
 
-_DISK_SUFFIX = ".pages"
+DISK_SUFFIX = ".pages"
 _SHARE_OF_FREE_DISK = 0.5
 
 
@@ -43,10 +43,7 @@ class OpenStore:
     identity: StoreIdentity
     tiers: tuple[Tier, ...]
     resources: contextlib.ExitStack
-
-    def close(self) -> None:
-        """Give files, mappings, threads and folders back."""
-        self.resources.close()
+    """Files, threads and folders; mappings go with the tiers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +124,7 @@ def _memory_tier(request: _Request) -> Tier:
 
 def _disk_tier(request: _Request, directory: Path) -> Tier:
     with attaching(private_folder(directory)):
-        path = store_file(directory, request.identity).with_suffix(_DISK_SUFFIX)
+        path = store_file(directory, request.identity).with_suffix(DISK_SUFFIX)
         descriptor, header, is_new = _open_disk_file(request, path)
         pages = DiskPages(descriptor, num_slots=header.num_slots, slot_bytes=header.slot_bytes)
         request.resources.callback(pages.close)
@@ -163,10 +160,9 @@ def _num_disk_slots(request: _Request, path: Path) -> int:
     """What is set; without that what the file has, and for a new one what half of the free room holds."""
     if (num_bytes := request.settings.disk_bytes) is not None:
         return request.slots_within(num_bytes, file_bytes, "disk_bytes")
-    if (there := slots_said_by(path)) > 0 and file_bytes(there, request.slot_bytes) <= free_bytes(path.parent) + (
-        path.stat().st_size
-    ):
-        return there
+    there = read_header(path)
+    if there is not None and there == request.header(there.num_slots):
+        return there.num_slots
     return request.slots_within(int(_SHARE_OF_FREE_DISK * free_bytes(path.parent)), file_bytes, "disk_bytes")
 
 

@@ -21,6 +21,7 @@ from prefillshare.contract import STORE_FOLDER_START
 from prefillshare.errors import StoreError
 from prefillshare.store.lock import try_lock
 
+MEMORY_PREFIX = "memory-"
 _USERS = "users"
 _STAYS = "stays"
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -57,7 +58,7 @@ def stores_folder(memory: Path) -> Path:
 def memory_folder(memory: Path, name: str) -> Path:
     """Where the store of the deployment `name` lies."""
     is_plain = _PLAIN_NAME.fullmatch(name)
-    return stores_folder(memory) / f"memory-{name if is_plain else hashlib.sha256(name.encode()).hexdigest()[:32]}"
+    return stores_folder(memory) / (MEMORY_PREFIX + (name if is_plain else hashlib.sha256(name.encode()).hexdigest()))
 
 
 def disk_table_folder(memory: Path, device: int, inode: int) -> Path:

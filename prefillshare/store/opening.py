@@ -159,14 +159,22 @@ def make_file(path: Path, header: FileHeader, num_bytes: int, prepare: Callable[
     return descriptor
 
 
-def slots_said_by(path: Path) -> int:
-    """The number of slots in a file's header, unchecked; 0 without a file."""
+def read_header(path: Path) -> FileHeader | None:
+    """What a store's file says of itself; None where there is no file, or its header is damaged."""
     try:
         with path.open("rb") as file:
-            start = file.read(HEADER.itemsize)
-    except FileNotFoundError:
-        return 0
-    return int(np.frombuffer(start, dtype=HEADER)["num_slots"][0]) if len(start) == HEADER.itemsize else 0
+            start = file.read(CLOCK_OFFSET)
+        packed = np.frombuffer(start[: HEADER.itemsize], dtype=HEADER)[0]
+        identity = StoreIdentity(**json.loads(start[DESCRIPTION_OFFSET:].rstrip(b"\x00")))
+    except (OSError, ValueError, TypeError, IndexError, StoreError):
+        return None
+    header = FileHeader(
+        identity=identity,
+        num_slots=int(packed["num_slots"]),
+        slot_bytes=int(packed["slot_bytes"]),
+        codec=int(packed["codec"]),
+    )
+    return header if header.is_that_of(start) else None
 
 
 def open_file(path: Path, is_right: Callable[[int], bool]) -> int | None:

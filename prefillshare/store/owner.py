@@ -1,14 +1,7 @@
 """The launcher's hold on its deployment's store: engines come and go, the store stays until the launcher ends."""
 
-import json
-import os
-from pathlib import Path
-
-from prefillshare.errors import StoreError
 from prefillshare.store.folders import FolderUse, memory_folder, remove_folder, sweep
-from prefillshare.store.identity import StoreIdentity
-from prefillshare.store.layout import CLOCK_OFFSET, DESCRIPTION_OFFSET
-from prefillshare.store.opening import SUFFIX
+from prefillshare.store.opening import SUFFIX, read_header
 from prefillshare.store.settings import StoreSettings
 from prefillshare.store.store import KvStore
 
@@ -44,18 +37,7 @@ class StoreOwner:
         if self._settings.directory is None:
             return
         for path in sorted(self._use.folder.glob(f"*{SUFFIX}")):
-            if (identity := identity_in(path)) is not None:
-                store = KvStore.attach(self._settings, identity)
+            if (header := read_header(path)) is not None:
+                store = KvStore.attach(self._settings, header.identity)
                 store.spill()
                 store.close()
-
-
-def identity_in(path: Path) -> StoreIdentity | None:
-    """Whose pages a store's file holds, as its header says; None where that cannot be read."""
-    try:
-        with path.open("rb") as file:
-            text = os.pread(file.fileno(), CLOCK_OFFSET - DESCRIPTION_OFFSET, DESCRIPTION_OFFSET).rstrip(b"\x00")
-        identity = StoreIdentity(**json.loads(text))
-    except (OSError, ValueError, TypeError, StoreError):
-        return None
-    return identity if path.name.startswith(identity.digest().hex()[:32]) else None

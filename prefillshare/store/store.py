@@ -34,7 +34,7 @@ class KvStore:
 
     def __init__(self, opened: OpenStore) -> None:
         """Of the tiers the first is the fastest: what it gives up goes to the next, what is read there comes back."""
-        self._opened = opened
+        self._resources = opened.resources
         self._tiers: tuple[Tier, ...] = opened.tiers
         self._page_bytes = opened.identity.page_bytes
         self._batch = max(1, min(_MOST_PER_BATCH, _BATCH_BYTES // self._page_bytes))
@@ -104,8 +104,8 @@ class KvStore:
 
     def close(self) -> None:
         """Let go of the store, which stays; the object is of no use afterwards, and says so as misses."""
-        self._tiers = ()
-        self._opened.close()
+        self._tiers = ()  # first: a mapping holds its file open, and with that in use
+        self._resources.close()
 
     # -- parts --------------------------------------------------------------------------------------------------------
 
@@ -134,26 +134,27 @@ class KvStore:
     def _read(self, keys: Sequence[bytes], into: Sequence[Bytes]) -> int:
         words = as_words(keys)
         num_read = 0
+        started = self._tiers[0].table.tick(0) if self._tiers else 0
         for start in range(0, len(keys), self._batch):
             end = min(start + self._batch, len(keys))
-            came = self._read_batch(words[start:end], into[start:end])
+            came = self._read_batch(words[start:end], into[start:end], started + 1)
             num_read += came
             if came < end - start:
                 break
+        self._touch(self._find(words[:num_read]))  # at once, so that the head is the newest
         self._counts.hit += num_read
         self._counts.missed += len(keys) - num_read
         return num_read
 
-    def _read_batch(self, keys: Keys, into: Sequence[Bytes]) -> int:
+    def _read_batch(self, keys: Keys, into: Sequence[Bytes], older_than: int) -> int:
         found = self._find(keys)
         present = _leading(np.any([slots != NO_SLOT for slots in found], axis=0)) if found else 0
         payloads: list[Payload | None] = [None] * present
         for tier, slots in zip(self._tiers, found, strict=True):
             self._read_tier(tier, keys, slots[:present], into, payloads)
         came = _leading(np.array([payload is not None for payload in payloads], dtype=bool))
-        self._touch([slots[:came] for slots in found])
         for tier, slots in zip(self._tiers[1:], found[1:], strict=True):
-            self._promote(tier, [payloads[page] for page in np.flatnonzero(slots[:came] != NO_SLOT)])
+            self._promote(tier, [payloads[page] for page in np.flatnonzero(slots[:came] != NO_SLOT)], older_than)
         return came
 
     def _read_tier(
@@ -174,14 +175,14 @@ class KvStore:
             self._counts.damaged += 1
             self._tell("damaged", "a damaged page in %s was dropped: it will be computed again", tier.pages.medium)
 
-    def _promote(self, tier: Tier, payloads: Sequence[Payload | None]) -> None:
+    def _promote(self, tier: Tier, payloads: Sequence[Payload | None], older_than: int) -> None:
         """Bring pages that were read in a slower tier to the fastest, where they are the newest."""
         whole = [payload for payload in payloads if payload is not None]
         first = self._tiers[0]
         if whole and tier is not first:
             now = first.table.tick(len(whole))
             ticks = range(now + len(whole), now, -1)
-            self._counts.promoted += self._admit(0, whole, ticks, now + 1).num_written
+            self._counts.promoted += self._admit(0, whole, ticks, older_than).num_written
 
     def _demote(self, number: int, payloads: Sequence[Payload]) -> None:
         """Hand pages that lost their room, the oldest first, to the next tier."""
@@ -222,6 +223,17 @@ class KvStore:
     def _write_batch(self, batch: Sequence[tuple[Keys, Bytes]], ticks: Sequence[int], older_than: int) -> int:
         payloads = self._tiers[0].pack_all(batch)
         admitted = self._admit(0, payloads, ticks, older_than)
+        self._counts.written += admitted.num_written
+        overflow = self._overflow(admitted.left)
+        return admitted.num_written + admitted.num_known + overflow
+
+    def _overflow(self, payloads: Sequence[Payload]) -> int:
+        """Give the end of a chain that is longer than the fastest tier to the next one; return how much is there
+        then."""
+        if len(self._tiers) < 2 or not payloads:
+            return 0
+        now = self._tiers[1].table.tick(len(payloads))
+        admitted = self._admit(1, payloads, range(now + len(payloads), now, -1), now + 1)
         self._counts.written += admitted.num_written
         return admitted.num_written + admitted.num_known
 

@@ -65,8 +65,9 @@ class Reservation:
 
     claims: list[Claim]
     victims: list[Victim]
-    num_known: int
-    """Pages that are there already, or are being written by somebody."""
+    wanted: list[int]
+    """The other pages: those that neither are there nor are being written by somebody. The first of them got the
+    claims."""
 
 
 def as_words(keys: Sequence[bytes]) -> Keys:
@@ -160,7 +161,7 @@ class Table:
                     break
                 slots = [free.pop(0) for _ in range(num_slots[page])]
                 claims.append(self._claim(page, keys[page], slots))
-        return Reservation(claims=claims, victims=victims, num_known=len(keys) - len(wanted))
+        return Reservation(claims=claims, victims=victims, wanted=wanted)
 
     def drop(self, slot: int, record: np.void) -> bool:
         """Forget a page, if it is still the one of the record; return whether it was.

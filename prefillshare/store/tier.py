@@ -34,11 +34,47 @@ class Admission:
     num_written: int
     num_known: int
     num_evicted: int
+    left: list[Payload]
+    """Pages for which there was no room that is older."""
 
 
 def page_digest(key: _Key, page: Bytes) -> int:
     """The checksum of a page under its key: the page of another key does not fit, whole as it may be."""
     return xxhash.xxh3_64_intdigest(page.data, seed=int(key[1]))
+
+
+class PageReader:
+    """Takes pages out of slots, and believes none that its digest does not fit."""
+
+    def __init__(self, pages: Pages, codec: Codec | None) -> None:
+        self._pages = pages
+        self._codecs = {} if codec is None else {codec.number: codec}
+
+    def read(self, key: _Key, slot: int, record: np.void, into: Bytes) -> Payload | None:
+        """Fill `into` with the page of `key` and return it as it is kept; None when it is not there in one piece.
+
+        The payload of a page that is kept as it is lies in `into`; another one is the medium's until the next read.
+        """
+        try:
+            stored = self._unpack(slot, record, into)
+        except (OSError, IndexError, ValueError):
+            return None
+        if page_digest(key, into) != int(record["digest"]):
+            return None
+        return Payload(key=key, digest=int(record["digest"]), codec=int(record["codec"]), data=stored)
+
+    def _unpack(self, slot: int, record: np.void, into: Bytes) -> Bytes:
+        number, length = int(record["codec"]), int(record["length"])
+        if number == PLAIN:
+            if length != len(into):
+                raise ValueError(f"the record speaks of {length} bytes")
+            self._pages.load(_slots_of(slot, record), into)
+            return into
+        if number not in self._codecs:
+            raise ValueError(f"codec {number} is not known")
+        stored = self._pages.view(slot, length)
+        self._codecs[number].decode(stored, into)
+        return stored
 
 
 class Tier:
@@ -48,7 +84,8 @@ class Tier:
         self._opened = opened
         self.table = opened.table
         self.pages = pages
-        self._codecs = {} if codec is None else {codec.number: codec}
+        self._codec = codec
+        self._reader = PageReader(pages, codec)
         self._workers = workers
 
     def check_file(self) -> None:
@@ -67,18 +104,8 @@ class Tier:
         return np.where(slots < usable, slots, NO_SLOT)
 
     def read(self, key: _Key, slot: int, into: Bytes) -> Payload | None:
-        """Fill `into` with the page of `key` and return it as it is kept; None when it is not there in one piece.
-
-        The payload of a page that is kept as it is lies in `into`; another one is the tier's until the next read.
-        """
-        record = self.table.snapshot(np.array([slot]))[0]
-        try:
-            stored = self._unpack(slot, record, into)
-        except (OSError, IndexError, ValueError):
-            return None
-        if page_digest(key, into) != int(record["digest"]):
-            return None
-        return Payload(key=key, digest=int(record["digest"]), codec=int(record["codec"]), data=stored)
+        """`PageReader.read` of what the table says now."""
+        return self._reader.read(key, slot, self.table.snapshot(np.array([slot]))[0], into)
 
     def read_all(self, wanted: Sequence[tuple[_Key, int, Bytes]]) -> list[Payload | None]:
         """`read` for many pages, by all threads."""
@@ -118,10 +145,12 @@ class Tier:
         done = self._workers.map(lambda claim: self._write(claim, payloads, ticks), reservation.claims)
         if failed := [claim for claim, is_written in zip(reservation.claims, done, strict=True) if not is_written]:
             self.table.abandon(failed)
+        claimed = {claim.page for claim in reservation.claims}
         return Admission(
             num_written=len(reservation.claims) - len(failed),
-            num_known=reservation.num_known,
+            num_known=len(payloads) - len(reservation.wanted),
             num_evicted=len(reservation.victims),
+            left=[payloads[page] for page in reservation.wanted if page not in claimed],
         )
 
     def payload_of(self, slot: int, record: np.void) -> Payload | None:
@@ -136,23 +165,9 @@ class Tier:
 
     def _pack(self, key: _Key, page: Bytes) -> Payload:
         digest = page_digest(key, page)
-        for number, codec in self._codecs.items():
-            if (data := codec.encode(page)) is not None:
-                return Payload(key=key, digest=digest, codec=number, data=data)
+        if self._codec is not None and (data := self._codec.encode(page)) is not None:
+            return Payload(key=key, digest=digest, codec=self._codec.number, data=data)
         return Payload(key=key, digest=digest, codec=PLAIN, data=page)
-
-    def _unpack(self, slot: int, record: np.void, into: Bytes) -> Bytes:
-        number, length = int(record["codec"]), int(record["length"])
-        if number == PLAIN:
-            if length != len(into):
-                raise ValueError(f"the record speaks of {length} bytes")
-            self.pages.load(_slots_of(slot, record), into)
-            return into
-        if number not in self._codecs:
-            raise ValueError(f"codec {number} is not known")
-        stored = self.pages.view(slot, length)
-        self._codecs[number].decode(stored, into)
-        return stored
 
     def _write(self, claim: Claim, payloads: Sequence[Payload], ticks: Sequence[int]) -> bool:
         payload, tick = payloads[claim.page], ticks[claim.page]

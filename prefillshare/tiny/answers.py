@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from prefillshare.modules.manifest import KvRule, read_manifest
 from prefillshare.tiny.language.chatml import END, Turn, generation_prompt
 from prefillshare.training.model import load_adapter, load_base
 from prefillshare.training.reference import decode
@@ -38,6 +39,8 @@ class TinyAnswers:
             self._model = load_adapter(base, directory / module).eval()
         elif module is not None:
             self._model, self._prefill = load_base(directory / module, dtype).eval(), base
+        manifest = None if module is None else read_manifest(directory / module)
+        self._kv_rule: KvRule = manifest.kv_rule if manifest else "own-answers"
         self._sharing_ratio = sharing_ratio
 
     def answer(
@@ -68,5 +71,6 @@ class TinyAnswers:
             end_token=end,
             prefill_model=self._prefill,
             sharing_ratio=self._sharing_ratio,
+            kv_rule=self._kv_rule,
         )
         return [self._tokenizer.decode(answer, skip_special_tokens=False) for answer in tokens]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prefillshare.modules.fingerprint import chat_template_sha256, prefill_fingerprint, tokenizer_sha256
-from prefillshare.modules.manifest import ModuleManifest, Objective, write_manifest
+from prefillshare.modules.manifest import ModuleManifest, Objective, rule_of, write_manifest
 from prefillshare.tiny.recipe import Schedule, TinyRecipe
 from prefillshare.training.shard import Shard
 
@@ -37,6 +37,7 @@ def write_module_manifest(
         name=name,
         kind="prefill" if directory == base else "lora",
         objective=objective,
+        kv_rule=rule_of(objective),
         prefill_fingerprint=prefill_fingerprint(base),
         tokenizer_sha256=tokenizer_sha256(base),
         chat_template_sha256=chat_template_sha256(base),

@@ -1,9 +1,11 @@
-"""The recipe of the tiny family: everything that decides what `prefillshare models build tiny` makes."""
+"""The recipes of the tiny family: everything that decides what `prefillshare models build` makes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from prefillshare.modules.adapter import LoraShape
+from prefillshare.tiny.language.tasks import TaskName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +52,32 @@ class Schedule:
     """Largest norm of the gradient."""
     checkpoint_steps: int = 100
     """Steps between two checkpoints."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IcarusRecipe:
+    """The three tasks as ICaRus modules, whose KV is all tiny-base's; those of the accuracy benchmark's first seed."""
+
+    seed: int = 1
+    """Seed of data, order and adapter."""
+    num_conversations: Mapping[TaskName, int] = field(
+        default_factory=lambda: {"math": 2000, "tool": 3000, "code": 2500}
+    )
+    """Conversations that a module is trained on, each with 3 to 5 answers, some of them for other tasks."""
+    batch: int = 2
+    """Conversations per step."""
+    learning_rate: float = 4e-3
+    """Peak learning rate."""
+    warmup_ratio: float = 0.05
+    """Part of the run in which the rate rises."""
+    beta2: float = 0.98
+    """AdamW's decay of the mean squared gradient."""
+    rank: int = 32
+    """Rank of the adapters; alpha is twice that."""
+    max_tokens: int = 2048
+    """Longest conversation in tokens; none of them is longer."""
+    num_threads: int = 1
+    """Threads of torch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

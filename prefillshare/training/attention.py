@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prefillshare.errors import TrainingError
+from prefillshare.modules.manifest import KvRule
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -40,25 +41,28 @@ class KvSink:
 class SharedKv:
     """KV of the prefill module, and which of it each query of the decode module may see.
 
-    Shapes: mask [B, 1, Q, T + Q], true = visible: T keys of the prefill module, then the queries' own.
+    Shapes: mask [B, 1, Q, T + Q], true = visible: T keys of the prefill module, then the queries' own; [B, 1, Q, T]
+    under the rule "all-base", where nobody reads the queries' own.
     """
 
-    def __init__(self, sink: KvSink, mask: Tensor) -> None:
-        self._layers, self._mask = sink.layers, mask
+    def __init__(self, sink: KvSink, mask: Tensor, kv_rule: KvRule = "own-answers") -> None:
+        self._layers, self._mask, self._kv_rule = sink.layers, mask, kv_rule
         self._bias: Tensor | None = None
         # A set: with gradient checkpointing the backward pass computes a layer, and joins, a second time.
         self.seen: set[int] = set()
 
     def join(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of the prefill module, then the given ones."""
+        """Keys and values of the prefill module, then, unless all KV is the base's, the given ones."""
         self.seen.add(layer)
         base_keys, base_values = self._layers[layer]
+        if self._kv_rule == "all-base":
+            return base_keys.to(keys), base_values.to(values)
         # In the order of the mask's columns. The base's keys are rotated already, by their own positions; they may be
         # of another dtype than the decode module's, and carry no gradient.
         return torch.cat((base_keys.to(keys), keys), dim=2), torch.cat((base_values.to(values), values), dim=2)
 
     def bias(self, num_groups: int, dtype: torch.dtype) -> Tensor:
-        """The mask as a summand of the scores [B, 1, groups * Q, T + Q]; made once for all layers."""
+        """The mask as a summand of the scores [B, 1, groups * Q, keys]; made once for all layers."""
         if self._bias is None or self._bias.dtype != dtype:
             # The lowest finite number and not -inf: a row that sees nothing would give NaN.
             hidden = torch.zeros(self._mask.shape, dtype=dtype, device=self._mask.device)
@@ -100,7 +104,7 @@ def attend(
 def _grouped(query: Tensor, key: Tensor, value: Tensor, shared: SharedKv, scaling: float) -> Tensor:
     """Query heads of one KV head side by side as queries of it, so that KV is never repeated per query head.
 
-    Shapes: query [B, H, Q, d], key and value [B, KV heads, T + Q, d]; returns [B, Q, H, d].
+    Shapes: query [B, H, Q, d], key and value [B, KV heads, T + Q or T, d]; returns [B, Q, H, d].
     """
     num_rows, num_heads, num_queries, size = query.shape
     num_groups = num_heads // key.shape[1]

@@ -14,6 +14,12 @@ never given to the prefill module, since nothing sees it.
     documents  a b c d | a b e f     prefill row  a b c e        (with one token of answer each: d and f)
                                      visible to e: a b e
 
+Under the KV rule "all-base" (ICaRus modules) the answer's KV is the prefill module's, too, and a query sees only that:
+
+    tokens      x_1 ... x_{n-1}  x_n  y_1 ... y_{m-1}       all of them go to the prefill module
+    queries                      x_n  y_1 ... y_{m-1}       each sees the KV of the tokens up to itself, itself included
+    targets                      y_1  y_2 ... y_m
+
 `sharing_ratio` r moves the boundary forward for measurements: of the n-1 tokens the first r(n-1), rounded down, are
 the prefill module's; the decode module computes the others itself, as queries without target.
 """
@@ -27,6 +33,7 @@ import torch
 from torch import Tensor
 
 from prefillshare.errors import TrainingError
+from prefillshare.modules.manifest import KvRule
 
 NO_TARGET = -100
 Tokens = Sequence[int] | np.ndarray
@@ -56,7 +63,10 @@ class Layout:
     weights: Tensor
     """Weight of each target [B, Q], float32; 0 where there is none."""
     mask: Tensor | None
-    """What each query sees [B, 1, Q, T + Q], true = visible; None = all queries before it (T = 0)."""
+    """What each query sees [B, 1, Q, T + Q], or [B, 1, Q, T] where all KV is the prefill module's; true = visible;
+    None = all queries before it (T = 0)."""
+    kv_rule: KvRule
+    """Whose KV the queries read from the boundary on."""
     num_tokens: int
     """Tokens of all documents, context included, padding not."""
 
@@ -88,7 +98,7 @@ class _Segment:
     targets: np.ndarray
     weights: np.ndarray
     seen: np.ndarray
-    """Columns of the row's prefill tokens that every query sees."""
+    """Columns of the row's prefill tokens that every query sees; under "all-base" those that the last one sees."""
 
 
 def lay_out(documents: Documents, *, packed: bool, sharing_ratio: float = 1.0) -> Layout:
@@ -98,6 +108,16 @@ def lay_out(documents: Documents, *, packed: bool, sharing_ratio: float = 1.0) -
     """
     groups = [list(documents)] if packed else [[document] for document in documents]
     return _build_layout([_build_row(group, sharing_ratio) for group in groups], _count_tokens(documents))
+
+
+def lay_out_all_base(documents: Documents, *, packed: bool) -> Layout:
+    """Documents for training over KV that is all the prefill module's.
+
+    Raises: TrainingError when a document has no target or starts with one.
+    """
+    groups = [list(documents)] if packed else [[document] for document in documents]
+    rows = [_build_row_all_base(group) for group in groups]
+    return _build_layout(rows, _count_tokens(documents), kv_rule="all-base")
 
 
 def lay_out_ordinary(documents: Documents, *, packed: bool) -> Layout:
@@ -126,6 +146,20 @@ def _build_row(documents: Documents, sharing_ratio: float) -> _Row:
         row.paths.append(path)
         for (first, end), boundary in zip(bounds, boundaries, strict=True):
             row.segments.append(_build_segment(tokens, weights, (boundary, first, end), path[:boundary]))
+    return row
+
+
+def _build_row_all_base(documents: Documents) -> _Row:
+    row = _Row([], [], [], [])
+    children: dict[tuple[int, int], int] = {}
+    for number, (tokens, weights) in enumerate(documents):
+        bounds = _check_bounds(weights, number)
+        # The last y_m is only a target: nobody reads its KV.
+        path = _walk(row, children, np.asarray(tokens[: bounds[-1][1] - 1]).tolist())
+        row.paths.append(path)
+        for first, end in bounds:
+            # Queries are x_n and the answer but for y_m; the last of them sees the whole path up to itself.
+            row.segments.append(_build_segment(tokens, weights, (first - 1, first, end), path[: end - 1]))
     return row
 
 
@@ -175,7 +209,10 @@ def _check_bounds(weights: Weights, number: int) -> list[tuple[int, int]]:
     return bounds
 
 
-def _build_layout(rows: list[_Row], num_tokens: int, *, is_causal: bool = False) -> Layout:
+def _build_layout(
+    rows: list[_Row], num_tokens: int, *, is_causal: bool = False, kv_rule: KvRule = "own-answers"
+) -> Layout:
+    build_mask = _build_all_base_mask if kv_rule == "all-base" else _build_query_mask
     num_rows = len(rows)
     width, num_queries = max(len(row.tokens) for row in rows), max(row.num_queries for row in rows)
     prefill = np.zeros((2, num_rows, width), dtype=np.int64)
@@ -204,7 +241,8 @@ def _build_layout(rows: list[_Row], num_tokens: int, *, is_causal: bool = False)
         positions=torch.from_numpy(queries[1]),
         labels=torch.from_numpy(queries[2]),
         weights=torch.from_numpy(weights),
-        mask=None if is_causal else _build_query_mask(rows, width, num_queries),
+        mask=None if is_causal else build_mask(rows, width, num_queries),
+        kv_rule=kv_rule,
         num_tokens=num_tokens,
     )
 
@@ -239,6 +277,21 @@ def _build_query_mask(rows: list[_Row], width: int, num_queries: int) -> Tensor:
             mask[number, 0, at : at + size, segment.seen] = True
             mask[number, 0, at : at + size, width + at : width + at + size] = np.tri(size, dtype=np.bool_)
             at += size
+    return torch.from_numpy(mask)
+
+
+def _build_all_base_mask(rows: list[_Row], width: int, num_queries: int) -> Tensor:
+    """What each query sees of the prefill module's KV, the only one there is: its document up to its own position."""
+    mask = np.zeros((len(rows), 1, num_queries, width), dtype=np.bool_)
+    for number, row in enumerate(rows):
+        at = 0
+        for segment in row.segments:
+            size, num_seen = len(segment.positions), len(segment.seen)
+            # `seen` ends with the columns of the queries themselves, in their order: query i sees all but the columns
+            # of the size - 1 - i queries behind it.
+            mask[number, 0, at : at + size, segment.seen] = np.tri(size, num_seen, num_seen - size, dtype=np.bool_).T
+            at += size
+        mask[number, 0, at:, 0] = True  # padding sees something, so that no row of scores is empty
     return torch.from_numpy(mask)
 
 

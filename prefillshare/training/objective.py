@@ -1,4 +1,4 @@
-"""Cache-conditioned fine-tuning, and the ordinary objective it is compared with.
+"""Cache-conditioned fine-tuning in both KV rules, and the ordinary objective it is compared with.
 
 A decode module is trained to answer over KV that the frozen prefill module made. For a prompt x_1..x_n with the
 answer y_1..y_m, positions 1..n-1 are the prefill module's; x_n and the answer are the decode module's
@@ -10,7 +10,12 @@ one pass of the decode module over all segments side by side gives the loss. A m
 segment s sees prefill KV of positions before x_n of s, and the queries of s up to itself, nothing else. This is exact,
 not an approximation: `tests/training/test_objective.py` compares it with one pass per segment.
 
+An ICaRus module (rule "all-base") reads the prefill module's KV of its own answers as well, its own position included:
+there the same two passes serve, the first over the answers, too, and no query sees another. Its keys and values are
+never read, so it cannot have an adapter on k_proj or v_proj.
+
 Source: arXiv 2602.12029, section 3; the boundary at x_n follows the serving path, which recomputes the last token.
+"all-base": arXiv 2603.13281.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,7 +29,7 @@ from torch import Tensor, nn
 from prefillshare.errors import TrainingError
 from prefillshare.training.attention import ATTENTION, KvSink, SharedKv
 from prefillshare.training.batch import Batch
-from prefillshare.training.layout import NO_TARGET, Documents, Layout, lay_out
+from prefillshare.training.layout import NO_TARGET, Documents, Layout, lay_out, lay_out_all_base
 
 Objective = Callable[[nn.Module, Batch], Tensor]
 
@@ -37,6 +42,15 @@ def cache_conditioned_loss(model: nn.Module, batch: Batch, *, prefill_model: nn.
     """
     layout = lay_out(documents_of(batch), packed=False)
     return layout_loss(model, layout, prefill_model=prefill_model) / layout.weights.sum()
+
+
+def all_base_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """Mean loss of the answers where all KV, that of the answers included, is the prefill module's.
+
+    `model` is a PEFT model; the prefill module is the same model with its adapter off.
+    """
+    layout = lay_out_all_base(documents_of(batch), packed=False)
+    return layout_loss(model, layout) / layout.weights.sum()
 
 
 def ordinary_loss(model: nn.Module, batch: Batch) -> Tensor:
@@ -53,7 +67,8 @@ def layout_loss(model: nn.Module, layout: Layout, *, prefill_model: nn.Module | 
         return _own_loss(model, layout)
     _check_attention(model, prefill_model or model)
     # The prefill module first, always as a whole: the decode module's pass reads its KV layer by layer and adds none.
-    shared = SharedKv(prefill_kv(model if prefill_model is None else prefill_model, layout), _required_mask(layout))
+    sink = prefill_kv(model if prefill_model is None else prefill_model, layout)
+    shared = SharedKv(sink, _required_mask(layout), layout.kv_rule)
     logits = model(
         input_ids=layout.inputs,
         position_ids=layout.positions,

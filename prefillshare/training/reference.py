@@ -2,13 +2,14 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from prefillshare.modules.manifest import KvRule
 from prefillshare.training.batch import Batch, make_batch
-from prefillshare.training.objective import prefill_cache
+from prefillshare.training.objective import adapter_off, prefill_cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,16 @@ class _Own:
     """Which are tokens and not padding [B, Q]."""
 
 
+class _Steps(Protocol):
+    """The module at work on a batch of prompts: tokens [B, 1] out, and in again at the next step."""
+
+    def begin(self) -> Tensor:
+        """The first token of each answer."""
+
+    def go_on(self, tokens: Tensor, step: int) -> Tensor:
+        """The token behind `tokens`, which are the answers' tokens number `step`, counted from 0."""
+
+
 @torch.no_grad()
 def decode(
     model: nn.Module,
@@ -35,30 +46,30 @@ def decode(
     end_token: int | Collection[int],
     prefill_model: nn.Module | None = None,
     sharing_ratio: float = 1.0,
+    kv_rule: KvRule = "own-answers",
 ) -> list[list[int]]:
     """Answers (without an end token) to prompts x_1..x_n: x_1..x_{n-1} by the prefill module, the rest by `model`.
 
     The prefill module is `prefill_model`, or else `model` with its adapter off. Of x_1..x_{n-1}, only the first
     `sharing_ratio` (rounded down) are the prefill module's, as in `training.layout`: 1 is serving, with 0 the module
-    makes all of its KV itself, as an ordinary fine-tuned model does.
+    makes all of its KV itself, as an ordinary fine-tuned model does. Under the rule "all-base" KV of every position is
+    the prefill module's, and there is no ratio.
     """
+    prefill = model if prefill_model is None else prefill_model
     batch = make_batch([(prompt, [0.0] * len(prompt)) for prompt in prompts])
-    boundaries = torch.tensor([int(sharing_ratio * (len(prompt) - 1)) for prompt in prompts])
-    num_shared = int(boundaries.max())
-    # Columns of the cache and of every mask, for B prompts with T = num_shared, the longest boundary:
-    #
-    #   0 ... T - 1          T ... T + Q - 1                        then one per step
-    #   prefill module's     decode module's, x_n in the last one   decode module's
-    #
-    # The T columns of a prompt with a smaller boundary also hold tokens behind it, or padding. No query of that prompt
-    # sees them, and KV before the boundary does not depend on them.
-    cache = _compute_shared_kv(model if prefill_model is None else prefill_model, batch.tokens[:, :num_shared])
-    own = _cut_own_part(batch, boundaries)
-    visible = torch.cat((torch.arange(num_shared) < boundaries[:, None], own.is_there), dim=1)
-    tokens = _compute_next(model, own.tokens, own.positions, _build_first_mask(visible, own), cache)
-    answers: list[list[int]] = [[] for _ in prompts]
+    steps: _Steps
+    if kv_rule == "all-base":
+        steps = _AllBase(model, prefill, batch)
+    else:
+        steps = _OwnAnswers(model, prefill, batch, sharing_ratio)
     ends = torch.tensor([end_token] if isinstance(end_token, int) else sorted(end_token))
-    is_open = torch.ones(len(prompts), dtype=torch.bool)
+    return _run(steps, len(prompts), max_new_tokens, ends)
+
+
+def _run(steps: _Steps, num_prompts: int, max_new_tokens: int, ends: Tensor) -> list[list[int]]:
+    tokens = steps.begin()
+    answers: list[list[int]] = [[] for _ in range(num_prompts)]
+    is_open = torch.ones(num_prompts, dtype=torch.bool)
     for step in range(max_new_tokens):
         is_open &= ~torch.isin(tokens[:, 0], ends)
         for row in is_open.nonzero().flatten().tolist():
@@ -66,11 +77,79 @@ def decode(
         if not is_open.any() or step + 1 == max_new_tokens:
             break
         # Answers that have ended go on being computed, unread, until the last one ends.
-        visible = torch.cat((visible, torch.ones_like(tokens, dtype=torch.bool)), dim=1)
-        # y_1 stands behind x_n, at position n counted from 0, whatever column it has.
-        positions = batch.lengths[:, None] + step
-        tokens = _compute_next(model, tokens, positions, visible[:, None, None], cache)
+        tokens = steps.go_on(tokens, step)
     return answers
+
+
+class _OwnAnswers:
+    """KV of the prompt is the prefill module's, that of x_n and the answer the module's own.
+
+    Columns of the cache and of every mask, for B prompts with T = num_shared, the longest boundary:
+
+      0 ... T - 1          T ... T + Q - 1                        then one per step
+      prefill module's     decode module's, x_n in the last one   decode module's
+
+    The T columns of a prompt with a smaller boundary also hold tokens behind it, or padding. No query of that prompt
+    sees them, and KV before the boundary does not depend on them.
+    """
+
+    def __init__(self, model: nn.Module, prefill: nn.Module, batch: Batch, sharing_ratio: float) -> None:
+        self._model, self._lengths = model, batch.lengths
+        boundaries = (sharing_ratio * (batch.lengths - 1).double()).long()
+        num_shared = int(boundaries.max())
+        self._cache = _compute_shared_kv(prefill, batch.tokens[:, :num_shared])
+        self._own = _cut_own_part(batch, boundaries)
+        self._visible = torch.cat((torch.arange(num_shared) < boundaries[:, None], self._own.is_there), dim=1)
+
+    def begin(self) -> Tensor:
+        own = self._own
+        mask = _build_first_mask(self._visible, own)
+        return _compute_next(self._model, own.tokens, own.positions, mask, self._cache)
+
+    def go_on(self, tokens: Tensor, step: int) -> Tensor:
+        self._visible = torch.cat((self._visible, torch.ones_like(tokens, dtype=torch.bool)), dim=1)
+        # y_1 stands behind x_n, at position n counted from 0, whatever column it has.
+        positions = self._lengths[:, None] + step
+        return _compute_next(self._model, tokens, positions, self._visible[:, None, None], self._cache)
+
+
+class _AllBase:
+    """KV of every position is the prefill module's; the module only asks, at the last position.
+
+    Columns of the cache: the prompts, padded on the right, then one per step. A token goes through the prefill module
+    first, so that the module finds the KV of its own position there.
+    """
+
+    def __init__(self, model: nn.Module, prefill: nn.Module, batch: Batch) -> None:
+        self._model, self._prefill, self._batch = model, prefill, batch
+        self._cache = prefill_cache(prefill, batch.tokens.to(_device(prefill)))
+        self._visible = torch.arange(batch.tokens.shape[1]) < batch.lengths[:, None]
+
+    def begin(self) -> Tensor:
+        last = self._batch.lengths[:, None] - 1
+        return self._ask(self._batch.tokens.gather(1, last), last)
+
+    def go_on(self, tokens: Tensor, step: int) -> Tensor:
+        self._visible = torch.cat((self._visible, torch.ones_like(tokens, dtype=torch.bool)), dim=1)
+        positions = self._batch.lengths[:, None] + step
+        with adapter_off(self._prefill):
+            _compute_next(self._prefill, tokens, positions, self._visible[:, None, None], self._cache)
+        return self._ask(tokens, positions)
+
+    def _ask(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        return _compute_next(self._model, tokens, positions, self._visible[:, None, None], _read_only(self._cache))
+
+
+def _read_only(cache: Any) -> Any:
+    """A transformers cache in which a pass finds what `cache` holds, and its own keys and values are dropped."""
+    from transformers import DynamicCache
+
+    class ReadOnlyCache(DynamicCache):
+        def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
+            layer: Any = cache.layers[layer_idx]
+            return layer.keys, layer.values
+
+    return ReadOnlyCache()
 
 
 def _compute_shared_kv(prefill_model: nn.Module, tokens: Tensor) -> Any:

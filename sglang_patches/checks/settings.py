@@ -19,6 +19,7 @@ from prefillshare.contract import (
     UNSUPPORTED_SWITCHES,
 )
 from sglang_patches.checks.adapters import EMBEDDING_TARGETS
+from sglang_patches.icarus import engines
 
 if TYPE_CHECKING:
     from sglang.srt.server_args import ServerArgs
@@ -61,6 +62,7 @@ def refusals(args: ServerArgs) -> Iterator[str]:
     yield from _grammars(args)
     yield from _algorithms(args)
     yield from _adapters(args)
+    yield from engines.refusals(args)
 
 
 def _has_store(args: ServerArgs) -> bool:

@@ -5,7 +5,8 @@ Why: upstream's computes a whole sequence's attention, whose rows over the cache
     that adds 80 tokens to 4,000 pays for 4,080. It gathers KV by advanced indexing, several times as slow as a
     selection, and waits for each length by itself.
 How: queries of the new tokens only; KV by ``index_select``; query heads that share a KV head lie side by side as its
-    queries. Encoders, cross attention and sliding windows go upstream.
+    queries, and so do both rows of a request whose module reads base-made KV only. Encoders, cross attention and
+    sliding windows go upstream.
 Upstream: sglang/srt/layers/attention/torch_native_backend.py:65,176 at 0.5.17.
 Remove when: that backend no longer computes rows that it drops.
 """
@@ -15,21 +16,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sglang.srt.layers.attention import torch_native_backend as upstream
+from sglang.srt.mem_cache.memory_pool import KVWriteLoc
 
-from sglang_patches.cpu.computation import attend_new
+from sglang_patches.cpu.computation import attend_new, attend_together
 from sglang_patches.declarations import overrides, registers, subclasses
+from sglang_patches.icarus.attention import PairedAttention
+from sglang_patches.icarus.modules import paired_modules
 
 if TYPE_CHECKING:
+    from sglang.srt.layers.radix_attention import RadixAttention
+    from sglang.srt.model_executor.model_runner import ModelRunner
     from torch import Tensor
 
+    from sglang_patches.icarus.rows import PairedForwardBatch
 
-@registers(
-    "layers.attention.attention_registry:ATTENTION_BACKENDS",
-    "torch_native",
-    by="register_attention_backend",
-    fingerprint="611d78b252f0e1e7",
-    why="a few new tokens would pay for the attention of the whole prefix",
-)
+
 @subclasses("layers.attention.torch_native_backend:TorchNativeAttnBackend")
 class TorchNativeAttnBackend(upstream.TorchNativeAttnBackend):
     """Attends from new tokens to all before them, sequence by sequence."""
@@ -87,6 +88,40 @@ class TorchNativeAttnBackend(upstream.TorchNativeAttnBackend):
             new = slice(number, number + 1)
             output[new] = attend_new(query[new], k_cache, v_cache, slots, options.get("scaling"))
         return output
+
+
+class PairedTorchNativeAttnBackend(PairedAttention, TorchNativeAttnBackend):
+    """The same where requests have second rows: a request's KV is gathered once for both."""
+
+    def attend_pairs(
+        self, q: Tensor, k: Tensor, v: Tensor, layer: RadixAttention, batch: PairedForwardBatch, save_kv_cache: bool
+    ) -> Tensor:
+        own, pool = batch.own, self.token_to_kv_pool
+        if save_kv_cache:
+            pool.set_kv_buffer(layer, KVWriteLoc(own.out_cache_loc, self.swa_out_cache_loc), k, v)
+        caches = (pool.get_key_buffer(layer.layer_id), pool.get_value_buffer(layer.layer_id))
+        query = q.reshape(-1, layer.tp_q_head_num, layer.qk_head_dim)
+        output = query.new_empty(*query.shape[:2], layer.v_head_dim)
+        second = dict(zip(batch.paired, range(batch.num_own_tokens, len(query)), strict=True))
+        for number, (row, length) in enumerate(zip(own.req_pool_indices.tolist(), own.seq_lens.tolist(), strict=True)):
+            slots = self.req_to_token_pool.req_to_token[row, :length]
+            # A slice with a step is a view of one or two rows, and takes no index tensor.
+            rows = slice(number, second.get(number, number) + 1, second.get(number, number + 1) - number)
+            output[rows] = attend_together(query[rows], *caches, slots, layer.scaling)
+        return output.flatten(1)
+
+
+@registers(
+    "layers.attention.attention_registry:ATTENTION_BACKENDS",
+    "torch_native",
+    by="register_attention_backend",
+    fingerprint="611d78b252f0e1e7",
+    why="a few new tokens would pay for the attention of the whole prefix",
+)
+def make_torch_native_backend(runner: ModelRunner) -> TorchNativeAttnBackend:
+    """Which modules an engine has is known by now: adapters are loaded before backends are made."""
+    backend = PairedTorchNativeAttnBackend if paired_modules else TorchNativeAttnBackend
+    return backend(runner)
 
 
 def _is_plain(query: Tensor, k_cache: Tensor, encoder_lens: Tensor | None, options: dict[str, Any]) -> bool:

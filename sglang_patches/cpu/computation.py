@@ -32,11 +32,32 @@ def attend_new(query: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor, s
         whole = torch.cat((query.new_zeros(num_cached, num_heads, size), query)).transpose(0, 1)
         out = _sdpa(whole, keys, values, scale, is_causal=True, enable_gqa=num_groups > 1)
         return out[:, num_cached:].transpose(0, 1)
-    if num_new == 1:
+    mask = _mask(num_new, len(slots), num_groups) if num_new > 1 else None
+    return _attend_folded(query, keys, values, scale, mask)
+
+
+def attend_together(query: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor, scale: float | None) -> Tensor:
+    """Attention of several queries that all see a whole sequence, whose KV is gathered once.
+
+    Shapes: as `attend_new`.
+    """
+    keys = k_cache.index_select(0, slots).transpose(0, 1)
+    values = v_cache.index_select(0, slots).transpose(0, 1)
+    return _attend_folded(query, keys, values, scale, None)
+
+
+def _attend_folded(query: Tensor, keys: Tensor, values: Tensor, scale: float | None, mask: Tensor | None) -> Tensor:
+    """Queries of the heads that share a KV head side by side, as further queries of it.
+
+    Shapes: keys and values (KV heads, length, size).
+    """
+    num_rows, num_heads, size = query.shape
+    num_groups = num_heads // len(keys)
+    if num_rows == 1:
         return _sdpa(query.view(-1, num_groups, size), keys, values, scale).reshape(1, num_heads, -1)
-    folded = query.view(num_new, -1, num_groups, size).permute(1, 2, 0, 3).reshape(-1, num_groups * num_new, size)
-    out = _sdpa(folded, keys, values, scale, attn_mask=_mask(num_new, len(slots), num_groups))
-    return out.view(-1, num_groups, num_new, out.shape[-1]).permute(2, 0, 1, 3).reshape(num_new, num_heads, -1)
+    folded = query.view(num_rows, -1, num_groups, size).permute(1, 2, 0, 3).reshape(-1, num_groups * num_rows, size)
+    out = _sdpa(folded, keys, values, scale, attn_mask=mask)
+    return out.view(-1, num_groups, num_rows, out.shape[-1]).permute(2, 0, 1, 3).reshape(num_rows, num_heads, -1)
 
 
 def _mask(num_new: int, length: int, num_groups: int) -> Tensor:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefillshare.contract import NO_BOOTSTRAP_HOST
 from sglang_patches.checks import sampling_values
+from sglang_patches.disaggregation.pushes import is_push_rid
 from sglang_patches.disaggregation.role import worker_role
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ def read_as_half(obj: GenerateReqInput) -> bool:
     role = worker_role()
     if role == "null":
         return False
+    if is_push_rid(obj.rid):
+        obj.log_metrics = False  # as for health checks: nobody asked
     # Both workers see the same call and must refuse the same: half of a pair would wait for the other.
     is_scoring = role == "prefill" and _goes_nowhere(obj)
     _refuse_unsupported(obj, has_prompt_logprobs=is_scoring)

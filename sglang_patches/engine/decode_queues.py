@@ -5,9 +5,12 @@ Why: the token that the prefill worker sampled, its log-probability and its samp
     first output. A resumed request is matched with the tree again while its own copy of the KV already fills its row:
     rows would leak and a node be unlocked that was never locked. The stock hand-shake never compares models, and
     raises inside the scheduler loop when a page size differs.
+    And a push (:mod:`sglang_patches.disaggregation.pushes`) would be a call among calls: they would wait for its room.
 How: what the commit appended is cut off again, and the size of the hand-off noted. A resumed request starts at the
     tree's root, so its rows enter the tree like a new request's. Before upstream asks a prefill worker for its layout,
     its identity is compared (:mod:`sglang_patches.disaggregation.handshake`); a wrong one ends the calls that named it.
+    Pushes stand behind all calls. They get rows only where much room is left, else they are ended at once; and those
+    that have rows give them back when a call finds none, as an aborted call does: when nobody writes to them any more.
 Remove when: upstream can hand over a request without a first token, and checks what it is paired with.
 
 Who owns the rows of a request of n tokens, of which the tree here has k, while it passes the two queues:
@@ -22,21 +25,31 @@ Who owns the rows of a request of n tokens, of which the tree here has k, while 
 from __future__ import annotations
 
 import time
+from functools import cached_property
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sglang.srt.disaggregation import decode as upstream
 from sglang.srt.disaggregation.utils import prepare_abort
 
 from sglang_patches.declarations import binds, overrides
 from sglang_patches.disaggregation import hand_off, handshake
+from sglang_patches.disaggregation.pushes import PushedRows, is_push
 
 if TYPE_CHECKING:
+    import torch
     from sglang.srt.disaggregation.decode import DecodeRequest
     from sglang.srt.managers.schedule_batch import Req
 
+    from prefillshare.observe.document import PushState
+
 ByAddress = dict[str, list["DecodeRequest"]]
 """Calls by the address of the prefill worker that they name."""
+
+PUSH_RESERVE_SHARE = 0.125
+"""Part of the pool that must be left to calls, free or evictable, after a push has got its rows."""
+PUSH_RESERVE_PLACES = 2
+"""Places for requests that must be left to calls."""
 
 OUTPUT_LISTS = ("output_token_sampling_mask", "output_token_sampling_logprobs")
 LOGPROB_LISTS = (
@@ -56,8 +69,15 @@ class DecodeTransferQueue(upstream.DecodeTransferQueue):
         req = decode_req.req
         super()._commit_transfer_to_req(decode_req)
         _drop_prefill_output(req)
+        queue: DecodePreallocQueue = self.scheduler.disagg_decode_prealloc_queue
         # The tree's part was here before, and was not sent.
-        hand_off.report(req, req.cache_protected_len, self.scheduler.disagg_decode_prealloc_queue.kv_manager)
+        hand_off.report(req, req.cache_protected_len, queue.kv_manager)
+        if is_push(req):
+            queue.note_pushed(req)
+
+    @overrides("055b4786bca92949", "calls would wait behind pushes for their place in the batch")
+    def pop_transferred(self, *args: Any, **kwargs: Any) -> list[Req]:
+        return sorted(super().pop_transferred(*args, **kwargs), key=is_push)
 
 
 def _drop_prefill_output(req: Req) -> None:
@@ -69,7 +89,9 @@ def _drop_prefill_output(req: Req) -> None:
 
 @binds("disaggregation.decode:DecodePreallocQueue", at=("managers.scheduler",))
 class DecodePreallocQueue(upstream.DecodePreallocQueue):
-    """Calls that wait for rows, which they get only for KV of this worker's own prefill module."""
+    """Calls that wait for rows, which they get only for KV of this worker's own prefill module; and pushes."""
+
+    queue: list[DecodeRequest]
 
     @overrides("2c9e66dfcbcfe52c", "rows of resumed requests would leak")
     def resume_retracted_reqs(self, rids_to_check: list[str] | None = None) -> list[Req]:
@@ -77,7 +99,82 @@ class DecodePreallocQueue(upstream.DecodePreallocQueue):
         for req in resumed:
             # Its rows were filled from its own copy on the host: none is the tree's, and no node is locked for it.
             req.last_node = self.tree_cache.root_node
+        if self.retracted_queue:
+            # As long as one waits for room, upstream looks after nothing else.
+            self._give_pushes_up()
+            pushes = [decode_req.req.rid for decode_req in self.transfer_queue.queue if is_push(decode_req.req)]
+            if pushes:
+                self.scheduler.waiting_queue.extend(self.transfer_queue.pop_transferred(pushes))
         return resumed
+
+    @overrides("8527f34e9b011957", "calls would wait for the room of pushes")
+    def pop_preallocated(self, *args: Any, **kwargs: Any) -> tuple[list[DecodeRequest], list[DecodeRequest]]:
+        self._put_calls_first()
+        popped: tuple[list[DecodeRequest], list[DecodeRequest]] = super().pop_preallocated(*args, **kwargs)
+        # A call that could be served, had it rows and a place.
+        if any(decode_req.waiting_for_input and not is_push(decode_req.req) for decode_req in self.queue):
+            self._give_pushes_up()
+        return popped
+
+    @overrides("3685af106c14776d", "nobody would know whether pushes are of use")
+    def _pre_alloc(
+        self, req: Req, prefix_indices: torch.Tensor | None = None, *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        rows: torch.Tensor = super()._pre_alloc(req, prefix_indices, *args, **kwargs)
+        if self._has_pushed:
+            self._pushed_rows.unmark(rows)
+            if prefix_indices is not None and not is_push(req):
+                self._pushed_rows.hit(prefix_indices)
+        return rows
+
+    def note_pushed(self, req: Req) -> None:
+        """The rows of a push have arrived; those of whole pages before x_n go into the tree in a moment."""
+        page_size = self.tree_cache.page_size
+        end = (len(req.origin_input_ids) - 1) // page_size * page_size
+        self._has_pushed = True
+        self._pushed_rows.mark(self.req_to_token_pool.req_to_token[req.req_pool_idx, req.cache_protected_len : end])
+
+    def count_pushes(self) -> PushState:
+        """What was pushed to this worker, and what of it was used."""
+        return self._pushed_rows.as_state() if self._has_pushed else {"pushed_tokens": 0, "push_hit_tokens": 0}
+
+    _has_pushed = False
+
+    @cached_property
+    def _pushed_rows(self) -> PushedRows:
+        allocator = self.token_to_kv_pool_allocator
+        # The pool has one page more, which nobody owns.
+        return PushedRows(allocator.size + allocator.page_size, self.req_to_token_pool.req_to_token.device)
+
+    def _put_calls_first(self) -> None:
+        """Move pushes behind all calls, and end those for which there is no room."""
+        pushes = [decode_req for decode_req in self.queue if is_push(decode_req.req)]
+        if not pushes:
+            return
+        self.queue = [decode_req for decode_req in self.queue if not is_push(decode_req.req)] + pushes
+        for decode_req in pushes:
+            if decode_req.waiting_for_input and not self._has_room_for_push(decode_req.req):
+                _end_push(decode_req)
+
+    def _has_room_for_push(self, req: Req) -> bool:
+        places = (self.req_to_token_pool, self.req_to_metadata_buffer_idx_allocator)
+        if any(place.available_size() <= PUSH_RESERVE_PLACES for place in places):
+            return False
+        # Locked, for what it would hold cannot be evicted for its rows.
+        match = self._match_prefix_and_lock(req)
+        needed = self._required_alloc_tokens(fill_len=self._pre_alloc_fill_len(req), prefix_len=match.l1_prefix_len)
+        num_left = self._allocatable_token_budgets(count_retracted=True) - needed
+        self.tree_cache.dec_lock_ref(req.last_node)
+        return bool(num_left >= PUSH_RESERVE_SHARE * self.max_total_num_tokens)
+
+    def _give_pushes_up(self) -> None:
+        """End all pushes, wherever they are; their rows are free once nobody writes to them."""
+        for decode_req in self.queue:
+            if is_push(decode_req.req):
+                _end_push(decode_req)
+        for decode_req in self.transfer_queue.queue:
+            if is_push(decode_req.req) and not decode_req.kv_receiver.abort_notified:
+                decode_req.kv_receiver.abort()
 
     @overrides("886a2f6c8b95e1f0", "KV of another prefill module would be decoded")
     def _ensure_prefill_info(self, addr_to_reqs: ByAddress) -> tuple[ByAddress, list[DecodeRequest]]:
@@ -132,19 +229,29 @@ class DecodePreallocQueue(upstream.DecodePreallocQueue):
                     self.kv_manager.record_failure(decode_req.req.bootstrap_room, reason)
 
 
+def _end_push(decode_req: DecodeRequest) -> None:
+    """End a push that has no rows yet; the queue streams the abort and forgets it in its next pass."""
+    prepare_abort(decode_req.req, _NO_ROOM, status_code=HTTPStatus.SERVICE_UNAVAILABLE)
+    receiver = decode_req.kv_receiver
+    # As an abort does, but that would be logged and counted as a failure. The prefill worker would wait for this one.
+    if getattr(receiver, "bootstrap_infos", None) is not None and not receiver.abort_notified:
+        receiver._send_abort_notification()
+        receiver.abort_notified = True
+
+
 def _refuse(decode_reqs: list[DecodeRequest], reason: str) -> None:
     """End these calls; the queue streams the abort and forgets them in the same pass."""
     for decode_req in decode_reqs:
         prepare_abort(decode_req.req, reason, status_code=HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
+_NO_ROOM = "given up: calls need the room"
 _ROWS = "who owns which rows during a hand-off"
 
 RELIED_ON = {
     "disaggregation.decode:DecodePreallocQueue._match_prefix_and_lock": ("d82ed29516232ffd", _ROWS),
-    "disaggregation.decode:DecodePreallocQueue._pre_alloc": ("3685af106c14776d", _ROWS),
-    "disaggregation.decode:DecodePreallocQueue.pop_preallocated": ("8527f34e9b011957", _ROWS),
-    "disaggregation.decode:DecodeTransferQueue.pop_transferred": ("055b4786bca92949", _ROWS),
+    "disaggregation.decode:DecodePreallocQueue._allocatable_token_budgets": ("b925e21922cf4806", _ROWS),
+    "disaggregation.decode:DecodePreallocQueue._required_alloc_tokens": ("b53cc1b42fa1844a", _ROWS),
     "disaggregation.decode:SchedulerDisaggregationDecodeMixin.get_new_prebuilt_batch": ("21a18f591085872b", _ROWS),
     "managers.schedule_batch:release_req": ("e9ac2945297980b3", _ROWS),
     "managers.schedule_policy:match_prefix_for_req": ("4af2fe8ddba2a14f", _ROWS),

@@ -18,11 +18,16 @@ from typing import TYPE_CHECKING
 
 from sglang.srt.lora import lora_manager as upstream
 
+from prefillshare.errors import ModuleError
 from sglang_patches.checks.adapters import check_adapter, check_late_adapter
 from sglang_patches.declarations import binds, overrides
-from sglang_patches.prefill.segments import SEGMENTS, LoraIds, segment_view
+from sglang_patches.icarus.modules import check_targets, paired_modules, reads_base_kv_only
+from sglang_patches.icarus.requests import rows_of_decode
+from sglang_patches.prefill.segments import SEGMENTS, LoraIds, second_row_view, segment_view
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sglang.srt.lora.lora_config import LoRAConfig
     from sglang.srt.lora.lora_registry import LoRARef
     from sglang.srt.model_executor.forward_batch_info import ForwardBatch
@@ -37,6 +42,8 @@ class LoRAManager(upstream.LoRAManager):
 
     prefill_boundaries: list[int] | None = None
     """Of the requests of the batch that is being prepared, in its order; None in a graph capture or warm-up."""
+    paired_requests: Sequence[int] = ()
+    """Numbers of those with a second row."""
 
     @overrides("6717dd923e136d9a", "prompts would be prefilled with the adapter")
     def prepare_lora_batch(self, forward_batch: ForwardBatch) -> None:
@@ -44,11 +51,19 @@ class LoRAManager(upstream.LoRAManager):
         # Graph capture and warm-up come without requests behind the batch.
         if boundaries is not None:
             self._check_residency({None, *forward_batch.lora_ids})
-            if forward_batch.forward_mode.is_extend():
-                view = segment_view(forward_batch, boundaries)
+            view = self._view(forward_batch, boundaries)
+            if view is not forward_batch:
                 setattr(forward_batch, SEGMENTS, view)
-                forward_batch = view
+            forward_batch = view
         super().prepare_lora_batch(forward_batch)
+
+    def _view(self, batch: ForwardBatch, boundaries: list[int]) -> ForwardBatch:
+        paired, is_extend = self.paired_requests, batch.forward_mode.is_extend()
+        view = segment_view(batch, boundaries) if is_extend else batch
+        if not paired:
+            return view
+        ids = view.lora_ids if is_extend else rows_of_decode(batch.lora_ids, paired)
+        return second_row_view(view, ids, [batch.lora_ids[number] for number in paired])
 
     def _check_residency(self, lora_ids: LoraIds) -> None:
         # Upstream skips a missing adapter and runs slot 0, which may hold another one.
@@ -75,6 +90,18 @@ class LoRAManager(upstream.LoRAManager):
         if getattr(self, "memory_pool", None) is not None:
             check_late_adapter(lora_config.path, lora_ref.lora_name)
         super().validate_new_adapter(lora_config, lora_ref)
+        if reads_base_kv_only(lora_config.path):
+            check_targets(lora_config.target_modules, lora_ref.lora_name)
+            self._check_can_pair(lora_ref.lora_name)
+            paired_modules.add(lora_ref.lora_id)
+
+    def _check_can_pair(self, name: str) -> None:
+        # Backends are made for it when the engine starts, after its adapters were loaded.
+        if getattr(self, "memory_pool", None) is not None and not paired_modules:
+            raise ModuleError(
+                f'adapter {name} has kv_rule = "all-base" in its manifest, and this engine was started without such a '
+                "module: name one under [[decode]] of the deployment file and start it again"
+            )
 
     @overrides("eaf9acaa3125d660", "MoE adapters would misread segments")
     def init_lora_modules(self) -> None:

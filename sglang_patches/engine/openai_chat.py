@@ -1,9 +1,10 @@
-"""What a chat completion's reply says of shared prefill.
+"""What a chat completion's reply says of shared prefill, and that its request remembers the conversation.
 
 Target: ``sglang.srt.entrypoints.openai.serving_chat.OpenAIServingChat``
-Why: OpenAI replies carry no ``meta_info``.
+Why: OpenAI replies carry no ``meta_info``. And a request knows its tokens only, not the messages that they were made
+    of: what an answer becomes in the next prompt is for the template to say.
 How: what was noted on the first choice (:mod:`sglang_patches.observed.call_report`) is added to the reply's
-    ``metadata``.
+    ``metadata``. The conversation is left on the request that is made of it (:mod:`sglang_patches.eager`).
 Remove when: upstream reports cache hits by origin and transfers per request.
 """
 
@@ -14,10 +15,14 @@ from typing import TYPE_CHECKING, Any
 from sglang.srt.entrypoints.openai import serving_chat as upstream
 
 from sglang_patches.declarations import binds, overrides
+from sglang_patches.eager.answers import note_conversation
+from sglang_patches.eager.continuation import Conversation
 from sglang_patches.observed.call_report import add_report
 
 if TYPE_CHECKING:
+    from fastapi import Request
     from sglang.srt.entrypoints.openai.protocol import ChatCompletionRequest
+    from sglang.srt.managers.io_struct import GenerateReqInput
 
 
 @binds(
@@ -26,6 +31,16 @@ if TYPE_CHECKING:
 )
 class OpenAIServingChat(upstream.OpenAIServingChat):
     """Tells whose prefill was reused."""
+
+    @overrides("bb2bc35779640cf3", "nobody would know what an answer becomes in the next prompt")
+    def _convert_to_internal_request(
+        self, request: ChatCompletionRequest, raw_request: Request | None = None
+    ) -> tuple[GenerateReqInput, ChatCompletionRequest]:
+        adapted, request = super()._convert_to_internal_request(request, raw_request)
+        # Tokens that the caller sends in place of messages are the conversation.
+        if self.tokenizer_manager.ended_answers is not None and request.input_ids is None:
+            note_conversation(adapted, Conversation(self, request))
+        return adapted, request
 
     @overrides("9cec50f17ab5e985", "nobody would see whose prefill was reused, and the size of a hand-off")
     def _build_chat_response(self, request: ChatCompletionRequest, ret: list[dict[str, Any]], created: int) -> Any:

@@ -22,7 +22,8 @@ rows are freed together with the second copies.
 Base requests take the upstream path unchanged: all their KV is base-made. A decode worker has none.
 
 Each node also remembers its origin, the decode module whose request put it there, so that a hit on what another module
-had prefilled is told apart from a module's hit on its own. A node that is evicted forgets it.
+had prefilled is told apart from a module's hit on its own, and whether it was computed ahead and no call has hit it
+since. A node that is evicted forgets both.
 """
 
 from __future__ import annotations
@@ -54,8 +55,14 @@ class SharedPrefillRadixCache(RadixCache):
 
     num_flushes = -1
     """How often everything was dropped; the constructor does so once."""
+    eager_tokens = 0
+    """Tokens that were computed ahead."""
+    eager_hit_tokens = 0
+    """Of these, those that a call has hit since."""
     _writer: str | None = None
     """Decode module whose request is being inserted."""
+    _is_eager = False
+    """Whether nobody asked for what is being inserted."""
     underway: PrefillsUnderway
     """What running prefills will bring."""
 
@@ -132,7 +139,7 @@ class SharedPrefillRadixCache(RadixCache):
         what SGLang counts as cached tokens. A retracted request matches again, which counts neither there nor here. The
         prefix that a decode worker holds was counted by the prefill worker.
         """
-        self._writer = req.prefillshare.decode_module
+        self._writer, self._is_eager = req.prefillshare.decode_module, req.prefillshare.is_eager
         self.underway.end(req)
         if req.prefillshare.are_hits_counted or req.last_node is None or is_decode_worker():
             return
@@ -143,6 +150,10 @@ class SharedPrefillRadixCache(RadixCache):
                 num_own += len(node.key)
             else:
                 num_cross += len(node.key)
+            if node.is_eager:
+                # Counted once: whether it paid to compute it ahead is known with the first hit.
+                node.is_eager = False
+                self.eager_hit_tokens += len(node.key)
             node = node.parent
         note(req, own_hit_tokens=num_own, cross_hit_tokens=num_cross)
 
@@ -152,12 +163,14 @@ class SharedPrefillRadixCache(RadixCache):
         num_known, last = super()._insert_helper(node, key, value, priority, chunked)
         # What is new ends in one leaf of its own; a key that was all known ends in somebody else's node.
         if num_known < len(key):
-            last.origin = self._writer
+            last.origin, last.is_eager = self._writer, self._is_eager
+            if self._is_eager:
+                self.eager_tokens += len(key) - num_known
         return num_known, last
 
     def _split_node(self, key: RadixKey, child: Any, split_len: int) -> Any:
         upper = super()._split_node(key, child, split_len)
-        upper.origin = child.origin
+        upper.origin, upper.is_eager = child.origin, child.is_eager
         return upper
 
     def _computed_rows(self, req: Req, num_tokens: int) -> torch.Tensor:

@@ -8,7 +8,8 @@ Why: a call that SGLang takes as it is may end the engine (token ids outside of 
 How: at each step of a call's way its part is looked at, before or after upstream's: what is for the other worker of a
     pair by ``disaggregation/requests``, sizes by ``checks/prompt_size``, values by ``checks/calls``, grammars by
     ``answers/trials``, seeds by ``answers/seeds``. A request's state carries an observation (``observed/requests``)
-    from its beginning to its end.
+    from its beginning to its end, and then tells what comes after it (``eager/answers``); a prefill worker takes jobs
+    of that kind from its router (``eager/requests``).
 Remove when: upstream has the checks, metrics per adapter, and a hook for the end of a request.
 """
 
@@ -31,6 +32,9 @@ from sglang_patches.checks.calls import check_call, check_request, prepare_call
 from sglang_patches.declarations import binds, overrides
 from sglang_patches.disaggregation.requests import read_as_half, without_output
 from sglang_patches.disaggregation.role import is_prefill_worker, worker_role
+from sglang_patches.eager.answers import EndedAnswers
+from sglang_patches.eager.requests import read_as_job
+from sglang_patches.eager.switch import read_min_tokens, refuse_reserved_rid
 from sglang_patches.observed import requests as observed
 
 if TYPE_CHECKING:
@@ -77,6 +81,18 @@ class TokenizerManager(upstream.TokenizerManager):
         """The process in which grammars are tried out."""
         return GrammarTrials(self)
 
+    @cached_property
+    def eager_min_tokens(self) -> int | None:
+        """From how many tokens on answers are computed ahead; None where they are not."""
+        return read_min_tokens()
+
+    @cached_property
+    def ended_answers(self) -> EndedAnswers | None:
+        """What comes after answers; None where nobody computes it ahead, and on a prefill worker, which has none."""
+        if self.eager_min_tokens is None or is_prefill_worker():
+            return None
+        return EndedAnswers(self, self.eager_min_tokens)
+
     @overrides("f903c279068e6021", "a text of megabytes would hold up everybody while it is tokenised")
     def init_tokenizer_and_processor(self) -> None:
         super().init_tokenizer_and_processor()
@@ -88,6 +104,9 @@ class TokenizerManager(upstream.TokenizerManager):
     def generate_request(self, obj: GenerateReqInput, request: Request | None = None) -> AsyncIterator[Any]:
         prepare_call(obj)
         check_call(obj, None if request is None else request.url.path)
+        if self.eager_min_tokens is not None:
+            refuse_reserved_rid(obj.rid)
+            read_as_job(obj, request)
         is_scoring = read_as_half(obj)
         answers = super().generate_request(obj, request)
         return without_output(answers) if is_scoring else answers
@@ -139,6 +158,8 @@ class TokenizerManager(upstream.TokenizerManager):
     def collect_metrics(self, state: upstream.ReqState, recv_obj: BatchStrOutput, i: int) -> None:
         super().collect_metrics(state, recv_obj, i)
         observed.count_output(self.observer, state, recv_obj, i)
+        if state.finished and self.ended_answers is not None:
+            self.ended_answers.note_end(state, recv_obj, i)
 
     @overrides("8e49bca9d1d26f2c", _UNCOUNTED)
     def _handle_abort_req(self, recv_obj: AbortReq) -> None:

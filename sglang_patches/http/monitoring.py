@@ -87,6 +87,8 @@ async def engine_state(manager: TokenizerManager) -> DeploymentState:
     observer, told = manager.observer, await _ask_scheduler(manager)
     if told is not None:
         _tell_flushes(manager, told["flushes"])
+        # Counters: a scheduler that is busy is believed to have what it told last.
+        manager.prefillshare_eager = told["eager"]
     base, adapters = served_names(manager)
     role = worker_role()
     queued = _count_by_name(manager, (told or {}).get("queued") or {})
@@ -128,6 +130,8 @@ def _describe_worker(manager: TokenizerManager, told: Mapping[str, Any] | None, 
         kv=None if told is None else told["kv"],
         handoff=None if role == "null" else observer.handoffs.as_dict(),
         store=None if told is None else told["store"],
+        push=None if told is None else told["push"],
+        eager=getattr(manager, "prefillshare_eager", None),
     )
 
 

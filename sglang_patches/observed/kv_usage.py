@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from prefillshare.observe.document import KvState
+from sglang_patches.disaggregation.pushes import is_push
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req
@@ -38,7 +39,11 @@ def kv_usage(tree_cache: BasePrefixCache, allocator: BaseTokenToKVPoolAllocator,
 
 
 def waiting_requests(scheduler: Scheduler) -> Iterator[Req]:
-    """Requests that have not been computed on; across workers also those whose other half is not ready."""
+    """Calls that have not been computed on; across workers also those whose other half is not ready."""
+    yield from (req for req in _list_waiting(scheduler) if not is_push(req))
+
+
+def _list_waiting(scheduler: Scheduler) -> Iterator[Req]:
     yield from scheduler.waiting_queue
     if (bootstrapping := scheduler.disagg_prefill_bootstrap_queue) is not None:
         yield from bootstrapping.queue

@@ -2,7 +2,8 @@
 
 Target: ``sglang.srt.model_executor.forward_batch_info.ForwardBatch.init_new``
 Why: the LoRA batch is prepared inside of it, from a batch that no longer has its requests.
-How: the boundaries lie on the LoRA manager (:mod:`sglang_patches.engine.lora_manager`) while the original runs.
+How: the boundaries lie on the LoRA manager (:mod:`sglang_patches.engine.lora_manager`) while the original runs, and so
+    do the numbers of requests with a second row (:mod:`sglang_patches.icarus.rows`), which the batch then keeps.
     A method patch: three dozen modules import the class, most of them for a constructor that is not of interest here.
 Remove when: upstream accepts per-token or per-segment adapter ids.
 """
@@ -13,6 +14,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from sglang_patches.declarations import wraps_upstream
+from sglang_patches.icarus.modules import paired_modules
+from sglang_patches.icarus.requests import PAIRED, paired_requests
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import ScheduleBatch
@@ -35,10 +38,15 @@ def wrap_init_new(original: Make) -> Make:
         if manager is None:
             return original(cls, batch, model_runner, **kwargs)
         manager.prefill_boundaries = [req.prefillshare.boundary for req in batch.reqs]
+        manager.paired_requests = paired_requests(batch) if paired_modules else []
         try:
-            return original(cls, batch, model_runner, **kwargs)
+            made = original(cls, batch, model_runner, **kwargs)
+            if manager.paired_requests:
+                setattr(made, PAIRED, manager.paired_requests)
+            return made
         finally:
             # What is prepared next may be a graph capture, which has no requests.
             manager.prefill_boundaries = None
+            manager.paired_requests = []
 
     return init_new

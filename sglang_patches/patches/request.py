@@ -17,6 +17,7 @@ from typing import Any
 
 from sglang_patches.declarations import wraps_upstream
 from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker
+from sglang_patches.icarus.modules import paired_modules
 from sglang_patches.prefill.request_state import ALL_BASE_MADE, RequestState
 
 
@@ -33,9 +34,11 @@ def wrap_req_init(original: Callable[..., None]) -> Callable[..., None]:
             self.extra_key = self.extra_key[: -len(self.lora_id)] or None
         # Whatever a decode worker runs is a decode module, with weights of its own or with an adapter.
         is_decoded = self.lora_id is not None or is_decode_worker()
+        is_paired = self.lora_id in paired_modules
         self.prefillshare = RequestState(
-            boundary=max(len(self.origin_input_ids) - 1, 0) if is_decoded else ALL_BASE_MADE,
+            boundary=max(len(self.origin_input_ids) - 1, 0) if is_decoded and not is_paired else ALL_BASE_MADE,
             decode_module=self.routing_key if is_prefill_worker() else self.lora_id,
+            is_paired=is_paired,
         )
 
     return __init__

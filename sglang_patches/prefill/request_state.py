@@ -16,7 +16,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 ALL_BASE_MADE = 1 << 62
-"""Boundary of a base request of a colocated engine or a prefill worker: every position is the prefill module's."""
+"""Boundary of a base request of a colocated engine or a prefill worker, and of requests whose module reads base-made
+KV only: every position is the prefill module's."""
 
 Start = tuple[str | None, int, bytes]
 """Where an uncached part of a prompt begins: namespace, identity of the tree node before it, its first tokens."""
@@ -32,6 +33,11 @@ class RequestState:
     decode_module: str | None
     """Whom it is prefilled for, for the statistics only and no part of the namespace: an adapter's id, on a prefill
     worker the name that the router hands along, None for the prefill module itself."""
+    is_paired: bool = False
+    """Whether its module reads base-made KV only, and so computes each token that it samples from in a second row
+    (:mod:`sglang_patches.icarus.rows`)."""
+    is_eager: bool = False
+    """Whether nobody asked for it: part of a prompt that is computed ahead (:mod:`sglang_patches.eager`)."""
     are_hits_counted: bool = False
     """Whether what its first match brought was counted; a retracted request matches again."""
     start_underway: Start | None = None

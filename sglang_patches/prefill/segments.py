@@ -75,3 +75,19 @@ def segment_view(batch: ForwardBatch, boundaries: list[int]) -> ForwardBatch:
     view.extend_seq_lens = torch.tensor(lens, dtype=torch.int32).to(batch.extend_seq_lens.device, non_blocking=True)
     view.return_logprob = False
     return view
+
+
+def second_row_view(batch: ForwardBatch, ids: list[str | None], lora_ids: list[str | None]) -> ForwardBatch:
+    """The batch, its rows with the adapters ``ids``, and behind it a row of one token for each of ``lora_ids``."""
+    import torch
+
+    num_second = len(lora_ids)
+    view = copy.copy(batch)
+    view.lora_ids = [*ids, *lora_ids]
+    view.batch_size = len(view.lora_ids)
+    view.return_logprob = False
+    if batch.forward_mode.is_extend():
+        view.extend_seq_lens_cpu = [*batch.extend_seq_lens_cpu, *[1] * num_second]
+        view.extend_seq_lens = torch.cat((batch.extend_seq_lens, batch.extend_seq_lens.new_ones(num_second)))
+        view.extend_num_tokens = batch.extend_num_tokens + num_second
+    return view

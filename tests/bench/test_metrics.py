@@ -75,6 +75,9 @@ def test_figures_of_a_run() -> None:
     assert figures["ideal_own_ratio"] == 0
     assert figures["hit_of_ideal"] == (1 - 13 / 16) / (4 / 16)
     assert figures["prefill_per_unique"] == 13 / 12
+    # The last prompt begins with a prompt of 4 tokens and its answer of 2: 4 + 4 + 2 were new.
+    assert figures["ideal_answers_ratio"] == 6 / 16
+    assert figures["waited_per_new"] == figures["prefill_per_new"] == 13 / 10
     assert figures["cross_module_share"] == 1.0
     assert figures["kv_peak_tokens"] == 11
     assert figures["memory_gb"] == 0.25
@@ -126,6 +129,19 @@ def test_a_cache_per_module_is_held_against_its_own_ideal() -> None:
     assert figures["ideal_own_ratio"] == 6 / 16
     assert figures["hit_of_ideal"] == (1 - 13 / 16) / (6 / 16)
     assert figures["cross_module_share"] == 0.0
+
+
+def test_what_was_computed_before_a_call_asked_for_it_was_not_waited_for() -> None:
+    run = _run()
+    run.eager_tokens = 2
+    figures = summarise(_workload(), run, SLO, shares=True)
+    assert figures["waited_per_new"] == 11 / 10
+    assert figures["prefill_per_new"] == 13 / 10
+
+
+def test_a_cache_with_the_answers_is_held_against_an_ideal_with_them() -> None:
+    figures = summarise(_workload(), _run(), SLO, shares=True, keeps_answers=True)
+    assert figures["hit_of_ideal"] == (1 - 13 / 16) / (6 / 16)
 
 
 def test_of_an_endpoint_nobody_knows_whose_hits_they_are() -> None:

@@ -37,19 +37,22 @@ def ideal_own_ratio(start: int, growth: int, call: int, num_modules: int) -> flo
 def test_accounting_equals_brute_force(seed: int) -> None:
     rng = random.Random(seed)
     seen: list[tuple[str, list[int], list[int]]] = []
-    accounting, shared, own, unique = Accounting(), 0, 0, set()
+    accounting, shared, own, known, unique = Accounting(), 0, 0, 0, set()
     for _ in range(60):
         # Prompts over two tokens share prefixes of all lengths, and often are each other's prefix.
         prompt = [rng.randrange(2) for _ in range(rng.randrange(1, 12))]
         module, output = rng.choice(MODULES), [rng.randrange(2) for _ in range(3)]
         limit = len(prompt) - 1
         shared += min(limit, max((_common(prompt, before) for _, before, _ in seen), default=0))
+        texts = [before + answer for _, before, answer in seen]
+        known += min(limit, max((_common(prompt, text) for text in texts), default=0))
         mine = [before + answer for name, before, answer in seen if name == module]
         own += min(limit, max((_common(prompt, before) for before in mine), default=0))
         unique |= {tuple(prompt[: end + 1]) for end in range(len(prompt))}
         accounting.add(module, prompt, output, None)
         seen.append((module, prompt, output))
     assert (accounting.shared_tokens, accounting.own_tokens) == (shared, own)
+    assert accounting.known_tokens == known
     assert accounting.unique_tokens == len(unique)
     assert accounting.prompt_tokens == sum(len(prompt) for _, prompt, _ in seen)
 

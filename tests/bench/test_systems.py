@@ -4,9 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file
 
 from prefillshare.bench.families.factory import make_family
-from prefillshare.bench.families.random import BENCH_01B, QWEN3_1_7B, QWEN3_8B, RandomShape
+from prefillshare.bench.families.random import BENCH_01B, QWEN3_1_7B, QWEN3_8B, RandomShape, random_family
 from prefillshare.bench.presets import choose_preset
 from prefillshare.bench.systems.base import Setup, with_full_weights
 from prefillshare.bench.systems.endpoint import parse_endpoint
@@ -14,10 +15,10 @@ from prefillshare.bench.systems.factory import SYSTEMS, make_systems
 from prefillshare.bench.systems.shared import make_disaggregated
 from prefillshare.bench.systems.vanilla_pd import plan_pairs
 from prefillshare.bench.workloads.factory import make_workload
-from prefillshare.config.schema import Deployment
+from prefillshare.config.schema import Deployment, Engine
 from prefillshare.errors import BenchError
 from prefillshare.modules.deployment import resolve
-from prefillshare.modules.random_weights import num_parameters
+from prefillshare.modules.random_weights import num_parameters, qwen3_config
 from prefillshare.serving.plan.arguments import alone_command
 from prefillshare.serving.plan.place import Place
 from prefillshare.serving.plan.placement import GpuPlace
@@ -105,6 +106,29 @@ def test_the_tiny_family_has_any_number_of_modules() -> None:
 @pytest.mark.parametrize(("shape", "billions"), [(BENCH_01B, 0.1), (QWEN3_1_7B, 1.7), (QWEN3_8B, 8.2)])
 def test_the_random_families_have_the_size_of_their_names(shape: RandomShape, billions: float) -> None:
     assert round(num_parameters(shape.config) / 1e9, 1) == billions
+
+
+def test_an_icarus_family_has_the_same_base_and_changes_no_keys_and_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    config = qwen3_config(
+        vocab_size=1320, layers=1, hidden=32, intermediate=32, heads=2, kv_heads=1, head_dim=16, max_positions=64
+    )
+    shape = RandomShape(name="micro", config=config, engine=Engine())
+    all_base = replace(shape, name="micro-icarus", objective="icarus")
+    ordinary, icarus = (random_family(each).deployment(1, lambda text: None) for each in (shape, all_base))
+    assert icarus.prefill.path == ordinary.prefill.path
+    (module,) = resolve(icarus).modules
+    assert module.manifest is not None
+    assert module.manifest.kv_rule == "all-base"
+    changed = {
+        name.split(".")[-3]: bool(tensor.any())
+        for name, tensor in load_file(module.path / "adapter_model.safetensors").items()
+        if "lora_B" in name
+    }
+    assert {name for name, is_changed in changed.items() if not is_changed} == {"k_proj", "v_proj"}
+    assert len(changed) == 7
 
 
 @pytest.mark.parametrize("name", ["cpu", "gpu-8b"])

@@ -12,7 +12,19 @@ from prefillshare.serving.launch import RunningDeployment
 from prefillshare.serving.machine.ports import free_port
 from tests.support.random_models import make_family
 
-COMMANDS = ((), ("launch",), ("ask",), ("chat",), ("top",), ("doctor",), ("train",), ("eval",), ("models",), ("bench",))
+COMMANDS = (
+    (),
+    ("launch",),
+    ("ask",),
+    ("chat",),
+    ("top",),
+    ("doctor",),
+    ("train",),
+    ("eval",),
+    ("models",),
+    ("bench",),
+    ("store",),
+)
 
 
 def _run(*arguments: str, stdin: str = "", **variables: str) -> "subprocess.CompletedProcess[str]":

@@ -88,6 +88,8 @@ def test_a_valid_file_gives_absolute_paths_and_the_papers_defaults(training_file
         ("rank = 8", "rank = 8\n[run]\nsave_steps = 15", "save_steps 15 is no multiple of log_steps 10"),
         ("rank = 8", "rank = 8\n[evaluation]\nsharing_ratio = 50.0", "sharing_ratio is 50.0: it must lie between 0"),
         ("rank = 8", "rank = 8\n[evaluation]\nrows = -1", "rows is -1: it must be 0 or more"),
+        ("rank = 8", "targets = []", "targets is empty: name at least one layer"),
+        ('kind = "lora"', 'kind = "lora"\nobjective = "icarius"', "objective is 'icarius': did you mean 'icarus'?"),
     ],
 )
 def test_a_mistake_is_one_sentence(training_file: Path, old: str, new: str, said: str) -> None:
@@ -97,6 +99,37 @@ def test_a_mistake_is_one_sentence(training_file: Path, old: str, new: str, said
         load_training(training_file)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('kind = "lora"', 'kind = "full"', 'which a module with full weights does not hold; write kind = "lora"'),
+        ("rank = 8", 'targets = ["q_proj", "v_proj"]', "targets has 'v_proj', which has no effect"),
+        ("rank = 8", 'targets = ["q_proj", "v_proj"]', 'write targets = ["q_proj"], or leave targets out'),
+        ("rank = 8", 'targets = ["k_proj"]', "all the base's: leave targets out"),
+        ("rank = 8", "rank = 8\n[evaluation]\nsharing_ratio = 0.5", "sharing_ratio is 0.5 and objective"),
+    ],
+)
+def test_what_means_nothing_where_all_kv_is_the_bases_is_refused(
+    training_file: Path, old: str, new: str, said: str
+) -> None:
+    text = FILE.replace("[lora]\nrank = 8\n", "") if "full" in new else FILE
+    training_file.write_text(text.replace(old, new, 1).replace("[base]", 'objective = "icarus"\n\n[base]'))
+    with pytest.raises(ConfigError) as caught:
+        load_training(training_file)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("objective", "makes_kv"), [("icarus", False), ("cache-conditioned", True)])
+def test_without_targets_an_adapter_is_on_all_that_the_objective_has_a_use_for(
+    training_file: Path, objective: str, makes_kv: bool
+) -> None:
+    training_file.write_text(FILE.replace("[base]", f'objective = "{objective}"\n\n[base]'))
+    targets = load_training(training_file).targets
+    assert {"q_proj", "o_proj", "gate_proj", "up_proj", "down_proj"} <= set(targets)
+    assert ({"k_proj", "v_proj"} <= set(targets), len(targets)) == (makes_kv, 7 if makes_kv else 5)
 
 
 def test_a_missing_file_names_the_nearest(training_file: Path) -> None:

@@ -49,18 +49,25 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_way_of_training_is_measured(measured: Path) -> None:
     content = results(measured)
-    assert set(content["trainings"]) == {"math-full-ft-1", "math-full-1", "math-lora-1"}
+    assert set(content["trainings"]) == {"math-full-ft-1", "math-full-1", "math-lora-1", "math-icarus-1"}
     assert all(training["loss"] > 0 for training in content["trainings"].values())
     assert set(content["accuracies"]) == {
         *("math-base-100", "math-full-ft-1-0", "math-full-ft-1-100", "math-full-1-0", "math-full-1-100"),
-        "math-lora-1-100",
+        *("math-lora-1-100", "math-icarus-1-100"),
     }
     assert all(accuracy["num_problems"] == 2 for accuracy in content["accuracies"].values())
 
 
 def test_the_report_has_each_row_and_a_plot(measured: Path) -> None:
     report = (measured / "out" / "accuracy.md").read_text()
-    for label in ("base alone", "Full-FT", "PrefillShare, all weights", "PrefillShare, LoRA", "naive sharing"):
+    for label in (
+        "base alone",
+        "Full-FT",
+        "PrefillShare, all weights",
+        "PrefillShare, LoRA",
+        "ICaRus",
+        "naive sharing",
+    ):
         assert label in report
     assert "not yet" not in report
     assert (measured / "out" / "accuracy.svg").stat().st_size > 1000
@@ -83,6 +90,12 @@ def test_another_recipe_is_refused(measured: Path) -> None:
     assert "was made by another recipe" in done.stderr
 
 
+def test_an_unknown_kind_is_refused(tmp_path: Path) -> None:
+    done = run(tmp_path, "--kinds", "lora,icarius")
+    assert done.returncode == 1
+    assert "there is no kind 'icarius': choose from full-ft, full, lora, icarus" in done.stderr
+
+
 def test_too_few_conversations_are_refused(tmp_path: Path) -> None:
     done = run(tmp_path, "--conversations", "9")
     assert done.returncode == 1
@@ -100,7 +113,7 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
         process.kill()
     before = results(tmp_path)
     assert set(before["trainings"]) == {"math-full-ft-1"}
-    done = run(tmp_path, "--ratios", "0,1")
+    done = run(tmp_path, "--ratios", "0,1", "--kinds", "full-ft,full,lora")
     assert done.returncode == 0, done.stderr
     assert "math-full-ft-1: training" not in done.stderr
     after = results(tmp_path)
@@ -119,7 +132,7 @@ def test_a_seed_is_complete_before_the_next_and_its_table_before_its_curve() -> 
     assert [seed for _, seed in names] == sorted(seed or 0 for _, seed in names)
     first = [name for name, seed in names if seed == 1]
     table = {f"{task}-{row}" for task in recipe.tasks for row in ("full-ft-1-0", "full-ft-1-100", "full-1-100")}
-    table |= {f"{task}-lora-1-100" for task in recipe.tasks}
+    table |= {f"{task}-{adapter}-1-100" for task in recipe.tasks for adapter in ("lora", "icarus")}
     assert set(first[: len(table)]) == table
     curve = {f"{task}-{kind}-1-{r}" for task in recipe.tasks for kind in ("full-ft", "full") for r in (25, 50, 75)}
     assert set(first[len(table) :]) == curve | {f"{task}-full-1-0" for task in recipe.tasks}
@@ -152,6 +165,14 @@ def test_verdicts_compare_seed_by_seed(
     assert verdict in (tmp_path / "accuracy.md").read_text()
 
 
+def test_a_row_says_which_seeds_it_lacks(tmp_path: Path) -> None:
+    recipe = Recipe(tasks=("math",), seeds=(1, 2))
+    write_report(recipe, filled(tmp_path / "accuracy.json", recipe, (500, 490), (495,)), tmp_path)
+    report = (tmp_path / "accuracy.md").read_text()
+    assert "| Full-FT: ordinary, all weights, own KV | 99.0 (98.0 to 100.0) |" in report
+    assert "| PrefillShare, all weights, shared KV | 99.0 (1 of 2 seeds) |" in report
+
+
 def test_a_point_of_the_curve_says_which_seeds_it_lacks(tmp_path: Path) -> None:
     recipe = Recipe(tasks=("math",), seeds=(1, 2), ratios=(0.0, 1.0))
     write_report(recipe, filled(tmp_path / "accuracy.json", recipe, (500, 490), (500,)), tmp_path)
@@ -163,7 +184,7 @@ def test_a_point_of_the_curve_says_which_seeds_it_lacks(tmp_path: Path) -> None:
 def test_what_is_left_is_told_from_what_the_same_kind_took(tmp_path: Path) -> None:
     recipe = Recipe(tasks=("math",), seeds=(1, 2), ratios=(0.0, 1.0))
     store = filled(tmp_path / "accuracy.json", recipe, (500,), (500,))
-    assert describe_remaining(recipe, store) == "4 trainings and 8 measurements are left, about 12 min"
+    assert describe_remaining(recipe, store) == "6 trainings and 10 measurements are left, about 16 min"
 
 
 def test_calls_side_by_side_fill_one_file(tmp_path: Path) -> None:

@@ -27,6 +27,14 @@ def test_it_is_read_back_as_written(tmp_path: Path) -> None:
     assert json.loads((tmp_path / MANIFEST_NAME).read_text())["boundary"] == "last-prompt-token"
 
 
+def test_a_manifest_of_before_there_was_a_rule_has_that_of_own_answers(tmp_path: Path) -> None:
+    write_manifest(tmp_path, MANIFEST)
+    content = json.loads((tmp_path / MANIFEST_NAME).read_text())
+    del content["kv_rule"]
+    (tmp_path / MANIFEST_NAME).write_text(json.dumps(content))
+    assert read_manifest(tmp_path) == MANIFEST
+
+
 def test_a_directory_without_one_has_none(tmp_path: Path) -> None:
     assert read_manifest(tmp_path) is None
     assert read_manifest(tmp_path / "missing") is None
@@ -39,6 +47,9 @@ def test_a_directory_without_one_has_none(tmp_path: Path) -> None:
         ({"objective": "sft"}, "manifest objective is 'sft'"),
         ({"format": 2}, "manifest format is 2"),
         ({"colour": "red"}, "unknown key 'colour'"),
+        ({"kv_rule": "mine"}, "manifest kv_rule is 'mine'"),
+        ({"kv_rule": "all-base"}, "objective is 'cache-conditioned' and its kv_rule 'all-base'.* trains for 'own-answ"),
+        ({"objective": "icarus"}, "objective is 'icarus' and its kv_rule 'own-answers'.*: the file is damaged"),
     ],
 )
 def test_a_bad_value_is_named(tmp_path: Path, change: dict[str, object], said: str) -> None:

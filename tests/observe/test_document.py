@@ -11,12 +11,15 @@ from prefillshare.observe import document, exposition
 from prefillshare.observe.document import (
     DeploymentState,
     DivergenceState,
+    EagerJobsState,
+    EagerState,
     EventState,
     HandoffState,
     HistogramState,
     KvState,
     Latencies,
     ModuleState,
+    PushState,
     SessionsState,
     SessionState,
     StoreState,
@@ -28,13 +31,16 @@ from tests.support.state_document import mistakes_in
 PAGE = Path(__file__).parents[2] / "docs" / "state-document.md"
 HEADINGS = {
     "Deployment": DeploymentState,
+    "Eager jobs": EagerJobsState,
     "Module": ModuleState,
     "Latencies": Latencies,
     "Histogram": HistogramState,
     "Worker": WorkerState,
+    "Pushes": PushState,
     "KV memory": KvState,
     "Hand-offs": HandoffState,
     "Store": StoreState,
+    "Computed ahead": EagerState,
     "Sessions": SessionsState,
     "Session": SessionState,
     "Divergence": DivergenceState,
@@ -103,6 +109,7 @@ def test_the_metrics_are_read_out_of_names_of_the_document() -> None:
     assert exposition._LATENCIES.keys() == get_type_hints(Latencies).keys()
     assert exposition._WORKER_COUNTERS.keys() | exposition._WORKER_GAUGES.keys() <= get_type_hints(WorkerState).keys()
     assert exposition._HANDOFF_COUNTERS.keys() == get_type_hints(HandoffState).keys()
+    assert exposition._PUSH_COUNTERS.keys() == get_type_hints(PushState).keys()
     assert {f"{part}_tokens" for part in exposition._KV_PARTS} | {"token_bytes"} == {
         *get_type_hints(KvState),
         "used_tokens",

@@ -29,6 +29,8 @@ def worker(worker_id: str, role: str, module: str | None, **fields: object) -> d
         "queued": 0,
         "kv": KV,
         "handoff": {"tokens": 4, "bytes": 32, "seconds": None, "calls": 1},
+        "push": {"pushed_tokens": 6, "push_hit_tokens": 5},
+        "eager": {"tokens": 60, "hit_tokens": 50, "dropped": 1} if role == "prefill" else None,
     }
     return worker_state(id=worker_id, role=role, module=module, **{**known, **fields})
 
@@ -57,6 +59,12 @@ def test_the_text_has_the_documents_numbers() -> None:
     module = (("module", 'ma"th'),)
     prefill = (("module", ""), ("role", "prefill"), ("worker", "p0"))
     assert samples["prefillshare_cross_module_hit_tokens_total", module] == 4
+    ahead = {name: value for (name, _), value in samples.items() if name.startswith("prefillshare_eager")}
+    assert ahead == {
+        "prefillshare_eager_tokens_total": 60,
+        "prefillshare_eager_hit_tokens_total": 50,
+        "prefillshare_eager_dropped_total": 1,
+    }
     assert samples["prefillshare_cached_tokens_total", module] == 5
     assert samples["prefillshare_inter_token_latency_seconds_count", module] == 2
     assert samples["prefillshare_inter_token_latency_seconds_sum", module] == 0.5

@@ -5,7 +5,9 @@ from prefillshare.observe.observer import Observer
 from prefillshare.observe.reports import WorkerReport
 
 
-def told(started: float, generated: int, *, prompt: int = 0, seconds: float | None = None) -> dict:
+def told(
+    started: float, generated: int, *, prompt: int = 0, seconds: float | None = None, is_eager: bool = False
+) -> dict:
     """What a decode worker for math tells after `generated` tokens."""
     latencies = {}
     for name, bounds in (("ttft", TTFT_S), ("itl", ITL_S)):
@@ -19,7 +21,13 @@ def told(started: float, generated: int, *, prompt: int = 0, seconds: float | No
             {"name": "base"},
             {"name": "math", "generated_tokens": generated, "retractions": 0, "latency": latencies},
         ],
-        "workers": [{**counters, "handoff": {"tokens": generated, "bytes": 10, "seconds": seconds, "calls": 1}}],
+        "workers": [
+            {
+                **counters,
+                "handoff": {"tokens": generated, "bytes": 10, "seconds": seconds, "calls": 1},
+                "eager": {"tokens": 2 * generated, "hit_tokens": generated, "dropped": 1} if is_eager else None,
+            }
+        ],
     }
 
 
@@ -33,6 +41,14 @@ def test_the_same_start_adds_the_difference_and_a_new_start_all_of_it() -> None:
     assert report.totals["generated_tokens"] == 11
     assert (report.handoffs.tokens, report.handoffs.calls) == (11, 2)
     assert report.handoffs.seconds is None
+    assert report.eager is None
+
+
+def test_what_was_computed_ahead_rises_over_starts() -> None:
+    observer, report = Observer(clock=lambda: 0.0), WorkerReport()
+    for started, generated in ((1.0, 5), (1.0, 8), (1.0, 8), (2.0, 3)):
+        report.take(told(started, generated, is_eager=True), observer, None)
+    assert report.eager == {"tokens": 22, "hit_tokens": 11, "dropped": 2}
 
 
 def test_a_prefill_worker_counts_for_no_module() -> None:

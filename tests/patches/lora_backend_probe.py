@@ -33,7 +33,11 @@ BATCH = [
     ("tool", 0, 64, 200),  # one chunk of a long prompt: no adapter token at all
     ("tool", 28, 6, 30),  # a retracted request
     ("math", 0, 1, 0),  # a prompt of one token
+    ("tool", 5, 9, ALL_BASE_MADE),  # the module reads base-made KV only: its own row comes behind all others
+    ("math", 0, 33, ALL_BASE_MADE),  # such a one's chunk that ends before the last token: no second row
+    ("math", 60, 1, ALL_BASE_MADE),  # such a one's decode step in a mixed batch
 ]
+PAIRED = [7, 9]
 
 
 def make_backend(name):
@@ -57,7 +61,14 @@ def make_manager(backend):
     manager.loras = {"math": adapter, "tool": adapter}
     manager.memory_pool = SimpleNamespace(uid_to_buffer_id=SLOTS, get_buffer_id=SLOTS.__getitem__)
     manager.prefill_boundaries = [boundary for *_, boundary in BATCH]
+    manager.paired_requests = PAIRED
     return manager
+
+
+def make_decode_batch():
+    return SimpleNamespace(
+        batch_size=len(BATCH), forward_mode=ForwardMode.DECODE, lora_ids=[lora_id for lora_id, *_ in BATCH]
+    )
 
 
 def make_batch():
@@ -75,34 +86,47 @@ def make_batch():
     )
 
 
-def expected(x, a, b):
-    """x A^T B^T for the tokens from x_n on, zero for the base-made ones."""
-    rows = []
-    for lora_id, prefix, extend, boundary in BATCH:
-        for position in range(prefix, prefix + extend):
-            token = x[len(rows)]
-            slot = SLOTS[lora_id]
-            rows.append(SCALING * token @ a[slot].T @ b[slot].T if position >= boundary else torch.zeros(OUTPUT))
-    return torch.stack(rows)
+def weights_of_tokens():
+    """The adapter of each token of the batch, None where the prefill module's weights alone count."""
+    own = [
+        lora_id if position >= boundary else None
+        for lora_id, prefix, extend, boundary in BATCH
+        for position in range(prefix, prefix + extend)
+    ]
+    return own + [BATCH[number][0] for number in PAIRED]
 
 
-def main(name):
-    torch.manual_seed(0)
-    backend, batch = make_backend(name), make_batch()
-    manager = make_manager(backend)
+def weights_of_rows():
+    """The same of a decode step."""
+    own = [None if number in PAIRED else lora_id for number, (lora_id, *_) in enumerate(BATCH)]
+    return own + [BATCH[number][0] for number in PAIRED]
+
+
+def difference(backend, manager, batch, lora_ids):
+    """How far the backend's products are from x A^T B^T, token by token."""
     manager.prepare_lora_batch(batch)
-
-    x = torch.randn(batch.extend_num_tokens, INPUT)
+    x = torch.randn(len(lora_ids), INPUT)
     a, b = torch.randn(len(SLOTS), RANK, INPUT), torch.randn(len(SLOTS), OUTPUT, RANK)
     offsets = torch.tensor([0, OUTPUT], dtype=torch.int32)
     hidden = backend.run_lora_a_sgemm(x, a)
     output = backend.run_lora_b_sgemm(
         hidden, b, base_output=torch.zeros(len(x), OUTPUT), output_offset=offsets, output_offset_cpu=offsets
     )
-    print("difference", float((output - expected(x, a, b)).abs().max()))
+    slots = [SLOTS[lora_id] for lora_id in lora_ids]
+    wanted = [SCALING * token @ a[slot].T @ b[slot].T for token, slot in zip(x, slots, strict=True)]
+    is_base = torch.tensor([lora_id is None for lora_id in lora_ids])
+    return float((output - torch.stack(wanted).masked_fill(is_base[:, None], 0)).abs().max())
+
+
+def main(name):
+    torch.manual_seed(0)
+    backend, batch = make_backend(name), make_batch()
+    manager = make_manager(backend)
+    in_decode = difference(backend, manager, make_decode_batch(), weights_of_rows())
+    print("difference", max(in_decode, difference(backend, manager, batch, weights_of_tokens())))
 
     backend.prefill_cuda_graph_max_bs = getattr(batch, SEGMENTS).batch_size
-    backend.prefill_cuda_graph_max_tokens = batch.extend_num_tokens
+    backend.prefill_cuda_graph_max_tokens = getattr(batch, SEGMENTS).extend_num_tokens
     assert manager.can_use_prefill_cuda_graph(batch)
     backend.prefill_cuda_graph_max_bs -= 1
     assert not manager.can_use_prefill_cuda_graph(batch), "the prefill graph's limit must count segments"

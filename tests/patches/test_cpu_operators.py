@@ -14,7 +14,7 @@ from sglang.srt.lora.backend import torch_backend
 from torch import Tensor
 
 from sglang_patches.cpu import adapters, attention, operators
-from sglang_patches.cpu.computation import group_by_adapter
+from sglang_patches.cpu.computation import attend_together, group_by_adapter
 
 SIZE, POOL, LONGEST = 16, 400, 96
 HEADS = ((4, 4), (4, 2), (8, 1))
@@ -92,6 +92,16 @@ def test_new_tokens_attend_to_all_before_them(heads: tuple[int, int], lengths: l
 def test_a_decode_step_attends_to_all_before_it(heads: tuple[int, int]) -> None:
     batch = Batch(heads, [(1, 1), (60, 1), (95, 1)], torch.float32)
     assert (batch.run(_attention(DECODE, attention)) - batch.expected()).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("heads", HEADS)
+def test_two_queries_of_a_position_attend_as_each_alone(heads: tuple[int, int]) -> None:
+    batch = Batch(heads, [(0, 1), (60, 1)], torch.float32)
+    batch.slots[batch.rows[0]] = batch.slots[batch.rows[1]]
+    batch.lengths = [(60, 1), (60, 1)]
+    slots = batch.slots[batch.rows[1], :61]
+    found = attend_together(batch.query, batch.keys, batch.values, slots, 0.3)
+    assert (found - batch.expected()).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("options", [{"sliding_window_size": 8}, {"encoder_lens": torch.tensor([3, 5])}])

@@ -1,4 +1,4 @@
-"""One view of a batch serves every LoRA backend: base tokens get no adapter, the others get theirs.
+"""One view of a batch serves every LoRA backend: base tokens get no adapter, the others and second rows get theirs.
 
 The GPU backends' own Triton kernels run too, in Triton's interpreter: slow, but the same arithmetic as on a GPU.
 """

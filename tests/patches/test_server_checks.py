@@ -7,6 +7,7 @@ import pytest
 from prefillshare.contract import FINGERPRINT_VARIABLE, UNSUPPORTED_SWITCHES
 from sglang_patches.checks.settings import refusals
 from sglang_patches.patches.server_args import wrap_check_server_args
+from tests.support.random_models import make_adapter, make_base
 
 SUPPORTED = {
     "radix_cache_backend": "prefillshare",
@@ -22,11 +23,15 @@ SUPPORTED = {
     "max_loras_per_batch": 4,
     "lora_target_modules": {"q_proj", "down_proj"},
     "lora_drain_wait_threshold": 0.0,
+    "lora_paths": [],
+    "model_path": "models/tiny/base",
 }
 
 
-def arguments(**changes):
-    return SimpleNamespace(**{**SUPPORTED, **changes})
+def arguments(*, backend="torch_native", **changes):
+    given = SimpleNamespace(**{**SUPPORTED, **changes})
+    given.get_attention_backends = lambda: (backend, backend)
+    return given
 
 
 def test_grammars_are_followed_by_a_backend_that_is_bounded():
@@ -123,3 +128,28 @@ def test_every_refused_switch_is_a_field_of_the_pinned_engine():
     assert set(UNSUPPORTED_SWITCHES) <= fields
     assert set(SUPPORTED) <= fields
     assert "dllm_algorithm" in fields
+
+
+@pytest.fixture
+def solver(tmp_path):
+    """An adapter that reads base-made KV only, as SGLang names one."""
+    base = make_base(tmp_path / "base")
+    path = make_adapter(tmp_path / "solver", base, "solver", seed=1, objective="icarus", target_modules=("q_proj",))
+    return SimpleNamespace(lora_name="solver", lora_path=str(path))
+
+
+def test_a_module_that_reads_base_kv_only_is_served_where_second_rows_are_computed(solver):
+    assert list(refusals(arguments(lora_paths=[solver]))) == []
+    (reason,) = refusals(arguments(lora_paths=[solver], backend="fa3"))
+    assert "attention backend fa3 cannot serve module solver" in reason
+    assert "set attention_backend to torch_native" in reason
+    assert list(refusals(arguments(lora_paths=[SimpleNamespace(lora_path="owner/name")], backend="fa3"))) == []
+
+
+@pytest.mark.usefixtures("fingerprint")
+def test_such_a_module_is_refused_where_it_would_be_asked_wrongly(solver):
+    (reason,) = refusals(arguments(**DECODE, lora_paths=[solver]))
+    assert 'module solver has kv_rule = "all-base"' in reason
+    assert 'set topology = "colocated"' in reason
+    (reason,) = refusals(arguments(**DECODE, model_path=solver.lora_path))
+    assert 'serve it with kind = "lora"' in reason

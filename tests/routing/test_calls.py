@@ -90,6 +90,18 @@ async def test_a_client_that_leaves_ends_both_legs(stream: bool) -> None:
 
 
 @in_loop
+async def test_a_client_that_leaves_after_the_prefill_ends_the_decode_leg() -> None:
+    async with deployment() as running:
+        worker = running["math-0"]
+        worker.first_byte_s = 30.0
+        call = asyncio.create_task(running.chat())
+        await until(lambda: worker.running and running.parts.pool.get("p0").num_running == 0)
+        call.cancel()
+        await until(lambda: worker.aborted == [worker.bodies[0]["rid"]])
+        assert running["p0"].aborted == []
+
+
+@in_loop
 async def test_a_client_that_leaves_in_the_middle_of_a_stream_ends_the_decode_leg() -> None:
     async with deployment() as running:
         worker = running["math-0"]

@@ -16,6 +16,7 @@ import aiohttp
 from aiohttp import web
 
 from prefillshare.config.router import Router
+from prefillshare.contract import CONTINUATION_PATH, EAGER_HEADER, PUSH_RID_PREFIX
 from prefillshare.routing.gateway import Gateway
 from prefillshare.routing.parts import Parts
 from prefillshare.routing.settings import RouterSettings
@@ -64,6 +65,11 @@ class SmallWorker:
     told: dict[str, Any] | None = None
     state_s: float = 0.0
     hits: dict[str, int] | None = None
+    continuation: dict[str, Any] | None = None
+    continuation_s: float = 0.0
+    knows_rids: bool = False
+    gives_up: bool = False
+    asked: list[str] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     headers: list[Mapping[str, str]] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
@@ -78,6 +84,20 @@ class SmallWorker:
         url = f"http://127.0.0.1:{self.port}"
         return WorkerSpec(id=self.id, role=self.role, module=self.module, url=url, **bootstrap)  # type: ignore[arg-type]
 
+    @property
+    def calls(self) -> list[dict[str, Any]]:
+        """Bodies of what came for a call."""
+        return [body for body in self.bodies if body not in self.eager]
+
+    @property
+    def eager(self) -> list[dict[str, Any]]:
+        """Bodies of what came before anybody asked."""
+        return [
+            body
+            for body, headers in zip(self.bodies, self.headers, strict=True)
+            if EAGER_HEADER in headers or str(body["rid"]).startswith(PUSH_RID_PREFIX)
+        ]
+
     async def start(self) -> None:
         app = web.Application(client_max_size=2**30)
         for path in ("/v1/chat/completions", "/v1/completions", "/generate"):
@@ -87,6 +107,7 @@ class SmallWorker:
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/model_info", self._model_info)
         app.router.add_get("/deployment/state", self._state)
+        app.router.add_get(CONTINUATION_PATH, self._continue)
         app.router.add_post("/flush_cache", self._health)
         app.router.add_post("/abort_request", self._abort)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.01)
@@ -115,6 +136,14 @@ class SmallWorker:
     async def _state(self, request: web.Request) -> web.Response:
         await asyncio.sleep(self.state_s)
         return web.json_response(self.told, status=404 if self.told is None else 200)
+
+    async def _continue(self, request: web.Request) -> web.Response:
+        self.asked.append(request.query["rid"])
+        await asyncio.sleep(self.continuation_s)
+        if self.continuation is None:
+            error = {"message": "no", "type": "not_found", "param": "rid" if self.knows_rids else None, "code": None}
+            return web.json_response({"error": error}, status=404)
+        return web.json_response(self.continuation)
 
     async def _abort(self, request: web.Request) -> web.Response:
         self.aborted.append((await request.json())["rid"])
@@ -147,6 +176,8 @@ class SmallWorker:
         rooms = body["bootstrap_room"]
         for room in rooms if isinstance(rooms, list) else [rooms]:
             self.rooms[room].set()
+        if self.gives_up and body in self.eager:
+            return web.json_response({"meta_info": {"finish_reason": {"type": "abort", "message": "no room"}}})
         report: dict[str, Any] = {"usage": {"prompt_tokens": 40, "prompt_tokens_details": {"cached_tokens": 8}}}
         return web.json_response(report | ({"metadata": {"prefillshare": self.hits}} if self.hits else {}))
 

@@ -18,10 +18,17 @@ def child(work: Callable[[], object]) -> Iterator[int]:
         os.waitpid(pid, 0)
 
 
+def wait_for(pid: int) -> None:
+    """Wait for a child's end; what it raised fails the test."""
+    ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert ended is not None
+    assert (ended.si_code, ended.si_status) == (os.CLD_EXITED, 0), "the child failed: its traceback is above"
+
+
 def run_in_child(work: Callable[[], object]) -> None:
     """Do `work` in a forked process and wait for it; what it raises fails the test."""
-    pid = _fork(work)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, "the child failed: its traceback is above"
+    with child(work) as pid:
+        wait_for(pid)
 
 
 def _fork(work: Callable[[], object]) -> int:

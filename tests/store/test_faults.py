@@ -14,7 +14,7 @@ import pytest
 from prefillshare.errors import StoreError
 from prefillshare.store import KvStore, StoreSettings
 from prefillshare.store.layout import CLOCK_OFFSET, CONTINUED, FREE, READY, WRITING
-from tests.store.children import child, run_in_child
+from tests.store.children import child, run_in_child, wait_for
 from tests.store.stores import PAGE_BYTES, chain, identity, page, pages, read, settings
 
 NUM_KILLS = 20
@@ -81,6 +81,14 @@ def test_what_a_dead_writer_had_claimed_is_free_again(tmp_path: Path) -> None:
     assert read(store, keys) > room - 3
 
 
+def test_second_halves_that_no_page_names_are_free_again(tmp_path: Path) -> None:
+    store = KvStore.attach(settings(tmp_path), identity())
+    table = store._tiers[0].table
+    table._states[3:300] = CONTINUED  # as if a writer had died between two halves, many times
+    keys = chain(table.num_slots)
+    assert store.write(keys, pages(keys)) > table.num_slots - 3
+
+
 def test_a_page_that_a_living_writer_writes_is_not_written_twice(tmp_path: Path) -> None:
     store = KvStore.attach(settings(tmp_path), identity())
     keys = chain(4)
@@ -111,7 +119,7 @@ def test_processes_that_write_the_same_pages_keep_each_once(tmp_path: Path) -> N
     with child(write) as first, child(write) as second:
         write()
         for pid in (first, second):
-            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+            wait_for(pid)
     store = KvStore.attach(where, identity())
     assert read(store, keys) == 300
     assert store.stats().tiers[0].num_pages == 300
@@ -264,7 +272,7 @@ def test_a_forked_child_goes_on_by_itself(both: StoreSettings) -> None:
     with child(work) as pid:
         go_on.set()
         holder.join()
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        wait_for(pid)
     assert read(store, keys[:80]) == 80
     assert store.write(keys[80:], pages(keys[80:]), prefix=keys[:80]) == 40
     assert read(store, keys) == 120

@@ -1,8 +1,9 @@
 """The computation that every served token is held against: plain transformers + peft.
 
 KV of x_1..x_{n-1} by the base (adapter off); then x_n and each generated token by the
-decode module over [base KV, its own KV]; greedy; float32. Nothing of SGLang, and
-nothing of this project, takes part.
+decode module over [base KV, its own KV]; greedy; float32. Or, for a module of the other
+rule, KV of all tokens by the base, and those of the answer by the module over that alone.
+Nothing of SGLang, and nothing of this project, takes part.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, DynamicCache
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,9 +74,42 @@ class Reference:
         return Continuation(tokens=tokens, logprobs=logprobs)
 
     @torch.no_grad()
+    def scores_over_base(self, module: str, prompt: Sequence[int], answer: Sequence[int]) -> torch.Tensor:
+        """What a module that reads base-made KV at every position would say in the place of each token of an answer.
+
+        Greedy decoding is that each token has the highest score given those before it, so an answer is held against
+        this in two passes. Shapes: (tokens of the answer, vocabulary), natural logarithms of probabilities.
+        """
+        read = [*prompt, *answer[:-1]]
+        with self.model.disable_adapter():
+            known = self.model(torch.tensor([read]), use_cache=True, logits_to_keep=1).past_key_values
+        self.model.set_adapter(module)
+        tokens = torch.tensor([read[-len(answer) :]])
+        output = self.model(tokens, past_key_values=_ReadOnly(known, len(answer)), use_cache=True)
+        return torch.log_softmax(output.logits[0].double(), dim=-1)
+
+    @torch.no_grad()
     def prompt_logprobs(self, prompt: Sequence[int]) -> list[float]:
         """The base's log-probability of each prompt token after the first."""
         with self.model.disable_adapter():
             logits = self.model(torch.tensor([list(prompt)])).logits[0, :-1]
         scores = torch.log_softmax(logits.double(), dim=-1)
         return scores[torch.arange(len(prompt) - 1), torch.tensor(list(prompt[1:]))].tolist()
+
+
+class _ReadOnly(DynamicCache):
+    """Keys and values that were computed before, also for the positions of the tokens that are just read."""
+
+    def __init__(self, known: DynamicCache, num_read: int) -> None:
+        super().__init__()
+        self.known, self.num_read = known, num_read
+
+    def update(self, key_states: Any, value_states: Any, layer_idx: int, *args: Any) -> tuple[Any, Any]:
+        layer = self.known.layers[layer_idx]
+        return layer.keys, layer.values
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self.known.get_seq_length(layer_idx) - self.num_read
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        return self.known.get_seq_length(layer_idx), 0

@@ -62,7 +62,13 @@ def write_rows(file: Path, num_rows: int = 12) -> Path:
 
 
 def write_training(
-    directory: Path, base: Path, *, kind: str = "lora", output: str = "out", **tables: dict[str, Any]
+    directory: Path,
+    base: Path,
+    *,
+    kind: str = "lora",
+    objective: str = "cache-conditioned",
+    output: str = "out",
+    **tables: dict[str, Any],
 ) -> Path:
     """Write a training file, and its rows, into `directory`; `tables` adds or replaces keys of a table."""
     if not (directory / "rows.jsonl").exists():
@@ -77,7 +83,7 @@ def write_training(
     }
     for name, keys in tables.items():
         content.setdefault(name, {}).update(keys)
-    lines = [f'name = "sums"\noutput = "{output}"\nkind = "{kind}"\nseed = 7\n']
+    lines = [f'name = "sums"\noutput = "{output}"\nkind = "{kind}"\nobjective = "{objective}"\nseed = 7\n']
     for name, keys in content.items():
         lines.append(f"[{name}]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in keys.items()))
     file = directory / f"{output}.toml"

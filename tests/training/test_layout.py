@@ -5,15 +5,12 @@ from copy import deepcopy
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 
 from prefillshare.errors import TrainingError
 from prefillshare.training.attention import ATTENTION
-from prefillshare.training.layout import Layout, lay_out, lay_out_ordinary, segment_bounds
+from prefillshare.training.layout import lay_out, lay_out_ordinary, segment_bounds
 from prefillshare.training.objective import documents_of, layout_loss
-
-TOLERANCE = 1e-5
+from tests.training.gradients import TOLERANCE, assert_same, loss_and_gradients, loss_and_gradients_sharded
 
 
 @pytest.fixture
@@ -26,27 +23,6 @@ def documents(batch):
         ids = torch.cat((torch.as_tensor(tokens[:15]), torch.arange(40, 46) + 7 * number))
         branches.append((ids.numpy(), [0.0] * 17 + [1.0] * 4))
     return [*alone, *branches]
-
-
-def loss_and_gradients(model: torch.nn.Module, *layouts: Layout) -> tuple[float, dict[str, torch.Tensor]]:
-    """Mean over all targets of the layouts, and its gradient."""
-    model.zero_grad()
-    weight = sum(layout.weights.sum() for layout in layouts)
-    total = sum(layout_loss(model, layout) for layout in layouts) / weight
-    total.backward()
-    return float(total.detach()), {
-        name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None
-    }
-
-
-def assert_same(
-    title: str, found: tuple[float, dict[str, torch.Tensor]], other: tuple[float, dict[str, torch.Tensor]]
-) -> None:
-    worst = max(float((found[1][name] - other[1][name]).abs().max()) for name in found[1])
-    print(f"{title}: loss differs by {abs(found[0] - other[0]):.1e}, gradients by at most {worst:.1e}")
-    assert found[1].keys() == other[1].keys()
-    assert abs(found[0] - other[0]) < TOLERANCE
-    assert worst < TOLERANCE
 
 
 @pytest.mark.parametrize("kind", ["cache-conditioned", "full-ft"])
@@ -83,18 +59,7 @@ def test_checkpointing_gives_the_same_gradients(adapted, documents, packed):
 def test_a_sharded_model_gives_the_same_gradients(adapted, documents, tmp_path):
     layout = lay_out(documents, packed=True)
     plain = loss_and_gradients(adapted, layout)
-    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
-    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    try:
-        mesh = init_device_mesh("cpu", (1,))
-        for layer in adapted.get_base_model().model.layers:
-            fully_shard(layer, mesh=mesh)
-        fully_shard(adapted, mesh=mesh)
-        loss, gradients = loss_and_gradients(adapted, layout)
-        whole = {name: gradient.full_tensor() for name, gradient in gradients.items()}
-    finally:
-        torch.distributed.destroy_process_group()
-    assert_same("sharded against whole", plain, (loss, whole))
+    assert_same("sharded against whole", plain, loss_and_gradients_sharded(adapted, layout, tmp_path))
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.4, 1.0])

@@ -12,7 +12,8 @@ from prefillshare_tui import client, parse, snapshot
 from tests.support.state_document import mistakes_in
 
 NOT_SHOWN = {
-    snapshot.Snapshot: {"schema", "refusals", "retries"},
+    snapshot.Snapshot: {"schema", "refusals", "retries", "eager_jobs"},
+    snapshot.Worker: {"push"},
     snapshot.Module: {"retractions", "shared_prefix"},
 }
 """What the dashboard leaves to others."""
@@ -22,6 +23,7 @@ PARTS = {
     snapshot.Worker: document.WorkerState,
     snapshot.Kv: document.KvState,
     snapshot.Handoff: document.HandoffState,
+    snapshot.Eager: document.EagerState,
     snapshot.Session: document.SessionState,
     snapshot.Divergence: document.DivergenceState,
     snapshot.Event: document.EventState,

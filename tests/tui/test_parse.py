@@ -11,7 +11,7 @@ from benchmarks.tui.deployment import PaperDeployment
 from prefillshare_tui.errors import ForeignServerError
 from prefillshare_tui.overview import warning_of
 from prefillshare_tui.parse import parse
-from prefillshare_tui.snapshot import Snapshot
+from prefillshare_tui.snapshot import Eager, Snapshot
 from prefillshare_tui.summary import summary_text
 from prefillshare_tui.view import view_since_start
 
@@ -36,6 +36,7 @@ def complete() -> dict[str, Any]:
 
 def test_every_field_arrives() -> None:
     state = complete()
+    state["workers"][0]["eager"] = {"tokens": 5, "hit_tokens": 4, "dropped": 1}
     snapshot = parsed(state)
     assert (snapshot.name, snapshot.topology, snapshot.prefill_module) == ("tiny-agents", "disaggregated", "tiny-base")
     math_module, expected = snapshot.modules[0], state["modules"][0]
@@ -49,6 +50,8 @@ def test_every_field_arrives() -> None:
     assert worker.handoff is not None
     assert worker.kv.shared_tokens == state["workers"][0]["kv"]["shared_tokens"]
     assert worker.handoff.bytes == state["workers"][0]["handoff"]["bytes"]
+    assert worker.eager == Eager(tokens=5, hit_tokens=4, dropped=1)
+    assert snapshot.workers[1].eager is None
     parted = next(session for session in snapshot.sessions if session.divergence)
     assert parted.divergence is not None
     assert (parted.divergence.token, parted.divergence.modules) == (34, ("math", "tool"))

@@ -9,7 +9,7 @@ from prefillshare_tui import words
 from prefillshare_tui.history import SPANS_S, History
 from prefillshare_tui.overview import hits_lines, latency_lines, load_lines, memory_lines
 from prefillshare_tui.parts import as_text, memory_bar, split_bar
-from prefillshare_tui.snapshot import Divergence, Kv, Session, Snapshot
+from prefillshare_tui.snapshot import Divergence, Eager, Kv, Session, Snapshot, Worker
 from prefillshare_tui.tables.base import arrange, fit
 from prefillshare_tui.tables.events import EVENTS
 from prefillshare_tui.tables.modules import MODULES
@@ -55,6 +55,16 @@ def test_every_cell_and_sentence_can_be_written(table, view: View) -> None:  # t
         assert [as_text(column.cell(row)) for column in table.columns]
         assert all(as_text(text) for text in table.detail(row, view))
     assert len({table.key(row) for row in rows}) == len(rows)
+
+
+def test_a_worker_says_what_it_computed_ahead_where_it_does() -> None:
+    eager = Eager(tokens=1200, hit_tokens=900, dropped=3)
+    for worker, is_said in ((Worker(id="w", eager=eager), True), (Worker(id="w"), False)):
+        view = view_of([Snapshot(time=NOW, workers=(worker,))])
+        (row,) = WORKERS.rows(view)
+        said = [as_text(text) for text in WORKERS.detail(row, view)]
+        ahead = "computed ahead of calls: 1,200 tokens, 900 of them hit since; 3 answers given up"
+        assert (ahead in said) == is_said
 
 
 def test_columns_that_matter_less_go_first() -> None:

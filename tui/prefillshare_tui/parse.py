@@ -14,6 +14,7 @@ from prefillshare_tui.errors import ForeignServerError
 from prefillshare_tui.snapshot import (
     LATENCIES,
     Divergence,
+    Eager,
     Event,
     Handoff,
     Histogram,
@@ -32,6 +33,7 @@ _MODULE = (
 _WORKER = "pid restarts running queued prompt_tokens cached_tokens generated_tokens retractions".split()
 _KV = "capacity_tokens shared_tokens private_tokens free_tokens evictable_tokens token_bytes".split()
 _HANDOFF = "tokens bytes seconds calls".split()
+_EAGER = "tokens hit_tokens dropped".split()
 _SESSION = (
     "num_calls first_seen last_seen running context_tokens prompt_tokens own_hit_tokens cross_hit_tokens repins".split()
 )
@@ -93,7 +95,7 @@ def _module(entry: Json) -> Module:
 
 
 def _worker(entry: Json) -> Worker:
-    kv, handoff, module = entry.get("kv"), entry.get("handoff"), entry.get("module")
+    kv, handoff, eager, module = entry.get("kv"), entry.get("handoff"), entry.get("eager"), entry.get("module")
     return Worker(
         id=_text(entry.get("id")),
         role=_text(entry.get("role")),
@@ -102,6 +104,7 @@ def _worker(entry: Json) -> Worker:
         state=_text(entry.get("state")),
         kv=Kv(**_numbers(kv, _KV)) if isinstance(kv, dict) else None,
         handoff=Handoff(**_numbers(handoff, _HANDOFF)) if isinstance(handoff, dict) else None,
+        eager=Eager(**_numbers(eager, _EAGER)) if isinstance(eager, dict) else None,
         **_numbers(entry, _WORKER),
     )
 

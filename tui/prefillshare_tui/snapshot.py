@@ -94,6 +94,18 @@ class Handoff:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Eager:
+    """What a worker computed before anybody asked."""
+
+    tokens: float | None = None
+    """Tokens computed."""
+    hit_tokens: float | None = None
+    """Those that a call has hit since."""
+    dropped: float | None = None
+    """Answers given up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Worker:
     """One process of the deployment."""
 
@@ -127,6 +139,8 @@ class Worker:
     """None for the router and for workers that do not answer."""
     handoff: Handoff | None = None
     """None in the colocated topology."""
+    eager: Eager | None = None
+    """None where nothing is computed ahead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from prefillshare.bench.families.base import Family
 from prefillshare.bench.families.given import given_family
-from prefillshare.bench.families.random import BENCH_01B, QWEN3_1_7B, QWEN3_8B, random_family
+from prefillshare.bench.families.random import BENCH_01B, BENCH_01B_ICARUS, QWEN3_1_7B, QWEN3_8B, random_family
 from prefillshare.bench.families.tiny import tiny_family
 from prefillshare.errors import BenchError
 
-_RANDOM = {shape.name: shape for shape in (BENCH_01B, QWEN3_1_7B, QWEN3_8B)}
+_RANDOM = {shape.name: shape for shape in (BENCH_01B, BENCH_01B_ICARUS, QWEN3_1_7B, QWEN3_8B)}
 FAMILIES = ("tiny", *_RANDOM)
 
 

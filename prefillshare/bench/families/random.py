@@ -1,6 +1,7 @@
 """Families with random weights, made below the cache directory when they are first asked for.
 
-`bench-0.1b` is for machines without a GPU: of a size at which prefill dominates, as it does with 8 B models on GPUs.
+`bench-0.1b` is for machines without a GPU: of a size at which prefill dominates, as it does with 8 B models on GPUs;
+`bench-0.1b-icarus` has the same base and modules whose KV is all the base's.
 The Qwen3 shapes are for GPUs.
 """
 
@@ -9,14 +10,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prefillshare.accelerators import gpus
 from prefillshare.bench.families.base import Family, Listener, make_deployment, module_name
 from prefillshare.config.schema import Deployment, Engine
+from prefillshare.config.training import KV_PROJECTIONS
 from prefillshare.errors import BenchError
 from prefillshare.modules.random_weights import (
     num_parameters,
@@ -43,6 +45,13 @@ class RandomShape:
     """config.json of its base."""
     engine: Engine
     """How it is served."""
+    objective: Literal["cache-conditioned", "icarus"] = "cache-conditioned"
+    """What its modules claim to be trained for: `icarus` ones leave keys and values alone."""
+
+    @property
+    def base_name(self) -> str:
+        """The family that has the same base."""
+        return self.name.removesuffix("-icarus")
 
 
 BENCH_01B = RandomShape(
@@ -59,6 +68,7 @@ BENCH_01B = RandomShape(
     ),
     engine=Engine(context_length=8192),
 )
+BENCH_01B_ICARUS = replace(BENCH_01B, name="bench-0.1b-icarus", objective="icarus")
 
 
 def _qwen3(name: str, *, layers: int, hidden: int, intermediate: int, heads: int, ties_embeddings: bool) -> RandomShape:
@@ -98,12 +108,12 @@ def random_family(shape: RandomShape) -> Family:
 def _deployment(shape: RandomShape, num_modules: int, tell: Listener) -> Deployment:
     folder = _cache() / shape.name
     size = f"{num_parameters(shape.config) / 1e9:.1f} B parameters"
-    what = f"making {shape.name} ({size}, once, kept in {folder})"
-    base = _write_once(folder / "base", what, tell, partial(_write_base, shape))
+    what = f"making {shape.base_name} ({size}, once, kept in {_cache() / shape.base_name})"
+    base = _write_once(_cache() / shape.base_name / "base", what, tell, partial(_write_base, shape))
     adapters = []
     for number in range(num_modules):
         name = module_name(number)
-        write = partial(_write_adapter, base, name, _SEED + 1 + number)
+        write = partial(_write_adapter, shape, base, name, _SEED + 1 + number)
         adapters.append(_write_once(folder / name, f"making {name} of {shape.name}", tell, write))
     return make_deployment(shape.name, base, adapters, shape.engine)
 
@@ -128,8 +138,12 @@ def _write_on_gpu(shape: RandomShape, directory: Path) -> None:
         )
 
 
-def _write_adapter(base: Path, name: str, seed: int, directory: Path) -> None:
-    write_random_adapter(directory, base, name, seed=seed, rank=RANK, scale=_SCALE)
+def _write_adapter(shape: RandomShape, base: Path, name: str, seed: int, directory: Path) -> None:
+    # Zeros and not nothing: SGLang as released, the rival, cannot load an adapter of q_proj without v_proj.
+    zeros = KV_PROJECTIONS if shape.objective == "icarus" else ()
+    write_random_adapter(
+        directory, base, name, seed=seed, rank=RANK, scale=_SCALE, objective=shape.objective, zero_modules=zeros
+    )
 
 
 def _write_once(path: Path, what: str, tell: Listener, write: Any) -> Path:

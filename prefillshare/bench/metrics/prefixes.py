@@ -57,15 +57,24 @@ class Accounting:
         """Of these, tokens that a shared cache without limits holds."""
         self.own_tokens = 0
         """Of these, tokens that caches per module without limits hold, generated tokens included."""
+        self.known_tokens = 0
+        """Of these, tokens that a shared cache without limits holds, generated tokens included: all that was read or
+        written before."""
         self.cross_tokens = 0
         """Of the tokens that were cached in fact, those first prefilled for another module."""
         self._shared = PrefixTree()
+        self._written = PrefixTree()
         self._own: dict[str, PrefixTree] = {}
 
     @property
     def unique_tokens(self) -> int:
         """Distinct prefixes of all prompts: what has to be computed at least."""
         return len(self._shared)
+
+    @property
+    def new_tokens(self) -> int:
+        """Prompt tokens that nobody can have computed before their call: no prompt and no answer had them."""
+        return self.prompt_tokens - self.known_tokens
 
     def add(self, module: str, prompt: Sequence[int], output: Sequence[int], cached_tokens: int | None) -> None:
         """Take one call in. At most n-1 tokens of a prompt can be cached: y_1 needs x_n."""
@@ -74,11 +83,13 @@ class Accounting:
         self.prompt_tokens += len(prompt)
         self.shared_tokens += min(len(known), limit)
         self.own_tokens += min(len(own.known(prompt)), limit)
+        self.known_tokens += min(len(self._written.known(prompt)), limit)
         for node in known[: min(cached_tokens or 0, limit)]:
             self.cross_tokens += self._shared.owner(node) != module
         self._shared.put(prompt, module)
         # SGLang keeps generated tokens under the module's name; with the overlap schedule, even the last one's KV.
         own.put([*prompt, *output], module)
+        self._written.put([*prompt, *output], module)
 
 
 def account(workload: Workload, calls: Sequence[CallRecord]) -> Accounting:

@@ -64,8 +64,11 @@ FIGURES = (
     Figure(key="hit_ratio", title="prefix hit ratio", digits=4, is_better="higher"),
     Figure(key="ideal_shared_ratio", title="ideal, one shared cache", digits=4),
     Figure(key="ideal_own_ratio", title="ideal, a cache per module", digits=4),
+    Figure(key="ideal_answers_ratio", title="ideal, one shared cache with the answers", digits=4),
     Figure(key="hit_of_ideal", title="hit ratio, of the system's ideal", digits=4, is_better="higher"),
     Figure(key="prefill_per_unique", title="prefilled per unique prompt token", digits=4, is_better="lower"),
+    Figure(key="waited_per_new", title="prefilled while a call waits, per new token", digits=4, is_better="lower"),
+    Figure(key="prefill_per_new", title="prefilled in all, per new token", digits=4, is_better="lower"),
     Figure(key="cross_module_share", title="cross-module share of hits", digits=4),
     Figure(key="kv_peak_tokens", title="KV peak [tokens]", digits=0, is_better="lower"),
     # No ratio: pools are equal by the budget, and without a GPU weights are the drop in free memory, whoever took it.
@@ -82,8 +85,11 @@ Summary = dict[str, float | None]
 """Figures by key; None where a system does not say."""
 
 
-def summarise(workload: Workload, run: RunRecord, slo: Slo, *, shares: bool | None) -> Summary:
-    """The figures of one run; `shares` is whether the system prefills once for all modules, None if nobody knows."""
+def summarise(
+    workload: Workload, run: RunRecord, slo: Slo, *, shares: bool | None, keeps_answers: bool = False
+) -> Summary:
+    """The figures of one run; `shares` is whether the system prefills once for all modules, None if nobody knows,
+    `keeps_answers` whether what a module decodes is cached for all of them, too."""
     good = [call for call in run.calls if call.error is None]
     accounting = account(workload, run.calls)
     sessions = _session_times(workload, good)
@@ -96,7 +102,7 @@ def summarise(workload: Workload, run: RunRecord, slo: Slo, *, shares: bool | No
         "output_tokens_per_s": sum(len(call.output) for call in good) / run.wall_s,
         "calls_per_s": len(good) / run.wall_s,
         "goodput_calls_per_s": num_within_slo / run.wall_s,
-        **_cache_figures(run, good, accounting, shares),
+        **_cache_figures(run, good, accounting, shares, keeps_answers),
         "kv_peak_tokens": max((sample.tokens for sample in run.kv), default=None),
         "memory_gb": run.memory_gb,
         "handoff_mb": _sum_or_none([call.handoff_bytes for call in good], 1e-6),
@@ -108,7 +114,9 @@ def summarise(workload: Workload, run: RunRecord, slo: Slo, *, shares: bool | No
     }
 
 
-def _cache_figures(run: RunRecord, good: Sequence[CallRecord], accounting: Accounting, shares: bool | None) -> Summary:
+def _cache_figures(
+    run: RunRecord, good: Sequence[CallRecord], accounting: Accounting, shares: bool | None, keeps_answers: bool
+) -> Summary:
     prompt, unique = accounting.prompt_tokens, accounting.unique_tokens
     cached = _sum_or_none([call.cached_tokens for call in good], 1)
     # What the engines counted wins over what the answers say: a prompt may be computed twice.
@@ -117,17 +125,25 @@ def _cache_figures(run: RunRecord, good: Sequence[CallRecord], accounting: Accou
     )
     hit_ratio = None if prefilled is None or not prompt else 1 - prefilled / prompt
     ideals = {
-        "ideal_shared_ratio": accounting.shared_tokens / prompt if prompt else None,
-        "ideal_own_ratio": accounting.own_tokens / prompt if prompt else None,
+        "ideal_shared_ratio": _per(accounting.shared_tokens, prompt),
+        "ideal_own_ratio": _per(accounting.own_tokens, prompt),
+        "ideal_answers_ratio": _per(accounting.known_tokens, prompt),
     }
-    ideal = ideals["ideal_own_ratio" if shares is False else "ideal_shared_ratio"]
+    shared = "ideal_answers_ratio" if keeps_answers else "ideal_shared_ratio"
+    waited = None if prefilled is None else prefilled - (run.eager_tokens or 0)
     return {
         "hit_ratio": hit_ratio,
         **ideals,
-        "hit_of_ideal": None if hit_ratio is None or not ideal else hit_ratio / ideal,
-        "prefill_per_unique": None if prefilled is None or not unique else prefilled / unique,
+        "hit_of_ideal": _per(hit_ratio, ideals["ideal_own_ratio" if shares is False else shared]),
+        "prefill_per_unique": _per(prefilled, unique),
+        "waited_per_new": _per(waited, accounting.new_tokens),
+        "prefill_per_new": _per(prefilled, accounting.new_tokens),
         "cross_module_share": _cross_share(accounting, cached, shares),
     }
+
+
+def _per(part: float | None, whole: float | None) -> float | None:
+    return None if part is None or not whole else part / whole
 
 
 def _cross_share(accounting: Accounting, cached: float | None, shares: bool | None) -> float | None:

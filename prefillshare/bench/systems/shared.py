@@ -1,4 +1,7 @@
-"""PrefillShare: `shared` is one engine with all modules, `shared-pd` prefill workers, decode workers and a router."""
+"""PrefillShare: `shared` is one engine with all modules, `shared-pd` prefill workers, decode workers and a router.
+
+`shared-lazy` is `shared` without answers that are computed ahead: what that brings, and costs, is what is between them.
+"""
 
 import contextlib
 from collections.abc import Iterator
@@ -24,7 +27,7 @@ class Shared:
     @contextlib.contextmanager
     def start(self, setup: Setup) -> Iterator[Running]:
         """See `System`."""
-        deployment = resolve(setup.for_engines(1))
+        deployment = resolve(self.choose(setup.for_engines(1)))
         options = LaunchOptions(port=free_port(), log_path=setup.log_dir / f"{self.name}.log")
         running = launch_engine(deployment, options)
         try:
@@ -38,6 +41,20 @@ class Shared:
             )
         finally:
             running.stop(drain_s=0)
+
+    def choose(self, deployment: Deployment) -> Deployment:
+        """The deployment as this system serves it."""
+        return deployment
+
+
+class SharedLazy(Shared):
+    """Colocated, and every prompt is computed when it comes."""
+
+    name = "shared-lazy"
+
+    def choose(self, deployment: Deployment) -> Deployment:
+        """Without answers that are computed ahead."""
+        return replace(deployment, prefill=replace(deployment.prefill, eager_answers=False))
 
 
 class SharedPd:

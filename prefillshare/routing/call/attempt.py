@@ -30,6 +30,7 @@ class Attempt:
     def __init__(self, parts: Parts, underway: Underway, pair: Pair) -> None:
         assert pair.decode is not None
         self.decode: Worker = pair.decode
+        self.prefill: Worker = pair.prefill
         self._parts = parts
         self._underway = underway
         self._pair = pair
@@ -74,6 +75,11 @@ class Attempt:
         return self._answer
 
     @property
+    def decode_rid(self) -> str:
+        """Id of the call at the decode worker; of a batch, that of its first prompt."""
+        return self._decode_leg.rids[0]
+
+    @property
     def _is_prefilling(self) -> bool:
         """Whether the prefill worker has not reported yet."""
         return not self._prefill.done()
@@ -115,7 +121,9 @@ class Attempt:
         if self._answer is not None and self._answer.rest is not None:
             self._answer.rest.close()
         for task, leg in ((self._prefill, self._prefill_leg), (self._decode, self._decode_leg)):
-            is_open = not task.done() or (task is self._decode and self._answer is not None and self._answer.rest)
+            is_streaming = task is self._decode and self._answer is not None and self._answer.rest is not None
+            # Whoever waits for a leg and is cancelled has cancelled the leg, too: the worker still computes it.
+            is_open = not task.done() or task.cancelled() or is_streaming
             task.cancel()
             if is_open:
                 self._parts.client.abort(leg)

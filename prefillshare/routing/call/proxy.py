@@ -15,6 +15,8 @@ from prefillshare.routing.call.relay import StreamBrokenError, relay
 from prefillshare.routing.call.tries import Tries
 from prefillshare.routing.call.underway import Underway
 from prefillshare.routing.choice.chooser import Pair
+from prefillshare.routing.eager.answers import EagerAnswers
+from prefillshare.routing.eager.job import Ended
 from prefillshare.routing.errors import QueueFullError, RoutingError
 from prefillshare.routing.parts import Parts
 from prefillshare.routing.workers.leg import LegFailedError
@@ -23,10 +25,11 @@ from prefillshare.routing.workers.leg import LegFailedError
 class Proxy:
     """Answers calls."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, eager: EagerAnswers | None = None) -> None:
         self.counters = Counters()
         self.num_running = 0
         self._parts = parts
+        self._eager = eager
 
     async def answer(self, request: web.Request, call: Call) -> web.StreamResponse:
         """Return the decode worker's answer to `call`, passed on already if it is a stream.
@@ -34,6 +37,7 @@ class Proxy:
         Raises: RoutingError.
         """
         observed = self._observe(call)
+        self._tell_begin(call, observed)
         self.counters.calls += 1
         self.num_running += 1
         started = time.monotonic()
@@ -106,4 +110,25 @@ class Proxy:
         async with Attempt(self._parts, underway, pair) as attempt:
             answer = await attempt.open()
             # The attempt is left when the last byte is passed on: until then the decode worker is in use.
-            return await relay(underway, pair.prefill, attempt.decode, answer, self._parts.settings.router)
+            response = await relay(underway, pair.prefill, attempt.decode, answer, self._parts.settings.router)
+        if answer.status == 200:
+            self._tell_end(underway, attempt)
+        return response
+
+    def _tell_begin(self, call: Call, observed: Observed) -> None:
+        if self._eager is not None and observed.session is not None and not call.is_prefill_only:
+            self._eager.begin_call(observed.session, call.module)
+
+    def _tell_end(self, underway: Underway, attempt: Attempt) -> None:
+        """The answer is out: what follows it may be computed. Of a batch nobody knows which answer goes on."""
+        session, call = underway.observed.session, underway.call
+        if self._eager is not None and session is not None and call.num_prompts is None:
+            self._eager.end_call(
+                Ended(
+                    session=session,
+                    demand=call,
+                    rid=attempt.decode_rid,
+                    prefill=attempt.prefill,
+                    decode=attempt.decode,
+                )
+            )

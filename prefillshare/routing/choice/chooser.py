@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from prefillshare.config.router import Router
+from prefillshare.routing.choice.ahead import Ahead
 from prefillshare.routing.choice.demand import Demand
 from prefillshare.routing.choice.policies import Candidate, PrefillPolicy, Wanted
 from prefillshare.routing.choice.prefix_index import PrefixIndex
@@ -40,6 +41,7 @@ class Chooser:
     def __init__(self, settings: Router, pool: WorkerPool, policy: PrefillPolicy) -> None:
         self.index = PrefixIndex(settings.prefix_index_bytes)
         self.bytes_per_token = 4.0
+        self._ahead = Ahead(settings.max_sessions)
         self._slack = settings.decode_load_slack
         self._pool = pool
         self._policy = policy
@@ -66,9 +68,28 @@ class Chooser:
         present = [worker.id for worker in pair.workers if self._pool.get(worker.id) is worker]
         for prompt in demand.prompts if present else ():
             self.index.insert(prompt, *present)
+        self._ahead.forget(demand.session)
         if prompt_tokens:
             ratio = demand.prompt_bytes / prompt_tokens
             self.bytes_per_token = self.bytes_per_token * _RATIO_DECAY + ratio * (1 - _RATIO_DECAY)
+
+    def learn_ahead(self, demand: Demand, worker: Worker, num_tokens: int) -> None:
+        """Note that the prefill worker `worker` holds so many tokens beyond the prompt of `demand`."""
+        num_bytes = round(num_tokens * self.bytes_per_token)
+        self._ahead.note(demand.session, worker.id, prompt_bytes=demand.prompt_bytes, ahead_bytes=num_bytes)
+
+    def expect_replica(self, demand: Demand, module: str) -> Worker | None:
+        """Return the replica of `module` that the call after `demand` will be given to; None when none has room."""
+        replicas = [worker for worker in self._pool.replicas(module) if worker.is_available and worker.has_room]
+        if not replicas:
+            return None
+        return _find(replicas, choose_replica(_make_candidates(replicas, self._match(demand)), self._slack))
+
+    def learn_push(self, demand: Demand, replica: Worker) -> None:
+        """Note that `replica` was sent the prompt of `demand`: of several, it is the one that the next call meets."""
+        if self._pool.get(replica.id) is replica:
+            for prompt in demand.prompts:
+                self.index.insert(prompt, replica.id)
 
     def drop_evicted(self, worker: Worker, found: Evictions) -> None:
         """Note that `worker` holds so much less."""
@@ -88,7 +109,7 @@ class Chooser:
         for prompt in demand.prompts:
             for worker, length in self.index.match(prompt).items():
                 matched[worker] = matched.get(worker, 0) + length
-        return matched
+        return self._ahead.add_to(matched, demand)
 
     def _reserve(self, demand: Demand, prefill: Worker, decode: Worker | None, matched: Mapping[str, int]) -> Pair:
         matched_bytes = matched.get(prefill.id, 0)

@@ -92,4 +92,6 @@ class WorkerReports:
             kv=now.get("kv"),
             handoff=report.handoffs.as_dict(),
             store=report.store,
+            push=report.push,
+            eager=report.eager,
         )

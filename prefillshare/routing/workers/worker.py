@@ -53,6 +53,7 @@ class Worker:
         self.num_running = 0
         self.num_calls = 0
         self.num_failed = 0
+        self.num_ups = 0
         self.last_byte_at = 0.0
         self.max_running = settings.max_running_per_worker
         self.speed = PrefillSpeed(settings.initial_prefill_tokens_per_s)
@@ -90,6 +91,8 @@ class Worker:
 
     def set_state(self, state: State, reason: str = "") -> None:
         """Change the state; `reason` tells people why."""
+        # Each time it may be another process: what was learned of the one before need not hold.
+        self.num_ups += state == "up"
         self.state = state
         self.reason = reason
 

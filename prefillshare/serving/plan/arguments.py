@@ -16,7 +16,7 @@ from prefillshare.serving.plan.kernels import GPU_ATTENTION_BACKEND, GPU_LORA_BA
 from prefillshare.serving.plan.place import Place
 from prefillshare.serving.plan.placement import GpuPlace
 from prefillshare.serving.plan.store import store_flags, store_variables
-from prefillshare.serving.plan.variables import engine_variables, handoff_variables, warning_variables
+from prefillshare.serving.plan.variables import eager_variables, engine_variables, handoff_variables, warning_variables
 from prefillshare.serving.plan.workers import Worker
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def worker_command(
     environment = engine_variables(deployment, on_cpu, extra_args, place.gpu)
     environment |= handoff_variables(deployment) if worker.role != "engine" else {}
     environment |= store_variables(deployment) if store is not None else {}
-    environment |= warning_variables(deployment)
+    environment |= eager_variables(deployment) | warning_variables(deployment)
     return ProcessCommand(argv=tuple(argv), environment=environment, api_key=api_key)
 
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 
 from prefillshare.accelerators import gpus
-from prefillshare.contract import DEPLOYMENT_VARIABLE, FINGERPRINT_VARIABLE, PLUGINS, WARNINGS_VARIABLE
+from prefillshare.contract import DEPLOYMENT_VARIABLE, EAGER_VARIABLE, FINGERPRINT_VARIABLE, PLUGINS, WARNINGS_VARIABLE
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.serving.machine.environment import loopback_variables
 from prefillshare.serving.machine.host import default_threads
@@ -61,6 +61,12 @@ def handoff_variables(deployment: ResolvedDeployment) -> dict[str, str]:
         "SGLANG_DISAGGREGATION_HEARTBEAT_INTERVAL": str(HEARTBEAT_S),
         "SGLANG_DISAGGREGATION_HEARTBEAT_MAX_FAILURE": str(HEARTBEAT_FAILURES),
     }
+
+
+def eager_variables(deployment: ResolvedDeployment) -> dict[str, str]:
+    """Return the variables with which an engine computes answers ahead; none where that is switched off."""
+    prefill = deployment.config.prefill
+    return {EAGER_VARIABLE: str(prefill.eager_min_tokens)} if prefill.eager_answers else {}
 
 
 def warning_variables(deployment: ResolvedDeployment) -> dict[str, str]:

@@ -95,9 +95,9 @@ def _num_steps(training: Training, num_examples: int) -> int:
 
 
 def _adapter_size(training: Training, model: Any) -> int:
-    lora = training.adapter
-    layers = [layer for name, layer in model.named_modules() if name.rpartition(".")[2] in lora.targets]
-    return sum(lora.rank * (layer.in_features + layer.out_features) for layer in layers)
+    rank = training.adapter.rank
+    layers = [layer for name, layer in model.named_modules() if name.rpartition(".")[2] in training.targets]
+    return sum(rank * (layer.in_features + layer.out_features) for layer in layers)
 
 
 def _activations(training: Training, config: Any, examples: Examples, width: int) -> int:
@@ -109,13 +109,16 @@ def _activations(training: Training, config: Any, examples: Examples, width: int
     num_queries, num_prefill = layout.inputs.numel(), layout.prefill_tokens.numel()
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     queries, kv = size * config.num_attention_heads, size * config.num_key_value_heads
-    layer = num_queries * (7 * config.hidden_size + 6 * queries + 5 * kv + 4 * config.intermediate_size)
+    # Where all KV is the base's, queries keep none of their own, and the base's is read where it lies; else it is
+    # copied into one tensor with theirs.
+    own_kv, num_copies = (0, 1) if training.objective == "icarus" else (5 * kv, 2)
+    layer = num_queries * (7 * config.hidden_size + 6 * queries + own_kv + 4 * config.intermediate_size)
     shared = 2 * kv * num_prefill
     num_layers = config.num_hidden_layers
     if training.run.gradient_checkpointing:
-        kept = num_layers * (num_queries * config.hidden_size + shared) + layer + shared
+        kept = num_layers * (num_queries * config.hidden_size + shared) + layer + (num_copies - 1) * shared
     else:
-        kept = num_layers * (layer + 2 * shared)
+        kept = num_layers * (layer + num_copies * shared)
     num_targets = int((layout.weights > 0).sum())
     return width * kept + 12 * num_targets * config.vocab_size
 

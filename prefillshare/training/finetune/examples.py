@@ -8,7 +8,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from prefillshare.errors import TrainingError
-from prefillshare.training.layout import Documents, Layout, lay_out, lay_out_ordinary
+from prefillshare.training.layout import Documents, Layout, lay_out, lay_out_all_base, lay_out_ordinary
 from prefillshare.training.shard import WEIGHT_UNIT, Document, Shard, read_shard, write_shard
 
 
@@ -87,4 +87,6 @@ class Collator:
         documents = [document for example in examples for document in example]
         if self._objective == "full-ft":
             return lay_out_ordinary(documents, packed=self._packed)
+        if self._objective == "icarus":
+            return lay_out_all_base(documents, packed=self._packed)
         return lay_out(documents, packed=self._packed, sharing_ratio=self._sharing_ratio)

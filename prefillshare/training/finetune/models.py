@@ -79,7 +79,7 @@ def load_modules(training: Training, base: Path) -> Modules:
     frozen_dtype = torch.bfloat16 if training.run.dtype == "bf16" else torch.float32
     if training.kind == "lora":
         lora = training.adapter
-        shape = LoraShape(rank=lora.rank, alpha=lora.alpha, targets=lora.targets)
+        shape = LoraShape(rank=lora.rank, alpha=lora.alpha, targets=training.targets)
         name = training.base.hub or base.name
         adapted: nn.Module = add_adapter(
             load_base(base, frozen_dtype), shape, name, training.seed, trains_in_float32=True

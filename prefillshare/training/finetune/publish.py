@@ -6,7 +6,7 @@ from typing import Any
 from prefillshare.config.training import Training
 from prefillshare.errors import TrainingError
 from prefillshare.modules.fingerprint import chat_template_sha256, prefill_fingerprint, tokenizer_sha256
-from prefillshare.modules.manifest import MANIFEST_NAME, ModuleManifest, write_manifest
+from prefillshare.modules.manifest import MANIFEST_NAME, ModuleManifest, rule_of, write_manifest
 from prefillshare.modules.merge import copy_text_files
 
 
@@ -36,6 +36,7 @@ def publish(staging: Path, output: Path, base: Path, training: Training, record:
         name=training.name,
         kind=training.kind,
         objective=training.objective,
+        kv_rule=rule_of(training.objective),
         **record["identity"],
         data_sha256=record["data"]["sha256"],
         seed=training.seed,

@@ -68,7 +68,7 @@ class Finetune:
     def _base(self) -> Path:
         base = locate_base(self.training.base)
         if self.training.kind == "lora":
-            check_targets(base, self.training.adapter.targets)
+            check_targets(base, self.training.targets)
         return base
 
     def _start(self, base: Path, *, resume: bool) -> None:
@@ -120,10 +120,14 @@ class Finetune:
         examples = read_examples(self.directory.run, "held-out")
         loss: float = trainer.held_out_loss(list(examples), held_out.sharing_ratio)
         if is_main:
-            self.reporter.say(
-                f"held-out loss {when} training {loss:.4f} ({held_out.rows} rows, sharing {held_out.sharing_ratio:.0%})"
-            )
+            self.reporter.say(f"held-out loss {when} training {loss:.4f} ({held_out.rows} rows, {self._shared_part()})")
         return loss
+
+    def _shared_part(self) -> str:
+        """What of the KV is the base's in the measurement."""
+        if self.training.objective == "icarus":
+            return "all KV the base's"
+        return f"sharing {self.training.evaluation.sharing_ratio:.0%}"
 
 
 def _plan(training: Training, base: Path, prepared: Prepared) -> Plan:

@@ -105,8 +105,12 @@ class CacheConditionedTrainer(Trainer):
 
     @torch.no_grad()
     def held_out_loss(self, examples: Sequence[Documents], sharing_ratio: float) -> float:
-        """Mean loss over held-out examples, with that part of each prompt taken from the base."""
-        collate = Collator(objective="cache-conditioned", packed=True, sharing_ratio=sharing_ratio)
+        """Mean loss over held-out examples, with that part of each prompt taken from the base.
+
+        An ordinary module is measured as it would be served, over the base's KV, too.
+        """
+        objective = "icarus" if self._training.objective == "icarus" else "cache-conditioned"
+        collate = Collator(objective=objective, packed=True, sharing_ratio=sharing_ratio)
         model = self.model_wrapped
         was_training = model.training
         model.eval()

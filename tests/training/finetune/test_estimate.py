@@ -20,9 +20,13 @@ def examples(tmp_path: Path) -> Examples:
     return write_examples(tmp_path, "data", rows)
 
 
-@pytest.mark.parametrize("kind", ["lora", "full"])
-def test_weights_and_states_are_counted(tmp_path: Path, random_base: Path, examples: Examples, kind: str) -> None:
-    training = load_training(write_training(tmp_path, random_base, kind=kind))
+@pytest.mark.parametrize(
+    ("kind", "objective"), [("lora", "cache-conditioned"), ("lora", "icarus"), ("full", "cache-conditioned")]
+)
+def test_weights_and_states_are_counted(
+    tmp_path: Path, random_base: Path, examples: Examples, kind: str, objective: str
+) -> None:
+    training = load_training(write_training(tmp_path, random_base, kind=kind, objective=objective))
     found = estimate(training, random_base, examples)
     modules = load_modules(training, random_base)
     trained = sum(parameter.numel() for parameter in modules.decode.parameters() if parameter.requires_grad)
@@ -37,8 +41,11 @@ def test_answers_cost_activations_and_prompts_hardly(tmp_path: Path, random_base
     training = load_training(write_training(tmp_path, random_base, batch={"packed": True}))
     shared = estimate(training, random_base, examples)
     own = estimate(replace(training, objective="full-ft"), random_base, examples)
+    all_base = estimate(replace(training, objective="icarus"), random_base, examples)
     again = replace(training, run=replace(training.run, gradient_checkpointing=True))
     assert shared.activation_bytes < own.activation_bytes / 2
+    # As many queries, which keep no KV of their own.
+    assert all_base.activation_bytes < shared.activation_bytes
     assert estimate(again, random_base, examples).activation_bytes < shared.activation_bytes
 
 

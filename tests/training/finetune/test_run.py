@@ -130,9 +130,7 @@ def test_a_run_leaves_log_tensorboard_and_the_last_checkpoints(whole_run: Path) 
 
 
 def test_an_ordinary_run_trains_on_its_own_kv(tmp_path: Path, random_base: Path, whole_run: Path) -> None:
-    file = write_training(tmp_path, random_base)
-    file.write_text(file.read_text().replace('kind = "lora"', 'kind = "lora"\nobjective = "full-ft"'))
-    module = train(file)
+    module = train(write_training(tmp_path, random_base, objective="full-ft"))
     manifest = read_manifest(module)
     assert manifest is not None
     assert manifest.objective == "full-ft"

@@ -49,7 +49,7 @@ def _restarts(row: WorkerRow) -> Line:
 
 
 def _detail(row: WorkerRow, view: View) -> tuple[Line, ...]:
-    worker, kv, handoff = row.worker, row.worker.kv, row.worker.handoff
+    worker, kv = row.worker, row.worker.kv
     head = line(
         (worker.id, "strong"),
         f" {worker.role} at {worker.url or words.UNKNOWN}, pid "
@@ -67,14 +67,27 @@ def _detail(row: WorkerRow, view: View) -> tuple[Line, ...]:
             f"free {words.exact(kv.free_tokens)}",
         )
     )
+    return head, memory, *_moved(row), *_computed_ahead(worker)
+
+
+def _moved(row: WorkerRow) -> tuple[Line, ...]:
+    handoff = row.worker.handoff
     if handoff is None:
-        return head, memory
+        return ()
     moved = line(
         f"handed off {words.exact(handoff.tokens)} tokens, {words.size(handoff.bytes)} in "
         f"{words.exact(handoff.calls)} calls; while it moves, "
         f"{words.size(row.activity.per_second('handoff_bytes', 'handoff_seconds'))}/s"
     )
-    return head, memory, moved
+    return (moved,)
+
+
+def _computed_ahead(worker: Worker) -> tuple[Line, ...]:
+    eager = worker.eager
+    if eager is None:
+        return ()
+    text = f"computed ahead of calls: {words.exact(eager.tokens)} tokens, {words.exact(eager.hit_tokens)} of them hit "
+    return (line(text + f"since; {words.exact(eager.dropped)} answers given up"),)
 
 
 def _bytes(tokens: float | None, kv: Kv) -> str:

@@ -46,7 +46,8 @@ async def _ask_state(gateway: Gateway) -> DeploymentState:
         repins=parts.sessions.num_repins,
     )
     counters = gateway.proxy.counters
-    return {**state, "refusals": counters.refused, "retries": counters.retries}
+    told: DeploymentState = {**state, "refusals": counters.refused, "retries": counters.retries}
+    return told if gateway.eager is None else {**told, "eager_jobs": gateway.eager.counters.as_dict()}
 
 
 def _module_facts(parts: Parts, module: str) -> ModuleFacts:

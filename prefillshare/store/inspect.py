@@ -1,0 +1,156 @@
+"""What a person asks of stores without an engine: which are there, are their pages whole, away with them."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from prefillshare.errors import StoreError
+from prefillshare.store.attach import DISK_SUFFIX
+from prefillshare.store.codec import codec_name, make_codec
+from prefillshare.store.disk import DiskPages
+from prefillshare.store.folders import MEMORY_PREFIX, is_used, private_folder, remove_folder, store_folders
+from prefillshare.store.layout import TableLayout
+from prefillshare.store.lock import FileLock
+from prefillshare.store.memory import MappedPages, map_file
+from prefillshare.store.opening import SUFFIX, FileHeader, is_file_used, read_header
+from prefillshare.store.stats import Medium
+from prefillshare.store.table import Table
+from prefillshare.store.tier import PageReader
+
+_BLOCK_BYTES = 512
+"""What `stat` counts in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundStore:
+    """One file with pages."""
+
+    path: Path
+    medium: Medium
+    name: str
+    """The deployment's, where the pages are in memory; a disk tier may be that of several."""
+    is_used: bool
+    header: FileHeader | None
+    """None where it cannot be read: the next engine makes the file anew."""
+    num_pages: int
+    num_bytes: int
+    """What the file takes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """What reading every page of a file gave."""
+
+    num_whole: int
+    damaged_keys: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Contents:
+    reader: PageReader
+    entries: list[tuple[int, np.void]]
+    table: Table | None
+    """A disk tier's file has its records in itself."""
+
+    def is_still(self, slot: int, record: np.void) -> bool:
+        return self.table is None or self.table.is_unchanged(slot, record)
+
+
+def find_stores(memory: Path, disk: Path | None) -> list[FoundStore]:
+    """All files with pages in a file system in memory and, where it is named, in the folder of a disk tier.
+
+    Raises: StoreError for a folder that is not this user's alone, or not there.
+    """
+    folders = [folder for folder in store_folders(memory) if folder.name.startswith(MEMORY_PREFIX)]
+    found = [
+        _describe(path, "memory", folder.name.removeprefix(MEMORY_PREFIX), is_used(folder))
+        for folder in folders
+        for path in sorted(folder.glob(f"*{SUFFIX}"))
+    ]
+    if disk is not None:
+        if not disk.is_dir():
+            raise StoreError(f"{disk} is no folder: name the `directory` of [store]")
+        files = sorted(private_folder(disk).glob(f"*{DISK_SUFFIX}"))
+        found += [_describe(path, "disk", disk.name, _is_open_elsewhere(path)) for path in files]
+    return found
+
+
+def verify_store(store: FoundStore) -> Verified:
+    """Read every page; what an engine replaces meanwhile is left out.
+
+    Raises: StoreError when the file's header cannot be read.
+    """
+    if store.header is None:
+        raise StoreError(f"the header of {store.path} is damaged, so none of its pages can be read: clear it")
+    into = np.empty(store.header.identity.page_bytes, dtype=np.uint8)
+    num_whole, damaged = 0, []
+    with _opened(store, store.header) as contents:
+        for slot, record in contents.entries:
+            key = np.frombuffer(record["key"].tobytes(), dtype="<u8")
+            if contents.reader.read(key, slot, record, into) is not None:
+                num_whole += 1
+            elif contents.is_still(slot, record):
+                damaged.append(key.tobytes().hex())
+    return Verified(num_whole=num_whole, damaged_keys=damaged)
+
+
+def clear_store(store: FoundStore, *, force: bool) -> None:
+    """Remove a file with pages, and the folder of a store in memory.
+
+    Raises: StoreError while a process uses it, unless by force.
+    """
+    if store.is_used and not force:
+        raise StoreError(
+            f"{store.path} is in use: end the deployment first, or add --force (its processes go on with what they "
+            "have open, and give it back when they end)"
+        )
+    store.path.unlink(missing_ok=True)
+    if store.medium == "memory" and not list(store.path.parent.glob(f"*{SUFFIX}")):
+        remove_folder(store.path.parent, force=force)
+
+
+def _describe(path: Path, medium: Medium, name: str, used: bool) -> FoundStore:
+    header, num_bytes = read_header(path), path.stat().st_blocks * _BLOCK_BYTES
+    store = FoundStore(
+        path=path, medium=medium, name=name, is_used=used, header=header, num_pages=0, num_bytes=num_bytes
+    )
+    if header is None:
+        return store
+    with _opened(store, header) as contents:
+        return replace(store, num_pages=len(contents.entries))
+
+
+@contextlib.contextmanager
+def _opened(store: FoundStore, header: FileHeader) -> Iterator[_Contents]:
+    identity = header.identity
+    codec = make_codec(codec_name(header.codec), identity.kv_dtype, identity.page_bytes)
+    descriptor = os.open(store.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    with contextlib.ExitStack() as resources:
+        if store.medium == "disk":
+            disk = DiskPages(descriptor, num_slots=header.num_slots, slot_bytes=header.slot_bytes)
+            resources.callback(disk.close)
+            yield _Contents(reader=PageReader(disk, codec), entries=disk.records(), table=None)
+            return
+        layout = TableLayout(num_slots=header.num_slots)
+        lock = FileLock(descriptor)
+        resources.callback(lock.close)
+        mapped = MappedPages(descriptor, start=layout.end, num_slots=header.num_slots, slot_bytes=header.slot_bytes)
+        resources.callback(mapped.close)
+        if os.fstat(descriptor).st_size < layout.end:
+            raise StoreError(f"{store.path} was cut: clear it")
+        table = Table(map_file(descriptor, 0, layout.end), layout, lock)
+        slots = table.ready_slots()
+        entries = list(zip(slots.tolist(), table.snapshot(slots), strict=True))
+        yield _Contents(reader=PageReader(mapped, codec), entries=entries, table=table)
+
+
+def _is_open_elsewhere(path: Path) -> bool:
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        return is_file_used(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,36 @@
+"""Whether this engine computes answers ahead, and how its jobs are told from calls.
+
+The launcher says it to every process of the engine, by environment variable. A job is told from a call by its request
+id alone: that goes everywhere, from the HTTP process to each rank's scheduler, and into aborts.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+
+from prefillshare.contract import EAGER_RID_PREFIX, EAGER_VARIABLE
+
+
+def read_min_tokens() -> int | None:
+    """Shortest part of a prompt that is computed ahead, in tokens; None where nothing is."""
+    given = os.getenv(EAGER_VARIABLE)
+    return int(given) if given else None
+
+
+def make_rid(given: object = None) -> str:
+    """A request id for a job; one that a router has given stays in it, so that the router can abort the job."""
+    return f"{EAGER_RID_PREFIX}{given if isinstance(given, str) and given else uuid.uuid4().hex}"
+
+
+def is_eager_rid(rid: object) -> bool:
+    """Whether this is the id of a job."""
+    return isinstance(rid, str) and rid.startswith(EAGER_RID_PREFIX)
+
+
+def refuse_reserved_rid(rid: object) -> None:
+    """Raises: ValueError when a call has the id of a job, or several calls and one of them: it would wait for all."""
+    for given in rid if isinstance(rid, list) else [rid]:
+        if is_eager_rid(given):
+            reserved = f"ids that begin with {EAGER_RID_PREFIX!r} are the engine's own"
+            raise ValueError(f"rid is {given!r}: {reserved}, take another")

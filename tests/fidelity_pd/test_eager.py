@@ -1,0 +1,149 @@
+"""Across workers: a decode worker tells what follows its answer, a prefill worker computes it when nobody waits."""
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+
+from prefillshare.contract import CONTINUATION_PATH, EAGER_HEADER, MODULE_HEADER, NO_BOOTSTRAP_HOST
+from tests.fidelity_pd.conftest import NUM_TOKENS
+from tests.support.pd import Pair
+
+ANSWER_TOKENS = 40
+HEADERS = {EAGER_HEADER: "1"}
+
+
+def ask_continuation(pair: Pair, rid: str) -> httpx.Response:
+    return pair.decode.get(CONTINUATION_PATH, params={"rid": rid})
+
+
+def compute_ahead(pair: Pair, input_ids: Sequence[int], **fields: Any) -> httpx.Response:
+    """Send a job as a router does; the reply comes when it is over."""
+    body = {
+        "input_ids": list(input_ids),
+        "sampling_params": {"max_new_tokens": 0},
+        "bootstrap_host": NO_BOOTSTRAP_HOST,
+        "bootstrap_room": time.time_ns(),
+        **fields,
+    }
+    return pair.prefill.post("/generate", json=body, headers={**HEADERS, MODULE_HEADER: str(pair.module)})
+
+
+def counts(pair: Pair) -> dict[str, int]:
+    return state(pair)["workers"][0]["eager"]
+
+
+def state(pair: Pair) -> dict[str, Any]:
+    return pair.prefill.get("/deployment/state").json()
+
+
+def long_prompt(pair: Pair, seed: int) -> list[int]:
+    """So many tokens that computing them takes a while."""
+    return [10 + (seed * 131 + i * 7) % 500 for i in range(3000)]
+
+
+def test_the_next_turn_is_computed_before_it_comes(pair, prompts, reference):
+    prompt = list(prompts[0])
+    written = pair.generate(prompt, ANSWER_TOKENS, rid=f"turn-1-{pair.module}")
+    found = ask_continuation(pair, f"turn-1-{pair.module}")
+    assert found.status_code == 200
+    assert found.json() == {
+        "input_ids": [*prompt, *written.tokens],
+        "extra_key": None,
+        "module": pair.module,
+        "new_tokens": ANSWER_TOKENS,
+    }
+    before = counts(pair)
+    reply = compute_ahead(pair, found.json()["input_ids"])
+    assert reply.status_code == 200, reply.text
+    assert reply.json()["meta_info"]["finish_reason"]["type"] == "length"
+    assert counts(pair)["tokens"] - before["tokens"] == ANSWER_TOKENS
+
+    next_turn = [*prompt, *written.tokens, 30, 31, 32]
+    answer = pair.generate(next_turn, NUM_TOKENS)
+    assert len(next_turn) - answer.cached_tokens == 3
+    assert answer.tokens == reference.ask(pair.module, next_turn, NUM_TOKENS).tokens
+    assert counts(pair)["hit_tokens"] - before["hit_tokens"] == ANSWER_TOKENS
+
+
+def test_each_continuation_is_told_once(pair, prompts):
+    rid = f"once-{pair.module}"
+    pair.generate(prompts[1], ANSWER_TOKENS, rid=rid, extra_key="a")
+    assert ask_continuation(pair, rid).json()["extra_key"] == "a"
+    for asked in (rid, "nobody", ""):
+        reply = ask_continuation(pair, asked)
+        assert reply.status_code == 404
+        assert "no continuation" in reply.json()["error"]["message"]
+
+
+def test_a_chat_is_told_as_history(pair):
+    rid = f"chat-{pair.module}"
+    turns = [{"role": "user", "content": "how many boxes are there in the room? " * 3}]
+    fields = {"temperature": 0, "max_tokens": ANSWER_TOKENS, "ignore_eos": True, "return_prompt_token_ids": True}
+    reply, _ = pair.post("/v1/chat/completions", {"messages": turns, "rid": rid, **fields})
+    assert reply.status_code == 200, reply.text
+    found = ask_continuation(pair, rid).json()["input_ids"]
+    turns += [reply.json()["choices"][0]["message"], {"role": "user", "content": "and eggs?"}]
+    reply, _ = pair.post("/v1/chat/completions", {"messages": turns, **fields})
+    prompt = reply.json()["choices"][0]["prompt_token_ids"]
+    assert prompt[: len(found)] == found
+    assert len(prompt) - len(found) < 16
+
+
+def test_a_call_overtakes_a_job(pair, prompts):
+    """A job is thousands of tokens long; a call that comes meanwhile waits for a slice of it at most."""
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(compute_ahead, pair, long_prompt(pair, 1))
+        while counts(pair)["tokens"] == 0:
+            assert not job.done(), job.result().text
+        for prompt in prompts[:4]:
+            pair.generate(prompt, 1)
+        assert not job.done()
+        assert job.result().json()["meta_info"]["finish_reason"]["type"] == "length"
+    body = {"input_ids": [*long_prompt(pair, 1), 7], "sampling_params": {"temperature": 0, "max_new_tokens": 1}}
+    _, prefilled = pair.post("/generate", body)
+    assert prefilled.json()["meta_info"]["cached_tokens"] == 3000
+
+
+def test_a_flush_ends_a_job_at_once(pair):
+    before = counts(pair)
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(compute_ahead, pair, long_prompt(pair, 2))
+        while counts(pair)["tokens"] == before["tokens"]:
+            assert not job.done(), job.result().text
+        assert pair.prefill.post("/flush_cache").status_code == 200
+        assert job.result().json()["meta_info"]["finish_reason"]["type"] == "abort"
+    assert counts(pair)["dropped"] == before["dropped"] + 1
+    assert state(pair)["workers"][0]["kv"]["shared_tokens"] == 0
+
+
+def test_an_abort_of_all_ends_a_job(pair):
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(compute_ahead, pair, long_prompt(pair, 3))
+        before = counts(pair)["tokens"]
+        while counts(pair)["tokens"] == before:
+            assert not job.done(), job.result().text
+        assert pair.prefill.post("/abort_request", json={"abort_all": True}).status_code == 200
+        assert job.result().json()["meta_info"]["finish_reason"]["type"] == "abort"
+
+
+def test_a_job_is_no_part_of_the_load(pair, prompts):
+    with ThreadPoolExecutor(1) as pool:
+        before = state(pair)
+        job = pool.submit(compute_ahead, pair, long_prompt(pair, 4))
+        while not job.done():
+            worker = state(pair)["workers"][0]
+            assert (worker["running"], worker["queued"]) == (0, 0)
+        after = state(pair)
+    names = ("requests", "prompt_tokens", "own_hit_tokens", "cross_hit_tokens")
+    told = [[{name: module[name] for name in names} for module in each["modules"]] for each in (before, after)]
+    assert told[0] == told[1]
+
+
+def test_a_job_without_tokens_is_refused(pair):
+    body = {"text": "hello", "bootstrap_host": NO_BOOTSTRAP_HOST, "bootstrap_room": 1}
+    reply = pair.prefill.post("/generate", json=body, headers=HEADERS)
+    assert reply.status_code == 400
+    assert "input_ids" in reply.json()["error"]["message"]

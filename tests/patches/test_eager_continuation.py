@@ -1,0 +1,220 @@
+"""What is computed ahead is what the next prompt begins with, whatever the template makes of history."""
+
+import asyncio
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sglang_patches.eager.backlog import MAX_JOBS, Backlog, Job
+from sglang_patches.eager.continuation import Answer, Conversation, after_text, after_tokens, common_start
+from sglang_patches.eager.kept import LONGEST_S, MAX_KEPT, Continuation, Kept
+from tests.support.chat_templates import FLAT, FUNCTIONS_FIRST, THINKING
+from tests.support.engines import MODELS_DIR
+from tests.support.served_chats import ASKED, CLOCK, RESULT, SYSTEM, WEATHER, user
+
+TEMPLATES = {"plain": None, "thinking": THINKING, "functions first": FUNCTIONS_FIRST, "flat": FLAT}
+CALL = '{"name": "weather", "parameters": {"city": "Oslo", "days": 1}}'
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(MODELS_DIR / "tiny" / "base")
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """SGLang's own serving of chats, without an engine behind it."""
+
+    serving: Any
+    tokenizer: Any
+
+    def prompt(self, body: dict[str, Any]) -> list[int]:
+        """The prompt of a call."""
+        return list(self.serving._process_messages(request_of(body), False).prompt_ids)
+
+    def continuation(self, body: dict[str, Any], text: str) -> list[int]:
+        return Conversation(self.serving, request_of(body)).find_continuation(self.answer(text))
+
+    def message(self, body: dict[str, Any], text: str) -> dict[str, Any]:
+        """What the caller gets, and sends back."""
+        item = {"text": text, "output_ids": [1], "meta_info": dict(self.answer(text).meta_info)}
+        choice = self.serving._build_chat_response(request_of(body), [item], 0).choices[0]
+        return dict(choice.message.model_dump(exclude_none=True))
+
+    def answer(self, text: str) -> Answer:
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        meta = {"id": "x", "finish_reason": {"type": "stop", "matched": 2}, "weight_version": ""}
+        return Answer(
+            text=text, token_ids=[*ids, 2], meta_info={**meta, "prompt_tokens": 5, "completion_tokens": len(ids) + 1}
+        )
+
+
+def request_of(body: dict[str, Any]) -> Any:
+    from sglang.srt.entrypoints.openai.protocol import ChatCompletionRequest
+
+    return ChatCompletionRequest(model="m", **body)
+
+
+def serve(tokenizer: Any, template: str | None, **parsers: str) -> Served:
+    import copy
+
+    from sglang.srt.entrypoints.openai.serving_chat import OpenAIServingChat
+    from sglang.srt.parser.template_manager import TemplateManager
+
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = template or tokenizer.chat_template
+    names = ("tool_call_parser", "reasoning_parser", "default_chat_template_kwargs")
+    manager = SimpleNamespace(
+        tokenizer=tokenizer,
+        server_args=SimpleNamespace(**{name: parsers.get(name) for name in names}, enable_cache_report=True),
+        model_config=SimpleNamespace(
+            get_default_sampling_params=dict, hf_config=SimpleNamespace(model_type="qwen3", architectures=["Qwen3"])
+        ),
+    )
+    templates = TemplateManager()
+    templates._jinja_template_content_format = "string"
+    return Served(OpenAIServingChat(manager, templates), tokenizer)
+
+
+def check_next_turns(served: Served, body: dict[str, Any], text: str, turns: list[list[dict[str, Any]]]) -> None:
+    """The continuation is the start of the prompt of every next turn, and all of it but a few tokens."""
+    found = served.continuation(body, text)
+    message = served.message(body, text)
+    starts = []
+    for further in turns:
+        prompt = served.prompt({**body, "messages": [*body["messages"], message, *further]})
+        assert prompt[: len(found)] == found
+        starts.append(prompt)
+    longest = len(common_start(starts)) if len(starts) > 1 else len(found)
+    assert longest - len(found) <= 2
+    assert len(found) > len(common_start([found, served.prompt(body)])), "nothing of the answer is there"
+
+
+QUESTIONS = [[user("And Bergen?")], [user("\n\nWhy?")], [user(" so")], [user("Good."), ASKED]]
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("before", [[], [SYSTEM], [ASKED, {"role": "assistant", "content": "Seven."}]])
+@pytest.mark.parametrize("text", ["Seven degrees.", " Two  spaces,\n\nlines \n", "8"])
+def test_every_next_question_begins_so(tokenizer, name, before, text):
+    check_next_turns(serve(tokenizer, TEMPLATES[name]), {"messages": [*before, ASKED]}, text, QUESTIONS)
+
+
+def test_thinking_that_the_template_drops_is_not_computed(tokenizer):
+    """The caller may give it back or not; before a later question the template leaves it out."""
+    served = serve(tokenizer, THINKING, reasoning_parser="qwen3")
+    body = {"messages": [ASKED]}
+    text = "<think>\nnorth, and cold\n</think>\n\nSeven."
+    assert served.message(body, text)["reasoning_content"]
+    check_next_turns(served, body, text, QUESTIONS)
+    found = served.tokenizer.decode(served.continuation(body, text))
+    assert "north" not in found
+    assert "Seven." in found
+
+
+@pytest.mark.parametrize("name", ["thinking", "functions first"])
+@pytest.mark.parametrize("tools", [[WEATHER], [WEATHER, CLOCK]])
+def test_a_call_of_a_function_is_computed_as_the_template_formats_it(tokenizer, name, tools):
+    """The model's own text is other tokens; results follow, with any id."""
+    served = serve(tokenizer, TEMPLATES[name], tool_call_parser="llama3")
+    body = {"messages": [ASKED], "tools": tools}
+    call = served.message(body, CALL)["tool_calls"][0]
+    results = [[{**RESULT, "content": text, "tool_call_id": call["id"]}] for text in ("7", '{"warm": 7.50}', "\nno")]
+    check_next_turns(served, body, CALL, results)
+    assert "Oslo" in served.tokenizer.decode(served.continuation(body, CALL))
+
+
+def test_an_answer_is_cut_into_tokens_as_history(tokenizer):
+    """A module may generate other tokens for a text than the tokenizer cuts it into."""
+    served = serve(tokenizer, None)
+    body, text = {"messages": [ASKED]}, "boxes of eggs"
+    letters = [token for letter in text for token in tokenizer.encode(letter, add_special_tokens=False)]
+    assert letters != tokenizer.encode(text, add_special_tokens=False)
+    spelled = Answer(text=text, token_ids=letters, meta_info=served.answer(text).meta_info)
+    found = Conversation(served.serving, request_of(body)).find_continuation(spelled)
+    assert found == served.continuation(body, text)
+
+
+def test_a_template_that_takes_no_such_history_is_a_value_error(tokenizer):
+    served = serve(tokenizer, "{{ raise_exception('no') if messages | length > 1 else messages[0].content }}")
+    with pytest.raises(ValueError, match="no"):
+        served.continuation({"messages": [ASKED]}, "Seven.")
+
+
+def test_an_answer_that_goes_on_with_the_callers_own_words_has_no_continuation(tokenizer):
+    body = {"messages": [ASKED, {"role": "assistant", "content": "It is"}], "continue_final_message": True}
+    assert serve(tokenizer, None).continuation(body, " seven.") == []
+
+
+@pytest.mark.parametrize(
+    ("token_ids", "reason", "kept"),
+    [
+        ([5, 6, 7], {"type": "length", "length": 3}, [5, 6, 7]),
+        ([5, 6, 7], {"type": "stop", "matched": 7}, [5, 6]),
+        ([5, 6, 7], {"type": "stop", "matched": 2}, [5, 6, 7]),
+        ([5, 6, 7], {"type": "stop", "matched": "text"}, [5, 6, 7]),
+        ([7], {"type": "stop", "matched": 7}, []),
+    ],
+)
+def test_of_tokens_a_stop_token_is_uncertain(token_ids, reason, kept):
+    answer = Answer(text="", token_ids=token_ids, meta_info={"finish_reason": reason})
+    assert after_tokens([1, 2], answer) == [1, 2, *kept]
+
+
+@pytest.mark.parametrize("text", [" eggs and boxes", " eggs and bo", "\n", "", "x" * 50])
+def test_of_text_what_may_join_the_next_word_is_uncertain(tokenizer, text):
+    answer = Answer(text=text, token_ids=[1], meta_info={})
+    found = after_text(tokenizer.encode, "how many", answer)
+    for more in ("xes", " more", "\n\nThen", ".", "0"):
+        assert tokenizer.encode("how many" + text + more)[: len(found)] == found
+    # The last word, or sixteen letters where there are no words.
+    assert len(tokenizer.encode("how many" + text)) - len(found) <= 16
+
+
+def test_the_oldest_job_is_given_up_and_the_newest_is_next():
+    from array import array
+
+    backlog = Backlog()
+    jobs = [Job(rid=f"j{n}-", tokens=array("q", [n]), extra_key=None, module=None) for n in range(MAX_JOBS + 1)]
+    assert [backlog.push(job) for job in jobs] == [None] * MAX_JOBS + [jobs[0]]
+    assert backlog.pop() is jobs[-1]
+    assert backlog.take("j7-") == [jobs[7]]
+    assert len(backlog) == MAX_JOBS - 2
+    assert len(backlog.take("")) == MAX_JOBS - 2
+
+
+def test_continuations_are_few_young_and_told_once():
+    async def check() -> None:
+        now = 0.0
+        kept = Kept(lambda: now)
+        for number in range(MAX_KEPT + 1):
+            found: asyncio.Future[Continuation | None] = asyncio.get_running_loop().create_future()
+            found.set_result(Continuation(input_ids=[number], extra_key=None, module="m", new_tokens=1))
+            kept.keep(f"r{number}", found)
+        assert await kept.take("r0") is None
+        taken = await kept.take("r1")
+        assert taken is not None
+        assert taken.input_ids == [1]
+        assert await kept.take("r1") is None
+        now = LONGEST_S + 1
+        assert await kept.take("r2") is None
+
+    asyncio.run(check())
+
+
+def test_a_continuation_that_is_still_being_rendered_is_waited_for():
+    async def check() -> None:
+        kept = Kept()
+        found: asyncio.Future[Continuation | None] = asyncio.get_running_loop().create_future()
+        kept.keep("r", found)
+        asking = asyncio.ensure_future(kept.take("r"))
+        await asyncio.sleep(0)
+        assert not asking.done()
+        found.set_result(None)
+        assert await asking is None
+
+    asyncio.run(check())

@@ -1,0 +1,513 @@
+"""What the router does after an answer: it asks, has the KV made, pushes it on, and gives way to every call."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from prefillshare.contract import EAGER_HEADER, EAGER_RID_PREFIX, MODULE_HEADER, NO_BOOTSTRAP_HOST
+from prefillshare.observe.document import no_tokens
+from prefillshare.observe.observer import Observer
+from prefillshare.observe.state import deployment_state, worker_state
+from prefillshare.routing.eager import answers
+from tests.routing.workers import Deployment, SmallWorker, deployment, in_loop, until
+from tests.support.monitoring import scraped, worker_of
+from tests.support.state_document import mistakes_in
+
+MODULES = ("math", "tool", "code")
+IDS = [5, 6, 7, 8]
+
+
+@contextlib.asynccontextmanager
+async def agents(**options: Any) -> AsyncIterator[Deployment]:
+    """A deployment whose decode workers know what follows their answers."""
+    async with deployment(**({"decode": MODULES} | options)) as running:
+        for worker in running.workers.values():
+            if worker.role == "decode":
+                worker.continuation = {"input_ids": IDS, "extra_key": None, "module": worker.module, "new_tokens": 3}
+        yield running
+
+
+def decode_worker(running: Deployment, module: str) -> SmallWorker:
+    return next(worker for worker in running.workers.values() if worker.module == module)
+
+
+def jobs(running: Deployment) -> dict[str, int]:
+    assert running.gateway.eager is not None
+    return {name: count for name, count in running.gateway.eager.counters.as_dict().items() if count}
+
+
+async def settled(running: Deployment) -> None:
+    """Wait until nothing is to be done any more."""
+    assert running.gateway.eager is not None
+    await until(lambda: not running.gateway.eager._jobs)
+
+
+async def ask(running: Deployment, module: str = "math", session: str = "s", **fields: Any) -> None:
+    """One call, answered to its end."""
+    reply = await running.chat(module, session_id=session, **fields)
+    assert reply.status == 200
+    await reply.read()
+
+
+async def take_turns(running: Deployment, rounds: int, session: str = "s") -> None:
+    for _ in range(rounds):
+        for module in MODULES:
+            await ask(running, module, session)
+            await settled(running)
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@in_loop
+async def test_what_follows_an_answer_is_asked_for_and_prefilled(is_stream: bool) -> None:
+    async with agents() as running:
+        running["math-0"].continuation |= {"extra_key": "tenant"}
+        await ask(running, stream=is_stream)
+        await settled(running)
+        (call,) = running["math-0"].calls
+        assert running["math-0"].asked == [call["rid"]]
+        (sent,) = running["p0"].eager
+        assert sent["input_ids"] == IDS
+        assert sent["extra_key"] == "tenant"
+        assert sent["sampling_params"]["max_new_tokens"] == 0
+        assert sent["bootstrap_host"] == NO_BOOTSTRAP_HOST
+        assert isinstance(sent["bootstrap_room"], int)
+        headers = running["p0"].headers[-1]
+        assert (headers[EAGER_HEADER], headers[MODULE_HEADER]) == ("1", "math")
+        assert jobs(running) == {"done": 1}
+
+
+@in_loop
+async def test_nothing_begins_before_the_client_has_its_answer() -> None:
+    async with agents() as running:
+        running["math-0"].gate = asyncio.Semaphore(3)
+        call = asyncio.create_task(ask(running, stream=True))
+        await until(lambda: running["math-0"].running)
+        await asyncio.sleep(5 * answers.SETTLE_S)
+        assert running["math-0"].asked == []
+        running["math-0"].gate.release()
+        await call
+        await until(lambda: running["math-0"].asked)
+
+
+@in_loop
+async def test_it_takes_no_place_and_counts_as_no_call() -> None:
+    async with agents(max_running_per_worker=1, max_queued_per_module=0) as running:
+        running["p0"].prefill_s = 0.3
+        await ask(running)
+        await until(lambda: running["p0"].eager)
+        # The worker is at it, and yet has room for a call.
+        await ask(running, session="other")
+        await settled(running)
+        state = await running.state()
+        assert state["counters"]["calls"] == state["counters"]["answered"] == 2
+        prefill = state["workers"][0]
+        assert (prefill["calls"], prefill["running"], prefill["failed"]) == (2, 0, 0)
+        assert running.parts.observer.stats_of("math").requests == 2
+
+
+@in_loop
+async def test_the_sessions_next_call_ends_it_at_once() -> None:
+    async with agents() as running:
+        running["p0"].prefill_s = 1.0
+        await ask(running, max_tokens=0)
+        await until(lambda: running["p0"].eager)
+        (sent,) = running["p0"].eager
+        running["p0"].prefill_s = 0.0
+        await ask(running, "tool")
+        await until(lambda: running["p0"].aborted == [EAGER_RID_PREFIX + sent["rid"]])
+        await settled(running)
+        assert jobs(running) == {"cancelled": 1, "done": 1}
+
+
+@in_loop
+async def test_a_session_that_goes_on_at_once_costs_no_question() -> None:
+    async with agents() as running:
+        for module in MODULES:
+            await ask(running, module)
+        await settled(running)
+        assert [decode_worker(running, module).asked for module in MODULES[:2]] == [[], []]
+        assert jobs(running) == {"cancelled": 2, "done": 1}
+
+
+@in_loop
+async def test_another_sessions_call_does_not_end_it() -> None:
+    async with agents() as running:
+        running["p0"].prefill_s = 0.1
+        await ask(running, session="a")
+        await until(lambda: running["p0"].eager)
+        await ask(running, session="b")
+        await settled(running)
+        assert jobs(running) == {"done": 2}
+
+
+@in_loop
+async def test_of_one_session_only_the_latest_answer_counts() -> None:
+    async with agents() as running:
+        running["math-0"].pause_s = 0.05
+        first, second = (asyncio.create_task(ask(running)) for _ in range(2))
+        await asyncio.gather(first, second)
+        await settled(running)
+        assert jobs(running) == {"dropped": 1, "done": 1}
+        assert len(running["p0"].eager) == 1
+
+
+@pytest.mark.parametrize("status", [400, 500])
+@in_loop
+async def test_nothing_follows_an_answer_that_is_an_error(status: int) -> None:
+    async with agents(max_retries=0) as running:
+        running["math-0"].status = status
+        assert (await running.chat(session_id="s")).status >= 400
+        await asyncio.sleep(5 * answers.SETTLE_S)
+        assert running["math-0"].asked == []
+
+
+@in_loop
+async def test_nothing_follows_an_answer_that_the_client_left() -> None:
+    async with agents() as running:
+        running["math-0"].pause_s = 30.0
+        call = asyncio.create_task(ask(running))
+        await until(lambda: running["math-0"].running)
+        call.cancel()
+        await until(lambda: running["math-0"].aborted)
+        await asyncio.sleep(5 * answers.SETTLE_S)
+        assert running["math-0"].asked == []
+
+
+@in_loop
+async def test_nothing_follows_a_batch_or_a_call_for_no_token() -> None:
+    async with agents() as running:
+        for fields in ({"text": ["a", "b"]}, {"text": "hello", "sampling_params": {"max_new_tokens": 0}}):
+            body = {"lora_path": "math", "session_id": "s", **fields}
+            async with running.http.post(f"{running.url}/generate", json=body) as reply:
+                assert reply.status == 200
+        await asyncio.sleep(5 * answers.SETTLE_S)
+        assert running["math-0"].asked == []
+
+
+@in_loop
+async def test_calls_without_a_session_are_known_by_their_beginning() -> None:
+    async with agents() as running:
+        text = "a conversation that is long enough to be known again"
+        await (await running.chat(text=text)).read()
+        await settled(running)
+        assert jobs(running) == {"done": 1}
+        running["p0"].prefill_s = 1.0
+        await (await running.chat(text=text + " and goes on")).read()
+        await until(lambda: len(running["p0"].eager) == 2)
+        running["p0"].prefill_s = 0.0
+        await (await running.chat(text=text + " and goes on and on")).read()
+        await settled(running)
+        # The third call of one module in a row was expected.
+        assert jobs(running) == {"done": 2, "cancelled": 1, "pushed": 1}
+
+
+@in_loop
+async def test_a_busy_prefill_worker_is_not_sent_any() -> None:
+    async with agents() as running:
+        worker = running.parts.pool.get("p0")
+        assert worker is not None
+        await ask(running)
+        worker.num_running += 2
+        await settled(running)
+        assert jobs(running) == {"dropped": 1}
+        assert (running["math-0"].asked, running["p0"].eager) == ([], [])
+
+
+@in_loop
+async def test_a_waiting_call_keeps_it_away() -> None:
+    async with agents(max_running_per_worker=1) as running:
+        running["code-2"].pause_s = 0.1
+        calls = [asyncio.create_task(ask(running, "code", f"c{number}")) for number in range(2)]
+        await until(lambda: running.parts.admission.num_queued("code") == 1)
+        await ask(running, "math")
+        await until(lambda: jobs(running) == {"dropped": 1})
+        assert running["math-0"].asked == []
+        await asyncio.gather(*calls)
+
+
+@in_loop
+async def test_the_newest_jobs_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "MAX_JOBS", 3)
+    monkeypatch.setattr(answers, "SETTLE_S", 0.3)
+    async with agents() as running:
+        for number in range(5):
+            await ask(running, session=f"s{number}")
+        await settled(running)
+        assert jobs(running) == {"dropped": 2, "done": 3}
+        asked = [body["rid"] for body in running["math-0"].calls]
+        assert sorted(running["math-0"].asked) == sorted(asked[2:])
+
+
+@in_loop
+async def test_two_jobs_at_a_time_and_all_in_the_end() -> None:
+    async with agents() as running:
+        running["math-0"].continuation_s = 0.1
+        for number in range(6):
+            await ask(running, session=f"s{number}")
+        await until(lambda: len(running["math-0"].asked) == 2)
+        await settled(running)
+        assert jobs(running) == {"done": 6}
+
+
+@in_loop
+async def test_what_the_worker_gave_up_is_neither_done_nor_pushed() -> None:
+    async with agents() as running:
+        await take_turns(running, 2)
+        before = jobs(running)
+        running["p0"].gives_up = True
+        await ask(running)
+        await settled(running)
+        assert jobs(running) == before | {"dropped": 1}
+
+
+@in_loop
+async def test_failures_are_nobodys_business(caplog: pytest.LogCaptureFixture) -> None:
+    async with agents(breaker_failures=1) as running:
+        await ask(running)
+        running["p0"].status = 503
+        await settled(running)
+        assert jobs(running) == {"failed": 1}
+        running["p0"].status = 200
+        running["p0"].prefill_s = 0.2
+        await ask(running)
+        await until(lambda: len(running["p0"].eager) == 2)
+        await running["p0"].stop()
+        await settled(running)
+        assert jobs(running) == {"failed": 2}
+        await running["p0"].start()
+        state = await running.state()
+        assert [worker["breaker"] for worker in state["workers"]] == ["closed"] * 4
+        assert [worker["failed"] for worker in state["workers"]] == [0] * 4
+        assert (state["counters"]["failed"], state["counters"]["retries"]) == (0, 0)
+        assert [record for record in caplog.records if "follows" in record.message] == []
+
+
+@in_loop
+async def test_a_worker_without_the_path_is_not_asked_for_ever() -> None:
+    async with agents() as running:
+        worker = running["math-0"]
+        worker.continuation = None
+        for number in range(3):
+            await ask(running, session=f"s{number}")
+            await settled(running)
+        assert len(worker.asked) == 1
+        assert jobs(running) == {}
+        worker.is_healthy = False
+        await until(lambda: running.parts.pool.get("math-0").state == "down")
+        worker.is_healthy = True
+        await running.is_up("math-0")
+        await ask(running)
+        await settled(running)
+        assert len(worker.asked) == 2
+
+
+@in_loop
+async def test_a_worker_with_the_path_may_know_nothing_of_many_answers() -> None:
+    async with agents() as running:
+        worker = running["math-0"]
+        worker.continuation, worker.knows_rids = None, True
+        for number in range(3):
+            await ask(running, session=f"s{number}")
+            await settled(running)
+        assert len(worker.asked) == 3
+        assert jobs(running) == {}
+
+
+@pytest.mark.parametrize(
+    "content", [{}, [], {"input_ids": [], "extra_key": None, "module": "math", "new_tokens": 1}, {"input_ids": 5}]
+)
+@in_loop
+async def test_an_answer_that_cannot_be_used_is_none(content: Any) -> None:
+    async with agents() as running:
+        running["math-0"].continuation = content
+        await ask(running)
+        await settled(running)
+        assert (running["p0"].eager, jobs(running)) == ([], {})
+
+
+@in_loop
+async def test_switched_off_nothing_is_asked() -> None:
+    async with agents(settings={"eager_answers": False}) as running:
+        await ask(running)
+        await asyncio.sleep(5 * answers.SETTLE_S)
+        assert running["math-0"].asked == []
+        async with running.http.get(f"{running.url}/deployment/state") as reply:
+            assert "eager_jobs" not in await reply.json()
+        async with running.http.get(f"{running.url}/metrics") as reply:
+            assert "eager_jobs" not in await reply.text()
+
+
+@in_loop
+async def test_a_router_that_stops_gives_its_jobs_up() -> None:
+    async with agents() as running:
+        running["p0"].prefill_s = 30.0
+        call = running["p0"]
+        running["p0"].prefill_s = 0.0
+        await ask(running)
+        call.prefill_s = 30.0
+        await until(lambda: running["p0"].eager)
+    (sent,) = running["p0"].eager
+    assert running["p0"].aborted == [EAGER_RID_PREFIX + sent["rid"]]
+
+
+@in_loop
+async def test_the_new_part_is_pushed_to_the_module_that_comes_next() -> None:
+    async with agents() as running:
+        await take_turns(running, 1)
+        assert [decode_worker(running, module).eager for module in MODULES] == [[], [], []]
+        await take_turns(running, 2)
+        # The fifth call is the first that was expected, so the sixth is the first that is prepared.
+        assert [len(decode_worker(running, module).eager) for module in MODULES] == [2, 1, 2]
+        (body, *_) = decode_worker(running, "tool").eager
+        assert body["input_ids"] == IDS
+        assert body["sampling_params"]["max_new_tokens"] == 0
+        pair = next(sent for sent in running["p0"].eager if sent["bootstrap_room"] == body["bootstrap_room"])
+        assert pair["bootstrap_host"] == body["bootstrap_host"] == "127.0.0.1"
+        assert pair["bootstrap_port"] == body["bootstrap_port"] == 8998
+        assert "lora_path" not in body
+        assert jobs(running) == {"done": 9, "pushed": 5}
+
+
+@in_loop
+async def test_an_adapter_is_named_and_the_last_prompts_worker_is_chosen() -> None:
+    async with agents(decode=("math", "math")) as running:
+        for worker in running.workers.values():
+            worker.is_adapter = worker.role == "decode"
+            worker.is_healthy = False
+        await until(lambda: all(worker.state == "down" for worker in running.parts.pool))
+        for worker in running.workers.values():
+            worker.is_healthy = True
+        await running.is_up(*running.workers)
+        for _ in range(4):
+            await ask(running)
+            await settled(running)
+        first, second = running["math-0"], running["math-1"]
+        used, other = (first, second) if first.calls else (second, first)
+        # The replica that holds the session's prompt is the one that its next call meets.
+        assert (len(used.calls), other.calls, other.eager) == (4, [], [])
+        assert [body["lora_path"] for body in used.eager] == ["math"] * 2
+
+
+@in_loop
+async def test_a_replica_without_room_is_not_pushed_to() -> None:
+    async with agents() as running:
+        await take_turns(running, 2)
+        math = running.parts.pool.get("math-0")
+        assert math is not None
+        before = len(running["math-0"].eager)
+        await ask(running, "math")
+        await ask(running, "tool")
+        math.num_running += math.max_running
+        await ask(running, "code")
+        await settled(running)
+        assert len(running["math-0"].eager) == before
+        math.num_running -= math.max_running
+
+
+@in_loop
+async def test_a_push_that_one_worker_refuses_ends_at_the_other() -> None:
+    async with agents() as running:
+        await take_turns(running, 2)
+        before, pushed = len(running["p0"].eager), jobs(running)["pushed"]
+        running["tool-1"].status = 400
+        running["p0"].prefill_s = 0.1
+        await ask(running, "math")
+        await settled(running)
+        # The one that made the KV went well; the one that was to send it is told.
+        made, sent = running["p0"].eager[before:]
+        assert made["bootstrap_host"] == NO_BOOTSTRAP_HOST
+        assert running["p0"].aborted == [sent["rid"]]
+        assert jobs(running) == {"done": 7, "pushed": pushed}
+        assert {worker["breaker"] for worker in (await running.state())["workers"]} == {"closed"}
+
+
+@in_loop
+async def test_a_session_that_calls_at_random_is_pushed_nothing() -> None:
+    async with agents() as running:
+        for module in ("math", "tool", "math", "code", "tool", "tool", "code", "math", "math", "tool", "code", "code"):
+            await ask(running, module)
+            await settled(running)
+        assert jobs(running) == {"done": 12}
+
+
+@in_loop
+async def test_what_was_made_ahead_counts_as_held() -> None:
+    """The index finds the last prompt; of the answer the router knows only for how many tokens it stands."""
+    async with agents(prefill=2) as running:
+        running["math-0"].continuation |= {"new_tokens": 100}
+        messages = [{"role": "user", "content": "hello there, this is long enough"}]
+        await ask(running, messages=messages)
+        await settled(running)
+        messages += [{"role": "assistant", "content": "y" * 5000}, {"role": "user", "content": "z" * 5000}]
+        chooser = running.parts.chooser
+        before = running.gateway.proxy.counters.matched_bytes
+        await ask(running, messages=messages)
+        found = running.gateway.proxy.counters.matched_bytes - before
+        first = len("hello there, this is long enough")
+        assert first + 100 * 1 <= found <= first + 100 * 8 + 40
+        assert chooser.bytes_per_token > 1
+
+
+@in_loop
+async def test_a_worker_that_lost_the_prompt_is_credited_nothing() -> None:
+    async with agents() as running:
+        await ask(running)
+        await settled(running)
+        async with running.http.post(f"{running.url}/flush_cache") as reply:
+            assert reply.status == 200
+        await ask(running)
+        assert running.gateway.proxy.counters.matched_bytes == 0
+
+
+@in_loop
+async def test_state_and_metrics_tell_what_became_of_it() -> None:
+    async with agents() as running:
+        await take_turns(running, 2)
+        running["math-0"].told = told("math-0", pushed=40, hit=30)
+        async with running.http.get(f"{running.url}/deployment/state") as reply:
+            state = await reply.json()
+        assert mistakes_in(state) == []
+        assert state["eager_jobs"] == {"done": 6, "dropped": 0, "cancelled": 0, "failed": 0, "pushed": 2}
+        assert worker_of(state, "math-0")["push"] == {"pushed_tokens": 40, "push_hit_tokens": 30}
+        assert worker_of(state, "p0")["push"] is None
+        # Started again, it begins at 0.
+        running["math-0"].told = told("math-0", started=2.0, pushed=5, hit=1)
+        async with running.http.get(f"{running.url}/metrics") as reply:
+            samples = scraped(await reply.text())
+        labels = (("module", "math"), ("role", "decode"), ("worker", "math-0"))
+        assert samples["prefillshare_pushed_tokens_total", labels] == 45
+        assert samples["prefillshare_push_hit_tokens_total", labels] == 31
+        assert samples["prefillshare_eager_jobs_total", (("outcome", "done"),)] == 6
+        assert samples["prefillshare_eager_pushes_total", ()] == 2
+
+
+def told(worker_id: str, *, started: float = 1.0, pushed: int, hit: int) -> dict[str, Any]:
+    """What a decode worker tells of itself."""
+    entry = worker_state(
+        id=worker_id,
+        role="decode",
+        module="math",
+        url="http://x",
+        pid=1,
+        state="up",
+        restarts=0,
+        totals=no_tokens(),
+        running=0,
+        queued=0,
+        kv=None,
+        handoff=None,
+        push={"pushed_tokens": pushed, "push_hit_tokens": hit},
+    )
+    observer = Observer(lambda: started)
+    document = deployment_state(
+        observer,
+        name="d",
+        topology="disaggregated",
+        prefill_module="base",
+        modules=[],
+        workers=[entry],
+    )
+    return dict(document)

@@ -1,0 +1,152 @@
+"""`prefillshare store` as a user runs it, and the folders that launchers keep and sweep."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from prefillshare.store import KvStore, StoreOwner, StoreSettings
+from prefillshare.store.folders import memory_folder, store_folders, sweep
+from tests.store.children import child
+from tests.store.stores import chain, identity, page, pages, read, settings
+
+
+@pytest.fixture
+def both(tmp_path: Path) -> StoreSettings:
+    """2 MB in memory, 4 MB on disk."""
+    (tmp_path / "memory").mkdir()
+    return settings(tmp_path / "memory", directory=tmp_path / "disk", disk_bytes=4 << 20)
+
+
+def run(*arguments: object) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "prefillshare", "store", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def where(both: StoreSettings) -> tuple[object, ...]:
+    return ("--memory", both.memory_directory, "--disk", both.directory)
+
+
+def test_stores_are_listed_verified_and_cleared(both: StoreSettings) -> None:
+    store = KvStore.attach(both, identity())
+    keys = chain(30)
+    store.write(keys, pages(keys))
+    store.spill()
+    memory, disk = json.loads(run("ls", *where(both), "--json").stdout)
+    assert (memory["tier"], memory["store"], memory["pages"], memory["is_used"]) == ("memory", "tests", 30, True)
+    assert (disk["tier"], disk["pages"], disk["is_used"]) == ("disk", 30, True)
+    assert memory["identity"]["page_size"] == 16
+    assert "0123abcd\t0 of 1\tnone\t30" in run("ls", *where(both)).stdout
+    done = run("verify", *where(both))
+    assert done.returncode == 0
+    assert done.stdout.count("30 pages whole, 0 damaged") == 2
+    refused = run("clear", *where(both))
+    assert refused.returncode == 9
+    assert "is in use" in refused.stderr
+    assert read(store, keys) == 30
+    store.close()
+    cleared = run("clear", *where(both))
+    assert cleared.returncode == 0
+    assert len(cleared.stdout.splitlines()) == 2
+    assert json.loads(run("ls", *where(both), "--json").stdout) == []
+
+
+def test_verify_finds_the_damaged_page(both: StoreSettings) -> None:
+    store = KvStore.attach(both, identity())
+    keys = chain(5)
+    store.write(keys, pages(keys))
+    (file,) = both.memory_directory.glob("*/memory-*/*.store")
+    place = file.read_bytes().index(page(keys[3]).tobytes())
+    with file.open("r+b") as opened:
+        os.pwrite(opened.fileno(), b"\x00\x01\x02\x03", place + 100)
+    done = run("verify", *where(both), "--json")
+    assert done.returncode == 9
+    assert "1 pages are damaged" in done.stderr
+    memory, _ = json.loads(done.stdout)
+    assert memory["damaged_keys"] == [keys[3].hex()]
+    assert memory["whole_pages"] == 4
+
+
+def test_a_damaged_header_is_said_and_can_be_cleared(both: StoreSettings) -> None:
+    KvStore.attach(both, identity()).close()
+    (file,) = both.memory_directory.glob("*/memory-*/*.store")
+    with file.open("r+b") as opened:
+        os.pwrite(opened.fileno(), b"\xff", 20)
+    assert "header damaged" in run("ls", *where(both)).stdout
+    assert run("verify", *where(both)).returncode == 9
+    assert run("clear", "tests", "--memory", both.memory_directory).returncode == 0
+    assert not file.exists()
+
+
+def test_clear_by_force_and_by_a_wrong_name(both: StoreSettings) -> None:
+    store = KvStore.attach(both, identity())
+    keys = chain(5)
+    store.write(keys, pages(keys))
+    wrong = run("clear", "other", "--memory", both.memory_directory)
+    assert wrong.returncode == 9
+    assert "(there: tests)" in wrong.stderr
+    assert run("clear", "tests", "--memory", both.memory_directory, "--force").returncode == 0
+    assert read(store, keys) == 5  # what a process has open stays its own
+    assert KvStore.attach(both, identity()).count_present(keys) == 0
+
+
+def test_nothing_to_list_is_said(tmp_path: Path) -> None:
+    done = run("ls", "--memory", tmp_path)
+    assert done.returncode == 0
+    assert "no store is in" in done.stderr
+    assert run("ls", "--memory", tmp_path, "--disk", tmp_path / "missing").returncode == 9
+
+
+def test_a_launcher_takes_its_own_store_over_and_sweeps_those_of_the_dead(tmp_path: Path) -> None:
+    mine, other = settings(tmp_path), settings(tmp_path, name="other")
+    keys = chain(20)
+
+    def write_and_wait(where: StoreSettings, pipe: int) -> None:
+        owner = StoreOwner(where)
+        store = KvStore.attach(where, identity())
+        store.write(keys, pages(keys))
+        os.write(pipe, b"!")
+        os.read(os.pipe()[0], 1)
+        owner.end()
+
+    reader, writer = os.pipe()
+    with child(lambda: write_and_wait(mine, writer)), child(lambda: write_and_wait(other, writer)):
+        assert os.read(reader, 1) + os.read(reader, 1) == b"!!"
+        assert sweep(tmp_path) == []  # both live
+    owner = StoreOwner(mine)
+    assert not memory_folder(tmp_path, "other").exists()
+    assert read(KvStore.attach(mine, identity()), keys) == 20
+    owner.end()
+
+
+def test_a_store_ends_with_its_launcher_unless_it_stays(tmp_path: Path) -> None:
+    owner, staying = StoreOwner(settings(tmp_path)), StoreOwner(settings(tmp_path, name="stays"), stays=True)
+    for name in ("tests", "stays"):
+        KvStore.attach(settings(tmp_path, name=name), identity()).close()
+    owner.end()
+    staying.end()
+    assert store_folders(tmp_path) == [memory_folder(tmp_path, "stays")]
+    StoreOwner(settings(tmp_path, name="third")).end()
+    assert store_folders(tmp_path) == [memory_folder(tmp_path, "stays")]
+
+
+def test_files_of_other_weights_make_room_when_nobody_uses_them(tmp_path: Path) -> None:
+    old = KvStore.attach(settings(tmp_path), identity(prefill_fingerprint="old"))
+    used = KvStore.attach(settings(tmp_path), identity(prefill_fingerprint="used"))
+    old.close()
+    KvStore.attach(settings(tmp_path), identity())
+    files = list(memory_folder(tmp_path, "tests").glob("*.store"))
+    assert len(files) == 2
+    keys = chain(3)
+    assert used.write(keys, pages(keys)) == 3
+
+
+def test_names_that_are_no_file_names_are_stores_as_well(tmp_path: Path) -> None:
+    for name in ("a/b", "..", "with space", "x" * 300):
+        store = KvStore.attach(settings(tmp_path, name=name), identity())
+        keys = chain(2)
+        assert store.write(keys, pages(keys)) == 2
+    assert len(store_folders(tmp_path)) == 4
