@@ -129,6 +129,7 @@ def _describe_worker(manager: TokenizerManager, told: Mapping[str, Any] | None, 
         queued=None if told is None else num_queued,
         kv=None if told is None else told["kv"],
         handoff=None if role == "null" else observer.handoffs.as_dict(),
+        store=None if told is None else told["store"],
         push=None if told is None else told["push"],
         eager=getattr(manager, "prefillshare_eager", None),
     )
