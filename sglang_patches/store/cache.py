@@ -157,6 +157,7 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
         key = RadixKey(req.full_untruncated_fill_ids[num_matched:end], req.extra_key).page_aligned(self.page_size)
         if not is_backed or len(key) == 0 or self.cache_controller.prefetch_rate_limited():
             return
+        assert self._page_keys is not None
         keys = self._page_keys.of(key, req.last_host_node.get_last_hash_value())
         if (loader := self._loads.get(keys[0])) is not None:
             self._waiting_for[req.rid] = (req, loader)
