@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from prefillshare.routing.choice.policies.base import Candidate, Wanted, finish_s
+from prefillshare.routing.choice.policies.base import Candidate, Wanted, finish_s, known_bytes
 
 
 def stay_or_leave(preferred: Candidate, wanted: Wanted, candidates: Sequence[Candidate], margin_s: float) -> Candidate:
@@ -15,7 +15,7 @@ def stay_or_leave(preferred: Candidate, wanted: Wanted, candidates: Sequence[Can
     busy = sum(candidate.wait_s > 0 for candidate in candidates) / len(candidates)
 
     def cost_s(candidate: Candidate) -> float:
-        again_tokens = max(0, preferred.matched_bytes - candidate.matched_bytes) / wanted.bytes_per_token
+        again_tokens = max(0, preferred.matched_bytes - known_bytes(candidate)) / wanted.bytes_per_token
         return finish_s(candidate, wanted) + busy * again_tokens / candidate.tokens_per_s
 
     other = min(candidates, key=lambda candidate: (cost_s(candidate), candidate.num_running))
