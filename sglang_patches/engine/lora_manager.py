@@ -21,7 +21,7 @@ from sglang.srt.lora import lora_manager as upstream
 from prefillshare.errors import ModuleError
 from sglang_patches.checks.adapters import check_adapter, check_late_adapter
 from sglang_patches.declarations import binds, overrides
-from sglang_patches.icarus.modules import check_targets, paired_modules, reads_base_kv_only
+from sglang_patches.icarus.modules import check_matrices, paired_modules, reads_base_kv_only
 from sglang_patches.icarus.requests import rows_of_decode
 from sglang_patches.prefill.segments import SEGMENTS, LoraIds, second_row_view, segment_view
 
@@ -91,7 +91,7 @@ class LoRAManager(upstream.LoRAManager):
             check_late_adapter(lora_config.path, lora_ref.lora_name)
         super().validate_new_adapter(lora_config, lora_ref)
         if reads_base_kv_only(lora_config.path):
-            check_targets(lora_config.target_modules, lora_ref.lora_name)
+            check_matrices(lora_config.path, lora_ref.lora_name)
             self._check_can_pair(lora_ref.lora_name)
             paired_modules.add(lora_ref.lora_id)
 

@@ -7,13 +7,11 @@ own for the token that is sampled from (:mod:`sglang_patches.icarus.rows`). Thei
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
-from prefillshare.errors import ModuleError
+from prefillshare.modules.adapter import read_adapter
+from prefillshare.modules.kv_rule import check_no_kv_matrices
 from prefillshare.modules.manifest import read_manifest
-
-_WITHOUT_EFFECT = frozenset({"k_proj", "v_proj", "qkv_proj"})
 
 
 class PairedModules:
@@ -45,16 +43,9 @@ def reads_base_kv_only(path: str | None) -> bool:
     return manifest is not None and manifest.kv_rule == "all-base"
 
 
-def check_targets(target_modules: Iterable[str] | str | None, name: str) -> None:
+def check_matrices(path: str, name: str) -> None:
     """Refuse a change of keys or values: the module's own are never written, so it would have no effect.
 
     Raises: ModuleError.
     """
-    listed = [target_modules] if isinstance(target_modules, str) else target_modules or ()
-    found = sorted({target.rpartition(".")[2] for target in listed} & _WITHOUT_EFFECT)
-    if found:
-        raise ModuleError(
-            f'adapter {name} changes {", ".join(found)} and its manifest says kv_rule = "all-base": keys and values '
-            "are then the prefill module's at every position, so this part of it would have no effect; train it on "
-            "q_proj, o_proj, gate_proj, up_proj and down_proj"
-        )
+    check_no_kv_matrices(read_adapter(Path(path), name), name)

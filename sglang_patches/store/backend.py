@@ -23,7 +23,7 @@ from sglang.srt.mem_cache.hicache_storage import HiCacheStorage, HiCacheStorageC
 
 from prefillshare.contract import FINGERPRINT_VARIABLE
 from prefillshare.errors import StoreError
-from prefillshare.store import KvStore, StoreIdentity, StoreSettings
+from prefillshare.store import KvStore, StoreIdentity, StoreSettings, StoreStats
 from sglang_patches.fingerprint import PINNED_SGLANG
 from sglang_patches.store.costs import Pace
 
@@ -68,10 +68,9 @@ class StoreBackend(HiCacheStorage):
             page_bytes=pool.size_per_token * pool.page_size,
         )
 
-    @property
-    def is_attached(self) -> bool:
-        """Whether there is a store."""
-        return self._store is not None
+    def stats(self) -> StoreStats | None:
+        """What the store holds and what this rank did with it; None without one."""
+        return self._store.stats() if self._store is not None else None
 
     def count_present(self, keys: Sequence[str]) -> int:
         """Length of the leading run of ``keys`` that the store has; marks all of them as used, the first as latest."""

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from sglang.srt.mem_cache.radix_cache import TreeNode
     from sglang.srt.server_args import ServerArgs
 
+    from prefillshare.store import StoreStats
+
 STORED = "\0store"
 """Origin of what came out of the store: nobody knows for which module it was prefilled. No module is called so."""
 
@@ -57,8 +59,10 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
 
     def __init__(self, params: CacheInitParams, server_args: ServerArgs, weights_dtype: torch.dtype) -> None:
         self.costs = LoadCosts()
-        self.num_load_tokens = 0
-        """Tokens that came from the store."""
+        self.num_host_tokens = 0
+        """Cached tokens of prompts that came from the host tier."""
+        self.num_store_tokens = 0
+        """Cached tokens of prompts that came from the store."""
         self._waiting_for: dict[str, tuple[Req, str]] = {}
         """Request id -> the request, and the one that loads what it would load."""
         self._loads: dict[str, str] = {}
@@ -69,6 +73,10 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
         setattr(self.root_node, ROOT_ATTRIBUTE, self._page_keys)
         # Page by page as the prompt comes: a shorter load is worth it as well, since pages have 16 tokens or more.
         self.load_back_threshold = 1
+
+    def store_stats(self) -> StoreStats | None:
+        """What the store holds and what this engine did with it; None without one."""
+        return self._backend.stats()
 
     @property
     def _backend(self) -> StoreBackend:
@@ -107,7 +115,6 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
     def _insert_helper_host(self, node: TreeNode, key: RadixKey, host_value: Any, hash_value: Any) -> int:
         num_known: int = super()._insert_helper_host(node, key, host_value, hash_value)
         self._name_origin(node, key, STORED)
-        self.num_load_tokens += len(key) - num_known
         return num_known
 
     def _name_origin(self, node: TreeNode, key: RadixKey, origin: str | None) -> None:
@@ -122,6 +129,8 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
         is_counted = req.prefillshare.are_hits_counted
         super()._begin(req)
         if req.prefillshare.are_hits_counted and not is_counted:
+            self.num_host_tokens += req.cached_tokens_host
+            self.num_store_tokens += req.cached_tokens_storage
             note(req, host_hit_tokens=req.cached_tokens_host, store_hit_tokens=req.cached_tokens_storage)
 
     def cache_unfinished_req(self, req: Req, chunked: bool = False) -> None:

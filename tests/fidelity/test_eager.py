@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.fidelity.conftest import MODULES, NUM_TOKENS, Prompt
-from tests.support.engines import MODELS_DIR, TINY_AGENTS, Endpoint, shared_engine
+from tests.support.engines import TINY_AGENTS, Endpoint, shared_engine, with_prefill_key
 from tests.support.marks import starts_engine
 
 NUM_TURNS = 5
@@ -25,10 +25,7 @@ HARD = ("--page-size", str(PAGE_SIZE), "--chunked-prefill-size", "64", "--enable
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny deployment, in which the shortest answer counts."""
-    text = TINY_AGENTS.read_text().replace('path = "tiny/', f'path = "{MODELS_DIR}/tiny/')
-    file = tmp_path_factory.mktemp("eager") / "eager.toml"
-    file.write_text(text.replace("[prefill]\n", "[prefill]\neager_min_tokens = 1\n"))
-    return file
+    return with_prefill_key(TINY_AGENTS, "eager_min_tokens = 1", tmp_path_factory.mktemp("eager"))
 
 
 @pytest.fixture(scope="module")
