@@ -88,7 +88,8 @@ class Table:
         self._last_use = memory[layout.last_use : layout.last_use + 8 * num_slots].view("<u8")
         raw = memory[layout.records : layout.records + RECORD_BYTES * num_slots]
         self._records = raw.view(RECORD)
-        self._keys = raw.reshape(num_slots, RECORD_BYTES)[:, : 8 * _KEY_WORDS].view("<u8")
+        self._raw_records = raw.reshape(num_slots, RECORD_BYTES)
+        self._keys = self._raw_records[:, : 8 * _KEY_WORDS].view("<u8")
         self._clock = memory[CLOCK_OFFSET : CLOCK_OFFSET + 8].view("<u8")
 
     # -- without the lock ---------------------------------------------------------------------------------------------
@@ -99,7 +100,9 @@ class Table:
 
     def snapshot(self, slots: Slots) -> Records:
         """Copies of the records; each may be half of one page's and half of the next one's."""
-        return self._records[slots]
+        # As bytes: numpy leaves what lies between and behind the fields of a record out of a copy, so that no two copies
+        # would be the same.
+        return self._raw_records[slots].view(RECORD)[:, 0]
 
     def is_unchanged(self, slot: int, record: np.void) -> bool:
         """Whether the slot still holds what it held when the record was copied."""

@@ -126,6 +126,24 @@ def test_processes_that_write_the_same_pages_keep_each_once(tmp_path: Path) -> N
     assert store.stats().tiers[0].num_pages == 300
 
 
+def test_a_damaged_page_is_dropped_with_its_first_read_and_written_anew(tmp_path: Path) -> None:
+    memory = settings(tmp_path)
+    store = KvStore.attach(memory, identity())
+    keys = chain(100)
+    assert store.write(keys, pages(keys)) == 100
+    with _file(memory).open("r+b") as opened:
+        content = os.pread(opened.fileno(), _file(memory).stat().st_size, 0)
+        for key in keys:
+            place = content.index(page(key).tobytes()[:64])
+            os.pwrite(opened.fileno(), bytes([content[place] ^ 1]), place)
+    for key in keys:
+        assert read(store, [key]) == 0
+    assert store.stats().damaged_pages == 100
+    assert store.count_present(keys) == 0
+    store.write(keys, pages(keys))
+    assert read(store, keys) == 100
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_flipped_bits_anywhere_cost_pages_and_no_more(both: StoreSettings, seed: int) -> None:
     store = KvStore.attach(both, identity())
