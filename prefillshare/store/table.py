@@ -100,8 +100,8 @@ class Table:
 
     def snapshot(self, slots: Slots) -> Records:
         """Copies of the records; each may be half of one page's and half of the next one's."""
-        # As bytes: numpy leaves what lies between and behind the fields of a record out of a copy, so that no two copies
-        # would be the same.
+        # As bytes: numpy leaves what lies between and behind the fields of a record out of a copy, so that no two
+        # copies would be the same.
         return self._raw_records[slots].view(RECORD)[:, 0]
 
     def is_unchanged(self, slot: int, record: np.void) -> bool:
