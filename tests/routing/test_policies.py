@@ -98,6 +98,18 @@ def test_calls_do_not_flee_between_busy_workers() -> None:
     assert _policy("prefix_aware").choose(wanted, [holder, other]) == "holder"
 
 
+def test_with_a_store_a_call_moves_for_less_since_what_it_leaves_is_loaded() -> None:
+    wanted = Wanted(prompt_bytes=4000)
+    holder = Candidate(id="holder", matched_bytes=4000, wait_s=0.8, tokens_per_s=1000.0)
+    for loadable_bytes, chosen in ((0, "holder"), (4000, "other")):
+        other = Candidate(id="other", loadable_bytes=loadable_bytes, tokens_per_s=1000.0)
+        assert _policy("prefix_aware").choose(wanted, [holder, other]) == chosen
+    # Loading takes time as well: an idle holder keeps the call.
+    idle = Candidate(id="holder", matched_bytes=4000, tokens_per_s=1000.0)
+    other = Candidate(id="other", loadable_bytes=4000, tokens_per_s=1000.0)
+    assert _policy("prefix_aware").choose(wanted, [other, idle]) == "holder"
+
+
 @pytest.mark.parametrize("name", ["prefix_aware", "session"])
 def test_a_session_keeps_its_worker(name: str) -> None:
     policy = _policy(name)

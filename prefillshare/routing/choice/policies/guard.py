@@ -8,7 +8,7 @@ from each other's queues make all queues longer: where workers are never idle, l
 
 from collections.abc import Sequence
 
-from prefillshare.routing.choice.policies.base import Candidate, Wanted, finish_s
+from prefillshare.routing.choice.policies.base import Candidate, Wanted, finish_s, known_bytes
 
 MAX_PRICE = 20.0
 """Of a second that is prefilled again, in seconds: workers that are busy 95 % of the time. A worker whose queue is
@@ -41,7 +41,7 @@ class LoadGuard:
         """Return `preferred` unless another one would be done so much sooner that it is worth its price."""
 
         def cost_s(candidate: Candidate) -> float:
-            again_tokens = max(0, preferred.matched_bytes - candidate.matched_bytes) / wanted.bytes_per_token
+            again_tokens = max(0, preferred.matched_bytes - known_bytes(candidate)) / wanted.bytes_per_token
             return finish_s(candidate, wanted) + self.price * again_tokens / candidate.tokens_per_s
 
         other = min(candidates, key=lambda candidate: (cost_s(candidate), candidate.num_running))
