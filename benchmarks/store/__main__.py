@@ -22,7 +22,7 @@ import numpy as np
 
 from prefillshare.bench.report.machine import processor_name
 from prefillshare.store import KvStore, StoreIdentity, StoreSettings, chain_keys
-from prefillshare.store.folders import remove_folder, store_folders
+from prefillshare.store.folders import disk_folder, remove_folder, store_folders
 
 PAGE_TOKENS = 16
 SHAPES = {"tiny": (5, 2, 64), "qwen3-8b": (36, 8, 128)}
@@ -78,7 +78,7 @@ def measure(case: Case, num_bytes: int, folder: Path, memory: Path) -> dict[str,
         name="bench",
         memory_bytes=2 * num_bytes + (64 << 20),
         memory_directory=memory,
-        directory=folder / "disk" if case.has_disk else None,
+        directory=folder if case.has_disk else None,
         disk_bytes=2 * num_bytes + (64 << 20) if case.has_disk else None,
         codec=case.codec,  # type: ignore[arg-type]
         threads=case.threads,
@@ -101,13 +101,13 @@ def measure(case: Case, num_bytes: int, folder: Path, memory: Path) -> dict[str,
             store.close()
             clear_memory(memory)
             if has_forgotten:
-                forget_cached(folder / "disk")
+                forget_cached(disk_folder(folder))
             store = KvStore.attach(settings, identity)
             with measured(found, name, moved):
                 assert store.read(keys, buffers) == len(keys)
     store.close()
     clear_memory(memory)
-    shutil.rmtree(folder / "disk", ignore_errors=True)
+    shutil.rmtree(disk_folder(folder), ignore_errors=True)
     return found
 
 

@@ -165,10 +165,14 @@ class SharedPrefillRadixCache(RadixCache):
         num_known, last = super()._insert_helper(node, key, value, priority, chunked)
         # What is new ends in one leaf of its own; a key that was all known ends in somebody else's node.
         if num_known < len(key):
-            last.origin, last.is_eager = self._writer, self._is_eager
-            if self._is_eager:
-                self.eager_tokens += len(key) - num_known
+            self._sign(last)
         return num_known, last
+
+    def _sign(self, node: Any) -> None:
+        """Say of a new node whose request put it there."""
+        node.origin, node.is_eager = self._writer, self._is_eager
+        if self._is_eager:
+            self.eager_tokens += len(node.key)
 
     def _split_node(self, key: RadixKey, child: Any, split_len: int) -> Any:
         upper = super()._split_node(key, child, split_len)

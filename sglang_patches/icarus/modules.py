@@ -1,4 +1,4 @@
-"""Which adapters of this engine read base-made KV at every position, and what such an adapter must be.
+"""Which adapters of this engine read base-made KV at every position.
 
 Trained as in arXiv 2603.13281: everything a request computes is the prefill module's, and the adapter has a row of its
 own for the token that is sampled from (:mod:`sglang_patches.icarus.rows`). Their manifest says so
@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prefillshare.modules.adapter import read_adapter
-from prefillshare.modules.kv_rule import check_no_kv_matrices
 from prefillshare.modules.manifest import read_manifest
 
 
@@ -41,11 +39,3 @@ def reads_base_kv_only(path: str | None) -> bool:
     """Whether the adapter in a directory says that KV of every position has to be the prefill module's."""
     manifest = read_manifest(Path(path)) if path else None
     return manifest is not None and manifest.kv_rule == "all-base"
-
-
-def check_matrices(path: str, name: str) -> None:
-    """Refuse a change of keys or values: the module's own are never written, so it would have no effect.
-
-    Raises: ModuleError.
-    """
-    check_no_kv_matrices(read_adapter(Path(path), name), name)

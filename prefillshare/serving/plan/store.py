@@ -48,11 +48,13 @@ def plan_store(deployment: ResolvedDeployment) -> "StoreSettings | None":
         directory=store.path,
         memory_bytes=store.memory_bytes or _default_memory_bytes(),
         disk_bytes=_disk_bytes(store),
+        keeps_memory_size=store.memory_bytes is None,
+        keeps_disk_size=store.disk_bytes is None,
         codec=store.codec,
         threads=store.threads,
     )
     _check_codec(deployment, store)
-    _check_memory(deployment, settings.memory_bytes)
+    _check_memory(deployment, settings)
     if settings.directory is not None:
         _check_directory(settings.directory, settings.disk_bytes or 0)
     return settings
@@ -68,6 +70,8 @@ def store_flags(deployment: ResolvedDeployment, worker: Worker, settings: "Store
         "memory_bytes": settings.memory_bytes,
         "directory": None if settings.directory is None else str(settings.directory),
         "disk_bytes": settings.disk_bytes,
+        "keeps_memory_size": settings.keeps_memory_size,
+        "keeps_disk_size": settings.keeps_disk_size,
         "codec": settings.codec,
         "threads": settings.threads,
     }
@@ -147,14 +151,17 @@ def _check_codec(deployment: ResolvedDeployment, store: Store) -> None:
         )
 
 
-def _check_memory(deployment: ResolvedDeployment, num_bytes: int) -> None:
+def _check_memory(deployment: ResolvedDeployment, settings: "StoreSettings") -> None:
+    from prefillshare.store.folders import memory_room
+
+    num_bytes = settings.memory_bytes
     page_bytes = kv_token_bytes(deployment) * deployment.page_size
     if num_bytes < MIN_PAGES * page_bytes:
         raise ConfigError(
             f"memory under [store] is {num_bytes:,} bytes and a page of {deployment.page_size} tokens takes "
             f'{page_bytes:,}: set memory = "{_round_up(MIN_PAGES * page_bytes)} MiB" or more'
         )
-    free = shutil.disk_usage(SHARED_MEMORY).free
+    free = memory_room(SHARED_MEMORY, settings.name)
     if num_bytes > free:
         raise ConfigError(
             f"memory under [store] is {gib(num_bytes)} GiB and {SHARED_MEMORY} has {gib(free)} GiB free: set memory = "
@@ -163,6 +170,8 @@ def _check_memory(deployment: ResolvedDeployment, num_bytes: int) -> None:
 
 
 def _check_directory(directory: Path, num_bytes: int) -> None:
+    from prefillshare.store.folders import disk_room
+
     what = f"path {str(directory)!r} under [store]"
     found = directory.stat()
     if found.st_uid != os.getuid():
@@ -172,7 +181,7 @@ def _check_directory(directory: Path, num_bytes: int) -> None:
         )
     if os.statvfs(directory).f_flag & os.ST_RDONLY or not os.access(directory, os.W_OK | os.X_OK):
         raise ConfigError(f"{what} cannot be written: give yourself the permission, or name another directory")
-    free = shutil.disk_usage(directory).free
+    free = disk_room(directory)
     if num_bytes > free:
         raise ConfigError(
             f"disk under [store] is {gib(num_bytes)} GiB and the file system of {directory} has {gib(free)} GiB free: "
