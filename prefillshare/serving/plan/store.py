@@ -43,19 +43,17 @@ def plan_store(deployment: ResolvedDeployment) -> "StoreSettings | None":
     require("engine")
     from prefillshare.store import StoreSettings
 
-    settings = StoreSettings(
+    _check_codec(deployment, store)
+    memory_bytes = store.memory_bytes or _default_memory_bytes()
+    _check_memory(deployment, memory_bytes)
+    return StoreSettings(
         name=_make_name(deployment),
         directory=store.path,
-        memory_bytes=store.memory_bytes or _default_memory_bytes(),
-        disk_bytes=_disk_bytes(store),
+        memory_bytes=memory_bytes,
+        disk_bytes=None if store.path is None else _find_disk_bytes(store.path, store.disk_bytes),
         codec=store.codec,
         threads=store.threads,
     )
-    _check_codec(deployment, store)
-    _check_memory(deployment, settings.memory_bytes)
-    if settings.directory is not None:
-        _check_directory(settings.directory, settings.disk_bytes or 0)
-    return settings
 
 
 def store_flags(deployment: ResolvedDeployment, worker: Worker, settings: "StoreSettings | None") -> list[str]:
@@ -133,12 +131,6 @@ def _default_memory_bytes() -> int:
     return min((available_memory_bytes() or free) // 4, free // 2)
 
 
-def _disk_bytes(store: Store) -> int | None:
-    if store.path is None:
-        return None
-    return store.disk_bytes or shutil.disk_usage(store.path).free // 2
-
-
 def _check_codec(deployment: ResolvedDeployment, store: Store) -> None:
     if store.codec == "splitzip" and deployment.dtype != "bfloat16":
         raise ConfigError(
@@ -162,7 +154,20 @@ def _check_memory(deployment: ResolvedDeployment, num_bytes: int) -> None:
         )
 
 
-def _check_directory(directory: Path, num_bytes: int) -> None:
+def _find_disk_bytes(directory: Path, wanted: int | None) -> int:
+    """Return the room for the store's disk tier; without a wish, half of what is free."""
+    _check_directory(directory)
+    free = shutil.disk_usage(directory).free
+    if free == 0 or (wanted or 0) > free:
+        asked = f"disk under [store] is {gib(wanted)} GiB" if wanted else "the store wants room on a disk"
+        raise ConfigError(
+            f"{asked} and the file system of {directory} has {gib(free)} GiB free: make room, name another directory "
+            f'with path, or set disk = "{free >> 20} MiB" or less'
+        )
+    return wanted or free // 2
+
+
+def _check_directory(directory: Path) -> None:
     what = f"path {str(directory)!r} under [store]"
     found = directory.stat()
     if found.st_uid != os.getuid():
@@ -172,12 +177,6 @@ def _check_directory(directory: Path, num_bytes: int) -> None:
         )
     if os.statvfs(directory).f_flag & os.ST_RDONLY or not os.access(directory, os.W_OK | os.X_OK):
         raise ConfigError(f"{what} cannot be written: give yourself the permission, or name another directory")
-    free = shutil.disk_usage(directory).free
-    if num_bytes > free:
-        raise ConfigError(
-            f"disk under [store] is {gib(num_bytes)} GiB and the file system of {directory} has {gib(free)} GiB free: "
-            f'set disk = "{free >> 20} MiB" or less'
-        )
 
 
 def _round_up(num_bytes: int) -> int:
