@@ -22,7 +22,7 @@ from prefillshare.modules.fingerprint import (
     tokenizer_sha256,
     weight_files,
 )
-from prefillshare.modules.kv_rule import check_all_base, refuse_full_weights
+from prefillshare.modules.kv_rule import check_no_kv_matrices, refuse_full_weights
 from prefillshare.modules.locate import locate
 from prefillshare.modules.manifest import MANIFEST_NAME, ModuleManifest, read_manifest
 from prefillshare.modules.merge import merge_once
@@ -53,7 +53,7 @@ class ResolvedModule:
         """What every list of modules says of it; None when it was trained over the prefill module's KV."""
         if self.manifest is None:
             return f"training unknown: {_ANSWERS_BADLY}"
-        if self.manifest.objective in ("cache-conditioned", "icarus"):
+        if self.manifest.shares_prefill:
             return None
         return f"objective {self.manifest.objective}: {_ANSWERS_BADLY}"
 
@@ -138,9 +138,7 @@ def _resolve_module(spec: DecodeModule, dtype: Dtype, prefill_path: Path, finger
     path = _require_plain_path(locate(spec), spec.name)
     if spec.kind == "full":
         fix = "remove merge = true" if spec.merge else "point path at the adapter"
-        refuse_full_weights(
-            read_manifest(path), spec.name, f'write kind = "lora" and topology = "colocated", and {fix}'
-        )
+        refuse_full_weights(read_manifest(path), spec.name, f'write kind = "lora", and {fix}')
     if spec.merge:
         path = merge_once(path, prefill_path, fingerprint, dtype=dtype)
     adapter = read_adapter(path, spec.name) if spec.kind == "lora" else None
@@ -179,7 +177,7 @@ def _check_module(module: ResolvedModule, deployment: Deployment, prefill_path: 
             f'write kind = "{manifest.kind}" or correct path'
         )
     if manifest.kv_rule == "all-base" and module.adapter is not None:
-        check_all_base(module.adapter, name, deployment)
+        check_no_kv_matrices(module.adapter, name)
     _check_same_text(manifest, name, prefill_path)
     if manifest.prefill_fingerprint != fingerprint:
         raise ModuleError(
@@ -187,7 +185,7 @@ def _check_module(module: ResolvedModule, deployment: Deployment, prefill_path: 
             f"{deployment.prefill.name!r} is {_shorten(fingerprint)}: use the prefill module that it was trained on, "
             "or train it again on this one"
         )
-    if manifest.objective in ("cache-conditioned", "icarus"):
+    if manifest.shares_prefill:
         return warnings
     return warnings + _judge_naive(module, f"was trained with objective {manifest.objective!r}")
 

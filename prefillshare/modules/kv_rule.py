@@ -4,7 +4,6 @@ Such a module computes one row per token beside the base's row, which makes the 
 where it is served, and what it changes of keys and values is never read.
 """
 
-from prefillshare.config.schema import Deployment
 from prefillshare.config.training import KV_PROJECTIONS
 from prefillshare.errors import ModuleError
 from prefillshare.modules.adapter import Adapter
@@ -22,19 +21,6 @@ def refuse_full_weights(manifest: ModuleManifest | None, name: str, fix: str) ->
     """Raise ModuleError for a module of rule "all-base" that is to have full weights."""
     if manifest is not None and manifest.kv_rule == "all-base":
         raise ModuleError(f"module {name!r} {_NEEDS_BASE}: {fix}")
-
-
-def check_all_base(adapter: Adapter, name: str, deployment: Deployment) -> None:
-    """What is asked of an adapter of rule "all-base" and of the deployment that serves it.
-
-    Raises: ModuleError.
-    """
-    if deployment.topology == "disaggregated":
-        raise ModuleError(
-            f"module {name!r} was trained over KV that is all the prefill module's (kv_rule all-base), which decode "
-            'workers do not serve yet: write topology = "colocated", or train it with objective "cache-conditioned"'
-        )
-    check_no_kv_matrices(adapter, name)
 
 
 def check_no_kv_matrices(adapter: Adapter, name: str) -> None:

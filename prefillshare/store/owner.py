@@ -1,7 +1,7 @@
 """The launcher's hold on its deployment's store: engines come and go, the store stays until the launcher ends."""
 
-from prefillshare.store.folders import FolderUse, memory_folder, remove_folder, sweep
-from prefillshare.store.opening import SUFFIX, read_header
+from prefillshare.store.folders import SUFFIX, FolderUse, memory_folder, remove_folder, sweep
+from prefillshare.store.opening import read_header
 from prefillshare.store.settings import StoreSettings
 from prefillshare.store.store import KvStore
 

@@ -100,7 +100,8 @@ class Table:
 
     def snapshot(self, slots: Slots) -> Records:
         """Copies of the records; each may be half of one page's and half of the next one's."""
-        # As bytes: numpy leaves what lies behind the last field out of a copy, so that no two copies would be the same.
+        # As bytes: numpy leaves what lies between and behind the fields of a record out of a copy, so that no two
+        # copies would be the same.
         return self._raw_records[slots].view(RECORD)[:, 0]
 
     def is_unchanged(self, slot: int, record: np.void) -> bool:
@@ -130,6 +131,13 @@ class Table:
         record["digest"], record["length"], record["codec"] = digest, length, codec
         self._last_use[claim.slot] = last_use
         self._states[claim.slot] = READY
+
+    def abandon(self, claims: Sequence[Claim]) -> None:
+        """Give claimed slots back that will not be written; only the owner of the claims does so."""
+        for claim in claims:
+            is_ours = self._records[claim.slot]["generation"] == claim.generation
+            if is_ours and self._states[claim.slot] == WRITING:
+                self._release(claim.slot)
 
     def count(self) -> tuple[int, int]:
         """Pages that can be read, and slots that are taken."""
@@ -188,16 +196,6 @@ class Table:
             self._states[halves[self._states[halves] == CONTINUED]] = FREE
             self._states[ready] = FREE
             return len(ready)
-
-    def abandon(self, claims: Sequence[Claim]) -> None:
-        """Give claimed slots back that will not be written.
-
-        Raises: TimeoutError; they are then free when this process has ended.
-        """
-        with self._lock.held(LOCK_TIMEOUT_S):
-            for claim in claims:
-                if self._records[claim.slot]["generation"] == claim.generation:
-                    self._release(claim.slot)
 
     def enter(self, slot: int, record: np.void) -> bool:
         """Put a page into a table that nobody else uses yet; return whether its slots were free."""

@@ -104,11 +104,15 @@ class EagerPrefill:
                 self._drop(job)
             else:
                 self._running = (replace(job, is_begun=True), req)
+                self._scheduler.tree_cache.underway.slice = req
             return plan
         return None
 
     def note_result(self, batch: ScheduleBatch) -> None:
         """The results of a batch are in: the job of a slice that was in it goes back, until it is all computed."""
+        underway = self._scheduler.tree_cache.underway
+        if underway.slice is not None and any(req is underway.slice for req in batch.reqs):
+            underway.slice = None
         # With overlapping steps, a slice may stand in the batch after its own, as any request that has just ended.
         if self._running is None or not any(req is self._running[1] for req in batch.reqs):
             return

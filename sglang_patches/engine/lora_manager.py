@@ -14,14 +14,17 @@ Remove when: upstream accepts per-token or per-segment adapter ids, and the thre
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sglang.srt.lora import lora_manager as upstream
 
 from prefillshare.errors import ModuleError
+from prefillshare.modules.adapter import read_adapter
+from prefillshare.modules.kv_rule import check_no_kv_matrices
 from sglang_patches.checks.adapters import check_adapter, check_late_adapter
 from sglang_patches.declarations import binds, overrides
-from sglang_patches.icarus.modules import check_targets, paired_modules, reads_base_kv_only
+from sglang_patches.icarus.modules import paired_modules, reads_base_kv_only
 from sglang_patches.icarus.requests import rows_of_decode
 from sglang_patches.prefill.segments import SEGMENTS, LoraIds, second_row_view, segment_view
 
@@ -91,7 +94,7 @@ class LoRAManager(upstream.LoRAManager):
             check_late_adapter(lora_config.path, lora_ref.lora_name)
         super().validate_new_adapter(lora_config, lora_ref)
         if reads_base_kv_only(lora_config.path):
-            check_targets(lora_config.target_modules, lora_ref.lora_name)
+            check_no_kv_matrices(read_adapter(Path(lora_config.path), lora_ref.lora_name), lora_ref.lora_name)
             self._check_can_pair(lora_ref.lora_name)
             paired_modules.add(lora_ref.lora_id)
 

@@ -19,7 +19,8 @@ unfinished page: ``prefix_indices`` covers every computed row, ``cache_protected
 An unfinished request's row is rewritten to the tree's own rows up to key_len, and goes on. A finished one's private
 rows are freed together with the second copies.
 
-Base requests take the upstream path unchanged: all their KV is base-made. A decode worker has none.
+Base requests, and those of modules that read base-made KV only, take the upstream path unchanged: all their KV is
+base-made. A decode worker has no base requests.
 
 Each node also remembers its origin, the decode module whose request put it there, so that a hit on what another module
 had prefilled is told apart from a module's hit on its own, and whether it was computed ahead and no call has hit it
@@ -73,7 +74,7 @@ class SharedPrefillRadixCache(RadixCache):
         super().reset()
 
     def match_prefix(self, params: MatchPrefixParams) -> MatchResult:
-        """Longest cached prefix, never past the request's own boundary.
+        """Longest cached prefix, never past what the request may read.
 
         A retracted request asks with prompt *and* output; a later turn of the same
         conversation may have cached exactly those tokens, base-made. They are not
@@ -82,9 +83,10 @@ class SharedPrefillRadixCache(RadixCache):
         # Without a request it is asked for a key that ends before the boundary already (``_share``).
         if params.req is not None:
             key = params.key
-            boundary = params.req.prefillshare.boundary
-            if boundary < len(key):
-                params.key = RadixKey(key.token_ids, key.extra_key, limit=boundary)
+            state = params.req.prefillshare
+            limit = min(state.boundary, state.match_limit)
+            if limit < len(key):
+                params.key = RadixKey(key.token_ids, key.extra_key, limit=limit)
         return super().match_prefix(params)
 
     def cache_unfinished_req(self, req: Req, chunked: bool = False) -> None:

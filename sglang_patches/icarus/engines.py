@@ -11,7 +11,7 @@ from sglang_patches.icarus.modules import reads_base_kv_only
 if TYPE_CHECKING:
     from sglang.srt.server_args import ServerArgs
 
-SUPPORTED = ("torch_native",)
+SUPPORTED = ("torch_native", "triton", "flashinfer")
 """Attention backends with a class for second rows."""
 _RULE = 'kv_rule = "all-base"'
 
@@ -26,11 +26,6 @@ def refusals(args: ServerArgs) -> Iterator[str]:
     modules = [ref.lora_name for ref in args.lora_paths or () if _is_of_that_rule(ref.lora_path)]
     if not modules:
         return
-    if args.disaggregation_mode != "null":
-        yield (
-            f"module {modules[0]} has {_RULE} in its manifest, which disaggregated workers do not serve yet: "
-            'set topology = "colocated"'
-        )
     for backend in sorted({*args.get_attention_backends()} - {*SUPPORTED}):
         yield (
             f"attention backend {backend} cannot serve module {modules[0]}, whose manifest says {_RULE}: set "

@@ -1,4 +1,4 @@
-"""Which adapters of this engine read base-made KV at every position, and what such an adapter must be.
+"""Which adapters of this engine read base-made KV at every position.
 
 Trained as in arXiv 2603.13281: everything a request computes is the prefill module's, and the adapter has a row of its
 own for the token that is sampled from (:mod:`sglang_patches.icarus.rows`). Their manifest says so
@@ -7,13 +7,9 @@ own for the token that is sampled from (:mod:`sglang_patches.icarus.rows`). Thei
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
-from prefillshare.errors import ModuleError
 from prefillshare.modules.manifest import read_manifest
-
-_WITHOUT_EFFECT = frozenset({"k_proj", "v_proj", "qkv_proj"})
 
 
 class PairedModules:
@@ -43,18 +39,3 @@ def reads_base_kv_only(path: str | None) -> bool:
     """Whether the adapter in a directory says that KV of every position has to be the prefill module's."""
     manifest = read_manifest(Path(path)) if path else None
     return manifest is not None and manifest.kv_rule == "all-base"
-
-
-def check_targets(target_modules: Iterable[str] | str | None, name: str) -> None:
-    """Refuse a change of keys or values: the module's own are never written, so it would have no effect.
-
-    Raises: ModuleError.
-    """
-    listed = [target_modules] if isinstance(target_modules, str) else target_modules or ()
-    found = sorted({target.rpartition(".")[2] for target in listed} & _WITHOUT_EFFECT)
-    if found:
-        raise ModuleError(
-            f'adapter {name} changes {", ".join(found)} and its manifest says kv_rule = "all-base": keys and values '
-            "are then the prefill module's at every position, so this part of it would have no effect; train it on "
-            "q_proj, o_proj, gate_proj, up_proj and down_proj"
-        )

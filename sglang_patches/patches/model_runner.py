@@ -35,10 +35,10 @@ def wrap_init_lora_manager(original: Callable[[ModelRunner], None]) -> Callable[
 
         original(self)
         if paired_modules:
-            if self.use_mla_backend:
+            if self.use_mla_backend or self.sliding_window_size is not None:
                 raise RuntimeError(
-                    'modules with kv_rule = "all-base" are not supported over models with latent attention yet: leave '
-                    "them out"
+                    'modules with kv_rule = "all-base" are not supported over models with latent or sliding-window '
+                    "attention yet: leave them out"
                 )
             self.model.logits_processor.register_forward_pre_hook(keep_one_state_per_request, with_kwargs=True)
 

@@ -33,10 +33,12 @@ def wrap_req_init(original: Callable[..., None]) -> Callable[..., None]:
             assert self.extra_key.endswith(self.lora_id)
             self.extra_key = self.extra_key[: -len(self.lora_id)] or None
         # Whatever a decode worker runs is a decode module, with weights of its own or with an adapter.
-        is_decoded = self.lora_id is not None or is_decode_worker()
-        is_paired = self.lora_id in paired_modules
+        is_decoded, is_paired = self.lora_id is not None or is_decode_worker(), self.lora_id in paired_modules
+        last = max(len(self.origin_input_ids) - 1, 0)
+        boundary = last if is_decoded and not is_paired else ALL_BASE_MADE
         self.prefillshare = RequestState(
-            boundary=max(len(self.origin_input_ids) - 1, 0) if is_decoded and not is_paired else ALL_BASE_MADE,
+            boundary=boundary,
+            match_limit=last if is_decode_worker() else ALL_BASE_MADE,
             decode_module=self.routing_key if is_prefill_worker() else self.lora_id,
             is_paired=is_paired,
         )

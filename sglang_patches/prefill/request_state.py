@@ -36,6 +36,9 @@ class RequestState:
     is_paired: bool = False
     """Whether its module reads base-made KV only, and so computes each token that it samples from in a second row
     (:mod:`sglang_patches.icarus.rows`)."""
+    match_limit: int = ALL_BASE_MADE
+    """Positions that it may read from the tree, where these are fewer: on a decode worker never x_n's,
+    whose KV is made there in the first step."""
     is_eager: bool = False
     """Whether nobody asked for it: part of a prompt that is computed ahead (:mod:`sglang_patches.eager`)."""
     are_hits_counted: bool = False

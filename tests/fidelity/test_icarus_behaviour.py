@@ -11,6 +11,7 @@ import pytest
 
 from tests.fidelity.icarus_expected import LOGPROB_TOLERANCE, Rules, greedy_with_penalty
 from tests.fidelity.icarus_family import PAIRED, SCALE, TARGETS, TINY, make_icarus_family
+from tests.fidelity.test_eager import counts, wait_for_tokens
 from tests.support.engines import Endpoint, shared_engine
 from tests.support.marks import starts_engine
 from tests.support.random_models import make_adapter
@@ -158,6 +159,19 @@ def test_abandoned_streams_leave_nothing_wrong_behind(engine, prompts, rules):
     # Flushing needs an idle engine, and an idle engine checks that no slot of the pool is lost.
     engine.flush()
     assert engine.generate(prompts[10], WRITER, 1).cached_tokens == 0
+
+
+def test_nothing_of_an_answer_is_computed_ahead_since_it_is_cached_already(engine, prompts):
+    """The answer of an ordinary module is, so the engine would."""
+    engine.flush()
+    before = counts(engine)["tokens"]
+    for prompt in prompts[16:19]:
+        engine.generate(prompt, WRITER, 60)
+    engine.generate(prompts[19], "math", 60)
+    # From x_n to the last token of the answer, of the ordinary module alone.
+    wait_for_tokens(engine, before + 61)
+    engine.flush()
+    assert counts(engine)["tokens"] == before + 61
 
 
 def test_an_adapter_that_comes_later_is_served_by_its_rule_or_refused(engine, prompts, rules, tmp_path):

@@ -104,13 +104,12 @@ def test_full_weights_are_refused_with_the_reason(file: Path, merge: str, fix: s
     assert "all made with the base's weights (kv_rule all-base), which a module with full weights does not hold" in str(
         caught.value
     )
-    assert f'write kind = "lora" and topology = "colocated", and {fix}' in str(caught.value)
+    assert f'write kind = "lora", and {fix}' in str(caught.value)
 
 
-def test_a_decode_worker_is_refused(file: Path) -> None:
+def test_a_decode_worker_serves_it_beside_the_base(file: Path) -> None:
     file.write_text(file.read_text().replace('topology = "colocated"', 'topology = "disaggregated"'))
-    with pytest.raises(ModuleError, match=r"decode workers do not serve yet: write topology = .colocated."):
-        resolve_file(file)
+    assert [module.manifest.kv_rule for module in resolve_file(file).modules if module.manifest]
 
 
 def test_it_is_not_merged(file: Path) -> None:

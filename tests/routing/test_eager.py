@@ -419,7 +419,7 @@ async def test_a_push_that_one_worker_refuses_ends_at_the_other() -> None:
         # The one that made the KV went well; the one that was to send it is told.
         made, sent = running["p0"].eager[before:]
         assert made["bootstrap_host"] == NO_BOOTSTRAP_HOST
-        assert running["p0"].aborted == [sent["rid"]]
+        await until(lambda: running["p0"].aborted == [sent["rid"]])
         assert jobs(running) == {"done": 7, "pushed": pushed}
         assert {worker["breaker"] for worker in (await running.state())["workers"]} == {"closed"}
 

@@ -24,6 +24,7 @@ NUM_KILLS = 20
 def both(tmp_path: Path) -> StoreSettings:
     """2 MB in memory, 4 MB on disk."""
     (tmp_path / "memory").mkdir()
+    (tmp_path / "disk").mkdir()
     return settings(tmp_path / "memory", directory=tmp_path / "disk", disk_bytes=4 << 20)
 
 
@@ -154,7 +155,7 @@ def test_flipped_bits_anywhere_cost_pages_and_no_more(both: StoreSettings, seed:
     store.spill()
     chooser = random.Random(seed)
     assert both.directory is not None
-    files = [_file(both), *both.directory.glob("*.pages"), *both.memory_directory.glob("*/disk-*/*.store")]
+    files = [_file(both), *both.directory.glob("*/*.pages"), *both.memory_directory.glob("*/disk-*/*.store")]
     assert len(files) == 3
     for file in files:
         with file.open("r+b") as opened:

@@ -29,7 +29,7 @@ SHIPPED = MODELS / "tiny-icarus"
 BASE = MODELS / "tiny" / "base"
 RECIPE = IcarusRecipe(num_conversations=dict.fromkeys(TASKS, 10), rank=2)
 MAX_BYTES = 5 * 10**6
-SHIPPED_TASKS = ("code",)
+SHIPPED_TASKS = ("math", "code")
 
 
 def plan_at(root: Path, recipe: IcarusRecipe = RECIPE) -> IcarusPlan:

@@ -43,15 +43,19 @@ def plan_store(deployment: ResolvedDeployment) -> "StoreSettings | None":
         return None
     require("engine")
     from prefillshare.store import StoreSettings
+    from prefillshare.store.folders import memory_room
 
     _check_codec(deployment, store)
     memory_bytes = store.memory_bytes or _default_memory_bytes(deployment.config.engine.tensor_parallel_size)
-    _check_memory(deployment, memory_bytes)
+    name = _make_name(deployment)
+    _check_memory(deployment, memory_bytes, memory_room(SHARED_MEMORY, name))
     return StoreSettings(
-        name=_make_name(deployment),
+        name=name,
         directory=store.path,
         memory_bytes=memory_bytes,
         disk_bytes=None if store.path is None else _find_disk_bytes(store.path, store.disk_bytes),
+        keeps_memory_size=store.memory_bytes is None,
+        keeps_disk_size=store.disk_bytes is None,
         codec=store.codec,
         threads=store.threads,
     )
@@ -67,6 +71,8 @@ def store_flags(deployment: ResolvedDeployment, worker: Worker, settings: "Store
         "memory_bytes": settings.memory_bytes,
         "directory": None if settings.directory is None else str(settings.directory),
         "disk_bytes": settings.disk_bytes,
+        "keeps_memory_size": settings.keeps_memory_size,
+        "keeps_disk_size": settings.keeps_disk_size,
         "codec": settings.codec,
         "threads": settings.threads,
     }
@@ -147,7 +153,7 @@ def _check_codec(deployment: ResolvedDeployment, store: Store) -> None:
         )
 
 
-def _check_memory(deployment: ResolvedDeployment, num_bytes: int) -> None:
+def _check_memory(deployment: ResolvedDeployment, num_bytes: int, free: int) -> None:
     num_ranks = deployment.config.engine.tensor_parallel_size
     page_bytes = kv_token_bytes(deployment) * deployment.page_size // num_ranks
     if num_bytes < MIN_PAGES * page_bytes:
@@ -155,7 +161,6 @@ def _check_memory(deployment: ResolvedDeployment, num_bytes: int) -> None:
             f"memory under [store] is {num_bytes:,} bytes and a page of {deployment.page_size} tokens takes "
             f'{page_bytes:,}: set memory = "{_round_up(MIN_PAGES * page_bytes)} MiB" or more'
         )
-    free = shutil.disk_usage(SHARED_MEMORY).free
     if num_bytes * num_ranks > free:
         each = f" for each of {num_ranks} ranks" if num_ranks > 1 else ""
         raise ConfigError(
@@ -167,8 +172,10 @@ def _check_memory(deployment: ResolvedDeployment, num_bytes: int) -> None:
 
 def _find_disk_bytes(directory: Path, wanted: int | None) -> int:
     """Return the room for the store's disk tier; without a wish, half of what is free."""
+    from prefillshare.store.folders import disk_room
+
     _check_directory(directory)
-    free = shutil.disk_usage(directory).free
+    free = disk_room(directory)
     if free == 0 or (wanted or 0) > free:
         asked = f"disk under [store] is {gib(wanted)} GiB" if wanted else "the store wants room on a disk"
         raise ConfigError(
