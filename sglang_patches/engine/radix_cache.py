@@ -247,9 +247,15 @@ def _with_store(context: TreeCacheBuildContext) -> SharedPrefillRadixCache:
     # Late: without a store, nothing of it is imported.
     from sglang_patches.store.cache import SharedHiRadixCache
 
-    cache = SharedHiRadixCache(context.params, context.server_args, context.model_config.dtype)
+    cache = SharedHiRadixCache(context.params, context.server_args, _weights_of(context))
     context.tp_worker.register_hicache_layer_transfer_counter(cache.cache_controller.layer_done_counter)
     return cache
+
+
+def _weights_of(context: TreeCacheBuildContext) -> str:
+    """What turns the prefill module on disk, which its fingerprint names, into the weights that make KV."""
+    args = context.server_args
+    return f"{context.model_config.dtype} {args.quantization or ''} {args.json_model_override_args}"
 
 
 _ROWS = "row ownership that the shared radix cache continues"
