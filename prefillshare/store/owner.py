@@ -1,9 +1,15 @@
 """The launcher's hold on its deployment's store: engines come and go, the store stays until the launcher ends."""
 
+import logging
+
+from prefillshare.errors import StoreError
 from prefillshare.store.folders import SUFFIX, FolderUse, memory_folder, remove_folder, sweep
+from prefillshare.store.identity import StoreIdentity
 from prefillshare.store.opening import read_header
 from prefillshare.store.settings import StoreSettings
 from prefillshare.store.store import KvStore
+
+logger = logging.getLogger(__name__)
 
 
 class StoreOwner:
@@ -38,6 +44,13 @@ class StoreOwner:
             return
         for path in sorted(self._use.folder.glob(f"*{SUFFIX}")):
             if (header := read_header(path)) is not None:
-                store = KvStore.attach(self._settings, header.identity)
-                store.spill()
-                store.close()
+                self._spill_one(header.identity)
+
+    def _spill_one(self, identity: StoreIdentity) -> None:
+        try:
+            store = KvStore.attach(self._settings, identity)
+        except StoreError as error:  # the memory is given back all the same
+            logger.warning("what was only in memory is not kept: %s", error)
+            return
+        store.spill()
+        store.close()
