@@ -13,8 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 class StoreOwner:
-    """Keeps a deployment's store from being swept; a store that a launcher left when it was killed is taken over
-    warm."""
+    """Keeps a deployment's store from being swept; one that a killed launcher left is taken over warm."""
 
     def __init__(self, settings: StoreSettings, *, stays: bool = False) -> None:
         """Take the store, and sweep those of launchers and engines that are gone.
