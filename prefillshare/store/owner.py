@@ -3,7 +3,7 @@
 import logging
 
 from prefillshare.errors import StoreError
-from prefillshare.store.folders import SUFFIX, FolderUse, memory_folder, remove_folder, sweep
+from prefillshare.store.folders import SUFFIX, FolderUse, memory_folder, remove_folder, sweep, sweep_disk_tables
 from prefillshare.store.identity import StoreIdentity
 from prefillshare.store.opening import read_header
 from prefillshare.store.settings import StoreSettings
@@ -37,6 +37,7 @@ class StoreOwner:
         self._use.leave()
         if not self._stays:
             remove_folder(self._use.folder)
+            sweep_disk_tables(self._settings.memory_directory)
 
     def _spill(self) -> None:
         if self._settings.directory is None:

@@ -56,7 +56,7 @@ def test_a_restart_with_nothing_but_the_disk_finds_what_was_spilled(both: StoreS
         store.write(keys[start : start + 100], pages(keys[start : start + 100]))
     store.close()
     owner.end()
-    _forget_memory(both.memory_directory)
+    assert store_folders(both.memory_directory) == []
     later = KvStore.attach(both, identity())
     assert read(later, keys) == NUM_PAGES
     assert later.stats().damaged_pages == 0
