@@ -56,10 +56,8 @@ class SharedPrefillRadixCache(RadixCache):
 
     num_flushes = -1
     """How often everything was dropped; the constructor does so once."""
-    eager_tokens = 0
-    """Tokens that were computed ahead."""
     eager_hit_tokens = 0
-    """Of these, those that a call has hit since."""
+    """Tokens that were computed ahead, and that a call has hit since."""
     _writer: str | None = None
     """Decode module whose request is being inserted."""
     _is_eager = False
@@ -171,8 +169,6 @@ class SharedPrefillRadixCache(RadixCache):
     def _sign(self, node: Any) -> None:
         """Say of a new node whose request put it there."""
         node.origin, node.is_eager = self._writer, self._is_eager
-        if self._is_eager:
-            self.eager_tokens += len(node.key)
 
     def _split_node(self, key: RadixKey, child: Any, split_len: int) -> Any:
         upper = super()._split_node(key, child, split_len)
