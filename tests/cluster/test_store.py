@@ -1,4 +1,4 @@
-"""Two prefill workers over one store: what one has computed, the other finds, and so does one that was killed (I1)."""
+"""Two prefill workers over one store: what one has computed, the other finds, and so does one that was killed."""
 
 import os
 import signal

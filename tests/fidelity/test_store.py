@@ -135,3 +135,28 @@ def damage_store(file: Path) -> int:
                 store.write(bytes([byte[0] ^ 1]))
                 num_damaged += 1
     return num_damaged
+
+
+def test_weights_and_store_stay_while_an_engine_runs(launches):
+    asked = launches.endpoint.http
+    reply = asked.post("/update_weights_from_disk", json={"model_path": "elsewhere"})
+    assert reply.status_code == 400
+    assert "launch it anew" in reply.text
+    for reply in (
+        asked.put("/hicache/storage-backend", json={"hicache_storage_backend": "file"}),
+        asked.delete("/hicache/storage-backend"),
+    ):
+        assert reply.status_code == 400, reply.text
+
+
+def test_an_engine_goes_on_without_its_store(launches, working_set):
+    prompts = working_set[:6]
+    answers = ask_each(launches, prompts, "math")
+    with store_path(launches.file).open("r+b") as store:
+        store.truncate(0)
+    # One round over more than the pool holds, and one that would find it again in the store.
+    assert [answer.tokens for answer in ask_each(launches, prompts, "math")] == [answer.tokens for answer in answers]
+    launches.endpoint.flush()
+    assert [answer.tokens for answer in ask_each(launches, prompts, "math")] == [answer.tokens for answer in answers]
+    (worker,) = launches.endpoint.http.get("/deployment/state").json()["workers"]
+    assert worker["store"]["failures"] > 0
