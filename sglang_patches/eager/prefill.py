@@ -137,7 +137,8 @@ class EagerPrefill:
             or (bootstrapping is not None and bootstrapping.queue)
             or scheduler.flush_wrapper._pending is not None
         )
-        if is_anybody_waiting or running_batch.batch_is_full or self._running is not None:
+        has_place = scheduler.get_num_allocatable_reqs(len(running_batch.reqs)) > 0 and not running_batch.batch_is_full
+        if is_anybody_waiting or not has_place or self._running is not None:
             return False
         # With overlapping steps the tree has not got the rows of the last batch: they may be the very ones of a job.
         if (
@@ -194,6 +195,8 @@ class EagerPrefill:
         )
         req.tokenizer = scheduler.tokenizer
         req.logprob_start_len = len(req.origin_input_ids)
+        # The least of all, where calls have priorities.
+        scheduler._set_or_validate_priority(req)
         state: RequestState = req.prefillshare
         state.is_eager = True
         state.decode_module = job.module
@@ -214,7 +217,8 @@ class EagerPrefill:
         batch, running = scheduler._get_new_batch_prefill_raw(
             prefill_delayer_single_pass=None, running_batch=running_batch
         )
-        scheduler.waiting_queue = queue
+        # Preempted calls would stand there by now.
+        scheduler.waiting_queue = queue + [other for other in scheduler.waiting_queue if other is not req]
         if batch is None:
             # Upstream says so when a request finds no room; a call that comes next is none of this one.
             running_batch.batch_is_full = False
