@@ -8,7 +8,7 @@ DEPLOYMENT ?= models/tiny-agents.toml
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast tmux check dist install lock clean bench bench-gpu bench-cluster bench-router bench-train bench-accuracy bench-tui
+.PHONY: help run test test-fast tmux check dist install lock clean bench bench-gpu bench-cluster bench-router bench-train bench-accuracy bench-tui bench-store
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ bench-cluster: $(READY) ## measure a disaggregated deployment beside a plain ser
 
 bench-router: $(READY) ## measure the router (ARGS="--smg PATH" puts that gateway beside it)
 	$(BIN)/python -m benchmarks.router $(ARGS)
+
+bench-store: $(READY) ## measure the store: GB/s in and out by tier, codec and threads
+	$(BIN)/python -m benchmarks.store $(ARGS)
 
 bench-train: $(READY) ## measure cache-conditioned beside ordinary fine-tuning
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.train --out docs/results/train.md $(ARGS)

@@ -62,7 +62,8 @@ def _result(plan: Plan, store: Store, runner: Runner, num_modules: int, load: Lo
     if not runs:
         return None
     workload = runner.workload(num_modules, load)
-    summaries = [summarise(workload, run.record, plan.slo, shares=runner.shares(system)) for run in runs]
+    shares, keeps_answers = runner.shares(system), runner.keeps_answers(system, num_modules)
+    summaries = [summarise(workload, run.record, plan.slo, shares=shares, keeps_answers=keeps_answers) for run in runs]
     return Result(num_modules=num_modules, load=load, system=system, figures=_spreads(summaries), runs=runs)
 
 

@@ -23,6 +23,7 @@ from prefillshare.config.schema import Deployment
 from prefillshare.errors import BenchError
 from prefillshare.modules.fingerprint import geometry
 from prefillshare.modules.locate import locate
+from prefillshare.modules.manifest import read_manifest
 
 _WARM_UP_TOKENS = 64
 _LEAST_RUN_S = 5.0
@@ -88,6 +89,13 @@ class Runner:
     def shares(self, system: str) -> bool | None:
         """Whether a system prefills once for all modules."""
         return self._systems[system].shares
+
+    def keeps_answers(self, system: str, num_modules: int) -> bool:
+        """Whether what modules decode is left in a cache for all of them: a shared system's ICaRus modules do so."""
+        if not self.shares(system):
+            return False
+        manifests = [read_manifest(locate(module)) for module in self.deployment(num_modules).decode]
+        return all(manifest is not None and manifest.kv_rule == "all-base" for manifest in manifests)
 
     def deployment(self, num_modules: int) -> Deployment:
         """What the systems serve."""

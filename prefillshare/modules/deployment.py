@@ -53,7 +53,7 @@ class ResolvedModule:
         """What every list of modules says of it; None when it was trained over the prefill module's KV."""
         if self.manifest is None:
             return f"training unknown: {_ANSWERS_BADLY}"
-        if self.manifest.objective in ("cache-conditioned", "icarus"):
+        if self.manifest.shares_prefill:
             return None
         return f"objective {self.manifest.objective}: {_ANSWERS_BADLY}"
 
@@ -185,7 +185,7 @@ def _check_module(module: ResolvedModule, deployment: Deployment, prefill_path: 
             f"{deployment.prefill.name!r} is {_shorten(fingerprint)}: use the prefill module that it was trained on, "
             "or train it again on this one"
         )
-    if manifest.objective in ("cache-conditioned", "icarus"):
+    if manifest.shares_prefill:
         return warnings
     return warnings + _judge_naive(module, f"was trained with objective {manifest.objective!r}")
 

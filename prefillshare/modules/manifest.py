@@ -67,6 +67,11 @@ class ModuleManifest:
                 f"for {rule_of(self.objective)!r}: the file is damaged, build the module again"
             )
 
+    @property
+    def shares_prefill(self) -> bool:
+        """Whether it was trained over another module's KV, so that it is right over the prefill module's."""
+        return self.objective in ("cache-conditioned", "icarus")
+
 
 def rule_of(objective: Objective) -> KvRule:
     """Return the KV rule that an objective trains a module for."""

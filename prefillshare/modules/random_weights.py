@@ -19,7 +19,7 @@ from prefillshare.modules.fingerprint import (
     read_model_config,
     tokenizer_sha256,
 )
-from prefillshare.modules.manifest import ModuleManifest, Objective, write_manifest
+from prefillshare.modules.manifest import ModuleManifest, Objective, rule_of, write_manifest
 
 TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _INDEX_NAME = "model.safetensors.index.json"
@@ -249,7 +249,7 @@ def _manifest(base: Path, name: str, objective: Objective, seed: int) -> ModuleM
         name=name,
         kind="lora",
         objective=objective,
-        kv_rule="all-base" if objective == "icarus" else "own-answers",
+        kv_rule=rule_of(objective),
         prefill_fingerprint=prefill_fingerprint(base),
         tokenizer_sha256=tokenizer_sha256(base),
         chat_template_sha256=chat_template_sha256(base),

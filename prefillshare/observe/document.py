@@ -94,6 +94,30 @@ class HandoffState(TypedDict):
     calls: int
 
 
+class StoreCounters(TypedDict):
+    """What a worker counted of its host tier and its use of the store."""
+
+    host_hit_tokens: int
+    store_hit_tokens: int
+    declined_loads: int
+    written_pages: int
+    evicted_pages: int
+    refused_pages: int
+    damaged_pages: int
+    failures: int
+
+
+class StoreState(StoreCounters):
+    """A worker's host tier, and the store as it sees it: one for all workers of the deployment."""
+
+    host_capacity_tokens: int
+    host_used_tokens: int
+    is_attached: bool
+    capacity_bytes: int
+    used_bytes: int
+    num_pages: int
+
+
 class PushState(TypedDict):
     """KV that a decode worker was handed before anybody asked."""
 
@@ -142,6 +166,7 @@ class WorkerState(WorkerCounters):
     queued: int | None
     kv: KvState | None
     handoff: HandoffState | None
+    store: StoreState | None
     push: PushState | None
     eager: EagerState | None
 
@@ -213,6 +238,7 @@ PUSH_COUNTERS = tuple(PushState.__annotations__)
 EAGER_OUTCOMES = ("done", "dropped", "cancelled", "failed")
 LATENCIES = tuple(Latencies.__annotations__)
 WORKER_COUNTERS = tuple(WorkerCounters.__annotations__)
+STORE_COUNTERS = tuple(StoreCounters.__annotations__)
 
 _Part = TypeVar("_Part", bound=Any)
 

@@ -60,6 +60,27 @@ _HANDOFF_COUNTERS = {
     "bytes": ("handoff_bytes", "Bytes of KV handed over, counted at both ends"),
     "seconds": ("handoff_seconds", "Seconds from the end of a prefill to the end of its hand-off, at prefill workers"),
 }
+_STORE_COUNTERS = {
+    "host_hit_tokens": (
+        "host_hit_tokens",
+        "Cached prompt tokens that came from the worker's tier in the host's memory",
+    ),
+    "store_hit_tokens": ("store_hit_tokens", "Cached prompt tokens that came from the deployment's store"),
+    "declined_loads": ("store_declined_loads", "Loads from the store that prefilling was expected to beat"),
+    "written_pages": ("store_written_pages", "Pages that the worker wrote into the store"),
+    "evicted_pages": ("store_evicted_pages", "Pages that gave their room to those that the worker wrote"),
+    "refused_pages": ("store_refused_pages", "Pages that the store could not take"),
+    "damaged_pages": ("store_damaged_pages", "Pages whose checksum did not fit; they were computed again"),
+    "failures": ("store_failures", "Uses of the store that failed"),
+}
+_STORE_GAUGES = {
+    "host_capacity_tokens": ("host_capacity_tokens", "Size of the worker's tier in the host's memory"),
+    "host_used_tokens": ("host_used_tokens", "KV in the worker's tier in the host's memory"),
+    "is_attached": ("store_attached", "Whether the worker has the deployment's store"),
+    "capacity_bytes": ("store_capacity_bytes", "Size of the store that the workers of the deployment share"),
+    "used_bytes": ("store_used_bytes", "What of the store holds pages"),
+    "num_pages": ("store_pages", "Pages in the store that the workers of the deployment share"),
+}
 _PUSH_COUNTERS = {
     "pushed_tokens": ("pushed_tokens", "Tokens whose KV a decode worker was handed before any call asked for it"),
     "push_hit_tokens": ("push_hit_tokens", "Of the pushed tokens, those that a call then need not be handed"),
@@ -167,6 +188,9 @@ def _of_workers(workers: Sequence[WorkerState]) -> Iterator[Metric]:
     yield from _numbers(GaugeMetricFamily, _WORKER_GAUGES, WORKER_LABELS, labelled)
     handoffs: list[_Sample] = [(numbers["handoff"], names) for numbers, names in labelled if numbers["handoff"]]
     yield from _numbers(CounterMetricFamily, _HANDOFF_COUNTERS, WORKER_LABELS, handoffs)
+    stores: list[_Sample] = [(numbers["store"], names) for numbers, names in labelled if numbers["store"]]
+    yield from _numbers(CounterMetricFamily, _STORE_COUNTERS, WORKER_LABELS, stores)
+    yield from _numbers(GaugeMetricFamily, _STORE_GAUGES, WORKER_LABELS, stores)
     pushes: list[_Sample] = [(numbers["push"], names) for numbers, names in labelled if numbers["push"]]
     yield from _numbers(CounterMetricFamily, _PUSH_COUNTERS, WORKER_LABELS, pushes)
     eager: list[_Sample] = [(numbers["eager"], names) for numbers, names in labelled if numbers["eager"]]

@@ -11,12 +11,14 @@ from typing import Any, cast
 
 from prefillshare.observe.document import (
     PUSH_COUNTERS,
+    STORE_COUNTERS,
     WORKER_COUNTERS,
     DeploymentState,
     EagerState,
     HandoffState,
     ModuleState,
     PushState,
+    StoreState,
     WorkerCounters,
     WorkerState,
     no_tokens,
@@ -33,6 +35,8 @@ class WorkerReport:
     """Counters over all starts."""
     handoffs: Handoffs = field(default_factory=Handoffs)
     """Hand-offs over all starts."""
+    store: StoreState | None = None
+    """Its store as it told last, the counters over all starts; None when it has none."""
     push: PushState | None = None
     """What was pushed to it over all starts; None for a worker that nothing is pushed to."""
     eager: EagerState | None = None
@@ -56,6 +60,9 @@ class WorkerReport:
         _add_rises(self.totals, told, known, WORKER_COUNTERS)
         if told["handoff"] is not None:
             self._count_handoffs(told["handoff"], known["handoff"] if known else None)
+        # A worker of an earlier version says nothing of it.
+        if (store := told.get("store")) is not None:
+            self.store = _with_rises(self.store, store, known.get("store") if known else None)
         if (push := told.get("push")) is not None:
             self.push = self.push or {"pushed_tokens": 0, "push_hit_tokens": 0}
             _add_rises(self.push, push, known and known.get("push"), PUSH_COUNTERS)
@@ -88,6 +95,14 @@ def _add_rises(
     counters = cast(dict[str, int], totals)  # a TypedDict takes no names from a loop
     for name in names:
         counters[name] += told[name] - (known[name] if known else 0)
+
+
+def _with_rises(total: StoreState | None, told: StoreState, known: StoreState | None) -> StoreState:
+    summed = cast(dict[str, int], {**told})
+    for name in STORE_COUNTERS:
+        before, seen = cast(Mapping[str, int], total or {}), cast(Mapping[str, int], known or {})
+        summed[name] += before.get(name, 0) - seen.get(name, 0)
+    return cast(StoreState, summed)
 
 
 def _module(told: DeploymentState, name: str) -> ModuleState | None:

@@ -13,6 +13,7 @@ from prefillshare.observe.document import (
     ModuleState,
     PushState,
     Role,
+    StoreState,
     Topology,
     WorkerCounters,
     WorkerPhase,
@@ -92,6 +93,7 @@ def worker_state(
     queued: int | None,
     kv: KvState | None,
     handoff: HandoffState | None,
+    store: StoreState | None = None,
     push: PushState | None = None,
     eager: EagerState | None = None,
 ) -> WorkerState:
@@ -109,6 +111,7 @@ def worker_state(
         **totals,
         "kv": kv,
         "handoff": handoff,
+        "store": store,
         "push": push,
         "eager": eager,
     }

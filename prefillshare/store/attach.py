@@ -10,10 +10,19 @@ from pathlib import Path
 from prefillshare.errors import StoreError
 from prefillshare.store.codec import PLAIN, Codec, make_codec
 from prefillshare.store.disk import DiskPages, file_bytes
-from prefillshare.store.folders import FolderUse, disk_table_folder, memory_folder, private_folder
+from prefillshare.store.folders import (
+    DISK_SUFFIX,
+    FolderUse,
+    disk_folder,
+    disk_table_folder,
+    free_bytes,
+    memory_folder,
+    private_folder,
+    taken_bytes,
+)
 from prefillshare.store.identity import StoreIdentity
 from prefillshare.store.layout import HEADER_BYTES
-from prefillshare.store.memory import MappedPages, free_bytes
+from prefillshare.store.memory import MappedPages
 from prefillshare.store.opening import (
     FileHeader,
     OpenTable,
@@ -32,7 +41,6 @@ from prefillshare.store.sizes import check_room, memory_file_bytes, num_slots_wi
 from prefillshare.store.tier import Tier
 from prefillshare.store.workers import Workers
 
-DISK_SUFFIX = ".pages"
 _SHARE_OF_FREE_DISK = 0.5
 
 
@@ -69,6 +77,11 @@ class _Request:
         size = partial(whole_bytes, slot_bytes=self.slot_bytes)  # type: ignore[call-arg]
         return num_slots_within(num_bytes, size, self.slot_bytes, slots_per_page, what)
 
+    def slots_in(self, path: Path) -> int:
+        """The slots of a file that is there and this store's but for its size; else 0."""
+        there = read_header(path)
+        return there.num_slots if there is not None and there == self.header(there.num_slots) else 0
+
     def tier(self, opened: OpenTable, pages: MappedPages | DiskPages) -> Tier:
         self.resources.callback(opened.close)
         return Tier(opened, pages, self.codec, self.workers)
@@ -97,7 +110,6 @@ def open_store(settings: StoreSettings, identity: StoreIdentity) -> OpenStore:
 
 def _memory_tier(request: _Request) -> Tier:
     settings = request.settings
-    num_slots = request.slots_within(settings.memory_bytes, memory_file_bytes, "memory_bytes")
     if not settings.memory_directory.is_dir():
         raise StoreError(
             f"{settings.memory_directory} is no folder: name a file system in memory for the store, usually /dev/shm"
@@ -105,6 +117,9 @@ def _memory_tier(request: _Request) -> Tier:
     folder = _used_folder(request, memory_folder(settings.memory_directory, settings.name))
     with attaching(folder):
         path = store_file(folder, request.identity)
+        num_slots = request.slots_within(settings.memory_bytes, memory_file_bytes, "memory_bytes")
+        if settings.keeps_memory_size:
+            num_slots = request.slots_in(path) or num_slots
         if not path.exists():
             remove_unused(folder)
             check_room(folder, settings.memory_bytes, "memory_bytes")
@@ -123,18 +138,19 @@ def _memory_tier(request: _Request) -> Tier:
 
 
 def _disk_tier(request: _Request, directory: Path) -> Tier:
-    with attaching(private_folder(directory)):
-        path = store_file(directory, request.identity).with_suffix(DISK_SUFFIX)
+    folder = private_folder(disk_folder(directory))
+    with attaching(folder):
+        path = store_file(folder, request.identity).with_suffix(DISK_SUFFIX)
         descriptor, header, is_new = _open_disk_file(request, path)
         pages = DiskPages(descriptor, num_slots=header.num_slots, slot_bytes=header.slot_bytes)
         request.resources.callback(pages.close)
         found = os.fstat(descriptor)
         memory = request.settings.memory_directory
-        folder = _used_folder(request, disk_table_folder(memory, found.st_dev, found.st_ino))
-        with attaching(folder):
+        tables = _used_folder(request, disk_table_folder(memory, found.st_dev, found.st_ino))
+        with attaching(tables):
             if is_new:  # the table of a file that had the same number once
-                store_file(folder, request.identity).unlink(missing_ok=True)
-            opened = open_table(store_file(folder, request.identity), header)
+                store_file(tables, request.identity).unlink(missing_ok=True)
+            opened = open_table(store_file(tables, request.identity), header)
             tier = request.tier(opened, pages)
             if opened.is_new:
                 _check_is_alone(descriptor, path)
@@ -150,20 +166,19 @@ def _open_disk_file(request: _Request, path: Path) -> tuple[int, FileHeader, boo
     found = open_file(path, lambda descriptor: header.is_that_of(os.pread(descriptor, HEADER_BYTES, 0)))
     if found is not None:
         return found, header, False
-    path.unlink(missing_ok=True)
     num_bytes = file_bytes(header.num_slots, header.slot_bytes)
-    check_room(path.parent, num_bytes, "disk_bytes")
+    check_room(path.parent, num_bytes - taken_bytes(path), "disk_bytes")
+    path.unlink(missing_ok=True)
     return make_file(path, header, num_bytes, lambda _: None), header, True
 
 
 def _num_disk_slots(request: _Request, path: Path) -> int:
-    """What is set; without that what the file has, and for a new one what half of the free room holds."""
-    if (num_bytes := request.settings.disk_bytes) is not None:
-        return request.slots_within(num_bytes, file_bytes, "disk_bytes")
-    there = read_header(path)
-    if there is not None and there == request.header(there.num_slots):
-        return there.num_slots
-    return request.slots_within(int(_SHARE_OF_FREE_DISK * free_bytes(path.parent)), file_bytes, "disk_bytes")
+    """What is set; where nothing is, what the file has, and for a new one what half of the free room holds."""
+    num_bytes = request.settings.disk_bytes
+    if (num_bytes is None or request.settings.keeps_disk_size) and (there := request.slots_in(path)):
+        return there
+    wanted = int(_SHARE_OF_FREE_DISK * free_bytes(path.parent)) if num_bytes is None else num_bytes
+    return request.slots_within(wanted, file_bytes, "disk_bytes")
 
 
 def _check_is_alone(descriptor: int, path: Path) -> None:

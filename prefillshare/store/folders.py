@@ -22,6 +22,11 @@ from prefillshare.errors import StoreError
 from prefillshare.store.lock import try_lock
 
 MEMORY_PREFIX = "memory-"
+DISK_PREFIX = "disk-"
+SUFFIX = ".store"
+DISK_SUFFIX = ".pages"
+_BLOCK_BYTES = 512
+"""What `stat` counts in."""
 _USERS = "users"
 _STAYS = "stays"
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -61,9 +66,38 @@ def memory_folder(memory: Path, name: str) -> Path:
     return stores_folder(memory) / (MEMORY_PREFIX + (name if is_plain else hashlib.sha256(name.encode()).hexdigest()))
 
 
+def memory_room(memory: Path, name: str) -> int:
+    """Bytes that the store of the deployment `name` can have: what is free, and what it has already."""
+    return free_bytes(memory) + sum(map(taken_bytes, memory_folder(memory, name).glob(f"*{SUFFIX}")))
+
+
+def disk_folder(directory: Path) -> Path:
+    """Where disk tiers lie in the folder that a deployment names: in one of their own, which nobody else can enter."""
+    return directory / f"{STORE_FOLDER_START}{os.getuid()}"
+
+
+def disk_room(directory: Path) -> int:
+    """Bytes that disk tiers in this folder can have: what is free, and what they have already."""
+    return free_bytes(directory) + sum(map(taken_bytes, disk_folder(directory).glob(f"*{DISK_SUFFIX}")))
+
+
+def free_bytes(folder: Path) -> int:
+    """What the file system of a folder has free for this user."""
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize
+
+
+def taken_bytes(path: Path) -> int:
+    """What a file takes of its file system; 0 without a file."""
+    try:
+        return path.stat().st_blocks * _BLOCK_BYTES
+    except FileNotFoundError:
+        return 0
+
+
 def disk_table_folder(memory: Path, device: int, inode: int) -> Path:
     """Where the table of a disk tier's file lies: named by the file, so that all its users find the same table."""
-    return stores_folder(memory) / f"disk-{device:x}-{inode:x}"
+    return stores_folder(memory) / f"{DISK_PREFIX}{device:x}-{inode:x}"
 
 
 class FolderUse:
@@ -115,6 +149,13 @@ def remove_folder(folder: Path, *, force: bool = False) -> bool:
 def sweep(memory: Path) -> list[Path]:
     """Remove the stores that nobody uses and nobody asked to stay; return their folders."""
     return [folder for folder in store_folders(memory) if not (folder / _STAYS).exists() and remove_folder(folder)]
+
+
+def sweep_disk_tables(memory: Path) -> None:
+    """Remove the tables of disk tiers that nobody uses; they are made again from their files."""
+    for folder in store_folders(memory):
+        if folder.name.startswith(DISK_PREFIX):
+            remove_folder(folder)
 
 
 def store_folders(memory: Path) -> list[Path]:

@@ -9,20 +9,25 @@ from pathlib import Path
 import numpy as np
 
 from prefillshare.errors import StoreError
-from prefillshare.store.attach import DISK_SUFFIX
 from prefillshare.store.codec import codec_name, make_codec
 from prefillshare.store.disk import DiskPages
-from prefillshare.store.folders import MEMORY_PREFIX, is_used, private_folder, remove_folder, store_folders
+from prefillshare.store.folders import (
+    DISK_SUFFIX,
+    MEMORY_PREFIX,
+    SUFFIX,
+    disk_folder,
+    is_used,
+    remove_folder,
+    store_folders,
+    taken_bytes,
+)
 from prefillshare.store.layout import TableLayout
 from prefillshare.store.lock import FileLock
 from prefillshare.store.memory import MappedPages, map_file
-from prefillshare.store.opening import SUFFIX, FileHeader, is_file_used, read_header
+from prefillshare.store.opening import FileHeader, is_file_used, read_header
 from prefillshare.store.stats import Medium
 from prefillshare.store.table import Table
 from prefillshare.store.tier import PageReader
-
-_BLOCK_BYTES = 512
-"""What `stat` counts in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +79,7 @@ def find_stores(memory: Path, disk: Path | None) -> list[FoundStore]:
     if disk is not None:
         if not disk.is_dir():
             raise StoreError(f"{disk} is no folder: name the `directory` of [store]")
-        files = sorted(private_folder(disk).glob(f"*{DISK_SUFFIX}"))
+        files = sorted(disk_folder(disk).glob(f"*{DISK_SUFFIX}"))
         found += [_describe(path, "disk", disk.name, _is_open_elsewhere(path)) for path in files]
     return found
 
@@ -114,7 +119,7 @@ def clear_store(store: FoundStore, *, force: bool) -> None:
 
 
 def _describe(path: Path, medium: Medium, name: str, used: bool) -> FoundStore:
-    header, num_bytes = read_header(path), path.stat().st_blocks * _BLOCK_BYTES
+    header, num_bytes = read_header(path), taken_bytes(path)
     store = FoundStore(
         path=path, medium=medium, name=name, is_used=used, header=header, num_pages=0, num_bytes=num_bytes
     )

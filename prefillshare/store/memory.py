@@ -7,7 +7,6 @@ stays as large as it is. (Writing through a mapping into a file system that is f
 import mmap
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -84,9 +83,3 @@ def map_file(descriptor: int, start: int, length: int) -> Bytes:
     Raises: OSError, ValueError.
     """
     return np.frombuffer(mmap.mmap(descriptor, length, offset=start), dtype=np.uint8)
-
-
-def free_bytes(folder: Path) -> int:
-    """What the file system of a folder has free for this user."""
-    found = os.statvfs(folder)
-    return found.f_bavail * found.f_frsize

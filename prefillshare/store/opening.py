@@ -14,6 +14,7 @@ import numpy as np
 import xxhash
 
 from prefillshare.errors import StoreError
+from prefillshare.store.folders import SUFFIX
 from prefillshare.store.identity import StoreIdentity
 from prefillshare.store.layout import CLOCK_OFFSET, DESCRIPTION_OFFSET, HEADER, HEADER_BYTES, TableLayout
 from prefillshare.store.lock import FileLock
@@ -22,7 +23,6 @@ from prefillshare.store.table import Table
 
 MAGIC = b"PSKVSTOR"
 FORMAT = 1
-SUFFIX = ".store"
 _RANGE = "hhqqi4x"
 """The kernel's `struct flock`."""
 _ATTACH_LOCK = "attach"

@@ -25,6 +25,11 @@ class StoreSettings:
     """Folder of the disk tier; without one there is none."""
     disk_bytes: int | None = None
     """Bytes of the disk tier for each identity; without a number half of what is free when it is made."""
+    keeps_memory_size: bool = False
+    """`memory_bytes` is for a new store; one that is there keeps its size. For a size that nobody chose, such as a
+    share of what is free, which is another one at each launch."""
+    keeps_disk_size: bool = False
+    """The same for `disk_bytes`; without a number it is always so."""
     codec: CodecName = "none"
     """How pages are kept: as they are, or by SplitZip (bfloat16 only)."""
     threads: int = 1

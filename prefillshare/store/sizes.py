@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from prefillshare.errors import StoreError
+from prefillshare.store.folders import free_bytes
 from prefillshare.store.layout import RECORD_BYTES, WAYS, TableLayout
-from prefillshare.store.memory import free_bytes
 
 _TABLE_BYTES_PER_SLOT = RECORD_BYTES + 4 * WAYS + 9
 """Record, index, state, last use."""

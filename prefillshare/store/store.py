@@ -191,10 +191,14 @@ class KvStore:
             admitted = self._admit(number, payloads, range(now + 1, now + len(payloads) + 1), now + 1)
             self._counts.demoted += admitted.num_written
 
+    def _demote_guarded(self, number: int, payloads: Sequence[Payload]) -> None:
+        """A slower tier that fails costs what would have gone there, and not what comes to the faster one."""
+        self._guarded(lambda: self._demote(number, payloads), None)
+
     def _admit(self, number: int, payloads: Sequence[Payload], ticks: Sequence[int], older_than: int) -> Admission:
         tier, medium = self._tiers[number], self._tiers[number].pages.medium
         is_last = number + 1 == len(self._tiers)
-        demote = None if is_last else partial(self._demote, number + 1)
+        demote = None if is_last else partial(self._demote_guarded, number + 1)
         with self._write_speeds[medium].measured(sum(len(payload.data) for payload in payloads)):
             admitted = tier.admit(payloads, ticks, older_than=older_than, demote=demote)
         self._counts.evicted[medium] = self._counts.evicted.get(medium, 0) + admitted.num_evicted
@@ -273,7 +277,7 @@ class KvStore:
             for tier in self._tiers:
                 tier.check_file()
             return function()
-        except (OSError, ValueError, IndexError, MemoryError, RuntimeError) as error:
+        except (OSError, ValueError, IndexError, MemoryError, RuntimeError, BufferError) as error:
             self._counts.failures += 1
             self._tell(type(error).__name__, "the store cannot be used, and is gone on without: %s", error)
             return otherwise

@@ -88,7 +88,8 @@ class Table:
         self._last_use = memory[layout.last_use : layout.last_use + 8 * num_slots].view("<u8")
         raw = memory[layout.records : layout.records + RECORD_BYTES * num_slots]
         self._records = raw.view(RECORD)
-        self._keys = raw.reshape(num_slots, RECORD_BYTES)[:, : 8 * _KEY_WORDS].view("<u8")
+        self._raw_records = raw.reshape(num_slots, RECORD_BYTES)
+        self._keys = self._raw_records[:, : 8 * _KEY_WORDS].view("<u8")
         self._clock = memory[CLOCK_OFFSET : CLOCK_OFFSET + 8].view("<u8")
 
     # -- without the lock ---------------------------------------------------------------------------------------------
@@ -99,7 +100,9 @@ class Table:
 
     def snapshot(self, slots: Slots) -> Records:
         """Copies of the records; each may be half of one page's and half of the next one's."""
-        return self._records[slots]
+        # As bytes: numpy leaves what lies between and behind the fields of a record out of a copy, so that no two
+        # copies would be the same.
+        return self._raw_records[slots].view(RECORD)[:, 0]
 
     def is_unchanged(self, slot: int, record: np.void) -> bool:
         """Whether the slot still holds what it held when the record was copied."""
@@ -128,6 +131,13 @@ class Table:
         record["digest"], record["length"], record["codec"] = digest, length, codec
         self._last_use[claim.slot] = last_use
         self._states[claim.slot] = READY
+
+    def abandon(self, claims: Sequence[Claim]) -> None:
+        """Give claimed slots back that will not be written; only the owner of the claims does so."""
+        for claim in claims:
+            is_ours = self._records[claim.slot]["generation"] == claim.generation
+            if is_ours and self._states[claim.slot] == WRITING:
+                self._release(claim.slot)
 
     def count(self) -> tuple[int, int]:
         """Pages that can be read, and slots that are taken."""
@@ -186,16 +196,6 @@ class Table:
             self._states[halves[self._states[halves] == CONTINUED]] = FREE
             self._states[ready] = FREE
             return len(ready)
-
-    def abandon(self, claims: Sequence[Claim]) -> None:
-        """Give claimed slots back that will not be written.
-
-        Raises: TimeoutError; they are then free when this process has ended.
-        """
-        with self._lock.held(LOCK_TIMEOUT_S):
-            for claim in claims:
-                if self._records[claim.slot]["generation"] == claim.generation:
-                    self._release(claim.slot)
 
     def enter(self, slot: int, record: np.void) -> bool:
         """Put a page into a table that nobody else uses yet; return whether its slots were free."""

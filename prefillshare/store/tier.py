@@ -140,14 +140,17 @@ class Tier:
         reservation = self.table.reserve(
             keys, needs, older_than=older_than, usable=self.pages.num_usable(), grow=self.pages.grow
         )
-        if demote is not None and reservation.victims:
-            demote(self._rescue(reservation.victims, reservation.claims))
-        done = self._workers.map(lambda claim: self._write(claim, payloads, ticks), reservation.claims)
-        if failed := [claim for claim, is_written in zip(reservation.claims, done, strict=True) if not is_written]:
-            self.table.abandon(failed)
+        written: set[int] = set()
+        try:
+            if demote is not None and reservation.victims:
+                demote(self._rescue(reservation.victims, reservation.claims))
+            done = self._workers.map(lambda claim: self._write(claim, payloads, ticks), reservation.claims)
+            written = {claim.slot for claim, is_written in zip(reservation.claims, done, strict=True) if is_written}
+        finally:  # a claim that is neither written nor given back would be this process's until it ends
+            self.table.abandon([claim for claim in reservation.claims if claim.slot not in written])
         claimed = {claim.page for claim in reservation.claims}
         return Admission(
-            num_written=len(reservation.claims) - len(failed),
+            num_written=len(written),
             num_known=len(payloads) - len(reservation.wanted),
             num_evicted=len(reservation.victims),
             left=[payloads[page] for page in reservation.wanted if page not in claimed],

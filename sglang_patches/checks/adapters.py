@@ -48,7 +48,7 @@ def check_late_adapter(path: str | None, name: str) -> None:
 
     base = Path(get_server_args().model_path)
     manifest = read_manifest(Path(path)) if path and Path(path).is_dir() else None
-    if path is None or manifest is None or manifest.objective not in ("cache-conditioned", "icarus"):
+    if path is None or manifest is None or not manifest.shares_prefill:
         raise ModuleError(
             f"adapter {name} does not say that it was trained over the prefill module's KV (prefillshare.json) and "
             "would answer badly: train it so, or name it in the deployment file with accept_naive = true"

@@ -1,13 +1,15 @@
 """The HTTP process's side: when an answer ends, what the next prompt begins with goes to where it is computed.
 
 Colocated that is the own scheduler. A decode worker keeps it for its router, which asks and sends it to a prefill
-worker. Rendering and tokenising take milliseconds of a long conversation, so a thread does it, one answer at a time and
-few of them waiting; the event loop only hands over. :mod:`sglang_patches.engine.tokenizer_manager` tells of each end.
+worker. Rendering and tokenising take milliseconds of a long conversation, so a thread does it, one answer at a time,
+few of them waiting, and within a budget of time; the event loop only hands over.
+:mod:`sglang_patches.engine.tokenizer_manager` tells of each end.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from array import array
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sglang_patches.disaggregation.role import is_decode_worker
+from sglang_patches.eager.budget import Budget
 from sglang_patches.eager.continuation import Answer, Conversation, after_text, after_tokens
 from sglang_patches.eager.kept import Continuation, Kept
 from sglang_patches.eager.switch import make_rid
@@ -44,7 +47,9 @@ class EndedAnswers:
         self._manager = manager
         self._min_tokens = min_tokens
         self._renderer = ThreadPoolExecutor(1, thread_name_prefix="continuations")
+        self._budget = Budget()
         self._tasks: set[asyncio.Future[Any]] = set()
+        self.num_left_out = 0
         self.kept = Kept() if is_decode_worker() else None
 
     def note_end(self, state: ReqState, recv_obj: BatchStrOutput, i: int) -> None:
@@ -75,7 +80,8 @@ class EndedAnswers:
             found: Found = asyncio.get_running_loop().create_future()
             found.set_result(make(after_tokens(obj.input_ids, answer)))
             return found
-        if len(self._tasks) >= MAX_WAITING:
+        if len(self._tasks) >= MAX_WAITING or not self._budget.has_some():
+            self.num_left_out += 1
             return None
         render = partial(self._after_text, obj.text, answer)
         if conversation is not None:
@@ -88,7 +94,9 @@ class EndedAnswers:
     async def _render(self, render: Callable[[], list[int]], make: Make) -> Continuation | None:
         # The first step of a task comes after the message is worked through: the answer is on its way by then.
         try:
-            return make(await asyncio.get_running_loop().run_in_executor(self._renderer, render))
+            tokens, seconds = await asyncio.get_running_loop().run_in_executor(self._renderer, _take_time, render)
+            self._budget.spend(seconds)
+            return make(tokens)
         except ValueError:  # a template that takes no such history, or a text that is too long to go on
             return None
 
@@ -129,6 +137,12 @@ class EndedAnswers:
         )
         job.wrap_pickle_fields()
         self._manager._dispatch_to_scheduler(job)
+
+
+def _take_time(render: Callable[[], list[int]]) -> tuple[list[int], float]:
+    """What is rendered, and the seconds that it took this thread."""
+    started = time.thread_time()
+    return render(), time.thread_time() - started
 
 
 def _read_answer(state: ReqState, recv_obj: BatchStrOutput, i: int) -> Answer:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 NEXT_TEXTS = ("0", "\n\nThe", " and")
 """Begins of what may follow: no two of them make the same token with what stands before."""
+NUM_RENDERED = 2
+"""Next turns that are tried of a chat: rendering a long conversation takes time, and a turn has its own begin."""
 
 _LAST_WORD = re.compile(r"\S{0,16}\s{0,16}\Z")
 """The end of a text that more letters may change; where no spaces are, so many characters."""
@@ -101,7 +103,7 @@ def next_turns(message: ChatMessage) -> list[list[ChatCompletionMessageParam]]:
 
     thoughts = cycle([message.reasoning_content, None])
     ways: list[list[ChatCompletionMessageParam]] = []
-    for text, thought in zip(NEXT_TEXTS, thoughts, strict=False):
+    for text, thought in zip(NEXT_TEXTS[:NUM_RENDERED], thoughts, strict=False):
         # Another id each time: the caller has one that was made when its answer was read.
         calls = [
             call.model_copy(update={"id": f"{place}{text.strip()}"})

@@ -37,7 +37,7 @@ class PrefillAdder(upstream.PrefillAdder):
         underway = self._underway
         if underway is None:
             return super().add_one_req(req, *args, **kwargs)
-        if underway.should_wait(req, self.page_size):
+        if underway.should_wait(req, self.page_size) or underway.is_being_sliced(req):
             return upstream.AddReqResult.CONTINUE
         result = super().add_one_req(req, *args, **kwargs)
         # Upstream may find no room for it; only what runs brings rows.

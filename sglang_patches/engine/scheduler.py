@@ -33,6 +33,7 @@ from sglang_patches.disaggregation.role import is_decode_worker
 from sglang_patches.eager.prefill import EVERY_JOB, EagerPrefill, is_decoding, is_eager_batch
 from sglang_patches.eager.switch import is_eager_rid, read_min_tokens
 from sglang_patches.observed.kv_usage import kv_usage, waiting_requests
+from sglang_patches.observed.store_usage import store_usage
 from sglang_patches.prefill.waiting import Wait
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Scheduler(upstream.Scheduler):
             "push": self.disagg_decode_prealloc_queue.count_pushes() if is_decode_worker() else None,
             "kv": kv_usage(self.tree_cache, self.token_to_kv_pool_allocator, self.ps.tp_size),
             "queued": dict(Counter(req.prefillshare.decode_module or "" for req in waiting_requests(self))),
+            "store": store_usage(self.tree_cache) if self.enable_hierarchical_cache else None,
             "flushes": max(self.tree_cache.num_flushes, 0),
             "eager": self._count_eager(),
         }
@@ -139,7 +141,7 @@ class Scheduler(upstream.Scheduler):
         if self._eager is None:
             return None
         return {
-            "tokens": self.tree_cache.eager_tokens,
+            "tokens": self._eager.num_tokens,
             "hit_tokens": self.tree_cache.eager_hit_tokens,
             "dropped": self._eager.num_dropped,
         }

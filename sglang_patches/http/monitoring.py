@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from prefillshare.contract import DEPLOYMENT_VARIABLE, RESTARTS_VARIABLE, WORKER_VARIABLE
-from prefillshare.observe.document import STATE_PATH, DeploymentState, WorkerState
+from prefillshare.observe.document import STATE_PATH, DeploymentState, EagerState, WorkerState
 from prefillshare.observe.relabel import add_labels
 from prefillshare.observe.state import ModuleFacts, deployment_state, worker_state
 from prefillshare.wire.call_report import REPORT_KEY
@@ -88,7 +88,7 @@ async def engine_state(manager: TokenizerManager) -> DeploymentState:
     if told is not None:
         _tell_flushes(manager, told["flushes"])
         # Counters: a scheduler that is busy is believed to have what it told last.
-        manager.prefillshare_eager = told["eager"]
+        manager.prefillshare_eager = _add_left_out(manager, told["eager"])
     base, adapters = served_names(manager)
     role = worker_role()
     queued = _count_by_name(manager, (told or {}).get("queued") or {})
@@ -129,9 +129,17 @@ def _describe_worker(manager: TokenizerManager, told: Mapping[str, Any] | None, 
         queued=None if told is None else num_queued,
         kv=None if told is None else told["kv"],
         handoff=None if role == "null" else observer.handoffs.as_dict(),
+        store=None if told is None else told["store"],
         push=None if told is None else told["push"],
         eager=getattr(manager, "prefillshare_eager", None),
     )
+
+
+def _add_left_out(manager: TokenizerManager, told: EagerState | None) -> EagerState | None:
+    """What this process gave up before the scheduler heard of it is given up, too."""
+    if told is None or manager.ended_answers is None:
+        return told
+    return {**told, "dropped": told["dropped"] + manager.ended_answers.num_left_out}
 
 
 async def _ask_scheduler(manager: TokenizerManager) -> Mapping[str, Any] | None:

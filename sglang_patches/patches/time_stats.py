@@ -1,10 +1,11 @@
-"""Health checks make no traces.
+"""What nobody asked for makes no traces: health checks, and what is computed or handed over ahead.
 
 Target: ``sglang.srt.observability.req_time_stats.ReqTimeStatsBase.init_trace_ctx``
 Why: a health check is a request of its own inside the engine, so every look of a supervisor or a load balancer would
-    make a trace.
-How: it gets the context that SGLang itself uses where nothing is traced. A method patch: the four kinds of statistics
-    are subclasses of this one. ``observed/requests`` names the module on the span of any other request.
+    make a trace; so would each job (:mod:`sglang_patches.eager`) and each push
+    (:mod:`sglang_patches.disaggregation.pushes`).
+How: such a request gets the context that SGLang itself uses where nothing is traced. A method patch: the four kinds
+    of statistics are subclasses of this one. ``observed/requests`` names the module on the span of any other request.
 Remove when: upstream leaves health checks out of its traces.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from prefillshare.contract import EAGER_RID_PREFIX, PUSH_RID_PREFIX
 from sglang_patches.declarations import wraps_upstream
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ def wrap_init_trace_ctx(original: Callable[..., None]) -> Callable[..., None]:
         from sglang.srt.constants import HEALTH_CHECK_RID_PREFIX
         from sglang.srt.observability.trace import TraceNullContext
 
-        if str(rid).startswith(HEALTH_CHECK_RID_PREFIX):
+        if str(rid).startswith((HEALTH_CHECK_RID_PREFIX, EAGER_RID_PREFIX, PUSH_RID_PREFIX)):
             self.trace_ctx = TraceNullContext()
         else:
             original(self, rid, *args, **kwargs)

@@ -23,6 +23,8 @@ class PrefillsUnderway:
 
     def __init__(self) -> None:
         self._requests: dict[Start, Any] = {}
+        self.slice: Any = None
+        """The request of what is computed ahead whose rows the tree has not got yet (``eager/prefill``)."""
 
     def add(self, req: Any, page_size: int) -> None:
         """Note what a request of the next batch computes."""
@@ -53,6 +55,17 @@ class PrefillsUnderway:
         state.num_rounds_waited = state.num_rounds_waited + 1 if start == state.awaited_start else 1
         state.awaited_start = start
         return state.num_rounds_waited <= MAX_ROUNDS
+
+    def is_being_sliced(self, req: Any) -> bool:
+        """Whether the slice that runs is the start of a request: however short, it costs nothing more to wait for it.
+
+        It was begun because nobody waited, and its rows are there after the next round.
+        """
+        known = self.slice
+        if known is None or known.extra_key != req.extra_key or len(known.origin_input_ids) <= len(req.prefix_indices):
+            return False
+        is_start: bool = req.full_untruncated_fill_ids[: len(known.origin_input_ids)] == known.origin_input_ids
+        return is_start
 
     def __len__(self) -> int:
         return len(self._requests)

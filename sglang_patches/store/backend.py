@@ -23,7 +23,7 @@ from sglang.srt.mem_cache.hicache_storage import HiCacheStorage, HiCacheStorageC
 
 from prefillshare.contract import FINGERPRINT_VARIABLE
 from prefillshare.errors import StoreError
-from prefillshare.store import KvStore, StoreIdentity, StoreSettings
+from prefillshare.store import KvStore, StoreIdentity, StoreSettings, StoreStats
 from sglang_patches.fingerprint import PINNED_SGLANG
 from sglang_patches.store.costs import Pace
 
@@ -39,24 +39,25 @@ class StoreBackend(HiCacheStorage):
         self.load_pace = Pace()
         """Measured by the thread that loads; the scheduler's only reads it."""
 
-    def attach(self, weights_dtype: torch.dtype) -> StoreIdentity:
-        """Open the store for pages of this rank; what they are.
+    def attach(self, weights: str) -> StoreIdentity:
+        """Open the store for pages of this rank that ``weights`` make; what they are.
 
         An engine whose store is damaged or gone serves without it, and says so once.
         """
-        identity = self._identify(weights_dtype)
+        identity = self._identify(weights)
         try:
             self._store = KvStore.attach(_settings(self._config.extra_config or {}), identity)
         except StoreError as error:
             log.error("prefillshare: this engine goes on without the store: %s", error)
         return identity
 
-    def _identify(self, weights_dtype: torch.dtype) -> StoreIdentity:
+    def _identify(self, weights: str) -> StoreIdentity:
         pool = self.mem_pool_host
         return StoreIdentity(
             prefill_fingerprint=os.environ[FINGERPRINT_VARIABLE],
-            weights_dtype=str(weights_dtype),
-            kv_dtype=str(pool.dtype),
+            weights_dtype=weights,
+            # Types of 8 bits all lie in bytes.
+            kv_dtype=str(pool.device_pool.dtype),
             page_size=pool.page_size,
             layers=pool.layer_num,
             kv_heads=pool.head_num,
@@ -68,10 +69,9 @@ class StoreBackend(HiCacheStorage):
             page_bytes=pool.size_per_token * pool.page_size,
         )
 
-    @property
-    def is_attached(self) -> bool:
-        """Whether there is a store."""
-        return self._store is not None
+    def stats(self) -> StoreStats | None:
+        """What the store holds and what this rank did with it; None without one."""
+        return self._store.stats() if self._store is not None else None
 
     def count_present(self, keys: Sequence[str]) -> int:
         """Length of the leading run of ``keys`` that the store has; marks all of them as used, the first as latest."""

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from sglang.srt.mem_cache.radix_cache import TreeNode
     from sglang.srt.server_args import ServerArgs
 
+    from prefillshare.store import StoreStats
+
 STORED = "\0store"
 """Origin of what came out of the store: nobody knows for which module it was prefilled. No module is called so."""
 
@@ -55,20 +57,26 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
     _page_keys: PageKeys | None = None
     """None until the store was attached, which the constructor of the tree does not wait for."""
 
-    def __init__(self, params: CacheInitParams, server_args: ServerArgs, weights_dtype: torch.dtype) -> None:
+    def __init__(self, params: CacheInitParams, server_args: ServerArgs, weights: str) -> None:
         self.costs = LoadCosts()
-        self.num_load_tokens = 0
-        """Tokens that came from the store."""
+        self.num_host_tokens = 0
+        """Cached tokens of prompts that came from the host tier."""
+        self.num_store_tokens = 0
+        """Cached tokens of prompts that came from the store."""
         self._waiting_for: dict[str, tuple[Req, str]] = {}
         """Request id -> the request, and the one that loads what it would load."""
         self._loads: dict[str, str] = {}
         """First key of a load under way -> id of the request that makes it."""
         super().__init__(params, server_args)
-        self._page_keys = PageKeys(identity=self._backend.attach(weights_dtype))
+        self._page_keys = PageKeys(identity=self._backend.attach(weights))
         self.costs.load = self._backend.load_pace
         setattr(self.root_node, ROOT_ATTRIBUTE, self._page_keys)
         # Page by page as the prompt comes: a shorter load is worth it as well, since pages have 16 tokens or more.
         self.load_back_threshold = 1
+
+    def store_stats(self) -> StoreStats | None:
+        """What the store holds and what this engine did with it; None without one."""
+        return self._backend.stats()
 
     @property
     def _backend(self) -> StoreBackend:
@@ -100,28 +108,33 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
     @overrides("af30683757e6b557", "nobody would know for which module a prefix was prefilled")
     def insert(self, params: InsertParams) -> InsertResult:
         result = super().insert(params)
-        self._name_origin(self.root_node, params.key.page_aligned(self.page_size), self._writer)
+        # Upstream makes the node here and not in ``_insert_helper``.
+        node = self._end_of(self.root_node, params.key.page_aligned(self.page_size))
+        if not _is_signed(node):
+            self._sign(node)
         return result
 
     @overrides("377aac523e228062", "nobody would know that a prefix came out of the store")
     def _insert_helper_host(self, node: TreeNode, key: RadixKey, host_value: Any, hash_value: Any) -> int:
         num_known: int = super()._insert_helper_host(node, key, host_value, hash_value)
-        self._name_origin(node, key, STORED)
-        self.num_load_tokens += len(key) - num_known
+        last = self._end_of(node, key)
+        if not _is_signed(last):
+            last.origin, last.is_eager = STORED, False
         return num_known
 
-    def _name_origin(self, node: TreeNode, key: RadixKey, origin: str | None) -> None:
-        """Give the node in which ``key`` ends below ``node`` its origin, if it is new."""
+    def _end_of(self, node: TreeNode, key: RadixKey) -> TreeNode:
+        """The node in which ``key``, which begins below ``node`` and is in the tree, ends."""
         while len(key) > 0:
             node = node.children[key.child_key(self.page_size)]
             key = key[len(node.key) :]
-        if node is not self.root_node and not hasattr(node, "origin"):
-            node.origin = origin
+        return node
 
     def _begin(self, req: Req) -> None:
         is_counted = req.prefillshare.are_hits_counted
         super()._begin(req)
         if req.prefillshare.are_hits_counted and not is_counted:
+            self.num_host_tokens += req.cached_tokens_host
+            self.num_store_tokens += req.cached_tokens_storage
             note(req, host_hit_tokens=req.cached_tokens_host, store_hit_tokens=req.cached_tokens_storage)
 
     def cache_unfinished_req(self, req: Req, chunked: bool = False) -> None:
@@ -144,6 +157,7 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
         key = RadixKey(req.full_untruncated_fill_ids[num_matched:end], req.extra_key).page_aligned(self.page_size)
         if not is_backed or len(key) == 0 or self.cache_controller.prefetch_rate_limited():
             return
+        assert self._page_keys is not None
         keys = self._page_keys.of(key, req.last_host_node.get_last_hash_value())
         if (loader := self._loads.get(keys[0])) is not None:
             self._waiting_for[req.rid] = (req, loader)
@@ -223,3 +237,8 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
     def shutdown(self) -> None:
         if self.enable_storage:
             super().detach_storage_backend()
+
+
+def _is_signed(node: TreeNode) -> bool:
+    """Whether it is known where a node's KV comes from; the root has none."""
+    return node.parent is None or hasattr(node, "origin")

@@ -1,6 +1,8 @@
 """One whole disaggregated deployment, as `prefillshare launch` serves it, for all tests of this folder."""
 
+import os
 import re
+import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -53,6 +55,13 @@ class Cluster:
     def process(self, name: str) -> ProcessRecord:
         """One process, as `prefillshare ps` shows it."""
         return next(process for process in self.running.processes() if process.name == name)
+
+    def kill(self, name: str) -> None:
+        """End a process with its children, and wait until it is started again."""
+        restarts, pid = self.process(name).num_restarts, self.process(name).pid
+        assert pid is not None
+        os.killpg(pid, signal.SIGKILL)
+        self.wait(lambda: self.process(name).num_restarts > restarts, f"{name} is started again")
 
     def ask_worker(self, name: str, method: str, path: str) -> httpx.Response:
         """Ask one worker itself, past the router."""

@@ -2,8 +2,10 @@
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.cluster.conftest import MODULES, Cluster
@@ -103,6 +105,47 @@ def test_a_session_in_turns_waits_for_nothing_but_what_is_new(empty: Cluster, re
     per_push = len(MODULES) * (ANSWER_TOKENS + len(NEW)) - len(NEW)
     assert num_hit >= (len(MODULES) * NUM_ROUNDS - FIRST_PUSH) * per_push
     assert num_pushed >= num_hit + per_push
+
+
+def test_sessions_in_turns_outlive_the_workers(empty: Cluster, reference: Reference) -> None:
+    """A worker dies while it computes ahead or is pushed to: that is nobody's failure, and spoils no later answer."""
+    asked: list[tuple[str, list[int], list[int]]] = []
+
+    def follow(seed: int) -> None:
+        context = [token + seed for token in PROMPT]
+        for module in MODULES * NUM_ROUNDS:
+            answer = generate_in_the_end(empty, module, context, f"outlives-{seed}")
+            asked.append((module, list(context), answer))
+            context += [*answer, *NEW]
+            time.sleep(0.2)  # so that there are jobs
+
+    with ThreadPoolExecutor(2) as pool:
+        sessions = [pool.submit(follow, seed) for seed in (1, 2)]
+        for number, name in enumerate(("decode-tool-0", "prefill-0", "router", "decode-math-0"), start=1):
+            empty.wait(lambda number=number: len(asked) >= 3 * number, "the sessions went on")
+            empty.kill(name)
+        for session in sessions:
+            session.result()
+    assert [answer for _, _, answer in asked] == [
+        reference.ask(module, prompt, ANSWER_TOKENS).tokens for module, prompt, _ in asked
+    ]
+    empty.wait(lambda: jobs(state(empty))["done"] > 0, "answers were computed ahead again")
+    empty.wait(lambda: empty.http.post("/flush_cache").status_code == 200, "all rows were given back")
+
+
+def generate_in_the_end(cluster: Cluster, module: str, prompt: list[int], session: str) -> list[int]:
+    """The answer, asked for until a worker is there to give it."""
+    found: list[int] = []
+
+    def ask() -> bool:
+        try:
+            found[:] = generate(cluster, module, prompt, session)["output_ids"]
+        except (AssertionError, httpx.TransportError):
+            return False
+        return True
+
+    cluster.wait(ask, f"{module} answered")
+    return found
 
 
 @pytest.mark.parametrize("is_stream", [False, True])

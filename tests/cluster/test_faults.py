@@ -27,13 +27,6 @@ def _serves(cluster: Cluster, module: str) -> bool:
         return False
 
 
-def _kill(cluster: Cluster, name: str) -> None:
-    restarts, pid = cluster.process(name).num_restarts, cluster.process(name).pid
-    assert pid is not None
-    os.killpg(pid, signal.SIGKILL)
-    cluster.wait(lambda: cluster.process(name).num_restarts > restarts, f"{name} is started again")
-
-
 @contextmanager
 def _stopped(cluster: Cluster, name: str) -> Iterator[None]:
     pid = cluster.process(name).pid
@@ -50,7 +43,7 @@ def test_a_decode_worker_that_dies_in_a_stream_ends_its_calls_only(cluster: Clus
     with cluster.http.stream("POST", "/v1/completions", json=body) as reply:
         lines = reply.iter_lines()
         assert next(lines).startswith("data: ")
-        _kill(cluster, "decode-math-0")
+        cluster.kill("decode-math-0")
         rest = [line for line in lines if line]
     assert rest[-1] != "data: [DONE]"
     assert any("error" in line for line in rest)
@@ -80,7 +73,7 @@ def test_the_prefill_worker_comes_back_and_no_call_hangs(cluster: Cluster) -> No
             for n in range(6)
         ]
         time.sleep(0.1)
-        _kill(cluster, "prefill-0")
+        cluster.kill("prefill-0")
         statuses = [call.result(timeout=60).status_code for call in asked]
     assert set(statuses) <= {200, 500, 502, 503, 504}
     for module in MODULES:
@@ -88,7 +81,7 @@ def test_the_prefill_worker_comes_back_and_no_call_hangs(cluster: Cluster) -> No
 
 
 def test_the_router_comes_back(cluster: Cluster) -> None:
-    _kill(cluster, "router")
+    cluster.kill("router")
     cluster.wait(lambda: all(_serves(cluster, module) for module in MODULES), "all modules serve again")
 
 

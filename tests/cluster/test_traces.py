@@ -61,6 +61,29 @@ def test_looks_make_no_traces_and_calls_make_one_of_the_same_size(cluster: Clust
     assert not [name for name in names(trace_ids[1]) if "fastapi" in name or name == "decode_loop"]
 
 
+def test_what_is_computed_and_pushed_ahead_makes_no_trace(cluster: Cluster, traces: Receiver) -> None:
+    def num_pushed() -> int:
+        told: dict[str, int] = cluster.http.get("/deployment/state").json()["eager_jobs"]
+        return told["pushed"]
+
+    _after_a_call(cluster, traces, 32)
+    before, pushed_before = {span.trace_id for span in traces.spans}, num_pushed()
+    prompt, trace_ids = [5, 6, 7, 8], [_trace_id(number) for number in range(33, 38)]
+    for trace_id in trace_ids:
+        params = {"max_new_tokens": 40, "ignore_eos": True, "temperature": 0}
+        body = {"lora_path": "math", "input_ids": prompt, "sampling_params": params, "session_id": "traced"}
+        headers = {"traceparent": f"00-{trace_id}-{PARENT}-01"}
+        reply = cluster.http.post("/generate", json=body, headers=headers)
+        assert reply.status_code == 200, reply.text
+        traces.call(trace_id)
+        prompt += [*reply.json()["output_ids"], 9]
+        time.sleep(0.3)
+    # The session calls one module again and again, which is expected soon.
+    cluster.wait(lambda: num_pushed() > pushed_before, "something was pushed")
+    last = _after_a_call(cluster, traces, 38)
+    assert {span.trace_id for span in traces.spans} - before == {*trace_ids, last}
+
+
 def _after_a_call(cluster: Cluster, traces: Receiver, number: int) -> str:
     """The trace of a further call, once its spans have come."""
     headers = {"traceparent": f"00-{_trace_id(number)}-{PARENT}-01"}

@@ -8,6 +8,7 @@ import pytest
 
 from prefillshare.config.router import Router
 from prefillshare.config.schema import DecodeModule, Deployment, Engine, PrefillModule, Transfer
+from prefillshare.config.store import Store
 
 PAGE = Path(__file__).parents[2] / "docs" / "deployment-file.md"
 TABLES = {
@@ -17,6 +18,7 @@ TABLES = {
     "`[engine]`": Engine,
     "`[router]`": Router,
     "`[transfer]`": Transfer,
+    "`[store]`": Store,
 }
 ROW = re.compile(r"^\| `(\w+)` \| [^|]+ \| ([^|]*) \|", re.MULTILINE)
 

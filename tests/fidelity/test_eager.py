@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.fidelity.conftest import MODULES, NUM_TOKENS, Prompt
-from tests.support.engines import MODELS_DIR, TINY_AGENTS, Endpoint, shared_engine
+from tests.support.engines import TINY_AGENTS, Endpoint, shared_engine, with_prefill_key
 from tests.support.marks import starts_engine
 
 NUM_TURNS = 5
@@ -25,10 +25,7 @@ HARD = ("--page-size", str(PAGE_SIZE), "--chunked-prefill-size", "64", "--enable
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny deployment, in which the shortest answer counts."""
-    text = TINY_AGENTS.read_text().replace('path = "tiny/', f'path = "{MODELS_DIR}/tiny/')
-    file = tmp_path_factory.mktemp("eager") / "eager.toml"
-    file.write_text(text.replace("[prefill]\n", "[prefill]\neager_min_tokens = 1\n"))
-    return file
+    return with_prefill_key(TINY_AGENTS, "eager_min_tokens = 1", tmp_path_factory.mktemp("eager"))
 
 
 @pytest.fixture(scope="module")
@@ -182,11 +179,24 @@ def test_an_abandoned_answer_is_left_out(eager, prompts):
     wait_for_tokens(eager, before + ANSWER_TOKENS + 1)
 
 
-def test_ids_of_jobs_are_refused(eager, prompts):
-    body = {"input_ids": list(prompts[0]), "lora_path": "math", "rid": "prefillshare-eager-1"}
-    reply = eager.http.post("/generate", json=body)
-    assert reply.status_code == 400
-    assert "take another" in reply.json()["error"]["message"]
+@pytest.mark.parametrize("rid", ["prefillshare-eager-1", ["mine", "prefillshare-eager-1"]])
+def test_ids_of_jobs_are_refused(eager, prompts, rid):
+    """A call that is taken for a job would wait for everybody, and for ever for an answer."""
+    prompt = list(prompts[0])
+    body = {"input_ids": [prompt, prompt] if isinstance(rid, list) else prompt, "lora_path": "math", "rid": rid}
+    chat = {"model": "math", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 1, "rid": rid}
+    completion = {"model": "math", "prompt": "hello", "max_tokens": 1, "rid": rid}
+    calls = {"/generate": body, "/v1/chat/completions": chat, "/v1/completions": completion}
+    for path, asked in calls.items():
+        reply = eager.http.post(path, json=asked)
+        assert reply.status_code == 400, path
+        if path == "/generate" or isinstance(rid, str):
+            assert "take another" in reply.json()["error"]["message"], path
+    # Headers name no request.
+    headers = {"X-Request-ID": "prefillshare-eager-1", "X-PrefillShare-Eager": "1"}
+    reply = eager.http.post("/v1/chat/completions", json={**chat, "rid": None}, headers=headers)
+    assert reply.status_code == 200
+    assert reply.json()["usage"]["completion_tokens"] == 1
 
 
 def test_text_is_cut_as_its_continuation_will_be(eager):

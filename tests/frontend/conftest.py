@@ -1,4 +1,7 @@
-"""The tiny family in both topologies, behind an API key; one of them runs at a time."""
+"""The tiny family in both topologies, behind an API key; one of them runs at a time.
+
+Without answers that are computed ahead: what a call hits is then what others had prefilled when they were asked.
+"""
 
 import gc
 import warnings
@@ -11,7 +14,7 @@ import sglang as sgl
 
 from prefillshare import frontend
 from prefillshare.serving.launch import running_deployment
-from tests.support.engines import MODELS_DIR, flush
+from tests.support.engines import MODELS_DIR, flush, with_prefill_key
 from tests.support.forks import fork_server
 from tests.support.marks import starts_engine
 
@@ -53,9 +56,11 @@ class Deployment:
 
 @pytest.fixture(scope="package", params=FILES)
 @starts_engine
-def deployment(request: pytest.FixtureRequest) -> Iterator[Deployment]:
+def deployment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    folder = tmp_path_factory.mktemp(request.param)
+    file = with_prefill_key(MODELS_DIR / FILES[request.param], "eager_answers = false", folder)
     with (
-        running_deployment(MODELS_DIR / FILES[request.param], api_key=API_KEY, fork_server=fork_server) as running,
+        running_deployment(file, api_key=API_KEY, fork_server=fork_server) as running,
         httpx.Client(base_url=running.url, headers={"Authorization": f"Bearer {API_KEY}"}, timeout=60) as http,
     ):
         yield Deployment(request.param, running.url, http)

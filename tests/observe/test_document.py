@@ -22,6 +22,7 @@ from prefillshare.observe.document import (
     PushState,
     SessionsState,
     SessionState,
+    StoreState,
     WorkerState,
 )
 from tests.observe.test_exposition import document as built
@@ -38,6 +39,7 @@ HEADINGS = {
     "Pushes": PushState,
     "KV memory": KvState,
     "Hand-offs": HandoffState,
+    "Store": StoreState,
     "Computed ahead": EagerState,
     "Sessions": SessionsState,
     "Session": SessionState,
@@ -79,7 +81,7 @@ def test_the_page_has_every_name_with_its_type_and_no_other() -> None:
 
 def test_every_part_of_the_document_has_its_table() -> None:
     parts = {kind for kind in vars(document).values() if is_typeddict(kind)}
-    assert parts - set(HEADINGS.values()) == {document.ModuleCounters, document.WorkerCounters}
+    assert parts - set(HEADINGS.values()) == {document.ModuleCounters, document.StoreCounters, document.WorkerCounters}
 
 
 def test_what_is_built_keeps_to_the_types() -> None:

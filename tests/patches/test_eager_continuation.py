@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from sglang_patches.eager.backlog import MAX_JOBS, Backlog, Job
+from sglang_patches.eager.budget import LONGEST_BURST_S, SHARE, Budget
 from sglang_patches.eager.continuation import Answer, Conversation, after_text, after_tokens, common_start
 from sglang_patches.eager.kept import LONGEST_S, MAX_KEPT, Continuation, Kept
 from tests.support.chat_templates import FLAT, FUNCTIONS_FIRST, THINKING
@@ -185,6 +186,21 @@ def test_the_oldest_job_is_given_up_and_the_newest_is_next():
     assert backlog.take("j7-") == [jobs[7]]
     assert len(backlog) == MAX_JOBS - 2
     assert len(backlog.take("")) == MAX_JOBS - 2
+
+
+def test_what_is_spent_comes_back_with_time():
+    now = 0.0
+    budget = Budget(lambda: now)
+    budget.spend(LONGEST_BURST_S)
+    assert not budget.has_some()
+    now += 1.0
+    assert budget.has_some()
+    budget.spend(2 * SHARE)
+    assert not budget.has_some()
+    now += 1000.0
+    assert budget.has_some()
+    budget.spend(LONGEST_BURST_S)
+    assert not budget.has_some()
 
 
 def test_continuations_are_few_young_and_told_once():

@@ -96,3 +96,24 @@ def test_the_end_of_one_request_is_not_that_of_another():
     underway.add(second, 1)
     underway.end(second)
     assert underway.should_wait(request(), 1)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "fields", "waits"),
+    [
+        (range(100, 120), {}, True),
+        (range(100, 110), {}, True),
+        (range(100, 109), {}, False),
+        ([*range(100, 109), 7, 8], {}, False),
+        (range(100, 120), {"extra_key": "tenant"}, False),
+        (range(100, 120), {"cached": 10}, False),
+    ],
+)
+def test_a_call_waits_for_a_slice_that_is_its_start(prompt: Any, fields: dict[str, Any], waits: bool) -> None:
+    """However short: the slice of ten tokens runs already, and is in the tree after the next round."""
+    underway = PrefillsUnderway()
+    call = request(prompt, **fields)
+    call.prefix_indices = range(call.cache_protected_len)
+    assert not underway.is_being_sliced(call)
+    underway.slice = request(range(100, 110))
+    assert underway.is_being_sliced(call) == waits

@@ -35,6 +35,18 @@ def test_evicted_tokens_are_counted_in_blocks() -> None:
     assert found.take().num_tokens == 0
 
 
+def test_what_goes_to_the_host_is_gone_only_when_the_host_gives_it_up() -> None:
+    found = Evictions()
+    stored = ["BlockStored", [7, 8], None, [0] * 16, 16, None, "GPU"]
+    found.add(_batch(stored, [*stored[:-1], "CPU_PINNED"], ["BlockRemoved", [7, 8], "GPU"]))
+    assert found.take().num_tokens == 0
+    found.add(_batch(["BlockRemoved", [8], "CPU_PINNED"]))
+    assert found.take().num_tokens == 16
+    # Computed again, and this time not copied to the host.
+    found.add(_batch([*stored[:1], [8], *stored[2:]], ["BlockRemoved", [7, 8], "GPU"]))
+    assert found.take().num_tokens == 16
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"\xc1", msgspec.msgpack.encode(7), msgspec.msgpack.encode({}), msgspec.msgpack.encode([1.0, [3]])]
 )

@@ -74,18 +74,20 @@ def test_a_short_common_beginning_draws_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_busy", "num_idle", "longest_wait_s"),
-    # A second to prefill again, and that second once more for others who wait, times the share of busy workers.
-    [(0, 9, 1.1), (0, 1, 1.5), (1, 1, 1 + 2 / 3), (3, 1, 1.8)],
+    ("busy_share", "longest_wait_s"),
+    # A second to prefill again, and that second as often as others wait for it: 1 / (1 - share) times, 20 at most.
+    [(0.0, 2.0), (0.5, 3.0), (0.75, 5.0), (1.0, 21.0)],
 )
-def test_waiting_longer_than_prefilling_again_moves_a_call(num_busy: int, num_idle: int, longest_wait_s: float) -> None:
+def test_waiting_longer_than_prefilling_again_moves_a_call(busy_share: float, longest_wait_s: float) -> None:
     wanted = Wanted(prompt_bytes=4000)  # 1000 tokens, a second's work
-    idle = [Candidate(id=f"idle-{number}", tokens_per_s=1000.0) for number in range(num_idle)]
-    busy = [Candidate(id=f"busy-{number}", wait_s=60.0, tokens_per_s=1000.0) for number in range(num_busy)]
+    idle = Candidate(id="idle", tokens_per_s=1000.0)
+    met = [Candidate(id=str(number), wait_s=float(number < 4 * busy_share)) for number in range(4)]
     for wait_s, stays in ((longest_wait_s + 0.05, True), (longest_wait_s + 0.15, False)):
+        policy = _policy("prefix_aware")
+        for _ in range(400):
+            policy.choose(Wanted(), met)
         holder = Candidate(id="holder", matched_bytes=4000, wait_s=wait_s, tokens_per_s=1000.0)
-        chosen = _policy("prefix_aware").choose(wanted, [holder, *busy, *idle])
-        assert chosen == "holder" if stays else chosen.startswith("idle")
+        assert policy.choose(wanted, [holder, idle]) == ("holder" if stays else "idle")
 
 
 def test_calls_do_not_flee_between_busy_workers() -> None:
@@ -94,6 +96,18 @@ def test_calls_do_not_flee_between_busy_workers() -> None:
     holder = Candidate(id="holder", matched_bytes=4000, wait_s=2.0, tokens_per_s=1000.0)
     other = Candidate(id="other", wait_s=0.5, tokens_per_s=1000.0)
     assert _policy("prefix_aware").choose(wanted, [holder, other]) == "holder"
+
+
+def test_with_a_store_a_call_moves_for_less_since_what_it_leaves_is_loaded() -> None:
+    wanted = Wanted(prompt_bytes=4000)
+    holder = Candidate(id="holder", matched_bytes=4000, wait_s=0.8, tokens_per_s=1000.0)
+    for loadable_bytes, chosen in ((0, "holder"), (4000, "other")):
+        other = Candidate(id="other", loadable_bytes=loadable_bytes, tokens_per_s=1000.0)
+        assert _policy("prefix_aware").choose(wanted, [holder, other]) == chosen
+    # Loading takes time as well: an idle holder keeps the call.
+    idle = Candidate(id="holder", matched_bytes=4000, tokens_per_s=1000.0)
+    other = Candidate(id="other", loadable_bytes=4000, tokens_per_s=1000.0)
+    assert _policy("prefix_aware").choose(wanted, [other, idle]) == "holder"
 
 
 @pytest.mark.parametrize("name", ["prefix_aware", "session"])

@@ -18,6 +18,7 @@ from tests.store.stores import chain, identity, page, pages, read, settings
 def both(tmp_path: Path) -> StoreSettings:
     """2 MB in memory, 4 MB on disk."""
     (tmp_path / "memory").mkdir()
+    (tmp_path / "disk").mkdir()
     return settings(tmp_path / "memory", directory=tmp_path / "disk", disk_bytes=4 << 20)
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from prefillshare.errors import StoreError
 from prefillshare.store import KvStore, StoreOwner, StoreSettings
-from prefillshare.store.folders import remove_folder, store_folders
+from prefillshare.store.folders import disk_folder, disk_room, free_bytes, memory_room, remove_folder, store_folders
+from prefillshare.store.layout import WRITING
 from tests.store.stores import PAGE_BYTES, chain, identity, pages, read, settings
 
 NUM_PAGES = 700
@@ -21,8 +22,9 @@ def both(tmp_path: Path) -> StoreSettings:
 
 
 @pytest.fixture(autouse=True)
-def _memory(tmp_path: Path) -> None:
+def _folders(tmp_path: Path) -> None:
     (tmp_path / "memory").mkdir()
+    (tmp_path / "disk").mkdir()
 
 
 def _forget_memory(memory: Path) -> None:
@@ -54,7 +56,7 @@ def test_a_restart_with_nothing_but_the_disk_finds_what_was_spilled(both: StoreS
         store.write(keys[start : start + 100], pages(keys[start : start + 100]))
     store.close()
     owner.end()
-    _forget_memory(both.memory_directory)
+    assert store_folders(both.memory_directory) == []
     later = KvStore.attach(both, identity())
     assert read(later, keys) == NUM_PAGES
     assert later.stats().damaged_pages == 0
@@ -81,7 +83,7 @@ def test_a_file_that_lost_its_end_costs_those_pages_only(both: StoreSettings) ->
     store.write(keys, pages(keys))
     assert store.spill() == 400
     assert both.directory is not None
-    (file,) = both.directory.glob("*.pages")
+    (file,) = both.directory.glob("*/*.pages")
     os.truncate(file, file.stat().st_size - (8 << 20) + 200 * PAGE_BYTES)
     store.close()
     _forget_memory(both.memory_directory)
@@ -90,10 +92,12 @@ def test_a_file_that_lost_its_end_costs_those_pages_only(both: StoreSettings) ->
 
 
 def test_a_disk_that_cannot_be_written_is_refused_with_the_fix(tmp_path: Path) -> None:
+    disk_folder(tmp_path / "open").mkdir(parents=True)
+    disk_folder(tmp_path / "open").chmod(0o777)
     for directory, said in (
-        (Path("/proc/self/task"), "cannot be made|chmod 700"),
-        (tmp_path / "no" / "such", "cannot be made"),
-        (Path("/usr"), "chmod 700"),
+        (Path("/proc/self"), "cannot be made"),
+        (tmp_path / "no", "cannot be made"),
+        (tmp_path / "open", "chmod 700"),
     ):
         with pytest.raises(StoreError, match=said):
             KvStore.attach(settings(tmp_path / "memory", directory=directory), identity())
@@ -110,7 +114,7 @@ def test_other_weights_on_the_same_folder_have_a_file_of_their_own(both: StoreSe
     first.spill()
     assert second.count_present(keys) == 0
     assert both.directory is not None
-    assert len(list(both.directory.glob("*.pages"))) == 2
+    assert len(list(both.directory.glob("*/*.pages"))) == 2
 
 
 def test_two_deployments_with_the_same_weights_share_the_disk(both: StoreSettings, tmp_path: Path) -> None:
@@ -130,3 +134,65 @@ def test_a_folder_used_from_another_shared_memory_is_refused(both: StoreSettings
         KvStore.attach(
             settings(tmp_path / "elsewhere", directory=both.directory, disk_bytes=both.disk_bytes), identity()
         )
+
+
+def test_sizes_that_nobody_chose_do_not_change_with_what_is_free(both: StoreSettings) -> None:
+    first = KvStore.attach(both, identity())
+    keys = chain(100)
+    first.write(keys, pages(keys))
+    first.spill()
+    sizes = [tier.capacity_bytes for tier in first.stats().tiers]
+    first.close()
+    other = {"memory_bytes": 3 << 20, "directory": both.directory, "disk_bytes": 5 << 20}
+    kept = KvStore.attach(
+        settings(both.memory_directory, keeps_memory_size=True, keeps_disk_size=True, **other), identity()
+    )
+    assert [tier.capacity_bytes for tier in kept.stats().tiers] == sizes
+    assert read(kept, keys) == 100
+    kept.close()
+    chosen = KvStore.attach(settings(both.memory_directory, **other), identity())
+    assert [tier.capacity_bytes for tier in chosen.stats().tiers] != sizes
+    assert read(chosen, keys) == 0
+
+
+def test_what_a_store_has_already_counts_as_room_for_it(both: StoreSettings) -> None:
+    assert both.directory is not None
+    store = KvStore.attach(both, identity())
+    keys = chain(100)
+    store.write(keys, pages(keys))
+    # Others write to these file systems at the same time; the store takes 66 and 8 MB.
+    for room, folder, taken_mb in (
+        (memory_room(both.memory_directory, "tests"), both.memory_directory, 1.9),
+        (disk_room(both.directory), both.directory, 7.9),
+    ):
+        taken = sum(
+            path.stat().st_blocks * 512 for path in folder.glob("*/**/*") if path.suffix in (".store", ".pages")
+        )
+        assert taken > taken_mb * 1e6
+        assert abs(room - taken - free_bytes(folder)) < 2e6
+
+
+def test_a_disk_that_fails_while_memory_makes_room_costs_the_old_pages_only(both: StoreSettings) -> None:
+    store = KvStore.attach(both, identity())
+    table = store._tiers[1].table
+    old, new = chain(400, of=1), chain(100, of=2)
+    store.write(old, pages(old))
+    other = KvStore.attach(both, identity())
+    with table._lock.held(5.0):
+        assert other.write(new, pages(new)) == 100
+    assert other.stats().failures > 0
+    assert read(other, new) == 100
+    states = store._tiers[0].table._states
+    assert not (states == WRITING).any()
+
+
+def test_a_launcher_gives_the_memory_back_when_the_disk_is_gone(both: StoreSettings) -> None:
+    assert both.directory is not None
+    owner = StoreOwner(both)
+    store = KvStore.attach(both, identity())
+    keys = chain(10)
+    store.write(keys, pages(keys))
+    store.close()
+    disk_folder(both.directory).chmod(0o777)
+    owner.end()
+    assert not [folder for folder in store_folders(both.memory_directory) if folder.name.startswith("memory-")]

@@ -13,7 +13,7 @@ import pytest
 
 from prefillshare.errors import StoreError
 from prefillshare.store import KvStore, StoreSettings
-from prefillshare.store.layout import CLOCK_OFFSET, CONTINUED, FREE, READY, WRITING
+from prefillshare.store.layout import CLOCK_OFFSET, CONTINUED, FREE, READY, RECORD_BYTES, WRITING
 from tests.store.children import child, run_in_child, wait_for
 from tests.store.stores import PAGE_BYTES, chain, identity, page, pages, read, settings
 
@@ -24,6 +24,7 @@ NUM_KILLS = 20
 def both(tmp_path: Path) -> StoreSettings:
     """2 MB in memory, 4 MB on disk."""
     (tmp_path / "memory").mkdir()
+    (tmp_path / "disk").mkdir()
     return settings(tmp_path / "memory", directory=tmp_path / "disk", disk_bytes=4 << 20)
 
 
@@ -125,6 +126,26 @@ def test_processes_that_write_the_same_pages_keep_each_once(tmp_path: Path) -> N
     assert store.stats().tiers[0].num_pages == 300
 
 
+def test_a_damaged_page_is_dropped_with_its_first_read_and_written_anew(tmp_path: Path) -> None:
+    memory = settings(tmp_path)
+    store = KvStore.attach(memory, identity())
+    keys = chain(100)
+    assert store.write(keys, pages(keys)) == 100
+    with _file(memory).open("r+b") as opened:
+        content = os.pread(opened.fileno(), _file(memory).stat().st_size, 0)
+        for key in keys:
+            place = content.index(page(key).tobytes()[:64])
+            os.pwrite(opened.fileno(), bytes([content[place] ^ 1]), place)
+    for key in keys:
+        # Memory that numpy takes again for small arrays, such as copies of records.
+        [np.full(RECORD_BYTES, 0xAA, dtype=np.uint8) for _ in range(50)]
+        assert read(store, [key]) == 0
+    assert store.stats().damaged_pages == 100
+    assert store.count_present(keys) == 0
+    store.write(keys, pages(keys))
+    assert read(store, keys) == 100
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_flipped_bits_anywhere_cost_pages_and_no_more(both: StoreSettings, seed: int) -> None:
     store = KvStore.attach(both, identity())
@@ -134,7 +155,7 @@ def test_flipped_bits_anywhere_cost_pages_and_no_more(both: StoreSettings, seed:
     store.spill()
     chooser = random.Random(seed)
     assert both.directory is not None
-    files = [_file(both), *both.directory.glob("*.pages"), *both.memory_directory.glob("*/disk-*/*.store")]
+    files = [_file(both), *both.directory.glob("*/*.pages"), *both.memory_directory.glob("*/disk-*/*.store")]
     assert len(files) == 3
     for file in files:
         with file.open("r+b") as opened:

@@ -29,6 +29,7 @@ class Schedules(RuleBasedStateMachine):
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(prefix="store-"))
         (self.folder / "memory").mkdir()
+        (self.folder / "disk").mkdir()
         self.found_surely: set[bytes] = set()
 
     @initialize(memory_kb=st.sampled_from([200, 400, 1600]), has_disk=st.booleans(), threads=st.sampled_from([1, 2]))

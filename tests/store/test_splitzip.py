@@ -151,6 +151,7 @@ def test_other_pages_are_refused_with_the_fix(kv_dtype: str, page_bytes: int) ->
 def test_a_store_keeps_a_third_more_pages_with_it_and_all_of_them_right(tmp_path: Path) -> None:
     who = stores.identity(kv_dtype="bfloat16", page_bytes=16384)
     (tmp_path / "memory").mkdir()
+    (tmp_path / "disk").mkdir()
     where = stores.settings(
         tmp_path / "memory", memory_bytes=4 << 20, codec="splitzip", directory=tmp_path / "disk", disk_bytes=8 << 20
     )

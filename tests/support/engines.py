@@ -114,6 +114,14 @@ def _answer(reply: Mapping[str, Any]) -> Answer:
     return Answer(reply["output_ids"], logprobs[0][0], reply["meta_info"]["cached_tokens"], report)
 
 
+def with_prefill_key(file: Path, line: str, folder: Path) -> Path:
+    """A deployment file of `models/` with one more line in its [prefill] table, written below `folder`."""
+    text = file.read_text(encoding="utf-8").replace('path = "tiny/', f'path = "{MODELS_DIR}/tiny/')
+    changed = folder / file.name
+    changed.write_text(text.replace("[prefill]\n", f"[prefill]\n{line}\n"), encoding="utf-8")
+    return changed
+
+
 @contextlib.contextmanager
 def shared_engine(
     file: Path = TINY_AGENTS, *extra_args: str, environment: Mapping[str, str] | None = None

@@ -18,7 +18,7 @@ from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.plan.store import plan_store
 from prefillshare.store import KvStore
 from prefillshare.store.folders import memory_folder
-from prefillshare.store.owner import identity_in
+from prefillshare.store.opening import read_header
 from tests.support.engines import MODELS_DIR, TINY_AGENTS, Endpoint
 from tests.support.forks import fork_server
 
@@ -89,10 +89,10 @@ def store_path(file: Path) -> Path:
 
 def num_stored_pages(file: Path) -> int:
     """Pages that any engine would find now."""
-    settings, identity = plan_store(resolve(load_deployment(file))), identity_in(store_path(file))
+    settings, header = plan_store(resolve(load_deployment(file))), read_header(store_path(file))
     assert settings is not None
-    assert identity is not None
-    with contextlib.closing(KvStore.attach(settings, identity)) as store:
+    assert header is not None
+    with contextlib.closing(KvStore.attach(settings, header.identity)) as store:
         return store.stats().tiers[0].num_pages
 
 

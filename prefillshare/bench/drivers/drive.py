@@ -7,7 +7,7 @@ import aiohttp
 
 from prefillshare.bench.drivers.client import CallClient
 from prefillshare.bench.drivers.closed_loop import closed_loop
-from prefillshare.bench.drivers.engines import Watcher
+from prefillshare.bench.drivers.engines import Prefilled, Watcher
 from prefillshare.bench.drivers.load import Load, poisson_arrivals
 from prefillshare.bench.drivers.open_loop import open_loop
 from prefillshare.bench.drivers.session import OnCall, SessionDriver
@@ -63,7 +63,7 @@ async def _measure(
 ) -> RunRecord:
     # Counters of an engine run from its start: what counts is how far they get from here to the next quiet moment.
     before = await watcher.wait_until_settled() if running.engines else None
-    prefilled_before = await watcher.count_prefilled_tokens()
+    prefilled_before = await watcher.read_prefilled()
     driver = SessionDriver(CallClient(http), running.targets, workload, on_call)
     run = RunRecord(calls=driver.calls, wall_s=0.0)
     watching = asyncio.create_task(watcher.watch(driver.now_s, run.kv))
@@ -81,14 +81,20 @@ async def _measure(
         run.memory_gb = before.memory_gb
         await watcher.wait_until_settled()
         # Prompts of calls that were given up are in the engines' count, and in nothing else of the record.
-        counted = await watcher.count_prefilled_tokens() - prefilled_before
-        run.prefilled_tokens = counted if run.cut_s is None else None
+        if run.cut_s is None:
+            _note_prefilled(run, prefilled_before, await watcher.read_prefilled())
     _say_no_hits(run.calls)
     # SGLang as released says how many tokens moved, never how many bytes.
     for call in run.calls:
         if call.handoff_bytes is None and call.handoff_tokens is not None and running.kv_token_bytes:
             call.handoff_bytes = call.handoff_tokens * running.kv_token_bytes
     return run
+
+
+def _note_prefilled(run: RunRecord, before: Prefilled, after: Prefilled) -> None:
+    run.prefilled_tokens = after.tokens - before.tokens
+    if after.eager_tokens is not None:
+        run.eager_tokens = after.eager_tokens - (before.eager_tokens or 0)
 
 
 def _say_no_hits(calls: list[CallRecord]) -> None:

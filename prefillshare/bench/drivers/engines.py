@@ -17,6 +17,7 @@ from prefillshare.serving.options import auth_header
 
 SAMPLE_S = 0.25
 PREFILLED = "sglang:realtime_tokens_total"
+EAGER = "prefillshare_eager_tokens_total"
 _MEMORY_PARTS = ("weight_gb", "kv_cache_gb", "graph_gb")
 _SETTLE_S = 0.1
 _WAIT_S = 60.0
@@ -32,6 +33,16 @@ class Level:
     """Requests that run or wait."""
     memory_gb: float
     """Weights, KV pools and graphs of all engines, as they report them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prefilled:
+    """Prompt tokens computed since the engines started."""
+
+    tokens: int
+    """All of them."""
+    eager_tokens: int | None
+    """Of these, tokens that no call had asked for yet; None where no engine says."""
 
 
 class Watcher:
@@ -67,14 +78,16 @@ class Watcher:
             f"{before.num_requests} requests did not end within {_WAIT_S:.0f} s: look at the engines' logs"
         )
 
-    async def count_prefilled_tokens(self) -> int:
-        """Prompt tokens computed since the engines started.
+    async def read_prefilled(self) -> Prefilled:
+        """What all engines computed.
 
         Not `total_prefill_uncached_tokens` of /v1/loads, which also counts the tokens that running requests decode in
         a batch that is mixed with a prompt's chunk.
         """
         prefilling = [engine for engine in self._engines if engine.prefills]
-        return sum(await asyncio.gather(*map(self._prefilled, prefilling)))
+        told = await asyncio.gather(*map(self._prefilled, prefilling))
+        eager = [each.eager_tokens for each in told if each.eager_tokens is not None]
+        return Prefilled(tokens=sum(each.tokens for each in told), eager_tokens=sum(eager) if eager else None)
 
     async def watch(self, now_s: Callable[[], float], samples: list[KvSample]) -> None:
         """Add samples until cancelled."""
@@ -98,15 +111,15 @@ class Watcher:
             else:
                 raise BenchError(f"the cache of {engine.url} could not be emptied: look at the engine's log")
 
-    async def _prefilled(self, engine: Engine) -> int:
-        counted = 0.0
+    async def _prefilled(self, engine: Engine) -> Prefilled:
+        tokens, eager = 0.0, None
         for family in text_string_to_metric_families(await self._get(engine, "/metrics")):
-            counted += sum(
-                sample.value
-                for sample in family.samples
-                if sample.name == PREFILLED and sample.labels["mode"] == "prefill_compute"
-            )
-        return int(counted)
+            for sample in family.samples:
+                if sample.name == PREFILLED and sample.labels["mode"] == "prefill_compute":
+                    tokens += sample.value
+                elif sample.name == EAGER:
+                    eager = (eager or 0) + int(sample.value)
+        return Prefilled(tokens=int(tokens), eager_tokens=eager)
 
     async def _loads(self, engine: Engine) -> list[dict[str, Any]]:
         loads: list[dict[str, Any]] = json.loads(await self._get(engine, "/v1/loads"))["loads"]

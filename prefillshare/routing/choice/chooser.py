@@ -7,6 +7,7 @@ from prefillshare.config.router import Router
 from prefillshare.routing.choice.ahead import Ahead
 from prefillshare.routing.choice.demand import Demand
 from prefillshare.routing.choice.policies import Candidate, PrefillPolicy, Wanted
+from prefillshare.routing.choice.policies.base import known_bytes
 from prefillshare.routing.choice.prefix_index import PrefixIndex
 from prefillshare.routing.errors import UnavailableError
 from prefillshare.routing.workers.kv_events import Evictions
@@ -14,6 +15,8 @@ from prefillshare.routing.workers.pool import WorkerPool
 from prefillshare.routing.workers.worker import Worker
 
 _RATIO_DECAY = 0.9
+_STORE = "\0store"
+"""Stands in the index for the deployment's store, as if it were a worker; no worker is called so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +70,7 @@ class Chooser:
         # A worker that left while it prefilled, or was replaced by one of the same name, holds nothing for us.
         present = [worker.id for worker in pair.workers if self._pool.get(worker.id) is worker]
         for prompt in demand.prompts if present else ():
-            self.index.insert(prompt, *present)
+            self.index.insert(prompt, *present, *([_STORE] if pair.prefill.spec.has_store else []))
         self._ahead.forget(demand.session)
         if prompt_tokens:
             ratio = demand.prompt_bytes / prompt_tokens
@@ -91,6 +94,10 @@ class Chooser:
             for prompt in demand.prompts:
                 self.index.insert(prompt, replica.id)
 
+    def forget_store(self) -> None:
+        """Note that the deployment's store was emptied."""
+        self.index.forget(_STORE)
+
     def drop_evicted(self, worker: Worker, found: Evictions) -> None:
         """Note that `worker` holds so much less."""
         if found.is_cleared:
@@ -112,12 +119,12 @@ class Chooser:
         return self._ahead.add_to(matched, demand)
 
     def _reserve(self, demand: Demand, prefill: Worker, decode: Worker | None, matched: Mapping[str, int]) -> Pair:
-        matched_bytes = matched.get(prefill.id, 0)
+        known = known_bytes(_make_candidate(prefill, matched))
         pair = Pair(
             prefill=prefill,
             decode=decode,
-            matched_bytes=matched_bytes,
-            expected_tokens=(demand.prompt_bytes - matched_bytes) / self.bytes_per_token,
+            matched_bytes=matched.get(prefill.id, 0),
+            expected_tokens=(demand.prompt_bytes - known) / self.bytes_per_token,
         )
         for worker in pair.workers:
             worker.reserve()
@@ -156,16 +163,18 @@ def _describe_state(worker: Worker) -> str:
 
 
 def _make_candidates(workers: list[Worker], matched: Mapping[str, int]) -> list[Candidate]:
-    return [
-        Candidate(
-            id=worker.id,
-            num_running=worker.num_running,
-            matched_bytes=matched.get(worker.id, 0),
-            wait_s=worker.speed.wait_s,
-            tokens_per_s=worker.speed.tokens_per_s,
-        )
-        for worker in workers
-    ]
+    return [_make_candidate(worker, matched) for worker in workers]
+
+
+def _make_candidate(worker: Worker, matched: Mapping[str, int]) -> Candidate:
+    return Candidate(
+        id=worker.id,
+        num_running=worker.num_running,
+        matched_bytes=matched.get(worker.id, 0),
+        loadable_bytes=matched.get(_STORE, 0) if worker.spec.has_store else 0,
+        wait_s=worker.speed.wait_s,
+        tokens_per_s=worker.speed.tokens_per_s,
+    )
 
 
 def _find(workers: list[Worker], worker_id: str) -> Worker:

@@ -4,6 +4,9 @@ Answers tell the router what a worker holds after a call; only events tell what 
 evicted tokens, not text, and the router has no tokenizer: the index drops as many bytes of the worker's prefixes, the
 longest unused first, which is the order in which the worker's cache evicts.
 
+A worker with a store evicts to the host's memory first: what is removed from its GPU and is in the host still (the
+event's `medium` tells the two apart) is demoted and not gone. It is gone when the host gives it up.
+
 Source: sglang/srt/disaggregation/kv_events.py at 0.5.17 (three frames: topic, sequence number, a msgpack batch).
 """
 
@@ -11,7 +14,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -19,6 +22,9 @@ import zmq
 import zmq.asyncio
 
 from prefillshare.routing.workers.worker import Worker
+
+HOST_MEDIUM = "CPU_PINNED"
+"""What SGLang calls the host's memory in events, with or without a GPU."""
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +42,8 @@ class Evictions:
     """Whether everything before them was dropped at once."""
     block_size: int = 1
     """Tokens per block, as the worker's events have shown it."""
+    on_host: set[int] = field(default_factory=set, compare=False)
+    """Blocks in the worker's tier in the host's memory, by hash."""
 
     def add(self, batch: bytes) -> None:
         """Count the events of one message.
@@ -51,11 +59,20 @@ class Evictions:
     def _add(self, kind: str, fields: list[Any]) -> None:
         # Blocks are as large as the worker's pages; until it has stored one, removed ones count as a token each.
         if kind == "BlockRemoved":
-            self.num_tokens += len(fields[0]) * self.block_size
+            self.num_tokens += self._count_gone(*fields) * self.block_size
         elif kind == "BlockStored":
             self.block_size = fields[3]
+            if fields[5:6] == [HOST_MEDIUM]:
+                self.on_host.update(fields[0])
         elif kind == "AllBlocksCleared":  # what was evicted before is gone with the rest
             self.num_tokens, self.is_cleared = 0, True
+            self.on_host.clear()
+
+    def _count_gone(self, hashes: list[int], medium: str | None = None) -> int:
+        if medium == HOST_MEDIUM:  # the host gives up only what the GPU has given up before
+            self.on_host.difference_update(hashes)
+            return len(hashes)
+        return sum(block not in self.on_host for block in hashes)
 
     def take(self) -> "Evictions":
         """Return what was counted and begin anew."""

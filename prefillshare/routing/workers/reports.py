@@ -91,6 +91,7 @@ class WorkerReports:
             queued=now.get("queued"),
             kv=now.get("kv"),
             handoff=report.handoffs.as_dict(),
+            store=report.store,
             push=report.push,
             eager=report.eager,
         )

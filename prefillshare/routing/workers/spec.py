@@ -30,6 +30,8 @@ class WorkerSpec:
     """Prefill worker: port of its bootstrap server."""
     kv_events: str | None = None
     """ZeroMQ address at which the worker publishes what its cache stores and evicts; None when it does not."""
+    has_store: bool = False
+    """Prefill worker: whether it shares the deployment's store with others that do."""
 
     def __post_init__(self) -> None:
         if (self.role == "decode") != (self.module is not None):

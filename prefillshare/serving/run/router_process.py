@@ -62,7 +62,7 @@ def router_command(file: RouterFile) -> ProcessCommand:
     return ProcessCommand(argv=argv, environment={})
 
 
-def _describe(planned: PlannedWorker) -> dict[str, str | int | None]:
+def _describe(planned: PlannedWorker) -> dict[str, str | int | bool | None]:
     """A worker as `prefillshare.routing` reads it."""
     worker, place = planned.worker, planned.place
     return {
@@ -73,4 +73,5 @@ def _describe(planned: PlannedWorker) -> dict[str, str | int | None]:
         "bootstrap_host": None if place.bootstrap_port is None else place.host,
         "bootstrap_port": place.bootstrap_port,
         "kv_events": place.kv_events,
+        "has_store": planned.store is not None and worker.role == "prefill",
     }

@@ -103,8 +103,11 @@ class RunDirectory:
 
 
 def config_record(training: Training) -> dict[str, Any]:
-    """The training file as JSON."""
-    return json.loads(json.dumps(asdict(training), default=str))
+    """The training file as JSON, with the layers of an adapter that it leaves to the objective."""
+    record: dict[str, Any] = json.loads(json.dumps(asdict(training), default=str))
+    if training.lora is not None:
+        record["lora"]["targets"] = list(training.targets)
+    return record
 
 
 def check_same_run(stored: Mapping[str, Any], now: Mapping[str, Any], output: Path) -> None:

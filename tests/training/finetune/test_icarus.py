@@ -26,7 +26,7 @@ HELD_OUT = 2
 
 
 def write(directory: Path, base: Path, **settings: object) -> Path:
-    return write_training(directory, base, objective="icarus", **settings)
+    return write_training(directory, base, objective="icarus", lora={"rank": 32}, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,7 @@ def test_a_deployment_accepts_the_module_and_its_manifest_has_the_rule(
     manifest = read_manifest(whole)
     assert manifest is not None
     assert (manifest.kind, manifest.objective, manifest.kv_rule) == ("lora", "icarus", "all-base")
+    assert set(manifest.training["config"]["lora"]["targets"]) == TARGETS
 
 
 def test_the_adapter_changes_nothing_that_makes_kv_and_peft_loads_it(random_base: Path, whole: Path) -> None:

@@ -30,10 +30,17 @@ class Candidate:
     """Calls that it has."""
     matched_bytes: int = 0
     """Length of the prompt's prefix that it holds."""
+    loadable_bytes: int = 0
+    """Length of the prompt's prefix that it can load from the deployment's store."""
     wait_s: float = 0.0
     """Estimated time until it is done with the calls that it has."""
     tokens_per_s: float = 1.0
     """Its prefill speed."""
+
+
+LOAD_SPEEDUP = 4.0
+"""How much faster a prefix is loaded from the store than prefilled. Workers measure it, and decline loads that are no
+faster; the router only has to know that a move is much cheaper with a store than without."""
 
 
 class PrefillPolicy(Protocol):
@@ -44,10 +51,17 @@ class PrefillPolicy(Protocol):
         ...
 
 
+def known_bytes(candidate: Candidate) -> int:
+    """Return the length of the prefix that `candidate` need not prefill: it holds it, or can load it."""
+    return max(candidate.matched_bytes, candidate.loadable_bytes)
+
+
 def finish_s(candidate: Candidate, wanted: Wanted) -> float:
     """Return the estimated time until `candidate` would be done with this call: its wait, then what it lacks."""
-    missing_tokens = (wanted.prompt_bytes - candidate.matched_bytes) / wanted.bytes_per_token
-    return candidate.wait_s + missing_tokens / candidate.tokens_per_s
+    missing_bytes = wanted.prompt_bytes - known_bytes(candidate)
+    load_bytes = known_bytes(candidate) - candidate.matched_bytes
+    work_tokens = (missing_bytes + load_bytes / LOAD_SPEEDUP) / wanted.bytes_per_token
+    return candidate.wait_s + work_tokens / candidate.tokens_per_s
 
 
 def find(candidates: Sequence[Candidate], worker_id: str | None) -> Candidate | None:

@@ -1,22 +1,48 @@
-"""The load guard: when a call leaves the prefill worker that holds its prefix."""
+"""The load guard: when a call leaves the prefill worker that holds its prefix.
+
+Leaving costs the others what is prefilled again. A worker that is busy for a share r of the time needs not W but
+W / (1 - r) seconds longer until it is idle again, since calls go on arriving while it catches up; all of them wait for
+W. So what is prefilled again counts 1 / (1 - r) times beside the time that it takes itself. Without it, calls that flee
+from each other's queues make all queues longer: where workers are never idle, leaving gains nothing for anybody.
+"""
 
 from collections.abc import Sequence
 
-from prefillshare.routing.choice.policies.base import Candidate, Wanted, finish_s
+from prefillshare.routing.choice.policies.base import Candidate, Wanted, finish_s, known_bytes
+
+MAX_PRICE = 20.0
+"""Of a second that is prefilled again, in seconds: workers that are busy 95 % of the time. A worker whose queue is
+longer by more than that is left all the same."""
+_DECAY = 0.95
 
 
-def stay_or_leave(preferred: Candidate, wanted: Wanted, candidates: Sequence[Candidate], margin_s: float) -> Candidate:
-    """Return `preferred` unless another one would be done more than `margin_s` sooner, at a fair price for all.
+class LoadGuard:
+    """Knows how busy the workers have been, from what calls have met."""
 
-    The price is what the other one prefills again although `preferred` holds it. Where workers are busy, other calls
-    wait for that; it counts once more, times the share of workers that have something to do. Without it, calls that
-    flee from each other's queues make all queues longer.
-    """
-    busy = sum(candidate.wait_s > 0 for candidate in candidates) / len(candidates)
+    def __init__(self, margin_s: float) -> None:
+        """A call leaves for more than `margin_s` only."""
+        self._margin_s = margin_s
+        self._num_busy = 0.0
+        self._num_met = 0.0
 
-    def cost_s(candidate: Candidate) -> float:
-        again_tokens = max(0, preferred.matched_bytes - candidate.matched_bytes) / wanted.bytes_per_token
-        return finish_s(candidate, wanted) + busy * again_tokens / candidate.tokens_per_s
+    @property
+    def price(self) -> float:
+        """What a second that is prefilled again costs the others, in seconds."""
+        idle_share = 1 - self._num_busy / self._num_met if self._num_met else 1.0
+        return min(1 / idle_share, MAX_PRICE) if idle_share > 0 else MAX_PRICE
 
-    other = min(candidates, key=lambda candidate: (cost_s(candidate), candidate.num_running))
-    return other if cost_s(other) + margin_s < cost_s(preferred) else preferred
+    def note_load(self, candidates: Sequence[Candidate]) -> None:
+        """A call has met these workers as they are: recent calls count most."""
+        num_busy = sum(candidate.wait_s > 0 for candidate in candidates)
+        self._num_busy = self._num_busy * _DECAY + num_busy
+        self._num_met = self._num_met * _DECAY + len(candidates)
+
+    def stay_or_leave(self, preferred: Candidate, wanted: Wanted, candidates: Sequence[Candidate]) -> Candidate:
+        """Return `preferred` unless another one would be done so much sooner that it is worth its price."""
+
+        def cost_s(candidate: Candidate) -> float:
+            again_tokens = max(0, preferred.matched_bytes - known_bytes(candidate)) / wanted.bytes_per_token
+            return finish_s(candidate, wanted) + self.price * again_tokens / candidate.tokens_per_s
+
+        other = min(candidates, key=lambda candidate: (cost_s(candidate), candidate.num_running))
+        return other if cost_s(other) + self._margin_s < cost_s(preferred) else preferred

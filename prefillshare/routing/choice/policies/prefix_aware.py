@@ -7,7 +7,7 @@ when that is a good part of the prompt; a shared system prompt alone does not dr
 from collections.abc import Sequence
 
 from prefillshare.routing.choice.policies.base import Candidate, Wanted, find
-from prefillshare.routing.choice.policies.guard import stay_or_leave
+from prefillshare.routing.choice.policies.guard import LoadGuard
 from prefillshare.routing.choice.policies.least_loaded import LeastLoaded
 from prefillshare.routing.choice.sessions import Sessions
 
@@ -20,7 +20,7 @@ class PrefixAware:
 
     def __init__(self, sessions: Sessions, *, margin_s: float) -> None:
         self._sessions = sessions
-        self._margin_s = margin_s
+        self._guard = LoadGuard(margin_s)
         self._spread = LeastLoaded()
 
     def choose(self, wanted: Wanted, candidates: Sequence[Candidate]) -> str:
@@ -29,7 +29,8 @@ class PrefixAware:
         if preferred is None:
             chosen = self._spread.choose(wanted, candidates)
         else:
-            chosen = stay_or_leave(preferred, wanted, candidates, self._margin_s).id
+            chosen = self._guard.stay_or_leave(preferred, wanted, candidates).id
+        self._guard.note_load(candidates)
         self._sessions.pin(wanted.session, chosen)
         return chosen
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from prefillshare.routing.choice.policies.base import Candidate, Wanted, find
-from prefillshare.routing.choice.policies.guard import stay_or_leave
+from prefillshare.routing.choice.policies.guard import LoadGuard
 from prefillshare.routing.choice.policies.least_loaded import LeastLoaded
 from prefillshare.routing.choice.sessions import Sessions
 
@@ -14,7 +14,7 @@ class SessionPinned:
 
     def __init__(self, sessions: Sessions, *, margin_s: float) -> None:
         self._sessions = sessions
-        self._margin_s = margin_s
+        self._guard = LoadGuard(margin_s)
         self._spread = LeastLoaded()
 
     def choose(self, wanted: Wanted, candidates: Sequence[Candidate]) -> str:
@@ -26,6 +26,7 @@ class SessionPinned:
             # The pinned worker is taken to hold the whole prompt, the others nothing of it.
             others = [replace(other, matched_bytes=0) for other in candidates if other.id != pinned.id]
             held = replace(pinned, matched_bytes=wanted.prompt_bytes)
-            chosen = stay_or_leave(held, wanted, [held, *others], self._margin_s).id
+            chosen = self._guard.stay_or_leave(held, wanted, [held, *others]).id
+        self._guard.note_load(candidates)
         self._sessions.pin(wanted.session, chosen)
         return chosen

@@ -38,6 +38,7 @@ async def flush_cache(request: web.Request) -> web.Response:
     """Flush the caches of all workers, and forget what they held."""
     parts = request.app[GATEWAY].parts
     replies = await parts.client.ask_all(parts.pool, "/flush_cache", method="POST", timeout_s=_FLUSH_TIMEOUT_S)
+    parts.chooser.forget_store()
     for worker_id, reply in replies.items():
         if reply["status"] == 200:
             parts.chooser.index.forget(worker_id)

@@ -1,0 +1,55 @@
+"""What the engines of a system say of themselves, read off small servers in the engines' form."""
+
+import asyncio
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from prefillshare.bench.drivers.engines import Prefilled, Watcher
+from prefillshare.bench.systems.base import Engine
+
+SGLANG = """# TYPE sglang:realtime_tokens_total counter
+sglang:realtime_tokens_total{mode="prefill_compute"} 70
+sglang:realtime_tokens_total{mode="prefill_cache"} 500
+sglang:realtime_tokens_total{mode="decode"} 40
+"""
+OURS = """# TYPE prefillshare_eager_tokens_total counter
+prefillshare_eager_tokens_total{worker="engine",role="engine",module=""} 30
+# TYPE prefillshare_eager_hit_tokens_total counter
+prefillshare_eager_hit_tokens_total{worker="engine",role="engine",module=""} 20
+"""
+
+
+async def read(*pages: str, is_decoding: bool = False) -> Prefilled:
+    servers = []
+    for page in pages:
+        app = web.Application()
+        app.router.add_get("/metrics", lambda _, page=page: web.Response(text=page))
+        servers.append(TestServer(app))
+        await servers[-1].start_server()
+    engines = [Engine(url=str(server.make_url("")).rstrip("/"), prefills=not is_decoding) for server in servers]
+    try:
+        async with aiohttp.ClientSession() as http:
+            return await Watcher(http, engines).read_prefilled()
+    finally:
+        for server in servers:
+            await server.close()
+
+
+@pytest.mark.parametrize(
+    ("pages", "found"),
+    [
+        ((SGLANG,), Prefilled(tokens=70, eager_tokens=None)),
+        ((SGLANG + OURS,), Prefilled(tokens=70, eager_tokens=30)),
+        ((SGLANG + OURS, SGLANG + OURS), Prefilled(tokens=140, eager_tokens=60)),
+        ((SGLANG + OURS, SGLANG), Prefilled(tokens=140, eager_tokens=30)),
+    ],
+)
+def test_what_was_computed_ahead_is_a_part_of_what_was_computed(pages, found) -> None:
+    assert asyncio.run(read(*pages)) == found
+
+
+def test_decode_workers_prefill_nothing() -> None:
+    assert asyncio.run(read(SGLANG + OURS, is_decoding=True)) == Prefilled(tokens=0, eager_tokens=None)
