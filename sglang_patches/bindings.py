@@ -72,6 +72,7 @@ _CPU_FILES = (
     "cpu.start_method",
     "cpu.attention",
     "cpu.operators",
+    "cpu.linear",
     "cpu.adapters",
     "cpu.host_pool",
 )

@@ -97,6 +97,14 @@ def rotate(x: Tensor, rows: Tensor) -> Tensor:
     return out
 
 
+def multiply_two(x: Tensor, weight: Tensor) -> Tensor:
+    """x weight^T of two rows: the library reads the weights once for them where they are columns, twice where rows.
+
+    Shapes: x (2, in), weight (out, in); returns (2, out).
+    """
+    return (weight @ x.T).T.contiguous()
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdapterRows:
     """What one adapter does in a batch."""

@@ -14,7 +14,7 @@ from sglang.srt.lora.backend import torch_backend
 from torch import Tensor
 
 from sglang_patches.cpu import adapters, attention, operators
-from sglang_patches.cpu.computation import attend_together, group_by_adapter
+from sglang_patches.cpu.computation import attend_together, group_by_adapter, multiply_two
 
 SIZE, POOL, LONGEST = 16, 400, 96
 HEADS = ((4, 4), (4, 2), (8, 1))
@@ -147,6 +147,15 @@ def test_a_rotation_equals_upstream(positions: list[int], is_neox: bool, rotary_
     found = operators.wrap_rotary(ROTATION)(rope, at, query.clone(), key.clone())
     for tensor, other in zip(found, ROTATION(rope, at, query, key), strict=True):
         torch.testing.assert_close(tensor, other, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize(("size_in", "size_out"), [(768, 2048), (64, 192), (1, 3)])
+def test_a_product_of_two_rows_equals_torch(size_in: int, size_out: int) -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, size_in), torch.randn(size_out, size_in)
+    found = multiply_two(x, weight)
+    assert found.is_contiguous()
+    torch.testing.assert_close(found.double(), x.double() @ weight.double().T, rtol=1e-4, atol=1e-4)
 
 
 def _norm() -> Any:
