@@ -37,6 +37,7 @@ LIBRARIES: dict[Extra, tuple[str, ...]] = {
         "tokenizers",
         "torch",
         "transformers",
+        "triton",
         "uvicorn",
         "uvloop",
         "xgrammar",

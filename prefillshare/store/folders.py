@@ -22,6 +22,7 @@ from prefillshare.errors import StoreError
 from prefillshare.store.lock import try_lock
 
 MEMORY_PREFIX = "memory-"
+DISK_PREFIX = "disk-"
 SUFFIX = ".store"
 DISK_SUFFIX = ".pages"
 _BLOCK_BYTES = 512
@@ -96,7 +97,7 @@ def taken_bytes(path: Path) -> int:
 
 def disk_table_folder(memory: Path, device: int, inode: int) -> Path:
     """Where the table of a disk tier's file lies: named by the file, so that all its users find the same table."""
-    return stores_folder(memory) / f"disk-{device:x}-{inode:x}"
+    return stores_folder(memory) / f"{DISK_PREFIX}{device:x}-{inode:x}"
 
 
 class FolderUse:
@@ -148,6 +149,13 @@ def remove_folder(folder: Path, *, force: bool = False) -> bool:
 def sweep(memory: Path) -> list[Path]:
     """Remove the stores that nobody uses and nobody asked to stay; return their folders."""
     return [folder for folder in store_folders(memory) if not (folder / _STAYS).exists() and remove_folder(folder)]
+
+
+def sweep_disk_tables(memory: Path) -> None:
+    """Remove the tables of disk tiers that nobody uses; they are made again from their files."""
+    for folder in store_folders(memory):
+        if folder.name.startswith(DISK_PREFIX):
+            remove_folder(folder)
 
 
 def store_folders(memory: Path) -> list[Path]:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from prefillshare.config.store import MIN_PAGE_TOKENS
 from prefillshare.contract import (
     BACKEND_NAME,
     FINGERPRINT_VARIABLE,
@@ -31,6 +32,9 @@ UNSUPPORTED_ENVIRONMENT = {
 
 GRAMMAR_BACKENDS = ("xgrammar", "none")
 """The one whose work is tried out before (:mod:`sglang_patches.answers.trials`), and none at all."""
+
+_STORE_POLICIES = {"hicache_write_policy": "write_through", "hicache_storage_prefetch_policy": "timeout"}
+"""With another one, KV is not in the store when others look for it, or a load that hangs is waited for."""
 
 TRANSFER_BACKENDS = ("nixl", "mooncake")
 """Verified with the hand-off; SGLang spells them so."""
@@ -58,6 +62,8 @@ def refusals(args: ServerArgs) -> Iterator[str]:
             yield f"shared prefill does not support {what} yet: unset {name}"
     if args.disaggregation_mode != "null":
         yield from _disaggregation(args)
+    if args.enable_hierarchical_cache and _has_store(args):
+        yield from _store(args)
     yield from _parallelism(args)
     yield from _grammars(args)
     yield from _algorithms(args)
@@ -67,8 +73,30 @@ def refusals(args: ServerArgs) -> Iterator[str]:
 
 def _has_store(args: ServerArgs) -> bool:
     """Whether the host tier is the one of the deployment's store, which keeps tenants and weights apart."""
-    config = args.hicache_storage_backend_extra_config or ""
-    return args.hicache_storage_backend == "dynamic" and f'"class_name": "{STORE_BACKEND_CLASS}"' in config
+    named = f'"class_name": "{STORE_BACKEND_CLASS}"'
+    return args.hicache_storage_backend == "dynamic" and named in (args.hicache_storage_backend_extra_config or "")
+
+
+def _store(args: ServerArgs) -> Iterator[str]:
+    if args.disaggregation_mode == "decode":
+        yield (
+            "a decode worker holds KV of its own module, which no host tier and no store may get: remove "
+            "--enable-hierarchical-cache"
+        )
+    if not os.getenv(FINGERPRINT_VARIABLE):
+        yield (
+            f"{FINGERPRINT_VARIABLE} is not set, and pages in the store are named by it: start the deployment with "
+            "`prefillshare launch`, or set it to the fingerprint of the prefill module"
+        )
+    if args.page_size < MIN_PAGE_TOKENS:
+        yield (
+            f"with --page-size {args.page_size}, a store costs more than prefilling: set --page-size {MIN_PAGE_TOKENS} "
+            "or more"
+        )
+    for name, only in _STORE_POLICIES.items():
+        if (value := getattr(args, name)) != only:
+            flag = "--" + name.replace("_", "-")
+            yield f"{flag} {value} was not verified with the store: set {flag} {only}"
 
 
 def _parallelism(args: ServerArgs) -> Iterator[str]:

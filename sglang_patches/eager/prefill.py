@@ -62,6 +62,7 @@ class EagerPrefill:
         self._jobs = Backlog()
         # Not in the backlog while a slice of it runs; a job that is given up meanwhile leaves its slice behind.
         self._running: tuple[Job, Req] | None = None
+        self.num_tokens = 0
         self.num_dropped = 0
 
     def add(self, call: TokenizedGenerateReqInput) -> None:
@@ -112,6 +113,7 @@ class EagerPrefill:
         """The results of a batch are in: the job of a slice that was in it goes back, until it is all computed."""
         underway = self._scheduler.tree_cache.underway
         if underway.slice is not None and any(req is underway.slice for req in batch.reqs):
+            self.num_tokens += underway.slice.extend_range.length
             underway.slice = None
         # With overlapping steps, a slice may stand in the batch after its own, as any request that has just ended.
         if self._running is None or not any(req is self._running[1] for req in batch.reqs):
@@ -136,6 +138,13 @@ class EagerPrefill:
             or scheduler.flush_wrapper._pending is not None
         )
         if is_anybody_waiting or running_batch.batch_is_full or self._running is not None:
+            return False
+        # With overlapping steps the tree has not got the rows of the last batch: they may be the very ones of a job.
+        if (
+            scheduler.enable_overlap
+            and scheduler.last_batch is not None
+            and scheduler.last_batch.forward_mode.is_extend()
+        ):
             return False
         # Requests that decode take turns with slices, where they do not share a batch.
         return not is_decoding(running_batch) or not is_eager_batch(scheduler.last_batch)

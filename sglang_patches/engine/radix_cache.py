@@ -56,10 +56,8 @@ class SharedPrefillRadixCache(RadixCache):
 
     num_flushes = -1
     """How often everything was dropped; the constructor does so once."""
-    eager_tokens = 0
-    """Tokens that were computed ahead."""
     eager_hit_tokens = 0
-    """Of these, those that a call has hit since."""
+    """Tokens that were computed ahead, and that a call has hit since."""
     _writer: str | None = None
     """Decode module whose request is being inserted."""
     _is_eager = False
@@ -171,8 +169,6 @@ class SharedPrefillRadixCache(RadixCache):
     def _sign(self, node: Any) -> None:
         """Say of a new node whose request put it there."""
         node.origin, node.is_eager = self._writer, self._is_eager
-        if self._is_eager:
-            self.eager_tokens += len(node.key)
 
     def _split_node(self, key: RadixKey, child: Any, split_len: int) -> Any:
         upper = super()._split_node(key, child, split_len)
@@ -251,9 +247,15 @@ def _with_store(context: TreeCacheBuildContext) -> SharedPrefillRadixCache:
     # Late: without a store, nothing of it is imported.
     from sglang_patches.store.cache import SharedHiRadixCache
 
-    cache = SharedHiRadixCache(context.params, context.server_args, context.model_config.dtype)
+    cache = SharedHiRadixCache(context.params, context.server_args, _weights_of(context))
     context.tp_worker.register_hicache_layer_transfer_counter(cache.cache_controller.layer_done_counter)
     return cache
+
+
+def _weights_of(context: TreeCacheBuildContext) -> str:
+    """What turns the prefill module on disk, which its fingerprint names, into the weights that make KV."""
+    args = context.server_args
+    return f"{context.model_config.dtype} {args.quantization or ''} {args.json_model_override_args}"
 
 
 _ROWS = "row ownership that the shared radix cache continues"

@@ -141,7 +141,7 @@ class Scheduler(upstream.Scheduler):
         if self._eager is None:
             return None
         return {
-            "tokens": self.tree_cache.eager_tokens,
+            "tokens": self._eager.num_tokens,
             "hit_tokens": self.tree_cache.eager_hit_tokens,
             "dropped": self._eager.num_dropped,
         }

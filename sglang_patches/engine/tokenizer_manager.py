@@ -9,7 +9,7 @@ How: at each step of a call's way its part is looked at, before or after upstrea
     pair by ``disaggregation/requests``, sizes by ``checks/prompt_size``, values by ``checks/calls``, grammars by
     ``answers/trials``, seeds by ``answers/seeds``. A request's state carries an observation (``observed/requests``)
     from its beginning to its end, and then tells what comes after it (``eager/answers``); a prefill worker takes jobs
-    of that kind from its router (``eager/requests``).
+    of that kind from its router (``eager/requests``). New weights are refused where KV of the old ones is in a store.
 Remove when: upstream has the checks, metrics per adapter, and a hook for the end of a request.
 """
 
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     )
 
 _UNCOUNTED = "requests would not be counted by module"
+_OTHERS_KV = "an engine with new weights would go on with the old ones' KV, and give others its own"
 
 
 @binds(
@@ -175,6 +176,49 @@ class TokenizerManager(upstream.TokenizerManager):
         if state is not None and not state.finished:
             observed.end_unfinished(state)
         return state
+
+    @overrides("78e5969138691acb", _OTHERS_KV)
+    async def update_weights_from_disk(self, *args: Any, **kwargs: Any) -> tuple[bool, str, int]:
+        if (reason := self._reason_against_new_weights()) is not None:
+            return False, reason, 0
+        updated: tuple[bool, str, int] = await super().update_weights_from_disk(*args, **kwargs)
+        return updated
+
+    @overrides(
+        "a6fdcfe347722be8",
+        _OTHERS_KV,
+        of="managers.tokenizer_control_mixin:TokenizerControlMixin.update_weights_from_distributed",
+    )
+    async def update_weights_from_distributed(self, *args: Any, **kwargs: Any) -> tuple[bool, str]:
+        reason = self._reason_against_new_weights()
+        return (False, reason) if reason else await super().update_weights_from_distributed(*args, **kwargs)
+
+    @overrides(
+        "afd2d2109128b211",
+        _OTHERS_KV,
+        of="managers.tokenizer_control_mixin:TokenizerControlMixin.update_weights_from_tensor",
+    )
+    async def update_weights_from_tensor(self, *args: Any, **kwargs: Any) -> tuple[bool, str]:
+        reason = self._reason_against_new_weights()
+        return (False, reason) if reason else await super().update_weights_from_tensor(*args, **kwargs)
+
+    @overrides(
+        "05ec8f0875855802",
+        _OTHERS_KV,
+        of="managers.tokenizer_control_mixin:TokenizerControlMixin.update_weights_from_ipc",
+    )
+    async def update_weights_from_ipc(self, *args: Any, **kwargs: Any) -> tuple[bool, str]:
+        reason = self._reason_against_new_weights()
+        return (False, reason) if reason else await super().update_weights_from_ipc(*args, **kwargs)
+
+    def _reason_against_new_weights(self) -> str | None:
+        """Pages in the store are named by the weights that the engine began with."""
+        if not self.server_args.enable_hierarchical_cache:
+            return None
+        return (
+            "this engine shares a store of KV that its present weights have made: change the prefill module in the "
+            "deployment file and launch it anew"
+        )
 
 
 RELIED_ON = {

@@ -39,24 +39,25 @@ class StoreBackend(HiCacheStorage):
         self.load_pace = Pace()
         """Measured by the thread that loads; the scheduler's only reads it."""
 
-    def attach(self, weights_dtype: torch.dtype) -> StoreIdentity:
-        """Open the store for pages of this rank; what they are.
+    def attach(self, weights: str) -> StoreIdentity:
+        """Open the store for pages of this rank that ``weights`` make; what they are.
 
         An engine whose store is damaged or gone serves without it, and says so once.
         """
-        identity = self._identify(weights_dtype)
+        identity = self._identify(weights)
         try:
             self._store = KvStore.attach(_settings(self._config.extra_config or {}), identity)
         except StoreError as error:
             log.error("prefillshare: this engine goes on without the store: %s", error)
         return identity
 
-    def _identify(self, weights_dtype: torch.dtype) -> StoreIdentity:
+    def _identify(self, weights: str) -> StoreIdentity:
         pool = self.mem_pool_host
         return StoreIdentity(
             prefill_fingerprint=os.environ[FINGERPRINT_VARIABLE],
-            weights_dtype=str(weights_dtype),
-            kv_dtype=str(pool.dtype),
+            weights_dtype=weights,
+            # Types of 8 bits all lie in bytes.
+            kv_dtype=str(pool.device_pool.dtype),
             page_size=pool.page_size,
             layers=pool.layer_num,
             kv_heads=pool.head_num,

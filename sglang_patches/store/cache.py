@@ -57,7 +57,7 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
     _page_keys: PageKeys | None = None
     """None until the store was attached, which the constructor of the tree does not wait for."""
 
-    def __init__(self, params: CacheInitParams, server_args: ServerArgs, weights_dtype: torch.dtype) -> None:
+    def __init__(self, params: CacheInitParams, server_args: ServerArgs, weights: str) -> None:
         self.costs = LoadCosts()
         self.num_host_tokens = 0
         """Cached tokens of prompts that came from the host tier."""
@@ -68,7 +68,7 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
         self._loads: dict[str, str] = {}
         """First key of a load under way -> id of the request that makes it."""
         super().__init__(params, server_args)
-        self._page_keys = PageKeys(identity=self._backend.attach(weights_dtype))
+        self._page_keys = PageKeys(identity=self._backend.attach(weights))
         self.costs.load = self._backend.load_pace
         setattr(self.root_node, ROOT_ATTRIBUTE, self._page_keys)
         # Page by page as the prompt comes: a shorter load is worth it as well, since pages have 16 tokens or more.

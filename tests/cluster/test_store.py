@@ -13,6 +13,7 @@ import pytest
 
 from prefillshare.config import load_deployment
 from prefillshare.modules.deployment import resolve
+from prefillshare.serving.launch import plan
 from prefillshare.serving.machine.ports import free_port
 from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.run.cluster import RunningCluster, launch_cluster
@@ -43,6 +44,7 @@ max_total_tokens = 8192
 [router]
 policy = "round_robin"
 kv_events = true
+health_timeout_s = 60
 [store]
 memory = "192 MiB"
 """
@@ -95,8 +97,6 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stored]:
     file = tmp_path_factory.mktemp("stored") / "stored.toml"
     file.write_text(DEPLOYMENT)
     deployment, options = resolve(load_deployment(file)), LaunchOptions(port=free_port())
-    from prefillshare.serving.launch import plan
-
     forks = fork_server(next(iter(plan(deployment, options).values())))
     running = launch_cluster(deployment, options, borrowed=forks)
     try:

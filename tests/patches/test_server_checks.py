@@ -1,10 +1,11 @@
 """Settings that are refused, each with one sentence that names the fix."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
 
-from prefillshare.contract import FINGERPRINT_VARIABLE, UNSUPPORTED_SWITCHES
+from prefillshare.contract import FINGERPRINT_VARIABLE, STORE_BACKEND_CLASS, UNSUPPORTED_SWITCHES
 from sglang_patches.checks.settings import refusals
 from sglang_patches.patches.server_args import wrap_check_server_args
 from tests.support.random_models import make_adapter, make_base
@@ -17,6 +18,9 @@ SUPPORTED = {
     "disaggregation_mode": "null",
     "disaggregation_decode_enable_radix_cache": False,
     "disaggregation_transfer_backend": "nixl",
+    "enable_hierarchical_cache": False,
+    "hicache_storage_backend": None,
+    "hicache_storage_backend_extra_config": None,
     "grammar_backend": "xgrammar",
     "dp_size": 1,
     "enable_lora": True,
@@ -151,3 +155,42 @@ def test_a_decode_worker_serves_it_beside_the_base_and_refuses_it_as_full_weight
     assert list(refusals(arguments(**DECODE, lora_paths=[solver]))) == []
     (reason,) = refusals(arguments(**DECODE, model_path=solver.lora_path))
     assert 'serve it with kind = "lora"' in reason
+
+
+STORE = {
+    "enable_hierarchical_cache": True,
+    "hicache_storage_backend": "dynamic",
+    "hicache_storage_backend_extra_config": json.dumps({"class_name": STORE_BACKEND_CLASS}),
+    "hicache_write_policy": "write_through",
+    "hicache_storage_prefetch_policy": "timeout",
+    "page_size": 16,
+}
+
+
+@pytest.mark.usefixtures("fingerprint")
+@pytest.mark.parametrize("role", ["null", "prefill"])
+def test_the_deployments_store_passes(role):
+    assert list(refusals(arguments(**STORE, disaggregation_mode=role))) == []
+
+
+@pytest.mark.usefixtures("fingerprint")
+@pytest.mark.parametrize(
+    ("change", "fix"),
+    [
+        (DECODE, "a decode worker holds KV of its own module"),
+        ({"page_size": 1}, "set --page-size 16 or more"),
+        ({"hicache_write_policy": "write_back"}, "set --hicache-write-policy write_through"),
+        ({"hicache_storage_prefetch_policy": "best_effort"}, "set --hicache-storage-prefetch-policy timeout"),
+        ({"hicache_storage_backend": "file"}, "remove --enable-hierarchical-cache"),
+        ({"pp_size": 2}, "--pp-size 1"),
+    ],
+)
+def test_what_does_not_go_with_a_store_is_named(change, fix):
+    (reason,) = refusals(arguments(**{**STORE, **change}))
+    assert fix in reason
+
+
+def test_a_store_needs_the_fingerprint(monkeypatch):
+    monkeypatch.delenv(FINGERPRINT_VARIABLE, raising=False)
+    (reason,) = refusals(arguments(**STORE))
+    assert "set it to the fingerprint of the prefill module" in reason

@@ -39,7 +39,7 @@ EXTRA = [
     (["--disaggregation-mode", "prefill"], "write topology"),
     (["--config", "file.yaml"], "write what it holds"),
     (["--speculative-algorithm", "NGRAM"], "does not support speculative decoding"),
-    (["--enable-hierarchical-cache"], "does not support HiCache"),
+    (["--enable-hierarchical-cache"], "write a [store] table"),
     (["--tensor-parallel-size", "2"], "write tensor_parallel_size"),
 ]
 ENGINE = [

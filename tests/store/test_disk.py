@@ -56,7 +56,7 @@ def test_a_restart_with_nothing_but_the_disk_finds_what_was_spilled(both: StoreS
         store.write(keys[start : start + 100], pages(keys[start : start + 100]))
     store.close()
     owner.end()
-    _forget_memory(both.memory_directory)
+    assert store_folders(both.memory_directory) == []
     later = KvStore.attach(both, identity())
     assert read(later, keys) == NUM_PAGES
     assert later.stats().damaged_pages == 0
@@ -184,3 +184,15 @@ def test_a_disk_that_fails_while_memory_makes_room_costs_the_old_pages_only(both
     assert read(other, new) == 100
     states = store._tiers[0].table._states
     assert not (states == WRITING).any()
+
+
+def test_a_launcher_gives_the_memory_back_when_the_disk_is_gone(both: StoreSettings) -> None:
+    assert both.directory is not None
+    owner = StoreOwner(both)
+    store = KvStore.attach(both, identity())
+    keys = chain(10)
+    store.write(keys, pages(keys))
+    store.close()
+    disk_folder(both.directory).chmod(0o777)
+    owner.end()
+    assert not [folder for folder in store_folders(both.memory_directory) if folder.name.startswith("memory-")]

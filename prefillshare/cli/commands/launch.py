@@ -45,6 +45,7 @@ def launch(
     from prefillshare.serving.machine.logs import check_log_file
     from prefillshare.serving.machine.ports import check_address, check_port
     from prefillshare.serving.options import LaunchOptions
+    from prefillshare.serving.plan.store import describe_store, plan_store
 
     if tui:
         _check_screen(as_json, dry_run)
@@ -69,6 +70,8 @@ def launch(
     options = LaunchOptions(
         host=host, port=port, api_key=api_key or None, admin_key=admin_key or None, log_path=log_file
     )
+    if (store := plan_store(deployment)) is not None:
+        say(describe_store(store))
     if dry_run:
         _print_plan(deployment, options, as_json)
     else:

@@ -8,6 +8,7 @@ from prefillshare.modules.fingerprint import geometry
 from prefillshare.serving.machine.host import available_memory_bytes
 from prefillshare.serving.plan.budget import Budget
 from prefillshare.serving.plan.memory import gib
+from prefillshare.serving.plan.store import host_memory_bytes
 
 MIN_POOL_TOKENS = 64
 """A short question in its chat template with a short answer."""
@@ -93,6 +94,12 @@ def size_warnings(deployment: ResolvedDeployment, planned: list[Budget]) -> list
     """Return what the user should know about sizes although the deployment can be served."""
     warnings = _context_warnings(deployment, min(planned, key=lambda budget: budget.kv_tokens))
     available = available_memory_bytes()
+    tiers = host_memory_bytes(deployment, {budget.name: budget.kv_tokens for budget in planned})
+    if tiers and available is not None and tiers > available:
+        warnings.append(
+            f"host tiers and store take up to {gib(tiers)} GiB and {gib(available)} GiB of memory are free: set a "
+            "smaller memory or host_ratio under [store]"
+        )
     needed = sum(budget.weight_bytes + budget.kv_bytes for budget in planned)
     if not deployment.gpus and available is not None and needed > available:
         warnings.append(

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from prefillshare.extras import require
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.serving.machine.host import available_memory_bytes
 from prefillshare.serving.plan.memory import gib, kv_token_bytes
-from prefillshare.serving.plan.workers import Worker
+from prefillshare.serving.plan.workers import Worker, workers_of
 
 if TYPE_CHECKING:
     from prefillshare.store import StoreSettings
@@ -30,6 +30,7 @@ MIN_PAGES = 64
 _TIMEOUT_BASE_S = 2.0
 """Longest wait for a load, beside a tenth of a second for each thousand tokens; then the rest is prefilled."""
 _MAX_NAME = 40
+_ROUNDED_BYTES = 256 << 20
 
 
 def plan_store(deployment: ResolvedDeployment) -> "StoreSettings | None":
@@ -42,22 +43,22 @@ def plan_store(deployment: ResolvedDeployment) -> "StoreSettings | None":
         return None
     require("engine")
     from prefillshare.store import StoreSettings
+    from prefillshare.store.folders import memory_room
 
-    settings = StoreSettings(
-        name=_make_name(deployment),
+    _check_codec(deployment, store)
+    memory_bytes = store.memory_bytes or _default_memory_bytes(deployment.config.engine.tensor_parallel_size)
+    name = _make_name(deployment)
+    _check_memory(deployment, memory_bytes, memory_room(SHARED_MEMORY, name))
+    return StoreSettings(
+        name=name,
         directory=store.path,
-        memory_bytes=store.memory_bytes or _default_memory_bytes(),
-        disk_bytes=_disk_bytes(store),
+        memory_bytes=memory_bytes,
+        disk_bytes=None if store.path is None else _find_disk_bytes(store.path, store.disk_bytes),
         keeps_memory_size=store.memory_bytes is None,
         keeps_disk_size=store.disk_bytes is None,
         codec=store.codec,
         threads=store.threads,
     )
-    _check_codec(deployment, store)
-    _check_memory(deployment, settings)
-    if settings.directory is not None:
-        _check_directory(settings.directory, settings.disk_bytes or 0)
-    return settings
 
 
 def store_flags(deployment: ResolvedDeployment, worker: Worker, settings: "StoreSettings | None") -> list[str]:
@@ -119,10 +120,15 @@ def describe_store(settings: "StoreSettings") -> str:
     return f"store of prompts' KV: {memory}, {gib(settings.disk_bytes or 0)} GiB in {settings.directory}"
 
 
-def host_tier_bytes(deployment: ResolvedDeployment, kv_tokens: int) -> int:
-    """Return the host memory of one engine's own tier beside a KV cache of so many tokens; 0 without a store."""
+def host_memory_bytes(deployment: ResolvedDeployment, kv_tokens: Mapping[str, int]) -> int:
+    """Return the host memory of all tiers and the store beside KV caches of so many tokens, by worker; 0 without."""
     store = deployment.config.store
-    return 0 if store is None else int(kv_tokens * store.host_ratio) * kv_token_bytes(deployment)
+    if store is None:
+        return 0
+    cached = sum(kv_tokens[worker.name] for worker in workers_of(deployment) if worker.role != "decode")
+    num_ranks = deployment.config.engine.tensor_parallel_size
+    memory_bytes = store.memory_bytes or _default_memory_bytes(num_ranks)
+    return int(cached * store.host_ratio) * kv_token_bytes(deployment) + memory_bytes * num_ranks
 
 
 def _make_name(deployment: ResolvedDeployment) -> str:
@@ -132,15 +138,11 @@ def _make_name(deployment: ResolvedDeployment) -> str:
     return f"{readable}-{zlib.crc32(str(config.source).encode()):08x}"
 
 
-def _default_memory_bytes() -> int:
+def _default_memory_bytes(num_ranks: int) -> int:
     free = shutil.disk_usage(SHARED_MEMORY).free
-    return min((available_memory_bytes() or free) // 4, free // 2)
-
-
-def _disk_bytes(store: Store) -> int | None:
-    if store.path is None:
-        return None
-    return store.disk_bytes or shutil.disk_usage(store.path).free // 2
+    num_bytes = min((available_memory_bytes() or free) // 4, free // 2) // num_ranks
+    # The same from one moment to the next: what is said is what is taken.
+    return num_bytes // _ROUNDED_BYTES * _ROUNDED_BYTES or num_bytes
 
 
 def _check_codec(deployment: ResolvedDeployment, store: Store) -> None:
@@ -151,27 +153,39 @@ def _check_codec(deployment: ResolvedDeployment, store: Store) -> None:
         )
 
 
-def _check_memory(deployment: ResolvedDeployment, settings: "StoreSettings") -> None:
-    from prefillshare.store.folders import memory_room
-
-    num_bytes = settings.memory_bytes
-    page_bytes = kv_token_bytes(deployment) * deployment.page_size
+def _check_memory(deployment: ResolvedDeployment, num_bytes: int, free: int) -> None:
+    num_ranks = deployment.config.engine.tensor_parallel_size
+    page_bytes = kv_token_bytes(deployment) * deployment.page_size // num_ranks
     if num_bytes < MIN_PAGES * page_bytes:
         raise ConfigError(
             f"memory under [store] is {num_bytes:,} bytes and a page of {deployment.page_size} tokens takes "
             f'{page_bytes:,}: set memory = "{_round_up(MIN_PAGES * page_bytes)} MiB" or more'
         )
-    free = memory_room(SHARED_MEMORY, settings.name)
-    if num_bytes > free:
+    if num_bytes * num_ranks > free:
+        each = f" for each of {num_ranks} ranks" if num_ranks > 1 else ""
         raise ConfigError(
-            f"memory under [store] is {gib(num_bytes)} GiB and {SHARED_MEMORY} has {gib(free)} GiB free: set memory = "
-            f'"{free >> 20} MiB" or less, or give the container more shared memory (docker run --shm-size)'
+            f"memory under [store] is {gib(num_bytes)} GiB{each} and {SHARED_MEMORY} has {gib(free)} GiB free: set "
+            f'memory = "{(free // num_ranks) >> 20} MiB" or less, or give the container more shared memory (docker run '
+            "--shm-size)"
         )
 
 
-def _check_directory(directory: Path, num_bytes: int) -> None:
+def _find_disk_bytes(directory: Path, wanted: int | None) -> int:
+    """Return the room for the store's disk tier; without a wish, half of what is free."""
     from prefillshare.store.folders import disk_room
 
+    _check_directory(directory)
+    free = disk_room(directory)
+    if free == 0 or (wanted or 0) > free:
+        asked = f"disk under [store] is {gib(wanted)} GiB" if wanted else "the store wants room on a disk"
+        raise ConfigError(
+            f"{asked} and the file system of {directory} has {gib(free)} GiB free: make room, name another directory "
+            f'with path, or set disk = "{free >> 20} MiB" or less'
+        )
+    return wanted or free // 2
+
+
+def _check_directory(directory: Path) -> None:
     what = f"path {str(directory)!r} under [store]"
     found = directory.stat()
     if found.st_uid != os.getuid():
@@ -181,12 +195,6 @@ def _check_directory(directory: Path, num_bytes: int) -> None:
         )
     if os.statvfs(directory).f_flag & os.ST_RDONLY or not os.access(directory, os.W_OK | os.X_OK):
         raise ConfigError(f"{what} cannot be written: give yourself the permission, or name another directory")
-    free = disk_room(directory)
-    if num_bytes > free:
-        raise ConfigError(
-            f"disk under [store] is {gib(num_bytes)} GiB and the file system of {directory} has {gib(free)} GiB free: "
-            f'set disk = "{free >> 20} MiB" or less'
-        )
 
 
 def _round_up(num_bytes: int) -> int:

@@ -22,17 +22,20 @@ class LoadGuard:
     def __init__(self, margin_s: float) -> None:
         """A call leaves for more than `margin_s` only."""
         self._margin_s = margin_s
-        self._busy_share = 0.0
+        self._num_busy = 0.0
+        self._num_met = 0.0
 
     @property
     def price(self) -> float:
         """What a second that is prefilled again costs the others, in seconds."""
-        return min(1 / (1 - self._busy_share), MAX_PRICE) if self._busy_share < 1 else MAX_PRICE
+        idle_share = 1 - self._num_busy / self._num_met if self._num_met else 1.0
+        return min(1 / idle_share, MAX_PRICE) if idle_share > 0 else MAX_PRICE
 
     def note_load(self, candidates: Sequence[Candidate]) -> None:
         """A call has met these workers as they are: recent calls count most."""
-        busy_share = sum(candidate.wait_s > 0 for candidate in candidates) / len(candidates)
-        self._busy_share = self._busy_share * _DECAY + busy_share * (1 - _DECAY)
+        num_busy = sum(candidate.wait_s > 0 for candidate in candidates)
+        self._num_busy = self._num_busy * _DECAY + num_busy
+        self._num_met = self._num_met * _DECAY + len(candidates)
 
     def stay_or_leave(self, preferred: Candidate, wanted: Wanted, candidates: Sequence[Candidate]) -> Candidate:
         """Return `preferred` unless another one would be done so much sooner that it is worth its price."""

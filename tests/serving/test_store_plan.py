@@ -1,0 +1,110 @@
+"""The store of a deployment before anything starts: sizes, what is wrong with them, and which process gets it."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from prefillshare.config import load_deployment
+from prefillshare.errors import ConfigError
+from prefillshare.modules.deployment import resolve
+from prefillshare.serving.launch import plan
+from prefillshare.serving.options import LaunchOptions
+from prefillshare.serving.plan.store import plan_store, without_store
+from tests.support.pd import deployment_file
+from tests.support.stores import stored_agents
+
+PD_STORE = '[store]\nmemory = "64 MiB"\n'
+
+
+def planned(folder: Path, store: str):
+    return plan_store(resolve(load_deployment(stored_agents(folder, store))))
+
+
+def test_an_engine_gets_pages_of_16_tokens_the_host_tier_and_the_store(tmp_path):
+    deployment = resolve(load_deployment(stored_agents(tmp_path)))
+    (command,) = plan(deployment, LaunchOptions()).values()
+    argv = command.argv
+    assert argv[argv.index("--page-size") + 1] == "16"
+    assert "--enable-hierarchical-cache" in argv
+    told = json.loads(argv[argv.index("--hicache-storage-backend-extra-config") + 1])
+    assert told["store"]["memory_bytes"] == 64 << 20
+    assert command.environment["PREFILLSHARE_PREFILL_FINGERPRINT"] == deployment.fingerprint
+    assert not any("hicache" in word or "hierarchical" in word for word in without_store(argv))
+    assert len(without_store(argv)) == len(argv) - 11
+
+
+def test_prefill_workers_share_one_store_and_decode_workers_have_none(tmp_path):
+    file = deployment_file(tmp_path, "tool", page_size=16)
+    file.write_text(file.read_text().replace("[prefill]", "[prefill]\nworkers = 2") + PD_STORE)
+    commands = plan(resolve(load_deployment(file)), LaunchOptions())
+    stores = {
+        name: command.argv[command.argv.index("--hicache-storage-backend-extra-config") + 1]
+        for name, command in commands.items()
+        if "--enable-hierarchical-cache" in command.argv
+    }
+    assert stores.keys() == {"prefill-0", "prefill-1"}
+    assert len(set(stores.values())) == 1
+
+
+def test_without_the_table_nothing_is_said_of_it(tmp_path):
+    file = deployment_file(tmp_path, "tool")
+    for command in plan(resolve(load_deployment(file)), LaunchOptions()).values():
+        assert not any("hicache" in word or "hierarchical" in word for word in command.argv)
+
+
+def test_sizes_that_are_not_given_follow_from_what_is_free(tmp_path):
+    (tmp_path / "disk").mkdir()
+    settings = planned(tmp_path, 'path = "disk"\n')
+    assert settings is not None
+    assert 0 < settings.memory_bytes <= os.statvfs("/dev/shm").f_blocks * os.statvfs("/dev/shm").f_frsize // 2
+    assert settings.directory == tmp_path / "disk"
+    assert (settings.disk_bytes or 0) > 0
+
+
+def test_two_files_with_one_name_are_two_deployments(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    names = {planned(tmp_path / folder, 'memory = "64 MiB"\n').name for folder in ("a", "b")}
+    assert len(names) == 2
+
+
+@pytest.mark.parametrize(
+    ("store", "said"),
+    [
+        ('memory = "8"', "memory is '8': write a size with its unit"),
+        ('memory = "0 GiB"', "write a size with its unit"),
+        ('memory = "1 KiB"', 'a page of 16 tokens takes 81,920: set memory = "5 MiB" or more'),
+        ('memory = "900 TiB"', "/dev/shm has"),
+        ('memory = "64 MiB"\npath = "nowhere"', "path 'nowhere' under [store] does not exist"),
+        ('memory = "64 MiB"\npath = "stored.toml"', "is not a directory"),
+        ('memory = "64 MiB"\ndisk = "1 GiB"', "there is no path: name a directory with path"),
+        ('memory = "64 MiB"\npath = "."\ndisk = "900 TiB"', "the file system of"),
+        ('memory = "64 MiB"\npath = "/proc"', "has 0 GiB free: make room"),
+        ('memory = "64 MiB"\ncodec = "splitzip"', "which is for bfloat16, and KV has the type float32"),
+        ('memory = "64 MiB"\ncodec = "zip"', "codec is 'zip'"),
+        ('memory = "64 MiB"\nthreads = 0', "threads is 0: it must be at least 1"),
+        ('memory = "64 MiB"\nhost_ratio = 0.5', "a tier smaller than the KV cache"),
+        ('memroy = "64 MiB"', "did you mean 'memory'?"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_fix(tmp_path, store, said):
+    with pytest.raises(ConfigError) as error:
+        planned(tmp_path, f"{store}\n")
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_small_pages_and_cache_flags_of_sglang_are_refused(tmp_path):
+    file = stored_agents(tmp_path)
+    text = file.read_text()
+    for line, said in (
+        ("page_size = 1", "set page_size = 16 or more under [engine], or remove [store]"),
+        ('extra_args = ["--hicache-ratio", "3"]', "write host_ratio under [store]"),
+        ('extra_args = ["--enable-hierarchical-cache"]', "write a [store] table"),
+    ):
+        file.write_text(text.replace("[engine]", f"[engine]\n{line}"))
+        with pytest.raises(ConfigError) as error:
+            load_deployment(file)
+        assert said in str(error.value)
