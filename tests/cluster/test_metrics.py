@@ -9,18 +9,26 @@ import os
 import re
 import signal
 import time
-from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.cluster.conftest import MODULES, Cluster
-from tests.support.monitoring import SAMPLES, Step, counted, module_of, names_in, observed, scraped, worker_of
+from tests.support.monitoring import (
+    DOCS,
+    METRIC,
+    SAMPLES,
+    Step,
+    counted,
+    documented_metrics,
+    module_of,
+    names_in,
+    observed,
+    scraped,
+    worker_of,
+)
 from tests.support.state_document import mistakes_in
 
-DOCS = Path(__file__).parents[2] / "docs"
-METRIC = re.compile(r"prefillshare_\w+|sglang:\w+")
-DOCUMENTED = re.compile(r"^\| `prefillshare_.*?\|", re.MULTILINE)
 NUM_TOKENS = 5
 DEADLINE_S = 60.0
 CONTEXT = tuple(10 + (7 * i) % 900 for i in range(100))
@@ -177,9 +185,7 @@ def test_the_dashboard_and_the_docs_name_only_what_is_there(empty: Cluster) -> N
     assert len(named) > 20
     assert named <= there
 
-    families = {
-        name for row in DOCUMENTED.findall((DOCS / "monitoring.md").read_text()) for name in METRIC.findall(row)
-    }
+    families = documented_metrics(with_store=False)
     ours = {re.sub("_(bucket|sum|count)$", "", name) for name in there if name.startswith("prefillshare_")}
     kv = {name for name in ours if name.startswith("prefillshare_kv_")}
     assert families - kv == ours - kv, "docs/monitoring.md lists every metric of ours and no other"

@@ -14,6 +14,7 @@ import pytest
 from tests.fidelity.conftest import MODULES, NUM_TOKENS, Prompt
 from tests.support.engines import Answer
 from tests.support.marks import starts_engine
+from tests.support.monitoring import documented_metrics, names_in
 from tests.support.stores import (
     PAGE_TOKENS,
     Relaunched,
@@ -160,3 +161,10 @@ def test_an_engine_goes_on_without_its_store(launches, working_set):
     assert [answer.tokens for answer in ask_each(launches, prompts, "math")] == [answer.tokens for answer in answers]
     (worker,) = launches.endpoint.http.get("/deployment/state").json()["workers"]
     assert worker["store"]["failures"] > 0
+
+
+def test_the_docs_list_every_metric_of_a_store_and_no_other(launches):
+    served = names_in(launches.endpoint.http.get("/metrics").text)
+    documented = documented_metrics(with_store=True)
+    assert len(documented) > 10
+    assert documented == {name for name in served if name.startswith(("prefillshare_store_", "prefillshare_host_"))}

@@ -55,12 +55,12 @@ def look():
     found = {}
     for change in CHANGES:
         key = change.needs[0].symbol.name
-        if isinstance(change, Binding):
+        if isinstance(change, Registration):
+            found[f"{key} {change.key}"] = origin(live(change))
+        elif isinstance(change, Binding):
             found[key] = {place: origin(value) for place, value in by_place(change).items()}
         elif isinstance(change, Patch):
             found[key] = change.is_applied()
-        elif isinstance(change, Registration):
-            found[key] = origin(live(change))
     return found
 
 before = look()
@@ -77,7 +77,9 @@ print(json.dumps({"before": before, "after": look(), "inherited": inherited}))
 
 
 def ids(change):
-    return change.needs[0].symbol.name
+    name = change.needs[0].symbol.name
+    # A registry has a symbol of its own, and as many entries as were made.
+    return f"{name} {change.key}" if isinstance(change, Registration) else name
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,17 @@
 """What a deployment tells of itself, read for tests: states compared, and Prometheus' text taken apart strictly."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
+DOCS = Path(__file__).parents[2] / "docs"
+METRIC = re.compile(r"prefillshare_\w+|sglang:\w+")
+_DOCUMENTED = re.compile(r"^\| `prefillshare_.*?\|", re.MULTILINE)
+_OF_A_STORE = re.compile("prefillshare_(store|host)_")
 COUNTERS = (
     "requests",
     "errors",
@@ -89,6 +95,13 @@ def _samples(text: str) -> Iterator[tuple[str, tuple[tuple[str, str], ...], floa
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             yield sample.name, tuple(sorted(sample.labels.items())), sample.value
+
+
+def documented_metrics(*, with_store: bool) -> set[str]:
+    """The names that docs/monitoring.md lists: those that only a store brings, or all others."""
+    rows = _DOCUMENTED.findall((DOCS / "monitoring.md").read_text())
+    names = {name for row in rows for name in METRIC.findall(row)}
+    return {name for name in names if bool(_OF_A_STORE.match(name)) == with_store}
 
 
 def names_in(text: str) -> set[str]:
