@@ -12,6 +12,7 @@ Remove when: upstream can compute a token with several adapters.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ from sglang_patches.icarus.requests import PAIRED
 if TYPE_CHECKING:
     from sglang.srt.model_executor.forward_batch_info import ForwardBatch, PPProxyTensors
     from sglang.srt.model_executor.model_runner import ModelRunner, ModelRunnerOutput
+
+_LOG = logging.getLogger(__name__)
 
 
 @wraps_upstream(
@@ -40,6 +43,8 @@ def wrap_init_lora_manager(original: Callable[[ModelRunner], None]) -> Callable[
                     'modules with kv_rule = "all-base" are not supported over models with latent or sliding-window '
                     "attention yet: leave them out"
                 )
+            if self.device != "cpu":
+                _LOG.info('sglang_patches: steps of modules with kv_rule = "all-base" run without CUDA graphs')
             self.model.logits_processor.register_forward_pre_hook(keep_one_state_per_request, with_kwargs=True)
 
     return init_lora_manager
