@@ -13,7 +13,7 @@ from tests.support.state_document import mistakes_in
 
 NOT_SHOWN = {
     snapshot.Snapshot: {"schema", "refusals", "retries", "eager_jobs"},
-    snapshot.Worker: {"push"},
+    snapshot.Worker: {"push", "store"},
     snapshot.Module: {"retractions", "shared_prefix"},
 }
 """What the dashboard leaves to others."""
