@@ -192,6 +192,7 @@ def _new_worker(name: str, role: str, module: str | None, number: int) -> Json:
         "handoff": {"tokens": 0, "bytes": 0, "seconds": 0.0, "calls": 0} if role in ("prefill", "decode") else None,
         "eager": {"tokens": 0, "hit_tokens": 0, "dropped": 0} if role == "prefill" else None,
         "push": {"pushed_tokens": 0, "push_hit_tokens": 0} if role == "decode" else None,
+        "store": None,
     }
 
 
