@@ -1,16 +1,20 @@
-"""With overlapping steps, no KV is sent before the step that writes it is over."""
+"""With overlapping steps, no KV is sent before the step that writes it is over; that of a job goes to nobody."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from sglang.srt.disaggregation.prefill import SchedulerDisaggregationPrefillMixin
 
 from sglang_patches.engine.scheduler import Scheduler
+from sglang_patches.prefill.request_state import ALL_BASE_MADE, RequestState
 
 
-@pytest.mark.parametrize(("enable_overlap", "num_sent"), [(True, 0), (False, 1)])
-def test_a_cached_prefix_is_sent_early_only_without_overlap(
-    enable_overlap: bool, num_sent: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("enable_overlap", "is_eager", "num_sent"), [(True, False, 0), (False, False, 1), (False, True, 0), (True, True, 0)]
+)
+def test_a_cached_prefix_is_sent_early_only_without_overlap_and_for_a_call(
+    enable_overlap: bool, is_eager: bool, num_sent: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[Any] = []
     monkeypatch.setattr(
@@ -20,5 +24,6 @@ def test_a_cached_prefix_is_sent_early_only_without_overlap(
     )
     scheduler = object.__new__(Scheduler)  # its constructor loads a model
     scheduler.enable_overlap = enable_overlap
-    scheduler.maybe_send_cached_prefix_chunk("request")
+    state = RequestState(boundary=ALL_BASE_MADE, decode_module="math", is_eager=is_eager)
+    scheduler.maybe_send_cached_prefix_chunk(SimpleNamespace(prefillshare=state))
     assert len(sent) == num_sent
