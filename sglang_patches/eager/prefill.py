@@ -8,8 +8,9 @@ A slice is an ordinary request that asks for no token, whose prompt ends where t
 slice is over, and the next one begins behind it. Between two slices nothing is held, no rows and no place in a queue,
 so a call that comes is admitted as if there were no jobs, after one slice at the longest.
 
-A slice is admitted when nobody waits, by upstream's own rules of room: rows that are free or evictable, less what
-running requests are expected to need. Where it is not, its job is given up: a pool that is full has no use for it.
+A slice is admitted when no call waits and none decodes, so that it slows nobody down: where calls always run, a job is
+all cost, since some answers never come back, and its gain, a shorter wait of the next call, is small beside the others.
+Upstream's own rules of room hold. Where it is not admitted, its job is given up: a pool that is full has no use for it.
 :mod:`sglang_patches.engine.scheduler` asks here.
 """
 
@@ -99,7 +100,7 @@ class EagerPrefill:
             if self._is_done(job, num_known):
                 self._answer(job, _COMPUTED)
                 continue
-            req = self._make_request(job, num_known + self._slice_tokens(running_batch))
+            req = self._make_request(job, num_known + self._slice_tokens())
             plan = self._admit(req, running_batch) if len(req.origin_input_ids) > num_known else None
             if plan is None:
                 self._drop(job)
@@ -127,7 +128,7 @@ class EagerPrefill:
             self._push(job)
 
     def _may_run(self, running_batch: ScheduleBatch) -> bool:
-        """Whether nobody waits, for a batch, a grammar or a flush, and the last slice is in the tree."""
+        """Whether nobody decodes or waits, for a batch, a grammar or a flush, and the last slice is in the tree."""
         scheduler = self._scheduler
         bootstrapping = scheduler.disagg_prefill_bootstrap_queue
         is_anybody_waiting = (
@@ -138,17 +139,11 @@ class EagerPrefill:
             or scheduler.flush_wrapper._pending is not None
         )
         has_place = scheduler.get_num_allocatable_reqs(len(running_batch.reqs)) > 0 and not running_batch.batch_is_full
-        if is_anybody_waiting or not has_place or self._running is not None:
+        if is_anybody_waiting or is_decoding(running_batch) or not has_place or self._running is not None:
             return False
         # With overlapping steps the tree has not got the rows of the last batch: they may be the very ones of a job.
-        if (
-            scheduler.enable_overlap
-            and scheduler.last_batch is not None
-            and scheduler.last_batch.forward_mode.is_extend()
-        ):
-            return False
-        # Requests that decode take turns with slices, where they do not share a batch.
-        return not is_decoding(running_batch) or not is_eager_batch(scheduler.last_batch)
+        last_batch = scheduler.last_batch
+        return not (scheduler.enable_overlap and last_batch is not None and last_batch.forward_mode.is_extend())
 
     def _count_known(self, job: Job) -> int:
         from sglang.srt.mem_cache.base_prefix_cache import MatchPrefixParams
@@ -161,15 +156,12 @@ class EagerPrefill:
         num_left = self._whole_pages(len(job.tokens)) - num_known
         return num_left < (1 if job.is_begun else self._min_tokens)
 
-    def _slice_tokens(self, running_batch: ScheduleBatch) -> int:
-        """Tokens of the next slice: at most a chunk, of which requests that decode in the same batch take one each."""
-        scheduler = self._scheduler
-        chunk = scheduler.chunked_prefill_size
+    def _slice_tokens(self) -> int:
+        """Tokens of the next slice: at most a chunk."""
+        chunk = self._scheduler.chunked_prefill_size
         if chunk is None:
             return max(SLICE_TOKENS, self._page_size)
-        wanted = max(SLICE_TOKENS, self._page_size, chunk // CHUNK_SHARE)
-        num_mixed = len(running_batch.reqs) if scheduler.is_mixed_chunk else 0
-        return max(min(wanted, chunk - num_mixed), 0)
+        return min(max(SLICE_TOKENS, self._page_size, chunk // CHUNK_SHARE), chunk)
 
     def _whole_pages(self, num_tokens: int) -> int:
         return num_tokens // self._page_size * self._page_size

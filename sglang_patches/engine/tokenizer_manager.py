@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from sglang.srt.managers.io_struct import (
         AbortReq,
         BatchStrOutput,
+        FlushCacheReqOutput,
         GenerateReqInput,
         PauseGenerationReqInput,
         TokenizedGenerateReqInput,
@@ -93,6 +94,25 @@ class TokenizerManager(upstream.TokenizerManager):
         if self.eager_min_tokens is None or is_prefill_worker():
             return None
         return EndedAnswers(self, self.eager_min_tokens)
+
+    @overrides(
+        "92834a9b2cce75a6",
+        "what answers add to the emptied cache would be computed, from their conversation's beginning",
+        of="managers.tokenizer_control_mixin:TokenizerControlMixin.flush_cache",
+    )
+    async def flush_cache(self, timeout_s: float | None = None) -> FlushCacheReqOutput:
+        self._forget_answers()
+        return await super().flush_cache(timeout_s)
+
+    @overrides("f30e70b1988247bb", "answers that nobody wants any more would be computed ahead")
+    def abort_request(self, rid: str = "", abort_all: bool = False) -> None:
+        if abort_all:
+            self._forget_answers()
+        super().abort_request(rid, abort_all)
+
+    def _forget_answers(self) -> None:
+        if self.ended_answers is not None:
+            self.ended_answers.forget()
 
     @overrides("f903c279068e6021", "a text of megabytes would hold up everybody while it is tokenised")
     def init_tokenizer_and_processor(self) -> None:
