@@ -117,6 +117,23 @@ def test_nobody_sees_it(eager, prompts):
     assert [(worker["running"], worker["queued"]) for worker in after["workers"]] == [(0, 0)]
 
 
+def test_nothing_is_computed_beside_calls(eager, prompts):
+    """A call that decodes would wait for it, or carry it."""
+    eager.flush()
+    before, num_looks = counts(eager)["tokens"], 0
+    with ThreadPoolExecutor(1) as pool:
+        going_on = pool.submit(eager.generate, prompts[13], "code", 300)
+        wait_until(lambda: worker(eager)["running"] == 1, "the long answer has not begun")
+        eager.generate(prompts[14], "math", ANSWER_TOKENS)
+        while not going_on.done():
+            now = worker(eager)
+            num_looks += now["running"] == 1
+            assert now["running"] == 0 or now["eager"]["tokens"] == before
+            time.sleep(0.02)
+    assert num_looks > 5
+    wait_for_tokens(eager, before + ANSWER_TOKENS + 1 + 300 + 1)
+
+
 def test_a_tenant_finds_no_other_tenants_answer(eager, prompts):
     eager.flush()
     assert converse(eager, prompts[4], extra_key="a")[1:] == [3] * (NUM_TURNS - 1)
