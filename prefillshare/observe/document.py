@@ -235,6 +235,7 @@ class DeploymentState(TypedDict):
 
 MODULE_COUNTERS = tuple(ModuleCounters.__annotations__)
 PUSH_COUNTERS = tuple(PushState.__annotations__)
+EAGER_COUNTERS = tuple(EagerState.__annotations__)
 EAGER_OUTCOMES = ("done", "dropped", "cancelled", "failed")
 LATENCIES = tuple(Latencies.__annotations__)
 WORKER_COUNTERS = tuple(WorkerCounters.__annotations__)
@@ -246,11 +247,6 @@ _Part = TypeVar("_Part", bound=Any)
 def part_of(kind: type[_Part], source: object) -> _Part:
     """Return the part `kind` of the document, each entry the attribute of `source` that has its name."""
     return cast(_Part, {name: getattr(source, name) for name in kind.__annotations__})
-
-
-def nothing_ahead() -> EagerState:
-    """Return the counters of a worker that has computed nothing ahead."""
-    return {"tokens": 0, "hit_tokens": 0, "dropped": 0}
 
 
 def no_tokens() -> WorkerCounters:

@@ -7,9 +7,10 @@ its death is lost.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from prefillshare.observe.document import (
+    EAGER_COUNTERS,
     PUSH_COUNTERS,
     STORE_COUNTERS,
     WORKER_COUNTERS,
@@ -22,9 +23,10 @@ from prefillshare.observe.document import (
     WorkerCounters,
     WorkerState,
     no_tokens,
-    nothing_ahead,
 )
 from prefillshare.observe.observer import Handoffs, Observer
+
+_Part = TypeVar("_Part", StoreState, PushState, EagerState)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -60,14 +62,13 @@ class WorkerReport:
         _add_rises(self.totals, told, known, WORKER_COUNTERS)
         if told["handoff"] is not None:
             self._count_handoffs(told["handoff"], known["handoff"] if known else None)
-        # A worker of an earlier version says nothing of it.
+        # A worker of an earlier version says nothing of them.
         if (store := told.get("store")) is not None:
-            self.store = _with_rises(self.store, store, known.get("store") if known else None)
+            self.store = _with_rises(self.store, store, known and known.get("store"), STORE_COUNTERS)
         if (push := told.get("push")) is not None:
-            self.push = self.push or {"pushed_tokens": 0, "push_hit_tokens": 0}
-            _add_rises(self.push, push, known and known.get("push"), PUSH_COUNTERS)
-        if told["eager"] is not None:
-            self._count_eager(told["eager"], known["eager"] if known else None)
+            self.push = _with_rises(self.push, push, known and known.get("push"), PUSH_COUNTERS)
+        if (eager := told.get("eager")) is not None:
+            self.eager = _with_rises(self.eager, eager, known and known.get("eager"), EAGER_COUNTERS)
 
     def _count_handoffs(self, told: HandoffState, known: HandoffState | None) -> None:
         before, total = known or Handoffs().as_dict(), self.handoffs
@@ -77,32 +78,22 @@ class WorkerReport:
         if told["seconds"] is not None:
             total.seconds = (total.seconds or 0.0) + told["seconds"] - (before["seconds"] or 0.0)
 
-    def _count_eager(self, told: EagerState, known: EagerState | None) -> None:
-        before, total = known or nothing_ahead(), self.eager or nothing_ahead()
-        self.eager = {
-            "tokens": total["tokens"] + told["tokens"] - before["tokens"],
-            "hit_tokens": total["hit_tokens"] + told["hit_tokens"] - before["hit_tokens"],
-            "dropped": total["dropped"] + told["dropped"] - before["dropped"],
-        }
-
 
 def _add_rises(
-    totals: WorkerCounters | PushState,
-    told: Mapping[str, Any],
-    known: Mapping[str, Any] | None,
-    names: Iterable[str],
+    totals: WorkerCounters, told: Mapping[str, Any], known: Mapping[str, Any] | None, names: Iterable[str]
 ) -> None:
     counters = cast(dict[str, int], totals)  # a TypedDict takes no names from a loop
     for name in names:
         counters[name] += told[name] - (known[name] if known else 0)
 
 
-def _with_rises(total: StoreState | None, told: StoreState, known: StoreState | None) -> StoreState:
+def _with_rises(total: _Part | None, told: _Part, known: _Part | None, names: Iterable[str]) -> _Part:
+    """What was told, its counters those over all starts."""
     summed = cast(dict[str, int], {**told})
-    for name in STORE_COUNTERS:
-        before, seen = cast(Mapping[str, int], total or {}), cast(Mapping[str, int], known or {})
+    before, seen = cast(Mapping[str, int], total or {}), cast(Mapping[str, int], known or {})
+    for name in names:
         summed[name] += before.get(name, 0) - seen.get(name, 0)
-    return cast(StoreState, summed)
+    return cast(_Part, summed)
 
 
 def _module(told: DeploymentState, name: str) -> ModuleState | None:

@@ -16,10 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from prefillshare.wire.continuation import Continuation
 from sglang_patches.disaggregation.role import is_decode_worker
 from sglang_patches.eager.budget import Budget
 from sglang_patches.eager.continuation import Answer, Conversation, after_text, after_tokens
-from sglang_patches.eager.kept import Continuation, Kept
+from sglang_patches.eager.kept import Kept
 from sglang_patches.eager.switch import make_rid
 
 if TYPE_CHECKING:

@@ -6,25 +6,12 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from prefillshare.wire.continuation import Continuation
 
 MAX_KEPT = 256
 LONGEST_S = 10.0
 """A router asks at once or never."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Continuation:
-    """The start of the prompt that follows an answer."""
-
-    input_ids: list[int]
-    """Token ids."""
-    extra_key: str | None
-    """Namespace of the user."""
-    module: str
-    """Decode module that answered."""
-    new_tokens: int
-    """Tokens beyond the prompt of the call."""
 
 
 class Kept:

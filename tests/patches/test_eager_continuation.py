@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from prefillshare.wire.continuation import Continuation
 from sglang_patches.eager.backlog import MAX_JOBS, Backlog, Job
 from sglang_patches.eager.budget import LONGEST_BURST_S, SHARE, Budget
 from sglang_patches.eager.continuation import Answer, Conversation, after_text, after_tokens, common_start
-from sglang_patches.eager.kept import LONGEST_S, MAX_KEPT, Continuation, Kept
+from sglang_patches.eager.kept import LONGEST_S, MAX_KEPT, Kept
 from tests.support.chat_templates import FLAT, FUNCTIONS_FIRST, THINKING
 from tests.support.engines import MODELS_DIR
 from tests.support.served_chats import ASKED, CLOCK, RESULT, SYSTEM, WEATHER, user

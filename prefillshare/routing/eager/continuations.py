@@ -10,22 +10,9 @@ import orjson
 from prefillshare.contract import CONTINUATION_PATH
 from prefillshare.routing.workers.client import WorkerClient
 from prefillshare.routing.workers.worker import Worker
+from prefillshare.wire.continuation import Continuation
 
 ASK_TIMEOUT_S = 5.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Continuation:
-    """What the next prompt of a session will certainly begin with."""
-
-    input_ids: list[int]
-    """Token ids: the prompt's, then those of the answer as history."""
-    extra_key: str | None
-    """What keeps its KV apart from that of others."""
-    module: str
-    """Decode module that answered."""
-    new_tokens: int
-    """Tokens beyond the prompt."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -13,13 +13,14 @@ import aiohttp
 import orjson
 
 from prefillshare.routing.choice.demand import Demand
-from prefillshare.routing.eager.continuations import Continuation, Continuations
+from prefillshare.routing.eager.continuations import Continuations
 from prefillshare.routing.eager.legs import make_prefill, make_push
 from prefillshare.routing.eager.prediction import Predictor
 from prefillshare.routing.errors import ShortageError
 from prefillshare.routing.parts import Parts
 from prefillshare.routing.workers.leg import Leg, LegFailedError
 from prefillshare.routing.workers.worker import Worker
+from prefillshare.wire.continuation import Continuation
 from prefillshare.wire.errors import error_text
 
 log = logging.getLogger(__name__)

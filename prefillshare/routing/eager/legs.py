@@ -15,9 +15,9 @@ from typing import Any
 import orjson
 
 from prefillshare.contract import EAGER_HEADER, EAGER_RID_PREFIX, MODULE_HEADER, NO_BOOTSTRAP_HOST, PUSH_RID_PREFIX
-from prefillshare.routing.eager.continuations import Continuation
 from prefillshare.routing.workers.leg import Leg
 from prefillshare.routing.workers.worker import Worker
+from prefillshare.wire.continuation import Continuation
 
 _MAX_ROOM = 2**63 - 1
 _PATH = "/generate"
