@@ -54,6 +54,7 @@ GrowthTokens = Annotated[int | None, typer.Option(help="Tokens that join between
 OutputTokens = Annotated[str | None, typer.Option(help="Answer lengths, taken in turn, such as 8 or 64,8.")]
 Turns = Annotated[int | None, typer.Option(help="Calls per session.")]
 RoleTokens = Annotated[int | None, typer.Option(help="Instructions at the end of each prompt.")]
+ThinkTime = Annotated[float | None, typer.Option(help="Seconds from an answer to the session's next call.")]
 ContextLength = Annotated[int | None, typer.Option(help="Context window that a trace is scaled to.")]
 VocabSize = Annotated[int | None, typer.Option(help="Made-up tokens lie below this id.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything made up.")]
@@ -103,7 +104,7 @@ class BenchOptions:
     """Poisson rates."""
     speed: str | None
     """Factors on the speed of a trace."""
-    sizes: dict[str, int | None]
+    sizes: dict[str, float | None]
     """Fields of the workload's shape."""
     output_tokens: str | None
     """Answer lengths, separated by commas."""

@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from aiohttp import web
@@ -112,6 +112,17 @@ def test_a_closed_loop_keeps_so_many_sessions_open() -> None:
     for (session, step), call in calls.items():
         if step:
             assert call.due_s == calls[session, step - 1].end_s
+
+
+def test_a_caller_who_thinks_calls_again_only_afterwards() -> None:
+    workload = make_workload("react", replace(SHAPE, think_time_s=0.1), MODULES)
+    run = _drive(Server(), workload, Load(kind="closed", value=6))
+    calls = {(call.session, call.step): call for call in run.calls}
+    for (session, step), call in calls.items():
+        before_s = calls[session, step - 1].end_s if step else None
+        assert before_s is None or call.due_s == before_s + 0.1
+        assert call.first_s is not None
+        assert call.first_s >= call.due_s
 
 
 def test_answers_join_the_next_prompt() -> None:

@@ -1,5 +1,6 @@
 """Drives sessions: each call after the answer of the one before, over the context that both made."""
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from itertools import pairwise
@@ -33,12 +34,13 @@ class SessionDriver:
         session = self.workload.sessions[number]
         due = self.now_s() if due_s is None else due_s
         for place in range(len(session.steps)):
+            await asyncio.sleep(max(0.0, due - self.now_s()))
             record = await self._call(session, number, place, context, due)
             self.calls.append(record)
             self._on_call(record)
             if record.error is not None or record.end_s is None:
                 return
-            due = record.end_s
+            due = record.end_s + self.workload.think_time_s
 
     async def _call(self, session: Session, number: int, place: int, context: list[int], due_s: float) -> CallRecord:
         step = session.steps[place]

@@ -9,6 +9,7 @@ All is tokens, so that what two prompts share is exact. Everything follows from 
 are forced and whose tokens are the system's own.
 """
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -62,6 +63,8 @@ class Workload:
     """Decode modules that are asked."""
     sessions: tuple[Session, ...]
     """Its sessions, in the order in which they begin."""
+    think_time_s: float = 0.0
+    """Seconds from an answer to the next call of its session."""
 
     @property
     def num_calls(self) -> int:
@@ -102,6 +105,8 @@ class Shape:
     """Calls per session."""
     role_tokens: int = 0
     """Tokens of instructions for one module at the end of each prompt."""
+    think_time_s: float = 0.0
+    """Seconds from an answer to the next call of its session, as a tool would take."""
     context_length: int = 4096
     """Context window; `trace` is scaled to it."""
     vocab_size: int = 1000
@@ -119,6 +124,8 @@ class Shape:
             raise BenchError(f"output_tokens is {list(self.output_tokens)}: give lengths of at least 1")
         if min(self.growth_tokens, self.role_tokens) < 0:
             raise BenchError("growth_tokens and role_tokens must not be negative")
+        if not 0 <= self.think_time_s < math.inf:
+            raise BenchError(f"think_time_s is {self.think_time_s}: it must be 0 or more seconds")
         if self.vocab_size <= FIRST_TOKEN + 1:
             raise BenchError(f"vocab_size is {self.vocab_size}: it must be more than {FIRST_TOKEN + 1}")
 

@@ -1,5 +1,6 @@
 """Workloads by name."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -34,7 +35,7 @@ def make_workload(
     Raises: BenchError when it cannot be made or does not fit the context window.
     """
     check_workload(name, file)
-    made = _make(name, shape, modules, file, tokenizer_file)
+    made = replace(_make(name, shape, modules, file, tokenizer_file), think_time_s=shape.think_time_s)
     made.check_fits(shape.context_length)
     return made
 
