@@ -47,6 +47,7 @@ class Worker:
     def __init__(self, spec: WorkerSpec, settings: Router) -> None:
         self.spec = spec
         self.base_url = spec.url.rstrip("/")
+        self.headers = {} if spec.api_key is None else {"Authorization": f"Bearer {spec.api_key}"}
         self.state: State = "starting"
         self.reason = "not asked yet"
         self.card = ModelCard()

@@ -46,6 +46,7 @@ class RouterFile:
             "deployment": deployment.config.name,
             "otlp_endpoint": deployment.config.otlp_endpoint,
             "base_model": deployment.config.prefill.name,
+            "fingerprint": deployment.fingerprint,
             "eager_answers": deployment.config.prefill.eager_answers,
             "workers": [_describe(worker) for worker in workers],
             "router": dataclasses.asdict(deployment.config.router),
