@@ -63,6 +63,7 @@ _ENGINE_FILES = (
     "patches.prebuilt_batch",
     "patches.penalties",
     "patches.bootstrap_server",
+    "patches.kv_event_socket",
 )
 
 _CPU_FILES = (
