@@ -138,6 +138,13 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
             key = key[len(node.key) :]
         return node
 
+    @overrides("95a72c40b15f2e60", "pages that were begun behind it would have no owner")
+    def _detach_backuped(self, node: TreeNode) -> int:
+        if self.open_pages is not None:
+            self.open_pages.drop_of(node)
+        num_evicted: int = super()._detach_backuped(node)
+        return num_evicted
+
     def _begin(self, req: Req) -> None:
         is_counted = req.prefillshare.are_hits_counted
         super()._begin(req)

@@ -5,6 +5,7 @@ computed into it: the tokens up to its position and whose weights made it. After
 
 - a row that a request matched holds base-made KV of exactly its own tokens, before its boundary (I2, I5);
 - every slot in the tree is base-made, and no slot has two owners or none (no leak, no double free);
+- so does a row of a page that was begun and not full, which a request goes on in or gets a copy of;
 - a request's own and cross-module hits are those of its first match, by the module that put each slot into the tree.
 """
 
@@ -49,6 +50,7 @@ class Scheduler(RuleBasedStateMachine):
                 page_size=page_size,
             )
         )
+        self.cache.copy_rows = self.copy_rows
         self.all_slots = set(range(page_size, (NUM_PAGES + 1) * page_size))
         self.content = {}
         self.origins = {}
@@ -76,6 +78,24 @@ class Scheduler(RuleBasedStateMachine):
             self.content[slot] = (tuple(tokens[: position + 1]), self.computed_by(req, position))
         req.kv_committed_len = end
         return True
+
+    def copy_rows(self, source, target):
+        self.content.update(
+            {slot: self.content[row] for row, slot in zip(source.tolist(), target.tolist(), strict=True)}
+        )
+
+    def go_on_in_page(self, req, may_copy):
+        """What a batch does before it allocates rows (patches/extend_batch.py)."""
+        fill = req.full_untruncated_fill_ids = req.origin_input_ids + req.output_ids
+        req._compute_max_prefix_len = lambda num_tokens: num_tokens - 1
+        req.set_extend_range = lambda start, end: None
+        req.extend_range = SimpleNamespace(end=len(fill))
+        if self.cache.open_pages is not None:
+            req.prefillshare.continued = self.cache.open_pages.give_to(req, may_copy=may_copy)
+        for position, slot in enumerate(req.prefix_indices.tolist()):
+            assert self.content[slot] == (tuple(fill[: position + 1]), "base")
+            assert position < req.prefillshare.boundary
+            assert position < len(fill) - 1
 
     def match(self, req):
         fill = req.origin_input_ids + req.output_ids
@@ -119,18 +139,22 @@ class Scheduler(RuleBasedStateMachine):
         )
 
     @precondition(lambda self: self.waiting and self.free_rows)
-    @rule()
-    def admit(self):
+    @rule(may_copy=st.booleans())
+    def admit(self, may_copy):
         req = self.waiting.pop(0)
         found = self.match(req)
         req.prefix_indices, req.last_node = found.device_indices, found.last_device_node
         req.cache_protected_len = req.kv_committed_len = len(found.device_indices)
+        self.go_on_in_page(req, may_copy)
+        continued = req.prefillshare.continued
         if req.hits is None:  # the first time; a retracted request matches again, which counts nothing
             is_own = [self.origins[slot] == req.prefillshare.decode_module for slot in found.device_indices.tolist()]
+            is_own += [continued.origin == req.prefillshare.decode_module] * continued.num_tokens
             req.hits = {"own_hit_tokens": sum(is_own), "cross_hit_tokens": len(is_own) - sum(is_own)}
         req.req_pool_idx = self.free_rows.pop()
         self.cache.inc_lock_ref(req.last_node)
-        self.rows.write((req.req_pool_idx, slice(0, req.kv_committed_len)), found.device_indices.int())
+        req.kv_committed_len = len(req.prefix_indices)
+        self.rows.write((req.req_pool_idx, slice(0, req.kv_committed_len)), req.prefix_indices.int())
         self.running.append(req)
 
     @rule(chunk=st.integers(1, 24), token=st.integers(1, 2))
@@ -199,8 +223,15 @@ class Scheduler(RuleBasedStateMachine):
         private = [slot for req in self.running for slot in self.private_slots(req)]
         assert len(private) == len(set(private))
         free = [page * page_size + k for page in self.allocator.free_pages.tolist() for k in range(page_size)]
-        owned = [self.slots_of_pages(group) for group in (in_tree, private, free)]
+        begun = [slot for page in self.cache.open_pages or () for slot in page.rows.tolist()]
+        owned = [self.slots_of_pages(group) for group in (in_tree, begun, private, free)]
         assert sum(map(len, owned)) == len(set().union(*owned)) == len(self.all_slots)
+
+    @invariant()
+    def what_can_be_evicted_is_counted(self):
+        num_open = len(self.cache.open_pages or ())
+        in_tree = self.cache.total_size()
+        assert self.cache.evictable_size_ + self.cache.protected_size_ == in_tree + num_open * self.allocator.page_size
 
     def teardown(self):
         for req in list(getattr(self, "running", [])):
@@ -218,7 +249,7 @@ def one_request_of_a_module() -> None:
     machine = Scheduler()
     machine.start(page_size=1)
     machine.submit(lora_id="math", prompt=[1, 2, 1], salt=None)
-    machine.admit()
+    machine.admit(may_copy=True)
     machine.extend(chunk=24, token=2)
     machine.decode(index=0, token=1)
     machine.finish_or_abort(index=0, is_insert=True)
