@@ -224,7 +224,7 @@ class SharedPrefillRadixCache(RadixCache):
         return tokens
 
     def _keep_open_page(self, key: RadixKey, tokens: array[int], rows: torch.Tensor) -> int:
-        """Keep the page that base-made rows behind ``key``, which is in the tree, begin; where the request's own go on."""
+        """Keep the page that base-made rows behind ``key`` (in the tree) begin; where the request's own rows go on."""
         num_whole = len(key)
         begun = tokens[num_whole:]
         if self.open_pages is None or num_whole == 0 or not begun:

@@ -25,12 +25,17 @@ from sglang.srt.mem_cache.radix_cache import RadixKey
 from sglang_patches.cpu.paged_allocator import TorchPagedAllocator
 from sglang_patches.engine.radix_cache import SharedPrefillRadixCache
 from sglang_patches.observed.call_report import read_note
+from sglang_patches.prefill.open_pages import OpenPages
 from sglang_patches.prefill.request_state import ALL_BASE_MADE, RequestState
 
 NUM_ROWS, MAX_CONTEXT, NUM_PAGES = 4, 64, 24
 MODULES = [None, "math", "tool"]
 # Few tokens and nested prompts, so that prompts meet each other, and each other's outputs, all the time.
-prompts = st.lists(st.integers(1, 2), min_size=1, max_size=20)
+prompts = st.builds(
+    lambda num_common, rest: [1, 2, 2, 1, 1, 2, 1, 2, 2, 2, 1, 1, 2, 1][:num_common] + rest,
+    st.integers(0, 14),
+    st.lists(st.integers(1, 2), min_size=1, max_size=6),
+)
 
 
 class Scheduler(RuleBasedStateMachine):
@@ -266,3 +271,60 @@ def test_the_machine_notices_decoder_made_kv_in_the_tree(monkeypatch):
         monkeypatch.setattr(SharedPrefillRadixCache, name, getattr(RadixCache, name))
     with pytest.raises(AssertionError, match="math"):
         one_request_of_a_module()
+
+
+def ask(machine: Scheduler, lora_id: str | None, prompt: list[int], may_copy: bool = True) -> int:
+    """One request from its admission to its end; the rows that it found computed behind its last whole page."""
+    machine.submit(lora_id=lora_id, prompt=prompt, salt=None)
+    machine.admit(may_copy=may_copy)
+    (req,) = machine.running
+    machine.every_slot_has_one_owner()
+    machine.extend(chunk=24, token=2)
+    machine.decode(index=0, token=1)
+    machine.finish_or_abort(index=0, is_insert=True)
+    machine.every_slot_has_one_owner()
+    machine.what_can_be_evicted_is_counted()
+    return req.prefillshare.continued.num_tokens
+
+
+def pages_of_four() -> Scheduler:
+    machine = Scheduler()
+    machine.start(page_size=4)
+    return machine
+
+
+def test_the_next_call_goes_on_in_a_page_that_is_not_full():
+    machine = pages_of_four()
+    assert ask(machine, "math", [1, 2, 1, 2, 1, 1, 2]) == 0
+    # x_7 was the decode module's, and so is the last of what comes.
+    assert ask(machine, "tool", [1, 2, 1, 2, 1, 1, 1, 1, 2, 2]) == 2
+    # Its own page is full by now, and in the tree: another one that begins alike gets a copy of the start.
+    assert ask(machine, "tool", [1, 2, 1, 2, 1, 1, 1, 2, 2]) == 3
+    assert ask(machine, "tool", [1, 2, 1, 2, 1, 1, 1, 2, 1], may_copy=False) == 0
+
+
+def test_no_row_from_the_boundary_on_is_given():
+    machine = pages_of_four()
+    ask(machine, None, [1, 2, 1, 2, 1, 1, 2])
+    assert ask(machine, "math", [1, 2, 1, 2, 1, 1]) == 1
+    assert ask(machine, None, [1, 2, 1, 2, 1, 1]) == 1
+
+
+def test_pages_that_are_not_full_can_be_evicted():
+    machine = pages_of_four()
+    ask(machine, "math", [1, 2, 1, 2, 1, 1, 2])
+    assert len(machine.cache.open_pages) == 1
+    machine.evict(num_tokens=1)
+    assert ask(machine, "math", [1, 2, 1, 2, 1, 1, 2]) == 0
+    machine.evict(num_tokens=100)
+    assert len(machine.allocator.free_pages) == NUM_PAGES
+
+
+def test_the_machine_notices_rows_behind_the_boundary(monkeypatch):
+    monkeypatch.setattr(
+        OpenPages, "_last_to_give", lambda self, req: len(req.prefix_indices) + req.prefillshare.boundary
+    )
+    machine = pages_of_four()
+    ask(machine, None, [1, 2, 1, 2, 1, 1, 2])
+    with pytest.raises(AssertionError):
+        ask(machine, "math", [1, 2, 1, 2, 1, 1])
