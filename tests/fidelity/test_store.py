@@ -77,6 +77,14 @@ def test_what_a_small_pool_gave_up_is_found_again(launches, working_set, expecte
     assert from_store > 0
 
 
+def test_calls_that_wait_for_room_keep_what_was_loaded_for_them(launches, working_set, expected):
+    """All at once they are four times the pool, and twice the host tier."""
+    asked = [(prompt, "code") for prompt in working_set]
+    answers = launches.endpoint.generate_all(asked, NUM_TOKENS, len(asked))
+    check_exact(asked, answers, expected)
+    check_all_found(working_set, answers)
+
+
 def test_a_killed_engine_comes_back_warm(launches, working_set, expected):
     endpoint = launches.endpoint
     of_a_tenant = working_set[3]
