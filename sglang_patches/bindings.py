@@ -39,6 +39,7 @@ _ENGINE_FILES = (
     "engine.radix_cache",
     "store.cache",
     "patches.node_hashes",
+    "patches.extend_batch",
     "engine.batch_result_processor",
     "engine.output_streamer",
     "engine.xgrammar",

@@ -37,6 +37,7 @@ def make_plan(options: BenchOptions) -> Plan:
         repeats=_or_else(options.repeats, preset.repeats),
         shape=replace(preset.shape, **sizes),
         kv_tokens=preset.kv_tokens if options.kv_tokens is None else options.kv_tokens or None,
+        store_memory=options.store,
         slo=replace(preset.slo, **_drop_missing(options.slo)),
         num_checked=_or_else(options.num_checked, preset.num_checked),
         run_limit_s=options.run_limit_s or preset.run_limit_s,
