@@ -37,6 +37,7 @@ from sglang_patches.observed.call_report import note
 from sglang_patches.patches.node_hashes import ROOT_ATTRIBUTE
 from sglang_patches.store.backend import StoreBackend
 from sglang_patches.store.costs import LoadCosts
+from sglang_patches.store.fetches import Fetches
 from sglang_patches.store.page_keys import PageKeys
 
 if TYPE_CHECKING:
@@ -69,9 +70,13 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
         """Request id -> the request, and the one that loads what it would load."""
         self._loads: dict[str, str] = {}
         """First key of a load under way -> id of the request that makes it."""
+        self._fetches: Fetches | None = None
+        """None where the store has no peers."""
         super().__init__(params, server_args)
         self._page_keys = PageKeys(identity=self._backend.attach(weights))
         self.costs.load = self._backend.load_pace
+        if self._backend.has_peers:
+            self._fetches = Fetches(self._backend.begin_fetch, self.costs, self.page_size)
         setattr(self.root_node, ROOT_ATTRIBUTE, self._page_keys)
         # Page by page as the prompt comes: a shorter load is worth it as well, since pages have 16 tokens or more.
         self.load_back_threshold = 1
@@ -79,6 +84,11 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
     def store_stats(self) -> StoreStats | None:
         """What the store holds and what this engine did with it; None without one."""
         return self._backend.stats()
+
+    @property
+    def num_fetched_pages(self) -> int:
+        """Pages that came from stores of other hosts."""
+        return self._backend.num_fetched_pages
 
     @property
     def _backend(self) -> StoreBackend:
@@ -95,6 +105,8 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
         setattr(self.root_node, ROOT_ATTRIBUTE, self._page_keys)
         self._waiting_for.clear()
         self._loads.clear()
+        if self._fetches is not None:
+            self._fetches.clear()
         if is_flush:
             self._wait_for_loader(ended)
             self._backend.clear()
@@ -153,9 +165,10 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
 
     # Loads from the store
 
-    def prefetch(self, req: Req) -> None:
+    def prefetch(self, req: Req, *, may_fetch: bool = True) -> None:
         """Begin to load what the store has of a prompt beyond what the tree has.
 
+        ``may_fetch``: first ask other hosts for what this host's store has not got.
         Effects: the request waits in the queue until the load has ended (:meth:`check_prefetch_progress`).
         """
         req.init_next_round_input(self, cow_mamba=False)
@@ -170,6 +183,8 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
         keys = self._page_keys.of(key, req.last_host_node.get_last_hash_value())
         if (loader := self._loads.get(keys[0])) is not None:
             self._waiting_for[req.rid] = (req, loader)
+        elif self._fetches is not None and may_fetch and self._begin_fetch(self._fetches, req, keys):
+            return
         elif num_tokens := self._count_worthwhile(req.last_host_node, keys):
             self._load(req, key[:num_tokens], keys[: num_tokens // self.page_size])
 
@@ -188,6 +203,29 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
         self._all_reduce_attn_groups(agreed, torch.distributed.ReduceOp.MIN)
         return int(agreed)
 
+    def _begin_fetch(self, fetches: Fetches, req: Req, keys: list[str]) -> bool:
+        """Let the request wait for pages of other hosts; False where none are to be had that way."""
+        known = req.last_host_node.get_prefix_hash_values(req.last_host_node)
+        num_here = max(0, self._backend.count_present([*known, *keys]) - len(known))
+        begun = torch.tensor(int(fetches.begin(req, keys[num_here:], [*known, *keys[:num_here]])))
+        # A rank that has all pages waits with the others: all must take the prompt in the same round.
+        self._all_reduce_attn_groups(begun, torch.distributed.ReduceOp.MAX)
+        if begun:
+            fetches.join(req)
+        return bool(begun)
+
+    def _is_fetching(self, fetches: Fetches, req_id: str) -> bool:
+        """Whether the request goes on waiting for other hosts; asks for what has come once it does not."""
+        waiting = fetches.get(req_id)
+        has_ended = torch.tensor(int(waiting is None or waiting.fetch.has_ended))
+        self._all_reduce_attn_groups(has_ended, torch.distributed.ReduceOp.MIN)
+        if not has_ended:
+            return True
+        if waiting is not None:
+            fetches.forget(req_id)
+            self.prefetch(waiting.req, may_fetch=False)
+        return False
+
     def _load(self, req: Req, key: RadixKey, keys: list[str]) -> None:
         operation = PrefetchOperation(req.rid, key, req.last_host_node.get_last_hash_value())
         operation.hash_value, operation.storage_hit_count = keys, len(key)
@@ -200,6 +238,8 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
 
     @overrides("7812f52d5fdfe871", "equal prompts that come together would each be loaded")
     def check_prefetch_progress(self, req_id: str) -> bool:
+        if self._fetches is not None and self._is_fetching(self._fetches, req_id):
+            return False
         waiting = self._waiting_for.get(req_id)
         if waiting is not None:
             req, loader = waiting
@@ -218,6 +258,8 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
     @overrides("1f130832e4e6debd", "an aborted request would be waited for")
     def release_aborted_request(self, rid: str) -> None:
         self._waiting_for.pop(rid, None)
+        if self._fetches is not None:
+            self._fetches.forget(rid)
         super().release_aborted_request(rid)
         self._strike_off(rid)
 
