@@ -66,7 +66,7 @@ class Store:
             raise ConfigError(f"peers is {list(self.peers)}: name each once")
         if self.serve is not None and not _ADDRESS.fullmatch(self.serve):
             raise ConfigError(f'serve is {self.serve!r}: write "ADDRESS:PORT", such as "10.0.0.1:7000"')
-        if (self.peers or self.serve is not None) != (self.secret_file is not None):
+        if (bool(self.peers) or self.serve is not None) != (self.secret_file is not None):
             raise ConfigError(
                 "peers and serve need secret_file, which is of no use without them: name all that is meant, or neither"
             )
