@@ -40,6 +40,7 @@ from sglang_patches.observed.call_report import note
 from sglang_patches.patches.node_hashes import ROOT_ATTRIBUTE
 from sglang_patches.store.backend import StoreBackend
 from sglang_patches.store.costs import LoadCosts
+from sglang_patches.store.fetches import Fetches
 from sglang_patches.store.loads import HeldLoads
 from sglang_patches.store.page_keys import PageKeys
 
@@ -78,12 +79,16 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
         self._postponed: dict[str, Req] = {}
         """Requests with a load that had no room."""
         self._held: HeldLoads | None = None
+        self._fetches: Fetches | None = None
+        """None where the store has no peers."""
         super().__init__(params, server_args)
         self._held = HeldLoads(
             host_tokens=self.token_to_kv_pool_host.size, pool_tokens=self.token_to_kv_pool_allocator.size
         )
         self._page_keys = PageKeys(identity=self._backend.attach(weights))
         self.costs.load = self._backend.load_pace
+        if self._backend.has_peers:
+            self._fetches = Fetches(self._backend.begin_fetch, self.costs, self.page_size)
         setattr(self.root_node, ROOT_ATTRIBUTE, self._page_keys)
         # Page by page as the prompt comes: a shorter load is worth it as well, since pages have 16 tokens or more.
         self.load_back_threshold = 1
@@ -91,6 +96,11 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
     def store_stats(self) -> StoreStats | None:
         """What the store holds and what this engine did with it; None without one."""
         return self._backend.stats()
+
+    @property
+    def num_fetched_pages(self) -> int:
+        """Pages that came from stores of other hosts."""
+        return self._backend.num_fetched_pages
 
     @property
     def _backend(self) -> StoreBackend:
@@ -111,6 +121,8 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
         self._postponed.clear()
         if self._held is not None:
             self._held.clear()
+        if self._fetches is not None:
+            self._fetches.clear()
         if is_flush:
             self._wait_for_loader(ended)
             self._backend.clear()
@@ -177,9 +189,10 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
 
     # Loads from the store
 
-    def prefetch(self, req: Req) -> None:
+    def prefetch(self, req: Req, *, may_fetch: bool = True) -> None:
         """Begin to load what the store has of a prompt beyond what the tree has.
 
+        ``may_fetch``: first ask other hosts for what this host's store has not got.
         Effects: the request waits in the queue until the load has ended (:meth:`check_prefetch_progress`), which may
         have to wait for room before it begins.
         """
@@ -197,6 +210,8 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
         keys = self._page_keys.of(key, req.last_host_node.get_last_hash_value())
         if (loader := self._loads.get(keys[0])) is not None:
             self._waiting_for[req.rid] = (req, loader)
+        elif self._fetches is not None and may_fetch and self._begin_fetch(self._fetches, req, keys):
+            return
         elif num_tokens := self._count_worthwhile(req.last_host_node, keys):
             if self._has_room():
                 self._load(req, key[:num_tokens], keys[: num_tokens // self.page_size])
@@ -222,6 +237,29 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
         self._all_reduce_attn_groups(agreed, torch.distributed.ReduceOp.MIN)
         return int(agreed)
 
+    def _begin_fetch(self, fetches: Fetches, req: Req, keys: list[str]) -> bool:
+        """Let the request wait for pages of other hosts; False where none are to be had that way."""
+        known = req.last_host_node.get_prefix_hash_values(req.last_host_node)
+        num_here = max(0, self._backend.count_present([*known, *keys]) - len(known))
+        begun = torch.tensor(int(fetches.begin(req, keys[num_here:], [*known, *keys[:num_here]])))
+        # A rank that has all pages waits with the others: all must take the prompt in the same round.
+        self._all_reduce_attn_groups(begun, torch.distributed.ReduceOp.MAX)
+        if begun:
+            fetches.join(req)
+        return bool(begun)
+
+    def _is_fetching(self, fetches: Fetches, req_id: str) -> bool:
+        """Whether the request goes on waiting for other hosts; asks for what has come once it does not."""
+        waiting = fetches.get(req_id)
+        has_ended = torch.tensor(int(waiting is None or waiting.fetch.has_ended))
+        self._all_reduce_attn_groups(has_ended, torch.distributed.ReduceOp.MIN)
+        if not has_ended:
+            return True
+        if waiting is not None:
+            fetches.forget(req_id)
+            self.prefetch(waiting.req, may_fetch=False)
+        return False
+
     def _load(self, req: Req, key: RadixKey, keys: list[str]) -> None:
         operation = PrefetchOperation(req.rid, key, req.last_host_node.get_last_hash_value())
         operation.hash_value, operation.storage_hit_count = keys, len(key)
@@ -234,6 +272,8 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
 
     @overrides("7812f52d5fdfe871", "equal prompts that come together would each be loaded")
     def check_prefetch_progress(self, req_id: str) -> bool:
+        if self._fetches is not None and self._is_fetching(self._fetches, req_id):
+            return False
         waiting = self._waiting_for.get(req_id)
         if waiting is not None:
             req, loader = waiting
@@ -277,7 +317,7 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
         return len(req.prefix_indices) + req.host_hit_length >= num_had or self._is_ready_after_asking(req)
 
     def _is_ready_after_asking(self, req: Req) -> bool:
-        self.prefetch(req)
+        self.prefetch(req, may_fetch=False)  # other hosts are asked once
         return not any(req.rid in those for those in (self.ongoing_prefetch, self._waiting_for, self._postponed))
 
     def _forget_request(self, rid: str) -> None:
@@ -290,6 +330,8 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
     def release_aborted_request(self, rid: str) -> None:
         self._waiting_for.pop(rid, None)
         self._forget_request(rid)
+        if self._fetches is not None:
+            self._fetches.forget(rid)
         super().release_aborted_request(rid)
         self._strike_off(rid)
 

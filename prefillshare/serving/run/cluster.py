@@ -90,8 +90,10 @@ class RunningCluster:
         Raises: LaunchError when the deployment can serve nothing any more.
         """
         self.supervisor.step()
+        self.store.step()
         if (role := self.supervisor.lost_role()) is not None:
             _end(self.supervisor, self.forks, self.directory)  # the store stays: the next launch begins warm
+            self.store.stop_sharing()
             raise LaunchError(f"every {role} process is given up, so nothing can be served: read {self.log_path}")
 
     def stop(self, drain_s: float = 8.0) -> None:
