@@ -13,7 +13,6 @@ import pytest
 from prefillshare.contract import SHARED_MEMORY_VARIABLE
 from tests.fidelity_pd.conftest import MODULES, NUM_TOKENS, Expected, Prompt
 from tests.support.marks import starts_engine
-from tests.support.monitoring import worker_of
 from tests.support.pd import Answer, Workers, deployment_file, pd_workers
 from tests.support.scores import Score
 
@@ -111,6 +110,6 @@ def test_cold_then_warm_then_twelve_at_a_time(configured, configuration, prompts
     # Flushing needs idle workers, and an idle worker checks that no slot of its pool is lost.
     pair.flush()
 
-    handoff = worker_of(pair.prefill.get("/deployment/state").json(), "prefill-0")["handoff"]
+    handoff = pair.prefill.get("/deployment/state").json()["workers"][0]["handoff"]
     assert handoff["memory_calls"] == (handoff["calls"] if configuration.is_by_memory else 0)
     assert handoff["memory_bytes"] == (handoff["bytes"] if configuration.is_by_memory else 0)
