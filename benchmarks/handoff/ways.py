@@ -16,7 +16,9 @@ from sglang_patches.disaggregation.same_machine import Pool
 from sglang_patches.disaggregation.shared_memory import Offer, PeerMemory, SharedMemory
 
 PREFILL, DECODE = "prefill", "decode"
-ARRIVED = b"arrived"
+ARRIVED, LAST = b"arrived", b"last"
+"""What is told of the KV, and of the small metadata that goes behind it over NIXL, whichever way the KV goes."""
+METADATA_BYTES = 1024
 MEMORY, NIXL = "memory", "nixl"
 
 Move = Callable[[np.ndarray, np.ndarray], None]
@@ -73,18 +75,25 @@ def two_workers(shape: Shape, num_pages: int, page_tokens: int) -> Iterator[Call
 
 def _run_decode_worker(prefill: Connection, shape: Shape, num_pages: int, page_tokens: int) -> None:
     memory, buffers = SharedMemory.replace(shape.buffers(num_pages, page_tokens))
-    agent = _make_agent(DECODE, buffers)
-    prefill.send((agent.get_agent_metadata(), memory.offer().pack(), [buffer.data_ptr() for buffer in buffers]))
+    metadata = torch.zeros(METADATA_BYTES, dtype=torch.uint8)
+    agent = _make_agent(DECODE, [*buffers, metadata])
+    addresses = [buffer.data_ptr() for buffer in (*buffers, metadata)]
+    prefill.send((agent.get_agent_metadata(), memory.offer().pack(), addresses))
+    seen: set[bytes] = set()
     while not prefill.poll():
         # As a decode worker does: it looks, again and again.
-        if any(agent.get_new_notifs().values()):
+        for words in agent.get_new_notifs().values():
+            seen.update(words)
+        if {ARRIVED, LAST} <= seen:
             prefill.send(time.perf_counter())
+            seen.clear()
 
 
 def _connect(decode: Connection, buffers: list[torch.Tensor], num_pages: int) -> dict[str, Move]:
-    agent = _make_agent(PREFILL, buffers)
-    metadata, offer, addresses = decode.recv()
-    agent.add_remote_agent(metadata)
+    metadata = torch.zeros(METADATA_BYTES, dtype=torch.uint8)
+    agent = _make_agent(PREFILL, [*buffers, metadata])
+    agent_metadata, offer, (*addresses, their_metadata) = decode.recv()
+    agent.add_remote_agent(agent_metadata)
     row_bytes = buffers[0][0].nbytes
     peer = SimpleNamespace(
         dst_kv_ptrs=addresses,
@@ -107,17 +116,27 @@ def _connect(decode: Connection, buffers: list[torch.Tensor], num_pages: int) ->
     ]
     firsts = np.arange(len(buffers), dtype=np.int32)[:, None] * num_pages
 
+    def send_metadata(*transfers: Any) -> None:
+        here, there = (
+            agent.get_xfer_descs([(address, METADATA_BYTES, 0)], "DRAM")
+            for address in (metadata.data_ptr(), their_metadata)
+        )
+        last = agent.initialize_xfer("WRITE", here, there, DECODE, LAST)
+        agent.transfer(last)
+        while any(agent.check_xfer_state(transfer) != "DONE" for transfer in (*transfers, last)):
+            time.sleep(0)
+
     def by_memory(source: np.ndarray, target: np.ndarray) -> None:
         pool.write(source, target)
         agent.send_notif(DECODE, ARRIVED)
+        send_metadata()
 
     def by_nixl(source: np.ndarray, target: np.ndarray) -> None:
         # As SGLang's sender does.
         ours, theirs = ((firsts + pages).ravel().astype(np.int32) for pages in (source, target))
         transfer = agent.make_prepped_xfer("WRITE", lists[0], ours, lists[1], theirs, ARRIVED)
         agent.transfer(transfer)
-        while agent.check_xfer_state(transfer) != "DONE":
-            time.sleep(0)
+        send_metadata(transfer)
 
     return {MEMORY: by_memory, NIXL: by_nixl}
 

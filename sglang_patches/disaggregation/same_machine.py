@@ -7,7 +7,7 @@ What is told in which order, for one decode worker (:mod:`sglang_patches.engine.
     first call for this prefill worker
       SHARED_KV, agent, offer       ------------>    Pools.offered
       registration of its KV        ------------>    Pools.open: mapped, or left to the transport, with the reason
-    each call: rows                 ------------>    Pool.write, then the same message as after a transfer
+    each call: pages                ------------>    Pool.write, then the same message as after a transfer
     it ends                                          mapping dropped; its successor has another name and offer
 
 A copy has ended when ``write`` returns, so the rows of an aborted call are no longer written to when the transfer
@@ -23,9 +23,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from sglang_patches.disaggregation.shared_memory import Offer, PeerMemory, as_rows
+from sglang_patches.disaggregation.shared_memory import Offer, Pages, PeerMemory, as_pages
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -36,8 +35,8 @@ if TYPE_CHECKING:
 
 OFFER = b"SHARED_KV"
 """First frame of an offer; the second is the name of the decode worker's agent, the third the offer."""
-FEWEST_ROWS_PER_RUN = 8
-"""Rows that follow each other on both sides, on average, from which on they are copied run by run."""
+FEWEST_PAGES_PER_RUN = 8
+"""Pages that follow each other on both sides, on average, from which on they are copied run by run."""
 
 logger = logging.getLogger(__name__)
 
@@ -86,9 +85,12 @@ class Pools:
 
 
 class Pool:
-    """Keys and values of all layers on both sides, each as rows of one page."""
+    """Keys and values of all layers on both sides.
 
-    def __init__(self, source: Sequence[torch.Tensor], target: Sequence[torch.Tensor]) -> None:
+    Copied by numpy: torch would start threads of its own for each transfer thread that copies.
+    """
+
+    def __init__(self, source: Sequence[Pages], target: Sequence[Pages]) -> None:
         self._source = source
         self._target = target
 
@@ -102,8 +104,8 @@ class Pool:
         own_buffers = zip(own.kv_data_ptrs, own.kv_data_lens, own.kv_item_lens, strict=True)
         peer_buffers = zip(peer.dst_kv_ptrs, peer.dst_kv_item_lens, strict=True)
         return cls(
-            [_rows_here(address, num_bytes, row_bytes) for address, num_bytes, row_bytes in own_buffers],
-            [memory.rows_at(address, peer.dst_num_slots, row_bytes) for address, row_bytes in peer_buffers],
+            [_pages_here(address, num_bytes, page_bytes) for address, num_bytes, page_bytes in own_buffers],
+            [memory.pages_at(address, peer.dst_num_slots, page_bytes) for address, page_bytes in peer_buffers],
         )
 
     def write(self, source: Indices, target: Indices) -> None:
@@ -118,24 +120,14 @@ class Pool:
             if pages.min() < 0 or pages.max() >= len(pool):
                 raise IndexError(f"pages {pages.min()} to {pages.max()} of a pool of {len(pool)}")
         starts = _run_starts(source, target)
-        if len(starts) * FEWEST_ROWS_PER_RUN <= len(source):
-            self._write_runs(source, target, starts)
-        else:
-            self._write_rows(source, target)
-
-    def _write_runs(self, source: Indices, target: Indices, starts: Sequence[int]) -> None:
-        pairs = list(zip(self._source, self._target, strict=True))
+        if len(starts) * FEWEST_PAGES_PER_RUN > len(source):
+            for here, there in zip(self._source, self._target, strict=True):
+                there[target] = here[source]
+            return
         for start, end in zip(starts, [*starts[1:], len(source)], strict=True):
             read, write, length = int(source[start]), int(target[start]), end - start
-            # One call for all layers: between two, the scheduler's thread may hold the GIL for milliseconds.
-            torch._foreach_copy_(
-                [there[write : write + length] for _, there in pairs], [here[read : read + length] for here, _ in pairs]
-            )
-
-    def _write_rows(self, source: Indices, target: Indices) -> None:
-        read, write = (torch.from_numpy(indices.astype(np.int64)) for indices in (source, target))
-        for here, there in zip(self._source, self._target, strict=True):
-            there.index_copy_(0, write, here.index_select(0, read))
+            for here, there in zip(self._source, self._target, strict=True):
+                there[write : write + length] = here[read : read + length]
 
 
 def _run_starts(source: Indices, target: Indices) -> list[int]:
@@ -144,7 +136,7 @@ def _run_starts(source: Indices, target: Indices) -> list[int]:
     return [0, *(np.flatnonzero(is_break) + 1).tolist()]
 
 
-def _rows_here(address: int, num_bytes: int, row_bytes: int) -> torch.Tensor:
+def _pages_here(address: int, num_bytes: int, page_bytes: int) -> Pages:
     """The buffer of this process' own pool, which lives as long as the process."""
     buffer = (ctypes.c_uint8 * num_bytes).from_address(address)
-    return as_rows(torch.frombuffer(buffer, dtype=torch.uint8), row_bytes)
+    return as_pages(np.frombuffer(memoryview(buffer), dtype=np.uint8), page_bytes)

@@ -21,7 +21,11 @@ import select
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
+
+Pages = npt.NDArray[np.void]
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _PID_NAMESPACE = Path("/proc/self/ns/pid")
@@ -119,15 +123,15 @@ class PeerMemory:
             os.close(self._process)
             raise
 
-    def rows_at(self, address: int, num_rows: int, row_bytes: int) -> torch.Tensor:
-        """The rows that begin at ``address`` of the other process.
+    def pages_at(self, address: int, num_pages: int, page_bytes: int) -> Pages:
+        """The pages that begin at ``address`` of the other process.
 
         Raises: OSError when they are not a part of its memory.
         """
-        start, size = address - self._address, num_rows * row_bytes
+        start, size = address - self._address, num_pages * page_bytes
         if not 0 <= start <= start + size <= self._bytes.nbytes:
             raise OSError("its KV lies outside of the memory that it offers")
-        return as_rows(self._bytes[start : start + size], row_bytes)
+        return as_pages(self._bytes[start : start + size], page_bytes)
 
     def wait_for_end(self) -> None:
         """Return when the other process has ended; called once."""
@@ -137,13 +141,12 @@ class PeerMemory:
         os.close(self._process)
 
 
-def as_rows(flat: torch.Tensor, row_bytes: int) -> torch.Tensor:
-    """Bytes as rows, of words where that is possible: they are copied several times as fast."""
-    rows = flat.view(-1, row_bytes)
-    return rows if row_bytes % 8 else rows.view(torch.int64)
+def as_pages(flat: npt.NDArray[np.uint8], page_bytes: int) -> Pages:
+    """Bytes as pages, each one value of an array: numpy copies such a value in one piece, and outside of the GIL."""
+    return flat.view(np.dtype((np.void, page_bytes)))
 
 
-def _map(offer: Offer) -> torch.Tensor:
+def _map(offer: Offer) -> npt.NDArray[np.uint8]:
     file = os.open(f"/proc/{offer.pid}/fd/{offer.descriptor}", os.O_RDWR | os.O_CLOEXEC)
     try:
         found = os.fstat(file)
@@ -151,6 +154,6 @@ def _map(offer: Offer) -> torch.Tensor:
             raise OSError("the process that offered it is gone")
         if fcntl.fcntl(file, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
             raise OSError("its memory could become shorter while it is written to")
-        return torch.frombuffer(mmap.mmap(file, offer.num_bytes), dtype=torch.uint8)
+        return np.frombuffer(mmap.mmap(file, offer.num_bytes), dtype=np.uint8)
     finally:
         os.close(file)
