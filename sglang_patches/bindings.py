@@ -60,6 +60,7 @@ _ENGINE_FILES = (
     # and from a prefill worker to a decode worker.
     "engine.prefill_queue",
     "engine.decode_queues",
+    "patches.kv_buffers",
     "engine.nixl",
     "patches.prebuilt_batch",
     "patches.penalties",

@@ -5,7 +5,14 @@ import os
 from collections.abc import Sequence
 
 from prefillshare.accelerators import gpus
-from prefillshare.contract import DEPLOYMENT_VARIABLE, EAGER_VARIABLE, FINGERPRINT_VARIABLE, PLUGINS, WARNINGS_VARIABLE
+from prefillshare.contract import (
+    DEPLOYMENT_VARIABLE,
+    EAGER_VARIABLE,
+    FINGERPRINT_VARIABLE,
+    PLUGINS,
+    SHARED_MEMORY_VARIABLE,
+    WARNINGS_VARIABLE,
+)
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.serving.machine.environment import network_variables
 from prefillshare.serving.machine.host import default_threads
@@ -54,8 +61,10 @@ def _device_variables(deployment: ResolvedDeployment, on_cpu: bool, gpu: GpuPlac
 
 def handoff_variables(deployment: ResolvedDeployment) -> dict[str, str]:
     """Return the variables of the workers of a disaggregated deployment, which hand KV over."""
-    timeout = str(deployment.config.transfer.timeout_s)
-    return {
+    transfer = deployment.config.transfer
+    timeout = str(transfer.timeout_s)
+    shared = {SHARED_MEMORY_VARIABLE: "1"} if transfer.shared_memory and transfer.backend == "nixl" else {}
+    return shared | {
         FINGERPRINT_VARIABLE: deployment.fingerprint,
         "SGLANG_DISAGGREGATION_BOOTSTRAP_TIMEOUT": timeout,
         "SGLANG_DISAGGREGATION_WAITING_TIMEOUT": timeout,
