@@ -10,7 +10,21 @@ from typing import Annotated
 
 import typer
 
-from prefillshare.cli.commands import ask, bench, chat, doctor, evaluate, launch, models, ps, store, top, train, verify
+from prefillshare.cli.commands import (
+    ask,
+    bench,
+    chat,
+    doctor,
+    evaluate,
+    launch,
+    models,
+    ps,
+    simulate,
+    store,
+    top,
+    train,
+    verify,
+)
 from prefillshare.cli.errors import DEBUG_VARIABLE, run_reporting_errors
 from prefillshare.cli.text import print_all_text
 from prefillshare.errors import ConfigError
@@ -31,6 +45,7 @@ app.command("chat")(chat.chat)
 app.command("ps")(ps.ps)
 app.command("top")(top.top)
 app.command("bench")(bench.bench)
+app.command("simulate")(simulate.simulate)
 app.command("doctor")(doctor.doctor)
 app.command("verify")(verify.verify)
 app.command("train")(train.train)

@@ -56,8 +56,15 @@ def run_simulated(work: Coroutine[Any, Any, T]) -> T:
 
     Raises: SimulationError when it can never end.
     """
+    results: list[T] = []
+
+    async def keep_result() -> None:
+        # Not returned: the runner would write a task with its result out as text, all of it, and drop that.
+        results.append(await work)
+
     with asyncio.Runner(loop_factory=SimulatedLoop) as runner:
-        return runner.run(work)
+        runner.run(keep_result())
+    return results[0]
 
 
 def now_s() -> float:

@@ -61,7 +61,7 @@ class Figures:
     repins: int
     """Sessions that were moved to another prefill worker, counted each time."""
     choice_us: float
-    """Time of the real router's code per call on this machine, in microseconds; not simulated."""
+    """Processor time of a choice by the router's own code on this machine, in microseconds; not simulated."""
 
 
 def measure(
@@ -78,6 +78,7 @@ def measure(
     ideals = system.ideals
     computed = sum(worker.num_computed for worker in system.prefill.values())
     ahead = sum(worker.num_computed_ahead for worker in system.prefill.values())
+    routers = set(system.routers.values())
     prompt_tokens = ideals.prompt_tokens or 1
     return Figures(
         system=name,
@@ -102,8 +103,10 @@ def measure(
         imbalance=_imbalance([worker.busy_s for worker in system.prefill.values()]),
         prefill_busy=_per(_mean(worker.busy_s for worker in system.prefill.values()), run.wall_s),
         decode_busy=_per(_mean(worker.busy_s for worker in system.decode.values()), run.wall_s),
-        repins=sum(router.sessions.num_repins for router in set(system.routers.values())),
-        choice_us=_per(system.choice_s * 1e6, len(run.calls)),
+        repins=sum(router.sessions.num_repins for router in routers),
+        choice_us=_per(
+            1e6 * sum(router.chooser.cpu_s for router in routers), sum(router.chooser.num_choices for router in routers)
+        ),
     )
 
 
@@ -133,6 +136,7 @@ _COLUMNS = (
     ("prefill_busy", "prefill busy", 2),
     ("decode_busy", "decode busy", 2),
     ("failed", "failed", 0),
+    ("choice_us", "choice [us]", 0),
 )
 
 

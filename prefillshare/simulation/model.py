@@ -1,9 +1,9 @@
 """The worker model: how long the steps of an engine take, how fast KV moves and how much of it there is room for.
 
-    a prefill step    prefill.step_s + prefill.token_s * tokens + prefill.pair_s * (token, token before it) pairs
-    a decode step     decode.step_s + decode.sequence_s * sequences + decode.context_token_s * tokens of their KV
-    a hand-off        handoff.latency_s + tokens * handoff.kv_token_bytes / handoff.bytes_per_s
-    a call            overhead_s beside all of these: HTTP, tokenizer, router
+a prefill step    prefill.step_s + prefill.token_s * tokens + prefill.pair_s * (token, token before it) pairs
+a decode step     decode.step_s + decode.sequence_s * sequences + decode.context_token_s * tokens of their KV
+a hand-off        handoff.latency_s + tokens * handoff.kv_token_bytes / handoff.bytes_per_s
+a call            overhead_s beside all of these: HTTP, tokenizer, router
 """
 
 import dataclasses
@@ -85,7 +85,9 @@ class WorkerModel:
             for item in dataclasses.fields(table):
                 value = getattr(table, item.name)
                 if isinstance(value, int | float) and not 0 <= value < float("inf"):
-                    raise ConfigError(f"{item.name}{f' under [{name}]' if name else ''} is {value}: it must be 0 or more")
+                    raise ConfigError(
+                        f"{item.name}{f' under [{name}]' if name else ''} is {value}: it must be 0 or more"
+                    )
         for name in ("bytes_per_s", "kv_token_bytes"):
             if not getattr(self.handoff, name):
                 raise ConfigError(f"{name} under [handoff] is 0: it must be more")
@@ -100,22 +102,17 @@ class WorkerModel:
             raise ConfigError("a step takes no time at all: give step_s under [prefill] and [decode]")
 
 
-def load_model(name: str) -> WorkerModel:
-    """Return the preset called `name`, or the model in the TOML file of that path.
+def read_model(file: Path, known: str = "") -> WorkerModel:
+    """Return the model in a TOML file; `known` names the models that need none.
 
-    Raises: SimulationError when there is neither, ConfigError for a file that cannot be used.
+    Raises: SimulationError when there is no such file, ConfigError for one that cannot be used.
     """
-    from prefillshare.simulation.presets import PRESETS
-
-    if name in PRESETS:
-        return PRESETS[name]
-    file = Path(name)
     try:
         table = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise SimulationError(
-            f"there is no worker model {name!r} ({error.strerror or error}): choose one of {', '.join(PRESETS)}, or "
-            "name a file that `prefillshare simulate FILE --fit URL --save-model MODEL.toml` wrote"
+            f"there is no worker model {str(file)!r} ({error.strerror or error}): choose one of {known}, or name a "
+            "file that `prefillshare simulate FILE --fit URL --save-model MODEL.toml` wrote"
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is not TOML ({error}): correct it, or fit the model anew") from None
@@ -137,7 +134,9 @@ def write_model(model: WorkerModel, file: Path) -> None:
     try:
         file.write_text("\n".join([*lines, *tables, ""]), encoding="utf-8")
     except OSError as error:
-        raise SimulationError(f"{file} cannot be written ({error.strerror or error}): choose another --save-model") from None
+        raise SimulationError(
+            f"{file} cannot be written ({error.strerror or error}): choose another --save-model"
+        ) from None
 
 
 def _lines(table: object) -> list[str]:

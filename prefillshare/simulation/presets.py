@@ -13,18 +13,26 @@ behind them: the fixed time of a prefill step, hand-off (40 GB/s of a 400 Gbit/s
 KV per token: 36 layers x 2 x 8 heads x 128 x 2 bytes.
 """
 
-from prefillshare.simulation.model import DecodeModel, HandoffModel, PrefillModel, WorkerModel
+from pathlib import Path
+
+from prefillshare.simulation.model import DecodeModel, HandoffModel, PrefillModel, WorkerModel, read_model
 
 H100_QWEN3_8B = WorkerModel(
     name="h100-qwen3-8b",
-    source="github.com/tgarg01/silybench-data, capacity.csv of 2026-09-24; step of prefill, hand-off, overhead: estimates",
+    source="silybench-data, capacity.csv, 2026-09-24; estimates: fixed prefill step, hand-off, overhead",
     prefill=PrefillModel(step_s=0.008, token_s=2.5e-5, pair_s=1.2e-12, chunk_tokens=8192, pool_tokens=376_800),
-    decode=DecodeModel(
-        step_s=0.0065, sequence_s=2.0e-5, context_token_s=5.5e-8, max_running=512, pool_tokens=376_800
-    ),
+    decode=DecodeModel(step_s=0.0065, sequence_s=2.0e-5, context_token_s=5.5e-8, max_running=512, pool_tokens=376_800),
     handoff=HandoffModel(bytes_per_s=40e9, kv_token_bytes=36 * 2 * 8 * 128 * 2, latency_s=0.005),
     overhead_s=0.005,
     page_size=16,
 )
 
 PRESETS = {H100_QWEN3_8B.name: H100_QWEN3_8B}
+
+
+def choose_model(name: str) -> WorkerModel:
+    """Return the preset called `name`, or the model in the TOML file of that path.
+
+    Raises: SimulationError when there is neither, ConfigError for a file that cannot be used.
+    """
+    return PRESETS[name] if name in PRESETS else read_model(Path(name), known=", ".join(PRESETS))

@@ -1,5 +1,6 @@
 """Simulates one case after the other: systems, sizes and loads, each with empty caches."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,6 +49,8 @@ class Plan:
     """The router; `policy` is that of `per-module`."""
     is_load_per_worker: bool = False
     """Whether a load is that of one worker: ten workers get ten times as much."""
+    arrival_rate: float | None = None
+    """Closed loop: sessions arrive by chance, so many per second, and wait where too many run; None: all are there."""
     eager_min_tokens: int | None = None
     """Shortest answer that is computed ahead; None computes none."""
 
@@ -108,20 +111,36 @@ async def _drive(
     )
     targets = {module: Target(url="", model=module) for module in plan.modules}
     driver = SessionDriver(system, targets, workload, lambda call: None, clock=now_s)
-    await _drive_load(driver, load, plan.shape.seed)
+    await _drive_load(driver, load, plan)
     await system.settle()
     wall_s = max((call.end_s or 0.0 for call in driver.calls), default=0.0)
     return system, RunRecord(calls=driver.calls, wall_s=wall_s)
 
 
-async def _drive_load(driver: SessionDriver, load: Load, seed: int) -> None:
-    sessions = driver.workload.sessions
-    if load.kind == "closed":
-        await closed_loop(driver, int(load.value))
-    elif load.kind == "poisson":
+async def _drive_load(driver: SessionDriver, load: Load, plan: Plan) -> None:
+    sessions, seed = driver.workload.sessions, plan.shape.seed
+    if load.kind == "poisson":
         await open_loop(driver, poisson_arrivals(len(sessions), load.value, seed))
-    else:
+    elif load.kind == "timed":
         await open_loop(driver, [(session.arrival_s or 0.0) / load.value for session in sessions])
+    elif plan.arrival_rate is None:
+        await closed_loop(driver, int(load.value))
+    else:
+        await _admit(driver, int(load.value), poisson_arrivals(len(sessions), plan.arrival_rate, seed))
+
+
+async def _admit(driver: SessionDriver, concurrency: int, arrivals_s: list[float]) -> None:
+    """Run sessions as they arrive, at most `concurrency` at a time; the time that they wait for it does not count."""
+    waiting = iter(enumerate(arrivals_s))
+
+    async def run_waiting() -> None:
+        for number, arrival_s in waiting:
+            await asyncio.sleep(max(0.0, arrival_s - driver.now_s()))
+            await driver.run(number)
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(concurrency):
+            tasks.create_task(run_waiting())
 
 
 def _make_workload(plan: Plan, load: Load) -> Workload:

@@ -21,6 +21,7 @@ from prefillshare.simulation.accounting import Ideals
 from prefillshare.simulation.clock import now_s
 from prefillshare.simulation.engine.cores import Cores
 from prefillshare.simulation.engine.decode import DecodeWorker
+from prefillshare.simulation.engine.kv_pool import TOKEN_BYTES
 from prefillshare.simulation.engine.link import hand_off
 from prefillshare.simulation.engine.prefill import PrefillWorker
 from prefillshare.simulation.model import WorkerModel
@@ -68,7 +69,6 @@ class SimulatedSystem:
         _check_size(modules, size, is_shared)
         self.model = model
         self.handoff_tokens = 0
-        self.choice_s = 0.0
         self.ideals = Ideals()
         cores = Cores(model.shared_cores)
         self.prefill = {f"prefill-{number}": PrefillWorker(model, cores) for number in range(size.num_prefill)}
@@ -85,10 +85,9 @@ class SimulatedSystem:
         Raises: CallFailedError when the router refuses the call.
         """
         assert target.model is not None
-        data = encode(prompt)
-        demand = Demand(
-            module=target.model, is_prefill_only=False, prompts=text_prompts({}, prompt), session=session
-        )
+        prompts = text_prompts({}, prompt)
+        data = prompts[0][-TOKEN_BYTES * len(prompt) :]  # without the namespace and the kind before it
+        demand = Demand(module=target.model, is_prefill_only=False, prompts=prompts, session=session)
         router, due_s = self.routers[target.model], now_s()
         try:
             pair = await router.reserve(demand)
@@ -129,9 +128,7 @@ class SimulatedSystem:
         await hand_off(self.model.handoff, prefill.link, decode.link, num_moved)
         prefill.release(prefilled)
         num_prompt = place.num_prompt
-        router.end_prefill(
-            demand, pair, started_s, prompt_tokens=num_prompt, computed=num_prompt - prefilled.num_held
-        )
+        router.end_prefill(demand, pair, started_s, prompt_tokens=num_prompt, computed=num_prompt - prefilled.num_held)
         self.handoff_tokens += num_moved
         times = await decode.decode(place)
         decode.leave(place)

@@ -23,6 +23,7 @@ COMMANDS = (
     ("eval",),
     ("models",),
     ("bench",),
+    ("simulate",),
     ("store",),
 )
 

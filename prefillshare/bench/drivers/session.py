@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Protocol
@@ -93,8 +94,8 @@ def _gaps(times: list[float]) -> list[float]:
 
     Where several came together, each has an equal part of the wait for them; those that came with the first, none.
     """
-    pieces = sorted(set(times))
-    counts = {moment: times.count(moment) for moment in pieces}
+    counts = Counter(times)
+    pieces = sorted(counts)
     with_first = [0.0] * (counts[pieces[0]] - 1)
     later = [(after - before) / counts[after] for before, after in pairwise(pieces) for _ in range(counts[after])]
     return with_first + later

@@ -1,7 +1,7 @@
 """A prefill worker: prompts in the order of their arrival, several to a step, long ones in chunks.
 
-    prompt   |-- held --|-- computed chunk by chunk --|
-             locked      reserved (private) until its KV is in the tree
+prompt   |-- held --|-- computed chunk by chunk --|
+         locked      reserved (private) until its KV is in the tree
 """
 
 import asyncio
