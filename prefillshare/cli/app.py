@@ -20,6 +20,7 @@ from prefillshare.cli.commands import (
     models,
     ps,
     router,
+    simulate,
     store,
     top,
     train,
@@ -48,6 +49,7 @@ app.command("chat")(chat.chat)
 app.command("ps")(ps.ps)
 app.command("top")(top.top)
 app.command("bench")(bench.bench)
+app.command("simulate")(simulate.simulate)
 app.command("doctor")(doctor.doctor)
 app.command("verify")(verify.verify)
 app.command("train")(train.train)
