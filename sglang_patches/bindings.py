@@ -39,6 +39,7 @@ _ENGINE_FILES = (
     "engine.radix_cache",
     "store.cache",
     "patches.node_hashes",
+    "patches.extend_batch",
     "engine.batch_result_processor",
     "engine.output_streamer",
     "engine.xgrammar",
@@ -64,6 +65,7 @@ _ENGINE_FILES = (
     "patches.prebuilt_batch",
     "patches.penalties",
     "patches.bootstrap_server",
+    "patches.kv_event_socket",
 )
 
 _CPU_FILES = (

@@ -101,6 +101,7 @@ class StoreCounters(TypedDict):
 
     host_hit_tokens: int
     store_hit_tokens: int
+    fetched_pages: int
     declined_loads: int
     written_pages: int
     evicted_pages: int

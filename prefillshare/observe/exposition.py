@@ -68,6 +68,7 @@ _STORE_COUNTERS = {
         "Cached prompt tokens that came from the worker's tier in the host's memory",
     ),
     "store_hit_tokens": ("store_hit_tokens", "Cached prompt tokens that came from the deployment's store"),
+    "fetched_pages": ("store_fetched_pages", "Pages that came from stores of other hosts, for calls of the worker"),
     "declined_loads": ("store_declined_loads", "Loads from the store that prefilling was expected to beat"),
     "written_pages": ("store_written_pages", "Pages that the worker wrote into the store"),
     "evicted_pages": ("store_evicted_pages", "Pages that gave their room to those that the worker wrote"),

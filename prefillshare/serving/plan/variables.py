@@ -14,9 +14,10 @@ from prefillshare.contract import (
     WARNINGS_VARIABLE,
 )
 from prefillshare.modules.deployment import ResolvedDeployment
-from prefillshare.serving.machine.environment import loopback_variables
+from prefillshare.serving.machine.environment import network_variables
 from prefillshare.serving.machine.host import default_threads
 from prefillshare.serving.machine.toolkit import compiler_variables
+from prefillshare.serving.plan.place import Place
 from prefillshare.serving.plan.placement import GpuPlace
 
 HEARTBEAT_S = 2.0
@@ -26,7 +27,7 @@ HEARTBEAT_FAILURES = 2
 
 
 def engine_variables(
-    deployment: ResolvedDeployment, on_cpu: bool, extra_args: Sequence[str], gpu: GpuPlace | None
+    deployment: ResolvedDeployment, on_cpu: bool, extra_args: Sequence[str], place: Place
 ) -> dict[str, str]:
     """Return the variables of every engine of the deployment.
 
@@ -35,11 +36,11 @@ def engine_variables(
     # joblib, which SGLang imports and does not use, would leave a semaphore behind in every killed process.
     variables = {"SGLANG_PLUGINS": PLUGINS, "PYTHONWARNINGS": "ignore", "JOBLIB_MULTIPROCESSING": "0"}
     variables[DEPLOYMENT_VARIABLE] = deployment.config.name
-    variables |= loopback_variables((*deployment.config.engine.extra_args, *extra_args))
+    variables |= network_variables((*deployment.config.engine.extra_args, *extra_args), place.peer_host)
     if deployment.config.otlp_endpoint is not None:
         # SGLang's own default, 3, makes a span of every decode step.
         variables["SGLANG_TRACE_LEVEL"] = os.environ.get("SGLANG_TRACE_LEVEL", "2")
-    return variables | _device_variables(deployment, on_cpu, gpu)
+    return variables | _device_variables(deployment, on_cpu, place.gpu)
 
 
 def _device_variables(deployment: ResolvedDeployment, on_cpu: bool, gpu: GpuPlace | None) -> dict[str, str]:
