@@ -69,15 +69,24 @@ class WriteBack:
         # The prompt's pages are there already, or on their way: a prefill worker writes them as it makes them.
         start = self._store.count_present(keys)
         end = min(len(keys), start + self._max_pending - (self._num_begun - self._num_ended))
+        if start < end and not self._begin(keys[:end], rows[start * page_size : end * page_size]):
+            end = start
         self.num_dropped += len(keys) - max(start, end)
-        if end <= start:
-            return
-        pages = self._copy(rows[start * page_size : end * page_size].to(torch.int64))
-        is_copied = None if pages.device.type == "cpu" else torch.get_device_module(pages.device).Event()
-        if is_copied is not None:
+
+    def _begin(self, keys: list[bytes], rows: torch.Tensor) -> bool:
+        """Copy the rows, which hold the last pages of ``keys``, and have the copy written; False without memory."""
+        try:
+            pages = self._copy(rows.to(torch.int64))
+        except torch.OutOfMemoryError:  # the rows' own pool has left a GPU less than the copies may take
+            return False
+        is_copied = None
+        if pages.device.type != "cpu":
+            # The thread has a stream of its own, and must not read before the copy is made.
+            is_copied = torch.get_device_module(pages.device).Event()
             is_copied.record()
-        self._num_begun += end - start
-        self._thread.submit(self._write, self._num_flushes, keys[:end], pages, is_copied)
+        self._num_begun += len(pages)
+        self._thread.submit(self._write, self._num_flushes, keys, pages, is_copied)
+        return True
 
     def flush(self) -> None:
         """Forget what waits and what the store has: an answer from before a flush must not come in after it."""

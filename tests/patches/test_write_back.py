@@ -131,3 +131,18 @@ def test_an_answer_from_before_a_flush_does_not_come_in_after_it(store):
     write_back.add(key(), scattered())
     drain(write_back)
     assert len(stored(store)) == 6
+
+
+def test_without_memory_for_a_copy_an_answer_is_dropped_and_the_next_one_kept(store, monkeypatch):
+    write_back = WriteBack(store, PAGE, Pool())
+
+    def have_none(rows: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(write_back, "_copy", have_none)
+        write_back.add(key(), scattered())
+    assert write_back.num_dropped == 6
+    write_back.add(key(), scattered())
+    drain(write_back)
+    assert len(stored(store)) == 6
