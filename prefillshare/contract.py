@@ -24,6 +24,9 @@ DEPLOYMENT_VARIABLE = "PREFILLSHARE_DEPLOYMENT"
 WARNINGS_VARIABLE = "PREFILLSHARE_MODULE_WARNINGS"
 """Environment variable of engines: what is to be said of its decode modules, a JSON object from name to text."""
 
+SHARED_MEMORY_VARIABLE = "PREFILLSHARE_SHARED_MEMORY"
+"""Environment variable of decode workers, 1: their KV lies in memory that prefill workers on the machine can map."""
+
 WORKER_VARIABLE = "PREFILLSHARE_WORKER"
 """Environment variable of disaggregated workers: the worker's name."""
 

@@ -45,7 +45,11 @@ def load_deployment(file: Path) -> Deployment:
 
 
 def _resolve_store(store: Store | None, file: Path) -> Store | None:
-    if store is None or store.path is None:
+    if store is None:
+        return store
+    if store.secret_file is not None:
+        store = dataclasses.replace(store, secret_file=_make_absolute(store.secret_file, file))
+    if store.path is None:
         return store
     found = _make_absolute(store.path, file)
     if not found.is_dir():

@@ -11,6 +11,8 @@ MIN_PAGE_TOKENS = 16
 """Least page size with a store: a page is looked up, checked and copied as one, at a price for each."""
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+_ADDRESS = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}")
+_PEER = re.compile(rf"http://{_ADDRESS.pattern}")
 _SIZE = re.compile(rf"(\d+(?:\.\d+)?)\s*({'|'.join(_UNITS)})")
 
 
@@ -33,6 +35,13 @@ class Store:
     host_ratio: float = 2.0
     """Memory of each engine's own tier in the host, as a multiple of its KV cache."""
 
+    peers: tuple[str, ...] = ()
+    """Addresses at which other hosts of the same deployment serve their stores, such as "http://10.0.0.2:7000"."""
+    serve: str | None = None
+    """ADDRESS:PORT at which this host serves its store to peers; None serves it to nobody."""
+    secret_file: Path | None = None
+    """File of mode 600 with the secret that all hosts have in common, relative to the deployment file."""
+
     def __post_init__(self) -> None:
         for name in ("memory", "disk"):
             if (text := getattr(self, name)) is not None:
@@ -45,6 +54,21 @@ class Store:
             raise ConfigError(
                 f"host_ratio is {self.host_ratio}: a tier smaller than the KV cache could not take what it evicts, set "
                 "1.0 or more"
+            )
+
+        self._check_peers()
+
+    def _check_peers(self) -> None:
+        for url in self.peers:
+            if not _PEER.fullmatch(url):
+                raise ConfigError(f'peers has {url!r}: write each as "http://HOST:PORT", where that host has serve')
+        if len(set(self.peers)) < len(self.peers):
+            raise ConfigError(f"peers is {list(self.peers)}: name each once")
+        if self.serve is not None and not _ADDRESS.fullmatch(self.serve):
+            raise ConfigError(f'serve is {self.serve!r}: write "ADDRESS:PORT", such as "10.0.0.1:7000"')
+        if (bool(self.peers) or self.serve is not None) != (self.secret_file is not None):
+            raise ConfigError(
+                "peers and serve need secret_file, which is of no use without them: name all that is meant, or neither"
             )
 
     @property

@@ -59,6 +59,8 @@ _HANDOFF_COUNTERS = {
     "tokens": ("handoff_tokens", "Tokens whose KV was handed over, counted at both ends"),
     "bytes": ("handoff_bytes", "Bytes of KV handed over, counted at both ends"),
     "seconds": ("handoff_seconds", "Seconds from the end of a prefill to the end of its hand-off, at prefill workers"),
+    "memory_calls": ("memory_handoffs", "Hand-offs right into the memory of the decode worker, at prefill workers"),
+    "memory_bytes": ("memory_handoff_bytes", "Bytes of KV that these wrote, at prefill workers"),
 }
 _STORE_COUNTERS = {
     "host_hit_tokens": (
@@ -66,6 +68,7 @@ _STORE_COUNTERS = {
         "Cached prompt tokens that came from the worker's tier in the host's memory",
     ),
     "store_hit_tokens": ("store_hit_tokens", "Cached prompt tokens that came from the deployment's store"),
+    "fetched_pages": ("store_fetched_pages", "Pages that came from stores of other hosts, for calls of the worker"),
     "declined_loads": ("store_declined_loads", "Loads from the store that prefilling was expected to beat"),
     "written_pages": ("store_written_pages", "Pages that the worker wrote into the store"),
     "evicted_pages": ("store_evicted_pages", "Pages that gave their room to those that the worker wrote"),

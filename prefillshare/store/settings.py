@@ -34,6 +34,12 @@ class StoreSettings:
     """How pages are kept: as they are, or by SplitZip (bfloat16 only)."""
     threads: int = 1
     """Threads that copy, check and encode pages."""
+    peers: tuple[str, ...] = ()
+    """Addresses of other hosts' stores, such as "http://10.0.0.2:7000", whose pages are fetched."""
+    serve: str | None = None
+    """HOST:PORT at which peers find this host's store; without it they do not."""
+    secret_file: Path | None = None
+    """What peers have in common, with mode 600; needed for `peers` and `serve`."""
     memory_directory: Path = SHARED_MEMORY
     """File system in memory that holds the store; another one where a container's /dev/shm is small."""
 
@@ -44,7 +50,14 @@ class StoreSettings:
             raise StoreError(f"threads = {self.threads}: set 1 to {MAX_THREADS} under [store]")
         if self.codec not in ("none", "splitzip"):
             raise StoreError(f'codec = "{self.codec}": set "none" or "splitzip" under [store]')
+        if self.has_peers and self.secret_file is None:
+            raise StoreError("peers and serve under [store] need a secret: name its file with secret_file")
         if self.memory_bytes <= 0 or (self.disk_bytes is not None and self.disk_bytes <= 0):
             raise StoreError(
                 f"memory_bytes = {self.memory_bytes} and disk_bytes = {self.disk_bytes}: a store has a size above 0"
             )
+
+    @property
+    def has_peers(self) -> bool:
+        """Whether a process of the launch shares the store with other hosts, or fetches from them."""
+        return bool(self.peers) or self.serve is not None

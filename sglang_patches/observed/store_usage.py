@@ -17,6 +17,7 @@ def store_usage(tree_cache: SharedHiRadixCache) -> StoreState:
     return {
         "host_hit_tokens": tree_cache.num_host_tokens,
         "store_hit_tokens": tree_cache.num_store_tokens,
+        "fetched_pages": tree_cache.num_fetched_pages,
         "declined_loads": tree_cache.costs.num_declined,
         "written_pages": stats.written_pages if stats is not None else 0,
         "evicted_pages": tiers[-1].evicted_pages if tiers else 0,

@@ -14,6 +14,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from sglang.srt.mem_cache.hicache_storage import HiCacheStorage, HiCacheStorageC
 from prefillshare.contract import FINGERPRINT_VARIABLE
 from prefillshare.errors import StoreError
 from prefillshare.store import KvStore, StoreIdentity, StoreSettings, StoreStats
+from prefillshare.store.remote.client import FetchClient
 from sglang_patches.fingerprint import PINNED_SGLANG
 from sglang_patches.store.costs import Pace
 
@@ -36,6 +38,7 @@ class StoreBackend(HiCacheStorage):
     def __init__(self, config: HiCacheStorageConfig, _: object) -> None:
         self._config = config
         self._store: KvStore | None = None
+        self._fetches: FetchClient | None = None
         self.load_pace = Pace()
         """Measured by the thread that loads; the scheduler's only reads it."""
 
@@ -45,8 +48,12 @@ class StoreBackend(HiCacheStorage):
         An engine whose store is damaged or gone serves without it, and says so once.
         """
         identity = self._identify(weights)
+        told = self._config.extra_config or {}
         try:
-            self._store = KvStore.attach(_settings(self._config.extra_config or {}), identity)
+            settings = _settings(told)
+            self._store = KvStore.attach(settings, identity)
+            if told.get("fetches"):
+                self._fetches = FetchClient(settings, identity)
         except StoreError as error:
             log.error("prefillshare: this engine goes on without the store: %s", error)
         return identity
@@ -77,6 +84,21 @@ class StoreBackend(HiCacheStorage):
         """Length of the leading run of ``keys`` that the store has; marks all of them as used, the first as latest."""
         return self._store.count_present(_digests(keys)) if self._store is not None else 0
 
+    @property
+    def has_peers(self) -> bool:
+        """Whether other hosts can be asked for pages."""
+        return self._fetches is not None
+
+    @property
+    def num_fetched_pages(self) -> int:
+        """Pages that other hosts' stores gave to this host's, asked for by this rank."""
+        return self._fetches.num_pages if self._fetches is not None else 0
+
+    def begin_fetch(self, keys: Sequence[str], prefix: Sequence[str], timeout_s: float) -> Future[int]:
+        """Begin to bring pages of other hosts, which continue those of ``prefix``, into this host's store."""
+        assert self._fetches is not None
+        return self._fetches.begin(_digests(keys), _digests(prefix), timeout_s)
+
     def batch_exists(self, keys: list[str], extra_info: object = None) -> int:
         return self.count_present(keys)
 
@@ -103,6 +125,8 @@ class StoreBackend(HiCacheStorage):
 
     def close(self) -> None:
         """Leave the store; its pages stay."""
+        if self._fetches is not None:
+            self._fetches.close()
         store, self._store = self._store, None
         if store is not None:
             store.close()

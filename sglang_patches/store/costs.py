@@ -18,6 +18,8 @@ NUM_SAMPLES = 15
 """Latest measures that count. Their median does: a thread that stood still once says nothing of the next time."""
 MIN_SAMPLES = 5
 """Measures before anything is declined."""
+UNKNOWN_FETCH_S = 2.0
+"""Longest wait for other hosts before it is known what prefilling takes."""
 DECLINED_BEFORE_TRIAL = 32
 """Loads declined in a row after which one is made all the same."""
 
@@ -51,14 +53,33 @@ class _Batch:
     ended: float = 0.0
 
 
+class _Choice:
+    """One kind of load, taken unless it is slower, and now and then all the same."""
+
+    def __init__(self) -> None:
+        self.num_declined = 0
+        self._declined_in_a_row = 0
+
+    def take(self, is_slower: bool) -> bool:
+        """Whether to take it; counts what is declined."""
+        if not is_slower or self._declined_in_a_row >= DECLINED_BEFORE_TRIAL:
+            self._declined_in_a_row = 0
+            return True
+        self._declined_in_a_row += 1
+        self.num_declined += 1
+        return False
+
+
 class LoadCosts:
-    """What a load and a prefill cost in one engine, and what was decided."""
+    """What loads and a prefill cost in one engine, and what was decided."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.load = Pace()
+        self.fetch = Pace()
+        """From stores of other hosts into this host's; the load from there comes after it."""
         self.prefill = Pace()
-        self.num_declined = 0
-        self._declined_in_a_row = 0
+        self._loads = _Choice()
+        self._fetches = _Choice()
         self._clock = clock
         self._batch = _Batch(began=0.0, counted_from=0.0)
 
@@ -76,13 +97,23 @@ class LoadCosts:
         if batch.began > 0.0:
             self.prefill.add(batch.num_tokens, batch.ended - batch.counted_from)
 
+    @property
+    def num_declined(self) -> int:
+        """Loads and fetches that prefilling was expected to beat."""
+        return self._loads.num_declined + self._fetches.num_declined
+
     def should_load(self, num_tokens: int) -> bool:
         """Whether to load so many tokens; counts those that are declined."""
         load_s, prefill_s = self.load.token_s, self.prefill.token_s
-        is_slower = load_s is not None and prefill_s is not None and load_s > prefill_s
-        if not is_slower or self._declined_in_a_row >= DECLINED_BEFORE_TRIAL:
-            self._declined_in_a_row = 0
-            return True
-        self._declined_in_a_row += 1
-        self.num_declined += 1
-        return False
+        return self._loads.take(load_s is not None and prefill_s is not None and load_s > prefill_s)
+
+    def should_fetch(self, num_tokens: int) -> bool:
+        """Whether to ask other hosts for so many tokens; counts what is declined."""
+        fetch_s, prefill_s = self.fetch.token_s, self.prefill.token_s
+        load_s = self.load.token_s or 0.0
+        return self._fetches.take(fetch_s is not None and prefill_s is not None and fetch_s + load_s > prefill_s)
+
+    def longest_fetch_s(self, num_tokens: int) -> float:
+        """How long a call may wait for other hosts: as long as prefilling would take, where that is known."""
+        prefill_s = self.prefill.token_s
+        return UNKNOWN_FETCH_S if prefill_s is None else num_tokens * prefill_s

@@ -105,6 +105,9 @@ def test_a_scripted_session_is_counted_exactly(empty: Cluster) -> None:
     assert prefill["handoff"]["tokens"] - prefill_before["handoff"]["tokens"] == HANDOFF_TOKENS
     assert prefill["handoff"]["calls"] - prefill_before["handoff"]["calls"] == len(SCRIPT)
     assert prefill["handoff"]["seconds"] > prefill_before["handoff"]["seconds"]
+    # All workers run on this machine, and have no GPU.
+    assert prefill["handoff"]["memory_calls"] == prefill["handoff"]["calls"]
+    assert prefill["handoff"]["memory_bytes"] == prefill["handoff"]["bytes"]
     received = sum(
         worker_of(state, f"decode-{module}-0")["handoff"]["tokens"] * sign
         for module in MODULES

@@ -91,8 +91,7 @@ class Both:
                 bootstrap_port=None if module else 1,
                 has_store=has_store and module is None,
             )
-            worker = Worker(spec, self.settings)
-            worker.breaker._clock = worker.speed._clock = lambda: self.now
+            worker = Worker(spec, self.settings, clock=lambda: self.now)
             self.pool.add(worker)
             worker.set_state("up")
 

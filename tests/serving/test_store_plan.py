@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from prefillshare.config import load_deployment
-from prefillshare.errors import ConfigError
+from prefillshare.errors import ConfigError, StoreError
 from prefillshare.modules.deployment import resolve
 from prefillshare.serving.launch import plan
 from prefillshare.serving.options import LaunchOptions
@@ -86,11 +86,18 @@ def test_two_files_with_one_name_are_two_deployments(tmp_path):
         ('memory = "64 MiB"\ncodec = "zip"', "codec is 'zip'"),
         ('memory = "64 MiB"\nthreads = 0', "threads is 0: it must be at least 1"),
         ('memory = "64 MiB"\nhost_ratio = 0.5', "a tier smaller than the KV cache"),
+        ('peers = ["10.0.0.2:7000"]', """peers has '10.0.0.2:7000': write each as "http://HOST:PORT\""""),
+        ('peers = ["http://a:1", "http://a:1"]', "name each once"),
+        ('serve = "7000"', "serve is '7000': write \"ADDRESS:PORT\""),
+        ('serve = "127.0.0.1:7000"', "peers and serve need secret_file"),
+        ('secret_file = "secret"', "peers and serve need secret_file"),
+        ('serve = "127.0.0.1:7000"\nsecret_file = "nowhere"', "make it with `(umask 077; head -c 32"),
+        ('serve = "127.0.0.1:7000"\nsecret_file = "stored.toml"', "with mode 600 (chmod 600"),
         ('memroy = "64 MiB"', "did you mean 'memory'?"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_fix(tmp_path, store, said):
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises((ConfigError, StoreError)) as error:
         planned(tmp_path, f"{store}\n")
     assert said in str(error.value)
     assert "\n" not in str(error.value)
@@ -108,3 +115,18 @@ def test_small_pages_and_cache_flags_of_sglang_are_refused(tmp_path):
         with pytest.raises(ConfigError) as error:
             load_deployment(file)
         assert said in str(error.value)
+
+
+def test_engines_know_that_there_are_peers_and_not_the_secret(tmp_path):
+    secret = tmp_path / "secret"
+    secret.touch(mode=0o600)
+    secret.write_bytes(b"x" * 32)
+    file = stored_agents(tmp_path, 'peers = ["http://10.0.0.2:7000"]\nsecret_file = "secret"\n')
+    (command,) = plan(resolve(load_deployment(file)), LaunchOptions()).values()
+    told = command.argv[command.argv.index("--hicache-storage-backend-extra-config") + 1]
+    assert json.loads(told)["fetches"] is True
+    assert "secret" not in told
+    settings = plan_store(resolve(load_deployment(file)))
+    assert settings is not None
+    assert settings.secret_file == secret
+    assert settings.peers == ("http://10.0.0.2:7000",)

@@ -48,6 +48,11 @@ class Relaunched:
         self._launched: list[RunningDeployment] = []
         self.endpoint: Endpoint
 
+    @property
+    def running(self) -> RunningDeployment:
+        """The latest launch."""
+        return self._launched[-1]
+
     def launch(self, switches: Mapping[str, str] | None = None) -> Endpoint:
         """Launch the file (again)."""
         deployment = resolve(load_deployment(self.file))

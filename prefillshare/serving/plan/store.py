@@ -44,8 +44,11 @@ def plan_store(deployment: ResolvedDeployment) -> "StoreSettings | None":
     require("engine")
     from prefillshare.store import StoreSettings
     from prefillshare.store.folders import memory_room
+    from prefillshare.store.remote.secret import read_secret
 
     _check_codec(deployment, store)
+    if store.secret_file is not None:
+        read_secret(store.secret_file)
     memory_bytes = store.memory_bytes or _default_memory_bytes(deployment.config.engine.tensor_parallel_size)
     name = _make_name(deployment)
     _check_memory(deployment, memory_bytes, memory_room(SHARED_MEMORY, name))
@@ -58,6 +61,9 @@ def plan_store(deployment: ResolvedDeployment) -> "StoreSettings | None":
         keeps_disk_size=store.disk_bytes is None,
         codec=store.codec,
         threads=store.threads,
+        peers=store.peers,
+        serve=store.serve,
+        secret_file=store.secret_file,
     )
 
 
@@ -84,6 +90,8 @@ def store_flags(deployment: ResolvedDeployment, worker: Worker, settings: "Store
         "prefetch_threshold": deployment.page_size,
         "prefetch_timeout_base": _TIMEOUT_BASE_S,
         "store": told,
+        # The secret is with the process of the launch, which engines ask.
+        "fetches": bool(settings.peers),
     }
     return [
         "--enable-hierarchical-cache",

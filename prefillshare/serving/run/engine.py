@@ -78,12 +78,14 @@ class RunningEngine:
         Effects: ends what is left of an engine that ended by itself.
         Raises: LaunchError then.
         """
+        self.store.step()
         if self.process.exit_code() is None:
             return
         log = read_log(self.log_path)
         tail = "\n".join(f"  {line}" for line in last_lines(log))
         reason = find_reason(log) or f"exit code {self.process.exit_code()}"
         self._end_processes()  # the store stays: the next launch begins warm
+        self.store.stop_sharing()
         raise LaunchError(f"the engine ended by itself: {reason}\nIts last lines ({self.log_path}):\n{tail}")
 
     def stop(self, drain_s: float = 8.0) -> None:

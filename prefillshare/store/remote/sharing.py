@@ -1,0 +1,78 @@
+"""What a host does for its peers: says which pages it has, and lays them where they can be read."""
+
+from collections.abc import Callable
+
+import msgspec
+import numpy as np
+
+from prefillshare.store.base import Bytes
+from prefillshare.store.codec import PLAIN
+from prefillshare.store.identity import StoreIdentity
+from prefillshare.store.remote.link import READ_BYTES
+from prefillshare.store.remote.messages import Find, Found, Meet, Met, Stage, Staged, StagedPage
+from prefillshare.store.remote.secret import Secret
+from prefillshare.store.remote.staging import Staging
+from prefillshare.store.remote.stores import LocalStores
+from prefillshare.store.store import KvStore
+from prefillshare.store.table import as_words
+from prefillshare.store.tier import page_digest
+
+_ROOM_TIMEOUT_S = 1.0
+
+
+class Sharing:
+    """Answers of one host; any thread may ask."""
+
+    def __init__(self, stores: LocalStores, secret: Secret) -> None:
+        self._stores = stores
+        self._secret = secret
+        self._staging = Staging()
+
+    @property
+    def answers(self) -> dict[str, Callable[[bytes], tuple[bytes, msgspec.Struct]]]:
+        """For each path, what takes a body and returns the nonce and the answer.
+
+        Raises: msgspec.DecodeError, of a body that is none.
+        """
+        return {"/meet": self._meet, "/find": self._find, "/stage": self._stage}
+
+    def _meet(self, body: bytes) -> tuple[bytes, Met]:
+        asked = msgspec.msgpack.decode(body, type=Meet)
+        exporter = self._staging.exporter
+        return asked.nonce, Met(agent=exporter.name, metadata=exporter.metadata)
+
+    def _find(self, body: bytes) -> tuple[bytes, Found]:
+        asked = msgspec.msgpack.decode(body, type=Find)
+        found = self._stores.get(asked.identity)
+        return asked.nonce, Found(num_pages=found[1].count_present(asked.keys) if found is not None else 0)
+
+    def _stage(self, body: bytes) -> tuple[bytes, Staged]:
+        asked = msgspec.msgpack.decode(body, type=Stage)
+        found, exporter = self._stores.get(asked.identity), self._staging.exporter
+        nothing = Staged(lease=b"", agent=exporter.name, pages=[])
+        lent = self._staging.lend(_ROOM_TIMEOUT_S) if found is not None else None
+        if found is None or lent is None:
+            return asked.nonce, nothing
+        lease, region = lent
+        pages = self._lay(asked, *found, region)
+        if not pages:
+            self._staging.take_back(lease)
+            return asked.nonce, nothing
+        return asked.nonce, Staged(lease=lease, agent=exporter.name, pages=pages)
+
+    def _lay(self, asked: Stage, identity: StoreIdentity, store: KvStore, region: Bytes) -> list[StagedPage]:
+        num_pages = min(len(asked.keys), READ_BYTES // identity.page_bytes)
+        keys = asked.keys[:num_pages]
+        views = [region[page * identity.page_bytes :][: identity.page_bytes] for page in range(num_pages)]
+        num_read = store.read(keys, views)
+        return [self._describe(asked, key, view) for key, view in zip(keys[:num_read], views[:num_read], strict=True)]
+
+    def _describe(self, asked: Stage, key: bytes, view: Bytes) -> StagedPage:
+        (words,) = as_words([key])
+        return StagedPage(
+            address=view.ctypes.data,
+            length=len(view),
+            codec=PLAIN,
+            digest=page_digest(words, np.ascontiguousarray(view)),
+            mac=self._secret.of_page(asked.nonce, asked.identity, key, PLAIN, view),
+        )

@@ -1,0 +1,67 @@
+"""Hosts on one machine: each a folder in memory, a store in it, and the process that shares it."""
+
+import contextlib
+import secrets
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from prefillshare.store import KvStore, StoreIdentity, StoreSettings
+from prefillshare.store.remote.client import FetchClient
+from prefillshare.store.remote.process import SharingProcess
+from tests.store.stores import identity, settings
+
+TIMEOUT_S = 20.0
+
+
+def free_address() -> str:
+    """An address of the loopback interface that nobody listens at."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+def secret_file(folder: Path, name: str = "secret") -> Path:
+    """A new secret in a file that only this user can read."""
+    file = folder / name
+    file.touch(mode=0o600)
+    file.write_bytes(secrets.token_bytes(32))
+    return file
+
+
+class Host:
+    """A host with a store, which shares it or fetches from peers."""
+
+    def __init__(self, folder: Path, secret: Path, **changed: object) -> None:
+        self.settings: StoreSettings = settings(folder, secret_file=secret, **changed)
+        self.identity: StoreIdentity = identity()
+        self.store = KvStore.attach(self.settings, self.identity)
+        self._log = folder / "log"
+        self.process = SharingProcess(self.settings, self._log)
+        self._client = FetchClient(self.settings, self.identity)
+
+    @property
+    def log(self) -> str:
+        """What its process has said."""
+        return self._log.read_text()
+
+    def fetch(self, keys: Sequence[bytes], prefix: Sequence[bytes] = (), timeout_s: float = TIMEOUT_S) -> int:
+        """Fetch pages from peers, as an engine does."""
+        return self._client.begin(keys, prefix, timeout_s).result(timeout_s + 30)
+
+    def close(self) -> None:
+        """End what runs."""
+        self._client.close()
+        self.process.end()
+        self.store.close()
+
+
+@contextlib.contextmanager
+def host(folder: Path, secret: Path, **changed: object) -> Iterator[Host]:
+    """A host in a folder of its own."""
+    folder.mkdir(exist_ok=True)
+    running = Host(folder, secret, **changed)
+    try:
+        yield running
+    finally:
+        running.close()
