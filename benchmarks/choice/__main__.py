@@ -1,8 +1,8 @@
 """Measure the choice of workers: `python -m benchmarks.choice [--workers 8+8,256+256,800+200] [--beside FOLDER]`.
 
 The router's own parts choose, reserve, give back and learn, as for calls over HTTP but without it. Sessions of agents
-ask: their prompts begin with their tenant's system prompt and grow by what was said, module after module. At any time
-a few calls per worker run. The time is CPU time of the one process, so that other work on the machine matters little.
+ask: their prompts begin with their tenant's system prompt and grow by what was said, module after module. Prefill
+workers compute in simulated time. What is measured is CPU time, so that other work on the machine matters little.
 
 `calls/s` are choices alone, `whole` with all that a call does besides: giving back, learning. Memory of the index is
 what `tracemalloc` sees, in bytes per prefix (node), whole and without the text. The rest is milliseconds of CPU for one

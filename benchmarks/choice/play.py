@@ -4,13 +4,13 @@ It uses nothing of this package, so that it can measure any working copy that st
 """
 
 import gc
+import heapq
 import itertools
 import json
 import random
 import sys
 import time
 import tracemalloc
-from collections import deque
 from collections.abc import Callable, Iterator
 
 from prefillshare.config.router import Router
@@ -27,9 +27,11 @@ NUM_TENANTS = 20
 SYSTEM_BYTES = 6000
 TURN_BYTES = 300
 NUM_TURNS = 24
-SESSIONS_PER_WORKER = 4
-RUNNING_PER_WORKER = 2
-NUM_AT_ONCE = 8
+SESSIONS_PER_WORKER = 2
+MEAN_TOKENS = 250
+TOKENS_PER_S = 8000.0
+LOAD = 0.6
+NUM_AT_ONCE = 4
 INDEX_BYTES = 256 * 1024 * 1024
 
 
@@ -72,40 +74,55 @@ def make_demands(num_sessions: int) -> Iterator[Demand]:
 
 
 class Played:
-    """A router without HTTP: so many calls run at a time, the longest running one ends as the next begins."""
+    """A router without HTTP, in simulated time: workers compute one prompt after the other and are busy for `LOAD`."""
 
     def __init__(self, num_prefill: int, num_decode: int, policy: str) -> None:
         settings = Router(policy=policy, prefix_index_bytes=INDEX_BYTES)
+        self.now = 0.0
         self.pool = make_pool(settings, num_prefill, num_decode)
+        for worker in self.pool:
+            worker.speed._clock = worker.breaker._clock = lambda: self.now
         self.chooser = Chooser(settings, self.pool, make_policy(settings, Sessions(settings.max_sessions)))
         self.demands = make_demands((num_prefill + num_decode) * SESSIONS_PER_WORKER)
-        self.max_running = (num_prefill + num_decode) * RUNNING_PER_WORKER
-        self.running: deque[tuple[Demand, Pair, float]] = deque()
+        self.pause_s = MEAN_TOKENS / TOKENS_PER_S / num_prefill / LOAD
+        self.speeds = {worker.id: TOKENS_PER_S * random.uniform(0.8, 1.2) for worker in self.pool}
+        self.idle_at: dict[str, float] = {}
+        self.running: list[tuple[float, int, Demand, Pair, float]] = []
+        self.numbers = itertools.count()
         self.choosing_s = 0.0
 
     def play(self, num_calls: int) -> float:
         """Let so many calls come and go; return the CPU seconds without those of making the prompts."""
-        # The clock is read once for many calls: reading it may take longer than a choice does.
+        # The clock is read once for several calls: reading it may take longer than a choice does.
         whole_s = self.choosing_s = 0.0
         for _ in range(num_calls // NUM_AT_ONCE):
             demands = list(itertools.islice(self.demands, NUM_AT_ONCE))
             began = time.process_time()
+            while self.running and self.running[0][0] <= self.now:
+                self.end()
+            chosen = time.process_time()
             for demand in demands:
                 self.begin(demand)
-            self.choosing_s += time.process_time() - began
-            while len(self.running) > self.max_running:
-                self.end(*self.running.popleft())
-            whole_s += time.process_time() - began
+            ended = time.process_time()
+            self.choosing_s += ended - chosen
+            whole_s += ended - began
         return whole_s
 
     def begin(self, demand: Demand) -> None:
         """Give a call its workers."""
-        pair = self.chooser.choose(demand)
-        assert pair is not None
-        self.running.append((demand, pair, pair.prefill.speed.begin(pair.expected_tokens)))
+        self.now += self.pause_s
+        while (pair := self.chooser.choose(demand)) is None:
+            self.now = self.running[0][0]
+            self.end()
+        prefill = pair.prefill
+        started = prefill.speed.begin(pair.expected_tokens)
+        done_at = max(self.now, self.idle_at.get(prefill.id, 0.0)) + pair.expected_tokens / self.speeds[prefill.id]
+        self.idle_at[prefill.id] = done_at
+        heapq.heappush(self.running, (done_at, next(self.numbers), demand, pair, started))
 
-    def end(self, demand: Demand, pair: Pair, started: float) -> None:
-        """Give back what the call had, and learn from it."""
+    def end(self) -> None:
+        """Give back what the call had that ends first, and learn from it."""
+        _, _, demand, pair, started = heapq.heappop(self.running)
         pair.prefill.speed.finish(pair.expected_tokens, round(pair.expected_tokens), started)
         for worker in pair.workers:
             worker.breaker.record_success()
@@ -163,7 +180,7 @@ def main(workers: str, num_calls: int, policy: str) -> None:
     """Measure and print."""
     num_prefill, num_decode = map(int, workers.split("+"))
     played = Played(num_prefill, num_decode, policy)
-    played.play(num_calls)
+    played.play(max(num_calls, sum((num_prefill, num_decode)) * SESSIONS_PER_WORKER * NUM_TURNS // 4))
     gc.collect()
     gc.freeze()
     whole_s = played.play(num_calls)

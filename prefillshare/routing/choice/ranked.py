@@ -3,16 +3,16 @@
 The answers are those of `Scanned`, which looks at everybody. What may be asked of a thousand workers per call is only
 what lists that are kept up to date can tell, and what the few holders of a long prefix have in particular.
 
-Who is cheapest depends on wait, speed and prefix. The holders of long prefixes are few: each is looked at. Of the
-others, none holds more than `rest_bytes`. They are met in two orders, the shortest wait first and the fastest first;
-whoever was met in neither waits no less than the last in the one and is no faster than the last in the other. What a
-worker would cost that is as good in both and holds `rest_bytes` is a bound: beyond it nobody need be looked at.
+Who is cheapest depends on wait, speed and prefix. The holders of long prefixes are few: each is looked at. Of many that
+hold the same prefix, as of all the others that hold none, some are met in two orders, the shortest wait first and the
+fastest first: whoever was met in neither waits no less than the last in the one and is no faster than the last in the
+other. What a worker would cost that is as good in both is a bound: beyond it nobody need be looked at.
 
     by wait    w3  w7  w1 │ .  .  .  .      all others wait at least as long as w1
     by speed   w7  w5  w2 │ .  .  .  .      and are at most as fast as w2
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 from prefillshare.routing.choice.candidates import STORE, make_candidate
 from prefillshare.routing.choice.matched import Matched
@@ -77,30 +77,40 @@ class Ranked:
         """Return who costs least; None, or any, where `is_worth` no cost there is."""
         search = _Search(cost_s, is_worth)
         waiting, fast = self._group.by_wait.entries[0][-1], self._group.by_speed.entries[0][-1]
-        for length, holders in self._matched.levels:
+        # From level to level less of the prompt is held: once even the best of all workers would be too dear there, no
+        # further level has a cheaper one.
+        for length, holders in (*self._matched.levels, (0, None)):
             if search.is_over(self._at_best(waiting, fast, length)):
-                return search.best
-            if len(holders) > _MAX_FEW:
-                return self._meet_others(search, length)
-            for holder in holders:
-                if entry := self._group.by_turn.entry_of(holder):
-                    self._meet(search, entry)
-        return self._meet_others(search, 0)
-
-    def _meet_others(self, search: "_Search", rest_bytes: int) -> Candidate | None:
-        by_wait, by_speed = self._group.by_wait.entries, self._group.by_speed
-        next_wait = next_speed = 0
-        while next_wait < len(by_wait) and next_speed < len(by_speed.entries):
-            waiting, fast = by_wait[next_wait], by_speed.entries[next_speed]
-            if search.is_over(self._at_best(waiting[-1], fast[-1], rest_bytes)):
                 break
-            self._meet(search, waiting)
-            next_wait += 1
-            # Of those that are as fast and wait as long, the first has the fewest calls. If it holds all that any of
-            # them can hold, it stands for all.
-            stands_for_all = self._meet(search, fast) == search.cost_s(self._at_best(fast[-1], fast[-1], rest_bytes))
-            next_speed = by_speed.find((*fast[0][:2], float("inf"))) if stands_for_all else next_speed + 1
+            if holders is not None and len(holders) <= _MAX_FEW:
+                self._meet_few(search, holders)
+            else:
+                self._meet_many(search, length, holders)
         return search.best
+
+    def _meet_few(self, search: "_Search", holders: Collection[str]) -> None:
+        for holder in holders:
+            if entry := self._group.by_turn.entry_of(holder):
+                self._meet(search, entry)
+
+    def _meet_many(self, search: "_Search", length: int, holders: Collection[str] | None) -> None:
+        """Meet those of `holders`, or of all, that may be the cheapest of those who hold no more than `length`."""
+        by_wait, by_speed = self._group.by_wait.entries, self._group.by_speed
+        wait_at = speed_at = 0
+        while True:
+            wait_at = _find_holder(by_wait, wait_at, holders)
+            speed_at = _find_holder(by_speed.entries, speed_at, holders)
+            if wait_at == len(by_wait) or speed_at == len(by_speed.entries):
+                return
+            waiting, fast = by_wait[wait_at], by_speed.entries[speed_at]
+            if search.is_over(self._at_best(waiting[-1], fast[-1], length)):
+                return
+            self._meet(search, waiting)
+            wait_at += 1
+            # Of those that are as fast and wait as long, the first has the fewest calls. If it holds no more than the
+            # others do, it stands for all.
+            stands_for_all = self._meet(search, fast) == search.cost_s(self._at_best(fast[-1], fast[-1], length))
+            speed_at = by_speed.find((*fast[0][:2], float("inf"))) if stands_for_all else speed_at + 1
 
     def _meet(self, search: "_Search", entry: Entry) -> float:
         _, number, worker = entry
@@ -162,3 +172,13 @@ def _first_of(holders: Collection[str], ranking: Ranking, end: Key) -> Worker | 
         if worker.id in holders:
             return worker
     return None
+
+
+def _find_holder(entries: Sequence[Entry], start: int, holders: Collection[str] | None) -> int:
+    """Return where the first of `holders`, or of all, stands from `start` on; the end if there is none."""
+    if holders is None:
+        return start
+    for at in range(start, len(entries)):
+        if entries[at][-1].id in holders:
+            return at
+    return len(entries)

@@ -14,7 +14,8 @@ from prefillshare.routing.workers.worker import Worker
 class Group:
     """Workers in the order in which they joined; those that can take a call, in the orders that choices need."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, ranks_speed: bool) -> None:
+        """`ranks_speed` says whether choices ask for more than `by_calls`: of prefill workers they do."""
         self._numbers: dict[str, int] = {}
         self._workers: dict[str, Worker] = {}
         self._changed: dict[str, Worker] = {}
@@ -31,7 +32,8 @@ class Group:
             lambda worker: (-worker.speed.tokens_per_s, worker.speed.wait_s, worker.num_running),
         )
         """The fastest first, then as in `by_wait`."""
-        self._rankings = (self.by_turn, self.by_calls, self.by_wait, self.by_speed)
+        speed = (self.by_turn, self.by_wait, self.by_speed) if ranks_speed else ()
+        self._rankings = (self.by_calls, *speed)
 
     def __iter__(self) -> Iterator[Worker]:
         return iter(self._workers.values())

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from prefillshare.routing.workers.group import Group
 from prefillshare.routing.workers.worker import Worker
 
-_NOBODY = Group()
+_NOBODY = Group(ranks_speed=False)
 
 
 class WorkerPool:
@@ -17,7 +17,7 @@ class WorkerPool:
         self._numbers = itertools.count()
         self._modules: dict[str, Group] = {}
         self._names: list[str] | None = None
-        self.prefill_group = Group()
+        self.prefill_group = Group(ranks_speed=True)
 
     def __iter__(self) -> Iterator[Worker]:
         return iter(self._workers.values())
@@ -35,17 +35,17 @@ class WorkerPool:
         self._workers[worker.id] = worker
         self._names = None
         module = worker.spec.module
-        group = self.prefill_group if module is None else self._modules.setdefault(module, Group())
-        group.add(worker, next(self._numbers))
+        if module is not None and module not in self._modules:
+            self._modules[module] = Group(ranks_speed=False)
+        self._group_of(worker).add(worker, next(self._numbers))
 
     def remove(self, worker: Worker) -> None:
         """Let a worker leave."""
         del self._workers[worker.id]
         self._names = None
         module = worker.spec.module
-        group = self.replica_group(module) if module is not None else self.prefill_group
-        group.remove(worker)
-        if module is not None and not len(group):
+        self._group_of(worker).remove(worker)
+        if module is not None and not self._modules[module]:
             del self._modules[module]
 
     def replica_group(self, module: str) -> Group:
@@ -70,3 +70,6 @@ class WorkerPool:
         if self._names is None:
             self._names = list(dict.fromkeys(worker.spec.module for worker in self if worker.spec.module is not None))
         return list(self._names)
+
+    def _group_of(self, worker: Worker) -> Group:
+        return self.prefill_group if worker.spec.module is None else self._modules[worker.spec.module]

@@ -48,6 +48,7 @@ class Worker:
 
     def __init__(self, spec: WorkerSpec, settings: Router, clock: Callable[[], float] = time.monotonic) -> None:
         self.spec = spec
+        self.id = spec.id
         self.base_url = spec.url.rstrip("/")
         self.headers = {} if spec.api_key is None else {"Authorization": f"Bearer {spec.api_key}"}
         self.state: State = "starting"
@@ -69,11 +70,6 @@ class Worker:
             clock=clock,
             on_changed=self._tell_change,
         )
-
-    @property
-    def id(self) -> str:
-        """Name of the worker."""
-        return self.spec.id
 
     @property
     def num_running(self) -> int:
