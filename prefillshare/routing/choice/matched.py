@@ -18,7 +18,10 @@ class Matched:
 
     def length_of(self, worker: str) -> int:
         """Return how many bytes `worker` holds."""
-        return next((length for length, holders in self.levels if worker in holders), 0)
+        for length, holders in self.levels:
+            if worker in holders:
+                return length
+        return 0
 
     def as_dict(self) -> dict[str, int]:
         """Return how many bytes each worker holds, without those that hold none."""

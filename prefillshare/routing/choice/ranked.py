@@ -34,6 +34,7 @@ class Ranked:
         self._ready = group.find_ready()
         self._group = group
         self._matched = matched
+        self._loadable_bytes = matched.length_of(STORE)
 
     def __len__(self) -> int:
         return len(self._ready)
@@ -90,8 +91,10 @@ class Ranked:
 
     def _meet_few(self, search: "_Search", holders: Collection[str]) -> None:
         for holder in holders:
-            if entry := self._group.by_turn.entry_of(holder):
-                self._meet(search, entry)
+            if holder not in search.known:  # from a longer prefix
+                search.known.add(holder)
+                if entry := self._group.by_turn.entry_of(holder):
+                    self._meet(search, entry)
 
     def _meet_many(self, search: "_Search", length: int, holders: Collection[str] | None) -> None:
         """Meet those of `holders`, or of all, that may be the cheapest of those who hold no more than `length`."""
@@ -121,7 +124,7 @@ class Ranked:
         return Candidate(
             id="",
             matched_bytes=matched_bytes,
-            loadable_bytes=self._matched.length_of(STORE),
+            loadable_bytes=self._loadable_bytes,
             wait_s=waiting.speed.wait_s,
             tokens_per_s=fast.speed.tokens_per_s,
         )
@@ -146,6 +149,8 @@ class _Search:
         self._is_worth = is_worth
         self._rank = (float("inf"), 0, 0)
         self.best: Candidate | None = None
+        self.known: set[str] = set()
+        """Holders that were looked at one by one."""
 
     def is_over(self, bound: Candidate) -> bool:
         """Return whether nobody who is no better than `bound` need be met."""

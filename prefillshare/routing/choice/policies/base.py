@@ -40,12 +40,14 @@ faster; the router only has to know that a move is much cheaper with a store tha
 
 def known_bytes(candidate: Candidate) -> int:
     """Return the length of the prefix that `candidate` need not prefill: it holds it, or can load it."""
-    return max(candidate.matched_bytes, candidate.loadable_bytes)
+    held, loadable = candidate.matched_bytes, candidate.loadable_bytes
+    return held if held > loadable else loadable
 
 
 def finish_s(candidate: Candidate, wanted: Wanted) -> float:
     """Return the estimated time until `candidate` would be done with this call: its wait, then what it lacks."""
-    missing_bytes = wanted.prompt_bytes - known_bytes(candidate)
-    load_bytes = known_bytes(candidate) - candidate.matched_bytes
+    known = known_bytes(candidate)
+    missing_bytes = wanted.prompt_bytes - known
+    load_bytes = known - candidate.matched_bytes
     work_tokens = (missing_bytes + load_bytes / LOAD_SPEEDUP) / wanted.bytes_per_token
     return candidate.wait_s + work_tokens / candidate.tokens_per_s
