@@ -20,7 +20,7 @@ class PrefillSpeed:
         clock: Callable[[], float] = time.monotonic,
         on_changed: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_changed` hears when speed or backlog is another."""
+        """`on_changed` hears when speed or backlog is about to change."""
         self._tokens = tokens_per_s
         self._seconds = 1.0
         self._clock = clock
