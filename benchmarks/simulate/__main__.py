@@ -10,6 +10,8 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
+
 from prefillshare.bench.drivers.drive import drive
 from prefillshare.bench.drivers.load import Load
 from prefillshare.bench.metrics.statistics import percentile
@@ -74,7 +76,13 @@ def main() -> None:
         options = LaunchOptions(port=arguments.port or free_port(), log_path=Path(folder) / "deployment.log")
         cluster = launch_cluster(resolve(deployment), options)
         try:
-            model = fit_deployment(deployment, cluster.url, cluster.api_key, tell=lambda text: print(text, flush=True))
+            model = fit_deployment(
+                deployment,
+                cluster.url,
+                cluster.api_key,
+                tell=lambda text: print(text, flush=True),
+                read_busy_s=_read_busy_s,
+            )
             measured = [_measure(cluster, deployment, load) for load in LOADS]
         finally:
             cluster.stop(drain_s=0)
@@ -84,6 +92,13 @@ def main() -> None:
     print(text)
     if arguments.out:
         arguments.out.write_text(text, encoding="utf-8")
+
+
+def _read_busy_s() -> float:
+    """Return the core seconds of the deployment's processes and of this one, whatever else the machine does."""
+    this = psutil.Process()
+    times = [process.cpu_times() for process in (this, *this.children(recursive=True))]
+    return sum(some.user + some.system for some in times)
 
 
 def _measure(cluster: RunningCluster, deployment: Deployment, load: Load) -> Seen:

@@ -96,8 +96,22 @@ class Found:
     """KV of a token."""
 
 
-def fit_deployment(deployment: Deployment, url: str, api_key: str | None, tell: Callable[[str], None]) -> WorkerModel:
+def read_busy_s() -> float:
+    """Return the core seconds for which this machine has been busy."""
+    times = psutil.cpu_times()
+    return sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)
+
+
+def fit_deployment(
+    deployment: Deployment,
+    url: str,
+    api_key: str | None,
+    tell: Callable[[str], None],
+    read_busy_s: Callable[[], float] = read_busy_s,
+) -> WorkerModel:
     """Return the worker model of the deployment that answers at `url`.
+
+    `read_busy_s` says how long cores have been busy for it and its callers; by default, all of the machine is.
 
     Effects: asks it some hundred calls; nothing else should.
     Raises: SimulationError when it has fewer than two modules, BenchError when a call fails.
@@ -108,7 +122,7 @@ def fit_deployment(deployment: Deployment, url: str, api_key: str | None, tell: 
             f"{deployment.name} has one decode module, and hand-offs are measured between two: add one"
         )
     targets = [Target(url=url.rstrip("/"), model=name, api_key=api_key) for name in modules]
-    found = asyncio.run(_measure(targets, tell))
+    found = asyncio.run(_measure(targets, tell, read_busy_s))
     return make_model(deployment, found)
 
 
@@ -185,7 +199,7 @@ def _fit(rows: Sequence[Sequence[float]], seconds: Sequence[float]) -> tuple[flo
     return values.get(0, 0.0), values.get(1, 0.0), values.get(2, 0.0)
 
 
-async def _measure(targets: Sequence[Target], tell: Callable[[str], None]) -> Found:
+async def _measure(targets: Sequence[Target], tell: Callable[[str], None], read_busy_s: Callable[[], float]) -> Found:
     timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
     async with aiohttp.ClientSession(timeout=timeout, read_bufsize=1 << 24) as http:
         asker = _Asker(CallClient(http), targets)
@@ -199,7 +213,7 @@ async def _measure(targets: Sequence[Target], tell: Callable[[str], None]) -> Fo
         for batch, length in _BATCHES:
             steps.append(await asker.decode(batch, length))
             tell(f"{batch} at a time of {length} tokens: {steps[-1].seconds * 1e3:.2f} ms per step")
-        busy = await asker.measure_cores()
+        busy = await asker.measure_cores(read_busy_s)
         tell(f"cores: {busy.call_s * 1e3:.1f} ms per call, {busy.token_s * 1e3:.2f} ms per token")
         return Found(probes=probes, steps=steps, busy=busy, kv_token_bytes=asker.kv_token_bytes)
 
@@ -228,22 +242,23 @@ class _Asker:
         replies = await asyncio.gather(
             *(self._ask(self._targets[0], prompt, _DECODED) for prompt, _ in zip(prompts, range(batch), strict=True))
         )
-        gaps = [(reply.times[-1] - reply.times[_DECODED // 2]) / (_DECODED - 1 - _DECODED // 2) for _, reply in replies]
-        return Step(batch=batch, context=batch * (length + 0.75 * _DECODED), seconds=statistics.median(gaps))
+        # From the first token to the last: on a busy machine, tokens come several at once.
+        gaps = [(reply.times[-1] - reply.times[0]) / (_DECODED - 1) for _, reply in replies]
+        return Step(batch=batch, context=batch * (length + _DECODED / 2), seconds=statistics.median(gaps))
 
-    async def measure_cores(self) -> Busy:
+    async def measure_cores(self, read_busy_s: Callable[[], float]) -> Busy:
         """Ask one prompt again and again, for one token and for many."""
         prompt = self._make_up(_CORE_LENGTH)
         await self._ask(self._targets[0], prompt, 1)
-        short_s, long_s = [await self._keep_busy(prompt, num_tokens) for num_tokens in (1, 1 + _DECODED)]
+        short_s, long_s = [await self._keep_busy(prompt, num_tokens, read_busy_s) for num_tokens in (1, 1 + _DECODED)]
         return Busy(length=_CORE_LENGTH, call_s=short_s, token_s=(long_s - short_s) / _DECODED)
 
-    async def _keep_busy(self, prompt: list[int], num_tokens: int) -> float:
-        """Return the core seconds of a call, over all processes of the machine."""
-        before_s = _read_busy_s()
+    async def _keep_busy(self, prompt: list[int], num_tokens: int, read_busy_s: Callable[[], float]) -> float:
+        """Return the core seconds of a call."""
+        before_s = read_busy_s()
         for _ in range(_CORE_CALLS):
             await self._ask(self._targets[0], prompt, num_tokens)
-        return (_read_busy_s() - before_s) / _CORE_CALLS
+        return (read_busy_s() - before_s) / _CORE_CALLS
 
     async def _ask_thrice(self, length: int) -> tuple[float, float, float]:
         prompt = self._make_up(length)
@@ -265,8 +280,3 @@ class _Asker:
 
     def _make_up(self, length: int) -> list[int]:
         return self._random.choices(range(FIRST_TOKEN, _VOCABULARY), k=length)
-
-
-def _read_busy_s() -> float:
-    times = psutil.cpu_times()
-    return sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)
