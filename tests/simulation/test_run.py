@@ -85,8 +85,8 @@ def test_the_routers_own_code_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     for owner, name in (
         (Admission, "acquire"),
         (Admission, "release"),
-        (PrefixAware, "choose"),
-        (PrefixIndex, "match"),
+        (PrefixAware, "choose_from"),
+        (PrefixIndex, "find"),
         (PrefixIndex, "insert"),
         (PrefillSpeed, "finish"),
     ):
