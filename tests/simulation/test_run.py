@@ -86,14 +86,15 @@ def test_the_routers_own_code_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     for owner, name in (
         (Admission, "acquire"),
         (Admission, "release"),
-        (PrefixAware, "choose"),
+        (PrefixAware, "choose_from"),
         (Chooser, "choose"),
+        (PrefixIndex, "find"),
         (PrefixIndex, "insert"),
         (PrefillSpeed, "finish"),
     ):
         monkeypatch.setattr(owner, name, _spy(getattr(owner, name), called, f"{owner.__name__}.{name}"))
     run_one()
-    assert len(called) == 6
+    assert len(called) == 7
 
 
 def _spy(original, called: set[str], name: str):  # type: ignore[no-untyped-def]
