@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from prefillshare.observe.document import StoreState
+from prefillshare.store.stats import Verdict
 
 if TYPE_CHECKING:
     from sglang_patches.store.cache import SharedHiRadixCache
@@ -14,6 +15,8 @@ def store_usage(tree_cache: SharedHiRadixCache) -> StoreState:
     """Of a tensor-parallel worker the first rank's share: each has pages of its own."""
     host, stats = tree_cache.token_to_kv_pool_host, tree_cache.store_stats()
     tiers = stats.tiers if stats is not None else ()
+    # Of the slowest tier: a codec is looked at for a disk first.
+    encoding = tiers[-1].encoding if tiers else Verdict()
     return {
         "host_hit_tokens": tree_cache.num_host_tokens,
         "store_hit_tokens": tree_cache.num_store_tokens,
@@ -30,4 +33,7 @@ def store_usage(tree_cache: SharedHiRadixCache) -> StoreState:
         "capacity_bytes": sum(tier.capacity_bytes for tier in tiers),
         "used_bytes": sum(tier.used_bytes for tier in tiers),
         "num_pages": sum(tier.num_pages for tier in tiers),
+        "codec": "splitzip" if encoding.is_encoded else "none",
+        "codec_break_even_bytes_per_s": encoding.break_even_bytes_per_s,
+        "medium_bytes_per_s": encoding.medium_bytes_per_s,
     }
