@@ -24,6 +24,9 @@ DEPLOYMENT_VARIABLE = "PREFILLSHARE_DEPLOYMENT"
 WARNINGS_VARIABLE = "PREFILLSHARE_MODULE_WARNINGS"
 """Environment variable of engines: what is to be said of its decode modules, a JSON object from name to text."""
 
+SHARED_MEMORY_VARIABLE = "PREFILLSHARE_SHARED_MEMORY"
+"""Environment variable of decode workers, 1: their KV lies in memory that prefill workers on the machine can map."""
+
 WORKER_VARIABLE = "PREFILLSHARE_WORKER"
 """Environment variable of disaggregated workers: the worker's name."""
 
@@ -56,6 +59,9 @@ STORE_BACKEND_MODULE = "sglang_patches.store.backend"
 
 STORE_BACKEND_CLASS = "StoreBackend"
 """Name of that class."""
+
+WRITE_BACK_VARIABLE = "PREFILLSHARE_WRITE_BACK"
+"""Environment variable of decode workers whose answers go back to the store: which one, and its pages, as JSON."""
 
 STORE_FOLDER_START = "prefillshare-store-"
 """Begin of the name of the folder in shared memory that holds a user's stores: they outlive engines."""

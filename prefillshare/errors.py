@@ -37,6 +37,10 @@ class BenchError(PrefillShareError):
     """A measurement cannot be made, or continued, as asked."""
 
 
+class SimulationError(PrefillShareError):
+    """A deployment cannot be simulated as asked."""
+
+
 class StoreError(PrefillShareError):
     """A store of KV pages cannot be opened, or holds damaged pages."""
 

@@ -28,6 +28,7 @@ LIBRARIES: dict[Extra, tuple[str, ...]] = {
         "opentelemetry",
         "peft",
         "prometheus_client",
+        "psutil",
         "pyarrow",
         "pydantic",
         "re2",

@@ -39,6 +39,7 @@ _ENGINE_FILES = (
     "engine.radix_cache",
     "store.cache",
     "patches.node_hashes",
+    "patches.extend_batch",
     "engine.batch_result_processor",
     "engine.output_streamer",
     "engine.xgrammar",
@@ -59,10 +60,12 @@ _ENGINE_FILES = (
     # and from a prefill worker to a decode worker.
     "engine.prefill_queue",
     "engine.decode_queues",
+    "patches.kv_buffers",
     "engine.nixl",
     "patches.prebuilt_batch",
     "patches.penalties",
     "patches.bootstrap_server",
+    "patches.kv_event_socket",
 )
 
 _CPU_FILES = (

@@ -189,11 +189,16 @@ def _new_worker(name: str, role: str, module: str | None, number: int) -> Json:
         "state": "up",
         **dict.fromkeys(counters.split(), 0),
         "kv": None if role == "router" else kv,
-        "handoff": {"tokens": 0, "bytes": 0, "seconds": 0.0, "calls": 0} if role in ("prefill", "decode") else None,
+        "handoff": _no_handoffs(role == "prefill") if role in ("prefill", "decode") else None,
         "eager": {"tokens": 0, "hit_tokens": 0, "dropped": 0} if role == "prefill" else None,
         "push": {"pushed_tokens": 0, "push_hit_tokens": 0} if role == "decode" else None,
         "store": None,
     }
+
+
+def _no_handoffs(is_prefill: bool) -> Json:
+    known: Json = {"memory_bytes": 0, "memory_calls": 0} if is_prefill else {"memory_bytes": None, "memory_calls": None}
+    return {"tokens": 0, "bytes": 0, "seconds": 0.0, "calls": 0, **known}
 
 
 def _new_session(number: int) -> Json:

@@ -10,6 +10,7 @@ from prefillshare.bench.metrics.summary import Slo
 from prefillshare.bench.systems.factory import make_systems
 from prefillshare.bench.workloads.base import Shape
 from prefillshare.bench.workloads.factory import check_workload
+from prefillshare.config.store import parse_size
 from prefillshare.errors import BenchError
 
 WARM_UP_TAG = "warm-up"
@@ -63,6 +64,8 @@ class Plan:
     """Sizes of the workload."""
     kv_tokens: int | None = None
     """KV budget of each system in tokens, over all of its engines; None leaves it to the engines."""
+    store_memory: str | None = None
+    """Size of the store's memory, such as "4 GiB", of PrefillShare's systems; None serves them without a store."""
     slo: Slo
     """What a good call is."""
     num_checked: int = 8
@@ -81,6 +84,8 @@ class Plan:
     def __post_init__(self) -> None:
         check_workload(self.workload, self.file)
         make_systems(self.systems, self.endpoints)
+        if self.store_memory is not None:
+            parse_size(self.store_memory, "--store")
         if not self.loads or not self.module_counts:
             raise BenchError("there is no load or no number of modules: give --concurrency or --rate, and --modules")
         if min(self.module_counts) < 1 or self.repeats < 1:

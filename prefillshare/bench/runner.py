@@ -122,6 +122,7 @@ class Runner:
         setup = Setup(
             deployment=deployment,
             kv_tokens=self._plan.kv_tokens,
+            store_memory=self._plan.store_memory,
             log_dir=self._store.log_dir(first),
             longest_call=longest,
         )

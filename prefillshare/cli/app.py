@@ -10,7 +10,23 @@ from typing import Annotated
 
 import typer
 
-from prefillshare.cli.commands import ask, bench, chat, doctor, evaluate, launch, models, ps, store, top, train, verify
+from prefillshare.cli.commands import (
+    ask,
+    bench,
+    chat,
+    doctor,
+    evaluate,
+    launch,
+    models,
+    ps,
+    router,
+    simulate,
+    store,
+    top,
+    train,
+    verify,
+    worker,
+)
 from prefillshare.cli.errors import DEBUG_VARIABLE, run_reporting_errors
 from prefillshare.cli.text import print_all_text
 from prefillshare.errors import ConfigError
@@ -26,11 +42,14 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("launch")(launch.launch)
+app.command("router")(router.router)
+app.command("worker")(worker.worker)
 app.command("ask")(ask.ask)
 app.command("chat")(chat.chat)
 app.command("ps")(ps.ps)
 app.command("top")(top.top)
 app.command("bench")(bench.bench)
+app.command("simulate")(simulate.simulate)
 app.command("doctor")(doctor.doctor)
 app.command("verify")(verify.verify)
 app.command("train")(train.train)

@@ -61,6 +61,10 @@ Seed = Annotated[int, typer.Option(help="Seed of everything made up.")]
 
 # Limits, and what is checked.
 KvTokens = Annotated[int | None, typer.Option(help="KV budget of each system in tokens; 0: the engine's.", min=0)]
+StoreSize = Annotated[
+    str | None,
+    typer.Option("--store", help="A store of that size in memory, such as '4 GiB', for PrefillShare's systems."),
+]
 SloTtft = Annotated[float | None, typer.Option(help="Goodput: longest time to the first token, s.")]
 SloGap = Annotated[float | None, typer.Option(help="Goodput: longest mean time between tokens, s.")]
 Repeats = Annotated[int | None, typer.Option(help="Starts of each system; else 3.")]
@@ -110,6 +114,8 @@ class BenchOptions:
     """Answer lengths, separated by commas."""
     kv_tokens: int | None
     """KV budget; 0 leaves it to the engine."""
+    store: str | None
+    """Size of a store in memory."""
     slo: dict[str, float | None]
     """Fields of the SLO."""
     repeats: int | None

@@ -23,7 +23,7 @@ def make_plan(options: BenchOptions) -> Plan:
     preset = choose_preset(options.preset)
     sizes: dict[str, Any] = _drop_missing(options.sizes)
     if options.output_tokens is not None:
-        sizes["output_tokens"] = _parse_numbers("--output-tokens", options.output_tokens, int)
+        sizes["output_tokens"] = parse_numbers("--output-tokens", options.output_tokens, int)
     systems = tuple(name for name in options.systems.split(",") if name)
     return Plan(
         workload=options.workload,
@@ -32,11 +32,12 @@ def make_plan(options: BenchOptions) -> Plan:
         family=options.family or (preset.family if systems else "tiny"),
         systems=systems,
         endpoints=options.endpoints,
-        module_counts=_parse_numbers("--modules", options.modules, int) if options.modules else preset.module_counts,
+        module_counts=parse_numbers("--modules", options.modules, int) if options.modules else preset.module_counts,
         loads=_choose_loads(options, preset),
         repeats=_or_else(options.repeats, preset.repeats),
         shape=replace(preset.shape, **sizes),
         kv_tokens=preset.kv_tokens if options.kv_tokens is None else options.kv_tokens or None,
+        store_memory=options.store,
         slo=replace(preset.slo, **_drop_missing(options.slo)),
         num_checked=_or_else(options.num_checked, preset.num_checked),
         run_limit_s=options.run_limit_s or preset.run_limit_s,
@@ -55,7 +56,7 @@ def _choose_loads(options: BenchOptions, preset: Preset) -> tuple[Load, ...]:
         Load(kind=kind, value=value)
         for kind, option, text, number in kinds
         if text is not None
-        for value in _parse_numbers(option, text, number)
+        for value in parse_numbers(option, text, number)
     ]
     if not loads and options.workload == "trace":
         return (Load(kind="timed", value=1),)
@@ -68,7 +69,11 @@ def _choose_loads(options: BenchOptions, preset: Preset) -> tuple[Load, ...]:
     return tuple(loads) or preset.loads
 
 
-def _parse_numbers(option: str, text: str, kind: Callable[[str], T]) -> tuple[T, ...]:
+def parse_numbers(option: str, text: str, kind: Callable[[str], T]) -> tuple[T, ...]:
+    """Return the numbers in `text`, separated by commas.
+
+    Raises: BenchError, naming the option.
+    """
     try:
         return tuple(kind(part) for part in text.split(",") if part)
     except ValueError:

@@ -13,6 +13,7 @@ from prefillshare.errors import (
     ModuleError,
     PrefillShareError,
     ServerError,
+    SimulationError,
     StoreError,
     TrainingError,
 )
@@ -28,6 +29,7 @@ EXIT_CODES: tuple[tuple[type[PrefillShareError], int], ...] = (
     (EvaluationError, 7),
     (BenchError, 8),
     (StoreError, 9),
+    (SimulationError, 10),
     (PrefillShareError, 1),
 )
 EXIT_INTERNAL = 70

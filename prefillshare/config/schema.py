@@ -207,6 +207,9 @@ class Transfer:
 
     backend: Literal["nixl", "mooncake"] = "nixl"
     """Library that moves the KV."""
+    shared_memory: bool = True
+    """Whether a prefill worker writes KV right into the memory of a decode worker on the same machine, where both keep
+    it in the host's memory; else, and with another backend than `nixl`, `backend` moves it."""
     timeout_s: int = 300
     """Longest wait for a prompt's KV in seconds, the prefill worker's queue included; then the call fails."""
 

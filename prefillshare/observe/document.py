@@ -92,6 +92,8 @@ class HandoffState(TypedDict):
     bytes: int
     seconds: float | None
     calls: int
+    memory_bytes: int | None
+    memory_calls: int | None
 
 
 class StoreCounters(TypedDict):
@@ -238,6 +240,7 @@ class DeploymentState(TypedDict):
 
 
 MODULE_COUNTERS = tuple(ModuleCounters.__annotations__)
+HANDOFF_COUNTERS = tuple(HandoffState.__annotations__)
 PUSH_COUNTERS = tuple(PushState.__annotations__)
 EAGER_COUNTERS = tuple(EagerState.__annotations__)
 EAGER_OUTCOMES = ("done", "dropped", "cancelled", "failed")

@@ -59,6 +59,8 @@ _HANDOFF_COUNTERS = {
     "tokens": ("handoff_tokens", "Tokens whose KV was handed over, counted at both ends"),
     "bytes": ("handoff_bytes", "Bytes of KV handed over, counted at both ends"),
     "seconds": ("handoff_seconds", "Seconds from the end of a prefill to the end of its hand-off, at prefill workers"),
+    "memory_calls": ("memory_handoffs", "Hand-offs right into the memory of the decode worker, at prefill workers"),
+    "memory_bytes": ("memory_handoff_bytes", "Bytes of KV that these wrote, at prefill workers"),
 }
 _STORE_COUNTERS = {
     "host_hit_tokens": (

@@ -130,14 +130,23 @@ class Handoffs:
     """Time between the ends of prefill and of hand-off; None where nobody measures it."""
     calls: int = 0
     """Hand-offs."""
+    memory_bytes: int | None = None
+    """Of the bytes, those that were written right into the decode worker's memory; None where nobody knows."""
+    memory_calls: int | None = None
+    """Of the hand-offs, those that went so; None where nobody knows."""
 
-    def add(self, *, tokens: float, size: float, seconds: float | None = None) -> None:
+    def add(
+        self, *, tokens: float, size: float, seconds: float | None = None, is_by_memory: bool | None = None
+    ) -> None:
         """Count one hand-off of `size` bytes."""
         self.calls += 1
         self.tokens += int(tokens)
         self.bytes += int(size)
         if seconds is not None:
             self.seconds = (self.seconds or 0.0) + seconds
+        if is_by_memory is not None:
+            self.memory_bytes = (self.memory_bytes or 0) + int(size) * is_by_memory
+            self.memory_calls = (self.memory_calls or 0) + is_by_memory
 
     def as_dict(self) -> HandoffState:
         """Return them by name."""

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 
 from prefillshare.observe.document import (
     EAGER_COUNTERS,
+    HANDOFF_COUNTERS,
     PUSH_COUNTERS,
     STORE_COUNTERS,
     WORKER_COUNTERS,
@@ -71,12 +72,12 @@ class WorkerReport:
             self.eager = _with_rises(self.eager, eager, known and known.get("eager"), EAGER_COUNTERS)
 
     def _count_handoffs(self, told: HandoffState, known: HandoffState | None) -> None:
-        before, total = known or Handoffs().as_dict(), self.handoffs
-        total.tokens += told["tokens"] - before["tokens"]
-        total.bytes += told["bytes"] - before["bytes"]
-        total.calls += told["calls"] - before["calls"]
-        if told["seconds"] is not None:
-            total.seconds = (total.seconds or 0.0) + told["seconds"] - (before["seconds"] or 0.0)
+        now, before = cast(Mapping[str, Any], told), cast(Mapping[str, Any], known or {})
+        for name in HANDOFF_COUNTERS:
+            # A decode worker knows neither times nor ways, and a worker of an earlier version not all names.
+            if now.get(name) is not None:
+                total = (getattr(self.handoffs, name) or 0) + now[name] - (before.get(name) or 0)
+                setattr(self.handoffs, name, total)
 
 
 def _add_rises(

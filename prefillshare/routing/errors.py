@@ -50,6 +50,14 @@ class NotFoundError(RoutingError):
     code = "not_found"
 
 
+class GoneError(RoutingError):
+    """A worker that was told to leave says that it is there."""
+
+    status = 410
+    kind = "invalid_request_error"
+    code = "gone"
+
+
 class UnknownModelError(NotFoundError):
     """There is no such decode module."""
 

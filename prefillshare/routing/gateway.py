@@ -7,13 +7,16 @@ from dataclasses import dataclass
 
 from prefillshare.routing.call.proxy import Proxy
 from prefillshare.routing.eager.answers import EagerAnswers
-from prefillshare.routing.errors import ConflictError, NotFoundError
+from prefillshare.routing.errors import ConflictError, GoneError, NotFoundError
 from prefillshare.routing.parts import make_parts
 from prefillshare.routing.settings import RouterSettings
+from prefillshare.routing.workers.announced import Announcements
 from prefillshare.routing.workers.spec import WorkerSpec
 from prefillshare.routing.workers.worker import Worker
 
 _POLL_S = 0.02
+_SWEEP_S = 5.0
+"""Pause between two looks for workers that are not heard of any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +37,8 @@ class Gateway:
         self.parts = make_parts(settings)
         self.eager = EagerAnswers(self.parts) if settings.eager_answers else None
         self.proxy = Proxy(self.parts, self.eager)
+        self.announcements = Announcements()
+        self._sweeping = asyncio.create_task(self._keep_sweeping())
         for spec in settings.workers:
             self.join(spec)
 
@@ -52,6 +57,34 @@ class Gateway:
         parts.observer.events.tell("worker_joined", worker.id, f"{spec.role} worker at {spec.url}")
         return worker
 
+    async def announce(self, spec: WorkerSpec) -> tuple[Worker, bool]:
+        """Hear that a worker is there, as it says every few seconds; return it, and whether it joined by that.
+
+        Raises: GoneError when it was told to leave, ConflictError when another has its name or it serves other weights.
+        """
+        if self.announcements.is_dismissed(spec):
+            raise GoneError(f"worker {spec.id!r} was told to leave: start it anew to let it join again")
+        self._check_fingerprint(spec)
+        there = self.parts.pool.get(spec.id)
+        if there is not None and there.spec != spec:
+            # Started anew, it has other ports and another key. While the one before answers, it is somebody else.
+            if there.state in ("up", "draining") or spec.id not in self.announcements:
+                raise ConflictError(
+                    f"worker {spec.id!r} is there already, at {there.spec.url}: give this one another name"
+                )
+            await self._forget(there, "another process announced itself under its name")
+            there = None
+        self.announcements.hear(spec)
+        return there or self.join(spec), there is None
+
+    def _check_fingerprint(self, spec: WorkerSpec) -> None:
+        own = self.parts.settings.fingerprint
+        if None not in (own, spec.fingerprint) and own != spec.fingerprint:
+            raise ConflictError(
+                f"worker {spec.id!r} has the prefill module {spec.fingerprint}, this router's deployment {own}: start "
+                "both from the same files"
+            )
+
     async def leave(self, worker_id: str) -> Farewell:
         """Let a worker finish its calls, at most for drain_timeout_s, and forget it.
 
@@ -67,8 +100,16 @@ class Gateway:
         await self._wait_until(lambda: worker.num_running == 0)
         # Somebody else may have told it to leave meanwhile, and another of that name may have joined.
         if pool.get(worker_id) is worker:
-            await self._forget(worker)
+            self.announcements.dismiss(worker.spec)
+            await self._forget(worker, "it was told to leave")
         return Farewell(id=worker_id, unfinished=worker.num_running)
+
+    async def sweep(self) -> None:
+        """Forget workers that neither announce themselves nor answer."""
+        for worker_id in self.announcements.silent():
+            worker = self.parts.pool.get(worker_id)
+            if worker is not None and worker.state in ("starting", "down"):
+                await self._forget(worker, "it neither answers nor announces itself any more")
 
     async def drain(self) -> None:
         """Take no further calls and let the running ones finish, at most for drain_timeout_s."""
@@ -77,6 +118,7 @@ class Gateway:
 
     async def close(self) -> None:
         """Stop everything: first what asks workers by itself, then the connections that it asks them over."""
+        self._sweeping.cancel()
         if self.eager is not None:
             await self.eager.close()
         for worker in list(self.parts.pool):
@@ -85,13 +127,19 @@ class Gateway:
         await self.parts.client.close()
         await self.parts.tracing.close()
 
-    async def _forget(self, worker: Worker) -> None:
+    async def _keep_sweeping(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            await self.sweep()
+
+    async def _forget(self, worker: Worker, reason: str) -> None:
         parts = self.parts
+        self.announcements.forget(worker.id)
         parts.pool.remove(worker)
         parts.chooser.index.forget(worker.id)
         parts.sessions.forget(worker.id)
         await self._unwatch(worker)
-        parts.observer.events.tell("worker_left", worker.id, "it was told to leave")
+        parts.observer.events.tell("worker_left", worker.id, reason)
         parts.admission.start_waiting()
 
     async def _unwatch(self, worker: Worker) -> None:

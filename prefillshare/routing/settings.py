@@ -26,6 +26,8 @@ class RouterSettings:
     """Name of the deployment, for people."""
     base_model: str
     """Name of the prefill module."""
+    fingerprint: str | None = None
+    """The prefill module itself; workers that announce another one are refused."""
     vocab_size: int | None = None
     """Token ids that the model has; larger ones are refused. Without it only the workers can tell."""
     api_key: str | None = None

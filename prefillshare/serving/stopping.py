@@ -8,11 +8,15 @@ from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Protocol
 
+from prefillshare.serving.join.worker import JoinedWorker
 from prefillshare.serving.launch import RunningDeployment
 from prefillshare.serving.run.record import record_of, remove_record, write_record
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _POLL_S = 0.2
+
+Served = RunningDeployment | JoinedWorker
+"""What runs until it is stopped."""
 
 
 class StopRequested(BaseException):
@@ -64,7 +68,7 @@ def stop_signals() -> Iterator[None]:
 
 
 def serve_until_stopped(
-    running: RunningDeployment,
+    running: Served,
     drain_s: float,
     say: Callable[[str], None],
     announce: Callable[[], None],
@@ -86,7 +90,7 @@ def serve_until_stopped(
         remove_record(os.getpid())
 
 
-def _look_after(running: RunningDeployment, companion: Companion) -> None:
+def _look_after(running: Served, companion: Companion) -> None:
     known = None
     while True:
         running.step()
@@ -98,7 +102,7 @@ def _look_after(running: RunningDeployment, companion: Companion) -> None:
         time.sleep(_POLL_S)
 
 
-def _drain(running: RunningDeployment, drain_s: float, say: Callable[[str], None]) -> None:
+def _drain(running: Served, drain_s: float, say: Callable[[str], None]) -> None:
     try:
         if num_running := running.num_running():
             say(f"stopping: {num_running} running requests get up to {drain_s:.0f} s (Ctrl-C again ends them now)")

@@ -26,3 +26,5 @@ class CallReport(TypedDict, total=False):
     """Bytes that this took, in whole pages."""
     handoff_seconds: float
     """On a prefill worker, from the end of the prefill to the end of the hand-off."""
+    handoff_by_memory: bool
+    """On a prefill worker, whether it wrote the KV right into the decode worker's memory."""

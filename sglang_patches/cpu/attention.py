@@ -5,8 +5,9 @@ Why: upstream's computes a whole sequence's attention, whose rows over the cache
     that adds 80 tokens to 4,000 pays for 4,080. It gathers KV by advanced indexing, several times as slow as a
     selection, and waits for each length by itself.
 How: queries of the new tokens only; KV by ``index_select``; query heads that share a KV head lie side by side as its
-    queries, and so do both rows of a request whose module reads base-made KV only. Encoders, cross attention and
-    sliding windows go upstream.
+    queries, and so do both rows of a request whose module reads base-made KV only. In float32, a decode step reads KV
+    where it lies (:mod:`sglang_patches.cpu.decode_kernel`), and many new tokens attend by products of oneDNN
+    (:mod:`sglang_patches.cpu.block_attention`). Encoders, cross attention and sliding windows go upstream.
 Upstream: sglang/srt/layers/attention/torch_native_backend.py:65,176 at 0.5.17.
 Remove when: that backend no longer computes rows that it drops.
 """
@@ -15,10 +16,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from sglang.srt.layers.attention import torch_native_backend as upstream
 from sglang.srt.mem_cache.memory_pool import KVWriteLoc
 
-from sglang_patches.cpu.computation import attend_new, attend_together
+from sglang_patches.cpu.block_attention import MIN_NEW, attend_in_blocks
+from sglang_patches.cpu.computation import attend_in_place, attend_new, attend_together, is_for_onednn
+from sglang_patches.cpu.decode_kernel import make_decode_attention
 from sglang_patches.declarations import overrides, registers, subclasses
 from sglang_patches.icarus.attention import PairedAttention
 from sglang_patches.icarus.modules import paired_modules
@@ -29,6 +33,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sglang_patches.icarus.rows import PairedForwardBatch
+
+MOST_THREADS = 2
+"""Threads with which one that reads KV where it lies is not slower than all that read a copy of it."""
 
 
 @subclasses("layers.attention.torch_native_backend:TorchNativeAttnBackend")
@@ -62,7 +69,8 @@ class TorchNativeAttnBackend(upstream.TorchNativeAttnBackend):
         for row, length, num_new in rows:
             slots = req_to_token[row, :length]
             new = slice(start, start + num_new)
-            output[new] = attend_new(query[new], k_cache, v_cache, slots, options.get("scaling"))
+            attend = attend_in_blocks if num_new >= MIN_NEW and is_for_onednn(query) else attend_new
+            output[new] = attend(query[new], k_cache, v_cache, slots, options.get("scaling"))
             start += num_new
         return output
 
@@ -82,6 +90,10 @@ class TorchNativeAttnBackend(upstream.TorchNativeAttnBackend):
         if not _is_plain(query, k_cache, encoder_lens, options):
             caches = (k_cache, v_cache, req_to_token, req_pool_indices)
             return super()._run_sdpa_forward_decode(query, output, *caches, seq_lens, encoder_lens, **options)
+        if _has_kernel(query, k_cache, v_cache):
+            second = torch.full_like(seq_lens, -1)
+            sequences = (req_to_token, req_pool_indices, seq_lens)
+            return attend_in_place(query, k_cache, v_cache, *sequences, second, options.get("scaling"), output)
         rows = zip(req_pool_indices.tolist(), seq_lens.tolist(), strict=True)
         for number, (row, length) in enumerate(rows):
             slots = req_to_token[row, :length]
@@ -100,15 +112,32 @@ class PairedTorchNativeAttnBackend(PairedAttention, TorchNativeAttnBackend):
         if save_kv_cache:
             pool.set_kv_buffer(layer, KVWriteLoc(own.out_cache_loc, self.swa_out_cache_loc), k, v)
         caches = (pool.get_key_buffer(layer.layer_id), pool.get_value_buffer(layer.layer_id))
+        sequences = (self.req_to_token_pool.req_to_token, own.req_pool_indices, own.seq_lens)
         query = q.reshape(-1, layer.tp_q_head_num, layer.qk_head_dim)
         output = query.new_empty(*query.shape[:2], layer.v_head_dim)
-        second = dict(zip(batch.paired, range(batch.num_own_tokens, len(query)), strict=True))
-        for number, (row, length) in enumerate(zip(own.req_pool_indices.tolist(), own.seq_lens.tolist(), strict=True)):
-            slots = self.req_to_token_pool.req_to_token[row, :length]
-            # A slice with a step is a view of one or two rows, and takes no index tensor.
-            rows = slice(number, second.get(number, number) + 1, second.get(number, number + 1) - number)
-            output[rows] = attend_together(query[rows], *caches, slots, layer.scaling)
+        if _has_kernel(query, *caches):
+            attend_in_place(query, *caches, *sequences, batch.second_rows, layer.scaling, output)
+        else:
+            _attend_gathered(query, caches, sequences, batch, layer.scaling, output)
         return output.flatten(1)
+
+
+def _attend_gathered(
+    query: Tensor,
+    caches: tuple[Tensor, Tensor],
+    sequences: tuple[Tensor, Tensor, Tensor],
+    batch: PairedForwardBatch,
+    scale: float | None,
+    output: Tensor,
+) -> None:
+    req_to_token, req_pool_indices, seq_lens = sequences
+    second = batch.second_rows.tolist()
+    for number, (row, length) in enumerate(zip(req_pool_indices.tolist(), seq_lens.tolist(), strict=True)):
+        slots = req_to_token[row, :length]
+        # A slice with a step is a view of one or two rows, and takes no index tensor.
+        step = max(second[number], number + 1) - number
+        rows = slice(number, max(second[number], number) + 1, step)
+        output[rows] = attend_together(query[rows], *caches, slots, scale)
 
 
 @registers(
@@ -121,7 +150,16 @@ class PairedTorchNativeAttnBackend(PairedAttention, TorchNativeAttnBackend):
 def make_torch_native_backend(runner: ModelRunner) -> TorchNativeAttnBackend:
     """Which modules an engine has is known by now: adapters are loaded before backends are made."""
     backend = PairedTorchNativeAttnBackend if paired_modules else TorchNativeAttnBackend
+    if runner.dtype == torch.float32:
+        # Compiled before the first call, not by it.
+        make_decode_attention(runner.model_config.head_dim)
     return backend(runner)
+
+
+def _has_kernel(query: Tensor, k_cache: Tensor, v_cache: Tensor) -> bool:
+    """Whether the compiled loops, of one thread, are the faster way, and know these types."""
+    is_known = query.dtype == k_cache.dtype == v_cache.dtype == torch.float32 and k_cache.shape == v_cache.shape
+    return is_known and torch.get_num_threads() <= MOST_THREADS
 
 
 def _is_plain(query: Tensor, k_cache: Tensor, encoder_lens: Tensor | None, options: dict[str, Any]) -> bool:

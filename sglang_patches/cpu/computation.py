@@ -11,9 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+
+from sglang_patches.cpu.decode_kernel import make_decode_attention
 
 
 def attend_new(query: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor, scale: float | None) -> Tensor:
@@ -44,6 +47,30 @@ def attend_together(query: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tens
     keys = k_cache.index_select(0, slots).transpose(0, 1)
     values = v_cache.index_select(0, slots).transpose(0, 1)
     return _attend_folded(query, keys, values, scale, None)
+
+
+def attend_in_place(
+    query: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    req_to_token: Tensor,
+    req_pool_indices: Tensor,
+    seq_lens: Tensor,
+    second: Tensor,
+    scale: float | None,
+    output: Tensor,
+) -> Tensor:
+    """Attention of a decode step, which reads KV where it lies, into `output`, which is returned.
+
+    Shapes: as `decode_kernel`; all float32 and contiguous but the query.
+    """
+    size = query.shape[-1]
+    numbers = (tensor.to(torch.int64).numpy() for tensor in (req_pool_indices, seq_lens, second))
+    factor = np.float32(size**-0.5 if scale is None else scale)
+    caches = (k_cache.numpy(), v_cache.numpy())
+    given = (query.contiguous().numpy(), *caches, req_to_token.numpy(), *numbers)
+    make_decode_attention(size)(*given, factor, output.numpy())
+    return output
 
 
 def _attend_folded(query: Tensor, keys: Tensor, values: Tensor, scale: float | None, mask: Tensor | None) -> Tensor:
@@ -97,12 +124,27 @@ def rotate(x: Tensor, rows: Tensor) -> Tensor:
     return out
 
 
-def multiply_two(x: Tensor, weight: Tensor) -> Tensor:
-    """x weight^T of two rows: the library reads the weights once for them where they are columns, twice where rows.
+def lay_by_inputs(weight: Tensor) -> Tensor:
+    """The same matrix, whose columns lie one after the other in memory.
 
-    Shapes: x (2, in), weight (out, in); returns (2, out).
+    Shapes: weight and the result (out, in).
     """
-    return (weight @ x.T).T.contiguous()
+    return weight.t().contiguous().t()
+
+
+def is_for_onednn(tensor: Tensor) -> bool:
+    """Whether this build of PyTorch has a product of its type by oneDNN, and a slower one by default."""
+    is_plain = tensor.dtype == torch.float32 and tensor.device.type == "cpu"
+    return is_plain and torch.backends.mkldnn.is_available()
+
+
+def multiply_by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x weight^T + bias, by a kernel that PyTorch itself takes only for compiled models.
+
+    Shapes: x (rows, in), weight (out, in), bias (out,); returns (rows, out).
+    """
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return product
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

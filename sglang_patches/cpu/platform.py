@@ -30,4 +30,6 @@ def activate() -> str | None:
     # SGLang compiles its samplers at the first request that needs them: minutes of
     # C++ compilation for nothing here, and a dead engine where there is no compiler.
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    # oneDNN keeps a program for each number of rows that it multiplied: all those of decode steps, not all of prompts.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
     return PLATFORM_CLASS

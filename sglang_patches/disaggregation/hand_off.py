@@ -32,7 +32,11 @@ def report(req: Req, num_held_tokens: int, kv_manager: CommonKVManager) -> None:
 
 
 def report_end(req: Req) -> None:
-    """Note on ``req`` of a prefill worker, whose hand-off is over, the seconds from the end of its prefill."""
+    """Note on ``req`` of a prefill worker, whose hand-off is over, which way it went, and how long it took.
+
+    Units: seconds from the end of its prefill.
+    """
     started = req.time_stats.prefill_transfer_queue_entry_time
     if started > 0 and "handoff_tokens" in read_note(req.customized_info):
-        note(req, handoff_seconds=time.perf_counter() - started)
+        goes_by_memory = getattr(req.disagg_kv_sender, "goes_by_memory", False)  # other transports do not know it
+        note(req, handoff_seconds=time.perf_counter() - started, handoff_by_memory=goes_by_memory)

@@ -35,9 +35,11 @@ from sglang.srt.disaggregation.utils import prepare_abort
 from sglang_patches.declarations import binds, overrides
 from sglang_patches.disaggregation import hand_off, handshake
 from sglang_patches.disaggregation.pushes import PushedRows, is_push
+from sglang_patches.patches.kv_buffers import shared_memory_of
 
 if TYPE_CHECKING:
     import torch
+    from sglang.srt.disaggregation.common.conn import CommonKVManager
     from sglang.srt.disaggregation.decode import DecodeRequest
     from sglang.srt.managers.schedule_batch import Req
 
@@ -92,6 +94,12 @@ class DecodePreallocQueue(upstream.DecodePreallocQueue):
     """Calls that wait for rows, which they get only for KV of this worker's own prefill module; and pushes."""
 
     queue: list[DecodeRequest]
+
+    @overrides("52b9a3b5b82fbb89", "prefill workers would not learn that they can write into this worker's memory")
+    def _init_kv_manager(self) -> CommonKVManager:
+        manager = super()._init_kv_manager()
+        manager.shared_memory = shared_memory_of(self.token_to_kv_pool)
+        return manager
 
     @overrides("2c9e66dfcbcfe52c", "rows of resumed requests would leak")
     def resume_retracted_reqs(self, rids_to_check: list[str] | None = None) -> list[Req]:

@@ -17,10 +17,11 @@ unfinished page: ``prefix_indices`` covers every computed row, ``cache_protected
     key_len   = boundary or computed, whichever is less, rounded down to whole pages
 
 An unfinished request's row is rewritten to the tree's own rows up to key_len, and goes on. A finished one's private
-rows are freed together with the second copies.
+rows are freed together with the second copies; but where its last page is begun by base-made rows, the tree keeps that
+page (:mod:`sglang_patches.prefill.open_pages`).
 
-Base requests, and those of modules that read base-made KV only, take the upstream path unchanged: all their KV is
-base-made. A decode worker has no base requests.
+Of base requests, and those of modules that read base-made KV only, all KV is base-made: their boundary is where
+their rows end. Where pages have one token, they take the upstream path. A decode worker has no base requests.
 
 Each node also remembers its origin, the decode module whose request put it there, so that a hit on what another module
 had prefilled is told apart from a module's hit on its own, and whether it was computed ahead and no call has hit it
@@ -29,26 +30,34 @@ since. A node that is evicted forgets both.
 
 from __future__ import annotations
 
+import math
 from array import array
 from typing import TYPE_CHECKING, Any
 
 import torch
 from sglang.srt.mem_cache.base_prefix_cache import (
+    EvictParams,
+    EvictResult,
     InsertParams,
     MatchPrefixParams,
     MatchResult,
 )
+from sglang.srt.mem_cache.memory_pool import move_kv_cache_native
 from sglang.srt.mem_cache.radix_cache import RadixCache, RadixKey
 
 from sglang_patches.declarations import registers
 from sglang_patches.disaggregation.hand_off import report_end
 from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker
 from sglang_patches.observed.call_report import note
+from sglang_patches.prefill.open_pages import OpenPages
 from sglang_patches.prefill.underway import PrefillsUnderway
+from sglang_patches.store.switch import read_write_back
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req
     from sglang.srt.mem_cache.registry import TreeCacheBuildContext
+
+    from sglang_patches.store.write_back import WriteBack
 
 
 class SharedPrefillRadixCache(RadixCache):
@@ -64,11 +73,19 @@ class SharedPrefillRadixCache(RadixCache):
     """Whether nobody asked for what is being inserted."""
     underway: PrefillsUnderway
     """What running prefills will bring."""
+    open_pages: OpenPages | None = None
+    """Pages that were begun and are not full; None where a page has one token."""
+
+    write_back: WriteBack | None = None
+    """A decode worker's way to the store, where its module's answers are base-made."""
 
     def reset(self) -> None:
         """Drop everything."""
         self.num_flushes += 1
+        if self.write_back is not None:
+            self.write_back.flush()
         self.underway = PrefillsUnderway()
+        self.open_pages = OpenPages(self) if self.page_size > 1 else None
         super().reset()
 
     def match_prefix(self, params: MatchPrefixParams) -> MatchResult:
@@ -115,21 +132,41 @@ class SharedPrefillRadixCache(RadixCache):
         self._begin(req)
         if is_prefill_worker():
             report_end(req)  # its rows are given back when the hand-off is over
-        if self.disable or req.prefillshare.is_all_base_made:
+        if self.disable or (req.prefillshare.is_all_base_made and self.open_pages is None):
             super().cache_finished_req(req, is_insert=is_insert, kv_len_to_handle=kv_len_to_handle)
             return
 
         rows = self._computed_rows(req, kv_len_to_handle)
-        key = self._shareable_key(req, len(rows))
+        tokens = self._shareable_tokens(req, len(rows))
+        key = RadixKey(tokens, req.extra_key).page_aligned(self.page_size)
+        if self.write_back is not None and is_insert and req.prefillshare.is_paired:
+            # Before any of the rows changes hands.
+            self.write_back.add(key, rows[: len(key)])
         # Without an insertion nothing of the key changes hands, and all that the tree does not own is freed.
-        copies_end = len(key)
+        copies_end = given_end = len(key)
         if is_insert and not self.disable_finished_insert:
             copies_end = self._insert(req, key, rows)
+            given_end = self._keep_open_page(key, tokens, rows)
         start = req.cache_protected_len
         # One call for both pieces: where they meet within a page, it is freed once.
-        self.token_to_kv_pool_allocator.free_segments([(rows[start:copies_end], start), (rows[len(key) :], len(key))])
+        self.token_to_kv_pool_allocator.free_segments([(rows[start:copies_end], start), (rows[given_end:], given_end)])
         if req.last_node is not None:
             self.dec_lock_ref(req.last_node)
+
+    def evict(self, params: EvictParams) -> EvictResult:
+        """Free rows that nobody uses: pages that are not full go with what was used as long ago as they were."""
+        if self.disable or self.open_pages is None or not len(self.open_pages):
+            return super().evict(params)
+        oldest = min((node.last_access_time for node in self.evictable_leaves), default=math.inf)
+        num_freed = self.open_pages.evict(params.num_tokens, older_than=oldest)
+        num_freed += super().evict(EvictParams(num_tokens=params.num_tokens - num_freed)).num_tokens_evicted
+        num_freed += self.open_pages.evict(params.num_tokens - num_freed)
+        return EvictResult(num_tokens_evicted=num_freed)
+
+    def copy_rows(self, source: torch.Tensor, target: torch.Tensor) -> None:
+        """Copy KV from rows to other rows."""
+        pool = self.token_to_kv_pool_allocator.get_kvcache()
+        move_kv_cache_native(pool.k_buffer, pool.v_buffer, target, source)
 
     def _begin(self, req: Req) -> None:
         """Before ``req`` changes the tree: its prefill is no longer under way, remember who writes, and count once what
@@ -155,6 +192,12 @@ class SharedPrefillRadixCache(RadixCache):
                 node.is_eager = False
                 self.eager_hit_tokens += len(node.key)
             node = node.parent
+        continued = req.prefillshare.continued
+        if continued.origin == req.prefillshare.decode_module:
+            num_own += continued.num_tokens
+        else:
+            num_cross += continued.num_tokens
+        self.eager_hit_tokens += continued.num_tokens if continued.is_eager else 0
         note(req, own_hit_tokens=num_own, cross_hit_tokens=num_cross)
 
     def _insert_helper(
@@ -179,10 +222,33 @@ class SharedPrefillRadixCache(RadixCache):
         return self.req_to_token_pool.req_to_token[req.req_pool_idx, :num_tokens]
 
     def _shareable_key(self, req: Req, num_computed: int) -> RadixKey:
+        return RadixKey(self._shareable_tokens(req, num_computed), req.extra_key).page_aligned(self.page_size)
+
+    def _shareable_tokens(self, req: Req, num_computed: int) -> array[int]:
+        """The tokens of the rows that are base-made, from the first on."""
         # An abort replaces the prompt by one token, which is then all that is known of the rows' tokens.
+        if req.prefillshare.is_all_base_made:
+            all_tokens: array[int] = req.origin_input_ids + req.output_ids
+            return all_tokens[:num_computed]
         end = min(req.prefillshare.boundary, num_computed, len(req.origin_input_ids))
         tokens: array[int] = req.origin_input_ids[:end]
-        return RadixKey(tokens, req.extra_key).page_aligned(self.page_size)
+        return tokens
+
+    def _keep_open_page(self, key: RadixKey, tokens: array[int], rows: torch.Tensor) -> int:
+        """Keep the page that base-made rows behind ``key`` (in the tree) begin; where the request's own rows go on."""
+        num_whole = len(key)
+        begun = tokens[num_whole:]
+        if self.open_pages is None or num_whole == 0 or not begun:
+            return num_whole
+        node = super().match_prefix(MatchPrefixParams(key=key)).last_device_node
+        begun_rows = rows[num_whole : len(tokens)]
+        is_kept = self.open_pages.keep(node, begun, begun_rows, self._writer, self._is_eager)
+        return num_whole + self.page_size if is_kept else num_whole
+
+    def _delete_leaf(self, node: Any) -> None:
+        if self.open_pages is not None:
+            self.open_pages.drop_of(node)
+        super()._delete_leaf(node)
 
     def _insert(self, req: Req, key: RadixKey, rows: torch.Tensor, chunked: bool = False) -> int:
         """Insert ``key``; the number of leading tokens that the tree already had."""
@@ -240,7 +306,17 @@ def make_shared_radix_cache(context: TreeCacheBuildContext) -> SharedPrefillRadi
         )
     if context.enable_hierarchical_cache:
         return _with_store(context)
-    return SharedPrefillRadixCache(context.params)
+    cache = SharedPrefillRadixCache(context.params)
+    if is_decode_worker() and (told := read_write_back()) is not None:
+        cache.write_back = _write_back(context, told)
+    return cache
+
+
+def _write_back(context: TreeCacheBuildContext, told: dict[str, Any]) -> WriteBack | None:
+    # Late: without a store, nothing of it is imported.
+    from sglang_patches.store.write_back import make_write_back
+
+    return make_write_back(context, told, _weights_of(context))
 
 
 def _with_store(context: TreeCacheBuildContext) -> SharedPrefillRadixCache:
@@ -268,7 +344,10 @@ RELIED_ON = {
     "mem_cache.radix_cache:RadixCache.cache_finished_req": ("a2b07adf7f49eea8", _ROWS),
     "mem_cache.radix_cache:RadixCache._insert_helper": ("6393e577a0ae7260", _ORIGIN),
     "mem_cache.radix_cache:RadixCache._split_node": ("f2df01f7cd52b1ac", _ORIGIN),
-    "managers.schedule_batch:ScheduleBatch.prepare_for_extend": ("3970b68aad407be1", _ORIGIN),
+    "mem_cache.radix_cache:RadixCache.evict": ("ddfea2cd83b61d33", _ROWS),
+    "mem_cache.radix_cache:RadixCache._delete_leaf": ("5ba6cd44dcabb0ae", _ROWS),
+    "mem_cache.memory_pool:move_kv_cache_native": ("bb72faccd0a82f99", _ROWS),
+    "mem_cache.hiradix_cache:HiRadixCache.evict": ("59268b0563596c51", _ROWS),
     "mem_cache.radix_cache:RadixKey": ("dcee2fbb2cec9878", _ROWS),
     "managers.schedule_batch:Req.init_next_round_input": ("32feade36c828d1e", _ROWS),
     "mem_cache.common:release_kv_cache": ("22899438db477d53", _ROWS),

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,6 +42,13 @@ class PairedForwardBatch(ForwardBatch):
     """Number of the request of each second row, rising."""
     last_tokens: Tensor
     """Index of the same token among the own ones (second rows,)."""
+
+    @functools.cached_property
+    def second_rows(self) -> Tensor:
+        """In a decode step, index of each request's second row among all, or -1 (requests,)."""
+        rows = torch.full_like(self.own.seq_lens, -1)
+        rows[self.last_tokens] = torch.arange(self.num_own_tokens, self.num_token_non_padded_cpu, device=rows.device)
+        return rows
 
     @property
     def num_own_tokens(self) -> int:

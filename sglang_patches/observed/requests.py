@@ -142,7 +142,10 @@ def _count_end(observer: Observer, observed: Observed, state: ReqState, recv_obj
     found = read_note(state.customized_info_accumulated)
     if "handoff_tokens" in found:
         observer.handoffs.add(
-            tokens=found["handoff_tokens"], size=found["handoff_bytes"], seconds=found.get("handoff_seconds")
+            tokens=found["handoff_tokens"],
+            size=found["handoff_bytes"],
+            seconds=found.get("handoff_seconds"),
+            is_by_memory=found.get("handoff_by_memory"),
         )
     _end(observed, state, recv_obj.finished_reasons[i], recv_obj.retraction_counts[i])
 

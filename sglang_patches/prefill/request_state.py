@@ -23,6 +23,17 @@ Start = tuple[str | None, int, bytes]
 """Where an uncached part of a prompt begins: namespace, identity of the tree node before it, its first tokens."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Continued:
+    """Rows behind a cached prefix that a request need not compute (:mod:`sglang_patches.prefill.open_pages`)."""
+
+    num_tokens: int = 0
+    origin: str | None = None
+    """For whom they were computed."""
+    is_eager: bool = False
+    """Whether they were computed ahead and nobody has hit them before."""
+
+
 @dataclass(kw_only=True, slots=True)
 class RequestState:
     """One request's hand-off boundary, whom it serves, and what it has to do with other requests."""
@@ -43,6 +54,8 @@ class RequestState:
     """Whether nobody asked for it: part of a prompt that is computed ahead (:mod:`sglang_patches.eager`)."""
     are_hits_counted: bool = False
     """Whether what its first match brought was counted; a retracted request matches again."""
+    continued: Continued = Continued()
+    """What its last batch found computed of the page behind its cached prefix."""
     start_underway: Start | None = None
     """What it alone computes while others wait for it; None before its prefill and once the tree has the rows."""
     awaited_start: Start | None = None

@@ -17,6 +17,10 @@ What upstream does and these overrides do differently:
 - the store is asked at once, by the scheduler's thread: a prompt that it does not know waits for nothing, and only
   pages that are there count against the budget of loads;
 - equal prompts that come together are loaded by the first of them (:attr:`_waiting_for`);
+- what was loaded is kept until its request is admitted, and a load for which there is no room is made later
+  (:mod:`sglang_patches.store.loads`);
+- what the store lost of a chain that the host tier has is written again;
+- a request that lost a part of its prefix while it waited for room in the pool asks the store again;
 - what would be loaded more slowly than prefilled is prefilled (:mod:`sglang_patches.store.costs`).
 """
 
@@ -38,6 +42,7 @@ from sglang_patches.patches.node_hashes import ROOT_ATTRIBUTE
 from sglang_patches.store.backend import StoreBackend
 from sglang_patches.store.costs import LoadCosts
 from sglang_patches.store.fetches import Fetches
+from sglang_patches.store.loads import HeldLoads
 from sglang_patches.store.page_keys import PageKeys
 
 if TYPE_CHECKING:
@@ -70,9 +75,17 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
         """Request id -> the request, and the one that loads what it would load."""
         self._loads: dict[str, str] = {}
         """First key of a load under way -> id of the request that makes it."""
+        self._asked: dict[str, tuple[Req, int]] = {}
+        """Request id -> the request, and how much the tree had of it when the store was last asked."""
+        self._postponed: dict[str, Req] = {}
+        """Requests with a load that had no room."""
+        self._held: HeldLoads | None = None
         self._fetches: Fetches | None = None
         """None where the store has no peers."""
         super().__init__(params, server_args)
+        self._held = HeldLoads(
+            host_tokens=self.token_to_kv_pool_host.size, pool_tokens=self.token_to_kv_pool_allocator.size
+        )
         self._page_keys = PageKeys(identity=self._backend.attach(weights))
         self.costs.load = self._backend.load_pace
         if self._backend.has_peers:
@@ -105,6 +118,10 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
         setattr(self.root_node, ROOT_ATTRIBUTE, self._page_keys)
         self._waiting_for.clear()
         self._loads.clear()
+        self._asked.clear()
+        self._postponed.clear()
+        if self._held is not None:
+            self._held.clear()
         if self._fetches is not None:
             self._fetches.clear()
         if is_flush:
@@ -150,8 +167,16 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
             key = key[len(node.key) :]
         return node
 
+    @overrides("95a72c40b15f2e60", "pages that were begun behind it would have no owner")
+    def _detach_backuped(self, node: TreeNode) -> int:
+        if self.open_pages is not None:
+            self.open_pages.drop_of(node)
+        num_evicted: int = super()._detach_backuped(node)
+        return num_evicted
+
     def _begin(self, req: Req) -> None:
         is_counted = req.prefillshare.are_hits_counted
+        self._forget_request(req.rid)
         super()._begin(req)
         if req.prefillshare.are_hits_counted and not is_counted:
             self.num_host_tokens += req.cached_tokens_host
@@ -169,15 +194,21 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
         """Begin to load what the store has of a prompt beyond what the tree has.
 
         ``may_fetch``: first ask other hosts for what this host's store has not got.
-        Effects: the request waits in the queue until the load has ended (:meth:`check_prefetch_progress`).
+        Effects: the request waits in the queue until the load has ended (:meth:`check_prefetch_progress`), which may
+        have to wait for room before it begins.
         """
+        self._postponed.pop(req.rid, None)
         req.init_next_round_input(self, cow_mamba=False)
         end = min(req.prefillshare.boundary, req._compute_max_prefix_len(len(req.full_untruncated_fill_ids)))
         num_matched = len(req.prefix_indices) + req.host_hit_length
+        self._asked[req.rid] = (req, num_matched)
         # Behind rows that the host has not (yet) got, loaded ones could not be put.
         is_backed = req.host_hit_length > 0 or req.last_host_node is req.last_node
         key = RadixKey(req.full_untruncated_fill_ids[num_matched:end], req.extra_key).page_aligned(self.page_size)
-        if not is_backed or len(key) == 0 or self.cache_controller.prefetch_rate_limited():
+        if not is_backed:
+            return
+        self._write_lost_again(req.last_host_node)
+        if len(key) == 0:
             return
         assert self._page_keys is not None
         keys = self._page_keys.of(key, req.last_host_node.get_last_hash_value())
@@ -186,7 +217,34 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
         elif self._fetches is not None and may_fetch and self._begin_fetch(self._fetches, req, keys):
             return
         elif num_tokens := self._count_worthwhile(req.last_host_node, keys):
-            self._load(req, key[:num_tokens], keys[: num_tokens // self.page_size])
+            if self._has_room():
+                self._load(req, key[:num_tokens], keys[: num_tokens // self.page_size])
+            else:
+                self._postponed[req.rid] = req
+
+    def _write_lost_again(self, node: TreeNode) -> None:
+        """Give the store what it lost of a chain that the host tier has: nobody else could find what follows it.
+
+        Effects: the chain counts as used in the store, whichever part of a prompt is found in the tree.
+        """
+        known = node.get_prefix_hash_values(node)
+        num_tokens = self.page_size * self._backend.count_present(known)
+        # What is still being written is not lost.
+        if num_tokens >= self.page_size * len(known) or self.ongoing_backup or self.ongoing_write_through:
+            return
+        chain = []
+        while node is not self.root_node:
+            chain.append(node)
+            node = node.parent
+        end = 0
+        for part in reversed(chain):
+            end += len(part.key)
+            if end > num_tokens and part.backuped:
+                self.write_backup_storage(part)
+
+    def _has_room(self) -> bool:
+        assert self._held is not None
+        return self._held.has_room(self.cache_controller.prefetch_tokens_occupied)
 
     def _count_worthwhile(self, node: TreeNode, keys: list[str]) -> int:
         """Tokens of ``keys``, which continue those of ``node``, that are there and worth loading."""
@@ -248,16 +306,54 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
             del self._waiting_for[req_id]
             self._strike_off(loader)
             # Its own prompt may go on where the other one ended.
-            self.prefetch(req)
-            return req_id not in self.ongoing_prefetch and req_id not in self._waiting_for
+            return self._is_ready_after_asking(req)
+        if req_id in self.ongoing_prefetch:
+            return self._end_load(req_id)
+        return self._is_ready(req_id)
+
+    def _end_load(self, req_id: str) -> bool:
+        node, key, _ = self.ongoing_prefetch[req_id]
         is_done: bool = super().check_prefetch_progress(req_id)
         if is_done:
             self._strike_off(req_id)
+            num_loaded = self.prefetch_loaded_tokens_by_reqid.get(req_id, 0)
+            if num_loaded and req_id in self._asked and self._held is not None:
+                self._held.hold(self._asked[req_id][0], self._last_on_host(node, key), num_loaded)
         return is_done
+
+    def _last_on_host(self, node: TreeNode, key: RadixKey) -> TreeNode:
+        """The last node below ``node`` that has nothing but tokens of ``key``."""
+        while len(key) > 0 and (child := node.children.get(key.child_key(self.page_size))) is not None:
+            if len(child.key) > len(key) or child.key.match(key, page_size=self.page_size) < len(child.key):
+                break
+            node, key = child, key[len(child.key) :]
+        return node
+
+    def _is_ready(self, req_id: str) -> bool:
+        """Whether a request without a load may be admitted: not if a part of its prefix went while it waited, and the
+        store still has that."""
+        if req_id not in self._asked or (self._held is not None and req_id in self._held):
+            return True
+        req, num_had = self._asked[req_id]
+        if req_id in self._postponed:
+            return self._is_ready_after_asking(req) if self._has_room() else False
+        req.init_next_round_input(self, cow_mamba=False)
+        return len(req.prefix_indices) + req.host_hit_length >= num_had or self._is_ready_after_asking(req)
+
+    def _is_ready_after_asking(self, req: Req) -> bool:
+        self.prefetch(req, may_fetch=False)  # other hosts are asked once
+        return not any(req.rid in those for those in (self.ongoing_prefetch, self._waiting_for, self._postponed))
+
+    def _forget_request(self, rid: str) -> None:
+        self._asked.pop(rid, None)
+        self._postponed.pop(rid, None)
+        if self._held is not None:
+            self._held.release(rid)
 
     @overrides("1f130832e4e6debd", "an aborted request would be waited for")
     def release_aborted_request(self, rid: str) -> None:
         self._waiting_for.pop(rid, None)
+        self._forget_request(rid)
         if self._fetches is not None:
             self._fetches.forget(rid)
         super().release_aborted_request(rid)

@@ -15,6 +15,8 @@ from tests.support.random_models import make_family
 COMMANDS = (
     (),
     ("launch",),
+    ("router",),
+    ("worker",),
     ("ask",),
     ("chat",),
     ("top",),
@@ -23,6 +25,7 @@ COMMANDS = (
     ("eval",),
     ("models",),
     ("bench",),
+    ("simulate",),
     ("store",),
 )
 

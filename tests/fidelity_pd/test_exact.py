@@ -1,7 +1,8 @@
 """Tokens that came over a hand-off equal the reference computation, however they got there (I3, I5).
 
 24 held-out prompts x a module with full weights and one with an adapter x worker configurations x cold, warm and twelve
-at a time. Greedy tokens must be identical; log-probabilities of y_1 agree within 1e-4.
+at a time; KV goes through shared memory, in one configuration over NIXL. Greedy tokens must be identical;
+log-probabilities of y_1 agree within 1e-4.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from prefillshare.contract import SHARED_MEMORY_VARIABLE
 from tests.fidelity_pd.conftest import MODULES, NUM_TOKENS, Expected, Prompt
 from tests.support.marks import starts_engine
 from tests.support.pd import Answer, Workers, deployment_file, pd_workers
@@ -27,6 +29,12 @@ class Configuration:
     decode_environment: tuple[tuple[str, str], ...] = ()
     has_retractions: bool = False
     """Whether running requests must lose their memory and get it back."""
+    is_by_memory: bool = True
+    """Whether the prefill worker writes KV right into the decode workers' memory."""
+
+    def environment(self) -> dict[str, str]:
+        """Of the decode workers."""
+        return {**dict(self.decode_environment), **({} if self.is_by_memory else {SHARED_MEMORY_VARIABLE: "0"})}
 
 
 CONFIGURATIONS = {
@@ -35,8 +43,8 @@ CONFIGURATIONS = {
     "page 1, retraction every 5 steps": Configuration(
         page_size=1, decode_environment=tuple(RETRACTION.items()), has_retractions=True
     ),
-    "page 16, retraction every 5 steps": Configuration(
-        page_size=16, decode_environment=tuple(RETRACTION.items()), has_retractions=True
+    "page 16, retraction every 5 steps, over NIXL": Configuration(
+        page_size=16, decode_environment=tuple(RETRACTION.items()), has_retractions=True, is_by_memory=False
     ),
     "page 1, pool of 1600 tokens": Configuration(page_size=1, args=("--max-total-tokens", "1600")),
 }
@@ -56,7 +64,7 @@ def configured(
         yield request.getfixturevalue("workers")
         return
     file = deployment_file(tmp_path_factory.mktemp("pd"), *MODULES, page_size=configuration.page_size)
-    environment = {f"decode-{module}-0": dict(configuration.decode_environment) for module in MODULES}
+    environment = {f"decode-{module}-0": configuration.environment() for module in MODULES}
     with pd_workers(file, *configuration.args, environment=environment) as workers:
         yield workers
 
@@ -101,3 +109,7 @@ def test_cold_then_warm_then_twelve_at_a_time(configured, configuration, prompts
         assert sum(answer.meta["num_retractions"] for answer in together) > 0
     # Flushing needs idle workers, and an idle worker checks that no slot of its pool is lost.
     pair.flush()
+
+    handoff = pair.prefill.get("/deployment/state").json()["workers"][0]["handoff"]
+    assert handoff["memory_calls"] == (handoff["calls"] if configuration.is_by_memory else 0)
+    assert handoff["memory_bytes"] == (handoff["bytes"] if configuration.is_by_memory else 0)

@@ -28,7 +28,7 @@ def worker(worker_id: str, role: str, module: str | None, **fields: object) -> d
         "running": 1,
         "queued": 0,
         "kv": KV,
-        "handoff": {"tokens": 4, "bytes": 32, "seconds": None, "calls": 1},
+        "handoff": {"tokens": 4, "bytes": 32, "seconds": None, "calls": 1, "memory_bytes": 16, "memory_calls": 1},
         "push": {"pushed_tokens": 6, "push_hit_tokens": 5},
         "eager": {"tokens": 60, "hit_tokens": 50, "dropped": 1} if role == "prefill" else None,
     }

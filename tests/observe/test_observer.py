@@ -84,8 +84,17 @@ def test_handoffs_without_a_time_leave_it_unknown() -> None:
     handoffs = Handoffs()
     handoffs.add(tokens=3, size=300)
     assert handoffs.seconds is None
+    assert handoffs.memory_calls is None
     handoffs.add(tokens=2, size=200, seconds=0.5)
     assert (handoffs.calls, handoffs.tokens, handoffs.bytes, handoffs.seconds) == (2, 5, 500, 0.5)
+
+
+def test_handoffs_into_memory_are_counted_where_the_way_is_known() -> None:
+    handoffs = Handoffs()
+    handoffs.add(tokens=3, size=300, is_by_memory=False)
+    assert (handoffs.memory_calls, handoffs.memory_bytes) == (0, 0)
+    handoffs.add(tokens=2, size=200, is_by_memory=True)
+    assert (handoffs.calls, handoffs.memory_calls, handoffs.memory_bytes) == (2, 1, 200)
 
 
 def test_events_are_numbered_kept_to_a_limit_and_not_told_in_floods() -> None:

@@ -24,6 +24,7 @@ def told(
         "workers": [
             {
                 **counters,
+                # As of an earlier version: it does not say which way KV went.
                 "handoff": {"tokens": generated, "bytes": 10, "seconds": seconds, "calls": 1},
                 "eager": {"tokens": 2 * generated, "hit_tokens": generated, "dropped": 1} if is_eager else None,
             }
@@ -58,6 +59,15 @@ def test_a_prefill_worker_counts_for_no_module() -> None:
     assert report.totals["prompt_tokens"] == 70
     assert report.handoffs.seconds == 0.75
     assert observer.modules == {}
+
+
+def test_handoffs_into_memory_are_added_up_over_starts() -> None:
+    observer, report = Observer(clock=lambda: 0.0), WorkerReport()
+    for started, calls in ((1.0, 2), (1.0, 3), (2.0, 1)):
+        document = told(started, 0)
+        document["workers"][0]["handoff"] |= {"memory_calls": calls, "memory_bytes": 10 * calls}
+        report.take(document, observer, None)
+    assert (report.handoffs.memory_calls, report.handoffs.memory_bytes) == (4, 40)
 
 
 def test_a_module_that_the_worker_does_not_name_is_left_alone() -> None:

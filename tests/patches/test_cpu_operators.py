@@ -8,17 +8,18 @@ import pytest
 import torch
 from sglang.srt.layers.attention import torch_native_backend
 from sglang.srt.layers.layernorm import RMSNorm
+from sglang.srt.layers.quantization.unquant import UnquantizedLinearMethod
 from sglang.srt.layers.rotary_embedding.base import RotaryEmbedding
 from sglang.srt.layers.rotary_embedding.utils import apply_rotary_emb
 from sglang.srt.lora.backend import torch_backend
 from torch import Tensor
 
-from sglang_patches.cpu import adapters, attention, operators
-from sglang_patches.cpu.computation import attend_together, group_by_adapter, multiply_two
+from sglang_patches.cpu import adapters, attention, block_attention, linear, operators
+from sglang_patches.cpu.computation import attend_in_place, attend_together, group_by_adapter
 
 SIZE, POOL, LONGEST = 16, 400, 96
 HEADS = ((4, 4), (4, 2), (8, 1))
-LENGTHS = ([(0, 1)], [(0, 33)], [(10, 33)], [(40, 1)], [(40, 17)], [(0, 9), (31, 5), (64, 32), (95, 1)])
+LENGTHS = ([(0, 1)], [(0, 33)], [(10, 33)], [(40, 1)], [(40, 7)], [(40, 17)], [(0, 9), (31, 5), (64, 32), (95, 1)])
 """Batches of sequences as (tokens whose KV is cached, new tokens)."""
 
 
@@ -89,9 +90,61 @@ def test_new_tokens_attend_to_all_before_them(heads: tuple[int, int], lengths: l
 
 
 @pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_blocks_of_new_tokens_join(
+    heads: tuple[int, int], lengths: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "MIN_NEW", 1)
+    monkeypatch.setattr(block_attention, "_BLOCK", 4)
+    batch = Batch(heads, lengths, torch.float32)
+    assert (batch.run(_attention(EXTEND, attention)) - batch.expected()).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("heads", HEADS)
+def test_new_tokens_without_onednn(heads: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "is_for_onednn", lambda tensor: False)
+    batch = Batch(heads, [(0, 33), (10, 33), (40, 17)], torch.float32)
+    assert (batch.run(_attention(EXTEND, attention)) - batch.expected()).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("heads", HEADS)
 def test_a_decode_step_attends_to_all_before_it(heads: tuple[int, int]) -> None:
     batch = Batch(heads, [(1, 1), (60, 1), (95, 1)], torch.float32)
     assert (batch.run(_attention(DECODE, attention)) - batch.expected()).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("heads", HEADS)
+def test_a_decode_step_of_many_threads_gathers_kv(heads: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "attend_in_place", _fail)
+    monkeypatch.setattr(attention, "MOST_THREADS", 0)
+    batch = Batch(heads, [(1, 1), (60, 1), (95, 1)], torch.float32)
+    assert (batch.run(_attention(DECODE, attention)) - batch.expected()).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("heads", HEADS)
+def test_second_rows_attend_in_place_as_rows_of_their_own(heads: tuple[int, int]) -> None:
+    batch = Batch(heads, [(1, 1), (60, 1), (93, 1)] * 2, torch.float32)
+    requests, again = slice(3), [1, 2]
+    batch.query = batch.query[:5]
+    batch.lengths = [*batch.lengths[requests], *(batch.lengths[number] for number in again)]
+    rows, lengths = batch.rows[requests], torch.tensor([cached + new for cached, new in batch.lengths[requests]])
+    batch.rows = torch.cat((rows, rows[again]))
+    sequences, second = (batch.slots, rows, lengths), torch.tensor([-1, 3, 4])
+    output = torch.full_like(batch.query, torch.nan)
+    found = attend_in_place(batch.query, batch.keys, batch.values, *sequences, second, 0.3, output)
+    assert (found - batch.expected()).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 30.0])
+def test_scores_of_any_size_have_their_shares(scale: float) -> None:
+    """Equal ones, and those that leave all of it to one token."""
+    batch = Batch((4, 2), [(95, 1)], torch.float32)
+    slots, lengths = batch.slots[batch.rows[0]], torch.tensor([96])
+    sequences, second = (batch.slots, batch.rows, lengths), torch.tensor([-1])
+    output = torch.empty_like(batch.query)
+    found = attend_in_place(batch.query, batch.keys, batch.values, *sequences, second, scale, output)
+    expected = attend_together(batch.query.double(), batch.keys.double(), batch.values.double(), slots, scale)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("heads", HEADS)
@@ -150,12 +203,47 @@ def test_a_rotation_equals_upstream(positions: list[int], is_neox: bool, rotary_
 
 
 @pytest.mark.parametrize(("size_in", "size_out"), [(768, 2048), (64, 192), (1, 3)])
-def test_a_product_of_two_rows_equals_torch(size_in: int, size_out: int) -> None:
+@pytest.mark.parametrize("num_rows", [1, 2, 9, 70])
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_a_linear_layer_equals_torch(size_in: int, size_out: int, num_rows: int, *, has_bias: bool) -> None:
     torch.manual_seed(0)
-    x, weight = torch.randn(2, size_in), torch.randn(size_out, size_in)
-    found = multiply_two(x, weight)
+    weight, bias = torch.randn(size_out, size_in), torch.randn(size_out) if has_bias else None
+    layer = _loaded_layer(weight)
+    x = torch.randn(num_rows, size_in)
+    found = linear.wrap_apply(_fail)(None, layer, x, bias)
     assert found.is_contiguous()
-    torch.testing.assert_close(found.double(), x.double() @ weight.double().T, rtol=1e-4, atol=1e-4)
+    expected = torch.nn.functional.linear(x.double(), weight.double(), bias.double() if has_bias else None)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_loaded_weight_lies_by_inputs_and_can_be_loaded_again() -> None:
+    weight = torch.randn(6, 4)
+    layer = _loaded_layer(weight)
+    assert layer.weight.equal(weight)
+    assert layer.weight.stride() == (1, 6)
+    layer.weight.copy_(weight + 1)
+    linear.wrap_process_weights(UnquantizedLinearMethod.process_weights_after_loading)(None, layer)
+    assert layer.weight.equal(weight + 1)
+    assert layer.weight.stride() == (1, 6)
+
+
+def test_other_types_of_linear_layers_are_upstreams() -> None:
+    weight, x = torch.randn(6, 4).bfloat16(), torch.randn(2, 4).bfloat16()
+    layer = _loaded_layer(weight)
+    assert layer.weight.is_contiguous()
+    found = linear.wrap_apply(UnquantizedLinearMethod.apply)(UnquantizedLinearMethod(), layer, x)
+    assert found.equal(torch.nn.functional.linear(x, weight))
+
+
+def _loaded_layer(weight: Tensor) -> Any:
+    layer = torch.nn.Module()
+    layer.weight = torch.nn.Parameter(weight.clone(), requires_grad=False)
+    linear.wrap_process_weights(UnquantizedLinearMethod.process_weights_after_loading)(None, layer)
+    return layer
+
+
+def _fail(*given: Any) -> Tensor:
+    raise AssertionError("upstream was asked")
 
 
 def _norm() -> Any:

@@ -5,6 +5,7 @@ computed into it: the tokens up to its position and whose weights made it. After
 
 - a row that a request matched holds base-made KV of exactly its own tokens, before its boundary (I2, I5);
 - every slot in the tree is base-made, and no slot has two owners or none (no leak, no double free);
+- so does a row of a page that was begun and not full, which a request goes on in or gets a copy of;
 - a request's own and cross-module hits are those of its first match, by the module that put each slot into the tree.
 """
 
@@ -24,12 +25,17 @@ from sglang.srt.mem_cache.radix_cache import RadixKey
 from sglang_patches.cpu.paged_allocator import TorchPagedAllocator
 from sglang_patches.engine.radix_cache import SharedPrefillRadixCache
 from sglang_patches.observed.call_report import read_note
+from sglang_patches.prefill.open_pages import OpenPages
 from sglang_patches.prefill.request_state import ALL_BASE_MADE, RequestState
 
 NUM_ROWS, MAX_CONTEXT, NUM_PAGES = 4, 64, 24
 MODULES = [None, "math", "tool"]
 # Few tokens and nested prompts, so that prompts meet each other, and each other's outputs, all the time.
-prompts = st.lists(st.integers(1, 2), min_size=1, max_size=20)
+prompts = st.builds(
+    lambda num_common, rest: [1, 2, 2, 1, 1, 2, 1, 2, 2, 2, 1, 1, 2, 1][:num_common] + rest,
+    st.integers(0, 14),
+    st.lists(st.integers(1, 2), min_size=1, max_size=6),
+)
 
 
 class Scheduler(RuleBasedStateMachine):
@@ -49,6 +55,7 @@ class Scheduler(RuleBasedStateMachine):
                 page_size=page_size,
             )
         )
+        self.cache.copy_rows = self.copy_rows
         self.all_slots = set(range(page_size, (NUM_PAGES + 1) * page_size))
         self.content = {}
         self.origins = {}
@@ -76,6 +83,24 @@ class Scheduler(RuleBasedStateMachine):
             self.content[slot] = (tuple(tokens[: position + 1]), self.computed_by(req, position))
         req.kv_committed_len = end
         return True
+
+    def copy_rows(self, source, target):
+        self.content.update(
+            {slot: self.content[row] for row, slot in zip(source.tolist(), target.tolist(), strict=True)}
+        )
+
+    def go_on_in_page(self, req, may_copy):
+        """What a batch does before it allocates rows (patches/extend_batch.py)."""
+        fill = req.full_untruncated_fill_ids = req.origin_input_ids + req.output_ids
+        req._compute_max_prefix_len = lambda num_tokens: num_tokens - 1
+        req.set_extend_range = lambda start, end: None
+        req.extend_range = SimpleNamespace(end=len(fill))
+        if self.cache.open_pages is not None:
+            req.prefillshare.continued = self.cache.open_pages.give_to(req, may_copy=may_copy)
+        for position, slot in enumerate(req.prefix_indices.tolist()):
+            assert self.content[slot] == (tuple(fill[: position + 1]), "base")
+            assert position < req.prefillshare.boundary
+            assert position < len(fill) - 1
 
     def match(self, req):
         fill = req.origin_input_ids + req.output_ids
@@ -119,18 +144,22 @@ class Scheduler(RuleBasedStateMachine):
         )
 
     @precondition(lambda self: self.waiting and self.free_rows)
-    @rule()
-    def admit(self):
+    @rule(may_copy=st.booleans())
+    def admit(self, may_copy):
         req = self.waiting.pop(0)
         found = self.match(req)
         req.prefix_indices, req.last_node = found.device_indices, found.last_device_node
         req.cache_protected_len = req.kv_committed_len = len(found.device_indices)
+        self.go_on_in_page(req, may_copy)
+        continued = req.prefillshare.continued
         if req.hits is None:  # the first time; a retracted request matches again, which counts nothing
             is_own = [self.origins[slot] == req.prefillshare.decode_module for slot in found.device_indices.tolist()]
+            is_own += [continued.origin == req.prefillshare.decode_module] * continued.num_tokens
             req.hits = {"own_hit_tokens": sum(is_own), "cross_hit_tokens": len(is_own) - sum(is_own)}
         req.req_pool_idx = self.free_rows.pop()
         self.cache.inc_lock_ref(req.last_node)
-        self.rows.write((req.req_pool_idx, slice(0, req.kv_committed_len)), found.device_indices.int())
+        req.kv_committed_len = len(req.prefix_indices)
+        self.rows.write((req.req_pool_idx, slice(0, req.kv_committed_len)), req.prefix_indices.int())
         self.running.append(req)
 
     @rule(chunk=st.integers(1, 24), token=st.integers(1, 2))
@@ -199,8 +228,15 @@ class Scheduler(RuleBasedStateMachine):
         private = [slot for req in self.running for slot in self.private_slots(req)]
         assert len(private) == len(set(private))
         free = [page * page_size + k for page in self.allocator.free_pages.tolist() for k in range(page_size)]
-        owned = [self.slots_of_pages(group) for group in (in_tree, private, free)]
+        begun = [slot for page in self.cache.open_pages or () for slot in page.rows.tolist()]
+        owned = [self.slots_of_pages(group) for group in (in_tree, begun, private, free)]
         assert sum(map(len, owned)) == len(set().union(*owned)) == len(self.all_slots)
+
+    @invariant()
+    def what_can_be_evicted_is_counted(self):
+        num_open = len(self.cache.open_pages or ())
+        in_tree = self.cache.total_size()
+        assert self.cache.evictable_size_ + self.cache.protected_size_ == in_tree + num_open * self.allocator.page_size
 
     def teardown(self):
         for req in list(getattr(self, "running", [])):
@@ -218,7 +254,7 @@ def one_request_of_a_module() -> None:
     machine = Scheduler()
     machine.start(page_size=1)
     machine.submit(lora_id="math", prompt=[1, 2, 1], salt=None)
-    machine.admit()
+    machine.admit(may_copy=True)
     machine.extend(chunk=24, token=2)
     machine.decode(index=0, token=1)
     machine.finish_or_abort(index=0, is_insert=True)
@@ -235,3 +271,60 @@ def test_the_machine_notices_decoder_made_kv_in_the_tree(monkeypatch):
         monkeypatch.setattr(SharedPrefillRadixCache, name, getattr(RadixCache, name))
     with pytest.raises(AssertionError, match="math"):
         one_request_of_a_module()
+
+
+def ask(machine: Scheduler, lora_id: str | None, prompt: list[int], may_copy: bool = True) -> int:
+    """One request from its admission to its end; the rows that it found computed behind its last whole page."""
+    machine.submit(lora_id=lora_id, prompt=prompt, salt=None)
+    machine.admit(may_copy=may_copy)
+    (req,) = machine.running
+    machine.every_slot_has_one_owner()
+    machine.extend(chunk=24, token=2)
+    machine.decode(index=0, token=1)
+    machine.finish_or_abort(index=0, is_insert=True)
+    machine.every_slot_has_one_owner()
+    machine.what_can_be_evicted_is_counted()
+    return req.prefillshare.continued.num_tokens
+
+
+def pages_of_four() -> Scheduler:
+    machine = Scheduler()
+    machine.start(page_size=4)
+    return machine
+
+
+def test_the_next_call_goes_on_in_a_page_that_is_not_full():
+    machine = pages_of_four()
+    assert ask(machine, "math", [1, 2, 1, 2, 1, 1, 2]) == 0
+    # x_7 was the decode module's, and so is the last of what comes.
+    assert ask(machine, "tool", [1, 2, 1, 2, 1, 1, 1, 1, 2, 2]) == 2
+    # Its own page is full by now, and in the tree: another one that begins alike gets a copy of the start.
+    assert ask(machine, "tool", [1, 2, 1, 2, 1, 1, 1, 2, 2]) == 3
+    assert ask(machine, "tool", [1, 2, 1, 2, 1, 1, 1, 2, 1], may_copy=False) == 0
+
+
+def test_no_row_from_the_boundary_on_is_given():
+    machine = pages_of_four()
+    ask(machine, None, [1, 2, 1, 2, 1, 1, 2])
+    assert ask(machine, "math", [1, 2, 1, 2, 1, 1]) == 1
+    assert ask(machine, None, [1, 2, 1, 2, 1, 1]) == 1
+
+
+def test_pages_that_are_not_full_can_be_evicted():
+    machine = pages_of_four()
+    ask(machine, "math", [1, 2, 1, 2, 1, 1, 2])
+    assert len(machine.cache.open_pages) == 1
+    machine.evict(num_tokens=1)
+    assert ask(machine, "math", [1, 2, 1, 2, 1, 1, 2]) == 0
+    machine.evict(num_tokens=100)
+    assert len(machine.allocator.free_pages) == NUM_PAGES
+
+
+def test_the_machine_notices_rows_behind_the_boundary(monkeypatch):
+    monkeypatch.setattr(
+        OpenPages, "_last_to_give", lambda self, req: len(req.prefix_indices) + req.prefillshare.boundary
+    )
+    machine = pages_of_four()
+    ask(machine, None, [1, 2, 1, 2, 1, 1, 2])
+    with pytest.raises(AssertionError):
+        ask(machine, "math", [1, 2, 1, 2, 1, 1])

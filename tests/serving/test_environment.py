@@ -21,7 +21,7 @@ from prefillshare.places import (
     new_private_folder,
     state_directory,
 )
-from prefillshare.serving.machine.environment import loopback_variables, process_variables
+from prefillshare.serving.machine.environment import network_variables, process_variables
 from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.plan.processes import plan_workers
 from prefillshare.serving.run.forks import ForkServer
@@ -166,16 +166,16 @@ def test_a_server_joins_the_exceptions_only_where_there_is_a_proxy(monkeypatch: 
 
 
 def test_an_engine_spread_over_machines_is_not_kept_on_this_one(tmp_path: Path) -> None:
-    assert loopback_variables(())["SGLANG_HOST_IP"] == "127.0.0.1"
+    assert network_variables(())["SGLANG_HOST_IP"] == "127.0.0.1"
     assert "SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE" in process_variables(tmp_path, ("--port", "1"))
     for spread in (("--nnodes", "2"), ("--dist-init-addr=10.0.0.1:5000",)):
-        assert loopback_variables(spread) == {}
+        assert network_variables(spread) == {}
         assert "SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE" not in process_variables(tmp_path, spread)
     replicas = ("--dp-size", "2")
-    assert loopback_variables(replicas)
+    assert network_variables(replicas)
     assert "SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE" not in process_variables(tmp_path, replicas)
 
 
 def test_networks_that_the_user_names_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UCX_NET_DEVICES", "mlx5_0:1")
-    assert "UCX_NET_DEVICES" not in loopback_variables(())
+    assert "UCX_NET_DEVICES" not in network_variables(())

@@ -10,11 +10,14 @@ import pytest
 
 from prefillshare.accelerators import assumed_gpus
 from prefillshare.config import load_deployment
+from prefillshare.contract import SHARED_MEMORY_VARIABLE
 from prefillshare.errors import PrefillShareError
 from prefillshare.modules.deployment import ResolvedDeployment, resolve
 from prefillshare.serving.launch import plan, plan_warnings
 from prefillshare.serving.machine.ports import free_port
 from prefillshare.serving.options import LaunchOptions
+from prefillshare.serving.plan.transfer import describe_transfer
+from prefillshare.serving.plan.variables import handoff_variables
 from tests.support.random_models import make_family
 
 COLOCATED, ACROSS = "colocated", "disaggregated"
@@ -124,6 +127,25 @@ def test_a_library_that_is_not_installed_is_named(family: Path, monkeypatch: pyt
     config = load_deployment(_written(family, ACROSS, more='[transfer]\nbackend = "mooncake"\n'))
     with pytest.raises(PrefillShareError, match="pip install mooncake-transfer-engine"):
         plan(resolve(config, ()), LaunchOptions())
+
+
+@pytest.mark.parametrize(
+    ("transfer", "gpus", "said"),
+    [
+        ("", None, "through shared memory"),
+        ("shared_memory = false", None, "by nixl: shared_memory = false under [transfer]"),
+        ("", "4x80GB", "by nixl, from GPU to GPU"),
+        ('backend = "mooncake"', None, "by mooncake"),
+    ],
+)
+def test_the_way_of_kv_is_told_and_what_workers_are_started_for(
+    family: Path, transfer: str, gpus: str | None, said: str
+) -> None:
+    config = load_deployment(_written(family, ACROSS, more=f"[transfer]\n{transfer}\n"))
+    resolved = resolve(config, assumed_gpus(gpus) if gpus else ())
+    assert describe_transfer(resolved).endswith(said)
+    is_shared = SHARED_MEMORY_VARIABLE in handoff_variables(resolved)
+    assert is_shared == (transfer == "")
 
 
 def test_pages_of_a_gpu_must_fit_its_chunks(family: Path) -> None:

@@ -15,6 +15,7 @@ NOT_SHOWN = {
     snapshot.Snapshot: {"schema", "refusals", "retries", "eager_jobs"},
     snapshot.Worker: {"push", "store"},
     snapshot.Module: {"retractions", "shared_prefix"},
+    snapshot.Handoff: {"memory_bytes", "memory_calls"},
 }
 """What the dashboard leaves to others."""
 PARTS = {

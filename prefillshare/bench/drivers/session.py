@@ -2,10 +2,12 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from itertools import pairwise
+from typing import Protocol
 
-from prefillshare.bench.drivers.client import CallClient, CallFailedError, Reply
+from prefillshare.bench.drivers.client import CallFailedError, Reply
 from prefillshare.bench.records import CallRecord
 from prefillshare.bench.systems.base import Target
 from prefillshare.bench.workloads.base import Session, Workload
@@ -13,20 +15,39 @@ from prefillshare.bench.workloads.base import Session, Workload
 OnCall = Callable[[CallRecord], None]
 
 
+class Asks(Protocol):
+    """What answers the driver's calls."""
+
+    async def ask(self, target: Target, prompt: list[int], num_tokens: int, session: str) -> Reply:
+        """Return the answer of exactly `num_tokens` tokens, with its times by the driver's clock.
+
+        Raises: CallFailedError.
+        """
+        ...
+
+
 class SessionDriver:
     """Drives the sessions of one run and keeps a record of each call."""
 
-    def __init__(self, client: CallClient, targets: Mapping[str, Target], workload: Workload, on_call: OnCall) -> None:
+    def __init__(
+        self,
+        client: Asks,
+        targets: Mapping[str, Target],
+        workload: Workload,
+        on_call: OnCall,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.calls: list[CallRecord] = []
         self.workload = workload
         self._client = client
         self._targets = targets
         self._on_call = on_call
-        self._started_at = time.monotonic()
+        self._clock = clock
+        self._started_at = clock()
 
     def now_s(self) -> float:
         """Seconds since the start of the run."""
-        return time.monotonic() - self._started_at
+        return self._clock() - self._started_at
 
     async def run(self, number: int, due_s: float | None = None) -> None:
         """Run session `number`, which was due then; a call that fails ends it."""
@@ -73,8 +94,8 @@ def _gaps(times: list[float]) -> list[float]:
 
     Where several came together, each has an equal part of the wait for them; those that came with the first, none.
     """
-    pieces = sorted(set(times))
-    counts = {moment: times.count(moment) for moment in pieces}
+    counts = Counter(times)
+    pieces = sorted(counts)
     with_first = [0.0] * (counts[pieces[0]] - 1)
     later = [(after - before) / counts[after] for before, after in pairwise(pieces) for _ in range(counts[after])]
     return with_first + later

@@ -8,7 +8,7 @@ from prefillshare.bench.results import Result
 
 _SIZE = (7.0, 4.2)
 _DPI = 130
-_COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf")
+COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf")
 
 
 def draw_plots(results: Sequence[Result], directory: Path) -> list[Path]:
@@ -21,7 +21,8 @@ def draw_plots(results: Sequence[Result], directory: Path) -> list[Path]:
     for num_modules in sorted({result.num_modules for result in results}):
         some = [result for result in results if result.num_modules == num_modules]
         over_load = _OVER_LOAD if len({result.load for result in some}) > 1 else {}
-        for name, draw in (_PER_COUNT | over_load).items():
+        over_time = _OVER_TIME if any(run.record.kv for result in some for run in result.runs) else {}
+        for name, draw in (_PER_COUNT | over_time | over_load).items():
             files.append(_draw(directory / f"{name}-n{num_modules}", some, draw, f"{num_modules} modules"))
     if len({result.num_modules for result in results}) > 1:
         for name, draw in _OVER_COUNT.items():
@@ -48,7 +49,7 @@ def _draw(stem: Path, results: Sequence[Result], draw: Callable[[Any, Sequence[R
 def _latency_cdf(axes: Any, results: Sequence[Result]) -> None:
     """Of the highest load that was measured."""
     load = results[-1].load
-    for colour, result in zip(_COLOURS, (result for result in results if result.load == load), strict=False):
+    for colour, result in zip(COLOURS, (result for result in results if result.load == load), strict=False):
         latencies = sorted(
             call.latency_s for run in result.runs for call in run.record.calls if call.latency_s is not None
         )
@@ -81,7 +82,7 @@ def _over_modules(key: str, title: str, label: str, ideals: bool = False) -> Cal
 
 
 def _lines(axes: Any, results: Sequence[Result], key: str, x_of: Callable[[Result], float]) -> None:
-    for colour, name in zip(_COLOURS, dict.fromkeys(result.system for result in results), strict=False):
+    for colour, name in zip(COLOURS, dict.fromkeys(result.system for result in results), strict=False):
         points = [
             (x_of(result), result.figures[key]) for result in results if result.system == name and result.figures[key]
         ]
@@ -107,7 +108,7 @@ def _ideals(axes: Any, results: Sequence[Result], x_of: Callable[[Result], float
 def _kv_over_time(axes: Any, results: Sequence[Result]) -> None:
     """The first repeat, at the highest load."""
     load = results[-1].load
-    for colour, result in zip(_COLOURS, (result for result in results if result.load == load), strict=False):
+    for colour, result in zip(COLOURS, (result for result in results if result.load == load), strict=False):
         samples = result.runs[0].record.kv
         if samples:
             axes.plot(
@@ -125,6 +126,8 @@ def _load_label(results: Sequence[Result]) -> str:
 
 _PER_COUNT: dict[str, Callable[[Any, Sequence[Result]], None]] = {
     "latency-cdf": _latency_cdf,
+}
+_OVER_TIME: dict[str, Callable[[Any, Sequence[Result]], None]] = {
     "kv-over-time": _kv_over_time,
 }
 _OVER_LOAD: dict[str, Callable[[Any, Sequence[Result]], None]] = {

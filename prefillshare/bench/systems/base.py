@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from prefillshare.config.schema import Deployment
+from prefillshare.config.store import Store
 from prefillshare.errors import BenchError
 
 
@@ -72,10 +73,18 @@ class Setup:
     """Base, adapters and engine settings; each system serves them in its own way."""
     kv_tokens: int | None
     """KV budget of the whole system in tokens, shared equally by its engines; None leaves it to the engine."""
+    store_memory: str | None = None
+    """Size of the store's memory, for the systems that have one; None serves them without."""
     log_dir: Path
     """Directory for the engines' logs."""
     longest_call: int = field(default=1)
     """Tokens of the longest prompt with its answer."""
+
+    def with_store(self, deployment: Deployment) -> Deployment:
+        """The deployment with the store that was asked for."""
+        if self.store_memory is None:
+            return deployment
+        return replace(deployment, store=Store(memory=self.store_memory))
 
     def for_engines(self, num_engines: int) -> Deployment:
         """The deployment with each engine's part of the budget.

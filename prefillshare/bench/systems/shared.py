@@ -27,7 +27,7 @@ class Shared:
     @contextlib.contextmanager
     def start(self, setup: Setup) -> Iterator[Running]:
         """See `System`."""
-        deployment = resolve(self.choose(setup.for_engines(1)))
+        deployment = resolve(self.choose(setup.with_store(setup.for_engines(1))))
         options = LaunchOptions(port=free_port(), log_path=setup.log_dir / f"{self.name}.log")
         running = launch_engine(deployment, options)
         try:
@@ -70,7 +70,7 @@ class SharedPd:
     @contextlib.contextmanager
     def start(self, setup: Setup) -> Iterator[Running]:
         """See `System`."""
-        deployment = resolve(make_disaggregated(setup))
+        deployment = resolve(setup.with_store(make_disaggregated(setup)))
         options = LaunchOptions(port=free_port(), log_path=setup.log_dir / f"{self.name}.log")
         cluster = launch_cluster(deployment, options)
         try:

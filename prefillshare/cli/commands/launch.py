@@ -46,6 +46,7 @@ def launch(
     from prefillshare.serving.machine.ports import check_address, check_port
     from prefillshare.serving.options import LaunchOptions
     from prefillshare.serving.plan.store import describe_store, plan_store
+    from prefillshare.serving.plan.transfer import describe_transfer
 
     if tui:
         _check_screen(as_json, dry_run)
@@ -72,6 +73,8 @@ def launch(
     )
     if (store := plan_store(deployment)) is not None:
         say(describe_store(store))
+    if config.topology == "disaggregated":
+        say(describe_transfer(deployment))
     if dry_run:
         _print_plan(deployment, options, as_json)
     else:

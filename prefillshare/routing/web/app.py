@@ -44,6 +44,7 @@ _ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/metrics", monitoring.show_metrics),
     ("GET", "/workers", workers.list_workers),
     ("POST", "/workers", workers.join),
+    ("PUT", "/workers/{id}", workers.announce),
     ("DELETE", "/workers/{id}", workers.leave),
     # For clients that can name an address but no model, such as SGLang's frontend language.
     ("POST", "/modules/{module}/generate", models.of_module(call_handler("/generate"))),

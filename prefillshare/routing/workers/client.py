@@ -65,7 +65,9 @@ class WorkerClient:
         worker = leg.worker
         try:
             reply = await self._http.post(
-                worker.base_url + leg.path, data=_payload(leg.body), headers={**self._headers, **leg.headers, **headers}
+                worker.base_url + leg.path,
+                data=_payload(leg.body),
+                headers={**self._headers, **worker.headers, **leg.headers, **headers},
             )
             answer = await read_answer(reply, is_stream=is_stream)
         except aiohttp.ClientConnectorError as error:
@@ -92,7 +94,8 @@ class WorkerClient:
         """
         try:
             async with asyncio.timeout(timeout_s):
-                async with self._http.request(method, worker.base_url + path, headers=self._headers) as reply:
+                headers = {**self._headers, **worker.headers}
+                async with self._http.request(method, worker.base_url + path, headers=headers) as reply:
                     return reply.status, await reply.read()
         except OSError as error:
             self._raise_own_shortage(worker, error)
@@ -133,7 +136,7 @@ class WorkerClient:
         url, body = worker.base_url + "/abort_request", orjson.dumps({"rid": rid})
         try:
             async with asyncio.timeout(_ABORT_TIMEOUT_S):
-                async with self._http.post(url, data=body, headers=self._headers) as reply:
+                async with self._http.post(url, data=body, headers={**self._headers, **worker.headers}) as reply:
                     await reply.read()
         except (aiohttp.ClientError, OSError):
             return  # a worker that cannot be told has nothing running, or is about to be found dead

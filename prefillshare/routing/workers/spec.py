@@ -1,7 +1,7 @@
 """A worker as the launcher or an operator describes it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from yarl import URL
@@ -32,6 +32,10 @@ class WorkerSpec:
     """ZeroMQ address at which the worker publishes what its cache stores and evicts; None when it does not."""
     has_store: bool = False
     """Prefill worker: whether it shares the deployment's store with others that do."""
+    api_key: str | None = field(default=None, repr=False)
+    """Key that it wants of the router; None is the one that the router has for all of its workers."""
+    fingerprint: str | None = None
+    """Prefill module that it serves or was trained on; None leaves it to whoever started it."""
 
     def __post_init__(self) -> None:
         if (self.role == "decode") != (self.module is not None):

@@ -1,5 +1,7 @@
 """One worker and what the router knows of it: its state, its load, its speed, its failures."""
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -44,9 +46,10 @@ class ModelCard:
 class Worker:
     """One worker and what the router knows of it."""
 
-    def __init__(self, spec: WorkerSpec, settings: Router) -> None:
+    def __init__(self, spec: WorkerSpec, settings: Router, clock: Callable[[], float] = time.monotonic) -> None:
         self.spec = spec
         self.base_url = spec.url.rstrip("/")
+        self.headers = {} if spec.api_key is None else {"Authorization": f"Bearer {spec.api_key}"}
         self.state: State = "starting"
         self.reason = "not asked yet"
         self.card = ModelCard()
@@ -56,11 +59,12 @@ class Worker:
         self.num_ups = 0
         self.last_byte_at = 0.0
         self.max_running = settings.max_running_per_worker
-        self.speed = PrefillSpeed(settings.initial_prefill_tokens_per_s)
+        self.speed = PrefillSpeed(settings.initial_prefill_tokens_per_s, clock)
         self.breaker = Breaker(
             failures=settings.breaker_failures,
             open_s=settings.breaker_open_s,
             max_open_s=settings.breaker_max_open_s,
+            clock=clock,
         )
 
     @property

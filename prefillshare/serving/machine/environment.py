@@ -6,17 +6,9 @@ from pathlib import Path
 
 from prefillshare.direct import proxy_exceptions
 from prefillshare.places import missing_variables, temporary_folder
+from prefillshare.serving.machine.interfaces import find_interface
 from prefillshare.serving.options import DEFAULT_HOST
 
-_LOOPBACK = {
-    # The listener of a worker for its peers' messages.
-    "SGLANG_HOST_IP": DEFAULT_HOST,
-    # The transfer of KV between processes, where it takes a network at all.
-    "UCX_NET_DEVICES": "lo",
-    # Collectives, on CPU and on GPUs.
-    "GLOO_SOCKET_IFNAME": "lo",
-    "NCCL_SOCKET_IFNAME": "lo",
-}
 _OWN_HOSTS = (DEFAULT_HOST, "localhost", "::1")
 _RENDEZVOUS = "SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE"
 _SPANNING_FLAGS = ("--dist-init-addr", "--nccl-init-addr", "--nnodes", "--node-rank")
@@ -24,11 +16,24 @@ _STORE_FLAGS = ("--dp-size", "--data-parallel-size", "--moe-a2a-backend", "--ela
 """Engines of several worlds, each of which needs a rendezvous of its own, or that read an address out of it."""
 
 
-def loopback_variables(extra_args: Sequence[str]) -> dict[str, str]:
-    """Keep what an engine's processes say to each other on this machine, unless the user spreads it over several."""
+def network_variables(extra_args: Sequence[str], peer_host: str = DEFAULT_HOST) -> dict[str, str]:
+    """Bind an engine to `peer_host`, at which its peers reach it, unless the user spreads it over several machines.
+
+    What its own processes say to each other stays on this machine.
+    Raises: LaunchError when this machine has no such address.
+    """
     if _has_flag(extra_args, _SPANNING_FLAGS):
         return {}
-    return {name: value for name, value in _LOOPBACK.items() if name not in os.environ}
+    variables = {
+        # The listener of a worker for its peers' messages.
+        "SGLANG_HOST_IP": peer_host,
+        # The transfer of KV between processes, where it takes a network at all.
+        "UCX_NET_DEVICES": "lo" if peer_host == DEFAULT_HOST else find_interface(peer_host),
+        # Collectives, on CPU and on GPUs.
+        "GLOO_SOCKET_IFNAME": "lo",
+        "NCCL_SOCKET_IFNAME": "lo",
+    }
+    return {name: value for name, value in variables.items() if name not in os.environ}
 
 
 def process_variables(scratch: Path, argv: Sequence[str]) -> dict[str, str]:

@@ -50,9 +50,9 @@ def worker_command(
     argv += store_flags(deployment, worker, store)
     argv += _schedule_flags(worker, argv) if on_cpu else []
     argv += [*_checked_extra_args(deployment, argv), *extra_args]
-    environment = engine_variables(deployment, on_cpu, extra_args, place.gpu)
+    environment = engine_variables(deployment, on_cpu, extra_args, place)
     environment |= handoff_variables(deployment) if worker.role != "engine" else {}
-    environment |= store_variables(deployment) if store is not None else {}
+    environment |= store_variables(deployment, worker, store)
     environment |= eager_variables(deployment) | warning_variables(deployment)
     return ProcessCommand(argv=tuple(argv), environment=environment, api_key=api_key)
 
@@ -63,7 +63,7 @@ def alone_command(deployment: ResolvedDeployment, worker: Worker, place: Place) 
     check_kernels(deployment, PLUGINS)
     argv = _server_flags(worker, place) + _engine_flags(deployment, on_cpu, place.gpu)
     argv += _checked_extra_args(deployment, argv)
-    return ProcessCommand(argv=tuple(argv), environment=engine_variables(deployment, on_cpu, (), place.gpu))
+    return ProcessCommand(argv=tuple(argv), environment=engine_variables(deployment, on_cpu, (), place))
 
 
 def _checked_extra_args(deployment: ResolvedDeployment, argv: Sequence[str]) -> tuple[str, ...]:

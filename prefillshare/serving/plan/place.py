@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from prefillshare.serving.options import DEFAULT_HOST
 from prefillshare.serving.plan.placement import GpuPlace
 
 
@@ -20,7 +21,14 @@ class Place:
     gpu: GpuPlace | None = None
     """Its GPUs; None on a CPU, and for an engine, which takes the first."""
     kv_events: str | None = None
-    """ZeroMQ address at which it publishes KV events; None when it does not."""
+    """ZeroMQ address at which it publishes KV events; None when it does not. A `*` stands for `peer_host`."""
+    peer_host: str = DEFAULT_HOST
+    """Address of this machine at which other workers and routers reach it beside its HTTP server."""
+
+    @property
+    def kv_events_address(self) -> str | None:
+        """ZeroMQ address at which routers hear its KV events."""
+        return None if self.kv_events is None else self.kv_events.replace("*", self.peer_host)
 
     @property
     def url(self) -> str:

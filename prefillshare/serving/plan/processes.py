@@ -12,6 +12,7 @@ from prefillshare.serving.plan.arguments import worker_command
 from prefillshare.serving.plan.budget import planned_memory
 from prefillshare.serving.plan.command import ProcessCommand
 from prefillshare.serving.plan.cpu import runs_on_cpu
+from prefillshare.serving.plan.memory import worker_memory
 from prefillshare.serving.plan.place import Place
 from prefillshare.serving.plan.placement import GpuPlace, place_deployment
 from prefillshare.serving.plan.preflight import check_sizes, check_transfer
@@ -78,6 +79,33 @@ def plan_workers(
         )
         planned.append(PlannedWorker(worker=worker, place=place, command=command, store=store))
     return tuple(planned)
+
+
+def plan_joining_worker(
+    deployment: ResolvedDeployment, worker: Worker, options: LaunchOptions, worker_key: str
+) -> PlannedWorker:
+    """Return one worker of a disaggregated deployment that listens at the address of `options`, for others to reach.
+
+    The GPUs that this process sees are its own.
+    Raises: ConfigError when the machine lacks what the worker needs.
+    """
+    runs_on_cpu(deployment)
+    check_transfer(deployment)
+    check_sizes(deployment)
+    [gpu] = place_deployment(deployment, [worker_memory(deployment, worker)])
+    host, store = options.host, plan_store(deployment)
+    events = f"tcp://*:{free_port(host)}" if deployment.config.router.kv_events else None
+    place = Place(
+        host=host,
+        port=options.port,
+        nccl_port=free_port(host),
+        bootstrap_port=free_port(host) if worker.role == "prefill" else None,
+        gpu=gpu,
+        kv_events=events,
+        peer_host=host,
+    )
+    command = worker_command(deployment, worker, place, api_key=worker_key, extra_args=options.extra_args, store=store)
+    return PlannedWorker(worker=worker, place=place, command=command, store=store)
 
 
 def place_worker(worker: Worker, gpu: GpuPlace | None, event_directory: Path | None = None) -> Place:

@@ -5,11 +5,19 @@ import os
 from collections.abc import Sequence
 
 from prefillshare.accelerators import gpus
-from prefillshare.contract import DEPLOYMENT_VARIABLE, EAGER_VARIABLE, FINGERPRINT_VARIABLE, PLUGINS, WARNINGS_VARIABLE
+from prefillshare.contract import (
+    DEPLOYMENT_VARIABLE,
+    EAGER_VARIABLE,
+    FINGERPRINT_VARIABLE,
+    PLUGINS,
+    SHARED_MEMORY_VARIABLE,
+    WARNINGS_VARIABLE,
+)
 from prefillshare.modules.deployment import ResolvedDeployment
-from prefillshare.serving.machine.environment import loopback_variables
+from prefillshare.serving.machine.environment import network_variables
 from prefillshare.serving.machine.host import default_threads
 from prefillshare.serving.machine.toolkit import compiler_variables
+from prefillshare.serving.plan.place import Place
 from prefillshare.serving.plan.placement import GpuPlace
 
 HEARTBEAT_S = 2.0
@@ -19,7 +27,7 @@ HEARTBEAT_FAILURES = 2
 
 
 def engine_variables(
-    deployment: ResolvedDeployment, on_cpu: bool, extra_args: Sequence[str], gpu: GpuPlace | None
+    deployment: ResolvedDeployment, on_cpu: bool, extra_args: Sequence[str], place: Place
 ) -> dict[str, str]:
     """Return the variables of every engine of the deployment.
 
@@ -28,11 +36,11 @@ def engine_variables(
     # joblib, which SGLang imports and does not use, would leave a semaphore behind in every killed process.
     variables = {"SGLANG_PLUGINS": PLUGINS, "PYTHONWARNINGS": "ignore", "JOBLIB_MULTIPROCESSING": "0"}
     variables[DEPLOYMENT_VARIABLE] = deployment.config.name
-    variables |= loopback_variables((*deployment.config.engine.extra_args, *extra_args))
+    variables |= network_variables((*deployment.config.engine.extra_args, *extra_args), place.peer_host)
     if deployment.config.otlp_endpoint is not None:
         # SGLang's own default, 3, makes a span of every decode step.
         variables["SGLANG_TRACE_LEVEL"] = os.environ.get("SGLANG_TRACE_LEVEL", "2")
-    return variables | _device_variables(deployment, on_cpu, gpu)
+    return variables | _device_variables(deployment, on_cpu, place.gpu)
 
 
 def _device_variables(deployment: ResolvedDeployment, on_cpu: bool, gpu: GpuPlace | None) -> dict[str, str]:
@@ -53,8 +61,10 @@ def _device_variables(deployment: ResolvedDeployment, on_cpu: bool, gpu: GpuPlac
 
 def handoff_variables(deployment: ResolvedDeployment) -> dict[str, str]:
     """Return the variables of the workers of a disaggregated deployment, which hand KV over."""
-    timeout = str(deployment.config.transfer.timeout_s)
-    return {
+    transfer = deployment.config.transfer
+    timeout = str(transfer.timeout_s)
+    shared = {SHARED_MEMORY_VARIABLE: "1"} if transfer.shared_memory and transfer.backend == "nixl" else {}
+    return shared | {
         FINGERPRINT_VARIABLE: deployment.fingerprint,
         "SGLANG_DISAGGREGATION_BOOTSTRAP_TIMEOUT": timeout,
         "SGLANG_DISAGGREGATION_WAITING_TIMEOUT": timeout,

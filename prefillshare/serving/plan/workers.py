@@ -32,15 +32,7 @@ def workers_of(deployment: ResolvedDeployment) -> tuple[Worker, ...]:
     """Return every worker in the order of the start: the engine, or the prefill pool and then the decode modules."""
     if deployment.config.topology == "colocated":
         return (engine_of(deployment),)
-    prefill = [
-        Worker(
-            name=f"prefill-{number}",
-            role="prefill",
-            model=deployment.config.prefill.name,
-            checkpoint=deployment.prefill_path,
-        )
-        for number in range(deployment.config.prefill.workers)
-    ]
+    prefill = [prefill_worker(deployment, f"prefill-{number}") for number in range(deployment.config.prefill.workers)]
     decode = [
         decode_worker(deployment, module, f"decode-{module.spec.name}-{number}")
         for module in deployment.modules
@@ -58,6 +50,11 @@ def engine_of(deployment: ResolvedDeployment) -> Worker:
         checkpoint=deployment.prefill_path,
         adapters=deployment.modules,
     )
+
+
+def prefill_worker(deployment: ResolvedDeployment, name: str) -> Worker:
+    """Return a prefill worker, which holds the prefill module alone."""
+    return Worker(name=name, role="prefill", model=deployment.config.prefill.name, checkpoint=deployment.prefill_path)
 
 
 def decode_worker(deployment: ResolvedDeployment, module: ResolvedModule, name: str) -> Worker:

@@ -3,45 +3,32 @@
 Workers listen on the loopback interface only, with a key made for this launch; clients reach the router.
 """
 
-import itertools
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
 from prefillshare import direct
-from prefillshare.contract import RESTARTS_VARIABLE, WORKER_VARIABLE
 from prefillshare.errors import LaunchError
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.places import new_private_folder
-from prefillshare.serving.machine.logs import new_log_path
-from prefillshare.serving.machine.ports import check_address, client_host
+from prefillshare.serving.machine.ports import check_address
 from prefillshare.serving.options import LaunchOptions, Listener, auth_header
-from prefillshare.serving.plan.command import ProcessCommand
 from prefillshare.serving.plan.processes import PlannedWorker, plan_workers
-from prefillshare.serving.plan.variables import HEARTBEAT_FAILURES, HEARTBEAT_S
 from prefillshare.serving.run.first_answers import answer_through_router
 from prefillshare.serving.run.forks import ForkServer
-from prefillshare.serving.run.process import EngineProcess, start_engine
+from prefillshare.serving.run.members import log_path_of, supervise_router, supervise_worker
+from prefillshare.serving.run.process import EngineProcess
 from prefillshare.serving.run.progress import LAST_STAGE
-from prefillshare.serving.run.readiness import (
-    is_answering,
-    start_fork_server,
-    wait_until_healthy,
-    wait_until_listening,
-)
+from prefillshare.serving.run.readiness import start_fork_server, wait_until_healthy, wait_until_listening
 from prefillshare.serving.run.record import ProcessRecord
-from prefillshare.serving.run.router_process import RouterFile, router_command
+from prefillshare.serving.run.router_process import RouterFile
 from prefillshare.serving.run.store_hold import StoreHold
-from prefillshare.serving.run.supervisor import FIRST_DELAY_S, Supervised, Supervisor
-
-PREFILL_DELAY_S = HEARTBEAT_S * (HEARTBEAT_FAILURES + 0.5)
-"""A prefill worker stays away until every decode worker has missed it: SGLang pairs again only after that."""
+from prefillshare.serving.run.supervisor import Supervised, Supervisor
 
 
 @dataclass(slots=True, kw_only=True)
@@ -147,10 +134,10 @@ def launch_cluster(
         store = StoreHold(workers)
         file = RouterFile.create(directory, deployment, options, workers, key)
         if borrowed is None:
-            log_path = _log_path(deployment, options, "forks")
+            log_path = log_path_of(deployment, options, "forks")
             forks = start_fork_server(workers[0].command, log_path, options.start_timeout_s, on_stage)
-        router = _supervise_router(file, options)
-        supervisor.members += [_supervise_worker(worker, deployment, options, borrowed or forks) for worker in workers]
+        router = supervise_router(file, options)
+        supervisor.members += [supervise_worker(worker, deployment, options, borrowed or forks) for worker in workers]
         # Last, so that `begin` starts it when its workers are on their way; it waits for them itself.
         supervisor.members.append(router)
         supervisor.begin()
@@ -181,57 +168,6 @@ def _end(supervisor: Supervisor, forks: ForkServer | None, directory: Path) -> N
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def _supervise_worker(
-    planned: PlannedWorker, deployment: ResolvedDeployment, options: LaunchOptions, forks: ForkServer | None
-) -> Supervised:
-    worker, url, key = planned.worker, planned.place.url, planned.command.api_key
-    log_path = _log_path(deployment, options, worker.name)
-
-    def start(command: ProcessCommand, is_restart: bool) -> EngineProcess:
-        alive = forks if forks is not None and forks.is_alive() else None
-        return start_engine(command, log_path, alive, is_restart=is_restart)
-
-    return Supervised(
-        name=worker.name,
-        role=worker.role,
-        url=url,
-        module=worker.module,
-        start=_count_starts(planned.command, worker.name, start),
-        is_ready=partial(is_answering, f"{url}/v1/models", key),
-        first_delay_s=PREFILL_DELAY_S if worker.role == "prefill" else FIRST_DELAY_S,
-    )
-
-
-def _supervise_router(file: RouterFile, options: LaunchOptions) -> Supervised:
-    url = f"http://{client_host(options.host)}:{options.port}"
-
-    def start(command: ProcessCommand, is_restart: bool) -> EngineProcess:
-        # The directory holds the deployment's keys.
-        return start_engine(command, file.log_path, is_restart=is_restart, private=[file.path.parent])
-
-    return Supervised(
-        name="router",
-        role="router",
-        url=url,
-        start=_count_starts(router_command(file), "router", start),
-        is_ready=partial(is_answering, f"{url}/health", options.api_key),
-    )
-
-
-def _count_starts(
-    command: ProcessCommand, name: str, start: Callable[[ProcessCommand, bool], EngineProcess]
-) -> Callable[[], EngineProcess]:
-    """What starts `command`, telling the process its name and the number of its restarts, for its metrics."""
-    numbers = itertools.count()
-
-    def start_next() -> EngineProcess:
-        number = next(numbers)
-        identity = {WORKER_VARIABLE: name, RESTARTS_VARIABLE: str(number)}
-        return start(replace(command, environment={**command.environment, **identity}), number > 0)
-
-    return start_next
-
-
 def _wait_for_all(
     supervisor: Supervisor, router: Supervised, key: str, options: LaunchOptions, on_stage: Listener
 ) -> None:
@@ -252,9 +188,3 @@ def _wait_for_all(
 
 def _list_started(members: Sequence[Supervised]) -> list[tuple[EngineProcess, str]]:
     return [(member.process, member.url) for member in members if member.process]
-
-
-def _log_path(deployment: ResolvedDeployment, options: LaunchOptions, name: str) -> Path:
-    if options.log_path is None:
-        return new_log_path(f"{deployment.config.name}.{name}")
-    return options.log_path.with_name(f"{options.log_path.stem}.{name}{options.log_path.suffix}")

@@ -32,7 +32,7 @@ class RouterFile:
         deployment: ResolvedDeployment,
         options: LaunchOptions,
         workers: Sequence[PlannedWorker],
-        worker_key: str,
+        worker_key: str | None,
     ) -> "RouterFile":
         """Write the settings of the router of `deployment` into `directory`."""
         path = directory / "router.json"
@@ -46,8 +46,9 @@ class RouterFile:
             "deployment": deployment.config.name,
             "otlp_endpoint": deployment.config.otlp_endpoint,
             "base_model": deployment.config.prefill.name,
+            "fingerprint": deployment.fingerprint,
             "eager_answers": deployment.config.prefill.eager_answers,
-            "workers": [_describe(worker) for worker in workers],
+            "workers": [describe_worker(worker) for worker in workers],
             "router": dataclasses.asdict(deployment.config.router),
         }
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="utf-8") as stream:
@@ -62,8 +63,8 @@ def router_command(file: RouterFile) -> ProcessCommand:
     return ProcessCommand(argv=argv, environment={})
 
 
-def _describe(planned: PlannedWorker) -> dict[str, str | int | bool | None]:
-    """A worker as `prefillshare.routing` reads it."""
+def describe_worker(planned: PlannedWorker) -> dict[str, str | int | bool | None]:
+    """Return a worker as `prefillshare.routing` reads it."""
     worker, place = planned.worker, planned.place
     return {
         "id": worker.name,
@@ -72,6 +73,6 @@ def _describe(planned: PlannedWorker) -> dict[str, str | int | bool | None]:
         "url": place.url,
         "bootstrap_host": None if place.bootstrap_port is None else place.host,
         "bootstrap_port": place.bootstrap_port,
-        "kv_events": place.kv_events,
+        "kv_events": place.kv_events_address,
         "has_store": planned.store is not None and worker.role == "prefill",
     }

@@ -5,11 +5,12 @@ table of codes, looked up value by value, took five times as long. Lines of the 
 `value = sign << 15 | exponent << 7 | mantissa`.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
+
+from prefillshare.compiled import compile_ahead
 
 WINDOW = 15
 """Exponents that follow each other and have codes 0 to 14; code 15 is exponent 0: zeros and what lies next to them."""
@@ -26,19 +27,7 @@ def _read_only(kind: Any) -> Any:
     return types.Array(kind.dtype, 1, "C", readonly=True)
 
 
-def _compiled(signature: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Compile at import, and keep the result for the next process where there is a place for it."""
-
-    def compile_function(function: Callable[..., Any]) -> Callable[..., Any]:
-        try:
-            return njit([signature], nogil=True, cache=True)(function)
-        except RuntimeError:  # no folder can be written
-            return njit([signature], nogil=True)(function)
-
-    return compile_function
-
-
-@_compiled(types.uint32(_read_only(_Words), types.uint32, _Codes, _Rest))
+@compile_ahead(types.uint32(_read_only(_Words), types.uint32, _Codes, _Rest))
 def _split_block(words: Any, low: Any, codes: Any, rest: Any) -> Any:
     """Write codes, and signs with mantissas; return 0 when every exponent has a code."""
     escapes = np.uint32(0)
@@ -58,7 +47,7 @@ def _split_block(words: Any, low: Any, codes: Any, rest: Any) -> Any:
     return (escapes >> np.uint32(4)) & np.uint32(31)
 
 
-@_compiled(types.intp(_read_only(_Words), types.uint32, _Codes, _Rest, _Words, _Codes))
+@compile_ahead(types.intp(_read_only(_Words), types.uint32, _Codes, _Rest, _Words, _Codes))
 def split(words: Any, low: Any, codes: Any, rest: Any, positions: Any, exponents: Any) -> Any:
     """Write codes, and signs with mantissas; return the number of escapes, or -1 when they are more than fit.
 
@@ -79,7 +68,7 @@ def split(words: Any, low: Any, codes: Any, rest: Any, positions: Any, exponents
     return count
 
 
-@_compiled(
+@compile_ahead(
     types.intp(_read_only(_Codes), _read_only(_Rest), types.uint32, _read_only(_Words), _read_only(_Codes), _Words)
 )
 def join(codes: Any, rest: Any, low: Any, positions: Any, exponents: Any, words: Any) -> Any:

@@ -8,7 +8,7 @@ from prefillshare.routing.errors import BadCallError
 from prefillshare.routing.web.bodies import read_body
 from prefillshare.routing.web.keys import GATEWAY
 from prefillshare.routing.web.replies import json_reply
-from prefillshare.routing.workers.spec import read_spec
+from prefillshare.routing.workers.spec import WorkerSpec, read_spec
 
 
 async def list_workers(request: web.Request) -> web.Response:
@@ -20,13 +20,25 @@ async def list_workers(request: web.Request) -> web.Response:
 
 async def join(request: web.Request) -> web.Response:
     """Let the worker that the body describes join."""
+    return json_reply(request.app[GATEWAY].join(await _read_spec(request)).summary(), status=201)
+
+
+async def announce(request: web.Request) -> web.Response:
+    """Hear from a worker that it is there; it repeats this, and joins with the first time."""
+    spec = await _read_spec(request)
+    if spec.id != request.match_info["id"]:
+        raise BadCallError(f"the path names worker {request.match_info['id']!r} and the body {spec.id!r}: name one")
+    worker, has_joined = await request.app[GATEWAY].announce(spec)
+    return json_reply(worker.summary(), status=201 if has_joined else 200)
+
+
+async def _read_spec(request: web.Request) -> WorkerSpec:
     try:
-        spec = read_spec(orjson.loads(await read_body(request, request.app[GATEWAY].parts.settings.router)))
+        return read_spec(orjson.loads(await read_body(request, request.app[GATEWAY].parts.settings.router)))
     except orjson.JSONDecodeError as error:
         raise BadCallError(f"the body is not JSON ({error}): send a worker as a JSON object") from None
     except ConfigError as error:
         raise BadCallError(str(error)) from None
-    return json_reply(request.app[GATEWAY].join(spec).summary(), status=201)
 
 
 async def leave(request: web.Request) -> web.Response:

@@ -1,0 +1,56 @@
+"""`prefillshare router`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prefillshare.cli import launch_options as given
+from prefillshare.cli.output import put, say, warn
+
+DRAIN_S = 30.0
+
+File = Annotated[Path, typer.Argument(help="Deployment file, the same on every machine.")]
+AdminKey = Annotated[
+    str | None, typer.Option(help="Key with which workers join and leave.", envvar="PREFILLSHARE_ADMIN_KEY")
+]
+
+
+def router(
+    file: File,
+    host: given.Host = "127.0.0.1",
+    port: given.Port = 30000,
+    api_key: given.ServerKey = None,
+    admin_key: AdminKey = None,
+    log_file: given.LogFile = None,
+) -> None:
+    """Serve the router of a deployment until Ctrl-C; its workers join with `prefillshare worker`."""
+    from prefillshare.config import load_deployment
+    from prefillshare.errors import ConfigError
+    from prefillshare.extras import require
+    from prefillshare.modules.deployment import resolve
+    from prefillshare.serving.join.router import launch_router
+    from prefillshare.serving.machine.logs import check_log_file
+    from prefillshare.serving.options import LaunchOptions
+    from prefillshare.serving.stopping import StopRequested, serve_until_stopped, stop_signals
+
+    if not admin_key:
+        raise ConfigError("workers join with an admin key: choose one and set PREFILLSHARE_ADMIN_KEY here and there")
+    require("engine")
+    if log_file is not None:
+        check_log_file(log_file)
+    config = load_deployment(file)
+    if config.topology != "disaggregated":
+        raise ConfigError(f'{config.name} has topology = "{config.topology}", which has no router: use `launch`')
+    deployment = resolve(config)
+    if host not in ("127.0.0.1", "localhost", "::1") and not api_key:
+        warn(f"anybody who can reach {host}:{port} may use the server: protect it with --api-key")
+    options = LaunchOptions(host=host, port=port, api_key=api_key or None, admin_key=admin_key, log_path=log_file)
+    with stop_signals():
+        try:
+            running = launch_router(deployment, options, say)
+        except StopRequested:
+            say("stopped before it was ready")
+            return
+        serve_until_stopped(running, DRAIN_S, say, lambda: put(f"OpenAI endpoint: {running.url}/v1"))
+    say("stopped")

@@ -1,0 +1,88 @@
+"""`prefillshare simulate`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prefillshare.cli import bench_options as given
+from prefillshare.cli.text import key_option, text_option
+
+
+def simulate(
+    file: Annotated[Path, typer.Argument(help="Deployment file: its modules, workers and [router] table.")],
+    workload: Annotated[str, typer.Option(help="react, reflexion or unshared.")] = "react",
+    trace: Annotated[Path | None, typer.Option(help="A trace in Mooncake's format, in place of --workload.")] = None,
+    workers: Annotated[
+        str | None, typer.Option(help="8 (half prefill), 4+4, 8..1000 (doubling), several by commas; else the file's.")
+    ] = None,
+    systems: Annotated[
+        str, typer.Option(help="prefix_aware, session, round_robin, least_loaded, per-module.")
+    ] = "prefix_aware,per-module",
+    model: Annotated[str, typer.Option(help="Worker model: a preset or a TOML file.")] = "h100-qwen3-8b",
+    modules: Annotated[int | None, typer.Option(help="Number of decode modules; else the file's.", min=1)] = None,
+    concurrency: given.Concurrency = None,
+    rate: given.Rate = None,
+    speed: given.Speed = None,
+    arrivals: Annotated[
+        float | None, typer.Option(help="With --concurrency: sessions arrive by chance, so many per second.", min=1e-6)
+    ] = None,
+    per_worker: Annotated[bool, typer.Option("--per-worker", help="The load is that of one worker.")] = False,
+    sessions: given.NumSessions = None,
+    start_tokens: given.StartTokens = None,
+    growth_tokens: given.GrowthTokens = None,
+    output_tokens: given.OutputTokens = None,
+    turns: given.Turns = None,
+    role_tokens: given.RoleTokens = None,
+    think_time: given.ThinkTime = None,
+    context_length: given.ContextLength = None,
+    eager: Annotated[bool, typer.Option("--eager", help="Compute answers ahead when nobody waits.")] = False,
+    seed: given.Seed = 1,
+    fit: Annotated[
+        str | None,
+        typer.Option(help="Measure the deployment of FILE at this URL, and use the model of it.", callback=text_option),
+    ] = None,
+    api_key: Annotated[
+        str | None, typer.Option(help="Key of that deployment.", envvar="PREFILLSHARE_API_KEY", callback=key_option)
+    ] = None,
+    save_model: Annotated[Path | None, typer.Option(help="Write the fitted model there, and simulate nothing.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print every figure as JSON.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Directory for figures.json and plots.")] = None,
+) -> None:
+    """Say how a deployment of any size would behave: the real router, simulated workers."""
+    from prefillshare.extras import require
+
+    require("bench")
+    from prefillshare.cli.simulate_run import Simulated, fit_model, run_plan
+
+    options = Simulated(
+        file=file,
+        workload="trace" if trace else workload,
+        trace=trace,
+        workers=workers,
+        systems=systems,
+        model=model,
+        num_modules=modules,
+        loads={"closed": concurrency, "poisson": rate, "timed": speed},
+        arrival_rate=arrivals,
+        is_load_per_worker=per_worker,
+        sizes={
+            "num_sessions": sessions,
+            "start_tokens": start_tokens,
+            "growth_tokens": growth_tokens,
+            "turns": turns,
+            "role_tokens": role_tokens,
+            "think_time_s": think_time,
+            "context_length": context_length,
+            "seed": seed,
+        },
+        output_tokens=output_tokens,
+        is_eager=eager,
+    )
+    if fit is not None:
+        fitted = fit_model(options, fit, api_key, save_model)
+        if save_model is not None:
+            return
+        run_plan(options, fitted, as_json=as_json, out=out)
+        return
+    run_plan(options, None, as_json=as_json, out=out)

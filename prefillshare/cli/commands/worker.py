@@ -1,0 +1,104 @@
+"""`prefillshare worker`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from prefillshare.cli import launch_options as given
+from prefillshare.cli.output import say, warn
+
+if TYPE_CHECKING:
+    from prefillshare.serving.join.worker import JoinedWorker
+
+DRAIN_S = 30.0
+
+File = Annotated[Path, typer.Argument(help="Deployment file, the same on every machine.")]
+Role = Annotated[Literal["prefill", "decode"], typer.Option(help="What the worker does.")]
+Module = Annotated[str | None, typer.Option(help="Decode module that a decode worker serves.")]
+Routers = Annotated[list[str], typer.Option("--join", help="Address of a router; again for each further one.")]
+Name = Annotated[str | None, typer.Option(help="Name of the worker; else its role, module, machine and port.")]
+Host = Annotated[str, typer.Option(help="Address of this machine at which routers and workers reach it.")]
+Port = Annotated[int | None, typer.Option(help="Port of its HTTP server; else a free one.")]
+AdminKey = Annotated[
+    str | None, typer.Option(help="The routers' admin key: with it workers join.", envvar="PREFILLSHARE_ADMIN_KEY")
+]
+
+
+def worker(
+    file: File,
+    role: Role,
+    join: Routers,
+    module: Module = None,
+    name: Name = None,
+    host: Host = "127.0.0.1",
+    port: Port = None,
+    admin_key: AdminKey = None,
+    log_file: given.LogFile = None,
+) -> None:
+    """Serve one worker of a deployment on this machine until Ctrl-C, and make it known to routers elsewhere."""
+    from prefillshare.config import load_deployment
+    from prefillshare.errors import ConfigError
+    from prefillshare.extras import require
+    from prefillshare.modules.deployment import resolve
+    from prefillshare.serving.join.worker import check_router, choose_worker, launch_worker, name_by_port
+    from prefillshare.serving.machine.interfaces import find_interface
+    from prefillshare.serving.machine.logs import check_log_file
+    from prefillshare.serving.machine.ports import check_address, free_port
+    from prefillshare.serving.options import LaunchOptions
+
+    if not admin_key:
+        raise ConfigError("workers join with the routers' admin key: set PREFILLSHARE_ADMIN_KEY")
+    routers = tuple(dict.fromkeys(check_router(url) for url in join))
+    if log_file is not None:
+        check_log_file(log_file)
+    require("engine")
+    find_interface(host)  # 0.0.0.0 is no address that others could be told
+    check_address(host, port or free_port(host))
+    config = load_deployment(file)
+    say(f"{config.name}: checking the modules (a large one is read once, then remembered)")
+    deployment = resolve(config)
+    for text in deployment.warnings:
+        warn(text)
+    options = LaunchOptions(host=host, port=port or free_port(host), admin_key=admin_key, log_path=log_file)
+    chosen = choose_worker(deployment, role, module, name)
+    chosen = chosen if name else name_by_port(chosen, options.port)
+    say(f"starting {chosen.name} at http://{host}:{options.port}")
+
+    from prefillshare.cli.progress import StageLines
+    from prefillshare.serving.stopping import StopRequested, serve_until_stopped, stop_signals
+
+    with stop_signals():
+        try:
+            with StageLines() as stages:
+                running = launch_worker(deployment, chosen, options, routers, stages.show, say)
+        except StopRequested:
+            say("stopped before it was ready")
+            return
+        ready = f"ready after {running.start_s:.1f} s, log in {running.log_path}"
+        serve_until_stopped(running, DRAIN_S, say, lambda: say(ready), Dismissal(running))
+    say("stopped")
+
+
+class Dismissal:
+    """Ends the worker when a router says that it was told to leave."""
+
+    def __init__(self, running: "JoinedWorker") -> None:
+        self._running = running
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def look(self) -> None:
+        """See whether it was dismissed.
+
+        Raises: StopRequested then.
+        """
+        from prefillshare.serving.stopping import StopRequested
+
+        if self._running.is_dismissed:
+            say("a router was told to let this worker leave")
+            raise StopRequested

@@ -1,0 +1,170 @@
+"""`prefillshare simulate`: its options into a plan, its figures onto the terminal and into files."""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from prefillshare.bench.drivers.load import Load, LoadKind
+from prefillshare.bench.families.base import module_name
+from prefillshare.bench.workloads.base import Shape
+from prefillshare.cli.bench_plan import parse_numbers
+from prefillshare.cli.output import put_json, put_table, say
+from prefillshare.config import load_deployment
+from prefillshare.config.schema import Deployment
+from prefillshare.errors import SimulationError
+from prefillshare.simulation.figures import as_rows
+from prefillshare.simulation.model import WorkerModel, write_model
+from prefillshare.simulation.presets import choose_model
+from prefillshare.simulation.report import draw_report
+from prefillshare.simulation.run import Case, Plan, simulate
+from prefillshare.simulation.sizes import parse_sizes
+from prefillshare.simulation.system import Size
+
+_SHAPE = Shape(
+    num_sessions=32,
+    start_tokens=1200,
+    growth_tokens=300,
+    output_tokens=(200,),
+    turns=16,
+    context_length=32768,
+    vocab_size=100_000,
+)
+"""An agent's session of 16 calls and up to 8,700 tokens: one for which caches per module reach 60 % at best."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Simulated:
+    """The options as they were given."""
+
+    file: Path
+    """Deployment file."""
+    workload: str
+    """Name of the workload."""
+    trace: Path | None
+    """File that it is made from."""
+    workers: str | None
+    """Numbers of workers; None leaves them to the file."""
+    systems: str
+    """Policies and `per-module`, separated by commas."""
+    model: str
+    """Preset or file."""
+    num_modules: int | None
+    """Decode modules; None leaves them to the file."""
+    loads: dict[LoadKind, str | None]
+    """Numbers by kind of load."""
+    arrival_rate: float | None
+    """Sessions per second that arrive in a closed loop."""
+    is_load_per_worker: bool
+    """Whether the load is that of one worker."""
+    sizes: dict[str, float | None]
+    """Fields of the workload's shape."""
+    output_tokens: str | None
+    """Answer lengths."""
+    is_eager: bool
+    """Whether answers are computed ahead."""
+
+
+def run_plan(options: Simulated, model: WorkerModel | None, *, as_json: bool, out: Path | None) -> None:
+    """Simulate everything and print its figures; without `model`, by the one that the options name.
+
+    Raises: PrefillShareError.
+    """
+    plan = make_plan(options, model or choose_model(options.model))
+    if out is not None:
+        _make_directory(out)
+    say(f"worker model {plan.model.name}: {plan.model.source}")
+    cases = list(simulate(plan, tell=say))
+    if as_json:
+        put_json([asdict(case.figures) for case in cases])
+    else:
+        put_table(*as_rows([case.figures for case in cases]))
+    if out is not None:
+        _write(cases, plan, out)
+
+
+def fit_model(options: Simulated, url: str, api_key: str | None, file: Path | None) -> WorkerModel:
+    """Return the model of the deployment at `url`, and write it to `file` if that is given.
+
+    Raises: PrefillShareError.
+    """
+    from prefillshare.simulation.fit import fit_deployment
+
+    model = fit_deployment(_load(options.file), url, api_key, tell=say)
+    if file is not None:
+        write_model(model, file)
+        say(f"wrote {file}; next: prefillshare simulate {options.file} --model {file}")
+    return model
+
+
+def make_plan(options: Simulated, model: WorkerModel) -> Plan:
+    """Return the plan that the options ask for.
+
+    Raises: PrefillShareError.
+    """
+    deployment = _load(options.file)
+    modules = tuple(module.name for module in deployment.decode)
+    if options.num_modules is not None:
+        modules = tuple(module_name(number) for number in range(options.num_modules))
+    sizes: dict[str, Any] = {name: value for name, value in options.sizes.items() if value is not None}
+    if options.output_tokens is not None:
+        sizes["output_tokens"] = parse_numbers("--output-tokens", options.output_tokens, int)
+    eager = options.is_eager
+    return Plan(
+        workload=options.workload,
+        file=options.trace,
+        shape=replace(_SHAPE, **sizes),
+        modules=modules,
+        systems=tuple(name for name in options.systems.split(",") if name),
+        sizes=parse_sizes(options.workers) if options.workers else (_own_size(deployment, len(modules)),),
+        loads=_choose_loads(options),
+        model=model,
+        settings=deployment.router,
+        is_load_per_worker=options.is_load_per_worker,
+        arrival_rate=options.arrival_rate,
+        eager_min_tokens=deployment.prefill.eager_min_tokens if eager else None,
+    )
+
+
+def _load(file: Path) -> Deployment:
+    deployment = load_deployment(file)
+    if deployment.topology != "disaggregated":
+        raise SimulationError(
+            f'{file} has topology = "colocated", one engine without a router, and what is simulated is the router over '
+            'many workers: give a file with topology = "disaggregated"'
+        )
+    return deployment
+
+
+def _own_size(deployment: Deployment, num_modules: int) -> Size:
+    own = sum(module.replicas for module in deployment.decode)
+    return Size(num_prefill=deployment.prefill.workers, num_decode=max(own, num_modules))
+
+
+def _choose_loads(options: Simulated) -> tuple[Load, ...]:
+    given = {kind: text for kind, text in options.loads.items() if text is not None}
+    if len(given) > 1:
+        raise SimulationError("--concurrency, --rate and --speed are different kinds of load: give one of them")
+    if "timed" in given and options.trace is None:
+        raise SimulationError("--speed plays a trace's own arrival times: give --trace, or --rate or --concurrency")
+    if options.arrival_rate is not None and "closed" not in given:
+        raise SimulationError("--arrivals says how sessions come to --concurrency: give that as well, or --rate alone")
+    kind: LoadKind
+    for kind, text in given.items():
+        number = float if kind != "closed" or options.is_load_per_worker else int
+        return tuple(Load(kind=kind, value=value) for value in parse_numbers(f"the {kind} load", text, number))
+    return (Load(kind="timed", value=1),) if options.trace is not None else (Load(kind="closed", value=8),)
+
+
+def _make_directory(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SimulationError(f"{directory} cannot be made ({error.strerror or error}): choose another --out") from None
+
+
+def _write(cases: list[Case], plan: Plan, directory: Path) -> None:
+    content = {"model": asdict(plan.model), "figures": [asdict(case.figures) for case in cases]}
+    (directory / "figures.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    files = draw_report(cases, len(plan.modules), directory / "plots")
+    say(f"wrote {directory / 'figures.json'} and {len(files)} plots in {directory / 'plots'}")

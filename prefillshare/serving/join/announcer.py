@@ -1,0 +1,77 @@
+"""Tells routers, again and again, that a worker is there, and in the end that it leaves.
+
+A router that does not answer is asked again with the next turn, so that one that was started anew knows its workers
+within seconds. No thread and no timer: whoever owns the worker calls `step` a few times per second.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from prefillshare.direct import direct_client
+from prefillshare.serving.options import auth_header
+
+INTERVAL_S = 3.0
+"""Pause between two announcements."""
+_TIMEOUT_S = 1.0
+
+
+class Announcer:
+    """What one worker tells the routers that it serves."""
+
+    def __init__(
+        self, routers: Sequence[str], worker: Mapping[str, Any], admin_key: str, say: Callable[[str], None]
+    ) -> None:
+        """`worker` is what `PUT /workers/ID` takes; `say` hears what people should know."""
+        self._urls = [f"{router}/workers/{quote(str(worker['id']), safe='')}" for router in routers]
+        self._worker = dict(worker)
+        self._headers = auth_header(admin_key)
+        self._say = say
+        self._next_at = 0.0
+        self._said: dict[str, str] = {}
+
+    def step(self) -> bool:
+        """Announce the worker if it is time to; return whether a router said that it was told to leave."""
+        if time.monotonic() < self._next_at:
+            return False
+        answers = [self._announce(url) for url in self._urls]  # every router hears of it, whatever the first says
+        self._next_at = time.monotonic() + INTERVAL_S
+        return any(answers)
+
+    def leave(self, timeout_s: float) -> None:
+        """Tell every router that the worker leaves; each answers when its calls have ended, within `timeout_s`."""
+        for url in self._urls:
+            try:
+                with direct_client(headers=self._headers, timeout=timeout_s) as client:
+                    client.delete(url)
+            except httpx.HTTPError:
+                continue  # it finds out by itself
+
+    def _announce(self, url: str) -> bool:
+        try:
+            with direct_client(headers=self._headers, timeout=_TIMEOUT_S) as client:
+                reply = client.put(url, json=self._worker)
+        except httpx.HTTPError as error:
+            self._tell(url, f"does not answer ({type(error).__name__})")
+            return False
+        if reply.is_success:
+            self._tell(url, "knows this worker")
+        elif reply.status_code != httpx.codes.GONE:
+            self._tell(url, f"refuses this worker: {_read_error(reply)}")
+        return reply.status_code == httpx.codes.GONE
+
+    def _tell(self, url: str, text: str) -> None:
+        """Say what has changed since the last time."""
+        if self._said.get(url) != text:
+            self._said[url] = text
+            self._say(f"{url.partition('/workers/')[0]} {text}")
+
+
+def _read_error(reply: httpx.Response) -> str:
+    try:
+        return str(reply.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return f"status {reply.status_code}"

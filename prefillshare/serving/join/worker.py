@@ -1,0 +1,220 @@
+"""One worker of a disaggregated deployment, started and looked after on this machine; routers elsewhere use it.
+
+What decides where workers run (systemd, Slurm, Kubernetes, a person) starts as many of these as it likes; the workers
+make themselves known.
+"""
+
+import secrets
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+
+from prefillshare import direct
+from prefillshare.errors import ConfigError, LaunchError
+from prefillshare.modules.deployment import ResolvedDeployment
+from prefillshare.open_files import raise_limit
+from prefillshare.serving.join.announcer import Announcer
+from prefillshare.serving.machine.ports import check_address
+from prefillshare.serving.options import LaunchOptions, Listener, auth_header
+from prefillshare.serving.plan.processes import PlannedWorker, plan_joining_worker
+from prefillshare.serving.plan.workers import Worker, decode_worker, prefill_worker
+from prefillshare.serving.run.forks import ForkServer
+from prefillshare.serving.run.members import log_path_of, supervise_worker
+from prefillshare.serving.run.readiness import start_fork_server, wait_until_listening
+from prefillshare.serving.run.record import ProcessRecord
+from prefillshare.serving.run.router_process import describe_worker
+from prefillshare.serving.run.store_hold import StoreHold
+from prefillshare.serving.run.supervisor import Supervised, Supervisor
+
+
+@dataclass(slots=True, kw_only=True)
+class JoinedWorker:
+    """A worker that answers and makes itself known."""
+
+    deployment: ResolvedDeployment
+    """The deployment that it is a part of."""
+    planned: PlannedWorker
+    """What it is, and where it listens."""
+    member: Supervised
+    """Its processes."""
+    supervisor: Supervisor
+    """Starts it again when it dies."""
+    forks: ForkServer | None
+    """What it is forked from, to be ended with it; None where it is a program, or that is a borrowed one."""
+    announcer: Announcer
+    """Tells the routers of it."""
+    routers: tuple[str, ...]
+    """Their addresses."""
+    log_path: Path
+    """File that holds what it says."""
+    start_s: float
+    """Seconds from the start to its first answer."""
+    store: StoreHold
+    """Its hold on the store of its deployment on this machine."""
+    is_dismissed: bool = False
+    """Whether a router said that it was told to leave."""
+
+    @property
+    def url(self) -> str:
+        """Address for clients: that of the first router."""
+        return self.routers[0]
+
+    @property
+    def api_key(self) -> str | None:
+        """Key that the worker wants; routers know it."""
+        return self.planned.command.api_key
+
+    @property
+    def pid(self) -> int:
+        """Process id of the worker; 0 while it does not run."""
+        return self.member.process.pid if self.member.process else 0
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """Names that clients may put into "model" and that this worker answers for."""
+        module = self.planned.worker.module
+        return (module,) if module is not None else (self.deployment.config.prefill.name,)
+
+    def processes(self) -> list[ProcessRecord]:
+        """Return the worker, for `prefillshare ps`."""
+        return [self.member.record()]
+
+    def num_running(self) -> int:
+        """Return how many calls the worker has; 0 when it does not say."""
+        try:
+            reply = direct.get(
+                f"{self.planned.place.url}/v1/loads",
+                params={"include": "core"},
+                headers=auth_header(self.api_key),
+                timeout=2,
+            )
+            loads = reply.json()["loads"] if reply.status_code == 200 else []
+        except (httpx.HTTPError, ValueError, KeyError):
+            return 0
+        return sum(load.get("num_running_reqs", 0) + load.get("num_waiting_reqs", 0) for load in loads)
+
+    def step(self) -> None:
+        """Look after the worker once, and make it known when it is time to.
+
+        Raises: LaunchError when it is given up.
+        """
+        self.supervisor.step()
+        if self.member.state == "failed":
+            reason = self.member.reason()
+            self.kill()
+            raise LaunchError(f"{self.planned.worker.name} is given up: {reason}; read {self.log_path}")
+        # One that is being started again stays known: its routers see by themselves when it is back.
+        self.is_dismissed = self.announcer.step() or self.is_dismissed
+
+    def stop(self, drain_s: float = 8.0) -> None:
+        """Leave the routers, let running calls finish for at most `drain_s` seconds, then end every process."""
+        deadline = time.monotonic() + drain_s
+        if not self.is_dismissed:
+            self.announcer.leave(drain_s)
+        if self.member.process is not None:
+            self.member.process.stop(max(0.0, deadline - time.monotonic()), self.num_running)
+        self.kill()
+
+    def kill(self) -> None:
+        """End every process at once, and give the store back."""
+        self.supervisor.kill()
+        if self.forks is not None:
+            self.forks.close()
+        self.store.end()
+
+
+def check_router(url: str) -> str:
+    """Return the address of a router without what it needs not.
+
+    Raises: ConfigError when it is none.
+    """
+    address = urlsplit(url.rstrip("/"))
+    if address.scheme not in ("http", "https") or not address.hostname or address.path or address.query:
+        raise ConfigError(f"--join {url!r} is not the address of a router: use one such as http://10.0.0.1:30000")
+    return url.rstrip("/")
+
+
+def choose_worker(deployment: ResolvedDeployment, role: str, module: str | None, name: str | None) -> Worker:
+    """Return the worker of `role` that this machine is to run.
+
+    Raises: ConfigError when the deployment has none of the kind.
+    """
+    if deployment.config.topology != "disaggregated":
+        raise ConfigError(
+            f'{deployment.config.name} has topology = "colocated", which has no workers: write topology = '
+            '"disaggregated", or use `prefillshare launch`'
+        )
+    where = socket.gethostname()
+    if role == "prefill":
+        if module is not None:
+            raise ConfigError(f"--module {module} is for decode workers, a prefill worker serves all: leave it out")
+        return prefill_worker(deployment, name or f"prefill-{where}")
+    modules = {resolved.spec.name: resolved for resolved in deployment.modules}
+    if module not in modules:
+        what = "a decode worker needs --module" if module is None else f"there is no module {module!r}"
+        raise ConfigError(f"{what}: choose one of {', '.join(modules)}")
+    return decode_worker(deployment, modules[module], name or f"decode-{module}-{where}")
+
+
+def launch_worker(
+    deployment: ResolvedDeployment,
+    worker: Worker,
+    options: LaunchOptions,
+    routers: Sequence[str],
+    on_stage: Listener = lambda stage: None,
+    on_event: Listener = lambda text: None,
+    *,
+    borrowed: ForkServer | None = None,
+) -> JoinedWorker:
+    """Start `worker` at the address of `options`, whose admin key lets it join `routers`; return when it answers.
+
+    `borrowed` is a fork server of the caller's, made for the same environment; without one, the worker gets its own.
+    Effects: on any failure or interruption, no process is left.
+    Raises: LaunchError with the worker's own reason and the path of its log.
+    """
+    check_address(options.host, options.port)
+    raise_limit()
+    started_at, key = time.monotonic(), secrets.token_hex(24)
+    supervisor, store, forks = Supervisor([], on_event), None, None
+    try:
+        planned = plan_joining_worker(deployment, worker, options, key)
+        store = StoreHold([planned])
+        if borrowed is None:
+            log_path = log_path_of(deployment, options, "forks")
+            forks = start_fork_server(planned.command, log_path, options.start_timeout_s, on_stage)
+        member = supervise_worker(planned, deployment, options, borrowed or forks)
+        supervisor.members.append(member)
+        supervisor.begin()
+        assert member.process is not None
+        wait_until_listening([(member.process, planned.place.url)], key, options.start_timeout_s, on_stage)
+        member.state = "running"
+    except BaseException:
+        supervisor.kill()
+        if forks is not None:
+            forks.close()
+        if store is not None:
+            store.end()
+        raise
+    told = {**describe_worker(planned), "api_key": key, "fingerprint": deployment.fingerprint}
+    return JoinedWorker(
+        deployment=deployment,
+        planned=planned,
+        member=member,
+        supervisor=supervisor,
+        forks=forks,
+        announcer=Announcer(routers, told, options.admin_key or "", on_event),
+        routers=tuple(routers),
+        log_path=member.process.log_path,
+        start_s=time.monotonic() - started_at,
+        store=store,
+    )
+
+
+def name_by_port(worker: Worker, port: int) -> Worker:
+    """Return the worker with a name that no other on this machine has."""
+    return replace(worker, name=f"{worker.name}-{port}")

@@ -1,0 +1,84 @@
+"""The processes of a disaggregated deployment as its supervisor looks after them."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from prefillshare.contract import RESTARTS_VARIABLE, WORKER_VARIABLE
+from prefillshare.modules.deployment import ResolvedDeployment
+from prefillshare.serving.machine.logs import new_log_path
+from prefillshare.serving.machine.ports import client_host
+from prefillshare.serving.options import LaunchOptions
+from prefillshare.serving.plan.command import ProcessCommand
+from prefillshare.serving.plan.processes import PlannedWorker
+from prefillshare.serving.plan.variables import HEARTBEAT_FAILURES, HEARTBEAT_S
+from prefillshare.serving.run.forks import ForkServer
+from prefillshare.serving.run.process import EngineProcess, start_engine
+from prefillshare.serving.run.readiness import is_answering
+from prefillshare.serving.run.router_process import RouterFile, router_command
+from prefillshare.serving.run.supervisor import FIRST_DELAY_S, Supervised
+
+PREFILL_DELAY_S = HEARTBEAT_S * (HEARTBEAT_FAILURES + 0.5)
+"""A prefill worker stays away until every decode worker has missed it: SGLang pairs again only after that."""
+
+
+def supervise_worker(
+    planned: PlannedWorker, deployment: ResolvedDeployment, options: LaunchOptions, forks: ForkServer | None
+) -> Supervised:
+    """Return a worker that is forked from `forks` where that is alive, else started as a program."""
+    worker, url, key = planned.worker, planned.place.url, planned.command.api_key
+    log_path = log_path_of(deployment, options, worker.name)
+
+    def start(command: ProcessCommand, is_restart: bool) -> EngineProcess:
+        alive = forks if forks is not None and forks.is_alive() else None
+        return start_engine(command, log_path, alive, is_restart=is_restart)
+
+    return Supervised(
+        name=worker.name,
+        role=worker.role,
+        url=url,
+        module=worker.module,
+        start=_count_starts(planned.command, worker.name, start),
+        is_ready=partial(is_answering, f"{url}/v1/models", key),
+        first_delay_s=PREFILL_DELAY_S if worker.role == "prefill" else FIRST_DELAY_S,
+    )
+
+
+def supervise_router(file: RouterFile, options: LaunchOptions) -> Supervised:
+    """Return the router that reads `file`."""
+    url = f"http://{client_host(options.host)}:{options.port}"
+
+    def start(command: ProcessCommand, is_restart: bool) -> EngineProcess:
+        # The directory holds the deployment's keys.
+        return start_engine(command, file.log_path, is_restart=is_restart, private=[file.path.parent])
+
+    return Supervised(
+        name="router",
+        role="router",
+        url=url,
+        start=_count_starts(router_command(file), "router", start),
+        is_ready=partial(is_answering, f"{url}/health", options.api_key),
+    )
+
+
+def _count_starts(
+    command: ProcessCommand, name: str, start: Callable[[ProcessCommand, bool], EngineProcess]
+) -> Callable[[], EngineProcess]:
+    """What starts `command`, telling the process its name and the number of its restarts, for its metrics."""
+    numbers = itertools.count()
+
+    def start_next() -> EngineProcess:
+        number = next(numbers)
+        identity = {WORKER_VARIABLE: name, RESTARTS_VARIABLE: str(number)}
+        return start(replace(command, environment={**command.environment, **identity}), number > 0)
+
+    return start_next
+
+
+def log_path_of(deployment: ResolvedDeployment, options: LaunchOptions, name: str) -> Path:
+    """Return the file for the log of one process of the deployment."""
+    if options.log_path is None:
+        return new_log_path(f"{deployment.config.name}.{name}")
+    return options.log_path.with_name(f"{options.log_path.stem}.{name}{options.log_path.suffix}")

@@ -1,0 +1,41 @@
+"""KV events are told at the worker's own address.
+
+Target: ``sglang.srt.disaggregation.kv_events.ZmqEventPublisher._socket_setup``
+Why: the stock publisher listens on every address of the machine or on none: an endpoint without ``*`` it connects to.
+How: for ``tcp://*:PORT``, ``*`` is the address that SGLANG_HOST_IP names. The socket is made before the stock method
+    runs, which then only makes the one for replays.
+Upstream: sglang/srt/disaggregation/kv_events.py:271 at 0.5.17.
+Remove when: upstream can bind one address.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import zmq
+
+from sglang_patches.declarations import wraps_upstream
+
+if TYPE_CHECKING:
+    from sglang.srt.disaggregation.kv_events import ZmqEventPublisher
+
+_EVERYWHERE = "tcp://*:"
+
+
+@wraps_upstream(
+    "disaggregation.kv_events:ZmqEventPublisher._socket_setup",
+    "7f6706781653ba20",
+    "whoever reaches any address of the machine could read which prompts a worker holds",
+)
+def wrap_socket_setup(original: Callable[[ZmqEventPublisher], None]) -> Callable[[ZmqEventPublisher], None]:
+    def _socket_setup(self: ZmqEventPublisher) -> None:
+        host = os.environ.get("SGLANG_HOST_IP")
+        if host and self._pub is None and self._endpoint.startswith(_EVERYWHERE):
+            self._pub = self._ctx.socket(zmq.PUB)
+            self._pub.set_hwm(self._hwm)
+            self._pub.bind(f"tcp://{host}:{self._endpoint.removeprefix(_EVERYWHERE)}")
+        original(self)
+
+    return _socket_setup

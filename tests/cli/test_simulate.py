@@ -1,0 +1,62 @@
+"""`prefillshare simulate` on the command line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from prefillshare.cli.app import app
+from prefillshare.errors import PrefillShareError
+
+_FILE = "models/tiny-agents-pd.toml"
+_SMALL = ("--sessions", "2", "--turns", "3", "--concurrency", "1")
+
+
+def _run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "prefillshare", "simulate", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_figures_come_as_a_table_as_json_and_as_plots(tmp_path: Path) -> None:
+    out = tmp_path / "results"
+    done = _run(_FILE, *_SMALL, "--workers", "3+3,4+6", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    header, *rows = [line.split("\t") for line in done.stdout.splitlines()]
+    assert [row[:3] for row in rows] == [
+        [size, "1 sessions at a time", system]
+        for size in ("3P+3D", "4P+6D")
+        for system in ("prefix_aware", "per-module")
+    ]
+    assert "hit ratio" in header
+    told = json.loads((out / "figures.json").read_text())
+    assert [figures["answered"] for figures in told["figures"]] == [6, 6, 6, 6]
+    assert (out / "plots" / "hit-ratio-over-workers.svg").read_text().startswith("<?xml")
+    as_json = json.loads(_run(_FILE, *_SMALL, "--workers", "3+3", "--json").stdout)
+    told["figures"][0].pop("choice_us")
+    as_json[0].pop("choice_us")
+    assert as_json[0] == told["figures"][0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("models/tiny-agents.toml",), 'give a file with topology = "disaggregated"'),
+        ((_FILE, "--workers", "some"), "write one such as 8, 4+4 or 8..1000"),
+        ((_FILE, "--speed", "2"), "give --trace"),
+        ((_FILE, "--rate", "1", "--concurrency", "2"), "give one of them"),
+        ((_FILE, "--rate", "1", "--arrivals", "2"), "give that as well, or --rate alone"),
+        ((_FILE, "--model", "none.toml"), "there is no worker model 'none.toml'"),
+        ((_FILE, "--systems", "best"), "there is no system 'best'"),
+    ],
+)
+def test_a_mistake_is_said(arguments: tuple[str, ...], message: str) -> None:
+    with pytest.raises(PrefillShareError) as caught:
+        app(["simulate", *arguments], standalone_mode=False)
+    assert message in str(caught.value)

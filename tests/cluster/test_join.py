@@ -1,0 +1,187 @@
+"""A deployment put together from a router and workers that were started one by one, at an address that others reach."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+import httpx
+import psutil
+import pytest
+
+from prefillshare.config import load_deployment
+from prefillshare.modules.deployment import ResolvedDeployment, resolve
+from prefillshare.serving.join.router import launch_router
+from prefillshare.serving.join.worker import JoinedWorker, choose_worker, launch_worker
+from prefillshare.serving.machine.ports import free_port
+from prefillshare.serving.options import LaunchOptions
+from prefillshare.serving.plan.processes import plan_joining_worker
+from prefillshare.serving.run.cluster import RunningCluster
+from tests.support.engines import MODELS_DIR
+from tests.support.forks import fork_server
+from tests.support.marks import starts_engine
+from tests.support.reference import Reference
+
+TINY = MODELS_DIR / "tiny"
+NUM_TOKENS = 8
+WAIT_S = 120.0
+KNOWN_AGAIN_S = 10.0
+"""A router that was started anew knows every worker by then."""
+PROMPTS = [[20 + (start * 37 + position * 31) % 900 for position in range(60 + 30 * start)] for start in range(3)]
+KEYS = {"admin_key": "the-admin"}
+
+
+def own_address() -> str:
+    """An address of this machine that others would reach; the loopback one where there is no other."""
+    addresses = [entry.address for entries in psutil.net_if_addrs().values() for entry in entries]
+    usable = [address for address in addresses if address.count(".") == 3 and not address.startswith("127.")]
+    return next(iter(usable), "127.0.0.1")
+
+
+@dataclass(slots=True)
+class Joined:
+    """A router and its workers, each looked after as its own command does it."""
+
+    deployment: ResolvedDeployment
+    router: RunningCluster
+    port: int
+    workers: dict[str, JoinedWorker] = field(default_factory=dict)
+
+    def step(self) -> None:
+        """Look after all of them once."""
+        for worker in self.workers.values():
+            worker.step()
+        self.router.step()
+
+    def wait(self, until: Callable[[], bool], what: str, timeout_s: float = WAIT_S) -> None:
+        """Look after them until it is so."""
+        deadline = time.monotonic() + timeout_s
+        while not until():
+            assert time.monotonic() < deadline, f"{what} within {timeout_s:.0f} s"
+            self.step()
+            time.sleep(0.1)
+
+    def states(self) -> dict[str, str]:
+        """What the router thinks of each worker."""
+        reply = httpx.get(f"{self.router.url}/workers", timeout=5)
+        return {worker["id"]: worker["state"] for worker in reply.json()["workers"]}
+
+    def are_up(self) -> bool:
+        """Whether the router sends calls to all of them."""
+        try:
+            return self.states() == dict.fromkeys(self.workers, "up")
+        except httpx.HTTPError:
+            return False
+
+    def ask(self, prompt: list[int]) -> list[int]:
+        """Greedy tokens of the module."""
+        sampling = {"temperature": 0, "max_new_tokens": NUM_TOKENS, "ignore_eos": True}
+        body = {"input_ids": prompt, "sampling_params": sampling}
+        reply = httpx.post(f"{self.router.url}/modules/tool/generate", json=body, timeout=WAIT_S)
+        assert reply.status_code == 200, reply.text
+        return reply.json()["output_ids"]
+
+
+def _start_router(deployment: ResolvedDeployment, port: int) -> RunningCluster:
+    return launch_router(deployment, LaunchOptions(host="127.0.0.1", port=port, **KEYS))
+
+
+@pytest.fixture(scope="module")
+@starts_engine
+def joined() -> Iterator[Joined]:
+    config = load_deployment(MODELS_DIR / "tiny-agents-pd.toml")
+    config = replace(config, router=replace(config.router, kv_events=True))
+    deployment, host, port = resolve(config), own_address(), free_port()
+    running = Joined(deployment, _start_router(deployment, port), port)
+    try:
+        for role, module in (("prefill", None), ("decode", "tool")):
+            worker = choose_worker(deployment, role, module, f"{role}-here")
+            options = LaunchOptions(host=host, port=free_port(host), **KEYS)
+            forks = fork_server(plan_joining_worker(deployment, worker, options, "key").command)
+            running.workers[worker.name] = launch_worker(
+                deployment, worker, options, [running.router.url], borrowed=forks
+            )
+        running.wait(running.are_up, "both workers are up")
+        yield running
+    finally:
+        for joined_worker in running.workers.values():
+            joined_worker.stop(drain_s=0)
+        running.router.stop(drain_s=0)
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[list[int]]:
+    reference = Reference(TINY / "base", {"tool": TINY / "tool"})
+    return [reference.ask("tool", prompt, NUM_TOKENS).tokens for prompt in PROMPTS]
+
+
+def test_answers_are_those_of_one_machine(joined, expected):
+    assert [joined.ask(prompt) for prompt in PROMPTS] == expected
+
+
+def test_workers_listen_at_their_address_only(joined):
+    """And on the loopback interface, where the processes of one worker talk."""
+    parents = [psutil.Process(worker.pid) for worker in joined.workers.values()]
+    processes = [member for parent in parents for member in (parent, *parent.children(recursive=True))]
+    listening = {
+        connection.laddr.ip
+        for process in processes
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert own_address() in listening
+    assert listening <= {own_address(), "127.0.0.1"}
+
+
+def test_the_router_hears_what_the_prefill_worker_evicts(joined):
+    joined.ask(PROMPTS[0])
+    joined.wait(lambda: _held_bytes(joined) > 0, "the router knows what is held")
+    worker = joined.workers["prefill-here"]
+    key = {"Authorization": f"Bearer {worker.api_key}"}
+    assert httpx.post(f"{worker.planned.place.url}/flush_cache", headers=key, timeout=30).status_code == 200
+    joined.wait(lambda: _held_bytes(joined) == 0, "the router knows what was evicted")
+
+
+def _held_bytes(joined: Joined) -> int:
+    state = httpx.get(f"{joined.router.url}/router/state", timeout=5).json()
+    return next(worker["held_bytes"] for worker in state["workers"] if worker["id"] == "prefill-here")
+
+
+def test_a_router_that_was_started_anew_knows_its_workers_within_seconds(joined, expected):
+    joined.router.kill()
+    joined.router = _start_router(joined.deployment, joined.port)
+    joined.wait(lambda: set(joined.states()) == set(joined.workers), "both are known again", KNOWN_AGAIN_S)
+    joined.wait(joined.are_up, "both are up again")
+    assert joined.ask(PROMPTS[0]) == expected[0]
+
+
+@pytest.mark.parametrize("name", ["decode-here", "prefill-here"])
+def test_a_worker_that_was_killed_is_started_again_and_answers(joined, expected, name):
+    restarts = joined.workers[name].processes()[0].num_restarts
+    os.killpg(joined.workers[name].pid, signal.SIGKILL)
+    joined.wait(lambda: joined.workers[name].processes()[0].num_restarts > restarts, f"{name} is started again")
+    joined.wait(lambda: joined.workers[name].processes()[0].state == "running", f"{name} answers")
+    joined.wait(joined.are_up, "both are up")
+    assert joined.ask(PROMPTS[1]) == expected[1]
+
+
+def test_a_worker_that_is_told_to_leave_says_so_and_is_not_let_in_again(joined):
+    worker = joined.workers.pop("decode-here")
+    try:
+        url, admin = f"{joined.router.url}/workers/decode-here", {"Authorization": "Bearer the-admin"}
+        assert httpx.delete(url, headers=admin, timeout=30).json() == {"id": "decode-here", "unfinished": 0}
+        deadline = time.monotonic() + KNOWN_AGAIN_S
+        while not worker.is_dismissed:
+            assert time.monotonic() < deadline
+            worker.step()
+            time.sleep(0.1)
+        assert "decode-here" not in joined.states()
+    finally:
+        worker.stop(drain_s=0)
+
+
+def test_a_worker_that_ends_has_left_its_routers(joined):
+    worker = joined.workers.pop("prefill-here")
+    worker.stop(drain_s=5)
+    assert joined.states() == {}

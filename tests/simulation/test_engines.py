@@ -1,0 +1,122 @@
+"""Prefill and decode workers beside computations by hand."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from prefillshare.bench.drivers.load import Load, poisson_arrivals
+from prefillshare.bench.workloads.base import Shape
+from prefillshare.simulation.clock import now_s, run_simulated
+from prefillshare.simulation.engine.cores import Cores
+from prefillshare.simulation.engine.decode import DecodeWorker
+from prefillshare.simulation.engine.link import Link, hand_off
+from prefillshare.simulation.engine.prefill import PrefillWorker
+from prefillshare.simulation.model import DecodeModel
+from prefillshare.simulation.prompts import encode
+from tests.simulation.cases import MODEL, run_one
+
+_PROMPT = 50
+
+
+def test_one_prefill_worker_is_a_queue_with_one_server_and_equal_service_times() -> None:
+    """M/D/1: Poisson arrivals, one prompt per step, first come first served; each time by Lindley's recursion."""
+    arrivals = poisson_arrivals(200, 12.0, seed=1)
+    service_s = MODEL.prefill.step_s + _PROMPT * MODEL.prefill.token_s
+    free_s, ends = 0.0, []
+    for arrival_s in arrivals:
+        free_s = max(free_s, arrival_s) + service_s
+        ends.append(free_s)
+    assert max(end - arrival for end, arrival in zip(ends, arrivals, strict=True)) > 4 * service_s  # it is a queue
+    assert run_simulated(_prefill(arrivals)) == pytest.approx(ends)
+
+
+async def _prefill(arrivals: list[float]) -> list[float]:
+    worker = PrefillWorker(replace(MODEL, prefill=replace(MODEL.prefill, chunk_tokens=_PROMPT)), Cores(0))
+
+    async def ask(number: int, arrival_s: float) -> float:
+        await asyncio.sleep(arrival_s)
+        worker.release(await worker.prefill(encode([100 + number] * _PROMPT)))
+        return now_s()
+
+    ends = await asyncio.gather(*(ask(*arrival) for arrival in enumerate(arrivals)))
+    assert worker.num_computed == _PROMPT * len(arrivals)
+    assert worker.pool.num_private == worker.pool.num_locked == 0
+    return ends
+
+
+def test_a_call_takes_what_its_parts_take() -> None:
+    """Alone: overhead, prefill in two chunks, hand-off of all tokens but x_n, decode steps."""
+    model = replace(MODEL, overhead_s=0.5, prefill=replace(MODEL.prefill, chunk_tokens=40, pair_s=1e-6))
+    shape = Shape(num_sessions=1, start_tokens=_PROMPT, output_tokens=(3,), turns=1)
+    case = run_one(shape=shape, model=model, loads=(Load(kind="closed", value=1),))
+    prefill_s = 2 * 0.01 + _PROMPT * 0.001 + _PROMPT**2 / 2 * 1e-6
+    handoff_s = (_PROMPT - 1) * 100 / 1e6 + 0.001
+    steps = [0.02 + 0.001 + 1e-5 * (_PROMPT + number) for number in range(3)]
+    call = case.run.calls[0]
+    assert call.ttft_s == pytest.approx(0.5 + prefill_s + handoff_s + steps[0])
+    assert call.latency_s == pytest.approx(0.5 + prefill_s + handoff_s + sum(steps))
+
+
+def test_batches_decode_as_step_by_step() -> None:
+    model = DecodeModel(step_s=0.02, sequence_s=0.003, context_token_s=1e-4, max_running=3)
+    arrivals = [(0.0, 10, 7), (0.031, 40, 5), (0.05, 5, 20), (0.051, 8, 3), (0.9, 30, 4)]
+    assert run_simulated(_decode(model, arrivals)) == pytest.approx(_decode_by_hand(model, arrivals))
+
+
+async def _decode(model: DecodeModel, arrivals: list[tuple[float, int, int]]) -> list[float]:
+    worker = DecodeWorker(replace(MODEL, decode=model), Cores(0))
+
+    async def ask(number: int, arrival_s: float, num_prompt: int, num_output: int) -> list[float]:
+        await asyncio.sleep(arrival_s)
+        place = await worker.enter(encode([100 + number] * num_prompt), num_output)
+        times = await worker.decode(place)
+        assert times[-1] == pytest.approx(now_s())
+        worker.leave(place)
+        return times
+
+    answers = await asyncio.gather(*(ask(number, *arrival) for number, arrival in enumerate(arrivals)))
+    assert worker.pool.num_private == worker.pool.num_locked == 0
+    return [moment for times in answers for moment in times]
+
+
+def _decode_by_hand(model: DecodeModel, arrivals: list[tuple[float, int, int]]) -> list[float]:
+    times: list[list[float]] = [[] for _ in arrivals]
+    now, batch, waiting = 0.0, list[int](), list(range(len(arrivals)))
+    while waiting or batch:
+        while waiting and len(batch) < model.max_running and arrivals[waiting[0]][0] <= now:
+            batch.append(waiting.pop(0))
+        if not batch:
+            now = arrivals[waiting[0]][0]
+            continue
+        context = sum(arrivals[number][1] + len(times[number]) for number in batch)
+        now += model.step_s + model.sequence_s * len(batch) + model.context_token_s * context
+        for number in batch:
+            times[number].append(now)
+        batch = [number for number in batch if len(times[number]) < arrivals[number][2]]
+    return [moment for some in times for moment in some]
+
+
+def test_shared_cores_are_taken_in_turn() -> None:
+    async def work() -> float:
+        cores = Cores(2)
+        await asyncio.gather(*(cores.run(1.0) for _ in range(5)))
+        return now_s()
+
+    assert run_simulated(work()) == pytest.approx(3.0)
+
+
+def test_hand_offs_wait_for_both_ends() -> None:
+    async def work() -> list[float]:
+        links = [Link() for _ in range(4)]
+        ends = []
+
+        async def move(sender: int, receiver: int) -> None:
+            await hand_off(MODEL.handoff, links[sender], links[receiver], 10_000)
+            ends.append(now_s())
+
+        await asyncio.gather(move(0, 2), move(0, 3), move(1, 3), move(1, 2))
+        return ends
+
+    # A second each and 1 ms; the second waits for its sender, the third for the receiver of the second, and so on.
+    assert run_simulated(work()) == pytest.approx([1.001, 2.001, 3.001, 4.001])
