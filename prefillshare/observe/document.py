@@ -119,6 +119,9 @@ class StoreState(StoreCounters):
     capacity_bytes: int
     used_bytes: int
     num_pages: int
+    codec: str
+    codec_break_even_bytes_per_s: float
+    medium_bytes_per_s: float
 
 
 class PushState(TypedDict):

@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from prefillshare.errors import StoreError
-from prefillshare.store.codec import PLAIN, Codec, make_codec
+from prefillshare.store.codec import PLAIN, Codec, Decoders, can_encode, make_codec
+from prefillshare.store.codec.choice import Encoding
 from prefillshare.store.disk import DiskPages, file_bytes
 from prefillshare.store.folders import (
     DISK_SUFFIX,
@@ -59,6 +60,7 @@ class _Request:
     settings: StoreSettings
     identity: StoreIdentity
     codec: Codec | None
+    """By which all pages are kept, whose slots are smaller then; None also where each page is decided upon."""
     workers: Workers
     resources: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
@@ -84,7 +86,16 @@ class _Request:
 
     def tier(self, opened: OpenTable, pages: MappedPages | DiskPages) -> Tier:
         self.resources.callback(opened.close)
-        return Tier(opened, pages, self.codec, self.workers)
+        decoders = Decoders(self.identity.kv_dtype, self.identity.page_bytes)
+        return Tier(opened, pages, self.encoding(pages), decoders, self.workers)
+
+    def encoding(self, pages: MappedPages | DiskPages) -> Encoding:
+        """Memory is faster than any codec on a CPU: there it is for room, and so only where it is asked for."""
+        is_slow = pages.medium == "disk" and can_encode(self.identity.kv_dtype, self.identity.page_bytes)
+        if self.settings.codec == "auto" and is_slow:
+            codec = make_codec("splitzip", self.identity.kv_dtype, self.identity.page_bytes)
+            return Encoding(codec, what=str(self.settings.directory), is_measured=True)
+        return Encoding(self.codec)
 
 
 def open_store(settings: StoreSettings, identity: StoreIdentity) -> OpenStore:

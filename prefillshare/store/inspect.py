@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from prefillshare.errors import StoreError
-from prefillshare.store.codec import codec_name, make_codec
+from prefillshare.store.codec import PLAIN, Decoders, codec_name
 from prefillshare.store.disk import DiskPages
 from prefillshare.store.folders import (
     DISK_SUFFIX,
@@ -44,6 +44,8 @@ class FoundStore:
     num_pages: int
     num_bytes: int
     """What the file takes."""
+    num_encoded: int = 0
+    """Pages that are kept by a codec."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,19 +128,21 @@ def _describe(path: Path, medium: Medium, name: str, used: bool) -> FoundStore:
     if header is None:
         return store
     with _opened(store, header) as contents:
-        return replace(store, num_pages=len(contents.entries))
+        num_encoded = sum(1 for _, record in contents.entries if record["codec"] != PLAIN)
+        return replace(store, num_pages=len(contents.entries), num_encoded=num_encoded)
 
 
 @contextlib.contextmanager
 def _opened(store: FoundStore, header: FileHeader) -> Iterator[_Contents]:
     identity = header.identity
-    codec = make_codec(codec_name(header.codec), identity.kv_dtype, identity.page_bytes)
+    codec_name(header.codec)
+    decoders = Decoders(identity.kv_dtype, identity.page_bytes)
     descriptor = os.open(store.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     with contextlib.ExitStack() as resources:
         if store.medium == "disk":
             disk = DiskPages(descriptor, num_slots=header.num_slots, slot_bytes=header.slot_bytes)
             resources.callback(disk.close)
-            yield _Contents(reader=PageReader(disk, codec), entries=disk.records(), table=None)
+            yield _Contents(reader=PageReader(disk, decoders), entries=disk.records(), table=None)
             return
         layout = TableLayout(num_slots=header.num_slots)
         lock = FileLock(descriptor)
@@ -150,7 +154,7 @@ def _opened(store: FoundStore, header: FileHeader) -> Iterator[_Contents]:
         table = Table(map_file(descriptor, 0, layout.end), layout, lock)
         slots = table.ready_slots()
         entries = list(zip(slots.tolist(), table.snapshot(slots), strict=True))
-        yield _Contents(reader=PageReader(mapped, codec), entries=entries, table=table)
+        yield _Contents(reader=PageReader(mapped, decoders), entries=entries, table=table)
 
 
 def _is_open_elsewhere(path: Path) -> bool:

@@ -9,7 +9,7 @@ from prefillshare.errors import StoreError
 SHARED_MEMORY = Path("/dev/shm")
 MAX_THREADS = 64
 
-CodecName = Literal["none", "splitzip"]
+CodecName = Literal["auto", "none", "splitzip"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +30,9 @@ class StoreSettings:
     share of what is free, which is another one at each launch."""
     keeps_disk_size: bool = False
     """The same for `disk_bytes`; without a number it is always so."""
-    codec: CodecName = "none"
-    """How pages are kept: as they are, or by SplitZip (bfloat16 only)."""
+    codec: CodecName = "auto"
+    """How pages are kept: as they are, by SplitZip (bfloat16 only), or by whichever was measured to be sooner on the
+    disk and on the way to peers."""
     threads: int = 1
     """Threads that copy, check and encode pages."""
     peers: tuple[str, ...] = ()
@@ -48,8 +49,8 @@ class StoreSettings:
             raise StoreError("the store has no name: give the deployment's")
         if not 1 <= self.threads <= MAX_THREADS:
             raise StoreError(f"threads = {self.threads}: set 1 to {MAX_THREADS} under [store]")
-        if self.codec not in ("none", "splitzip"):
-            raise StoreError(f'codec = "{self.codec}": set "none" or "splitzip" under [store]')
+        if self.codec not in ("auto", "none", "splitzip"):
+            raise StoreError(f'codec = "{self.codec}": set "auto", "none" or "splitzip" under [store]')
         if self.has_peers and self.secret_file is None:
             raise StoreError("peers and serve under [store] need a secret: name its file with secret_file")
         if self.memory_bytes <= 0 or (self.disk_bytes is not None and self.disk_bytes <= 0):

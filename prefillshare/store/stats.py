@@ -7,6 +7,17 @@ Medium = Literal["memory", "disk"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Whether pages for a medium are encoded, and by which figures; these are 0 where nothing was measured."""
+
+    is_encoded: bool = False
+    medium_bytes_per_s: float = 0.0
+    """There and back again, one after the other."""
+    break_even_bytes_per_s: float = 0.0
+    """Of a medium for which it is all the same (`codec/break_even.py`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TierStats:
     """One tier, as all processes see it; counts and speeds are this process's."""
 
@@ -23,6 +34,8 @@ class TierStats:
     read_bytes_per_s: float
     """Measured over this process's last reads, check included; 0 before the first."""
     write_bytes_per_s: float
+    encoding: Verdict
+    """Whether pages are encoded now, and why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

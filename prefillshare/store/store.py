@@ -175,7 +175,7 @@ class KvStore:
         with self._read_speeds[tier.pages.medium].measured(len(pages) * self._page_bytes):
             read = tier.read_all([(keys[page], int(slots[page]), into[page]) for page in pages])
         for page, payload in zip(pages, read, strict=True):
-            payloads[page] = payload
+            payloads[page] = payload if payload is None else self._tiers[0].as_kept_here(payload, into[page])
             if payload is None:
                 self._drop_damaged(tier, keys, int(slots[page]), page)
 
@@ -278,6 +278,7 @@ class KvStore:
             evicted_pages=self._counts.evicted.get(medium, 0),
             read_bytes_per_s=self._read_speeds[medium].bytes_per_s,
             write_bytes_per_s=self._write_speeds[medium].bytes_per_s,
+            encoding=tier.encoding.verdict,
         )
 
     def _guarded(self, function: Callable[[], Result], otherwise: Result) -> Result:

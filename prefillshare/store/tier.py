@@ -8,7 +8,9 @@ import xxhash
 from numpy.typing import NDArray
 
 from prefillshare.store.base import Bytes, Pages
-from prefillshare.store.codec import PLAIN, Codec
+from prefillshare.store.codec import PLAIN, Decoders
+from prefillshare.store.codec.choice import Encoding
+from prefillshare.store.counts import Speed
 from prefillshare.store.layout import NO_SLOT, RECORD
 from prefillshare.store.opening import OpenTable
 from prefillshare.store.table import Claim, Keys, Slots, Victim
@@ -46,9 +48,11 @@ def page_digest(key: _Key, page: Bytes) -> int:
 class PageReader:
     """Takes pages out of slots, and believes none that its digest does not fit."""
 
-    def __init__(self, pages: Pages, codec: Codec | None) -> None:
+    def __init__(self, pages: Pages, decoders: Decoders) -> None:
         self._pages = pages
-        self._codecs = {} if codec is None else {codec.number: codec}
+        self._decoders = decoders
+        self.speed = Speed()
+        """Of the medium alone, in bytes as they are kept."""
 
     def read(self, key: _Key, slot: int, record: np.void, into: Bytes) -> Payload | None:
         """Fill `into` with the page of `key` and return it as it is kept; None when it is not there in one piece.
@@ -68,24 +72,29 @@ class PageReader:
         if number == PLAIN:
             if length != len(into):
                 raise ValueError(f"the record speaks of {length} bytes")
-            self._pages.load(_slots_of(slot, record), into)
+            with self.speed.measured(length):
+                self._pages.load(_slots_of(slot, record), into)
             return into
-        if number not in self._codecs:
-            raise ValueError(f"codec {number} is not known")
-        stored = self._pages.view(slot, length)
-        self._codecs[number].decode(stored, into)
+        decoder = self._decoders.get(number)
+        with self.speed.measured(length):
+            stored = self._pages.view(slot, length)
+        decoder.decode(stored, into)
         return stored
 
 
 class Tier:
     """Pages of one medium."""
 
-    def __init__(self, opened: OpenTable, pages: Pages, codec: Codec | None, workers: Workers) -> None:
+    def __init__(
+        self, opened: OpenTable, pages: Pages, encoding: Encoding, decoders: Decoders, workers: Workers
+    ) -> None:
         self._opened = opened
         self.table = opened.table
         self.pages = pages
-        self._codec = codec
-        self._reader = PageReader(pages, codec)
+        self.encoding = encoding
+        self._page_bytes = decoders.page_bytes
+        self._reader = PageReader(pages, decoders)
+        self._write_speed = Speed()
         self._workers = workers
 
     def check_file(self) -> None:
@@ -113,7 +122,14 @@ class Tier:
 
     def pack_all(self, pages: Sequence[tuple[_Key, Bytes]]) -> list[Payload]:
         """Pages as they are to be kept."""
+        self._decide()
         return self._workers.map(lambda page: self._pack(*page), pages)
+
+    def as_kept_here(self, payload: Payload, page: Bytes) -> Payload:
+        """A page out of a slower tier as it is to be kept in this one."""
+        if payload.codec == PLAIN or self.encoding.verdict.is_encoded:
+            return payload
+        return Payload(key=payload.key, digest=payload.digest, codec=PLAIN, data=page)
 
     def drop_damaged(self, key: _Key, slot: int) -> bool:
         """Forget a page that could not be read; false when it only gave way to another one meanwhile.
@@ -135,6 +151,8 @@ class Tier:
 
         Raises: TimeoutError when the table cannot be had; nothing is written then.
         """
+        if self.encoding.is_measured and self._decide():
+            payloads = self._workers.map(self._encode, payloads)
         keys = np.stack([payload.key for payload in payloads])
         needs = [-(-len(payload.data) // self.pages.slot_bytes) for payload in payloads]
         reservation = self.table.reserve(
@@ -167,10 +185,18 @@ class Tier:
         return Payload(key=key, digest=int(record["digest"]), codec=int(record["codec"]), data=data)
 
     def _pack(self, key: _Key, page: Bytes) -> Payload:
-        digest = page_digest(key, page)
-        if self._codec is not None and (data := self._codec.encode(page)) is not None:
-            return Payload(key=key, digest=digest, codec=self._codec.number, data=data)
-        return Payload(key=key, digest=digest, codec=PLAIN, data=page)
+        plain = Payload(key=key, digest=page_digest(key, page), codec=PLAIN, data=page)
+        return self._encode(plain) if self.encoding.verdict.is_encoded else plain
+
+    def _decide(self) -> bool:
+        # A page is written once and hoped to be read: both ways count.
+        return self.encoding.decide((self._write_speed.bytes_per_s, self._reader.speed.bytes_per_s))
+
+    def _encode(self, payload: Payload) -> Payload:
+        codec, is_plain = self.encoding.codec, payload.codec == PLAIN and len(payload.data) == self._page_bytes
+        if codec is None or not is_plain or (data := codec.encode(payload.data)) is None:
+            return payload
+        return Payload(key=payload.key, digest=payload.digest, codec=codec.number, data=data)
 
     def _write(self, claim: Claim, payloads: Sequence[Payload], ticks: Sequence[int]) -> bool:
         payload, tick = payloads[claim.page], ticks[claim.page]
@@ -179,7 +205,8 @@ class Tier:
         record["length"], record["second"], record["last_use"] = len(payload.data), claim.second, tick
         slots = [claim.slot] if claim.second == NO_SLOT else [claim.slot, claim.second]
         try:
-            self.pages.save(slots, payload.data, record)
+            with self._write_speed.measured(len(payload.data)):
+                self.pages.save(slots, payload.data, record)
         except (OSError, IndexError, ValueError):
             return False
         self.table.publish(claim, digest=payload.digest, length=len(payload.data), codec=payload.codec, last_use=tick)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from prefillshare.observe.document import StoreState
+from prefillshare.store.stats import Verdict
 
 if TYPE_CHECKING:
     from prefillshare.store import StoreStats
@@ -40,6 +41,8 @@ def _of_decode_worker(stats: StoreStats, num_dropped: int) -> StoreState:
 
 def _of_store(stats: StoreStats | None) -> StoreState:
     tiers = stats.tiers if stats is not None else ()
+    # Of the slowest tier: a codec is looked at for a disk first.
+    encoding = tiers[-1].encoding if tiers else Verdict()
     return {
         "host_hit_tokens": 0,
         "store_hit_tokens": 0,
@@ -56,4 +59,7 @@ def _of_store(stats: StoreStats | None) -> StoreState:
         "capacity_bytes": sum(tier.capacity_bytes for tier in tiers),
         "used_bytes": sum(tier.used_bytes for tier in tiers),
         "num_pages": sum(tier.num_pages for tier in tiers),
+        "codec": "splitzip" if encoding.is_encoded else "none",
+        "codec_break_even_bytes_per_s": encoding.break_even_bytes_per_s,
+        "medium_bytes_per_s": encoding.medium_bytes_per_s,
     }

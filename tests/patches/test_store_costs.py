@@ -1,6 +1,12 @@
 """A load is made only where it beats prefilling, by measures that one slow moment does not turn."""
 
-from sglang_patches.store.costs import DECLINED_BEFORE_TRIAL, MIN_SAMPLE_TOKENS, MIN_SAMPLES, LoadCosts
+from sglang_patches.store.costs import (
+    DECLINED_BEFORE_TRIAL,
+    MIN_SAMPLE_TOKENS,
+    MIN_SAMPLES,
+    UNKNOWN_FETCH_S,
+    LoadCosts,
+)
 
 
 def measured(*, load_s: float, prefill_s: float) -> LoadCosts:
@@ -56,3 +62,21 @@ def test_a_batch_counts_once_with_all_of_its_requests_and_from_the_end_of_the_on
     assert costs.prefill.token_s is not None
     # The first one alone began with nothing before it.
     assert abs(costs.prefill.token_s - 1.0 / 400) < 1e-9
+
+
+def test_other_hosts_are_asked_where_fetching_and_loading_together_beat_prefilling():
+    costs = measured(load_s=4e-5, prefill_s=1e-4)
+    assert costs.should_fetch(64)  # not measured yet
+    for _ in range(MIN_SAMPLES):
+        costs.fetch.add(1000, 1000 * 5e-5)
+    assert costs.should_fetch(64)
+    for _ in range(20):
+        costs.fetch.add(1000, 1000 * 7e-5)
+    assert not costs.should_fetch(64)
+    assert costs.num_declined == 1
+    assert costs.should_load(64)
+
+
+def test_a_call_waits_for_other_hosts_as_long_as_prefilling_would_take():
+    assert measured(load_s=1e-5, prefill_s=1e-4).longest_fetch_s(2000) == 2000 * 1e-4
+    assert LoadCosts().longest_fetch_s(2000) == UNKNOWN_FETCH_S

@@ -143,7 +143,7 @@ def test_unaligned_buffers_are_read_and_filled() -> None:
 
 @pytest.mark.parametrize(("kv_dtype", "page_bytes"), [("float32", 4096), ("float8_e5m2", 4096), ("bfloat16", 4104)])
 def test_other_pages_are_refused_with_the_fix(kv_dtype: str, page_bytes: int) -> None:
-    with pytest.raises(StoreError, match='set codec = "none"'):
+    with pytest.raises(StoreError, match='set codec = "auto"'):
         make_codec("splitzip", kv_dtype, page_bytes)
     assert make_codec("none", kv_dtype, page_bytes) is None
 

@@ -97,6 +97,7 @@ def _as_json(store: "FoundStore") -> dict[str, object]:
         "file": str(store.path),
         "is_used": store.is_used,
         "pages": store.num_pages,
+        "encoded_pages": store.num_encoded,
         "bytes": store.num_bytes,
         "codec": None if header is None else codec_name(header.codec),
         "capacity_bytes": None if header is None else header.num_slots * header.slot_bytes,
@@ -114,6 +115,9 @@ def _as_row(store: "FoundStore") -> tuple[str, ...]:
     else:
         identity = store.header.identity
         rank = f"{identity.tp_rank} of {identity.tp_size}"
-        whose = (identity.prefill_fingerprint[:16], rank, codec_name(store.header.codec))
+        # A store that decides page by page keeps some in each way.
+        is_mixed = codec_name(store.header.codec) == "none" and store.num_encoded > 0
+        codec = f"splitzip for {store.num_encoded}" if is_mixed else codec_name(store.header.codec)
+        whose = (identity.prefill_fingerprint[:16], rank, codec)
     megabytes = f"{store.num_bytes / 1e6:.1f}"
     return (store.name, store.medium, *whose, str(store.num_pages), megabytes, state, str(store.path))

@@ -177,7 +177,7 @@ def _default_memory_bytes(num_ranks: int) -> int:
 def _check_codec(deployment: ResolvedDeployment, store: Store) -> None:
     if store.codec == "splitzip" and deployment.dtype != "bfloat16":
         raise ConfigError(
-            f'codec is "splitzip", which is for bfloat16, and KV has the type {deployment.dtype}: set codec = "none" '
+            f'codec is "splitzip", which is for bfloat16, and KV has the type {deployment.dtype}: set codec = "auto" '
             'under [store], or dtype = "bfloat16" under [engine]'
         )
 

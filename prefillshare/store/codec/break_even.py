@@ -5,8 +5,23 @@ time, which is 1/C for a codec of speed C. Where both happen one after the other
 
     B = C · (1 - 1/r)
 
-and where the next page is encoded while one is on its way, as long as C itself is faster than the link: below B = C.
+Ways in a row, to a disk and back, or encoding and decoding, have the speed 1/(1/B₁ + 1/B₂): the same formula holds for
+what is written and read again, and for a link, which a page takes once.
+
+And where the next page is encoded while one is on its way, as long as C itself is faster than the link: below B = C.
+The store does them one after the other.
 """
+
+from collections.abc import Sequence
+
+
+def in_a_row(bytes_per_s: Sequence[float]) -> float:
+    """The speed of ways that are taken one after the other; those with the speed 0, not known, are left out.
+
+    0 where none is known.
+    """
+    seconds_per_byte = sum(1 / speed for speed in bytes_per_s if speed > 0)
+    return 1 / seconds_per_byte if seconds_per_byte else 0.0
 
 
 def break_even_bytes_per_s(codec_bytes_per_s: float, ratio: float) -> float:

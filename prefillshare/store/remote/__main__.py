@@ -16,6 +16,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from prefillshare.errors import StoreError
+from prefillshare.store.codec.preparation import Preparation
 from prefillshare.store.remote.addresses import settings_of, socket_path, split_address
 from prefillshare.store.remote.app import engines_app, peers_app
 from prefillshare.store.remote.fetching import Fetcher, Source
@@ -34,17 +35,20 @@ async def serve(settings: StoreSettings, ended: asyncio.Event, say: Say) -> None
     Raises: StoreError.
     """
     assert settings.secret_file is not None
-    secret, stores = read_secret(settings.secret_file), LocalStores(settings)
+    secret, stores, preparation = read_secret(settings.secret_file), LocalStores(settings), Preparation()
+    if settings.codec == "splitzip" or (settings.codec == "auto" and settings.directory is not None):
+        # This host's own store wants it when it is opened.
+        preparation.finish()
     async with contextlib.AsyncExitStack() as doors:
         if settings.serve is not None:
             host, port = split_address(settings.serve)
             keep_to_loopback(host)
-            runner = await _run(doors, peers_app(Sharing(stores, secret), secret))
+            runner = await _run(doors, peers_app(Sharing(stores, secret, preparation), secret))
             await _listen(web.TCPSite(runner, host, port), f"serve = {settings.serve!r}")
         if settings.peers:
             path = socket_path(settings)
             path.unlink(missing_ok=True)
-            fetcher = Fetcher(stores, [Source(url, secret) for url in settings.peers])
+            fetcher = Fetcher(stores, [Source(url, secret, settings.codec, preparation) for url in settings.peers])
             runner = await _run(doors, engines_app(fetcher))
             await _listen(web.UnixSite(runner, str(path)), str(path))
         say({"ready": True})

@@ -6,8 +6,12 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import numpy as np
+
 from prefillshare.store.base import Bytes
-from prefillshare.store.codec import PLAIN
+from prefillshare.store.codec import PLAIN, Decoders, can_encode, make_codec
+from prefillshare.store.codec.choice import Encoding
+from prefillshare.store.codec.preparation import Preparation
 from prefillshare.store.counts import Speed
 from prefillshare.store.identity import StoreIdentity
 from prefillshare.store.remote.link import READ_BYTES, Importer, LinkError
@@ -15,6 +19,7 @@ from prefillshare.store.remote.messages import Fetch, Find, Found, Meet, Met, St
 from prefillshare.store.remote.peers import Peer, PeerError, new_nonce
 from prefillshare.store.remote.secret import Secret, is_same
 from prefillshare.store.remote.stores import LocalStores
+from prefillshare.store.settings import CodecName
 from prefillshare.store.store import KvStore
 from prefillshare.store.table import as_words
 from prefillshare.store.tier import page_digest
@@ -29,13 +34,17 @@ logger = logging.getLogger(__name__)
 class Source:
     """A peer, what is read of it, and how fast."""
 
-    def __init__(self, url: str, secret: Secret) -> None:
+    def __init__(self, url: str, secret: Secret, codec: CodecName, preparation: Preparation) -> None:
         self.peer = Peer(url, secret)
         self.link = Importer()
         self.speed = Speed()
         self.turn = threading.Lock()
         """Held from asking for pages until they are in this host's store: they lie in memory of the link's."""
         self._secret = secret
+        self._codec = codec
+        self._preparation = preparation
+        self._encodings: dict[bytes, tuple[Encoding, Decoders]] = {}
+        """By identity: of the way from the peer."""
         self._told = ""
 
     def count(self, identity: bytes, keys: Sequence[bytes], deadline: float) -> int:
@@ -51,11 +60,13 @@ class Source:
         return min(max(found.num_pages, 0), len(keys))
 
     def fetch(self, identity: StoreIdentity, keys: Sequence[bytes], deadline: float) -> list[Bytes]:
-        """The first of the pages, as many as came whole at once; they lie in memory that the next fetch overwrites.
+        """The first of the pages, as many as came whole at once; they may lie in memory that the next fetch overwrites.
 
         Raises: PeerError, LinkError.
         """
-        question = Stage(nonce=new_nonce(), identity=identity.digest(), keys=list(keys), codec=PLAIN)
+        encoding, decoders = self._encoding_of(identity)
+        codec = encoding.codec.number if encoding.codec and encoding.decide((self.speed.bytes_per_s,)) else PLAIN
+        question = Stage(nonce=new_nonce(), identity=identity.digest(), keys=list(keys), codec=codec)
         staged = self.peer.ask("/stage", question, Staged, deadline)
         self._check_sizes(staged, identity, len(keys))
         if not staged.pages:
@@ -65,10 +76,10 @@ class Source:
             self.link.meet(staged.agent, met.metadata)
         with self.speed.measured(sum(page.length for page in staged.pages)):
             views = self.link.read([(page.address, page.length) for page in staged.pages], staged.lease, deadline)
-        for key, page, view in zip(keys, staged.pages, views, strict=False):
-            self._check(question, key, page, view)
+        came = zip(keys, staged.pages, views, strict=False)
+        pages = [self._unpack(question, key, page, view, decoders) for key, page, view in came]
         self.peer.succeed()
-        return views
+        return pages
 
     def fail(self, error: Exception) -> None:
         """Leave the peer alone for a while; each new reason is told once."""
@@ -82,12 +93,41 @@ class Source:
         if not is_right or len(staged.pages) > num_keys or sum(page.length for page in staged.pages) > READ_BYTES:
             raise PeerError("it staged pages of another size")
 
-    def _check(self, question: Stage, key: bytes, page: StagedPage, view: Bytes) -> None:
-        """Raises: LinkError for bytes that are not the page of the key, under the secret and this question."""
+    def _encoding_of(self, identity: StoreIdentity) -> tuple[Encoding, Decoders]:
+        """Whether pages of this kind are encoded on the way, and what decodes them."""
+        digest, kind = identity.digest(), (identity.kv_dtype, identity.page_bytes)
+        if digest not in self._encodings:
+            is_wanted = self._codec != "none" and can_encode(*kind)
+            if is_wanted and not self._preparation.is_done():
+                return Encoding(), Decoders(*kind)
+            codec = make_codec("splitzip", *kind) if is_wanted else None
+            encoding = Encoding(codec, what=f"the way from {self.peer.url}", is_measured=self._codec == "auto")
+            self._encodings[digest] = encoding, Decoders(*kind)
+        return self._encodings[digest]
+
+    def _unpack(self, question: Stage, key: bytes, page: StagedPage, view: Bytes, decoders: Decoders) -> Bytes:
+        """The page of the key, whose bytes are believed only under the secret and this question.
+
+        Raises: LinkError.
+        """
         mac = self._secret.of_page(question.nonce, question.identity, key, page.codec, view)
-        (words,) = as_words([key])
-        if not is_same(mac, page.mac) or page_digest(words, view) != page.digest:
+        if not is_same(mac, page.mac):
             raise LinkError("a page came damaged, or is another one")
+        try:
+            whole = view if page.codec == PLAIN else _decode(decoders, page.codec, view)
+        except ValueError as error:
+            raise LinkError(f"a page cannot be decoded: {error}") from error
+        (words,) = as_words([key])
+        if len(whole) != decoders.page_bytes or page_digest(words, whole) != page.digest:
+            raise LinkError("a page was damaged before it was sent")
+        return whole
+
+
+def _decode(decoders: Decoders, codec: int, view: Bytes) -> Bytes:
+    whole = np.empty(decoders.page_bytes, dtype=np.uint8)
+    # In memory of its own: where it lies among the others, its parts are not where their types want them.
+    decoders.get(codec).decode(view.copy(), whole)
+    return whole
 
 
 class Fetcher:

@@ -6,7 +6,8 @@ import msgspec
 import numpy as np
 
 from prefillshare.store.base import Bytes
-from prefillshare.store.codec import PLAIN
+from prefillshare.store.codec import PLAIN, Codec, Decoders, can_encode
+from prefillshare.store.codec.preparation import Preparation
 from prefillshare.store.identity import StoreIdentity
 from prefillshare.store.remote.link import READ_BYTES
 from prefillshare.store.remote.messages import Find, Found, Meet, Met, Stage, Staged, StagedPage
@@ -23,10 +24,13 @@ _ROOM_TIMEOUT_S = 1.0
 class Sharing:
     """Answers of one host; any thread may ask."""
 
-    def __init__(self, stores: LocalStores, secret: Secret) -> None:
+    def __init__(self, stores: LocalStores, secret: Secret, preparation: Preparation) -> None:
         self._stores = stores
         self._secret = secret
+        self._preparation = preparation
         self._staging = Staging()
+        self._decoders: dict[bytes, Decoders] = {}
+        """By identity."""
 
     @property
     def answers(self) -> dict[str, Callable[[bytes], tuple[bytes, msgspec.Struct]]]:
@@ -65,14 +69,33 @@ class Sharing:
         keys = asked.keys[:num_pages]
         views = [region[page * identity.page_bytes :][: identity.page_bytes] for page in range(num_pages)]
         num_read = store.read(keys, views)
-        return [self._describe(asked, key, view) for key, view in zip(keys[:num_read], views[:num_read], strict=True)]
+        codec = self._codec_for(asked.codec, identity)
+        return [self._describe(asked, key, view, codec) for key, view in zip(keys, views[:num_read], strict=False)]
 
-    def _describe(self, asked: Stage, key: bytes, view: Bytes) -> StagedPage:
+    def _codec_for(self, number: int, identity: StoreIdentity) -> Codec | None:
+        """The codec that a peer wants; None where there is none for such pages, or none yet."""
+        is_plain = number == PLAIN or not can_encode(identity.kv_dtype, identity.page_bytes)
+        if is_plain or not self._preparation.is_done():
+            return None
+        digest = identity.digest()
+        decoders = self._decoders.setdefault(digest, Decoders(identity.kv_dtype, identity.page_bytes))
+        try:
+            return decoders.get(number)
+        except ValueError:
+            return None
+
+    def _describe(self, asked: Stage, key: bytes, view: Bytes, codec: Codec | None) -> StagedPage:
+        """Where a page lies, after it was encoded in its place if that makes it smaller."""
         (words,) = as_words([key])
+        digest, number = page_digest(words, view), PLAIN
+        encoded = codec.encode(view) if codec is not None else None
+        if codec is not None and encoded is not None and len(encoded) < len(view):
+            view, number = view[: len(encoded)], codec.number
+            np.copyto(view, encoded)
         return StagedPage(
             address=view.ctypes.data,
             length=len(view),
-            codec=PLAIN,
-            digest=page_digest(words, np.ascontiguousarray(view)),
-            mac=self._secret.of_page(asked.nonce, asked.identity, key, PLAIN, view),
+            codec=number,
+            digest=digest,
+            mac=self._secret.of_page(asked.nonce, asked.identity, key, number, view),
         )

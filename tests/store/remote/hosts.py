@@ -32,9 +32,9 @@ def secret_file(folder: Path, name: str = "secret") -> Path:
 class Host:
     """A host with a store, which shares it or fetches from peers."""
 
-    def __init__(self, folder: Path, secret: Path, **changed: object) -> None:
+    def __init__(self, folder: Path, secret: Path, kv_dtype: str = "float32", **changed: object) -> None:
         self.settings: StoreSettings = settings(folder, secret_file=secret, **changed)
-        self.identity: StoreIdentity = identity()
+        self.identity: StoreIdentity = identity(kv_dtype=kv_dtype)
         self.store = KvStore.attach(self.settings, self.identity)
         self._log = folder / "log"
         self.process = SharingProcess(self.settings, self._log)
@@ -57,10 +57,10 @@ class Host:
 
 
 @contextlib.contextmanager
-def host(folder: Path, secret: Path, **changed: object) -> Iterator[Host]:
+def host(folder: Path, secret: Path, kv_dtype: str = "float32", **changed: object) -> Iterator[Host]:
     """A host in a folder of its own."""
     folder.mkdir(exist_ok=True)
-    running = Host(folder, secret, **changed)
+    running = Host(folder, secret, kv_dtype, **changed)
     try:
         yield running
     finally:

@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from prefillshare.errors import StoreError
+from prefillshare.store import chain_keys
 from prefillshare.store.remote.secret import read_secret
 from tests.store.remote.hosts import Host, free_address, host, secret_file
-from tests.store.stores import chain, pages, read
+from tests.store.stores import PAGE_BYTES, chain, page, pages, read
 
 BIG = {"memory_bytes": 128 << 20}
 
@@ -172,3 +174,27 @@ def _step_until(sharing: Host, is_done: object) -> None:
         assert time.monotonic() < deadline
         sharing.process.step()
         time.sleep(0.2)
+
+
+@pytest.mark.parametrize("codec", ["splitzip", "none", "auto"])
+def test_pages_cross_encoded_or_not_and_are_the_same(folder: Path, secret: Path, codec: str) -> None:
+    address, kind = free_address(), {"codec": codec, "memory_bytes": 8 << 20}
+    with (
+        host(folder / "a", secret, "torch.bfloat16", serve=address, **kind) as first,
+        host(folder / "b", secret, "torch.bfloat16", peers=(f"http://{address}",), **kind) as second,
+    ):
+        keys = chain_keys(first.identity, None, np.arange(60 * 16), 16)
+        # Half of them are like KV; the codec makes nothing of the others.
+        right = [kv_like(key) if number % 2 else page(key) for number, key in enumerate(keys)]
+        assert first.store.write(keys, right) == 60
+        assert second.fetch(keys) == 60
+        into = [np.empty(PAGE_BYTES, dtype=np.uint8) for _ in keys]
+        assert second.store.read(keys, into) == 60
+        assert [came.tobytes() for came in into] == [there.tobytes() for there in right]
+
+
+def kv_like(key: bytes) -> np.ndarray:
+    """A page of bfloat16 values that are spread as those of KV are."""
+    generator = np.random.Generator(np.random.SFC64(int.from_bytes(key[:8], "little")))
+    values = generator.standard_normal(PAGE_BYTES // 2, dtype=np.float32)
+    return np.ascontiguousarray(values.view("<u2")[1::2]).view(np.uint8)
