@@ -8,7 +8,7 @@ DEPLOYMENT ?= models/tiny-agents.toml
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast tmux check dist install lock clean bench bench-gpu bench-cluster bench-router bench-train bench-accuracy bench-tui bench-store bench-simulate
+.PHONY: help run test test-fast tmux check dist install lock clean bench bench-gpu bench-choice bench-cluster bench-router bench-train bench-accuracy bench-tui bench-store bench-simulate
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ bench: $(READY) ## measure PrefillShare beside SGLang as released (docs/benchmar
 # PYTHON=... runs it by any Python that has the packages, without .venv.
 bench-gpu: $(if $(PYTHON),,$(READY)) ## the same with a Qwen3 1.7B shape on a GPU, within 14 minutes
 	@exec $(or $(PYTHON),$(BIN)/python) -m prefillshare bench react --preset gpu-15min $(ARGS)
+
+bench-choice: $(READY) ## what the choice of workers costs, by their number
+	$(BIN)/python -m benchmarks.choice $(ARGS)
 
 bench-cluster: $(READY) ## measure a disaggregated deployment beside a plain server
 	$(BIN)/python -m benchmarks.cluster --out docs/results/cluster.md $(ARGS)

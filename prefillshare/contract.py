@@ -60,6 +60,9 @@ STORE_BACKEND_MODULE = "sglang_patches.store.backend"
 STORE_BACKEND_CLASS = "StoreBackend"
 """Name of that class."""
 
+WRITE_BACK_VARIABLE = "PREFILLSHARE_WRITE_BACK"
+"""Environment variable of decode workers whose answers go back to the store: which one, and its pages, as JSON."""
+
 STORE_FOLDER_START = "prefillshare-store-"
 """Begin of the name of the folder in shared memory that holds a user's stores: they outlive engines."""
 

@@ -140,11 +140,20 @@ class KvStore:
             came = self._read_batch(words[start:end], into[start:end], started + 1)
             num_read += came
             if came < end - start:
+                self._drop_damaged_behind(words, into, end)
                 break
         self._touch(self._find(words[:num_read]))  # at once, so that the head is the newest
         self._counts.hit += num_read
         self._counts.missed += len(keys) - num_read
         return num_read
+
+    def _drop_damaged_behind(self, words: Keys, into: Sequence[Bytes], start: int) -> None:
+        """Look at the rest of a chain that lost a page: the whole pages behind it are of use once that is written
+        again, and one that is damaged as well would end the chain there the next time."""
+        for first in range(start, len(words), self._batch):
+            last = min(first + self._batch, len(words))
+            for tier, slots in zip(self._tiers, self._find(words[first:last]), strict=True):
+                self._read_tier(tier, words[first:last], slots, into[first:last], [None] * (last - first))
 
     def _read_batch(self, keys: Keys, into: Sequence[Bytes], older_than: int) -> int:
         found = self._find(keys)

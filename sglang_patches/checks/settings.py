@@ -21,6 +21,7 @@ from prefillshare.contract import (
 )
 from sglang_patches.checks.adapters import EMBEDDING_TARGETS
 from sglang_patches.icarus import engines
+from sglang_patches.store.switch import read_write_back
 
 if TYPE_CHECKING:
     from sglang.srt.server_args import ServerArgs
@@ -64,6 +65,7 @@ def refusals(args: ServerArgs) -> Iterator[str]:
         yield from _disaggregation(args)
     if args.enable_hierarchical_cache and _has_store(args):
         yield from _store(args)
+    yield from _write_back(args)
     yield from _parallelism(args)
     yield from _grammars(args)
     yield from _algorithms(args)
@@ -97,6 +99,15 @@ def _store(args: ServerArgs) -> Iterator[str]:
         if (value := getattr(args, name)) != only:
             flag = "--" + name.replace("_", "-")
             yield f"{flag} {value} was not verified with the store: set {flag} {only}"
+
+
+def _write_back(args: ServerArgs) -> Iterator[str]:
+    told = read_write_back()
+    if told is not None and args.page_size != told["page_size"]:
+        yield (
+            f"--page-size is {args.page_size} and pages in the deployment's store have {told['page_size']} tokens: "
+            f"answers of this decode worker would not be found there, set --page-size {told['page_size']}"
+        )
 
 
 def _parallelism(args: ServerArgs) -> Iterator[str]:

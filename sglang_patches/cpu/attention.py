@@ -5,8 +5,9 @@ Why: upstream's computes a whole sequence's attention, whose rows over the cache
     that adds 80 tokens to 4,000 pays for 4,080. It gathers KV by advanced indexing, several times as slow as a
     selection, and waits for each length by itself.
 How: queries of the new tokens only; KV by ``index_select``; query heads that share a KV head lie side by side as its
-    queries, and so do both rows of a request whose module reads base-made KV only. A decode step in float32 reads KV
-    where it lies (:mod:`sglang_patches.cpu.decode_kernel`). Encoders, cross attention and sliding windows go upstream.
+    queries, and so do both rows of a request whose module reads base-made KV only. In float32, a decode step reads KV
+    where it lies (:mod:`sglang_patches.cpu.decode_kernel`), and many new tokens attend by products of oneDNN
+    (:mod:`sglang_patches.cpu.block_attention`). Encoders, cross attention and sliding windows go upstream.
 Upstream: sglang/srt/layers/attention/torch_native_backend.py:65,176 at 0.5.17.
 Remove when: that backend no longer computes rows that it drops.
 """
@@ -19,7 +20,8 @@ import torch
 from sglang.srt.layers.attention import torch_native_backend as upstream
 from sglang.srt.mem_cache.memory_pool import KVWriteLoc
 
-from sglang_patches.cpu.computation import attend_in_place, attend_new, attend_together
+from sglang_patches.cpu.block_attention import MIN_NEW, attend_in_blocks
+from sglang_patches.cpu.computation import attend_in_place, attend_new, attend_together, is_for_onednn
 from sglang_patches.cpu.decode_kernel import make_decode_attention
 from sglang_patches.declarations import overrides, registers, subclasses
 from sglang_patches.icarus.attention import PairedAttention
@@ -67,7 +69,8 @@ class TorchNativeAttnBackend(upstream.TorchNativeAttnBackend):
         for row, length, num_new in rows:
             slots = req_to_token[row, :length]
             new = slice(start, start + num_new)
-            output[new] = attend_new(query[new], k_cache, v_cache, slots, options.get("scaling"))
+            attend = attend_in_blocks if num_new >= MIN_NEW and is_for_onednn(query) else attend_new
+            output[new] = attend(query[new], k_cache, v_cache, slots, options.get("scaling"))
             start += num_new
         return output
 

@@ -132,6 +132,12 @@ def lay_by_inputs(weight: Tensor) -> Tensor:
     return weight.t().contiguous().t()
 
 
+def is_for_onednn(tensor: Tensor) -> bool:
+    """Whether this build of PyTorch has a product of its type by oneDNN, and a slower one by default."""
+    is_plain = tensor.dtype == torch.float32 and tensor.device.type == "cpu"
+    return is_plain and torch.backends.mkldnn.is_available()
+
+
 def multiply_by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x weight^T + bias, by a kernel that PyTorch itself takes only for compiled models.
 

@@ -23,6 +23,9 @@ from sglang.srt.mem_cache.pool_host.base import HostKVCache
 from sglang_patches.cpu.platform import has_accelerator
 from sglang_patches.declarations import wraps_upstream
 
+LAYOUT = "page"
+"""Name of the order of things inside of a page; a page of upstream's ``layer_first`` has the same bytes."""
+
 
 class PagedHostPool(HostKVCache):
     """Pages of K and V of all layers, copied row by row from and to the pool that the model reads."""
@@ -42,7 +45,7 @@ class PagedHostPool(HostKVCache):
     ) -> None:
         # Upstream's constructor refuses a machine with less than 10 GB of free memory; `launch` checks sizes itself.
         self.device_pool, self.device, self.pool_label = device_pool, device, pool_label
-        self.page_size, self.layout, self.pin_memory = page_size, "page", False
+        self.page_size, self.layout, self.pin_memory = page_size, LAYOUT, False
         self.can_use_write_back_jit, self.fd = False, None
         self.dtype = device_pool.store_dtype
         self.size_per_token = self.get_size_per_token()

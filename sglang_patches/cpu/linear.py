@@ -16,9 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from sglang_patches.cpu.computation import lay_by_inputs, multiply_by_onednn
+from sglang_patches.cpu.computation import is_for_onednn, lay_by_inputs, multiply_by_onednn
 from sglang_patches.declarations import wraps_upstream
 
 if TYPE_CHECKING:
@@ -33,7 +31,7 @@ if TYPE_CHECKING:
 def wrap_process_weights(original: Callable[..., None]) -> Callable[..., None]:
     def process_weights_after_loading(self: Any, layer: Any) -> None:
         original(self, layer)
-        if _is_plain(layer.weight):
+        if layer.weight.dim() == 2 and is_for_onednn(layer.weight):
             layer.weight.data = lay_by_inputs(layer.weight.data)
 
     return process_weights_after_loading
@@ -47,13 +45,8 @@ def wrap_process_weights(original: Callable[..., None]) -> Callable[..., None]:
 def wrap_apply(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def apply(self: Any, layer: Any, x: Tensor, bias: Tensor | None = None) -> Tensor:
         weight = layer.weight
-        if x.dim() != 2 or x.dtype != torch.float32 or not _is_plain(weight):
+        if x.dim() != 2 or weight.dim() != 2 or x.dtype != weight.dtype or not is_for_onednn(weight):
             return original(self, layer, x, bias)
         return multiply_by_onednn(x, weight, bias)
 
     return apply
-
-
-def _is_plain(weight: Tensor) -> bool:
-    is_known = weight.dtype == torch.float32 and weight.dim() == 2 and weight.device.type == "cpu"
-    return is_known and torch.backends.mkldnn.is_available()

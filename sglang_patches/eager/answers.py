@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 from prefillshare.wire.continuation import Continuation
 from sglang_patches.disaggregation.role import is_decode_worker
 from sglang_patches.eager.budget import Budget
-from sglang_patches.eager.continuation import Answer, Conversation, after_text, after_tokens
+from sglang_patches.eager.continuation import Answer, Conversation, after_text, after_tokens, common_start
 from sglang_patches.eager.kept import Kept
 from sglang_patches.eager.switch import make_rid
+from sglang_patches.store.switch import read_write_back
 
 if TYPE_CHECKING:
     from sglang.srt.managers.io_struct import BatchStrOutput, GenerateReqInput
@@ -56,6 +57,8 @@ class EndedAnswers:
         self.num_left_out = 0
         self._num_forgotten = 0
         self.kept = Kept() if is_decode_worker() else None
+        self._goes_back = read_write_back() is not None
+        """Whether the KV of answers goes to the store, as it was made, for whichever prefill worker needs it."""
 
     def note_end(self, state: ReqState, recv_obj: BatchStrOutput, i: int) -> None:
         """The request at place `i` of the scheduler's message has ended; its answer is not on its way yet."""
@@ -88,7 +91,7 @@ class EndedAnswers:
     def _find(self, obj: GenerateReqInput, answer: Answer, num_prompt_tokens: int) -> Found | None:
         """What will have been found; None where too many are being looked for."""
         conversation: Conversation | None = getattr(obj, CONVERSATION, None)
-        make = partial(self._make, obj, num_prompt_tokens)
+        make = partial(self._make, obj, num_prompt_tokens, answer)
         if conversation is None and obj.input_ids:
             found: Found = asyncio.get_running_loop().create_future()
             found.set_result(make(after_tokens(obj.input_ids, answer)))
@@ -117,8 +120,12 @@ class EndedAnswers:
         tokenizer = self._manager.tokenizer
         return after_text(lambda text: tokenizer(text)["input_ids"], prompt, answer)
 
-    def _make(self, obj: GenerateReqInput, num_prompt_tokens: int, tokens: list[int]) -> Continuation | None:
+    def _make(
+        self, obj: GenerateReqInput, num_prompt_tokens: int, answer: Answer, tokens: list[int]
+    ) -> Continuation | None:
         num_new = len(tokens) - num_prompt_tokens
+        if self._goes_back:
+            num_new = _count_rewritten(obj, answer, tokens)
         if num_new < self._min_tokens:
             return None
         module = obj.lora_path or self._manager.served_model_name
@@ -150,6 +157,16 @@ class EndedAnswers:
         )
         job.wrap_pickle_fields()
         self._manager._dispatch_to_scheduler(job)
+
+
+def _count_rewritten(obj: GenerateReqInput, answer: Answer, tokens: list[int]) -> int:
+    """Tokens of the continuation behind where it leaves prompt and answer as they were made.
+
+    None of a prompt that came as text: the decode worker's HTTP process does not know its tokens.
+    """
+    if not obj.input_ids:
+        return 0
+    return len(tokens) - len(common_start([tokens, [*obj.input_ids, *answer.token_ids]]))
 
 
 def _take_time(render: Callable[[], list[int]]) -> tuple[list[int], float]:

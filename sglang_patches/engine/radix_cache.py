@@ -51,10 +51,13 @@ from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_work
 from sglang_patches.observed.call_report import note
 from sglang_patches.prefill.open_pages import OpenPages
 from sglang_patches.prefill.underway import PrefillsUnderway
+from sglang_patches.store.switch import read_write_back
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req
     from sglang.srt.mem_cache.registry import TreeCacheBuildContext
+
+    from sglang_patches.store.write_back import WriteBack
 
 
 class SharedPrefillRadixCache(RadixCache):
@@ -73,9 +76,14 @@ class SharedPrefillRadixCache(RadixCache):
     open_pages: OpenPages | None = None
     """Pages that were begun and are not full; None where a page has one token."""
 
+    write_back: WriteBack | None = None
+    """A decode worker's way to the store, where its module's answers are base-made."""
+
     def reset(self) -> None:
         """Drop everything."""
         self.num_flushes += 1
+        if self.write_back is not None:
+            self.write_back.flush()
         self.underway = PrefillsUnderway()
         self.open_pages = OpenPages(self) if self.page_size > 1 else None
         super().reset()
@@ -131,6 +139,9 @@ class SharedPrefillRadixCache(RadixCache):
         rows = self._computed_rows(req, kv_len_to_handle)
         tokens = self._shareable_tokens(req, len(rows))
         key = RadixKey(tokens, req.extra_key).page_aligned(self.page_size)
+        if self.write_back is not None and is_insert and req.prefillshare.is_paired:
+            # Before any of the rows changes hands.
+            self.write_back.add(key, rows[: len(key)])
         # Without an insertion nothing of the key changes hands, and all that the tree does not own is freed.
         copies_end = given_end = len(key)
         if is_insert and not self.disable_finished_insert:
@@ -295,7 +306,17 @@ def make_shared_radix_cache(context: TreeCacheBuildContext) -> SharedPrefillRadi
         )
     if context.enable_hierarchical_cache:
         return _with_store(context)
-    return SharedPrefillRadixCache(context.params)
+    cache = SharedPrefillRadixCache(context.params)
+    if is_decode_worker() and (told := read_write_back()) is not None:
+        cache.write_back = _write_back(context, told)
+    return cache
+
+
+def _write_back(context: TreeCacheBuildContext, told: dict[str, Any]) -> WriteBack | None:
+    # Late: without a store, nothing of it is imported.
+    from sglang_patches.store.write_back import make_write_back
+
+    return make_write_back(context, told, _weights_of(context))
 
 
 def _with_store(context: TreeCacheBuildContext) -> SharedPrefillRadixCache:

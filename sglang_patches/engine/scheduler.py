@@ -58,7 +58,7 @@ class Scheduler(upstream.Scheduler):
             "push": self.disagg_decode_prealloc_queue.count_pushes() if is_decode_worker() else None,
             "kv": kv_usage(self.tree_cache, self.token_to_kv_pool_allocator, self.ps.tp_size),
             "queued": dict(Counter(req.prefillshare.decode_module or "" for req in waiting_requests(self))),
-            "store": store_usage(self.tree_cache) if self.enable_hierarchical_cache else None,
+            "store": store_usage(self.tree_cache),
             "flushes": max(self.tree_cache.num_flushes, 0),
             "eager": self._count_eager(),
         }

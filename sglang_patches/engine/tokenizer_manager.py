@@ -36,6 +36,7 @@ from sglang_patches.eager.answers import EndedAnswers
 from sglang_patches.eager.requests import read_as_job
 from sglang_patches.eager.switch import read_min_tokens, refuse_reserved_rid
 from sglang_patches.observed import requests as observed
+from sglang_patches.store.switch import read_write_back
 
 if TYPE_CHECKING:
     from fastapi import Request
@@ -233,7 +234,7 @@ class TokenizerManager(upstream.TokenizerManager):
 
     def _reason_against_new_weights(self) -> str | None:
         """Pages in the store are named by the weights that the engine began with."""
-        if not self.server_args.enable_hierarchical_cache:
+        if not self.server_args.enable_hierarchical_cache and read_write_back() is None:
             return None
         return (
             "this engine shares a store of KV that its present weights have made: change the prefill module in the "

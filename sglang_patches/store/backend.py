@@ -11,23 +11,20 @@ upstream's pinned pool has K and V of a page in two places, which are joined in 
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from sglang.srt.mem_cache.hicache_storage import HiCacheStorage, HiCacheStorageConfig
 
-from prefillshare.contract import FINGERPRINT_VARIABLE
 from prefillshare.errors import StoreError
-from prefillshare.store import KvStore, StoreIdentity, StoreSettings, StoreStats
+from prefillshare.store import KvStore, StoreIdentity, StoreStats
 from prefillshare.store.remote.client import FetchClient
-from sglang_patches.fingerprint import PINNED_SGLANG
 from sglang_patches.store.costs import Pace
+from sglang_patches.store.identity import identify, read_settings
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +47,7 @@ class StoreBackend(HiCacheStorage):
         identity = self._identify(weights)
         told = self._config.extra_config or {}
         try:
-            settings = _settings(told)
+            settings = read_settings(told["store"])
             self._store = KvStore.attach(settings, identity)
             if told.get("fetches"):
                 self._fetches = FetchClient(settings, identity)
@@ -60,20 +57,14 @@ class StoreBackend(HiCacheStorage):
 
     def _identify(self, weights: str) -> StoreIdentity:
         pool = self.mem_pool_host
-        return StoreIdentity(
-            prefill_fingerprint=os.environ[FINGERPRINT_VARIABLE],
-            weights_dtype=weights,
-            # Types of 8 bits all lie in bytes.
-            kv_dtype=str(pool.device_pool.dtype),
+        return identify(
+            pool.device_pool,
+            weights=weights,
             page_size=pool.page_size,
-            layers=pool.layer_num,
-            kv_heads=pool.head_num,
-            head_dim=pool.head_dim,
+            layout=pool.layout,
             tp_rank=self._config.tp_rank,
             tp_size=self._config.tp_size,
-            layout=pool.layout,
-            sglang_version=PINNED_SGLANG,
-            page_bytes=pool.size_per_token * pool.page_size,
+            token_bytes=pool.size_per_token,
         )
 
     def stats(self) -> StoreStats | None:
@@ -176,12 +167,6 @@ class StoreBackend(HiCacheStorage):
 
     def exists(self, key: str) -> bool:
         return self.count_present([key]) == 1
-
-
-def _settings(given: dict[str, Any]) -> StoreSettings:
-    told = given["store"]
-    directory = told["directory"]
-    return StoreSettings(**{**told, "directory": Path(directory) if directory is not None else None})
 
 
 def _digests(keys: Sequence[str]) -> list[bytes]:

@@ -19,6 +19,7 @@ What upstream does and these overrides do differently:
 - equal prompts that come together are loaded by the first of them (:attr:`_waiting_for`);
 - what was loaded is kept until its request is admitted, and a load for which there is no room is made later
   (:mod:`sglang_patches.store.loads`);
+- what the store lost of a chain that the host tier has is written again;
 - a request that lost a part of its prefix while it waited for room in the pool asks the store again;
 - what would be loaded more slowly than prefilled is prefilled (:mod:`sglang_patches.store.costs`).
 """
@@ -204,7 +205,10 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
         # Behind rows that the host has not (yet) got, loaded ones could not be put.
         is_backed = req.host_hit_length > 0 or req.last_host_node is req.last_node
         key = RadixKey(req.full_untruncated_fill_ids[num_matched:end], req.extra_key).page_aligned(self.page_size)
-        if not is_backed or len(key) == 0:
+        if not is_backed:
+            return
+        self._write_lost_again(req.last_host_node)
+        if len(key) == 0:
             return
         assert self._page_keys is not None
         keys = self._page_keys.of(key, req.last_host_node.get_last_hash_value())
@@ -217,6 +221,26 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
                 self._load(req, key[:num_tokens], keys[: num_tokens // self.page_size])
             else:
                 self._postponed[req.rid] = req
+
+    def _write_lost_again(self, node: TreeNode) -> None:
+        """Give the store what it lost of a chain that the host tier has: nobody else could find what follows it.
+
+        Effects: the chain counts as used in the store, whichever part of a prompt is found in the tree.
+        """
+        known = node.get_prefix_hash_values(node)
+        num_tokens = self.page_size * self._backend.count_present(known)
+        # What is still being written is not lost.
+        if num_tokens >= self.page_size * len(known) or self.ongoing_backup or self.ongoing_write_through:
+            return
+        chain = []
+        while node is not self.root_node:
+            chain.append(node)
+            node = node.parent
+        end = 0
+        for part in reversed(chain):
+            end += len(part.key)
+            if end > num_tokens and part.backuped:
+                self.write_backup_storage(part)
 
     def _has_room(self) -> bool:
         assert self._held is not None

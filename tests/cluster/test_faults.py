@@ -8,8 +8,10 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 import zmq
 
@@ -51,6 +53,39 @@ def test_a_decode_worker_that_dies_in_a_stream_ends_its_calls_only(cluster: Clus
     assert _serves(cluster, "code")
     cluster.wait(lambda: _serves(cluster, "math"), "math is back")
     assert any("decode-math-0 ended: killed by signal 9" in text for text in cluster.said)
+
+
+def test_a_decode_worker_that_comes_back_is_written_to_in_its_new_memory(cluster: Cluster) -> None:
+    """Its old memory, in which nobody reads any more, is given back by the prefill worker."""
+
+    def handoffs() -> tuple[int, int]:
+        told = cluster.ask_worker("prefill-0", "GET", "/deployment/state").json()["workers"][0]["handoff"]
+        return told["memory_calls"], told["calls"] - told["memory_calls"]
+
+    prompt = "9 beads " * 40
+    answer = cluster.complete("math", prompt).json()["choices"][0]["text"]
+    mapped = _mapped_pools(cluster)
+    cluster.kill("decode-math-0")
+    cluster.wait(lambda: _serves(cluster, "math"), "math is back")
+    by_memory, otherwise = handoffs()
+    assert cluster.complete("math", prompt).json()["choices"][0]["text"] == answer
+    now_by_memory, now_otherwise = handoffs()
+    assert now_by_memory > by_memory
+    assert now_otherwise == otherwise
+    cluster.wait(lambda: len(_mapped_pools(cluster)) == len(mapped), "the old memory is given back")
+    assert _mapped_pools(cluster) != mapped
+
+
+def _mapped_pools(cluster: Cluster) -> set[str]:
+    """The decode workers' memories that the prefill worker has mapped, by the numbers of their files."""
+    pid = cluster.process("prefill-0").pid
+    assert pid is not None
+    lines = [
+        line.split()
+        for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True))
+        for line in Path(f"/proc/{process.pid}/maps").read_text().splitlines()
+    ]
+    return {fields[4] for fields in lines if len(fields) > 5 and "memfd:prefillshare-kv" in fields[5]}
 
 
 def test_a_module_without_a_worker_is_named(cluster: Cluster) -> None:

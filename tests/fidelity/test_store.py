@@ -18,6 +18,7 @@ from tests.support.monitoring import documented_metrics, names_in
 from tests.support.stores import (
     PAGE_TOKENS,
     Relaunched,
+    forget_stored,
     num_stored_pages,
     relaunched,
     store_path,
@@ -70,6 +71,10 @@ def test_what_a_small_pool_gave_up_is_found_again(launches, working_set, expecte
     answers = ask_each(launches, working_set, "math")
     check_exact([(prompt, "math") for prompt in working_set], answers, expected)
     check_all_found(working_set, answers)
+    # What was used last is in the pool, and what was used before that in the host tier.
+    backwards = working_set[::-1]
+    answers += ask_each(launches, backwards, "code")
+    check_all_found(backwards, answers[len(working_set) :])
     from_host = sum(answer.report["host_hit_tokens"] for answer in answers)
     from_store = sum(answer.report["store_hit_tokens"] for answer in answers)
     print(f"from a pool of 1600 tokens and then from: host {from_host} tokens, store {from_store}")
@@ -130,6 +135,20 @@ def test_damaged_pages_are_computed_again(launches, working_set, expected):
     assert 0 < sum(cached) < sum(whole)
     # What was damaged was written anew.
     check_all_found(working_set[:20], ask_each(launches, working_set[:20], "math"))
+
+
+def test_what_the_store_lost_of_a_chain_in_the_pool_is_written_again(launches, working_set, expected):
+    """Not only what is new: without its beginning a chain is found by nobody."""
+    prompt = working_set[7]
+    launches.endpoint.generate(prompt, "code", 1)
+    num_pages = whole_pages(len(prompt)) // PAGE_TOKENS
+    assert forget_stored(launches.file) >= num_pages
+    assert launches.endpoint.generate(prompt, "math", 1).cached_tokens >= whole_pages(len(prompt))
+    launches.wait_for_pages(num_pages)
+    launches.kill()
+    found = launches.launch().generate(prompt, "tool", NUM_TOKENS)
+    check_exact([(prompt, "tool")], [found], expected)
+    assert found.report["store_hit_tokens"] == whole_pages(len(prompt))
 
 
 def test_a_flush_forgets_what_is_stored(launches, working_set):

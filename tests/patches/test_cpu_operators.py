@@ -14,12 +14,12 @@ from sglang.srt.layers.rotary_embedding.utils import apply_rotary_emb
 from sglang.srt.lora.backend import torch_backend
 from torch import Tensor
 
-from sglang_patches.cpu import adapters, attention, linear, operators
+from sglang_patches.cpu import adapters, attention, block_attention, linear, operators
 from sglang_patches.cpu.computation import attend_in_place, attend_together, group_by_adapter
 
 SIZE, POOL, LONGEST = 16, 400, 96
 HEADS = ((4, 4), (4, 2), (8, 1))
-LENGTHS = ([(0, 1)], [(0, 33)], [(10, 33)], [(40, 1)], [(40, 17)], [(0, 9), (31, 5), (64, 32), (95, 1)])
+LENGTHS = ([(0, 1)], [(0, 33)], [(10, 33)], [(40, 1)], [(40, 7)], [(40, 17)], [(0, 9), (31, 5), (64, 32), (95, 1)])
 """Batches of sequences as (tokens whose KV is cached, new tokens)."""
 
 
@@ -86,6 +86,24 @@ ROTATION = _original(RotaryEmbedding, "forward_native")
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_new_tokens_attend_to_all_before_them(heads: tuple[int, int], lengths: list[tuple[int, int]]) -> None:
     batch = Batch(heads, lengths, torch.float32)
+    assert (batch.run(_attention(EXTEND, attention)) - batch.expected()).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_blocks_of_new_tokens_join(
+    heads: tuple[int, int], lengths: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "MIN_NEW", 1)
+    monkeypatch.setattr(block_attention, "_BLOCK", 4)
+    batch = Batch(heads, lengths, torch.float32)
+    assert (batch.run(_attention(EXTEND, attention)) - batch.expected()).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("heads", HEADS)
+def test_new_tokens_without_onednn(heads: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "is_for_onednn", lambda tensor: False)
+    batch = Batch(heads, [(0, 33), (10, 33), (40, 17)], torch.float32)
     assert (batch.run(_attention(EXTEND, attention)) - batch.expected()).abs().max() < 1e-5
 
 

@@ -194,3 +194,12 @@ def test_a_store_needs_the_fingerprint(monkeypatch):
     monkeypatch.delenv(FINGERPRINT_VARIABLE, raising=False)
     (reason,) = refusals(arguments(**STORE))
     assert "set it to the fingerprint of the prefill module" in reason
+
+
+def test_a_decode_worker_with_other_pages_than_the_store_is_refused(monkeypatch):
+    monkeypatch.setenv(FINGERPRINT_VARIABLE, "sha256:x")
+    monkeypatch.setenv("PREFILLSHARE_WRITE_BACK", '{"page_size": 16, "store": {}}')
+    assert list(refusals(arguments(**DECODE, page_size=16))) == []
+    (reason,) = refusals(arguments(**DECODE, page_size=32))
+    assert "--page-size is 32 and pages in the deployment's store have 16 tokens" in reason
+    assert "set --page-size 16" in reason

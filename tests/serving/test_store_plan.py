@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from prefillshare.config import load_deployment
+from prefillshare.contract import WRITE_BACK_VARIABLE
 from prefillshare.errors import ConfigError, StoreError
 from prefillshare.modules.deployment import resolve
 from prefillshare.serving.launch import plan
 from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.plan.store import plan_store, without_store
+from tests.fidelity.icarus_family import PAIRED, make_icarus_family
 from tests.support.pd import deployment_file
 from tests.support.stores import stored_agents
 
@@ -46,6 +48,24 @@ def test_prefill_workers_share_one_store_and_decode_workers_have_none(tmp_path):
     }
     assert stores.keys() == {"prefill-0", "prefill-1"}
     assert len(set(stores.values())) == 1
+
+
+def test_decode_workers_of_icarus_modules_write_into_the_same_store_and_no_others(tmp_path):
+    text = make_icarus_family(tmp_path).read_text().replace('"colocated"', '"disaggregated"')
+    file = tmp_path / "answers.toml"
+    told = {}
+    for table in ("", PD_STORE):
+        file.write_text(text + table)
+        commands = plan(resolve(load_deployment(file)), LaunchOptions())
+        found = {name: command.environment.get(WRITE_BACK_VARIABLE) for name, command in commands.items()}
+        told[table] = {name: json.loads(value) for name, value in found.items() if value is not None}
+    assert told[""] == {}
+    assert told[PD_STORE].keys() == {f"decode-{name}-0" for name in PAIRED}
+    argv = commands["prefill-0"].argv
+    prefill = json.loads(argv[argv.index("--hicache-storage-backend-extra-config") + 1])
+    for each in told[PD_STORE].values():
+        assert each == {"page_size": 16, "store": prefill["store"]}
+        assert not any("hicache" in word for word in commands[f"decode-{PAIRED[0]}-0"].argv)
 
 
 def test_without_the_table_nothing_is_said_of_it(tmp_path):

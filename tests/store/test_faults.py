@@ -191,6 +191,23 @@ def test_a_damaged_page_is_dropped_and_written_again(tmp_path: Path) -> None:
     assert read(store, keys) == 3
 
 
+def test_all_damaged_pages_of_a_chain_are_written_again_at_once(tmp_path: Path) -> None:
+    """However many batches of reads lie between them."""
+    memory = settings(tmp_path, memory_bytes=8 << 20)
+    store = KvStore.attach(memory, identity())
+    keys = chain(1000)
+    assert store.write(keys, pages(keys)) == 1000
+    data = _file(memory).read_bytes()
+    with _file(memory).open("r+b") as file:
+        for number in (100, 101, 350, 700, 999):
+            place = data.index(page(keys[number]).tobytes()[:64]) + 7
+            os.pwrite(file.fileno(), bytes([data[place] ^ 1]), place)
+    assert read(store, keys) == 100
+    assert store.stats().damaged_pages == 5
+    assert store.write(keys, pages(keys)) == 1000
+    assert read(store, keys) == 1000
+
+
 def test_a_page_under_another_key_does_not_fit(tmp_path: Path) -> None:
     store = KvStore.attach(settings(tmp_path), identity())
     keys = chain(2)

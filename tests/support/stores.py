@@ -92,13 +92,26 @@ def store_path(file: Path) -> Path:
     return path
 
 
-def num_stored_pages(file: Path) -> int:
-    """Pages that any engine would find now."""
+@contextlib.contextmanager
+def attached(file: Path) -> Iterator[KvStore]:
+    """The running deployment's store, as one of its engines has it."""
     settings, header = plan_store(resolve(load_deployment(file))), read_header(store_path(file))
     assert settings is not None
     assert header is not None
     with contextlib.closing(KvStore.attach(settings, header.identity)) as store:
+        yield store
+
+
+def num_stored_pages(file: Path) -> int:
+    """Pages that any engine would find now."""
+    with attached(file) as store:
         return store.stats().tiers[0].num_pages
+
+
+def forget_stored(file: Path) -> int:
+    """Take all pages away behind the engines' backs; return how many there were."""
+    with attached(file) as store:
+        return store.forget_all()
 
 
 def _watch(running: RunningDeployment) -> None:

@@ -52,7 +52,7 @@ def worker_command(
     argv += [*_checked_extra_args(deployment, argv), *extra_args]
     environment = engine_variables(deployment, on_cpu, extra_args, place)
     environment |= handoff_variables(deployment) if worker.role != "engine" else {}
-    environment |= store_variables(deployment) if store is not None else {}
+    environment |= store_variables(deployment, worker, store)
     environment |= eager_variables(deployment) | warning_variables(deployment)
     return ProcessCommand(argv=tuple(argv), environment=environment, api_key=api_key)
 

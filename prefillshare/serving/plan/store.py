@@ -1,6 +1,7 @@
 """The store of a deployment: its sizes, what is wrong with them, and the flags of the engines that use it.
 
-Engines and prefill workers get a host tier and the store; decode workers hold a module's private KV and get neither.
+Engines and prefill workers get a host tier and the store. Decode workers hold KV of their modules and get no host tier;
+those whose module's answers are base-made write them into the store.
 """
 
 import json
@@ -13,10 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefillshare.config.store import Store
-from prefillshare.contract import FINGERPRINT_VARIABLE, STORE_BACKEND_CLASS, STORE_BACKEND_MODULE
+from prefillshare.contract import (
+    FINGERPRINT_VARIABLE,
+    STORE_BACKEND_CLASS,
+    STORE_BACKEND_MODULE,
+    WRITE_BACK_VARIABLE,
+)
 from prefillshare.errors import ConfigError
 from prefillshare.extras import require
-from prefillshare.modules.deployment import ResolvedDeployment
+from prefillshare.modules.deployment import ResolvedDeployment, ResolvedModule
 from prefillshare.serving.machine.host import available_memory_bytes
 from prefillshare.serving.plan.memory import gib, kv_token_bytes
 from prefillshare.serving.plan.workers import Worker, workers_of
@@ -72,16 +78,6 @@ def store_flags(deployment: ResolvedDeployment, worker: Worker, settings: "Store
     store = deployment.config.store
     if store is None or settings is None or worker.role == "decode":
         return []
-    told = {
-        "name": settings.name,
-        "memory_bytes": settings.memory_bytes,
-        "directory": None if settings.directory is None else str(settings.directory),
-        "disk_bytes": settings.disk_bytes,
-        "keeps_memory_size": settings.keeps_memory_size,
-        "keeps_disk_size": settings.keeps_disk_size,
-        "codec": settings.codec,
-        "threads": settings.threads,
-    }
     backend = {
         "backend_name": "prefillshare",
         "module_path": STORE_BACKEND_MODULE,
@@ -89,7 +85,7 @@ def store_flags(deployment: ResolvedDeployment, worker: Worker, settings: "Store
         "interface_v1": 1,
         "prefetch_threshold": deployment.page_size,
         "prefetch_timeout_base": _TIMEOUT_BASE_S,
-        "store": told,
+        "store": _tell(settings),
         # The secret is with the process of the launch, which engines ask.
         "fetches": bool(settings.peers),
     }
@@ -115,9 +111,34 @@ def without_store(argv: Sequence[str]) -> list[str]:
     return [word for index, word in enumerate(kept) if index not in flags and index - 1 not in flags]
 
 
-def store_variables(deployment: ResolvedDeployment) -> dict[str, str]:
-    """Return the variables of engines with a store: pages are found by the prefill module's fingerprint."""
-    return {FINGERPRINT_VARIABLE: deployment.fingerprint} if deployment.config.store is not None else {}
+def store_variables(deployment: ResolvedDeployment, worker: Worker, settings: "StoreSettings | None") -> dict[str, str]:
+    """Return the variables of `worker` in a deployment with a store: pages are found by the prefill module's
+    fingerprint, and a decode worker whose answers go back there is told where."""
+    if settings is None:
+        return {}
+    variables = {FINGERPRINT_VARIABLE: deployment.fingerprint}
+    if worker.role == "decode" and any(_reads_base_kv_only(module) for module in worker.adapters):
+        told = {"page_size": deployment.page_size, "store": _tell(settings)}
+        variables[WRITE_BACK_VARIABLE] = json.dumps(told)
+    return variables
+
+
+def _reads_base_kv_only(module: ResolvedModule) -> bool:
+    return module.manifest is not None and module.manifest.kv_rule == "all-base"
+
+
+def _tell(settings: "StoreSettings") -> dict[str, object]:
+    """What an engine is told of the store; the secret of its hosts stays with the launch."""
+    return {
+        "name": settings.name,
+        "memory_bytes": settings.memory_bytes,
+        "directory": None if settings.directory is None else str(settings.directory),
+        "disk_bytes": settings.disk_bytes,
+        "keeps_memory_size": settings.keeps_memory_size,
+        "keeps_disk_size": settings.keeps_disk_size,
+        "codec": settings.codec,
+        "threads": settings.threads,
+    }
 
 
 def describe_store(settings: "StoreSettings") -> str:

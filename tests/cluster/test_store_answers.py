@@ -1,0 +1,157 @@
+"""Answers of modules that read base-made KV only go from decode workers back to the store: no prefill worker computes
+them again, whichever gets the next prompt and whichever module is called.
+"""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from prefillshare.config import load_deployment
+from prefillshare.modules.deployment import resolve
+from prefillshare.serving.launch import plan
+from prefillshare.serving.machine.ports import free_port
+from prefillshare.serving.options import LaunchOptions
+from prefillshare.serving.run.cluster import launch_cluster
+from tests.cluster.test_store import Stored
+from tests.fidelity.icarus_expected import Rules
+from tests.fidelity.icarus_family import PAIRED, TINY, make_icarus_family
+from tests.support.engines import flush
+from tests.support.forks import fork_server
+from tests.support.marks import starts_engine
+from tests.support.stores import PAGE_TOKENS, num_stored_pages
+
+NUM_TOKENS = 48
+NUM_NEW = 16
+NUM_TURNS = 6
+WAIT_S = 120.0
+DEPLOYMENT = f"""
+name = "answers-pd"
+topology = "disaggregated"
+[prefill]
+name = "tiny-base"
+path = "{TINY / "base"}"
+workers = 2
+{{modules}}
+[engine]
+dtype = "float32"
+max_total_tokens = 8192
+[router]
+policy = "round_robin"
+health_timeout_s = 60
+[store]
+memory = "192 MiB"
+"""
+PROMPT = [20 + position * 31 % 900 for position in range(100)]
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_icarus_family(tmp_path_factory.mktemp("icarus")).parent
+
+
+@pytest.fixture(scope="module")
+def rules(family: Path) -> Rules:
+    return Rules(family)
+
+
+@pytest.fixture(scope="module")
+@starts_engine
+def stored(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stored]:
+    modules = "".join(f'[[decode]]\nname = "{name}"\nkind = "lora"\npath = "{family / name}"\n' for name in PAIRED)
+    file = tmp_path_factory.mktemp("answers") / "answers.toml"
+    file.write_text(DEPLOYMENT.format(modules=modules))
+    deployment, options = resolve(load_deployment(file)), LaunchOptions(port=free_port())
+    forks = fork_server(next(iter(plan(deployment, options).values())))
+    running = launch_cluster(deployment, options, borrowed=forks)
+    try:
+        with httpx.Client(base_url=running.url, timeout=WAIT_S) as http:
+            yield Stored(running, file, http)
+    finally:
+        running.stop(drain_s=0)
+
+
+def ask(stored: Stored, module: str, prompt: list[int], num_tokens: int = NUM_TOKENS) -> list[int]:
+    """Greedy tokens of a call in one session."""
+    params = {"temperature": 0, "max_new_tokens": num_tokens, "ignore_eos": True}
+    body = {"input_ids": prompt, "lora_path": module, "sampling_params": params}
+    reply = stored.http.post("/generate", json=body, headers={"X-Session-ID": "agents"})
+    assert reply.status_code == 200, reply.text
+    return reply.json()["output_ids"]
+
+
+def stores(stored: Stored, role: str) -> list[dict]:
+    """What the workers of a role tell of the store."""
+    workers = stored.http.get("/deployment/state").json()["workers"]
+    return [worker["store"] for worker in workers if worker["role"] == role]
+
+
+def wait_for_pages(stored: Stored, num_tokens: int) -> None:
+    """Wait until all whole pages of so many tokens are stored."""
+    num_pages, deadline = num_tokens // PAGE_TOKENS, time.monotonic() + WAIT_S
+    while (found := num_stored_pages(stored.file)) < num_pages:
+        assert time.monotonic() < deadline, f"{found} of {num_pages} pages are stored"
+        time.sleep(0.05)
+
+
+def test_no_answer_is_prefilled_whichever_module_and_worker_goes_on(stored, rules):
+    flush(stored.http)
+    before, found_before = sum(stored.num_prefilled()), found(stored)
+    written_before = sum(store["written_pages"] for store in stores(stored, "decode"))
+    context, num_said = list(PROMPT), 0
+    for turn in range(NUM_TURNS):
+        # The module changes every second call and the prefill worker with each, so all four pairs come.
+        module = PAIRED[turn // 2 % 2]
+        answer = ask(stored, module, context)
+        assert answer == rules.judge((tuple(context), module), answer).tokens
+        # The last token of an answer is never computed.
+        wait_for_pages(stored, len(context) + NUM_TOKENS - 1)
+        num_said += NUM_TOKENS
+        context += [*answer, *(10 + (turn * 31 + place * 7) % 500 for place in range(NUM_NEW))]
+
+    num_least = len(context) - NUM_NEW - num_said
+    num_prefilled = sum(stored.num_prefilled()) - before
+    written = sum(store["written_pages"] for store in stores(stored, "decode")) - written_before
+    print(f"{num_prefilled} tokens prefilled, {num_least} that no module wrote, {written} pages went back")
+    assert num_prefilled <= num_least + PAGE_TOKENS * NUM_TURNS
+    assert found(stored) - found_before >= num_said - 2 * NUM_TOKENS
+    assert written >= num_said // PAGE_TOKENS - NUM_TURNS
+    jobs = stored.http.get("/deployment/state").json()["eager_jobs"]
+    assert jobs["done"] + jobs["failed"] == 0
+
+
+def found(stored: Stored) -> int:
+    """Tokens that prefill workers took from the store."""
+    return sum(store["store_hit_tokens"] for store in stores(stored, "prefill"))
+
+
+def test_an_answer_that_is_given_up_goes_back_as_far_as_it_came(stored, rules):
+    flush(stored.http)
+    num_seen = 0
+    params = {"temperature": 0, "max_new_tokens": 3000, "ignore_eos": True}
+    body = {"input_ids": PROMPT, "lora_path": PAIRED[0], "sampling_params": params, "stream": True}
+    with stored.http.stream("POST", "/generate", json=body) as reply:
+        for line in reply.iter_lines():
+            num_seen += line.startswith("data: ")
+            if num_seen > NUM_TOKENS:
+                break
+    wait_for_pages(stored, len(PROMPT) + NUM_TOKENS)
+    said = ask(stored, PAIRED[0], PROMPT)
+    before = sum(stored.num_prefilled())
+    turn = [*PROMPT, *said, *PROMPT[:NUM_NEW]]
+    answer = ask(stored, PAIRED[1], turn)
+    assert answer == rules.judge((tuple(turn), PAIRED[1]), answer).tokens
+    assert sum(stored.num_prefilled()) - before <= NUM_NEW + 2 * PAGE_TOKENS
+
+
+def test_a_flush_forgets_answers_as_well(stored):
+    flush(stored.http)
+    said = ask(stored, PAIRED[0], PROMPT)
+    flush(stored.http)
+    assert num_stored_pages(stored.file) == 0
+    before = sum(stored.num_prefilled())
+    turn = [*PROMPT, *said]
+    ask(stored, PAIRED[1], turn)
+    assert sum(stored.num_prefilled()) - before == len(turn)
