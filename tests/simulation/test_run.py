@@ -10,8 +10,8 @@ from prefillshare.config.router import Router
 from prefillshare.errors import SimulationError
 from prefillshare.routing.choice.admission import Admission
 from prefillshare.routing.choice.chooser import Chooser
-from prefillshare.routing.choice.policies.prefix_aware import PrefixAware
 from prefillshare.routing.choice.prefix_index import PrefixIndex
+from prefillshare.routing.choice.sessions import Sessions
 from prefillshare.routing.workers.speed import PrefillSpeed
 from prefillshare.simulation.run import SYSTEMS
 from prefillshare.simulation.system import Size
@@ -86,7 +86,7 @@ def test_the_routers_own_code_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     for owner, name in (
         (Admission, "acquire"),
         (Admission, "release"),
-        (PrefixAware, "choose"),
+        (Sessions, "pin"),
         (Chooser, "choose"),
         (PrefixIndex, "insert"),
         (PrefillSpeed, "finish"),
