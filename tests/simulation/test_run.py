@@ -12,6 +12,7 @@ from prefillshare.routing.choice.admission import Admission
 from prefillshare.routing.choice.chooser import Chooser
 from prefillshare.routing.choice.policies.prefix_aware import PrefixAware
 from prefillshare.routing.choice.prefix_index import PrefixIndex
+from prefillshare.routing.choice.sessions import Sessions
 from prefillshare.routing.workers.speed import PrefillSpeed
 from prefillshare.simulation.run import SYSTEMS
 from prefillshare.simulation.system import Size
@@ -87,6 +88,7 @@ def test_the_routers_own_code_decides(monkeypatch: pytest.MonkeyPatch) -> None:
         (Admission, "acquire"),
         (Admission, "release"),
         (PrefixAware, "choose_from"),
+        (Sessions, "pin"),
         (Chooser, "choose"),
         (PrefixIndex, "find"),
         (PrefixIndex, "insert"),
@@ -94,7 +96,7 @@ def test_the_routers_own_code_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         monkeypatch.setattr(owner, name, _spy(getattr(owner, name), called, f"{owner.__name__}.{name}"))
     run_one()
-    assert len(called) == 7
+    assert len(called) == 8
 
 
 def _spy(original, called: set[str], name: str):  # type: ignore[no-untyped-def]
