@@ -46,7 +46,7 @@ def started(configuration: Configuration, family: Path, tmp_path_factory: pytest
         f'[[decode]]\nname = "{MODULE}"\nkind = "lora"\npath = "{family / MODULE}"\n'
         f'[engine]\ndtype = "float32"\npage_size = {configuration.page_size}\n'
     )
-    environment = {f"decode-{MODULE}-0": configuration.environment}
+    environment = {f"decode-{MODULE}-0": configuration.environment()}
     with pd_workers(file, *configuration.args, environment=environment) as workers:
         yield workers
 
