@@ -8,7 +8,7 @@ DEPLOYMENT ?= models/tiny-agents.toml
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast tmux check dist install lock clean bench bench-gpu bench-cluster bench-router bench-train bench-accuracy bench-tui bench-store
+.PHONY: help run test test-fast tmux check dist install lock clean bench bench-gpu bench-choice bench-cluster bench-router bench-train bench-accuracy bench-tui bench-store bench-simulate
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ bench: $(READY) ## measure PrefillShare beside SGLang as released (docs/benchmar
 bench-gpu: $(if $(PYTHON),,$(READY)) ## the same with a Qwen3 1.7B shape on a GPU, within 14 minutes
 	@exec $(or $(PYTHON),$(BIN)/python) -m prefillshare bench react --preset gpu-15min $(ARGS)
 
+bench-choice: $(READY) ## what the choice of workers costs, by their number
+	$(BIN)/python -m benchmarks.choice $(ARGS)
+
 bench-cluster: $(READY) ## measure a disaggregated deployment beside a plain server
 	$(BIN)/python -m benchmarks.cluster --out docs/results/cluster.md $(ARGS)
 
@@ -60,6 +63,9 @@ bench-router: $(READY) ## measure the router (ARGS="--smg PATH" puts that gatewa
 
 bench-store: $(READY) ## measure the store: GB/s in and out by tier, codec and threads
 	$(BIN)/python -m benchmarks.store $(ARGS)
+
+bench-simulate: $(READY) ## simulate and measure the tiny deployment, side by side (a quiet machine, 5 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.simulate $(ARGS)
 
 bench-train: $(READY) ## measure cache-conditioned beside ordinary fine-tuning
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.train --out docs/results/train.md $(ARGS)

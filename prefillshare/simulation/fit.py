@@ -6,7 +6,8 @@ Every prompt is asked three times, one token each. What differs between the time
     again, module b        overhead + prefill of x_n + hand-off of all + a decode step
     again, module b        overhead + prefill of x_n + a decode step
 
-Calls come one at a time, so nothing waits. On a machine without GPUs the workers share its cores; the model says so.
+Calls come one at a time, so nothing waits. On a machine without GPUs the workers share its cores: what the machine was
+busy for during calls of one and of many tokens, less the steps, is what calls and tokens take of the cores beside.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 
 import aiohttp
 import numpy as np
+import psutil
 
 from prefillshare.accelerators import gpus
 from prefillshare.bench.drivers.client import CallClient, Reply
@@ -34,6 +36,8 @@ _BATCHES = ((1, 32), (1, 1024), (2, 256), (4, 32), (4, 512), (8, 256))
 """Calls at a time, and tokens of their prompts."""
 _DECODED = 24
 _REPEATS = 5
+_CORE_LENGTH = 64
+_CORE_CALLS = 60
 _VOCABULARY = 300
 """Made-up tokens lie below: every vocabulary has them."""
 _TIMEOUT_S = 120.0
@@ -55,6 +59,18 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Busy:
+    """What the machine's cores were busy for during calls of one length, one at a time."""
+
+    length: int
+    """Tokens of the prompt, which all workers hold."""
+    call_s: float
+    """Core seconds of a call with one token."""
+    token_s: float
+    """Core seconds of each further token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """Decode steps of one batch."""
 
@@ -66,8 +82,36 @@ class Step:
     """Median time of a step."""
 
 
-def fit_deployment(deployment: Deployment, url: str, api_key: str | None, tell: Callable[[str], None]) -> WorkerModel:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """All that was measured."""
+
+    probes: Sequence[Probe]
+    """Prompts."""
+    steps: Sequence[Step]
+    """Batches."""
+    busy: Busy
+    """Cores."""
+    kv_token_bytes: int
+    """KV of a token."""
+
+
+def read_busy_s() -> float:
+    """Return the core seconds for which this machine has been busy."""
+    times = psutil.cpu_times()
+    return sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)
+
+
+def fit_deployment(
+    deployment: Deployment,
+    url: str,
+    api_key: str | None,
+    tell: Callable[[str], None],
+    read_busy_s: Callable[[], float] = read_busy_s,
+) -> WorkerModel:
     """Return the worker model of the deployment that answers at `url`.
+
+    `read_busy_s` says how long cores have been busy for it and its callers; by default, all of the machine is.
 
     Effects: asks it some hundred calls; nothing else should.
     Raises: SimulationError when it has fewer than two modules, BenchError when a call fails.
@@ -78,14 +122,13 @@ def fit_deployment(deployment: Deployment, url: str, api_key: str | None, tell: 
             f"{deployment.name} has one decode module, and hand-offs are measured between two: add one"
         )
     targets = [Target(url=url.rstrip("/"), model=name, api_key=api_key) for name in modules]
-    probes, steps, kv_token_bytes = asyncio.run(_measure(targets, tell))
-    return make_model(deployment, probes, steps, kv_token_bytes)
+    found = asyncio.run(_measure(targets, tell, read_busy_s))
+    return make_model(deployment, found)
 
 
-def make_model(
-    deployment: Deployment, probes: Sequence[Probe], steps: Sequence[Step], kv_token_bytes: int
-) -> WorkerModel:
+def make_model(deployment: Deployment, found: Found) -> WorkerModel:
     """Return the model that gives the measured times back best."""
+    probes, steps, kv_token_bytes = found.probes, found.steps, found.kv_token_bytes
     engine, on_cpu = deployment.engine, not gpus()
     chunk = engine.chunked_prefill_size or (CHUNKED_PREFILL_TOKENS if on_cpu else _GPU_CHUNK_TOKENS)
     pool = engine.max_total_tokens or (MAX_KV_TOKENS if on_cpu else 0)
@@ -93,6 +136,7 @@ def make_model(
     prefill_step_s, token_s, pair_s = fit_prefill(probes, chunk)
     latency_s, moved_token_s = fit_handoff(probes)
     decode_s = [step_s + sequence_s + context_token_s * probe.length for probe in probes]
+    decode_step_s = step_s + sequence_s + context_token_s * found.busy.length
     rest = statistics.median(probe.held_s - seconds for probe, seconds in zip(probes, decode_s, strict=True))
     return WorkerModel(
         name=f"{deployment.name}, fitted",
@@ -110,9 +154,11 @@ def make_model(
         handoff=HandoffModel(
             bytes_per_s=kv_token_bytes / max(moved_token_s, 1e-9), kv_token_bytes=kv_token_bytes, latency_s=latency_s
         ),
-        overhead_s=max(0.0, rest - prefill_step_s - token_s - latency_s),
+        overhead_s=max(0.0, rest - prefill_step_s - token_s),
         page_size=engine.page_size or (1 if on_cpu else 16),
         shared_cores=num_cores() if on_cpu else 0,
+        call_core_s=max(0.0, found.busy.call_s - prefill_step_s - token_s - decode_step_s) if on_cpu else 0.0,
+        token_core_s=max(0.0, found.busy.token_s - decode_step_s) if on_cpu else 0.0,
     )
 
 
@@ -153,7 +199,7 @@ def _fit(rows: Sequence[Sequence[float]], seconds: Sequence[float]) -> tuple[flo
     return values.get(0, 0.0), values.get(1, 0.0), values.get(2, 0.0)
 
 
-async def _measure(targets: Sequence[Target], tell: Callable[[str], None]) -> tuple[list[Probe], list[Step], int]:
+async def _measure(targets: Sequence[Target], tell: Callable[[str], None], read_busy_s: Callable[[], float]) -> Found:
     timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
     async with aiohttp.ClientSession(timeout=timeout, read_bufsize=1 << 24) as http:
         asker = _Asker(CallClient(http), targets)
@@ -167,7 +213,9 @@ async def _measure(targets: Sequence[Target], tell: Callable[[str], None]) -> tu
         for batch, length in _BATCHES:
             steps.append(await asker.decode(batch, length))
             tell(f"{batch} at a time of {length} tokens: {steps[-1].seconds * 1e3:.2f} ms per step")
-        return probes, steps, asker.kv_token_bytes
+        busy = await asker.measure_cores(read_busy_s)
+        tell(f"cores: {busy.call_s * 1e3:.1f} ms per call, {busy.token_s * 1e3:.2f} ms per token")
+        return Found(probes=probes, steps=steps, busy=busy, kv_token_bytes=asker.kv_token_bytes)
 
 
 class _Asker:
@@ -194,8 +242,23 @@ class _Asker:
         replies = await asyncio.gather(
             *(self._ask(self._targets[0], prompt, _DECODED) for prompt, _ in zip(prompts, range(batch), strict=True))
         )
-        gaps = [(reply.times[-1] - reply.times[_DECODED // 2]) / (_DECODED - 1 - _DECODED // 2) for _, reply in replies]
-        return Step(batch=batch, context=batch * (length + 0.75 * _DECODED), seconds=statistics.median(gaps))
+        # From the first token to the last: on a busy machine, tokens come several at once.
+        gaps = [(reply.times[-1] - reply.times[0]) / (_DECODED - 1) for _, reply in replies]
+        return Step(batch=batch, context=batch * (length + _DECODED / 2), seconds=statistics.median(gaps))
+
+    async def measure_cores(self, read_busy_s: Callable[[], float]) -> Busy:
+        """Ask one prompt again and again, for one token and for many."""
+        prompt = self._make_up(_CORE_LENGTH)
+        await self._ask(self._targets[0], prompt, 1)
+        short_s, long_s = [await self._keep_busy(prompt, num_tokens, read_busy_s) for num_tokens in (1, 1 + _DECODED)]
+        return Busy(length=_CORE_LENGTH, call_s=short_s, token_s=(long_s - short_s) / _DECODED)
+
+    async def _keep_busy(self, prompt: list[int], num_tokens: int, read_busy_s: Callable[[], float]) -> float:
+        """Return the core seconds of a call."""
+        before_s = read_busy_s()
+        for _ in range(_CORE_CALLS):
+            await self._ask(self._targets[0], prompt, num_tokens)
+        return (read_busy_s() - before_s) / _CORE_CALLS
 
     async def _ask_thrice(self, length: int) -> tuple[float, float, float]:
         prompt = self._make_up(length)

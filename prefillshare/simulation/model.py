@@ -79,6 +79,10 @@ class WorkerModel:
     """Tokens per page; prefixes are found and kept in whole pages."""
     shared_cores: int = 0
     """Cores that all workers share, one per step, as on a machine without GPUs; 0: each worker has a processor."""
+    call_core_s: float = 0.0
+    """With shared cores: what a call takes of them beside steps. Up to overhead_s of it, the call waits for."""
+    token_core_s: float = 0.0
+    """With shared cores: what sending a token takes of them beside steps; nobody waits for it but for the core."""
 
     def __post_init__(self) -> None:
         for name, table in (("prefill", self.prefill), ("decode", self.decode), ("handoff", self.handoff), ("", self)):

@@ -48,7 +48,7 @@ class Plan:
     settings: Router
     """The router; `policy` is that of `per-module`."""
     is_load_per_worker: bool = False
-    """Whether a load is that of one worker: ten workers get ten times as much."""
+    """Whether load and arrivals are those of one worker: ten workers get ten times as much."""
     arrival_rate: float | None = None
     """Closed loop: sessions arrive by chance, so many per second, and wait where too many run; None: all are there."""
     eager_min_tokens: int | None = None
@@ -111,13 +111,13 @@ async def _drive(
     )
     targets = {module: Target(url="", model=module) for module in plan.modules}
     driver = SessionDriver(system, targets, workload, lambda call: None, clock=now_s)
-    await _drive_load(driver, load, plan)
+    await _drive_load(driver, load, plan, size)
     await system.settle()
     wall_s = max((call.end_s or 0.0 for call in driver.calls), default=0.0)
     return system, RunRecord(calls=driver.calls, wall_s=wall_s)
 
 
-async def _drive_load(driver: SessionDriver, load: Load, plan: Plan) -> None:
+async def _drive_load(driver: SessionDriver, load: Load, plan: Plan, size: Size) -> None:
     sessions, seed = driver.workload.sessions, plan.shape.seed
     if load.kind == "poisson":
         await open_loop(driver, poisson_arrivals(len(sessions), load.value, seed))
@@ -126,7 +126,8 @@ async def _drive_load(driver: SessionDriver, load: Load, plan: Plan) -> None:
     elif plan.arrival_rate is None:
         await closed_loop(driver, int(load.value))
     else:
-        await _admit(driver, int(load.value), poisson_arrivals(len(sessions), plan.arrival_rate, seed))
+        rate = plan.arrival_rate * (size.num_workers if plan.is_load_per_worker else 1)
+        await _admit(driver, int(load.value), poisson_arrivals(len(sessions), rate, seed))
 
 
 async def _admit(driver: SessionDriver, concurrency: int, arrivals_s: list[float]) -> None:

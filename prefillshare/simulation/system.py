@@ -70,9 +70,9 @@ class SimulatedSystem:
         self.model = model
         self.handoff_tokens = 0
         self.ideals = Ideals()
-        cores = Cores(model.shared_cores)
-        self.prefill = {f"prefill-{number}": PrefillWorker(model, cores) for number in range(size.num_prefill)}
-        self.decode = {f"decode-{number}": DecodeWorker(model, cores) for number in range(size.num_decode)}
+        self._cores = Cores(model.shared_cores)
+        self.prefill = {f"prefill-{number}": PrefillWorker(model, self._cores) for number in range(size.num_prefill)}
+        self.decode = {f"decode-{number}": DecodeWorker(model, self._cores) for number in range(size.num_decode)}
         self._evicted = dict.fromkeys([*self.prefill, *self.decode], 0)
         self._has_events = settings.kv_events
         self._eager_min_tokens = eager_min_tokens
@@ -118,7 +118,7 @@ class SimulatedSystem:
         """Return when the tokens came, what was cached, and how many tokens were moved."""
         assert pair.decode is not None
         prefill, decode = self.prefill[pair.prefill.id], self.decode[pair.decode.id]
-        await asyncio.sleep(self.model.overhead_s)
+        await self._take_overhead()
         # Both legs are sent at once: room at the decode worker is made while the prompt is computed.
         entering = asyncio.create_task(decode.enter(data, num_tokens))
         started_s = router.begin_prefill(pair)
@@ -134,6 +134,15 @@ class SimulatedSystem:
         decode.leave(place)
         self._tell_evictions(router, pair)
         return times, prefilled.num_held, num_moved
+
+    async def _take_overhead(self) -> None:
+        """HTTP, tokenizer and router; where cores are shared, they take them from the engines."""
+        model = self.model
+        on_core_s = min(model.call_core_s, model.overhead_s) if model.shared_cores else 0.0
+        await asyncio.sleep(model.overhead_s - on_core_s)
+        if on_core_s:
+            await self._cores.run(on_core_s)
+        self._cores.spend(model.call_core_s - on_core_s)
 
     def _tell_evictions(self, router: SimulatedRouter, pair: Pair) -> None:
         """Workers publish what they evict where the deployment says so; the index hears it with their next answer."""

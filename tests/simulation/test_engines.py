@@ -106,6 +106,18 @@ def test_shared_cores_are_taken_in_turn() -> None:
     assert run_simulated(work()) == pytest.approx(3.0)
 
 
+def test_what_is_spent_beside_takes_cores_from_others_only() -> None:
+    async def work() -> float:
+        cores = Cores(1)
+        cores.spend(2.0)
+        assert now_s() == 0
+        await asyncio.sleep(0)
+        await cores.run(1.0)
+        return now_s()
+
+    assert run_simulated(work()) == pytest.approx(3.0)
+
+
 def test_hand_offs_wait_for_both_ends() -> None:
     async def work() -> list[float]:
         links = [Link() for _ in range(4)]

@@ -9,6 +9,7 @@ from prefillshare.bench.workloads.factory import make_workload
 from prefillshare.config.router import Router
 from prefillshare.errors import SimulationError
 from prefillshare.routing.choice.admission import Admission
+from prefillshare.routing.choice.chooser import Chooser
 from prefillshare.routing.choice.policies.prefix_aware import PrefixAware
 from prefillshare.routing.choice.prefix_index import PrefixIndex
 from prefillshare.routing.workers.speed import PrefillSpeed
@@ -86,7 +87,7 @@ def test_the_routers_own_code_decides(monkeypatch: pytest.MonkeyPatch) -> None:
         (Admission, "acquire"),
         (Admission, "release"),
         (PrefixAware, "choose"),
-        (PrefixIndex, "match"),
+        (Chooser, "choose"),
         (PrefixIndex, "insert"),
         (PrefillSpeed, "finish"),
     ):

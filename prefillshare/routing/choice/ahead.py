@@ -14,6 +14,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from prefillshare.routing.choice.demand import Demand
+from prefillshare.routing.choice.matched import Matched
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,9 +45,9 @@ class Ahead:
         if session is not None:
             self._held.pop(session, None)
 
-    def add_to(self, matched: dict[str, int], demand: Demand) -> dict[str, int]:
+    def add_to(self, matched: Matched, demand: Demand) -> Matched:
         """Return `matched` with what the session's worker holds ahead, at most the whole of the prompt."""
         held = None if demand.session is None else self._held.get(demand.session)
-        if held is None or matched.get(held.worker, 0) < held.prompt_bytes:
+        if held is None or (length := matched.length_of(held.worker)) < held.prompt_bytes:
             return matched
-        return matched | {held.worker: min(matched[held.worker] + held.ahead_bytes, demand.prompt_bytes)}
+        return matched.with_length(held.worker, min(length + held.ahead_bytes, demand.prompt_bytes))

@@ -1,22 +1,24 @@
 """The pair of workers for a call: prefill worker by policy, decode replica by load and prefix."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from prefillshare.config.router import Router
 from prefillshare.routing.choice.ahead import Ahead
+from prefillshare.routing.choice.candidates import STORE, make_candidate, make_candidates
 from prefillshare.routing.choice.demand import Demand
+from prefillshare.routing.choice.matched import Matched, add_up
 from prefillshare.routing.choice.policies import Candidate, PrefillPolicy, Wanted
 from prefillshare.routing.choice.policies.base import known_bytes
 from prefillshare.routing.choice.prefix_index import PrefixIndex
+from prefillshare.routing.choice.ranked import Ranked
 from prefillshare.routing.errors import UnavailableError
+from prefillshare.routing.workers.group import Group
 from prefillshare.routing.workers.kv_events import Evictions
 from prefillshare.routing.workers.pool import WorkerPool
 from prefillshare.routing.workers.worker import Worker
 
 _RATIO_DECAY = 0.9
-_STORE = "\0store"
-"""Stands in the index for the deployment's store, as if it were a worker; no worker is called so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,22 +57,27 @@ class Chooser:
         `avoid` names workers that failed this call before; they are taken only when there is no other.
         Raises: UnavailableError when no prefill worker or no replica of the module is up.
         """
-        prefill = _find_room(self._pool.prefill(), avoid, "prefill worker", demand.module)
-        decode = [] if demand.is_prefill_only else self._replicas(demand.module, avoid)
+        prefill, decode = self._pool.prefill_group, self._pool.replica_group(demand.module)
+        _check_available(prefill, "prefill worker", demand.module)
+        if not demand.is_prefill_only:
+            _check_available(decode, f"decode worker of {demand.module!r}", demand.module)
+        if avoid:
+            return self._choose_other(demand, avoid)
         # No policy is asked before both kinds have room: it pins sessions and takes turns, for calls that run.
-        if not prefill or not (decode or demand.is_prefill_only):
+        if not prefill.find_ready() or not (demand.is_prefill_only or decode.find_ready()):
             return None
         matched = self._match(demand)
-        chosen = self._policy.choose(self._wanted(demand), _make_candidates(prefill, matched))
-        replica = _find(decode, choose_replica(_make_candidates(decode, matched), self._slack)) if decode else None
-        return self._reserve(demand, _find(prefill, chosen), replica, matched)
+        fleet = Ranked(prefill, matched)
+        chosen = fleet.worker(self._policy.choose_from(self._wanted(demand), fleet))
+        replica = None if demand.is_prefill_only else Ranked(decode, matched).lightest(self._slack)
+        return self._reserve(demand, chosen, replica, matched)
 
     def learn(self, demand: Demand, pair: Pair, prompt_tokens: int | None) -> None:
         """Note that the workers of `pair` hold the prompts now."""
         # A worker that left while it prefilled, or was replaced by one of the same name, holds nothing for us.
         present = [worker.id for worker in pair.workers if self._pool.get(worker.id) is worker]
         for prompt in demand.prompts if present else ():
-            self.index.insert(prompt, *present, *([_STORE] if pair.prefill.spec.has_store else []))
+            self.index.insert(prompt, *present, *([STORE] if pair.prefill.spec.has_store else []))
         self._ahead.forget(demand.session)
         if prompt_tokens:
             ratio = demand.prompt_bytes / prompt_tokens
@@ -83,10 +90,8 @@ class Chooser:
 
     def expect_replica(self, demand: Demand, module: str) -> Worker | None:
         """Return the replica of `module` that the call after `demand` will be given to; None when none has room."""
-        replicas = [worker for worker in self._pool.replicas(module) if worker.is_available and worker.has_room]
-        if not replicas:
-            return None
-        return _find(replicas, choose_replica(_make_candidates(replicas, self._match(demand)), self._slack))
+        group = self._pool.replica_group(module)
+        return Ranked(group, self._match(demand)).lightest(self._slack) if group.find_ready() else None
 
     def learn_push(self, demand: Demand, replica: Worker) -> None:
         """Note that `replica` was sent the prompt of `demand`: of several, it is the one that the next call meets."""
@@ -96,7 +101,7 @@ class Chooser:
 
     def forget_store(self) -> None:
         """Note that the deployment's store was emptied."""
-        self.index.forget(_STORE)
+        self.index.forget(STORE)
 
     def drop_evicted(self, worker: Worker, found: Evictions) -> None:
         """Note that `worker` holds so much less."""
@@ -104,26 +109,30 @@ class Chooser:
             self.index.forget(worker.id)
         self.index.drop(worker.id, found.num_tokens * self.bytes_per_token)
 
-    def _replicas(self, module: str, avoid: Collection[str]) -> list[Worker]:
-        return _find_room(self._pool.replicas(module), avoid, f"decode worker of {module!r}", module)
+    def _choose_other(self, demand: Demand, avoid: Collection[str]) -> Pair | None:
+        """As `choose`, of the others than `avoid` if there are any: rare enough to look at every worker."""
+        prefill = _find_others(self._pool.prefill_group, avoid)
+        decode = [] if demand.is_prefill_only else _find_others(self._pool.replica_group(demand.module), avoid)
+        if not prefill or not (decode or demand.is_prefill_only):
+            return None
+        matched = self._match(demand)
+        chosen = self._policy.choose(self._wanted(demand), make_candidates(prefill, matched))
+        replica = _find(decode, choose_replica(make_candidates(decode, matched), self._slack)) if decode else None
+        return self._reserve(demand, _find(prefill, chosen), replica, matched)
 
     def _wanted(self, demand: Demand) -> Wanted:
         return Wanted(session=demand.session, prompt_bytes=demand.prompt_bytes, bytes_per_token=self.bytes_per_token)
 
-    def _match(self, demand: Demand) -> dict[str, int]:
+    def _match(self, demand: Demand) -> Matched:
         """Return how many bytes of all prompts together each worker holds."""
-        matched: dict[str, int] = {}
-        for prompt in demand.prompts:
-            for worker, length in self.index.match(prompt).items():
-                matched[worker] = matched.get(worker, 0) + length
-        return self._ahead.add_to(matched, demand)
+        return self._ahead.add_to(add_up([self.index.find(prompt) for prompt in demand.prompts]), demand)
 
-    def _reserve(self, demand: Demand, prefill: Worker, decode: Worker | None, matched: Mapping[str, int]) -> Pair:
-        known = known_bytes(_make_candidate(prefill, matched))
+    def _reserve(self, demand: Demand, prefill: Worker, decode: Worker | None, matched: Matched) -> Pair:
+        known = known_bytes(make_candidate(prefill, matched))
         pair = Pair(
             prefill=prefill,
             decode=decode,
-            matched_bytes=matched.get(prefill.id, 0),
+            matched_bytes=matched.length_of(prefill.id),
             expected_tokens=(demand.prompt_bytes - known) / self.bytes_per_token,
         )
         for worker in pair.workers:
@@ -142,39 +151,25 @@ def choose_replica(candidates: Sequence[Candidate], slack: int) -> str:
     return max(light, key=lambda candidate: (candidate.matched_bytes, -candidate.num_running)).id
 
 
-def _find_room(workers: list[Worker], avoid: Collection[str], what: str, module: str) -> list[Worker]:
-    """Return those of `workers` that can take a call now.
-
-    Raises: UnavailableError when none of them is up, so that waiting for room would be in vain.
-    """
-    available = [worker for worker in workers if worker.is_available]
-    if not available:
-        states = ", ".join(f"{worker.id} is {_describe_state(worker)}" for worker in workers) or "none has joined"
+def _check_available(group: Group, what: str, module: str) -> None:
+    """Raise UnavailableError when none of `group` is up, so that waiting for room would be in vain."""
+    if not group.is_available:
+        states = ", ".join(f"{worker.id} is {_describe_state(worker)}" for worker in group) or "none has joined"
         raise UnavailableError(
             f"model {module!r} cannot answer now: no {what} is up ({states}); try again later",
             headers={"Retry-After": "2"},
         )
+
+
+def _find_others(group: Group, avoid: Collection[str]) -> list[Worker]:
+    """Return those that can take a call now, of those that are not to be avoided if any of them is up."""
+    available = [worker for worker in group if worker.is_available]
     others = [worker for worker in available if worker.id not in avoid]
     return [worker for worker in others or available if worker.has_room]
 
 
 def _describe_state(worker: Worker) -> str:
     return "failing" if worker.state == "up" else worker.state
-
-
-def _make_candidates(workers: list[Worker], matched: Mapping[str, int]) -> list[Candidate]:
-    return [_make_candidate(worker, matched) for worker in workers]
-
-
-def _make_candidate(worker: Worker, matched: Mapping[str, int]) -> Candidate:
-    return Candidate(
-        id=worker.id,
-        num_running=worker.num_running,
-        matched_bytes=matched.get(worker.id, 0),
-        loadable_bytes=matched.get(_STORE, 0) if worker.spec.has_store else 0,
-        wait_s=worker.speed.wait_s,
-        tokens_per_s=worker.speed.tokens_per_s,
-    )
 
 
 def _find(workers: list[Worker], worker_id: str) -> Worker:

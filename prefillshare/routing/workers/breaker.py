@@ -11,12 +11,20 @@ class Breaker:
     """Closed while calls succeed; open for a while after `failures` failed ones in a row; then one trial."""
 
     def __init__(
-        self, *, failures: int, open_s: float, max_open_s: float, clock: Callable[[], float] = time.monotonic
+        self,
+        *,
+        failures: int,
+        open_s: float,
+        max_open_s: float,
+        clock: Callable[[], float] = time.monotonic,
+        on_changed: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_changed` hears whenever `can_pass` may be another, but not of a pause that ends."""
         self._limit = failures
         self._first_pause_s = open_s
         self._max_pause_s = max_open_s
         self._clock = clock
+        self._on_changed = on_changed
         self._pause_s = open_s
         self._open_until = 0.0
         self._is_open = False
@@ -39,12 +47,14 @@ class Breaker:
         """Hear that a call is sent; while open, it is the trial."""
         if self._is_open:
             self._is_trial_running = True
+            self._on_changed()
 
     def record_success(self) -> None:
         """Hear that a call was answered, or that the worker came back: calls flow again."""
         self.num_failures = 0
         self._is_open = self._is_trial_running = False
         self._pause_s = self._first_pause_s
+        self._on_changed()
 
     def record_nothing(self) -> None:
         """Hear that a call ended and says nothing about the worker, such as by the client's leaving.
@@ -52,6 +62,7 @@ class Breaker:
         If it was the trial, the next call is.
         """
         self._is_trial_running = False
+        self._on_changed()
 
     def record_failure(self) -> None:
         """Hear that a call failed by the worker's fault."""
@@ -63,3 +74,4 @@ class Breaker:
             self._is_open = True
             self._open_until = self._clock() + self._pause_s
         self._is_trial_running = False
+        self._on_changed()

@@ -1,15 +1,23 @@
 """The workers that are there, in the order in which they joined."""
 
+import itertools
 from collections.abc import Iterator
 
+from prefillshare.routing.workers.group import Group
 from prefillshare.routing.workers.worker import Worker
+
+_NOBODY = Group(ranks_speed=False)
 
 
 class WorkerPool:
-    """The workers by id, in the order in which they joined."""
+    """The workers by id, in the order in which they joined, and in groups of those that can stand for each other."""
 
     def __init__(self) -> None:
         self._workers: dict[str, Worker] = {}
+        self._numbers = itertools.count()
+        self._modules: dict[str, Group] = {}
+        self._names: list[str] | None = None
+        self.prefill_group = Group(ranks_speed=True)
 
     def __iter__(self) -> Iterator[Worker]:
         return iter(self._workers.values())
@@ -25,24 +33,43 @@ class WorkerPool:
         """Let a worker join; its id must be new."""
         assert worker.id not in self._workers
         self._workers[worker.id] = worker
+        self._names = None
+        module = worker.spec.module
+        if module is not None and module not in self._modules:
+            self._modules[module] = Group(ranks_speed=False)
+        self._group_of(worker).add(worker, next(self._numbers))
 
     def remove(self, worker: Worker) -> None:
         """Let a worker leave."""
         del self._workers[worker.id]
+        self._names = None
+        module = worker.spec.module
+        self._group_of(worker).remove(worker)
+        if module is not None and not self._modules[module]:
+            del self._modules[module]
+
+    def replica_group(self, module: str) -> Group:
+        """Return the group of the decode workers that hold `module`; an empty one if none does."""
+        return self._modules.get(module, _NOBODY)
 
     def prefill(self) -> list[Worker]:
         """Return the prefill workers."""
-        return [worker for worker in self if worker.spec.role == "prefill"]
+        return list(self.prefill_group)
 
     def replicas(self, module: str) -> list[Worker]:
         """Return the decode workers that hold `module`."""
-        return [worker for worker in self if worker.spec.module == module]
+        return list(self.replica_group(module))
 
     def warning(self, module: str) -> str | None:
         """Return what its workers say against the answers of `module`; None when they say nothing."""
-        warnings = (worker.card.warning for worker in self.replicas(module))
+        warnings = (worker.card.warning for worker in self.replica_group(module))
         return next((warning for warning in warnings if warning is not None), None)
 
     def modules(self) -> list[str]:
         """Return the decode modules that some worker holds, each once."""
-        return list(dict.fromkeys(worker.spec.module for worker in self if worker.spec.module is not None))
+        if self._names is None:
+            self._names = list(dict.fromkeys(worker.spec.module for worker in self if worker.spec.module is not None))
+        return list(self._names)
+
+    def _group_of(self, worker: Worker) -> Group:
+        return self.prefill_group if worker.spec.module is None else self._modules[worker.spec.module]

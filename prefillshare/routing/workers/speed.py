@@ -14,10 +14,17 @@ class PrefillSpeed:
     worker last finished something, or since it was given work: in that time it computed this call's tokens.
     """
 
-    def __init__(self, tokens_per_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        tokens_per_s: float,
+        clock: Callable[[], float] = time.monotonic,
+        on_changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_changed` hears when speed or backlog is about to change."""
         self._tokens = tokens_per_s
         self._seconds = 1.0
         self._clock = clock
+        self._on_changed = on_changed
         self._last_progress = 0.0
         self.pending_tokens = 0.0
 
@@ -34,11 +41,13 @@ class PrefillSpeed:
     def begin(self, expected_tokens: float) -> float:
         """Count a call with so many tokens to compute as sent; return when, for `finish`."""
         self.pending_tokens += expected_tokens
+        self._on_changed()
         return self._clock()
 
     def finish(self, expected_tokens: float, computed_tokens: int | None, started: float) -> None:
         """Count the call as ended; `computed_tokens` is None when it failed or did not say."""
         self.pending_tokens = max(0.0, self.pending_tokens - expected_tokens)
+        self._on_changed()
         now = self._clock()
         seconds = now - max(started, self._last_progress)
         self._last_progress = now

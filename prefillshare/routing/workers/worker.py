@@ -48,29 +48,38 @@ class Worker:
 
     def __init__(self, spec: WorkerSpec, settings: Router, clock: Callable[[], float] = time.monotonic) -> None:
         self.spec = spec
+        self.id = spec.id
         self.base_url = spec.url.rstrip("/")
         self.headers = {} if spec.api_key is None else {"Authorization": f"Bearer {spec.api_key}"}
         self.state: State = "starting"
         self.reason = "not asked yet"
         self.card = ModelCard()
-        self.num_running = 0
+        self.on_changed: Callable[[Worker], None] | None = None
+        """Hears, if it is set, that this worker may be more or less fit for a call than it was."""
+        self._num_running = 0
         self.num_calls = 0
         self.num_failed = 0
         self.num_ups = 0
         self.last_byte_at = 0.0
         self.max_running = settings.max_running_per_worker
-        self.speed = PrefillSpeed(settings.initial_prefill_tokens_per_s, clock)
+        self.speed = PrefillSpeed(settings.initial_prefill_tokens_per_s, clock, on_changed=self._tell_change)
         self.breaker = Breaker(
             failures=settings.breaker_failures,
             open_s=settings.breaker_open_s,
             max_open_s=settings.breaker_max_open_s,
             clock=clock,
+            on_changed=self._tell_change,
         )
 
     @property
-    def id(self) -> str:
-        """Name of the worker."""
-        return self.spec.id
+    def num_running(self) -> int:
+        """Calls that it has."""
+        return self._num_running
+
+    @num_running.setter
+    def num_running(self, number: int) -> None:
+        self._num_running = number
+        self._tell_change()
 
     @property
     def is_adapter(self) -> bool:
@@ -99,6 +108,7 @@ class Worker:
         self.num_ups += state == "up"
         self.state = state
         self.reason = reason
+        self._tell_change()
 
     def summary(self) -> WorkerSummary:
         """Return what `/workers` tells."""
@@ -115,3 +125,7 @@ class Worker:
             "calls": self.num_calls,
             "failed": self.num_failed,
         }
+
+    def _tell_change(self) -> None:
+        if self.on_changed is not None:
+            self.on_changed(self)

@@ -57,6 +57,7 @@ class DecodeWorker:
         self.link = Link()
         self.busy_s = 0.0
         self._model = model.decode
+        self._token_core_s = model.token_core_s
         self._cores = cores
         self._waiting: deque[Place] = deque()
         self._joining: deque[_Sequence] = deque()
@@ -125,6 +126,7 @@ class DecodeWorker:
         if self._cores.are_shared:
             await self._cores.run(steps.seconds(1))
             begin_s = now_s() - steps.seconds(1)
+            self._cores.spend(self._token_core_s * len(self._batch))
         elif not await self._is_undisturbed(steps.seconds(num_steps)):
             # Somebody joins: at the end of the step that is under way.
             num_steps = min(num_steps, steps.count_begun(now_s() - begin_s))

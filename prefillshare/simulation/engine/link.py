@@ -16,6 +16,8 @@ class Link:
 
 async def hand_off(model: HandoffModel, sender: Link, receiver: Link, num_tokens: int) -> None:
     """Move the KV of so many tokens; both links are taken for as long as that takes."""
+    if not num_tokens:
+        return
     seconds = num_tokens * model.kv_token_bytes / model.bytes_per_s
     begin_s = max(now_s(), sender.free_at_s, receiver.free_at_s)
     sender.free_at_s = receiver.free_at_s = begin_s + seconds

@@ -1,8 +1,9 @@
 """How the prefill worker of a call is chosen: one contract, one file per policy."""
 
 from prefillshare.config.router import Router
-from prefillshare.routing.choice.policies.base import Candidate, PrefillPolicy, Wanted
+from prefillshare.routing.choice.policies.base import Candidate, Wanted
 from prefillshare.routing.choice.policies.least_loaded import LeastLoaded
+from prefillshare.routing.choice.policies.policy import PrefillPolicy
 from prefillshare.routing.choice.policies.prefix_aware import PrefixAware
 from prefillshare.routing.choice.policies.round_robin import RoundRobin
 from prefillshare.routing.choice.policies.session import SessionPinned

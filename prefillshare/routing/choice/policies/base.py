@@ -1,11 +1,6 @@
-"""What a policy knows when it chooses, and the contract of all policies.
+"""What a policy knows when it chooses: the call, and each worker that could take it, in numbers."""
 
-A policy is pure but for the pins and turns that it remembers: it sees numbers, no connections and no clock.
-"""
-
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,27 +38,16 @@ LOAD_SPEEDUP = 4.0
 faster; the router only has to know that a move is much cheaper with a store than without."""
 
 
-class PrefillPolicy(Protocol):
-    """Chooses the prefill worker of a call."""
-
-    def choose(self, wanted: Wanted, candidates: Sequence[Candidate]) -> str:
-        """Return the id of one of `candidates`, of which there is at least one."""
-        ...
-
-
 def known_bytes(candidate: Candidate) -> int:
     """Return the length of the prefix that `candidate` need not prefill: it holds it, or can load it."""
-    return max(candidate.matched_bytes, candidate.loadable_bytes)
+    held, loadable = candidate.matched_bytes, candidate.loadable_bytes
+    return held if held > loadable else loadable
 
 
 def finish_s(candidate: Candidate, wanted: Wanted) -> float:
     """Return the estimated time until `candidate` would be done with this call: its wait, then what it lacks."""
-    missing_bytes = wanted.prompt_bytes - known_bytes(candidate)
-    load_bytes = known_bytes(candidate) - candidate.matched_bytes
+    known = known_bytes(candidate)
+    missing_bytes = wanted.prompt_bytes - known
+    load_bytes = known - candidate.matched_bytes
     work_tokens = (missing_bytes + load_bytes / LOAD_SPEEDUP) / wanted.bytes_per_token
     return candidate.wait_s + work_tokens / candidate.tokens_per_s
-
-
-def find(candidates: Sequence[Candidate], worker_id: str | None) -> Candidate | None:
-    """Return the candidate of that id, or None."""
-    return next((candidate for candidate in candidates if candidate.id == worker_id), None)

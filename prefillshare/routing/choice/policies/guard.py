@@ -6,9 +6,10 @@ W. So what is prefilled again counts 1 / (1 - r) times beside the time that it t
 from each other's queues make all queues longer: where workers are never idle, leaving gains nothing for anybody.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 from prefillshare.routing.choice.policies.base import Candidate, Wanted, finish_s, known_bytes
+from prefillshare.routing.choice.policies.fleet import Fleet
 
 MAX_PRICE = 20.0
 """Of a second that is prefilled again, in seconds: workers that are busy 95 % of the time. A worker whose queue is
@@ -31,18 +32,32 @@ class LoadGuard:
         idle_share = 1 - self._num_busy / self._num_met if self._num_met else 1.0
         return min(1 / idle_share, MAX_PRICE) if idle_share > 0 else MAX_PRICE
 
-    def note_load(self, candidates: Sequence[Candidate]) -> None:
+    def note_load(self, fleet: Fleet) -> None:
         """A call has met these workers as they are: recent calls count most."""
-        num_busy = sum(candidate.wait_s > 0 for candidate in candidates)
-        self._num_busy = self._num_busy * _DECAY + num_busy
-        self._num_met = self._num_met * _DECAY + len(candidates)
+        self._num_busy = self._num_busy * _DECAY + fleet.num_busy
+        self._num_met = self._num_met * _DECAY + len(fleet)
 
-    def stay_or_leave(self, preferred: Candidate, wanted: Wanted, candidates: Sequence[Candidate]) -> Candidate:
-        """Return `preferred` unless another one would be done so much sooner that it is worth its price."""
+    def stay_or_leave(
+        self,
+        preferred: Candidate,
+        wanted: Wanted,
+        fleet: Fleet,
+        see: Callable[[Candidate], Candidate] = lambda candidate: candidate,
+    ) -> Candidate:
+        """Return `preferred` unless another one would be done so much sooner that it is worth its price.
+
+        `see` tells how the others are to be seen: as workers that hold less, maybe.
+        """
+        price = self.price
 
         def cost_s(candidate: Candidate) -> float:
             again_tokens = max(0, preferred.matched_bytes - known_bytes(candidate)) / wanted.bytes_per_token
-            return finish_s(candidate, wanted) + self.price * again_tokens / candidate.tokens_per_s
+            return finish_s(candidate, wanted) + price * again_tokens / candidate.tokens_per_s
 
-        other = min(candidates, key=lambda candidate: (cost_s(candidate), candidate.num_running))
-        return other if cost_s(other) + self._margin_s < cost_s(preferred) else preferred
+        stay_s = cost_s(preferred)
+
+        def is_worth(other_s: float) -> bool:
+            return other_s + self._margin_s < stay_s
+
+        other = fleet.cheapest(lambda candidate: cost_s(see(candidate)), is_worth)
+        return other if other is not None and is_worth(cost_s(see(other))) else preferred

@@ -4,18 +4,18 @@ A session keeps its worker. A call without a session, and a session's first call
 when that is a good part of the prompt; a shared system prompt alone does not draw every call to one worker.
 """
 
-from collections.abc import Sequence
-
-from prefillshare.routing.choice.policies.base import Candidate, Wanted, find
+from prefillshare.routing.choice.policies.base import Candidate, Wanted
+from prefillshare.routing.choice.policies.fleet import Fleet
 from prefillshare.routing.choice.policies.guard import LoadGuard
 from prefillshare.routing.choice.policies.least_loaded import LeastLoaded
+from prefillshare.routing.choice.policies.policy import PrefillPolicy
 from prefillshare.routing.choice.sessions import Sessions
 
 MIN_MATCHED_SHARE = 0.25
 """Smallest part of the prompt that must be held somewhere for the call to be drawn there."""
 
 
-class PrefixAware:
+class PrefixAware(PrefillPolicy):
     """Pins sessions, else follows the longest prefix; guards both against load."""
 
     def __init__(self, sessions: Sessions, *, margin_s: float) -> None:
@@ -23,18 +23,18 @@ class PrefixAware:
         self._guard = LoadGuard(margin_s)
         self._spread = LeastLoaded()
 
-    def choose(self, wanted: Wanted, candidates: Sequence[Candidate]) -> str:
-        """Return the id of the chosen candidate and pin the session to it."""
-        preferred = find(candidates, self._sessions.worker_of(wanted.session)) or _longest(wanted, candidates)
+    def choose_from(self, wanted: Wanted, fleet: Fleet) -> str:
+        """Return the id of the chosen worker and pin the session to it."""
+        preferred = fleet.get(self._sessions.worker_of(wanted.session)) or _longest(wanted, fleet)
         if preferred is None:
-            chosen = self._spread.choose(wanted, candidates)
+            chosen = self._spread.choose_from(wanted, fleet)
         else:
-            chosen = self._guard.stay_or_leave(preferred, wanted, candidates).id
-        self._guard.note_load(candidates)
+            chosen = self._guard.stay_or_leave(preferred, wanted, fleet).id
+        self._guard.note_load(fleet)
         self._sessions.pin(wanted.session, chosen)
         return chosen
 
 
-def _longest(wanted: Wanted, candidates: Sequence[Candidate]) -> Candidate | None:
-    best = max(candidates, key=lambda candidate: (candidate.matched_bytes, -candidate.wait_s, -candidate.num_running))
-    return best if best.matched_bytes > MIN_MATCHED_SHARE * wanted.prompt_bytes else None
+def _longest(wanted: Wanted, fleet: Fleet) -> Candidate | None:
+    best = fleet.longest()
+    return best if best is not None and best.matched_bytes > MIN_MATCHED_SHARE * wanted.prompt_bytes else None

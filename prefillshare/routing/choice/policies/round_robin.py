@@ -1,17 +1,17 @@
 """One prefill worker after the other."""
 
-from collections.abc import Sequence
+from prefillshare.routing.choice.policies.base import Wanted
+from prefillshare.routing.choice.policies.fleet import Fleet
+from prefillshare.routing.choice.policies.policy import PrefillPolicy
 
-from prefillshare.routing.choice.policies.base import Candidate, Wanted
 
-
-class RoundRobin:
+class RoundRobin(PrefillPolicy):
     """Spreads calls evenly, whatever they hold."""
 
     def __init__(self) -> None:
         self._turn = 0
 
-    def choose(self, wanted: Wanted, candidates: Sequence[Candidate]) -> str:
-        """Return the id of the next candidate."""
+    def choose_from(self, wanted: Wanted, fleet: Fleet) -> str:
+        """Return the id of the next worker."""
         self._turn += 1
-        return candidates[self._turn % len(candidates)].id
+        return fleet.at_turn(self._turn).id

@@ -1,0 +1,1 @@
+"""What the choice of workers costs, without HTTP."""

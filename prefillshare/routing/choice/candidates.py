@@ -1,0 +1,28 @@
+"""Workers as policies see them: in numbers, with what they hold of one call's prompts."""
+
+from collections.abc import Iterable
+
+from prefillshare.routing.choice.matched import Matched
+from prefillshare.routing.choice.policies import Candidate
+from prefillshare.routing.workers.worker import Worker
+
+STORE = "\0store"
+"""Stands in the index for the deployment's store, as if it were a worker; no worker is called so."""
+
+
+def make_candidate(worker: Worker, matched: Matched) -> Candidate:
+    """Return `worker` as a policy sees it."""
+    speed = worker.speed
+    return Candidate(
+        id=worker.id,
+        num_running=worker.num_running,
+        matched_bytes=matched.length_of(worker.id),
+        loadable_bytes=matched.length_of(STORE) if worker.spec.has_store else 0,
+        wait_s=speed.wait_s,
+        tokens_per_s=speed.tokens_per_s,
+    )
+
+
+def make_candidates(workers: Iterable[Worker], matched: Matched) -> list[Candidate]:
+    """Return each of `workers` as a policy sees it."""
+    return [make_candidate(worker, matched) for worker in workers]
