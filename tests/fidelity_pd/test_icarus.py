@@ -18,7 +18,7 @@ from tests.support.scores import Score
 
 MODULE = PAIRED[0]
 NUM_TOKENS = 16
-CHOSEN = ("page 1", "page 16, retraction every 5 steps")
+CHOSEN = ("page 1", "page 16, retraction every 5 steps, over NIXL")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def started(configuration: Configuration, family: Path, tmp_path_factory: pytest
         f'[[decode]]\nname = "{MODULE}"\nkind = "lora"\npath = "{family / MODULE}"\n'
         f'[engine]\ndtype = "float32"\npage_size = {configuration.page_size}\n'
     )
-    environment = {f"decode-{MODULE}-0": dict(configuration.decode_environment)}
+    environment = {f"decode-{MODULE}-0": configuration.environment()}
     with pd_workers(file, *configuration.args, environment=environment) as workers:
         yield workers
 
