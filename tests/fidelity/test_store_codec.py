@@ -58,7 +58,8 @@ def test_a_killed_engine_answers_from_encoded_pages_as_from_its_own(
     for prompt in asked:
         launches.endpoint.generate(prompt, None, 1)
     own = [launches.endpoint.generate(prompt, "math", NUM_TOKENS) for prompt in asked]
-    assert [answer.cached_tokens for answer in own] == [whole_pages(len(prompt)) for prompt in asked]
+    for answer, prompt in zip(own, asked, strict=True):
+        assert whole_pages(len(prompt)) <= answer.cached_tokens < len(prompt)
     header = read_header(store_path(launches.file))
     assert header is not None
     assert (header.codec, header.identity.kv_dtype) == (SplitZip.number, "torch.bfloat16")
