@@ -93,6 +93,12 @@ def base_made_prefix(prompt: Prompt, page_size: int) -> int:
     return (len(prompt) - 1) // page_size * page_size
 
 
+def is_base_made_prefix(cached_tokens: int, prompt: Prompt, page_size: int) -> bool:
+    """Whether a decode module found what another one has prefilled: the whole pages, and as the case may be what is
+    begun of the last one, which the first who asks takes over."""
+    return base_made_prefix(prompt, page_size) <= cached_tokens < len(prompt)
+
+
 def test_cold_then_warm(engine, configuration, prompts, expected, score):
     """Each prompt is first asked of one module, then of the other two, which must hit all that is base-made."""
     engine.flush()
@@ -104,7 +110,7 @@ def test_cold_then_warm(engine, configuration, prompts, expected, score):
     check(others, answers, expected, score, configuration)
     if "1600" not in configuration.args:  # that pool is too small to keep every prompt
         for (prompt, _), answer in zip(others, answers, strict=True):
-            assert answer.cached_tokens == base_made_prefix(prompt, configuration.page_size)
+            assert is_base_made_prefix(answer.cached_tokens, prompt, configuration.page_size)
 
 
 def test_sixteen_at_a_time(engine, configuration, prompts, expected, score):
@@ -128,4 +134,4 @@ def test_asked_together_a_prompt_is_computed_once(engine, configuration, prompts
         assert first == 0
         # For a last chunk that is short nobody waits.
         longest_rest = MIN_TOKENS if "--chunked-prefill-size" in configuration.args else 1
-        assert all(0 <= reused - cached < longest_rest for cached in others)
+        assert all(reused - longest_rest < cached < len(prompt) for cached in others)
