@@ -13,7 +13,8 @@ How: the numbers, read at the moment of asking (:mod:`sglang_patches.observed.kv
     (:mod:`sglang_patches.prefill.waiting`). With overlapping steps nothing is sent early: the regular hand-off at the
     end of the prefill covers the whole prompt, and waits for the step. Jobs (:mod:`sglang_patches.eager.prefill`) are
     taken out of the calls that come, and get a batch where no call wants one. Such a batch never joins the requests
-    that decode, is handed to nobody, and is out of the way before a flush looks whether anything runs.
+    that decode, is handed to nobody, and is out of the way before a flush looks whether anything runs. Without a GPU,
+    the result of a pass that extends requests is processed before the next pass, as upstream does between two such.
 Remove when: upstream's load snapshot tells shared, private and free tokens, its idle loop waits for
     events, and its transports for the event of a step.
 """
@@ -136,6 +137,13 @@ class Scheduler(upstream.Scheduler):
             self._end_eager_batch()
         flushed: bool = super().flush_cache(empty_cache)
         return flushed
+
+    @overrides("6e80805a2e8ccb71", "without a GPU, a first token would wait for the decode step after it")
+    def is_disable_overlap_for_batch(self, batch: ScheduleBatch, last_batch: ScheduleBatch | None) -> bool:
+        # On a CPU nothing overlaps: a pass is over when it was launched, and its result need not wait for the next one.
+        # The queue has a copy of its batch; the batch itself may have become the one that decodes.
+        waits_in_vain = self.device == "cpu" and any(done.forward_mode.is_extend() for done, _ in self.result_queue)
+        return waits_in_vain or super().is_disable_overlap_for_batch(batch, last_batch)
 
     def _count_eager(self) -> EagerState | None:
         if self._eager is None:

@@ -68,7 +68,7 @@ def converse(endpoint: Endpoint, opening: Prompt, page_size: int = 1, **fields: 
         before = counts(endpoint)["tokens"]
         answer = endpoint.generate(context, MODULES[turn % 3], ANSWER_TOKENS, **fields)
         computed.append(len(context) - answer.cached_tokens)
-        num_shared = (len(context) - 1) // page_size * page_size
+        num_shared = len(context) - 1  # base-made; the page at its end is begun, and gone on in
         context += answer.tokens
         wait_for_tokens(endpoint, before + len(context) // page_size * page_size - num_shared)
         context += [30 + turn, 31, 32]
