@@ -1,5 +1,7 @@
-"""One whole disaggregated deployment, as `prefillshare launch` serves it, for all tests of this folder."""
+"""One whole disaggregated deployment, as `prefillshare launch` serves it, for the tests of this folder; those of faults
+have one with a store."""
 
+import contextlib
 import os
 import re
 import signal
@@ -7,12 +9,13 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import httpx
 import openai
 import pytest
 
-from prefillshare.config import load_deployment
+from prefillshare.config import Deployment, load_deployment
 from prefillshare.modules.deployment import resolve
 from prefillshare.serving.machine.ports import free_port
 from prefillshare.serving.options import LaunchOptions
@@ -113,17 +116,27 @@ def traces() -> Iterator[Receiver]:
 @starts_engine
 def cluster(traces: Receiver, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """1 prefill worker, 3 decode workers with full weights, 1 router; the workers tell what they evict."""
+    with running_cluster(configured(traces), tmp_path_factory.mktemp("logs")) as cluster:
+        yield cluster
+
+
+def configured(traces: Receiver) -> Deployment:
+    """What the deployment of this folder is launched with."""
     config = load_deployment(MODELS_DIR / "tiny-agents-pd.toml")
-    deployment = resolve(
-        replace(
-            config,
-            router=replace(config.router, kv_events=True),
-            engine=replace(config.engine, max_total_tokens=KV_TOKENS),
-            otlp_endpoint=traces.endpoint,
-        )
+    return replace(
+        config,
+        router=replace(config.router, kv_events=True),
+        engine=replace(config.engine, max_total_tokens=KV_TOKENS),
+        otlp_endpoint=traces.endpoint,
     )
+
+
+@contextlib.contextmanager
+def running_cluster(config: Deployment, folder: Path) -> Iterator[Cluster]:
+    """Launch a deployment, and look after it; its processes' logs are below `folder`."""
+    deployment = resolve(config)
     said: list[str] = []
-    log_path = tmp_path_factory.mktemp("logs") / "cluster.log"
+    log_path = folder / "cluster.log"
     options = LaunchOptions(port=free_port(), admin_key="admin", log_path=log_path)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {**ONE_WAY, **PROXIES}.items():

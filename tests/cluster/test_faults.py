@@ -1,4 +1,7 @@
-"""Real processes are killed and stopped: every call ends, survivors serve on, what died comes back."""
+"""Real processes are killed and stopped: every call ends, survivors serve on, what died comes back.
+
+The deployment has a store, and computes what follows each answer ahead, however short it is.
+"""
 
 import os
 import random
@@ -8,18 +11,37 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 import pytest
 import zmq
 
-from tests.cluster.conftest import MODULES, Cluster
+from prefillshare.config import Store
+from tests.cluster.conftest import MODULES, Cluster, configured, running_cluster
+from tests.support.marks import starts_engine
+from tests.support.monitoring import worker_of
+from tests.support.otlp import Receiver
+from tests.support.stores import PAGE_TOKENS
 
 LONG = {"max_tokens": 3000, "ignore_eos": True}
 GUARD = b"NixlMsgGuard"
 """First frame of what a decode worker says to a prefill worker."""
+
+
+@pytest.fixture(scope="module")
+@starts_engine
+def cluster(traces: Receiver, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    config = configured(traces)
+    prefill = replace(config.prefill, eager_min_tokens=1)
+    config = replace(config, name="faults", prefill=prefill, store=Store(memory="192 MiB"))
+    with running_cluster(config, tmp_path_factory.mktemp("faults")) as cluster:
+        # Only answers of a session are computed ahead, and handed to the module that it will call next.
+        cluster.http.headers["X-Session-ID"] = "faults"
+        yield cluster
 
 
 def _serves(cluster: Cluster, module: str) -> bool:
@@ -113,6 +135,29 @@ def test_the_prefill_worker_comes_back_and_no_call_hangs(cluster: Cluster) -> No
     assert set(statuses) <= {200, 500, 502, 503, 504}
     for module in MODULES:
         cluster.wait(lambda module=module: _serves(cluster, module), f"{module} serves again")
+
+
+def test_a_prefill_worker_finds_what_it_had_stored_when_it_comes_back(cluster: Cluster) -> None:
+    def told() -> dict[str, Any]:
+        found: dict[str, Any] = cluster.http.get("/deployment/state").json()
+        return found
+
+    def stored(name: str) -> int:
+        number: int = worker_of(told(), "prefill-0")["store"][name]
+        return number
+
+    prompt, num_pages, num_jobs = "7 eggs and 12 jars " * 40, stored("num_pages"), told()["eager_jobs"]["done"]
+    answer = cluster.complete("math", prompt, max_tokens=24, ignore_eos=True).json()
+    num_new = (answer["usage"]["prompt_tokens"] - 1) // PAGE_TOKENS
+    cluster.wait(lambda: stored("num_pages") >= num_pages + num_new, "the prompt is stored")
+    cluster.wait(lambda: told()["eager_jobs"]["done"] > num_jobs, "what follows the answer is computed")
+    num_hit = stored("store_hit_tokens")
+    cluster.kill("prefill-0")
+    cluster.wait(lambda: _serves(cluster, "math"), "math serves again")
+    again = cluster.complete("tool", prompt, max_tokens=24, ignore_eos=True)
+    assert again.status_code == 200
+    cluster.wait(lambda: stored("store_hit_tokens") >= num_hit + num_new * PAGE_TOKENS, "the prompt is found")
+    assert cluster.complete("math", prompt, max_tokens=24, ignore_eos=True).json()["choices"] == answer["choices"]
 
 
 def test_the_router_comes_back(cluster: Cluster) -> None:

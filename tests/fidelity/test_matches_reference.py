@@ -1,23 +1,31 @@
-"""Served tokens equal the reference computation, however the engine gets there (I3, I5).
+"""Served tokens equal the reference computation, however the engine gets there (I3, I4, I5).
 
-51 held-out prompts x 3 decode modules (and the base) x engine configurations x cold, warm and mixed. Greedy tokens must
-be identical; log-probabilities of y_1 agree within 1e-4.
+51 held-out prompts x 3 decode modules (and the base) x engine configurations x cold, warm, mixed, and conversations in
+turns. Greedy tokens must be identical; log-probabilities of y_1 agree within 1e-4.
 """
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
 from sglang_patches.prefill.underway import MIN_TOKENS
 from tests.fidelity.conftest import MODULES, NUM_TOKENS, Prompt
-from tests.support.engines import TINY_AGENTS, Answer, Endpoint, shared_engine
+from tests.support.engines import TINY_AGENTS, Answer, Endpoint, shared_engine, with_prefill_key
 from tests.support.marks import starts_engine
-from tests.support.reference import Continuation
+from tests.support.reference import Continuation, Reference
 from tests.support.scores import Score
+from tests.support.stores import stored_agents, whole_pages
 
 LOGPROB_TOLERANCE = 1e-4
+NUM_TURNS = 3
+NEW = (30, 31, 32)
+"""What a conversation says between two calls."""
+DEADLINE_S = 60.0
 
 Asked = tuple[Prompt, str | None]
 
@@ -31,6 +39,16 @@ class Configuration:
     environment: tuple[tuple[str, str], ...] = ()
     has_exact_logprobs: bool = True
     """SGLang 0.5.17 can lose y_1's log-probability of a request retracted right after its prefill, patched or not."""
+    is_stored: bool = False
+    """Whether there is a store, and answers of every length are computed ahead: those here are shorter than the
+    default asks for."""
+
+    def file(self, folder: Path) -> Path:
+        """The deployment file, written below `folder` where it is none of the repository's."""
+        if not self.is_stored:
+            return TINY_AGENTS
+        file = stored_agents(folder, 'memory = "192 MiB"\n')
+        return with_prefill_key(file, "eager_min_tokens = 1", folder)
 
 
 CONFIGURATIONS = {
@@ -49,27 +67,54 @@ CONFIGURATIONS = {
         args=("--max-total-tokens", "1600", "--chunked-prefill-size", "256"), has_exact_logprobs=False
     ),
 }
+STORED = {
+    "page 16, chunk 64, mixed batches, answers ahead, store": Configuration(
+        page_size=16,
+        args=("--chunked-prefill-size", "64", "--enable-mixed-chunk", "--max-total-tokens", "4096"),
+        has_exact_logprobs=False,
+        is_stored=True,
+    )
+}
+"""Pool and host tier have room for three quarters of the prompts: what was used longest ago is in the store."""
+ALL = CONFIGURATIONS | STORED
 
 
-@pytest.fixture(scope="module", params=CONFIGURATIONS, ids=lambda name: name)
+@pytest.fixture(scope="module", params=ALL, ids=lambda name: name)
 def configuration(request: pytest.FixtureRequest) -> Configuration:
-    return CONFIGURATIONS[request.param]
+    return ALL[request.param]
 
 
 @pytest.fixture(scope="module")
 @starts_engine
-def engine(configuration: Configuration, request: pytest.FixtureRequest) -> Iterator[Endpoint]:
+def engine(
+    configuration: Configuration, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Endpoint]:
     if configuration == Configuration():
         yield request.getfixturevalue("agents")
         return
-    with shared_engine(TINY_AGENTS, *configuration.args, environment=dict(configuration.environment)) as endpoint:
+    file = configuration.file(tmp_path_factory.mktemp("configured"))
+    with shared_engine(file, *configuration.args, environment=dict(configuration.environment)) as endpoint:
         yield endpoint
+
+
+@pytest.fixture(scope="session")
+def turns(prompts: list[Prompt], reference: Reference) -> dict[Asked, Continuation]:
+    """Three conversations that no other test has, one after the other: in each the modules take turns, and every prompt
+    goes on where the answer before it ended."""
+    found: dict[Asked, Continuation] = {}
+    for number, prompt in enumerate(prompts[:3]):
+        context = (*NEW, *prompt)
+        for turn in range(NUM_TURNS):
+            module = MODULES[(number + turn) % len(MODULES)]
+            found[context, module] = reference.ask(module, context, NUM_TOKENS)
+            context = (*context, *found[context, module].tokens, *NEW)
+    return found
 
 
 def check(
     asked: Sequence[Asked],
     answers: Sequence[Answer],
-    expected: dict[Asked, Continuation],
+    expected: Mapping[Asked, Continuation],
     score: Score,
     configuration: Configuration,
 ) -> None:
@@ -135,3 +180,66 @@ def test_asked_together_a_prompt_is_computed_once(engine, configuration, prompts
         # For a last chunk that is short nobody waits.
         longest_rest = MIN_TOKENS if "--chunked-prefill-size" in configuration.args else 1
         assert all(reused - longest_rest < cached < len(prompt) for cached in others)
+
+
+def test_conversations_in_turns(engine, configuration, prompts, turns, score):
+    """The next prompt finds what the answer before it has left, which is all of it where answers are computed ahead."""
+    engine.flush()
+    answers = [ask_in_turn(engine, configuration, pair) for pair in turns]
+    check(list(turns), answers, turns, score, configuration)
+    for number, ((prompt, _), answer) in enumerate(zip(turns, answers, strict=True)):
+        if number % NUM_TURNS:
+            assert found_at_least(prompt, configuration) <= answer.cached_tokens < len(prompt)
+    if configuration.is_stored:
+        check_stored(engine, configuration, prompts, turns, score)
+
+
+def ask_in_turn(engine: Endpoint, configuration: Configuration, pair: Asked) -> Answer:
+    """One call, and the slice that follows its answer: that is longer than a page, and shorter than a slice may be."""
+    before = count(engine, "eager", "tokens")
+    answer = engine.generate(*pair, NUM_TOKENS)
+    if configuration.is_stored:
+        wait_for_more(engine, "eager", "tokens", before)
+    return answer
+
+
+def found_at_least(prompt: Prompt, configuration: Configuration) -> int:
+    """Tokens that a prompt finds of the turn before it, in whole pages: of its answer as well, if computed ahead."""
+    if configuration.is_stored:
+        return (len(prompt) - len(NEW)) // configuration.page_size * configuration.page_size
+    return base_made_prefix(prompt[: -len(NEW) - NUM_TOKENS], configuration.page_size)
+
+
+def check_stored(
+    engine: Endpoint,
+    configuration: Configuration,
+    prompts: Sequence[Prompt],
+    turns: Mapping[Asked, Continuation],
+    score: Score,
+) -> None:
+    """All whole pages of the conversations, answers included, are in the store, and come back from there."""
+    last = list(turns)[NUM_TURNS - 1 :: NUM_TURNS]
+    num_pages = sum((len(prompt) + NUM_TOKENS) // configuration.page_size for prompt, _ in last)
+    wait_for_more(engine, "store", "num_pages", num_pages - 1)
+    engine.generate_all([(prompt, None) for prompt in prompts], 1, 4)  # which pool and host tier have no room for
+    again = engine.generate_all(last, NUM_TOKENS, 1)
+    check(last, again, turns, score, configuration)
+    for (prompt, _), answer in zip(last, again, strict=True):
+        # The beginning, which other prompts have as well, may be in the pool.
+        assert answer.cached_tokens == whole_pages(len(prompt))
+        assert answer.report["store_hit_tokens"] > NUM_TURNS * NUM_TOKENS
+
+
+def count(engine: Endpoint, part: str, name: str) -> int:
+    """A number of what the engine tells of itself."""
+    told: dict[str, Any] = engine.http.get("/deployment/state").json()["workers"][0]
+    found: int = told[part][name]
+    return found
+
+
+def wait_for_more(engine: Endpoint, part: str, name: str, number: int) -> None:
+    """Wait until the count is above `number`."""
+    deadline = time.monotonic() + DEADLINE_S
+    while (found := count(engine, part, name)) <= number:
+        assert time.monotonic() < deadline, f"{part} {name} is {found}, and was to rise above {number}"
+        time.sleep(0.02)

@@ -1,13 +1,9 @@
 """Across workers: a decode worker tells what follows its answer, a prefill worker computes it when nobody waits."""
 
-import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import httpx
-
-from prefillshare.contract import CONTINUATION_PATH, EAGER_HEADER, MODULE_HEADER, NO_BOOTSTRAP_HOST
+from prefillshare.contract import EAGER_HEADER, NO_BOOTSTRAP_HOST
 from tests.fidelity_pd.conftest import NUM_TOKENS
 from tests.support.pd import Pair
 
@@ -15,24 +11,8 @@ ANSWER_TOKENS = 40
 HEADERS = {EAGER_HEADER: "1"}
 
 
-def ask_continuation(pair: Pair, rid: str) -> httpx.Response:
-    return pair.decode.get(CONTINUATION_PATH, params={"rid": rid})
-
-
-def compute_ahead(pair: Pair, input_ids: Sequence[int], **fields: Any) -> httpx.Response:
-    """Send a job as a router does; the reply comes when it is over."""
-    body = {
-        "input_ids": list(input_ids),
-        "sampling_params": {"max_new_tokens": 0},
-        "bootstrap_host": NO_BOOTSTRAP_HOST,
-        "bootstrap_room": time.time_ns(),
-        **fields,
-    }
-    return pair.prefill.post("/generate", json=body, headers={**HEADERS, MODULE_HEADER: str(pair.module)})
-
-
 def counts(pair: Pair) -> dict[str, int]:
-    return state(pair)["workers"][0]["eager"]
+    return pair.prefill_worker()["eager"]
 
 
 def state(pair: Pair) -> dict[str, Any]:
@@ -47,7 +27,7 @@ def long_prompt(pair: Pair, seed: int) -> list[int]:
 def test_the_next_turn_is_computed_before_it_comes(pair, prompts, reference):
     prompt = list(prompts[0])
     written = pair.generate(prompt, ANSWER_TOKENS, rid=f"turn-1-{pair.module}")
-    found = ask_continuation(pair, f"turn-1-{pair.module}")
+    found = pair.continuation(f"turn-1-{pair.module}")
     assert found.status_code == 200
     assert found.json() == {
         "input_ids": [*prompt, *written.tokens],
@@ -56,7 +36,7 @@ def test_the_next_turn_is_computed_before_it_comes(pair, prompts, reference):
         "new_tokens": ANSWER_TOKENS,
     }
     before = counts(pair)
-    reply = compute_ahead(pair, found.json()["input_ids"])
+    reply = pair.compute_ahead(found.json()["input_ids"])
     assert reply.status_code == 200, reply.text
     assert reply.json()["meta_info"]["finish_reason"]["type"] == "length"
     assert counts(pair)["tokens"] - before["tokens"] == ANSWER_TOKENS
@@ -71,9 +51,9 @@ def test_the_next_turn_is_computed_before_it_comes(pair, prompts, reference):
 def test_each_continuation_is_told_once(pair, prompts):
     rid = f"once-{pair.module}"
     pair.generate(prompts[1], ANSWER_TOKENS, rid=rid, extra_key="a")
-    assert ask_continuation(pair, rid).json()["extra_key"] == "a"
+    assert pair.continuation(rid).json()["extra_key"] == "a"
     for asked in (rid, "nobody", ""):
-        reply = ask_continuation(pair, asked)
+        reply = pair.continuation(asked)
         assert reply.status_code == 404
         assert "no continuation" in reply.json()["error"]["message"]
 
@@ -84,7 +64,7 @@ def test_a_chat_is_told_as_history(pair):
     fields = {"temperature": 0, "max_tokens": ANSWER_TOKENS, "ignore_eos": True, "return_prompt_token_ids": True}
     reply, _ = pair.post("/v1/chat/completions", {"messages": turns, "rid": rid, **fields})
     assert reply.status_code == 200, reply.text
-    found = ask_continuation(pair, rid).json()["input_ids"]
+    found = pair.continuation(rid).json()["input_ids"]
     turns += [reply.json()["choices"][0]["message"], {"role": "user", "content": "and eggs?"}]
     reply, _ = pair.post("/v1/chat/completions", {"messages": turns, **fields})
     prompt = reply.json()["choices"][0]["prompt_token_ids"]
@@ -95,7 +75,7 @@ def test_a_chat_is_told_as_history(pair):
 def test_a_call_overtakes_a_job(pair, prompts):
     """A job is thousands of tokens long; a call that comes meanwhile waits for a slice of it at most."""
     with ThreadPoolExecutor(1) as pool:
-        job = pool.submit(compute_ahead, pair, long_prompt(pair, 1))
+        job = pool.submit(pair.compute_ahead, long_prompt(pair, 1))
         while counts(pair)["tokens"] == 0:
             assert not job.done(), job.result().text
         for prompt in prompts[:4]:
@@ -110,7 +90,7 @@ def test_a_call_overtakes_a_job(pair, prompts):
 def test_a_flush_ends_a_job_at_once(pair):
     before = counts(pair)
     with ThreadPoolExecutor(1) as pool:
-        job = pool.submit(compute_ahead, pair, long_prompt(pair, 2))
+        job = pool.submit(pair.compute_ahead, long_prompt(pair, 2))
         while counts(pair)["tokens"] == before["tokens"]:
             assert not job.done(), job.result().text
         assert pair.prefill.post("/flush_cache").status_code == 200
@@ -121,7 +101,7 @@ def test_a_flush_ends_a_job_at_once(pair):
 
 def test_an_abort_of_all_ends_a_job(pair):
     with ThreadPoolExecutor(1) as pool:
-        job = pool.submit(compute_ahead, pair, long_prompt(pair, 3))
+        job = pool.submit(pair.compute_ahead, long_prompt(pair, 3))
         before = counts(pair)["tokens"]
         while counts(pair)["tokens"] == before:
             assert not job.done(), job.result().text
@@ -132,7 +112,7 @@ def test_an_abort_of_all_ends_a_job(pair):
 def test_a_job_is_no_part_of_the_load(pair, prompts):
     with ThreadPoolExecutor(1) as pool:
         before = state(pair)
-        job = pool.submit(compute_ahead, pair, long_prompt(pair, 4))
+        job = pool.submit(pair.compute_ahead, long_prompt(pair, 4))
         while not job.done():
             worker = state(pair)["workers"][0]
             assert (worker["running"], worker["queued"]) == (0, 0)

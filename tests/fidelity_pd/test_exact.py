@@ -1,10 +1,11 @@
-"""Tokens that came over a hand-off equal the reference computation, however they got there (I3, I5).
+"""Tokens that came over a hand-off equal the reference computation, however they got there (I3, I4, I5).
 
 24 held-out prompts x a module with full weights and one with an adapter x worker configurations x cold, warm and twelve
-at a time; KV goes through shared memory, in one configuration over NIXL. Greedy tokens must be identical;
-log-probabilities of y_1 agree within 1e-4.
+at a time, and a conversation; KV goes through shared memory, in one configuration over NIXL. Greedy tokens must be
+identical; log-probabilities of y_1 agree within 1e-4.
 """
 
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,10 +14,13 @@ import pytest
 from prefillshare.contract import SHARED_MEMORY_VARIABLE
 from tests.fidelity_pd.conftest import MODULES, NUM_TOKENS, Expected, Prompt
 from tests.support.marks import starts_engine
-from tests.support.pd import Answer, Workers, deployment_file, pd_workers
+from tests.support.pd import Answer, Pair, Workers, deployment_file, pd_workers
 from tests.support.scores import Score
 
 LOGPROB_TOLERANCE = 1e-4
+NUM_TURNS = 4
+NEW = (30, 31, 32)
+"""What a conversation says between two calls."""
 RETRACTION = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "5"}
 
 
@@ -31,6 +35,8 @@ class Configuration:
     """Whether running requests must lose their memory and get it back."""
     is_by_memory: bool = True
     """Whether the prefill worker writes KV right into the decode workers' memory."""
+    store: str | None = None
+    """Memory of the store; with one, what follows each answer is computed ahead."""
 
     def environment(self) -> dict[str, str]:
         """Of the decode workers."""
@@ -47,6 +53,9 @@ CONFIGURATIONS = {
         page_size=16, decode_environment=tuple(RETRACTION.items()), has_retractions=True, is_by_memory=False
     ),
     "page 1, pool of 1600 tokens": Configuration(page_size=1, args=("--max-total-tokens", "1600")),
+    "page 16, chunk 64, pool of 1600 tokens, answers ahead, store": Configuration(
+        page_size=16, args=("--chunked-prefill-size", "64", "--max-total-tokens", "1600"), store="64 MiB"
+    ),
 }
 
 
@@ -63,7 +72,9 @@ def configured(
     if configuration == Configuration(page_size=1):
         yield request.getfixturevalue("workers")
         return
-    file = deployment_file(tmp_path_factory.mktemp("pd"), *MODULES, page_size=configuration.page_size)
+    file = deployment_file(
+        tmp_path_factory.mktemp("pd"), *MODULES, page_size=configuration.page_size, store=configuration.store
+    )
     environment = {f"decode-{module}-0": configuration.environment() for module in MODULES}
     with pd_workers(file, *configuration.args, environment=environment) as workers:
         yield workers
@@ -87,12 +98,28 @@ def check(prompts: Sequence[Prompt], answers: Sequence[Answer], module: str, exp
     assert score.largest_logprob_difference <= LOGPROB_TOLERANCE
 
 
+def ask(pair: Pair, configuration: Configuration, prompt: Prompt) -> Answer:
+    """One call; where answers are computed ahead, as a router does it, what follows the answer as well."""
+    rid = uuid.uuid4().hex
+    answer = pair.generate(prompt, NUM_TOKENS, rid=rid)
+    if configuration.store:
+        told = pair.continuation(rid).json()["input_ids"]
+        assert told == [*prompt, *answer.tokens]
+        before = pair.prefill_worker()["eager"]["tokens"]
+        reply = pair.compute_ahead(told)
+        assert reply.json()["meta_info"]["finish_reason"]["type"] == "length", reply.text
+        # An answer is longer than a page.
+        assert pair.prefill_worker()["eager"]["tokens"] > before
+    return answer
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_cold_then_warm_then_twelve_at_a_time(configured, configuration, prompts, expected, score, module):
     pair, page_size = configured.pairs[module], configuration.page_size
     has_room = "--max-total-tokens" not in configuration.args
     pair.flush()
-    cold = pair.generate_all(prompts, NUM_TOKENS, 1)
+    from_store = pair.prefill_worker()["store"]["store_hit_tokens"] if configuration.store else 0
+    cold = [ask(pair, configuration, prompt) for prompt in prompts]
     check(prompts, cold, module, expected, score)
 
     warm = pair.generate_all(prompts, NUM_TOKENS, 4)
@@ -101,6 +128,10 @@ def test_cold_then_warm_then_twelve_at_a_time(configured, configuration, prompts
         for prompt, answer in zip(prompts, warm, strict=True):
             held = (len(prompt) - 1) // page_size * page_size
             assert (answer.cached_tokens, answer.handoff_tokens) == (held, len(prompt) - held)
+
+    if configuration.store:
+        # The pool and the host tier, twice as large, had no room for all prompts.
+        assert pair.prefill_worker()["store"]["store_hit_tokens"] > from_store
 
     pair.flush()
     together = pair.generate_all(prompts, NUM_TOKENS, 12)
@@ -113,3 +144,18 @@ def test_cold_then_warm_then_twelve_at_a_time(configured, configuration, prompts
     handoff = pair.prefill.get("/deployment/state").json()["workers"][0]["handoff"]
     assert handoff["memory_calls"] == (handoff["calls"] if configuration.is_by_memory else 0)
     assert handoff["memory_bytes"] == (handoff["bytes"] if configuration.is_by_memory else 0)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_conversation(configured, configuration, prompts, expected, score, module):
+    """The next prompt finds what the answer before it has left, which is all of it where answers are computed ahead."""
+    pair, page_size, context = configured.pairs[module], configuration.page_size, prompts[0]
+    pair.flush()
+    least = 0
+    for _ in range(NUM_TURNS):
+        answer = ask(pair, configuration, context)
+        check([context], [answer], module, expected, score)
+        assert least <= answer.cached_tokens < len(context)
+        num_left = len(context) + (NUM_TOKENS if configuration.store else -1)
+        least = num_left // page_size * page_size
+        context = (*context, *answer.tokens, *NEW)

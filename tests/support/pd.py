@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 
 from prefillshare.config import load_deployment
+from prefillshare.contract import CONTINUATION_PATH, EAGER_HEADER, MODULE_HEADER, NO_BOOTSTRAP_HOST
 from prefillshare.modules.deployment import resolve
 from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.plan.processes import PlannedWorker, plan_workers
@@ -111,6 +112,27 @@ class Pair:
         body = {"messages": [{"role": "user", "content": content}], "temperature": 0, **fields}
         return self.post("/v1/chat/completions", body)
 
+    def continuation(self, rid: str) -> httpx.Response:
+        """What the decode worker says that comes after the answer to the call ``rid``."""
+        return self.decode.get(CONTINUATION_PATH, params={"rid": rid})
+
+    def compute_ahead(self, input_ids: Sequence[int], **fields: Any) -> httpx.Response:
+        """Send the prefill worker a job as a router does; the reply comes when it is over."""
+        body = {
+            "input_ids": list(input_ids),
+            "sampling_params": {"max_new_tokens": 0},
+            "bootstrap_host": NO_BOOTSTRAP_HOST,
+            "bootstrap_room": time.time_ns(),
+            **fields,
+        }
+        headers = {EAGER_HEADER: "1", MODULE_HEADER: str(self.module)}
+        return self.prefill.post("/generate", json=body, headers=headers)
+
+    def prefill_worker(self) -> dict[str, Any]:
+        """The prefill worker's entry in its state."""
+        found: dict[str, Any] = self.prefill.get("/deployment/state").json()["workers"][0]
+        return found
+
     def flush(self) -> None:
         """Empty the prefix caches of both workers."""
         flush(self.prefill)
@@ -141,19 +163,24 @@ class Workers:
         return self.processes[name].log_path.read_text(errors="replace")
 
 
-def deployment_file(folder: Path, *modules: str, page_size: int = 1) -> Path:
-    """A deployment of the tiny family: ``math`` with full weights, the others as LoRA modules."""
+def deployment_file(folder: Path, *modules: str, page_size: int = 1, store: str | None = None) -> Path:
+    """A deployment of the tiny family: ``math`` with full weights, the others as LoRA modules.
+
+    ``store``: memory of a store such as "64 MiB"; then the shortest answer is worth being computed ahead, too.
+    """
     lines = [
         'name = "pd"',
         'topology = "disaggregated"',
         "[prefill]",
         f'name = "{BASE_NAME}"',
         f'path = "{TINY / "base"}"',
+        *(["eager_min_tokens = 1"] if store else []),
     ]
     for module in modules:
         kind = 'kind = "full"\nmerge = true' if module == "math" else 'kind = "lora"'
         lines += ["[[decode]]", f'name = "{module}"', kind, f'path = "{TINY / module}"']
     lines += ["[engine]", 'dtype = "float32"', f"page_size = {page_size}"]
+    lines += ["[store]", f'memory = "{store}"'] if store else []
     file = folder / "pd.toml"
     file.write_text("\n".join(lines) + "\n")
     return file

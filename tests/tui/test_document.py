@@ -12,8 +12,8 @@ from prefillshare_tui import client, parse, snapshot
 from tests.support.state_document import mistakes_in
 
 NOT_SHOWN = {
-    snapshot.Snapshot: {"schema", "refusals", "retries", "eager_jobs"},
-    snapshot.Worker: {"push", "store"},
+    snapshot.Snapshot: {"schema", "refusals", "retries"},
+    snapshot.Worker: {"store"},
     snapshot.Module: {"retractions", "shared_prefix"},
     snapshot.Handoff: {"memory_bytes", "memory_calls"},
 }
@@ -25,6 +25,8 @@ PARTS = {
     snapshot.Kv: document.KvState,
     snapshot.Handoff: document.HandoffState,
     snapshot.Eager: document.EagerState,
+    snapshot.Push: document.PushState,
+    snapshot.EagerJobs: document.EagerJobsState,
     snapshot.Session: document.SessionState,
     snapshot.Divergence: document.DivergenceState,
     snapshot.Event: document.EventState,

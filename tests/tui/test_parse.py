@@ -11,7 +11,7 @@ from benchmarks.tui.deployment import PaperDeployment
 from prefillshare_tui.errors import ForeignServerError
 from prefillshare_tui.overview import warning_of
 from prefillshare_tui.parse import parse
-from prefillshare_tui.snapshot import Eager, Snapshot
+from prefillshare_tui.snapshot import Eager, EagerJobs, Push, Snapshot
 from prefillshare_tui.summary import summary_text
 from prefillshare_tui.view import view_since_start
 
@@ -37,6 +37,8 @@ def complete() -> dict[str, Any]:
 def test_every_field_arrives() -> None:
     state = complete()
     state["workers"][0]["eager"] = {"tokens": 5, "hit_tokens": 4, "dropped": 1}
+    state["workers"][1]["push"] = {"pushed_tokens": 7, "push_hit_tokens": 6}
+    state["eager_jobs"] = {"done": 9, "dropped": 1, "cancelled": 2, "failed": 3, "pushed": 8}
     snapshot = parsed(state)
     assert (snapshot.name, snapshot.topology, snapshot.prefill_module) == ("tiny-agents", "disaggregated", "tiny-base")
     math_module, expected = snapshot.modules[0], state["modules"][0]
@@ -52,6 +54,9 @@ def test_every_field_arrives() -> None:
     assert worker.handoff.bytes == state["workers"][0]["handoff"]["bytes"]
     assert worker.eager == Eager(tokens=5, hit_tokens=4, dropped=1)
     assert snapshot.workers[1].eager is None
+    assert snapshot.workers[0].push is None
+    assert snapshot.workers[1].push == Push(pushed_tokens=7, push_hit_tokens=6)
+    assert snapshot.eager_jobs == EagerJobs(done=9, dropped=1, cancelled=2, failed=3, pushed=8)
     parted = next(session for session in snapshot.sessions if session.divergence)
     assert parted.divergence is not None
     assert (parted.divergence.token, parted.divergence.modules) == (34, ("math", "tool"))

@@ -9,7 +9,7 @@ from prefillshare_tui import words
 from prefillshare_tui.history import SPANS_S, History
 from prefillshare_tui.overview import hits_lines, latency_lines, load_lines, memory_lines
 from prefillshare_tui.parts import as_text, memory_bar, split_bar
-from prefillshare_tui.snapshot import Divergence, Eager, Kv, Session, Snapshot, Worker
+from prefillshare_tui.snapshot import Divergence, Eager, EagerJobs, Kv, Push, Session, Snapshot, Worker
 from prefillshare_tui.tables.base import arrange, fit
 from prefillshare_tui.tables.events import EVENTS
 from prefillshare_tui.tables.modules import MODULES
@@ -65,6 +65,20 @@ def test_a_worker_says_what_it_computed_ahead_where_it_does() -> None:
         said = [as_text(text) for text in WORKERS.detail(row, view)]
         ahead = "computed ahead of calls: 1,200 tokens, 900 of them hit since; 3 answers given up"
         assert (ahead in said) == is_said
+
+
+def test_pushes_are_told_of_a_decode_worker_and_jobs_of_the_router() -> None:
+    push, jobs = Push(pushed_tokens=5000, push_hit_tokens=4000), EagerJobs(done=9, dropped=1, cancelled=2, failed=0)
+    workers = (Worker(id="d", role="decode", push=push), Worker(id="r", role="router"), Worker(id="p", role="prefill"))
+    view = view_of([Snapshot(time=NOW, workers=workers, eager_jobs=jobs)])
+    said = {row.worker.id: [as_text(text) for text in WORKERS.detail(row, view)] for row in WORKERS.rows(view)}
+    pushed = "handed over ahead of calls: 5,000 tokens, 4,000 of them hit since"
+    outcomes = (
+        "answers to compute ahead: 9 done, - of them pushed to the module expected next; 1 gave way, 2 came too late, "
+        "0 failed"
+    )
+    assert [name for name, texts in said.items() if pushed in texts] == ["d"]
+    assert [name for name, texts in said.items() if outcomes in texts] == ["r"]
 
 
 def test_columns_that_matter_less_go_first() -> None:

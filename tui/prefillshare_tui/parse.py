@@ -15,11 +15,13 @@ from prefillshare_tui.snapshot import (
     LATENCIES,
     Divergence,
     Eager,
+    EagerJobs,
     Event,
     Handoff,
     Histogram,
     Kv,
     Module,
+    Push,
     Session,
     Snapshot,
     Worker,
@@ -34,6 +36,8 @@ _WORKER = "pid restarts running queued prompt_tokens cached_tokens generated_tok
 _KV = "capacity_tokens shared_tokens private_tokens free_tokens evictable_tokens token_bytes".split()
 _HANDOFF = "tokens bytes seconds calls".split()
 _EAGER = "tokens hit_tokens dropped".split()
+_PUSH = "pushed_tokens push_hit_tokens".split()
+_EAGER_JOBS = "done dropped cancelled failed pushed".split()
 _SESSION = (
     "num_calls first_seen last_seen running context_tokens prompt_tokens own_hit_tokens cross_hit_tokens repins".split()
 )
@@ -65,6 +69,7 @@ def parse(reply: bytes, url: str) -> Snapshot:
 def _snapshot(state: Json, time: float) -> Snapshot:
     sessions = state.get("sessions")
     sessions = sessions if isinstance(sessions, dict) else {}
+    jobs = state.get("eager_jobs")
     return Snapshot(
         time=time,
         started=_number(state.get("started")),
@@ -77,6 +82,7 @@ def _snapshot(state: Json, time: float) -> Snapshot:
         num_sessions=_number(sessions.get("total")),
         events=tuple(map(_event, _objects(state.get("events")))),
         repins=_number(state.get("repins")),
+        eager_jobs=EagerJobs(**_numbers(jobs, _EAGER_JOBS)) if isinstance(jobs, dict) else None,
     )
 
 
@@ -95,7 +101,8 @@ def _module(entry: Json) -> Module:
 
 
 def _worker(entry: Json) -> Worker:
-    kv, handoff, eager, module = entry.get("kv"), entry.get("handoff"), entry.get("eager"), entry.get("module")
+    kv, handoff, eager, push = (entry.get(part) for part in ("kv", "handoff", "eager", "push"))
+    module = entry.get("module")
     return Worker(
         id=_text(entry.get("id")),
         role=_text(entry.get("role")),
@@ -105,6 +112,7 @@ def _worker(entry: Json) -> Worker:
         kv=Kv(**_numbers(kv, _KV)) if isinstance(kv, dict) else None,
         handoff=Handoff(**_numbers(handoff, _HANDOFF)) if isinstance(handoff, dict) else None,
         eager=Eager(**_numbers(eager, _EAGER)) if isinstance(eager, dict) else None,
+        push=Push(**_numbers(push, _PUSH)) if isinstance(push, dict) else None,
         **_numbers(entry, _WORKER),
     )
 

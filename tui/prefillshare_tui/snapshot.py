@@ -106,6 +106,32 @@ class Eager:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Push:
+    """KV that a decode worker was handed before any call asked for it."""
+
+    pushed_tokens: float | None = None
+    """Tokens handed over."""
+    push_hit_tokens: float | None = None
+    """Those that a call then need not be handed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EagerJobs:
+    """What became of the jobs by which a router has answers computed ahead."""
+
+    done: float | None = None
+    """Computed."""
+    dropped: float | None = None
+    """Gave way to calls that waited, or to newer jobs."""
+    cancelled: float | None = None
+    """The session's next call came first."""
+    failed: float | None = None
+    """A worker refused or failed."""
+    pushed: float | None = None
+    """Of those done, handed on to the decode worker of the module expected next."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Worker:
     """One process of the deployment."""
 
@@ -141,6 +167,8 @@ class Worker:
     """None in the colocated topology."""
     eager: Eager | None = None
     """None where nothing is computed ahead."""
+    push: Push | None = None
+    """Decode workers only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,3 +257,5 @@ class Snapshot:
     """Oldest first."""
     repins: float | None = None
     """Moves of sessions between prefill workers."""
+    eager_jobs: EagerJobs | None = None
+    """None where no router has answers computed ahead."""

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 
 from prefillshare_tui import words
 from prefillshare_tui.parts import Line, Tone, line, memory_bar
-from prefillshare_tui.snapshot import Kv, Worker
+from prefillshare_tui.snapshot import Kv, Snapshot, Worker
 from prefillshare_tui.tables.base import Column, Table
 from prefillshare_tui.view import NOTHING, Activity, View
 
@@ -67,7 +67,7 @@ def _detail(row: WorkerRow, view: View) -> tuple[Line, ...]:
             f"free {words.exact(kv.free_tokens)}",
         )
     )
-    return head, memory, *_moved(row), *_computed_ahead(worker)
+    return head, memory, *_moved(row), *_computed_ahead(worker), *_pushed(worker), *_jobs(worker, view.snapshot)
 
 
 def _moved(row: WorkerRow) -> tuple[Line, ...]:
@@ -88,6 +88,27 @@ def _computed_ahead(worker: Worker) -> tuple[Line, ...]:
         return ()
     text = f"computed ahead of calls: {words.exact(eager.tokens)} tokens, {words.exact(eager.hit_tokens)} of them hit "
     return (line(text + f"since; {words.exact(eager.dropped)} answers given up"),)
+
+
+def _pushed(worker: Worker) -> tuple[Line, ...]:
+    push = worker.push
+    if push is None:
+        return ()
+    text = f"handed over ahead of calls: {words.exact(push.pushed_tokens)} tokens, "
+    return (line(f"{text}{words.exact(push.push_hit_tokens)} of them hit since"),)
+
+
+def _jobs(worker: Worker, snapshot: Snapshot) -> tuple[Line, ...]:
+    """What the router had computed ahead: it tells of that for the whole deployment."""
+    jobs = snapshot.eager_jobs
+    if worker.role != "router" or jobs is None:
+        return ()
+    text = (
+        f"answers to compute ahead: {words.exact(jobs.done)} done, {words.exact(jobs.pushed)} of them pushed to the "
+        f"module expected next; {words.exact(jobs.dropped)} gave way, {words.exact(jobs.cancelled)} came too late, "
+        f"{words.exact(jobs.failed)} failed"
+    )
+    return (line(text),)
 
 
 def _bytes(tokens: float | None, kv: Kv) -> str:
