@@ -127,7 +127,9 @@ def test_cold_then_warm_then_twelve_at_a_time(configured, configuration, prompts
     if has_room:
         for prompt, answer in zip(prompts, warm, strict=True):
             held = (len(prompt) - 1) // page_size * page_size
-            assert (answer.cached_tokens, answer.handoff_tokens) == (held, len(prompt) - held)
+            # The prefill worker goes on in the page at the prompt's end; the decode worker has whole pages.
+            assert held <= answer.cached_tokens < len(prompt)
+            assert answer.handoff_tokens == len(prompt) - held
 
     if configuration.store:
         # The pool and the host tier, twice as large, had no room for all prompts.
