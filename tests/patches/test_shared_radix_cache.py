@@ -122,7 +122,8 @@ class Scheduler(RuleBasedStateMachine):
         self.cache.cache_finished_req(req, is_insert=is_insert, kv_len_to_handle=req.kv_committed_len)
         self.wrote(req)
         self.free_rows.append(req.req_pool_idx)
-        self.running.remove(req)
+        # By identity: to compare two would compare their tensors.
+        self.running = [other for other in self.running if other is not req]
 
     # --- rules ----------------------------------------------------------------------------------------------------
 
