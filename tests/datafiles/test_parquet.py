@@ -54,7 +54,13 @@ def test_nulls_that_somebody_wrote_stay_where_they_can_be_told(tmp_path: Path) -
 
 def test_a_damaged_row_group_costs_its_own_rows(tmp_path: Path) -> None:
     rows = [{"q": os.urandom(40).hex()} for _ in range(300)]
-    file = write(tmp_path / "rows.parquet", pa.Table.from_pylist(rows), row_group_size=50, use_dictionary=False, compression="NONE")
+    file = write(
+        tmp_path / "rows.parquet",
+        pa.Table.from_pylist(rows),
+        row_group_size=50,
+        use_dictionary=False,
+        compression="NONE",
+    )
     content = bytearray(file.read_bytes())
     start = bytes(content).index(rows[100]["q"].encode())
     content[start - 40 : start] = os.urandom(40)
