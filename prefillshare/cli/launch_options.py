@@ -1,9 +1,11 @@
-"""The options of `prefillshare launch`, one type each."""
+"""The options of `prefillshare launch`, one type each; `router` and `worker` have some of them too."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from prefillshare.cli.output import warn
 
 DeploymentFile = Annotated[
     Path | None, typer.Argument(help="Deployment file; without one, the tiny family that comes along.")
@@ -30,3 +32,11 @@ OtlpEndpoint = Annotated[
 ]
 LogFile = Annotated[Path | None, typer.Option(help="File for the engine's log.")]
 ShowDashboard = Annotated[bool, typer.Option("--tui", help="Show the dashboard while it serves.")]
+
+_PRIVATE_HOSTS = ("127.0.0.1", "localhost", "::1")
+
+
+def warn_if_open(host: str, port: int, api_key: str | None) -> None:
+    """Say so when others than this machine's users may use the server."""
+    if host not in _PRIVATE_HOSTS and not api_key:
+        warn(f"anybody who can reach {host}:{port} may use the server: protect it with --api-key")

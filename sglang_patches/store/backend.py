@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,9 +22,11 @@ from sglang.srt.mem_cache.hicache_storage import HiCacheStorage, HiCacheStorageC
 
 from prefillshare.errors import StoreError
 from prefillshare.store import KvStore, StoreIdentity, StoreStats
-from prefillshare.store.remote.client import FetchClient
 from sglang_patches.store.costs import Pace
 from sglang_patches.store.identity import identify, read_settings
+
+if TYPE_CHECKING:
+    from prefillshare.store.remote.client import FetchClient
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,9 @@ class StoreBackend(HiCacheStorage):
             settings = read_settings(told["store"])
             self._store = KvStore.attach(settings, identity)
             if told.get("fetches"):
+                # Late: without peers, nothing of it is imported.
+                from prefillshare.store.remote.client import FetchClient
+
                 self._fetches = FetchClient(settings, identity)
         except StoreError as error:
             log.error("prefillshare: this engine goes on without the store: %s", error)

@@ -1,5 +1,6 @@
 """Two prefill workers over one store: what one has computed, the other finds, and so does one that was killed."""
 
+import contextlib
 import os
 import signal
 import time
@@ -21,7 +22,7 @@ from tests.support.engines import MODELS_DIR, flush
 from tests.support.forks import fork_server
 from tests.support.marks import starts_engine
 from tests.support.reference import Reference
-from tests.support.stores import num_stored_pages, whole_pages
+from tests.support.stores import wait_for_pages, whole_pages
 
 NUM_TOKENS = 8
 TINY = MODELS_DIR / "tiny"
@@ -91,11 +92,9 @@ class Stored:
             time.sleep(0.2)
 
 
-@pytest.fixture(scope="module")
-@starts_engine
-def stored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stored]:
-    file = tmp_path_factory.mktemp("stored") / "stored.toml"
-    file.write_text(DEPLOYMENT)
+@contextlib.contextmanager
+def serving(file: Path) -> Iterator[Stored]:
+    """Serve a deployment file while the block runs."""
     deployment, options = resolve(load_deployment(file)), LaunchOptions(port=free_port())
     forks = fork_server(next(iter(plan(deployment, options).values())))
     running = launch_cluster(deployment, options, borrowed=forks)
@@ -104,6 +103,15 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stored]:
             yield Stored(running, file, http)
     finally:
         running.stop(drain_s=0)
+
+
+@pytest.fixture(scope="module")
+@starts_engine
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stored]:
+    file = tmp_path_factory.mktemp("stored") / "stored.toml"
+    file.write_text(DEPLOYMENT)
+    with serving(file) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +126,7 @@ def test_the_second_prefill_worker_finds_what_the_first_has_computed(stored, exp
     # An odd number of calls: in the second round each prompt goes to the other worker.
     assert len(PROMPTS) % 2 == 1
     assert [stored.ask(prompt) for prompt in PROMPTS] == expected
-    wait_for_pages(stored, sum(whole_pages(len(prompt)) for prompt in PROMPTS) // 16)
+    wait_for_pages(stored.file, sum(whole_pages(len(prompt)) for prompt in PROMPTS) // 16, WAIT_S)
     assert [stored.ask(prompt) for prompt in PROMPTS] == expected
 
     found = sum(worker["store"]["store_hit_tokens"] for worker in stored.prefill_workers())
@@ -138,10 +146,3 @@ def test_a_killed_prefill_worker_comes_back_warm(stored, expected):
     assert [stored.ask(prompt) for prompt in (*PROMPTS, *PROMPTS)] == [*expected, *expected]
     assert stored.prefill_workers()[0]["store"]["store_hit_tokens"] > hits_before
     assert sum(stored.num_prefilled()) - before <= 2 * 16 * len(PROMPTS)
-
-
-def wait_for_pages(stored: Stored, num_pages: int) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while (found := num_stored_pages(stored.file)) < num_pages:
-        assert time.monotonic() < deadline, f"{found} of {num_pages} pages are stored"
-        time.sleep(0.05)

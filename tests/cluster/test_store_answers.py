@@ -2,26 +2,17 @@
 them again, whichever gets the next prompt and whichever module is called.
 """
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
-from prefillshare.config import load_deployment
-from prefillshare.modules.deployment import resolve
-from prefillshare.serving.launch import plan
-from prefillshare.serving.machine.ports import free_port
-from prefillshare.serving.options import LaunchOptions
-from prefillshare.serving.run.cluster import launch_cluster
-from tests.cluster.test_store import Stored
+from tests.cluster.test_store import Stored, serving
 from tests.fidelity.icarus_expected import Rules
 from tests.fidelity.icarus_family import PAIRED, TINY, make_icarus_family
 from tests.support.engines import flush
-from tests.support.forks import fork_server
 from tests.support.marks import starts_engine
-from tests.support.stores import PAGE_TOKENS, num_stored_pages
+from tests.support.stores import PAGE_TOKENS, num_stored_pages, wait_for_pages
 
 NUM_TOKENS = 48
 NUM_NEW = 16
@@ -63,14 +54,8 @@ def stored(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     modules = "".join(f'[[decode]]\nname = "{name}"\nkind = "lora"\npath = "{family / name}"\n' for name in PAIRED)
     file = tmp_path_factory.mktemp("answers") / "answers.toml"
     file.write_text(DEPLOYMENT.format(modules=modules))
-    deployment, options = resolve(load_deployment(file)), LaunchOptions(port=free_port())
-    forks = fork_server(next(iter(plan(deployment, options).values())))
-    running = launch_cluster(deployment, options, borrowed=forks)
-    try:
-        with httpx.Client(base_url=running.url, timeout=WAIT_S) as http:
-            yield Stored(running, file, http)
-    finally:
-        running.stop(drain_s=0)
+    with serving(file) as running:
+        yield running
 
 
 def ask(stored: Stored, module: str, prompt: list[int], num_tokens: int = NUM_TOKENS) -> list[int]:
@@ -88,14 +73,6 @@ def stores(stored: Stored, role: str) -> list[dict]:
     return [worker["store"] for worker in workers if worker["role"] == role]
 
 
-def wait_for_pages(stored: Stored, num_tokens: int) -> None:
-    """Wait until all whole pages of so many tokens are stored."""
-    num_pages, deadline = num_tokens // PAGE_TOKENS, time.monotonic() + WAIT_S
-    while (found := num_stored_pages(stored.file)) < num_pages:
-        assert time.monotonic() < deadline, f"{found} of {num_pages} pages are stored"
-        time.sleep(0.05)
-
-
 def test_no_answer_is_prefilled_whichever_module_and_worker_goes_on(stored, rules):
     flush(stored.http)
     before, found_before = sum(stored.num_prefilled()), found(stored)
@@ -107,7 +84,7 @@ def test_no_answer_is_prefilled_whichever_module_and_worker_goes_on(stored, rule
         answer = ask(stored, module, context)
         assert answer == rules.judge((tuple(context), module), answer).tokens
         # The last token of an answer is never computed.
-        wait_for_pages(stored, len(context) + NUM_TOKENS - 1)
+        wait_for_pages(stored.file, (len(context) + NUM_TOKENS - 1) // PAGE_TOKENS, WAIT_S)
         num_said += NUM_TOKENS
         context += [*answer, *(10 + (turn * 31 + place * 7) % 500 for place in range(NUM_NEW))]
 
@@ -137,7 +114,7 @@ def test_an_answer_that_is_given_up_goes_back_as_far_as_it_came(stored, rules):
             num_seen += line.startswith("data: ")
             if num_seen > NUM_TOKENS:
                 break
-    wait_for_pages(stored, len(PROMPT) + NUM_TOKENS)
+    wait_for_pages(stored.file, (len(PROMPT) + NUM_TOKENS) // PAGE_TOKENS, WAIT_S)
     said = ask(stored, PAIRED[0], PROMPT)
     before = sum(stored.num_prefilled())
     turn = [*PROMPT, *said, *PROMPT[:NUM_NEW]]

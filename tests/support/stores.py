@@ -77,11 +77,16 @@ class Relaunched:
         self.endpoint.close()
 
     def wait_for_pages(self, num_pages: int) -> None:
-        """Wait until the store has so many pages: an engine writes what it has answered a moment later."""
-        deadline = time.monotonic() + 60
-        while (found := num_stored_pages(self.file)) < num_pages:
-            assert time.monotonic() < deadline, f"{found} of {num_pages} pages are stored"
-            time.sleep(0.02)
+        """Wait until the store has so many pages."""
+        wait_for_pages(self.file, num_pages)
+
+
+def wait_for_pages(file: Path, num_pages: int, longest_s: float = 60.0) -> None:
+    """Wait until the store of a deployment file has so many pages: what is answered is written a moment later."""
+    deadline = time.monotonic() + longest_s
+    while (found := num_stored_pages(file)) < num_pages:
+        assert time.monotonic() < deadline, f"{found} of {num_pages} pages are stored"
+        time.sleep(0.02)
 
 
 def store_path(file: Path) -> Path:

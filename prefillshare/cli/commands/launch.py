@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from prefillshare.serving.options import LaunchOptions
 
 DRAIN_S = 8.0
-_PRIVATE_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 
 def launch(
@@ -66,8 +65,7 @@ def launch(
     deployment = resolve(config, found)
     for text in (*deployment.warnings, *plan_warnings(deployment)):
         warn(text)
-    if host not in _PRIVATE_HOSTS and not api_key:
-        warn(f"anybody who can reach {host}:{port} may use the server: protect it with --api-key")
+    given.warn_if_open(host, port, api_key)
     options = LaunchOptions(
         host=host, port=port, api_key=api_key or None, admin_key=admin_key or None, log_path=log_file
     )

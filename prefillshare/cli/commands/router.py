@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from prefillshare.cli import launch_options as given
-from prefillshare.cli.output import put, say, warn
+from prefillshare.cli.output import put, say
 
 DRAIN_S = 30.0
 
@@ -43,8 +43,7 @@ def router(
     if config.topology != "disaggregated":
         raise ConfigError(f'{config.name} has topology = "{config.topology}", which has no router: use `launch`')
     deployment = resolve(config)
-    if host not in ("127.0.0.1", "localhost", "::1") and not api_key:
-        warn(f"anybody who can reach {host}:{port} may use the server: protect it with --api-key")
+    given.warn_if_open(host, port, api_key)
     options = LaunchOptions(host=host, port=port, api_key=api_key or None, admin_key=admin_key, log_path=log_file)
     with stop_signals():
         try:

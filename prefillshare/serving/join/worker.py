@@ -12,17 +12,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import httpx
-
-from prefillshare import direct
 from prefillshare.errors import ConfigError, LaunchError
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.open_files import raise_limit
 from prefillshare.serving.join.announcer import Announcer
 from prefillshare.serving.machine.ports import check_address
-from prefillshare.serving.options import LaunchOptions, Listener, auth_header
+from prefillshare.serving.options import LaunchOptions, Listener
 from prefillshare.serving.plan.processes import PlannedWorker, plan_joining_worker
 from prefillshare.serving.plan.workers import Worker, decode_worker, prefill_worker
+from prefillshare.serving.run.engine_load import count_running
 from prefillshare.serving.run.forks import ForkServer
 from prefillshare.serving.run.members import log_path_of, supervise_worker
 from prefillshare.serving.run.readiness import start_fork_server, wait_until_listening
@@ -86,17 +84,7 @@ class JoinedWorker:
 
     def num_running(self) -> int:
         """Return how many calls the worker has; 0 when it does not say."""
-        try:
-            reply = direct.get(
-                f"{self.planned.place.url}/v1/loads",
-                params={"include": "core"},
-                headers=auth_header(self.api_key),
-                timeout=2,
-            )
-            loads = reply.json()["loads"] if reply.status_code == 200 else []
-        except (httpx.HTTPError, ValueError, KeyError):
-            return 0
-        return sum(load.get("num_running_reqs", 0) + load.get("num_waiting_reqs", 0) for load in loads)
+        return count_running(self.planned.place.url, self.api_key)
 
     def step(self) -> None:
         """Look after the worker once, and make it known when it is time to.

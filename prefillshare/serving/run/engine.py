@@ -4,15 +4,13 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
-
-from prefillshare import direct
 from prefillshare.errors import LaunchError
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.serving.machine.logs import new_log_path
 from prefillshare.serving.machine.ports import check_address, client_host
-from prefillshare.serving.options import LaunchOptions, Listener, auth_header
+from prefillshare.serving.options import LaunchOptions, Listener
 from prefillshare.serving.plan.processes import plan_engine
+from prefillshare.serving.run.engine_load import count_running
 from prefillshare.serving.run.first_answers import answer_by_engine
 from prefillshare.serving.run.forks import ForkServer
 from prefillshare.serving.run.process import EngineProcess, start_engine
@@ -63,14 +61,7 @@ class RunningEngine:
 
     def num_running(self) -> int:
         """Return how many requests the engine works on; 0 when it does not say."""
-        try:
-            reply = direct.get(
-                f"{self.url}/v1/loads", params={"include": "core"}, headers=auth_header(self.api_key), timeout=2
-            )
-            loads = reply.json()["loads"] if reply.status_code == 200 else []
-        except (httpx.HTTPError, ValueError, KeyError):
-            return 0
-        return sum(load.get("num_running_reqs", 0) + load.get("num_waiting_reqs", 0) for load in loads)
+        return count_running(self.url, self.api_key)
 
     def step(self) -> None:
         """Look after the engine once.
