@@ -93,6 +93,7 @@ _EAGER_COUNTERS = {
     "hit_tokens": ("eager_hit_tokens", "Of these, tokens that a call has hit since, each counted once"),
     "dropped": ("eager_dropped", "Answers that were to be computed ahead and were given up"),
 }
+_EAGER_GAUGES = {"waiting": ("eager_waiting", "Answers that are still to be computed ahead")}
 _KV_PARTS = {
     "capacity": "KV pool of the worker",
     "shared": "KV in the shared prefix tree, in use or evictable",
@@ -198,6 +199,7 @@ def _of_workers(workers: Sequence[WorkerState]) -> Iterator[Metric]:
     yield from _numbers(CounterMetricFamily, _PUSH_COUNTERS, WORKER_LABELS, pushes)
     eager: list[_Sample] = [(numbers["eager"], names) for numbers, names in labelled if numbers["eager"]]
     yield from _numbers(CounterMetricFamily, _EAGER_COUNTERS, WORKER_LABELS, eager)
+    yield from _numbers(GaugeMetricFamily, _EAGER_GAUGES, WORKER_LABELS, eager)
     ups: list[_Sample] = [({"up": int(numbers["state"] == "up")}, names) for numbers, names in labelled]
     yield from _numbers(GaugeMetricFamily, {"up": ("worker_up", "Whether the worker serves")}, WORKER_LABELS, ups)
     yield from _memory([(worker["kv"], names) for worker, names in zip(workers, labels, strict=True) if worker["kv"]])

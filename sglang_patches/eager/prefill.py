@@ -8,9 +8,10 @@ A slice is an ordinary request that asks for no token, whose prompt ends where t
 slice is over, and the next one begins behind it. Between two slices nothing is held, no rows and no place in a queue,
 so a call that comes is admitted as if there were no jobs, after one slice at the longest.
 
-A slice is admitted when no call waits and none decodes, so that it slows nobody down: where calls always run, a job is
-all cost, since some answers never come back, and its gain, a shorter wait of the next call, is small beside the others.
-Upstream's own rules of room hold. Where it is not admitted, its job is given up: a pool that is full has no use for it.
+A slice is admitted when no call waits and none decodes, and none has for a moment (:mod:`sglang_patches.eager.quiet`),
+so that it slows nobody down: where calls always run, a job is all cost, since some answers never come back, and its
+gain, a shorter wait of the next call, is small beside the others. Upstream's own rules of room hold. Where it is not
+admitted, its job is given up: a pool that is full has no use for it.
 :mod:`sglang_patches.engine.scheduler` asks here.
 """
 
@@ -63,8 +64,24 @@ class EagerPrefill:
         self._jobs = Backlog()
         # Not in the backlog while a slice of it runs; a job that is given up meanwhile leaves its slice behind.
         self._running: tuple[Job, Req] | None = None
+        # Until the first call comes, nobody is at work.
+        self._is_quiet = True
         self.num_tokens = 0
         self.num_dropped = 0
+
+    @property
+    def num_waiting(self) -> int:
+        """Jobs that are not over, the slice that runs included."""
+        is_slice_running = self._running is not None or self._scheduler.tree_cache.underway.slice is not None
+        return len(self._jobs) + is_slice_running
+
+    def begin_call(self) -> None:
+        """A call came: until it is said that none runs any more, no slice begins."""
+        self._is_quiet = False
+
+    def begin_quiet(self) -> None:
+        """No call has run for a moment."""
+        self._is_quiet = True
 
     def add(self, call: TokenizedGenerateReqInput) -> None:
         """A job came."""
@@ -92,7 +109,7 @@ class EagerPrefill:
 
     def plan(self, running_batch: ScheduleBatch) -> NextBatchPlan | None:
         """The next slice, if there is one and nobody waits."""
-        if not self._jobs or not self._may_run(running_batch):
+        if not self._jobs or not self._is_quiet or not self._may_run(running_batch):
             return None
         while self._jobs:
             job = self._jobs.pop()

@@ -32,7 +32,7 @@ from prefillshare.wire.call_report import REPORT_KEY
 from sglang_patches.declarations import binds, overrides
 from sglang_patches.disaggregation.role import is_decode_worker
 from sglang_patches.eager.prefill import EVERY_JOB, EagerPrefill, is_decoding, is_eager_batch
-from sglang_patches.eager.switch import is_eager_rid, read_min_tokens
+from sglang_patches.eager.switch import QUIET_RID, is_eager_rid, read_min_tokens
 from sglang_patches.observed.kv_usage import kv_usage, waiting_requests
 from sglang_patches.observed.store_usage import store_usage
 from sglang_patches.prefill.waiting import Wait
@@ -86,6 +86,8 @@ class Scheduler(upstream.Scheduler):
         if self._eager is not None and is_eager_rid(recv_req.rid):
             self._eager.add(recv_req)
         else:
+            if self._eager is not None:
+                self._eager.begin_call()
             super().handle_generate_request(recv_req)
 
     @overrides("60d16c96c040ccba", "a slice that is retracted would wait among the calls")
@@ -126,6 +128,10 @@ class Scheduler(upstream.Scheduler):
 
     @overrides("c9242868390c1e97", "a job would go on after all calls were aborted, or whoever wants it has gone")
     def abort_request(self, recv_req: AbortReq) -> None:
+        if recv_req.rid == QUIET_RID and not recv_req.abort_all:
+            if self._eager is not None:
+                self._eager.begin_quiet()
+            return
         super().abort_request(recv_req)
         if self._eager is not None:
             self._eager.drop(EVERY_JOB if recv_req.abort_all else str(recv_req.rid))
@@ -152,6 +158,7 @@ class Scheduler(upstream.Scheduler):
             "tokens": self._eager.num_tokens,
             "hit_tokens": self.tree_cache.eager_hit_tokens,
             "dropped": self._eager.num_dropped,
+            "waiting": self._eager.num_waiting,
         }
 
     def _end_eager_batch(self) -> None:

@@ -36,7 +36,7 @@ def complete() -> dict[str, Any]:
 
 def test_every_field_arrives() -> None:
     state = complete()
-    state["workers"][0]["eager"] = {"tokens": 5, "hit_tokens": 4, "dropped": 1}
+    state["workers"][0]["eager"] = {"tokens": 5, "hit_tokens": 4, "dropped": 1, "waiting": 2}
     state["workers"][1]["push"] = {"pushed_tokens": 7, "push_hit_tokens": 6}
     state["eager_jobs"] = {"done": 9, "dropped": 1, "cancelled": 2, "failed": 3, "pushed": 8}
     snapshot = parsed(state)
@@ -52,7 +52,7 @@ def test_every_field_arrives() -> None:
     assert worker.handoff is not None
     assert worker.kv.shared_tokens == state["workers"][0]["kv"]["shared_tokens"]
     assert worker.handoff.bytes == state["workers"][0]["handoff"]["bytes"]
-    assert worker.eager == Eager(tokens=5, hit_tokens=4, dropped=1)
+    assert worker.eager == Eager(tokens=5, hit_tokens=4, dropped=1, waiting=2)
     assert snapshot.workers[1].eager is None
     assert snapshot.workers[0].push is None
     assert snapshot.workers[1].push == Push(pushed_tokens=7, push_hit_tokens=6)

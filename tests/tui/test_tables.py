@@ -58,12 +58,12 @@ def test_every_cell_and_sentence_can_be_written(table, view: View) -> None:  # t
 
 
 def test_a_worker_says_what_it_computed_ahead_where_it_does() -> None:
-    eager = Eager(tokens=1200, hit_tokens=900, dropped=3)
+    eager = Eager(tokens=1200, hit_tokens=900, dropped=3, waiting=2)
     for worker, is_said in ((Worker(id="w", eager=eager), True), (Worker(id="w"), False)):
         view = view_of([Snapshot(time=NOW, workers=(worker,))])
         (row,) = WORKERS.rows(view)
         said = [as_text(text) for text in WORKERS.detail(row, view)]
-        ahead = "computed ahead of calls: 1,200 tokens, 900 of them hit since; 3 answers given up"
+        ahead = "computed ahead of calls: 1,200 tokens, 900 of them hit since; 2 answers wait, 3 were given up"
         assert (ahead in said) == is_said
 
 

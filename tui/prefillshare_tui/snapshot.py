@@ -103,6 +103,8 @@ class Eager:
     """Those that a call has hit since."""
     dropped: float | None = None
     """Answers given up."""
+    waiting: float | None = None
+    """Answers still to be computed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

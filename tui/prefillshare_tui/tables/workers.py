@@ -87,7 +87,8 @@ def _computed_ahead(worker: Worker) -> tuple[Line, ...]:
     if eager is None:
         return ()
     text = f"computed ahead of calls: {words.exact(eager.tokens)} tokens, {words.exact(eager.hit_tokens)} of them hit "
-    return (line(text + f"since; {words.exact(eager.dropped)} answers given up"),)
+    ends = f"{words.exact(eager.waiting)} answers wait, {words.exact(eager.dropped)} were given up"
+    return (line(f"{text}since; {ends}"),)
 
 
 def _pushed(worker: Worker) -> tuple[Line, ...]:
