@@ -23,6 +23,7 @@ from sglang_patches.eager.continuation import Answer, Conversation, after_text, 
 from sglang_patches.eager.kept import Kept
 from sglang_patches.eager.quiet import SETTLE_S
 from sglang_patches.eager.switch import make_rid
+from sglang_patches.eager.tails import Tails
 from sglang_patches.store.switch import read_write_back
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class EndedAnswers:
         self._min_tokens = min_tokens
         self._renderer = ThreadPoolExecutor(1, thread_name_prefix="continuations")
         self._budget = Budget()
+        self._tails = Tails()
         self._tasks: set[asyncio.Future[Any]] = set()
         self.num_left_out = 0
         self._num_forgotten = 0
@@ -108,7 +110,7 @@ class EndedAnswers:
             return None
         render = partial(self._after_text, obj.text, answer)
         if conversation is not None:
-            render = partial(conversation.find_continuation, answer)
+            render = partial(conversation.find_continuation, answer, self._tails)
         task = asyncio.ensure_future(self._render(render, make))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -130,7 +132,7 @@ class EndedAnswers:
     def _make(
         self, obj: GenerateReqInput, num_prompt_tokens: int, answer: Answer, tokens: list[int]
     ) -> Continuation | None:
-        num_new = len(tokens) - num_prompt_tokens
+        num_new = _count_new(obj, num_prompt_tokens, tokens)
         if self._goes_back:
             num_new = _count_rewritten(obj, answer, tokens)
         if num_new < self._min_tokens:
@@ -164,6 +166,17 @@ class EndedAnswers:
         )
         job.wrap_pickle_fields()
         self._manager._dispatch_to_scheduler(job)
+
+
+def _count_new(obj: GenerateReqInput, num_prompt_tokens: int, tokens: list[int]) -> int:
+    """Tokens of the continuation behind where it leaves the prompt, which may be before the prompt's end.
+
+    Of a prompt that came as text only the number of tokens is known.
+    """
+    prompt = obj.input_ids
+    if not prompt or tokens[:num_prompt_tokens] == prompt:
+        return len(tokens) - num_prompt_tokens
+    return len(tokens) - len(common_start([tokens, prompt]))
 
 
 def _count_rewritten(obj: GenerateReqInput, answer: Answer, tokens: list[int]) -> int:
