@@ -147,6 +147,7 @@ class ComputedAhead(TypedDict):
     tokens: int
     hit_tokens: int
     dropped: int
+    loaded_tokens: int
 
 
 class EagerState(ComputedAhead):

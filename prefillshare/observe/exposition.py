@@ -92,6 +92,7 @@ _EAGER_COUNTERS = {
     "tokens": ("eager_tokens", "Tokens computed before anybody asked: what prompts begin with that follow answers"),
     "hit_tokens": ("eager_hit_tokens", "Of these, tokens that a call has hit since, each counted once"),
     "dropped": ("eager_dropped", "Answers that were to be computed ahead and were given up"),
+    "loaded_tokens": ("eager_loaded_tokens", "Tokens that came from the store so that they need not be computed ahead"),
 }
 _EAGER_GAUGES = {"waiting": ("eager_waiting", "Answers that are still to be computed ahead")}
 _KV_PARTS = {

@@ -67,6 +67,11 @@ class Scheduler(upstream.Scheduler):
 
     @overrides("59825e5da1a871f4", "waiting workers would take the cores of those they wait for")
     def on_idle(self) -> None:
+        if self._eager is not None and self._eager.is_loading:
+            # For nothing else than the end of a load, which wakes nobody.
+            self.maybe_send_health_check_signal()
+            self._wait.pause()
+            return
         super().on_idle()
         self._wait.end_round(self)
 
@@ -98,6 +103,8 @@ class Scheduler(upstream.Scheduler):
 
     @overrides("0dcc6921d984d58f", "nothing would be computed ahead")
     def get_new_batch_prefill(self, running_batch: ScheduleBatch) -> NextBatchPlan:
+        if self._eager is not None:
+            self._eager.look_after_load()
         plan = super().get_new_batch_prefill(running_batch)
         if self._eager is None or plan.batch_to_run is not None:
             return plan
@@ -159,6 +166,7 @@ class Scheduler(upstream.Scheduler):
             "hit_tokens": self.tree_cache.eager_hit_tokens,
             "dropped": self._eager.num_dropped,
             "waiting": self._eager.num_waiting,
+            "loaded_tokens": self._eager.num_loaded_tokens,
         }
 
     def _end_eager_batch(self) -> None:

@@ -30,7 +30,9 @@ def worker(worker_id: str, role: str, module: str | None, **fields: object) -> d
         "kv": KV,
         "handoff": {"tokens": 4, "bytes": 32, "seconds": None, "calls": 1, "memory_bytes": 16, "memory_calls": 1},
         "push": {"pushed_tokens": 6, "push_hit_tokens": 5},
-        "eager": {"tokens": 60, "hit_tokens": 50, "dropped": 1, "waiting": 2} if role == "prefill" else None,
+        "eager": {"tokens": 60, "hit_tokens": 50, "dropped": 1, "loaded_tokens": 7, "waiting": 2}
+        if role == "prefill"
+        else None,
     }
     return worker_state(id=worker_id, role=role, module=module, **{**known, **fields})
 
@@ -64,6 +66,7 @@ def test_the_text_has_the_documents_numbers() -> None:
         "prefillshare_eager_tokens_total": 60,
         "prefillshare_eager_hit_tokens_total": 50,
         "prefillshare_eager_dropped_total": 1,
+        "prefillshare_eager_loaded_tokens_total": 7,
         "prefillshare_eager_waiting": 2,
     }
     assert samples["prefillshare_cached_tokens_total", module] == 5
