@@ -129,6 +129,8 @@ class PushState(TypedDict):
 
     pushed_tokens: int
     push_hit_tokens: int
+    push_wasted_tokens: int
+    dropped_pushes: int
 
 
 class EagerJobsState(TypedDict):

@@ -87,6 +87,11 @@ _STORE_GAUGES = {
 _PUSH_COUNTERS = {
     "pushed_tokens": ("pushed_tokens", "Tokens whose KV a decode worker was handed before any call asked for it"),
     "push_hit_tokens": ("push_hit_tokens", "Of the pushed tokens, those that a call then need not be handed"),
+    "push_wasted_tokens": (
+        "push_wasted_tokens",
+        "Of the pushed tokens, those whose room others got before a call came",
+    ),
+    "dropped_pushes": ("dropped_pushes", "Pushes that a decode worker ended because calls needed the room"),
 }
 _EAGER_COUNTERS = {
     "tokens": ("eager_tokens", "Tokens computed before anybody asked: what prompts begin with that follow answers"),

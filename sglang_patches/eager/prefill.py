@@ -20,6 +20,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from sglang_patches.disaggregation.pushes import is_push
 from sglang_patches.eager.backlog import Backlog, Job
 from sglang_patches.eager.loading import JobLoads
 from sglang_patches.eager.slices import count_slice_tokens
@@ -171,7 +172,7 @@ class EagerPrefill:
             scheduler.waiting_queue
             or scheduler.chunked_req is not None
             or scheduler.grammar_manager.has_waiting_grammars()
-            or (bootstrapping is not None and bootstrapping.queue)
+            or (bootstrapping is not None and not all(map(is_push, bootstrapping.queue)))
             or scheduler.flush_wrapper._pending is not None
         )
         has_place = scheduler.get_num_allocatable_reqs(len(running_batch.reqs)) > 0 and not running_batch.batch_is_full

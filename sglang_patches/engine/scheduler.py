@@ -30,7 +30,9 @@ from sglang.srt.managers import scheduler as upstream
 from prefillshare.observe.document import EagerState
 from prefillshare.wire.call_report import REPORT_KEY
 from sglang_patches.declarations import binds, overrides
-from sglang_patches.disaggregation.role import is_decode_worker
+from sglang_patches.disaggregation.pushes import is_push_rid
+from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker
+from sglang_patches.disaggregation.sent_pushes import give_way, put_pushes_last
 from sglang_patches.eager.prefill import EVERY_JOB, EagerPrefill, is_decoding, is_eager_batch
 from sglang_patches.eager.switch import QUIET_RID, is_eager_rid, read_min_tokens
 from sglang_patches.observed.kv_usage import kv_usage, waiting_requests
@@ -91,7 +93,7 @@ class Scheduler(upstream.Scheduler):
         if self._eager is not None and is_eager_rid(recv_req.rid):
             self._eager.add(recv_req)
         else:
-            if self._eager is not None:
+            if self._eager is not None and not is_push_rid(recv_req.rid):
                 self._eager.begin_call()
             super().handle_generate_request(recv_req)
 
@@ -105,7 +107,12 @@ class Scheduler(upstream.Scheduler):
     def get_new_batch_prefill(self, running_batch: ScheduleBatch) -> NextBatchPlan:
         if self._eager is not None:
             self._eager.look_after_load()
+        is_prefill = is_prefill_worker()
+        if is_prefill:
+            put_pushes_last(self)
         plan = super().get_new_batch_prefill(running_batch)
+        if is_prefill:
+            give_way(self)
         if self._eager is None or plan.batch_to_run is not None:
             return plan
         return self._eager.plan(plan.running_batch) or plan

@@ -30,6 +30,7 @@ from sglang_patches.answers.trials import GrammarTrials, check_grammars
 from sglang_patches.checks import prompt_size
 from sglang_patches.checks.calls import check_call, check_request, prepare_call
 from sglang_patches.declarations import binds, overrides
+from sglang_patches.disaggregation.pushes import is_push_rid
 from sglang_patches.disaggregation.requests import read_as_half, without_output
 from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker, worker_role
 from sglang_patches.eager.answers import EndedAnswers
@@ -105,7 +106,7 @@ class TokenizerManager(upstream.TokenizerManager):
         return Quiet(has_calls=self._has_calls, tell=self._tell_quiet)
 
     def _has_calls(self) -> bool:
-        return any(not is_eager_rid(rid) for rid in self.rid_to_state)
+        return any(_is_call(rid) for rid in self.rid_to_state)
 
     def _tell_quiet(self) -> None:
         # An abort reaches every rank in its turn among the calls; no request has this id.
@@ -211,7 +212,7 @@ class TokenizerManager(upstream.TokenizerManager):
         # A finished one ends with its last output, which is counted a moment later.
         if state is not None and not state.finished:
             observed.end_unfinished(state)
-        if state is not None and self.quiet is not None and not is_eager_rid(state.obj.rid):
+        if state is not None and self.quiet is not None and _is_call(state.obj.rid):
             self.quiet.end_call()
         return state
 
@@ -257,6 +258,11 @@ class TokenizerManager(upstream.TokenizerManager):
             "this engine shares a store of KV that its present weights have made: change the prefill module in the "
             "deployment file and launch it anew"
         )
+
+
+def _is_call(rid: object) -> bool:
+    """Whether somebody waits for it."""
+    return not is_eager_rid(rid) and not is_push_rid(rid)
 
 
 RELIED_ON = {

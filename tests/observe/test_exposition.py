@@ -29,7 +29,7 @@ def worker(worker_id: str, role: str, module: str | None, **fields: object) -> d
         "queued": 0,
         "kv": KV,
         "handoff": {"tokens": 4, "bytes": 32, "seconds": None, "calls": 1, "memory_bytes": 16, "memory_calls": 1},
-        "push": {"pushed_tokens": 6, "push_hit_tokens": 5},
+        "push": {"pushed_tokens": 6, "push_hit_tokens": 5, "push_wasted_tokens": 1, "dropped_pushes": 2},
         "eager": {"tokens": 60, "hit_tokens": 50, "dropped": 1, "loaded_tokens": 7, "waiting": 2}
         if role == "prefill"
         else None,

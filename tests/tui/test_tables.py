@@ -68,11 +68,14 @@ def test_a_worker_says_what_it_computed_ahead_where_it_does() -> None:
 
 
 def test_pushes_are_told_of_a_decode_worker_and_jobs_of_the_router() -> None:
-    push, jobs = Push(pushed_tokens=5000, push_hit_tokens=4000), EagerJobs(done=9, dropped=1, cancelled=2, failed=0)
+    push, jobs = (
+        Push(pushed_tokens=5000, push_hit_tokens=4000, push_wasted_tokens=600, dropped_pushes=2),
+        EagerJobs(done=9, dropped=1, cancelled=2, failed=0),
+    )
     workers = (Worker(id="d", role="decode", push=push), Worker(id="r", role="router"), Worker(id="p", role="prefill"))
     view = view_of([Snapshot(time=NOW, workers=workers, eager_jobs=jobs)])
     said = {row.worker.id: [as_text(text) for text in WORKERS.detail(row, view)] for row in WORKERS.rows(view)}
-    pushed = "handed over ahead of calls: 5,000 tokens, 4,000 of them hit since"
+    pushed = "handed over ahead of calls: 5,000 tokens, 4,000 of them hit since, 600 in vain; 2 times calls came first"
     outcomes = (
         "answers to compute ahead: 9 done, - of them pushed to the module expected next; 1 gave way, 2 came too late, "
         "0 failed"

@@ -36,7 +36,7 @@ _WORKER = "pid restarts running queued prompt_tokens cached_tokens generated_tok
 _KV = "capacity_tokens shared_tokens private_tokens free_tokens evictable_tokens token_bytes".split()
 _HANDOFF = "tokens bytes seconds calls".split()
 _EAGER = "tokens hit_tokens dropped waiting".split()
-_PUSH = "pushed_tokens push_hit_tokens".split()
+_PUSH = "pushed_tokens push_hit_tokens push_wasted_tokens dropped_pushes".split()
 _EAGER_JOBS = "done dropped cancelled failed pushed".split()
 _SESSION = (
     "num_calls first_seen last_seen running context_tokens prompt_tokens own_hit_tokens cross_hit_tokens repins".split()

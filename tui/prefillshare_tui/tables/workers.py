@@ -96,7 +96,8 @@ def _pushed(worker: Worker) -> tuple[Line, ...]:
     if push is None:
         return ()
     text = f"handed over ahead of calls: {words.exact(push.pushed_tokens)} tokens, "
-    return (line(f"{text}{words.exact(push.push_hit_tokens)} of them hit since"),)
+    ends = f"{words.exact(push.push_wasted_tokens)} in vain; {words.exact(push.dropped_pushes)} times calls came first"
+    return (line(f"{text}{words.exact(push.push_hit_tokens)} of them hit since, {ends}"),)
 
 
 def _jobs(worker: Worker, snapshot: Snapshot) -> tuple[Line, ...]:
