@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.cluster.conftest import MODULES, Cluster
-from tests.support.monitoring import counted, module_of, worker_of
+from tests.support.monitoring import counted, module_of, read_state, worker_of
 from tests.support.pd import TINY
 from tests.support.reference import Reference
 
@@ -37,8 +37,7 @@ def empty(cluster: Cluster) -> Cluster:
 
 
 def state(cluster: Cluster) -> dict[str, Any]:
-    found: dict[str, Any] = cluster.http.get("/deployment/state").json()
-    return found
+    return read_state(cluster.http)
 
 
 def jobs(told: dict[str, Any]) -> dict[str, int]:

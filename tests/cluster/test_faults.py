@@ -23,7 +23,7 @@ import zmq
 from prefillshare.config import Store
 from tests.cluster.conftest import MODULES, Cluster, configured, running_cluster
 from tests.support.marks import starts_engine
-from tests.support.monitoring import worker_of
+from tests.support.monitoring import read_state, worker_of
 from tests.support.otlp import Receiver
 from tests.support.stores import PAGE_TOKENS
 
@@ -139,8 +139,7 @@ def test_the_prefill_worker_comes_back_and_no_call_hangs(cluster: Cluster) -> No
 
 def test_a_prefill_worker_finds_what_it_had_stored_when_it_comes_back(cluster: Cluster) -> None:
     def told() -> dict[str, Any]:
-        found: dict[str, Any] = cluster.http.get("/deployment/state").json()
-        return found
+        return read_state(cluster.http)
 
     def stored(name: str) -> int:
         number: int = worker_of(told(), "prefill-0")["store"][name]
