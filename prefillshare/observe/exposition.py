@@ -82,6 +82,7 @@ _STORE_GAUGES = {
     "is_attached": ("store_attached", "Whether the worker has the deployment's store"),
     "capacity_bytes": ("store_capacity_bytes", "Size of the store that the workers of the deployment share"),
     "used_bytes": ("store_used_bytes", "What of the store holds pages"),
+    "used_disk_bytes": ("store_used_disk_bytes", "Of that, what lies on disk"),
     "num_pages": ("store_pages", "Pages in the store that the workers of the deployment share"),
 }
 _PUSH_COUNTERS = {

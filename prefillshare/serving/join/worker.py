@@ -16,6 +16,7 @@ from prefillshare.errors import ConfigError, LaunchError
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.open_files import raise_limit
 from prefillshare.serving.join.announcer import Announcer
+from prefillshare.serving.machine.leftovers import sweep_leftovers
 from prefillshare.serving.machine.ports import check_address
 from prefillshare.serving.options import LaunchOptions, Listener
 from prefillshare.serving.plan.processes import PlannedWorker, plan_joining_worker
@@ -166,6 +167,7 @@ def launch_worker(
     Raises: LaunchError with the worker's own reason and the path of its log.
     """
     check_address(options.host, options.port)
+    sweep_leftovers()
     raise_limit()
     started_at, key = time.monotonic(), secrets.token_hex(24)
     supervisor, store, forks = Supervisor([], on_event), None, None
