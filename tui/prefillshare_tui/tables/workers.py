@@ -127,7 +127,8 @@ def _computed_ahead(worker: Worker) -> tuple[Line, ...]:
     if eager is None:
         return ()
     text = f"computed ahead of calls: {words.exact(eager.tokens)} tokens, {words.exact(eager.hit_tokens)} of them hit "
-    return (line(text + f"since; {words.exact(eager.dropped)} answers given up"),)
+    ends = f"{words.exact(eager.waiting)} answers wait, {words.exact(eager.dropped)} were given up"
+    return (line(f"{text}since; {ends}"),)
 
 
 def _pushed(worker: Worker) -> tuple[Line, ...]:
@@ -135,7 +136,8 @@ def _pushed(worker: Worker) -> tuple[Line, ...]:
     if push is None:
         return ()
     text = f"handed over ahead of calls: {words.exact(push.pushed_tokens)} tokens, "
-    return (line(f"{text}{words.exact(push.push_hit_tokens)} of them hit since"),)
+    ends = f"{words.exact(push.push_wasted_tokens)} in vain; {words.exact(push.dropped_pushes)} times calls came first"
+    return (line(f"{text}{words.exact(push.push_hit_tokens)} of them hit since, {ends}"),)
 
 
 def _jobs(worker: Worker, snapshot: Snapshot) -> tuple[Line, ...]:
