@@ -36,6 +36,19 @@ async def test_a_worker_that_repeats_itself_joins_once_and_answers() -> None:
 
 
 @in_loop
+async def test_a_module_of_the_file_whose_worker_has_not_come_back_yet_is_waited_for() -> None:
+    """A router that was started again, before its workers repeat themselves: no client may take that for good."""
+    settings = {**KEYS, "modules": ("code", "math")}
+    async with deployment(decode=(), settings=settings) as running:
+        reply = await running.chat("math")
+        assert (reply.status, reply.headers["Retry-After"]) == (503, "2")
+        assert "no decode worker of 'math' is up (none has joined)" in await reply.text()
+        async with running.http.get(f"{running.url}/v1/models") as models:
+            assert [card["id"] for card in (await models.json())["data"]] == ["code", "math"]
+        assert (await running.chat("nobody")).status == 404
+
+
+@in_loop
 async def test_a_worker_that_was_told_to_leave_hears_so_until_it_is_started_anew() -> None:
     async with deployment(settings=KEYS) as running:
         assert (await _announce(running, SPEC))[0] == 201

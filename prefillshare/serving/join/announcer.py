@@ -55,10 +55,12 @@ class Announcer:
             with direct_client(headers=self._headers, timeout=_TIMEOUT_S) as client:
                 reply = client.put(url, json=self._worker)
         except httpx.HTTPError as error:
-            self._tell(url, f"does not answer ({type(error).__name__})")
+            self._tell(url, f"does not answer ({type(error).__name__}): asked again every {INTERVAL_S:g} s")
             return False
         if reply.is_success:
             self._tell(url, "knows this worker")
+        elif reply.status_code == httpx.codes.UNAUTHORIZED:
+            self._tell(url, "wants another admin key: set PREFILLSHARE_ADMIN_KEY to the one that it was started with")
         elif reply.status_code != httpx.codes.GONE:
             self._tell(url, f"refuses this worker: {_read_error(reply)}")
         return reply.status_code == httpx.codes.GONE
