@@ -32,6 +32,7 @@ class Announcer:
         self._say = say
         self._next_at = 0.0
         self._said: dict[str, str] = {}
+        self._joined: set[str] = set()
 
     def step(self) -> bool:
         """Announce the worker if it is time to; return whether a router said that it was told to leave."""
@@ -42,8 +43,9 @@ class Announcer:
         return any(answers)
 
     def leave(self, timeout_s: float) -> None:
-        """Tell every router that the worker leaves; each answers when its calls have ended, within `timeout_s`."""
-        for url in self._urls:
+        """Tell each router that took the worker that it leaves; each answers when its calls have ended, within
+        `timeout_s`. One that refused it may have another worker of its name, which stays."""
+        for url in filter(self._joined.__contains__, self._urls):
             try:
                 with direct_client(headers=self._headers, timeout=timeout_s) as client:
                     client.delete(url)
@@ -55,10 +57,14 @@ class Announcer:
             with direct_client(headers=self._headers, timeout=_TIMEOUT_S) as client:
                 reply = client.put(url, json=self._worker)
         except httpx.HTTPError as error:
-            self._tell(url, f"does not answer ({type(error).__name__})")
+            self._tell(url, f"does not answer ({type(error).__name__}): asked again every {INTERVAL_S:g} s")
             return False
+        self._joined.discard(url)
         if reply.is_success:
+            self._joined.add(url)
             self._tell(url, "knows this worker")
+        elif reply.status_code == httpx.codes.UNAUTHORIZED:
+            self._tell(url, "wants another admin key: set PREFILLSHARE_ADMIN_KEY to the one that it was started with")
         elif reply.status_code != httpx.codes.GONE:
             self._tell(url, f"refuses this worker: {_read_error(reply)}")
         return reply.status_code == httpx.codes.GONE

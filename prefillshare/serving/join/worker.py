@@ -10,8 +10,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from prefillshare.direct import parse_server
 from prefillshare.errors import ConfigError, LaunchError
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.open_files import raise_limit
@@ -122,10 +122,18 @@ def check_router(url: str) -> str:
 
     Raises: ConfigError when it is none.
     """
-    address = urlsplit(url.rstrip("/"))
-    if address.scheme not in ("http", "https") or not address.hostname or address.path or address.query:
+    bare = url.rstrip("/")
+    if not _is_bare_address(bare):
         raise ConfigError(f"--join {url!r} is not the address of a router: use one such as http://10.0.0.1:30000")
-    return url.rstrip("/")
+    return bare
+
+
+def _is_bare_address(url: str) -> bool:
+    """Whether `url` has scheme, host and maybe a port, and nothing else."""
+    address = parse_server(url)
+    if address is None:
+        return False
+    return address.path in ("", "/") and not (address.userinfo or address.query or address.fragment)
 
 
 def choose_worker(deployment: ResolvedDeployment, role: str, module: str | None, name: str | None) -> Worker:
