@@ -236,6 +236,7 @@ class DeploymentState(TypedDict):
     repins: int
     refusals: NotRequired[int]
     retries: NotRequired[int]
+    forwarded: NotRequired[int]
     eager_jobs: NotRequired[EagerJobsState]
 
 

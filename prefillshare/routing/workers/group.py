@@ -24,12 +24,12 @@ class Group:
         self._ready: dict[str, Worker] = {}
         self.by_turn = Ranking(lambda worker: ())
         """Those that can take a call, in the order in which they joined."""
-        self.by_calls = Ranking(lambda worker: (worker.num_running,))
+        self.by_calls = Ranking(lambda worker: (worker.load,))
         """By the calls that they have."""
-        self.by_wait = Ranking(lambda worker: (worker.speed.wait_s, worker.num_running))
+        self.by_wait = Ranking(lambda worker: (worker.speed.wait_s, worker.load))
         """By how long their work takes, then by calls."""
         self.by_speed = Ranking(
-            lambda worker: (-worker.speed.tokens_per_s, worker.speed.wait_s, worker.num_running),
+            lambda worker: (-worker.speed.tokens_per_s, worker.speed.wait_s, worker.load),
         )
         """The fastest first, then as in `by_wait`."""
         speed = (self.by_turn, self.by_wait, self.by_speed) if ranks_speed else ()

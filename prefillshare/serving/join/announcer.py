@@ -6,6 +6,7 @@ within seconds. No thread and no timer: whoever owns the worker calls `step` a f
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
 
@@ -43,12 +44,16 @@ class Announcer:
 
     def leave(self, timeout_s: float) -> None:
         """Tell every router that the worker leaves; each answers when its calls have ended, within `timeout_s`."""
-        for url in self._urls:
-            try:
-                with direct_client(headers=self._headers, timeout=timeout_s) as client:
-                    client.delete(url)
-            except httpx.HTTPError:
-                continue  # it finds out by itself
+        # At once: while one lets its calls end, no other may send further ones.
+        with ThreadPoolExecutor(max_workers=len(self._urls)) as pool:
+            list(pool.map(lambda url: self._leave(url, timeout_s), self._urls))
+
+    def _leave(self, url: str, timeout_s: float) -> None:
+        try:
+            with direct_client(headers=self._headers, timeout=timeout_s) as client:
+                client.delete(url)
+        except httpx.HTTPError:
+            return  # it finds out by itself
 
     def _announce(self, url: str) -> bool:
         try:
