@@ -55,7 +55,10 @@ async def two_routers(*, settings: dict[str, Any] | None = None, **router: Any) 
         running = [await start_router(stack, replace(told, port=port), workers=workers, http=http) for port in ports]
         for router_here in running:
             await router_here.is_up(*workers)
-            await sees_others(router_here, "up")
+        for router_here in running:
+            peers_of = router_here.gateway.peers
+            assert peers_of is not None
+            await until(lambda known=peers_of: all(peer.can_answer("math") for peer in known))
         yield running
 
 

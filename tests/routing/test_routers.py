@@ -218,6 +218,26 @@ async def test_routers_with_other_keys_or_other_weights_do_without_each_other_an
 
 
 @in_loop
+async def test_a_router_that_has_not_found_its_workers_yet_is_passed_over() -> None:
+    async with two_routers() as (first, second):
+        session = session_of(second.url, first.url)
+        peers = first.gateway.peers
+        assert peers is not None
+        for worker_id in ("math-0", "math-1"):
+            worker = second.parts.pool.get(worker_id)
+            assert worker is not None
+            await second.gateway._forget(worker, "it is not known yet")
+        await until(lambda: not any(peer.can_answer("math") for peer in peers))
+        assert (await first.chat(user=session)).status == 200
+        assert (_calls(first), _calls(second)) == (1, 0)
+        for worker_id in ("math-0", "math-1"):
+            second.gateway.join(second[worker_id].spec)
+        await until(lambda: all(peer.can_answer("math") for peer in peers))
+        assert (await first.chat(user=session)).status == 200
+        assert (_calls(first), _calls(second)) == (1, 1)
+
+
+@in_loop
 async def test_a_flush_is_told_to_the_others() -> None:
     async with two_routers() as (first, second):
         await second.chat(user=session_of(second.url, first.url))

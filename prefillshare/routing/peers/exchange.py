@@ -60,10 +60,18 @@ class Exchange:
             routers=self._routers,
             prefill_module=settings.fingerprint or settings.base_model,
             is_draining=self.is_draining,
+            models=self._find_models(),
             running=self._num_running(),
             queued=self._parts.admission.num_queued(),
             at_workers=loads,
         )
+
+    def _find_models(self) -> tuple[str, ...]:
+        pool = self._parts.pool
+        if not pool.prefill_group.is_available:
+            return ()
+        modules = [module for module in pool.modules() if pool.replica_group(module).is_available]
+        return (self._parts.settings.base_model, *modules)
 
     async def close(self) -> None:
         """Ask no more."""

@@ -78,7 +78,7 @@ class Peers:
             if address == self._own:
                 return None
             peer = self.exchange.peers[address]
-            if peer.state != "up":
+            if not peer.can_answer(demand.module):
                 continue
             try:
                 return await self._pass_on(request, body, peer)

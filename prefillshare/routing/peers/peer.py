@@ -29,6 +29,8 @@ class Report:
     """Name of the prefill module, and its fingerprint if it knows one."""
     is_draining: bool
     """Whether it takes no further calls."""
+    models: tuple[str, ...]
+    """Decode modules, and the prefill module, for which it has workers that are up: a new router has none at first."""
     running: int
     """Calls that it has."""
     queued: int
@@ -42,6 +44,7 @@ class Report:
             "routers": list(self.routers),
             "prefill_module": self.prefill_module,
             "is_draining": self.is_draining,
+            "models": list(self.models),
             "running": self.running,
             "queued": self.queued,
             "at_workers": {name: [load.calls, load.tokens] for name, load in self.at_workers.items()},
@@ -60,6 +63,7 @@ def read_report(told: object) -> Report:
             routers=tuple(map(str, told["routers"])),
             prefill_module=str(told["prefill_module"]),
             is_draining=bool(told["is_draining"]),
+            models=tuple(map(str, told["models"])),
             running=int(told["running"]),
             queued=int(told["queued"]),
             at_workers={
@@ -91,6 +95,10 @@ class Peer:
     def name(self) -> str:
         """What people are shown."""
         return f"router {self.address.partition('://')[2]}"
+
+    def can_answer(self, model: str) -> bool:
+        """Whether calls for `model` may be passed on to it."""
+        return self.state == "up" and self.report is not None and model in self.report.models
 
     @property
     def num_underway(self) -> int:
