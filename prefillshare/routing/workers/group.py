@@ -32,7 +32,7 @@ class Group:
             lambda worker: (-worker.speed.tokens_per_s, worker.speed.wait_s, worker.load),
         )
         """The fastest first, then as in `by_wait`."""
-        speed = (self.by_turn, self.by_wait, self.by_speed) if ranks_speed else ()
+        speed = (self.by_wait, self.by_speed) if ranks_speed else ()
         self._rankings = (self.by_calls, *speed)
 
     def __iter__(self) -> Iterator[Worker]:
@@ -95,11 +95,14 @@ class Group:
         if not worker.has_room:
             self._take_out(worker)
             return
-        self._ready[worker.id] = worker
+        number = self._numbers[worker.id]
+        if worker.id not in self._ready:
+            self._ready[worker.id] = worker
+            self.by_turn.put(worker, number)
         for ranking in self._rankings:
-            ranking.put(worker, self._numbers[worker.id])
+            ranking.put(worker, number)
 
     def _take_out(self, worker: Worker) -> None:
         if self._ready.pop(worker.id, None) is not None:
-            for ranking in self._rankings:
+            for ranking in (self.by_turn, *self._rankings):
                 ranking.remove(worker)
