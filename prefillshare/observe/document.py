@@ -247,6 +247,7 @@ class DeploymentState(TypedDict):
     repins: int
     refusals: NotRequired[int]
     retries: NotRequired[int]
+    forwarded: NotRequired[int]
     eager_jobs: NotRequired[EagerJobsState]
 
 

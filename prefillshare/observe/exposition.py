@@ -159,6 +159,10 @@ def _of_deployment(state: DeploymentState) -> Iterator[Metric]:
         yield CounterMetricFamily("prefillshare_refusals", "Calls answered 429", value=state["refusals"])
     if "retries" in state:
         yield CounterMetricFamily("prefillshare_retries", "Further tries after a worker failed", value=state["retries"])
+    if "forwarded" in state:
+        yield CounterMetricFamily(
+            "prefillshare_forwarded", "Calls passed on to the router of their session", value=state["forwarded"]
+        )
     if "eager_jobs" in state:
         yield from _of_eager_jobs(state["eager_jobs"])
 

@@ -6,6 +6,7 @@ within seconds. No thread and no timer: whoever owns the worker calls `step` a f
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
 
@@ -45,12 +46,17 @@ class Announcer:
     def leave(self, timeout_s: float) -> None:
         """Tell each router that took the worker that it leaves; each answers when its calls have ended, within
         `timeout_s`. One that refused it may have another worker of its name, which stays."""
-        for url in filter(self._joined.__contains__, self._urls):
-            try:
-                with direct_client(headers=self._headers, timeout=timeout_s) as client:
-                    client.delete(url)
-            except httpx.HTTPError:
-                continue  # it finds out by itself
+        urls = [url for url in self._urls if url in self._joined]
+        # At once: while one lets its calls end, no other may send further ones.
+        with ThreadPoolExecutor(max_workers=len(self._urls)) as pool:
+            list(pool.map(lambda url: self._leave(url, timeout_s), urls))
+
+    def _leave(self, url: str, timeout_s: float) -> None:
+        try:
+            with direct_client(headers=self._headers, timeout=timeout_s) as client:
+                client.delete(url)
+        except httpx.HTTPError:
+            return  # it finds out by itself
 
     def _announce(self, url: str) -> bool:
         try:

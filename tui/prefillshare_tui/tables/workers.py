@@ -9,6 +9,8 @@ from prefillshare_tui.tables.base import Column, Table
 from prefillshare_tui.view import NOTHING, Activity, View
 
 _BAR_CELLS = 12
+_OTHER_ROUTER = "router "
+"""Begin of the id of a router that another one tells of; what it has counted it tells itself."""
 STATE_TONES: dict[str, Tone] = {"up": "good", "starting": "warn", "draining": "warn", "down": "bad", "failed": "bad"}
 
 
@@ -141,9 +143,9 @@ def _pushed(worker: Worker) -> tuple[Line, ...]:
 
 
 def _jobs(worker: Worker, snapshot: Snapshot) -> tuple[Line, ...]:
-    """What the router had computed ahead: it tells of that for the whole deployment."""
+    """What the router that was asked had computed ahead; of others beside it only their state is known here."""
     jobs = snapshot.eager_jobs
-    if worker.role != "router" or jobs is None:
+    if worker.role != "router" or worker.id.startswith(_OTHER_ROUTER) or jobs is None:
         return ()
     text = (
         f"answers to compute ahead: {words.exact(jobs.done)} done, {words.exact(jobs.pushed)} of them pushed to the "
