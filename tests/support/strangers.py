@@ -3,7 +3,6 @@
 import contextlib
 import os
 import socket
-from collections.abc import Callable
 
 import zmq
 
@@ -48,12 +47,9 @@ def _push(address: tuple[str, int]) -> bytes:
         stranger.set(zmq.LINGER, 0)
         stranger.set(zmq.SNDTIMEO, int(_PATIENCE_S * 1000))
         stranger.connect(f"tcp://{address[0]}:{address[1]}")
-        return b"".join(_try(lambda message=message: stranger.send_multipart(message)) for message in _HANDOFF_MESSAGES)
-
-
-def _try(send: Callable[[], object]) -> bytes:
-    with contextlib.suppress(zmq.Again):  # nobody there speaks with it
-        send()
+        for message in _HANDOFF_MESSAGES:
+            with contextlib.suppress(zmq.Again):  # nobody there speaks with it
+                stranger.send_multipart(message)
     return b""
 
 
