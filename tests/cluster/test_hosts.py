@@ -73,25 +73,19 @@ def test_hosts_listen_at_their_address_only(deployment):
 def test_strangers_get_nothing_and_break_nothing(deployment, expected):
     """They come to each port while calls are answered."""
     stop, seen = threading.Event(), []
-    hosts = {name: part.host.address for name, part in deployment.parts.items()}
 
     def ask() -> None:
         while not stop.is_set():
-            deployment.ask(
-                "tool", [len(seen), *PROMPTS[1]], 1
-            )  # a new prompt, of which the prefill worker tells routers
+            # A new prompt each time, of which the prefill worker tells routers.
+            deployment.ask("tool", [20 + len(seen), *PROMPTS[1]], 1)
             seen.append(answers(deployment) == expected)
 
     client = threading.Thread(target=ask)
     client.start()
     try:
-        said = {
-            (part.name, port): disturb((host, port))
-            for part in deployment.parts.values()
-            for host, port in tcp_listening_at(part.host.pid)
-            if host == part.host.address
-        }
-        overheard = [place for place in said if overhear(f"tcp://{hosts[place[0]]}:{place[1]}", LISTEN_S)]
+        own = {part.host.address: part.host.pid for part in deployment.parts.values()}
+        said = disturb(place for pid in own.values() for place in tcp_listening_at(pid) if place[0] in own)
+        overheard = [place for place in said if overhear(f"tcp://{place[0]}:{place[1]}", LISTEN_S)]
     finally:
         stop.set()
         client.join()

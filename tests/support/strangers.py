@@ -3,9 +3,14 @@
 import contextlib
 import os
 import socket
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 import zmq
 
+Address = tuple[str, int]
+
+_NUM_STRANGERS = 16
 _ANSWER_BYTES = 4096
 _PATIENCE_S = 0.3
 SAID: dict[str, bytes] = {
@@ -26,12 +31,18 @@ _HANDOFF_MESSAGES = (
 )
 
 
-def disturb(address: tuple[str, int]) -> dict[str, bytes]:
-    """Send all of it to one address; return what came back, by what was said."""
+def disturb(addresses: Iterable[Address]) -> dict[Address, dict[str, bytes]]:
+    """Send all of it to each address, to many at a time; return what came back, by address and what was said."""
+    asked = list(addresses)
+    with ThreadPoolExecutor(_NUM_STRANGERS) as pool:
+        return dict(zip(asked, pool.map(_disturb, asked), strict=True))
+
+
+def _disturb(address: Address) -> dict[str, bytes]:
     return {name: _say(address, words) for name, words in SAID.items()} | {"hand-off messages": _push(address)}
 
 
-def _say(address: tuple[str, int], words: bytes) -> bytes:
+def _say(address: Address, words: bytes) -> bytes:
     with socket.create_connection(address, timeout=5) as stranger:
         stranger.settimeout(_PATIENCE_S)
         try:
@@ -41,7 +52,7 @@ def _say(address: tuple[str, int], words: bytes) -> bytes:
             return b""
 
 
-def _push(address: tuple[str, int]) -> bytes:
+def _push(address: Address) -> bytes:
     """Speak ZeroMQ, as a worker would that has no keys."""
     with zmq.Context() as context, context.socket(zmq.PUSH) as stranger:
         stranger.set(zmq.LINGER, 0)
