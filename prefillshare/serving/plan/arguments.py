@@ -32,6 +32,7 @@ def worker_command(
     place: Place,
     *,
     api_key: str | None = None,
+    peer_secret: str | None = None,
     extra_args: Sequence[str] = (),
     store: "StoreSettings | None" = None,
 ) -> ProcessCommand:
@@ -54,7 +55,7 @@ def worker_command(
     environment |= handoff_variables(deployment) if worker.role != "engine" else {}
     environment |= store_variables(deployment, worker, store)
     environment |= eager_variables(deployment) | warning_variables(deployment)
-    return ProcessCommand(argv=tuple(argv), environment=environment, api_key=api_key)
+    return ProcessCommand(argv=tuple(argv), environment=environment, api_key=api_key, peer_secret=peer_secret)
 
 
 def alone_command(deployment: ResolvedDeployment, worker: Worker, place: Place) -> ProcessCommand:
