@@ -17,6 +17,7 @@ from prefillshare.serving.options import auth_header
 INTERVAL_S = 3.0
 """Pause between two announcements."""
 _TIMEOUT_S = 1.0
+_KNOWN = "knows this worker"
 
 
 class Announcer:
@@ -26,12 +27,22 @@ class Announcer:
         self, routers: Sequence[str], worker: Mapping[str, Any], admin_key: str, say: Callable[[str], None]
     ) -> None:
         """`worker` is what `PUT /workers/ID` takes; `say` hears what people should know."""
-        self._urls = [f"{router}/workers/{quote(str(worker['id']), safe='')}" for router in routers]
         self._worker = dict(worker)
+        self._urls: list[str] = []
+        self.follow(routers)
         self._headers = auth_header(admin_key)
         self._say = say
         self._next_at = 0.0
         self._said: dict[str, str] = {}
+
+    def follow(self, routers: Sequence[str]) -> None:
+        """Tell these routers from now on."""
+        self._urls = [f"{router}/workers/{quote(str(self._worker['id']), safe='')}" for router in routers]
+
+    @property
+    def is_known(self) -> bool:
+        """Whether every router took the worker when it was told of it last."""
+        return bool(self._urls) and all(self._said.get(url) == _KNOWN for url in self._urls)
 
     def step(self) -> bool:
         """Announce the worker if it is time to; return whether a router said that it was told to leave."""
@@ -58,7 +69,7 @@ class Announcer:
             self._tell(url, f"does not answer ({type(error).__name__})")
             return False
         if reply.is_success:
-            self._tell(url, "knows this worker")
+            self._tell(url, _KNOWN)
         elif reply.status_code != httpx.codes.GONE:
             self._tell(url, f"refuses this worker: {_read_error(reply)}")
         return reply.status_code == httpx.codes.GONE
