@@ -18,8 +18,10 @@ def launch_on_cluster(config: "Deployment", address: str, port: int, *, detach: 
     """Make the deployment on the cluster be what the file says; then watch it until Ctrl-C, or leave it."""
     from prefillshare.cli.cluster_options import connected
     from prefillshare.cluster.prepare import prepare
+    from prefillshare.extras import require
     from prefillshare.serving.stopping import StopRequested, stop_signals
 
+    require("cluster")
     say(f"{config.name}: checking the modules (a large one is read once, then remembered)")
     plan, deployment = prepare(config, port)
     for text in deployment.warnings:
@@ -33,7 +35,10 @@ def launch_on_cluster(config: "Deployment", address: str, port: int, *, detach: 
             if not detach:
                 _watch(plan)
         except StopRequested:
-            _stop(plan)
+            if detach:
+                say("stopped before everything served: what this command started is ended again, the rest stays")
+            else:
+                _stop(plan)
 
 
 def _apply(plan: "Plan") -> "Roster":

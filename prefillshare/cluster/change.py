@@ -58,9 +58,11 @@ class Changer:
         return read_roster(self.name)
 
     def _missing(self, roster: Roster, group: Group, size: int) -> list[Member]:
-        there = [member for member in roster.of(group) if member.state != "left"]
-        self.remove([member.name for member in roster.of(group) if member.state == "left"], drain_s=0)
-        return next_members(self.plan, group, [member.number for member in there], max(0, size - len(there)))
+        known = roster.of(group)
+        over = [member.name for member in known if member.state == "left"]
+        self.remove(over, drain_s=0)
+        count = max(0, size - len(known) + len(over))
+        return next_members(self.plan, group, [member.number for member in known], count)
 
     def _replace_old(self, group: Group) -> None:
         """Replace one member after the other: its successor serves before it takes no more calls."""
@@ -120,10 +122,7 @@ class Changer:
         """Let members end their calls, all at once and within `drain_s` seconds, and end them for good."""
         if not names:
             return
-        connection.ask(self.name, names, "leave", drain_s, timeout_s=drain_s + _LEAVE_EXTRA_S)
-        for name in names:
-            connection.remove_member(self.name, name)
-            self.say(f"{name} has left")
+        _end_members(self.name, names, drain_s, self.say)
 
 
 def _describe_need(plan: Plan, member: Member) -> str:
@@ -146,8 +145,16 @@ def stop_deployment(name: str, names: Sequence[str], drain_s: float, say: Say) -
     routers = [member for member in names if member.startswith("router-")]
     groups = [routers, [member for member in names if member not in routers]]
     for members in groups:
-        answers = connection.ask(name, members, "leave", drain_s, timeout_s=drain_s + _LEAVE_EXTRA_S)
-        for member in members:
-            connection.remove_member(name, member)
-            if member in answers:
-                say(f"{member} has left")
+        _end_members(name, members, drain_s, say)
+
+
+def _end_members(deployment: str, names: Sequence[str], drain_s: float, say: Say) -> None:
+    """Let members end their calls, and end their actors; returns when their names are free again."""
+    connection.ask(deployment, names, "leave", drain_s, timeout_s=drain_s + _LEAVE_EXTRA_S)
+    for name in names:
+        connection.remove_member(deployment, name)
+        say(f"{name} has left")
+    deadline = time.monotonic() + _LEAVE_EXTRA_S
+    # Who launches next must not be given an actor that is about to end.
+    while set(names) & set(connection.list_deployments().get(deployment, [])) and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
