@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from prefillshare.config.cluster import Cluster
 from prefillshare.config.router import Router
 from prefillshare.config.store import MIN_PAGE_TOKENS, Store
 from prefillshare.errors import ConfigError
@@ -250,6 +251,8 @@ class Deployment:
     """The hand-off; disaggregated only."""
     store: Store | None = None
     """Memory of the host and one store for all engines; None has neither."""
+    cluster: Cluster | None = None
+    """Placement on the nodes of a cluster; disaggregated only."""
     otlp_endpoint: str | None = None
     """OTLP gRPC receiver of OpenTelemetry traces, such as http://localhost:4317; None makes no traces."""
     source: Path | None = None
