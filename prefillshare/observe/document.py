@@ -116,8 +116,10 @@ class StoreState(StoreCounters):
     host_capacity_tokens: int
     host_used_tokens: int
     is_attached: bool
+    why_off: str | None
     capacity_bytes: int
     used_bytes: int
+    used_disk_bytes: int
     num_pages: int
     codec: str
     codec_break_even_bytes_per_s: float
@@ -245,6 +247,7 @@ class DeploymentState(TypedDict):
     repins: int
     refusals: NotRequired[int]
     retries: NotRequired[int]
+    forwarded: NotRequired[int]
     eager_jobs: NotRequired[EagerJobsState]
 
 

@@ -82,6 +82,7 @@ _STORE_GAUGES = {
     "is_attached": ("store_attached", "Whether the worker has the deployment's store"),
     "capacity_bytes": ("store_capacity_bytes", "Size of the store that the workers of the deployment share"),
     "used_bytes": ("store_used_bytes", "What of the store holds pages"),
+    "used_disk_bytes": ("store_used_disk_bytes", "Of that, what lies on disk"),
     "num_pages": ("store_pages", "Pages in the store that the workers of the deployment share"),
 }
 _PUSH_COUNTERS = {
@@ -158,6 +159,10 @@ def _of_deployment(state: DeploymentState) -> Iterator[Metric]:
         yield CounterMetricFamily("prefillshare_refusals", "Calls answered 429", value=state["refusals"])
     if "retries" in state:
         yield CounterMetricFamily("prefillshare_retries", "Further tries after a worker failed", value=state["retries"])
+    if "forwarded" in state:
+        yield CounterMetricFamily(
+            "prefillshare_forwarded", "Calls passed on to the router of their session", value=state["forwarded"]
+        )
     if "eager_jobs" in state:
         yield from _of_eager_jobs(state["eager_jobs"])
 

@@ -158,13 +158,6 @@ class Scheduler(upstream.Scheduler):
         flushed: bool = super().flush_cache(empty_cache)
         return flushed
 
-    @overrides("6e80805a2e8ccb71", "without a GPU, a first token would wait for the decode step after it")
-    def is_disable_overlap_for_batch(self, batch: ScheduleBatch, last_batch: ScheduleBatch | None) -> bool:
-        # On a CPU nothing overlaps: a pass is over when it was launched, and its result need not wait for the next one.
-        # The queue has a copy of its batch; the batch itself may have become the one that decodes.
-        waits_in_vain = self.device == "cpu" and any(done.forward_mode.is_extend() for done, _ in self.result_queue)
-        return waits_in_vain or super().is_disable_overlap_for_batch(batch, last_batch)
-
     def _count_eager(self) -> EagerState | None:
         if self._eager is None:
             return None

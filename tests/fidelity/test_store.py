@@ -5,11 +5,14 @@ The pool holds 1,600 tokens and the prompts four times as many. One launch after
 deployment file, each ended by a kill without warning.
 """
 
+import os
+import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -220,17 +223,54 @@ def test_weights_and_store_stay_while_an_engine_runs(launches):
         assert reply.status_code == 400, reply.text
 
 
-def test_an_engine_goes_on_without_its_store(launches, working_set):
+def cut_store(launches: Relaunched) -> None:
+    """Take the bytes away from under the engine."""
+    os.truncate(store_path(launches.file), 0)
+
+
+def remove_store(launches: Relaunched) -> None:
+    """Remove the folder, as somebody who wants the memory back."""
+    shutil.rmtree(store_path(launches.file).parent)
+
+
+@pytest.mark.parametrize("harm", [cut_store, remove_store])
+def test_an_engine_goes_on_without_its_store_and_takes_it_up_again(launches, working_set, expected, harm):
     prompts = working_set[:6]
-    answers = ask_each(launches, prompts, "math")
-    with store_path(launches.file).open("r+b") as store:
-        store.truncate(0)
+    asked = [(prompt, "math") for prompt in prompts]
+    log = Path(launches.running.log_path)
+    before = log.stat().st_size
+    harm(launches)
     # One round over more than the pool holds, and one that would find it again in the store.
-    assert [answer.tokens for answer in ask_each(launches, prompts, "math")] == [answer.tokens for answer in answers]
+    check_exact(asked, ask_each(launches, prompts, "math"), expected)
     launches.endpoint.flush()
-    assert [answer.tokens for answer in ask_each(launches, prompts, "math")] == [answer.tokens for answer in answers]
-    (worker,) = launches.endpoint.http.get("/deployment/state").json()["workers"]
-    assert worker["store"]["failures"] > 0
+    check_exact(asked, ask_each(launches, prompts, "math"), expected)
+    told = wait_until_attached(launches)
+    assert told["failures"] > 0
+    said = log.read_bytes()[before:].decode(errors="replace")
+    assert said.count("goes on without the store") == 1
+    assert "while it was in use" in said
+
+    launches.endpoint.flush()
+    answers = ask_each(launches, [*prompts, *prompts], "code")
+    check_exact([(prompt, "code") for prompt in (*prompts, *prompts)], answers, expected)
+    check_all_found(prompts, answers[len(prompts) :])
+    assert sum(answer.report["store_hit_tokens"] + answer.report["host_hit_tokens"] for answer in answers) > 0
+    # Others find it too.
+    launches.wait_for_pages(max(whole_pages(len(prompt)) for prompt in prompts) // PAGE_TOKENS)
+
+
+def wait_until_attached(launches: Relaunched) -> dict[str, Any]:
+    """What the engine tells of the store once it has one."""
+    deadline = time.monotonic() + 60
+    while True:
+        (worker,) = launches.endpoint.http.get("/deployment/state").json()["workers"]
+        told: dict[str, Any] = worker["store"]
+        if told["is_attached"]:
+            assert told["why_off"] is None
+            return told
+        assert "was" in told["why_off"]
+        assert time.monotonic() < deadline, told
+        time.sleep(0.2)
 
 
 def test_the_docs_list_every_metric_of_a_store_and_no_other(launches):

@@ -20,6 +20,7 @@ from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.plan.processes import PlannedWorker, plan_workers
 from prefillshare.serving.run.process import EngineProcess, start_engine
 from prefillshare.serving.run.readiness import wait_until_listening
+from prefillshare.serving.run.store_hold import StoreHold
 from tests.support.engines import MODELS_DIR, START_TIMEOUT_S, flush
 from tests.support.forks import fork_server
 
@@ -207,6 +208,7 @@ def pd_workers(
         for planned in plan_workers(resolve(load_deployment(file)), options)
     ]
     with contextlib.ExitStack() as stack:
+        stack.callback(StoreHold(planned).end)  # last: a store that a worker still uses stays
         processes = {each.worker.name: _start(stack, each, file.parent) for each in planned}
         started = [(processes[each.worker.name], each.place.url) for each in planned]
         wait_until_listening(started, None, START_TIMEOUT_S, lambda stage: None)

@@ -125,7 +125,7 @@ class Job:
     def _has_time(self) -> bool:
         """Whether the prefill worker can do more than its calls, and the router has room for more connections."""
         worker, parts = self._ended.prefill, self._parts
-        has_waiting = parts.admission.num_queued() > 0 or worker.num_running > MAX_CALLS_AHEAD
+        has_waiting = parts.admission.num_queued() > 0 or worker.load > MAX_CALLS_AHEAD
         return self._is_present(worker) and not has_waiting and not parts.descriptors.is_short
 
 
