@@ -99,10 +99,6 @@ def _sdpa(query: Tensor, keys: Tensor, values: Tensor, scale: float | None, **op
     return scaled_dot_product_attention(query[None], keys[None], values[None], scale=scale, **options)[0]
 
 
-MOST_NORMALIZED = 1 << 16
-"""Numbers up to which a loop takes less time for a norm than five operators of PyTorch, which are faster each."""
-
-
 def can_loop(*tensors: Tensor) -> bool:
     """Whether loops of one thread can compute with these float32 tensors of the CPU, and are the faster way."""
     return torch.get_num_threads() == 1 and all(tensor.is_contiguous() for tensor in tensors)
@@ -110,7 +106,7 @@ def can_loop(*tensors: Tensor) -> bool:
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """x / sqrt(mean(x^2) + epsilon) * weight, over the last dimension."""
-    if x.numel() <= MOST_NORMALIZED and can_loop(x):
+    if can_loop(x):
         output, size = torch.empty_like(x), x.shape[-1]
         rows, out_rows = x.view(-1, size).numpy(), output.view(-1, size).numpy()
         operator_kernels.normalize(rows, weight.detach().numpy(), np.float32(epsilon), out_rows)

@@ -3,14 +3,12 @@
 Target: ``RMSNorm`` on our platform, and ``RotaryEmbedding.forward_native``
 Why: a decode step of a small model on a CPU is mostly the cost of calling operators;
     upstream spends 7 of them on a norm and 20 on the rotation of queries and keys.
-How: a compiled loop for each (:mod:`sglang_patches.cpu.operator_kernels`). With more threads, and for norms of long
-    prompts, a norm of 5 calls (PyTorch's ``rms_norm`` is 8 inside, and ten times as slow on long prompts), and queries
-    and keys rotated as one tensor. Only for float32, where
-    nothing has to be cast; everything else goes upstream. The norm is registered for
-    the platform (two models that are not served here have subclasses of it, which keep
-    upstream's). The rotation is a method patch: the registry knows a class but not
-    its subclasses, and each model family has a rotary class of its own that inherits
-    this method (Llama 3, YaRN, dynamic NTK, ...).
+How: a compiled loop for each (:mod:`sglang_patches.cpu.operator_kernels`). With more threads than one, a norm of 5
+    calls (PyTorch's ``rms_norm`` is 8 inside, and ten times as slow on long prompts), and queries and keys rotated as
+    one tensor. Only for float32, where nothing has to be cast; everything else goes upstream. The norm is registered
+    for the platform (two models that are not served here have subclasses of it, which keep upstream's). The rotation is
+    a method patch: the registry knows a class but not its subclasses, and each model family has a rotary class of its
+    own that inherits this method (Llama 3, YaRN, dynamic NTK, ...).
 Upstream: sglang/srt/layers/layernorm.py:644 and layers/rotary_embedding/base.py:234 at
     0.5.17.
 Remove when: those are built on fused operators.
