@@ -294,13 +294,11 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
         """Begin to load ``key``; False where the host tier has room for it as soon as somebody's work has ended."""
         req.last_host_node.protect_host()  # before others give way
         rows = take_rows(self, len(key))
-        if len(rows) < len(key) and RoomSeen.of(self).is_anything_locked:
+        comes_later = len(rows) < len(key) and RoomSeen.of(self).is_anything_locked
+        if comes_later or len(rows) == 0:
             self.token_to_kv_pool_host.free(rows)
             req.last_host_node.release_host()
-            return False
-        if len(rows) == 0:
-            req.last_host_node.release_host()
-            return True
+            return not comes_later
         key, keys = key[: len(rows)], keys[: len(rows) // self.page_size]
         operation = PrefetchOperation(req.rid, key, req.last_host_node.get_last_hash_value())
         operation.hash_value, operation.storage_hit_count, operation.host_indices = keys, len(key), rows
