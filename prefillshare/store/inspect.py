@@ -80,7 +80,7 @@ def find_stores(memory: Path, disk: Path | None) -> list[FoundStore]:
     ]
     if disk is not None:
         if not disk.is_dir():
-            raise StoreError(f"{disk} is no folder: name the `directory` of [store]")
+            raise StoreError(f"{disk} is no folder: name the `path` of [store]")
         files = sorted(disk_folder(disk).glob(f"*{DISK_SUFFIX}"))
         found += [_describe(path, "disk", disk.name, is_path_used(path)) for path in files]
     return found

@@ -36,6 +36,7 @@ from sglang.srt.mem_cache.hiradix_cache import HiRadixCache
 from sglang.srt.mem_cache.radix_cache import RadixKey
 
 from sglang_patches.declarations import overrides, subclasses
+from sglang_patches.eager.slices import shorten_slice
 from sglang_patches.engine.radix_cache import SharedPrefillRadixCache
 from sglang_patches.observed.call_report import note
 from sglang_patches.patches.node_hashes import ROOT_ATTRIBUTE
@@ -249,6 +250,11 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
             if end > num_tokens and part.backuped:
                 self.write_backup_storage(part)
 
+    def is_loading(self, rid: str) -> bool:
+        """Whether a request waits for the store, for others' stores, or for room for what it would load."""
+        is_fetching = self._fetches is not None and self._fetches.get(rid) is not None
+        return is_fetching or any(rid in those for those in (self.ongoing_prefetch, self._waiting_for, self._postponed))
+
     def _has_room(self) -> bool:
         assert self._held is not None
         return self._held.has_room(self.cache_controller.prefetch_tokens_occupied)
@@ -350,7 +356,7 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
 
     def _is_ready_after_asking(self, req: Req) -> bool:
         self.prefetch(req, may_fetch=False)  # other hosts are asked once
-        return not any(req.rid in those for those in (self.ongoing_prefetch, self._waiting_for, self._postponed))
+        return not self.is_loading(req.rid)
 
     def _forget_request(self, rid: str) -> None:
         self._asked.pop(rid, None)
@@ -376,6 +382,7 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
         indices, node = super().init_load_back(params)
         if len(indices) == 0 and params.req is not None:
             params.req.host_hit_length = params.req.storage_hit_length = 0
+            shorten_slice(params.req)
         return indices, node
 
     # The store stays while the engine runs

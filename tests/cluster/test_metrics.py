@@ -24,6 +24,7 @@ from tests.support.monitoring import (
     module_of,
     names_in,
     observed,
+    read_state,
     scraped,
     worker_of,
 )
@@ -46,9 +47,7 @@ HANDOFF_TOKENS = 60 + 80 + (100 - 59) + (100 - 79) + 40 + (40 - 39)
 
 
 def state(cluster: Cluster) -> dict:
-    reply = cluster.http.get("/deployment/state")
-    assert reply.status_code == 200, reply.text
-    found: dict = reply.json()
+    found = read_state(cluster.http)
     assert mistakes_in(found) == []
     return found
 

@@ -9,6 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.fidelity.conftest import MODULES, NUM_TOKENS, Prompt
-from tests.support.engines import Answer
+from tests.support.engines import Answer, Endpoint
 from tests.support.marks import starts_engine
 from tests.support.monitoring import documented_metrics, names_in
 from tests.support.stores import (
@@ -30,6 +31,8 @@ from tests.support.stores import (
     whole_pages,
 )
 
+LONG = 600
+"""Tokens of an answer that takes longer than what comes meanwhile."""
 SMALL_POOL = ("--max-total-tokens", "1600", "--chunked-prefill-size", "256")
 
 
@@ -153,6 +156,39 @@ def test_what_the_store_lost_of_a_chain_in_the_pool_is_written_again(launches, w
     found = launches.launch().generate(prompt, "tool", NUM_TOKENS)
     check_exact([(prompt, "tool")], [found], expected)
     assert found.report["store_hit_tokens"] == whole_pages(len(prompt))
+
+
+def test_what_is_computed_ahead_is_loaded_as_far_as_it_is_stored(launches, prompts, expected):
+    """A conversation has left the pool and the host tier by the time of its job: a long call was in the way."""
+    endpoint = launches.endpoint
+    prompt = [20, *prompts[1], *prompts[2], *prompts[3]]
+    with ThreadPoolExecutor(1) as pool:
+        in_the_way = pool.submit(endpoint.generate, prompts[0], "tool", LONG)
+        while endpoint.http.get("/deployment/state").json()["workers"][0]["running"] == 0:
+            assert not in_the_way.done()
+        answer = endpoint.generate(prompt, "math", 40)
+        for number in range(2, 24):
+            endpoint.generate((30 + number, *prompts[number]), "code", 1)
+        assert not in_the_way.done(), "the job has had its turn"
+        before = computed_ahead(endpoint)
+        in_the_way.result()
+    deadline = time.monotonic() + 60
+    while (after := computed_ahead(endpoint))["waiting"]:
+        assert time.monotonic() < deadline, after
+        time.sleep(0.05)
+    print(f"of {len(prompt) + 40} tokens: before {before}, after {after}")
+    assert after["dropped"] == before["dropped"]
+    assert after["loaded_tokens"] - before["loaded_tokens"] >= whole_pages(len(prompt)) / 2
+    # The other job is that of the call in the way; all other answers are too short.
+    assert after["tokens"] - before["tokens"] <= LONG + 40 + 4 * PAGE_TOKENS
+    context = (*prompt, *answer.tokens, 7)
+    found = endpoint.generate(context, "math", NUM_TOKENS)
+    assert found.cached_tokens >= whole_pages(len(prompt) + 40)
+
+
+def computed_ahead(endpoint: Endpoint) -> dict[str, int]:
+    told: dict[str, int] = endpoint.http.get("/deployment/state").json()["workers"][0]["eager"]
+    return told
 
 
 def test_a_flush_forgets_what_is_stored(launches, working_set):

@@ -68,10 +68,14 @@ class Pair:
 
     def post(self, path: str, body: Mapping[str, Any]) -> tuple[httpx.Response, httpx.Response]:
         """Both legs of a call: the decode worker's reply and the prefill worker's."""
+        decode_reply, prefill_reply = self.submit(path, body)
+        return decode_reply.result(), prefill_reply.result()
+
+    def submit(self, path: str, body: Mapping[str, Any]) -> tuple[Future[httpx.Response], Future[httpx.Response]]:
+        """The same, not waited for."""
         first_leg, second_leg = self._bodies(path, body)
         prefill_reply = self._legs.submit(self.prefill.post, path, json=first_leg)
-        decode_reply = self.decode.post(path, json=second_leg)
-        return decode_reply, prefill_reply.result()
+        return self._legs.submit(self.decode.post, path, json=second_leg), prefill_reply
 
     def stream(self, path: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """The pieces of a streamed reply."""

@@ -36,7 +36,7 @@ def complete() -> dict[str, Any]:
 
 def test_every_field_arrives() -> None:
     state = complete()
-    state["workers"][0]["eager"] = {"tokens": 5, "hit_tokens": 4, "dropped": 1}
+    state["workers"][0]["eager"] = {"tokens": 5, "hit_tokens": 4, "dropped": 1, "waiting": 2}
     state["workers"][1]["push"] = {"pushed_tokens": 7, "push_hit_tokens": 6}
     state["workers"][0]["store"] |= {"store_hit_tokens": 8, "used_disk_bytes": 3, "damaged_pages": 2}
     state["workers"][2]["store"] = {"is_attached": False, "why_off": "no room: make some", "failures": 1}
@@ -55,7 +55,7 @@ def test_every_field_arrives() -> None:
     assert worker.handoff is not None
     assert worker.kv.shared_tokens == state["workers"][0]["kv"]["shared_tokens"]
     assert worker.handoff.bytes == state["workers"][0]["handoff"]["bytes"]
-    assert worker.eager == Eager(tokens=5, hit_tokens=4, dropped=1)
+    assert worker.eager == Eager(tokens=5, hit_tokens=4, dropped=1, waiting=2)
     assert snapshot.workers[1].eager is None
     assert snapshot.workers[0].push is None
     assert snapshot.workers[1].push == Push(pushed_tokens=7, push_hit_tokens=6)

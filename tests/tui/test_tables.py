@@ -58,12 +58,12 @@ def test_every_cell_and_sentence_can_be_written(table, view: View) -> None:  # t
 
 
 def test_a_worker_says_what_it_computed_ahead_where_it_does() -> None:
-    eager = Eager(tokens=1200, hit_tokens=900, dropped=3)
+    eager = Eager(tokens=1200, hit_tokens=900, dropped=3, waiting=2)
     for worker, is_said in ((Worker(id="w", eager=eager), True), (Worker(id="w"), False)):
         view = view_of([Snapshot(time=NOW, workers=(worker,))])
         (row,) = WORKERS.rows(view)
         said = [as_text(text) for text in WORKERS.detail(row, view)]
-        ahead = "computed ahead of calls: 1,200 tokens, 900 of them hit since; 3 answers given up"
+        ahead = "computed ahead of calls: 1,200 tokens, 900 of them hit since; 2 answers wait, 3 were given up"
         assert (ahead in said) == is_said
 
 
@@ -90,11 +90,14 @@ def test_the_store_of_a_worker_is_told_with_its_damage_or_why_it_is_off() -> Non
 
 
 def test_pushes_are_told_of_a_decode_worker_and_jobs_of_the_router() -> None:
-    push, jobs = Push(pushed_tokens=5000, push_hit_tokens=4000), EagerJobs(done=9, dropped=1, cancelled=2, failed=0)
+    push, jobs = (
+        Push(pushed_tokens=5000, push_hit_tokens=4000, push_wasted_tokens=600, dropped_pushes=2),
+        EagerJobs(done=9, dropped=1, cancelled=2, failed=0),
+    )
     workers = (Worker(id="d", role="decode", push=push), Worker(id="r", role="router"), Worker(id="p", role="prefill"))
     view = view_of([Snapshot(time=NOW, workers=workers, eager_jobs=jobs)])
     said = {row.worker.id: [as_text(text) for text in WORKERS.detail(row, view)] for row in WORKERS.rows(view)}
-    pushed = "handed over ahead of calls: 5,000 tokens, 4,000 of them hit since"
+    pushed = "handed over ahead of calls: 5,000 tokens, 4,000 of them hit since, 600 in vain; 2 times calls came first"
     outcomes = (
         "answers to compute ahead: 9 done, - of them pushed to the module expected next; 1 gave way, 2 came too late, "
         "0 failed"

@@ -36,8 +36,8 @@ _MODULE = (
 _WORKER = "pid restarts running queued prompt_tokens cached_tokens generated_tokens retractions".split()
 _KV = "capacity_tokens shared_tokens private_tokens free_tokens evictable_tokens token_bytes".split()
 _HANDOFF = "tokens bytes seconds calls".split()
-_EAGER = "tokens hit_tokens dropped".split()
-_PUSH = "pushed_tokens push_hit_tokens".split()
+_EAGER = "tokens hit_tokens dropped waiting".split()
+_PUSH = "pushed_tokens push_hit_tokens push_wasted_tokens dropped_pushes".split()
 _STORE = (
     "store_hit_tokens host_hit_tokens written_pages refused_pages damaged_pages capacity_bytes used_bytes "
     "used_disk_bytes".split()

@@ -103,6 +103,8 @@ class Eager:
     """Those that a call has hit since."""
     dropped: float | None = None
     """Answers given up."""
+    waiting: float | None = None
+    """Answers still to be computed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +115,10 @@ class Push:
     """Tokens handed over."""
     push_hit_tokens: float | None = None
     """Those that a call then need not be handed."""
+    push_wasted_tokens: float | None = None
+    """Those whose room others got before a call came."""
+    dropped_pushes: float | None = None
+    """Pushes that were ended for calls."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,8 @@ from prefillshare_tui.tables.base import Column, Table
 from prefillshare_tui.view import NOTHING, Activity, View
 
 _BAR_CELLS = 12
+_OTHER_ROUTER = "router "
+"""Begin of the id of a router that another one tells of; what it has counted it tells itself."""
 STATE_TONES: dict[str, Tone] = {"up": "good", "starting": "warn", "draining": "warn", "down": "bad", "failed": "bad"}
 
 
@@ -127,7 +129,8 @@ def _computed_ahead(worker: Worker) -> tuple[Line, ...]:
     if eager is None:
         return ()
     text = f"computed ahead of calls: {words.exact(eager.tokens)} tokens, {words.exact(eager.hit_tokens)} of them hit "
-    return (line(text + f"since; {words.exact(eager.dropped)} answers given up"),)
+    ends = f"{words.exact(eager.waiting)} answers wait, {words.exact(eager.dropped)} were given up"
+    return (line(f"{text}since; {ends}"),)
 
 
 def _pushed(worker: Worker) -> tuple[Line, ...]:
@@ -135,13 +138,14 @@ def _pushed(worker: Worker) -> tuple[Line, ...]:
     if push is None:
         return ()
     text = f"handed over ahead of calls: {words.exact(push.pushed_tokens)} tokens, "
-    return (line(f"{text}{words.exact(push.push_hit_tokens)} of them hit since"),)
+    ends = f"{words.exact(push.push_wasted_tokens)} in vain; {words.exact(push.dropped_pushes)} times calls came first"
+    return (line(f"{text}{words.exact(push.push_hit_tokens)} of them hit since, {ends}"),)
 
 
 def _jobs(worker: Worker, snapshot: Snapshot) -> tuple[Line, ...]:
-    """What the router had computed ahead: it tells of that for the whole deployment."""
+    """What the router that was asked had computed ahead; of others beside it only their state is known here."""
     jobs = snapshot.eager_jobs
-    if worker.role != "router" or jobs is None:
+    if worker.role != "router" or worker.id.startswith(_OTHER_ROUTER) or jobs is None:
         return ()
     text = (
         f"answers to compute ahead: {words.exact(jobs.done)} done, {words.exact(jobs.pushed)} of them pushed to the "
