@@ -26,8 +26,6 @@ What upstream does and these overrides do differently:
 
 from __future__ import annotations
 
-import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -43,6 +41,7 @@ from sglang_patches.patches.node_hashes import ROOT_ATTRIBUTE
 from sglang_patches.store.backend import StoreBackend
 from sglang_patches.store.costs import LoadCosts
 from sglang_patches.store.fetches import Fetches
+from sglang_patches.store.loader import stop_loading, wait_for_loader
 from sglang_patches.store.loads import HeldLoads, Postponed, RoomSeen, last_on_host, take_rows
 from sglang_patches.store.page_keys import PageKeys
 
@@ -114,7 +113,7 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
     @overrides("db0c714f83b4dc78", "a flush would leave what it is to forget in the store, and take a second")
     def reset(self) -> None:
         is_flush = self.num_flushes >= 0
-        ended = self._stop_loading() if is_flush else None
+        ended = stop_loading(self.cache_controller) if is_flush else None
         super().reset()
         setattr(self.root_node, ROOT_ATTRIBUTE, self._page_keys)
         self._waiting_for.clear()
@@ -126,23 +125,8 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
         if self._fetches is not None:
             self._fetches.clear()
         if is_flush:
-            self._wait_for_loader(ended)
+            wait_for_loader(self.cache_controller, ended)
             self._backend.clear()
-
-    def _stop_loading(self) -> threading.Thread:
-        """End the threads, which look for their end once a second if nothing wakes them; the one that loaded."""
-        controller = self.cache_controller
-        controller.storage_stop_event.set()
-        for queue in (controller.prefetch_queue, controller.backup_queue, controller.prefetch_buffer):
-            queue.put(None)
-        loader: threading.Thread = controller.prefetch_io_aux_thread
-        loader.join()
-        return loader
-
-    def _wait_for_loader(self, ended: threading.Thread | None) -> None:
-        """The thread that upstream started makes queue and loader: what came before it would wait in the old queue."""
-        while self.cache_controller.prefetch_io_aux_thread is ended:
-            time.sleep(0.001)
 
     @overrides("af30683757e6b557", "nobody would know for which module a prefix was prefilled")
     def insert(self, params: InsertParams) -> InsertResult:
