@@ -27,6 +27,9 @@ WARNINGS_VARIABLE = "PREFILLSHARE_MODULE_WARNINGS"
 SHARED_MEMORY_VARIABLE = "PREFILLSHARE_SHARED_MEMORY"
 """Environment variable of decode workers, 1: their KV lies in memory that prefill workers on the machine can map."""
 
+PEER_SECRET_VARIABLE = "PREFILLSHARE_PEER_SECRET"
+"""Environment variable of disaggregated workers: private file with the secret that all parts of a deployment share."""
+
 WORKER_VARIABLE = "PREFILLSHARE_WORKER"
 """Environment variable of disaggregated workers: the worker's name."""
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.cluster.conftest import MODULES, Cluster
-from tests.support.monitoring import counted, module_of, worker_of
+from tests.support.monitoring import counted, module_of, read_state, worker_of
 from tests.support.pd import TINY
 from tests.support.reference import Reference
 
@@ -39,8 +39,7 @@ def empty(cluster: Cluster) -> Cluster:
 
 
 def state(cluster: Cluster) -> dict[str, Any]:
-    found: dict[str, Any] = cluster.http.get("/deployment/state").json()
-    return found
+    return read_state(cluster.http)
 
 
 def jobs(told: dict[str, Any]) -> dict[str, int]:

@@ -41,6 +41,8 @@ class RouterFile:
             "port": options.port,
             "api_key": options.api_key,
             "admin_key": options.admin_key,
+            "address": options.address,
+            "peers": options.peers,
             "worker_api_key": worker_key,
             "vocab_size": geometry(deployment.prefill_path)["vocab_size"],
             "deployment": deployment.config.name,
