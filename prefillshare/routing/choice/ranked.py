@@ -24,8 +24,6 @@ from prefillshare.routing.workers.worker import Worker
 
 _MAX_FEW = 32
 """Holders of one prefix that are looked at one by one; where there are more, they are taken as they come by rank."""
-_MAX_LOOKED_UP = 256
-"""Holders of one prefix of whom it is asked whether they are of the group."""
 _ENDLESS: Key = (float("inf"),)
 
 
@@ -86,25 +84,14 @@ class Ranked:
         if search.is_over(self._at_best(waiting, fast, levels[0][0] if levels else 0)):
             return None
         for length, holders in levels:
-            present = self._find_few(holders)
-            if present is not None:
-                self._meet_few(search, present)
+            if len(holders) <= _MAX_FEW:
+                self._meet_few(search, holders)
             elif search.is_over(self._at_best(waiting, fast, length)):
                 return search.best
             else:
                 self._meet_many(search, length, holders)
         self._meet_many(search, 0, None)
         return search.best
-
-    def _find_few(self, holders: Collection[str]) -> Collection[str] | None:
-        """Return those of `holders` that are of the group, if these are few; None if they may be many."""
-        if len(holders) <= _MAX_FEW:
-            return holders
-        if len(holders) > _MAX_LOOKED_UP:
-            return None
-        # Of a system prompt most holders are decode workers: to come upon the few others by rank would take long.
-        present = [holder for holder in holders if holder in self._ready]
-        return present if len(present) <= _MAX_FEW else None
 
     def _meet_few(self, search: "_Search", holders: Collection[str]) -> None:
         for holder in holders:
