@@ -50,6 +50,9 @@ class RouterSettings:
     """Whether the KV of answers is made before the next prompt comes."""
     router: Router = field(default_factory=Router)
     """How calls are spread."""
+    modules: tuple[str, ...] = ()
+    """Decode modules of the deployment file; a call for one without a worker is told to wait, and not that it does not
+    exist."""
     workers: tuple[WorkerSpec, ...] = ()
     """Workers at the start; others may join."""
 

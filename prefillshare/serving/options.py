@@ -25,6 +25,8 @@ class LaunchOptions:
     """Address to listen on."""
     port: int = DEFAULT_PORT
     """Port to listen on."""
+    ports: range | None = None
+    """Further ports of a worker that others reach come from these; None lets it take any free ones."""
     api_key: str | None = None
     """Key that clients must send; None for an open server."""
     admin_key: str | None = None

@@ -32,6 +32,7 @@ def router(
     port: given.Port = 30000,
     api_key: given.ServerKey = None,
     admin_key: AdminKey = None,
+    admin_key_file: given.AdminKeyFile = None,
     peers: Peers = None,
     address: Address = None,
     log_file: given.LogFile = None,
@@ -47,8 +48,12 @@ def router(
     from prefillshare.serving.options import LaunchOptions
     from prefillshare.serving.stopping import StopRequested, serve_until_stopped, stop_signals
 
+    admin_key = given.choose_admin_key(admin_key, admin_key_file)
     if not admin_key:
-        raise ConfigError("workers join with an admin key: choose one and set PREFILLSHARE_ADMIN_KEY here and there")
+        raise ConfigError(
+            "workers join with an admin key: choose one, and set PREFILLSHARE_ADMIN_KEY here and there, or name its "
+            "file with --admin-key-file"
+        )
     require("engine")
     if log_file is not None:
         check_log_file(log_file)

@@ -13,6 +13,7 @@ from prefillshare.config.router import Router
 from prefillshare.routing.descriptors import Descriptors, is_own_shortage
 from prefillshare.routing.workers.answer import Answer, read_answer
 from prefillshare.routing.workers.leg import Leg, LegFailedError
+from prefillshare.routing.workers.sockets import open_socket
 from prefillshare.routing.workers.worker import Worker
 from prefillshare.wire.errors import error_text
 
@@ -143,7 +144,7 @@ class WorkerClient:
 def make_session(settings: Router) -> aiohttp.ClientSession:
     """Return an HTTP client towards servers of the deployment; whoever has it closes it."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S),
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S, socket_factory=open_socket),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_timeout_s),
         auto_decompress=False,
         skip_auto_headers=("User-Agent", "Accept-Encoding"),

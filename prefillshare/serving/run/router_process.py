@@ -49,6 +49,7 @@ class RouterFile:
             "otlp_endpoint": deployment.config.otlp_endpoint,
             "base_model": deployment.config.prefill.name,
             "fingerprint": deployment.fingerprint,
+            "modules": [module.name for module in deployment.config.decode],
             "eager_answers": deployment.config.prefill.eager_answers,
             "workers": [describe_worker(worker) for worker in workers],
             "router": dataclasses.asdict(deployment.config.router),
