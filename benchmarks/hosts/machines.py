@@ -83,6 +83,11 @@ class Host:
         with contextlib.suppress(subprocess.CalledProcessError):
             _ip("link", "del", self.link)  # which would stay until the kernel has put the namespace away
 
+    def power_on(self) -> None:
+        """Make it anew, with its name, address and folder."""
+        new = make_host(self.name, self.address, self.link.rpartition("-")[0], self.folder)
+        self.first, self.pid = new.first, new.pid
+
 
 @contextlib.contextmanager
 def network_of_hosts(names: Sequence[str], folder: Path, subnet: str | None = None) -> Iterator[dict[str, Host]]:
