@@ -10,7 +10,7 @@ from typing import Literal
 
 from prefillshare.errors import ConfigError
 
-Extra = Literal["engine", "train", "bench", "dashboard"]
+Extra = Literal["engine", "train", "bench", "dashboard", "cluster"]
 
 LIBRARIES: dict[Extra, tuple[str, ...]] = {
     "engine": (
@@ -49,9 +49,10 @@ LIBRARIES: dict[Extra, tuple[str, ...]] = {
     "train": ("accelerate", "datasets", "tensorboard"),
     "bench": ("matplotlib",),
     "dashboard": ("textual", "textual_plotext"),
+    "cluster": ("ray",),
 }
 """What is imported from an extra, by the name that an `import` has; some come with SGLang's own dependencies."""
-_WITH_THE_ENGINE: tuple[Extra, ...] = ("train", "bench")
+_WITH_THE_ENGINE: tuple[Extra, ...] = ("train", "bench", "cluster")
 
 
 def require(extra: Extra) -> None:

@@ -81,6 +81,7 @@ def test_the_wheel_holds_no_adapters_that_only_comparisons_need(wheel: zipfile.Z
         (("top", "--once", "--url", "http://127.0.0.1:9"), 5, "no server answers"),
         (("top",), 2, "needs a terminal"),
         (("ps",), 0, "no deployment is running"),
+        (("ps", "--cluster", "127.0.0.1:9"), 2, r"pip install 'prefillshare\[cluster\]'"),
         (("launch",), 2, r"pip install 'prefillshare\[engine\]'"),
         (("train", "recipe.toml"), 2, r"pip install 'prefillshare\[train\]'"),
         (("bench", "react"), 2, r"pip install 'prefillshare\[bench\]'"),

@@ -17,10 +17,13 @@ from prefillshare.cli.commands import (
     doctor,
     evaluate,
     launch,
+    logs,
     models,
     ps,
     router,
+    scale,
     simulate,
+    stop,
     store,
     top,
     train,
@@ -48,6 +51,9 @@ app.command("ask")(ask.ask)
 app.command("chat")(chat.chat)
 app.command("ps")(ps.ps)
 app.command("top")(top.top)
+app.command("logs")(logs.logs)
+app.command("scale")(scale.scale)
+app.command("stop")(stop.stop)
 app.command("bench")(bench.bench)
 app.command("simulate")(simulate.simulate)
 app.command("doctor")(doctor.doctor)

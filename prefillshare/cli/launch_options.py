@@ -37,6 +37,11 @@ OtlpEndpoint = Annotated[
     str | None, typer.Option(help="OTLP gRPC receiver of traces; wins over the file's otlp_endpoint.")
 ]
 LogFile = Annotated[Path | None, typer.Option(help="File for the engine's log.")]
+ClusterAddress = Annotated[
+    str | None,
+    typer.Option("--cluster", help="Address of a Ray cluster to serve it on; wins over the file's [cluster]."),
+]
+Detach = Annotated[bool, typer.Option("--detach", help="On a cluster: leave it running, and return when it serves.")]
 ShowDashboard = Annotated[bool, typer.Option("--tui", help="Show the dashboard while it serves.")]
 
 _PRIVATE_HOSTS = ("127.0.0.1", "localhost", "::1")

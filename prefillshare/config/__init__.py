@@ -4,6 +4,7 @@
 other is decided by `prefillshare.modules.deployment`, whether a run can start by `prefillshare.training.finetune`.
 """
 
+from prefillshare.config.cluster import Cluster
 from prefillshare.config.load import load_deployment, load_training
 from prefillshare.config.router import Router
 from prefillshare.config.schema import DecodeModule, Deployment, Engine, PrefillModule, Transfer
@@ -11,6 +12,7 @@ from prefillshare.config.store import Store
 from prefillshare.config.training import Training
 
 __all__ = [
+    "Cluster",
     "DecodeModule",
     "Deployment",
     "Engine",

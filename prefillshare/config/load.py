@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from prefillshare.config.cluster import Cluster
 from prefillshare.config.schema import DecodeModule, Deployment, PrefillModule
 from prefillshare.config.store import Store
 from prefillshare.config.tables import build
@@ -38,6 +39,7 @@ def load_deployment(file: Path) -> Deployment:
             prefill=_resolve_path(deployment.prefill, file),
             decode=tuple(_resolve_path(module, file) for module in deployment.decode),
             store=_resolve_store(deployment.store, file),
+            cluster=_resolve_cluster(deployment.cluster, file),
             source=file.resolve(),
         )
     except ConfigError as error:
@@ -61,8 +63,18 @@ def _resolve_store(store: Store | None, file: Path) -> Store | None:
     return dataclasses.replace(store, path=found)
 
 
+def _resolve_cluster(cluster: Cluster | None, file: Path) -> Cluster | None:
+    if cluster is None:
+        return None
+    token, api_key = (
+        None if path is None else _make_absolute(path, file) for path in (cluster.token_file, cluster.api_key_file)
+    )
+    # On each node of the cluster they lie where they lie here.
+    return dataclasses.replace(cluster, token_file=token, api_key_file=api_key)
+
+
 def _refuse_unused_tables(deployment: Deployment, table: Mapping[str, Any]) -> None:
-    unused = [name for name in ("router", "transfer") if name in table]
+    unused = [name for name in ("router", "transfer", "cluster") if name in table]
     if deployment.topology == "colocated" and unused:
         raise ConfigError(
             f'there is a [{unused[0]}] table, which topology = "colocated" has no use for: remove it, or write '

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from prefillshare.config.cluster import Cluster
 from prefillshare.config.router import Router
 from prefillshare.config.store import MIN_PAGE_TOKENS, Store
 from prefillshare.errors import ConfigError
@@ -177,8 +178,9 @@ class Engine:
     """SGLang parser that splits thinking from the answer, such as qwen3."""
     tool_call_parser: str | None = None
     """SGLang parser for tool calls, such as qwen25 or llama3."""
-    overlap_schedule: bool = True
-    """Prepare the next batch while the current one runs."""
+    overlap_schedule: bool | None = None
+    """Prepare the next batch while the current one runs; None is on a GPU only: on a CPU nothing overlaps, and every
+    token would wait for the step after its own."""
     extra_args: tuple[str, ...] = ()
     """Further arguments of `sglang serve`, each flag and each value a string of its own."""
 
@@ -249,6 +251,8 @@ class Deployment:
     """The hand-off; disaggregated only."""
     store: Store | None = None
     """Memory of the host and one store for all engines; None has neither."""
+    cluster: Cluster | None = None
+    """Placement on the nodes of a cluster; disaggregated only."""
     otlp_endpoint: str | None = None
     """OTLP gRPC receiver of OpenTelemetry traces, such as http://localhost:4317; None makes no traces."""
     source: Path | None = None

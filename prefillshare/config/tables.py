@@ -75,6 +75,8 @@ def _convert(value: object, hint: Any, key: str, where: str) -> Any:
         return _check_choice(value, get_args(hint), key, where)
     if origin is tuple:
         return _convert_list(value, get_args(hint)[0], key, where)
+    if origin is dict:
+        return _convert_texts(value, key, where)
     if dataclasses.is_dataclass(hint):
         return _build_table(value, hint, key)
     return _convert_scalar(value, hint, key, where)
@@ -95,6 +97,12 @@ def _convert_list(value: object, inner: Any, key: str, where: str) -> tuple[Any,
     if is_table:
         return tuple(_build_table(item, inner, key, number) for number, item in enumerate(value, start=1))
     return tuple(_convert(item, inner, key, where) for item in value)
+
+
+def _convert_texts(value: object, key: str, where: str) -> dict[str, str]:
+    if not isinstance(value, Mapping) or not all(isinstance(text, str) for text in value.values()):
+        raise ConfigError(f'{where}: {key} is {_quote(value)}: write texts by name, {key} = {{ name = "text" }}')
+    return dict(value)
 
 
 def _build_table(value: object, cls: Any, key: str, number: int | None = None) -> Any:

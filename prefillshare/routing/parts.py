@@ -52,7 +52,7 @@ class Parts:
 
 def make_parts(settings: RouterSettings) -> Parts:
     """Return the parts of a router without workers; to be called inside the event loop that runs it."""
-    router, observer, pool = settings.router, Observer(), WorkerPool()
+    router, observer, pool = settings.router, Observer(), WorkerPool(settings.modules)
     descriptors = Descriptors(settings.max_open_files, len(settings.workers))
     client = WorkerClient(router, settings.worker_api_key, descriptors)
     sessions = Sessions(router.max_sessions, on_moved=_tell_moves(observer))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from prefillshare.config.cluster import Cluster
 from prefillshare.config.router import Router
 from prefillshare.config.schema import DecodeModule, Deployment, Engine, PrefillModule, Transfer
 from prefillshare.config.store import Store
@@ -19,6 +20,7 @@ TABLES = {
     "`[router]`": Router,
     "`[transfer]`": Transfer,
     "`[store]`": Store,
+    "`[cluster]`": Cluster,
 }
 ROW = re.compile(r"^\| `(\w+)` \| [^|]+ \| ([^|]*) \|", re.MULTILINE)
 

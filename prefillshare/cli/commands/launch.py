@@ -14,7 +14,10 @@ from prefillshare.cli.output import put, put_comment_table, put_json, put_table,
 from prefillshare.cli.server_options import url_words
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from prefillshare.accelerators import Gpu
+    from prefillshare.config import Deployment
     from prefillshare.modules.deployment import ResolvedDeployment, ResolvedModule
     from prefillshare.serving.launch import RunningDeployment
     from prefillshare.serving.options import LaunchOptions
@@ -35,6 +38,8 @@ def launch(
     otlp_endpoint: given.OtlpEndpoint = None,
     log_file: given.LogFile = None,
     tui: given.ShowDashboard = False,
+    cluster: given.ClusterAddress = None,
+    detach: given.Detach = False,
 ) -> None:
     """Serve the modules of a deployment file until Ctrl-C."""
     from prefillshare.config import load_deployment
@@ -58,6 +63,12 @@ def launch(
     config = load_deployment(file or embedded_deployment())
     if otlp_endpoint is not None:
         config = replace(config, otlp_endpoint=otlp_endpoint)
+    if (address := _find_cluster(config, cluster, detach)) is not None and not dry_run:
+        _check_cluster_options(host, api_key, admin_key, log_file, tui)
+        from prefillshare.cli.launch_cluster import launch_on_cluster
+
+        launch_on_cluster(config, address, port, detach=detach, as_json=as_json)
+        return
     if assume_gpus is None:
         check_address(host, port)
     if not dry_run:
@@ -82,6 +93,36 @@ def launch(
         _print_plan(deployment, options, as_json)
     else:
         _serve(deployment, options, as_json, tui)
+
+
+def _find_cluster(config: "Deployment", given_address: str | None, detach: bool) -> str | None:
+    """Return the address of the cluster to serve it on; None for this machine."""
+    from prefillshare.config.cluster import check_address
+    from prefillshare.errors import ConfigError
+
+    address = given_address or (config.cluster.address if config.cluster is not None else None)
+    if address is None and detach:
+        raise ConfigError("--detach leaves a deployment on a cluster: name one with --cluster, or leave it out")
+    if given_address is not None:
+        check_address(given_address, "--cluster")
+    return address
+
+
+def _check_cluster_options(
+    host: str, api_key: str | None, admin_key: str | None, log_file: "Path | None", tui: bool
+) -> None:
+    from prefillshare.errors import ConfigError
+
+    useless = {
+        "--host": (host != "127.0.0.1", "write network under [cluster]"),
+        "--api-key": (bool(api_key), "write api_key_file under [cluster]: keys do not travel with a command"),
+        "--admin-key": (bool(admin_key), "workers make it out of token_file under [cluster]"),
+        "--log-file": (log_file is not None, "logs lie on the nodes, `prefillshare logs WORKER` reads them"),
+        "--tui": (tui, "use `prefillshare top --cluster`"),
+    }
+    for option, (is_given, advice) in useless.items():
+        if is_given:
+            raise ConfigError(f"{option} is for one machine, and this deployment goes to a cluster: {advice}")
 
 
 def _check_screen(as_json: bool, dry_run: bool) -> None:

@@ -4,16 +4,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from prefillshare.cli import cluster_options as given
 from prefillshare.cli.output import put, put_json, put_table, say
 
 if TYPE_CHECKING:
     from prefillshare.serving.run.record import DeploymentRecord
 
 
-def ps(as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False) -> None:
-    """List the running deployments of this user and their processes."""
+def ps(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+    cluster: given.Address = None,
+) -> None:
+    """List the running deployments of this user and their processes, or those on a cluster."""
     from dataclasses import asdict
 
+    if cluster:
+        _print_cluster(cluster, as_json)
+        return
     from prefillshare.serving.run.record import read_records
 
     records = read_records()
@@ -40,3 +47,19 @@ def _print(record: "DeploymentRecord") -> None:
         for process in record.processes
     ]
     put_table(("process", "role", "module", "pid", "address", "state", "restarts"), rows)
+
+
+def _print_cluster(address: str, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from prefillshare.cli.cluster_options import connected
+    from prefillshare.cli.cluster_table import print_rosters
+
+    with connected(address):
+        from prefillshare.cluster.roster import read_rosters
+
+        rosters = read_rosters()
+    if as_json:
+        put_json([{**asdict(roster), "url": roster.url()} for roster in rosters])
+    else:
+        print_rosters(rosters)

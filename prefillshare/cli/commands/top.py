@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from prefillshare.cli import cluster_options as given
 from prefillshare.cli.output import put
 from prefillshare.cli.server_options import ApiKey, Url, server_url
 
@@ -15,6 +16,8 @@ def top(
     interval: Annotated[float, typer.Option(help="Seconds between looks.", min=0.1)] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="Print one look as text and exit.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --once: print one line of JSON.")] = False,
+    cluster: given.Address = None,
+    deployment: given.Deployment = None,
 ) -> None:
     """Watch a running deployment: prefix hits, latency, memory, modules, workers, sessions."""
     from prefillshare.errors import ConfigError, ServerError
@@ -26,7 +29,7 @@ def top(
     if not once and not _can_draw():
         raise ConfigError("the dashboard needs a terminal: use --once, or --once --json in scripts")
     try:
-        client = StateClient(server_url(url), api_key)
+        client = StateClient(_find_router(cluster, deployment) if cluster and not url else server_url(url), api_key)
         if once:
             from prefillshare_tui.once import ask_once
 
@@ -44,3 +47,17 @@ def _can_draw() -> bool:
 
     # `textual serve` gives the program a pipe and draws in a browser.
     return "TEXTUAL_DRIVER" in os.environ or (sys.stdin.isatty() and sys.stdout.isatty())
+
+
+def _find_router(address: str, deployment: str | None) -> str:
+    """Return the address of a router of a deployment on a cluster."""
+    from prefillshare.cli.cluster_options import connected
+    from prefillshare.errors import ServerError
+
+    with connected(address):
+        from prefillshare.cluster.roster import choose_deployment, read_roster
+
+        url = read_roster(choose_deployment(deployment)).url()
+    if url is None:
+        raise ServerError(f"no router answers: look at `prefillshare ps --cluster {address}`")
+    return url

@@ -5,9 +5,10 @@ import random
 import socket
 from pathlib import Path
 
+from prefillshare.contract import LAST_PORT
 from prefillshare.errors import LaunchError
 
-_PORTS = range(10000, 65536)
+_PORTS = range(10000, LAST_PORT + 1)
 _MIN_PORTS = 2000
 _MAX_TRIES = 200
 
@@ -35,12 +36,12 @@ def check_address(host: str, port: int) -> None:
 
 def check_port(port: int) -> None:
     """Raise LaunchError unless there is such a port."""
-    if not 1 <= port <= 65535:
-        raise LaunchError(f"port {port} does not exist: choose one from 1 to 65535")
+    if not 1 <= port <= LAST_PORT:
+        raise LaunchError(f"port {port} does not exist: choose one from 1 to {LAST_PORT}")
 
 
-def free_port(host: str = "127.0.0.1") -> int:
-    """Return a port that nobody listens on, and that stays this process's own while it runs.
+def free_port(host: str = "127.0.0.1", among: range | None = None) -> int:
+    """Return a port that nobody listens on, and that stays this process's own while it runs; `among` limits which.
 
     The kernel hands out ports of its ephemeral range to every outgoing connection, so one taken from there may be
     gone before a slow server binds it: ports come from outside of that range.
@@ -48,11 +49,12 @@ def free_port(host: str = "127.0.0.1") -> int:
     Raises: LaunchError when there is none.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    candidates = _own_ports(_read_ephemeral_ports())
+    candidates = _own_ports(_read_ephemeral_ports()) if among is None else list(among)
     for port in random.SystemRandom().sample(candidates, min(_MAX_TRIES, len(candidates))):
         if _is_free(family, host, port) and _hold(family, host, port):
             return port
-    raise LaunchError(f"no free port was found on {host}: stop what listens there, or name one with --port")
+    where = host if among is None else f"{host} from {among[0]} to {among[-1]}"
+    raise LaunchError(f"no free port was found on {where}: stop what listens there, or name others")
 
 
 def _own_ports(ephemeral: range) -> list[int]:

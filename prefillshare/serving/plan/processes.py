@@ -93,12 +93,12 @@ def plan_joining_worker(
     check_sizes(deployment)
     [gpu] = place_deployment(deployment, [worker_memory(deployment, worker)])
     host, store = options.host, plan_store(deployment)
-    events = f"tcp://*:{free_port(host)}" if deployment.config.router.kv_events else None
+    events = f"tcp://*:{free_port(host, options.ports)}" if deployment.config.router.kv_events else None
     place = Place(
         host=host,
         port=options.port,
-        nccl_port=free_port(host),
-        bootstrap_port=free_port(host) if worker.role == "prefill" else None,
+        nccl_port=free_port(host, options.ports),
+        bootstrap_port=free_port(host, options.ports) if worker.role == "prefill" else None,
         gpu=gpu,
         kv_events=events,
         peer_host=host,

@@ -1,0 +1,40 @@
+"""Options of the commands that look at or change deployments on a cluster."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        help="Address of a Ray cluster: HOST:PORT of its head on one of its nodes, ray://HOST:10001 elsewhere.",
+        envvar="PREFILLSHARE_CLUSTER",
+    ),
+]
+Deployment = Annotated[str | None, typer.Option(help="Name of the deployment, where the cluster has several.")]
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """Connect to the cluster while the block runs.
+
+    Raises: ConfigError without an address, ServerError when the cluster does not answer.
+    """
+    from prefillshare.config.cluster import check_address
+    from prefillshare.errors import ConfigError
+    from prefillshare.extras import require
+
+    if not address:
+        raise ConfigError("this looks at a cluster: name its address with --cluster or PREFILLSHARE_CLUSTER")
+    check_address(address, "--cluster")
+    require("cluster")
+    from prefillshare.cluster.connection import connect, disconnect
+
+    connect(address)
+    try:
+        yield
+    finally:
+        disconnect()

@@ -1,0 +1,160 @@
+"""Makes a deployment on a cluster be what its file says: starts what is missing, replaces what is old, ends the rest.
+
+Each step leaves a deployment that serves, and can be taken up again by anybody: members are found by their names.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from prefillshare.cluster import connection
+from prefillshare.cluster.plan import Group, Member, Plan, next_members, revision_of, spot_of, wanted_sizes
+from prefillshare.cluster.roster import Roster, read_roster
+from prefillshare.cluster.status import MemberStatus
+from prefillshare.errors import ConfigError, LaunchError
+
+DRAIN_S = 30.0
+_LEAVE_EXTRA_S = 20.0
+"""Longer than a member drains, before its actor is ended without it."""
+_POLL_S = 0.5
+_SAY_PLACING_AFTER_S = 10.0
+
+Say = Callable[[str], None]
+
+
+@dataclass(slots=True, kw_only=True)
+class Changer:
+    """Changes one deployment."""
+
+    plan: Plan
+    """What it is to be."""
+    say: Say
+    """Hears what is done."""
+    timeout_s: float
+    """Longest wait for new members to serve."""
+
+    @property
+    def name(self) -> str:
+        """Name of the deployment."""
+        return self.plan.config.name
+
+    def apply(self, sizes: Mapping[Group, int] | None = None) -> Roster:
+        """Start what is missing, wait until it serves, replace members of another revision, end those over.
+
+        `sizes` are the wanted numbers of members; without them, those of the file.
+        Effects: on failure, ends again what it has started.
+        Raises: LaunchError with the reason of a member that cannot start, ConfigError where the prefill module differs.
+        """
+        sizes = sizes or wanted_sizes(self.plan)
+        roster = read_roster(self.name)
+        self._warn_of_old_routers(roster)
+        self._add([member for group, size in sizes.items() for member in self._missing(roster, group, size)])
+        for group in sizes:
+            if group.role != "router":
+                self._replace_old(group)
+        for group, size in sizes.items():
+            surplus = read_roster(self.name).of(group)[size:]
+            self.remove([member.name for member in surplus])
+        return read_roster(self.name)
+
+    def _missing(self, roster: Roster, group: Group, size: int) -> list[Member]:
+        known = roster.of(group)
+        over = [member.name for member in known if member.state == "left"]
+        self.remove(over, drain_s=0)
+        count = max(0, size - len(known) + len(over))
+        return next_members(self.plan, group, [member.number for member in known], count)
+
+    def _replace_old(self, group: Group) -> None:
+        """Replace one member after the other: its successor serves before it takes no more calls."""
+        wanted = revision_of(self.plan, group)
+        for old in read_roster(self.name).of(group):
+            if old.revision in (wanted, ""):
+                continue  # that of one without an answer is not known; it starts with what it was made from
+            taken = [member.number for member in read_roster(self.name).of(group)]
+            [new] = next_members(self.plan, group, taken, 1)
+            self.say(f"{new.name} takes the place of {old.name}")
+            self._add([new])
+            self.remove([old.name])
+
+    def _warn_of_old_routers(self, roster: Roster) -> None:
+        group = Group(role="router")
+        if any(router.revision not in (revision_of(self.plan, group), "") for router in roster.of(group)):
+            self.say("routers keep the settings that they were started with: stop and launch to change [router]")
+
+    def _add(self, members: Sequence[Member]) -> None:
+        if not members:
+            return
+        try:
+            for member in members:
+                connection.start_member(member)
+            self._wait_for(members)
+        except BaseException:
+            self.remove([member.name for member in members], drain_s=0)
+            raise
+
+    def _wait_for(self, members: Sequence[Member]) -> None:
+        deadline, started_at = time.monotonic() + self.timeout_s, time.monotonic()
+        said: dict[str, str] = {}
+        waiting = {member.name: member for member in members}
+        while waiting:
+            roster = read_roster(self.name)
+            for status in roster.members:
+                if status.name in waiting:
+                    self._look_at(status, waiting[status.name], said, time.monotonic() - started_at)
+                    if roster.is_serving(status):
+                        del waiting[status.name]
+            if waiting and time.monotonic() > deadline:
+                raise LaunchError(f"{', '.join(waiting)} did not serve within {self.timeout_s:.0f} s: {said}")
+            if waiting:
+                time.sleep(_POLL_S)
+
+    def _look_at(self, status: MemberStatus, member: Member, said: dict[str, str], waited_s: float) -> None:
+        if status.state == "failed":
+            raise LaunchError(f"{status.name} on node {status.node} did not start: {status.reason}")
+        if status.state == "placing" and waited_s < _SAY_PLACING_AFTER_S:
+            return
+        text = f"{status.state} on {status.node}" if status.node else _describe_need(self.plan, member)
+        if said.get(status.name) != text:
+            said[status.name] = text
+            self.say(f"{status.name}: {text}")
+
+    def remove(self, names: Sequence[str], drain_s: float = DRAIN_S) -> None:
+        """Let members end their calls, all at once and within `drain_s` seconds, and end them for good."""
+        if not names:
+            return
+        _end_members(self.name, names, drain_s, self.say)
+
+
+def _describe_need(plan: Plan, member: Member) -> str:
+    spot = spot_of(plan, member.group.role)
+    labels = ", ".join(f"{name}={value}" for name, value in spot.labels.items()) or "any labels"
+    return f"waits for a node with {labels}, {spot.gpus} GPUs and {spot.cpus} CPUs free"
+
+
+def check_prefill(plan: Plan, running: Plan) -> None:
+    """Raises: ConfigError when a running deployment has another prefill module, which cannot be changed under it."""
+    if plan.fingerprint != running.fingerprint:
+        raise ConfigError(
+            f"{plan.config.name} runs on the cluster over prefill module {running.fingerprint[:19]}, and the file has "
+            f"{plan.fingerprint[:19]}: stop it first, or give the other deployment another name"
+        )
+
+
+def stop_deployment(name: str, names: Sequence[str], drain_s: float, say: Say) -> None:
+    """End a deployment: routers first, whose calls end on workers that are still there, then the workers."""
+    routers = [member for member in names if member.startswith("router-")]
+    groups = [routers, [member for member in names if member not in routers]]
+    for members in groups:
+        _end_members(name, members, drain_s, say)
+
+
+def _end_members(deployment: str, names: Sequence[str], drain_s: float, say: Say) -> None:
+    """Let members end their calls, and end their actors; returns when their names are free again."""
+    connection.ask(deployment, names, "leave", drain_s, timeout_s=drain_s + _LEAVE_EXTRA_S)
+    for name in names:
+        connection.remove_member(deployment, name)
+        say(f"{name} has left")
+    deadline = time.monotonic() + _LEAVE_EXTRA_S
+    # Who launches next must not be given an actor that is about to end.
+    while set(names) & set(connection.list_deployments().get(deployment, [])) and time.monotonic() < deadline:
+        time.sleep(_POLL_S)

@@ -1,0 +1,120 @@
+"""This process as a client of a Ray cluster: what actors there are, and how one is made, asked and ended."""
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from prefillshare.cluster.actor import NAMESPACE, MemberActor
+from prefillshare.cluster.plan import Member
+from prefillshare.errors import ServerError
+
+_CONNECT_TIMEOUT_S = 5.0
+_NUM_THREADS = 16
+_ENVIRONMENT = {
+    # Ray would kill the actor's children when it ends, the guardian first, which then could not end the engine.
+    "RAY_kill_child_processes_on_worker_exit": "false",
+}
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # An address that Ray rewrites (localhost) may lead nowhere, and it would try for minutes.
+    "RAY_gcs_server_port_wait_time_s": "1",
+}
+
+
+def connect(address: str, token_file: Path | None = None) -> None:
+    """Connect this process to the cluster at `address`.
+
+    Raises: ServerError when nothing answers there, or not to this machine.
+    """
+    _check_reachable(address)
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    if token_file is not None:  # obeyed where the cluster wants a token: RAY_AUTH_MODE=token
+        os.environ.setdefault("RAY_AUTH_TOKEN_PATH", str(token_file))
+    try:
+        # What actors print stands in their logs.
+        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise ServerError(
+            f"the Ray cluster at {address} does not take this machine ({error}): run `ray start --address={address}` "
+            "here, or name its client server, ray://HOST:10001"
+        ) from None
+
+
+def disconnect() -> None:
+    """Leave the cluster; the actors stay."""
+    ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), _CONNECT_TIMEOUT_S).close()
+    except (OSError, OverflowError) as error:
+        raise ServerError(
+            f"no Ray cluster answers at {address} ({error}): start its head with `ray start --head --port={port}`, or "
+            "correct the address"
+        ) from None
+
+
+def list_deployments() -> dict[str, list[str]]:
+    """Return the deployments on the cluster with the names of their members."""
+    found: dict[str, list[str]] = {}
+    for actor in ray.util.list_named_actors(all_namespaces=True):
+        if actor["namespace"].startswith(NAMESPACE):
+            found.setdefault(actor["namespace"].removeprefix(NAMESPACE), []).append(actor["name"])
+    return {name: sorted(found[name]) for name in sorted(found)}
+
+
+def start_member(member: Member) -> None:
+    """Let Ray place a member; one of that name that is there stays as it is."""
+    spot, deployment = member.spot, member.plan.config.name
+    maker = ray.remote(MemberActor).options(
+        name=member.name,
+        namespace=NAMESPACE + deployment,
+        get_if_exists=True,
+        # It outlives whoever launched it, and moves when its process or its node is lost.
+        lifetime="detached",
+        max_restarts=-1,
+        num_cpus=spot.cpus,
+        num_gpus=spot.gpus,
+        label_selector=dict(spot.labels) or None,
+        scheduling_strategy="SPREAD" if spot.spread else "DEFAULT",
+        # `leave` takes its time, and a status is wanted meanwhile.
+        max_concurrency=_NUM_THREADS,
+        runtime_env={"env_vars": _ENVIRONMENT},
+    )
+    maker.remote(member)
+
+
+def ask(deployment: str, names: Iterable[str], method: str, *arguments: object, timeout_s: float) -> Mapping[str, Any]:
+    """Ask members all at once; return what each answered, and its exception where it failed.
+
+    One that has not answered in time is left out.
+    """
+    asked = {}
+    for name in names:
+        with contextlib.suppress(ValueError):  # it has gone meanwhile
+            actor = ray.get_actor(name, namespace=NAMESPACE + deployment)
+            asked[getattr(actor, method).remote(*arguments)] = name
+    ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=timeout_s) if asked else ([], [])
+    return {asked[reference]: _result(reference) for reference in ready}
+
+
+def _result(reference: Any) -> Any:
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayError as error:
+        return error
+
+
+def remove_member(deployment: str, name: str) -> None:
+    """End the actor of a member for good, and its processes with it, if they still run."""
+    with contextlib.suppress(ValueError):  # it has gone
+        ray.kill(ray.get_actor(name, namespace=NAMESPACE + deployment), no_restart=True)

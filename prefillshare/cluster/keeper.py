@@ -1,0 +1,209 @@
+"""Runs one member of a deployment on its node, inside an actor, and starts it again until it is told to leave.
+
+Three things can end a member, and none leaves a process behind: `leave` (drains first), an end of the actor's process
+however sudden (the guardian of each started process sees it), and the end of the node.
+"""
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+
+from prefillshare import direct
+from prefillshare.cluster.node import find_address, hide_gpus_of_others, resolve_here
+from prefillshare.cluster.plan import Member
+from prefillshare.cluster.secrets import read_admin_key, read_api_key
+from prefillshare.cluster.status import LogPiece, MemberState, MemberStatus
+from prefillshare.errors import PrefillShareError
+from prefillshare.modules.deployment import ResolvedDeployment
+from prefillshare.serving.join.router import launch_router
+from prefillshare.serving.join.worker import JoinedWorker, choose_worker, launch_worker
+from prefillshare.serving.machine.ports import client_host, free_port
+from prefillshare.serving.options import LaunchOptions, auth_header
+from prefillshare.serving.run.cluster import RunningCluster
+from prefillshare.serving.run.record import ProcessRecord
+
+FIRST_PAUSE_S = 2.0
+MAX_PAUSE_S = 60.0
+"""Pauses before a member that could not be started, or was given up, is tried again; doubled each time."""
+_POLL_S = 0.2
+_ASK_TIMEOUT_S = 1.0
+_NUM_EVENTS = 100
+
+Served = JoinedWorker | RunningCluster
+
+
+class Keeper:
+    """One member; its methods may be called at any time, from any thread."""
+
+    def __init__(self, member: Member, known_by: str, find_routers: Callable[[], list[str]]) -> None:
+        """`known_by` is the address by which the cluster knows this node; `find_routers` returns the routers' URLs."""
+        self.member = member
+        self._find_routers = find_routers
+        self._known_by = known_by
+        self._state: MemberState = "starting"
+        self._reason: str | None = None
+        self._url = ""
+        self._served: Served | None = None
+        self._api_key: str | None = None
+        self._drain_s = 0.0
+        self._events: deque[str] = deque(maxlen=_NUM_EVENTS)
+        self._leaving = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name=member.name, daemon=True)
+
+    def begin(self) -> None:
+        """Start the member, without waiting for it."""
+        hide_gpus_of_others(self.member.spot.gpus)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        """Address of its HTTP server; empty while it has none."""
+        return self._url
+
+    def status(self) -> MemberStatus:
+        """Return how it stands."""
+        process, workers = self._process(), self._ask_workers()
+        states: dict[str, MemberState] = {"running": "running", "restarting": "restarting", "starting": "starting"}
+        state = states.get(process.state, self._state) if process and self._state == "running" else self._state
+        is_router = self.member.group.role == "router"
+        return MemberStatus(
+            name=self.member.name,
+            group=self.member.group,
+            state=state,
+            reason=self._reason,
+            node=os.uname().nodename,
+            url=self._url,
+            pid=process.pid if process else None,
+            num_restarts=process.num_restarts if process else 0,
+            revision=self.member.revision,
+            is_known=workers is not None if is_router else self._is_known(),
+            workers=tuple(sorted((workers or {}).items())),
+        )
+
+    def read_log(self, offset: int, file: str, most_bytes: int = 1 << 18) -> LogPiece:
+        """Return what the log has from `offset` on; from the last lines on where `file` is not the log of now.
+
+        Without a log, that is what there is to say: why there is none.
+        """
+        if self._served is None:
+            text = "".join(f"{event}\n" for event in self._events)
+            return LogPiece(text=text if file != "events" else "", file="events", end=0)
+        path = self._served.log_path
+        size = path.stat().st_size if path.exists() else 0
+        start = min(offset, size) if file == str(path) else max(0, size - most_bytes)
+        return _read_piece(path, start, most_bytes)
+
+    def leave(self, drain_s: float) -> None:
+        """Let its calls end, within `drain_s` seconds, then end it for good; returns when no process is left."""
+        self._drain_s = drain_s
+        self._leaving.set()
+        self._thread.join()
+
+    def _keep(self) -> None:
+        pause = FIRST_PAUSE_S
+        while not self._leaving.is_set():
+            try:
+                self._serve()
+                break
+            except PrefillShareError as error:
+                self._fail(str(error))
+            except Exception as error:  # the end of a thread: nobody else would hear of it
+                self._fail(f"{type(error).__name__}: {error}")
+            self._leaving.wait(pause)
+            pause = min(MAX_PAUSE_S, pause * 2)
+        self._state = "left"
+
+    def _serve(self) -> None:
+        """Start the member and look after it until it is told to leave."""
+        served = self._served = self._start()
+        self._state, self._reason = "running", None
+        try:
+            while not (self._leaving.is_set() or self._is_dismissed()):
+                if isinstance(served, JoinedWorker):
+                    served.announcer.follow(self._find_routers())
+                served.step()
+                time.sleep(_POLL_S)
+            served.stop(self._drain_s)
+        finally:
+            served.kill()
+            self._served = None
+
+    def _start(self) -> Served:
+        group, plan = self.member.group, self.member.plan
+        deployment = resolve_here(self.member)
+        host = find_address(plan.cluster.network, self._known_by)
+        self._set_transport_ports()
+        options = self._choose_options(host)
+        self._url = f"http://{client_host(host)}:{options.port}"
+        if group.role == "router":
+            return launch_router(deployment, options, self._say)
+        return self._start_worker(deployment, options)
+
+    def _start_worker(self, deployment: ResolvedDeployment, options: LaunchOptions) -> JoinedWorker:
+        group = self.member.group
+        worker = choose_worker(deployment, group.role, group.module, self.member.name)
+        return launch_worker(deployment, worker, options, self._find_routers(), self._say, self._say)
+
+    def _choose_options(self, host: str) -> LaunchOptions:
+        plan, is_router = self.member.plan, self.member.group.role == "router"
+        self._api_key = read_api_key(plan.cluster) if is_router else None
+        ports = self._own_ports()
+        return LaunchOptions(
+            host=host,
+            # Clients must know where a router listens, whichever node it is on.
+            port=plan.port + self.member.number if is_router else free_port(host, ports),
+            ports=ports,
+            api_key=self._api_key,
+            admin_key=read_admin_key(plan.cluster, plan.config.name),
+        )
+
+    def _own_ports(self) -> range | None:
+        """The first half of the ports that may be taken; the transport of KV takes from the second."""
+        ports = self.member.plan.cluster.port_range
+        return None if ports is None else ports[: len(ports) // 2]
+
+    def _set_transport_ports(self) -> None:
+        if (ports := self.member.plan.cluster.port_range) is not None:
+            second = ports[len(ports) // 2 :]
+            os.environ.setdefault("UCX_TCP_PORT_RANGE", f"{second[0]}-{second[-1]}")
+
+    def _process(self) -> ProcessRecord | None:
+        served = self._served
+        return next(iter(served.processes()), None) if served is not None else None
+
+    def _is_known(self) -> bool:
+        served = self._served
+        return isinstance(served, JoinedWorker) and served.announcer.is_known
+
+    def _is_dismissed(self) -> bool:
+        served = self._served
+        return isinstance(served, JoinedWorker) and served.is_dismissed
+
+    def _ask_workers(self) -> dict[str, str] | None:
+        """Return a router's workers with their states; None of any other member, and while it does not answer."""
+        if not isinstance(self._served, RunningCluster):
+            return None
+        try:
+            reply = direct.get(f"{self._url}/workers", headers=auth_header(self._api_key), timeout=_ASK_TIMEOUT_S)
+            return {worker["id"]: worker["state"] for worker in reply.json()["workers"]}
+        except (httpx.HTTPError, ValueError, KeyError):
+            return None
+
+    def _say(self, text: str) -> None:
+        self._events.append(f"{time.strftime('%H:%M:%S')} {text}")
+
+    def _fail(self, reason: str) -> None:
+        self._state, self._reason = "failed", reason
+        self._say(reason)
+
+
+def _read_piece(path: Path, start: int, most_bytes: int) -> LogPiece:
+    with path.open("rb") as stream:
+        stream.seek(start)
+        content = stream.read(most_bytes)
+    return LogPiece(text=content.decode(errors="replace"), file=str(path), end=start + len(content))

@@ -1,0 +1,95 @@
+"""The members of a deployment on a cluster as they stand now, asked of all at once."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from prefillshare.cluster import connection
+from prefillshare.cluster.plan import Group, Plan
+from prefillshare.cluster.status import MemberStatus
+from prefillshare.errors import ConfigError, ServerError
+
+_TIMEOUT_S = 4.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roster:
+    """One deployment on a cluster."""
+
+    name: str
+    """Name of the deployment."""
+    members: tuple[MemberStatus, ...]
+    """All of its workers and routers."""
+
+    def of(self, group: Group) -> list[MemberStatus]:
+        """Return the members of one group, also those that have not said anything yet, by number."""
+        beginning = group.member_name(0).removesuffix("0")
+        found = [member for member in self.members if _belongs(member.name, beginning)]
+        return sorted(found, key=lambda member: member.number)
+
+    def routers(self) -> list[MemberStatus]:
+        """Return the routers."""
+        return self.of(Group(role="router"))
+
+    def url(self) -> str | None:
+        """Return the address of a router that answers; None while none does."""
+        return next((router.url for router in self.routers() if router.is_known), None)
+
+    def is_serving(self, member: MemberStatus) -> bool:
+        """Whether calls reach a member: a worker must be up in every router's eyes, a router must answer."""
+        if member.state != "running" or not member.is_known:
+            return False
+        if member.name.startswith("router-"):
+            return True
+        routers = [router for router in self.routers() if router.is_known]
+        return bool(routers) and all(dict(router.workers).get(member.name) == "up" for router in routers)
+
+
+def _belongs(name: str, beginning: str) -> bool:
+    return name.startswith(beginning) and name.removeprefix(beginning).isdigit()
+
+
+def read_roster(deployment: str, names: Sequence[str] | None = None) -> Roster:
+    """Ask every member of a deployment how it stands; `names` where they are known already."""
+    names = connection.list_deployments().get(deployment, []) if names is None else names
+    answers = connection.ask(deployment, names, "status", timeout_s=_TIMEOUT_S)
+    return Roster(name=deployment, members=tuple(_understand(name, answers) for name in names))
+
+
+def read_rosters() -> list[Roster]:
+    """Return all deployments on the cluster."""
+    return [read_roster(name, names) for name, names in connection.list_deployments().items()]
+
+
+def read_plan(roster: Roster) -> Plan:
+    """Return what a deployment was launched with, from whichever member answers.
+
+    Raises: ServerError when none does.
+    """
+    answers = connection.ask(roster.name, [member.name for member in roster.members], "member", timeout_s=_TIMEOUT_S)
+    for answer in answers.values():
+        if not isinstance(answer, Exception):
+            plan: Plan = answer.plan
+            return plan
+    raise ServerError(f"no member of {roster.name} answers: look at `prefillshare ps`, and try again")
+
+
+def choose_deployment(name: str | None) -> str:
+    """Return the deployment that is meant: the given one, else the only one on the cluster.
+
+    Raises: ConfigError when there is none of that name, or several.
+    """
+    known = list(connection.list_deployments())
+    if name is None and len(known) == 1:
+        return known[0]
+    if name is None or name not in known:
+        listed = ", ".join(known) or "none"
+        raise ConfigError(f"name a deployment of the cluster; there are: {listed}")
+    return name
+
+
+def _understand(name: str, answers: Mapping[str, object]) -> MemberStatus:
+    answer = answers.get(name)
+    if isinstance(answer, MemberStatus):
+        return answer
+    # An actor whose process is gone refuses at once; one that never came up keeps callers waiting.
+    return MemberStatus(name=name, state="placing" if answer is None else "moving")

@@ -1,0 +1,284 @@
+"""A deployment on a Ray cluster of two nodes, driven by the commands that people use; nodes and processes are killed.
+
+Tests run in order on one deployment: starting it is what costs.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from prefillshare.serving.machine.ports import free_port
+from tests.support.engines import MODELS_DIR
+from tests.support.marks import starts_engine
+from tests.support.reference import Reference
+
+TINY = MODELS_DIR / "tiny"
+NUM_TOKENS = 8
+WAIT_S = 600.0
+PROMPTS = [[20 + (start * 37 + position * 31) % 900 for position in range(60 + 30 * start)] for start in range(3)]
+ENGINE, ROUTER = "sglang_patches.forkserver", "prefillshare.routing"
+FILE = """
+name = "on-ray"
+topology = "disaggregated"
+
+[prefill]
+name = "tiny-base"
+path = "{base}"
+
+[[decode]]
+name = "math"
+kind = "lora"
+path = "{module}"
+
+[engine]
+max_total_tokens = 8192
+
+[cluster]
+address = "{address}"
+network = "127.0.0.0/8"
+token_file = "{token}"
+router = {{ labels = {{ place = "first" }} }}
+prefill = {{ labels = {{ place = "first" }} }}
+decode = {{ labels = {{ place = "in(first,second)" }} }}
+"""
+
+
+@dataclass(slots=True)
+class OnRay:
+    """A deployment on a cluster, asked by HTTP and changed by commands."""
+
+    folder: Path
+    address: str
+    second_node: list[int]
+    """Process ids of the second node."""
+    port: int
+    wrong: list[str] = field(default_factory=list)
+
+    @property
+    def file(self) -> Path:
+        """The deployment file."""
+        return self.folder / "on-ray.toml"
+
+    def run(self, *words: str, is_ok: bool = True) -> "subprocess.CompletedProcess[str]":
+        """Run a command of `prefillshare`."""
+        done = subprocess.run(
+            [sys.executable, "-m", "prefillshare", *words],
+            env=environment(self.folder, self.address),
+            capture_output=True,
+            text=True,
+            timeout=WAIT_S,
+            check=False,
+        )
+        assert (done.returncode == 0) == is_ok, done.stdout + done.stderr
+        return done
+
+    def launch(self, is_ok: bool = True) -> "subprocess.CompletedProcess[str]":
+        """Let the cluster serve what the file says."""
+        return self.run("launch", str(self.file), "--port", str(self.port), "--detach", "--json", is_ok=is_ok)
+
+    def members(self) -> dict[str, dict[str, Any]]:
+        """What `ps` says of each."""
+        rosters = json.loads(self.run("ps", "--json").stdout)
+        return {member["name"]: member for roster in rosters for member in roster["members"]}
+
+    def wait_until_serving(self, *names: str, apart_from: dict[str, int] | None = None) -> dict[str, dict[str, Any]]:
+        """Wait until exactly these run and are up for the router, with other processes than `apart_from` names."""
+        deadline = time.monotonic() + WAIT_S
+        while time.monotonic() < deadline:
+            members = self.members()
+            up = {name for name, state in members.get("router-0", {}).get("workers", []) if state == "up"}
+            is_new = all(members.get(name, {}).get("pid") != pid for name, pid in (apart_from or {}).items())
+            if set(members) == {*names, "router-0"} and up == set(names) and is_new:
+                return members
+            time.sleep(0.5)
+        raise AssertionError(f"{names} do not serve: {self.members()}")
+
+    def ask(self, prompt: list[int]) -> list[int]:
+        """Greedy tokens of the module."""
+        sampling = {"temperature": 0, "max_new_tokens": NUM_TOKENS, "ignore_eos": True}
+        body = {"input_ids": prompt, "sampling_params": sampling}
+        reply = httpx.post(f"http://127.0.0.1:{self.port}/modules/math/generate", json=body, timeout=WAIT_S)
+        assert reply.status_code == 200, reply.text
+        return reply.json()["output_ids"]
+
+    def processes(self) -> dict[str, int]:
+        """How many fork servers with engines, and routers, this deployment has on the machine."""
+        found = {ENGINE: 0, ROUTER: 0}
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                words = process.cmdline()
+                is_ours = process.environ().get("XDG_STATE_HOME") == str(self.folder)
+                if is_ours and os.getsid(process.pid) == process.pid and len(words) > 2 and words[2] in found:
+                    found[words[2]] += 1
+        return found
+
+    def check_processes(self, num_workers: int, num_routers: int = 1) -> None:
+        """Nothing was left behind and nothing is there twice: each worker has a fork server and an engine."""
+        wanted = {ENGINE: 2 * num_workers, ROUTER: num_routers}
+        deadline = time.monotonic() + WAIT_S
+        while (found := self.processes()) != wanted:
+            assert time.monotonic() < deadline, (found, wanted)
+            time.sleep(0.5)
+
+
+def environment(folder: Path, address: str = "") -> dict[str, str]:
+    """Its own places for state, by which its processes are known, too."""
+    return {**os.environ, "XDG_STATE_HOME": str(folder), "PREFILLSHARE_CLUSTER": address, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+@starts_engine
+def on_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnRay]:
+    folder = tmp_path_factory.mktemp("ray")
+    with (folder / "nodes.log").open("w") as log:
+        nodes = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", "tests.support.ray_cluster"],
+            env=environment(folder),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+    assert nodes.stdin is not None
+    assert nodes.stdout is not None
+    line = nodes.stdout.readline()
+    assert line, (folder / "nodes.log").read_text()
+    said = json.loads(line)
+    running = OnRay(folder, said["address"], said["second"], free_port())
+    try:
+        write_files(running)
+        yield running
+    finally:
+        nodes.stdin.close()
+        nodes.wait(60)
+        nodes.stdout.close()
+
+
+def write_files(running: OnRay) -> None:
+    """The module's files are a copy: a test changes them."""
+    module, token = running.folder / "math", running.folder / "token"
+    shutil.copytree(TINY / "math", module)
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    running.file.write_text(FILE.format(base=TINY / "base", module=module, address=running.address, token=token))
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict[str, list[list[int]]]:
+    reference = Reference(TINY / "base", {name: TINY / name for name in ("math", "code")})
+    return {name: [reference.ask(name, prompt, NUM_TOKENS).tokens for prompt in PROMPTS] for name in ("math", "code")}
+
+
+@contextlib.contextmanager
+def calls(running: OnRay, allowed: list[list[list[int]]]) -> Iterator[list[str]]:
+    """Ask all the time while the block runs; what went wrong with any call is in the list that this gives."""
+    wrong: list[str] = []
+    done = threading.Event()
+
+    def keep_asking() -> None:
+        number = 0
+        while not done.wait(0.2):
+            index = number % len(PROMPTS)
+            number += 1
+            try:
+                answer = running.ask(PROMPTS[index])
+            except (AssertionError, httpx.HTTPError) as error:
+                wrong.append(f"call {number}: {error}")
+            else:
+                if answer not in [answers[index] for answers in allowed]:
+                    wrong.append(f"call {number}: {answer}")
+
+    asking = threading.Thread(target=keep_asking)
+    asking.start()
+    try:
+        yield wrong
+    finally:
+        done.set()
+        asking.join()
+
+
+def test_a_launcher_that_left_leaves_a_deployment_that_answers(on_ray, expected):
+    said = json.loads(on_ray.launch().stdout)
+    assert said["url"] == f"http://127.0.0.1:{on_ray.port}"
+    assert [on_ray.ask(prompt) for prompt in PROMPTS] == expected["math"]
+    on_ray.check_processes(2)
+
+
+def test_a_launcher_that_comes_back_starts_nothing_twice(on_ray):
+    before = on_ray.members()
+    on_ray.launch()
+    assert {name: member["pid"] for name, member in on_ray.members().items()} == {
+        name: member["pid"] for name, member in before.items()
+    }
+
+
+def test_logs_come_from_the_node(on_ray):
+    assert "/generate" in on_ray.run("logs", "decode-math-0").stdout
+    assert "router-0" in on_ray.run("logs", "nobody", is_ok=False).stderr
+
+
+def test_lost_processes_and_a_lost_node_cost_no_call(on_ray, expected):
+    """With two replicas; each fault comes when the one before is over."""
+    workers = ("prefill-0", "decode-math-0", "decode-math-1")
+    with calls(on_ray, [expected["math"]]) as wrong:
+        on_ray.run("scale", "math=2")
+        members = on_ray.wait_until_serving(*workers)
+        engine = members["decode-math-0"]["pid"]
+        os.killpg(engine, signal.SIGKILL)
+        members = on_ray.wait_until_serving(*workers, apart_from={"decode-math-0": engine})
+        engine = members["decode-math-0"]["pid"]
+        actor_of(engine).kill()
+        members = on_ray.wait_until_serving(*workers, apart_from={"decode-math-0": engine})
+        on_ray.check_processes(3)
+        lost = {name: members[name]["pid"] for name in workers if is_below(members[name]["pid"], on_ray.second_node)}
+        assert lost, "the replicas were spread over both nodes"
+        for pid in on_ray.second_node:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        on_ray.wait_until_serving(*workers, apart_from=lost)
+    assert wrong == []
+    on_ray.check_processes(3)
+
+
+def actor_of(engine: int) -> psutil.Process:
+    """The actor's process: it has the fork server that the engine was forked from."""
+    return next(parent for parent in psutil.Process(engine).parents() if parent.name().startswith("ray::"))
+
+
+def is_below(pid: int, node: list[int]) -> bool:
+    """Whether a process was started by a node's raylet."""
+    return any(parent.pid in node for parent in psutil.Process(pid).parents())
+
+
+def test_new_weights_replace_old_ones_without_a_failed_call(on_ray, expected):
+    on_ray.run("scale", "math=1")
+    for file in (TINY / "code").iterdir():
+        shutil.copy(file, on_ray.folder / "math" / file.name)
+    refused = on_ray.run("scale", "math=2", is_ok=False)
+    assert "copy the same files to all nodes" in refused.stderr
+    with calls(on_ray, [expected["math"], expected["code"]]) as wrong:
+        on_ray.launch()
+    assert wrong == []
+    assert [on_ray.ask(prompt) for prompt in PROMPTS] == expected["code"]
+    on_ray.check_processes(2)
+
+
+def test_stop_leaves_nothing(on_ray):
+    on_ray.run("stop", "on-ray", "--drain", "5")
+    on_ray.check_processes(0, 0)
+    assert "no deployment is on the cluster" in on_ray.run("ps").stderr

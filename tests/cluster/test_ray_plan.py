@@ -1,0 +1,111 @@
+"""What a deployment on a cluster consists of, and which members a change replaces."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from prefillshare.cluster.node import find_address
+from prefillshare.cluster.plan import Group, Plan, find_group, needed_part, next_members, revision_of, wanted_sizes
+from prefillshare.cluster.roster import Roster
+from prefillshare.cluster.secrets import read_admin_key, read_api_key
+from prefillshare.cluster.status import MemberStatus
+from prefillshare.config import Cluster, load_deployment
+from prefillshare.config.cluster import RouterSpot, Spot
+from prefillshare.errors import ConfigError, LaunchError
+from tests.support.engines import MODELS_DIR
+
+CONFIG = load_deployment(MODELS_DIR / "tiny-agents-pd.toml")
+DIGESTS = {"math": "m", "tool": "t", "code": "c"}
+PLAN = Plan(config=CONFIG, fingerprint="f", digests=DIGESTS, version="1", port=30000)
+MATH, ROUTER, PREFILL = Group(role="decode", module="math"), Group(role="router"), Group(role="prefill")
+
+
+def revisions(plan: Plan) -> dict[str, str]:
+    return {group.label: revision_of(plan, group) for group in wanted_sizes(plan)}
+
+
+def changed(plan: Plan) -> set[str]:
+    before, after = revisions(PLAN), revisions(plan)
+    return {label for label in before if before[label] != after[label]}
+
+
+def test_numbers_are_the_lowest_free_ones() -> None:
+    assert [member.name for member in next_members(PLAN, MATH, [0, 2], 3)] == [
+        "decode-math-1",
+        "decode-math-3",
+        "decode-math-4",
+    ]
+
+
+def test_new_weights_replace_the_workers_of_their_module_only() -> None:
+    assert changed(replace(PLAN, digests={**DIGESTS, "math": "other"})) == {"math"}
+
+
+def test_numbers_and_places_replace_nobody() -> None:
+    cluster = Cluster(router=RouterSpot(replicas=3), decode=Spot(labels={"a": "b"}, gpus=1))
+    decode = tuple(replace(module, replicas=2) for module in CONFIG.decode)
+    assert changed(replace(PLAN, config=replace(CONFIG, decode=decode, cluster=cluster))) == set()
+
+
+def test_settings_of_the_engine_replace_workers_and_no_router() -> None:
+    engine = replace(CONFIG.engine, max_total_tokens=4096)
+    assert changed(replace(PLAN, config=replace(CONFIG, engine=engine))) == {"prefill", *DIGESTS}
+
+
+def test_only_its_own_decode_worker_merges_an_adapter() -> None:
+    assert [(module.name, module.merge) for module in needed_part(PLAN, MATH).decode] == [("math", True)]
+    assert {(module.kind, module.merge) for module in needed_part(PLAN, PREFILL).decode} == {("lora", False)}
+
+
+def test_what_cannot_be_scaled_is_named_with_what_can() -> None:
+    assert find_group(PLAN, "prefill") == PREFILL
+    with pytest.raises(ConfigError, match="router, prefill, math, tool, code"):
+        find_group(PLAN, "maths")
+
+
+def test_a_worker_serves_when_every_router_that_answers_has_it_up() -> None:
+    worker = MemberStatus(name="decode-math-0", group=MATH, state="running", is_known=True)
+    knows = (("decode-math-0", "up"),)
+    first = MemberStatus(name="router-0", group=ROUTER, state="running", is_known=True, workers=knows)
+    second = replace(first, name="router-1", workers=(("decode-math-0", "starting"),))
+    assert Roster(name="x", members=(worker, first)).is_serving(worker)
+    assert not Roster(name="x", members=(worker, first, second)).is_serving(worker)
+    assert not Roster(name="x", members=(worker,)).is_serving(worker)
+    assert not Roster(name="x", members=(first,)).is_serving(replace(worker, state="moving"))
+
+
+def test_modules_whose_names_begin_alike_are_kept_apart() -> None:
+    members = tuple(MemberStatus(name=name, state="placing") for name in ("decode-math-0", "decode-math-2-0"))
+    roster = Roster(name="x", members=members)
+    assert [member.name for member in roster.of(MATH)] == ["decode-math-0"]
+    assert [member.name for member in roster.of(Group(role="decode", module="math-2"))] == ["decode-math-2-0"]
+
+
+@pytest.mark.parametrize(("mode", "text", "said"), [(0o644, "s" * 32, "chmod 600"), (0o600, "short", "5 letters")])
+def test_secrets_are_for_this_user_alone(tmp_path: Path, mode: int, text: str, said: str) -> None:
+    token = tmp_path / "token"
+    token.write_text(text)
+    token.chmod(mode)
+    with pytest.raises(ConfigError, match=said):
+        read_admin_key(Cluster(token_file=token), "x")
+
+
+def test_the_key_to_join_is_not_the_token_and_differs_by_deployment(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.touch(mode=0o600)
+    token.write_text("s" * 32 + "\n")
+    cluster = Cluster(token_file=token, api_key_file=token)
+    keys = {read_admin_key(cluster, "a"), read_admin_key(cluster, "b"), read_api_key(cluster)}
+    assert len(keys) == 3
+    assert read_api_key(cluster) == "s" * 32
+    with pytest.raises(ConfigError, match="no token_file"):
+        read_admin_key(Cluster(), "a")
+
+
+def test_a_node_takes_its_address_in_the_network() -> None:
+    assert find_address("127.0.0.0/8", "10.1.1.1") == "127.0.0.1"
+    assert find_address(None, "10.1.1.1") == "10.1.1.1"
+    with pytest.raises(LaunchError, match=os.uname().nodename):
+        find_address("203.0.113.0/24", "10.1.1.1")

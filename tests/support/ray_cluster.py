@@ -1,0 +1,34 @@
+"""A Ray cluster of two nodes on this machine: `python -m tests.support.ray_cluster`, ended by SIGTERM or end of stdin.
+
+A program of its own, so that Ray's threads and warnings stay out of the tests' process. Prints one line of JSON: the
+address, and the process ids of the second node, which can be killed like a machine.
+"""
+
+import json
+import os
+import sys
+
+OBJECT_STORE_BYTES = 80 << 20
+"""The least that Ray takes; nothing of ours lies there."""
+NUM_CPUS = 8
+
+
+def main() -> None:
+    """Start it, and keep it until stdin ends."""
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+    from ray.cluster_utils import Cluster
+
+    common = {"num_cpus": NUM_CPUS, "object_store_memory": OBJECT_STORE_BYTES}
+    head = {**common, "labels": {"place": "first"}, "include_dashboard": False, "include_log_monitor": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        second = cluster.add_node(**common, labels={"place": "second"}, include_log_monitor=False)
+        pids = [info.process.pid for infos in second.all_processes.values() for info in infos]
+        print(json.dumps({"address": cluster.address, "second": pids}), flush=True)
+        sys.stdin.read()
+    finally:
+        cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main()
