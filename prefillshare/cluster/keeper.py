@@ -99,10 +99,14 @@ class Keeper:
         return _read_piece(path, start, most_bytes)
 
     def leave(self, drain_s: float) -> None:
-        """Let its calls end, within `drain_s` seconds, then end it for good; returns when no process is left."""
+        """Let its calls end, within `drain_s` seconds, then end it for good.
+
+        Returns when no process is left; at once where it only starts, which the end of the actor's process ends, too.
+        """
         self._drain_s = drain_s
         self._leaving.set()
-        self._thread.join()
+        if self._served is not None:
+            self._thread.join()
 
     def _keep(self) -> None:
         pause = FIRST_PAUSE_S

@@ -1,4 +1,4 @@
-"""A deployment on a Ray cluster of two nodes, driven by the commands that people use; nodes and processes are killed.
+"""A deployment on a Ray cluster of three nodes, driven by the commands that people use; nodes and processes are killed.
 
 Tests run in order on one deployment: starting it is what costs.
 """
@@ -52,9 +52,9 @@ max_total_tokens = 8192
 address = "{address}"
 network = "127.0.0.0/8"
 token_file = "{token}"
-router = {{ labels = {{ place = "first" }} }}
-prefill = {{ labels = {{ place = "first" }} }}
-decode = {{ labels = {{ place = "in(first,second)" }} }}
+router = {{ labels = {{ place = "front" }} }}
+prefill = {{ labels = {{ place = "front" }} }}
+decode = {{ labels = {{ place = "behind" }} }}
 """
 
 
@@ -64,8 +64,8 @@ class OnRay:
 
     folder: Path
     address: str
-    second_node: list[int]
-    """Process ids of the second node."""
+    nodes: list[int]
+    """Process ids of the two nodes that decode workers run on."""
     port: int
     wrong: list[str] = field(default_factory=list)
 
@@ -159,7 +159,7 @@ def on_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnRay]:
     line = nodes.stdout.readline()
     assert line, (folder / "nodes.log").read_text()
     said = json.loads(line)
-    running = OnRay(folder, said["address"], said["second"], free_port())
+    running = OnRay(folder, said["address"], said["others"], free_port())
     try:
         write_files(running)
         yield running
@@ -241,16 +241,15 @@ def test_lost_processes_and_a_lost_node_cost_no_call(on_ray, expected):
         engine = members["decode-math-0"]["pid"]
         os.killpg(engine, signal.SIGKILL)
         members = on_ray.wait_until_serving(*workers, apart_from={"decode-math-0": engine})
-        engine = members["decode-math-0"]["pid"]
-        actor_of(engine).kill()
-        members = on_ray.wait_until_serving(*workers, apart_from={"decode-math-0": engine})
         on_ray.check_processes(3)
-        lost = {name: members[name]["pid"] for name in workers if is_below(members[name]["pid"], on_ray.second_node)}
-        assert lost, "the replicas were spread over both nodes"
-        for pid in on_ray.second_node:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        on_ray.wait_until_serving(*workers, apart_from=lost)
+        places = {name: node_of(members[name]["pid"], on_ray.nodes) for name in workers[1:]}
+        assert set(places.values()) == set(on_ray.nodes), "the replicas were not spread over both nodes"
+        os.kill(places["decode-math-0"], signal.SIGKILL)
+        lost = {"decode-math-0": members["decode-math-0"]["pid"]}
+        members = on_ray.wait_until_serving(*workers, apart_from=lost)
+        engine = members["decode-math-1"]["pid"]
+        actor_of(engine).kill()
+        on_ray.wait_until_serving(*workers, apart_from={"decode-math-1": engine})
     assert wrong == []
     on_ray.check_processes(3)
 
@@ -260,9 +259,9 @@ def actor_of(engine: int) -> psutil.Process:
     return next(parent for parent in psutil.Process(engine).parents() if parent.name().startswith("ray::"))
 
 
-def is_below(pid: int, node: list[int]) -> bool:
-    """Whether a process was started by a node's raylet."""
-    return any(parent.pid in node for parent in psutil.Process(pid).parents())
+def node_of(pid: int, nodes: list[int]) -> int | None:
+    """The node that started a process."""
+    return next((parent.pid for parent in psutil.Process(pid).parents() if parent.pid in nodes), None)
 
 
 def test_new_weights_replace_old_ones_without_a_failed_call(on_ray, expected):
