@@ -1,4 +1,4 @@
-"""A Ray cluster of three nodes on this machine: `python -m tests.support.ray_cluster`, ended by SIGTERM or end of stdin.
+"""A Ray cluster of three nodes on this machine: `python -m tests.support.ray_cluster`, ended by the end of stdin.
 
 A program of its own, so that Ray's threads and warnings stay out of the tests' process. Prints one line of JSON: the
 address, and the process ids of the two nodes without the head, which can be killed like machines.
