@@ -27,6 +27,9 @@ WARNINGS_VARIABLE = "PREFILLSHARE_MODULE_WARNINGS"
 SHARED_MEMORY_VARIABLE = "PREFILLSHARE_SHARED_MEMORY"
 """Environment variable of decode workers, 1: their KV lies in memory that prefill workers on the machine can map."""
 
+PEER_SECRET_VARIABLE = "PREFILLSHARE_PEER_SECRET"
+"""Environment variable of disaggregated workers: private file with the secret that all parts of a deployment share."""
+
 WORKER_VARIABLE = "PREFILLSHARE_WORKER"
 """Environment variable of disaggregated workers: the worker's name."""
 
@@ -65,6 +68,11 @@ WRITE_BACK_VARIABLE = "PREFILLSHARE_WRITE_BACK"
 
 STORE_FOLDER_START = "prefillshare-store-"
 """Begin of the name of the folder in shared memory that holds a user's stores: they outlive engines."""
+
+LAST_PORT = 65535
+
+MAX_STORE_THREADS = 64
+"""Most threads of one engine that copy into the store and out of it; more would wait for the same memory."""
 
 NO_BOOTSTRAP_HOST = "2.2.2.2"
 """SGLang's ``FAKE_BOOTSTRAP_HOST``: a prefill worker computes such a call and hands its KV to nobody."""

@@ -8,6 +8,8 @@ from urllib.request import getproxies_environment
 
 import httpx
 
+from prefillshare.contract import LAST_PORT
+
 DEFAULT_PORT = 30000
 _EXCEPTIONS = ("no_proxy", "NO_PROXY")
 
@@ -31,6 +33,18 @@ def post(url: str, **options: Any) -> httpx.Response:
     """One POST; the options are those of `httpx.Client.post`."""
     with direct_client() as client:
         return client.post(url, **options)
+
+
+def parse_server(url: str) -> httpx.URL | None:
+    """The address of a server; None when no server can have it."""
+    try:
+        address = httpx.URL(url)
+    except httpx.InvalidURL:
+        return None
+    # httpx escapes what no host may have.
+    has_host = bool(address.host) and "%" not in address.host
+    has_port = address.port is None or 1 <= address.port <= LAST_PORT
+    return address if address.scheme in ("http", "https") and has_host and has_port else None
 
 
 def except_from_proxies(url: str) -> None:

@@ -64,6 +64,7 @@ _ENGINE_FILES = (
     "engine.nixl",
     "patches.prebuilt_batch",
     "patches.penalties",
+    "patches.handoff_sockets",
     "patches.bootstrap_server",
     "patches.kv_event_socket",
 )

@@ -168,7 +168,8 @@ def measure_memory(num_prefill: int, num_decode: int, num_calls: int, policy: st
     gc.collect()
     num_bytes, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    num_text = sum(len(node.edge) for node in index._recency)
+    nodes = index.tree._recency if hasattr(index, "tree") else index._recency
+    num_text = sum(len(node.edge) for node in nodes)
     return {
         "nodes": index.num_nodes,
         "bytes_per_node": num_bytes / index.num_nodes,

@@ -110,6 +110,13 @@ class PaperDeployment:
         kv["shared_tokens"], kv["private_tokens"] = max(0, round(shared)), round(6000 * busy)
         kv["free_tokens"] = CAPACITY_TOKENS - kv["shared_tokens"] - kv["private_tokens"]
         kv["evictable_tokens"] = round(kv["shared_tokens"] * 0.8)
+        if (store := worker["store"]) is not None:
+            store["store_hit_tokens"] += round(300 * busy)
+            store["host_hit_tokens"] += round(90 * busy)
+            store["written_pages"] += round(30 * busy)
+            store["num_pages"] = store["written_pages"]
+            store["used_bytes"] = store["written_pages"] * 16 * TOKEN_BYTES
+            store["used_disk_bytes"] = store["used_bytes"] // 4
         if (handoff := worker["handoff"]) is not None:
             handoff["tokens"] += round(500 * busy)
             handoff["bytes"] += round(500 * busy) * TOKEN_BYTES
@@ -192,8 +199,18 @@ def _new_worker(name: str, role: str, module: str | None, number: int) -> Json:
         "handoff": _no_handoffs(role == "prefill") if role in ("prefill", "decode") else None,
         "eager": {"tokens": 0, "hit_tokens": 0, "dropped": 0} if role == "prefill" else None,
         "push": {"pushed_tokens": 0, "push_hit_tokens": 0} if role == "decode" else None,
-        "store": None,
+        "store": _new_store() if role in ("engine", "prefill") else None,
     }
+
+
+def _new_store() -> Json:
+    counters = (
+        "host_hit_tokens store_hit_tokens fetched_pages declined_loads written_pages evicted_pages refused_pages "
+        "damaged_pages failures host_used_tokens used_bytes used_disk_bytes num_pages codec_break_even_bytes_per_s "
+        "medium_bytes_per_s"
+    )
+    known = {"host_capacity_tokens": 2 * CAPACITY_TOKENS, "capacity_bytes": 8 << 30, "codec": "none"}
+    return {"is_attached": True, "why_off": None, **known, **dict.fromkeys(counters.split(), 0)}
 
 
 def _no_handoffs(is_prefill: bool) -> Json:

@@ -20,6 +20,12 @@ AdminKey = Annotated[
         envvar="PREFILLSHARE_ADMIN_KEY",
     ),
 ]
+AdminKeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="File of mode 600 that holds the admin key, in place of the key.", envvar="PREFILLSHARE_ADMIN_KEY_FILE"
+    ),
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Check everything, print devices, memory and commands, and start nothing.")
 ]
@@ -39,6 +45,19 @@ Detach = Annotated[bool, typer.Option("--detach", help="On a cluster: leave it r
 ShowDashboard = Annotated[bool, typer.Option("--tui", help="Show the dashboard while it serves.")]
 
 _PRIVATE_HOSTS = ("127.0.0.1", "localhost", "::1")
+
+
+def choose_admin_key(key: str | None, file: Path | None) -> str | None:
+    """Return the admin key, which is given as it is, or in a file, or not at all.
+
+    Raises: ConfigError when it is given twice, or others may read the file.
+    """
+    from prefillshare.errors import ConfigError
+    from prefillshare.peer_keys import read_private
+
+    if key and file:
+        raise ConfigError(f"the admin key is given twice, as it is and in {file}: leave one of them out")
+    return read_private(file, "--admin-key-file") if file else key or None
 
 
 def warn_if_open(host: str, port: int, api_key: str | None) -> None:

@@ -1,10 +1,13 @@
 """Options of the commands that talk to a running server."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from prefillshare.cli.text import key_option, text_option
+
+if TYPE_CHECKING:
+    from prefillshare.serving.run.record import DeploymentRecord
 
 DEFAULT_URL = "http://127.0.0.1:30000"
 
@@ -39,10 +42,19 @@ def server_url(given: str | None) -> str:
         running = read_records()
     except ConfigError:  # no place for records is no reason not to ask
         running = []
-    if len(running) > 1:
-        listed = "; ".join(f"--url {record.url} ({record.name}: {', '.join(record.models)})" for record in running)
-        raise ConfigError(f"{len(running)} deployments run here: say which one is meant by {listed}")
-    return running[0].url if running else DEFAULT_URL
+    # A worker that joined a router on this machine has a record of its own, with the router's address.
+    by_url: dict[str, list[DeploymentRecord]] = {}
+    for record in running:
+        by_url.setdefault(record.url, []).append(record)
+    if len(by_url) > 1:
+        listed = "; ".join(f"--url {url} ({_describe(records)})" for url, records in by_url.items())
+        raise ConfigError(f"{len(by_url)} deployments run here: say which one is meant by {listed}")
+    return next(iter(by_url), DEFAULT_URL)
+
+
+def _describe(records: "list[DeploymentRecord]") -> str:
+    models = dict.fromkeys(model for record in records for model in record.models)
+    return f"{records[0].name}: {', '.join(models)}"
 
 
 def url_words(url: str) -> str:

@@ -178,8 +178,9 @@ class Engine:
     """SGLang parser that splits thinking from the answer, such as qwen3."""
     tool_call_parser: str | None = None
     """SGLang parser for tool calls, such as qwen25 or llama3."""
-    overlap_schedule: bool = True
-    """Prepare the next batch while the current one runs."""
+    overlap_schedule: bool | None = None
+    """Prepare the next batch while the current one runs; None is on a GPU only: on a CPU nothing overlaps, and every
+    token would wait for the step after its own."""
     extra_args: tuple[str, ...] = ()
     """Further arguments of `sglang serve`, each flag and each value a string of its own."""
 

@@ -116,8 +116,10 @@ class StoreState(StoreCounters):
     host_capacity_tokens: int
     host_used_tokens: int
     is_attached: bool
+    why_off: str | None
     capacity_bytes: int
     used_bytes: int
+    used_disk_bytes: int
     num_pages: int
     codec: str
     codec_break_even_bytes_per_s: float
@@ -129,6 +131,8 @@ class PushState(TypedDict):
 
     pushed_tokens: int
     push_hit_tokens: int
+    push_wasted_tokens: int
+    dropped_pushes: int
 
 
 class EagerJobsState(TypedDict):
@@ -141,12 +145,19 @@ class EagerJobsState(TypedDict):
     pushed: int
 
 
-class EagerState(TypedDict):
-    """What a worker computed before anybody asked: the start of prompts that follow its answers."""
+class ComputedAhead(TypedDict):
+    """What is counted of what a worker computed before anybody asked: the start of prompts that follow its answers."""
 
     tokens: int
     hit_tokens: int
     dropped: int
+    loaded_tokens: int
+
+
+class EagerState(ComputedAhead):
+    """The same, and what is still to be computed."""
+
+    waiting: int
 
 
 class WorkerCounters(TypedDict):
@@ -236,13 +247,14 @@ class DeploymentState(TypedDict):
     repins: int
     refusals: NotRequired[int]
     retries: NotRequired[int]
+    forwarded: NotRequired[int]
     eager_jobs: NotRequired[EagerJobsState]
 
 
 MODULE_COUNTERS = tuple(ModuleCounters.__annotations__)
 HANDOFF_COUNTERS = tuple(HandoffState.__annotations__)
 PUSH_COUNTERS = tuple(PushState.__annotations__)
-EAGER_COUNTERS = tuple(EagerState.__annotations__)
+EAGER_COUNTERS = tuple(ComputedAhead.__annotations__)
 EAGER_OUTCOMES = ("done", "dropped", "cancelled", "failed")
 LATENCIES = tuple(Latencies.__annotations__)
 WORKER_COUNTERS = tuple(WorkerCounters.__annotations__)

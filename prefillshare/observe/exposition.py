@@ -82,17 +82,25 @@ _STORE_GAUGES = {
     "is_attached": ("store_attached", "Whether the worker has the deployment's store"),
     "capacity_bytes": ("store_capacity_bytes", "Size of the store that the workers of the deployment share"),
     "used_bytes": ("store_used_bytes", "What of the store holds pages"),
+    "used_disk_bytes": ("store_used_disk_bytes", "Of that, what lies on disk"),
     "num_pages": ("store_pages", "Pages in the store that the workers of the deployment share"),
 }
 _PUSH_COUNTERS = {
     "pushed_tokens": ("pushed_tokens", "Tokens whose KV a decode worker was handed before any call asked for it"),
     "push_hit_tokens": ("push_hit_tokens", "Of the pushed tokens, those that a call then need not be handed"),
+    "push_wasted_tokens": (
+        "push_wasted_tokens",
+        "Of the pushed tokens, those whose room others got before a call came",
+    ),
+    "dropped_pushes": ("dropped_pushes", "Pushes that a decode worker ended because calls needed the room"),
 }
 _EAGER_COUNTERS = {
     "tokens": ("eager_tokens", "Tokens computed before anybody asked: what prompts begin with that follow answers"),
     "hit_tokens": ("eager_hit_tokens", "Of these, tokens that a call has hit since, each counted once"),
     "dropped": ("eager_dropped", "Answers that were to be computed ahead and were given up"),
+    "loaded_tokens": ("eager_loaded_tokens", "Tokens that came from the store so that they need not be computed ahead"),
 }
+_EAGER_GAUGES = {"waiting": ("eager_waiting", "Answers that are still to be computed ahead")}
 _KV_PARTS = {
     "capacity": "KV pool of the worker",
     "shared": "KV in the shared prefix tree, in use or evictable",
@@ -151,6 +159,10 @@ def _of_deployment(state: DeploymentState) -> Iterator[Metric]:
         yield CounterMetricFamily("prefillshare_refusals", "Calls answered 429", value=state["refusals"])
     if "retries" in state:
         yield CounterMetricFamily("prefillshare_retries", "Further tries after a worker failed", value=state["retries"])
+    if "forwarded" in state:
+        yield CounterMetricFamily(
+            "prefillshare_forwarded", "Calls passed on to the router of their session", value=state["forwarded"]
+        )
     if "eager_jobs" in state:
         yield from _of_eager_jobs(state["eager_jobs"])
 
@@ -198,6 +210,7 @@ def _of_workers(workers: Sequence[WorkerState]) -> Iterator[Metric]:
     yield from _numbers(CounterMetricFamily, _PUSH_COUNTERS, WORKER_LABELS, pushes)
     eager: list[_Sample] = [(numbers["eager"], names) for numbers, names in labelled if numbers["eager"]]
     yield from _numbers(CounterMetricFamily, _EAGER_COUNTERS, WORKER_LABELS, eager)
+    yield from _numbers(GaugeMetricFamily, _EAGER_GAUGES, WORKER_LABELS, eager)
     ups: list[_Sample] = [({"up": int(numbers["state"] == "up")}, names) for numbers, names in labelled]
     yield from _numbers(GaugeMetricFamily, {"up": ("worker_up", "Whether the worker serves")}, WORKER_LABELS, ups)
     yield from _memory([(worker["kv"], names) for worker, names in zip(workers, labels, strict=True) if worker["kv"]])

@@ -93,7 +93,8 @@ def _with_rises(total: _Part | None, told: _Part, known: _Part | None, names: It
     summed = cast(dict[str, int], {**told})
     before, seen = cast(Mapping[str, int], total or {}), cast(Mapping[str, int], known or {})
     for name in names:
-        summed[name] += before.get(name, 0) - seen.get(name, 0)
+        # A worker of an earlier version has not all names.
+        summed[name] = summed.get(name, 0) + before.get(name, 0) - seen.get(name, 0)
     return cast(_Part, summed)
 
 

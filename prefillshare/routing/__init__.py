@@ -9,6 +9,7 @@ Its rooms, each of which imports only those below it; `parts.py` makes what is i
 and leave:
 
     web      HTTP: connections, keys, bodies, one handler per path
+    peers    other routers of the deployment: whose session a call is of, and passing it on
     call     one call: read, tried on pairs of workers in two legs each, relayed
     choice   which workers take a call, and when: policies, prefix index, sessions, queues
     workers  what they are and how they are: health, breaker, speed, the client that talks to them
@@ -17,6 +18,7 @@ The way of a call, from file to file:
 
     web/connections, app, auth, handlers/calls, bodies      is it HTTP, who asks, the body
     call/parse                                              what it asks for, or why not
+    peers/forward                                           with several routers: is it another one's
     call/proxy                                              counted, traced, tried until an answer comes
     choice/admission, chooser                               its turn, and a reserved pair of workers
     call/attempt, legs, prefill_leg                         both legs, by workers/client

@@ -86,7 +86,7 @@ async def _drain_on_signal(app: web.Application) -> None:
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, lambda: (second if first.is_set() else first).set())
     await first.wait()
-    log.info("stopping: %d calls are running", app[GATEWAY].proxy.num_running)
+    log.info("stopping: %d calls are running", app[GATEWAY].num_running)
     drain = asyncio.create_task(app[GATEWAY].drain())
     hurry = asyncio.create_task(second.wait())
     await asyncio.wait((drain, hurry), return_when=asyncio.FIRST_COMPLETED)

@@ -9,6 +9,7 @@ from prefillshare.routing.call.proxy import Proxy
 from prefillshare.routing.eager.answers import EagerAnswers
 from prefillshare.routing.errors import ConflictError, GoneError, NotFoundError
 from prefillshare.routing.parts import make_parts
+from prefillshare.routing.peers.forward import make_peers
 from prefillshare.routing.settings import RouterSettings
 from prefillshare.routing.workers.announced import Announcements
 from prefillshare.routing.workers.spec import WorkerSpec
@@ -37,10 +38,16 @@ class Gateway:
         self.parts = make_parts(settings)
         self.eager = EagerAnswers(self.parts) if settings.eager_answers else None
         self.proxy = Proxy(self.parts, self.eager)
+        self.peers = make_peers(self.parts, lambda: self.proxy.num_running)
         self.announcements = Announcements()
         self._sweeping = asyncio.create_task(self._keep_sweeping())
         for spec in settings.workers:
             self.join(spec)
+
+    @property
+    def num_running(self) -> int:
+        """Calls that are being answered, those that were passed on to other routers included."""
+        return self.proxy.num_running + (self.peers.num_underway if self.peers else 0)
 
     def join(self, spec: WorkerSpec) -> Worker:
         """Let a worker join; it gets calls once it is up.
@@ -114,11 +121,15 @@ class Gateway:
     async def drain(self) -> None:
         """Take no further calls and let the running ones finish, at most for drain_timeout_s."""
         self.is_draining = True
-        await self._wait_until(lambda: self.proxy.num_running == 0)
+        if self.peers is not None:
+            self.peers.exchange.is_draining = True
+        await self._wait_until(lambda: self.num_running == 0)
 
     async def close(self) -> None:
         """Stop everything: first what asks workers by itself, then the connections that it asks them over."""
         self._sweeping.cancel()
+        if self.peers is not None:
+            await self.peers.close()
         if self.eager is not None:
             await self.eager.close()
         for worker in list(self.parts.pool):

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from prefillshare.observe.observer import Observer
+from prefillshare.peer_keys import PeerKeys
 from prefillshare.routing.choice.admission import Admission
 from prefillshare.routing.choice.chooser import Chooser
 from prefillshare.routing.choice.policies import make_policy
@@ -51,7 +52,7 @@ class Parts:
 
 def make_parts(settings: RouterSettings) -> Parts:
     """Return the parts of a router without workers; to be called inside the event loop that runs it."""
-    router, observer, pool = settings.router, Observer(), WorkerPool()
+    router, observer, pool = settings.router, Observer(), WorkerPool(settings.modules)
     descriptors = Descriptors(settings.max_open_files, len(settings.workers))
     client = WorkerClient(router, settings.worker_api_key, descriptors)
     sessions = Sessions(router.max_sessions, on_moved=_tell_moves(observer))
@@ -67,11 +68,15 @@ def make_parts(settings: RouterSettings) -> Parts:
         client=client,
         health=Health(router, client, settings.base_model, on_changed=changed),
         reports=WorkerReports(client, observer),
-        kv_events=KvEvents(on_evicted=chooser.drop_evicted),
+        kv_events=KvEvents(on_evicted=chooser.drop_evicted, keys=_peer_keys(settings)),
         sessions=sessions,
         chooser=chooser,
         admission=admission,
     )
+
+
+def _peer_keys(settings: RouterSettings) -> PeerKeys | None:
+    return PeerKeys.of_admin_key(settings.admin_key) if settings.admin_key else None
 
 
 def _tell_moves(observer: Observer) -> Callable[[str, str, str], None]:

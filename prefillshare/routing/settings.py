@@ -11,7 +11,9 @@ import orjson
 from prefillshare.config.router import Router
 from prefillshare.config.tables import build
 from prefillshare.errors import ConfigError
-from prefillshare.routing.workers.spec import WorkerSpec, read_spec
+from prefillshare.routing.workers.spec import WorkerSpec, is_server_address, read_spec
+
+_WILDCARDS = ("0.0.0.0", "::")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +36,10 @@ class RouterSettings:
     """Key that clients must send; None lets everybody in."""
     admin_key: str | None = None
     """Key for changes of the workers; None allows no changes."""
+    address: str | None = None
+    """Address at which the other routers reach this one; None is http://HOST:PORT."""
+    peers: tuple[str, ...] = ()
+    """Addresses of all routers of the deployment, this one's own among them or not; none where there is only one."""
     worker_api_key: str | None = None
     """Key that the workers want from the router."""
     otlp_endpoint: str | None = None
@@ -44,6 +50,9 @@ class RouterSettings:
     """Whether the KV of answers is made before the next prompt comes."""
     router: Router = field(default_factory=Router)
     """How calls are spread."""
+    modules: tuple[str, ...] = ()
+    """Decode modules of the deployment file; a call for one without a worker is told to wait, and not that it does not
+    exist."""
     workers: tuple[WorkerSpec, ...] = ()
     """Workers at the start; others may join."""
 
@@ -52,11 +61,38 @@ class RouterSettings:
             raise ConfigError(f"port is {self.port}: it must be between 1 and 65535")
         if self.vocab_size is not None and self.vocab_size < 1:
             raise ConfigError(f"vocab_size is {self.vocab_size}: it must be that of the prefill module")
+        self._check_peers()
         seen: set[str] = set()
         for worker in self.workers:
             if worker.id in seen:
                 raise ConfigError(f"two workers have the id {worker.id!r}: give each its own")
             seen.add(worker.id)
+
+    @property
+    def own_address(self) -> str:
+        """Address by which the other routers know this one."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return (self.address or f"http://{host}:{self.port}").rstrip("/")
+
+    @property
+    def other_routers(self) -> tuple[str, ...]:
+        """Addresses of the other routers, each once."""
+        addresses = dict.fromkeys(peer.rstrip("/") for peer in self.peers)
+        return tuple(address for address in addresses if address != self.own_address)
+
+    def _check_peers(self) -> None:
+        for address in (*self.peers, *([self.address] if self.address else [])):
+            if not is_server_address(address):
+                raise ConfigError(
+                    f"{address!r} is not the address of a router: use one such as http://10.0.0.1:30000, as the others "
+                    "reach it"
+                )
+        if self.peers and self.address is None and self.host in _WILDCARDS:
+            raise ConfigError(
+                f"{self.host} is no address at which other routers reach this one: give its address beside peers"
+            )
+        if self.other_routers and self.admin_key is None:
+            raise ConfigError("routers know each other by the admin key: give all of them the same admin_key")
 
 
 def load_settings(file: Path) -> RouterSettings:

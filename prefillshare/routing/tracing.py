@@ -15,7 +15,8 @@ from prefillshare.routing.headers import pick_headers
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
-_PASSED_HEADERS = ("X-Request-Id", "traceparent", "tracestate")
+PASSED_HEADERS = ("X-Request-Id", "traceparent", "tracestate")
+"""What of a client's headers its call takes along."""
 _SEND_TIMEOUT_S = 2.0
 _CLOSE_TIMEOUT_S = 3.0
 
@@ -60,7 +61,7 @@ class Tracing:
     @contextlib.contextmanager
     def span(self, headers: Mapping[str, str], *, module: str, endpoint: str) -> Iterator[CallSpan]:
         """Give a call its span while the block runs; an exception that leaves the block marks it failed."""
-        passed = pick_headers(headers, _PASSED_HEADERS)
+        passed = pick_headers(headers, PASSED_HEADERS)
         if self._provider is None:
             yield CallSpan(passed)
             return

@@ -5,20 +5,24 @@ import resource
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from prefillshare.accelerators import gpus
 from prefillshare.contract import PLUGINS
 from prefillshare.errors import ConfigError, PrefillShareError
 from prefillshare.open_files import FILES_PER_CALL
 from prefillshare.places import home_directory, is_stand_in, socket_folder, state_directory
+from prefillshare.serving.machine.exposure import check_encryption, check_logs, check_network, check_secrets
+from prefillshare.serving.machine.finding import Finding, State
 from prefillshare.serving.machine.host import available_memory_bytes, default_threads, num_cores
 from prefillshare.serving.machine.patch_report import REPORT_COMMAND, PatchReport, ReportError, read_patch_report
 from prefillshare.serving.machine.ports import check_address
 from prefillshare.serving.machine.toolkit import missing_compilers
+
+if TYPE_CHECKING:
+    from prefillshare.config import Deployment
 
 _PYTHONS = ((3, 11), (3, 12))
 _MIB = 1 << 20
@@ -31,22 +35,6 @@ _SHARED_MEMORY_FIX = "engines of several GPUs exchange data there: give a contai
 _MIN_SHARED_BYTES = 64 * _MIB
 _MIN_OPEN_FILES = 256
 _GOOD_OPEN_FILES = 4096
-
-State = Literal["ok", "warning", "problem"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """What one check found."""
-
-    name: str
-    """What was looked at."""
-    state: State
-    """`problem`: serving will not work; `warning`: it will, with a limit."""
-    value: str
-    """What was found."""
-    fix: str | None = None
-    """What to do, unless all is well."""
 
 
 def examine(host: str, port: int, deployment: Path) -> list[Finding]:
@@ -65,6 +53,10 @@ def examine(host: str, port: int, deployment: Path) -> list[Finding]:
         _check_sockets,
         _check_shared_memory,
         _check_open_files,
+        lambda: check_network(host, has_workers=_has_workers(deployment)),
+        check_encryption,
+        lambda: check_secrets(_secret_files(deployment)),
+        _check_logs,
         lambda: _check_deployment(deployment),
     ]
     if gpus():
@@ -209,6 +201,36 @@ def _check_open_files() -> Finding:
     fix = f"raise the hard limit, as root: ulimit -Hn {_GOOD_OPEN_FILES}, or nofile in /etc/security/limits.conf"
     state: State = "warning" if hard >= _MIN_OPEN_FILES else "problem"
     return Finding(name="open files", state=state, value=value, fix=fix)
+
+
+def _check_logs() -> Finding:
+    try:
+        return check_logs(state_directory())
+    except ConfigError as error:
+        return Finding(name="logs", state="problem", value="no place for logs", fix=str(error))
+
+
+def _has_workers(file: Path) -> bool:
+    config = _read_quietly(file)
+    return config is not None and config.topology == "disaggregated"
+
+
+def _secret_files(file: Path) -> list[tuple[str, Path]]:
+    config, admin_key = _read_quietly(file), os.environ.get("PREFILLSHARE_ADMIN_KEY_FILE")
+    found = [("PREFILLSHARE_ADMIN_KEY_FILE", Path(admin_key))] if admin_key else []
+    if config is not None and config.store is not None and config.store.secret_file is not None:
+        found.append(("secret_file", config.store.secret_file))
+    return found
+
+
+def _read_quietly(file: Path) -> "Deployment | None":
+    """What the file says; None where it cannot be read, which `_check_deployment` tells."""
+    from prefillshare.config import load_deployment
+
+    try:
+        return load_deployment(file)
+    except PrefillShareError:
+        return None
 
 
 def _check_deployment(file: Path) -> Finding:

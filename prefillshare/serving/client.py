@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 
 import httpx
 
-from prefillshare.direct import direct_client, launch_line
+from prefillshare.direct import direct_client, launch_line, parse_server
 from prefillshare.errors import ServerError
 
 DEFAULT_URL = "http://127.0.0.1:30000"
@@ -115,11 +115,7 @@ class Client:
 
 def _clean_url(url: str) -> str:
     text = url.strip() if "://" in url else f"http://{url.strip()}"
-    try:
-        parsed = httpx.URL(text)
-    except httpx.InvalidURL:
-        parsed = httpx.URL("")
-    if parsed.scheme not in ("http", "https") or not parsed.host:
+    if parse_server(text) is None:
         raise ServerError(f"url {url!r} is not an address: use one such as {DEFAULT_URL}")
     return text.rstrip("/").removesuffix("/v1")
 

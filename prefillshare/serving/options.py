@@ -31,6 +31,10 @@ class LaunchOptions:
     """Key that clients must send; None for an open server."""
     admin_key: str | None = None
     """Key for adding and removing workers of a disaggregated deployment; None lets nobody do it."""
+    address: str | None = None
+    """Address at which other routers reach this one; None is that it listens on."""
+    peers: tuple[str, ...] = ()
+    """Addresses of all routers of the deployment; none where there is only one."""
     log_path: Path | None = None
     """File for the engine's log; None is a new one below the user's state directory."""
     extra_args: tuple[str, ...] = ()

@@ -6,9 +6,19 @@ disk and in memory and what holds when a process dies.
 """
 
 from prefillshare.store.identity import StoreIdentity, chain_keys
+from prefillshare.store.link import StoreLink
 from prefillshare.store.owner import StoreOwner
 from prefillshare.store.settings import StoreSettings
 from prefillshare.store.stats import StoreStats, TierStats
 from prefillshare.store.store import KvStore
 
-__all__ = ["KvStore", "StoreIdentity", "StoreOwner", "StoreSettings", "StoreStats", "TierStats", "chain_keys"]
+__all__ = [
+    "KvStore",
+    "StoreIdentity",
+    "StoreLink",
+    "StoreOwner",
+    "StoreSettings",
+    "StoreStats",
+    "TierStats",
+    "chain_keys",
+]

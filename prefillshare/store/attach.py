@@ -1,6 +1,7 @@
 """From settings and identity to open tiers."""
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from prefillshare.store.opening import (
     OpenTable,
     attaching,
     is_file_used,
+    is_path_used,
     make_file,
     open_file,
     open_table,
@@ -84,6 +86,21 @@ class _Request:
         there = read_header(path)
         return there.num_slots if there is not None and there == self.header(there.num_slots) else 0
 
+    def slots_in_use(self, path: Path) -> int:
+        """`slots_in` of a file that other processes use: made anew, they would go on in one that nobody finds.
+
+        Raises: StoreError when they keep its pages otherwise than this store would.
+        """
+        there = read_header(path)
+        if there is None or not is_path_used(path):
+            return 0
+        if there != self.header(there.num_slots):
+            raise StoreError(
+                f'{path} is used by others, who keep pages otherwise than codec = "{self.settings.codec}" under '
+                "[store] does: set what they have, or end them first"
+            )
+        return there.num_slots
+
     def tier(self, opened: OpenTable, pages: MappedPages | DiskPages) -> Tier:
         self.resources.callback(opened.close)
         decoders = Decoders(self.identity.kv_dtype, self.identity.page_bytes)
@@ -112,11 +129,17 @@ def open_store(settings: StoreSettings, identity: StoreIdentity) -> OpenStore:
             memory = _memory_tier(request)
             tiers = (memory,) if settings.directory is None else (memory, _disk_tier(request, settings.directory))
         except OSError as error:
-            raise StoreError(
-                f"the store cannot be opened ({error}): name folders that this user can write to"
-            ) from error
+            raise StoreError(f"the store cannot be opened ({error}): {_fix_of(error)}") from error
         failed.pop_all()
     return OpenStore(identity=identity, tiers=tiers, resources=request.resources)
+
+
+def _fix_of(error: OSError) -> str:
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "raise the limit of open files (ulimit -n)"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "make room there, or set a smaller store"
+    return "name folders that this user can write to"
 
 
 def _memory_tier(request: _Request) -> Tier:
@@ -131,6 +154,7 @@ def _memory_tier(request: _Request) -> Tier:
         num_slots = request.slots_within(settings.memory_bytes, memory_file_bytes, "memory_bytes")
         if settings.keeps_memory_size:
             num_slots = request.slots_in(path) or num_slots
+        num_slots = request.slots_in_use(path) or num_slots
         if not path.exists():
             remove_unused(folder)
             check_room(folder, settings.memory_bytes, "memory_bytes")
@@ -153,7 +177,7 @@ def _disk_tier(request: _Request, directory: Path) -> Tier:
     with attaching(folder):
         path = store_file(folder, request.identity).with_suffix(DISK_SUFFIX)
         descriptor, header, is_new = _open_disk_file(request, path)
-        pages = DiskPages(descriptor, num_slots=header.num_slots, slot_bytes=header.slot_bytes)
+        pages = DiskPages(descriptor, path, num_slots=header.num_slots, slot_bytes=header.slot_bytes)
         request.resources.callback(pages.close)
         found = os.fstat(descriptor)
         memory = request.settings.memory_directory
@@ -186,6 +210,8 @@ def _open_disk_file(request: _Request, path: Path) -> tuple[int, FileHeader, boo
 def _num_disk_slots(request: _Request, path: Path) -> int:
     """What is set; where nothing is, what the file has, and for a new one what half of the free room holds."""
     num_bytes = request.settings.disk_bytes
+    if there := request.slots_in_use(path):
+        return there
     if (num_bytes is None or request.settings.keeps_disk_size) and (there := request.slots_in(path)):
         return there
     wanted = int(_SHARE_OF_FREE_DISK * free_bytes(path.parent)) if num_bytes is None else num_bytes

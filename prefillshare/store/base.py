@@ -50,6 +50,10 @@ class Pages(ABC):
         """
 
     @abstractmethod
+    def find_loss(self) -> str | None:
+        """What happened to a file of its own, if others would not find it any more."""
+
+    @abstractmethod
     def close(self) -> None:
         """Give files and mappings back."""
 

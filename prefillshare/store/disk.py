@@ -11,11 +11,13 @@ and its table, in shared memory, can be made again from it.
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import xxhash
 
 from prefillshare.store.base import Bytes, Pages
+from prefillshare.store.folders import find_loss
 from prefillshare.store.layout import HEADER_BYTES, RECORD, RECORD_BYTES, aligned
 from prefillshare.store.stats import Medium
 
@@ -28,9 +30,10 @@ class DiskPages(Pages):
 
     medium: Medium = "disk"
 
-    def __init__(self, descriptor: int, *, num_slots: int, slot_bytes: int) -> None:
+    def __init__(self, descriptor: int, path: Path, *, num_slots: int, slot_bytes: int) -> None:
         self.slot_bytes = slot_bytes
         self._descriptor = descriptor
+        self._path = path
         self._num_slots = num_slots
         self._start = data_offset(num_slots)
 
@@ -59,6 +62,9 @@ class DiskPages(Pages):
             self._write(data[part].data, self._place(slot))
         text = record.tobytes()[:_CHECKED_BYTES]
         self._write(text + xxhash.xxh3_64_digest(text), place)
+
+    def find_loss(self) -> str | None:
+        return find_loss(self._descriptor, self._path, HEADER_BYTES)  # what is left of a cut file is of use
 
     def close(self) -> None:
         os.close(self._descriptor)

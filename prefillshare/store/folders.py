@@ -95,6 +95,19 @@ def taken_bytes(path: Path) -> int:
         return 0
 
 
+def find_loss(descriptor: int, path: Path, num_bytes: int) -> str | None:
+    """What happened to an open file of so many bytes, if who opens `path` now would not find it; else None."""
+    try:
+        is_at = _is_at(descriptor, path)
+    except OSError as error:
+        return f"{path} cannot be looked at ({error.strerror})"
+    if not is_at:
+        return f"{path} was removed or replaced while it was in use"
+    if (length := os.fstat(descriptor).st_size) < num_bytes:
+        return f"{path} was cut to {length:,} bytes while it was in use"
+    return None
+
+
 def disk_table_folder(memory: Path, device: int, inode: int) -> Path:
     """Where the table of a disk tier's file lies: named by the file, so that all its users find the same table."""
     return stores_folder(memory) / f"{DISK_PREFIX}{device:x}-{inode:x}"

@@ -24,7 +24,7 @@ from prefillshare.store.folders import (
 from prefillshare.store.layout import TableLayout
 from prefillshare.store.lock import FileLock
 from prefillshare.store.memory import MappedPages, map_file
-from prefillshare.store.opening import FileHeader, is_file_used, read_header
+from prefillshare.store.opening import FileHeader, is_path_used, read_header
 from prefillshare.store.stats import Medium
 from prefillshare.store.table import Table
 from prefillshare.store.tier import PageReader
@@ -80,9 +80,9 @@ def find_stores(memory: Path, disk: Path | None) -> list[FoundStore]:
     ]
     if disk is not None:
         if not disk.is_dir():
-            raise StoreError(f"{disk} is no folder: name the `directory` of [store]")
+            raise StoreError(f"{disk} is no folder: name the `path` of [store]")
         files = sorted(disk_folder(disk).glob(f"*{DISK_SUFFIX}"))
-        found += [_describe(path, "disk", disk.name, _is_open_elsewhere(path)) for path in files]
+        found += [_describe(path, "disk", disk.name, is_path_used(path)) for path in files]
     return found
 
 
@@ -140,7 +140,7 @@ def _opened(store: FoundStore, header: FileHeader) -> Iterator[_Contents]:
     descriptor = os.open(store.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     with contextlib.ExitStack() as resources:
         if store.medium == "disk":
-            disk = DiskPages(descriptor, num_slots=header.num_slots, slot_bytes=header.slot_bytes)
+            disk = DiskPages(descriptor, store.path, num_slots=header.num_slots, slot_bytes=header.slot_bytes)
             resources.callback(disk.close)
             yield _Contents(reader=PageReader(disk, decoders), entries=disk.records(), table=None)
             return
@@ -155,11 +155,3 @@ def _opened(store: FoundStore, header: FileHeader) -> Iterator[_Contents]:
         slots = table.ready_slots()
         entries = list(zip(slots.tolist(), table.snapshot(slots), strict=True))
         yield _Contents(reader=PageReader(mapped, decoders), entries=entries, table=table)
-
-
-def _is_open_elsewhere(path: Path) -> bool:
-    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    try:
-        return is_file_used(descriptor)
-    finally:
-        os.close(descriptor)

@@ -14,7 +14,7 @@ import numpy as np
 import xxhash
 
 from prefillshare.errors import StoreError
-from prefillshare.store.folders import SUFFIX
+from prefillshare.store.folders import SUFFIX, find_loss
 from prefillshare.store.identity import StoreIdentity
 from prefillshare.store.layout import CLOCK_OFFSET, DESCRIPTION_OFFSET, HEADER, HEADER_BYTES, TableLayout
 from prefillshare.store.lock import FileLock
@@ -63,6 +63,7 @@ class OpenTable:
     """A table in shared memory and the file that it lies in."""
 
     descriptor: int
+    path: Path
     table: Table
     lock: FileLock
     layout: TableLayout
@@ -72,6 +73,10 @@ class OpenTable:
         """Raises: OSError when somebody cut the file."""
         if (length := os.fstat(self.descriptor).st_size) < self.layout.end:
             raise OSError(f"its file was cut to {length:,} bytes while it was in use")
+
+    def find_loss(self) -> str | None:
+        """What happened to the file, if others would not find it any more."""
+        return find_loss(self.descriptor, self.path, self.layout.end)
 
     def close(self) -> None:
         """Give the file back; the mapping goes with the table."""
@@ -122,15 +127,20 @@ def is_file_used(descriptor: int) -> bool:
     return False
 
 
+def is_path_used(path: Path) -> bool:
+    """Whether anybody uses the file that is at `path`."""
+    descriptor = os.open(path, _FLAGS)
+    try:
+        return is_file_used(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def remove_unused(folder: Path) -> None:
     """Remove files of the folder that nobody uses: those of weights, sizes or codecs that were. Held by `attaching`."""
     for path in folder.glob(f"*{SUFFIX}"):
-        descriptor = os.open(path, _FLAGS)
-        try:
-            if not is_file_used(descriptor):
-                path.unlink()
-        finally:
-            os.close(descriptor)
+        if not is_path_used(path):
+            path.unlink()
 
 
 def make_file(path: Path, header: FileHeader, num_bytes: int, prepare: Callable[[int], None]) -> int:
@@ -209,4 +219,4 @@ def open_table(path: Path, header: FileHeader) -> OpenTable:
     use_file(descriptor)
     lock = FileLock(descriptor)
     table = Table(map_file(descriptor, 0, layout.end), layout, lock)
-    return OpenTable(descriptor=descriptor, table=table, lock=lock, layout=layout, is_new=found is None)
+    return OpenTable(descriptor=descriptor, path=path, table=table, lock=lock, layout=layout, is_new=found is None)

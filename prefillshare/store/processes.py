@@ -10,8 +10,11 @@ _START_FIELD = 22
 
 
 def start_ticks(pid: int) -> int:
-    """When the process began, in the kernel's ticks since boot (no clock that anybody sets); 0 when there is none."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
+    """When the process began, in the kernel's ticks since boot (no clock that anybody sets); 0 when there is none.
+
+    Raises: OSError when it cannot be known, as without a free file descriptor.
+    """
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError, ValueError, IndexError):
         text = Path(f"/proc/{pid}/stat").read_text()
         # The name may hold brackets and spaces: what follows it starts after the last bracket.
         return int(text.rpartition(")")[2].split()[_START_FIELD - 3])
@@ -24,7 +27,10 @@ def own_start_ticks() -> int:
 
 
 def is_alive(pid: int, ticks: int) -> bool:
-    """Whether the process `pid` that began at `ticks` still runs."""
+    """Whether the process `pid` that began at `ticks` still runs.
+
+    Raises: OSError when it cannot be known: who is taken for dead loses what he is writing.
+    """
     return pid > 0 and ticks != 0 and start_ticks(pid) == ticks
 
 

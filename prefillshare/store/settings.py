@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from prefillshare.contract import MAX_STORE_THREADS
 from prefillshare.errors import StoreError
 
 SHARED_MEMORY = Path("/dev/shm")
-MAX_THREADS = 64
 
 CodecName = Literal["auto", "none", "splitzip"]
 
@@ -47,8 +47,8 @@ class StoreSettings:
     def __post_init__(self) -> None:
         if not self.name:
             raise StoreError("the store has no name: give the deployment's")
-        if not 1 <= self.threads <= MAX_THREADS:
-            raise StoreError(f"threads = {self.threads}: set 1 to {MAX_THREADS} under [store]")
+        if not 1 <= self.threads <= MAX_STORE_THREADS:
+            raise StoreError(f"threads = {self.threads}: set 1 to {MAX_STORE_THREADS} under [store]")
         if self.codec not in ("auto", "none", "splitzip"):
             raise StoreError(f'codec = "{self.codec}": set "auto", "none" or "splitzip" under [store]')
         if self.has_peers and self.secret_file is None:

@@ -1,7 +1,7 @@
 """What a store has counted in this process, and what it holds."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields, replace
+from typing import Literal, Self
 
 Medium = Literal["memory", "disk"]
 
@@ -42,17 +42,27 @@ class TierStats:
 class StoreStats:
     """All tiers, and the counts of this process since it attached."""
 
-    tiers: tuple[TierStats, ...]
-    hit_pages: int
+    tiers: tuple[TierStats, ...] = ()
+    why_off: str | None = None
+    """Why there is no store, with the fix; None where there is one."""
+    hit_pages: int = 0
     """Pages read."""
-    missed_pages: int
+    missed_pages: int = 0
     """Pages asked for by `read` and not given."""
-    written_pages: int
-    refused_pages: int
+    written_pages: int = 0
+    refused_pages: int = 0
     """Pages that were not taken: no room that is old enough, or a failure."""
-    damaged_pages: int
+    damaged_pages: int = 0
     """Pages whose checksum did not fit; each was dropped."""
-    promoted_pages: int
-    demoted_pages: int
-    failures: int
-    """Calls that ended early by an error of the system; the first of each kind is in the log."""
+    promoted_pages: int = 0
+    demoted_pages: int = 0
+    failures: int = 0
+    """Calls that ended early by an error of the system, or went on without a part; the first of each kind is in the
+    log."""
+
+    def with_counts_of(self, earlier: Self) -> Self:
+        """These, with the counts of an earlier view added."""
+        return replace(self, **{name: getattr(self, name) + getattr(earlier, name) for name in _COUNTS})
+
+
+_COUNTS = tuple(field.name for field in fields(StoreStats) if field.type is int)

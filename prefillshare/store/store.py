@@ -42,6 +42,9 @@ class KvStore:
         self._read_speeds = {tier.pages.medium: Speed() for tier in self._tiers}
         self._write_speeds = {tier.pages.medium: Speed() for tier in self._tiers}
         self._told: set[str] = set()
+        self._inside: list[None] = []
+        """One for each call under way. Lists grow and shrink in one step, so no lock is left locked in a child."""
+        self._is_closed = False
 
     @classmethod
     def attach(cls, settings: StoreSettings, identity: StoreIdentity) -> Self:
@@ -91,7 +94,7 @@ class KvStore:
         """What is there, for all processes, and what this one did."""
         counts = self._counts
         return StoreStats(
-            tiers=tuple(self._tier_stats(tier) for tier in self._tiers),
+            tiers=self._guarded(lambda: tuple(self._tier_stats(tier) for tier in self._tiers), ()),
             hit_pages=counts.hit,
             missed_pages=counts.missed,
             written_pages=counts.written,
@@ -102,12 +105,30 @@ class KvStore:
             failures=counts.failures,
         )
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it was not closed."""
+        return not self._is_closed
+
+    def find_loss(self) -> str | None:
+        """What happened to the files behind this view, if others would not find them any more; None as long as they
+        would."""
+        return self._entered(lambda: next((loss for tier in self._tiers if (loss := tier.find_loss())), None), None)
+
     def close(self) -> None:
-        """Let go of the store, which stays; the object is of no use afterwards, and says so as misses."""
-        self._tiers = ()  # first: a mapping holds its file open, and with that in use
-        self._resources.close()
+        """Let go of the store, which stays; the object is of no use afterwards, and says so as misses.
+
+        Calls of other threads that are under way end first: the numbers of their files could be another file's next.
+        """
+        self._is_closed = True
+        if not self._inside:
+            self._let_go()
 
     # -- parts --------------------------------------------------------------------------------------------------------
+
+    def _let_go(self) -> None:
+        self._tiers = ()  # first: a mapping holds its file open, and with that in use
+        self._resources.close()
 
     def _count_present(self, keys: Sequence[bytes]) -> int:
         found = self._find(as_words(keys))
@@ -174,6 +195,7 @@ class KvStore:
             return
         with self._read_speeds[tier.pages.medium].measured(len(pages) * self._page_bytes):
             read = tier.read_all([(keys[page], int(slots[page]), into[page]) for page in pages])
+        self._tell_failure(tier)
         for page, payload in zip(pages, read, strict=True):
             payloads[page] = payload if payload is None else self._tiers[0].as_kept_here(payload, into[page])
             if payload is None:
@@ -210,6 +232,7 @@ class KvStore:
         demote = None if is_last else partial(self._demote_guarded, number + 1)
         with self._write_speeds[medium].measured(sum(len(payload.data) for payload in payloads)):
             admitted = tier.admit(payloads, ticks, older_than=older_than, demote=demote)
+        self._tell_failure(tier)
         self._counts.evicted[medium] = self._counts.evicted.get(medium, 0) + admitted.num_evicted
         return admitted
 
@@ -268,7 +291,7 @@ class KvStore:
 
     def _tier_stats(self, tier: Tier) -> TierStats:
         medium, slot_bytes = tier.pages.medium, tier.pages.slot_bytes
-        num_pages, num_taken = self._guarded(tier.table.count, (0, 0))
+        num_pages, num_taken = tier.table.count()
         return TierStats(
             medium=medium,
             capacity_bytes=tier.table.num_slots * slot_bytes,
@@ -283,14 +306,33 @@ class KvStore:
 
     def _guarded(self, function: Callable[[], Result], otherwise: Result) -> Result:
         """The engine's threads end with an exception that they do not expect: it is counted and told instead."""
-        try:
+
+        def check_and_do() -> Result:
             for tier in self._tiers:
                 tier.check_file()
             return function()
+
+        return self._entered(check_and_do, otherwise)
+
+    def _entered(self, function: Callable[[], Result], otherwise: Result) -> Result:
+        self._inside.append(None)
+        try:
+            return otherwise if self._is_closed else function()
         except (OSError, ValueError, IndexError, MemoryError, RuntimeError, BufferError) as error:
             self._counts.failures += 1
             self._tell(type(error).__name__, "the store cannot be used, and is gone on without: %s", error)
             return otherwise
+        finally:
+            self._inside.pop()
+            if self._is_closed and not self._inside:
+                self._let_go()
+
+    def _tell_failure(self, tier: Tier) -> None:
+        """Count and tell what the system refused a tier in the middle of a call, which went on without it."""
+        if (error := tier.take_failure()) is not None:
+            self._counts.failures += 1
+            medium = tier.pages.medium
+            self._tell(f"{medium} {error.errno}", f"{medium}: pages are not kept or not found: %s", error)
 
     def _tell(self, kind: str, message: str, value: object) -> None:
         if kind not in self._told:

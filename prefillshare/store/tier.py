@@ -1,5 +1,6 @@
 """One tier of a store: a table, the slots that it speaks of, and the check of every page that is read."""
 
+import errno
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -45,6 +46,14 @@ def page_digest(key: _Key, page: Bytes) -> int:
     return xxhash.xxh3_64_intdigest(page.data, seed=int(key[1]))
 
 
+_LACKS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR})
+"""What says something of this process or machine, and nothing of the page."""
+
+
+class CannotReadNow(OSError):
+    """The page may be whole, and this process has not got what it takes to read it."""
+
+
 class PageReader:
     """Takes pages out of slots, and believes none that its digest does not fit."""
 
@@ -53,19 +62,29 @@ class PageReader:
         self._decoders = decoders
         self.speed = Speed()
         """Of the medium alone, in bytes as they are kept."""
+        self.failure: OSError | None = None
+        """The latest error of the system, until somebody takes it."""
 
     def read(self, key: _Key, slot: int, record: np.void, into: Bytes) -> Payload | None:
         """Fill `into` with the page of `key` and return it as it is kept; None when it is not there in one piece.
 
         The payload of a page that is kept as it is lies in `into`; another one is the medium's until the next read.
+        Raises: CannotReadNow.
         """
         try:
             stored = self._unpack(slot, record, into)
-        except (OSError, IndexError, ValueError):
+        except (OSError, IndexError, ValueError) as error:
+            self._note(error)
             return None
         if page_digest(key, into) != int(record["digest"]):
             return None
         return Payload(key=key, digest=int(record["digest"]), codec=int(record["codec"]), data=stored)
+
+    def _note(self, error: Exception) -> None:
+        if isinstance(error, OSError):
+            self.failure = error
+            if error.errno in _LACKS:
+                raise CannotReadNow(error.errno, error.strerror) from error
 
     def _unpack(self, slot: int, record: np.void, into: Bytes) -> Bytes:
         number, length = int(record["codec"]), int(record["length"])
@@ -95,6 +114,7 @@ class Tier:
         self._page_bytes = decoders.page_bytes
         self._reader = PageReader(pages, decoders)
         self._write_speed = Speed()
+        self._write_failure: OSError | None = None
         self._workers = workers
 
     def check_file(self) -> None:
@@ -103,6 +123,16 @@ class Tier:
         Raises: OSError.
         """
         self._opened.check_length()
+
+    def find_loss(self) -> str | None:
+        """What happened to the files, if others would not find them any more."""
+        return self._opened.find_loss() or self.pages.find_loss()
+
+    def take_failure(self) -> OSError | None:
+        """What the system refused since this was asked last."""
+        failure = self._write_failure or self._reader.failure
+        self._write_failure = self._reader.failure = None
+        return failure
 
     def find(self, keys: Keys) -> Slots:
         """The slot of each key's page, or NO_SLOT; nothing is there in a file that lost its end."""
@@ -207,7 +237,10 @@ class Tier:
         try:
             with self._write_speed.measured(len(payload.data)):
                 self.pages.save(slots, payload.data, record)
-        except (OSError, IndexError, ValueError):
+        except OSError as error:
+            self._write_failure = error
+            return False
+        except (IndexError, ValueError):
             return False
         self.table.publish(claim, digest=payload.digest, length=len(payload.data), codec=payload.codec, last_use=tick)
         return True

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import pairwise
 from typing import TypeVar
 
@@ -27,7 +27,10 @@ class Workers:
         parts = [items[start:end] for start, end in pairwise(ends)]
         # The caller's thread does the last part itself.
         begun = [self._threads().submit(lambda part: [function(item) for item in part], part) for part in parts[:-1]]
-        last = [function(item) for item in parts[-1]]
+        try:
+            last = [function(item) for item in parts[-1]]
+        finally:
+            wait(begun)  # whatever happens: they fill buffers that are the caller's only until it returns
         return [result for future in begun for result in future.result()] + last
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from sglang_patches.cpu.decode_kernel import make_decode_attention
+from sglang_patches.cpu.few_rows_kernel import MOST_ROWS, add_products
 
 
 def attend_new(query: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor, scale: float | None) -> Tensor:
@@ -136,6 +137,19 @@ def is_for_onednn(tensor: Tensor) -> bool:
     """Whether this build of PyTorch has a product of its type by oneDNN, and a slower one by default."""
     is_plain = tensor.dtype == torch.float32 and tensor.device.type == "cpu"
     return is_plain and torch.backends.mkldnn.is_available()
+
+
+def multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x weight^T + bias, by whatever is fastest for so many rows.
+
+    Shapes: x (rows, in), weight (out, in), bias (out,); returns (rows, out).
+    """
+    lines = weight.t()
+    if len(x) > MOST_ROWS or torch.get_num_threads() > 1 or not lines.is_contiguous():
+        return multiply_by_onednn(x, weight, bias)
+    product = x.new_zeros(len(x), len(weight)) if bias is None else bias.repeat(len(x), 1)
+    add_products(x.contiguous().numpy(), lines.numpy(), product.numpy())
+    return product
 
 
 def multiply_by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -21,11 +21,17 @@ import numpy as np
 from numba import njit, types
 
 from prefillshare.compiled import compile_ahead
+from sglang_patches.cpu.prefetching import LINE, prefetch
 
 _F4 = np.float32
 _LOG2_E = _F4(1.4426950408889634)
 _MATH = {"reassoc", "contract", "nsz", "arcp"}
 """Sums in any order; NaN stays NaN."""
+_AHEAD = 16
+"""Tokens between the one that is read and the one that is fetched: KV lies where rows of the pool are free, and what
+the processor fetches by itself ends with each page."""
+_PAGE = 1024
+"""Floats of 4 bytes in a page of memory."""
 _inlined = functools.partial(njit, fastmath=_MATH, inline="always")
 
 _Heads = types.Array(types.float32, 3, "C")
@@ -61,8 +67,8 @@ def make_decode_attention(size: int) -> Callable[..., None]:
         together = np.empty((num_kv_heads, 2 * num_groups, size), np.float32)
         sums = np.empty((num_kv_heads, 2 * num_groups, size), np.float32)
         longest = lengths.max()
-        # Lines of a power of two would all lie in the same places of the processor's cache.
-        scores = np.empty((num_kv_heads, 2 * num_groups, longest + 16 - longest % 16 + 16), np.float32)
+        # Lines of whole pages would all lie in the same places of the processor's cache.
+        scores = np.empty((num_kv_heads, 2 * num_groups, longest - longest % _PAGE + _PAGE + LINE), np.float32)
         for number in range(rows.size):
             num_rows = 1 if second[number] < 0 else 2
             num_queries, slots = num_rows * num_groups, table[rows[number], : lengths[number]]
@@ -85,10 +91,18 @@ def make_decode_attention(size: int) -> Callable[..., None]:
 
 
 @_inlined
+def _fetch(head: Any) -> None:
+    for d in range(0, head.size, LINE):
+        prefetch(head, d)
+
+
+@_inlined
 def _score(together: Any, k_cache: Any, slots: Any, num_queries: Any, size: Any, scores: Any) -> None:
     """Products of each query and each key; three queries at a time, so that a key is loaded less often."""
     for t in range(slots.size):
+        ahead = slots[min(t + _AHEAD, slots.size - 1)]
         for h in range(k_cache.shape[1]):
+            _fetch(k_cache[ahead, h])
             key, i = k_cache[slots[t], h], 0
             while i + 3 <= num_queries:
                 first, second, third = together[h, i], together[h, i + 1], together[h, i + 2]
@@ -114,6 +128,8 @@ def _sum_values(scores: Any, v_cache: Any, slots: Any, num_queries: Any, size: A
     num_whole = slots.size - slots.size % 4
     for t in range(0, num_whole, 4):
         for h in range(v_cache.shape[1]):
+            for ahead in range(t + _AHEAD, t + _AHEAD + 4):
+                _fetch(v_cache[slots[min(ahead, slots.size - 1)], h])
             a, b, c, e = (
                 v_cache[slots[t], h],
                 v_cache[slots[t + 1], h],

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from sglang_patches.cpu.computation import is_for_onednn, lay_by_inputs, multiply_by_onednn
+from sglang_patches.cpu.computation import is_for_onednn, lay_by_inputs, multiply
 from sglang_patches.declarations import wraps_upstream
 
 if TYPE_CHECKING:
@@ -47,6 +47,6 @@ def wrap_apply(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
         weight = layer.weight
         if x.dim() != 2 or weight.dim() != 2 or x.dtype != weight.dtype or not is_for_onednn(weight):
             return original(self, layer, x, bias)
-        return multiply_by_onednn(x, weight, bias)
+        return multiply(x, weight, bias)
 
     return apply

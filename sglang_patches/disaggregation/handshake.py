@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from prefillshare.contract import FINGERPRINT_VARIABLE
 from prefillshare.modules.fingerprint import geometry, tokenizer_sha256
+from sglang_patches.disaggregation.peers import own_headers
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -116,7 +117,7 @@ def _shorten(value: object) -> str:
 def _get(url: str) -> tuple[int, str]:
     import requests
 
-    reply = requests.get(url, timeout=TIMEOUT_S)
+    reply = requests.get(url, headers=own_headers(), timeout=TIMEOUT_S)
     return reply.status_code, reply.text
 
 

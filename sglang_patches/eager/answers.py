@@ -21,7 +21,9 @@ from sglang_patches.disaggregation.role import is_decode_worker
 from sglang_patches.eager.budget import Budget
 from sglang_patches.eager.continuation import Answer, Conversation, after_text, after_tokens, common_start
 from sglang_patches.eager.kept import Kept
+from sglang_patches.eager.quiet import SETTLE_S
 from sglang_patches.eager.switch import make_rid
+from sglang_patches.eager.tails import Tails
 from sglang_patches.store.switch import read_write_back
 
 if TYPE_CHECKING:
@@ -30,9 +32,6 @@ if TYPE_CHECKING:
 
 MAX_WAITING = 64
 """Answers whose conversation is still to be rendered; further ones are left out until the thread has caught up."""
-SETTLE_S = 0.02
-"""How long after an answer a job is made of it. A caller that goes on at once has it computed with what it adds, in one
-step; a job would be a step more (0.09 s at 0.1 B parameters on a CPU core), which that very call waits for."""
 CONVERSATION = "prefillshare_conversation"
 """Attribute of a request that a chat call has made."""
 
@@ -53,9 +52,11 @@ class EndedAnswers:
         self._min_tokens = min_tokens
         self._renderer = ThreadPoolExecutor(1, thread_name_prefix="continuations")
         self._budget = Budget()
+        self._tails = Tails()
         self._tasks: set[asyncio.Future[Any]] = set()
         self.num_left_out = 0
         self._num_forgotten = 0
+        self._num_settling = 0
         self.kept = Kept() if is_decode_worker() else None
         self._goes_back = read_write_back() is not None
         """Whether the KV of answers goes to the store, as it was made, for whichever prefill worker needs it."""
@@ -67,6 +68,8 @@ class EndedAnswers:
             return
         ended = (obj, _read_answer(state, recv_obj, i), recv_obj.prompt_tokens[i])
         if self.kept is None:
+            # Rendering takes the interpreter from whoever goes on at once.
+            self._num_settling += 1
             asyncio.get_running_loop().call_later(SETTLE_S, self._compute, self._num_forgotten, *ended)
         elif (found := self._find(*ended)) is not None:
             self.kept.keep(str(recv_obj.rids[i]), found)
@@ -75,8 +78,14 @@ class EndedAnswers:
         """What has ended until now is not to be computed any more."""
         self._num_forgotten += 1
 
+    @property
+    def num_open(self) -> int:
+        """Answers that ended, and of which no job is made yet."""
+        return self._num_settling + len(self._tasks)
+
     def _compute(self, num_forgotten: int, obj: GenerateReqInput, answer: Answer, num_prompt_tokens: int) -> None:
         """Have what comes after an answer computed by the own scheduler, unless it was forgotten since it ended."""
+        self._num_settling -= 1
         found = self._find(obj, answer, num_prompt_tokens) if num_forgotten == self._num_forgotten else None
         if found is not None:
             found.add_done_callback(partial(self._submit, num_forgotten, obj.lora_id))
@@ -101,7 +110,7 @@ class EndedAnswers:
             return None
         render = partial(self._after_text, obj.text, answer)
         if conversation is not None:
-            render = partial(conversation.find_continuation, answer)
+            render = partial(conversation.find_continuation, answer, self._tails)
         task = asyncio.ensure_future(self._render(render, make))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -123,7 +132,7 @@ class EndedAnswers:
     def _make(
         self, obj: GenerateReqInput, num_prompt_tokens: int, answer: Answer, tokens: list[int]
     ) -> Continuation | None:
-        num_new = len(tokens) - num_prompt_tokens
+        num_new = _count_new(obj, num_prompt_tokens, tokens)
         if self._goes_back:
             num_new = _count_rewritten(obj, answer, tokens)
         if num_new < self._min_tokens:
@@ -157,6 +166,17 @@ class EndedAnswers:
         )
         job.wrap_pickle_fields()
         self._manager._dispatch_to_scheduler(job)
+
+
+def _count_new(obj: GenerateReqInput, num_prompt_tokens: int, tokens: list[int]) -> int:
+    """Tokens of the continuation behind where it leaves the prompt, which may be before the prompt's end.
+
+    Of a prompt that came as text only the number of tokens is known.
+    """
+    prompt = obj.input_ids
+    if not prompt or tokens[:num_prompt_tokens] == prompt:
+        return len(tokens) - num_prompt_tokens
+    return len(tokens) - len(common_start([tokens, prompt]))
 
 
 def _count_rewritten(obj: GenerateReqInput, answer: Answer, tokens: list[int]) -> int:

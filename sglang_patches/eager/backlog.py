@@ -28,6 +28,8 @@ class Job:
     """Decode module whose answer it holds, as in ``RequestState.decode_module``."""
     is_begun: bool = False
     """Whether a slice of it was computed: then the rest is, however short."""
+    is_asked: bool = False
+    """Whether the store was asked for it, where there is one."""
     http_worker_ipc: str | None = None
     """Which HTTP process asked, where there are several."""
 

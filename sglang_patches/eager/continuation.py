@@ -19,14 +19,16 @@ from dataclasses import dataclass
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
+from sglang_patches.eager.tails import Tails
+
 if TYPE_CHECKING:
     from sglang.srt.entrypoints.openai.protocol import ChatCompletionMessageParam, ChatCompletionRequest, ChatMessage
     from sglang.srt.entrypoints.openai.serving_chat import OpenAIServingChat
 
 NEXT_TEXTS = ("0", "\n\nThe", " and")
 """Begins of what may follow: no two of them make the same token with what stands before."""
-NUM_RENDERED = 2
-"""Next turns that are tried of a chat: rendering a long conversation takes time, and a turn has its own begin."""
+INSTRUCTING = ("system", "developer")
+"""Roles whose turns a template may put before the conversation, wherever they stand."""
 
 _LAST_WORD = re.compile(r"\S{0,16}\s{0,16}\Z")
 """The end of a text that more letters may change; where no spaces are, so many characters."""
@@ -68,15 +70,35 @@ class Conversation:
     serving: OpenAIServingChat
     request: ChatCompletionRequest
 
-    def find_continuation(self, answer: Answer) -> list[int]:
+    def find_continuation(self, answer: Answer, tails: Tails) -> list[int]:
         """The tokens with which every next turn begins; none where that is not known.
 
+        Effects: `tails` remembers the call.
         Raises: ValueError when the template takes no such conversation.
         """
         message = self._read_message(answer)
         if message is None or self.request.continue_final_message:
             return []
-        return common_start([self._render(turns) for turns in next_turns(message)])
+        asked = self.request.messages
+        num_left_out = tails.count_vanishing(asked)
+        tails.note(asked, message.content or "")
+        kept = asked[: len(asked) - num_left_out]
+        found = common_start([self._render_next(kept, turns) for turns in next_turns(message, asked)])
+        # A question that begins with spaces makes one token of them and the line's end before it.
+        while found and self.serving.tokenizer_manager.tokenizer.decode(found[-1:]).isspace():
+            found.pop()
+        return found
+
+    def _render_next(
+        self, kept: list[ChatCompletionMessageParam], turns: list[ChatCompletionMessageParam]
+    ) -> Sequence[int]:
+        try:
+            return self._render([*kept, *turns])
+        except ValueError:
+            # Many templates refuse two questions in a row; one they all take.
+            if len(turns) <= 2:
+                raise
+            return self._render([*kept, *turns[:2]])
 
     def _read_message(self, answer: Answer) -> ChatMessage | None:
         """What the caller got, whether at once or in pieces."""
@@ -86,35 +108,55 @@ class Conversation:
         choices = getattr(reply, "choices", None)  # an error has none
         return choices[0].message if choices else None
 
-    def _render(self, turns: Sequence[ChatCompletionMessageParam]) -> Sequence[int]:
-        request = self.request.model_copy(update={"messages": [*self.request.messages, *turns]})
+    def _render(self, messages: list[ChatCompletionMessageParam]) -> Sequence[int]:
+        request = self.request.model_copy(update={"messages": messages})
         ids = self.serving._process_messages(request, False).prompt_ids
         if isinstance(ids, str):
             raise ValueError("the conversation is not rendered as tokens")
         return ids
 
 
-def next_turns(message: ChatMessage) -> list[list[ChatCompletionMessageParam]]:
-    """Ways in which a conversation may go on after `message`, which stands first in each.
+def next_turns(
+    message: ChatMessage, asked: Sequence[ChatCompletionMessageParam]
+) -> list[list[ChatCompletionMessageParam]]:
+    """Ways in which a conversation may go on after `message`, the answer to `asked`, which stands first in each.
 
-    Callers give thinking back or leave it out. Calls of functions are followed by their results.
+    Callers give thinking back or leave it out. Calls of functions are followed by their results, all other answers by
+    one question or two: a template may count turns, or put those of some roles before all others.
     """
-    from sglang.srt.entrypoints.openai.protocol import ChatCompletionMessageGenericParam, ChatCompletionMessageUserParam
+    from sglang.srt.entrypoints.openai.protocol import ChatCompletionMessageGenericParam
 
     thoughts = cycle([message.reasoning_content, None])
     ways: list[list[ChatCompletionMessageParam]] = []
-    for text, thought in zip(NEXT_TEXTS[:NUM_RENDERED], thoughts, strict=False):
-        # Another id each time: the caller has one that was made when its answer was read.
+    for text, thought, roles in zip(NEXT_TEXTS, thoughts, _next_roles(message, asked), strict=False):
+        # Another id each time, from its first letter on: the caller has one that was made when its answer was read.
         calls = [
-            call.model_copy(update={"id": f"{place}{text.strip()}"})
+            call.model_copy(update={"id": f"{text.strip()}{place}"})
             for place, call in enumerate(message.tool_calls or ())
         ]
         said = ChatCompletionMessageGenericParam(
             role="assistant", content=message.content, tool_calls=calls or None, reasoning_content=thought
         )
         results = [ChatCompletionMessageGenericParam(role="tool", content=text, tool_call_id=call.id) for call in calls]
-        ways.append([said, *(results or [ChatCompletionMessageUserParam(role="user", content=text)])])
+        ways.append([said, *(results or [_ask(role, text) for role in roles])])
     return ways
+
+
+def _next_roles(message: ChatMessage, asked: Sequence[ChatCompletionMessageParam]) -> list[list[str]]:
+    """The roles of each way; rendering a long conversation takes time, so there are few."""
+    if message.tool_calls:
+        return [[], []]
+    late = asked[next((place for place, turn in enumerate(asked) if turn.role not in INSTRUCTING), len(asked)) :]
+    instructing = [[turn.role] for turn in late if turn.role in INSTRUCTING]
+    return [["user"], ["user", "user"], *instructing[-1:]]
+
+
+def _ask(role: str, text: str) -> ChatCompletionMessageParam:
+    from sglang.srt.entrypoints.openai.protocol import ChatCompletionMessageGenericParam, ChatCompletionMessageUserParam
+
+    if role == "user":
+        return ChatCompletionMessageUserParam(role="user", content=text)
+    return ChatCompletionMessageGenericParam(role=role, content=text)
 
 
 def after_tokens(prompt_ids: Sequence[int], answer: Answer) -> list[int]:

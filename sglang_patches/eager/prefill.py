@@ -8,9 +8,10 @@ A slice is an ordinary request that asks for no token, whose prompt ends where t
 slice is over, and the next one begins behind it. Between two slices nothing is held, no rows and no place in a queue,
 so a call that comes is admitted as if there were no jobs, after one slice at the longest.
 
-A slice is admitted when no call waits and none decodes, so that it slows nobody down: where calls always run, a job is
-all cost, since some answers never come back, and its gain, a shorter wait of the next call, is small beside the others.
-Upstream's own rules of room hold. Where it is not admitted, its job is given up: a pool that is full has no use for it.
+A slice is admitted when no call waits and none decodes, and none has for a moment (:mod:`sglang_patches.eager.quiet`),
+so that it slows nobody down: where calls always run, a job is all cost, since some answers never come back, and its
+gain, a shorter wait of the next call, is small beside the others. Upstream's own rules of room hold. Where it is not
+admitted, its job is given up: a pool that is full has no use for it.
 :mod:`sglang_patches.engine.scheduler` asks here.
 """
 
@@ -19,7 +20,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from sglang_patches.disaggregation.pushes import is_push
 from sglang_patches.eager.backlog import Backlog, Job
+from sglang_patches.eager.loading import JobLoads
+from sglang_patches.eager.slices import count_slice_tokens
 
 if TYPE_CHECKING:
     from sglang.srt.managers.io_struct import TokenizedGenerateReqInput
@@ -28,11 +32,6 @@ if TYPE_CHECKING:
 
     from sglang_patches.prefill.request_state import RequestState
 
-SLICE_TOKENS = 128
-"""Tokens of a slice: what a call may have to wait for. The tiny base on a CPU: a step costs 7.0 ms of it, each further
-token 0.2, so 64 tokens cost 16 ms, 128 32, 512 108: beyond 128 the step itself is less than a fifth."""
-CHUNK_SHARE = 4
-"""Where a call's own chunk is long, a slice is a part of it: on a GPU a step costs as much as hundreds of tokens."""
 EVERY_JOB = ""
 """Every id begins so."""
 
@@ -59,12 +58,45 @@ class EagerPrefill:
         self._scheduler = scheduler
         self._min_tokens = min_tokens
         self._page_size = scheduler.page_size
+        self._slice_tokens = count_slice_tokens(scheduler.page_size, scheduler.chunked_prefill_size)
         self._is_awaited = scheduler.disaggregation_mode == DisaggregationMode.PREFILL
         self._jobs = Backlog()
+        self._loads = JobLoads(scheduler.tree_cache) if scheduler.enable_hicache_storage else None
         # Not in the backlog while a slice of it runs; a job that is given up meanwhile leaves its slice behind.
         self._running: tuple[Job, Req] | None = None
+        # Until the first call comes, nobody is at work.
+        self._is_quiet = True
         self.num_tokens = 0
         self.num_dropped = 0
+
+    @property
+    def num_waiting(self) -> int:
+        """Jobs that are not over, the slice that runs included."""
+        is_slice_running = self._running is not None or self._scheduler.tree_cache.underway.slice is not None
+        return len(self._jobs) + is_slice_running + self.is_loading
+
+    @property
+    def num_loaded_tokens(self) -> int:
+        """Tokens that came from the store for jobs."""
+        return 0 if self._loads is None else self._loads.num_tokens
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether a job waits for the store."""
+        return self._loads is not None and self._loads.job is not None
+
+    def look_after_load(self) -> None:
+        """A scheduling round begins: a job whose load has ended waits for its turn, whether calls run or not."""
+        if self._loads is not None and (job := self._loads.end()) is not None:
+            self._push(job)
+
+    def begin_call(self) -> None:
+        """A call came: until it is said that none runs any more, no slice begins."""
+        self._is_quiet = False
+
+    def begin_quiet(self) -> None:
+        """No call has run for a moment."""
+        self._is_quiet = True
 
     def add(self, call: TokenizedGenerateReqInput) -> None:
         """A job came."""
@@ -85,6 +117,9 @@ class EagerPrefill:
         """Give up all jobs whose id begins so; the slice that runs goes on, and is the last of its job."""
         for job in self._jobs.take(rid_prefix):
             self._drop(job)
+        if self._loads is not None and (loading := self._loads.job) is not None and loading.rid.startswith(rid_prefix):
+            self._loads.give_up()
+            self._drop(loading)
         if self._running is not None and self._running[0].rid.startswith(rid_prefix):
             job, _ = self._running
             self._running = None
@@ -92,7 +127,7 @@ class EagerPrefill:
 
     def plan(self, running_batch: ScheduleBatch) -> NextBatchPlan | None:
         """The next slice, if there is one and nobody waits."""
-        if not self._jobs or not self._may_run(running_batch):
+        if not self._jobs or not self._is_quiet or self.is_loading or not self._may_run(running_batch):
             return None
         while self._jobs:
             job = self._jobs.pop()
@@ -100,7 +135,9 @@ class EagerPrefill:
             if self._is_done(job, num_known):
                 self._answer(job, _COMPUTED)
                 continue
-            req = self._make_request(job, num_known + self._slice_tokens())
+            if self._must_load(job):
+                return None
+            req = self._make_request(job, num_known + self._slice_tokens)
             plan = self._admit(req, running_batch) if len(req.origin_input_ids) > num_known else None
             if plan is None:
                 self._drop(job)
@@ -135,7 +172,7 @@ class EagerPrefill:
             scheduler.waiting_queue
             or scheduler.chunked_req is not None
             or scheduler.grammar_manager.has_waiting_grammars()
-            or (bootstrapping is not None and bootstrapping.queue)
+            or (bootstrapping is not None and not all(map(is_push, bootstrapping.queue)))
             or scheduler.flush_wrapper._pending is not None
         )
         has_place = scheduler.get_num_allocatable_reqs(len(running_batch.reqs)) > 0 and not running_batch.batch_is_full
@@ -145,23 +182,24 @@ class EagerPrefill:
         last_batch = scheduler.last_batch
         return not (scheduler.enable_overlap and last_batch is not None and last_batch.forward_mode.is_extend())
 
+    def _must_load(self, job: Job) -> bool:
+        """Whether a job has to wait for what the store has of it, which it then does; it is asked for once."""
+        if self._loads is None or job.is_asked or job.is_begun:
+            return False
+        return self._loads.begin(replace(job, is_asked=True), self._make_request(job, len(job.tokens)))
+
     def _count_known(self, job: Job) -> int:
+        """Tokens that the tree has of it, in the pool or on the host."""
         from sglang.srt.mem_cache.base_prefix_cache import MatchPrefixParams
         from sglang.srt.mem_cache.radix_cache import RadixKey
 
         key = RadixKey(job.tokens, job.extra_key).page_aligned(self._page_size)
-        return len(self._scheduler.tree_cache.match_prefix(MatchPrefixParams(key=key)).device_indices)
+        match = self._scheduler.tree_cache.match_prefix(MatchPrefixParams(key=key))
+        return len(match.device_indices) + match.host_hit_length
 
     def _is_done(self, job: Job, num_known: int) -> bool:
         num_left = self._whole_pages(len(job.tokens)) - num_known
         return num_left < (1 if job.is_begun else self._min_tokens)
-
-    def _slice_tokens(self) -> int:
-        """Tokens of the next slice: at most a chunk."""
-        chunk = self._scheduler.chunked_prefill_size
-        if chunk is None:
-            return max(SLICE_TOKENS, self._page_size)
-        return min(max(SLICE_TOKENS, self._page_size, chunk // CHUNK_SHARE), chunk)
 
     def _whole_pages(self, num_tokens: int) -> int:
         return num_tokens // self._page_size * self._page_size
@@ -190,7 +228,7 @@ class EagerPrefill:
         # The least of all, where calls have priorities.
         scheduler._set_or_validate_priority(req)
         state: RequestState = req.prefillshare
-        state.is_eager = True
+        state.slice_tokens = self._slice_tokens
         state.decode_module = job.module
         # What it finds in the tree is nobody's hit.
         state.are_hits_counted = True

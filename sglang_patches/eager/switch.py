@@ -11,6 +11,9 @@ import uuid
 
 from prefillshare.contract import EAGER_RID_PREFIX, EAGER_VARIABLE
 
+QUIET_RID = f"{EAGER_RID_PREFIX}quiet"
+"""What an abort names that is the word of an HTTP process that no call runs (:mod:`sglang_patches.eager.quiet`)."""
+
 
 def read_min_tokens() -> int | None:
     """Shortest part of a prompt that is computed ahead, in tokens; None where nothing is."""

@@ -34,7 +34,7 @@ from sglang.srt.disaggregation.utils import prepare_abort
 
 from sglang_patches.declarations import binds, overrides
 from sglang_patches.disaggregation import hand_off, handshake
-from sglang_patches.disaggregation.pushes import PushedRows, is_push
+from sglang_patches.disaggregation.pushes import NO_ROOM, PushedRows, is_push
 from sglang_patches.patches.kv_buffers import shared_memory_of
 
 if TYPE_CHECKING:
@@ -129,24 +129,20 @@ class DecodePreallocQueue(upstream.DecodePreallocQueue):
         self, req: Req, prefix_indices: torch.Tensor | None = None, *args: Any, **kwargs: Any
     ) -> torch.Tensor:
         rows: torch.Tensor = super()._pre_alloc(req, prefix_indices, *args, **kwargs)
-        if self._has_pushed:
-            self._pushed_rows.unmark(rows)
-            if prefix_indices is not None and not is_push(req):
-                self._pushed_rows.hit(prefix_indices)
+        self._pushed_rows.reuse(rows)
+        if prefix_indices is not None and not is_push(req):
+            self._pushed_rows.hit(prefix_indices)
         return rows
 
     def note_pushed(self, req: Req) -> None:
         """The rows of a push have arrived; those of whole pages before x_n go into the tree in a moment."""
         page_size = self.tree_cache.page_size
         end = (len(req.origin_input_ids) - 1) // page_size * page_size
-        self._has_pushed = True
         self._pushed_rows.mark(self.req_to_token_pool.req_to_token[req.req_pool_idx, req.cache_protected_len : end])
 
     def count_pushes(self) -> PushState:
         """What was pushed to this worker, and what of it was used."""
-        return self._pushed_rows.as_state() if self._has_pushed else {"pushed_tokens": 0, "push_hit_tokens": 0}
-
-    _has_pushed = False
+        return self._pushed_rows.as_state()
 
     @cached_property
     def _pushed_rows(self) -> PushedRows:
@@ -162,7 +158,7 @@ class DecodePreallocQueue(upstream.DecodePreallocQueue):
         self.queue = [decode_req for decode_req in self.queue if not is_push(decode_req.req)] + pushes
         for decode_req in pushes:
             if decode_req.waiting_for_input and not self._has_room_for_push(decode_req.req):
-                _end_push(decode_req)
+                self._end_push(decode_req)
 
     def _has_room_for_push(self, req: Req) -> bool:
         places = (self.req_to_token_pool, self.req_to_metadata_buffer_idx_allocator)
@@ -179,10 +175,23 @@ class DecodePreallocQueue(upstream.DecodePreallocQueue):
         """End all pushes, wherever they are; their rows are free once nobody writes to them."""
         for decode_req in self.queue:
             if is_push(decode_req.req):
-                _end_push(decode_req)
+                self._end_push(decode_req)
         for decode_req in self.transfer_queue.queue:
             if is_push(decode_req.req) and not decode_req.kv_receiver.abort_notified:
+                self._pushed_rows.num_dropped += 1
                 decode_req.kv_receiver.abort()
+
+    def _end_push(self, decode_req: DecodeRequest) -> None:
+        """End a push that has no rows yet; the queue streams the abort and forgets it in its next pass."""
+        if decode_req.req.finished():
+            return  # in an earlier round, and the queue has not got to it
+        self._pushed_rows.num_dropped += 1
+        prepare_abort(decode_req.req, NO_ROOM, status_code=HTTPStatus.SERVICE_UNAVAILABLE)
+        receiver = decode_req.kv_receiver
+        # As an abort does, but that would be logged and counted as a failure. The prefill worker would wait for it.
+        if getattr(receiver, "bootstrap_infos", None) is not None and not receiver.abort_notified:
+            receiver._send_abort_notification()
+            receiver.abort_notified = True
 
     @overrides("886a2f6c8b95e1f0", "KV of another prefill module would be decoded")
     def _ensure_prefill_info(self, addr_to_reqs: ByAddress) -> tuple[ByAddress, list[DecodeRequest]]:
@@ -237,23 +246,12 @@ class DecodePreallocQueue(upstream.DecodePreallocQueue):
                     self.kv_manager.record_failure(decode_req.req.bootstrap_room, reason)
 
 
-def _end_push(decode_req: DecodeRequest) -> None:
-    """End a push that has no rows yet; the queue streams the abort and forgets it in its next pass."""
-    prepare_abort(decode_req.req, _NO_ROOM, status_code=HTTPStatus.SERVICE_UNAVAILABLE)
-    receiver = decode_req.kv_receiver
-    # As an abort does, but that would be logged and counted as a failure. The prefill worker would wait for this one.
-    if getattr(receiver, "bootstrap_infos", None) is not None and not receiver.abort_notified:
-        receiver._send_abort_notification()
-        receiver.abort_notified = True
-
-
 def _refuse(decode_reqs: list[DecodeRequest], reason: str) -> None:
     """End these calls; the queue streams the abort and forgets them in the same pass."""
     for decode_req in decode_reqs:
         prepare_abort(decode_req.req, reason, status_code=HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
-_NO_ROOM = "given up: calls need the room"
 _ROWS = "who owns which rows during a hand-off"
 
 RELIED_ON = {

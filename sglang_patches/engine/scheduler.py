@@ -30,9 +30,11 @@ from sglang.srt.managers import scheduler as upstream
 from prefillshare.observe.document import EagerState
 from prefillshare.wire.call_report import REPORT_KEY
 from sglang_patches.declarations import binds, overrides
-from sglang_patches.disaggregation.role import is_decode_worker
+from sglang_patches.disaggregation.pushes import is_push_rid
+from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker
+from sglang_patches.disaggregation.sent_pushes import give_way, put_pushes_last
 from sglang_patches.eager.prefill import EVERY_JOB, EagerPrefill, is_decoding, is_eager_batch
-from sglang_patches.eager.switch import is_eager_rid, read_min_tokens
+from sglang_patches.eager.switch import QUIET_RID, is_eager_rid, read_min_tokens
 from sglang_patches.observed.kv_usage import kv_usage, waiting_requests
 from sglang_patches.observed.store_usage import store_usage
 from sglang_patches.prefill.waiting import Wait
@@ -67,6 +69,11 @@ class Scheduler(upstream.Scheduler):
 
     @overrides("59825e5da1a871f4", "waiting workers would take the cores of those they wait for")
     def on_idle(self) -> None:
+        if self._eager is not None and self._eager.is_loading:
+            # For nothing else than the end of a load, which wakes nobody.
+            self.maybe_send_health_check_signal()
+            self._wait.pause()
+            return
         super().on_idle()
         self._wait.end_round(self)
 
@@ -86,6 +93,8 @@ class Scheduler(upstream.Scheduler):
         if self._eager is not None and is_eager_rid(recv_req.rid):
             self._eager.add(recv_req)
         else:
+            if self._eager is not None and not is_push_rid(recv_req.rid):
+                self._eager.begin_call()
             super().handle_generate_request(recv_req)
 
     @overrides("60d16c96c040ccba", "a slice that is retracted would wait among the calls")
@@ -96,7 +105,14 @@ class Scheduler(upstream.Scheduler):
 
     @overrides("0dcc6921d984d58f", "nothing would be computed ahead")
     def get_new_batch_prefill(self, running_batch: ScheduleBatch) -> NextBatchPlan:
+        if self._eager is not None:
+            self._eager.look_after_load()
+        is_prefill = is_prefill_worker()
+        if is_prefill:
+            put_pushes_last(self)
         plan = super().get_new_batch_prefill(running_batch)
+        if is_prefill:
+            give_way(self)
         if self._eager is None or plan.batch_to_run is not None:
             return plan
         return self._eager.plan(plan.running_batch) or plan
@@ -126,6 +142,10 @@ class Scheduler(upstream.Scheduler):
 
     @overrides("c9242868390c1e97", "a job would go on after all calls were aborted, or whoever wants it has gone")
     def abort_request(self, recv_req: AbortReq) -> None:
+        if recv_req.rid == QUIET_RID and not recv_req.abort_all:
+            if self._eager is not None:
+                self._eager.begin_quiet()
+            return
         super().abort_request(recv_req)
         if self._eager is not None:
             self._eager.drop(EVERY_JOB if recv_req.abort_all else str(recv_req.rid))
@@ -138,13 +158,6 @@ class Scheduler(upstream.Scheduler):
         flushed: bool = super().flush_cache(empty_cache)
         return flushed
 
-    @overrides("6e80805a2e8ccb71", "without a GPU, a first token would wait for the decode step after it")
-    def is_disable_overlap_for_batch(self, batch: ScheduleBatch, last_batch: ScheduleBatch | None) -> bool:
-        # On a CPU nothing overlaps: a pass is over when it was launched, and its result need not wait for the next one.
-        # The queue has a copy of its batch; the batch itself may have become the one that decodes.
-        waits_in_vain = self.device == "cpu" and any(done.forward_mode.is_extend() for done, _ in self.result_queue)
-        return waits_in_vain or super().is_disable_overlap_for_batch(batch, last_batch)
-
     def _count_eager(self) -> EagerState | None:
         if self._eager is None:
             return None
@@ -152,6 +165,8 @@ class Scheduler(upstream.Scheduler):
             "tokens": self._eager.num_tokens,
             "hit_tokens": self.tree_cache.eager_hit_tokens,
             "dropped": self._eager.num_dropped,
+            "waiting": self._eager.num_waiting,
+            "loaded_tokens": self._eager.num_loaded_tokens,
         }
 
     def _end_eager_batch(self) -> None:

@@ -30,11 +30,13 @@ from sglang_patches.answers.trials import GrammarTrials, check_grammars
 from sglang_patches.checks import prompt_size
 from sglang_patches.checks.calls import check_call, check_request, prepare_call
 from sglang_patches.declarations import binds, overrides
+from sglang_patches.disaggregation.pushes import is_push_rid
 from sglang_patches.disaggregation.requests import read_as_half, without_output
-from sglang_patches.disaggregation.role import is_prefill_worker, worker_role
+from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker, worker_role
 from sglang_patches.eager.answers import EndedAnswers
+from sglang_patches.eager.quiet import Quiet
 from sglang_patches.eager.requests import read_as_job
-from sglang_patches.eager.switch import read_min_tokens, refuse_reserved_rid
+from sglang_patches.eager.switch import QUIET_RID, is_eager_rid, read_min_tokens, refuse_reserved_rid
 from sglang_patches.observed import requests as observed
 from sglang_patches.store.switch import read_write_back
 
@@ -95,6 +97,20 @@ class TokenizerManager(upstream.TokenizerManager):
         if self.eager_min_tokens is None or is_prefill_worker():
             return None
         return EndedAnswers(self, self.eager_min_tokens)
+
+    @cached_property
+    def quiet(self) -> Quiet | None:
+        """Who tells the scheduler when no call runs; None where nothing is computed ahead."""
+        if self.eager_min_tokens is None or is_decode_worker():
+            return None
+        return Quiet(has_calls=self._has_calls, tell=self._tell_quiet)
+
+    def _has_calls(self) -> bool:
+        return any(_is_call(rid) for rid in self.rid_to_state)
+
+    def _tell_quiet(self) -> None:
+        # An abort reaches every rank in its turn among the calls; no request has this id.
+        self._dispatch_to_scheduler(upstream.AbortReq(rid=QUIET_RID))
 
     @overrides(
         "92834a9b2cce75a6",
@@ -196,6 +212,8 @@ class TokenizerManager(upstream.TokenizerManager):
         # A finished one ends with its last output, which is counted a moment later.
         if state is not None and not state.finished:
             observed.end_unfinished(state)
+        if state is not None and self.quiet is not None and _is_call(state.obj.rid):
+            self.quiet.end_call()
         return state
 
     @overrides("78e5969138691acb", _OTHERS_KV)
@@ -240,6 +258,11 @@ class TokenizerManager(upstream.TokenizerManager):
             "this engine shares a store of KV that its present weights have made: change the prefill module in the "
             "deployment file and launch it anew"
         )
+
+
+def _is_call(rid: object) -> bool:
+    """Whether somebody waits for it."""
+    return not is_eager_rid(rid) and not is_push_rid(rid)
 
 
 RELIED_ON = {

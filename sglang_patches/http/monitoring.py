@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from sglang_patches.eager.answers import EndedAnswers
     from sglang_patches.engine.tokenizer_manager import TokenizerManager
 
 ASK_TIMEOUT_S = 1.0
@@ -88,7 +89,7 @@ async def engine_state(manager: TokenizerManager) -> DeploymentState:
     if told is not None:
         _tell_flushes(manager, told["flushes"])
         # Counters: a scheduler that is busy is believed to have what it told last.
-        manager.prefillshare_eager = _add_left_out(manager, told["eager"])
+        manager.prefillshare_eager = told["eager"]
     base, adapters = served_names(manager)
     role = worker_role()
     queued = _count_by_name(manager, (told or {}).get("queued") or {})
@@ -135,11 +136,11 @@ def _describe_worker(manager: TokenizerManager, told: Mapping[str, Any] | None, 
     )
 
 
-def _add_left_out(manager: TokenizerManager, told: EagerState | None) -> EagerState | None:
-    """What this process gave up before the scheduler heard of it is given up, too."""
-    if told is None or manager.ended_answers is None:
+def _add_own(ended: EndedAnswers | None, num_open: int, told: EagerState | None) -> EagerState | None:
+    """What this process gave up before the scheduler heard of it is given up, too; what it has yet to make, waits."""
+    if told is None or ended is None:
         return told
-    return {**told, "dropped": told["dropped"] + manager.ended_answers.num_left_out}
+    return {**told, "dropped": told["dropped"] + ended.num_left_out, "waiting": told["waiting"] + num_open}
 
 
 async def _ask_scheduler(manager: TokenizerManager) -> Mapping[str, Any] | None:
@@ -147,12 +148,21 @@ async def _ask_scheduler(manager: TokenizerManager) -> Mapping[str, Any] | None:
     asked = getattr(manager, "prefillshare_asked", None)
     # The scheduler answers in turn: a second question would only wait behind the first.
     if asked is None or asked.done():
-        asked = manager.prefillshare_asked = asyncio.ensure_future(manager.get_internal_state())
+        asked = manager.prefillshare_asked = asyncio.ensure_future(_ask(manager))
     done, _ = await asyncio.wait((asked,), timeout=ASK_TIMEOUT_S)
     if not done or asked.exception() is not None:
         return None
-    told: Mapping[str, Any] | None = asked.result()[0].get(REPORT_KEY)
+    told: Mapping[str, Any] | None = asked.result()
     return told
+
+
+async def _ask(manager: TokenizerManager) -> Mapping[str, Any] | None:
+    ended = manager.ended_answers
+    # Read before: a job that is made in the meantime is the scheduler's by the time it answers, and counts once more.
+    num_open = 0 if ended is None else ended.num_open
+    (state, *_) = await manager.get_internal_state()
+    told = state.get(REPORT_KEY)
+    return told and {**told, "eager": _add_own(ended, num_open, told["eager"])}
 
 
 def _count_by_name(manager: TokenizerManager, queued: Mapping[str, int]) -> dict[str, int]:

@@ -39,8 +39,8 @@ def _of_decode_worker(stats: StoreStats, num_dropped: int) -> StoreState:
     return state
 
 
-def _of_store(stats: StoreStats | None) -> StoreState:
-    tiers = stats.tiers if stats is not None else ()
+def _of_store(stats: StoreStats) -> StoreState:
+    tiers = stats.tiers
     # Of the slowest tier: a codec is looked at for a disk first.
     encoding = tiers[-1].encoding if tiers else Verdict()
     return {
@@ -48,16 +48,18 @@ def _of_store(stats: StoreStats | None) -> StoreState:
         "store_hit_tokens": 0,
         "fetched_pages": 0,
         "declined_loads": 0,
-        "written_pages": stats.written_pages if stats is not None else 0,
+        "written_pages": stats.written_pages,
         "evicted_pages": tiers[-1].evicted_pages if tiers else 0,
-        "refused_pages": stats.refused_pages if stats is not None else 0,
-        "damaged_pages": stats.damaged_pages if stats is not None else 0,
-        "failures": stats.failures if stats is not None else 0,
+        "refused_pages": stats.refused_pages,
+        "damaged_pages": stats.damaged_pages,
+        "failures": stats.failures,
         "host_capacity_tokens": 0,
         "host_used_tokens": 0,
-        "is_attached": stats is not None,
+        "is_attached": stats.why_off is None,
+        "why_off": stats.why_off,
         "capacity_bytes": sum(tier.capacity_bytes for tier in tiers),
         "used_bytes": sum(tier.used_bytes for tier in tiers),
+        "used_disk_bytes": sum(tier.used_bytes for tier in tiers if tier.medium == "disk"),
         "num_pages": sum(tier.num_pages for tier in tiers),
         "codec": "splitzip" if encoding.is_encoded else "none",
         "codec_break_even_bytes_per_s": encoding.break_even_bytes_per_s,

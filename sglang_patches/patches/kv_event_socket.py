@@ -1,11 +1,12 @@
-"""KV events are told at the worker's own address.
+"""KV events are told at the worker's own address, to routers of its deployment.
 
 Target: ``sglang.srt.disaggregation.kv_events.ZmqEventPublisher._socket_setup``
 Why: the stock publisher listens on every address of the machine or on none: an endpoint without ``*`` it connects to.
-How: for ``tcp://*:PORT``, ``*`` is the address that SGLANG_HOST_IP names. The socket is made before the stock method
-    runs, which then only makes the one for replays.
+    And it tells them to everybody.
+How: for ``tcp://*:PORT``, ``*`` is the address that SGLANG_HOST_IP names, and the socket wants the deployment's CURVE
+    keys. It is made before the stock method runs, which then only makes the one for replays.
 Upstream: sglang/srt/disaggregation/kv_events.py:271 at 0.5.17.
-Remove when: upstream can bind one address.
+Remove when: upstream can bind one address, and knows who listens.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from typing import TYPE_CHECKING
 
 import zmq
 
+from prefillshare.peer_keys import secure_listener
 from sglang_patches.declarations import wraps_upstream
+from sglang_patches.disaggregation.peers import own_keys
 
 if TYPE_CHECKING:
     from sglang.srt.disaggregation.kv_events import ZmqEventPublisher
@@ -34,6 +37,8 @@ def wrap_socket_setup(original: Callable[[ZmqEventPublisher], None]) -> Callable
         host = os.environ.get("SGLANG_HOST_IP")
         if host and self._pub is None and self._endpoint.startswith(_EVERYWHERE):
             self._pub = self._ctx.socket(zmq.PUB)
+            if keys := own_keys():
+                secure_listener(self._pub, keys)
             self._pub.set_hwm(self._hwm)
             self._pub.bind(f"tcp://{host}:{self._endpoint.removeprefix(_EVERYWHERE)}")
         original(self)

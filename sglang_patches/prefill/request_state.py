@@ -50,8 +50,9 @@ class RequestState:
     match_limit: int = ALL_BASE_MADE
     """Positions that it may read from the tree, where these are fewer: on a decode worker never x_n's,
     whose KV is made there in the first step."""
-    is_eager: bool = False
-    """Whether nobody asked for it: part of a prompt that is computed ahead (:mod:`sglang_patches.eager`)."""
+    slice_tokens: int = 0
+    """How many tokens it may compute where nobody asked for it: part of a prompt that is computed ahead
+    (:mod:`sglang_patches.eager`). Of a call, 0."""
     are_hits_counted: bool = False
     """Whether what its first match brought was counted; a retracted request matches again."""
     continued: Continued = Continued()
@@ -62,6 +63,11 @@ class RequestState:
     """What it waited for last."""
     num_rounds_waited: int = 0
     """Scheduling rounds in which it waited for ``awaited_start``."""
+
+    @property
+    def is_eager(self) -> bool:
+        """Whether nobody asked for it."""
+        return self.slice_tokens > 0
 
     @property
     def is_all_base_made(self) -> bool:

@@ -29,13 +29,14 @@ class Wait:
         self._paused_until: float | None = None
 
     def end_round(self, scheduler: CanBeIdle) -> None:
-        """Pause for a twentieth of the wait so far, so that no wait gets longer by more, and 5 ms at most.
-
-        An idle scheduler waits for nobody: it has a sleep of its own.
-        """
+        """Pause; but an idle scheduler waits for nobody: it has a sleep of its own."""
         if not scheduler.is_fully_idle():
-            time.sleep(self._seconds(time.monotonic()))
-            self._paused_until = time.monotonic()
+            self.pause()
+
+    def pause(self) -> None:
+        """Pause for a twentieth of the wait so far, so that no wait gets longer by more, and 5 ms at most."""
+        time.sleep(self._seconds(time.monotonic()))
+        self._paused_until = time.monotonic()
 
     def _seconds(self, now: float) -> float:
         # A gap of 10 ms since the last pause means that a batch has run: another wait begins.

@@ -1,4 +1,4 @@
-"""HiCache's way to the store: whole pages between the host tier and :class:`prefillshare.store.KvStore`.
+"""HiCache's way to the store: whole pages between the host tier and :class:`prefillshare.store.StoreLink`.
 
 SGLang makes it by the name that ``launch`` gives (backend ``dynamic``, ``interface_v1``), in each rank's scheduler. Its
 two threads call :meth:`StoreBackend.batch_get_v1` and :meth:`StoreBackend.batch_set_v1`: an exception there would
@@ -10,7 +10,6 @@ upstream's pinned pool has K and V of a page in two places, which are joined in 
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -20,15 +19,12 @@ import numpy as np
 import torch
 from sglang.srt.mem_cache.hicache_storage import HiCacheStorage, HiCacheStorageConfig
 
-from prefillshare.errors import StoreError
-from prefillshare.store import KvStore, StoreIdentity, StoreStats
+from prefillshare.store import StoreIdentity, StoreLink, StoreStats
 from sglang_patches.store.costs import Pace
 from sglang_patches.store.identity import identify, read_settings
 
 if TYPE_CHECKING:
     from prefillshare.store.remote.client import FetchClient
-
-log = logging.getLogger(__name__)
 
 
 class StoreBackend(HiCacheStorage):
@@ -36,7 +32,8 @@ class StoreBackend(HiCacheStorage):
 
     def __init__(self, config: HiCacheStorageConfig, _: object) -> None:
         self._config = config
-        self._store: KvStore | None = None
+        self._store: StoreLink | None = None
+        """None before it is attached, and after it is left."""
         self._fetches: FetchClient | None = None
         self.load_pace = Pace()
         """Measured by the thread that loads; the scheduler's only reads it."""
@@ -44,20 +41,17 @@ class StoreBackend(HiCacheStorage):
     def attach(self, weights: str) -> StoreIdentity:
         """Open the store for pages of this rank that ``weights`` make; what they are.
 
-        An engine whose store is damaged or gone serves without it, and says so once.
+        An engine whose store cannot be had serves without it, says so once, and takes it up when it can.
         """
         identity = self._identify(weights)
         told = self._config.extra_config or {}
-        try:
-            settings = read_settings(told["store"])
-            self._store = KvStore.attach(settings, identity)
-            if told.get("fetches"):
-                # Late: without peers, nothing of it is imported.
-                from prefillshare.store.remote.client import FetchClient
+        settings = read_settings(told["store"])
+        self._store = StoreLink(settings, identity)
+        if told.get("fetches"):
+            # Late: without peers, nothing of it is imported.
+            from prefillshare.store.remote.client import FetchClient
 
-                self._fetches = FetchClient(settings, identity)
-        except StoreError as error:
-            log.error("prefillshare: this engine goes on without the store: %s", error)
+            self._fetches = FetchClient(settings, identity)
         return identity
 
     def _identify(self, weights: str) -> StoreIdentity:
@@ -72,9 +66,14 @@ class StoreBackend(HiCacheStorage):
             token_bytes=pool.size_per_token,
         )
 
-    def stats(self) -> StoreStats | None:
-        """What the store holds and what this rank did with it; None without one."""
-        return self._store.stats() if self._store is not None else None
+    def stats(self) -> StoreStats:
+        """What the store holds, what this rank did with it, and why there is none."""
+        return self._store.stats() if self._store is not None else StoreStats(why_off="the engine ends")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a store now."""
+        return self._store is not None and self._store.is_open
 
     def count_present(self, keys: Sequence[str]) -> int:
         """Length of the leading run of ``keys`` that the store has; marks all of them as used, the first as latest."""

@@ -36,13 +36,14 @@ from sglang.srt.mem_cache.hiradix_cache import HiRadixCache
 from sglang.srt.mem_cache.radix_cache import RadixKey
 
 from sglang_patches.declarations import overrides, subclasses
+from sglang_patches.eager.slices import shorten_slice
 from sglang_patches.engine.radix_cache import SharedPrefillRadixCache
 from sglang_patches.observed.call_report import note
 from sglang_patches.patches.node_hashes import ROOT_ATTRIBUTE
 from sglang_patches.store.backend import StoreBackend
 from sglang_patches.store.costs import LoadCosts
 from sglang_patches.store.fetches import Fetches
-from sglang_patches.store.loads import HeldLoads
+from sglang_patches.store.loads import HeldLoads, Postponed, RoomSeen, last_on_host, take_rows
 from sglang_patches.store.page_keys import PageKeys
 
 if TYPE_CHECKING:
@@ -77,8 +78,8 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
         """First key of a load under way -> id of the request that makes it."""
         self._asked: dict[str, tuple[Req, int]] = {}
         """Request id -> the request, and how much the tree had of it when the store was last asked."""
-        self._postponed: dict[str, Req] = {}
-        """Requests with a load that had no room."""
+        self._postponed: dict[str, Postponed] = {}
+        """Request id -> the request, with a load that had no room."""
         self._held: HeldLoads | None = None
         self._fetches: Fetches | None = None
         """None where the store has no peers."""
@@ -94,8 +95,8 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
         # Page by page as the prompt comes: a shorter load is worth it as well, since pages have 16 tokens or more.
         self.load_back_threshold = 1
 
-    def store_stats(self) -> StoreStats | None:
-        """What the store holds and what this engine did with it; None without one."""
+    def store_stats(self) -> StoreStats:
+        """What the store holds, what this engine did with it, and why there is none."""
         return self._backend.stats()
 
     @property
@@ -207,30 +208,37 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
         key = RadixKey(req.full_untruncated_fill_ids[num_matched:end], req.extra_key).page_aligned(self.page_size)
         if not is_backed:
             return
-        self._write_lost_again(req.last_host_node)
-        if len(key) == 0:
-            return
         assert self._page_keys is not None
-        keys = self._page_keys.of(key, req.last_host_node.get_last_hash_value())
+        keys = self._page_keys.of(key, req.last_host_node.get_last_hash_value()) if len(key) else []
+        num_stored = self._count_stored(req.last_host_node, keys)
+        if not keys:
+            return
         if (loader := self._loads.get(keys[0])) is not None:
             self._waiting_for[req.rid] = (req, loader)
-        elif self._fetches is not None and may_fetch and self._begin_fetch(self._fetches, req, keys):
+        elif self._fetches is not None and may_fetch and self._begin_fetch(self._fetches, req, keys, num_stored):
             return
-        elif num_tokens := self._count_worthwhile(req.last_host_node, keys):
-            if self._has_room():
-                self._load(req, key[:num_tokens], keys[: num_tokens // self.page_size])
-            else:
-                self._postponed[req.rid] = req
+        elif num_tokens := self._worthwhile(num_stored * self.page_size):
+            self._load_or_postpone(req, key[:num_tokens], keys[: num_tokens // self.page_size])
 
-    def _write_lost_again(self, node: TreeNode) -> None:
-        """Give the store what it lost of a chain that the host tier has: nobody else could find what follows it.
+    def _count_stored(self, node: TreeNode, keys: list[str]) -> int:
+        """How many of ``keys``, which continue those of ``node``, the store has, from the first on.
 
-        Effects: the chain counts as used in the store, whichever part of a prompt is found in the tree.
+        Asked with what the tree has already: the store forgets first what nobody asks for. What it lost of that is
+        written again, since nobody else could find what follows.
         """
+        if not self._backend.is_open:
+            return 0
         known = node.get_prefix_hash_values(node)
-        num_tokens = self.page_size * self._backend.count_present(known)
+        num_stored = self._backend.count_present([*known, *keys])
+        if num_stored >= len(known):
+            return num_stored - len(known)
+        self._write_lost_again(node, num_stored * self.page_size)
+        return self._backend.count_present(keys)
+
+    def _write_lost_again(self, node: TreeNode, num_tokens: int) -> None:
+        """Give the store the chain up to ``node`` again, of which it has no more than ``num_tokens``."""
         # What is still being written is not lost.
-        if num_tokens >= self.page_size * len(known) or self.ongoing_backup or self.ongoing_write_through:
+        if self.ongoing_backup or self.ongoing_write_through:
             return
         chain = []
         while node is not self.root_node:
@@ -242,18 +250,17 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
             if end > num_tokens and part.backuped:
                 self.write_backup_storage(part)
 
+    def is_loading(self, rid: str) -> bool:
+        """Whether a request waits for the store, for others' stores, or for room for what it would load."""
+        is_fetching = self._fetches is not None and self._fetches.get(rid) is not None
+        return is_fetching or any(rid in those for those in (self.ongoing_prefetch, self._waiting_for, self._postponed))
+
     def _has_room(self) -> bool:
         assert self._held is not None
         return self._held.has_room(self.cache_controller.prefetch_tokens_occupied)
 
-    def _count_worthwhile(self, node: TreeNode, keys: list[str]) -> int:
-        """Tokens of ``keys``, which continue those of ``node``, that are there and worth loading."""
-        known = node.get_prefix_hash_values(node)
-        # Asked with what the tree has already: the store forgets first what nobody asks for.
-        num_pages = self._backend.count_present([*known, *keys]) - len(known)
-        if num_pages < 0:
-            num_pages = self._backend.count_present(keys)
-        num_tokens = num_pages * self.page_size
+    def _worthwhile(self, num_tokens: int) -> int:
+        """How many of the tokens that the store has are worth loading."""
         if num_tokens and not self.costs.should_load(num_tokens):
             num_tokens = 0
         # Each rank has pages and measures of its own, and all must go the same way.
@@ -261,10 +268,9 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
         self._all_reduce_attn_groups(agreed, torch.distributed.ReduceOp.MIN)
         return int(agreed)
 
-    def _begin_fetch(self, fetches: Fetches, req: Req, keys: list[str]) -> bool:
+    def _begin_fetch(self, fetches: Fetches, req: Req, keys: list[str], num_here: int) -> bool:
         """Let the request wait for pages of other hosts; False where none are to be had that way."""
         known = req.last_host_node.get_prefix_hash_values(req.last_host_node)
-        num_here = max(0, self._backend.count_present([*known, *keys]) - len(known))
         begun = torch.tensor(int(fetches.begin(req, keys[num_here:], [*known, *keys[:num_here]])))
         # A rank that has all pages waits with the others: all must take the prompt in the same round.
         self._all_reduce_attn_groups(begun, torch.distributed.ReduceOp.MAX)
@@ -284,15 +290,32 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
             self.prefetch(waiting.req, may_fetch=False)
         return False
 
-    def _load(self, req: Req, key: RadixKey, keys: list[str]) -> None:
+    def _load_or_postpone(self, req: Req, key: RadixKey, keys: list[str]) -> None:
+        if not self._has_room():
+            self._postponed[req.rid] = Postponed(req=req)
+        elif not self._load(req, key, keys):
+            self._postponed[req.rid] = Postponed(req=req, seen=RoomSeen.of(self))
+
+    def _load(self, req: Req, key: RadixKey, keys: list[str]) -> bool:
+        """Begin to load ``key``; False where the host tier has room for it as soon as somebody's work has ended."""
+        req.last_host_node.protect_host()  # before others give way
+        rows = take_rows(self, len(key))
+        if len(rows) < len(key) and RoomSeen.of(self).is_anything_locked:
+            self.token_to_kv_pool_host.free(rows)
+            req.last_host_node.release_host()
+            return False
+        if len(rows) == 0:
+            req.last_host_node.release_host()
+            return True
+        key, keys = key[: len(rows)], keys[: len(rows) // self.page_size]
         operation = PrefetchOperation(req.rid, key, req.last_host_node.get_last_hash_value())
-        operation.hash_value, operation.storage_hit_count = keys, len(key)
-        req.last_host_node.protect_host()
+        operation.hash_value, operation.storage_hit_count, operation.host_indices = keys, len(key), rows
         self.ongoing_prefetch[req.rid] = (req.last_host_node, key, operation)
         self.cache_controller.prefetch_tokens_occupied += len(key)
         self._loads[keys[0]] = req.rid
-        # What upstream's thread puts there after it has asked the backend; taken in this scheduling round.
-        self.cache_controller.prefetch_hit_queue.put(operation)
+        # What upstream's thread hands on after it has asked the backend and taken rows.
+        self.cache_controller.prefetch_buffer.put(operation)
+        return True
 
     @overrides("7812f52d5fdfe871", "equal prompts that come together would each be loaded")
     def check_prefetch_progress(self, req_id: str) -> bool:
@@ -318,16 +341,8 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
             self._strike_off(req_id)
             num_loaded = self.prefetch_loaded_tokens_by_reqid.get(req_id, 0)
             if num_loaded and req_id in self._asked and self._held is not None:
-                self._held.hold(self._asked[req_id][0], self._last_on_host(node, key), num_loaded)
+                self._held.hold(self._asked[req_id][0], last_on_host(node, key, self.page_size), num_loaded)
         return is_done
-
-    def _last_on_host(self, node: TreeNode, key: RadixKey) -> TreeNode:
-        """The last node below ``node`` that has nothing but tokens of ``key``."""
-        while len(key) > 0 and (child := node.children.get(key.child_key(self.page_size))) is not None:
-            if len(child.key) > len(key) or child.key.match(key, page_size=self.page_size) < len(child.key):
-                break
-            node, key = child, key[len(child.key) :]
-        return node
 
     def _is_ready(self, req_id: str) -> bool:
         """Whether a request without a load may be admitted: not if a part of its prefix went while it waited, and the
@@ -335,14 +350,15 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
         if req_id not in self._asked or (self._held is not None and req_id in self._held):
             return True
         req, num_had = self._asked[req_id]
-        if req_id in self._postponed:
-            return self._is_ready_after_asking(req) if self._has_room() else False
+        if (postponed := self._postponed.get(req_id)) is not None:
+            may_load = self._has_room() and postponed.seen != RoomSeen.of(self)
+            return may_load and self._is_ready_after_asking(req)
         req.init_next_round_input(self, cow_mamba=False)
         return len(req.prefix_indices) + req.host_hit_length >= num_had or self._is_ready_after_asking(req)
 
     def _is_ready_after_asking(self, req: Req) -> bool:
         self.prefetch(req, may_fetch=False)  # other hosts are asked once
-        return not any(req.rid in those for those in (self.ongoing_prefetch, self._waiting_for, self._postponed))
+        return not self.is_loading(req.rid)
 
     def _forget_request(self, rid: str) -> None:
         self._asked.pop(rid, None)
@@ -368,6 +384,7 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
         indices, node = super().init_load_back(params)
         if len(indices) == 0 and params.req is not None:
             params.req.host_hit_length = params.req.storage_hit_length = 0
+            shorten_slice(params.req)
         return indices, node
 
     # The store stays while the engine runs

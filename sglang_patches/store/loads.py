@@ -5,20 +5,88 @@ requests back up or load would take the room of its pages, and it would prefill 
 admitted; and only so much is loaded at once that what is backed up finds room beside it:
 
     host tier   |- copies of what the pool holds -|-- held and being loaded --|- free for what is backed up next -|
+
+A host tier that is hardly larger than the pool is filled by copies of what the pool holds, which cannot give way alone:
+a load then makes its room in both (:func:`take_rows`), as the request it is for would do in the pool a moment later.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
+
+import torch
+from sglang.srt.mem_cache.base_prefix_cache import EvictParams
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req
-    from sglang.srt.mem_cache.radix_cache import TreeNode
+    from sglang.srt.mem_cache.hiradix_cache import HiRadixCache
+    from sglang.srt.mem_cache.radix_cache import RadixKey, TreeNode
 
 _SHARE_BESIDE_POOL = 0.75
 _LEAST_SHARE = 0.25
 """Where the host tier is hardly larger than the pool."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoomSeen:
+    """What decides whether rows of the host tier can be had: as long as it stays the same, so does the answer."""
+
+    free_tokens: int
+    evictable_tokens: int
+    """Of the pool."""
+    num_evictable_leaves: int
+    """Of the host tier."""
+    num_being_stored: int
+    locked_tokens: int
+    """Of the pool, by requests that run and copies that are under way: it is evictable when they have ended."""
+
+    @classmethod
+    def of(cls, tree: HiRadixCache) -> Self:
+        """The room of a tree now."""
+        return cls(
+            free_tokens=tree.token_to_kv_pool_host.available_size(),
+            evictable_tokens=tree.evictable_size(),
+            num_evictable_leaves=len(tree.evictable_host_leaves),
+            num_being_stored=len(tree.ongoing_backup),
+            locked_tokens=tree.protected_size(),
+        )
+
+    @property
+    def is_anything_locked(self) -> bool:
+        """Whether there will be more room without anybody's doing."""
+        return self.locked_tokens > 0 or self.num_being_stored > 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Postponed:
+    """A request whose load had no room."""
+
+    req: Req
+    seen: RoomSeen | None = None
+    """The room in which it was tried; None when others' loads were too many."""
+
+
+def take_rows(tree: HiRadixCache, num_tokens: int) -> torch.Tensor:
+    """Rows of the host tier, so many if they can be had; what nobody uses gives way, in the pool where it has to."""
+    host = tree.token_to_kv_pool_host
+    if (missing := num_tokens - host.available_size()) > 0:
+        tree.evict_host(missing)
+    while (missing := num_tokens - host.available_size()) > 0:
+        if tree.evict(EvictParams(num_tokens=missing)).num_tokens_evicted == 0:
+            break
+        tree.evict_host(missing)
+    rows: torch.Tensor = host.alloc(min(num_tokens, host.available_size() // host.page_size * host.page_size))
+    return rows
+
+
+def last_on_host(node: TreeNode, key: RadixKey, page_size: int) -> TreeNode:
+    """The last node below ``node`` that has nothing but tokens of ``key``."""
+    while len(key) > 0 and (child := node.children.get(key.child_key(page_size))) is not None:
+        if len(child.key) > len(key) or child.key.match(key, page_size=page_size) < len(child.key):
+            break
+        node, key = child, key[len(child.key) :]
+    return node
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,7 +11,6 @@ file's, and the rows may be freed and used again. No decode step waits for the s
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,8 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
-from prefillshare.errors import StoreError
-from prefillshare.store import KvStore, StoreIdentity, StoreStats, chain_keys
+from prefillshare.store import KvStore, StoreIdentity, StoreLink, StoreStats, chain_keys
 from sglang_patches.cpu.host_pool import LAYOUT as HOST_LAYOUT
 from sglang_patches.cpu.platform import has_accelerator
 from sglang_patches.store.identity import KvPool, identify, read_settings
@@ -31,8 +29,6 @@ if TYPE_CHECKING:
 
 MAX_PENDING_BYTES = 256 << 20
 """Of copies that are not written yet, in the memory where the KV is."""
-
-log = logging.getLogger(__name__)
 
 
 class RowBuffers(KvPool, Protocol):
@@ -46,7 +42,11 @@ class WriteBack:
     """Writes pages of one rank; its own thread does all but look for them and copy rows."""
 
     def __init__(
-        self, store: KvStore, identity: StoreIdentity, pool: RowBuffers, max_pending_bytes: int = MAX_PENDING_BYTES
+        self,
+        store: KvStore | StoreLink,
+        identity: StoreIdentity,
+        pool: RowBuffers,
+        max_pending_bytes: int = MAX_PENDING_BYTES,
     ) -> None:
         self._store, self._identity, self._pool = store, identity, pool
         self._max_pending = max_pending_bytes // identity.page_bytes
@@ -66,6 +66,9 @@ class WriteBack:
         """
         page_size = self._identity.page_size
         keys = chain_keys(self._identity, key.extra_key, key.raw_token_ids(), page_size)
+        if not self._store.is_open:
+            self.num_dropped += len(keys)
+            return
         # The prompt's pages are there already, or on their way: a prefill worker writes them as it makes them.
         start = self._store.count_present(keys)
         end = min(len(keys), start + self._max_pending - (self._num_begun - self._num_ended))
@@ -122,8 +125,8 @@ def _as_bytes(pages: torch.Tensor) -> list[np.ndarray]:
     return list(pages.view(len(pages), -1).view(torch.uint8).numpy())
 
 
-def make_write_back(context: TreeCacheBuildContext, told: Mapping[str, Any], weights: str) -> WriteBack | None:
-    """This rank's way to the store that the launcher has ``told`` of; None where it cannot be opened."""
+def make_write_back(context: TreeCacheBuildContext, told: Mapping[str, Any], weights: str) -> WriteBack:
+    """This rank's way to the store that the launcher has ``told`` of."""
     pool = context.params.token_to_kv_pool_allocator.get_kvcache()
     identity = identify(
         pool,
@@ -134,8 +137,4 @@ def make_write_back(context: TreeCacheBuildContext, told: Mapping[str, Any], wei
         tp_size=context.tp_size,
         token_bytes=2 * pool.layer_num * pool.head_num * pool.head_dim * pool.store_dtype.itemsize,
     )
-    try:
-        return WriteBack(KvStore.attach(read_settings(told["store"]), identity), identity, pool)
-    except StoreError as error:
-        log.error("prefillshare: answers of this decode worker do not go back to the store: %s", error)
-        return None
+    return WriteBack(StoreLink(read_settings(told["store"]), identity), identity, pool)

@@ -53,3 +53,24 @@ def test_what_was_computed_ahead_is_a_part_of_what_was_computed(pages, found) ->
 
 def test_decode_workers_prefill_nothing() -> None:
     assert asyncio.run(read(SGLANG + OURS, is_decoding=True)) == Prefilled(tokens=0, eager_tokens=None)
+
+
+def test_a_run_is_over_when_what_follows_its_answers_is_computed() -> None:
+    """The two counts of an engine are read one after the other: in between, the last job would be in one of them."""
+    waiting = [2, 1, 0]
+    load = {"num_used_tokens": 5, "num_running_reqs": 0, "num_waiting_reqs": 0}
+    load["memory"] = dict.fromkeys(("weight_gb", "kv_cache_gb", "graph_gb"), 1)
+
+    async def tell_metrics(request: web.Request) -> web.Response:
+        return web.Response(text=f'{OURS}prefillshare_eager_waiting{{worker="engine"}} {waiting.pop(0)}\n')
+
+    async def settle() -> None:
+        app = web.Application()
+        app.router.add_get("/metrics", tell_metrics)
+        app.router.add_get("/v1/loads", lambda _: web.json_response({"loads": [load]}))
+        async with TestServer(app) as server, aiohttp.ClientSession() as http:
+            engine = Engine(url=str(server.make_url("")).rstrip("/"))
+            assert (await Watcher(http, [engine]).wait_until_settled()).used_tokens == 5
+
+    asyncio.run(settle())
+    assert waiting == []

@@ -28,6 +28,14 @@ CASES = {
         None,
         "--join '10.0.0.1:30000' is not the address of a router",
     ),
+    **{
+        f"no address {url}": (
+            ("worker", DISAGGREGATED, "--role", "prefill", "--join", url),
+            None,
+            f"--join {url!r} is not the address of a router",
+        )
+        for url in ("http://[abc", "http://127.0.0.1:70000", "http://a b:1", "http://key@a:1", "http://a:1#b")
+    },
     "address of another": (
         ("worker", DISAGGREGATED, "--role", "prefill", *JOIN, "--host", "203.0.113.77"),
         None,

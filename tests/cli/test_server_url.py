@@ -43,6 +43,12 @@ def test_of_several_deployments_none_is_guessed() -> None:
     assert server_url(SECOND) == SECOND
 
 
+def test_a_worker_that_joined_is_no_deployment_of_its_own() -> None:
+    _running("first", FIRST, os.getpid())
+    _running("first", FIRST, os.getppid())
+    assert server_url(None) == FIRST
+
+
 def test_no_place_for_records_is_no_reason_not_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", "/dev/null/none")
     assert server_url(None) == DEFAULT_URL

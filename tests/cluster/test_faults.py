@@ -21,9 +21,10 @@ import pytest
 import zmq
 
 from prefillshare.config import Store
+from prefillshare.peer_keys import PeerKeys, secure_client
 from tests.cluster.conftest import MODULES, Cluster, configured, running_cluster
 from tests.support.marks import starts_engine
-from tests.support.monitoring import worker_of
+from tests.support.monitoring import read_state, worker_of
 from tests.support.otlp import Receiver
 from tests.support.stores import PAGE_TOKENS
 
@@ -139,8 +140,7 @@ def test_the_prefill_worker_comes_back_and_no_call_hangs(cluster: Cluster) -> No
 
 def test_a_prefill_worker_finds_what_it_had_stored_when_it_comes_back(cluster: Cluster) -> None:
     def told() -> dict[str, Any]:
-        found: dict[str, Any] = cluster.http.get("/deployment/state").json()
-        return found
+        return read_state(cluster.http)
 
     def stored(name: str) -> int:
         number: int = worker_of(told(), "prefill-0")["store"][name]
@@ -179,8 +179,13 @@ def test_a_stopped_worker_delays_its_calls_and_no_others(cluster: Cluster) -> No
 def test_a_message_that_nobody_can_use_ends_no_later_handoff(cluster: Cluster) -> None:
     prefill = next(worker.place for worker in cluster.running.workers if worker.worker.role == "prefill")
     ranks = dict.fromkeys(("prefill_dp_rank", "prefill_cp_rank", "target_tp_rank", "target_pp_rank"), "0")
-    where = httpx.get(f"http://127.0.0.1:{prefill.bootstrap_port}/route", params=ranks).json()
+    # A worker of this deployment that has gone wrong: of others, nothing is heard.
+    keys = PeerKeys(secret=cluster.running.workers[0].command.peer_secret or "")
+    headers = {"Authorization": f"Bearer {keys.token}"}
+    url = f"http://127.0.0.1:{prefill.bootstrap_port}/route"
+    where = httpx.get(url, params=ranks, headers=headers).json()
     with zmq.Context() as context, context.socket(zmq.PUSH) as socket:
+        secure_client(socket, keys)
         socket.connect(f"tcp://{where['rank_ip']}:{where['rank_port']}")
         for message in ([b"not SGLang's"], [b"ABORT"], [GUARD, b"17"], [GUARD, b"seventeen", b"", b"", b"agent"]):
             socket.send_multipart(message)

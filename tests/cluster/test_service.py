@@ -12,7 +12,8 @@ from prefillshare.tiny.language.conversations import held_out_conversations
 from tests.cluster.conftest import MODULES, Cluster
 from tests.support.engines import MODELS_DIR
 from tests.support.reference import Reference
-from tests.support.sockets import beyond_loopback, listening
+from tests.support.sockets import beyond_loopback, is_private, listening, unix_listening
+from tests.support.strangers import disturb
 
 TINY = MODELS_DIR / "tiny"
 NUM_TOKENS = 24
@@ -156,3 +157,32 @@ def test_nothing_listens_beyond_loopback(cluster: Cluster) -> None:
     found = listening([*(process.pid for process in cluster.running.processes()), cluster.running.forks.pid])
     assert {("127.0.0.1", int(process.url.rpartition(":")[2])) for process in cluster.running.processes()} <= found
     assert not beyond_loopback(found)
+
+
+def test_other_users_of_the_machine_reach_no_unix_socket(cluster: Cluster) -> None:
+    assert cluster.running.forks is not None
+    found = unix_listening([*(process.pid for process in cluster.running.processes()), cluster.running.forks.pid])
+    assert len(found) >= 4  # each worker's processes talk by some
+    assert all(is_private(path) for path in found), found
+
+
+def test_strangers_on_the_machine_get_nothing_and_break_nothing(
+    cluster: Cluster, prompts, reference: Reference
+) -> None:
+    assert cluster.running.forks is not None
+    pids = [*(process.pid for process in cluster.running.processes()), cluster.running.forks.pid]
+    expected = reference.ask("math", prompts[0], NUM_TOKENS).tokens
+    public = cluster.running.url.rpartition(":")[2]
+    with ThreadPoolExecutor(1) as pool:
+        strangers = pool.submit(disturb, listening(pids))
+        while not strangers.done():
+            assert _generate(cluster, "math", prompts[0])["output_ids"] == expected
+    for address, replies in strangers.result().items():
+        if str(address[1]) != public:
+            assert not replies["a web browser's words"].startswith(b"HTTP/1.1 200"), address
+            assert b"rank" not in b"".join(replies.values()), address
+    # New pairs are made, too.
+    assert [_generate(cluster, module, prompts[1])["output_ids"] for module in MODULES] == [
+        reference.ask(module, prompts[1], NUM_TOKENS).tokens for module in MODULES
+    ]
+    assert [process.pid for process in cluster.running.processes()] == pids[:-1]

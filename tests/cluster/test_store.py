@@ -21,6 +21,7 @@ from prefillshare.serving.run.cluster import RunningCluster, launch_cluster
 from tests.support.engines import MODELS_DIR, flush
 from tests.support.forks import fork_server
 from tests.support.marks import starts_engine
+from tests.support.monitoring import read_state
 from tests.support.reference import Reference
 from tests.support.stores import wait_for_pages, whole_pages
 
@@ -73,8 +74,7 @@ class Stored:
 
     def prefill_workers(self) -> list[dict[str, Any]]:
         """Their entries in the deployment's state."""
-        workers = self.http.get("/deployment/state").json()["workers"]
-        return [worker for worker in workers if worker["role"] == "prefill"]
+        return [worker for worker in read_state(self.http)["workers"] if worker["role"] == "prefill"]
 
     def num_prefilled(self) -> list[int]:
         """Prompt tokens that each of them has computed."""

@@ -12,6 +12,7 @@ from tests.fidelity.icarus_expected import Rules
 from tests.fidelity.icarus_family import PAIRED, TINY, make_icarus_family
 from tests.support.engines import flush
 from tests.support.marks import starts_engine
+from tests.support.monitoring import read_state
 from tests.support.stores import PAGE_TOKENS, num_stored_pages, wait_for_pages
 
 NUM_TOKENS = 48
@@ -69,8 +70,7 @@ def ask(stored: Stored, module: str, prompt: list[int], num_tokens: int = NUM_TO
 
 def stores(stored: Stored, role: str) -> list[dict]:
     """What the workers of a role tell of the store."""
-    workers = stored.http.get("/deployment/state").json()["workers"]
-    return [worker["store"] for worker in workers if worker["role"] == role]
+    return [worker["store"] for worker in read_state(stored.http)["workers"] if worker["role"] == role]
 
 
 def test_no_answer_is_prefilled_whichever_module_and_worker_goes_on(stored, rules):
@@ -95,7 +95,7 @@ def test_no_answer_is_prefilled_whichever_module_and_worker_goes_on(stored, rule
     assert num_prefilled <= num_least + PAGE_TOKENS * NUM_TURNS
     assert found(stored) - found_before >= num_said - 2 * NUM_TOKENS
     assert written >= num_said // PAGE_TOKENS - NUM_TURNS
-    jobs = stored.http.get("/deployment/state").json()["eager_jobs"]
+    jobs = read_state(stored.http)["eager_jobs"]
     assert jobs["done"] + jobs["failed"] == 0
 
 

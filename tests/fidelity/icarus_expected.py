@@ -52,12 +52,9 @@ class Rules:
 
 
 def greedy_with_penalty(scores: torch.Tensor, answer: Sequence[int], penalty: float) -> list[int]:
-    """The best token in each place when each earlier one of the answer has lost `penalty` per time it was said.
-
-    With the overlap schedule a penalty hears of a token one step late, here as in SGLang as released.
-    """
+    """The best token in each place when each earlier one of the answer has lost `penalty` per time it was said."""
     best = []
     for place, row in enumerate(scores):
-        heard = torch.tensor(answer[: max(place - 1, 0)], dtype=torch.int64)
+        heard = torch.tensor(answer[:place], dtype=torch.int64)
         best.append(int((row - penalty * torch.bincount(heard, minlength=len(row))).argmax()))
     return best

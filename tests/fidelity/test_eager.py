@@ -134,6 +134,26 @@ def test_nothing_is_computed_beside_calls(eager, prompts):
     wait_for_tokens(eager, before + ANSWER_TOKENS + 1 + 300 + 1)
 
 
+def test_callers_who_go_on_at_once_do_not_wait_for_what_others_left(eager, prompts):
+    """Between their calls the engine is idle for a moment; a slice that began there would be in the next one's way.
+
+    A machine that holds up the client makes it one that does not go on at once, so not every round shows it.
+    """
+
+    def round_shows_it(number: int) -> bool:
+        eager.flush()
+        before = counts(eager)["tokens"]
+        eager.generate([number, *prompts[2]], "code", ANSWER_TOKENS)
+        for module in MODULES * 3:
+            eager.generate([number, *prompts[3]], module, 2)
+        is_untouched = counts(eager)["tokens"] == before
+        wait_until(lambda: counts(eager)["tokens"] > before, "nothing is computed in the end")
+        wait_until(lambda: counts(eager)["waiting"] == 0, "jobs are left")
+        return is_untouched
+
+    assert any(round_shows_it(20 + number) for number in range(8))
+
+
 def test_a_tenant_finds_no_other_tenants_answer(eager, prompts):
     eager.flush()
     assert converse(eager, prompts[4], extra_key="a")[1:] == [3] * (NUM_TURNS - 1)

@@ -43,8 +43,9 @@ def configuration(request: pytest.FixtureRequest) -> Configuration:
 
 @pytest.fixture(scope="module")
 @starts_engine
-def engine(configuration: Configuration, family: Path) -> Iterator[Endpoint]:
-    with shared_engine(family, *configuration.args, environment=dict(configuration.environment)) as endpoint:
+def engine(configuration: Configuration, family: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
+    file = configuration.file(tmp_path_factory.mktemp("configured"), family)
+    with shared_engine(file, *configuration.args, environment=dict(configuration.environment)) as endpoint:
         yield endpoint
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from sglang_patches.prefill.underway import MIN_TOKENS
 from tests.fidelity.conftest import MODULES, NUM_TOKENS, Prompt
-from tests.support.engines import TINY_AGENTS, Answer, Endpoint, shared_engine, with_prefill_key
+from tests.support.engines import TINY_AGENTS, Answer, Endpoint, shared_engine, with_key, with_prefill_key
 from tests.support.marks import starts_engine
 from tests.support.reference import Continuation, Reference
 from tests.support.scores import Score
@@ -37,26 +37,28 @@ class Configuration:
     page_size: int = 1
     args: tuple[str, ...] = ()
     environment: tuple[tuple[str, str], ...] = ()
+    overlaps: bool = True
+    """Whether the next batch is prepared while one runs, as on a GPU."""
     has_exact_logprobs: bool = True
     """SGLang 0.5.17 can lose y_1's log-probability of a request retracted right after its prefill, patched or not."""
     is_stored: bool = False
     """Whether there is a store, and answers of every length are computed ahead: those here are shorter than the
     default asks for."""
 
-    def file(self, folder: Path) -> Path:
-        """The deployment file, written below `folder` where it is none of the repository's."""
-        if not self.is_stored:
-            return TINY_AGENTS
-        file = stored_agents(folder, 'memory = "192 MiB"\n')
-        return with_prefill_key(file, "eager_min_tokens = 1", folder)
+    def file(self, folder: Path, file: Path = TINY_AGENTS) -> Path:
+        """The deployment file, written below `folder` where it is not `file` as it is."""
+        if self.is_stored:
+            file = with_prefill_key(stored_agents(folder, 'memory = "192 MiB"\n'), "eager_min_tokens = 1", folder)
+        return with_key(file, "engine", "overlap_schedule = true", folder) if self.overlaps else file
 
 
+DEFAULT = Configuration(overlaps=False)
 CONFIGURATIONS = {
-    "page 1, overlap": Configuration(),
+    "page 1": DEFAULT,
     "page 16, chunk 64, mixed batches": Configuration(
         page_size=16, args=("--page-size", "16", "--chunked-prefill-size", "64", "--enable-mixed-chunk")
     ),
-    "page 1, chunk 64, no overlap": Configuration(args=("--chunked-prefill-size", "64", "--disable-overlap-schedule")),
+    "page 1, chunk 64, overlap": Configuration(args=("--chunked-prefill-size", "64")),
     "page 16, retraction every 5 steps": Configuration(
         page_size=16,
         args=("--page-size", "16", "--chunked-prefill-size", "64"),
@@ -89,7 +91,7 @@ def configuration(request: pytest.FixtureRequest) -> Configuration:
 def engine(
     configuration: Configuration, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Endpoint]:
-    if configuration == Configuration():
+    if configuration == DEFAULT:
         yield request.getfixturevalue("agents")
         return
     file = configuration.file(tmp_path_factory.mktemp("configured"))

@@ -5,14 +5,19 @@ The pool holds 1,600 tokens and the prompts four times as many. One launch after
 deployment file, each ended by a kill without warning.
 """
 
+import os
+import shutil
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
 from tests.fidelity.conftest import MODULES, NUM_TOKENS, Prompt
-from tests.support.engines import Answer
+from tests.support.engines import Answer, Endpoint
 from tests.support.marks import starts_engine
 from tests.support.monitoring import documented_metrics, names_in
 from tests.support.stores import (
@@ -26,6 +31,8 @@ from tests.support.stores import (
     whole_pages,
 )
 
+LONG = 600
+"""Tokens of an answer that takes longer than what comes meanwhile."""
 SMALL_POOL = ("--max-total-tokens", "1600", "--chunked-prefill-size", "256")
 
 
@@ -151,6 +158,39 @@ def test_what_the_store_lost_of_a_chain_in_the_pool_is_written_again(launches, w
     assert found.report["store_hit_tokens"] == whole_pages(len(prompt))
 
 
+def test_what_is_computed_ahead_is_loaded_as_far_as_it_is_stored(launches, prompts, expected):
+    """A conversation has left the pool and the host tier by the time of its job: a long call was in the way."""
+    endpoint = launches.endpoint
+    prompt = [20, *prompts[1], *prompts[2], *prompts[3]]
+    with ThreadPoolExecutor(1) as pool:
+        in_the_way = pool.submit(endpoint.generate, prompts[0], "tool", LONG)
+        while endpoint.http.get("/deployment/state").json()["workers"][0]["running"] == 0:
+            assert not in_the_way.done()
+        answer = endpoint.generate(prompt, "math", 40)
+        for number in range(2, 24):
+            endpoint.generate((30 + number, *prompts[number]), "code", 1)
+        assert not in_the_way.done(), "the job has had its turn"
+        before = computed_ahead(endpoint)
+        in_the_way.result()
+    deadline = time.monotonic() + 60
+    while (after := computed_ahead(endpoint))["waiting"]:
+        assert time.monotonic() < deadline, after
+        time.sleep(0.05)
+    print(f"of {len(prompt) + 40} tokens: before {before}, after {after}")
+    assert after["dropped"] == before["dropped"]
+    assert after["loaded_tokens"] - before["loaded_tokens"] >= whole_pages(len(prompt)) / 2
+    # The other job is that of the call in the way; all other answers are too short.
+    assert after["tokens"] - before["tokens"] <= LONG + 40 + 4 * PAGE_TOKENS
+    context = (*prompt, *answer.tokens, 7)
+    found = endpoint.generate(context, "math", NUM_TOKENS)
+    assert found.cached_tokens >= whole_pages(len(prompt) + 40)
+
+
+def computed_ahead(endpoint: Endpoint) -> dict[str, int]:
+    told: dict[str, int] = endpoint.http.get("/deployment/state").json()["workers"][0]["eager"]
+    return told
+
+
 def test_a_flush_forgets_what_is_stored(launches, working_set):
     launches.endpoint.flush()
     assert launches.endpoint.generate(working_set[0], "math", 1).cached_tokens == 0
@@ -183,17 +223,54 @@ def test_weights_and_store_stay_while_an_engine_runs(launches):
         assert reply.status_code == 400, reply.text
 
 
-def test_an_engine_goes_on_without_its_store(launches, working_set):
+def cut_store(launches: Relaunched) -> None:
+    """Take the bytes away from under the engine."""
+    os.truncate(store_path(launches.file), 0)
+
+
+def remove_store(launches: Relaunched) -> None:
+    """Remove the folder, as somebody who wants the memory back."""
+    shutil.rmtree(store_path(launches.file).parent)
+
+
+@pytest.mark.parametrize("harm", [cut_store, remove_store])
+def test_an_engine_goes_on_without_its_store_and_takes_it_up_again(launches, working_set, expected, harm):
     prompts = working_set[:6]
-    answers = ask_each(launches, prompts, "math")
-    with store_path(launches.file).open("r+b") as store:
-        store.truncate(0)
+    asked = [(prompt, "math") for prompt in prompts]
+    log = Path(launches.running.log_path)
+    before = log.stat().st_size
+    harm(launches)
     # One round over more than the pool holds, and one that would find it again in the store.
-    assert [answer.tokens for answer in ask_each(launches, prompts, "math")] == [answer.tokens for answer in answers]
+    check_exact(asked, ask_each(launches, prompts, "math"), expected)
     launches.endpoint.flush()
-    assert [answer.tokens for answer in ask_each(launches, prompts, "math")] == [answer.tokens for answer in answers]
-    (worker,) = launches.endpoint.http.get("/deployment/state").json()["workers"]
-    assert worker["store"]["failures"] > 0
+    check_exact(asked, ask_each(launches, prompts, "math"), expected)
+    told = wait_until_attached(launches)
+    assert told["failures"] > 0
+    said = log.read_bytes()[before:].decode(errors="replace")
+    assert said.count("goes on without the store") == 1
+    assert "while it was in use" in said
+
+    launches.endpoint.flush()
+    answers = ask_each(launches, [*prompts, *prompts], "code")
+    check_exact([(prompt, "code") for prompt in (*prompts, *prompts)], answers, expected)
+    check_all_found(prompts, answers[len(prompts) :])
+    assert sum(answer.report["store_hit_tokens"] + answer.report["host_hit_tokens"] for answer in answers) > 0
+    # Others find it too.
+    launches.wait_for_pages(max(whole_pages(len(prompt)) for prompt in prompts) // PAGE_TOKENS)
+
+
+def wait_until_attached(launches: Relaunched) -> dict[str, Any]:
+    """What the engine tells of the store once it has one."""
+    deadline = time.monotonic() + 60
+    while True:
+        (worker,) = launches.endpoint.http.get("/deployment/state").json()["workers"]
+        told: dict[str, Any] = worker["store"]
+        if told["is_attached"]:
+            assert told["why_off"] is None
+            return told
+        assert "was" in told["why_off"]
+        assert time.monotonic() < deadline, told
+        time.sleep(0.2)
 
 
 def test_the_docs_list_every_metric_of_a_store_and_no_other(launches):

@@ -2,6 +2,8 @@
 
 import uuid
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from random import Random
 from typing import Any
 
 import httpx
@@ -15,10 +17,21 @@ NEW = [7, 8, 9, 10, 11, 12, 13, 14]
 
 
 def push(pair: Pair, tokens: Sequence[int], **fields: Any) -> tuple[httpx.Response, httpx.Response]:
-    """Both legs of a push, as a router sends them: the decode worker's reply and the prefill worker's."""
+    """A push as a router makes it, of KV that was made before: the decode worker's reply and the prefill worker's."""
+    assert pair.compute_ahead(tokens, **fields).status_code == 200
+    return push_as_it_is(pair, tokens, **fields)
+
+
+def push_as_it_is(pair: Pair, tokens: Sequence[int], **fields: Any) -> tuple[httpx.Response, httpx.Response]:
+    """The legs alone. Where the prefill worker gives up, the decode worker is told."""
     params = {"temperature": 0, "max_new_tokens": 0}
     rid = f"{PUSH_RID_PREFIX}{uuid.uuid4().hex}"
-    return pair.post("/generate", {"input_ids": list(tokens), "sampling_params": params, "rid": rid, **fields})
+    body = {"input_ids": list(tokens), "sampling_params": params, "rid": rid, **fields}
+    decoding, prefilling = pair.submit("/generate", body)
+    prefilled = prefilling.result()
+    if prefilled.status_code != 200:
+        assert pair.decode.post("/abort_request", json={"rid": rid}).status_code == 200
+    return decoding.result(), prefilled
 
 
 def pushes(pair: Pair) -> tuple[int, int]:
@@ -100,12 +113,51 @@ def test_tenants_are_kept_apart(pair, prompts):
 
 def test_pushes_among_calls_spoil_nothing(pair, prompts, expected):
     """Every prompt is pushed while all are asked: half of the rows come twice."""
-    from concurrent.futures import ThreadPoolExecutor
-
     with ThreadPoolExecutor(16) as pool:
         pushed = [pool.submit(push, pair, prompt) for prompt in prompts]
         answers = list(pool.map(lambda prompt: pair.generate(prompt, NUM_TOKENS), prompts))
         statuses = {future.result()[0].status_code for future in pushed}
     assert [answer.tokens for answer in answers] == [expected.tokens(prompt, pair.module) for prompt in prompts]
-    assert statuses <= {200, 503}
+    assert statuses <= {200, 500, 503}
     pair.flush()  # refused while anything is left
+
+
+def test_a_push_that_would_have_to_be_prefilled_ends_at_once(pair, prompts, reference):
+    """Its KV was evicted since it was made: the prompt would be computed among the calls, and nobody waits for it."""
+    prompt = long_prompt(1)
+    before = pair.prefill.get("/metrics").text
+    decoded, prefilled = push_as_it_is(pair, prompt)
+    assert (prefilled.status_code, "calls need the room" in prefilled.text) == (503, True), prefilled.text
+    assert decoded.status_code >= 400
+    after = pair.prefill.get("/metrics").text
+    failures = "sglang:num_bootstrap_failed_reqs_total"
+    for text in (before, after):
+        assert [line for line in text.splitlines() if line.startswith(failures) and not line.endswith(" 0.0")] == []
+    assert pair.prefill_worker()["kv"]["shared_tokens"] == 0
+    assert push(pair, prompt)[0].status_code == 200
+    assert pair.generate([*prompt, *NEW], NUM_TOKENS).handoff_tokens == len(NEW) + 1
+    pair.flush()
+
+
+def test_a_push_ends_where_calls_wait_at_the_prefill_worker(pair, prompts, reference):
+    """Calls fill several chunks, so some are left in the queue; what is pushed meanwhile has no place among them."""
+    made = list(prompts[6])
+    assert pair.compute_ahead(made).status_code == 200
+    calls = [long_prompt(10 + number) for number in range(3)]
+    ended = 0
+    with ThreadPoolExecutor(len(calls)) as pool:
+        asked = [pool.submit(pair.generate, call, 4) for call in calls]
+        while not all(call.done() for call in asked):
+            _, prefilled = push_as_it_is(pair, made)
+            assert prefilled.status_code in (200, 503), prefilled.text
+            ended += prefilled.status_code == 503
+    assert ended > 0
+    assert asked[0].result().tokens == reference.ask(pair.module, calls[0], 4).tokens
+    assert all(len(call.result().tokens) == 4 for call in asked)
+    assert pair.generate(made, NUM_TOKENS).tokens == reference.ask(pair.module, made, NUM_TOKENS).tokens
+    pair.flush()  # refused while anything is left
+
+
+def long_prompt(seed: int) -> list[int]:
+    chance = Random(seed)
+    return [chance.randrange(10, 500) for _ in range(3000)]

@@ -29,8 +29,10 @@ def worker(worker_id: str, role: str, module: str | None, **fields: object) -> d
         "queued": 0,
         "kv": KV,
         "handoff": {"tokens": 4, "bytes": 32, "seconds": None, "calls": 1, "memory_bytes": 16, "memory_calls": 1},
-        "push": {"pushed_tokens": 6, "push_hit_tokens": 5},
-        "eager": {"tokens": 60, "hit_tokens": 50, "dropped": 1} if role == "prefill" else None,
+        "push": {"pushed_tokens": 6, "push_hit_tokens": 5, "push_wasted_tokens": 1, "dropped_pushes": 2},
+        "eager": {"tokens": 60, "hit_tokens": 50, "dropped": 1, "loaded_tokens": 7, "waiting": 2}
+        if role == "prefill"
+        else None,
     }
     return worker_state(id=worker_id, role=role, module=module, **{**known, **fields})
 
@@ -64,6 +66,8 @@ def test_the_text_has_the_documents_numbers() -> None:
         "prefillshare_eager_tokens_total": 60,
         "prefillshare_eager_hit_tokens_total": 50,
         "prefillshare_eager_dropped_total": 1,
+        "prefillshare_eager_loaded_tokens_total": 7,
+        "prefillshare_eager_waiting": 2,
     }
     assert samples["prefillshare_cached_tokens_total", module] == 5
     assert samples["prefillshare_inter_token_latency_seconds_count", module] == 2

@@ -26,10 +26,14 @@ def told(
                 **counters,
                 # As of an earlier version: it does not say which way KV went.
                 "handoff": {"tokens": generated, "bytes": 10, "seconds": seconds, "calls": 1},
-                "eager": {"tokens": 2 * generated, "hit_tokens": generated, "dropped": 1} if is_eager else None,
+                "eager": computed_ahead(generated) if is_eager else None,
             }
         ],
     }
+
+
+def computed_ahead(generated: int) -> dict[str, int]:
+    return {"tokens": 2 * generated, "hit_tokens": generated, "dropped": 1, "loaded_tokens": 3, "waiting": generated}
 
 
 def test_the_same_start_adds_the_difference_and_a_new_start_all_of_it() -> None:
@@ -49,7 +53,7 @@ def test_what_was_computed_ahead_rises_over_starts() -> None:
     observer, report = Observer(clock=lambda: 0.0), WorkerReport()
     for started, generated in ((1.0, 5), (1.0, 8), (1.0, 8), (2.0, 3)):
         report.take(told(started, generated, is_eager=True), observer, None)
-    assert report.eager == {"tokens": 22, "hit_tokens": 11, "dropped": 2}
+    assert report.eager == {"tokens": 22, "hit_tokens": 11, "dropped": 2, "loaded_tokens": 6, "waiting": 3}
 
 
 def test_a_prefill_worker_counts_for_no_module() -> None:

@@ -14,7 +14,7 @@ from sglang.srt.layers.rotary_embedding.utils import apply_rotary_emb
 from sglang.srt.lora.backend import torch_backend
 from torch import Tensor
 
-from sglang_patches.cpu import adapters, attention, block_attention, linear, operators
+from sglang_patches.cpu import adapters, attention, block_attention, computation, linear, operators
 from sglang_patches.cpu.computation import attend_in_place, attend_together, group_by_adapter
 
 SIZE, POOL, LONGEST = 16, 400, 96
@@ -214,6 +214,25 @@ def test_a_linear_layer_equals_torch(size_in: int, size_out: int, num_rows: int,
     assert found.is_contiguous()
     expected = torch.nn.functional.linear(x.double(), weight.double(), bias.double() if has_bias else None)
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("size_in", "size_out"), [(768, 200), (13, 7)])
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_a_row_is_the_same_to_the_bit_beside_a_second_one(
+    size_in: int, size_out: int, *, has_bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(computation, "multiply_by_onednn", _fail)
+    layer, bias = _loaded_layer(torch.randn(size_out, size_in)), torch.randn(size_out) if has_bias else None
+    x = torch.randn(2, size_in)
+    both, *each = (linear.wrap_apply(_fail)(None, layer, rows, bias) for rows in (x, x[:1], x[1:]))
+    assert both.equal(torch.cat(each))
+
+
+def test_a_weight_that_lies_otherwise_is_for_onednn() -> None:
+    layer, x = torch.nn.Module(), torch.randn(2, 40)
+    layer.weight = torch.nn.Parameter(torch.randn(30, 40), requires_grad=False)
+    found = linear.wrap_apply(_fail)(None, layer, x, None)
+    torch.testing.assert_close(found, x @ layer.weight.T, rtol=1e-4, atol=1e-4)
 
 
 def test_a_loaded_weight_lies_by_inputs_and_can_be_loaded_again() -> None:

@@ -1,8 +1,6 @@
 """What is computed ahead is what the next prompt begins with, whatever the template makes of history."""
 
 import asyncio
-from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +10,10 @@ from sglang_patches.eager.backlog import MAX_JOBS, Backlog, Job
 from sglang_patches.eager.budget import LONGEST_BURST_S, SHARE, Budget
 from sglang_patches.eager.continuation import Answer, Conversation, after_text, after_tokens, common_start
 from sglang_patches.eager.kept import LONGEST_S, MAX_KEPT, Kept
+from sglang_patches.eager.tails import Tails
 from tests.support.chat_templates import FLAT, FUNCTIONS_FIRST, THINKING
 from tests.support.engines import MODELS_DIR
+from tests.support.rendering import Served, request_of, serve
 from tests.support.served_chats import ASKED, CLOCK, RESULT, SYSTEM, WEATHER, user
 
 TEMPLATES = {"plain": None, "thinking": THINKING, "functions first": FUNCTIONS_FIRST, "flat": FLAT}
@@ -25,61 +25,6 @@ def tokenizer():
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(MODELS_DIR / "tiny" / "base")
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """SGLang's own serving of chats, without an engine behind it."""
-
-    serving: Any
-    tokenizer: Any
-
-    def prompt(self, body: dict[str, Any]) -> list[int]:
-        """The prompt of a call."""
-        return list(self.serving._process_messages(request_of(body), False).prompt_ids)
-
-    def continuation(self, body: dict[str, Any], text: str) -> list[int]:
-        return Conversation(self.serving, request_of(body)).find_continuation(self.answer(text))
-
-    def message(self, body: dict[str, Any], text: str) -> dict[str, Any]:
-        """What the caller gets, and sends back."""
-        item = {"text": text, "output_ids": [1], "meta_info": dict(self.answer(text).meta_info)}
-        choice = self.serving._build_chat_response(request_of(body), [item], 0).choices[0]
-        return dict(choice.message.model_dump(exclude_none=True))
-
-    def answer(self, text: str) -> Answer:
-        ids = self.tokenizer.encode(text, add_special_tokens=False)
-        meta = {"id": "x", "finish_reason": {"type": "stop", "matched": 2}, "weight_version": ""}
-        return Answer(
-            text=text, token_ids=[*ids, 2], meta_info={**meta, "prompt_tokens": 5, "completion_tokens": len(ids) + 1}
-        )
-
-
-def request_of(body: dict[str, Any]) -> Any:
-    from sglang.srt.entrypoints.openai.protocol import ChatCompletionRequest
-
-    return ChatCompletionRequest(model="m", **body)
-
-
-def serve(tokenizer: Any, template: str | None, **parsers: str) -> Served:
-    import copy
-
-    from sglang.srt.entrypoints.openai.serving_chat import OpenAIServingChat
-    from sglang.srt.parser.template_manager import TemplateManager
-
-    tokenizer = copy.deepcopy(tokenizer)
-    tokenizer.chat_template = template or tokenizer.chat_template
-    names = ("tool_call_parser", "reasoning_parser", "default_chat_template_kwargs")
-    manager = SimpleNamespace(
-        tokenizer=tokenizer,
-        server_args=SimpleNamespace(**{name: parsers.get(name) for name in names}, enable_cache_report=True),
-        model_config=SimpleNamespace(
-            get_default_sampling_params=dict, hf_config=SimpleNamespace(model_type="qwen3", architectures=["Qwen3"])
-        ),
-    )
-    templates = TemplateManager()
-    templates._jinja_template_content_format = "string"
-    return Served(OpenAIServingChat(manager, templates), tokenizer)
 
 
 def check_next_turns(served: Served, body: dict[str, Any], text: str, turns: list[list[dict[str, Any]]]) -> None:
@@ -137,7 +82,7 @@ def test_an_answer_is_cut_into_tokens_as_history(tokenizer):
     letters = [token for letter in text for token in tokenizer.encode(letter, add_special_tokens=False)]
     assert letters != tokenizer.encode(text, add_special_tokens=False)
     spelled = Answer(text=text, token_ids=letters, meta_info=served.answer(text).meta_info)
-    found = Conversation(served.serving, request_of(body)).find_continuation(spelled)
+    found = Conversation(served.serving, request_of(body)).find_continuation(spelled, Tails())
     assert found == served.continuation(body, text)
 
 

@@ -1,10 +1,13 @@
 """Workers that announce themselves: they join, stay, are told to leave, come back, and are forgotten."""
 
+import asyncio
+import contextlib
 from dataclasses import asdict, replace
 from typing import Any
 
 from prefillshare.routing.workers.announced import SILENT_S, Announcements
 from prefillshare.routing.workers.spec import WorkerSpec
+from prefillshare.serving.join.announcer import Announcer
 from tests.routing.workers import Deployment, SmallWorker, deployment, in_loop
 
 ADMIN = {"Authorization": "Bearer a"}
@@ -33,6 +36,19 @@ async def test_a_worker_that_repeats_itself_joins_once_and_answers() -> None:
             assert (await running.chat("code")).status == 200
         finally:
             await worker.stop()
+
+
+@in_loop
+async def test_a_module_of_the_file_whose_worker_has_not_come_back_yet_is_waited_for() -> None:
+    """A router that was started again, before its workers repeat themselves: no client may take that for good."""
+    settings = {**KEYS, "modules": ("code", "math")}
+    async with deployment(decode=(), settings=settings) as running:
+        reply = await running.chat("math")
+        assert (reply.status, reply.headers["Retry-After"]) == (503, "2")
+        assert "no decode worker of 'math' is up (none has joined)" in await reply.text()
+        async with running.http.get(f"{running.url}/v1/models") as models:
+            assert [card["id"] for card in (await models.json())["data"]] == ["code", "math"]
+        assert (await running.chat("nobody")).status == 404
 
 
 @in_loop
@@ -69,6 +85,28 @@ async def test_a_worker_that_was_started_anew_takes_the_place_of_the_one_before_
         finally:
             await before.stop()
             await after.stop()
+
+
+@in_loop
+async def test_a_worker_that_was_refused_does_not_send_the_one_of_its_name_away() -> None:
+    async with deployment(settings=KEYS) as running:
+        said: list[str] = []
+        async with contextlib.AsyncExitStack() as stack:
+            announcers = []
+            for _ in range(2):
+                worker = SmallWorker("code-9", "decode", running["p0"].rooms, module="code")
+                await worker.start()
+                stack.push_async_callback(worker.stop)
+                announcers.append(Announcer([running.url], asdict(worker.spec), "a", said.append))
+                assert not await asyncio.to_thread(announcers[-1].step)
+                await running.is_up("code-9")
+            first, second = said
+            assert first.endswith("knows this worker")
+            assert "worker 'code-9' is there already" in second
+            await asyncio.to_thread(announcers[1].leave, 5.0)
+            assert running.parts.pool.get("code-9") is not None
+            await asyncio.to_thread(announcers[0].leave, 5.0)
+            assert running.parts.pool.get("code-9") is None
 
 
 @in_loop

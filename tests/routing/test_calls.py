@@ -206,7 +206,7 @@ async def test_an_error_in_the_first_event_becomes_the_status() -> None:
 @in_loop
 async def test_the_next_turn_goes_where_the_prefix_is() -> None:
     async with deployment(prefill=3, decode=("math", "code")) as running:
-        text = "a long prompt " * 20
+        text = "a long prompt " * 80
         first = (await running.chat("math", text)).headers["X-Prefill-Worker"]
         await until(lambda: running.parts.chooser.index.num_nodes)
         for number in range(4):

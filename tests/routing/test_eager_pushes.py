@@ -3,7 +3,7 @@
 from typing import Any
 
 from prefillshare.contract import NO_BOOTSTRAP_HOST
-from prefillshare.observe.document import no_tokens
+from prefillshare.observe.document import PushState, no_tokens
 from prefillshare.observe.observer import Observer
 from prefillshare.observe.state import deployment_state, worker_state
 from tests.routing.agents import IDS, MODULES, agents, ask, decode_worker, jobs, settled, take_turns
@@ -130,7 +130,7 @@ async def test_state_and_metrics_tell_what_became_of_it() -> None:
             state = await reply.json()
         assert mistakes_in(state) == []
         assert state["eager_jobs"] == {"done": 6, "dropped": 0, "cancelled": 0, "failed": 0, "pushed": 2}
-        assert worker_of(state, "math-0")["push"] == {"pushed_tokens": 40, "push_hit_tokens": 30}
+        assert worker_of(state, "math-0")["push"] == pushes(40, 30)
         assert worker_of(state, "p0")["push"] is None
         # Started again, it begins at 0.
         running["math-0"].told = told("math-0", started=2.0, pushed=5, hit=1)
@@ -141,6 +141,10 @@ async def test_state_and_metrics_tell_what_became_of_it() -> None:
         assert samples["prefillshare_push_hit_tokens_total", labels] == 31
         assert samples["prefillshare_eager_jobs_total", (("outcome", "done"),)] == 6
         assert samples["prefillshare_eager_pushes_total", ()] == 2
+
+
+def pushes(pushed: int, hit: int) -> PushState:
+    return {"pushed_tokens": pushed, "push_hit_tokens": hit, "push_wasted_tokens": 3, "dropped_pushes": 0}
 
 
 def told(worker_id: str, *, started: float = 1.0, pushed: int, hit: int) -> dict[str, Any]:
@@ -158,7 +162,7 @@ def told(worker_id: str, *, started: float = 1.0, pushed: int, hit: int) -> dict
         queued=0,
         kv=None,
         handoff=None,
-        push={"pushed_tokens": pushed, "push_hit_tokens": hit},
+        push=pushes(pushed, hit),
     )
     observer = Observer(lambda: started)
     document = deployment_state(

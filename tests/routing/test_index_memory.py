@@ -5,9 +5,12 @@ import itertools
 import random
 import tracemalloc
 
+from prefillshare.routing.choice.blocks import DIGEST_BYTES
 from prefillshare.routing.choice.prefix_index import PrefixIndex
 from prefillshare.routing.choice.prefix_node import Node
 
+BLOCK = 4
+"""Each letter of the prompts is a block."""
 WORKERS = [f"p{number}" for number in range(12)]
 
 
@@ -37,14 +40,14 @@ def test_what_is_kept_by_worker_is_what_the_tree_says() -> None:
     """More holders of a node than one tuple has, evictions of the oldest, workers that evict and are forgotten."""
     for seed in range(60):
         chance = random.Random(seed)
-        index = PrefixIndex(chance.choice([10**9, 6000]))
+        index = PrefixIndex(chance.choice([10**9, 6000]), BLOCK)
         for _ in range(120):
-            prompt = bytes(chance.choices(b"ab", k=chance.randint(1, 9)))
+            prompt = b"".join(chance.choices((b"aaaa", b"bbbb"), k=chance.randint(1, 9)))
             match chance.randrange(12):
                 case 0:
                     index.forget(chance.choice(WORKERS))
                 case 1 | 2:
-                    index.drop(chance.choice(WORKERS), chance.randrange(12))
+                    index.drop(chance.choice(WORKERS), chance.randrange(12 * BLOCK))
                 case 3 | 4:
                     index.match(prompt)
                 case _:
@@ -53,19 +56,20 @@ def test_what_is_kept_by_worker_is_what_the_tree_says() -> None:
         for worker in WORKERS:
             index.forget(worker)
         assert (index.num_bytes, index.num_nodes) == (0, 0)
-        assert not index._ends
-        assert not index._held_bytes
+        assert not index.tree._ends
+        assert not index.tree._held_bytes
 
 
 def check(index: PrefixIndex) -> None:
-    nodes = list(index._recency)
+    tree = index.tree
+    nodes = list(tree._recency)
     place = {node: at for at, node in enumerate(nodes)}
     for node in nodes:
         parent = node.parent
         assert parent is not None
         assert node.holders
-        assert parent.child(node.edge[0]) is node
-        if parent is not index._root:
+        assert parent.child(node.edge[:DIGEST_BYTES]) is node
+        if parent is not tree._root:
             assert set(node.holders) <= set(parent.holders)
             assert place[parent] > place[node]
             assert parent.used >= node.used
@@ -73,7 +77,7 @@ def check(index: PrefixIndex) -> None:
     for worker in WORKERS:
         held = {node for node in nodes if worker in node.holders}
         assert index.held_bytes(worker) == sum(len(node.edge) for node in held)
-        assert {node for end in index._ends.get(worker, ()) for node in way_up(end)} == held
+        assert {node for end in tree._ends.get(worker, ()) for node in way_up(end)} == held
 
 
 def way_up(node: Node) -> list[Node]:

@@ -15,7 +15,7 @@ from prefillshare.routing.workers.kv_events import Evictions
 from prefillshare.routing.workers.spec import WorkerSpec
 from tests.routing.workers import BASE, in_loop, until
 
-PROMPT = b"x" * 400
+PROMPT = b"x" * 384  # six blocks
 
 
 def _stored(num_blocks: int, block_size: int) -> list[object]:
@@ -104,26 +104,26 @@ async def _listening(tmp_path: Path) -> AsyncIterator[tuple[Gateway, Publisher]]
 async def test_what_a_worker_evicts_leaves_the_index_for_it_alone(tmp_path: Path) -> None:
     async with _listening(tmp_path) as (gateway, publisher):
         index = gateway.parts.chooser.index
-        index.insert(b"z" * 40, "p0")
+        index.insert(b"z" * 64, "p0")
         index.match(PROMPT)  # now the longest unused prefix is the short one
-        index.insert(b"y" * 200, "p0")
+        index.insert(b"y" * 192, "p0")
         await publisher.send(b"not msgpack")
-        # Of 4 bytes each: the short prefix, and of the 240 bytes that are left over, nothing, for PROMPT has 400.
+        # Of 4 bytes each: the short prefix, and of the 216 bytes that are left over, nothing, for PROMPT has 384.
         await publisher.send(_batch(["BlockRemoved", list(range(70)), "GPU"]))
-        await until(lambda: index.held_bytes("p0") == 600)
-        assert index.match(PROMPT) == {"p0": 400, "d0": 400}
-        index.match(b"y" * 200)
+        await until(lambda: index.held_bytes("p0") == 576)
+        assert index.match(PROMPT) == {"p0": 384, "d0": 384}
+        index.match(b"y" * 192)
         await publisher.send(_batch(["BlockRemoved", list(range(50)), "GPU"]))
-        await until(lambda: index.held_bytes("p0") < 600)
-        assert index.match(PROMPT) == {"d0": 400}
-        assert index.match(b"y" * 200) == {"p0": 200}
+        await until(lambda: index.held_bytes("p0") < 576)
+        assert index.match(PROMPT) == {"d0": 384}
+        assert index.match(b"y" * 192) == {"p0": 192}
 
 
 @in_loop
 async def test_a_worker_that_was_flushed_holds_nothing(tmp_path: Path) -> None:
     async with _listening(tmp_path) as (gateway, publisher):
         await publisher.send(_batch(["AllBlocksCleared"]))
-        await until(lambda: gateway.parts.chooser.index.match(PROMPT) == {"d0": 400})
+        await until(lambda: gateway.parts.chooser.index.match(PROMPT) == {"d0": 384})
 
 
 @in_loop
@@ -133,4 +133,4 @@ async def test_a_worker_that_left_is_not_listened_to(tmp_path: Path) -> None:
         gateway.parts.chooser.index.insert(PROMPT, "p0")
         await publisher.unsubscribed()
         await publisher.send(_batch(["AllBlocksCleared"]))
-        assert gateway.parts.chooser.index.match(PROMPT)["p0"] == 400
+        assert gateway.parts.chooser.index.match(PROMPT)["p0"] == 384

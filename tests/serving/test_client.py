@@ -56,7 +56,7 @@ def test_no_server_says_how_to_start_one() -> None:
         client.models()
 
 
-@pytest.mark.parametrize("url", ["", "ftp://x", "http://", "foo:bar"])
+@pytest.mark.parametrize("url", ["", "ftp://x", "http://", "foo:bar", "http://a:70000", "http://[a", "http://a b"])
 def test_a_bad_address_is_named(url: str) -> None:
     with pytest.raises(ServerError, match="is not an address"):
         Client(url)

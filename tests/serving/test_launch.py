@@ -25,7 +25,7 @@ from prefillshare.serving.run.process import _group_members
 from tests.support.marks import starts_engine
 from tests.support.proxies import PROXIES
 from tests.support.random_models import make_family
-from tests.support.sockets import beyond_loopback, listening
+from tests.support.sockets import beyond_loopback, is_private, listening, unix_listening
 
 PREFILLSHARE = [sys.executable, "-m", "prefillshare"]
 START_TIMEOUT_S = 800
@@ -169,6 +169,12 @@ def test_nothing_listens_beyond_loopback(random_server: RunningDeployment) -> No
     found = listening([random_server.pid])
     assert ("127.0.0.1", int(random_server.url.rpartition(":")[2])) in found
     assert not beyond_loopback(found)
+
+
+def test_other_users_of_the_machine_reach_no_unix_socket(random_server: RunningDeployment) -> None:
+    found = unix_listening([random_server.pid])
+    assert found
+    assert all(is_private(path) for path in found), found
 
 
 def test_a_second_launch_on_the_port_is_refused_at_once(launched: Launched, family: Path) -> None:

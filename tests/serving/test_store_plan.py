@@ -8,9 +8,9 @@ import pytest
 
 from prefillshare.config import load_deployment
 from prefillshare.contract import WRITE_BACK_VARIABLE
-from prefillshare.errors import ConfigError, StoreError
+from prefillshare.errors import ConfigError
 from prefillshare.modules.deployment import resolve
-from prefillshare.serving.launch import plan
+from prefillshare.serving.launch import plan, plan_warnings
 from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.plan.store import plan_store, without_store
 from tests.fidelity.icarus_family import PAIRED, make_icarus_family
@@ -95,32 +95,49 @@ def test_two_files_with_one_name_are_two_deployments(tmp_path):
     [
         ('memory = "8"', "memory is '8': write a size with its unit"),
         ('memory = "0 GiB"', "write a size with its unit"),
+        (f'memory = "1{400 * "0"} GiB"', "write a size with its unit"),
         ('memory = "1 KiB"', 'a page of 16 tokens takes 81,920: set memory = "5 MiB" or more'),
         ('memory = "900 TiB"', "/dev/shm has"),
         ('memory = "64 MiB"\npath = "nowhere"', "path 'nowhere' under [store] does not exist"),
         ('memory = "64 MiB"\npath = "stored.toml"', "is not a directory"),
         ('memory = "64 MiB"\ndisk = "1 GiB"', "there is no path: name a directory with path"),
         ('memory = "64 MiB"\npath = "."\ndisk = "900 TiB"', "the file system of"),
-        ('memory = "64 MiB"\npath = "/proc"', "has 0 GiB free: make room"),
+        ('memory = "64 MiB"\npath = "/proc"', "has 0 GiB free: make room, or name another directory with path"),
+        ('memory = "64 MiB"\npath = "."\ndisk = "1 MiB"', "disk under [store] is 1,048,576 bytes and a page of 16"),
         ('memory = "64 MiB"\ncodec = "splitzip"', "which is for bfloat16, and KV has the type float32"),
         ('memory = "64 MiB"\ncodec = "zip"', "codec is 'zip'"),
-        ('memory = "64 MiB"\nthreads = 0', "threads is 0: it must be at least 1"),
+        ('memory = "64 MiB"\nthreads = 0', "threads is 0: it must be 1 to 64"),
+        ('memory = "64 MiB"\nthreads = 65', "threads is 65: it must be 1 to 64"),
         ('memory = "64 MiB"\nhost_ratio = 0.5', "a tier smaller than the KV cache"),
         ('peers = ["10.0.0.2:7000"]', """peers has '10.0.0.2:7000': write each as "http://HOST:PORT\""""),
         ('peers = ["http://a:1", "http://a:1"]', "name each once"),
+        ('peers = ["http://a:99999"]', "peers has 'http://a:99999': write each as"),
+        (
+            'peers = ["http://a:1"]\nserve = "a:1"\nsecret_file = "secret"',
+            "which is this host's own serve: name the other",
+        ),
         ('serve = "7000"', "serve is '7000': write \"ADDRESS:PORT\""),
+        ('serve = "127.0.0.1:0"', "serve is '127.0.0.1:0': write \"ADDRESS:PORT\""),
+        ('serve = "127.0.0.1:65536"', "serve is '127.0.0.1:65536': write \"ADDRESS:PORT\""),
         ('serve = "127.0.0.1:7000"', "peers and serve need secret_file"),
         ('secret_file = "secret"', "peers and serve need secret_file"),
         ('serve = "127.0.0.1:7000"\nsecret_file = "nowhere"', "make it with `(umask 077; head -c 32"),
         ('serve = "127.0.0.1:7000"\nsecret_file = "stored.toml"', "with mode 600 (chmod 600"),
+        ('serve = "127.0.0.1:7000"\nsecret_file = "."', "is no file: name one, or make it with"),
         ('memroy = "64 MiB"', "did you mean 'memory'?"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_fix(tmp_path, store, said):
-    with pytest.raises((ConfigError, StoreError)) as error:
+    with pytest.raises(ConfigError) as error:
         planned(tmp_path, f"{store}\n")
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_host_tier_larger_than_the_machine_is_refused(tmp_path):
+    deployment = resolve(load_deployment(stored_agents(tmp_path, 'memory = "64 MiB"\nhost_ratio = 1e9\n')))
+    with pytest.raises(ConfigError, match="of memory: set a smaller memory or host_ratio under"):
+        plan_warnings(deployment)
 
 
 def test_small_pages_and_cache_flags_of_sglang_are_refused(tmp_path):

@@ -191,6 +191,19 @@ def test_a_damaged_page_is_dropped_and_written_again(tmp_path: Path) -> None:
     assert read(store, keys) == 3
 
 
+def test_what_is_written_over_a_damaged_page_is_known_and_still_not_served(tmp_path: Path) -> None:
+    """A write does not read what is there under its key: the next read does, and the write after that is whole."""
+    store = KvStore.attach(settings(tmp_path), identity())
+    keys = chain(1)
+    store.write(keys, pages(keys))
+    store._tiers[0].pages.view(0, PAGE_BYTES)[0] ^= 1
+    assert store.write(keys, pages(keys)) == 1
+    assert store.stats().written_pages == 1
+    assert read(store, keys) == 0
+    assert store.write(keys, pages(keys)) == 1
+    assert read(store, keys) == 1
+
+
 def test_all_damaged_pages_of_a_chain_are_written_again_at_once(tmp_path: Path) -> None:
     """However many batches of reads lie between them."""
     memory = settings(tmp_path, memory_bytes=8 << 20)

@@ -1,5 +1,7 @@
 """The store in one process: what is written is read, what is used stays, what is wrong is refused with the fix."""
 
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from prefillshare.errors import StoreError
 from prefillshare.store import KvStore, chain_keys
+from prefillshare.store.workers import Workers
 from tests.store.stores import PAGE_BYTES, PAGE_TOKENS, chain, identity, pages, read, settings
 
 
@@ -149,3 +152,21 @@ def test_a_closed_store_has_nothing(tmp_path: Path) -> None:
     assert store.count_present(keys) == 0
     assert read(store, keys) == 0
     assert store.write(keys, pages(keys)) == 0
+
+
+def test_threads_end_their_part_before_a_failure_reaches_the_caller() -> None:
+    """They fill buffers that belong to somebody else as soon as the call has returned."""
+    workers, filled, has_failed = Workers(2), [False], threading.Event()
+
+    def fill(item: int) -> None:
+        if item == 1:
+            has_failed.set()
+            raise OSError("no")
+        assert has_failed.wait(30)
+        time.sleep(0.05)
+        filled[0] = True
+
+    with pytest.raises(OSError, match="no"):
+        workers.map(fill, [0, 1])
+    assert filled == [True]
+    workers.close()

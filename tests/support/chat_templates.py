@@ -3,7 +3,10 @@
 `THINKING` has the shape of Qwen3's: functions behind the system text, thinking from `reasoning_content` or out of the
 content, dropped before the last question, tool results inside of a user's turn. `FUNCTIONS_FIRST` has the shape of
 Llama 3.1's: a system turn always, functions in the first question, content trimmed, one call per turn, tool results
-in a role of their own. `FLAT` sees functions without their wrapper only, as Mistral's do.
+in a role of their own. `FLAT` sees functions without their wrapper only, as Mistral's do. `MERGING` has alternate roles
+only: what was said in one role in a row is one turn, results are the user's, and all system turns stand in front.
+`OTHER_HEADER` begins the answer otherwise than it stands in the history. `RECENT` forgets all but the system text and
+the last four turns.
 """
 
 THINKING = """
@@ -113,4 +116,41 @@ FLAT = """
     {{- '<|im_end|>\\n' -}}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
+"""
+
+MERGING = """
+{%- set system = namespace(text='') -%}
+{%- for message in messages if message.role == 'system' -%}
+    {%- set system.text = system.text + message.content + '\\n' -%}
+{%- endfor -%}
+{%- for tool in tools or [] -%}{%- set system.text = system.text + tool | tojson + '\\n' -%}{%- endfor -%}
+{{- '<|im_start|>system\\n' + system.text -}}
+{%- set before = namespace(role='system') -%}
+{%- for message in messages if message.role != 'system' -%}
+    {%- set role = 'user' if message.role == 'tool' else message.role -%}
+    {{- '\\n\\n' if role == before.role else '<|im_end|>\\n<|im_start|>' + role + '\\n' -}}
+    {{- message.content if message.content is string else '' -}}
+    {%- for call in message.tool_calls or [] -%}{{- call.function | tojson -}}{%- endfor -%}
+    {%- set before.role = role -%}
+{%- endfor -%}
+{{- '<|im_end|>\\n' -}}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
+"""
+
+_TURN = """
+    {{- '<|im_start|>' + message.role + '\\n' + (message.content if message.content is string else '') -}}
+    {%- for call in message.tool_calls or [] -%}{{- call.function | tojson -}}{%- endfor -%}
+    {{- '<|im_end|>\\n' -}}
+"""
+
+OTHER_HEADER = f"""
+{{%- for tool in tools or [] -%}}{{{{- tool | tojson -}}}}{{%- endfor -%}}
+{{%- for message in messages -%}}{_TURN}{{%- endfor -%}}
+{{%- if add_generation_prompt -%}}{{{{- '<|im_start|>assistant to all\\n' -}}}}{{%- endif -%}}
+"""
+
+RECENT = f"""
+{{%- for message in messages if message.role == 'system' -%}}{_TURN}{{%- endfor -%}}
+{{%- for message in (messages | rejectattr('role', 'equalto', 'system') | list)[-4:] -%}}{_TURN}{{%- endfor -%}}
+{{%- if add_generation_prompt -%}}{{{{- '<|im_start|>assistant\\n' -}}}}{{%- endif -%}}
 """

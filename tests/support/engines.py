@@ -116,9 +116,14 @@ def _answer(reply: Mapping[str, Any]) -> Answer:
 
 def with_prefill_key(file: Path, line: str, folder: Path) -> Path:
     """A deployment file of `models/` with one more line in its [prefill] table, written below `folder`."""
+    return with_key(file, "prefill", line, folder)
+
+
+def with_key(file: Path, table: str, line: str, folder: Path) -> Path:
+    """A deployment file of `models/` with one more line in a table of it, written below `folder`."""
     text = file.read_text(encoding="utf-8").replace('path = "tiny/', f'path = "{MODELS_DIR}/tiny/')
     changed = folder / file.name
-    changed.write_text(text.replace("[prefill]\n", f"[prefill]\n{line}\n"), encoding="utf-8")
+    changed.write_text(text.replace(f"[{table}]\n", f"[{table}]\n{line}\n"), encoding="utf-8")
     return changed
 
 

@@ -1,6 +1,7 @@
 """One import of SGLang for all engines of a test session, whichever deployment they serve."""
 
 import dataclasses
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,8 @@ TOLD_TO_EACH = ("PREFILLSHARE_", "SGLANG_DISAGG")
 """Variables of one engine, set when it is forked: nothing reads them while SGLang is imported."""
 
 _servers: dict[frozenset[tuple[str, str]], ForkServer] = {}
+_folders: list[Path] = []
+"""Where their logs are."""
 
 
 def fork_server(command: ProcessCommand, switches: Mapping[str, str] | None = None) -> ForkServer | None:
@@ -29,7 +32,8 @@ def fork_server(command: ProcessCommand, switches: Mapping[str, str] | None = No
     key = frozenset(environment.items())
     server = _servers.get(key)
     if server is None or not server.is_alive():
-        log = Path(tempfile.mkdtemp(prefix="prefillshare-forks-")) / "forks.log"
+        _folders.append(Path(tempfile.mkdtemp(prefix="prefillshare-forks-")))
+        log = _folders[-1] / "forks.log"
         server = start_fork_server(dataclasses.replace(command, environment=environment), log, START_TIMEOUT_S)
         if server is not None:
             _servers[key] = server
@@ -37,6 +41,8 @@ def fork_server(command: ProcessCommand, switches: Mapping[str, str] | None = No
 
 
 def close_fork_servers() -> None:
-    """End them all."""
+    """End them all, and remove their logs."""
     while _servers:
         _servers.popitem()[1].close()
+    while _folders:
+        shutil.rmtree(_folders.pop(), ignore_errors=True)

@@ -1,11 +1,13 @@
 """What a deployment tells of itself, read for tests: states compared, and Prometheus' text taken apart strictly."""
 
 import re
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -46,6 +48,25 @@ class Step:
     """Cached tokens that the module itself had prefilled."""
     cross: int
     """Cached tokens that others had prefilled."""
+
+
+STATE_WITHIN_S = 60.0
+
+
+def read_state(http: httpx.Client) -> dict[str, Any]:
+    """The state of a deployment to which every worker in service has just answered.
+
+    A router gives what a worker told last, or nothing yet, where the worker is too busy to answer in time.
+    """
+    deadline = time.monotonic() + STATE_WITHIN_S
+    while True:
+        reply = http.get("/deployment/state")
+        assert reply.status_code == 200, reply.text
+        found: dict[str, Any] = reply.json()
+        silent = [worker["id"] for worker in found["workers"] if worker["state"] == "up" and worker["running"] is None]
+        if not silent:
+            return found
+        assert time.monotonic() < deadline, f"{silent} told nothing for {STATE_WITHIN_S:.0f} s"
 
 
 def module_of(state: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -20,6 +20,7 @@ from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.plan.processes import PlannedWorker, plan_workers
 from prefillshare.serving.run.process import EngineProcess, start_engine
 from prefillshare.serving.run.readiness import wait_until_listening
+from prefillshare.serving.run.store_hold import StoreHold
 from tests.support.engines import MODELS_DIR, START_TIMEOUT_S, flush
 from tests.support.forks import fork_server
 
@@ -67,10 +68,14 @@ class Pair:
 
     def post(self, path: str, body: Mapping[str, Any]) -> tuple[httpx.Response, httpx.Response]:
         """Both legs of a call: the decode worker's reply and the prefill worker's."""
+        decode_reply, prefill_reply = self.submit(path, body)
+        return decode_reply.result(), prefill_reply.result()
+
+    def submit(self, path: str, body: Mapping[str, Any]) -> tuple[Future[httpx.Response], Future[httpx.Response]]:
+        """The same, not waited for."""
         first_leg, second_leg = self._bodies(path, body)
         prefill_reply = self._legs.submit(self.prefill.post, path, json=first_leg)
-        decode_reply = self.decode.post(path, json=second_leg)
-        return decode_reply, prefill_reply.result()
+        return self._legs.submit(self.decode.post, path, json=second_leg), prefill_reply
 
     def stream(self, path: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """The pieces of a streamed reply."""
@@ -203,6 +208,7 @@ def pd_workers(
         for planned in plan_workers(resolve(load_deployment(file)), options)
     ]
     with contextlib.ExitStack() as stack:
+        stack.callback(StoreHold(planned).end)  # last: a store that a worker still uses stays
         processes = {each.worker.name: _start(stack, each, file.parent) for each in planned}
         started = [(processes[each.worker.name], each.place.url) for each in planned]
         wait_until_listening(started, None, START_TIMEOUT_S, lambda stage: None)

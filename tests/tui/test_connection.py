@@ -64,7 +64,7 @@ def test_nobody_there_is_said(server: Server) -> None:
         fetch(server.deployment.url)
 
 
-@pytest.mark.parametrize("url", ["", "ftp://x", "http://", "::"])
+@pytest.mark.parametrize("url", ["", "ftp://x", "http://", "::", "http://a:70000", "http://[a", "http://a b"])
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(ForeignServerError, match="is not an address: use one such as"):
         StateClient(url)

@@ -13,7 +13,8 @@ from tests.support.state_document import mistakes_in
 
 NOT_SHOWN = {
     snapshot.Snapshot: {"schema", "refusals", "retries"},
-    snapshot.Worker: {"store"},
+    snapshot.Store: {"is_attached", "failures", "fetched_pages", "declined_loads", "evicted_pages", "num_pages"}
+    | {"host_capacity_tokens", "host_used_tokens", "codec", "codec_break_even_bytes_per_s", "medium_bytes_per_s"},
     snapshot.Module: {"retractions", "shared_prefix"},
     snapshot.Handoff: {"memory_bytes", "memory_calls"},
 }
@@ -26,6 +27,7 @@ PARTS = {
     snapshot.Handoff: document.HandoffState,
     snapshot.Eager: document.EagerState,
     snapshot.Push: document.PushState,
+    snapshot.Store: document.StoreState,
     snapshot.EagerJobs: document.EagerJobsState,
     snapshot.Session: document.SessionState,
     snapshot.Divergence: document.DivergenceState,

@@ -11,7 +11,7 @@ from benchmarks.tui.deployment import PaperDeployment
 from prefillshare_tui.errors import ForeignServerError
 from prefillshare_tui.overview import warning_of
 from prefillshare_tui.parse import parse
-from prefillshare_tui.snapshot import Eager, EagerJobs, Push, Snapshot
+from prefillshare_tui.snapshot import Eager, EagerJobs, Push, Snapshot, Store
 from prefillshare_tui.summary import summary_text
 from prefillshare_tui.view import view_since_start
 
@@ -36,8 +36,11 @@ def complete() -> dict[str, Any]:
 
 def test_every_field_arrives() -> None:
     state = complete()
-    state["workers"][0]["eager"] = {"tokens": 5, "hit_tokens": 4, "dropped": 1}
+    state["workers"][0]["eager"] = {"tokens": 5, "hit_tokens": 4, "dropped": 1, "waiting": 2}
     state["workers"][1]["push"] = {"pushed_tokens": 7, "push_hit_tokens": 6}
+    state["workers"][0]["store"] |= {"store_hit_tokens": 8, "used_disk_bytes": 3, "damaged_pages": 2}
+    state["workers"][2]["store"] = {"is_attached": False, "why_off": "no room: make some", "failures": 1}
+    state["workers"][3]["store"] = {"is_attached": False}
     state["eager_jobs"] = {"done": 9, "dropped": 1, "cancelled": 2, "failed": 3, "pushed": 8}
     snapshot = parsed(state)
     assert (snapshot.name, snapshot.topology, snapshot.prefill_module) == ("tiny-agents", "disaggregated", "tiny-base")
@@ -52,10 +55,16 @@ def test_every_field_arrives() -> None:
     assert worker.handoff is not None
     assert worker.kv.shared_tokens == state["workers"][0]["kv"]["shared_tokens"]
     assert worker.handoff.bytes == state["workers"][0]["handoff"]["bytes"]
-    assert worker.eager == Eager(tokens=5, hit_tokens=4, dropped=1)
+    assert worker.eager == Eager(tokens=5, hit_tokens=4, dropped=1, waiting=2)
     assert snapshot.workers[1].eager is None
     assert snapshot.workers[0].push is None
     assert snapshot.workers[1].push == Push(pushed_tokens=7, push_hit_tokens=6)
+    stores = [worker.store for worker in snapshot.workers]
+    assert stores[0] is not None
+    assert (stores[0].why_off, stores[0].store_hit_tokens) == (None, 8)
+    assert (stores[0].used_disk_bytes, stores[0].damaged_pages) == (3, 2)
+    assert stores[1] is None
+    assert stores[2:4] == [Store(why_off="no room: make some"), Store(why_off="the worker's log says why")]
     assert snapshot.eager_jobs == EagerJobs(done=9, dropped=1, cancelled=2, failed=3, pushed=8)
     parted = next(session for session in snapshot.sessions if session.divergence)
     assert parted.divergence is not None

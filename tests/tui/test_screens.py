@@ -14,7 +14,7 @@ from textual.pilot import Pilot
 
 from prefillshare_tui.app import Dashboard
 from prefillshare_tui.errors import FeedError, RefusedError
-from prefillshare_tui.snapshot import Snapshot
+from prefillshare_tui.snapshot import Snapshot, Store
 from tests.support.dashboard import FakeClock, dashboard, snapshots
 
 SIZES = ((80, 24), (120, 40), (200, 60))
@@ -77,6 +77,17 @@ def _pictured(snap_compare: Compare, states: Sequence[Snapshot], *keys: str, aft
         await pilot.pause()
 
     assert snap_compare(app, terminal_size=(80, 24), run_before=look)
+
+
+def test_a_store_that_is_off(snap_compare: Compare, states: Sequence[Snapshot]) -> None:
+    """In a small terminal as well: which worker, why, and what to do."""
+    reason = "/dev/shm/prefillshare-store-0/memory-a was removed or replaced while it was in use: it is opened again"
+
+    def without(state: Snapshot) -> Snapshot:
+        first, *others = state.workers
+        return replace(state, workers=(replace(first, store=Store(why_off=reason)), *others))
+
+    _pictured(snap_compare, [without(state) for state in states], "3")
 
 
 def test_light(snap_compare: Compare, states: Sequence[Snapshot]) -> None:

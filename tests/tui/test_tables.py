@@ -9,7 +9,7 @@ from prefillshare_tui import words
 from prefillshare_tui.history import SPANS_S, History
 from prefillshare_tui.overview import hits_lines, latency_lines, load_lines, memory_lines
 from prefillshare_tui.parts import as_text, memory_bar, split_bar
-from prefillshare_tui.snapshot import Divergence, Eager, EagerJobs, Kv, Push, Session, Snapshot, Worker
+from prefillshare_tui.snapshot import Divergence, Eager, EagerJobs, Kv, Push, Session, Snapshot, Store, Worker
 from prefillshare_tui.tables.base import arrange, fit
 from prefillshare_tui.tables.events import EVENTS
 from prefillshare_tui.tables.modules import MODULES
@@ -58,21 +58,46 @@ def test_every_cell_and_sentence_can_be_written(table, view: View) -> None:  # t
 
 
 def test_a_worker_says_what_it_computed_ahead_where_it_does() -> None:
-    eager = Eager(tokens=1200, hit_tokens=900, dropped=3)
+    eager = Eager(tokens=1200, hit_tokens=900, dropped=3, waiting=2)
     for worker, is_said in ((Worker(id="w", eager=eager), True), (Worker(id="w"), False)):
         view = view_of([Snapshot(time=NOW, workers=(worker,))])
         (row,) = WORKERS.rows(view)
         said = [as_text(text) for text in WORKERS.detail(row, view)]
-        ahead = "computed ahead of calls: 1,200 tokens, 900 of them hit since; 3 answers given up"
+        ahead = "computed ahead of calls: 1,200 tokens, 900 of them hit since; 2 answers wait, 3 were given up"
         assert (ahead in said) == is_said
 
 
+def test_the_store_of_a_worker_is_told_with_its_damage_or_why_it_is_off() -> None:
+    stores = (
+        Store(
+            store_hit_tokens=12_345, host_hit_tokens=67, used_bytes=3 << 20, used_disk_bytes=1 << 20, damaged_pages=0
+        ),
+        Store(store_hit_tokens=12_345, damaged_pages=2, refused_pages=1),
+        Store(why_off="/dev/shm is full: make room", store_hit_tokens=12_345),
+        None,
+    )
+    workers = tuple(Worker(id=str(number), store=store) for number, store in enumerate(stores))
+    view = view_of([Snapshot(time=NOW, workers=workers)])
+    rows, (column,) = WORKERS.rows(view), [column for column in WORKERS.columns if column.title == "Store"]
+    assert [as_text(column.cell(row)) for row in rows] == ["12.3k", "!12.3k", "OFF", words.UNKNOWN]
+    said = ["; ".join(as_text(text) for text in WORKERS.detail(row, view)) for row in rows]
+    assert (
+        "store: 12,345 tokens found, 67 in the host; holds 2 MiB in memory, 1 MiB on disk; 0 pages damaged" in said[0]
+    )
+    assert "2 pages damaged, 1 refused" in said[1]
+    assert "store OFF: /dev/shm is full: make room" in said[2]
+    assert "store" not in said[3]
+
+
 def test_pushes_are_told_of_a_decode_worker_and_jobs_of_the_router() -> None:
-    push, jobs = Push(pushed_tokens=5000, push_hit_tokens=4000), EagerJobs(done=9, dropped=1, cancelled=2, failed=0)
+    push, jobs = (
+        Push(pushed_tokens=5000, push_hit_tokens=4000, push_wasted_tokens=600, dropped_pushes=2),
+        EagerJobs(done=9, dropped=1, cancelled=2, failed=0),
+    )
     workers = (Worker(id="d", role="decode", push=push), Worker(id="r", role="router"), Worker(id="p", role="prefill"))
     view = view_of([Snapshot(time=NOW, workers=workers, eager_jobs=jobs)])
     said = {row.worker.id: [as_text(text) for text in WORKERS.detail(row, view)] for row in WORKERS.rows(view)}
-    pushed = "handed over ahead of calls: 5,000 tokens, 4,000 of them hit since"
+    pushed = "handed over ahead of calls: 5,000 tokens, 4,000 of them hit since, 600 in vain; 2 times calls came first"
     outcomes = (
         "answers to compute ahead: 9 done, - of them pushed to the module expected next; 1 gave way, 2 came too late, "
         "0 failed"

@@ -11,6 +11,7 @@ from prefillshare_tui.snapshot import Snapshot
 _DEFAULT_PORT = 30000
 DEFAULT_URL = f"http://127.0.0.1:{_DEFAULT_PORT}"
 STATE_PATH = "/deployment/state"
+_LAST_PORT = 65535
 _CONNECT_TIMEOUT_S = 3.0
 _KEEP_ALIVE_S = 2.0
 _MAX_REPLY_BYTES = 64 << 20
@@ -99,10 +100,17 @@ def clean_url(url: str) -> str:
     Raises: ForeignServerError when it is no address.
     """
     text = url.strip() if "://" in url else f"http://{url.strip()}"
-    try:
-        parsed = httpx.URL(text)
-    except httpx.InvalidURL:
-        parsed = httpx.URL("")
-    if parsed.scheme not in ("http", "https") or not parsed.host:
+    if not _is_server_address(text):
         raise ForeignServerError(f"url {url!r} is not an address: use one such as {DEFAULT_URL}")
     return text.rstrip("/").removesuffix("/v1")
+
+
+def _is_server_address(text: str) -> bool:
+    try:
+        address = httpx.URL(text)
+    except httpx.InvalidURL:
+        return False
+    # httpx escapes what no host may have.
+    has_host = bool(address.host) and "%" not in address.host
+    has_port = address.port is None or 1 <= address.port <= _LAST_PORT
+    return address.scheme in ("http", "https") and has_host and has_port

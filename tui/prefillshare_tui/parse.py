@@ -24,6 +24,7 @@ from prefillshare_tui.snapshot import (
     Push,
     Session,
     Snapshot,
+    Store,
     Worker,
 )
 
@@ -35,8 +36,12 @@ _MODULE = (
 _WORKER = "pid restarts running queued prompt_tokens cached_tokens generated_tokens retractions".split()
 _KV = "capacity_tokens shared_tokens private_tokens free_tokens evictable_tokens token_bytes".split()
 _HANDOFF = "tokens bytes seconds calls".split()
-_EAGER = "tokens hit_tokens dropped".split()
-_PUSH = "pushed_tokens push_hit_tokens".split()
+_EAGER = "tokens hit_tokens dropped waiting".split()
+_PUSH = "pushed_tokens push_hit_tokens push_wasted_tokens dropped_pushes".split()
+_STORE = (
+    "store_hit_tokens host_hit_tokens written_pages refused_pages damaged_pages capacity_bytes used_bytes "
+    "used_disk_bytes".split()
+)
 _EAGER_JOBS = "done dropped cancelled failed pushed".split()
 _SESSION = (
     "num_calls first_seen last_seen running context_tokens prompt_tokens own_hit_tokens cross_hit_tokens repins".split()
@@ -113,8 +118,18 @@ def _worker(entry: Json) -> Worker:
         handoff=Handoff(**_numbers(handoff, _HANDOFF)) if isinstance(handoff, dict) else None,
         eager=Eager(**_numbers(eager, _EAGER)) if isinstance(eager, dict) else None,
         push=Push(**_numbers(push, _PUSH)) if isinstance(push, dict) else None,
+        store=_store(entry.get("store")),
         **_numbers(entry, _WORKER),
     )
+
+
+def _store(entry: object) -> Store | None:
+    if not isinstance(entry, dict):
+        return None
+    why_off = None
+    if entry.get("is_attached") is not True:
+        why_off = _text(entry.get("why_off")) or "the worker's log says why"
+    return Store(why_off=why_off, **_numbers(entry, _STORE))
 
 
 def _session(entry: Json) -> Session:

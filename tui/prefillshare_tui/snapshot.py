@@ -103,6 +103,8 @@ class Eager:
     """Those that a call has hit since."""
     dropped: float | None = None
     """Answers given up."""
+    waiting: float | None = None
+    """Answers still to be computed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +115,34 @@ class Push:
     """Tokens handed over."""
     push_hit_tokens: float | None = None
     """Those that a call then need not be handed."""
+    push_wasted_tokens: float | None = None
+    """Those whose room others got before a call came."""
+    dropped_pushes: float | None = None
+    """Pushes that were ended for calls."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Store:
+    """A worker's use of the deployment's store, and what that holds for all of them."""
+
+    why_off: str | None = None
+    """Why the worker goes on without; None while it has the store."""
+    store_hit_tokens: float | None = None
+    """Prompt tokens whose KV came from there."""
+    host_hit_tokens: float | None = None
+    """Those whose KV came from the worker's own tier in the host's memory."""
+    written_pages: float | None = None
+    """Pages that the worker wrote."""
+    refused_pages: float | None = None
+    """Pages that could not be kept."""
+    damaged_pages: float | None = None
+    """Pages that were not whole; they were computed again."""
+    capacity_bytes: float | None = None
+    """Size of the store."""
+    used_bytes: float | None = None
+    """What of it holds pages."""
+    used_disk_bytes: float | None = None
+    """Of that, what lies on disk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +199,8 @@ class Worker:
     """None where nothing is computed ahead."""
     push: Push | None = None
     """Decode workers only."""
+    store: Store | None = None
+    """None for workers that use none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from prefillshare.bench.records import KvSample
 from prefillshare.bench.systems.base import Engine
@@ -18,6 +19,7 @@ from prefillshare.serving.options import auth_header
 SAMPLE_S = 0.25
 PREFILLED = "sglang:realtime_tokens_total"
 EAGER = "prefillshare_eager_tokens_total"
+EAGER_WAITING = "prefillshare_eager_waiting"
 _MEMORY_PARTS = ("weight_gb", "kv_cache_gb", "graph_gb")
 _SETTLE_S = 0.1
 _WAIT_S = 60.0
@@ -63,7 +65,7 @@ class Watcher:
         )
 
     async def wait_until_settled(self) -> Level:
-        """The level once all requests have ended and what the engines say does not change any more.
+        """The level once all requests have ended, what follows them is computed, and the engines' words stay the same.
 
         Raises: BenchError when that takes too long.
         """
@@ -71,7 +73,7 @@ class Watcher:
         for _ in range(int(_WAIT_S / _SETTLE_S)):
             await asyncio.sleep(_SETTLE_S)
             now = await self.read_level()
-            if now == before and now.num_requests == 0:
+            if now == before and now.num_requests == 0 and not await self._is_computing_ahead():
                 return now
             before = now
         raise BenchError(
@@ -113,13 +115,22 @@ class Watcher:
 
     async def _prefilled(self, engine: Engine) -> Prefilled:
         tokens, eager = 0.0, None
-        for family in text_string_to_metric_families(await self._get(engine, "/metrics")):
-            for sample in family.samples:
-                if sample.name == PREFILLED and sample.labels["mode"] == "prefill_compute":
-                    tokens += sample.value
-                elif sample.name == EAGER:
-                    eager = (eager or 0) + int(sample.value)
+        for sample in await self._metrics(engine, {PREFILLED, EAGER}):
+            if sample.name == EAGER:
+                eager = (eager or 0) + int(sample.value)
+            elif sample.labels["mode"] == "prefill_compute":
+                tokens += sample.value
         return Prefilled(tokens=int(tokens), eager_tokens=eager)
+
+    async def _is_computing_ahead(self) -> bool:
+        """Whether an engine has answers to compute ahead: what it counts of them is not all of it yet."""
+        prefilling = [engine for engine in self._engines if engine.prefills]
+        told = await asyncio.gather(*(self._metrics(engine, {EAGER_WAITING}) for engine in prefilling))
+        return any(sample.value for samples in told for sample in samples)
+
+    async def _metrics(self, engine: Engine, names: Collection[str]) -> list[Sample]:
+        families = text_string_to_metric_families(await self._get(engine, "/metrics"))
+        return [sample for family in families for sample in family.samples if sample.name in names]
 
     async def _loads(self, engine: Engine) -> list[dict[str, Any]]:
         loads: list[dict[str, Any]] = json.loads(await self._get(engine, "/v1/loads"))["loads"]

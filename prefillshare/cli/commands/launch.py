@@ -31,6 +31,7 @@ def launch(
     port: given.Port = 30000,
     api_key: given.ServerKey = None,
     admin_key: given.AdminKey = None,
+    admin_key_file: given.AdminKeyFile = None,
     dry_run: given.DryRun = False,
     assume_gpus: given.AssumedGpus = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON.")] = False,
@@ -78,7 +79,11 @@ def launch(
         warn(text)
     given.warn_if_open(host, port, api_key)
     options = LaunchOptions(
-        host=host, port=port, api_key=api_key or None, admin_key=admin_key or None, log_path=log_file
+        host=host,
+        port=port,
+        api_key=api_key or None,
+        admin_key=given.choose_admin_key(admin_key, admin_key_file),
+        log_path=log_file,
     )
     if (store := plan_store(deployment)) is not None:
         say(describe_store(store))

@@ -15,6 +15,16 @@ AdminKey = Annotated[
     str | None, typer.Option(help="Key with which workers join and leave.", envvar="PREFILLSHARE_ADMIN_KEY")
 ]
 
+Peers = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Addresses of all routers of the deployment, with commas between them; the same for each router.",
+    ),
+]
+Address = Annotated[
+    str | None, typer.Option(help="With --peers: this router's address among them; else http://HOST:PORT.")
+]
+
 
 def router(
     file: File,
@@ -22,6 +32,9 @@ def router(
     port: given.Port = 30000,
     api_key: given.ServerKey = None,
     admin_key: AdminKey = None,
+    admin_key_file: given.AdminKeyFile = None,
+    peers: Peers = None,
+    address: Address = None,
     log_file: given.LogFile = None,
 ) -> None:
     """Serve the router of a deployment until Ctrl-C; its workers join with `prefillshare worker`."""
@@ -30,12 +43,17 @@ def router(
     from prefillshare.extras import require
     from prefillshare.modules.deployment import resolve
     from prefillshare.serving.join.router import launch_router
+    from prefillshare.serving.join.worker import check_router
     from prefillshare.serving.machine.logs import check_log_file
     from prefillshare.serving.options import LaunchOptions
     from prefillshare.serving.stopping import StopRequested, serve_until_stopped, stop_signals
 
+    admin_key = given.choose_admin_key(admin_key, admin_key_file)
     if not admin_key:
-        raise ConfigError("workers join with an admin key: choose one and set PREFILLSHARE_ADMIN_KEY here and there")
+        raise ConfigError(
+            "workers join with an admin key: choose one, and set PREFILLSHARE_ADMIN_KEY here and there, or name its "
+            "file with --admin-key-file"
+        )
     require("engine")
     if log_file is not None:
         check_log_file(log_file)
@@ -44,7 +62,15 @@ def router(
         raise ConfigError(f'{config.name} has topology = "{config.topology}", which has no router: use `launch`')
     deployment = resolve(config)
     given.warn_if_open(host, port, api_key)
-    options = LaunchOptions(host=host, port=port, api_key=api_key or None, admin_key=admin_key, log_path=log_file)
+    options = LaunchOptions(
+        host=host,
+        port=port,
+        api_key=api_key or None,
+        admin_key=admin_key,
+        address=None if address is None else check_router(address, "--address"),
+        peers=_read_peers(peers or [], host, address),
+        log_path=log_file,
+    )
     with stop_signals():
         try:
             running = launch_router(deployment, options, say)
@@ -53,3 +79,17 @@ def router(
             return
         serve_until_stopped(running, DRAIN_S, say, lambda: put(f"OpenAI endpoint: {running.url}/v1"))
     say("stopped")
+
+
+def _read_peers(given: list[str], host: str, address: str | None) -> tuple[str, ...]:
+    """Return the addresses that --peers names.
+
+    Raises: ConfigError, also when nobody could tell which of them is this router.
+    """
+    from prefillshare.errors import ConfigError
+    from prefillshare.serving.join.worker import check_router
+
+    addresses = [check_router(url.strip(), "--peers") for urls in given for url in urls.split(",") if url.strip()]
+    if addresses and address is None and host in ("0.0.0.0", "::"):
+        raise ConfigError(f"{host} is no address at which other routers reach this one: add --address http://...")
+    return tuple(dict.fromkeys(addresses))

@@ -15,7 +15,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_Disk = Annotated[Path | None, typer.Option(help="Also the disk tier in this folder (`directory` of [store]).")]
+_Disk = Annotated[Path | None, typer.Option(help="Also the disk tier in this folder (`path` of [store]).")]
 _Memory = Annotated[Path, typer.Option(help="File system in memory that holds the stores.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 _SHARED_MEMORY = Path("/dev/shm")

@@ -34,6 +34,7 @@ def worker(
     host: Host = "127.0.0.1",
     port: Port = None,
     admin_key: AdminKey = None,
+    admin_key_file: given.AdminKeyFile = None,
     log_file: given.LogFile = None,
 ) -> None:
     """Serve one worker of a deployment on this machine until Ctrl-C, and make it known to routers elsewhere."""
@@ -47,8 +48,11 @@ def worker(
     from prefillshare.serving.machine.ports import check_address, free_port
     from prefillshare.serving.options import LaunchOptions
 
+    admin_key = given.choose_admin_key(admin_key, admin_key_file)
     if not admin_key:
-        raise ConfigError("workers join with the routers' admin key: set PREFILLSHARE_ADMIN_KEY")
+        raise ConfigError(
+            "workers join with the routers' admin key: set PREFILLSHARE_ADMIN_KEY, or name a file with --admin-key-file"
+        )
     routers = tuple(dict.fromkeys(check_router(url) for url in join))
     if log_file is not None:
         check_log_file(log_file)

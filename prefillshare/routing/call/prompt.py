@@ -15,6 +15,8 @@ from prefillshare.routing.call.call import Body
 
 _FIELD = b"\x1f"
 _MESSAGE = b"\x1e"
+_FIRST_USER = _MESSAGE + b"user" + _FIELD
+_BEGINNING_BYTES = 512
 _CHAT_SETTINGS = ("tools", "tool_choice", "chat_template_kwargs", "reasoning_effort")
 MAX_INDEXED_PROMPTS = 32
 """Prompts of a batch that count for the choice of workers; more would make a batch of thousands slow to route."""
@@ -37,6 +39,18 @@ def text_prompts(body: Body, prompt: Any) -> tuple[bytes, ...]:
         return (head + _token_ids(prompt),)
     indexed = prompt[:MAX_INDEXED_PROMPTS]
     return tuple(head + (_text(item) if isinstance(item, str) else _token_ids(item)) for item in indexed)
+
+
+def find_beginning(prompt: bytes) -> bytes:
+    """Return so much of a canonical prompt as all turns of its session have in common, and few other sessions have.
+
+    Of a chat that is everything up to its first user message: what comes before is often the same for all users.
+    """
+    user = prompt.find(_FIRST_USER)
+    if user < 0:
+        return prompt[:_BEGINNING_BYTES]
+    end = prompt.find(_MESSAGE, user + len(_FIRST_USER))
+    return prompt if end < 0 else prompt[:end]
 
 
 def _namespace(body: Body) -> bytes:

@@ -37,21 +37,21 @@ async def relay(
     request = underway.request
     response = web.StreamResponse(headers=headers | {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
     await response.prepare(request)  # the status is out: from here on a failure can only be told within the stream
-    writer = _Writer(response)
+    writer = Writer(response)
     try:
         await _pass_on(writer, decode, answer, settings.idle_timeout_s, underway.deadline)
     except LegFailedError as error:
-        await _end_with_error(request, writer, WorkerFailedError(f"the answer broke off: {error}"))
+        await end_with_error(request, writer, WorkerFailedError(f"the answer broke off: {error}"))
         raise StreamBrokenError(response, error) from error
     except TimeoutError:
         what = f"sent nothing for {settings.idle_timeout_s:g} s, or the call took too long"
         cause = LegFailedError(decode, what)
-        await _end_with_error(request, writer, CallTimeoutError(f"the answer stopped: {cause}"))
+        await end_with_error(request, writer, CallTimeoutError(f"the answer stopped: {cause}"))
         raise StreamBrokenError(response, cause) from cause
     return response
 
 
-class _Writer:
+class Writer:
     """A stream towards the client that knows whether it is between two events."""
 
     __slots__ = ("last", "response")
@@ -65,7 +65,7 @@ class _Writer:
         self.last = piece
 
 
-async def _pass_on(writer: _Writer, decode: Worker, answer: Answer, idle_s: float, deadline: float) -> None:
+async def _pass_on(writer: Writer, decode: Worker, answer: Answer, idle_s: float, deadline: float) -> None:
     assert answer.rest is not None
     loop = asyncio.get_running_loop()
     piece = answer.content
@@ -90,7 +90,7 @@ async def _read_piece(worker: Worker, rest: aiohttp.ClientResponse) -> bytes:
     return piece
 
 
-async def _end_with_error(request: web.Request, writer: _Writer, error: RoutingError) -> None:
+async def end_with_error(request: web.Request, writer: Writer, error: RoutingError) -> None:
     """End a stream with an error event; in the middle of an event, cut the connection, so that nobody reads on."""
     if writer.last.endswith(b"\n\n"):
         await writer.write(b"data: " + orjson.dumps(error_body(error)) + b"\n\n")

@@ -15,7 +15,7 @@ def make_candidate(worker: Worker, matched: Matched) -> Candidate:
     speed = worker.speed
     return Candidate(
         id=worker.id,
-        num_running=worker.num_running,
+        num_running=worker.load,
         matched_bytes=matched.length_of(worker.id),
         loadable_bytes=matched.length_of(STORE) if worker.spec.has_store else 0,
         wait_s=speed.wait_s,

@@ -86,7 +86,8 @@ class Chooser:
     def learn_ahead(self, demand: Demand, worker: Worker, num_tokens: int) -> None:
         """Note that the prefill worker `worker` holds so many tokens beyond the prompt of `demand`."""
         num_bytes = round(num_tokens * self.bytes_per_token)
-        self._ahead.note(demand.session, worker.id, prompt_bytes=demand.prompt_bytes, ahead_bytes=num_bytes)
+        prompt_bytes = sum(self.index.covered(len(prompt)) for prompt in demand.prompts)
+        self._ahead.note(demand.session, worker.id, prompt_bytes=prompt_bytes, ahead_bytes=num_bytes)
 
     def expect_replica(self, demand: Demand, module: str) -> Worker | None:
         """Return the replica of `module` that the call after `demand` will be given to; None when none has room."""

@@ -6,11 +6,12 @@ holders that it shares with its neighbours, and the links of the list in itself.
 
 from collections.abc import Iterator
 
+from prefillshare.routing.choice.blocks import DIGEST_BYTES
 from prefillshare.routing.choice.holders import NOBODY, Holders, copied
 
 
 class Node:
-    """The bytes between a parent and this node, and who holds the prompt up to its end."""
+    """The digests between a parent and this node, and who holds the prompt up to its end."""
 
     __slots__ = ("below", "edge", "holders", "newer", "older", "parent", "used")
 
@@ -18,8 +19,8 @@ class Node:
         self.edge = edge
         self.parent = parent
         self.holders: Holders = NOBODY
-        self.below: Node | dict[int, Node] | None = None
-        """Its only child, or children by the first byte of their edges."""
+        self.below: Node | dict[bytes, Node] | None = None
+        """Its only child, or children by the first digest of their edges."""
         self.used = 0
         """When it was used, as `Recency` counts; the older the less."""
         self.older: Node = self
@@ -30,22 +31,22 @@ class Node:
         """Whether it has no children."""
         return self.below is None
 
-    def child(self, byte: int) -> "Node | None":
-        """Return the child whose edge begins with `byte`."""
+    def child(self, digest: bytes) -> "Node | None":
+        """Return the child whose edge begins with `digest`."""
         below = self.below
         if isinstance(below, dict):
-            return below.get(byte)
-        return below if below is not None and below.edge[0] == byte else None
+            return below.get(digest)
+        return below if below is not None and below.edge.startswith(digest) else None
 
     def put_child(self, child: "Node") -> None:
         """Add `child`, or let it stand in place of the one whose edge begins alike."""
-        byte, below = child.edge[0], self.below
+        digest, below = child.edge[:DIGEST_BYTES], self.below
         if isinstance(below, dict):
-            below[byte] = child
-        elif below is None or below.edge[0] == byte:
+            below[digest] = child
+        elif below is None or below.edge.startswith(digest):
             self.below = child
         else:
-            self.below = {below.edge[0]: below, byte: child}
+            self.below = {below.edge[:DIGEST_BYTES]: below, digest: child}
 
     def drop_child(self, child: "Node") -> None:
         """Remove `child`."""
@@ -53,7 +54,7 @@ class Node:
         if not isinstance(below, dict):
             self.below = None
             return
-        del below[child.edge[0]]
+        del below[child.edge[:DIGEST_BYTES]]
         if len(below) == 1:
             self.below = next(iter(below.values()))
 

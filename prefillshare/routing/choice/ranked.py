@@ -34,7 +34,7 @@ class Ranked:
         self._ready = group.find_ready()
         self._group = group
         self._matched = matched
-        self._loadable_bytes = matched.length_of(STORE)
+        self._bound = Candidate(id="", loadable_bytes=matched.length_of(STORE))
 
     def __len__(self) -> int:
         return len(self._ready)
@@ -60,7 +60,7 @@ class Ranked:
     def idlest_at_turn(self, turn: int) -> Candidate:
         """Return, of those with the fewest calls, the one whose turn it is."""
         by_calls = self._group.by_calls
-        num_idle = by_calls.find((by_calls.entries[0][0][0] + 1,))
+        num_idle = by_calls.find((by_calls.entries[0][0] + 1,))
         return self._see(by_calls.entries[turn % num_idle][-1])
 
     def longest(self) -> Candidate | None:
@@ -71,22 +71,26 @@ class Ranked:
     def lightest(self, slack: int) -> Worker:
         """Return the holder of the longest prefix among those with at most `slack` calls more than the fewest."""
         by_calls = self._group.by_calls
-        (fewest,), _, idlest = by_calls.entries[0]
+        fewest, _, idlest = by_calls.entries[0]
         return self._first_holder(by_calls, (fewest + slack + 1,)) or idlest
 
     def cheapest(self, cost_s: Cost, is_worth: Callable[[float], bool]) -> Candidate | None:
         """Return who costs least; None, or any, where `is_worth` no cost there is."""
         search = _Search(cost_s, is_worth)
-        waiting, fast = self._group.by_wait.entries[0][-1], self._group.by_speed.entries[0][-1]
+        waiting, fast = self._group.by_wait.entries[0], self._group.by_speed.entries[0]
         # From level to level less of the prompt is held: once even the best of all workers would be too dear there, no
         # further level has a cheaper one.
-        for length, holders in (*self._matched.levels, (0, None)):
-            if search.is_over(self._at_best(waiting, fast, length)):
-                break
-            if holders is not None and len(holders) <= _MAX_FEW:
+        levels = self._matched.levels
+        if search.is_over(self._at_best(waiting, fast, levels[0][0] if levels else 0)):
+            return None
+        for length, holders in levels:
+            if len(holders) <= _MAX_FEW:
                 self._meet_few(search, holders)
+            elif search.is_over(self._at_best(waiting, fast, length)):
+                return search.best
             else:
                 self._meet_many(search, length, holders)
+        self._meet_many(search, 0, None)
         return search.best
 
     def _meet_few(self, search: "_Search", holders: Collection[str]) -> None:
@@ -106,28 +110,30 @@ class Ranked:
             if wait_at == len(by_wait) or speed_at == len(by_speed.entries):
                 return
             waiting, fast = by_wait[wait_at], by_speed.entries[speed_at]
-            if search.is_over(self._at_best(waiting[-1], fast[-1], length)):
+            if search.is_over(self._at_best(waiting, fast, length)):
                 return
             self._meet(search, waiting)
             wait_at += 1
             # Of those that are as fast and wait as long, the first has the fewest calls. If it holds no more than the
             # others do, it stands for all.
-            stands_for_all = self._meet(search, fast) == search.cost_s(self._at_best(fast[-1], fast[-1], length))
-            speed_at = by_speed.find((*fast[0][:2], float("inf"))) if stands_for_all else speed_at + 1
+            met = self._meet(search, fast)
+            stands_for_all = met.matched_bytes <= length and met.loadable_bytes == self._bound.loadable_bytes
+            speed_at = by_speed.find((*fast[:2], float("inf"))) if stands_for_all else speed_at + 1
 
-    def _meet(self, search: "_Search", entry: Entry) -> float:
-        _, number, worker = entry
-        return search.meet(self._see(worker), number)
+    def _meet(self, search: "_Search", entry: Entry) -> Candidate:
+        number, worker = entry[-2:]
+        candidate = self._see(worker)
+        search.meet(candidate, number)
+        return candidate
 
-    def _at_best(self, waiting: Worker, fast: Worker, matched_bytes: int) -> Candidate:
-        """Return what waits as long as `waiting`, is as fast as `fast`, and holds or can load all that there is."""
-        return Candidate(
-            id="",
-            matched_bytes=matched_bytes,
-            loadable_bytes=self._loadable_bytes,
-            wait_s=waiting.speed.wait_s,
-            tokens_per_s=fast.speed.tokens_per_s,
-        )
+    def _at_best(self, waiting: Entry, fast: Entry, matched_bytes: int) -> Candidate:
+        """Return what waits as long as `waiting`, is as fast as `fast`, and holds or can load all that there is.
+
+        By the keys of `Group.by_wait` and `Group.by_speed`. Good until the next one is asked for.
+        """
+        bound = self._bound
+        bound.matched_bytes, bound.wait_s, bound.tokens_per_s = matched_bytes, waiting[0], -fast[0]
+        return bound
 
     def _first_holder(self, ranking: Ranking, end: Key) -> Worker | None:
         """Return the holder of the longest prefix that comes before `end` in `ranking`, and of equals the first."""
@@ -157,25 +163,24 @@ class _Search:
         bound_s = self.cost_s(bound)
         return not self._is_worth(bound_s) or bound_s > self._rank[0]
 
-    def meet(self, candidate: Candidate, number: int) -> float:
-        """Take `candidate`, the `number`-th that joined, if it is the best so far; return what it costs."""
+    def meet(self, candidate: Candidate, number: int) -> None:
+        """Take `candidate`, the `number`-th that joined, if it is the best so far."""
         cost_s = self.cost_s(candidate)
         rank = (cost_s, candidate.num_running, number)
         if rank < self._rank:
             self._rank, self.best = rank, candidate
-        return cost_s
 
 
 def _first_of(holders: Collection[str], ranking: Ranking, end: Key) -> Worker | None:
     if len(holders) <= _MAX_FEW:
         entries = [entry for holder in holders if (entry := ranking.entry_of(holder))]
         first = min(entries, default=None)
-        return first[-1] if first is not None and first[0] < end else None
-    for key, _, worker in ranking.entries:
-        if key >= end:
+        return first[-1] if first is not None and first < end else None
+    for entry in ranking.entries:
+        if entry >= end:
             return None
-        if worker.id in holders:
-            return worker
+        if entry[-1].id in holders:
+            return entry[-1]
     return None
 
 

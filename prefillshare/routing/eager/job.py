@@ -94,19 +94,23 @@ class Job:
         return is_done
 
     async def _send(self, *legs: Leg) -> bool:
-        """Send the legs at once, and wait until all are answered; return whether no worker gave it up.
+        """Send the legs at once, and wait until all are answered or one is given up; return whether none was.
 
-        Raises: LegFailedError, ShortageError; what is still open is aborted then, and when the job is given up.
+        Effects: what is still open at the end is aborted, for the other worker of a pair would wait.
+        Raises: LegFailedError, ShortageError.
         """
-        tasks = [asyncio.create_task(self._send_one(leg)) for leg in legs]
+        tasks = {asyncio.create_task(self._send_one(leg)): leg for leg in legs}
         try:
-            return all(await asyncio.gather(*tasks))
-        except BaseException:
-            for task, leg in zip(tasks, legs, strict=True):
-                # A job that is given up finds its requests cancelled already.
-                if task.cancelled() or task.cancel():
+            for answered in asyncio.as_completed(tasks):
+                if not await answered:
+                    return False
+            return True
+        finally:
+            for task, leg in tasks.items():
+                if task.cancel():
                     self._parts.client.abort(leg)
-            raise
+                elif not task.cancelled():
+                    task.exception()  # of two that fail, the first is told
 
     async def _send_one(self, leg: Leg) -> bool:
         answer = await self._parts.client.send(leg, {}, is_stream=False)
@@ -121,7 +125,7 @@ class Job:
     def _has_time(self) -> bool:
         """Whether the prefill worker can do more than its calls, and the router has room for more connections."""
         worker, parts = self._ended.prefill, self._parts
-        has_waiting = parts.admission.num_queued() > 0 or worker.num_running > MAX_CALLS_AHEAD
+        has_waiting = parts.admission.num_queued() > 0 or worker.load > MAX_CALLS_AHEAD
         return self._is_present(worker) and not has_waiting and not parts.descriptors.is_short
 
 

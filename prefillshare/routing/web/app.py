@@ -10,10 +10,11 @@ from prefillshare.observe.document import STATE_PATH
 from prefillshare.routing.errors import BadCallError, NotFoundError, RoutingError, ShortageError
 from prefillshare.routing.gateway import Gateway
 from prefillshare.routing.headers import read_header
+from prefillshare.routing.peers.exchange import PEER_PATH
 from prefillshare.routing.settings import RouterSettings
 from prefillshare.routing.web.auth import check_key
 from prefillshare.routing.web.connections import Connection
-from prefillshare.routing.web.handlers import models, monitoring, service, workers
+from prefillshare.routing.web.handlers import models, monitoring, peers, service, workers
 from prefillshare.routing.web.handlers.calls import call_handler
 from prefillshare.routing.web.keys import GATEWAY
 from prefillshare.routing.web.replies import error_reply
@@ -40,6 +41,8 @@ _ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/flush_cache", service.flush_cache),
     ("POST", "/flush_cache", service.flush_cache),
     ("GET", "/router/state", service.show_router_state),
+    ("GET", PEER_PATH, peers.show_report),
+    ("PUT", PEER_PATH, peers.note_flushed),
     ("GET", STATE_PATH, monitoring.show_state),
     ("GET", "/metrics", monitoring.show_metrics),
     ("GET", "/workers", workers.list_workers),
@@ -82,7 +85,8 @@ def _run_gateway(settings: RouterSettings) -> Callable[[web.Application], AsyncI
 @web.middleware
 async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
-        check_key(request, request.app[GATEWAY].parts.settings)
+        gateway = request.app[GATEWAY]
+        check_key(request, gateway.parts.settings, gateway.peers.hops if gateway.peers else None)
         return await handler(request)
     except RoutingError as error:
         if error.status >= 500 and not isinstance(error, ShortageError):

@@ -5,16 +5,18 @@ import hmac
 from aiohttp import web
 
 from prefillshare.routing.errors import ForbiddenError, UnauthorizedError
+from prefillshare.routing.peers.hop import Hops
 from prefillshare.routing.settings import RouterSettings
 
 _OPEN_PATHS = frozenset({"/health"})
 _CHANGES_PATH = "/workers"
 
 
-def check_key(request: web.Request, settings: RouterSettings) -> None:
+def check_key(request: web.Request, settings: RouterSettings, hops: Hops | None) -> None:
     """Let the request pass, or raise.
 
-    Raises: UnauthorizedError for a missing or wrong key, ForbiddenError when nobody may change workers.
+    Raises: UnauthorizedError for a missing or wrong key, ForbiddenError when nobody may change workers or a router's
+    mark is wrong.
     """
     if request.path in _OPEN_PATHS:
         return
@@ -24,6 +26,9 @@ def check_key(request: web.Request, settings: RouterSettings) -> None:
     wanted = settings.admin_key if is_change else settings.api_key
     # Who may change workers may call, too; the other way round not.
     if wanted is None or _matches_any(_read_key(request), wanted, settings.admin_key):
+        return
+    # What another router passes on was let in there, by the same key.
+    if hops is not None and not is_change and hops.is_hop(request.headers):
         return
     what = "the admin key" if is_change else "an API key"
     raise UnauthorizedError(f"this needs {what}: send it as Authorization: Bearer KEY")

@@ -13,6 +13,7 @@ from prefillshare.config.router import Router
 from prefillshare.routing.descriptors import Descriptors, is_own_shortage
 from prefillshare.routing.workers.answer import Answer, read_answer
 from prefillshare.routing.workers.leg import Leg, LegFailedError
+from prefillshare.routing.workers.sockets import open_socket
 from prefillshare.routing.workers.worker import Worker
 from prefillshare.wire.errors import error_text
 
@@ -39,14 +40,7 @@ class WorkerClient:
         self._headers = {"Content-Type": "application/json"}
         if api_key is not None:
             self._headers["Authorization"] = f"Bearer {api_key}"
-        self._http = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_timeout_s),
-            auto_decompress=False,
-            skip_auto_headers=("User-Agent", "Accept-Encoding"),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            read_bufsize=2**20,
-        )
+        self._http = make_session(settings)
         # The loop keeps only weak references to tasks: without these, an abort could vanish half-sent.
         self._background: set[asyncio.Task[None]] = set()
 
@@ -66,7 +60,7 @@ class WorkerClient:
         try:
             reply = await self._http.post(
                 worker.base_url + leg.path,
-                data=_payload(leg.body),
+                data=as_payload(leg.body),
                 headers={**self._headers, **worker.headers, **leg.headers, **headers},
             )
             answer = await read_answer(reply, is_stream=is_stream)
@@ -147,6 +141,19 @@ class WorkerClient:
             raise self._descriptors.cannot_connect(worker.id, error) from None
 
 
-def _payload(body: bytes) -> bytes | io.BytesIO:
+def make_session(settings: Router) -> aiohttp.ClientSession:
+    """Return an HTTP client towards servers of the deployment; whoever has it closes it."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S, socket_factory=open_socket),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_timeout_s),
+        auto_decompress=False,
+        skip_auto_headers=("User-Agent", "Accept-Encoding"),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        read_bufsize=2**20,
+    )
+
+
+def as_payload(body: bytes) -> bytes | io.BytesIO:
+    """Return `body` as it is sent."""
     # A file is written piece by piece, so that other calls are served in between.
     return io.BytesIO(body) if len(body) > _LARGE_BODY_BYTES else body

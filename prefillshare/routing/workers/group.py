@@ -24,15 +24,15 @@ class Group:
         self._ready: dict[str, Worker] = {}
         self.by_turn = Ranking(lambda worker: ())
         """Those that can take a call, in the order in which they joined."""
-        self.by_calls = Ranking(lambda worker: (worker.num_running,))
+        self.by_calls = Ranking(lambda worker: (worker.load,))
         """By the calls that they have."""
-        self.by_wait = Ranking(lambda worker: (worker.speed.wait_s, worker.num_running))
+        self.by_wait = Ranking(lambda worker: (worker.speed.wait_s, worker.load))
         """By how long their work takes, then by calls."""
         self.by_speed = Ranking(
-            lambda worker: (-worker.speed.tokens_per_s, worker.speed.wait_s, worker.num_running),
+            lambda worker: (-worker.speed.tokens_per_s, worker.speed.wait_s, worker.load),
         )
         """The fastest first, then as in `by_wait`."""
-        speed = (self.by_turn, self.by_wait, self.by_speed) if ranks_speed else ()
+        speed = (self.by_wait, self.by_speed) if ranks_speed else ()
         self._rankings = (self.by_calls, *speed)
 
     def __iter__(self) -> Iterator[Worker]:
@@ -95,11 +95,14 @@ class Group:
         if not worker.has_room:
             self._take_out(worker)
             return
-        self._ready[worker.id] = worker
+        number = self._numbers[worker.id]
+        if worker.id not in self._ready:
+            self._ready[worker.id] = worker
+            self.by_turn.put(worker, number)
         for ranking in self._rankings:
-            ranking.put(worker, self._numbers[worker.id])
+            ranking.put(worker, number)
 
     def _take_out(self, worker: Worker) -> None:
         if self._ready.pop(worker.id, None) is not None:
-            for ranking in self._rankings:
+            for ranking in (self.by_turn, *self._rankings):
                 ranking.remove(worker)

@@ -21,6 +21,7 @@ import msgspec
 import zmq
 import zmq.asyncio
 
+from prefillshare.peer_keys import PeerKeys, secure_client
 from prefillshare.routing.workers.worker import Worker
 
 HOST_MEDIUM = "CPU_PINNED"
@@ -84,8 +85,10 @@ class Evictions:
 class KvEvents:
     """Listens to every worker that publishes events; each has one task and one socket, which `unwatch` ends."""
 
-    def __init__(self, on_evicted: Callable[[Worker, Evictions], None]) -> None:
+    def __init__(self, on_evicted: Callable[[Worker, Evictions], None], keys: PeerKeys | None = None) -> None:
+        """`keys` are those of workers that publish over a network; None where such workers cannot be."""
         self._on_evicted = on_evicted
+        self._keys = keys
         self._context = zmq.asyncio.Context()
         self._listeners: dict[str, asyncio.Task[None]] = {}
 
@@ -109,6 +112,9 @@ class KvEvents:
         found = Evictions()
         with self._context.socket(zmq.SUB) as socket:
             socket.subscribe(b"")
+            # On this machine, the folder of the socket is private.
+            if self._keys and not address.startswith("ipc://"):
+                secure_client(socket, self._keys)
             socket.connect(address)
             while True:
                 _count(worker, found, await socket.recv_multipart())

@@ -1,7 +1,7 @@
 """The workers that are there, in the order in which they joined."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from prefillshare.routing.workers.group import Group
 from prefillshare.routing.workers.worker import Worker
@@ -12,7 +12,9 @@ _NOBODY = Group(ranks_speed=False)
 class WorkerPool:
     """The workers by id, in the order in which they joined, and in groups of those that can stand for each other."""
 
-    def __init__(self) -> None:
+    def __init__(self, modules: Iterable[str] = ()) -> None:
+        """`modules` are those of the deployment file, which are there although no worker of theirs has come yet."""
+        self._declared = tuple(modules)
         self._workers: dict[str, Worker] = {}
         self._numbers = itertools.count()
         self._modules: dict[str, Group] = {}
@@ -66,9 +68,10 @@ class WorkerPool:
         return next((warning for warning in warnings if warning is not None), None)
 
     def modules(self) -> list[str]:
-        """Return the decode modules that some worker holds, each once."""
+        """Return the decode modules of the deployment file, then the others that some worker holds, each once."""
         if self._names is None:
-            self._names = list(dict.fromkeys(worker.spec.module for worker in self if worker.spec.module is not None))
+            held = (worker.spec.module for worker in self if worker.spec.module is not None)
+            self._names = list(dict.fromkeys((*self._declared, *held)))
         return list(self._names)
 
     def _group_of(self, worker: Worker) -> Group:

@@ -49,13 +49,14 @@ class WorkerSpec:
             raise ConfigError(
                 f"kv_events {self.kv_events!r} is not a ZeroMQ address: use one such as tcp://127.0.0.1:5557"
             )
-        if not _is_server_address(self.url):
+        if not is_server_address(self.url):
             raise ConfigError(
                 f"url {self.url!r} is not the address of a server: use one such as http://127.0.0.1:41234"
             )
 
 
-def _is_server_address(text: str) -> bool:
+def is_server_address(text: str) -> bool:
+    """Whether `text` is the address of an HTTP server and nothing more."""
     try:
         url = URL(text)
         return url.scheme in ("http", "https") and bool(url.host) and url.path in ("", "/") and not url.query_string

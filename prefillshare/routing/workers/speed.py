@@ -27,6 +27,8 @@ class PrefillSpeed:
         self._on_changed = on_changed
         self._last_progress = 0.0
         self.pending_tokens = 0.0
+        self.tokens_elsewhere = 0.0
+        """What it has to compute for calls of other routers."""
 
     @property
     def tokens_per_s(self) -> float:
@@ -36,7 +38,7 @@ class PrefillSpeed:
     @property
     def wait_s(self) -> float:
         """Estimated time until the work given so far is done."""
-        return self.pending_tokens / self.tokens_per_s
+        return (self.pending_tokens + self.tokens_elsewhere) / self.tokens_per_s
 
     def begin(self, expected_tokens: float) -> float:
         """Count a call with so many tokens to compute as sent; return when, for `finish`."""

@@ -57,6 +57,7 @@ class Worker:
         self.on_changed: Callable[[Worker], None] | None = None
         """Hears, if it is set, that this worker may be more or less fit for a call than it was."""
         self._num_running = 0
+        self._num_elsewhere = 0
         self.num_calls = 0
         self.num_failed = 0
         self.num_ups = 0
@@ -73,12 +74,23 @@ class Worker:
 
     @property
     def num_running(self) -> int:
-        """Calls that it has."""
+        """Calls that it has of this router's."""
         return self._num_running
 
     @num_running.setter
     def num_running(self, number: int) -> None:
         self._num_running = number
+        self._tell_change()
+
+    @property
+    def load(self) -> int:
+        """Calls that it has, those of other routers included."""
+        return self._num_running + self._num_elsewhere
+
+    def note_elsewhere(self, num_calls: int, pending_tokens: float) -> None:
+        """Hear how many calls other routers have there, and how many tokens it has to compute for these."""
+        self._num_elsewhere = num_calls
+        self.speed.tokens_elsewhere = pending_tokens
         self._tell_change()
 
     @property
@@ -94,7 +106,7 @@ class Worker:
     @property
     def has_room(self) -> bool:
         """Whether it may take one more call."""
-        return self.num_running < self.max_running
+        return self.load < self.max_running
 
     def reserve(self) -> None:
         """Take a place for one more call; whoever ends the leg gives it back, by `Admission.release`."""

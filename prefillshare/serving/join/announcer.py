@@ -6,6 +6,7 @@ within seconds. No thread and no timer: whoever owns the worker calls `step` a f
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
 
@@ -17,7 +18,6 @@ from prefillshare.serving.options import auth_header
 INTERVAL_S = 3.0
 """Pause between two announcements."""
 _TIMEOUT_S = 1.0
-_KNOWN = "knows this worker"
 
 
 class Announcer:
@@ -34,6 +34,7 @@ class Announcer:
         self._say = say
         self._next_at = 0.0
         self._said: dict[str, str] = {}
+        self._joined: set[str] = set()
 
     def follow(self, routers: Sequence[str]) -> None:
         """Tell these routers from now on."""
@@ -42,7 +43,7 @@ class Announcer:
     @property
     def is_known(self) -> bool:
         """Whether every router took the worker when it was told of it last."""
-        return bool(self._urls) and all(self._said.get(url) == _KNOWN for url in self._urls)
+        return bool(self._urls) and self._joined.issuperset(self._urls)
 
     def step(self) -> bool:
         """Announce the worker if it is time to; return whether a router said that it was told to leave."""
@@ -53,23 +54,33 @@ class Announcer:
         return any(answers)
 
     def leave(self, timeout_s: float) -> None:
-        """Tell every router that the worker leaves; each answers when its calls have ended, within `timeout_s`."""
-        for url in self._urls:
-            try:
-                with direct_client(headers=self._headers, timeout=timeout_s) as client:
-                    client.delete(url)
-            except httpx.HTTPError:
-                continue  # it finds out by itself
+        """Tell each router that took the worker that it leaves; each answers when its calls have ended, within
+        `timeout_s`. One that refused it may have another worker of its name, which stays."""
+        urls = [url for url in self._urls if url in self._joined]
+        # At once: while one lets its calls end, no other may send further ones.
+        with ThreadPoolExecutor(max_workers=max(1, len(urls))) as pool:
+            list(pool.map(lambda url: self._leave(url, timeout_s), urls))
+
+    def _leave(self, url: str, timeout_s: float) -> None:
+        try:
+            with direct_client(headers=self._headers, timeout=timeout_s) as client:
+                client.delete(url)
+        except httpx.HTTPError:
+            return  # it finds out by itself
 
     def _announce(self, url: str) -> bool:
         try:
             with direct_client(headers=self._headers, timeout=_TIMEOUT_S) as client:
                 reply = client.put(url, json=self._worker)
         except httpx.HTTPError as error:
-            self._tell(url, f"does not answer ({type(error).__name__})")
+            self._tell(url, f"does not answer ({type(error).__name__}): asked again every {INTERVAL_S:g} s")
             return False
+        self._joined.discard(url)
         if reply.is_success:
-            self._tell(url, _KNOWN)
+            self._joined.add(url)
+            self._tell(url, "knows this worker")
+        elif reply.status_code == httpx.codes.UNAUTHORIZED:
+            self._tell(url, "wants another admin key: set PREFILLSHARE_ADMIN_KEY to the one that it was started with")
         elif reply.status_code != httpx.codes.GONE:
             self._tell(url, f"refuses this worker: {_read_error(reply)}")
         return reply.status_code == httpx.codes.GONE

@@ -10,12 +10,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from prefillshare.direct import parse_server
 from prefillshare.errors import ConfigError, LaunchError
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.open_files import raise_limit
 from prefillshare.serving.join.announcer import Announcer
+from prefillshare.serving.machine.leftovers import sweep_leftovers
 from prefillshare.serving.machine.ports import check_address
 from prefillshare.serving.options import LaunchOptions, Listener
 from prefillshare.serving.plan.processes import PlannedWorker, plan_joining_worker
@@ -102,7 +103,8 @@ class JoinedWorker:
     def stop(self, drain_s: float = 8.0) -> None:
         """Leave the routers, let running calls finish for at most `drain_s` seconds, then end every process."""
         deadline = time.monotonic() + drain_s
-        if not self.is_dismissed:
+        # One router has told it to leave: the others must hear of it, too.
+        if not self.is_dismissed or len(self.routers) > 1:
             self.announcer.leave(drain_s)
         if self.member.process is not None:
             self.member.process.stop(max(0.0, deadline - time.monotonic()), self.num_running)
@@ -116,15 +118,23 @@ class JoinedWorker:
         self.store.end()
 
 
-def check_router(url: str) -> str:
-    """Return the address of a router without what it needs not.
+def check_router(url: str, option: str = "--join") -> str:
+    """Return the address of a router, given by `option`, without what it needs not.
 
     Raises: ConfigError when it is none.
     """
-    address = urlsplit(url.rstrip("/"))
-    if address.scheme not in ("http", "https") or not address.hostname or address.path or address.query:
-        raise ConfigError(f"--join {url!r} is not the address of a router: use one such as http://10.0.0.1:30000")
-    return url.rstrip("/")
+    bare = url.rstrip("/")
+    if not _is_bare_address(bare):
+        raise ConfigError(f"{option} {url!r} is not the address of a router: use one such as http://10.0.0.1:30000")
+    return bare
+
+
+def _is_bare_address(url: str) -> bool:
+    """Whether `url` has scheme, host and maybe a port, and nothing else."""
+    address = parse_server(url)
+    if address is None:
+        return False
+    return address.path in ("", "/") and not (address.userinfo or address.query or address.fragment)
 
 
 def choose_worker(deployment: ResolvedDeployment, role: str, module: str | None, name: str | None) -> Worker:
@@ -166,6 +176,7 @@ def launch_worker(
     Raises: LaunchError with the worker's own reason and the path of its log.
     """
     check_address(options.host, options.port)
+    sweep_leftovers()
     raise_limit()
     started_at, key = time.monotonic(), secrets.token_hex(24)
     supervisor, store, forks = Supervisor([], on_event), None, None

@@ -3,10 +3,18 @@
 import os
 from pathlib import Path
 
+_CGROUP = Path("/sys/fs/cgroup")
+
 
 def available_memory_bytes() -> int | None:
     """Return the memory that can be taken without swapping, within the container's limit; None when unknown."""
     values = [value for value in (_read_meminfo("MemAvailable"), _read_cgroup_left()) if value is not None]
+    return min(values, default=None)
+
+
+def total_memory_bytes() -> int | None:
+    """Return all the memory that there is, within the container's limit; None when unknown."""
+    values = [value for value in (_read_meminfo("MemTotal"), _read_cgroup_limit()) if value is not None]
     return min(values, default=None)
 
 
@@ -30,10 +38,17 @@ def _read_meminfo(key: str) -> int | None:
 
 
 def _read_cgroup_left() -> int | None:
-    root = Path("/sys/fs/cgroup")
+    limit = _read_cgroup_limit()
     try:
-        limit = (root / "memory.max").read_text(encoding="ascii").strip()
-        used = int((root / "memory.current").read_text(encoding="ascii"))
+        used = int((_CGROUP / "memory.current").read_text(encoding="ascii"))
     except (OSError, ValueError):
         return None
-    return max(0, int(limit) - used) if limit.isdigit() else None
+    return max(0, limit - used) if limit is not None else None
+
+
+def _read_cgroup_limit() -> int | None:
+    try:
+        limit = (_CGROUP / "memory.max").read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return None
+    return int(limit) if limit.isdigit() else None

@@ -5,9 +5,10 @@ import random
 import socket
 from pathlib import Path
 
+from prefillshare.contract import LAST_PORT
 from prefillshare.errors import LaunchError
 
-_PORTS = range(10000, 65536)
+_PORTS = range(10000, LAST_PORT + 1)
 _MIN_PORTS = 2000
 _MAX_TRIES = 200
 
@@ -35,8 +36,8 @@ def check_address(host: str, port: int) -> None:
 
 def check_port(port: int) -> None:
     """Raise LaunchError unless there is such a port."""
-    if not 1 <= port <= 65535:
-        raise LaunchError(f"port {port} does not exist: choose one from 1 to 65535")
+    if not 1 <= port <= LAST_PORT:
+        raise LaunchError(f"port {port} does not exist: choose one from 1 to {LAST_PORT}")
 
 
 def free_port(host: str = "127.0.0.1", among: range | None = None) -> int:

@@ -32,6 +32,7 @@ def worker_command(
     place: Place,
     *,
     api_key: str | None = None,
+    peer_secret: str | None = None,
     extra_args: Sequence[str] = (),
     store: "StoreSettings | None" = None,
 ) -> ProcessCommand:
@@ -54,7 +55,7 @@ def worker_command(
     environment |= handoff_variables(deployment) if worker.role != "engine" else {}
     environment |= store_variables(deployment, worker, store)
     environment |= eager_variables(deployment) | warning_variables(deployment)
-    return ProcessCommand(argv=tuple(argv), environment=environment, api_key=api_key)
+    return ProcessCommand(argv=tuple(argv), environment=environment, api_key=api_key, peer_secret=peer_secret)
 
 
 def alone_command(deployment: ResolvedDeployment, worker: Worker, place: Place) -> ProcessCommand:
@@ -122,7 +123,7 @@ def _schedule_flags(worker: Worker, argv: Sequence[str]) -> list[str]:
     if worker.role == "engine":
         # SGLang computes prompts first: answers would stand still for seconds while others' prompts are computed.
         return ["--enable-mixed-chunk"]
-    # Nothing overlaps there, and the schedule makes repetition penalties a token late.
+    # Prefill and decode workers have no choice: with the schedule repetition penalties hear of a token one step late.
     return [] if "--disable-overlap-schedule" in argv else ["--disable-overlap-schedule"]
 
 
@@ -152,7 +153,8 @@ def _engine_flags(deployment: ResolvedDeployment, on_cpu: bool, gpu: GpuPlace | 
         values["--otlp-traces-endpoint"] = deployment.config.otlp_endpoint
     flags = [word for flag, value in values.items() if value is not None for word in (flag, str(value))]
     flags += ["--enable-trace"] if deployment.config.otlp_endpoint is not None else []
-    return flags if engine.overlap_schedule else [*flags, "--disable-overlap-schedule"]
+    overlaps = not on_cpu if engine.overlap_schedule is None else engine.overlap_schedule
+    return flags if overlaps else [*flags, "--disable-overlap-schedule"]
 
 
 def _gpu_flags(gpu: GpuPlace) -> dict[str, object]:

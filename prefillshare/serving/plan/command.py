@@ -20,6 +20,8 @@ class ProcessCommand:
     """Variables to set on top of the caller's."""
     api_key: str | None = None
     """Key that clients of an engine must send; None for an open server."""
+    peer_secret: str | None = None
+    """What it proves to the other parts of its deployment that it is one; it gets it in a private file."""
 
     def __post_init__(self) -> None:
         for word in self.arguments:

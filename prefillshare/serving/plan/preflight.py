@@ -5,7 +5,7 @@ import importlib.util
 from prefillshare.errors import ConfigError
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.modules.fingerprint import geometry
-from prefillshare.serving.machine.host import available_memory_bytes
+from prefillshare.serving.machine.host import available_memory_bytes, total_memory_bytes
 from prefillshare.serving.plan.budget import Budget
 from prefillshare.serving.plan.memory import gib
 from prefillshare.serving.plan.store import host_memory_bytes
@@ -91,10 +91,18 @@ def _check_pool(deployment: ResolvedDeployment, tokens: int) -> None:
 
 
 def size_warnings(deployment: ResolvedDeployment, planned: list[Budget]) -> list[str]:
-    """Return what the user should know about sizes although the deployment can be served."""
+    """Return what the user should know about sizes although the deployment can be served.
+
+    Raises: ConfigError for what this machine can never hold.
+    """
     warnings = _context_warnings(deployment, min(planned, key=lambda budget: budget.kv_tokens))
-    available = available_memory_bytes()
+    available, total = available_memory_bytes(), total_memory_bytes()
     tiers = host_memory_bytes(deployment, {budget.name: budget.kv_tokens for budget in planned})
+    if total is not None and tiers > total:
+        raise ConfigError(
+            f"host tiers and store take up to {gib(tiers)} GiB and this machine has {gib(total)} GiB of memory: set a "
+            "smaller memory or host_ratio under [store]"
+        )
     if tiers and available is not None and tiers > available:
         warnings.append(
             f"host tiers and store take up to {gib(tiers)} GiB and {gib(available)} GiB of memory are free: set a "

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefillshare.modules.deployment import ResolvedDeployment
+from prefillshare.peer_keys import PeerKeys
 from prefillshare.serving.machine.ports import free_port
 from prefillshare.serving.options import DEFAULT_HOST, LaunchOptions
 from prefillshare.serving.plan.arguments import worker_command
@@ -74,9 +75,7 @@ def plan_workers(
     planned, store = [], plan_store(deployment)
     for worker, gpu in zip(workers_of(deployment), gpus, strict=True):
         place = place_worker(worker, gpu, directory if deployment.config.router.kv_events else None)
-        command = worker_command(
-            deployment, worker, place, api_key=worker_key, extra_args=options.extra_args, store=store
-        )
+        command = _hand_off_command(deployment, worker, place, options, worker_key, store)
         planned.append(PlannedWorker(worker=worker, place=place, command=command, store=store))
     return tuple(planned)
 
@@ -104,8 +103,29 @@ def plan_joining_worker(
         kv_events=events,
         peer_host=host,
     )
-    command = worker_command(deployment, worker, place, api_key=worker_key, extra_args=options.extra_args, store=store)
+    command = _hand_off_command(deployment, worker, place, options, worker_key, store)
     return PlannedWorker(worker=worker, place=place, command=command, store=store)
+
+
+def _hand_off_command(
+    deployment: ResolvedDeployment,
+    worker: Worker,
+    place: Place,
+    options: LaunchOptions,
+    worker_key: str | None,
+    store: "StoreSettings | None",
+) -> ProcessCommand:
+    # With an admin key, workers of other machines may join these: it is what they have in common.
+    peers = PeerKeys.of_admin_key(options.admin_key).secret if options.admin_key else worker_key
+    return worker_command(
+        deployment,
+        worker,
+        place,
+        api_key=worker_key,
+        peer_secret=peers,
+        extra_args=options.extra_args,
+        store=store,
+    )
 
 
 def place_worker(worker: Worker, gpu: GpuPlace | None, event_directory: Path | None = None) -> Place:

@@ -20,7 +20,7 @@ from prefillshare.contract import (
     STORE_BACKEND_MODULE,
     WRITE_BACK_VARIABLE,
 )
-from prefillshare.errors import ConfigError
+from prefillshare.errors import ConfigError, StoreError
 from prefillshare.extras import require
 from prefillshare.modules.deployment import ResolvedDeployment, ResolvedModule
 from prefillshare.serving.machine.host import available_memory_bytes
@@ -50,11 +50,10 @@ def plan_store(deployment: ResolvedDeployment) -> "StoreSettings | None":
     require("engine")
     from prefillshare.store import StoreSettings
     from prefillshare.store.folders import memory_room
-    from prefillshare.store.remote.secret import read_secret
 
     _check_codec(deployment, store)
     if store.secret_file is not None:
-        read_secret(store.secret_file)
+        _check_secret(store.secret_file)
     memory_bytes = store.memory_bytes or _default_memory_bytes(deployment.config.engine.tensor_parallel_size)
     name = _make_name(deployment)
     _check_memory(deployment, memory_bytes, memory_room(SHARED_MEMORY, name))
@@ -62,7 +61,7 @@ def plan_store(deployment: ResolvedDeployment) -> "StoreSettings | None":
         name=name,
         directory=store.path,
         memory_bytes=memory_bytes,
-        disk_bytes=None if store.path is None else _find_disk_bytes(store.path, store.disk_bytes),
+        disk_bytes=None if store.path is None else _find_disk_bytes(deployment, store.path, store.disk_bytes),
         keeps_memory_size=store.memory_bytes is None,
         keeps_disk_size=store.disk_bytes is None,
         codec=store.codec,
@@ -182,14 +181,18 @@ def _check_codec(deployment: ResolvedDeployment, store: Store) -> None:
         )
 
 
+def _check_secret(file: Path) -> None:
+    from prefillshare.store.remote.secret import read_secret
+
+    try:
+        read_secret(file)
+    except StoreError as error:
+        raise ConfigError(str(error)) from None
+
+
 def _check_memory(deployment: ResolvedDeployment, num_bytes: int, free: int) -> None:
     num_ranks = deployment.config.engine.tensor_parallel_size
-    page_bytes = kv_token_bytes(deployment) * deployment.page_size // num_ranks
-    if num_bytes < MIN_PAGES * page_bytes:
-        raise ConfigError(
-            f"memory under [store] is {num_bytes:,} bytes and a page of {deployment.page_size} tokens takes "
-            f'{page_bytes:,}: set memory = "{_round_up(MIN_PAGES * page_bytes)} MiB" or more'
-        )
+    _check_holds_pages(deployment, "memory", num_bytes)
     if num_bytes * num_ranks > free:
         each = f" for each of {num_ranks} ranks" if num_ranks > 1 else ""
         raise ConfigError(
@@ -199,7 +202,16 @@ def _check_memory(deployment: ResolvedDeployment, num_bytes: int, free: int) -> 
         )
 
 
-def _find_disk_bytes(directory: Path, wanted: int | None) -> int:
+def _check_holds_pages(deployment: ResolvedDeployment, key: str, num_bytes: int) -> None:
+    page_bytes = kv_token_bytes(deployment) * deployment.page_size // deployment.config.engine.tensor_parallel_size
+    if num_bytes < MIN_PAGES * page_bytes:
+        raise ConfigError(
+            f"{key} under [store] is {num_bytes:,} bytes and a page of {deployment.page_size} tokens takes "
+            f'{page_bytes:,}: set {key} = "{_round_up(MIN_PAGES * page_bytes)} MiB" or more'
+        )
+
+
+def _find_disk_bytes(deployment: ResolvedDeployment, directory: Path, wanted: int | None) -> int:
     """Return the room for the store's disk tier; without a wish, half of what is free."""
     from prefillshare.store.folders import disk_room
 
@@ -207,11 +219,14 @@ def _find_disk_bytes(directory: Path, wanted: int | None) -> int:
     free = disk_room(directory)
     if free == 0 or (wanted or 0) > free:
         asked = f"disk under [store] is {gib(wanted)} GiB" if wanted else "the store wants room on a disk"
+        less = f', or set disk = "{free >> 20} MiB" or less' if free >> 20 else ""
         raise ConfigError(
-            f"{asked} and the file system of {directory} has {gib(free)} GiB free: make room, name another directory "
-            f'with path, or set disk = "{free >> 20} MiB" or less'
+            f"{asked} and the file system of {directory} has {gib(free)} GiB free: make room, or name another "
+            f"directory with path{less}"
         )
-    return wanted or free // 2
+    num_bytes = wanted or free // 2
+    _check_holds_pages(deployment, "disk", num_bytes)
+    return num_bytes
 
 
 def _check_directory(directory: Path) -> None:

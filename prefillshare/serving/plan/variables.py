@@ -49,6 +49,8 @@ def _device_variables(deployment: ResolvedDeployment, on_cpu: bool, gpu: GpuPlac
         # A GPU that is there but must not be used would make SGLang choose its CUDA platform.
         variables["CUDA_VISIBLE_DEVICES"] = ""
         threads = threads or default_threads()
+        # Weights in pages of 2 MiB are read a tenth faster than in pages of 4 KiB.
+        variables["THP_MEM_ALLOC_ENABLE"] = "1"
     elif gpus():  # not those of a machine that is only planned for
         variables |= compiler_variables()
     if gpu is not None and gpu.num_workers > 1:

@@ -16,6 +16,7 @@ from prefillshare import direct
 from prefillshare.errors import LaunchError
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.places import new_private_folder
+from prefillshare.serving.machine.leftovers import sweep_leftovers
 from prefillshare.serving.machine.ports import check_address
 from prefillshare.serving.options import LaunchOptions, Listener, auth_header
 from prefillshare.serving.plan.processes import PlannedWorker, plan_workers
@@ -125,6 +126,7 @@ def launch_cluster(
     Raises: LaunchError with the reason of the process that failed and the path of its log.
     """
     check_address(options.host, options.port)
+    sweep_leftovers()
     started_at, key = time.monotonic(), secrets.token_hex(24)
     directory = new_private_folder()
     forks, store, supervisor = None, None, Supervisor([], on_event)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from prefillshare.errors import LaunchError
 from prefillshare.modules.deployment import ResolvedDeployment
+from prefillshare.serving.machine.leftovers import sweep_leftovers
 from prefillshare.serving.machine.logs import new_log_path
 from prefillshare.serving.machine.ports import check_address, client_host
 from prefillshare.serving.options import LaunchOptions, Listener
@@ -109,6 +110,7 @@ def launch_engine(
     Raises: LaunchError with the engine's own reason and the path of its log.
     """
     check_address(options.host, options.port)
+    sweep_leftovers()
     planned, started_at = plan_engine(deployment, options), time.monotonic()
     log_path = options.log_path or new_log_path(deployment.config.name)
     forks, process, store = None, None, StoreHold([planned])

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from prefillshare.contract import STORE_FOLDER_START
+from prefillshare.contract import PEER_SECRET_VARIABLE, STORE_FOLDER_START
 from prefillshare.errors import LaunchError
 from prefillshare.places import new_private_folder
 from prefillshare.serving.machine.environment import process_variables
@@ -140,7 +140,7 @@ def start_engine(
 def _start(command: ProcessCommand, scratch: Path, log: BinaryIO) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
         [*command.argv, *_key_file(command, scratch)],
-        env={**os.environ, **process_variables(scratch, command.argv), **command.environment},
+        env={**os.environ, **_variables(command, scratch)},
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
@@ -150,8 +150,16 @@ def _start(command: ProcessCommand, scratch: Path, log: BinaryIO) -> "subprocess
 
 def _fork(command: ProcessCommand, scratch: Path, log_path: Path, forks: ForkServer) -> ForkedEngine:
     arguments = [*command.arguments, *_key_file(command, scratch)]
+    return forks.start(arguments, _variables(command, scratch), log_path)
+
+
+def _variables(command: ProcessCommand, scratch: Path) -> dict[str, str]:
     variables = {**process_variables(scratch, command.argv), **command.environment}
-    return forks.start(arguments, variables, log_path)
+    if command.peer_secret:
+        file = scratch / "peers"
+        _write_private(file, f"{command.peer_secret}\n")
+        variables[PEER_SECRET_VARIABLE] = str(file)
+    return variables
 
 
 def _key_file(command: ProcessCommand, scratch: Path) -> list[str]:
@@ -160,9 +168,13 @@ def _key_file(command: ProcessCommand, scratch: Path) -> list[str]:
         return []
     file = scratch / "key.yaml"
     quoted = command.api_key.replace("'", "''")
-    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="utf-8") as stream:
-        stream.write(f"api-key: '{quoted}'\n")
+    _write_private(file, f"api-key: '{quoted}'\n")
     return ["--config", str(file)]
+
+
+def _write_private(file: Path, text: str) -> None:
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="utf-8") as stream:
+        stream.write(text)
 
 
 def _group_members(group: int) -> list[int]:

@@ -57,11 +57,13 @@ def read_secret(path: Path) -> Secret:
     """
     try:
         found = path.stat()
-        key = path.read_bytes()[:_MOST_BYTES] if stat.S_ISREG(found.st_mode) else b""
+        key = path.read_bytes()[:_MOST_BYTES] if stat.S_ISREG(found.st_mode) else b""  # a pipe would never end
     except OSError as error:
         raise StoreError(
             f"secret_file {path} under [store] cannot be read ({error.strerror}): {_HOW_TO_MAKE.format(path)}"
         ) from error
+    if not stat.S_ISREG(found.st_mode):
+        raise StoreError(f"secret_file {path} under [store] is no file: name one, or {_HOW_TO_MAKE.format(path)}")
     if found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise StoreError(
             f"secret_file {path} under [store] belongs to user {found.st_uid} with mode "

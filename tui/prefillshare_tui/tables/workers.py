@@ -4,11 +4,13 @@ from dataclasses import asdict, dataclass
 
 from prefillshare_tui import words
 from prefillshare_tui.parts import Line, Tone, line, memory_bar
-from prefillshare_tui.snapshot import Kv, Snapshot, Worker
+from prefillshare_tui.snapshot import Kv, Snapshot, Store, Worker
 from prefillshare_tui.tables.base import Column, Table
 from prefillshare_tui.view import NOTHING, Activity, View
 
 _BAR_CELLS = 12
+_OTHER_ROUTER = "router "
+"""Begin of the id of a router that another one tells of; what it has counted it tells itself."""
 STATE_TONES: dict[str, Tone] = {"up": "good", "starting": "warn", "draining": "warn", "down": "bad", "failed": "bad"}
 
 
@@ -67,7 +69,47 @@ def _detail(row: WorkerRow, view: View) -> tuple[Line, ...]:
             f"free {words.exact(kv.free_tokens)}",
         )
     )
-    return head, memory, *_moved(row), *_computed_ahead(worker), *_pushed(worker), *_jobs(worker, view.snapshot)
+    return (
+        head,
+        *_without_store(worker.store),  # before what may find no room in a small terminal
+        memory,
+        *_stored(worker.store),
+        *_moved(row),
+        *_computed_ahead(worker),
+        *_pushed(worker),
+        *_jobs(worker, view.snapshot),
+    )
+
+
+def _store_cell(row: WorkerRow) -> Line:
+    """Prompt tokens that came from the store; capitals where it is off, a mark where pages were damaged."""
+    store = row.worker.store
+    if store is None:
+        return line((words.UNKNOWN, "dim"))
+    if store.why_off is not None:
+        return line(("OFF", "bad"))
+    mark = "!" if store.damaged_pages else ""
+    return line((f"{mark}{words.short(store.store_hit_tokens)}", "warn" if mark else "plain"))
+
+
+def _without_store(store: Store | None) -> tuple[Line, ...]:
+    if store is None or store.why_off is None:
+        return ()
+    return (line(("store OFF: ", "bad"), store.why_off),)
+
+
+def _stored(store: Store | None) -> tuple[Line, ...]:
+    if store is None or store.why_off is not None:
+        return ()
+    in_memory = (store.used_bytes or 0) - (store.used_disk_bytes or 0)
+    return (
+        line(
+            f"store: {words.exact(store.store_hit_tokens)} tokens found, {words.exact(store.host_hit_tokens)} in the "
+            f"host; holds {words.size(in_memory)} in memory, {words.size(store.used_disk_bytes)} on disk; ",
+            (f"{words.exact(store.damaged_pages)} pages damaged", "warn" if store.damaged_pages else "plain"),
+            f", {words.exact(store.refused_pages)} refused",
+        ),
+    )
 
 
 def _moved(row: WorkerRow) -> tuple[Line, ...]:
@@ -87,7 +129,8 @@ def _computed_ahead(worker: Worker) -> tuple[Line, ...]:
     if eager is None:
         return ()
     text = f"computed ahead of calls: {words.exact(eager.tokens)} tokens, {words.exact(eager.hit_tokens)} of them hit "
-    return (line(text + f"since; {words.exact(eager.dropped)} answers given up"),)
+    ends = f"{words.exact(eager.waiting)} answers wait, {words.exact(eager.dropped)} were given up"
+    return (line(f"{text}since; {ends}"),)
 
 
 def _pushed(worker: Worker) -> tuple[Line, ...]:
@@ -95,13 +138,14 @@ def _pushed(worker: Worker) -> tuple[Line, ...]:
     if push is None:
         return ()
     text = f"handed over ahead of calls: {words.exact(push.pushed_tokens)} tokens, "
-    return (line(f"{text}{words.exact(push.push_hit_tokens)} of them hit since"),)
+    ends = f"{words.exact(push.push_wasted_tokens)} in vain; {words.exact(push.dropped_pushes)} times calls came first"
+    return (line(f"{text}{words.exact(push.push_hit_tokens)} of them hit since, {ends}"),)
 
 
 def _jobs(worker: Worker, snapshot: Snapshot) -> tuple[Line, ...]:
-    """What the router had computed ahead: it tells of that for the whole deployment."""
+    """What the router that was asked had computed ahead; of others beside it only their state is known here."""
     jobs = snapshot.eager_jobs
-    if worker.role != "router" or jobs is None:
+    if worker.role != "router" or worker.id.startswith(_OTHER_ROUTER) or jobs is None:
         return ()
     text = (
         f"answers to compute ahead: {words.exact(jobs.done)} done, {words.exact(jobs.pushed)} of them pushed to the "
@@ -181,6 +225,13 @@ WORKERS: Table[WorkerRow] = Table(
             cell=lambda row: line(words.percent(row.activity.cached_ratio)),
             sort_key=lambda row: row.activity.cached_ratio,
             priority=3,
+        ),
+        Column(
+            title="Store",
+            width=6,
+            cell=_store_cell,
+            sort_key=lambda row: row.worker.store and row.worker.store.store_hit_tokens,
+            priority=1,
         ),
         Column(
             title="KV memory",

@@ -15,9 +15,12 @@ class Wanted:
     """Canonical prompt bytes that make one token."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Candidate:
-    """One prefill worker that could take the call."""
+    """One prefill worker that could take the call.
+
+    Not frozen, for there are some ten per call, and a frozen one takes three times as long to make.
+    """
 
     id: str
     """Name of the worker."""

@@ -42,22 +42,26 @@ class LoadGuard:
         preferred: Candidate,
         wanted: Wanted,
         fleet: Fleet,
-        see: Callable[[Candidate], Candidate] = lambda candidate: candidate,
+        see: Callable[[Candidate], Candidate] | None = None,
     ) -> Candidate:
         """Return `preferred` unless another one would be done so much sooner that it is worth its price.
 
         `see` tells how the others are to be seen: as workers that hold less, maybe.
         """
-        price = self.price
+        price, held_bytes, bytes_per_token = self.price, preferred.matched_bytes, wanted.bytes_per_token
 
         def cost_s(candidate: Candidate) -> float:
-            again_tokens = max(0, preferred.matched_bytes - known_bytes(candidate)) / wanted.bytes_per_token
-            return finish_s(candidate, wanted) + price * again_tokens / candidate.tokens_per_s
+            again_bytes = held_bytes - known_bytes(candidate)
+            finished_s = finish_s(candidate, wanted)
+            if again_bytes <= 0:
+                return finished_s
+            return finished_s + price * again_bytes / bytes_per_token / candidate.tokens_per_s
 
         stay_s = cost_s(preferred)
 
         def is_worth(other_s: float) -> bool:
             return other_s + self._margin_s < stay_s
 
-        other = fleet.cheapest(lambda candidate: cost_s(see(candidate)), is_worth)
-        return other if other is not None and is_worth(cost_s(see(other))) else preferred
+        seen_cost_s = cost_s if see is None else lambda candidate: cost_s(see(candidate))
+        other = fleet.cheapest(seen_cost_s, is_worth)
+        return other if other is not None and is_worth(seen_cost_s(other)) else preferred

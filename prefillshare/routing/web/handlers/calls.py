@@ -8,10 +8,11 @@ from prefillshare.routing.call.call import Call, Endpoint
 from prefillshare.routing.call.parse import Served, parse_call
 from prefillshare.routing.errors import UnavailableError
 from prefillshare.routing.headers import read_header
+from prefillshare.routing.peers.hop import STOPPING_HEADER
 from prefillshare.routing.web.bodies import read_json_body
 from prefillshare.routing.web.keys import GATEWAY
 
-_CLOSE = {"Connection": "close", "Retry-After": "2"}
+_CLOSE = {"Connection": "close", "Retry-After": "2", STOPPING_HEADER: "1"}
 
 
 def call_handler(endpoint: Endpoint) -> Handler:
@@ -22,21 +23,28 @@ def call_handler(endpoint: Endpoint) -> Handler:
         if gateway.is_draining:
             raise UnavailableError("the router is stopping: call another router, or try again later", headers=_CLOSE)
         with gateway.parts.descriptors.call():
-            return await gateway.proxy.answer(request, await _read_call(request, endpoint))
+            body, call = await _read_call(request, endpoint)
+            if gateway.peers is not None:
+                passed_on = await gateway.peers.forward(request, body, call)
+                if passed_on is not None:
+                    return passed_on
+            return await gateway.proxy.answer(request, call)
 
     return handle
 
 
-async def _read_call(request: web.Request, endpoint: Endpoint) -> Call:
+async def _read_call(request: web.Request, endpoint: Endpoint) -> tuple[bytes, Call]:
+    """Return the body of `request`, and the call in it."""
     parts = request.app[GATEWAY].parts
     settings = parts.settings
     body = await read_json_body(request, settings.router)
     # Read after the body has come, which may take minutes: modules come and go.
     served = Served(base=settings.base_model, modules=parts.pool.modules(), vocab_size=settings.vocab_size)
-    return parse_call(
+    call = parse_call(
         endpoint,
         body,
         served,
         session_header=read_header(request.headers, SESSION_HEADER),
         addressed=request.match_info.get("module"),
     )
+    return body, call

@@ -16,6 +16,7 @@ from prefillshare.observe.relabel import merge_texts
 from prefillshare.observe.state import ModuleFacts, deployment_state, worker_state
 from prefillshare.routing.gateway import Gateway
 from prefillshare.routing.parts import Parts
+from prefillshare.routing.peers.peer import Peer
 from prefillshare.routing.web.keys import GATEWAY
 from prefillshare.routing.web.replies import json_reply
 
@@ -42,11 +43,13 @@ async def _ask_state(gateway: Gateway) -> DeploymentState:
         topology="disaggregated",
         prefill_module=parts.settings.base_model,
         modules=[_module_facts(parts, name) for name in parts.pool.modules()],
-        workers=[*workers, _router_entry(gateway)],
+        workers=[*workers, _router_entry(gateway), *map(_peer_entry, gateway.peers or ())],
         repins=parts.sessions.num_repins,
     )
     counters = gateway.proxy.counters
     told: DeploymentState = {**state, "refusals": counters.refused, "retries": counters.retries}
+    if gateway.peers is not None:
+        told["forwarded"] = gateway.peers.num_forwarded
     return told if gateway.eager is None else {**told, "eager_jobs": gateway.eager.counters.as_dict()}
 
 
@@ -58,6 +61,24 @@ def _module_facts(parts: Parts, module: str) -> ModuleFacts:
         is_prefill_module=False,
         queued=parts.admission.num_queued(module),
         warning=parts.pool.warning(module),
+    )
+
+
+def _peer_entry(peer: Peer) -> WorkerState:
+    """Return the entry of another router, which tells of its calls itself: here it is only seen to be there."""
+    return worker_state(
+        id=peer.name,
+        role="router",
+        module=None,
+        url=peer.address,
+        pid=None,
+        state=peer.state,
+        restarts=None,
+        totals=no_tokens(),
+        running=peer.report.running if peer.report else None,
+        queued=peer.report.queued if peer.report else None,
+        kv=None,
+        handoff=None,
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from aiohttp import web
 
 from prefillshare.routing.parts import Parts
+from prefillshare.routing.peers.forward import Peers
 from prefillshare.routing.web.keys import GATEWAY
 from prefillshare.routing.web.replies import json_reply
 from prefillshare.routing.workers.pool import WorkerPool
@@ -36,13 +37,16 @@ async def try_generating(request: web.Request) -> web.Response:
 
 async def flush_cache(request: web.Request) -> web.Response:
     """Flush the caches of all workers, and forget what they held."""
-    parts = request.app[GATEWAY].parts
+    gateway = request.app[GATEWAY]
+    parts = gateway.parts
     replies = await parts.client.ask_all(parts.pool, "/flush_cache", method="POST", timeout_s=_FLUSH_TIMEOUT_S)
     parts.chooser.forget_store()
-    for worker_id, reply in replies.items():
-        if reply["status"] == 200:
-            parts.chooser.index.forget(worker_id)
-            parts.observer.events.tell("flush", worker_id, "its prefix cache was emptied")
+    flushed = [worker_id for worker_id, reply in replies.items() if reply["status"] == 200]
+    for worker_id in flushed:
+        parts.chooser.index.forget(worker_id)
+        parts.observer.events.tell("flush", worker_id, "its prefix cache was emptied")
+    if gateway.peers is not None:
+        await gateway.peers.exchange.tell_flushed(flushed)
     is_done = all(reply["status"] == 200 for reply in replies.values())
     return json_reply({"workers": replies}, status=200 if is_done else 400)
 
@@ -62,6 +66,7 @@ async def show_router_state(request: web.Request) -> web.Response:
             "prefix_index": {"bytes": index.num_bytes, "max_bytes": index.max_bytes, "nodes": index.num_nodes},
             "bytes_per_token": round(parts.chooser.bytes_per_token, 3),
             "workers": [_worker_state(parts, worker) for worker in parts.pool],
+            **({"routers": _routers_state(gateway.peers)} if gateway.peers else {}),
         }
     )
 
@@ -73,6 +78,11 @@ def _worker_state(parts: Parts, worker: Worker) -> dict[str, Any]:
         state["pending_tokens"] = round(worker.speed.pending_tokens)
     state["held_bytes"] = parts.chooser.index.held_bytes(worker.id)
     return state
+
+
+def _routers_state(peers: Peers) -> dict[str, Any]:
+    others = [{"url": peer.address, "state": peer.state, "reason": peer.reason} for peer in peers]
+    return {"forwarded": peers.num_forwarded, "others": others}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,184 @@
+"""What routers tell each other: every half second each asks all others whether they are there and what they have.
+
+A router counts only its own calls, and a worker's load is what all routers have there: so each tells how many calls it
+has at which worker, and how many tokens are still to be computed for them. One question per router and half second
+tells that for all workers, however many there are, including calls that a worker has not seen yet.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+import aiohttp
+import orjson
+
+from prefillshare.errors import ConfigError
+from prefillshare.observe.document import WorkerPhase
+from prefillshare.routing.parts import Parts
+from prefillshare.routing.peers.hop import HOP_HEADER, Hops
+from prefillshare.routing.peers.peer import Load, Peer, Report, add_up, read_report
+from prefillshare.wire.errors import error_text
+
+log = logging.getLogger(__name__)
+
+PEER_PATH = "/router/peer"
+_PAUSE_S = 0.5
+_TIMEOUT_S = 2.0
+_MAX_FAILURES = 2
+"""Questions in a row without an answer in time after which a router gets no further calls."""
+SILENT_S = 10.0
+"""A router that was silent for so long is gone with its machine, and so are the calls that were passed on to it."""
+
+
+class Exchange:
+    """Keeps the state of every other router true, and every worker's load with what the others have there."""
+
+    def __init__(self, parts: Parts, hops: Hops, http: aiohttp.ClientSession, num_running: Callable[[], int]) -> None:
+        """`num_running` tells how many calls this router has."""
+        settings = parts.settings
+        self.peers = {address: Peer(address) for address in settings.other_routers}
+        self.is_draining = False
+        self._parts = parts
+        self._hops = hops
+        self._http = http
+        self._num_running = num_running
+        self._routers = tuple(sorted((settings.own_address, *settings.other_routers)))
+        self._added: Mapping[str, Load] = {}
+        self._asking = [asyncio.create_task(self._keep_asking(peer)) for peer in self.peers.values()]
+
+    def make_report(self) -> Report:
+        """Return what this router tells the others."""
+        settings = self._parts.settings
+        loads = {
+            worker.id: Load(calls=worker.num_running, tokens=round(worker.speed.pending_tokens, 1))
+            for worker in self._parts.pool
+            if worker.num_running
+        }
+        return Report(
+            routers=self._routers,
+            prefill_module=settings.fingerprint or settings.base_model,
+            is_draining=self.is_draining,
+            models=self._find_models(),
+            running=self._num_running(),
+            queued=self._parts.admission.num_queued(),
+            at_workers=loads,
+        )
+
+    def _find_models(self) -> tuple[str, ...]:
+        pool = self._parts.pool
+        if not pool.prefill_group.is_available:
+            return ()
+        modules = [module for module in pool.modules() if pool.replica_group(module).is_available]
+        return (self._parts.settings.base_model, *modules)
+
+    async def close(self) -> None:
+        """Ask no more."""
+        for task in self._asking:
+            task.cancel()
+        await asyncio.gather(*self._asking, return_exceptions=True)
+
+    def lose(self, peer: Peer, reason: str) -> None:
+        """Note that nobody listens at the address of `peer`."""
+        self._set_state(peer, "down", reason)
+        peer.hurry.set()
+
+    async def tell_flushed(self, worker_ids: list[str]) -> None:
+        """Tell the others that the caches of these workers were emptied; who does not hear it finds out by itself."""
+        await asyncio.gather(*(self._tell(peer, {"flushed": worker_ids}) for peer in self.peers.values()))
+
+    async def _tell(self, peer: Peer, content: Mapping[str, object]) -> None:
+        with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
+            async with asyncio.timeout(_TIMEOUT_S):
+                url, headers = peer.address + PEER_PATH, {HOP_HEADER: self._hops.mark_for(peer.address)}
+                async with self._http.put(url, data=orjson.dumps(content), headers=headers) as reply:
+                    await reply.read()
+
+    async def _keep_asking(self, peer: Peer) -> None:
+        num_failures, heard_at = 0, time.monotonic()
+        while True:
+            peer.hurry.clear()
+            try:
+                self._take(peer, await self._ask(peer))
+                num_failures, heard_at = 0, time.monotonic()
+            except (aiohttp.ClientError, OSError, ConfigError) as error:
+                # TimeoutError is an OSError: a busy router may be late once.
+                num_failures += 1
+                is_late = isinstance(error, TimeoutError) and num_failures < _MAX_FAILURES
+                if not (is_late and peer.state == "up"):
+                    self._set_state(peer, "down", _describe(error))
+            if time.monotonic() - heard_at > SILENT_S:
+                peer.cut_off()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_PAUSE_S):
+                    await peer.hurry.wait()
+            # A router that fails call after call is asked no more often than this.
+            await asyncio.sleep(_PAUSE_S / 5 if peer.hurry.is_set() else 0)
+
+    async def _ask(self, peer: Peer) -> Report:
+        """Return what `peer` tells.
+
+        Raises: aiohttp.ClientError, OSError; ConfigError when it is no router of this deployment.
+        """
+        headers = {HOP_HEADER: self._hops.mark_for(peer.address)}
+        async with asyncio.timeout(_TIMEOUT_S):
+            async with self._http.get(peer.address + PEER_PATH, headers=headers) as reply:
+                content = await reply.read()
+        if reply.status != 200:
+            raise ConfigError(f"it answered {reply.status}: {error_text(content)}")
+        try:
+            report = read_report(orjson.loads(content))
+        except orjson.JSONDecodeError:
+            raise ConfigError("it answers, but not as a router: correct its address") from None
+        own = self._parts.settings.fingerprint or self._parts.settings.base_model
+        if report.prefill_module != own:
+            raise ConfigError(f"it has the prefill module {report.prefill_module}, this router {own}")
+        return report
+
+    def _take(self, peer: Peer, report: Report) -> None:
+        if report.routers != self._routers and (peer.report is None or peer.report.routers != report.routers):
+            # Each finds owners among those it knows: a session then has several, and its calls meet no single memory.
+            log.warning(
+                "%s knows the routers %s, this one %s: give all the same --peers",
+                peer.name,
+                ", ".join(report.routers),
+                ", ".join(self._routers),
+            )
+        peer.report = report
+        self._set_state(peer, "draining" if report.is_draining else "up", "")
+        self._add_loads()
+
+    def _set_state(self, peer: Peer, state: WorkerPhase, reason: str) -> None:
+        has_changed = peer.state != state
+        peer.state, peer.reason = state, reason
+        if state == "down" and peer.report is not None:
+            peer.report = None
+            self._add_loads()
+        if has_changed:
+            log.info("%s is %s%s", peer.name, state, f": {reason}" if reason else "")
+            self._tell_people(peer)
+
+    def _tell_people(self, peer: Peer) -> None:
+        events = self._parts.observer.events
+        if peer.state == "up":
+            events.tell("worker_up", peer.name, "the router answers calls")
+        else:
+            events.tell("worker_down", peer.name, peer.reason or "the router is stopping")
+
+    def _add_loads(self) -> None:
+        """Let every worker know what the other routers have there."""
+        added = add_up(self.peers.values())
+        for name in self._added.keys() | added.keys():
+            before, now = self._added.get(name), added.get(name)
+            worker = self._parts.pool.get(name)
+            if worker is not None and before != now:
+                worker.note_elsewhere(now.calls if now else 0, now.tokens if now else 0.0)
+        self._added = added
+        self._parts.admission.start_waiting()  # somebody may have room that had none
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return f"it did not answer within {_TIMEOUT_S:g} s"
+    return str(error) or type(error).__name__

@@ -1,0 +1,179 @@
+"""Passing a call on to the router that owns its session, and the answer back, byte for byte."""
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+
+import aiohttp
+from aiohttp import web
+from yarl import URL
+
+from prefillshare.contract import SESSION_HEADER
+from prefillshare.errors import PrefillShareError
+from prefillshare.routing.call.relay import Writer, end_with_error
+from prefillshare.routing.choice.demand import Demand
+from prefillshare.routing.descriptors import is_own_shortage
+from prefillshare.routing.errors import WorkerFailedError
+from prefillshare.routing.headers import pick_headers
+from prefillshare.routing.parts import Parts
+from prefillshare.routing.peers.exchange import Exchange
+from prefillshare.routing.peers.hop import HOP_HEADER, STOPPING_HEADER, Hops
+from prefillshare.routing.peers.ownership import rank_owners, session_key
+from prefillshare.routing.peers.peer import Peer
+from prefillshare.routing.tracing import PASSED_HEADERS
+from prefillshare.routing.workers.client import as_payload, make_session
+
+_MARGIN_S = 10.0
+"""Beyond the time limit of a call, which its owner keeps: for the owner's own word that it is over."""
+_MAX_LOST = 2
+"""Routers that may end in the middle of a call: a call that ends routers must not meet all of them."""
+_OF_ONE_CONNECTION = frozenset(
+    "connection keep-alive transfer-encoding content-length date server te trailer upgrade".split()
+)
+_CALL_HEADERS = (SESSION_HEADER, *PASSED_HEADERS)
+
+
+class PeerLostError(PrefillShareError):
+    """Another router has no answer for a call and may have passed nothing on: the next one may take it."""
+
+    def __init__(self, what: str, *, has_ended: bool = False) -> None:
+        super().__init__(what)
+        self.has_ended = has_ended
+        """Whether it ended in the middle of the call, possibly because of it."""
+
+
+class Peers:
+    """The other routers: who of them owns a call's session, and what is passed on to them."""
+
+    def __init__(self, parts: Parts, hops: Hops, exchange: Exchange, http: aiohttp.ClientSession) -> None:
+        self.hops = hops
+        self.exchange = exchange
+        self.num_forwarded = 0
+        """Calls that were passed on since the start."""
+        self._http = http
+        self._parts = parts
+        self._own = parts.settings.own_address
+        self._addresses = (self._own, *exchange.peers)
+
+    def __iter__(self) -> Iterator[Peer]:
+        return iter(self.exchange.peers.values())
+
+    @property
+    def num_underway(self) -> int:
+        """Calls that were passed on and are not over."""
+        return sum(peer.num_underway for peer in self)
+
+    async def close(self) -> None:
+        """Ask and pass on no more."""
+        await self.exchange.close()
+        await self._http.close()
+
+    async def forward(self, request: web.Request, body: bytes, demand: Demand) -> web.StreamResponse | None:
+        """Return the answer of the router that owns the session of `demand`; None when this one is to answer.
+
+        Raises: WorkerFailedError when routers end over this call.
+        """
+        if self.hops.is_hop(request.headers):
+            return None
+        num_lost = 0
+        for address in rank_owners(session_key(demand), self._addresses):
+            if address == self._own:
+                return None
+            peer = self.exchange.peers[address]
+            if not peer.can_answer(demand.module):
+                continue
+            try:
+                return await self._pass_on(request, body, peer)
+            except PeerLostError as error:
+                num_lost += error.has_ended
+                if num_lost == _MAX_LOST:
+                    raise WorkerFailedError(f"{error}; {num_lost} routers ended over this call") from None
+        return None
+
+    async def _pass_on(self, request: web.Request, body: bytes, peer: Peer) -> web.StreamResponse:
+        """Return the answer of `peer`, passed on already if it is a stream.
+
+        Raises: PeerLostError while nothing of an answer was passed on; ShortageError.
+        """
+        self.num_forwarded += 1
+        stream: Writer | None = None
+        try:
+            limit_s = self._parts.settings.router.total_timeout_s + _MARGIN_S
+            async with peer.passing(limit_s), await self._ask(request, body, peer) as reply:
+                headers = _pick_answer_headers(reply.headers)
+                if reply.content_length is not None:
+                    content = await _read(peer, reply.read())
+                    return web.Response(body=content, status=reply.status, headers=headers)
+                response = web.StreamResponse(status=reply.status, headers=headers)
+                await response.prepare(request)  # the status is out: no other router can answer any more
+                stream = Writer(response)
+                while piece := await _read(peer, reply.content.readany()):
+                    await stream.write(piece)
+                return response
+        except (PeerLostError, TimeoutError) as error:
+            peer.hurry.set()
+            lost = error if isinstance(error, PeerLostError) else PeerLostError(f"{peer.name} is not heard of any more")
+            if stream is None:
+                raise lost from None
+            await end_with_error(request, stream, WorkerFailedError(f"the answer broke off: {lost}"))
+            return stream.response
+
+    async def _ask(self, request: web.Request, body: bytes, peer: Peer) -> aiohttp.ClientResponse:
+        """Send the call to `peer`; return its answer once that begins.
+
+        Raises: PeerLostError, ShortageError.
+        """
+        headers = {
+            "Content-Type": "application/json",
+            HOP_HEADER: self.hops.mark_for(peer.address),
+            **pick_headers(request.headers, _CALL_HEADERS),
+        }
+        url = URL(peer.address + request.raw_path, encoded=True)
+        try:
+            reply = await self._http.post(url, data=as_payload(body), headers=headers, allow_redirects=False)
+        except aiohttp.ClientConnectorError as error:
+            self._raise_own_shortage(peer, error)
+            # Nobody listens there: no other call need try before the router has answered again.
+            reason = f"it does not take connections ({error.strerror})"
+            self.exchange.lose(peer, reason)
+            raise PeerLostError(f"{peer.name}: {reason}") from None
+        except aiohttp.ServerTimeoutError:
+            raise PeerLostError(f"{peer.name} did not take a connection in time") from None
+        except (aiohttp.ClientError, OSError) as error:
+            self._raise_own_shortage(peer, error)
+            raise _broken_off(peer, error) from None
+        if STOPPING_HEADER in reply.headers:
+            reply.close()
+            raise PeerLostError(f"{peer.name} is stopping")
+        return reply
+
+    def _raise_own_shortage(self, peer: Peer, error: Exception) -> None:
+        if isinstance(error, OSError) and is_own_shortage(error):
+            raise self._parts.descriptors.cannot_connect(peer.name, error) from None
+
+
+async def _read(peer: Peer, content: Awaitable[bytes]) -> bytes:
+    """Return what comes of an answer.
+
+    Raises: PeerLostError when it breaks off.
+    """
+    try:
+        return await content
+    except (aiohttp.ClientError, OSError) as error:
+        raise _broken_off(peer, error) from None
+
+
+def _broken_off(peer: Peer, error: Exception) -> PeerLostError:
+    return PeerLostError(f"{peer.name} broke off ({str(error) or type(error).__name__})", has_ended=True)
+
+
+def _pick_answer_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in headers.items() if name.lower() not in _OF_ONE_CONNECTION}
+
+
+def make_peers(parts: Parts, num_running: Callable[[], int]) -> Peers | None:
+    """Return the other routers of the deployment; None where there are none. `num_running` tells this one's calls."""
+    settings = parts.settings
+    if not settings.other_routers or settings.admin_key is None:
+        return None
+    http = make_session(settings.router)
+    hops = Hops(settings.admin_key, settings.own_address)
+    return Peers(parts, hops, Exchange(parts, hops, http, num_running), http)

@@ -1,0 +1,29 @@
+"""Whose session a call is of: the routers by rendezvous hashing, also called highest random weight.
+
+Each router draws a number from its own address and the session; the highest owns the session, and where that router is
+away, the next one does. So without any of them only its own sessions move, evenly to all the others, and they come back
+with it.
+"""
+
+from collections.abc import Sequence
+from hashlib import blake2b
+
+from prefillshare.routing.call.prompt import find_beginning
+from prefillshare.routing.choice.demand import Demand
+
+
+def session_key(demand: Demand) -> bytes:
+    """Return what all calls of a session have in common: its name, else the beginning of its prompts."""
+    if demand.session is not None:
+        return b"session " + demand.session.encode()
+    return b"prompt " + find_beginning(demand.prompts[0] if demand.prompts else b"")
+
+
+def rank_owners(key: bytes, addresses: Sequence[str]) -> list[str]:
+    """Return `addresses` in the order in which they take the session of `key`, its owner first."""
+    digest = blake2b(key, digest_size=16).digest()
+    return sorted(addresses, key=lambda address: (_weigh(digest, address), address), reverse=True)
+
+
+def _weigh(digest: bytes, address: str) -> bytes:
+    return blake2b(address.encode(), digest_size=8, key=digest).digest()

@@ -1,0 +1,137 @@
+"""Another router, as this one knows it."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass, field
+
+from prefillshare.errors import ConfigError
+from prefillshare.observe.document import WorkerPhase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """Calls that a router has at one worker."""
+
+    calls: int
+    """How many."""
+    tokens: float
+    """Tokens that are to be computed for them, estimated."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a router tells another."""
+
+    routers: tuple[str, ...]
+    """Addresses of all routers that it knows, its own among them, in order."""
+    prefill_module: str
+    """Name of the prefill module, and its fingerprint if it knows one."""
+    is_draining: bool
+    """Whether it takes no further calls."""
+    models: tuple[str, ...]
+    """Decode modules, and the prefill module, for which it has workers that are up: a new router has none at first."""
+    running: int
+    """Calls that it has."""
+    queued: int
+    """Of these, calls that wait for a worker."""
+    at_workers: dict[str, Load] = field(default_factory=dict)
+    """By worker the calls that it has there, if any."""
+
+    def as_dict(self) -> dict[str, object]:
+        """Return it as JSON has it."""
+        return {
+            "routers": list(self.routers),
+            "prefill_module": self.prefill_module,
+            "is_draining": self.is_draining,
+            "models": list(self.models),
+            "running": self.running,
+            "queued": self.queued,
+            "at_workers": {name: [load.calls, load.tokens] for name, load in self.at_workers.items()},
+        }
+
+
+def read_report(told: object) -> Report:
+    """Return the report that a JSON document holds.
+
+    Raises: ConfigError.
+    """
+    if not isinstance(told, dict):
+        raise _foreign()
+    try:
+        return Report(
+            routers=tuple(map(str, told["routers"])),
+            prefill_module=str(told["prefill_module"]),
+            is_draining=bool(told["is_draining"]),
+            models=tuple(map(str, told["models"])),
+            running=int(told["running"]),
+            queued=int(told["queued"]),
+            at_workers={
+                str(name): Load(calls=int(calls), tokens=float(tokens))
+                for name, (calls, tokens) in told["at_workers"].items()
+            },
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise _foreign() from None
+
+
+def _foreign() -> ConfigError:
+    return ConfigError("it answers in another form: install the same version of prefillshare there")
+
+
+class Peer:
+    """One other router; `exchange` keeps its state true."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.state: WorkerPhase = "starting"
+        self.reason = "not asked yet"
+        self.report: Report | None = None
+        self.hurry = asyncio.Event()
+        """Set by whoever doubts that it is there: it is asked at once."""
+        self._underway: set[asyncio.Timeout] = set()
+
+    @property
+    def name(self) -> str:
+        """What people are shown."""
+        return f"router {self.address.partition('://')[2]}"
+
+    def can_answer(self, model: str) -> bool:
+        """Whether calls for `model` may be passed on to it."""
+        return self.state == "up" and self.report is not None and model in self.report.models
+
+    @property
+    def num_underway(self) -> int:
+        """Calls that were passed on to it and are not over."""
+        return len(self._underway)
+
+    @contextlib.asynccontextmanager
+    async def passing(self, limit_s: float) -> AsyncIterator[None]:
+        """Time for one call that is passed on: it is over after `limit_s`, or when the router is found to be gone.
+
+        Raises: TimeoutError.
+        """
+        async with asyncio.timeout(limit_s) as limit:
+            self._underway.add(limit)
+            try:
+                yield
+            finally:
+                self._underway.discard(limit)
+
+    def cut_off(self) -> None:
+        """End all calls that were passed on: nobody hears of the router any more."""
+        now = asyncio.get_running_loop().time()
+        for limit in self._underway:
+            if not limit.expired():
+                limit.reschedule(now)
+
+
+def add_up(peers: Iterable[Peer]) -> dict[str, Load]:
+    """Return by worker what all of `peers` have there together."""
+    found: dict[str, Load] = {}
+    for peer in peers:
+        for name, load in (peer.report.at_workers if peer.report else {}).items():
+            known = found.get(name)
+            calls, tokens = (known.calls, known.tokens) if known else (0, 0.0)
+            found[name] = Load(calls=calls + load.calls, tokens=tokens + load.tokens)
+    return found

@@ -1,0 +1,144 @@
+"""An engine's link to its deployment's store: it serves without one where it has to, and takes it up when it can.
+
+    open --files removed, replaced, cut--> off --opened again, 5 s later, then 10, at most every minute--> open
+
+While the store is off everything is a miss and nothing is kept. Each reason is told once; what the engine counted
+before goes on to count.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from prefillshare.errors import StoreError
+from prefillshare.store.base import Bytes
+from prefillshare.store.identity import StoreIdentity
+from prefillshare.store.settings import StoreSettings
+from prefillshare.store.stats import StoreStats
+from prefillshare.store.store import KvStore
+
+_LOOK_EVERY_S = 1.0
+_FIRST_PAUSE_S = 5.0
+_LONGEST_PAUSE_S = 60.0
+
+logger = logging.getLogger(__name__)
+
+
+class StoreLink:
+    """What `KvStore` does, by whichever view is open; any thread may ask."""
+
+    def __init__(
+        self, settings: StoreSettings, identity: StoreIdentity, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Open the store; where that fails, say so and go on without."""
+        self._settings, self._identity, self._clock = settings, identity, clock
+        self._store: KvStore | None = None
+        self._why_off: str | None = None
+        self._earlier = StoreStats()
+        """Counts of views that were given up."""
+        self._told: set[str] = set()
+        self._pause_s = _FIRST_PAUSE_S
+        self._due = 0.0
+        self._looking = threading.Lock()
+        """Held by whoever looks after the view, and by the thread that opens another one; nobody waits for it."""
+        self._is_closed = False
+        self._has_to_forget = False
+        """Whether all was to be forgotten while the store was off."""
+        self._open()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a store now."""
+        self._look()
+        return self._store is not None
+
+    def count_present(self, keys: Sequence[bytes]) -> int:
+        """As `KvStore.count_present`."""
+        return store.count_present(keys) if (store := self._view()) is not None else 0
+
+    def read(self, keys: Sequence[bytes], into: Sequence[Bytes]) -> int:
+        """As `KvStore.read`."""
+        return store.read(keys, into) if (store := self._view()) is not None else 0
+
+    def write(self, keys: Sequence[bytes], pages: Sequence[Bytes], *, prefix: Sequence[bytes] = ()) -> int:
+        """As `KvStore.write`."""
+        return store.write(keys, pages, prefix=prefix) if (store := self._view()) is not None else 0
+
+    def forget_all(self) -> int:
+        """As `KvStore.forget_all`."""
+        store = self._view()
+        self._has_to_forget = store is None
+        return store.forget_all() if store is not None else 0
+
+    def stats(self) -> StoreStats:
+        """What the store holds, what this process did with it since its start, and why there is none."""
+        store = self._view()
+        now = StoreStats() if store is None else store.stats()
+        return replace(now.with_counts_of(self._earlier), why_off=self._why_off)
+
+    def close(self) -> None:
+        """Let go of the store for good."""
+        self._is_closed = True
+        store, self._store = self._store, None
+        if store is not None:
+            store.close()
+
+    # -- parts --------------------------------------------------------------------------------------------------------
+
+    def _view(self) -> KvStore | None:
+        self._look()
+        return self._store
+
+    def _look(self) -> None:
+        """Now and then see whether others would still find what is written here; begin to open what is off.
+
+        Opening waits for others who do, and allocates: a thread of its own does it, and no call waits for that.
+        """
+        if self._clock() < self._due or self._is_closed or not self._looking.acquire(blocking=False):
+            return
+        if self._store is None:
+            threading.Thread(target=self._reopen, name="open store", daemon=True).start()
+            return
+        self._due = self._clock() + _LOOK_EVERY_S
+        if (loss := self._store.find_loss()) is not None:
+            self._give_up(self._store, loss)
+        self._looking.release()
+
+    def _give_up(self, store: KvStore, loss: str) -> None:
+        self._turn_off(f"{loss}: it is opened again as soon as that can be")
+        counted = store.stats().with_counts_of(self._earlier)
+        self._store = None
+        store.close()
+        self._earlier = replace(counted, tiers=(), failures=counted.failures + 1)
+
+    def _reopen(self) -> None:
+        try:
+            self._open()
+        finally:
+            self._looking.release()
+
+    def _open(self) -> None:
+        try:
+            store = KvStore.attach(self._settings, self._identity)
+        except StoreError as error:
+            self._turn_off(str(error))
+            return
+        if self._has_to_forget:
+            self._has_to_forget = False
+            store.forget_all()
+        self._store = store
+        if self._is_closed:
+            self.close()
+        if self._why_off is not None:
+            logger.warning("prefillshare: the store is open again")
+        self._why_off, self._pause_s, self._due = None, _FIRST_PAUSE_S, self._clock() + _LOOK_EVERY_S
+
+    def _turn_off(self, reason: str) -> None:
+        self._why_off = reason
+        self._due = self._clock() + self._pause_s
+        self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+        if reason not in self._told:
+            self._told.add(reason)
+            logger.error("prefillshare: this engine goes on without the store: %s", reason)

@@ -1,0 +1,128 @@
+"""A router, a prefill and a decode worker on three hosts: namespaces with networks and processes of their own.
+
+Root only; elsewhere they are left out, and said to be.
+"""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from ipaddress import ip_address
+
+import httpx
+import pytest
+
+from benchmarks.hosts.deployment import PORT, HostedDeployment, greedy, hosted
+from benchmarks.hosts.faults import find_orphans
+from benchmarks.hosts.machines import can_have_hosts, network_of_hosts
+from prefillshare.routing.workers.sockets import GONE_S
+from tests.support.engines import MODELS_DIR
+from tests.support.marks import starts_engine
+from tests.support.reference import Reference
+from tests.support.sockets import tcp_listening_at
+from tests.support.strangers import SAID, disturb, overhear
+
+pytestmark = pytest.mark.skipif(not can_have_hosts(), reason="hosts are namespaces, which only root can make")
+
+NUM_TOKENS = 12
+LISTEN_S = 0.7
+"""In which a call or two are answered."""
+PROMPTS = [[20 + (start * 37 + position * 31) % 900 for position in range(80 + 300 * start)] for start in range(4)]
+
+
+@pytest.fixture(scope="module")
+@starts_engine
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostedDeployment]:
+    folder = tmp_path_factory.mktemp("hosts")
+    file = folder / "deployment.toml"
+    text = (MODELS_DIR / "tiny-agents-pd.toml").read_text().replace('path = "tiny/', f'path = "{MODELS_DIR}/tiny/')
+    file.write_text(f"{text}\n[router]\nkv_events = true\n")
+    with network_of_hosts("abc", folder) as hosts:
+        workers = {"prefill-b": (hosts["b"], None), "tool-c": (hosts["c"], "tool")}
+        with hosted(file, hosts["a"], workers) as deployment:
+            yield deployment
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[list[int]]:
+    reference = Reference(MODELS_DIR / "tiny" / "base", {"tool": MODELS_DIR / "tiny" / "tool"})
+    return [reference.ask("tool", prompt, NUM_TOKENS).tokens for prompt in PROMPTS]
+
+
+def answers(deployment: HostedDeployment) -> list[list[int]]:
+    return [deployment.ask("tool", prompt, NUM_TOKENS)["output_ids"] for prompt in PROMPTS]
+
+
+def test_answers_are_those_of_one_machine_and_kv_crosses_the_network(deployment, expected):
+    assert answers(deployment) == expected
+    workers = httpx.get(f"{deployment.url}/deployment/state", timeout=10).json()["workers"]
+    [handoff] = [worker["handoff"] for worker in workers if worker["role"] == "prefill"]
+    assert handoff["calls"] >= len(PROMPTS)
+    assert handoff["memory_calls"] == 0
+
+
+def test_hosts_listen_at_their_address_only(deployment):
+    for part in deployment.parts.values():
+        found = {address for address, _ in tcp_listening_at(part.host.pid)}
+        outside = {address for address in found if not ip_address(address).is_loopback}
+        assert outside == {part.host.address}, part.name
+
+
+def test_strangers_get_nothing_and_break_nothing(deployment, expected):
+    """They come to each port while calls are answered."""
+    stop, seen = threading.Event(), []
+
+    def ask() -> None:
+        while not stop.is_set():
+            # A new prompt each time, of which the prefill worker tells routers.
+            deployment.ask("tool", [20 + len(seen), *PROMPTS[1]], 1)
+            seen.append(answers(deployment) == expected)
+
+    client = threading.Thread(target=ask)
+    client.start()
+    try:
+        own = {part.host.address: part.host.pid for part in deployment.parts.values()}
+        said = disturb(place for pid in own.values() for place in tcp_listening_at(pid) if place[0] in own)
+        overheard = [place for place in said if overhear(f"tcp://{place[0]}:{place[1]}", LISTEN_S)]
+    finally:
+        stop.set()
+        client.join()
+    assert seen
+    assert all(seen)
+    assert overheard == []
+    assert len(said) >= 8  # HTTP of three; bootstrap, events and hand-off of the prefill worker; UCX of two; ...
+    told = {place: replies for place, replies in said.items() if place[1] != PORT}
+    for place, replies in told.items():
+        web = replies["a web browser's words"]
+        assert not web.startswith(b"HTTP/1.1 200"), place
+        assert b"rank" not in b"".join(replies.values()), place
+    refusals = [replies["a web browser's words"].split(b"\r\n")[0] for replies in told.values()]
+    assert sum(b" 401 " in line for line in refusals) == 3  # two workers, and the bootstrap server
+    assert set(SAID) < set(replies)
+    assert answers(deployment) == expected
+    assert deployment.is_whole()
+
+
+def test_a_stream_whose_host_is_gone_ends_within_seconds(deployment):
+    """Nobody closes the connection: the cable is cut."""
+    body = greedy(PROMPTS[0], 3000, is_stream=True)
+    host = deployment.parts["tool-c"].host
+    with httpx.stream("POST", f"{deployment.url}/modules/tool/generate", json=body, timeout=GONE_S + 30) as reply:
+        lines = (line for line in reply.iter_lines() if line)
+        assert json.loads(next(lines).removeprefix("data: "))["output_ids"]
+        host.unplug()
+        assert '"error"' in list(lines)[-1]
+    deployment.wait(lambda: deployment.states().get("tool-c") != "up", "the router knows")
+
+
+def test_a_command_that_is_killed_leaves_nothing_behind(deployment):
+    part = deployment.parts["prefill-b"]
+    assert find_orphans(deployment, part.host) == []
+    os.kill(part.supervisor().pid, signal.SIGKILL)
+    deployment.parts.pop("prefill-b").leave()
+    deadline = time.monotonic() + 30
+    while find_orphans(deployment, part.host):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

@@ -1,0 +1,74 @@
+"""`prefillshare doctor` says who could reach a deployment, and who can read its secrets."""
+
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from prefillshare.serving.machine import exposure
+from prefillshare.serving.machine.exposure import check_encryption, check_logs, check_network, check_secrets
+
+PRIVATE, PUBLIC = "10.1.2.3", "8.8.8.8"
+
+
+def test_on_one_machine_all_is_well():
+    finding = check_network("127.0.0.1", has_workers=True, environment={})
+    assert finding.state == "ok"
+    assert "all else at 127.0.0.1" in finding.value
+
+
+@pytest.mark.parametrize(
+    ("host", "has_workers", "state", "said"),
+    [
+        (PRIVATE, False, "ok", ""),
+        (PRIVATE, True, "warning", "WireGuard"),
+        (PUBLIC, False, "warning", "8.8.8.8 may be reached from the internet"),
+        (PUBLIC, True, "warning", "8.8.8.8 may be reached from the internet"),
+        ("0.0.0.0", True, "warning", "8.8.8.8 may be reached from the internet"),
+    ],
+)
+def test_an_address_that_others_reach_is_told(monkeypatch, host, has_workers, state, said):
+    monkeypatch.setattr(exposure, "_own_addresses", lambda: ["127.0.0.1", PRIVATE, PUBLIC, "::1"])
+    finding = check_network(host, has_workers=has_workers, environment={})
+    assert finding.state == state
+    assert said in (finding.fix or "")
+
+
+def test_the_machines_own_addresses_are_addresses():
+    found = exposure._own_addresses()
+    assert "127.0.0.1" in found
+    assert all(ip_address(address) for address in found)  # and none of hardware
+
+
+def test_variables_that_open_ports_are_told():
+    environment = {"SGLANG_HOST_IP": PRIVATE, "UCX_NET_DEVICES": "lo"}
+    finding = check_network("127.0.0.1", has_workers=True, environment=environment)
+    assert finding.state == "warning"
+    assert finding.value == f"SGLANG_HOST_IP={PRIVATE}"
+
+
+def test_encryption_of_what_workers_say(monkeypatch):
+    assert check_encryption().state == "ok"
+    monkeypatch.setattr(exposure, "can_encrypt", lambda: False)
+    assert check_encryption().state == "problem"
+
+
+def test_secrets_that_others_can_read_are_a_problem(tmp_path: Path):
+    file = tmp_path / "key"
+    file.write_text("key")
+    file.chmod(0o600)
+    assert check_secrets([("secret_file", file)]).state == "ok"
+    file.chmod(0o644)
+    finding = check_secrets([("secret_file", file)])
+    assert finding.state == "problem"
+    assert "mode 644" in finding.value
+    assert f"chmod 600 {file}" in (finding.fix or "")
+    assert check_secrets([("secret_file", tmp_path / "none")]).state == "problem"
+    assert check_secrets([]).state == "ok"
+
+
+def test_a_folder_of_logs_that_others_can_write_is_told(tmp_path: Path):
+    tmp_path.chmod(0o755)
+    assert check_logs(tmp_path / "prefillshare").state == "ok"
+    tmp_path.chmod(0o777)
+    assert check_logs(tmp_path / "prefillshare").state == "warning"
