@@ -30,6 +30,8 @@ from tests.support.reference import Reference
 TINY = MODELS_DIR / "tiny"
 NUM_TOKENS = 8
 WAIT_S = 600.0
+CALL_S = 120.0
+"""Longer than a call waits in the router before it is refused."""
 PROMPTS = [[20 + (start * 37 + position * 31) % 900 for position in range(60 + 30 * start)] for start in range(3)]
 ENGINE, ROUTER = "sglang_patches.forkserver", "prefillshare.routing"
 FILE = """
@@ -114,7 +116,7 @@ class OnRay:
         """Greedy tokens of the module."""
         sampling = {"temperature": 0, "max_new_tokens": NUM_TOKENS, "ignore_eos": True}
         body = {"input_ids": prompt, "sampling_params": sampling}
-        reply = httpx.post(f"http://127.0.0.1:{self.port}/modules/math/generate", json=body, timeout=WAIT_S)
+        reply = httpx.post(f"http://127.0.0.1:{self.port}/modules/math/generate", json=body, timeout=CALL_S)
         assert reply.status_code == 200, reply.text
         return reply.json()["output_ids"]
 
