@@ -1,6 +1,6 @@
 """`python -m prefillshare` is `prefillshare`."""
 
-from prefillshare.cli.app import main
+from prefillshare.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -50,8 +50,12 @@ def run_reporting_errors(command: Callable[[], object]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return next(code for kind, code in EXIT_CODES if isinstance(error, kind))
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        say_interrupted()
         return EXIT_INTERRUPTED
+    except SystemExit as end:
+        if end.code == EXIT_INTERRUPTED:  # what Typer makes of Ctrl-C, without a word
+            say_interrupted()
+        raise
     except BrokenPipeError:
         # The reader of a pipe left; nothing more can be said to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -62,6 +66,11 @@ def run_reporting_errors(command: Callable[[], object]) -> int:
         print(f"internal error: {type(error).__name__}: {error}{hint}", file=sys.stderr)
         return EXIT_INTERNAL
     return 0
+
+
+def say_interrupted() -> None:
+    """Say on stderr that somebody pressed Ctrl-C."""
+    print("interrupted", file=sys.stderr)
 
 
 def is_debug() -> bool:

@@ -46,6 +46,8 @@ class FoundStore:
     """What the file takes."""
     num_encoded: int = 0
     """Pages that are kept by a codec."""
+    trouble: str | None = None
+    """Why none of its pages can be read; None where they can."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,27 +74,32 @@ def find_stores(memory: Path, disk: Path | None) -> list[FoundStore]:
 
     Raises: StoreError for a folder that is not this user's alone, or not there.
     """
-    folders = [folder for folder in store_folders(memory) if folder.name.startswith(MEMORY_PREFIX)]
-    found = [
-        _describe(path, "memory", folder.name.removeprefix(MEMORY_PREFIX), is_used(folder))
-        for folder in folders
-        for path in sorted(folder.glob(f"*{SUFFIX}"))
-    ]
-    if disk is not None:
-        if not disk.is_dir():
-            raise StoreError(f"{disk} is no folder: name the `path` of [store]")
-        files = sorted(disk_folder(disk).glob(f"*{DISK_SUFFIX}"))
-        found += [_describe(path, "disk", disk.name, is_path_used(path)) for path in files]
-    return found
+    if disk is not None and not disk.is_dir():
+        raise StoreError(f"{disk} is no folder: name the `path` of [store]")
+    return [*_find_in_memory(memory), *([] if disk is None else _find_on_disk(disk))]
+
+
+def _find_in_memory(memory: Path) -> Iterator[FoundStore]:
+    for folder in store_folders(memory):
+        if folder.name.startswith(MEMORY_PREFIX):
+            for path in sorted(folder.glob(f"*{SUFFIX}")):
+                with contextlib.suppress(FileNotFoundError):  # a deployment that ends takes its store with it
+                    yield _describe(path, "memory", folder.name.removeprefix(MEMORY_PREFIX), is_used(folder))
+
+
+def _find_on_disk(disk: Path) -> Iterator[FoundStore]:
+    for path in sorted(disk_folder(disk).glob(f"*{DISK_SUFFIX}")):
+        with contextlib.suppress(FileNotFoundError):
+            yield _describe(path, "disk", disk.name, is_path_used(path))
 
 
 def verify_store(store: FoundStore) -> Verified:
     """Read every page; what an engine replaces meanwhile is left out.
 
-    Raises: StoreError when the file's header cannot be read.
+    Raises: StoreError when none of its pages can be read.
     """
-    if store.header is None:
-        raise StoreError(f"the header of {store.path} is damaged, so none of its pages can be read: clear it")
+    if store.header is None or store.trouble is not None:
+        raise StoreError(f"{store.path}: {store.trouble}, so none of its pages can be read: clear it")
     into = np.empty(store.header.identity.page_bytes, dtype=np.uint8)
     num_whole, damaged = 0, []
     with _opened(store, store.header) as contents:
@@ -126,10 +133,15 @@ def _describe(path: Path, medium: Medium, name: str, used: bool) -> FoundStore:
         path=path, medium=medium, name=name, is_used=used, header=header, num_pages=0, num_bytes=num_bytes
     )
     if header is None:
-        return store
-    with _opened(store, header) as contents:
-        num_encoded = sum(1 for _, record in contents.entries if record["codec"] != PLAIN)
-        return replace(store, num_pages=len(contents.entries), num_encoded=num_encoded)
+        path.stat()  # raises where it is gone
+        return replace(store, trouble="header damaged")
+    try:
+        with _opened(store, header) as contents:
+            num_encoded = sum(1 for _, record in contents.entries if record["codec"] != PLAIN)
+            return replace(store, num_pages=len(contents.entries), num_encoded=num_encoded)
+    except StoreError as error:
+        # One that cannot be read is listed all the same, beside the others, and can be cleared.
+        return replace(store, trouble=str(error))
 
 
 @contextlib.contextmanager
@@ -150,7 +162,7 @@ def _opened(store: FoundStore, header: FileHeader) -> Iterator[_Contents]:
         mapped = MappedPages(descriptor, start=layout.end, num_slots=header.num_slots, slot_bytes=header.slot_bytes)
         resources.callback(mapped.close)
         if os.fstat(descriptor).st_size < layout.end:
-            raise StoreError(f"{store.path} was cut: clear it")
+            raise StoreError("the file was cut")
         table = Table(map_file(descriptor, 0, layout.end), layout, lock)
         slots = table.ready_slots()
         entries = list(zip(slots.tolist(), table.snapshot(slots), strict=True))

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,25 @@ def test_a_damaged_header_is_said_and_can_be_cleared(both: StoreSettings) -> Non
     assert run("verify", *where(both)).returncode == 9
     assert run("clear", "tests", "--memory", both.memory_directory).returncode == 0
     assert not file.exists()
+
+
+def test_a_file_that_cannot_be_read_hides_no_other_and_can_be_cleared(both: StoreSettings) -> None:
+    for name in ("whole", "cut"):
+        store = KvStore.attach(replace(both, name=name, directory=None, disk_bytes=None), identity())
+        store.write(chain(5), pages(chain(5)))
+        store.close()
+    (file,) = both.memory_directory.glob("*/memory-cut/*.store")
+    os.truncate(file, 5000)
+    memory = ("--memory", both.memory_directory)
+    cut, whole = json.loads(run("ls", *memory, "--json").stdout)
+    assert (cut["store"], cut["trouble"]) == ("cut", "the file was cut")
+    assert (whole["store"], whole["pages"], whole["trouble"]) == ("whole", 5, None)
+    done = run("verify", *memory)
+    assert done.returncode == 9
+    assert "5 pages whole, 0 damaged" in done.stdout
+    assert "1 files cannot be read (of cut): remove them with prefillshare store clear" in done.stderr
+    assert run("clear", "cut", *memory).returncode == 0
+    assert run("verify", *memory).returncode == 0
 
 
 def test_clear_by_force_and_by_a_wrong_name(both: StoreSettings) -> None:

@@ -1,5 +1,6 @@
 """`prefillshare store`: look at stores of KV pages, check them, remove them. No engine is needed, and none may run."""
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,17 +45,30 @@ def verify(disk: _Disk = None, memory: _Memory = _SHARED_MEMORY, as_json: _Json 
     from prefillshare.errors import StoreError
     from prefillshare.store.inspect import find_stores, verify_store
 
-    found = [(store, verify_store(store)) for store in find_stores(memory, disk)]
+    stores, found = find_stores(memory, disk), []
+    for store in stores:
+        if store.trouble is None:
+            with contextlib.suppress(FileNotFoundError):  # its deployment has ended meanwhile
+                found.append((store, verify_store(store)))
+    unreadable = [store for store in stores if store.trouble is not None]
     if as_json:
         put_json(
             [
                 {"file": str(store.path), "whole_pages": verified.num_whole, "damaged_keys": verified.damaged_keys}
                 for store, verified in found
             ]
+            + [{"file": str(store.path), "trouble": store.trouble} for store in unreadable]
         )
     else:
         for store, verified in found:
             put(f"{store.path}: {verified.num_whole} pages whole, {len(verified.damaged_keys)} damaged")
+        for store in unreadable:
+            put(f"{store.path}: {store.trouble}")
+    if unreadable:
+        names = ", ".join(dict.fromkeys(store.name for store in unreadable))
+        raise StoreError(
+            f"{len(unreadable)} files cannot be read (of {names}): remove them with prefillshare store clear"
+        )
     if num_damaged := sum(len(verified.damaged_keys) for _, verified in found):
         raise StoreError(
             f"{num_damaged} pages are damaged: an engine drops each when it reads it, and computes it again; where "
@@ -96,10 +110,11 @@ def _as_json(store: "FoundStore") -> dict[str, object]:
         "tier": store.medium,
         "file": str(store.path),
         "is_used": store.is_used,
+        "trouble": store.trouble,
         "pages": store.num_pages,
         "encoded_pages": store.num_encoded,
         "bytes": store.num_bytes,
-        "codec": None if header is None else codec_name(header.codec),
+        "codec": None if header is None or store.trouble is not None else codec_name(header.codec),
         "capacity_bytes": None if header is None else header.num_slots * header.slot_bytes,
         "identity": None if header is None else asdict(header.identity),
     }
@@ -108,10 +123,9 @@ def _as_json(store: "FoundStore") -> dict[str, object]:
 def _as_row(store: "FoundStore") -> tuple[str, ...]:
     from prefillshare.store.codec import codec_name
 
-    state = "in use" if store.is_used else "not used"
-    if store.header is None:
+    state = store.trouble or ("in use" if store.is_used else "not used")
+    if store.header is None or store.trouble is not None:
         whose = ("?", "?", "?")
-        state = "header damaged"
     else:
         identity = store.header.identity
         rank = f"{identity.tp_rank} of {identity.tp_size}"
