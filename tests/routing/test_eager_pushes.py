@@ -111,7 +111,8 @@ async def test_what_was_made_ahead_counts_as_held() -> None:
     """The index finds the last prompt; of the answer the router knows only for how many tokens it stands."""
     async with agents(prefill=2) as running:
         running["math-0"].continuation |= {"new_tokens": 100}
-        messages = [{"role": "user", "content": "hello there, this is long enough"}]
+        text = "hello there, this is long enough" * 4  # two blocks of the index, beside what is around it
+        messages = [{"role": "user", "content": text}]
         await ask(running, messages=messages)
         await settled(running)
         messages += [{"role": "assistant", "content": "y" * 5000}, {"role": "user", "content": "z" * 5000}]
@@ -119,7 +120,7 @@ async def test_what_was_made_ahead_counts_as_held() -> None:
         before = running.gateway.proxy.counters.matched_bytes
         await ask(running, messages=messages)
         found = running.gateway.proxy.counters.matched_bytes - before
-        first = len("hello there, this is long enough")
+        first = len(text)
         assert first + 100 * 1 <= found <= first + 100 * 8 + 40
         assert chooser.bytes_per_token > 1
 
