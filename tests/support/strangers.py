@@ -74,8 +74,11 @@ def _push(address: Address) -> bytes:
 
 
 def overhear(endpoint: str, patience_s: float) -> bool:
-    """Whether a subscriber without keys hears anything."""
+    """Whether a subscriber without keys hears an event of a KV cache."""
     with zmq.Context() as context, context.socket(zmq.SUB) as stranger:
         stranger.subscribe(b"")
         stranger.connect(endpoint)
-        return bool(stranger.poll(int(patience_s * 1000)))
+        # A web server's refusal is a message, too, to ZeroMQ's oldest form; events name themselves.
+        return bool(stranger.poll(int(patience_s * 1000))) and any(
+            b"Block" in part for part in stranger.recv_multipart()
+        )
