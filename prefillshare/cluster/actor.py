@@ -1,6 +1,7 @@
 """The actor that runs one member on its node. The only code that Ray runs there."""
 
 import contextlib
+import os
 import threading
 import time
 
@@ -13,6 +14,7 @@ from prefillshare.cluster.status import LogPiece, MemberStatus
 NAMESPACE = "prefillshare:"
 """Begins the Ray namespace of each deployment, so that its actors are found without knowing of it."""
 _FIND_EVERY_S = 2.0
+_LOOK_EVERY_S = 0.5
 _FIND_TIMEOUT_S = 5.0
 
 
@@ -57,10 +59,21 @@ def _find_routers(namespace: str, known: dict[str, str]) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
+def _end_with_the_node(raylet: int) -> None:
+    """End this process when the raylet that started it is gone: Ray starts the member elsewhere.
+
+    Ray does not do so reliably, and two of one name would run. The guardians end what this process has started.
+    """
+    while os.getppid() == raylet:
+        time.sleep(_LOOK_EVERY_S)
+    os._exit(1)
+
+
 class MemberActor:
     """One member, as Ray starts it, here or, after the loss of a node, elsewhere."""
 
     def __init__(self, member: Member) -> None:
+        threading.Thread(target=_end_with_the_node, args=(os.getppid(),), name="node", daemon=True).start()
         finder = RouterFinder(member.plan.config.name)
         self._keeper = Keeper(member, ray.util.get_node_ip_address(), finder.urls)
         self._keeper.begin()
