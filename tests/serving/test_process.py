@@ -12,7 +12,7 @@ import pytest
 from prefillshare.errors import LaunchError
 from prefillshare.serving.machine.logs import new_log_path
 from prefillshare.serving.plan.command import ProcessCommand
-from prefillshare.serving.run.process import EngineProcess, start_engine
+from prefillshare.serving.run.process import EngineProcess, _group_members, start_engine
 
 # An engine with a child and a segment of shared memory, as SGLang is, that ignores SIGTERM.
 STUBBORN = """
@@ -22,6 +22,20 @@ segment = open(f"/dev/shm/prefillshare-test-{os.getpid()}", "wb+")
 segment.truncate(mmap.PAGESIZE)
 mapped = mmap.mmap(segment.fileno(), mmap.PAGESIZE)
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
+print("child-pid", child.pid, flush=True)
+time.sleep(100)
+"""
+
+
+# A child whose first thread has ended while another one still holds what the process has open.
+HEADLESS = """
+import ctypes, subprocess, sys, time
+program = "; ".join((
+    "import ctypes, platform, threading, time",
+    "threading.Thread(target=time.sleep, args=(100,)).start()",
+    "ctypes.CDLL(None).syscall({'x86_64': 60}.get(platform.machine(), 93), 0)",  # exit, of one thread
+))
+child = subprocess.Popen([sys.executable, "-c", program])
 print("child-pid", child.pid, flush=True)
 time.sleep(100)
 """
@@ -79,6 +93,16 @@ def test_stop_ends_all_processes_and_removes_the_scratch_directory(tmp_path: Pat
     assert not _is_alive(child)
     assert not process.scratch.exists()
     process.kill()
+
+
+def test_a_process_whose_first_thread_has_ended_still_counts(tmp_path: Path) -> None:
+    """It holds locks and shared memory until its last thread is gone."""
+    process = _start(tmp_path, HEADLESS)
+    child = _child_pid(process.log_path)
+    assert _wait_until_dead(child, 20)  # by the state of its first thread
+    assert child in _group_members(process.pid)
+    process.kill()
+    assert child not in _group_members(process.pid)
 
 
 def test_stop_waits_for_running_requests_but_not_for_ever(tmp_path: Path) -> None:

@@ -186,9 +186,14 @@ def _group_members(group: int) -> list[int]:
         with contextlib.suppress(OSError, ValueError, IndexError):
             # The name in parentheses may hold spaces; state, parent and group follow it.
             state, _, its_group = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
-            if int(its_group) == group and state not in "ZX":
+            if int(its_group) == group and not _has_ended(entry, state):
                 members.append(int(entry.name))
     return members
+
+
+def _has_ended(process: Path, state: str) -> bool:
+    """The state is that of its first thread: while others still end, files are open and locks are held."""
+    return state in "ZX" and len(list((process / "task").iterdir())) <= 1
 
 
 def _shared_memory_of(members: list[int]) -> set[Path]:
