@@ -37,6 +37,7 @@ _ENGINE_FILES = (
     "engine.scheduler",
     "engine.prefill_adder",
     "engine.radix_cache",
+    "store.loads",
     "store.cache",
     "patches.node_hashes",
     "patches.extend_batch",

@@ -8,7 +8,6 @@ import argparse
 import os
 import platform
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from benchmarks.hosts import faults
 from benchmarks.hosts.deployment import HostedDeployment, greedy, hosted
 from benchmarks.hosts.faults import Fault, Result, try_fault
 from benchmarks.hosts.load import Question
-from benchmarks.hosts.machines import Host, can_have_hosts, make_host, network_of_hosts
+from benchmarks.hosts.machines import Host, can_have_hosts, network_of_hosts
 from prefillshare import direct
 from prefillshare.config import load_deployment
 from prefillshare.modules.deployment import resolve
@@ -91,43 +90,14 @@ def compare(deployment: HostedDeployment, questions: Sequence[Question]) -> tupl
     return num_equal, num_remote
 
 
-def _power_off(deployment: HostedDeployment) -> None:
-    host = deployment.parts["prefill-c"].host
-    host.unplug()
-    time.sleep(2.0)
-    host.power_off()
-
-
-def _power_on(deployment: HostedDeployment) -> None:
-    parts = [part for part in deployment.parts.values() if part.host.name == "c"]
-    old = parts[0].host
-    time.sleep(30.0)  # until the router has forgotten it
-    new = make_host("c", old.address, old.link.rpartition("-")[0], old.folder)
-    for field in ("first", "pid", "link"):
-        setattr(old, field, getattr(new, field))
-    faults.start_again(*(part.name for part in parts))(deployment)
-
-
 FAULTS = (
-    Fault(name="kill -9 decode engine", strike=faults.kill_engine(f"{MODULE}-c")),
-    Fault(name="kill -9 prefill engine", strike=faults.kill_engine("prefill-c")),
-    Fault(
-        name="kill -9 `prefillshare worker`, decode",
-        strike=faults.kill_supervisor(f"{MODULE}-c"),
-        revive=faults.start_again(f"{MODULE}-c"),
-    ),
-    Fault(
-        name="kill -9 `prefillshare worker`, prefill",
-        strike=faults.kill_supervisor("prefill-c"),
-        revive=faults.start_again("prefill-c"),
-    ),
-    Fault(name="kill -9 router", strike=faults.kill_router_process),
-    Fault(
-        name="kill -9 `prefillshare router`",
-        strike=faults.kill_supervisor("router"),
-        revive=faults.start_again("router"),
-    ),
-    Fault(name="power off a host: cable, then all", strike=_power_off, revive=_power_on),
+    Fault(name="kill -9 decode engine", strike=faults.kill_engine("decode")),
+    Fault(name="kill -9 prefill engine", strike=faults.kill_engine("prefill")),
+    Fault(name="kill -9 `prefillshare worker`, decode", strike=faults.kill_worker_command("decode")),
+    Fault(name="kill -9 `prefillshare worker`, prefill", strike=faults.kill_worker_command("prefill")),
+    Fault(name="kill -9 router", strike=faults.kill_router),
+    Fault(name="kill -9 `prefillshare router`", strike=faults.kill_router_command),
+    Fault(name="power off a host: cable, then all", strike=faults.power_off, revive=faults.power_on),
 )
 
 

@@ -82,6 +82,12 @@ class HostedDeployment:
         except (httpx.HTTPError, ValueError, KeyError):
             return {}
 
+    def busiest(self, role: str) -> str:
+        """Return the name of the worker of `role` that has the most calls now, the last of several."""
+        reply = direct.get(f"{self.url}/workers", timeout=5).raise_for_status()
+        workers = [worker for worker in reply.json()["workers"] if worker["role"] == role]
+        return str(max(workers, key=lambda worker: (worker["running"], worker["id"]))["id"])
+
     def is_whole(self) -> bool:
         """Return whether the router sends calls to every worker."""
         return self.states() == dict.fromkeys([name for name in self.parts if name != "router"], "up")

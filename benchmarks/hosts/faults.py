@@ -1,7 +1,6 @@
 """What is done to a deployment on hosts, one after the other under load, and what came of it."""
 
 import os
-import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -13,23 +12,38 @@ from benchmarks.hosts.deployment import HostedDeployment, Part
 from benchmarks.hosts.load import End, Load, Outcome, Question
 from benchmarks.hosts.machines import Host
 
-_BEFORE_S = 20.0
-_AFTER_S = 8.0
+_BEFORE_S = 15.0
+_AFTER_S = 5.0
 _SETTLE_S = 20.0
+_UNPLUGGED_S = 2.0
+_OFF_S = 30.0
 _NUM_CLIENTS = 3
 _FORKED = "sglang_patches.forkserver"
 
 
+Strike = Callable[[HostedDeployment], Sequence[str]]
+"""Lets something happen; returns the names of the commands that ended and that nobody of ours starts again."""
+Revive = Callable[[HostedDeployment, Sequence[str]], None]
+"""What an init system does about commands that ended, or a person."""
+
+
+def start_again(deployment: HostedDeployment, names: Sequence[str]) -> None:
+    """Start commands as at first."""
+    for name in names:
+        deployment.parts[name].leave()
+        deployment.parts[name].start()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """One thing that happens."""
+    """One thing that happens, to the worker with the most calls where there is a choice."""
 
     name: str
     """For the table."""
-    strike: Callable[[HostedDeployment], None]
+    strike: Strike
     """Does it."""
-    revive: Callable[[HostedDeployment], None] = lambda deployment: None
-    """What an init system does about it, or a person; our own supervisors need nobody."""
+    revive: Revive = start_again
+    """Brings back what our own supervisors do not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +73,7 @@ def try_fault(deployment: HostedDeployment, fault: Fault, questions: Sequence[Qu
     with Load(deployment.url, questions, _NUM_CLIENTS) as load:
         time.sleep(_BEFORE_S)
         struck = time.monotonic()
-        fault.strike(deployment)
-        fault.revive(deployment)
+        fault.revive(deployment, fault.strike(deployment))
         deployment.wait(lambda: not deployment.is_whole() or time.monotonic() - struck > _SETTLE_S, "it is noticed")
         deployment.wait(deployment.is_whole, "all workers are up again")
         recovery_s = time.monotonic() - struck
@@ -78,34 +91,55 @@ def try_fault(deployment: HostedDeployment, fault: Fault, questions: Sequence[Qu
     )
 
 
-def kill_engine(name: str) -> Callable[[HostedDeployment], None]:
+def kill_engine(role: str) -> Strike:
     """Return a fault: the first process of a worker's engine is killed."""
-    return lambda deployment: os.kill(engine_of(deployment.parts[name]).pid, signal.SIGKILL)
+
+    def strike(deployment: HostedDeployment) -> Sequence[str]:
+        engine_of(deployment.parts[deployment.busiest(role)]).kill()
+        return ()
+
+    return strike
 
 
-def kill_supervisor(name: str) -> Callable[[HostedDeployment], None]:
-    """Return a fault: the command itself is killed, and cannot end what it started."""
-    return lambda deployment: os.kill(deployment.parts[name].supervisor().pid, signal.SIGKILL)
+def kill_worker_command(role: str) -> Strike:
+    """Return a fault: the command of a worker is killed, and cannot end what it started."""
+
+    def strike(deployment: HostedDeployment) -> Sequence[str]:
+        name = deployment.busiest(role)
+        deployment.parts[name].supervisor().kill()
+        return [name]
+
+    return strike
 
 
-def kill_router_process(deployment: HostedDeployment) -> None:
+def kill_router(deployment: HostedDeployment) -> Sequence[str]:
     """Kill the router, but not the command that looks after it."""
     children = deployment.parts["router"].supervisor().children()
     [router] = [child for child in children if "prefillshare.routing" in child.cmdline()]
     router.kill()
+    return ()
 
 
-def start_again(*names: str) -> Callable[[HostedDeployment], None]:
-    """Return what an init system does about commands that ended."""
+def kill_router_command(deployment: HostedDeployment) -> Sequence[str]:
+    """Kill the command, which cannot end the router."""
+    deployment.parts["router"].supervisor().kill()
+    return ["router"]
 
-    def revive(deployment: HostedDeployment) -> None:
-        for name in names:
-            part = deployment.parts[name]
-            if part.process is not None:
-                part.process.wait()
-            part.start()
 
-    return revive
+def power_off(deployment: HostedDeployment) -> Sequence[str]:
+    """Cut the cable of a host, then end all that runs there."""
+    host = deployment.parts[deployment.busiest("decode")].host
+    host.unplug()
+    time.sleep(_UNPLUGGED_S)
+    host.power_off()
+    return [part.name for part in deployment.parts.values() if part.host is host]
+
+
+def power_on(deployment: HostedDeployment, names: Sequence[str]) -> None:
+    """Bring the host back when the router has forgotten its workers, and start what ran there."""
+    time.sleep(_OFF_S)
+    deployment.parts[names[0]].host.power_on()
+    start_again(deployment, names)
 
 
 def engine_of(part: Part) -> psutil.Process:

@@ -18,21 +18,19 @@ from pathlib import Path
 
 import psutil
 
-_PROGRAMS = ("ip", "unshare", "nsenter")
+_PROGRAMS = ("ip", "unshare", "nsenter", "bash")
+_NAMESPACES = ("--net", "--uts", "--ipc", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+_TRIAL = "ip link add br0 type bridge && ip link add v0 type veth peer name v1 && mount -t tmpfs tmpfs /dev/shm"
 # The first process of a host reaps what nobody else does (the shell does so while it reads), and ends when its
 # standard input closes.
 _INIT = 'mount -t tmpfs tmpfs /dev/shm && hostname "$0" && ip link set lo up && echo ready && read -r _'
 
 
 def can_have_hosts() -> bool:
-    """Whether this process may make namespaces: as root, with the programs for it."""
-    return os.geteuid() == 0 and all(shutil.which(name) for name in _PROGRAMS) and _can_unshare()
-
-
-def _can_unshare() -> bool:
-    return (
-        subprocess.run(["unshare", "--net", "--pid", "--mount", "--fork", "true"], capture_output=True).returncode == 0
-    )
+    """Whether this process may make namespaces, bridges and cables: as root, with the programs for it."""
+    if os.geteuid() != 0 or not all(shutil.which(name) for name in _PROGRAMS):
+        return False
+    return subprocess.run(["unshare", *_NAMESPACES, "sh", "-c", _TRIAL], capture_output=True).returncode == 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,6 +81,11 @@ class Host:
         with contextlib.suppress(subprocess.CalledProcessError):
             _ip("link", "del", self.link)  # which would stay until the kernel has put the namespace away
 
+    def power_on(self) -> None:
+        """Make it anew, with its name, address and folder."""
+        new = make_host(self.name, self.address, self.link.rpartition("-")[0], self.folder)
+        self.first, self.pid = new.first, new.pid
+
 
 @contextlib.contextmanager
 def network_of_hosts(names: Sequence[str], folder: Path, subnet: str | None = None) -> Iterator[dict[str, Host]]:
@@ -108,9 +111,8 @@ def network_of_hosts(names: Sequence[str], folder: Path, subnet: str | None = No
 def make_host(name: str, address: str, bridge: str, folder: Path) -> Host:
     """Make one host at the bridge."""
     folder.mkdir(parents=True, exist_ok=True)
-    namespaces = ["--net", "--uts", "--ipc", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
     first = subprocess.Popen(
-        ["unshare", *namespaces, "bash", "-c", _INIT, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ["unshare", *_NAMESPACES, "bash", "-c", _INIT, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert first.stdout is not None
     if first.stdout.readline() != "ready\n":

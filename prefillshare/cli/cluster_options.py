@@ -1,5 +1,6 @@
 """Options of the commands that look at or change deployments on a cluster."""
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
@@ -33,6 +34,8 @@ def connected(address: str | None) -> Iterator[None]:
     require("cluster")
     from prefillshare.cluster.connection import connect, disconnect
 
+    # Ray's calls do not bear an exception from a handler, and nothing here is lost when the command just ends.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     connect(address)
     try:
         yield

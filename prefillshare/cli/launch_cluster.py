@@ -1,7 +1,9 @@
 """`prefillshare launch` on a cluster."""
 
+import signal
 import time
 from dataclasses import asdict
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from prefillshare.cli.output import put, put_json, say, warn
@@ -19,7 +21,7 @@ def launch_on_cluster(config: "Deployment", address: str, port: int, *, detach: 
     from prefillshare.cli.cluster_options import connected
     from prefillshare.cluster.prepare import prepare
     from prefillshare.extras import require
-    from prefillshare.serving.stopping import StopRequested, stop_signals
+    from prefillshare.serving.stopping import StopRequested
 
     require("cluster")
     say(f"{config.name}: checking the modules (a large one is read once, then remembered)")
@@ -28,12 +30,13 @@ def launch_on_cluster(config: "Deployment", address: str, port: int, *, detach: 
         warn(text)
     if plan.cluster.api_key_file is None:
         warn("anybody who can reach a router may use the server: protect it with api_key_file under [cluster]")
-    with connected(address), stop_signals():
+    with connected(address):
+        stop = StopWish()
         try:
-            roster = _apply(plan)
+            roster = _apply(plan, stop)
             _print_ready(plan, roster, address, as_json)
             if not detach:
-                _watch(plan)
+                _watch(plan, stop)
         except StopRequested:
             if detach:
                 say("stopped before everything served: what this command started is ended again, the rest stays")
@@ -41,7 +44,30 @@ def launch_on_cluster(config: "Deployment", address: str, port: int, *, detach: 
                 _stop(plan)
 
 
-def _apply(plan: "Plan") -> "Roster":
+class StopWish:
+    """The first signal is heard between two looks at the cluster: Ray's calls do not bear an exception from a handler.
+
+    The second one ends this process.
+    """
+
+    def __init__(self) -> None:
+        self._is_wanted = False
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._hear)
+
+    def check(self) -> None:
+        """Raises: StopRequested after a signal."""
+        from prefillshare.serving.stopping import StopRequested
+
+        if self._is_wanted:
+            raise StopRequested
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        self._is_wanted = True
+        signal.signal(number, signal.SIG_DFL)
+
+
+def _apply(plan: "Plan", stop: StopWish) -> "Roster":
     from prefillshare.cluster.change import Changer, check_prefill
     from prefillshare.cluster.roster import read_plan, read_roster
     from prefillshare.serving.options import START_TIMEOUT_S
@@ -50,7 +76,7 @@ def _apply(plan: "Plan") -> "Roster":
     if roster.members:
         say(f"{roster.name} is on the cluster already: it becomes what the file says")
         check_prefill(plan, read_plan(roster))
-    return Changer(plan=plan, say=say, timeout_s=START_TIMEOUT_S).apply()
+    return Changer(plan=plan, say=say, timeout_s=START_TIMEOUT_S, check=stop.check).apply()
 
 
 def _print_ready(plan: "Plan", roster: "Roster", address: str, as_json: bool) -> None:
@@ -66,12 +92,13 @@ def _print_ready(plan: "Plan", roster: "Roster", address: str, as_json: bool) ->
     )
 
 
-def _watch(plan: "Plan") -> None:
+def _watch(plan: "Plan", stop: StopWish) -> None:
     """Say what changes until a signal comes."""
     from prefillshare.cluster.roster import read_roster
 
     known: dict[str, str] = {}
     while True:
+        stop.check()
         now = {member.name: f"{member.state} on {member.node}" for member in read_roster(plan.config.name).members}
         if known and not now:
             say("the deployment was stopped by somebody else")

@@ -28,7 +28,7 @@ class RouterFinder:
         threading.Thread(target=self._keep_finding, name="router-finder", daemon=True).start()
 
     def urls(self) -> list[str]:
-        """Return the addresses of the routers that were found."""
+        """Return the addresses of the routers that have said theirs."""
         return list(self._found.values())
 
     def _keep_finding(self) -> None:
@@ -47,7 +47,7 @@ def _find_routers(namespace: str, known: dict[str, str]) -> dict[str, str]:
         asked[ray.get_actor(name, namespace=namespace).url.remote()] = name
     ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_FIND_TIMEOUT_S) if asked else ([], [])
     # One that moves keeps its last address until it has a new one.
-    found = {name: known[name] for name in names if name in known}
+    found = {name: known[name] for name in asked.values() if name in known}
     for reference in ready:
         try:
             if url := ray.get(reference):

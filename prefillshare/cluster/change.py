@@ -32,6 +32,8 @@ class Changer:
     """Hears what is done."""
     timeout_s: float
     """Longest wait for new members to serve."""
+    check: Callable[[], None] = lambda: None
+    """Called again and again while it waits; raises when somebody wants it to end."""
 
     @property
     def name(self) -> str:
@@ -97,6 +99,7 @@ class Changer:
         said: dict[str, str] = {}
         waiting = {member.name: member for member in members}
         while waiting:
+            self.check()
             roster = read_roster(self.name)
             for status in roster.members:
                 if status.name in waiting:

@@ -4,7 +4,6 @@ import contextlib
 import os
 import socket
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -27,7 +26,7 @@ _SETTINGS = {
 }
 
 
-def connect(address: str, token_file: Path | None = None) -> None:
+def connect(address: str) -> None:
     """Connect this process to the cluster at `address`.
 
     Raises: ServerError when nothing answers there, or not to this machine.
@@ -35,8 +34,6 @@ def connect(address: str, token_file: Path | None = None) -> None:
     _check_reachable(address)
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
-    if token_file is not None:  # obeyed where the cluster wants a token: RAY_AUTH_MODE=token
-        os.environ.setdefault("RAY_AUTH_TOKEN_PATH", str(token_file))
     try:
         # What actors print stands in their logs.
         ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")

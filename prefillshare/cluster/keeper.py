@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -30,6 +31,10 @@ from prefillshare.serving.run.record import ProcessRecord
 FIRST_PAUSE_S = 2.0
 MAX_PAUSE_S = 60.0
 """Pauses before a member that could not be started, or was given up, is tried again; doubled each time."""
+PEER_WAIT_S = 10.0
+"""Longest wait of a router for the addresses of the others that are to be."""
+PEER_DRAIN_S = 30.0
+"""Time for a router's calls to end before it starts anew because there is another router."""
 _POLL_S = 0.2
 _ASK_TIMEOUT_S = 1.0
 _NUM_EVENTS = 100
@@ -50,6 +55,7 @@ class Keeper:
         self._url = ""
         self._served: Served | None = None
         self._api_key: str | None = None
+        self._peers: tuple[str, ...] = ()
         self._drain_s = 0.0
         self._events: deque[str] = deque(maxlen=_NUM_EVENTS)
         self._leaving = threading.Event()
@@ -99,17 +105,22 @@ class Keeper:
         return _read_piece(path, start, most_bytes)
 
     def leave(self, drain_s: float) -> None:
-        """Let its calls end, within `drain_s` seconds, then end it for good; returns when no process is left."""
+        """Let its calls end, within `drain_s` seconds, then end it for good.
+
+        Returns when no process is left; at once where it only starts, which the end of the actor's process ends, too.
+        """
         self._drain_s = drain_s
         self._leaving.set()
-        self._thread.join()
+        if self._served is not None:
+            self._thread.join()
 
     def _keep(self) -> None:
         pause = FIRST_PAUSE_S
         while not self._leaving.is_set():
             try:
-                self._serve()
-                break
+                if self._serve():
+                    break
+                continue
             except PrefillShareError as error:
                 self._fail(str(error))
             except Exception as error:  # the end of a thread: nobody else would hear of it
@@ -118,17 +129,19 @@ class Keeper:
             pause = min(MAX_PAUSE_S, pause * 2)
         self._state = "left"
 
-    def _serve(self) -> None:
-        """Start the member and look after it until it is told to leave."""
+    def _serve(self) -> bool:
+        """Start the member and look after it; return whether it was told to leave, else it is to start anew."""
         served = self._served = self._start()
         self._state, self._reason = "running", None
         try:
-            while not (self._leaving.is_set() or self._is_dismissed()):
+            while not (self._leaving.is_set() or self._is_dismissed() or self._has_other_peers()):
                 if isinstance(served, JoinedWorker):
-                    served.announcer.follow(self._find_routers())
+                    served.follow(self._find_routers() or served.routers)
                 served.step()
                 time.sleep(_POLL_S)
-            served.stop(self._drain_s)
+            is_over = not self._has_other_peers()
+            served.stop(self._drain_s if self._leaving.is_set() else PEER_DRAIN_S)
+            return is_over or self._leaving.is_set()
         finally:
             served.kill()
             self._served = None
@@ -141,8 +154,25 @@ class Keeper:
         options = self._choose_options(host)
         self._url = f"http://{client_host(host)}:{options.port}"
         if group.role == "router":
+            self._peers = self._wait_for_peers()
+            options = replace(options, address=self._url, peers=self._peers)
             return launch_router(deployment, options, self._say)
         return self._start_worker(deployment, options)
+
+    def _wait_for_peers(self) -> tuple[str, ...]:
+        """Return the addresses of all routers once they are known, or those that are; none where it is alone."""
+        wanted, deadline = self.member.plan.cluster.router.replicas, time.monotonic() + PEER_WAIT_S
+        while len(self._find_routers()) < wanted and time.monotonic() < deadline and not self._leaving.is_set():
+            time.sleep(_POLL_S)
+        return self._find_peers()
+
+    def _find_peers(self) -> tuple[str, ...]:
+        routers = self._find_routers()
+        return tuple(routers) if len(routers) > 1 else ()
+
+    def _has_other_peers(self) -> bool:
+        """Whether a router was added, left, or moved to another address: routers with different lists do not agree."""
+        return isinstance(self._served, RunningCluster) and self._find_peers() != self._peers
 
     def _start_worker(self, deployment: ResolvedDeployment, options: LaunchOptions) -> JoinedWorker:
         group = self.member.group

@@ -38,7 +38,7 @@ class Plan:
         return self.config.cluster or Cluster()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
     """Members that do the same."""
 

@@ -11,11 +11,6 @@ from prefillshare.modules.deployment import ResolvedDeployment, resolve
 from prefillshare.modules.digest import module_digest
 
 
-def address_of(config: Deployment, given: str | None) -> str | None:
-    """Return the address of the cluster that a deployment is for: the given one, else the file's; None for neither."""
-    return given or (config.cluster.address if config.cluster is not None else None)
-
-
 def prepare(config: Deployment, port: int) -> tuple[Plan, ResolvedDeployment]:
     """Check the modules and the keys that every node must have, and return what to tell the nodes.
 

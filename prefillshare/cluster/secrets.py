@@ -2,12 +2,11 @@
 
 import hashlib
 import hmac
-import os
-import stat
 from pathlib import Path
 
 from prefillshare.config import Cluster
 from prefillshare.errors import ConfigError
+from prefillshare.peer_keys import read_private
 
 _MIN_LETTERS = 16
 _HOW = "write one with `(umask 077; openssl rand -hex 32 > FILE)` and copy it to every node"
@@ -34,20 +33,10 @@ def read_api_key(cluster: Cluster) -> str | None:
 
 
 def _read_key_file(path: Path, key: str) -> str:
-    try:
-        found = path.stat()
-        text = path.read_text(encoding="ascii").strip() if stat.S_ISREG(found.st_mode) else ""
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not plain text"
-        raise ConfigError(f"{key} {path} under [cluster] cannot be read ({reason}): {_HOW}") from None
-    if found.st_uid != os.getuid() or found.st_mode & 0o077:
+    text = read_private(path, f"{key} under [cluster],")
+    if len(text) < _MIN_LETTERS or not text.isascii() or not text.isprintable() or " " in text:
         raise ConfigError(
-            f"{key} {path} under [cluster] belongs to user {found.st_uid} with mode {stat.S_IMODE(found.st_mode):o}: "
-            f"it must be this user's ({os.getuid()}) with mode 600 (chmod 600 {path})"
-        )
-    if len(text) < _MIN_LETTERS or not text.isprintable() or " " in text:
-        raise ConfigError(
-            f"{key} {path} under [cluster] has {len(text)} letters, and {_MIN_LETTERS} without spaces are the least: "
-            f"{_HOW}"
+            f"{key} {path} under [cluster] has {len(text)} letters, and {_MIN_LETTERS} of plain text without spaces "
+            f"are the least: {_HOW}"
         )
     return text

@@ -218,9 +218,12 @@ def _has_workers(file: Path) -> bool:
 def _secret_files(file: Path) -> list[tuple[str, Path]]:
     config, admin_key = _read_quietly(file), os.environ.get("PREFILLSHARE_ADMIN_KEY_FILE")
     found = [("PREFILLSHARE_ADMIN_KEY_FILE", Path(admin_key))] if admin_key else []
-    if config is not None and config.store is not None and config.store.secret_file is not None:
-        found.append(("secret_file", config.store.secret_file))
-    return found
+    named: dict[str, Path | None] = {}
+    if config is not None and config.store is not None:
+        named["secret_file"] = config.store.secret_file
+    if config is not None and config.cluster is not None:
+        named |= {"token_file": config.cluster.token_file, "api_key_file": config.cluster.api_key_file}
+    return found + [(name, path) for name, path in named.items() if path is not None]
 
 
 def _read_quietly(file: Path) -> "Deployment | None":

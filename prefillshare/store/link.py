@@ -44,6 +44,8 @@ class StoreLink:
         self._looking = threading.Lock()
         """Held by whoever looks after the view, and by the thread that opens another one; nobody waits for it."""
         self._is_closed = False
+        self._changing = threading.Lock()
+        """Held while all is forgotten, and while another view comes: none comes with pages from before a flush."""
         self._has_to_forget = False
         """Whether all was to be forgotten while the store was off."""
         self._open()
@@ -68,9 +70,10 @@ class StoreLink:
 
     def forget_all(self) -> int:
         """As `KvStore.forget_all`."""
-        store = self._view()
-        self._has_to_forget = store is None
-        return store.forget_all() if store is not None else 0
+        with self._changing:
+            store = self._view()
+            self._has_to_forget = store is None
+            return store.forget_all() if store is not None else 0
 
     def stats(self) -> StoreStats:
         """What the store holds, what this process did with it since its start, and why there is none."""
@@ -98,13 +101,22 @@ class StoreLink:
         """
         if self._clock() < self._due or self._is_closed or not self._looking.acquire(blocking=False):
             return
-        if self._store is None:
-            threading.Thread(target=self._reopen, name="open store", daemon=True).start()
+        if (store := self._store) is None:
+            self._begin_to_reopen()
             return
-        self._due = self._clock() + _LOOK_EVERY_S
-        if (loss := self._store.find_loss()) is not None:
-            self._give_up(self._store, loss)
-        self._looking.release()
+        try:
+            self._due = self._clock() + _LOOK_EVERY_S
+            if (loss := store.find_loss()) is not None:
+                self._give_up(store, loss)
+        finally:
+            self._looking.release()
+
+    def _begin_to_reopen(self) -> None:
+        try:
+            threading.Thread(target=self._reopen, name="open store", daemon=True).start()
+        except RuntimeError as error:  # no more threads for this user: no call fails of that
+            self._turn_off(f"it could not be opened again ({error}): raise the limit of processes (ulimit -u)")
+            self._looking.release()
 
     def _give_up(self, store: KvStore, loss: str) -> None:
         self._turn_off(f"{loss}: it is opened again as soon as that can be")
@@ -125,10 +137,11 @@ class StoreLink:
         except StoreError as error:
             self._turn_off(str(error))
             return
-        if self._has_to_forget:
-            self._has_to_forget = False
-            store.forget_all()
-        self._store = store
+        with self._changing:
+            if self._has_to_forget:
+                self._has_to_forget = False
+                store.forget_all()
+            self._store = store
         if self._is_closed:
             self.close()
         if self._why_off is not None:

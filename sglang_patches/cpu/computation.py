@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from sglang_patches.cpu import operator_kernels
 from sglang_patches.cpu.decode_kernel import make_decode_attention
 from sglang_patches.cpu.few_rows_kernel import MOST_ROWS, add_products
 
@@ -98,8 +99,18 @@ def _sdpa(query: Tensor, keys: Tensor, values: Tensor, scale: float | None, **op
     return scaled_dot_product_attention(query[None], keys[None], values[None], scale=scale, **options)[0]
 
 
+def can_loop(*tensors: Tensor) -> bool:
+    """Whether loops of one thread can compute with these float32 tensors of the CPU, and are the faster way."""
+    return torch.get_num_threads() == 1 and all(tensor.is_contiguous() for tensor in tensors)
+
+
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """x / sqrt(mean(x^2) + epsilon) * weight, over the last dimension."""
+    if can_loop(x):
+        output, size = torch.empty_like(x), x.shape[-1]
+        rows, out_rows = x.view(-1, size).numpy(), output.view(-1, size).numpy()
+        operator_kernels.normalize(rows, weight.detach().numpy(), np.float32(epsilon), out_rows)
+        return output
     # The hypotenuse of both roots is the root of their squares' sum: no square, sum and root of their own.
     mean_root = torch.linalg.vector_norm(x, dim=-1, keepdim=True).mul_(x.shape[-1] ** -0.5)
     return (x / torch.hypot(mean_root, _root(epsilon))).mul_(weight)
@@ -110,11 +121,24 @@ def _root(value: float) -> Tensor:
     return torch.tensor(value**0.5)
 
 
-def rotate(x: Tensor, rows: Tensor) -> Tensor:
+def rotate_both(query: Tensor, key: Tensor, positions: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
     """Turn pairs (i, i + size / 2) of each head by the position's angles.
 
-    Shapes: x (tokens, heads, size), rows (tokens, size): cosines, then sines.
+    Shapes: query, key and the results (tokens, heads, size), positions (tokens,), table (all positions, size):
+    cosines, then sines.
     """
+    if not can_loop(table):
+        rows = table.index_select(0, positions)
+        out_query, out_key = _rotate(torch.cat((query, key), dim=1), rows).split((query.shape[1], key.shape[1]), dim=1)
+        return out_query, out_key
+    numbers, angles = positions.to(torch.int64).numpy(), table.numpy()
+    turned = torch.empty(query.shape), torch.empty(key.shape)
+    for x, output in zip((query, key), turned, strict=True):
+        operator_kernels.rotate(x.contiguous().numpy(), numbers, angles, output.numpy())
+    return turned
+
+
+def _rotate(x: Tensor, rows: Tensor) -> Tensor:
     # Each half of the result needs both halves of x, so it cannot be written in place.
     half = x.shape[-1] // 2
     cos, sin = rows[:, None, :half], rows[:, None, half:]
@@ -145,7 +169,7 @@ def multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     Shapes: x (rows, in), weight (out, in), bias (out,); returns (rows, out).
     """
     lines = weight.t()
-    if len(x) > MOST_ROWS or torch.get_num_threads() > 1 or not lines.is_contiguous():
+    if len(x) > MOST_ROWS or not can_loop(lines):
         return multiply_by_onednn(x, weight, bias)
     product = x.new_zeros(len(x), len(weight)) if bias is None else bias.repeat(len(x), 1)
     add_products(x.contiguous().numpy(), lines.numpy(), product.numpy())
@@ -161,6 +185,10 @@ def multiply_by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor
     return product
 
 
+MOST_ADAPTER_ROWS = 4
+"""Rows of an adapter up to which its products are loops; with more, those of PyTorch are as fast."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdapterRows:
     """What one adapter does in a batch."""
@@ -173,6 +201,8 @@ class AdapterRows:
     """Factor of its product."""
     rows: Tensor | slice
     """Tokens of the batch that it is for, in rising order; a slice where they lie together."""
+    few: np.ndarray[Any, np.dtype[np.int64]] | None
+    """The same, where they are few enough for loops."""
 
 
 def group_by_adapter(
@@ -188,7 +218,7 @@ def group_by_adapter(
         if length and ranks[slot]:
             spans.setdefault(slot, []).append((end - length, end))
     return [
-        AdapterRows(slot=slot, rank=ranks[slot], scaling=scalings[slot], rows=_rows(of_slot))
+        AdapterRows(slot=slot, rank=ranks[slot], scaling=scalings[slot], rows=_rows(of_slot), few=_few_rows(of_slot))
         for slot, of_slot in spans.items()
     ]
 
@@ -198,6 +228,12 @@ def _rows(spans: list[tuple[int, int]]) -> Tensor | slice:
     if sum(end - start for start, end in spans) == last - first:
         return slice(first, last)
     return torch.tensor([row for span in spans for row in range(*span)])
+
+
+def _few_rows(spans: list[tuple[int, int]]) -> np.ndarray[Any, np.dtype[np.int64]] | None:
+    if sum(end - start for start, end in spans) > MOST_ADAPTER_ROWS:
+        return None
+    return np.array([row for span in spans for row in range(*span)], dtype=np.int64)
 
 
 def lora_a(x: Tensor, weights: Tensor, groups: Sequence[AdapterRows], num_slices: int) -> Tensor:
@@ -210,6 +246,10 @@ def lora_a(x: Tensor, weights: Tensor, groups: Sequence[AdapterRows], num_slices
     out = x.new_zeros(len(x), weights.shape[1])
     for group in groups:
         rows, width = group.rows, num_slices * group.rank
+        if group.few is not None and can_loop(x, weights):
+            given = (x.numpy(), weights.numpy(), group.slot, group.few, width, np.float32(group.scaling))
+            operator_kernels.shrink(*given, out.numpy())
+            continue
         weight = weights[group.slot, :width].T
         if isinstance(rows, slice):
             out[rows, :width].addmm_(x[rows], weight, beta=0, alpha=group.scaling)
@@ -228,6 +268,11 @@ def lora_b(
     """
     for group in groups:
         rows, rank = group.rows, group.rank
+        if group.few is not None and can_loop(x, weights, base_output):
+            columns = np.array(offsets)
+            given_few = (x.numpy(), weights.numpy(), group.slot, group.few, rank, columns)
+            operator_kernels.expand(*given_few, base_output.numpy())
+            continue
         is_together = isinstance(rows, slice)
         given = x[rows] if is_together else x.index_select(0, rows)
         out = base_output[rows] if is_together else base_output.index_select(0, rows)

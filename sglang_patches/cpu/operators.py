@@ -3,13 +3,12 @@
 Target: ``RMSNorm`` on our platform, and ``RotaryEmbedding.forward_native``
 Why: a decode step of a small model on a CPU is mostly the cost of calling operators;
     upstream spends 7 of them on a norm and 20 on the rotation of queries and keys.
-How: a norm of 5 calls (PyTorch's ``rms_norm`` is 8 inside, and ten times as slow on
-    long prompts); queries and keys rotated as one tensor. Only for float32, where
-    nothing has to be cast; everything else goes upstream. The norm is registered for
-    the platform (two models that are not served here have subclasses of it, which keep
-    upstream's). The rotation is a method patch: the registry knows a class but not
-    its subclasses, and each model family has a rotary class of its own that inherits
-    this method (Llama 3, YaRN, dynamic NTK, ...).
+How: a compiled loop for each (:mod:`sglang_patches.cpu.operator_kernels`). With more threads than one, a norm of 5
+    calls (PyTorch's ``rms_norm`` is 8 inside, and ten times as slow on long prompts), and queries and keys rotated as
+    one tensor. Only for float32, where nothing has to be cast; everything else goes upstream. The norm is registered
+    for the platform (two models that are not served here have subclasses of it, which keep upstream's). The rotation is
+    a method patch: the registry knows a class but not its subclasses, and each model family has a rotary class of its
+    own that inherits this method (Llama 3, YaRN, dynamic NTK, ...).
 Upstream: sglang/srt/layers/layernorm.py:644 and layers/rotary_embedding/base.py:234 at
     0.5.17.
 Remove when: those are built on fused operators.
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sglang_patches.cpu.computation import rms_norm, rotate
+from sglang_patches.cpu.computation import rms_norm, rotate_both
 from sglang_patches.declarations import registers_forward, wraps_upstream
 
 if TYPE_CHECKING:
@@ -71,9 +70,8 @@ def wrap_rotary(original: Callable[..., Rotated]) -> Callable[..., Rotated]:
         if not is_plain or offsets is not None or fused_set_kv_buffer_arg is not None:
             return original(self, positions, query, key, offsets, fused_set_kv_buffer_arg)
         positions = positions.flatten()
-        heads = [tensor.view(len(positions), -1, self.head_size) for tensor in (query, key)]
-        rows = self.cos_sin_cache.index_select(0, positions)
-        out_query, out_key = rotate(torch.cat(heads, dim=1), rows).split([part.shape[1] for part in heads], dim=1)
+        heads, key_heads = (tensor.view(len(positions), -1, self.head_size) for tensor in (query, key))
+        out_query, out_key = rotate_both(heads, key_heads, positions, self.cos_sin_cache)
         return out_query.reshape(query.shape), out_key.reshape(key.shape)
 
     return forward_native

@@ -105,15 +105,15 @@ class Scheduler(upstream.Scheduler):
 
     @overrides("0dcc6921d984d58f", "nothing would be computed ahead")
     def get_new_batch_prefill(self, running_batch: ScheduleBatch) -> NextBatchPlan:
-        if self._eager is not None:
-            self._eager.look_after_load()
-        is_prefill = is_prefill_worker()
-        if is_prefill:
+        if self._eager is None:
+            return super().get_new_batch_prefill(running_batch)
+        self._eager.look_after_load()
+        if is_prefill_worker():
             put_pushes_last(self)
         plan = super().get_new_batch_prefill(running_batch)
-        if is_prefill:
+        if is_prefill_worker():
             give_way(self)
-        if self._eager is None or plan.batch_to_run is not None:
+        if plan.batch_to_run is not None:
             return plan
         return self._eager.plan(plan.running_batch) or plan
 

@@ -26,8 +26,6 @@ What upstream does and these overrides do differently:
 
 from __future__ import annotations
 
-import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -43,6 +41,7 @@ from sglang_patches.patches.node_hashes import ROOT_ATTRIBUTE
 from sglang_patches.store.backend import StoreBackend
 from sglang_patches.store.costs import LoadCosts
 from sglang_patches.store.fetches import Fetches
+from sglang_patches.store.loader import stop_loading, wait_for_loader
 from sglang_patches.store.loads import HeldLoads, Postponed, RoomSeen, last_on_host, take_rows
 from sglang_patches.store.page_keys import PageKeys
 
@@ -114,7 +113,7 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
     @overrides("db0c714f83b4dc78", "a flush would leave what it is to forget in the store, and take a second")
     def reset(self) -> None:
         is_flush = self.num_flushes >= 0
-        ended = self._stop_loading() if is_flush else None
+        ended = stop_loading(self.cache_controller) if is_flush else None
         super().reset()
         setattr(self.root_node, ROOT_ATTRIBUTE, self._page_keys)
         self._waiting_for.clear()
@@ -126,23 +125,8 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
         if self._fetches is not None:
             self._fetches.clear()
         if is_flush:
-            self._wait_for_loader(ended)
+            wait_for_loader(self.cache_controller, ended)
             self._backend.clear()
-
-    def _stop_loading(self) -> threading.Thread:
-        """End the threads, which look for their end once a second if nothing wakes them; the one that loaded."""
-        controller = self.cache_controller
-        controller.storage_stop_event.set()
-        for queue in (controller.prefetch_queue, controller.backup_queue, controller.prefetch_buffer):
-            queue.put(None)
-        loader: threading.Thread = controller.prefetch_io_aux_thread
-        loader.join()
-        return loader
-
-    def _wait_for_loader(self, ended: threading.Thread | None) -> None:
-        """The thread that upstream started makes queue and loader: what came before it would wait in the old queue."""
-        while self.cache_controller.prefetch_io_aux_thread is ended:
-            time.sleep(0.001)
 
     @overrides("af30683757e6b557", "nobody would know for which module a prefix was prefilled")
     def insert(self, params: InsertParams) -> InsertResult:
@@ -300,13 +284,11 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
         """Begin to load ``key``; False where the host tier has room for it as soon as somebody's work has ended."""
         req.last_host_node.protect_host()  # before others give way
         rows = take_rows(self, len(key))
-        if len(rows) < len(key) and RoomSeen.of(self).is_anything_locked:
+        comes_later = len(rows) < len(key) and RoomSeen.of(self).is_anything_locked
+        if comes_later or len(rows) == 0:
             self.token_to_kv_pool_host.free(rows)
             req.last_host_node.release_host()
-            return False
-        if len(rows) == 0:
-            req.last_host_node.release_host()
-            return True
+            return not comes_later
         key, keys = key[: len(rows)], keys[: len(rows) // self.page_size]
         operation = PrefetchOperation(req.rid, key, req.last_host_node.get_last_hash_value())
         operation.hash_value, operation.storage_hit_count, operation.host_indices = keys, len(key), rows

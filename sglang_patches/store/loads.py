@@ -132,3 +132,13 @@ class HeldLoads:
 
     def _sum(self) -> int:
         return sum(held.num_tokens for held in self._held.values())
+
+
+_ROOM = "which rows of the host tier can be had, and who is told that they were taken"
+
+RELIED_ON = {
+    "mem_cache.hiradix_cache:HiRadixCache.evict_host": ("57fcbdba95fcf166", _ROOM),
+    "mem_cache.hiradix_cache:HiRadixCache._drain_storage_control_queues_impl": ("5219725fe8c543f6", _ROOM),
+    "mem_cache.pool_host.base:HostKVCache.alloc": ("8fb8a699cadc8480", _ROOM),
+    "managers.cache_controller:HiCacheController.prefetch_io_aux_func": ("b0440400b2e47dbf", _ROOM),
+}

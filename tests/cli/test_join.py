@@ -54,6 +54,16 @@ CASES = {
         None,
         "203.0.113.77 is no address of this machine: use one of 127.0.0.1",
     ),
+    "peer without a scheme": (
+        ("router", DISAGGREGATED, "--peers", "http://10.0.0.1:30000,10.0.0.2:30000"),
+        None,
+        "--peers '10.0.0.2:30000' is not the address of a router",
+    ),
+    "peers and no own address": (
+        ("router", DISAGGREGATED, "--host", "0.0.0.0", "--peers", "http://10.0.0.1:30000"),
+        None,
+        "0.0.0.0 is no address at which other routers reach this one: add --address",
+    ),
     "every address": (
         ("worker", DISAGGREGATED, "--role", "prefill", *JOIN, "--host", "0.0.0.0"),
         None,

@@ -77,6 +77,15 @@ def _attention(name: str, module: Any) -> Any:
     return getattr(object.__new__(module.TorchNativeAttnBackend), name)
 
 
+@pytest.fixture(params=["loops", "operators"])
+def _either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one thread and with more."""
+    if request.param == "operators":
+        monkeypatch.setattr(computation, "can_loop", lambda *tensors: False)
+    else:
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+
+
 EXTEND, DECODE = "_run_sdpa_forward_extend", "_run_sdpa_forward_decode"
 NORM = RMSNorm.forward_native
 ROTATION = _original(RotaryEmbedding, "forward_native")
@@ -165,6 +174,7 @@ def test_windows_and_encoders_go_upstream(name: str, options: dict[str, Any]) ->
     assert torch.equal(found, expected)
 
 
+@pytest.mark.usefixtures("_either_way")
 @pytest.mark.parametrize("num_tokens", [1, 5, 300])
 @pytest.mark.parametrize("has_residual", [False, True])
 def test_a_norm_equals_upstream(num_tokens: int, has_residual: bool) -> None:
@@ -182,6 +192,7 @@ def test_a_norm_of_other_dtype_goes_upstream() -> None:
     assert torch.equal(operators.normalize(norm, x), NORM(norm, x))
 
 
+@pytest.mark.usefixtures("_either_way")
 @pytest.mark.parametrize("positions", [[7], [0, 1, 2, 3], [95, 3, 3]])
 @pytest.mark.parametrize("is_neox", [True, False])
 @pytest.mark.parametrize("rotary_size", [SIZE, SIZE // 2])
@@ -202,6 +213,7 @@ def test_a_rotation_equals_upstream(positions: list[int], is_neox: bool, rotary_
         torch.testing.assert_close(tensor, other, rtol=0, atol=2e-6)
 
 
+@pytest.mark.usefixtures("_either_way")
 @pytest.mark.parametrize(("size_in", "size_out"), [(768, 2048), (64, 192), (1, 3)])
 @pytest.mark.parametrize("num_rows", [1, 2, 9, 70])
 @pytest.mark.parametrize("has_bias", [False, True])
@@ -295,6 +307,7 @@ def _lora_batch(segments: list[tuple[int, int]]) -> Any:
     )
 
 
+@pytest.mark.usefixtures("_either_way")
 @pytest.mark.parametrize("offsets", [[0, 24], [0, 16, 24, 32]])
 @pytest.mark.parametrize("segments", BATCHES)
 @pytest.mark.parametrize("has_base", [True, False])

@@ -84,6 +84,20 @@ async def test_a_push_that_one_worker_refuses_ends_at_the_other() -> None:
 
 
 @in_loop
+async def test_a_push_that_one_worker_gives_up_ends_at_the_other_at_once() -> None:
+    async with agents() as running:
+        await take_turns(running, 2)
+        before, pushed = len(running["p0"].eager), jobs(running)["pushed"]
+        running["p0"].gives_pushes_up = True
+        await ask(running, "math")
+        await settled(running)
+        _, sent = running["p0"].eager[before:]
+        # Nobody sends it anything: it would wait for that.
+        await until(lambda: running["tool-1"].aborted == [sent["rid"]])
+        assert jobs(running) == {"done": 7, "pushed": pushed}
+
+
+@in_loop
 async def test_a_session_that_calls_at_random_is_pushed_nothing() -> None:
     async with agents() as running:
         for module in ("math", "tool", "math", "code", "tool", "tool", "code", "math", "math", "tool", "code", "code"):

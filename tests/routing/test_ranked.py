@@ -122,7 +122,7 @@ class Both:
             return "error"
         if not prefill or not (decode or demand.is_prefill_only):
             return None
-        matched = self.chooser._match(demand)
+        matched = self.chooser._match(demand, self.chooser._digest(demand))
         chosen = [self.policy.choose(self.chooser._wanted(demand), make_candidates(prefill, matched))]
         if not demand.is_prefill_only:
             chosen.append(choose_replica(make_candidates(decode or [], matched), self.settings.decode_load_slack))

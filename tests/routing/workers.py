@@ -69,6 +69,7 @@ class SmallWorker:
     continuation_s: float = 0.0
     knows_rids: bool = False
     gives_up: bool = False
+    gives_pushes_up: bool = False
     asked: list[str] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     headers: list[Mapping[str, str]] = field(default_factory=list)
@@ -173,6 +174,8 @@ class SmallWorker:
         if self.status != 200:
             return self._failure()
         await asyncio.sleep(self.prefill_s)
+        if self.gives_pushes_up and str(body["rid"]).startswith(PUSH_RID_PREFIX):
+            return web.json_response({"meta_info": {"finish_reason": {"type": "abort", "message": "no room"}}})
         rooms = body["bootstrap_room"]
         for room in rooms if isinstance(rooms, list) else [rooms]:
             self.rooms[room].set()

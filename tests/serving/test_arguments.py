@@ -77,6 +77,7 @@ def test_without_a_gpu_everything_is_plain_torch_with_limits_for_a_laptop(direct
     assert command.can_be_forked
     assert 2048 <= int(_value(command, "--max-total-tokens")) <= 65536
     assert command.environment["OMP_NUM_THREADS"].isdigit()
+    assert command.environment["THP_MEM_ALLOC_ENABLE"] == "1"
 
 
 def test_with_a_gpu_the_kernels_are_named_and_sizes_left_to_the_file_and_to_sglang(

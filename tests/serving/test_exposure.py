@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from prefillshare.serving.checkup import _secret_files
 from prefillshare.serving.machine import exposure
 from prefillshare.serving.machine.exposure import check_encryption, check_logs, check_network, check_secrets
+from tests.support.engines import MODELS_DIR
 
 PRIVATE, PUBLIC = "10.1.2.3", "8.8.8.8"
 
@@ -65,6 +67,19 @@ def test_secrets_that_others_can_read_are_a_problem(tmp_path: Path):
     assert f"chmod 600 {file}" in (finding.fix or "")
     assert check_secrets([("secret_file", tmp_path / "none")]).state == "problem"
     assert check_secrets([]).state == "ok"
+
+
+def test_files_that_the_deployment_names_are_looked_at(tmp_path: Path, monkeypatch):
+    file = tmp_path / "deployment.toml"
+    text = (MODELS_DIR / "tiny-agents-pd.toml").read_text().replace('path = "tiny/', f'path = "{MODELS_DIR}/tiny/')
+    file.write_text(f'{text}\n[cluster]\nnetwork = "10.0.0.0/24"\ntoken_file = "token"\napi_key_file = "api"\n')
+    monkeypatch.setenv("PREFILLSHARE_ADMIN_KEY_FILE", "admin")
+    assert dict(_secret_files(file)) == {
+        "PREFILLSHARE_ADMIN_KEY_FILE": Path("admin"),
+        "token_file": tmp_path / "token",
+        "api_key_file": tmp_path / "api",
+    }
+    assert [name for name, _ in _secret_files(tmp_path / "none.toml")] == ["PREFILLSHARE_ADMIN_KEY_FILE"]
 
 
 def test_a_folder_of_logs_that_others_can_write_is_told(tmp_path: Path):

@@ -91,7 +91,7 @@ def test_the_routers_own_code_decides(monkeypatch: pytest.MonkeyPatch) -> None:
         (Sessions, "pin"),
         (Chooser, "choose"),
         (PrefixIndex, "find"),
-        (PrefixIndex, "insert"),
+        (PrefixIndex, "insert_digest"),
         (PrefillSpeed, "finish"),
     ):
         monkeypatch.setattr(owner, name, _spy(getattr(owner, name), called, f"{owner.__name__}.{name}"))

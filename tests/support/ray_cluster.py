@@ -1,7 +1,7 @@
-"""A Ray cluster of two nodes on this machine: `python -m tests.support.ray_cluster`, ended by SIGTERM or end of stdin.
+"""A Ray cluster of three nodes on this machine: `python -m tests.support.ray_cluster`, ended by the end of stdin.
 
 A program of its own, so that Ray's threads and warnings stay out of the tests' process. Prints one line of JSON: the
-address, and the process ids of the second node, which can be killed like a machine.
+address, and the process ids of the two nodes without the head, which can be killed like machines.
 """
 
 import json
@@ -11,6 +11,7 @@ import sys
 OBJECT_STORE_BYTES = 80 << 20
 """The least that Ray takes; nothing of ours lies there."""
 NUM_CPUS = 8
+NUM_OTHERS = 2
 
 
 def main() -> None:
@@ -19,12 +20,14 @@ def main() -> None:
     from ray.cluster_utils import Cluster
 
     common = {"num_cpus": NUM_CPUS, "object_store_memory": OBJECT_STORE_BYTES}
-    head = {**common, "labels": {"place": "first"}, "include_dashboard": False, "include_log_monitor": False}
+    head = {**common, "labels": {"place": "front"}, "include_dashboard": False, "include_log_monitor": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
-        second = cluster.add_node(**common, labels={"place": "second"}, include_log_monitor=False)
-        pids = [info.process.pid for infos in second.all_processes.values() for info in infos]
-        print(json.dumps({"address": cluster.address, "second": pids}), flush=True)
+        others = [
+            cluster.add_node(**common, labels={"place": "behind"}, include_log_monitor=False) for _ in range(NUM_OTHERS)
+        ]
+        pids = [node.all_processes["raylet"][0].process.pid for node in others]
+        print(json.dumps({"address": cluster.address, "others": pids}), flush=True)
         sys.stdin.read()
     finally:
         cluster.shutdown()

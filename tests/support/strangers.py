@@ -13,11 +13,12 @@ Address = tuple[str, int]
 _NUM_STRANGERS = 16
 _ANSWER_BYTES = 4096
 _PATIENCE_S = 0.3
+BROWSER = "a web browser's words"
 SAID: dict[str, bytes] = {
     "nothing": b"",
     "noise": os.urandom(4096),
     "zeros": bytes(100_000),
-    "a web browser's words": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    BROWSER: b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
     "half a request": b"POST /route HTTP/1.1\r\nContent-Length: 100000\r\n\r\n{",
     "a large number": b"\xff" * 64,
     "ZeroMQ's greeting": b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(48),
@@ -38,13 +39,21 @@ def disturb(addresses: Iterable[Address]) -> dict[Address, dict[str, bytes]]:
         return dict(zip(asked, pool.map(_disturb, asked), strict=True))
 
 
+def refusing(addresses: Iterable[Address], patience_s: float) -> set[Address]:
+    """Those of the addresses where a web browser is told that it may not; each gets so long to say so."""
+    asked = list(addresses)
+    with ThreadPoolExecutor(_NUM_STRANGERS) as pool:
+        replies = pool.map(lambda address: _say(address, SAID[BROWSER], patience_s), asked)
+        return {address for address, reply in zip(asked, replies, strict=True) if reply.startswith(b"HTTP/1.1 401 ")}
+
+
 def _disturb(address: Address) -> dict[str, bytes]:
     return {name: _say(address, words) for name, words in SAID.items()} | {"hand-off messages": _push(address)}
 
 
-def _say(address: Address, words: bytes) -> bytes:
+def _say(address: Address, words: bytes, patience_s: float = _PATIENCE_S) -> bytes:
     with socket.create_connection(address, timeout=5) as stranger:
-        stranger.settimeout(_PATIENCE_S)
+        stranger.settimeout(patience_s)
         try:
             stranger.sendall(words)
             return stranger.recv(_ANSWER_BYTES)

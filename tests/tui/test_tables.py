@@ -106,6 +106,16 @@ def test_pushes_are_told_of_a_decode_worker_and_jobs_of_the_router() -> None:
     assert [name for name, texts in said.items() if outcomes in texts] == ["r"]
 
 
+def test_of_several_routers_the_one_that_was_asked_tells_of_itself() -> None:
+    jobs = EagerJobs(done=9, dropped=1, cancelled=2, failed=0)
+    workers = (Worker(id="router", role="router"), Worker(id="router 10.0.0.2:30000", role="router", state="down"))
+    view = view_of([Snapshot(time=NOW, workers=workers, eager_jobs=jobs, forwarded=1234)])
+    said = {row.worker.id: [as_text(text) for text in WORKERS.detail(row, view)] for row in WORKERS.rows(view)}
+    passed_on = "calls passed on to the router of their session: 1,234; sessions and calls here are this router's alone"
+    assert passed_on in said["router"]
+    assert not any("passed on" in text or "compute ahead" in text for text in said["router 10.0.0.2:30000"])
+
+
 def test_columns_that_matter_less_go_first() -> None:
     titles = {width: {column.title for column, _ in fit(MODULES.columns, width)} for width in (76, 196)}
     assert {"Module", "Saved", "Cross", "TTFT p95", "Fail"} <= titles[76]

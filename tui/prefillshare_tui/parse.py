@@ -87,6 +87,7 @@ def _snapshot(state: Json, time: float) -> Snapshot:
         num_sessions=_number(sessions.get("total")),
         events=tuple(map(_event, _objects(state.get("events")))),
         repins=_number(state.get("repins")),
+        forwarded=_number(state.get("forwarded")),
         eager_jobs=EagerJobs(**_numbers(jobs, _EAGER_JOBS)) if isinstance(jobs, dict) else None,
     )
 

@@ -289,5 +289,7 @@ class Snapshot:
     """Oldest first."""
     repins: float | None = None
     """Moves of sessions between prefill workers."""
+    forwarded: float | None = None
+    """Calls that the router passed on to the one of their session; None where there is only one."""
     eager_jobs: EagerJobs | None = None
     """None where no router has answers computed ahead."""

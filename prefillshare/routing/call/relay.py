@@ -15,6 +15,9 @@ from prefillshare.routing.workers.answer import Answer
 from prefillshare.routing.workers.leg import LegFailedError
 from prefillshare.routing.workers.worker import Worker
 
+_SLACK = 1 / 16
+"""Share of the idle time by which a pause between two pieces may be longer."""
+
 
 class StreamBrokenError(PrefillShareError):
     """A stream ended before its time; the client has been told within the stream."""
@@ -68,11 +71,15 @@ class Writer:
 async def _pass_on(writer: Writer, decode: Worker, answer: Answer, idle_s: float, deadline: float) -> None:
     assert answer.rest is not None
     loop = asyncio.get_running_loop()
-    piece = answer.content
+    piece, renewed_at = answer.content, float("-inf")
     async with asyncio.timeout(None) as limit:
         while piece:
             # Writing counts too: a client that does not read is waited for no longer than a worker that does not send.
-            limit.reschedule(min(loop.time() + idle_s, deadline))
+            # Pieces may come by the thousand: the limit is so much longer that it need not be set for each.
+            now = loop.time()
+            if now - renewed_at > _SLACK * idle_s:
+                limit.reschedule(min(now + (1 + _SLACK) * idle_s, deadline))
+                renewed_at = now
             await writer.write(piece)
             piece = await _read_piece(decode, answer.rest)
 

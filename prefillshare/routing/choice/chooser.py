@@ -33,6 +33,8 @@ class Pair:
     """Prefix of the prompt that the prefill worker holds, by the index."""
     expected_tokens: float
     """Tokens that the prefill worker will have to compute, estimated."""
+    digests: tuple[bytes, ...]
+    """By what the index knows the prompts."""
 
     @property
     def workers(self) -> list[Worker]:
@@ -66,18 +68,19 @@ class Chooser:
         # No policy is asked before both kinds have room: it pins sessions and takes turns, for calls that run.
         if not prefill.find_ready() or not (demand.is_prefill_only or decode.find_ready()):
             return None
-        matched = self._match(demand)
+        digests = self._digest(demand)
+        matched = self._match(demand, digests)
         fleet = Ranked(prefill, matched)
         chosen = fleet.worker(self._policy.choose_from(self._wanted(demand), fleet))
         replica = None if demand.is_prefill_only else Ranked(decode, matched).lightest(self._slack)
-        return self._reserve(demand, chosen, replica, matched)
+        return self._reserve(demand, chosen, replica, matched, digests)
 
     def learn(self, demand: Demand, pair: Pair, prompt_tokens: int | None) -> None:
         """Note that the workers of `pair` hold the prompts now."""
         # A worker that left while it prefilled, or was replaced by one of the same name, holds nothing for us.
         present = [worker.id for worker in pair.workers if self._pool.get(worker.id) is worker]
-        for prompt in demand.prompts if present else ():
-            self.index.insert(prompt, *present, *([STORE] if pair.prefill.spec.has_store else []))
+        for digest in pair.digests if present else ():
+            self.index.insert_digest(digest, *present, *([STORE] if pair.prefill.spec.has_store else []))
         self._ahead.forget(demand.session)
         if prompt_tokens:
             ratio = demand.prompt_bytes / prompt_tokens
@@ -92,7 +95,9 @@ class Chooser:
     def expect_replica(self, demand: Demand, module: str) -> Worker | None:
         """Return the replica of `module` that the call after `demand` will be given to; None when none has room."""
         group = self._pool.replica_group(module)
-        return Ranked(group, self._match(demand)).lightest(self._slack) if group.find_ready() else None
+        if not group.find_ready():
+            return None
+        return Ranked(group, self._match(demand, self._digest(demand))).lightest(self._slack)
 
     def learn_push(self, demand: Demand, replica: Worker) -> None:
         """Note that `replica` was sent the prompt of `demand`: of several, it is the one that the next call meets."""
@@ -116,25 +121,38 @@ class Chooser:
         decode = [] if demand.is_prefill_only else _find_others(self._pool.replica_group(demand.module), avoid)
         if not prefill or not (decode or demand.is_prefill_only):
             return None
-        matched = self._match(demand)
+        digests = self._digest(demand)
+        matched = self._match(demand, digests)
         chosen = self._policy.choose(self._wanted(demand), make_candidates(prefill, matched))
         replica = _find(decode, choose_replica(make_candidates(decode, matched), self._slack)) if decode else None
-        return self._reserve(demand, _find(prefill, chosen), replica, matched)
+        return self._reserve(demand, _find(prefill, chosen), replica, matched, digests)
 
     def _wanted(self, demand: Demand) -> Wanted:
         return Wanted(session=demand.session, prompt_bytes=demand.prompt_bytes, bytes_per_token=self.bytes_per_token)
 
-    def _match(self, demand: Demand) -> Matched:
-        """Return how many bytes of all prompts together each worker holds."""
-        return self._ahead.add_to(add_up([self.index.find(prompt) for prompt in demand.prompts]), demand)
+    def _digest(self, demand: Demand) -> tuple[bytes, ...]:
+        return tuple(map(self.index.digest, demand.prompts))
 
-    def _reserve(self, demand: Demand, prefill: Worker, decode: Worker | None, matched: Matched) -> Pair:
+    def _match(self, demand: Demand, digests: Sequence[bytes]) -> Matched:
+        """Return how many bytes of all prompts together each worker holds."""
+        found = [self.index.find(prompt, digest) for prompt, digest in zip(demand.prompts, digests, strict=True)]
+        return self._ahead.add_to(add_up(found), demand)
+
+    def _reserve(
+        self,
+        demand: Demand,
+        prefill: Worker,
+        decode: Worker | None,
+        matched: Matched,
+        digests: tuple[bytes, ...],
+    ) -> Pair:
         known = known_bytes(make_candidate(prefill, matched))
         pair = Pair(
             prefill=prefill,
             decode=decode,
             matched_bytes=matched.length_of(prefill.id),
             expected_tokens=(demand.prompt_bytes - known) / self.bytes_per_token,
+            digests=digests,
         )
         for worker in pair.workers:
             worker.reserve()

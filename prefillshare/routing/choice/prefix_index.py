@@ -36,10 +36,14 @@ class PrefixIndex:
         """Return how many bytes of a prompt of `num_bytes` can be found."""
         return self._blocks.covered(num_bytes)
 
-    def find(self, prompt: bytes) -> Matched:
-        """Return who holds how much of `prompt`; good until the index changes."""
+    def digest(self, prompt: bytes) -> bytes:
+        """Return what the index knows `prompt` by."""
+        return self._blocks.digest(prompt)
+
+    def find(self, prompt: bytes, digest: bytes | None = None) -> Matched:
+        """Return who holds how much of `prompt`, whose digest may be known; good until the index changes."""
         scale, length = self._blocks.scale, len(prompt)
-        levels = self.tree.find(self._blocks.digest(prompt))
+        levels = self.tree.find(self.digest(prompt) if digest is None else digest)
         # A prompt that is shorter than a block is padded to one.
         return Matched([(min(position * scale, length), holders) for position, holders in levels])
 
@@ -49,7 +53,11 @@ class PrefixIndex:
 
     def insert(self, prompt: bytes, *workers: str) -> None:
         """Remember that each of `workers` holds the whole of `prompt`."""
-        self.tree.insert(self._blocks.digest(prompt), *workers)
+        self.insert_digest(self.digest(prompt), *workers)
+
+    def insert_digest(self, digest: bytes, *workers: str) -> None:
+        """Remember that each of `workers` holds the whole of the prompt with this digest."""
+        self.tree.insert(digest, *workers)
 
     def forget(self, worker: str) -> None:
         """Drop everything that `worker` holds: it left, restarted or flushed its cache."""

@@ -87,6 +87,11 @@ class JoinedWorker:
         """Return how many calls the worker has; 0 when it does not say."""
         return count_running(self.planned.place.url, self.api_key)
 
+    def follow(self, routers: Sequence[str]) -> None:
+        """Tell these routers of the worker from now on."""
+        self.routers = tuple(routers)
+        self.announcer.follow(routers)
+
     def step(self) -> None:
         """Look after the worker once, and make it known when it is time to.
 

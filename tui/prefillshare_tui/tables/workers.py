@@ -77,7 +77,7 @@ def _detail(row: WorkerRow, view: View) -> tuple[Line, ...]:
         *_moved(row),
         *_computed_ahead(worker),
         *_pushed(worker),
-        *_jobs(worker, view.snapshot),
+        *_of_router(worker, view.snapshot),
     )
 
 
@@ -142,10 +142,26 @@ def _pushed(worker: Worker) -> tuple[Line, ...]:
     return (line(f"{text}{words.exact(push.push_hit_tokens)} of them hit since, {ends}"),)
 
 
-def _jobs(worker: Worker, snapshot: Snapshot) -> tuple[Line, ...]:
-    """What the router that was asked had computed ahead; of others beside it only their state is known here."""
+def _of_router(worker: Worker, snapshot: Snapshot) -> tuple[Line, ...]:
+    """What the router that was asked says of itself; of others beside it only their state is known here."""
+    if worker.role != "router" or worker.id.startswith(_OTHER_ROUTER):
+        return ()
+    return (*_forwarded(snapshot), *_jobs(snapshot))
+
+
+def _forwarded(snapshot: Snapshot) -> tuple[Line, ...]:
+    if snapshot.forwarded is None:
+        return ()
+    text = (
+        f"calls passed on to the router of their session: {words.exact(snapshot.forwarded)}; sessions and calls here "
+    )
+    return (line(text + "are this router's alone"),)
+
+
+def _jobs(snapshot: Snapshot) -> tuple[Line, ...]:
+    """What the router had computed ahead."""
     jobs = snapshot.eager_jobs
-    if worker.role != "router" or worker.id.startswith(_OTHER_ROUTER) or jobs is None:
+    if jobs is None:
         return ()
     text = (
         f"answers to compute ahead: {words.exact(jobs.done)} done, {words.exact(jobs.pushed)} of them pushed to the "

@@ -1,0 +1,1 @@
+"""What answers that are computed ahead cost those who do not wait."""
