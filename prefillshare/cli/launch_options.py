@@ -6,18 +6,23 @@ from typing import Annotated
 import typer
 
 from prefillshare.cli.output import warn
+from prefillshare.cli.text import is_sendable, key_option
 
 DeploymentFile = Annotated[
     Path | None, typer.Argument(help="Deployment file; without one, the tiny family that comes along.")
 ]
 Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all interfaces.")]
 Port = Annotated[int, typer.Option(help="Port to listen on.")]
-ServerKey = Annotated[str | None, typer.Option(help="Key that clients must send.", envvar="PREFILLSHARE_API_KEY")]
+ServerKey = Annotated[
+    str | None,
+    typer.Option(help="Key that clients must send.", envvar="PREFILLSHARE_API_KEY", callback=key_option),
+]
 AdminKey = Annotated[
     str | None,
     typer.Option(
         help="Disaggregated: key for adding and removing workers; without one, nobody can.",
         envvar="PREFILLSHARE_ADMIN_KEY",
+        callback=key_option,
     ),
 ]
 AdminKeyFile = Annotated[
@@ -57,7 +62,12 @@ def choose_admin_key(key: str | None, file: Path | None) -> str | None:
 
     if key and file:
         raise ConfigError(f"the admin key is given twice, as it is and in {file}: leave one of them out")
-    return read_private(file, "--admin-key-file") if file else key or None
+    if file is None:
+        return key or None
+    found = read_private(file, "--admin-key-file")
+    if not is_sendable(found):
+        raise ConfigError(f"the key in {file} cannot be sent: a key is printable ASCII, without line breaks")
+    return found
 
 
 def warn_if_open(host: str, port: int, api_key: str | None) -> None:

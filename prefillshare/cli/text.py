@@ -53,9 +53,14 @@ def text_option(parameter: typer.CallbackParam, value: T) -> T:
 
 def key_option(parameter: typer.CallbackParam, value: str | None) -> str | None:
     """For `callback=` of an option that goes into an HTTP header."""
-    if value is not None and not (value.isascii() and value.isprintable()):
+    if value is not None and not is_sendable(value):
         raise ConfigError(f"{parameter.name} {value!a} cannot be sent: a key is printable ASCII, without line breaks")
     return value
+
+
+def is_sendable(key: str) -> bool:
+    """Whether a key can go into an HTTP header."""
+    return key.isascii() and key.isprintable()
 
 
 def read_stdin(what: str) -> str:

@@ -14,6 +14,19 @@ JOIN = ("--join", "http://127.0.0.1:30000")
 CASES = {
     "no key": (("worker", DISAGGREGATED, "--role", "prefill", *JOIN), {}, "PREFILLSHARE_ADMIN_KEY"),
     "no key of the router": (("router", DISAGGREGATED), {}, "PREFILLSHARE_ADMIN_KEY"),
+    **{
+        f"key of {command[0]} that no header takes": (
+            (*command, "--admin-key", "k\xfc"),
+            {},
+            r"admin_key 'k\xfc' cannot be sent: a key is printable ASCII",
+        )
+        for command in (("worker", DISAGGREGATED, "--role", "prefill", *JOIN), ("router", DISAGGREGATED))
+    },
+    "key of clients that no header takes": (
+        ("launch", DISAGGREGATED, "--api-key", "k\xfc"),
+        {},
+        r"api_key 'k\xfc' cannot be sent: a key is printable ASCII",
+    ),
     "no module": (("worker", DISAGGREGATED, "--role", "decode", *JOIN), None, "needs --module: choose one of math, "),
     "unknown module": (
         ("worker", DISAGGREGATED, "--role", "decode", "--module", "maths", *JOIN),

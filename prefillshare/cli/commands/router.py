@@ -7,12 +7,14 @@ import typer
 
 from prefillshare.cli import launch_options as given
 from prefillshare.cli.output import put, say
+from prefillshare.cli.text import key_option
 
 DRAIN_S = 30.0
 
 File = Annotated[Path, typer.Argument(help="Deployment file, the same on every machine.")]
 AdminKey = Annotated[
-    str | None, typer.Option(help="Key with which workers join and leave.", envvar="PREFILLSHARE_ADMIN_KEY")
+    str | None,
+    typer.Option(help="Key with which workers join and leave.", envvar="PREFILLSHARE_ADMIN_KEY", callback=key_option),
 ]
 
 Peers = Annotated[

@@ -7,6 +7,7 @@ import typer
 
 from prefillshare.cli import launch_options as given
 from prefillshare.cli.output import say, warn
+from prefillshare.cli.text import key_option
 
 if TYPE_CHECKING:
     from prefillshare.serving.join.worker import JoinedWorker
@@ -21,7 +22,10 @@ Name = Annotated[str | None, typer.Option(help="Name of the worker; else its rol
 Host = Annotated[str, typer.Option(help="Address of this machine at which routers and workers reach it.")]
 Port = Annotated[int | None, typer.Option(help="Port of its HTTP server; else a free one.")]
 AdminKey = Annotated[
-    str | None, typer.Option(help="The routers' admin key: with it workers join.", envvar="PREFILLSHARE_ADMIN_KEY")
+    str | None,
+    typer.Option(
+        help="The routers' admin key: with it workers join.", envvar="PREFILLSHARE_ADMIN_KEY", callback=key_option
+    ),
 ]
 
 
