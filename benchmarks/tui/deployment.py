@@ -8,6 +8,8 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
+from prefillshare.observe.document import EagerState, PushState
+
 Json = dict[str, Any]
 
 START = 1_760_000_000.0
@@ -197,8 +199,8 @@ def _new_worker(name: str, role: str, module: str | None, number: int) -> Json:
         **dict.fromkeys(counters.split(), 0),
         "kv": None if role == "router" else kv,
         "handoff": _no_handoffs(role == "prefill") if role in ("prefill", "decode") else None,
-        "eager": {"tokens": 0, "hit_tokens": 0, "dropped": 0} if role == "prefill" else None,
-        "push": {"pushed_tokens": 0, "push_hit_tokens": 0} if role == "decode" else None,
+        "eager": dict.fromkeys(EagerState.__annotations__, 0) if role == "prefill" else None,
+        "push": dict.fromkeys(PushState.__annotations__, 0) if role == "decode" else None,
         "store": _new_store() if role in ("engine", "prefill") else None,
     }
 

@@ -16,6 +16,7 @@ NOT_SHOWN = {
     snapshot.Store: {"is_attached", "failures", "fetched_pages", "declined_loads", "evicted_pages", "num_pages"}
     | {"host_capacity_tokens", "host_used_tokens", "codec", "codec_break_even_bytes_per_s", "medium_bytes_per_s"},
     snapshot.Module: {"retractions", "shared_prefix"},
+    snapshot.Eager: {"loaded_tokens"},
     snapshot.Handoff: {"memory_bytes", "memory_calls"},
 }
 """What the dashboard leaves to others."""
