@@ -21,6 +21,7 @@ LIBRARIES: dict[Extra, tuple[str, ...]] = {
         "jinja2",
         "jsonschema",
         "jsonschema_rs",
+        "llvmlite",
         "msgspec",
         "nixl",
         "numba",
