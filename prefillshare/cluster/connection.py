@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import ray
+from ray._private import worker as ray_worker
 
 from prefillshare.cluster.actor import NAMESPACE, MemberActor
 from prefillshare.cluster.plan import Member
@@ -36,6 +37,7 @@ def connect(address: str) -> None:
         os.environ.setdefault(name, value)
     try:
         # What actors print stands in their logs.
+        _keep_stdout_for_data()
         ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise ServerError(
@@ -47,6 +49,12 @@ def connect(address: str) -> None:
 def disconnect() -> None:
     """Leave the cluster; the actors stay."""
     ray.shutdown()
+
+
+def _keep_stdout_for_data() -> None:
+    """Let Ray print to stderr what happens in the cluster: it would stand among the data of a command."""
+    prints = ray_worker.print_to_stdstream
+    ray_worker.print_to_stdstream = lambda data, **options: prints({**data, "is_err": True}, **options)
 
 
 def _check_reachable(address: str) -> None:

@@ -100,8 +100,9 @@ def _sdpa(query: Tensor, keys: Tensor, values: Tensor, scale: float | None, **op
 
 
 def can_loop(*tensors: Tensor) -> bool:
-    """Whether loops of one thread can compute with these float32 tensors of the CPU, and are the faster way."""
-    return torch.get_num_threads() == 1 and all(tensor.is_contiguous() for tensor in tensors)
+    """Whether loops of one thread can compute with these tensors of the CPU, and are the faster way."""
+    is_plain = all(tensor.dtype == torch.float32 and tensor.is_contiguous() for tensor in tensors)
+    return is_plain and torch.get_num_threads() == 1
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:

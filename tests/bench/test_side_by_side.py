@@ -63,8 +63,8 @@ def test_each_token_is_prefilled_as_often_as_it_must(measured: tuple[Plan, Store
     # Shared: what the call before had as prompt, but for its x_n, which its decode module computed.
     expected = [0, *(prompt - 1 for prompt in prompts[:-1])]
     assert [call.cached_tokens for call in runs["shared"].calls] == expected * SESSIONS
-    # As released: the module's own last prompt, with what it answered.
-    expected = [0] * MODULES + [prompt + OUTPUT for prompt in prompts[:-MODULES]]
+    # As released: the module's own last prompt, with what it answered but for the last token, which no step computes.
+    expected = [0] * MODULES + [prompt + OUTPUT - 1 for prompt in prompts[:-MODULES]]
     assert [call.cached_tokens for call in runs["vanilla-lora"].calls] == expected * SESSIONS
 
     workload = runner.workload(MODULES, LOAD)
@@ -74,7 +74,7 @@ def test_each_token_is_prefilled_as_often_as_it_must(measured: tuple[Plan, Store
     # Answers so short are not computed ahead, and SGLang as released computes none.
     assert {system: run.eager_tokens for system, run in runs.items()} == {"shared": 0, "vanilla-lora": None}
     ideal = account(workload, runs["vanilla-lora"].calls)
-    assert ideal.own_tokens == sum(expected) * SESSIONS
+    assert ideal.own_tokens == (sum(expected) + TURNS - MODULES) * SESSIONS
     unique = account(workload, runs["shared"].calls).unique_tokens
     assert runs["shared"].prefilled_tokens == unique + SESSIONS * (TURNS - 1)
     assert max(sample.tokens for sample in runs["shared"].kv) <= prompts[-1] + OUTPUT

@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from prefillshare.accelerators import VISIBLE_VARIABLE
 from prefillshare.cluster.keeper import Keeper
 from prefillshare.cluster.plan import Group, Member, Plan
 from prefillshare.cluster.prepare import prepare
@@ -31,7 +32,9 @@ def plan(tmp_path: Path) -> Plan:
 
 
 @pytest.fixture
-def keepers() -> Iterator[list[Keeper]]:
+def keepers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Keeper]]:
+    # A member hides the GPUs from its own process, which here is that of all tests.
+    monkeypatch.setenv(VISIBLE_VARIABLE, "")
     started: list[Keeper] = []
     yield started
     for keeper in started:

@@ -24,6 +24,6 @@ def test_a_cached_prefix_is_sent_early_only_without_overlap_and_for_a_call(
     )
     scheduler = object.__new__(Scheduler)  # its constructor loads a model
     scheduler.enable_overlap = enable_overlap
-    state = RequestState(boundary=ALL_BASE_MADE, decode_module="math", is_eager=is_eager)
+    state = RequestState(boundary=ALL_BASE_MADE, decode_module="math", slice_tokens=64 if is_eager else 0)
     scheduler.maybe_send_cached_prefix_chunk(SimpleNamespace(prefillshare=state))
     assert len(sent) == num_sent

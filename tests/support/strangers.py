@@ -24,6 +24,7 @@ SAID: dict[str, bytes] = {
     "ZeroMQ's greeting": b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(48),
 }
 """What strangers send, by what it is."""
+_ZEROMQ_SIGNATURE = b"\xff"
 _HANDOFF_MESSAGES = (
     [b"not SGLang's"],
     [b"ABORT", b"1", b"127.0.0.1", b"1"],
@@ -37,6 +38,12 @@ def disturb(addresses: Iterable[Address]) -> dict[Address, dict[str, bytes]]:
     asked = list(addresses)
     with ThreadPoolExecutor(_NUM_STRANGERS) as pool:
         return dict(zip(asked, pool.map(_disturb, asked), strict=True))
+
+
+def greet_everybody(replies: dict[str, bytes]) -> bool:
+    """Whether a port that gave these replies speaks ZeroMQ with who has no keys: it says so in its greeting, while a web
+    server may only repeat what it was sent."""
+    return any(reply.startswith(_ZEROMQ_SIGNATURE) and b"NULL" in reply for reply in replies.values())
 
 
 def refusing(addresses: Iterable[Address], patience_s: float) -> set[Address]:
