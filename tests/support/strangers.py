@@ -41,8 +41,10 @@ def disturb(addresses: Iterable[Address]) -> dict[Address, dict[str, bytes]]:
 
 
 def greet_everybody(replies: dict[str, bytes]) -> bool:
-    """Whether a port that gave these replies speaks ZeroMQ with who has no keys: it says so in its greeting, while a web
-    server may only repeat what it was sent."""
+    """Whether a port that gave these replies speaks ZeroMQ with those who have no keys.
+
+    Its greeting says so, while a web server may only repeat what it was sent.
+    """
     return any(reply.startswith(_ZEROMQ_SIGNATURE) and b"NULL" in reply for reply in replies.values())
 
 
