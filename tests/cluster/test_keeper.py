@@ -69,7 +69,7 @@ def test_routers_know_each_other_and_hear_who_has_left(plan: Plan, keepers: list
     first, second = (start(keepers, Member(group=ROUTER, number=number, plan=plan)) for number in range(2))
     wait(lambda: set(others(first)) == {second.url}, "the first knows the second")
     wait(lambda: set(others(second)) == {first.url}, "the second knows the first")
-    wait(lambda: others(first)[second.url] == "up", "they agree")
+    wait(lambda: others(first).get(second.url) == "up", "they agree")
     second.leave(0)
     assert second.status().state == "left"
     keepers.remove(second)
