@@ -112,7 +112,7 @@ def _watch(plan: "Plan", stop: StopWish) -> None:
 
 def _stop(plan: "Plan") -> None:
     from prefillshare.cluster.change import stop_deployment
-    from prefillshare.cluster.connection import list_deployments
+    from prefillshare.cluster.members import list_deployments
 
     name = plan.config.name
     say("stopping: running requests get up to 8 s (Ctrl-C again ends this command, not the deployment)")

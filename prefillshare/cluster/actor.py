@@ -8,11 +8,10 @@ import time
 import ray
 
 from prefillshare.cluster.keeper import Keeper
+from prefillshare.cluster.members import ask, list_deployments
 from prefillshare.cluster.plan import Member
 from prefillshare.cluster.status import LogPiece, MemberStatus
 
-NAMESPACE = "prefillshare:"
-"""Begins the Ray namespace of each deployment, so that its actors are found without knowing of it."""
 _FIND_EVERY_S = 2.0
 _LOOK_EVERY_S = 0.5
 _FIND_TIMEOUT_S = 5.0
@@ -25,7 +24,7 @@ class RouterFinder:
     """
 
     def __init__(self, deployment: str) -> None:
-        self._namespace = NAMESPACE + deployment
+        self._deployment = deployment
         self._found: dict[str, str] = {}
         threading.Thread(target=self._keep_finding, name="router-finder", daemon=True).start()
 
@@ -37,25 +36,16 @@ class RouterFinder:
         while True:
             # What cannot be asked now is asked again; until then nothing is known to have changed.
             with contextlib.suppress(ray.exceptions.RayError, OSError, ValueError):
-                self._found = _find_routers(self._namespace, self._found)
+                self._found = _find_routers(self._deployment, self._found)
             time.sleep(_FIND_EVERY_S)
 
 
-def _find_routers(namespace: str, known: dict[str, str]) -> dict[str, str]:
-    actors = ray.util.list_named_actors(all_namespaces=True)
-    names = [actor["name"] for actor in actors if actor["namespace"] == namespace]
-    asked = {}
-    for name in filter(lambda name: name.startswith("router-"), names):
-        asked[ray.get_actor(name, namespace=namespace).url.remote()] = name
-    ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_FIND_TIMEOUT_S) if asked else ([], [])
+def _find_routers(deployment: str, known: dict[str, str]) -> dict[str, str]:
+    names = [name for name in list_deployments().get(deployment, []) if name.startswith("router-")]
+    answers = ask(deployment, names, "url", timeout_s=_FIND_TIMEOUT_S)
     # One that moves keeps its last address until it has a new one.
-    found = {name: known[name] for name in asked.values() if name in known}
-    for reference in ready:
-        try:
-            if url := ray.get(reference):
-                found[asked[reference]] = url
-        except ray.exceptions.RayError:
-            continue
+    found = {name: known[name] for name in names if name in known}
+    found |= {name: url for name, url in answers.items() if isinstance(url, str) and url}
     return dict(sorted(found.items()))
 
 

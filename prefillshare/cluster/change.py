@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from prefillshare.cluster import connection
+from prefillshare.cluster.members import ask, list_deployments
 from prefillshare.cluster.plan import Group, Member, Plan, next_members, revision_of, spot_of, wanted_sizes
 from prefillshare.cluster.roster import Roster, read_roster
 from prefillshare.cluster.status import MemberStatus
@@ -153,11 +154,11 @@ def stop_deployment(name: str, names: Sequence[str], drain_s: float, say: Say) -
 
 def _end_members(deployment: str, names: Sequence[str], drain_s: float, say: Say) -> None:
     """Let members end their calls, and end their actors; returns when their names are free again."""
-    connection.ask(deployment, names, "leave", drain_s, timeout_s=drain_s + _LEAVE_EXTRA_S)
+    ask(deployment, names, "leave", drain_s, timeout_s=drain_s + _LEAVE_EXTRA_S)
     for name in names:
         connection.remove_member(deployment, name)
         say(f"{name} has left")
     deadline = time.monotonic() + _LEAVE_EXTRA_S
     # Who launches next must not be given an actor that is about to end.
-    while set(names) & set(connection.list_deployments().get(deployment, [])) and time.monotonic() < deadline:
+    while set(names) & set(list_deployments().get(deployment, [])) and time.monotonic() < deadline:
         time.sleep(_POLL_S)

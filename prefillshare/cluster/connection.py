@@ -1,15 +1,14 @@
-"""This process as a client of a Ray cluster: what actors there are, and how one is made, asked and ended."""
+"""This process as a client of a Ray cluster, and how an actor there is made and ended."""
 
 import contextlib
 import os
 import socket
-from collections.abc import Iterable, Mapping
-from typing import Any
 
 import ray
 from ray._private import worker as ray_worker
 
-from prefillshare.cluster.actor import NAMESPACE, MemberActor
+from prefillshare.cluster.actor import MemberActor
+from prefillshare.cluster.members import NAMESPACE
 from prefillshare.cluster.plan import Member
 from prefillshare.errors import ServerError
 
@@ -68,15 +67,6 @@ def _check_reachable(address: str) -> None:
         ) from None
 
 
-def list_deployments() -> dict[str, list[str]]:
-    """Return the deployments on the cluster with the names of their members."""
-    found: dict[str, list[str]] = {}
-    for actor in ray.util.list_named_actors(all_namespaces=True):
-        if actor["namespace"].startswith(NAMESPACE):
-            found.setdefault(actor["namespace"].removeprefix(NAMESPACE), []).append(actor["name"])
-    return {name: sorted(found[name]) for name in sorted(found)}
-
-
 def start_member(member: Member) -> None:
     """Let Ray place a member; one of that name that is there stays as it is."""
     spot, deployment = member.spot, member.plan.config.name
@@ -96,27 +86,6 @@ def start_member(member: Member) -> None:
         runtime_env={"env_vars": _ENVIRONMENT},
     )
     maker.remote(member)
-
-
-def ask(deployment: str, names: Iterable[str], method: str, *arguments: object, timeout_s: float) -> Mapping[str, Any]:
-    """Ask members all at once; return what each answered, and its exception where it failed.
-
-    One that has not answered in time is left out.
-    """
-    asked = {}
-    for name in names:
-        with contextlib.suppress(ValueError):  # it has gone meanwhile
-            actor = ray.get_actor(name, namespace=NAMESPACE + deployment)
-            asked[getattr(actor, method).remote(*arguments)] = name
-    ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=timeout_s) if asked else ([], [])
-    return {asked[reference]: _result(reference) for reference in ready}
-
-
-def _result(reference: Any) -> Any:
-    try:
-        return ray.get(reference)
-    except ray.exceptions.RayError as error:
-        return error
 
 
 def remove_member(deployment: str, name: str) -> None:

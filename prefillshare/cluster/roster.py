@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from prefillshare.cluster import connection
+from prefillshare.cluster.members import ask, list_deployments
 from prefillshare.cluster.plan import Group, Plan
 from prefillshare.cluster.status import MemberStatus
 from prefillshare.errors import ConfigError, ServerError
@@ -50,14 +50,14 @@ def _belongs(name: str, beginning: str) -> bool:
 
 def read_roster(deployment: str, names: Sequence[str] | None = None) -> Roster:
     """Ask every member of a deployment how it stands; `names` where they are known already."""
-    names = connection.list_deployments().get(deployment, []) if names is None else names
-    answers = connection.ask(deployment, names, "status", timeout_s=_TIMEOUT_S)
+    names = list_deployments().get(deployment, []) if names is None else names
+    answers = ask(deployment, names, "status", timeout_s=_TIMEOUT_S)
     return Roster(name=deployment, members=tuple(_understand(name, answers) for name in names))
 
 
 def read_rosters() -> list[Roster]:
     """Return all deployments on the cluster."""
-    return [read_roster(name, names) for name, names in connection.list_deployments().items()]
+    return [read_roster(name, names) for name, names in list_deployments().items()]
 
 
 def read_plan(roster: Roster) -> Plan:
@@ -65,7 +65,7 @@ def read_plan(roster: Roster) -> Plan:
 
     Raises: ServerError when none does.
     """
-    answers = connection.ask(roster.name, [member.name for member in roster.members], "member", timeout_s=_TIMEOUT_S)
+    answers = ask(roster.name, [member.name for member in roster.members], "member", timeout_s=_TIMEOUT_S)
     for answer in answers.values():
         if not isinstance(answer, Exception):
             plan: Plan = answer.plan
@@ -78,7 +78,7 @@ def choose_deployment(name: str | None) -> str:
 
     Raises: ConfigError when there is none of that name, or several.
     """
-    known = list(connection.list_deployments())
+    known = list(list_deployments())
     if name is None and len(known) == 1:
         return known[0]
     if name is None or name not in known:

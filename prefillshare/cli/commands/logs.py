@@ -23,10 +23,9 @@ def logs(
     deployment: given.Deployment = None,
 ) -> None:
     """Print the log of one worker or router of a deployment on a cluster, from whichever node it is on."""
-    from prefillshare.cli.cluster_options import connected
 
-    with connected(cluster):
-        from prefillshare.cluster.connection import list_deployments
+    with given.connected(cluster):
+        from prefillshare.cluster.members import list_deployments
         from prefillshare.cluster.roster import choose_deployment
         from prefillshare.errors import ConfigError
 
@@ -46,7 +45,7 @@ def logs(
 
 def _read(deployment: str, worker: str, offset: int, file: str, last: "LogPiece | None" = None) -> "LogPiece":
     """Return what comes after `offset`; nothing, with `last`, from a worker that moves."""
-    from prefillshare.cluster.connection import ask
+    from prefillshare.cluster.members import ask
     from prefillshare.cluster.status import LogPiece
     from prefillshare.errors import ServerError
 

@@ -52,10 +52,9 @@ def _print(record: "DeploymentRecord") -> None:
 def _print_cluster(address: str, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from prefillshare.cli.cluster_options import connected
     from prefillshare.cli.cluster_table import print_rosters
 
-    with connected(address):
+    with given.connected(address):
         from prefillshare.cluster.roster import read_rosters
 
         rosters = read_rosters()

@@ -17,10 +17,9 @@ Wanted = Annotated[
 
 def scale(wanted: Wanted, cluster: given.Address = None, deployment: given.Deployment = None) -> None:
     """Change how many workers a deployment on a cluster has, until it is launched again."""
-    from prefillshare.cli.cluster_options import connected
 
     numbers = dict(_parse(text) for text in wanted)
-    with connected(cluster):
+    with given.connected(cluster):
         from prefillshare.cluster.change import Changer
         from prefillshare.cluster.roster import choose_deployment, read_plan, read_roster
         from prefillshare.serving.options import START_TIMEOUT_S

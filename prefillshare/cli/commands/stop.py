@@ -14,11 +14,10 @@ def stop(
     drain_s: Annotated[float, typer.Option("--drain", help="Seconds for running calls to end.", min=0)] = 30.0,
 ) -> None:
     """End a deployment on a cluster."""
-    from prefillshare.cli.cluster_options import connected
 
-    with connected(cluster):
+    with given.connected(cluster):
         from prefillshare.cluster.change import stop_deployment
-        from prefillshare.cluster.connection import list_deployments
+        from prefillshare.cluster.members import list_deployments
         from prefillshare.cluster.roster import choose_deployment
 
         name = choose_deployment(name)

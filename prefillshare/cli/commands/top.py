@@ -51,10 +51,9 @@ def _can_draw() -> bool:
 
 def _find_router(address: str, deployment: str | None) -> str:
     """Return the address of a router of a deployment on a cluster."""
-    from prefillshare.cli.cluster_options import connected
     from prefillshare.errors import ServerError
 
-    with connected(address):
+    with given.connected(address):
         from prefillshare.cluster.roster import choose_deployment, read_roster
 
         url = read_roster(choose_deployment(deployment)).url()
