@@ -80,6 +80,9 @@ NO_BOOTSTRAP_HOST = "2.2.2.2"
 EAGER_VARIABLE = "PREFILLSHARE_EAGER_ANSWERS"
 """Environment variable of engines that compute answers ahead: the shortest one, in tokens; not set, they do not."""
 
+ADMISSION_VARIABLE = "PREFILLSHARE_MEMORY_WAIT_S"
+"""Environment variable of engines that hold back new sessions while memory is full: the longest wait, in seconds."""
+
 PATCHES_PROGRAM = "sglang_patches"
 """Module that `python -m` runs: `report` says whether the patches fit. Engines begin lines about themselves so."""
 

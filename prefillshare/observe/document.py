@@ -160,6 +160,21 @@ class EagerState(ComputedAhead):
     waiting: int
 
 
+class AdmissionCounters(TypedDict):
+    """What is counted of calls that had to wait for memory."""
+
+    held_back: int
+    overdue: int
+
+
+class AdmissionState(AdmissionCounters):
+    """The same, who waits now, and what memory is kept for."""
+
+    waiting: int
+    sessions: int
+    held_tokens: int
+
+
 class WorkerCounters(TypedDict):
     """What is counted of a worker."""
 
@@ -186,6 +201,7 @@ class WorkerState(WorkerCounters):
     store: StoreState | None
     push: PushState | None
     eager: EagerState | None
+    admission: AdmissionState | None
 
 
 class DivergenceState(TypedDict):
