@@ -8,7 +8,6 @@ know nothing of it until it is taken. To its caller it is a call that waits; who
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -56,7 +55,7 @@ class Gate:
             max_new_tokens=call.sampling_params.max_new_tokens or 0,
             priority=self._priority_sign * (call.priority or 0),
         )
-        if self.admission.arrive(known, time.monotonic()):
+        if self.admission.arrive(known, _now()):
             self._send(call)
         else:
             self._held_back[known.rid] = call
@@ -70,7 +69,7 @@ class Gate:
     def end(self, rid: str, num_output: int) -> None:
         """A call is over, or its caller has gone; whoever need not wait any longer is sent."""
         self._held_back.pop(rid, None)
-        self.admission.end(rid, num_output, time.monotonic())
+        self.admission.end(rid, num_output, _now())
         self._send_taken()
 
     def count_by_adapter(self) -> Counter[str]:
@@ -88,7 +87,7 @@ class Gate:
     def _send_taken(self) -> None:
         if not self._held_back:
             return
-        for rid in self.admission.take_waiting(time.monotonic()):
+        for rid in self.admission.take_waiting(_now()):
             self._send(self._held_back.pop(rid))
         self._look_later()
 
@@ -99,3 +98,7 @@ class Gate:
     def _look(self) -> None:
         self._timer = None
         self._send_taken()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

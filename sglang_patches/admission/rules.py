@@ -35,8 +35,8 @@ SETTLED_TOKENS = 8
 """Tokens of its first answer after which the next session may start."""
 SMALL_SHARE = 1 / 64
 """Of the KV cache, what a call may add that does not wait behind larger ones."""
-IDLE_S = 0.05
-"""After that long without a call, memory that is kept is not worth an idle engine."""
+IDLE_S = 1.0
+"""After that long without a call in work, contexts that are kept are not worth an engine that waits for them."""
 _OUTPUT_MEMORY = 0.95
 _MOST_LOOKED_AT = 64
 
