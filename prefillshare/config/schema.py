@@ -290,6 +290,11 @@ class Deployment:
             seen[module.name] = f"decode module {number}"
         if self.topology == "colocated":
             self._check_colocated()
+        elif self.engine.memory_wait_s:
+            raise ConfigError(
+                f"memory_wait_s is {self.engine.memory_wait_s}, and sessions wait for memory in topology = "
+                '"colocated" only: remove it'
+            )
         if self.store is not None and (self.engine.page_size or MIN_PAGE_TOKENS) < MIN_PAGE_TOKENS:
             raise ConfigError(
                 f"page_size is {self.engine.page_size} and a store looks up, checks and copies page by page, which "

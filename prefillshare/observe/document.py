@@ -160,16 +160,11 @@ class EagerState(ComputedAhead):
     waiting: int
 
 
-class AdmissionCounters(TypedDict):
-    """What is counted of calls that had to wait for memory."""
+class AdmissionState(TypedDict):
+    """Calls that wait for memory, and had to, and what it is kept for."""
 
     held_back: int
     overdue: int
-
-
-class AdmissionState(AdmissionCounters):
-    """The same, who waits now, and what memory is kept for."""
-
     waiting: int
     sessions: int
     held_tokens: int

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 LOOK_S = 0.05
 """Pause between two looks while somebody waits: time alone may let a call in."""
 
+_LEAST = 1 << 63
+"""Behind every priority that a call may have."""
+
 
 class Gate:
     """Calls on their way to the scheduler; of the event loop's thread only."""
@@ -35,6 +38,7 @@ class Gate:
         send: Callable[[TokenizedGenerateReqInput], None],
         priority_sign: int = 0,
     ) -> None:
+        """With `priority_sign` 1, lower values of priority go first, with -1 higher ones; with 0 there are none."""
         self.admission = Admission(
             num_capacity=num_capacity, num_start_tokens=num_start_tokens, longest_wait_s=longest_wait_s
         )
@@ -53,23 +57,35 @@ class Gate:
             namespace=namespace,
             session=session,
             max_new_tokens=call.sampling_params.max_new_tokens or 0,
-            priority=self._priority_sign * (call.priority or 0),
+            priority=self._rank(call.priority),
         )
         if self.admission.arrive(known, _now()):
             self._send(call)
         else:
             self._held_back[known.rid] = call
-            self._look_later()
+            # It may be a small one, which waits behind nobody.
+            self._send_taken()
+
+    def _rank(self, priority: int | None) -> int:
+        """Place of a priority, the highest first; as the scheduler has it, a call without one has the least."""
+        if self._priority_sign == 0:
+            return 0
+        return _LEAST if priority is None else self._priority_sign * priority
 
     def note_output(self, rid: str, num_tokens: int) -> None:
         """A call's answer has so many tokens."""
-        self.admission.note_output(rid, num_tokens)
-        self._send_taken()
+        if self.admission.note_output(rid, num_tokens):
+            self._send_taken()
 
     def end(self, rid: str, num_output: int) -> None:
         """A call is over, or its caller has gone; whoever need not wait any longer is sent."""
         self._held_back.pop(rid, None)
         self.admission.end(rid, num_output, _now())
+        self._send_taken()
+
+    def forget_kept(self) -> None:
+        """The cache was emptied: nothing is kept for anybody."""
+        self.admission.forget_kept()
         self._send_taken()
 
     def count_by_adapter(self) -> Counter[str]:

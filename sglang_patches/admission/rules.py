@@ -39,6 +39,7 @@ IDLE_S = 1.0
 """After that long without a call in work, contexts that are kept are not worth an engine that waits for them."""
 _OUTPUT_MEMORY = 0.95
 _MOST_LOOKED_AT = 64
+_SESSIONS_BETWEEN_SWEEPS = 256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,6 +109,8 @@ class Admission:
         """A call comes; whether it is taken at once."""
         session = self._known.find(call.namespace, call.session, call.context, now)
         known = _Entry(call=call, session=session, since=now, num_expected=0)
+        if session.ticket % _SESSIONS_BETWEEN_SWEEPS == 0:
+            self.forget_quiet(now)  # elsewhere only where there is no room
         if session.is_admitted and self._must_give_way(known, now):
             self._suspend(session)
         if session.is_admitted or (not self._waiting and self._has_room(known, now)):
@@ -117,10 +120,9 @@ class Admission:
         self.held_back += 1
         return False
 
-    def note_output(self, rid: str, num_tokens: int) -> None:
-        """A call's answer has so many tokens."""
-        if num_tokens >= SETTLED_TOKENS:
-            self._starting.pop(rid, None)
+    def note_output(self, rid: str, num_tokens: int) -> bool:
+        """A call's answer has so many tokens; whether its session has started by that, so that others may."""
+        return num_tokens >= SETTLED_TOKENS and self._starting.pop(rid, None) is not None
 
     def end(self, rid: str, num_output: int, now: float) -> None:
         """A call is over, in whatever way, whether it was taken or not; others are none of this room's."""
@@ -151,6 +153,11 @@ class Admission:
             del self._waiting[entry.call.rid]
             yield self._take(entry)
 
+    def forget_kept(self) -> None:
+        """Contexts that were kept between two calls are gone."""
+        for session in list(self._kept):
+            self._suspend(session)
+
     def forget_quiet(self, now: float) -> None:
         """Keep no contexts any longer than their time."""
         for session in [session for session in self._kept if self._is_over(session, now)]:
@@ -168,11 +175,14 @@ class Admission:
         return next((known for known in queue[1:_MOST_LOOKED_AT] if self._is_small(known)), None)
 
     def _has_room(self, known: _Entry, now: float) -> bool:
-        if self._starting and self._are_others_at_work():
-            return sum(self._starting.values()) + self._count_added(known) <= self.num_start_tokens and self._fits(
-                known, now
-            )
-        return self._fits(known, now)
+        return self._may_start(known) and self._fits(known, now)
+
+    def _may_start(self, known: _Entry) -> bool:
+        """Whether others whose sessions start just now leave it a part of the chunk, where that matters to anybody."""
+        num_starting = sum(self._starting.values())
+        if not num_starting or not self._are_others_at_work():
+            return True
+        return num_starting + self._count_added(known) <= self.num_start_tokens
 
     def _are_others_at_work(self) -> bool:
         """Whether anybody is under way whom a start would slow down."""

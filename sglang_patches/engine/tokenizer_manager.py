@@ -125,7 +125,10 @@ class TokenizerManager(upstream.TokenizerManager):
     )
     async def flush_cache(self, timeout_s: float | None = None) -> FlushCacheReqOutput:
         self._forget_answers()
-        return await super().flush_cache(timeout_s)
+        flushed = await super().flush_cache(timeout_s)
+        if self.gate is not None and flushed.success:
+            self.gate.forget_kept()
+        return flushed
 
     @overrides("f30e70b1988247bb", "answers nobody wants would be computed ahead, and calls that wait would not end")
     def abort_request(self, rid: str = "", abort_all: bool = False) -> None:
