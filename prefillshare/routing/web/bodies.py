@@ -35,6 +35,8 @@ async def read_body(request: web.Request, settings: Router) -> bytes:
         raise MediaTypeError(f"the content encoding is {encoding[:40]!r}: send the JSON text uncompressed")
     try:
         if (request.content_length or 0) <= settings.max_body_bytes:
+            if request.content.is_eof():
+                return await request.read()  # most bodies come with their headers
             async with asyncio.timeout(settings.body_timeout_s):
                 return await request.read()
     except web.HTTPRequestEntityTooLarge:
