@@ -47,7 +47,7 @@ class Attempt:
     async def __aenter__(self) -> "Attempt":
         # Both legs set out at once. The decode worker fetches the KV when the prefill worker has it, by the room
         # that both are told; whichever comes first waits for the other.
-        self._prefill = asyncio.create_task(self._run_prefill())
+        self._prefill = self._underway.loop.create_task(self._run_prefill())
         return self
 
     async def __aexit__(
@@ -63,7 +63,7 @@ class Attempt:
 
         Raises: LegFailedError, ShortageError; CallTimeoutError when nothing has come in time.
         """
-        settings, now = self._parts.settings.router, asyncio.get_running_loop().time()
+        settings, now = self._parts.settings.router, self._underway.loop.time()
         limit_s = settings.first_byte_timeout_s if self._underway.call.is_stream else settings.total_timeout_s
         ends_at = min(now + limit_s, self._underway.deadline)
         try:
@@ -114,7 +114,7 @@ class Attempt:
         # A refusal by the decode worker makes the hand-off fail, and says why.
         may_be_told = isinstance(report, Answer) or (isinstance(report, LegFailedError) and not report.counts)
         grace_s = _REFUSAL_GRACE_S if may_be_told else 0.0
-        limit.reschedule(min(asyncio.get_running_loop().time() + grace_s, ends_at))
+        limit.reschedule(min(self._underway.loop.time() + grace_s, ends_at))
 
     async def _run_prefill(self) -> PrefillResult:
         # An error is returned, not raised: after a good answer nobody waits for this task any more.

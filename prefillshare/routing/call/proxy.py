@@ -28,6 +28,7 @@ class Proxy:
     def __init__(self, parts: Parts, eager: EagerAnswers | None = None) -> None:
         self.counters = Counters()
         self.num_running = 0
+        self._loop = asyncio.get_running_loop()
         self._parts = parts
         self._eager = eager
 
@@ -45,9 +46,10 @@ class Proxy:
         reason: str | None = None
         try:
             with self._parts.tracing.span(request.headers, module=call.module, endpoint=call.endpoint) as span:
-                deadline = asyncio.get_running_loop().time() + self._parts.settings.router.total_timeout_s
+                loop = self._loop
+                deadline = loop.time() + self._parts.settings.router.total_timeout_s
                 response = await self._try_workers(
-                    Underway(request=request, call=call, observed=observed, span=span, deadline=deadline)
+                    Underway(request=request, call=call, observed=observed, span=span, loop=loop, deadline=deadline)
                 )
             self.counters.answered += 1
             outcome, reason = ("ok", None) if response.status < 400 else ("error", f"answered {response.status}")

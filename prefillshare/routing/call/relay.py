@@ -47,7 +47,7 @@ async def relay(
     await response.prepare(request)  # the status is out: from here on a failure can only be told within the stream
     writer = Writer(response, request.transport)
     try:
-        await _pass_on(writer, decode, answer, settings.idle_timeout_s, underway.deadline)
+        await _pass_on(underway, writer, decode, answer, settings.idle_timeout_s)
     except LegFailedError as error:
         await end_with_error(request, writer, WorkerFailedError(f"the answer broke off: {error}"))
         raise StreamBrokenError(response, error) from error
@@ -108,13 +108,15 @@ class Writer:
 class _Pump:
     """Passes on what a worker sends, for as long as neither it nor the client pauses for too long."""
 
-    def __init__(self, writer: Writer, decode: Worker, limit: asyncio.Timeout, idle_s: float, deadline: float) -> None:
+    def __init__(
+        self, underway: Underway, writer: Writer, decode: Worker, limit: asyncio.Timeout, idle_s: float
+    ) -> None:
         self._writer = writer
         self._decode = decode
         self._limit = limit
         self._idle_s = idle_s
-        self._deadline = deadline
-        self._loop = asyncio.get_running_loop()
+        self._deadline = underway.deadline
+        self._loop = underway.loop
         self._renewed_at = float("-inf")
 
     async def run(self, piece: bytes, rest: Reply) -> None:
@@ -150,7 +152,7 @@ class _Pump:
             self._renewed_at = now
 
 
-async def _pass_on(writer: Writer, decode: Worker, answer: Answer, idle_s: float, deadline: float) -> None:
+async def _pass_on(underway: Underway, writer: Writer, decode: Worker, answer: Answer, idle_s: float) -> None:
     """Write what `decode` sends.
 
     Raises: LegFailedError, TimeoutError.
@@ -160,7 +162,7 @@ async def _pass_on(writer: Writer, decode: Worker, answer: Answer, idle_s: float
         await writer.write_last(answer.content)  # the whole answer came at once, and goes out so
         return
     async with asyncio.timeout(None) as limit:
-        await _Pump(writer, decode, limit, idle_s, deadline).run(answer.content, answer.rest)
+        await _Pump(underway, writer, decode, limit, idle_s).run(answer.content, answer.rest)
 
 
 async def end_with_error(request: web.Request, writer: Writer, error: RoutingError) -> None:
