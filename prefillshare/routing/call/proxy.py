@@ -38,7 +38,8 @@ class Proxy:
         Raises: RoutingError.
         """
         observed = self._observe(call)
-        self._tell_begin(call, observed)
+        # In the turn after the next: what nobody waits for is done when both legs are on their way.
+        self._loop.call_soon(self._loop.call_soon, self._tell_begin, call, observed)
         self.counters.calls += 1
         self.num_running += 1
         started = time.monotonic()
@@ -72,7 +73,9 @@ class Proxy:
     def _observe(self, call: Call) -> Observed:
         num_prompts = 1 if call.num_prompts is None else call.num_prompts
         prompt = Prompt(data=call.prompts[0] if call.prompts else b"")
-        return self._parts.observer.begin(call.module, session=call.session, prompt=prompt, num_prompts=num_prompts)
+        return self._parts.observer.begin(
+            call.module, session=call.session, prompt=prompt, num_prompts=num_prompts, finds_session=False
+        )
 
     def _count_failure(self, call: Call, error: RoutingError) -> None:
         if isinstance(error, QueueFullError):
@@ -118,8 +121,9 @@ class Proxy:
         return response
 
     def _tell_begin(self, call: Call, observed: Observed) -> None:
-        if self._eager is not None and observed.session is not None and not call.is_prefill_only:
-            self._eager.begin_call(observed.session, call.module)
+        session = observed.session
+        if self._eager is not None and session is not None and not call.is_prefill_only:
+            self._eager.begin_call(session, call.module)
 
     def _tell_end(self, underway: Underway, attempt: Attempt) -> None:
         """The answer is out: what follows it may be computed. Of a batch nobody knows which answer goes on."""
