@@ -8,6 +8,7 @@ import pytest
 
 from prefillshare.routing.http import client as clients
 from prefillshare.routing.http.client import HttpClient
+from prefillshare.routing.http.connection import Connection
 from prefillshare.routing.http.errors import BrokenOffError, CannotConnectError
 from prefillshare.routing.http.reply import MAX_UNREAD_BYTES, Reply
 from prefillshare.serving.machine.ports import free_port
@@ -58,20 +59,46 @@ def saying(*answers: bytes, ends: bool = False) -> Behaviour:
     return behave
 
 
+class Client:
+    """Posts to one server."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.http = HttpClient(5.0)
+
+    async def __call__(self, body: bytes = b"{}", *, is_stream: bool = False) -> Reply:
+        headers = {"Content-Type": "application/json"}
+        return await self.http.request("POST", self.url, "/v1/x", headers=headers, body=body, is_stream=is_stream)
+
+
 @contextlib.asynccontextmanager
-async def running(behave: Behaviour) -> AsyncIterator[tuple[Server, Callable[..., Awaitable[Reply]]]]:
+async def running(behave: Behaviour) -> AsyncIterator[tuple[Server, Client]]:
     server = Server(behave)
     listening = await asyncio.start_server(server.serve, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
-    client = HttpClient(5.0)
-
-    async def post(body: bytes = b"{}", **options: object) -> Reply:
-        headers = {"Content-Type": "application/json"}
-        return await client.request("POST", url, "/v1/x", headers=headers, body=body, **options)  # type: ignore[arg-type]
-
+    client = Client(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}")
     async with listening:
-        yield server, post
-        client.close()
+        yield server, client
+        client.http.close()
+
+
+class Transport(asyncio.Transport):
+    """Leads nowhere, and notes what is done with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.done: list[str] = []
+
+    def is_closing(self) -> bool:
+        return False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.done.append("write")
+
+    def pause_reading(self) -> None:
+        self.done.append("pause")
+
+    def resume_reading(self) -> None:
+        self.done.append("resume")
 
 
 @in_loop
@@ -137,6 +164,7 @@ async def _pieces(reply: Reply) -> AsyncIterator[bytes]:
         b"HTTP/1.1 200 OK\r\nContent-",
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
         b"SSH-2.0-OpenSSH\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 20_000,
         b"",
     ],
 )
@@ -288,6 +316,37 @@ async def test_a_large_body_arrives_and_an_early_answer_is_heard() -> None:
             reply = await post(body)
             assert (await reply.read(), reply.status) == (b"no", 413)
             assert server.num_connections == number, "the rest of the body would be taken for a request"
+
+
+@in_loop
+async def test_a_server_that_left_keeps_no_connection() -> None:
+    async with running(saying(OK, OK)) as (server, post):
+        for _ in range(2):
+            replies = [await post(), await post()]
+            assert await replies[0].read() == b"ok"
+            post.http.forget(post.url)
+            assert await replies[1].read() == b"ok"
+            await until(lambda: server.num_open == 0)
+
+
+@in_loop
+async def test_an_answer_that_was_held_up_and_is_given_up_holds_up_no_other() -> None:
+    whole = 2 * MAX_UNREAD_BYTES
+    big = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % whole + bytes(whole)
+    transport = Transport()
+    connection = Connection(
+        asyncio.get_running_loop(),
+        on_idle=lambda _: transport.done.append("idle"),
+        on_closed=lambda _: transport.done.append("closed"),
+    )
+    connection.connection_made(transport)
+    first = connection.request(b"", b"", is_stream=True)
+    connection.data_received(big)  # so much at once that reading pauses, and the end with it
+    first.close()
+    assert transport.done == ["write", "pause", "resume", "idle"]
+    second = connection.request(b"", b"", is_stream=False)
+    connection.data_received(OK)
+    assert await second.read() == b"ok"
 
 
 @pytest.mark.parametrize("value", ["a\r\nX-Injected: 1", "a\nb", "a\0b"])

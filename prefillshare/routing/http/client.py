@@ -24,7 +24,7 @@ _PORTS = {"http": 80, "https": 443}
 class Origin:
     """One server, and the connections to it that nobody uses at the moment, those that were used last at the end."""
 
-    __slots__ = ("host", "idle", "name", "port", "tls")
+    __slots__ = ("host", "idle", "is_forgotten", "name", "port", "tls")
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -34,6 +34,7 @@ class Origin:
         self.port = parts.port or _PORTS[parts.scheme]
         self.tls = ssl.create_default_context() if parts.scheme == "https" else None
         self.idle: dict[Connection, None] = {}
+        self.is_forgotten = False
 
     def take(self, now: float) -> Connection | None:
         """Return the connection that was used last, if it is fresh enough to be used again."""
@@ -86,10 +87,12 @@ class HttpClient:
         return await connection.request_slowly(head, body, is_stream=is_stream)
 
     def forget(self, url: str) -> None:
-        """Close the unused connections to the server at `url`, which is not asked any more."""
+        """Close the connections to the server at `url`, those in use after their answers: it is not asked any more."""
         origin = self._origins.pop(url, None)
-        for connection in list(origin.idle) if origin else ():
-            connection.close()
+        if origin is not None:
+            origin.is_forgotten = True
+            for connection in list(origin.idle):
+                connection.close()
 
     def close(self) -> None:
         """Close all connections."""
@@ -128,6 +131,9 @@ class HttpClient:
         )
 
         def keep(connection: Connection) -> None:
+            if origin.is_forgotten:
+                connection.close()
+                return
             connection.idle_since = loop.time()
             origin.idle[connection] = None
             if self._sweep is None:

@@ -12,6 +12,7 @@ from prefillshare.routing.http.reply import Reply
 _SLICE_BYTES = 1 << 18
 """A larger body is written in pieces of that size, so that other calls are served in between."""
 _WITHOUT_BODY = frozenset((204, 304))
+_MAX_HEAD_BYTES = 1 << 16
 
 
 class Connection(asyncio.Protocol):
@@ -25,7 +26,6 @@ class Connection(asyncio.Protocol):
         on_closed: "Callable[[Connection], None]",
     ) -> None:
         self.idle_since = 0.0
-        self.num_requests = 0
         self._loop = loop
         self._on_idle = on_idle
         self._on_closed = on_closed
@@ -35,6 +35,7 @@ class Connection(asyncio.Protocol):
         self._is_reply_over = False
         self._keeps_alive = False
         self._has_length = False
+        self._num_head_bytes = 0
         self._may_write = asyncio.Event()
         self._may_write.set()
 
@@ -77,7 +78,7 @@ class Connection(asyncio.Protocol):
 
     def _expect_reply(self, is_stream: bool) -> Reply:
         assert self._reply is None
-        self.num_requests += 1
+        self._num_head_bytes = 0
         self._reply = Reply(self._loop, wants_whole=not is_stream, close=self.close, pause=self._pause)
         return self._reply
 
@@ -93,6 +94,12 @@ class Connection(asyncio.Protocol):
             self._on_idle(self)
         else:
             self.close()
+
+    def _limit_head(self, num_bytes: int) -> None:
+        """Count bytes after which the headers are not over."""
+        self._num_head_bytes += num_bytes
+        if self._num_head_bytes > _MAX_HEAD_BYTES:
+            self._break_off(BrokenOffError(f"it sent more than {_MAX_HEAD_BYTES} bytes of headers"))
 
     def _break_off(self, error: BrokenOffError) -> None:
         reply, self._reply = self._reply, None
@@ -127,6 +134,8 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
             if self._is_reply_over:
                 self._settle()
+            elif reply is not None and not reply.status:
+                self._limit_head(len(data))
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._break_off(BrokenOffError(f"it sent what is no answer: {error}"))
         if reply is not None:

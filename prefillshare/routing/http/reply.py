@@ -121,6 +121,7 @@ class Reply:
         """Hear that no more comes: all of it is there, or there was an `error`."""
         self.is_over = True
         self._error = error
+        self._read_on()  # the connection is not this answer's any more
 
     def wake(self) -> None:
         """Wake the reader if there is what it waits for."""

@@ -46,6 +46,10 @@ class WorkerClient:
             await asyncio.wait(self._background, timeout=_ABORT_TIMEOUT_S)
         self._http.close()
 
+    def forget(self, worker: Worker) -> None:
+        """Keep no connection to `worker`, which has left."""
+        self._http.forget(worker.base_url)
+
     async def send(self, leg: Leg, headers: Mapping[str, str], *, is_stream: bool) -> Answer:
         """Send `leg` and return its answer; of a stream, once its first piece is there.
 
