@@ -8,7 +8,7 @@ DEPLOYMENT ?= models/tiny-agents.toml
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast tmux check dist install lock clean bench bench-gpu bench-choice bench-cluster bench-router bench-hosts bench-train bench-accuracy bench-tui bench-store bench-simulate
+.PHONY: help run test test-fast tmux check dist install lock clean bench bench-gpu bench-choice bench-cluster bench-router bench-routers bench-hosts bench-train bench-accuracy bench-tui bench-store bench-simulate
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ bench-hosts: $(READY) ## kill parts of a deployment on three network namespaces 
 
 bench-router: $(READY) ## measure the router (ARGS="--smg PATH" puts that gateway beside it)
 	$(BIN)/python -m benchmarks.router $(ARGS)
+
+bench-routers: $(READY) ## measure two routers beside one (a minute)
+	$(BIN)/python -m benchmarks.router.pair $(ARGS)
 
 bench-store: $(READY) ## measure the store: GB/s in and out by tier, codec and threads
 	$(BIN)/python -m benchmarks.store $(ARGS)

@@ -150,6 +150,7 @@ class Gateway:
         parts.chooser.index.forget(worker.id)
         parts.sessions.forget(worker.id)
         await self._unwatch(worker)
+        parts.client.forget(worker)
         parts.observer.events.tell("worker_left", worker.id, reason)
         parts.admission.start_waiting()
 

@@ -17,7 +17,7 @@ import pytest
 from benchmarks.hosts.deployment import PORT, HostedDeployment, greedy, hosted
 from benchmarks.hosts.faults import find_orphans
 from benchmarks.hosts.machines import can_have_hosts, network_of_hosts
-from prefillshare.routing.workers.sockets import GONE_S
+from prefillshare.routing.http.sockets import GONE_S
 from tests.support.engines import MODELS_DIR
 from tests.support.marks import starts_engine
 from tests.support.monitoring import read_state, worker_of
