@@ -181,6 +181,6 @@ def _compiled() -> _Handler:
         engine=engine,
         address=engine.get_function_address("handle"),
         before=engine.get_global_value_address("before"),
-        ranges=np.frombuffer(place, dtype=np.uint64).reshape(_MOST_RANGES, 3),
+        ranges=np.ctypeslib.as_array(place).reshape(_MOST_RANGES, 3),
         free=list(range(_MOST_RANGES))[::-1],
     )

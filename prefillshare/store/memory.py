@@ -4,6 +4,7 @@ The file grows a segment at a time, and each segment is allocated before it is m
 stays as large as it is. Where others take the memory away all the same, zeros are read (`bus_errors.py`).
 """
 
+import errno
 import mmap
 import os
 from collections.abc import Sequence
@@ -86,8 +87,11 @@ class MappedFile:
     """A part of a file as memory; it is unmapped when nobody has the array any more."""
 
     def __init__(self, descriptor: int, start: int, length: int) -> None:
-        """Raises: OSError, ValueError."""
-        self._map = GuardedMap(descriptor, length, offset=start)
+        """Raises: OSError."""
+        try:
+            self._map = GuardedMap(descriptor, length, offset=start)
+        except ValueError as error:
+            raise OSError(errno.ESTALE, "a file in memory was cut while it was opened") from error
         self.data: Bytes = np.frombuffer(self._map, dtype=np.uint8)
 
     def find_loss(self) -> str | None:

@@ -1,5 +1,6 @@
 """Files in memory that others cut at the moment of an access: zeros in place of SIGBUS, and only there."""
 
+import contextlib
 import faulthandler
 import mmap
 import os
@@ -9,10 +10,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from prefillshare.errors import StoreError
 from prefillshare.store import KvStore, StoreLink, StoreSettings
 from prefillshare.store.bus_errors import GuardedMap, keep_handling
 from prefillshare.store.memory import MappedPages
@@ -164,6 +167,24 @@ def test_a_file_that_is_made_longer_again_is_left_as_well(tmp_path: Path) -> Non
     run_in_child(work)
 
 
+def test_a_file_cut_while_it_is_opened_is_refused_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = settings(tmp_path)
+    KvStore.attach(where, identity()).close()
+    usual = GuardedMap.__new__
+
+    def cut_and_map(*given: Any, **named: Any) -> GuardedMap:
+        os.truncate(_file(where), 4096)
+        return usual(*given, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(GuardedMap, "__new__", cut_and_map)
+        with pytest.raises(StoreError, match=r"cut while it was opened.*no other program"):
+            KvStore.attach(where, identity())
+    KvStore.attach(where, identity()).close()
+
+
 def test_a_file_that_is_cut_again_and_again_costs_pages_and_no_process(tmp_path: Path) -> None:
     where = settings(tmp_path)
 
@@ -171,12 +192,13 @@ def test_a_file_that_is_cut_again_and_again_costs_pages_and_no_process(tmp_path:
         chooser, deadline, done = random.Random(1), time.monotonic() + 1.0, threading.Event()
         threading.Thread(target=_cut_for_ever, args=(where, done)).start()
         while time.monotonic() < deadline:
-            store = KvStore.attach(where, identity())
-            for _ in range(20):
-                keys = chain(chooser.randrange(1, 200), of=chooser.randrange(4))
-                store.write(keys, pages(keys))
-                read(store, keys)
-            store.close()
+            with contextlib.suppress(StoreError):  # cut while it was opened
+                store = KvStore.attach(where, identity())
+                for _ in range(20):
+                    keys = chain(chooser.randrange(1, 200), of=chooser.randrange(4))
+                    store.write(keys, pages(keys))
+                    read(store, keys)
+                store.close()
         done.set()
 
     run_in_child(use)
