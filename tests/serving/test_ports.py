@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prefillshare.errors import LaunchError
+from prefillshare.errors import ConfigError, LaunchError
 from prefillshare.serving.machine import ports as ports_module
 from prefillshare.serving.machine.ports import check_address, client_host, free_port
 
@@ -26,7 +26,7 @@ def test_a_free_port_passes() -> None:
     ],
 )
 def test_a_bad_address_is_named(host: str, port: int, said: str) -> None:
-    with pytest.raises(LaunchError, match=said):
+    with pytest.raises(ConfigError, match=said):
         check_address(host, port)
 
 
