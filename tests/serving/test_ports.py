@@ -16,6 +16,15 @@ def test_a_free_port_passes() -> None:
     check_address("127.0.0.1", free_port())
 
 
+def test_a_port_that_was_looked_at_is_no_other_program_s_until_the_server_listens() -> None:
+    check_address("127.0.0.1", port := free_port())
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("127.0.0.1", port))
+    check_address("127.0.0.1", port)
+    with socket.create_server(("127.0.0.1", port)) as server, socket.create_connection(server.getsockname()):
+        pass
+
+
 @pytest.mark.parametrize(
     ("host", "port", "said"),
     [

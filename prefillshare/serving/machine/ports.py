@@ -14,24 +14,29 @@ _MAX_TRIES = 200
 
 
 def check_address(host: str, port: int) -> None:
-    """Make sure that a server can listen on host:port now.
+    """Make sure that a server can listen on host:port now, and still can when it has started.
 
+    Effects: holds the port until this process ends, so that no outgoing connection of the machine gets it: a server
+    starts for minutes. One that sets SO_REUSEADDR, as all of ours do, can listen there all the same.
     Raises: ConfigError when this machine has no such address, LaunchError when it cannot be had now.
     """
     check_port(port)
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError):
         raise ConfigError(f"host {host!r} cannot be resolved: use 127.0.0.1, or 0.0.0.0 for all interfaces") from None
-    with socket.socket(family, kind, protocol) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    family, kind, protocol, _, address = found[0]
+    try:
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
             probe.listen(1)
-        except OSError as error:
-            raise _explain(error, host, port) from None
+        holder = socket.socket(family, kind, protocol)
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(address)
+    except OSError as error:
+        raise _explain(error, host, port) from None
+    holder.detach()
 
 
 def check_port(port: int) -> None:
