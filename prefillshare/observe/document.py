@@ -53,6 +53,7 @@ class ModuleCounters(TypedDict):
 
     requests: int
     errors: int
+    refused: int
     aborted: int
     prompt_tokens: int
     own_hit_tokens: int

@@ -26,7 +26,8 @@ WORKER_LABELS = ("worker", "role", "module")
 
 _MODULE_COUNTERS = {
     "requests": ("requests", "Requests that ended; each prompt of a batch is one"),
-    "errors": ("request_errors", "Requests that were refused or failed"),
+    "errors": ("request_errors", "Requests that failed"),
+    "refused": ("request_refusals", "Requests that the caller has to change, or to repeat later (4xx)"),
     "aborted": ("request_aborts", "Requests that the client left or had aborted"),
     "prompt_tokens": ("prompt_tokens", "Prompt tokens of prefilled requests"),
     "own_hit_tokens": ("own_hit_tokens", "Cached prompt tokens that the module's own requests had prefilled"),

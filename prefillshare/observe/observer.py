@@ -14,7 +14,15 @@ from prefillshare.observe.events import Events
 from prefillshare.observe.modules import ModuleStats
 from prefillshare.observe.sessions import Prompt, Session, SessionTable
 
-Outcome = Literal["ok", "error", "aborted"]
+Outcome = Literal["ok", "error", "refused", "aborted"]
+"""`refused`: the caller has to change something, or to come later."""
+
+
+def outcome_of(status: int) -> Outcome:
+    """Return what an answer with this HTTP status says of its request."""
+    if status < 400:
+        return "ok"
+    return "refused" if status < 500 else "error"
 
 
 class Observed:
@@ -116,6 +124,9 @@ class Observed:
         elif outcome == "error":
             stats.errors += self._num_prompts
             self._observer.events.tell("error", self._module, reason or "a request failed")
+        elif outcome == "refused":
+            stats.refused += self._num_prompts
+            self._observer.events.tell("refusal", self._module, reason or "a request was refused")
         elif outcome == "aborted":
             stats.aborted += self._num_prompts
         if self._session is not None:

@@ -15,7 +15,7 @@ from array import array
 from typing import TYPE_CHECKING, Any
 
 from prefillshare.contract import MODULE_HEADER, SESSION_HEADER
-from prefillshare.observe.observer import Observed, Observer
+from prefillshare.observe.observer import Observed, Observer, outcome_of
 from prefillshare.observe.sessions import Prompt
 from prefillshare.wire.text import decode_header
 from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker, worker_role
@@ -163,10 +163,10 @@ def _end(observed: Observed, state: ReqState, reason: dict[str, Any], num_retrac
     seconds = state.time_stats.get_e2e_latency()
     if reason.get("type") != "abort":
         observed.end("ok", seconds=seconds, retractions=num_retractions)
-    elif reason.get("status_code") is None or state.abort_requested:
+    elif (status := reason.get("status_code")) is None or state.abort_requested:
         observed.end("aborted", retractions=num_retractions)
     else:
-        observed.end("error", retractions=num_retractions, reason=str(reason.get("message")))
+        observed.end(outcome_of(int(status)), retractions=num_retractions, reason=str(reason.get("message")))
 
 
 def end_aborted(state: ReqState, recv_obj: AbortReq) -> None:
@@ -187,4 +187,6 @@ def end_unfinished(state: ReqState) -> None:
     elif state.abort_requested or isinstance(error, asyncio.CancelledError | GeneratorExit):
         observed.end("aborted")
     else:
-        observed.end("error", reason=str(error))
+        # SGLang's HTTP routes answer a ValueError with 400: what was asked cannot be computed.
+        status = getattr(error, "status_code", 400 if isinstance(error, ValueError) else 500)
+        observed.end(outcome_of(status), reason=str(error))

@@ -43,6 +43,8 @@ class Module:
     """Calls that ended, errors and aborted ones included."""
     errors: float | None = None
     """Calls that failed."""
+    refused: float | None = None
+    """Calls that the caller has to change, or to repeat later."""
     aborted: float | None = None
     """Calls that the client gave up."""
     running: float | None = None

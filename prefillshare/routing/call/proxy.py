@@ -5,7 +5,7 @@ import time
 
 from aiohttp import web
 
-from prefillshare.observe.observer import Observed, Outcome
+from prefillshare.observe.observer import Observed, Outcome, outcome_of
 from prefillshare.observe.sessions import Prompt
 from prefillshare.routing.call.attempt import Attempt
 from prefillshare.routing.call.call import Call
@@ -53,7 +53,8 @@ class Proxy:
                     Underway(request=request, call=call, observed=observed, span=span, loop=loop, deadline=deadline)
                 )
             self.counters.answered += 1
-            outcome, reason = ("ok", None) if response.status < 400 else ("error", f"answered {response.status}")
+            outcome = outcome_of(response.status)
+            reason = None if outcome == "ok" else f"answered {response.status}"
             return response
         except StreamBrokenError as error:
             self.counters.failed += 1
@@ -63,8 +64,8 @@ class Proxy:
             self.counters.aborted += 1
             raise
         except RoutingError as error:
-            outcome, reason = "error", str(error)
-            self._count_failure(call, error)
+            outcome, reason = outcome_of(error.status), str(error)
+            self._count_failure(error)
             raise
         finally:  # a client that leaves cancels this task, wherever it waits
             self.num_running -= 1
@@ -77,10 +78,9 @@ class Proxy:
             call.module, session=call.session, prompt=prompt, num_prompts=num_prompts, finds_session=False
         )
 
-    def _count_failure(self, call: Call, error: RoutingError) -> None:
+    def _count_failure(self, error: RoutingError) -> None:
         if isinstance(error, QueueFullError):
             self.counters.refused += 1
-            self._parts.observer.events.tell("refusal", call.module, str(error))
         else:
             self.counters.failed += 1
 

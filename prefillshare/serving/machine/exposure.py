@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
-from prefillshare.peer_keys import can_encrypt, judge_private
+from prefillshare.peer_keys import can_encrypt
+from prefillshare.private_files import judge_private
 from prefillshare.serving.machine.finding import Finding
 from prefillshare.serving.options import DEFAULT_HOST
 
