@@ -74,7 +74,7 @@ def _resolve_cluster(cluster: Cluster | None, file: Path) -> Cluster | None:
 
 
 def _refuse_unused_tables(deployment: Deployment, table: Mapping[str, Any]) -> None:
-    unused = [name for name in ("router", "transfer", "cluster") if name in table]
+    unused = [name for name in ("router", "transfer", "cluster", "roles") if name in table]
     if deployment.topology == "colocated" and unused:
         raise ConfigError(
             f'there is a [{unused[0]}] table, which topology = "colocated" has no use for: remove it, or write '

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from prefillshare.config.cluster import Cluster
+from prefillshare.config.roles import Roles, check_limits
 from prefillshare.config.router import Router
 from prefillshare.config.store import MIN_PAGE_TOKENS, Store
 from prefillshare.errors import ConfigError
@@ -253,6 +254,8 @@ class Deployment:
     """Memory of the host and one store for all engines; None has neither."""
     cluster: Cluster | None = None
     """Placement on the nodes of a cluster; disaggregated only."""
+    roles: Roles = field(default_factory=Roles)
+    """Whether workers change their role with the load; disaggregated only."""
     otlp_endpoint: str | None = None
     """OTLP gRPC receiver of OpenTelemetry traces, such as http://localhost:4317; None makes no traces."""
     source: Path | None = None
@@ -280,6 +283,7 @@ class Deployment:
             seen[module.name] = f"decode module {number}"
         if self.topology == "colocated":
             self._check_colocated()
+        check_limits(self.roles, self.prefill.workers, {module.name: module.replicas for module in self.decode})
         if self.store is not None and (self.engine.page_size or MIN_PAGE_TOKENS) < MIN_PAGE_TOKENS:
             raise ConfigError(
                 f"page_size is {self.engine.page_size} and a store looks up, checks and copies page by page, which "

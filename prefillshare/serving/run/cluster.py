@@ -7,7 +7,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
@@ -23,6 +23,7 @@ from prefillshare.serving.plan.processes import PlannedWorker, plan_workers
 from prefillshare.serving.run.first_answers import answer_through_router
 from prefillshare.serving.run.forks import ForkServer
 from prefillshare.serving.run.members import log_path_of, supervise_router, supervise_worker
+from prefillshare.serving.run.moves import Mover
 from prefillshare.serving.run.process import EngineProcess
 from prefillshare.serving.run.progress import LAST_STAGE
 from prefillshare.serving.run.readiness import start_fork_server, wait_until_healthy, wait_until_listening
@@ -39,7 +40,7 @@ class RunningCluster:
     deployment: ResolvedDeployment
     """What it serves."""
     workers: tuple[PlannedWorker, ...]
-    """Its workers as they were planned."""
+    """Its workers, as they are now."""
     router: Supervised
     """The router, whose address is that of the deployment."""
     supervisor: Supervisor
@@ -56,6 +57,8 @@ class RunningCluster:
     """Seconds from the start to the first answer."""
     store: StoreHold
     """Its hold on the deployment's store."""
+    mover: Mover | None = None
+    """Changes the roles of its workers; None where they stay what they are."""
 
     @property
     def url(self) -> str:
@@ -90,6 +93,9 @@ class RunningCluster:
         Effects: starts again what died.
         Raises: LaunchError when the deployment can serve nothing any more.
         """
+        if self.mover is not None:
+            self.mover.step()
+            self.workers = self.mover.workers
         self.supervisor.step()
         self.store.step()
         if (role := self.supervisor.lost_role()) is not None:
@@ -128,6 +134,9 @@ def launch_cluster(
     check_address(options.host, options.port)
     sweep_leftovers()
     started_at, key = time.monotonic(), secrets.token_hex(24)
+    if is_moving := _moves_workers(deployment):
+        # Nobody else need know it: only with one may workers be changed.
+        options = replace(options, admin_key=options.admin_key or secrets.token_hex(24))
     directory = new_private_folder()
     forks, store, supervisor = None, None, Supervisor([], on_event)
     try:
@@ -149,6 +158,16 @@ def launch_cluster(
         if store is not None:
             store.end()
         raise
+    mover = Mover(
+        deployment,
+        options,
+        workers=workers,
+        file=file,
+        supervisor=supervisor,
+        url=router.url,
+        watch=lambda worker: supervise_worker(worker, deployment, options, borrowed or forks),
+        say=on_event,
+    )
     return RunningCluster(
         deployment=deployment,
         workers=workers,
@@ -160,7 +179,13 @@ def launch_cluster(
         api_key=options.api_key,
         start_s=time.monotonic() - started_at,
         store=store,
+        mover=mover if is_moving else None,
     )
+
+
+def _moves_workers(deployment: ResolvedDeployment) -> bool:
+    roles = deployment.config.roles
+    return roles.follow_load and not roles.dry_run
 
 
 def _end(supervisor: Supervisor, forks: ForkServer | None, directory: Path) -> None:
