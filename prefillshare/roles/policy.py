@@ -51,7 +51,8 @@ class Policy:
         self._look: Look = {}
         self._rests_until = 0.0
         self._move_s = _FIRST_MOVE_S
-        self._last: tuple[Kind, Kind] | None = None
+        self._came: set[Kind] = set()
+        self._went: set[Kind] = set()
         self._soon_until = 0.0
         self._num_reversals = 0
         self._barred: dict[tuple[Kind, Kind], tuple[float, int]] = {}
@@ -96,14 +97,23 @@ class Policy:
         else:
             self._barred.pop((move.before, move.after), None)
             self._move_s = self._move_s * _DECAY + seconds * (1 - _DECAY)
-            is_reversal = self._last == (move.after, move.before) and now < self._soon_until
-            self._num_reversals = min(self._num_reversals + 1, _MOST_DOUBLINGS) if is_reversal else 0
-            self._last = (move.before, move.after)
+            self._count_reversal(now, move)
         self._rest(now)
 
     def figures(self, now: float) -> Mapping[Kind, Pressure | None]:
         """Return what the window says of each pool, for people."""
         return {kind: self._windows[kind].judge(now) for kind in self._look}
+
+    def _count_reversal(self, now: float, move: Move) -> None:
+        """A pool that gives what it has just got, or gets what it has just given, swings; one that goes on does not."""
+        if now >= self._soon_until:
+            self._num_reversals = 0
+            self._came.clear()
+            self._went.clear()
+        elif move.before in self._came or move.after in self._went:
+            self._num_reversals = min(self._num_reversals + 1, _MOST_DOUBLINGS)
+        self._came = self._came - {move.before} | {move.after}
+        self._went = self._went - {move.after} | {move.before}
 
     def _rest(self, now: float) -> None:
         pause_s = self._pause_s() * 2**self._num_reversals

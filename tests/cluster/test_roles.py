@@ -1,15 +1,13 @@
-"""Workers of one launch follow the load: a decode replica becomes a prefill worker, that one a replica of another module,
-and that one of the first module again, while answers go on and stay those of the reference."""
+"""Workers of one launch follow the load: a decode replica becomes a prefill worker, that one a replica of another
+module, and that one of the first module again, while answers go on and stay those of the reference."""
 
 import itertools
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import httpx
 import pytest
