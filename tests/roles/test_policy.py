@@ -1,4 +1,4 @@
-"""Decisions about roles: within the limits whatever is measured, settled under a constant load, rare under one that swings.
+"""Decisions about roles: within the limits whatever is measured, settled under a constant load, rare under swings.
 
 The clock and the deployment are the test's; nothing else is.
 """
