@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from prefillshare.config.cluster import Cluster
+from prefillshare.config.roles import check_limits
 from prefillshare.config.schema import DecodeModule, Deployment, PrefillModule
 from prefillshare.config.store import Store
 from prefillshare.config.tables import build
@@ -34,6 +35,9 @@ def load_deployment(file: Path) -> Deployment:
     try:
         deployment = build(Deployment, table, "the file", hidden=frozenset({"source"}))
         _refuse_unused_tables(deployment, table)
+        # Here, and not for every deployment: a part of one, made for a node, begins with fewer workers.
+        replicas = {module.name: module.replicas for module in deployment.decode}
+        check_limits(deployment.roles, deployment.prefill.workers, replicas)
         return dataclasses.replace(
             deployment,
             prefill=_resolve_path(deployment.prefill, file),

@@ -1,6 +1,6 @@
 """The `[roles]` table of a deployment file: whether workers change what they do as the load shifts, and how far."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from prefillshare.errors import ConfigError
@@ -92,3 +92,10 @@ def _check_size(what: str, key: str, number: int, limits: Limits) -> None:
             f"{what} is {number}, and {key} under [roles] allows {limits.text}: change one of the two; roles only move "
             "workers that are there"
         )
+
+
+def describe_limits(roles: Roles, modules: Sequence[str]) -> str:
+    """Return one sentence that says what may move."""
+    limits = [f"{name} {roles.limits_of(name).text}" for name in modules]
+    verb = "would follow (dry_run: they are only told of)" if roles.dry_run else "follow"
+    return f"roles {verb} the load: {', '.join([f'prefill {roles.prefill.text}', *limits])}"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from prefillshare.config.cluster import Cluster
-from prefillshare.config.roles import Roles, check_limits
+from prefillshare.config.roles import Roles
 from prefillshare.config.router import Router
 from prefillshare.config.store import MIN_PAGE_TOKENS, Store
 from prefillshare.errors import ConfigError
@@ -283,7 +283,6 @@ class Deployment:
             seen[module.name] = f"decode module {number}"
         if self.topology == "colocated":
             self._check_colocated()
-        check_limits(self.roles, self.prefill.workers, {module.name: module.replicas for module in self.decode})
         if self.store is not None and (self.engine.page_size or MIN_PAGE_TOKENS) < MIN_PAGE_TOKENS:
             raise ConfigError(
                 f"page_size is {self.engine.page_size} and a store looks up, checks and copies page by page, which "

@@ -240,5 +240,8 @@ def test_the_router_may_be_killed_in_the_middle_of_a_move(cluster, expected):
     with calling(cluster, expected, "math", callers=8, length=20, num_tokens=200, is_interrupted=True):
         cluster.wait(lambda: any(p.name == "decode-math-1" for p in cluster.running.processes()), "a move has begun")
         os.killpg(cluster.process("router").pid, signal.SIGKILL)
-        wait(cluster, "prefill-0", "decode-math-0", "decode-math-1", "decode-tool-0")
+        # Either of the two is moved: they are equally idle.
+        left = [process.name for process in cluster.running.processes() if process.module == "tool"]
+        assert len(left) == 1
+        wait(cluster, "prefill-0", "decode-math-0", "decode-math-1", *left)
     cluster.wait(lambda: moves(cluster)["done"] == 1, "the router that was started again heard of the end")

@@ -84,7 +84,12 @@ def plan_workers(
 
 
 def plan_joining_worker(
-    deployment: ResolvedDeployment, worker: Worker, options: LaunchOptions, worker_key: str
+    deployment: ResolvedDeployment,
+    worker: Worker,
+    options: LaunchOptions,
+    worker_key: str,
+    *,
+    can_move: bool = False,
 ) -> PlannedWorker:
     """Return one worker of a disaggregated deployment that listens at the address of `options`, for others to reach.
 
@@ -107,7 +112,7 @@ def plan_joining_worker(
         peer_host=host,
     )
     command = make_command(deployment, worker, place, options, worker_key, store)
-    return PlannedWorker(worker=worker, place=place, command=command, store=store)
+    return PlannedWorker(worker=worker, place=place, command=command, store=store, can_move=can_move)
 
 
 def make_command(

@@ -22,6 +22,7 @@ from prefillshare.serving.options import LaunchOptions, Listener, auth_header
 from prefillshare.serving.plan.processes import PlannedWorker, plan_workers
 from prefillshare.serving.run.first_answers import answer_through_router
 from prefillshare.serving.run.forks import ForkServer
+from prefillshare.serving.run.launch_ground import LaunchGround
 from prefillshare.serving.run.members import log_path_of, supervise_router, supervise_worker
 from prefillshare.serving.run.moves import Mover
 from prefillshare.serving.run.process import EngineProcess
@@ -39,8 +40,8 @@ class RunningCluster:
 
     deployment: ResolvedDeployment
     """What it serves."""
-    workers: tuple[PlannedWorker, ...]
-    """Its workers, as they are now."""
+    ground: LaunchGround
+    """Its workers."""
     router: Supervised
     """The router, whose address is that of the deployment."""
     supervisor: Supervisor
@@ -58,7 +59,12 @@ class RunningCluster:
     store: StoreHold
     """Its hold on the deployment's store."""
     mover: Mover | None = None
-    """Changes the roles of its workers; None where they stay what they are."""
+    """Changes their roles; None where they stay what they are."""
+
+    @property
+    def workers(self) -> tuple[PlannedWorker, ...]:
+        """Its workers as they are now."""
+        return self.ground.workers
 
     @property
     def url(self) -> str:
@@ -95,7 +101,6 @@ class RunningCluster:
         """
         if self.mover is not None:
             self.mover.step()
-            self.workers = self.mover.workers
         self.supervisor.step()
         self.store.step()
         if (role := self.supervisor.lost_role()) is not None:
@@ -158,19 +163,17 @@ def launch_cluster(
         if store is not None:
             store.end()
         raise
+    ground = LaunchGround(deployment, options, workers, file, router.url)
     mover = Mover(
-        deployment,
-        options,
-        workers=workers,
-        file=file,
+        ground,
         supervisor=supervisor,
-        url=router.url,
         watch=lambda worker: supervise_worker(worker, deployment, options, borrowed or forks),
         say=on_event,
+        start_timeout_s=options.start_timeout_s,
     )
     return RunningCluster(
         deployment=deployment,
-        workers=workers,
+        ground=ground,
         router=router,
         supervisor=supervisor,
         forks=forks,
