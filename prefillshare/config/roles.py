@@ -1,7 +1,7 @@
 """The `[roles]` table of a deployment file: whether workers change what they do as the load shifts, and how far."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from prefillshare.errors import ConfigError
 
@@ -45,8 +45,9 @@ class Roles:
     """Wait for a prefill worker, estimated from its backlog and speed, above which one more is wanted."""
     decode_wait_ms: float = 500.0
     """Wait in the router's queue for a decode worker above which its module wants one more."""
-    busy_calls: int = 16
-    """Calls that decode at each worker of a module at a time above which the module wants one more."""
+    busy_calls: int = 0
+    """Calls that decode at each worker of a module at a time above which the module wants one more; 0 is half of
+    max_running_per_worker under [router]."""
     cool_down_s: float = 120.0
     """Shortest pause after a move; longer where moves take long, or undo each other."""
     prefill: Limits = field(default_factory=Limits)
@@ -60,14 +61,18 @@ class Roles:
                 raise ConfigError(f"{name} is {value}: it must be more than 0, and finite")
         if not 0 <= self.cool_down_s < float("inf"):
             raise ConfigError(f"cool_down_s is {self.cool_down_s}: it must be at least 0, and finite")
-        if self.busy_calls < 1:
-            raise ConfigError(f"busy_calls is {self.busy_calls}: it must be at least 1")
+        if self.busy_calls < 0:
+            raise ConfigError(f"busy_calls is {self.busy_calls}: it must be at least 1, or 0 for half of the places")
         if self.window_s < 2 * self.interval_s:
             raise ConfigError(
                 f"window_s is {self.window_s:g}, less than two looks of interval_s {self.interval_s:g}: raise window_s"
             )
         if self.dry_run and not self.follow_load:
             raise ConfigError("dry_run is true and follow_load is not: write follow_load = true beside it")
+
+    def with_places(self, max_running_per_worker: int) -> "Roles":
+        """Return the same with `busy_calls` as a number, for workers that take so many calls at a time."""
+        return replace(self, busy_calls=self.busy_calls or max(1, max_running_per_worker // 2))
 
     def limits_of(self, module: str | None) -> Limits:
         """Return the limits of a module's decode workers, of the prefill workers for None."""

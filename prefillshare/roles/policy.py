@@ -46,6 +46,7 @@ class Policy:
     """Hears looks at a deployment, and of moves; says what to move."""
 
     def __init__(self, roles: Roles) -> None:
+        """`roles` must say `busy_calls`."""
         self._roles = roles
         self._windows: dict[Kind, PoolWindow] = {}
         self._look: Look = {}

@@ -55,7 +55,7 @@ def test_nothing_moves_by_default(tmp_path: Path) -> None:
         ("window_s = 1", "less than two looks of interval_s 1: raise window_s"),
         ("interval_s = 0", "more than 0"),
         ("cool_down_s = -1", "at least 0"),
-        ("busy_calls = 0", "at least 1"),
+        ("busy_calls = -1", "at least 1"),
         ("prefill = { min = 0 }", "or calls would have no worker"),
         ("prefill = { min = 3, max = 2 }", "raise max, or lower min"),
         ("modules = { maths = {} }", "'maths': name one of math"),

@@ -55,7 +55,7 @@ class Conductor:
         self.is_deciding = is_deciding
         self._parts = parts
         self._take_out = take_out
-        self._policy = Policy(roles)
+        self._policy = Policy(roles.with_places(parts.settings.router.max_running_per_worker))
         self._task = asyncio.create_task(self._keep_looking())
 
     async def close(self) -> None:
