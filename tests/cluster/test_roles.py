@@ -15,7 +15,7 @@ import pytest
 
 from prefillshare.config import Deployment, Limits, Roles, load_deployment
 from prefillshare.serving.plan.processes import PlannedWorker
-from prefillshare.serving.run import moves as moves_of_launch
+from prefillshare.serving.run import launch_ground
 from tests.cluster.conftest import KV_TOKENS, Cluster, running_cluster
 from tests.support.engines import MODELS_DIR
 from tests.support.marks import starts_engine
@@ -206,7 +206,7 @@ def test_a_worker_that_does_not_come_up_is_what_it_was_again(cluster, expected, 
     """And one that is killed while it drains is moved all the same. The router is started again in the middle."""
     before = ("prefill-0", "decode-math-0", "decode-math-1", "decode-tool-0")
     assert are_up(cluster, *before)
-    plan = moves_of_launch.plan_in_place
+    plan = launch_ground.plan_in_place
 
     def plan_badly(*args: object) -> PlannedWorker:
         planned = plan(*args)
@@ -214,9 +214,9 @@ def test_a_worker_that_does_not_come_up_is_what_it_was_again(cluster, expected, 
 
     done = moves(cluster)["done"]
     with calling(cluster, expected, "tool", callers=8, length=20, num_tokens=200):
-        monkeypatch.setattr(moves_of_launch, "plan_in_place", plan_badly)
+        monkeypatch.setattr(launch_ground, "plan_in_place", plan_badly)
         cluster.wait(lambda: any("did not come up" in text for text in cluster.said), "the new worker ended")
-        monkeypatch.setattr(moves_of_launch, "plan_in_place", plan)
+        monkeypatch.setattr(launch_ground, "plan_in_place", plan)
         cluster.wait(lambda: moves(cluster)["failed"] > 0, "the router heard that it failed")
         told = cluster.http.get("/deployment/state").json()["events"]
         failed = [event for event in told if event["kind"] == "move_failed"]
@@ -237,6 +237,7 @@ def test_a_router_that_is_started_again_knows_the_workers_of_now(cluster, expect
 
 def test_the_router_may_be_killed_in_the_middle_of_a_move(cluster, expected):
     """Nothing is doubled and nothing is lost: it hears of the move when it is back."""
+    assert "decode-math-1" not in workers(cluster)
     with calling(cluster, expected, "math", callers=8, length=20, num_tokens=200, is_interrupted=True):
         cluster.wait(lambda: any(p.name == "decode-math-1" for p in cluster.running.processes()), "a move has begun")
         os.killpg(cluster.process("router").pid, signal.SIGKILL)
