@@ -27,6 +27,8 @@ EventKind = Literal[
     "worker_left",
     "error",
     "flush",
+    "move",
+    "move_failed",
 ]
 
 
@@ -146,6 +148,14 @@ class EagerJobsState(TypedDict):
     pushed: int
 
 
+class RoleMovesState(TypedDict):
+    """What became of workers that were to change their role."""
+
+    done: int
+    failed: int
+    would: int
+
+
 class ComputedAhead(TypedDict):
     """What is counted of what a worker computed before anybody asked: the start of prompts that follow its answers."""
 
@@ -261,6 +271,7 @@ class DeploymentState(TypedDict):
     retries: NotRequired[int]
     forwarded: NotRequired[int]
     eager_jobs: NotRequired[EagerJobsState]
+    role_moves: NotRequired[RoleMovesState]
 
 
 MODULE_COUNTERS = tuple(ModuleCounters.__annotations__)
@@ -268,6 +279,7 @@ HANDOFF_COUNTERS = tuple(HandoffState.__annotations__)
 PUSH_COUNTERS = tuple(PushState.__annotations__)
 EAGER_COUNTERS = tuple(ComputedAhead.__annotations__)
 EAGER_OUTCOMES = ("done", "dropped", "cancelled", "failed")
+MOVE_OUTCOMES = tuple(RoleMovesState.__annotations__)
 LATENCIES = tuple(Latencies.__annotations__)
 WORKER_COUNTERS = tuple(WorkerCounters.__annotations__)
 STORE_COUNTERS = tuple(StoreCounters.__annotations__)

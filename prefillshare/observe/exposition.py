@@ -12,11 +12,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 from prefillshare.observe.document import (
     EAGER_OUTCOMES,
+    MOVE_OUTCOMES,
     DeploymentState,
     EagerJobsState,
     HistogramState,
     KvState,
     ModuleState,
+    RoleMovesState,
     WorkerState,
 )
 from prefillshare.wire.text import make_writable
@@ -175,6 +177,8 @@ def _of_deployment(state: DeploymentState) -> Iterator[Metric]:
         )
     if "eager_jobs" in state:
         yield from _of_eager_jobs(state["eager_jobs"])
+    if "role_moves" in state:
+        yield _of_role_moves(state["role_moves"])
 
 
 def _of_eager_jobs(jobs: EagerJobsState) -> Iterator[Metric]:
@@ -186,6 +190,14 @@ def _of_eager_jobs(jobs: EagerJobsState) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "prefillshare_eager_pushes", "Of those done, pushed to the module expected next", value=jobs["pushed"]
     )
+
+
+def _of_role_moves(moves: RoleMovesState) -> Metric:
+    numbers = cast(Mapping[str, int], moves)
+    told = CounterMetricFamily("prefillshare_role_moves", "Workers that were to change their role", labels=("outcome",))
+    for outcome in MOVE_OUTCOMES:
+        told.add_metric((outcome,), numbers[outcome])
+    return told
 
 
 def _of_modules(modules: Sequence[ModuleState]) -> Iterator[Metric]:

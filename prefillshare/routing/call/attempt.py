@@ -42,6 +42,8 @@ class Attempt:
         self._is_waiting = False
         self._refusal: Answer | BaseException | None = None
         """What the prefill leg said, if that leaves the decode leg nothing to answer."""
+        self._is_decoding = False
+        self._is_over = False
         self._started = time.monotonic()
 
     async def __aenter__(self) -> "Attempt":
@@ -56,6 +58,8 @@ class Attempt:
         self._record(error)
         if error is not None or self._answer is None or self._answer.status != 200:
             self._end_legs()
+        self._is_over = True
+        self.decode.num_decoding -= self._is_decoding
         self._parts.admission.release(self.decode, time.monotonic() - self._started)
 
     async def open(self) -> Answer:
@@ -119,9 +123,17 @@ class Attempt:
     async def _run_prefill(self) -> PrefillResult:
         # An error is returned, not raised: after a good answer nobody waits for this task any more.
         try:
-            return await run_prefill_leg(self._parts, self._underway, self._pair, self._prefill_leg)
+            report = await run_prefill_leg(self._parts, self._underway, self._pair, self._prefill_leg)
+            self._begin_decoding(report)
+            return report
         except (LegFailedError, ShortageError) as error:
             return error
+
+    def _begin_decoding(self, report: Answer) -> None:
+        # The report may come after the answer.
+        if report.status == 200 and not self._is_over:
+            self._is_decoding = True
+            self.decode.num_decoding += 1
 
     def _record(self, error: BaseException | None) -> None:
         """Tell the health checks what the attempt says about the decode worker, if anything."""

@@ -22,6 +22,7 @@ class _Waiting:
     demand: Demand
     avoid: Collection[str]
     pair: "asyncio.Future[Pair]"
+    since: float
 
 
 class Admission:
@@ -38,6 +39,11 @@ class Admission:
     def num_queued(self, module: str | None = None) -> int:
         """Return how many calls wait, for `module` or altogether."""
         return sum(len(queue) for name, queue in self._queues.items() if module in (None, name))
+
+    def oldest_wait_s(self, module: str) -> float:
+        """Return how long the first in the queue of `module` has waited; 0 when nobody waits."""
+        queue = self._queues.get(module)
+        return asyncio.get_running_loop().time() - queue[0].since if queue else 0.0
 
     async def acquire(self, demand: Demand, avoid: Collection[str] = ()) -> Pair:
         """Return a reserved pair for `demand`, waiting in its module's queue if need be.
@@ -84,7 +90,8 @@ class Admission:
         if len(queue) >= self._max_queued:
             self._drop_empty(demand.module)
             raise self._make_refusal(demand.module)
-        waiting = _Waiting(demand=demand, avoid=avoid, pair=asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(demand=demand, avoid=avoid, pair=loop.create_future(), since=loop.time())
         queue.append(waiting)
         try:
             async with asyncio.timeout(self._timeout_s):
