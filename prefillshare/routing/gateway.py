@@ -41,6 +41,9 @@ class Gateway:
         self.peers = make_peers(self.parts, lambda: self.proxy.num_running)
         self.announcements = Announcements()
         self._sweeping = asyncio.create_task(self._keep_sweeping())
+        # Whoever waited in vain for workers to make themselves known hears so.
+        hold_s = settings.router.start_hold_s
+        self._hold_end = asyncio.get_running_loop().call_later(hold_s, self.parts.admission.start_waiting)
         for spec in settings.workers:
             self.join(spec)
 
@@ -128,6 +131,7 @@ class Gateway:
     async def close(self) -> None:
         """Stop everything: first what asks workers by itself, then the connections that it asks them over."""
         self._sweeping.cancel()
+        self._hold_end.cancel()
         if self.peers is not None:
             await self.peers.close()
         if self.eager is not None:
