@@ -39,6 +39,9 @@ RESTARTS_VARIABLE = "PREFILLSHARE_RESTARTS"
 OVERLAP_VARIABLE = "PREFILLSHARE_CPU_OVERLAP"
 """Environment variable that is 1 where disaggregated workers without a GPU keep the overlap schedule, as tests do."""
 
+LISTENER_VARIABLE = "PREFILLSHARE_LISTENER"
+"""Environment variable of routers: descriptor of the socket to listen on, which their supervisor keeps open."""
+
 SESSION_HEADER = "X-Session-ID"
 """HTTP header that names a call's session."""
 

@@ -66,12 +66,15 @@ class Exchange:
             at_workers=loads,
         )
 
-    def _find_models(self) -> tuple[str, ...]:
+    def can_answer(self, model: str) -> bool:
+        """Whether this router has workers for `model` that are up: it tells the others of no other model."""
         pool = self._parts.pool
-        if not pool.prefill_group.is_available:
-            return ()
-        modules = [module for module in pool.modules() if pool.replica_group(module).is_available]
-        return (self._parts.settings.base_model, *modules)
+        is_base = model == self._parts.settings.base_model
+        return pool.prefill_group.is_available and (is_base or pool.replica_group(model).is_available)
+
+    def _find_models(self) -> tuple[str, ...]:
+        names = (self._parts.settings.base_model, *self._parts.pool.modules())
+        return tuple(filter(self.can_answer, names))
 
     async def close(self) -> None:
         """Ask no more."""

@@ -78,7 +78,10 @@ class Peers:
         num_lost = 0
         for address in rank_owners(session_key(demand), self._addresses):
             if address == self._own:
-                return None
+                # One that has not heard of its workers yet owns nothing: the others think so, too.
+                if self.exchange.can_answer(demand.module):
+                    return None
+                continue
             peer = self.exchange.peers[address]
             if not peer.can_answer(demand.module):
                 continue
