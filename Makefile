@@ -67,7 +67,7 @@ bench-router: $(READY) ## measure the router (ARGS="--smg PATH" puts that gatewa
 bench-store: $(READY) ## measure the store: GB/s in and out by tier, codec and threads
 	$(BIN)/python -m benchmarks.store $(ARGS)
 
-bench-simulate: $(READY) ## simulate and measure the tiny deployment, side by side (a quiet machine, 5 minutes)
+bench-simulate: $(READY) ## simulate and measure the tiny deployment, side by side (a quiet machine, 8 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.simulate $(ARGS)
 
 bench-train: $(READY) ## measure cache-conditioned beside ordinary fine-tuning
