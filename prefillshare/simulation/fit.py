@@ -13,8 +13,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from prefillshare.accelerators import gpus
+from prefillshare.bench.drivers.client import CallFailedError
 from prefillshare.bench.systems.base import Target
 from prefillshare.config.schema import Deployment
+from prefillshare.direct import parse_server
 from prefillshare.errors import SimulationError
 from prefillshare.serving.machine.host import num_cores
 from prefillshare.serving.plan.cpu import CHUNKED_PREFILL_TOKENS, MAX_KV_TOKENS, MAX_RUNNING_REQUESTS
@@ -33,7 +35,7 @@ def fit_deployment(
     `clock` reads the cores of its processes; by default, they are looked for on this machine.
 
     Effects: asks it some hundred calls; nothing else should.
-    Raises: SimulationError when it has fewer than two modules, BenchError when a call fails.
+    Raises: SimulationError when it has fewer than two modules, or a call fails.
     """
     modules = [module.name for module in deployment.decode]
     if len(modules) < 2:
@@ -41,10 +43,18 @@ def fit_deployment(
             f"{deployment.name} has one decode module, and hand-offs are measured between two: add one"
         )
     targets = [Target(url=url.rstrip("/"), model=name, api_key=api_key) for name in modules]
+    if parse_server(url) is None:
+        raise SimulationError(f"{url!r} is no address of a server: write one such as http://127.0.0.1:30000")
     clock = clock or find_core_clock(url)
     if clock is None and not gpus():
         tell(f"`prefillshare ps` knows no deployment at {url}: the model will have a processor for each worker")
-    return make_model(deployment, asyncio.run(measure(targets, clock, tell)))
+    try:
+        return make_model(deployment, asyncio.run(measure(targets, clock, tell)))
+    except CallFailedError as error:
+        raise SimulationError(
+            f"{url} did not answer a call ({error}): give the address of a deployment that `prefillshare ask` gets "
+            "answers of all modules from"
+        ) from None
 
 
 def make_model(deployment: Deployment, found: Found) -> WorkerModel:
