@@ -150,6 +150,17 @@ def test_sizes_of_a_weight() -> None:
     assert shape.weight_bytes(512, 256) == stored
 
 
+@pytest.mark.parametrize("shape", [CodebookShape(), CodebookShape(num_codebooks=2, segment=8)])
+@pytest.mark.parametrize("intermediate", [14336, 12288], ids=["Llama 3.1 8B", "Qwen3 8B"])
+def test_linear_weights_of_8b_are_7_4_times_smaller_than_in_bfloat16(intermediate: int, shape: CodebookShape) -> None:
+    attention = [(4096, 4096), (1024, 4096), (1024, 4096), (4096, 4096)]
+    layer = [*attention, (intermediate, 4096), (intermediate, 4096), (4096, intermediate)]
+
+    times_smaller = sum(2 * m * n for m, n in layer) / sum(shape.weight_bytes(m, n) for m, n in layer)
+    print(f"{times_smaller:.2f} times")
+    assert times_smaller >= 7.4
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
