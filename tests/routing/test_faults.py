@@ -89,6 +89,21 @@ async def test_a_connection_that_takes_too_long_is_tried_again_and_the_worker_st
 
 
 @in_loop
+async def test_a_fault_of_the_router_in_the_prefill_leg_ends_the_call_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with deployment() as running:
+
+        def learn(*_: object) -> None:
+            raise RuntimeError("a fault of the router")
+
+        monkeypatch.setattr(running.parts.chooser, "learn", learn)
+        running["math-0"].gate = asyncio.Semaphore(0)  # no answer that would come first
+        async with asyncio.timeout(10):
+            assert (await running.chat()).status == 500
+        await until(lambda: all(worker.num_running == 0 for worker in running.parts.pool))
+        await until(lambda: running["math-0"].aborted)
+
+
+@in_loop
 async def test_a_dead_module_is_named_and_the_others_go_on() -> None:
     async with deployment(decode=("math", "code")) as running:
         await running["code-1"].stop()
