@@ -2,7 +2,7 @@
 
 import pytest
 
-from prefillshare.cluster.connection import _explain
+from prefillshare.cluster.connection import _explain, order_selectors
 
 
 @pytest.mark.parametrize(
@@ -16,3 +16,13 @@ from prefillshare.cluster.connection import _explain
 )
 def test_the_message_names_the_fix(address: str, reason: str, said: str) -> None:
     assert said in _explain(address, reason)
+
+
+def test_a_node_with_fewer_members_of_the_group_is_wanted_first() -> None:
+    labels = {"place": "behind"}
+    assert order_selectors(labels, []) == [labels]
+    assert order_selectors(labels, ["b", "a", "b"]) == [
+        {"place": "behind", "ray.io/node-id": "!in(a,b)"},
+        {"place": "behind", "ray.io/node-id": "!in(b)"},
+        labels,
+    ]
