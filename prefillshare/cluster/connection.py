@@ -19,6 +19,9 @@ _CONNECT_TIMEOUT_S = 5.0
 _CLIENT = "ray://"
 """Begins the address of a client server, which serves machines that are no nodes."""
 _NUM_THREADS = 16
+_SETTINGS_FRAME = b"\x04"
+_HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + _SETTINGS_FRAME + bytes(5)
+"""With what a client of HTTP/2 begins; a server answers with a frame of the same type, its fourth byte."""
 _NODE_LABEL = "ray.io/node-id"
 """A label that Ray gives each node."""
 _ENVIRONMENT = {
@@ -75,12 +78,28 @@ def _check_reachable(address: str) -> None:
     host, _, port = address.removeprefix(_CLIENT).rpartition(":")
     option = "ray-client-server-port" if address.startswith(_CLIENT) else "port"
     try:
-        socket.create_connection((host, int(port)), _CONNECT_TIMEOUT_S).close()
+        with socket.create_connection((host, int(port)), _CONNECT_TIMEOUT_S) as connection:
+            is_other = "RAY_USE_TLS" not in os.environ and not _may_speak_grpc(connection)
     except OSError as error:
         raise ServerError(
             f"no Ray cluster answers at {address} ({error}): start its head with `ray start --head --{option}={port}`, "
             "or correct the address"
         ) from None
+    if is_other:
+        # Ray itself would try for most of a minute.
+        raise ServerError(f"what answers at {address} is no Ray cluster: name the port of its head, 6379 by default")
+
+
+def _may_speak_grpc(connection: socket.socket) -> bool:
+    """Whether the server answers HTTP/2, or says nothing yet, as a busy one."""
+    try:
+        connection.sendall(_HTTP2_GREETING)
+        answer = connection.recv(9, socket.MSG_WAITALL)
+    except TimeoutError:
+        return True
+    except ConnectionError:
+        return False
+    return answer[3:4] == _SETTINGS_FRAME
 
 
 def start_member(member: Member, taken: Sequence[str] = ()) -> None:
