@@ -8,7 +8,8 @@ from prefillshare.cli.output import put, put_table, say
 if TYPE_CHECKING:
     from prefillshare.cluster.roster import Roster
 
-_HEADER = ("process", "role", "module", "node", "pid", "address", "state", "restarts")
+_HEADER = ("process", "node", "pid", "address", "state", "restarts")
+"""Role and module stand in the name: with columns of their own, 80 letters are too few for names and addresses."""
 
 
 def print_rosters(rosters: "Sequence[Roster]") -> None:
@@ -23,11 +24,9 @@ def _print(roster: "Roster") -> None:
     put(f"{roster.name} at {roster.url() or 'no router that answers'}")
     rows = []
     for member in roster.members:
-        group = member.group
-        role, module = (group.role, group.module or "-") if group else ("-", "-")
         state = member.state if member.state != "running" or roster.is_serving(member) else "joining"
         node, address = member.node or "-", member.url or "-"
-        rows.append((member.name, role, module, node, str(member.pid or "-"), address, state, str(member.num_restarts)))
+        rows.append((member.name, node, str(member.pid or "-"), address, state, str(member.num_restarts)))
     put_table(_HEADER, rows)
     for member in roster.members:
         if member.reason:

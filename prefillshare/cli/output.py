@@ -38,9 +38,12 @@ def put_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
             put("\t".join(row))
         return
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table(*header, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    # A narrow terminal must not take letters away: first come names, which other commands are given.
+    names, *others = header
+    columns = [Column(names, no_wrap=True), *(Column(name, overflow="fold") for name in others)]
+    table = Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for row in rows:
         table.add_row(*row)
     console = Console()

@@ -4,6 +4,7 @@ import contextlib
 import os
 import threading
 import time
+from dataclasses import replace
 
 import ray
 
@@ -70,7 +71,7 @@ class MemberActor:
 
     def status(self) -> MemberStatus:
         """Return how it stands."""
-        return self._keeper.status()
+        return replace(self._keeper.status(), node_id=ray.get_runtime_context().get_node_id())
 
     def member(self) -> Member:
         """Return what it was made from."""

@@ -87,9 +87,10 @@ class Changer:
     def _add(self, members: Sequence[Member]) -> None:
         if not members:
             return
+        roster = read_roster(self.name)
         try:
             for member in members:
-                connection.start_member(member)
+                connection.start_member(member, [known.node_id for known in roster.of(member.group) if known.node_id])
             self._wait_for(members)
         except BaseException:
             self.remove([member.name for member in members], drain_s=0)

@@ -4,6 +4,8 @@ import contextlib
 import os
 import socket
 import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import ray
 from ray._private import worker as ray_worker
@@ -17,6 +19,11 @@ _CONNECT_TIMEOUT_S = 5.0
 _CLIENT = "ray://"
 """Begins the address of a client server, which serves machines that are no nodes."""
 _NUM_THREADS = 16
+_SETTINGS_FRAME = b"\x04"
+_HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + _SETTINGS_FRAME + bytes(5)
+"""With what a client of HTTP/2 begins; a server answers with a frame of the same type, its fourth byte."""
+_NODE_LABEL = "ray.io/node-id"
+"""A label that Ray gives each node."""
 _ENVIRONMENT = {
     # Ray would kill the actor's children when it ends, the guardian first, which then could not end the engine.
     "RAY_kill_child_processes_on_worker_exit": "false",
@@ -71,17 +78,37 @@ def _check_reachable(address: str) -> None:
     host, _, port = address.removeprefix(_CLIENT).rpartition(":")
     option = "ray-client-server-port" if address.startswith(_CLIENT) else "port"
     try:
-        socket.create_connection((host, int(port)), _CONNECT_TIMEOUT_S).close()
+        with socket.create_connection((host, int(port)), _CONNECT_TIMEOUT_S) as connection:
+            is_other = "RAY_USE_TLS" not in os.environ and not _may_speak_grpc(connection)
     except OSError as error:
         raise ServerError(
             f"no Ray cluster answers at {address} ({error}): start its head with `ray start --head --{option}={port}`, "
             "or correct the address"
         ) from None
+    if is_other:
+        # Ray itself would try for most of a minute.
+        raise ServerError(f"what answers at {address} is no Ray cluster: name the port of its head, 6379 by default")
 
 
-def start_member(member: Member) -> None:
-    """Let Ray place a member; one of that name that is there stays as it is."""
+def _may_speak_grpc(connection: socket.socket) -> bool:
+    """Whether the server answers HTTP/2, or says nothing yet, as a busy one."""
+    try:
+        connection.sendall(_HTTP2_GREETING)
+        answer = connection.recv(9, socket.MSG_WAITALL)
+    except TimeoutError:
+        return True
+    except ConnectionError:
+        return False
+    return answer[3:4] == _SETTINGS_FRAME
+
+
+def start_member(member: Member, taken: Sequence[str] = ()) -> None:
+    """Let Ray place a member; one of that name that is there stays as it is.
+
+    `taken` are the ids of the nodes of its group's other members, each as often as it has one.
+    """
     spot, deployment = member.spot, member.plan.config.name
+    wanted, *others = order_selectors(spot.labels, taken if spot.spread else ())
     maker = ray.remote(MemberActor).options(
         name=member.name,
         namespace=NAMESPACE + deployment,
@@ -91,13 +118,25 @@ def start_member(member: Member) -> None:
         max_restarts=-1,
         num_cpus=spot.cpus,
         num_gpus=spot.gpus,
-        label_selector=dict(spot.labels) or None,
+        label_selector=wanted or None,
+        fallback_strategy=[{"label_selector": labels} for labels in others] or None,
         scheduling_strategy="SPREAD" if spot.spread else "DEFAULT",
         # `leave` takes its time, and a status is wanted meanwhile.
         max_concurrency=_NUM_THREADS,
         runtime_env={"env_vars": _ENVIRONMENT},
     )
     maker.remote(member)
+
+
+def order_selectors(labels: Mapping[str, str], taken: Sequence[str]) -> list[dict[str, str]]:
+    """Return conditions for a node of another member, the best first: nodes with the fewest of `taken` are wanted.
+
+    Ray's own spreading takes nodes in turn, and does not know who has left since: two replicas may meet on one node.
+    """
+    numbers = Counter(taken)
+    fullest = max(numbers.values(), default=0)
+    crowded = [sorted(node for node, count in numbers.items() if count >= least) for least in range(1, fullest + 1)]
+    return [*({**labels, _NODE_LABEL: f"!in({','.join(nodes)})"} for nodes in crowded), dict(labels)]
 
 
 def remove_member(deployment: str, name: str) -> None:

@@ -24,6 +24,8 @@ class MemberStatus:
     """Why it failed, in its own words, or why routers do not take it."""
     node: str = ""
     """Host name of its node."""
+    node_id: str = ""
+    """By what Ray knows its node."""
     url: str = ""
     """Address of its HTTP server."""
     pid: int | None = None

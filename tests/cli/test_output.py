@@ -36,3 +36,13 @@ def test_a_table_is_shown_whatever_columns_says(columns: str, monkeypatch: pytes
     monkeypatch.setenv("COLUMNS", columns)
     put_table(("model", "role"), [("math", "decode")])
     assert "decode" in screen.getvalue()
+
+
+def test_a_narrow_terminal_takes_no_letters_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    monkeypatch.setattr("sys.stdout", screen)
+    monkeypatch.setenv("COLUMNS", "40")
+    put_table(("process", "node", "address"), [("decode-math-0", "a-node", "http://10.77.0.13:20117")])
+    lines = screen.getvalue().splitlines()[1:]
+    assert lines[0].startswith("decode-math-0 ")
+    assert "".join(line[23:].strip() for line in lines) == "http://10.77.0.13:20117"

@@ -256,6 +256,21 @@ def test_a_lost_head_costs_no_call_and_comes_back_knowing_everybody(on_ray, expe
     on_ray.check_processes(2)
 
 
+def test_ctrl_c_ends_what_scaling_has_started_and_nothing_else(on_ray):
+    """The next test spreads two replicas, although Ray's turn is now at the node of the first."""
+    before = on_ray.members()
+    words = [sys.executable, "-m", "prefillshare", "scale", "math=2"]
+    variables = environment(on_ray.folder, on_ray.address)
+    with subprocess.Popen(words, env=variables, stderr=subprocess.PIPE, text=True) as scaling:
+        assert scaling.stderr is not None
+        assert scaling.stderr.readline().startswith("decode-math-")
+        scaling.send_signal(signal.SIGINT)
+        said = scaling.stderr.read()
+    assert (scaling.returncode, "the rest stays" in said) == (130, True), said
+    assert on_ray.members() == before
+    on_ray.check_processes(2)
+
+
 def test_a_lost_node_and_a_lost_actor_cost_no_call(on_ray, expected):
     """With two replicas; the second fault comes when the first is over."""
     workers = ("prefill-0", "decode-math-0", "decode-math-1")
@@ -295,20 +310,6 @@ def test_new_weights_replace_old_ones_without_a_failed_call(on_ray, expected):
         on_ray.launch()
     assert wrong == []
     assert [on_ray.ask(prompt) for prompt in PROMPTS] == expected["code"]
-    on_ray.check_processes(2)
-
-
-def test_ctrl_c_ends_what_scaling_has_started_and_nothing_else(on_ray):
-    before = on_ray.members()
-    words = [sys.executable, "-m", "prefillshare", "scale", "math=2"]
-    variables = environment(on_ray.folder, on_ray.address)
-    with subprocess.Popen(words, env=variables, stderr=subprocess.PIPE, text=True) as scaling:
-        assert scaling.stderr is not None
-        assert scaling.stderr.readline().startswith("decode-math-")
-        scaling.send_signal(signal.SIGINT)
-        said = scaling.stderr.read()
-    assert (scaling.returncode, "the rest stays" in said) == (130, True), said
-    assert on_ray.members() == before
     on_ray.check_processes(2)
 
 

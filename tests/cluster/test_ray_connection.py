@@ -1,8 +1,12 @@
 """What is said when a Ray cluster does not take this machine."""
 
+import socket
+import threading
+
 import pytest
 
-from prefillshare.cluster.connection import _explain
+from prefillshare.cluster.connection import _explain, connect, order_selectors
+from prefillshare.errors import ServerError
 
 
 @pytest.mark.parametrize(
@@ -16,3 +20,27 @@ from prefillshare.cluster.connection import _explain
 )
 def test_the_message_names_the_fix(address: str, reason: str, said: str) -> None:
     assert said in _explain(address, reason)
+
+
+def test_a_node_with_fewer_members_of_the_group_is_wanted_first() -> None:
+    labels = {"place": "behind"}
+    assert order_selectors(labels, []) == [labels]
+    assert order_selectors(labels, ["b", "a", "b"]) == [
+        {"place": "behind", "ray.io/node-id": "!in(a,b)"},
+        {"place": "behind", "ray.io/node-id": "!in(b)"},
+        labels,
+    ]
+
+
+def test_a_server_that_is_no_ray_cluster_is_found_out_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(100)
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(ServerError, match="is no Ray cluster: name the port of its head"):
+            connect(f"127.0.0.1:{server.getsockname()[1]}")
