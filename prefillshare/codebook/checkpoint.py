@@ -17,7 +17,7 @@ from torch import Tensor
 
 from prefillshare.codebook.reference import CodebookWeight, dequantise
 
-_PARTS = ("codes", "codebooks", "scales")
+PARTS = ("codes", "codebooks", "scales")
 
 
 def tensors_of(name: str, weight: CodebookWeight) -> dict[str, Tensor]:
@@ -41,8 +41,8 @@ def _plain_tensors_of_file(file: Path, dtype: torch.dtype) -> Iterator[tuple[str
     with safe_open(file, framework="pt") as tensors:
         for name in tensors.keys():  # noqa: SIM118 - it is no mapping
             layer, _, part = name.rpartition(".")
-            if part not in _PARTS:
+            if part not in PARTS:
                 yield name, tensors.get_tensor(name).to(dtype)
             elif part == "codes":
-                weight = CodebookWeight(**{part: tensors.get_tensor(f"{layer}.{part}") for part in _PARTS})
+                weight = CodebookWeight(**{part: tensors.get_tensor(f"{layer}.{part}") for part in PARTS})
                 yield f"{layer}.weight", dequantise(weight, dtype)

@@ -1,0 +1,42 @@
+"""How much each input of a linear layer counts: its mean square where the decode module works.
+
+That is over the positions that the module computes itself, x_n and the answer, with the prefill module's KV before
+them. The whole module and the base are in memory for this.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prefillshare.quantize.source import WeightSource
+from prefillshare.training.batch import Batch
+from prefillshare.training.objective import cache_conditioned_loss
+
+
+def input_moments(
+    model: nn.Module, prefill_model: nn.Module, source: WeightSource, batches: Iterable[Batch]
+) -> dict[str, Tensor]:
+    """Return the mean square of each input [inputs], by the first layer of those that read it."""
+    sums: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}
+
+    def count(name: str) -> Any:
+        def add(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            rows = inputs[0].detach().float().reshape(-1, inputs[0].shape[-1])
+            sums[name] = sums.get(name, torch.zeros(rows.shape[1])) + rows.pow(2).sum(0)
+            counts[name] = counts.get(name, 0) + len(rows)
+
+        return add
+
+    firsts = [names[0] for layer in range(source.num_layers) for names in source.linear_groups(layer)]
+    hooks = [model.get_submodule(name).register_forward_pre_hook(count(name)) for name in firsts]
+    try:
+        with torch.no_grad():
+            for batch in batches:
+                cache_conditioned_loss(model, batch, prefill_model=prefill_model)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: total / counts[name] for name, total in sums.items()}
