@@ -42,8 +42,16 @@ SCRIPT = (
     Step(module="code", prompt=OTHER, own=0, cross=0),
     Step(module="code", prompt=OTHER, own=39, cross=0),
 )
-OF_OTHER_DEPLOYMENTS = {"prefillshare_forwarded_total", "prefillshare_role_moves_total"}
-"""Of several routers, and where roles follow the load."""
+OF_OTHER_DEPLOYMENTS = {
+    "prefillshare_forwarded_total",
+    "prefillshare_role_moves_total",
+    "prefillshare_waiting_for_memory",
+    "prefillshare_held_back_total",
+    "prefillshare_held_back_overdue_total",
+    "prefillshare_sessions_under_way",
+    "prefillshare_held_tokens",
+}
+"""Of several routers, where roles follow the load, and where sessions wait for memory."""
 HANDOFF_TOKENS = 60 + 80 + (100 - 59) + (100 - 79) + 40 + (40 - 39)
 """A decode worker holds x_1..x_{n-1} of its module's earlier prompts."""
 
@@ -61,9 +69,15 @@ def settled(cluster: Cluster, before: dict, num_requests: int) -> dict:
         after = state(cluster)
         found = counted(before, after)
         done = sum(rise[0] for rise in found.values())
-        if done == num_requests and all(rise[0] == rise[1] + rise[2] or rise[3] for rise in found.values()):
+        if done == num_requests and all(_is_whole(before, after, module, rise) for module, rise in found.items()):
             return after
         assert time.monotonic() < deadline, found
+
+
+def _is_whole(before: dict, after: dict, module: str, rise: tuple[int, ...]) -> bool:
+    requests, errors, aborted, prompt_tokens, *_ = rise
+    refused = module_of(after, module)["refused"] - module_of(before, module)["refused"]
+    return requests == errors + aborted + refused or prompt_tokens > 0
 
 
 def ask(cluster: Cluster, step: Step, session: str, **fields: object) -> httpx.Response:
