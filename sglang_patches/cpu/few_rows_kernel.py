@@ -67,17 +67,19 @@ def _add_lines(
     def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
         pairs = zip(signature.args[:3], given[:3], strict=True)
         factors, lines, totals = (context.make_array(kind)(context, builder, value) for kind, value in pairs)
-        index, output = given[3].type, given[4]
+        first, output, index = given[3], given[4], given[3].type
         rows = [index(row) for row in range(num_rows.literal_value)]
+        # Each row's factors are at constant distances from its first: so they need one register per row, not per line.
+        first_factors = [_find(builder, factors, row, first) for row in rows]
         places = [_find_vector(builder, totals, row, output) for row in rows]
         held = [builder.load(place, align=_FLOAT_BYTES) for place in places]
         multiply_add = _declare_multiply_add(builder)
         for number in range(num_lines.literal_value):
-            at = builder.add(given[3], index(number))
+            at = builder.add(first, index(number))
             line = builder.load(_find_vector(builder, lines, at, output), align=_FLOAT_BYTES)
-            for number_of_row, row in enumerate(rows):
-                factor = _spread(builder, builder.load(_find(builder, factors, row, at)))
-                held[number_of_row] = builder.call(multiply_add, [factor, line, held[number_of_row]])
+            for row, first_factor in enumerate(first_factors):
+                factor = _spread(builder, builder.load(builder.gep(first_factor, [index(number)])))
+                held[row] = builder.call(multiply_add, [factor, line, held[row]])
         for total, place in zip(held, places, strict=True):
             builder.store(total, place, align=_FLOAT_BYTES)
         return context.get_dummy_value()
@@ -124,9 +126,9 @@ def _make_adder(num_rows: int, num_lines: int, num_vectors: int) -> Any:
         for k in range(num_in_blocks, num_inputs):
             for n in range(0, num_in_vectors, _WIDTH):
                 _add_lines(x, weights, sums, k, n, num_rows, 1)
-        for k in range(num_inputs):
+        for n in range(num_in_vectors, num_outputs):
             for row in range(num_rows):
-                for n in range(num_in_vectors, num_outputs):
+                for k in range(num_inputs):
                     sums[row, n] += x[row, k] * weights[k, n]
 
     return add
