@@ -108,7 +108,10 @@ class PairedTorchNativeAttnBackend(PairedAttention, TorchNativeAttnBackend):
     def attend_pairs(
         self, q: Tensor, k: Tensor, v: Tensor, layer: RadixAttention, batch: PairedForwardBatch, save_kv_cache: bool
     ) -> Tensor:
-        own, caches = batch.own, self._write(k, v, layer, batch, save_kv_cache)
+        own, pool = batch.own, self.token_to_kv_pool
+        if save_kv_cache:
+            pool.set_kv_buffer(layer, KVWriteLoc(own.out_cache_loc, self.swa_out_cache_loc), k, v)
+        caches = (pool.get_key_buffer(layer.layer_id), pool.get_value_buffer(layer.layer_id))
         sequences = (self.req_to_token_pool.req_to_token, own.req_pool_indices, own.seq_lens)
         query = q.reshape(-1, layer.tp_q_head_num, layer.qk_head_dim)
         output = query.new_empty(*query.shape[:2], layer.v_head_dim)
@@ -117,52 +120,6 @@ class PairedTorchNativeAttnBackend(PairedAttention, TorchNativeAttnBackend):
         else:
             _attend_gathered(query, caches, sequences, batch, layer.scaling, output)
         return output.flatten(1)
-
-    def extend_pairs(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        layer: RadixAttention,
-        batch: PairedForwardBatch,
-        save_kv_cache: bool,
-        **options: Any,
-    ) -> Tensor:
-        """Where products of oneDNN attend, a second row is one more row of the last block."""
-        if not is_for_onednn(q) or self.token_to_kv_pool.get_key_buffer(layer.layer_id).dtype != q.dtype:
-            return super().extend_pairs(q, k, v, layer, batch, save_kv_cache, **options)
-        own, caches = batch.own, self._write(k, v, layer, batch, save_kv_cache)
-        query = q.view(-1, layer.tp_q_head_num, layer.qk_head_dim)
-        output = query.new_empty(*query.shape[:2], layer.v_head_dim)
-        requests = zip(own.req_pool_indices.tolist(), own.seq_lens.tolist(), own.extend_seq_lens.tolist(), strict=True)
-        second = dict(zip(batch.paired, range(batch.num_own_tokens, len(query)), strict=True))
-        start = 0
-        for number, (row, length, num_new) in enumerate(requests):
-            slots = self.req_to_token_pool.req_to_token[row, :length]
-            rows = [*range(start, start + num_new), *([second[number]] if number in second else [])]
-            output[rows] = _extend(query[rows], caches, slots, num_new, layer.scaling)
-            start += num_new
-        return output.flatten(1)
-
-    def _write(
-        self, k: Tensor, v: Tensor, layer: RadixAttention, batch: PairedForwardBatch, save_kv_cache: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Where keys and values of all tokens lie, once those of the own rows are written."""
-        pool = self.token_to_kv_pool
-        if save_kv_cache:
-            pool.set_kv_buffer(layer, KVWriteLoc(batch.own.out_cache_loc, self.swa_out_cache_loc), k, v)
-        return pool.get_key_buffer(layer.layer_id), pool.get_value_buffer(layer.layer_id)
-
-
-def _extend(query: Tensor, caches: tuple[Tensor, Tensor], slots: Tensor, num_new: int, scale: float | None) -> Tensor:
-    """Attention of a sequence's new tokens, and of the second row behind them if there is one."""
-    num_second = len(query) - num_new
-    if num_new >= MIN_NEW:
-        return attend_in_blocks(query, *caches, slots, scale, num_second)
-    if num_new == 1:
-        return attend_together(query, *caches, slots, scale)
-    own = attend_new(query[:num_new], *caches, slots, scale)
-    return torch.cat((own, attend_together(query[num_new:], *caches, slots, scale))) if num_second else own
 
 
 def _attend_gathered(

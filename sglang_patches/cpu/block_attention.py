@@ -21,27 +21,22 @@ MIN_NEW = 8
 _BLOCK = 128
 
 
-def attend_in_blocks(
-    query: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor, scale: float | None, num_second: int = 0
-) -> Tensor:
-    """Causal attention of a sequence's last tokens, and of second rows of the last one behind them.
+def attend_in_blocks(query: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor, scale: float | None) -> Tensor:
+    """Causal attention of a sequence's last tokens.
 
-    Shapes: query (new + second, heads, size), caches (pool, KV heads, size), slots (length,), all of float32;
-    returns (new + second, heads, size of values).
+    Shapes: query (new, heads, size), caches (pool, KV heads, size), slots (length,), all of float32;
+    returns (new, heads, size of values).
     """
-    num_rows, num_heads, size = query.shape
+    num_new, num_heads, size = query.shape
     keys, values = (cache.index_select(0, slots).transpose(0, 1).contiguous() for cache in (k_cache, v_cache))
-    by_head = (query * (size**-0.5 if scale is None else scale)).view(num_rows, len(keys), -1, size)
-    num_groups = num_heads // len(keys)
-    output = query.new_empty(num_rows, len(keys), num_groups, values.shape[-1])
-    for new, end in _blocks(num_rows - num_second, len(slots)):
-        num_tokens = new.stop - new.start
-        rows = slice(new.start, num_rows) if end == len(slots) else new
-        # Queries of the heads that share a KV head are further queries of it (KV heads, groups * rows, size).
-        folded = by_head[rows].permute(1, 2, 0, 3).flatten(1, 2)
-        for head, queries in enumerate(folded):
-            attended = _attend(queries, keys[head, :end], values[head, :end], num_groups, num_tokens)
-            output[rows, head] = attended.transpose(0, 1)
+    by_head = (query * (size**-0.5 if scale is None else scale)).view(num_new, len(keys), -1, size)
+    output = query.new_empty(num_new, len(keys), num_heads // len(keys), values.shape[-1])
+    for new, end in _blocks(num_new, len(slots)):
+        # Queries of the heads that share a KV head are further queries of it (KV heads, groups * block, size).
+        folded = by_head[new].permute(1, 2, 0, 3).flatten(1, 2)
+        for head, rows in enumerate(folded):
+            attended = _attend(rows, keys[head, :end], values[head, :end], new.stop - new.start)
+            output[new, head] = attended.transpose(0, 1)
     return output.flatten(1, 2)
 
 
@@ -52,16 +47,13 @@ def _blocks(num_new: int, length: int) -> Iterator[tuple[slice, int]]:
         yield slice(begin, end), length - num_new + end
 
 
-def _attend(query: Tensor, keys: Tensor, values: Tensor, num_groups: int, num_tokens: int) -> Tensor:
+def _attend(query: Tensor, keys: Tensor, values: Tensor, num_tokens: int) -> Tensor:
     """Attention of the groups of a KV head from a block of tokens, the last of which sees all keys.
 
-    Rows of a group behind those of its tokens see all keys, too.
-
-    Shapes: query (groups * rows, size), keys and values (length, size); returns (groups, rows, size).
+    Shapes: query (groups * tokens, size), keys and values (length, size); returns (groups, tokens, size).
     """
     scores = multiply_by_onednn(query, keys, None)
-    num_rows = len(query) // num_groups
-    hidden = scores.new_full((num_rows, num_tokens), float("-inf")).triu_(1)
-    scores.view(num_groups, num_rows, -1)[:, :, -num_tokens:].add_(hidden)
+    hidden = scores.new_full((num_tokens, num_tokens), float("-inf")).triu_(1)
+    scores.view(-1, num_tokens, len(keys))[:, :, -num_tokens:].add_(hidden)
     torch.softmax(scores, dim=-1, out=scores)
-    return multiply_by_onednn(scores, values.t(), None).view(num_groups, num_rows, -1)
+    return multiply_by_onednn(scores, values.t(), None).view(-1, num_tokens, values.shape[-1])

@@ -37,22 +37,9 @@ class PairedAttention(AttentionBackend):
         if not isinstance(forward_batch, PairedForwardBatch):
             return super().forward_extend(q, k, v, layer, forward_batch, save_kv_cache, **options)
         num_own = forward_batch.num_own_tokens
-        return self.extend_pairs(q, k[:num_own], v[:num_own], layer, forward_batch, save_kv_cache, **options)
-
-    def extend_pairs(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        layer: RadixAttention,
-        batch: PairedForwardBatch,
-        save_kv_cache: bool,
-        **options: Any,
-    ) -> Tensor:
-        """A pass that extends requests: own rows (all of k and v are theirs), then second ones."""
-        num_own = batch.num_own_tokens
-        own = super().forward_extend(q[:num_own], k, v, layer, batch.own, save_kv_cache, **options)
-        return torch.cat((own, self.attend_second(q[num_own:], layer, batch)))
+        fresh = (k[:num_own], v[:num_own])
+        own = super().forward_extend(q[:num_own], *fresh, layer, forward_batch.own, save_kv_cache, **options)
+        return torch.cat((own, self.attend_second(q[num_own:], layer, forward_batch)))
 
     def forward_decode(
         self,

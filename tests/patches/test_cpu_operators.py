@@ -166,27 +166,6 @@ def test_two_queries_of_a_position_attend_as_each_alone(heads: tuple[int, int]) 
     assert (found - batch.expected()).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("heads", HEADS)
-@pytest.mark.parametrize("extended", [(10, 33), (0, 33), (5, 150), (40, 1), (40, 3), (0, 3)])
-@pytest.mark.parametrize("has_second", [False, True])
-def test_a_second_row_attends_as_the_last_new_token(
-    heads: tuple[int, int], extended: tuple[int, int], monkeypatch: pytest.MonkeyPatch, *, has_second: bool
-) -> None:
-    monkeypatch.setattr(block_attention, "_BLOCK", 16)
-    cached, new = extended
-    batch = Batch(heads, [(min(cached, LONGEST - new), new)] if new < LONGEST else [(0, LONGEST)], torch.float32)
-    cached, new = batch.lengths[0]
-    slots = batch.slots[batch.rows[0], : cached + new]
-    again = torch.randn_like(batch.query[-1:])
-    query = torch.cat((batch.query, again)) if has_second else batch.query
-    found = attention._extend(query, (batch.keys, batch.values), slots, new, 0.3)
-    expected = batch.expected()
-    if has_second:
-        batch.query[-1] = again[0]
-        expected = torch.cat((expected, batch.expected()[-1:]))
-    assert (found - expected).abs().max() < 1e-5
-
-
 @pytest.mark.parametrize("options", [{"sliding_window_size": 8}, {"encoder_lens": torch.tensor([3, 5])}])
 @pytest.mark.parametrize("name", [EXTEND, DECODE])
 def test_windows_and_encoders_go_upstream(name: str, options: dict[str, Any]) -> None:
