@@ -173,7 +173,7 @@ def multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if len(x) > MOST_ROWS or not can_loop(lines):
         return multiply_by_onednn(x, weight, bias)
     product = x.new_zeros(len(x), len(weight)) if bias is None else bias.repeat(len(x), 1)
-    add_products(x.contiguous().numpy(), lines.numpy(), product.numpy())
+    add_products(x.contiguous(), lines, product)
     return product
 
 

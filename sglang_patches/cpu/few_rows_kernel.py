@@ -1,73 +1,137 @@
-"""A product of one or two rows with weights that lie input by input, compiled by numba.
+"""A product of up to eight rows with weights that lie input by input, compiled by numba.
 
-A decode step of one call waits for memory: each weight is read once and used once, or twice where the call has a second
-row (:mod:`sglang_patches.icarus.rows`). oneDNN reads weights in blocks as soon as there are two rows, more slowly than
-memory would give them. Here they are read in the order in which they lie, a few lines side by side, which the processor
-fetches ahead; a sum is loaded and stored once for the products of all of these lines:
+A decode step of a few calls waits for memory: each weight is read once, and used once per row. oneDNN reads weights in
+blocks as soon as there are two rows, at half the speed that memory has. Here they are read in the order in which they
+lie, some lines side by side, which the processor fetches ahead; sums of all rows stay in registers meanwhile:
 
-    weights   line k    | output 0, 1, 2 ... ->     a line belongs to one input;
-              ...                                   both rows use it while it is in a register
-              line k+7  | output 0, 1, 2 ... ->
+    weights   line k    | output 0, 1, 2 ... ->     a line belongs to one input; what was loaded of it
+              ...                                   is used by all rows at once
+              line k+3  | output 0, 1, 2 ... ->
 
-One thread.
+How far the processor looks ahead is a number of instructions, so each one that is not a load of weights costs speed of
+memory. Hence the vectors by hand: numba's own begin every few lines with tests of whether arrays overlap, and with
+scalars that do not fit into registers. One thread.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from numba import njit, types
+from llvmlite import binding, ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from torch import Tensor
+from torch.nn.functional import pad
 
 from prefillshare.compiled import compile_ahead
 
-MOST_ROWS = 2
+_BLOCKS = {1: (4, 2), 2: (4, 2), 4: (16, 1), 8: (32, 1)}
+"""Lines side by side, and vectors of each in a round of the loop, by rows, as they were found to be fastest: more rows
+have more sums to load and store, which more lines share, but more lines are more streams to fetch ahead; and the
+compiler does not unroll a loop of few instructions by itself."""
+MOST_ROWS = max(_BLOCKS)
 """With more rows arithmetic takes longer than memory does, and oneDNN is as fast."""
 _MATH = {"contract", "nsz"}
 """Products are added in the order of the inputs, so a row's sums are the same to the bit whoever is beside it."""
+_WIDTH = 16 if binding.get_host_cpu_features().get("avx512f") else 8
+"""Floats in a vector. Eight sums, one of each row, have to fit into registers beside the weights."""
 
 _Rows = types.Array(types.float32, 2, "C")
+_SIGNATURE = types.void(_Rows, _Rows, _Rows)
+_VECTOR = ir.VectorType(ir.FloatType(), _WIDTH)
+_FLOAT_BYTES = 4
 
 
-@njit(fastmath=_MATH, error_model="numpy", inline="always")
-def _add_line(factor: Any, line: Any, sums: Any) -> None:
-    for n in range(sums.size):
-        sums[n] += factor * line[n]
-
-
-@njit(fastmath=_MATH, error_model="numpy", inline="always")
-def _add_four(x: Any, lines: Any, sums: Any) -> None:
-    a, b, c, d = lines[0], lines[1], lines[2], lines[3]
-    p, q, r, s = x[0], x[1], x[2], x[3]
-    for n in range(sums.size):
-        sums[n] = sums[n] + p * a[n] + q * b[n] + r * c[n] + s * d[n]
-
-
-@njit(fastmath=_MATH, error_model="numpy", inline="always")
-def _add_eight(x: Any, y: Any, lines: Any, first: Any, second: Any) -> None:
-    a, b, c, d, e, f, g, h = lines[0], lines[1], lines[2], lines[3], lines[4], lines[5], lines[6], lines[7]
-    x0, x1, x2, x3, x4, x5, x6, x7 = x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7]
-    y0, y1, y2, y3, y4, y5, y6, y7 = y[0], y[1], y[2], y[3], y[4], y[5], y[6], y[7]
-    for n in range(first.size):
-        i, j, k, m, o, p, q, r = a[n], b[n], c[n], d[n], e[n], f[n], g[n], h[n]
-        first[n] = first[n] + x0 * i + x1 * j + x2 * k + x3 * m + x4 * o + x5 * p + x6 * q + x7 * r
-        second[n] = second[n] + y0 * i + y1 * j + y2 * k + y3 * m + y4 * o + y5 * p + y6 * q + y7 * r
-
-
-@compile_ahead(types.void(_Rows, _Rows, _Rows), fastmath=_MATH, error_model="numpy")
-def add_products(x: Any, weights: Any, sums: Any) -> None:
+def add_products(x: Tensor, weights: Tensor, sums: Tensor) -> None:
     """Add x weights to the sums.
 
-    Shapes: x (one or two rows, inputs), weights (inputs, outputs), sums (rows, outputs).
+    Shapes: x (up to `MOST_ROWS` rows, inputs), weights (inputs, outputs), sums (rows, outputs), contiguous float32.
     """
-    num_inputs = weights.shape[0]
-    if x.shape[0] == 1:
-        num_done = num_inputs - num_inputs % 4
-        for k in range(0, num_done, 4):
-            _add_four(x[0, k : k + 4], weights[k : k + 4], sums[0])
-    else:
-        num_done = num_inputs - num_inputs % 8
-        for k in range(0, num_done, 8):
-            _add_eight(x[0, k : k + 8], x[1, k : k + 8], weights[k : k + 8], sums[0], sums[1])
-    for k in range(num_done, num_inputs):
-        for row in range(x.shape[0]):
-            _add_line(x[row, k], weights[k], sums[row])
+    num_rows = next(number for number in _BLOCKS if number >= len(x))
+    # Rows of nobody cost less than a compiled loop for each number of rows would.
+    if num_rows == len(x):
+        _adders[num_rows](x.numpy(), weights.numpy(), sums.numpy())
+        return
+    whole, whole_sums = (pad(given, (0, 0, 0, num_rows - len(x))) for given in (x, sums))
+    _adders[num_rows](whole.numpy(), weights.numpy(), whole_sums.numpy())
+    sums.copy_(whole_sums[: len(sums)])
+
+
+@intrinsic(prefer_literal=True)
+def _add_lines(
+    _: Any, x: Any, weights: Any, sums: Any, first_input: Any, first_output: Any, num_rows: Any, num_lines: Any
+) -> Any:
+    """Add the products of the next lines' inputs to one vector of sums of each row."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        pairs = zip(signature.args[:3], given[:3], strict=True)
+        factors, lines, totals = (context.make_array(kind)(context, builder, value) for kind, value in pairs)
+        first, output, index = given[3], given[4], given[3].type
+        rows = [index(row) for row in range(num_rows.literal_value)]
+        # Each row's factors are at constant distances from its first: so they need one register per row, not per line.
+        first_factors = [_find(builder, factors, row, first) for row in rows]
+        places = [_find_vector(builder, totals, row, output) for row in rows]
+        held = [builder.load(place, align=_FLOAT_BYTES) for place in places]
+        multiply_add = _declare_multiply_add(builder)
+        for number in range(num_lines.literal_value):
+            at = builder.add(first, index(number))
+            line = builder.load(_find_vector(builder, lines, at, output), align=_FLOAT_BYTES)
+            for row, first_factor in enumerate(first_factors):
+                factor = _spread(builder, builder.load(builder.gep(first_factor, [index(number)])))
+                held[row] = builder.call(multiply_add, [factor, line, held[row]])
+        for total, place in zip(held, places, strict=True):
+            builder.store(total, place, align=_FLOAT_BYTES)
+        return context.get_dummy_value()
+
+    return types.void(x, weights, sums, first_input, first_output, num_rows, num_lines), generate
+
+
+def _find(builder: Any, array: Any, row: Any, column: Any) -> Any:
+    """Address of an element of a contiguous array of two dimensions."""
+    num_columns = builder.extract_value(array.shape, 1)
+    return builder.gep(array.data, [builder.add(builder.mul(row, num_columns), column)])
+
+
+def _find_vector(builder: Any, array: Any, row: Any, column: Any) -> Any:
+    return builder.bitcast(_find(builder, array, row, column), _VECTOR.as_pointer())
+
+
+def _spread(builder: Any, value: Any) -> Any:
+    """A vector whose elements are all this value."""
+    nothing, number = ir.Constant(_VECTOR, ir.Undefined), ir.IntType(32)
+    first = builder.insert_element(nothing, value, number(0))
+    return builder.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(number, _WIDTH), [0] * _WIDTH))
+
+
+def _declare_multiply_add(builder: Any) -> Any:
+    """a b + c of vectors, rounded once where the processor can, as it is elsewhere in these loops."""
+    kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
+    return cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{_WIDTH}f32")
+
+
+def _make_adder(num_rows: int, num_lines: int, num_vectors: int) -> Any:
+    """The loops for so many rows; their numbers are constants of the compiled code."""
+    num_floats = num_vectors * _WIDTH
+
+    @compile_ahead(_SIGNATURE, fastmath=_MATH, error_model="numpy")
+    def add(x: Any, weights: Any, sums: Any) -> None:
+        num_inputs, num_outputs = weights.shape
+        num_in_blocks, num_in_vectors = num_inputs - num_inputs % num_lines, num_outputs - num_outputs % num_floats
+        for k in range(0, num_in_blocks, num_lines):
+            for n in range(0, num_in_vectors, num_floats):
+                _add_lines(x, weights, sums, k, n, num_rows, num_lines)
+                if num_floats > _WIDTH:
+                    _add_lines(x, weights, sums, k, n + _WIDTH, num_rows, num_lines)
+        for k in range(num_in_blocks, num_inputs):
+            for n in range(0, num_in_vectors, _WIDTH):
+                _add_lines(x, weights, sums, k, n, num_rows, 1)
+        for n in range(num_in_vectors, num_outputs):
+            for row in range(num_rows):
+                for k in range(num_inputs):
+                    sums[row, n] += x[row, k] * weights[k, n]
+
+    return add
+
+
+_adders = {num_rows: _make_adder(num_rows, *block) for num_rows, block in _BLOCKS.items()}

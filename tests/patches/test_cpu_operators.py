@@ -215,7 +215,7 @@ def test_a_rotation_equals_upstream(positions: list[int], is_neox: bool, rotary_
 
 @pytest.mark.usefixtures("_either_way")
 @pytest.mark.parametrize(("size_in", "size_out"), [(768, 2048), (64, 192), (1, 3)])
-@pytest.mark.parametrize("num_rows", [1, 2, 9, 70])
+@pytest.mark.parametrize("num_rows", [1, 2, 3, 8, 9, 70])
 @pytest.mark.parametrize("has_bias", [False, True])
 def test_a_linear_layer_equals_torch(size_in: int, size_out: int, num_rows: int, *, has_bias: bool) -> None:
     torch.manual_seed(0)
@@ -228,17 +228,18 @@ def test_a_linear_layer_equals_torch(size_in: int, size_out: int, num_rows: int,
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("size_in", "size_out"), [(768, 200), (13, 7)])
+@pytest.mark.parametrize(("size_in", "size_out"), [(768, 200), (77, 43), (13, 7)])
 @pytest.mark.parametrize("has_bias", [False, True])
-def test_a_row_is_the_same_to_the_bit_beside_a_second_one(
-    size_in: int, size_out: int, *, has_bias: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("num_rows", [2, 3, 4, 7, 8])
+def test_a_row_is_the_same_to_the_bit_beside_others(
+    size_in: int, size_out: int, num_rows: int, *, has_bias: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     monkeypatch.setattr(computation, "multiply_by_onednn", _fail)
     layer, bias = _loaded_layer(torch.randn(size_out, size_in)), torch.randn(size_out) if has_bias else None
-    x = torch.randn(2, size_in)
-    both, *each = (linear.wrap_apply(_fail)(None, layer, rows, bias) for rows in (x, x[:1], x[1:]))
-    assert both.equal(torch.cat(each))
+    x = torch.randn(num_rows, size_in)
+    together, *each = (linear.wrap_apply(_fail)(None, layer, rows, bias) for rows in (x, *x.split(1)))
+    assert together.equal(torch.cat(each))
 
 
 def test_a_weight_that_lies_otherwise_is_for_onednn() -> None:
