@@ -9,7 +9,7 @@ DEPLOYMENT ?= models/tiny-agents.toml
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast tmux check dist install lock clean bench bench-gpu bench-choice bench-cluster bench-router bench-hosts bench-train bench-accuracy bench-tui bench-store bench-simulate bench-outside
+.PHONY: help run test test-fast tmux check dist install lock clean bench bench-gpu bench-choice bench-cluster bench-codebook bench-router bench-routers bench-hosts bench-train bench-accuracy bench-tui bench-store bench-simulate bench-outside
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,11 +59,17 @@ bench-choice: $(READY) ## what the choice of workers costs, by their number
 bench-cluster: $(READY) ## measure a disaggregated deployment beside a plain server
 	$(BIN)/python -m benchmarks.cluster --out docs/results/cluster.md $(ARGS)
 
+bench-codebook: $(READY) ## measure products with 2-bit weights beside F.linear (one thread)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.codebook $(ARGS)
+
 bench-hosts: $(READY) ## kill parts of a deployment on three network namespaces (root, 15 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.hosts $(ARGS)
 
 bench-router: $(READY) ## measure the router (ARGS="--smg PATH" puts that gateway beside it)
 	$(BIN)/python -m benchmarks.router $(ARGS)
+
+bench-routers: $(READY) ## measure two routers beside one (a minute)
+	$(BIN)/python -m benchmarks.router.pair $(ARGS)
 
 bench-store: $(READY) ## measure the store: GB/s in and out by tier, codec and threads
 	$(BIN)/python -m benchmarks.store $(ARGS)
