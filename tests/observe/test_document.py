@@ -21,6 +21,7 @@ from prefillshare.observe.document import (
     Latencies,
     ModuleState,
     PushState,
+    RoleMovesState,
     SessionsState,
     SessionState,
     StoreState,
@@ -33,6 +34,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "state-document.md"
 HEADINGS = {
     "Deployment": DeploymentState,
     "Eager jobs": EagerJobsState,
+    "Role moves": RoleMovesState,
     "Module": ModuleState,
     "Latencies": Latencies,
     "Histogram": HistogramState,
