@@ -16,6 +16,7 @@ _COLUMNS = (
     ("latency p95 [ms]", "request_latency", "p95", 0),
     ("prompt tokens", "input_sequence_length", "avg", 0),
     ("answer tokens", "output_sequence_length", "avg", 1),
+    ("cached prompt tokens [%]", "overall_usage_prompt_cache_read_pct", "avg", 1),
 )
 """Title, aiperf's name, its statistic, digits."""
 

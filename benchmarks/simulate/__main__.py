@@ -62,11 +62,11 @@ def main() -> None:
         try:
             clock = CoreClock(cluster.processes())
             model = read_model(arguments.model) if arguments.model else _fit(cluster, deployment, clock)
+            if arguments.save_model:
+                write_model(model, arguments.save_model)
             measured = _measure_all(cluster, deployment, clock, arguments.repeats)
         finally:
             cluster.stop(drain_s=0)
-    if arguments.save_model:
-        write_model(model, arguments.save_model)
     compared = [
         Comparison(
             workload=name, load=load.title, real=median_seen(runs), made=_simulate(deployment, model, name, load)

@@ -32,6 +32,9 @@ _SHAPE = Shape(
 )
 """An agent's session of 16 calls and up to 8,700 tokens: one for which caches per module reach 60 % at best."""
 
+_WHOLE_TRACE = 10**9
+"""More lines than any trace has."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Simulated:
@@ -107,6 +110,8 @@ def make_plan(options: Simulated, model: WorkerModel) -> Plan:
     if options.num_modules is not None:
         modules = tuple(module_name(number) for number in range(options.num_modules))
     sizes: dict[str, Any] = {name: value for name, value in options.sizes.items() if value is not None}
+    if options.trace is not None:
+        sizes.setdefault("num_sessions", _WHOLE_TRACE)
     if options.output_tokens is not None:
         sizes["output_tokens"] = parse_numbers("--output-tokens", options.output_tokens, int)
     eager = options.is_eager

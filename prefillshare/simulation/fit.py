@@ -101,13 +101,13 @@ def _fit_cores(found: Found, chunk: int, pool: int, max_running: int) -> tuple[P
     """All processes share the machine's cores."""
     probes = found.probes
     step_s, token_s, pair_s = fit_prefill(
-        probes, chunk, [probe.cold.cores.prefill - probe.moved.cores.prefill for probe in probes]
+        probes, chunk, [probe.cold.cores.prefill - probe.held.cores.prefill for probe in probes]
     )
     held = statistics.median(probe.held.cores.decode for probe in probes)
     decode = fit_decode_cores(found.steps, held)
     first_step_s = decode[0] + decode[1] + decode[2] * statistics.median(probe.length for probe in probes)
     rest = statistics.median(probe.held.cores.rest for probe in probes)
-    piece_s = _fit_piece(found.steps, rest)
+    send_s, piece_s = fit_sending(found.steps, rest)
     prompt_s = statistics.median(probe.held.cores.prefill for probe in probes) - step_s - token_s
     return (
         PrefillModel(
@@ -126,7 +126,13 @@ def _fit_cores(found: Found, chunk: int, pool: int, max_running: int) -> tuple[P
             max_running=max_running,
             pool_tokens=pool,
         ),
-        MachineModel(cores=num_cores(), call_s=max(0.0, rest - piece_s), piece_s=piece_s, wait_share=_fit_wait(probes)),
+        MachineModel(
+            cores=num_cores(),
+            call_s=max(0.0, rest - send_s - piece_s),
+            send_s=send_s,
+            piece_s=piece_s,
+            wait_share=_fit_wait(probes),
+        ),
     )
 
 
@@ -171,10 +177,11 @@ def _fit_link(found: Found) -> HandoffModel:
     )
 
 
-def _fit_piece(steps: Sequence[Step], rest: float) -> float:
-    """Return the core seconds of a piece of an answer: a single sequence's tokens come one by one."""
-    single = [(step.cores.rest - rest) / (step.num_tokens - 1) for step in steps if step.batch == 1]
-    return max(0.0, statistics.median(single))
+def fit_sending(steps: Sequence[Step], rest: float) -> tuple[float, float]:
+    """Return what sending takes, each time and for each piece; `rest` is what a call of one token takes in all."""
+    rows = [(step.num_steps - step.batch, step.batch * (step.num_tokens - 1), 0) for step in steps]
+    send_s, piece_s, _ = _fit(rows, [step.cores.rest - step.batch * rest for step in steps])
+    return send_s, piece_s
 
 
 def _fit_wait(probes: Sequence[Probe]) -> float:
@@ -187,7 +194,7 @@ def _fit_wait(probes: Sequence[Probe]) -> float:
 def _fit_overhead(probes: Sequence[Probe], prefill: PrefillModel, decode: DecodeModel, machine: MachineModel) -> float:
     """Return what the first token of a held prompt takes beside engines."""
     prefill_s = prefill.prompt_s + prefill.step_s + prefill.token_s
-    decode_s = decode.join_s + decode.step_s + decode.sequence_s + machine.piece_s
+    decode_s = decode.join_s + decode.step_s + decode.sequence_s + machine.send_s + machine.piece_s
     rest = [probe.held.first_s - prefill_s - decode_s - decode.context_token_s * probe.length for probe in probes]
     return max(0.0, statistics.median(rest))
 

@@ -31,7 +31,7 @@ _LENGTHS = (32, 64, 128, 256, 384, 512, 768, 1024, 1536)
 _PROMPTS = 6
 _BATCHES = ((1, 32), (1, 1024), (2, 256), (4, 32), (4, 512), (8, 256))
 """Calls at a time, and tokens of their prompts."""
-_DECODED = 48
+_DECODED = 24
 _MOST_STAGGERED = 1.5
 """Calls of a batch that are sent together are decoded together for most of their tokens."""
 _SETTLE_S = 0.02

@@ -75,8 +75,10 @@ class MachineModel:
     """Cores that everybody shares; 0: each worker has a processor of its own, and what follows does not count."""
     call_s: float = 0.0
     """What a call takes of a core outside of engines. Up to overhead_s of it, the call waits for."""
+    send_s: float = 0.0
+    """What it takes to look what an engine has left and to send that, however much it is."""
     piece_s: float = 0.0
-    """What it takes to send a piece of an answer: one token, or several where cores are short."""
+    """What each piece of it takes: one token of an answer, or several where cores are short."""
     wait_share: float = 0.0
     """Share of a core that a decode worker takes while it waits for KV and has nothing else to do."""
 

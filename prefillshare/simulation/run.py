@@ -34,7 +34,7 @@ class Plan:
     file: Path | None
     """File that it is made from."""
     shape: Shape
-    """Its sizes; `num_sessions` is of a run of the smallest size and load."""
+    """Its sizes; more than `num_sessions` sessions are played where the load asks for more."""
     modules: tuple[str, ...]
     """Decode modules."""
     systems: tuple[str, ...]
@@ -81,7 +81,7 @@ def simulate(plan: Plan, tell: Callable[[str], None] = lambda _: None) -> Iterat
     for size in plan.sizes:
         for load in plan.loads:
             scaled = replace(load, value=load.value * size.num_workers) if plan.is_load_per_worker else load
-            workload = _make_workload(plan, scaled)
+            workload = _make_workload(plan, scaled, size)
             for name in plan.systems:
                 tell(f"{size.title}, {scaled.title}, {name}: {workload.num_calls} calls")
                 yield run_case(plan, name, size, scaled, workload)
@@ -144,10 +144,15 @@ async def _admit(driver: SessionDriver, concurrency: int, arrivals_s: list[float
             tasks.create_task(run_waiting())
 
 
-def _make_workload(plan: Plan, load: Load) -> Workload:
-    # As `prefillshare bench`: of a closed loop, at least twice as many sessions as run at a time are played.
-    least = 2 * int(load.value) if load.kind == "closed" else 1
-    shape = replace(plan.shape, num_sessions=max(plan.shape.num_sessions, least))
+def _make_workload(plan: Plan, load: Load, size: Size) -> Workload:
+    num_sessions = plan.shape.num_sessions
+    if load.kind == "closed":
+        # As `prefillshare bench`: at least twice as many sessions as run at a time are played.
+        num_sessions = max(num_sessions, 2 * int(load.value))
+    elif load.kind == "poisson" and plan.is_load_per_worker:
+        # Where more arrive per second, more are played: so runs of all sizes last equally long.
+        num_sessions *= size.num_workers
+    shape = replace(plan.shape, num_sessions=num_sessions)
     workload = make_workload(plan.workload, shape, plan.modules, plan.file)
     _check_fits(workload, plan.model)
     return workload

@@ -76,6 +76,7 @@ class SimulatedSystem:
         self._evicted = dict.fromkeys([*self.prefill, *self.decode], 0)
         self._has_events = settings.kv_events
         self._eager_min_tokens = eager_min_tokens
+        self._at_router = asyncio.Lock()
         self._background: set[asyncio.Task[None]] = set()
         self.routers = self._make_routers(modules, settings, is_shared)
 
@@ -141,7 +142,10 @@ class SimulatedSystem:
         waited_for_s = min(call_s, overhead_s)
         await asyncio.sleep(overhead_s - waited_for_s)
         if waited_for_s:
-            await self.cores.run(waited_for_s)
+            # The router has one thread: of calls that come together, one is through before the other. So sessions that
+            # begin together do not go on in step, in the same batches all the time.
+            async with self._at_router:
+                await self.cores.run(waited_for_s)
         self.cores.spend(call_s - waited_for_s)
 
     def _tell_evictions(self, router: SimulatedRouter, pair: Pair) -> None:

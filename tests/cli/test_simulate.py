@@ -62,3 +62,24 @@ def test_a_mistake_is_said(arguments: tuple[str, ...], message: str) -> None:
     with pytest.raises(PrefillShareError) as caught:
         app(["simulate", *arguments], standalone_mode=False)
     assert message in str(caught.value)
+
+
+def test_a_trace_is_played_to_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [
+        {"timestamp": 100 * number, "input_length": 600, "output_length": 5, "hash_ids": [0, number + 1]}
+        for number in range(40)
+    ]
+    trace = tmp_path / "trace.jsonl"
+    trace.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    options = ("--trace", str(trace), "--systems", "prefix_aware", "--json")
+    app(["simulate", _FILE, *options], standalone_mode=False)
+    (all_of_it,) = json.loads(capsys.readouterr().out)
+    app(["simulate", _FILE, *options, "--sessions", "7"], standalone_mode=False)
+    (beginning,) = json.loads(capsys.readouterr().out)
+    assert (all_of_it["answered"], beginning["answered"]) == (40, 7)
+
+
+def test_with_a_rate_per_worker_more_sessions_come_to_more_workers(capsys: pytest.CaptureFixture[str]) -> None:
+    load = ("--rate", "1", "--per-worker", "--sessions", "2", "--turns", "3", "--systems", "prefix_aware", "--json")
+    app(["simulate", _FILE, *load, "--workers", "3+3,5+7"], standalone_mode=False)
+    assert [figures["answered"] for figures in json.loads(capsys.readouterr().out)] == [6 * 2 * 3, 12 * 2 * 3]

@@ -130,7 +130,7 @@ def test_what_is_spent_beside_takes_cores_from_others_only() -> None:
 
 def test_where_cores_are_short_tokens_come_several_at_once() -> None:
     """Alone, every step's token is sent by itself; beside others, a piece has all tokens since the last one."""
-    machine = MachineModel(cores=1, piece_s=0.03)
+    machine = MachineModel(cores=1, send_s=0.02, piece_s=0.01)
     model = replace(MODEL, decode=DecodeModel(step_s=0.01), machine=machine)
 
     async def decode(num_others: int) -> tuple[list[float], float]:

@@ -44,7 +44,9 @@ def _step(batch: int, length: int) -> Step:
     num_steps = _DECODED * (1 + batch / 20)  # they did not begin together
     tokens_s = 0.001 * batch * _DECODED
     cores = CoreSeconds(
-        decode=0.003 * batch + 0.004 * num_steps + tokens_s, rest=batch * (0.008 + 0.001 * _DECODED), prefill=0.0
+        decode=0.003 * batch + 0.004 * num_steps + tokens_s,
+        rest=batch * 0.008 + 0.0006 * num_steps + 0.4 * tokens_s,
+        prefill=0.0,
     )
     return Step(
         batch=batch,
@@ -91,7 +93,8 @@ def test_where_all_share_cores_parts_are_what_their_processes_took(monkeypatch: 
     model = make_model(load_deployment(Path("models/tiny-agents-pd.toml")), _found(has_cores=True))
     assert model.prefill.prompt_s == pytest.approx(0.005, rel=1e-3)
     assert model.decode.join_s == pytest.approx(0.003, rel=1e-2)
-    assert (model.machine.call_s, model.machine.piece_s) == pytest.approx((0.008, 0.001), rel=1e-2)
+    assert model.machine.call_s == pytest.approx(0.008, rel=1e-2)
+    assert (model.machine.send_s, model.machine.piece_s) == pytest.approx((0.0006, 0.0004), rel=1e-2)
     assert model.machine.wait_share == pytest.approx(0.25, rel=1e-2)
     assert model.machine.cores >= 1
     assert model.handoff.bytes_per_s == pytest.approx(1000 / 2e-6)

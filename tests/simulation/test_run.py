@@ -25,7 +25,7 @@ _TIGHT = replace(
     prefill=replace(MODEL.prefill, pool_tokens=400),
     decode=replace(MODEL.decode, pool_tokens=400),
 )
-_ON_CORES = replace(MODEL, machine=MachineModel(cores=2, call_s=0.02, piece_s=0.002, wait_share=0.2))
+_ON_CORES = replace(MODEL, machine=MachineModel(cores=2, call_s=0.02, send_s=0.001, piece_s=0.002, wait_share=0.2))
 _BIG = Size(num_prefill=3, num_decode=4)
 _LOADS = (Load(kind="closed", value=5), Load(kind="poisson", value=3))
 

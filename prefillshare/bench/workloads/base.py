@@ -9,6 +9,7 @@ All is tokens, so that what two prompts share is exact. Everything follows from 
 are forced and whose tokens are the system's own.
 """
 
+import functools
 import math
 import random
 from collections.abc import Sequence
@@ -133,7 +134,13 @@ class Shape:
 def make_up_tokens(shape: Shape, count: int, *key: object) -> tuple[int, ...]:
     """`count` token ids that depend on the seed and on `key` only."""
     rng = random.Random("/".join(map(str, (shape.seed, *shape.tags, *key))))
-    return tuple(rng.choices(range(FIRST_TOKEN, shape.vocab_size), k=count))
+    return tuple(rng.choices(_vocabulary(shape.vocab_size), k=count))
+
+
+@functools.cache
+def _vocabulary(size: int) -> tuple[int, ...]:
+    """Each number once: of a range, every token would be a number of its own, and a long trace has millions of them."""
+    return tuple(range(FIRST_TOKEN, size))
 
 
 def pick_in_turn(values: Sequence[int], index: int) -> int:

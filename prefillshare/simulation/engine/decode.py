@@ -68,7 +68,7 @@ class DecodeWorker:
         self.busy_s = 0.0
         self._model = model.decode
         self._wait_share = model.machine.wait_share
-        self._front = Front(cores, model.machine.piece_s) if cores.are_shared else None
+        self._front = Front(cores, model.machine) if cores.are_shared else None
         self._cores = cores
         self._waiting: deque[Place] = deque()
         self._joining: deque[_Sequence] = deque()

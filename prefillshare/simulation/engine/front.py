@@ -9,6 +9,7 @@ from typing import Protocol
 
 from prefillshare.simulation.clock import now_s
 from prefillshare.simulation.engine.cores import Cores
+from prefillshare.simulation.model import MachineModel
 
 
 class Receiver(Protocol):
@@ -21,9 +22,9 @@ class Receiver(Protocol):
 class Front:
     """Sends tokens of one worker."""
 
-    def __init__(self, cores: Cores, piece_s: float) -> None:
+    def __init__(self, cores: Cores, machine: MachineModel) -> None:
         self._cores = cores
-        self._piece_s = piece_s
+        self._machine = machine
         self._unsent: dict[Receiver, int] = {}
         self._sending: asyncio.Task[None] | None = None
 
@@ -36,6 +37,6 @@ class Front:
     async def _send_all(self) -> None:
         while self._unsent:
             taken, self._unsent = self._unsent, {}
-            await self._cores.run(self._piece_s * len(taken))
+            await self._cores.run(self._machine.send_s + self._machine.piece_s * len(taken))
             for receiver, num_tokens in taken.items():
                 receiver.receive([now_s()] * num_tokens)
