@@ -8,7 +8,7 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-from prefillshare.observe.document import EagerState, PushState
+from prefillshare.observe.document import AdmissionState, EagerState, PushState
 
 Json = dict[str, Any]
 
@@ -204,6 +204,7 @@ def _new_worker(name: str, role: str, module: str | None, number: int) -> Json:
         "eager": dict.fromkeys(EagerState.__annotations__, 0) if role == "prefill" else None,
         "push": dict.fromkeys(PushState.__annotations__, 0) if role == "decode" else None,
         "store": _new_store() if role in ("engine", "prefill") else None,
+        "admission": dict.fromkeys(AdmissionState.__annotations__, 0) if role in ("engine", "prefill") else None,
     }
 
 

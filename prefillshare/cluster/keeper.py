@@ -10,21 +10,23 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import httpx
 
 from prefillshare import direct
 from prefillshare.cluster.node import find_address, hide_gpus_of_others, resolve_here
-from prefillshare.cluster.plan import Member
+from prefillshare.cluster.plan import Group, Member, MemberRole, spot_of
 from prefillshare.cluster.secrets import read_admin_key, read_api_key
 from prefillshare.cluster.status import LogPiece, MemberState, MemberStatus
-from prefillshare.errors import PrefillShareError
+from prefillshare.errors import ConfigError, PrefillShareError
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.serving.join.router import launch_router
 from prefillshare.serving.join.worker import JoinedWorker, choose_worker, launch_worker
 from prefillshare.serving.machine.ports import client_host, free_port
 from prefillshare.serving.options import LaunchOptions, auth_header
+from prefillshare.serving.plan.workers import Worker
 from prefillshare.serving.run.cluster import RunningCluster
 from prefillshare.serving.run.record import ProcessRecord
 
@@ -79,9 +81,9 @@ class Keeper:
         is_router = self.member.group.role == "router"
         return MemberStatus(
             name=self.member.name,
-            group=self.member.group,
+            group=self._group(),
             state=state,
-            reason=self._reason,
+            reason=self._reason or self._find_refusals(),
             node=os.uname().nodename,
             url=self._url,
             pid=process.pid if process else None,
@@ -177,7 +179,29 @@ class Keeper:
     def _start_worker(self, deployment: ResolvedDeployment, options: LaunchOptions) -> JoinedWorker:
         group = self.member.group
         worker = choose_worker(deployment, group.role, group.module, self.member.name)
-        return launch_worker(deployment, worker, options, self._find_routers(), self._say, self._say)
+        choose = partial(self._choose_role, deployment) if self.member.plan.config.roles.follow_load else None
+        return launch_worker(deployment, worker, options, self._find_routers(), self._say, self._say, choose=choose)
+
+    def _choose_role(self, deployment: ResolvedDeployment, module: str | None) -> Worker:
+        """Return the worker of another role, under the name that this member has.
+
+        Raises: ConfigError when members of that role may not be here.
+        """
+        role: MemberRole = "prefill" if module is None else "decode"
+        spots = spot_of(self.member.plan, role), self.member.spot
+        if (spots[0].labels, spots[0].gpus) != (spots[1].labels, spots[1].gpus):
+            raise ConfigError(
+                f"{self.member.name} is where {self.member.group.role} workers are, and {role} workers have other "
+                "labels or gpus under [cluster]: give both the same"
+            )
+        return choose_worker(deployment, role, module, self.member.name)
+
+    def _group(self) -> Group:
+        """What the member does now."""
+        if not isinstance(self._served, JoinedWorker):
+            return self.member.group
+        module = self._served.planned.worker.module
+        return Group(role="decode" if module else "prefill", module=module)
 
     def _choose_options(self, host: str) -> LaunchOptions:
         plan, is_router = self.member.plan, self.member.group.role == "router"
@@ -209,6 +233,11 @@ class Keeper:
     def _is_known(self) -> bool:
         served = self._served
         return isinstance(served, JoinedWorker) and served.announcer.is_known
+
+    def _find_refusals(self) -> str | None:
+        """Why routers do not take a worker that runs."""
+        served = self._served
+        return "; ".join(served.announcer.refusals) or None if isinstance(served, JoinedWorker) else None
 
     def _is_dismissed(self) -> bool:
         served = self._served

@@ -143,9 +143,12 @@ def find_group(plan: Plan, label: str) -> Group:
 def needed_part(plan: Plan, group: Group) -> Deployment:
     """Return the deployment with no more than a member of `group` needs on its node.
 
-    Only a decode worker of a module merges its adapter into a checkpoint; others merely check the adapters.
+    Only a decode worker of a module merges its adapter into a checkpoint; others merely check the adapters. A worker
+    whose role follows the load needs whatever it may become.
     """
     decode = plan.config.decode
+    if group.role != "router" and plan.config.roles.follow_load:
+        return plan.config
     if group.module is not None:
         return replace(plan.config, decode=tuple(module for module in decode if module.name == group.module))
     return unmerged(plan.config)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from prefillshare.config.cluster import Cluster
+from prefillshare.config.roles import check_limits
 from prefillshare.config.schema import DecodeModule, Deployment, PrefillModule
 from prefillshare.config.store import Store
 from prefillshare.config.tables import build
@@ -34,6 +35,9 @@ def load_deployment(file: Path) -> Deployment:
     try:
         deployment = build(Deployment, table, "the file", hidden=frozenset({"source"}))
         _refuse_unused_tables(deployment, table)
+        # Here, and not for every deployment: a part of one, made for a node, begins with fewer workers.
+        replicas = {module.name: module.replicas for module in deployment.decode}
+        check_limits(deployment.roles, deployment.prefill.workers, replicas)
         return dataclasses.replace(
             deployment,
             prefill=_resolve_path(deployment.prefill, file),
@@ -74,7 +78,7 @@ def _resolve_cluster(cluster: Cluster | None, file: Path) -> Cluster | None:
 
 
 def _refuse_unused_tables(deployment: Deployment, table: Mapping[str, Any]) -> None:
-    unused = [name for name in ("router", "transfer", "cluster") if name in table]
+    unused = [name for name in ("router", "transfer", "cluster", "roles") if name in table]
     if deployment.topology == "colocated" and unused:
         raise ConfigError(
             f'there is a [{unused[0]}] table, which topology = "colocated" has no use for: remove it, or write '

@@ -75,6 +75,8 @@ def _convert(value: object, hint: Any, key: str, where: str) -> Any:
         return _check_choice(value, get_args(hint), key, where)
     if origin is tuple:
         return _convert_list(value, get_args(hint)[0], key, where)
+    if origin is dict and dataclasses.is_dataclass(inner := get_args(hint)[1]):
+        return _convert_tables(value, inner, key, where)
     if origin is dict:
         return _convert_texts(value, key, where)
     if dataclasses.is_dataclass(hint):
@@ -103,6 +105,12 @@ def _convert_texts(value: object, key: str, where: str) -> dict[str, str]:
     if not isinstance(value, Mapping) or not all(isinstance(text, str) for text in value.values()):
         raise ConfigError(f'{where}: {key} is {_quote(value)}: write texts by name, {key} = {{ name = "text" }}')
     return dict(value)
+
+
+def _convert_tables(value: object, inner: Any, key: str, where: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where}: {key} is {_quote(value)}: write tables by name, {key} = {{ name = {{ ... }} }}")
+    return {name: _build_table(table, inner, f"{key}.{name}") for name, table in value.items()}
 
 
 def _build_table(value: object, cls: Any, key: str, number: int | None = None) -> Any:

@@ -27,6 +27,8 @@ EventKind = Literal[
     "worker_left",
     "error",
     "flush",
+    "move",
+    "move_failed",
 ]
 
 
@@ -146,6 +148,14 @@ class EagerJobsState(TypedDict):
     pushed: int
 
 
+class RoleMovesState(TypedDict):
+    """What became of workers that were to change their role."""
+
+    done: int
+    failed: int
+    would: int
+
+
 class ComputedAhead(TypedDict):
     """What is counted of what a worker computed before anybody asked: the start of prompts that follow its answers."""
 
@@ -159,6 +169,16 @@ class EagerState(ComputedAhead):
     """The same, and what is still to be computed."""
 
     waiting: int
+
+
+class AdmissionState(TypedDict):
+    """Calls that wait for memory, and had to, and what it is kept for."""
+
+    held_back: int
+    overdue: int
+    waiting: int
+    sessions: int
+    held_tokens: int
 
 
 class WorkerCounters(TypedDict):
@@ -187,6 +207,7 @@ class WorkerState(WorkerCounters):
     store: StoreState | None
     push: PushState | None
     eager: EagerState | None
+    admission: AdmissionState | None
 
 
 class DivergenceState(TypedDict):
@@ -250,6 +271,7 @@ class DeploymentState(TypedDict):
     retries: NotRequired[int]
     forwarded: NotRequired[int]
     eager_jobs: NotRequired[EagerJobsState]
+    role_moves: NotRequired[RoleMovesState]
 
 
 MODULE_COUNTERS = tuple(ModuleCounters.__annotations__)
@@ -257,6 +279,7 @@ HANDOFF_COUNTERS = tuple(HandoffState.__annotations__)
 PUSH_COUNTERS = tuple(PushState.__annotations__)
 EAGER_COUNTERS = tuple(ComputedAhead.__annotations__)
 EAGER_OUTCOMES = ("done", "dropped", "cancelled", "failed")
+MOVE_OUTCOMES = tuple(RoleMovesState.__annotations__)
 LATENCIES = tuple(Latencies.__annotations__)
 WORKER_COUNTERS = tuple(WorkerCounters.__annotations__)
 STORE_COUNTERS = tuple(StoreCounters.__annotations__)

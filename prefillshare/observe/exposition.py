@@ -12,11 +12,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 from prefillshare.observe.document import (
     EAGER_OUTCOMES,
+    MOVE_OUTCOMES,
     DeploymentState,
     EagerJobsState,
     HistogramState,
     KvState,
     ModuleState,
+    RoleMovesState,
     WorkerState,
 )
 from prefillshare.wire.text import make_writable
@@ -102,6 +104,15 @@ _EAGER_COUNTERS = {
     "loaded_tokens": ("eager_loaded_tokens", "Tokens that came from the store so that they need not be computed ahead"),
 }
 _EAGER_GAUGES = {"waiting": ("eager_waiting", "Answers that are still to be computed ahead")}
+_ADMISSION_COUNTERS = {
+    "held_back": ("held_back", "Calls that had to wait until there was memory for their session"),
+    "overdue": ("held_back_overdue", "Of these, calls that were taken because they had waited for the longest time"),
+}
+_ADMISSION_GAUGES = {
+    "waiting": ("waiting_for_memory", "Calls that wait until there is memory for their session"),
+    "sessions": ("sessions_under_way", "Sessions that are served now, or whose context is kept for their next call"),
+    "held_tokens": ("held_tokens", "KV that these sessions and calls take together"),
+}
 _KV_PARTS = {
     "capacity": "KV pool of the worker",
     "shared": "KV in the shared prefix tree, in use or evictable",
@@ -166,6 +177,8 @@ def _of_deployment(state: DeploymentState) -> Iterator[Metric]:
         )
     if "eager_jobs" in state:
         yield from _of_eager_jobs(state["eager_jobs"])
+    if "role_moves" in state:
+        yield _of_role_moves(state["role_moves"])
 
 
 def _of_eager_jobs(jobs: EagerJobsState) -> Iterator[Metric]:
@@ -177,6 +190,14 @@ def _of_eager_jobs(jobs: EagerJobsState) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "prefillshare_eager_pushes", "Of those done, pushed to the module expected next", value=jobs["pushed"]
     )
+
+
+def _of_role_moves(moves: RoleMovesState) -> Metric:
+    numbers = cast(Mapping[str, int], moves)
+    told = CounterMetricFamily("prefillshare_role_moves", "Workers that were to change their role", labels=("outcome",))
+    for outcome in MOVE_OUTCOMES:
+        told.add_metric((outcome,), numbers[outcome])
+    return told
 
 
 def _of_modules(modules: Sequence[ModuleState]) -> Iterator[Metric]:
@@ -212,6 +233,9 @@ def _of_workers(workers: Sequence[WorkerState]) -> Iterator[Metric]:
     eager: list[_Sample] = [(numbers["eager"], names) for numbers, names in labelled if numbers["eager"]]
     yield from _numbers(CounterMetricFamily, _EAGER_COUNTERS, WORKER_LABELS, eager)
     yield from _numbers(GaugeMetricFamily, _EAGER_GAUGES, WORKER_LABELS, eager)
+    admission: list[_Sample] = [(numbers["admission"], names) for numbers, names in labelled if numbers["admission"]]
+    yield from _numbers(CounterMetricFamily, _ADMISSION_COUNTERS, WORKER_LABELS, admission)
+    yield from _numbers(GaugeMetricFamily, _ADMISSION_GAUGES, WORKER_LABELS, admission)
     ups: list[_Sample] = [({"up": int(numbers["state"] == "up")}, names) for numbers, names in labelled]
     yield from _numbers(GaugeMetricFamily, {"up": ("worker_up", "Whether the worker serves")}, WORKER_LABELS, ups)
     yield from _memory([(worker["kv"], names) for worker, names in zip(workers, labels, strict=True) if worker["kv"]])

@@ -10,6 +10,7 @@ from prefillshare.routing.eager.answers import EagerAnswers
 from prefillshare.routing.errors import ConflictError, GoneError, NotFoundError
 from prefillshare.routing.parts import make_parts
 from prefillshare.routing.peers.forward import make_peers
+from prefillshare.routing.roles.conductor import Conductor
 from prefillshare.routing.settings import RouterSettings
 from prefillshare.routing.workers.announced import Announcements
 from prefillshare.routing.workers.spec import WorkerSpec
@@ -40,7 +41,11 @@ class Gateway:
         self.proxy = Proxy(self.parts, self.eager)
         self.peers = make_peers(self.parts, lambda: self.proxy.num_running)
         self.announcements = Announcements()
+        self.conductor = self._make_conductor()
         self._sweeping = asyncio.create_task(self._keep_sweeping())
+        # Whoever waited in vain for workers to make themselves known hears so.
+        hold_s = settings.router.start_hold_s
+        self._hold_end = asyncio.get_running_loop().call_later(hold_s, self.parts.admission.start_waiting)
         for spec in settings.workers:
             self.join(spec)
 
@@ -48,6 +53,17 @@ class Gateway:
     def num_running(self) -> int:
         """Calls that are being answered, those that were passed on to other routers included."""
         return self.proxy.num_running + (self.peers.num_underway if self.peers else 0)
+
+    def _make_conductor(self) -> Conductor | None:
+        roles = self.parts.settings.roles
+        if not roles.follow_load:
+            return None
+        return Conductor(self.parts, roles, take_out=self._forget, is_deciding=self._is_first_router)
+
+    def _is_first_router(self) -> bool:
+        """Whether no router with an earlier address is there."""
+        own = self.parts.settings.own_address
+        return not any(peer.state == "up" and peer.address < own for peer in self.peers or ())
 
     def join(self, spec: WorkerSpec) -> Worker:
         """Let a worker join; it gets calls once it is up.
@@ -128,6 +144,9 @@ class Gateway:
     async def close(self) -> None:
         """Stop everything: first what asks workers by itself, then the connections that it asks them over."""
         self._sweeping.cancel()
+        self._hold_end.cancel()
+        if self.conductor is not None:
+            await self.conductor.close()
         if self.peers is not None:
             await self.peers.close()
         if self.eager is not None:
@@ -150,6 +169,7 @@ class Gateway:
         parts.chooser.index.forget(worker.id)
         parts.sessions.forget(worker.id)
         await self._unwatch(worker)
+        parts.client.forget(worker)
         parts.observer.events.tell("worker_left", worker.id, reason)
         parts.admission.start_waiting()
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from prefillshare.config.roles import Roles
 from prefillshare.config.router import Router
 from prefillshare.config.tables import build
 from prefillshare.errors import ConfigError
@@ -50,6 +51,8 @@ class RouterSettings:
     """Whether the KV of answers is made before the next prompt comes."""
     router: Router = field(default_factory=Router)
     """How calls are spread."""
+    roles: Roles = field(default_factory=Roles)
+    """Whether workers change their role with the load."""
     modules: tuple[str, ...] = ()
     """Decode modules of the deployment file; a call for one without a worker is told to wait, and not that it does not
     exist."""

@@ -62,10 +62,13 @@ class SimulatedRouter:
         self.chooser.learn(demand, pair, prompt_tokens)
         pair.prefill.speed.finish(pair.expected_tokens, computed, started_s)
         self.admission.release(pair.prefill)
+        assert pair.decode is not None
+        pair.decode.num_decoding += 1
 
     def end_decode(self, pair: Pair, call_s: float) -> None:
         """Give the decode worker back."""
         assert pair.decode is not None
+        pair.decode.num_decoding -= 1
         pair.decode.breaker.record_success()
         self.admission.release(pair.decode, call_s)
 

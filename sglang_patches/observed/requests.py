@@ -37,9 +37,11 @@ def begin(manager: TokenizerManager, obj: GenerateReqInput, request: Request | N
     elif request is not None and is_prefill_worker():
         obj.routing_key = _read_header(request, MODULE_HEADER)
     # A call for several prompts makes a request of each, whose object was made before its name was known.
+    session = getattr(obj, "prefillshare_session", None)
     for state in states:
         state.obj.routing_key = obj.routing_key
-        state.observed = _begin(manager, state.obj, getattr(obj, "prefillshare_session", None))
+        state.session_name = session
+        state.observed = _begin(manager, state.obj, session)
         name_module(state, _module_of(manager, state.obj))
 
 
@@ -102,7 +104,7 @@ def _count_first_output(observed: Observed, state: ReqState, recv_obj: BatchStrO
     # The scheduler's note comes with the first token (``call_report.note``).
     found = read_note(state.customized_info_accumulated)
     if stamps is not None and stamps.forward_entry_time > stamps.wait_queue_entry_time > 0:
-        observed.note_wait(stamps.get_queueing_time())
+        observed.note_wait(_held_back_s(state) + stamps.get_queueing_time())
     if not found:
         return
     num_tokens = recv_obj.prompt_tokens[i]
@@ -112,6 +114,13 @@ def _count_first_output(observed: Observed, state: ReqState, recv_obj: BatchStrO
     else:
         own, cross = found.get("own_hit_tokens", 0), found.get("cross_hit_tokens", 0)
         observed.note_prefill(tokens=num_tokens, own=own, cross=cross)
+
+
+def _held_back_s(state: ReqState) -> float:
+    """How long it waited for memory before the scheduler was sent it."""
+    sent: float = state.time_stats.api_server_dispatch_time
+    tokenized: float = state.time_stats.tokenize_finish_time
+    return max(sent - tokenized, 0.0) if tokenized > 0 else 0.0
 
 
 def _first_token_time(state: ReqState, stamps: SchedulerReqTimeStats | None) -> float:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -10,13 +11,14 @@ import httpx
 import psutil
 import pytest
 
-from prefillshare.config import load_deployment
+from prefillshare.config import Roles, load_deployment
 from prefillshare.modules.deployment import ResolvedDeployment, resolve
 from prefillshare.serving.join.router import launch_router
 from prefillshare.serving.join.worker import JoinedWorker, choose_worker, launch_worker
 from prefillshare.serving.machine.ports import free_port
 from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.plan.processes import plan_joining_worker
+from prefillshare.serving.plan.workers import Worker
 from prefillshare.serving.run.cluster import RunningCluster
 from tests.support.engines import MODELS_DIR
 from tests.support.forks import fork_server
@@ -30,6 +32,7 @@ KNOWN_AGAIN_S = 10.0
 """A router that was started anew knows every worker by then."""
 PROMPTS = [[20 + (start * 37 + position * 31) % 900 for position in range(60 + 30 * start)] for start in range(3)]
 KEYS = {"admin_key": "the-admin"}
+ROLES = Roles(follow_load=True, interval_s=0.25, window_s=2.0, prefill_wait_ms=100, cool_down_s=0)
 
 
 def own_address() -> str:
@@ -91,7 +94,7 @@ def _start_router(deployment: ResolvedDeployment, port: int) -> RunningCluster:
 @starts_engine
 def joined() -> Iterator[Joined]:
     config = load_deployment(MODELS_DIR / "tiny-agents-pd.toml")
-    config = replace(config, router=replace(config.router, kv_events=True))
+    config = replace(config, router=replace(config.router, kv_events=True), roles=ROLES)
     deployment, host, port = resolve(config), own_address(), free_port()
     running = Joined(deployment, _start_router(deployment, port), port)
     try:
@@ -164,6 +167,55 @@ def test_a_worker_that_was_killed_is_started_again_and_answers(joined, expected,
     joined.wait(lambda: joined.workers[name].processes()[0].state == "running", f"{name} answers")
     joined.wait(joined.are_up, "both are up")
     assert joined.ask(PROMPTS[1]) == expected[1]
+
+
+def _start(joined: Joined, name: str) -> JoinedWorker:
+    """Start a further decode worker that may be moved."""
+
+    def choose(module: str | None) -> Worker:
+        return choose_worker(joined.deployment, "decode" if module else "prefill", module, name)
+
+    host = own_address()
+    options, worker = LaunchOptions(host=host, port=free_port(host), **KEYS), choose("tool")
+    forks = fork_server(plan_joining_worker(joined.deployment, worker, options, "key").command)
+    routers = [joined.router.url]
+    return launch_worker(joined.deployment, worker, options, routers, choose=choose, borrowed=forks)
+
+
+def test_a_worker_for_any_role_goes_where_calls_wait(joined, expected):
+    """It keeps its name and its address; its answers, and those made over its KV, are the reference's."""
+    joined.workers["any"] = worker = _start(joined, "any")
+    url, over, failed = worker.planned.place.url, threading.Event(), []
+
+    def keep_calling(number: int) -> None:
+        while not over.is_set():
+            number += 10
+            prompt = [20 + number % 900, 20 + number // 900, *(20 + (number + 7 * i) % 900 for i in range(2500))]
+            try:
+                joined.ask(prompt)
+            except (AssertionError, httpx.HTTPError) as error:
+                failed.append(str(error))
+
+    threads = [threading.Thread(target=keep_calling, args=(number,)) for number in range(8)]
+    try:
+        joined.wait(joined.are_up, "the further worker is up")
+        for thread in threads:
+            thread.start()
+        joined.wait(lambda: worker.planned.worker.role == "prefill", "it is told to move")
+        joined.wait(lambda: _moves(joined)["done"] == 1 and joined.are_up(), "it serves in its new role")
+        assert (worker.planned.place.url, worker.processes()[0].name) == (url, "any")
+        for prompt, tokens in zip(PROMPTS, expected, strict=True):
+            assert joined.ask(prompt) == tokens
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+        joined.workers.pop("any").stop(drain_s=10)
+    assert failed == []
+
+
+def _moves(joined: Joined) -> dict[str, int]:
+    return httpx.get(f"{joined.router.url}/router/roles", timeout=5).json()["moves"]
 
 
 def test_a_worker_that_is_told_to_leave_says_so_and_is_not_let_in_again(joined):

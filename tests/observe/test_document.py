@@ -9,6 +9,7 @@ import pytest
 
 from prefillshare.observe import document, exposition
 from prefillshare.observe.document import (
+    AdmissionState,
     DeploymentState,
     DivergenceState,
     EagerJobsState,
@@ -20,6 +21,7 @@ from prefillshare.observe.document import (
     Latencies,
     ModuleState,
     PushState,
+    RoleMovesState,
     SessionsState,
     SessionState,
     StoreState,
@@ -32,6 +34,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "state-document.md"
 HEADINGS = {
     "Deployment": DeploymentState,
     "Eager jobs": EagerJobsState,
+    "Role moves": RoleMovesState,
     "Module": ModuleState,
     "Latencies": Latencies,
     "Histogram": HistogramState,
@@ -41,6 +44,7 @@ HEADINGS = {
     "Hand-offs": HandoffState,
     "Store": StoreState,
     "Computed ahead": EagerState,
+    "Waiting for memory": AdmissionState,
     "Sessions": SessionsState,
     "Session": SessionState,
     "Divergence": DivergenceState,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from prefillshare.errors import ConfigError
 from prefillshare.serving.plan.memory import GIB, WorkerMemory, reserve_bytes, sglang_static_bytes
-from prefillshare.serving.plan.placement import Limits, place_workers, plan_groups
+from prefillshare.serving.plan.placement import GpuPlace, Limits, place_workers, plan_groups, replace_worker
 
 SIZES = st.integers(min_value=1, max_value=17)
 
@@ -119,3 +119,33 @@ def test_the_advised_number_of_tokens_fits() -> None:
         place_workers(workers, [80 * GIB], 1, _limits(tokens=500000))
     advised = int(str(caught.value).partition("max_total_tokens = ")[2].split()[0])
     assert {place.kv_tokens for place in place_workers(workers, [80 * GIB], 1, _limits(tokens=advised))} == {advised}
+
+
+@given(
+    before=st.integers(min_value=GIB, max_value=60 * GIB),
+    after=st.integers(min_value=GIB, max_value=60 * GIB),
+    tokens=st.integers(min_value=16, max_value=1_000_000),
+)
+def test_who_takes_a_place_on_a_shared_gpu_takes_nothing_of_its_neighbours(
+    before: int, after: int, tokens: int
+) -> None:
+    kept = tokens // 16 * 16
+    place = GpuPlace(gpus=(3,), num_workers=2, kv_tokens=kept, mem_fraction=0.99)
+    gone, come = _worker("decode-math-0", before), _worker("prefill-1", after)
+    left = (before + kept * gone.kv_token_bytes - after) // come.kv_token_bytes // 16 * 16
+    if left < kept / 2:
+        with pytest.raises(ConfigError, match="prefill-1 does not fit where decode-math-0 was"):
+            replace_worker(place, gone, come, 141 * GIB, _limits())
+        return
+    found = replace_worker(place, gone, come, 141 * GIB, _limits())
+    assert found.gpus == place.gpus
+    assert found.kv_tokens == min(kept, left)
+    taken = min(kept, left) * come.kv_token_bytes + after
+    assert taken <= kept * gone.kv_token_bytes + before
+
+
+def test_who_takes_a_gpu_alone_must_fit_there() -> None:
+    place, small = GpuPlace(gpus=(0,)), _worker("prefill-0", 2 * GIB)
+    assert replace_worker(place, small, _worker(weights=16 * GIB), 80 * GIB, _limits()) == place
+    with pytest.raises(ConfigError, match="needs 80"):
+        replace_worker(place, small, _worker(weights=80 * GIB), 80 * GIB, _limits())

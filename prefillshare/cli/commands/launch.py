@@ -43,6 +43,7 @@ def launch(
 ) -> None:
     """Serve the modules of a deployment file until Ctrl-C."""
     from prefillshare.config import load_deployment
+    from prefillshare.config.roles import describe_limits
     from prefillshare.extras import require
     from prefillshare.modules.deployment import resolve
     from prefillshare.serving.embedded import embedded_deployment
@@ -89,6 +90,8 @@ def launch(
         say(describe_store(store))
     if config.topology == "disaggregated":
         say(describe_transfer(deployment))
+    if config.roles.follow_load:
+        say(describe_limits(config.roles, [module.name for module in config.decode]))
     if dry_run:
         _print_plan(deployment, options, as_json)
     else:

@@ -11,6 +11,7 @@ from prefillshare.cli.text import key_option
 
 if TYPE_CHECKING:
     from prefillshare.serving.join.worker import JoinedWorker
+    from prefillshare.serving.plan.workers import Worker
 
 DRAIN_S = 30.0
 
@@ -21,6 +22,9 @@ Routers = Annotated[list[str], typer.Option("--join", help="Address of a router;
 Name = Annotated[str | None, typer.Option(help="Name of the worker; else its role, module, machine and port.")]
 Host = Annotated[str, typer.Option(help="Address of this machine at which routers and workers reach it.")]
 Port = Annotated[int | None, typer.Option(help="Port of its HTTP server; else a free one.")]
+AnyRole = Annotated[
+    bool, typer.Option("--any-role", help="Start it in another role when a router says so: roles follow the load.")
+]
 AdminKey = Annotated[
     str | None,
     typer.Option(
@@ -37,6 +41,7 @@ def worker(
     name: Name = None,
     host: Host = "127.0.0.1",
     port: Port = None,
+    any_role: AnyRole = False,
     admin_key: AdminKey = None,
     admin_key_file: given.AdminKeyFile = None,
     log_file: given.LogFile = None,
@@ -69,8 +74,14 @@ def worker(
     for text in deployment.warnings:
         warn(text)
     options = LaunchOptions(host=host, port=port or free_port(host), admin_key=admin_key, log_path=log_file)
-    chosen = choose_worker(deployment, role, module, name)
-    chosen = chosen if name else name_by_port(chosen, options.port)
+
+    def choose(role: str, module: str | None) -> "Worker":
+        found = choose_worker(deployment, role, module, name)
+        return found if name else name_by_port(found, options.port)
+
+    chosen = choose(role, module)
+    if any_role and not config.roles.follow_load:
+        warn("--any-role without follow_load = true under [roles]: the routers of this file move nobody")
     say(f"starting {chosen.name} at http://{host}:{options.port}")
 
     from prefillshare.cli.progress import StageLines
@@ -79,7 +90,15 @@ def worker(
     with stop_signals():
         try:
             with StageLines() as stages:
-                running = launch_worker(deployment, chosen, options, routers, stages.show, say)
+                running = launch_worker(
+                    deployment,
+                    chosen,
+                    options,
+                    routers,
+                    stages.show,
+                    say,
+                    choose=(lambda module: choose("decode" if module else "prefill", module)) if any_role else None,
+                )
         except StopRequested:
             say("stopped before it was ready")
             return

@@ -28,6 +28,7 @@ class Proxy:
     def __init__(self, parts: Parts, eager: EagerAnswers | None = None) -> None:
         self.counters = Counters()
         self.num_running = 0
+        self._loop = asyncio.get_running_loop()
         self._parts = parts
         self._eager = eager
 
@@ -37,7 +38,8 @@ class Proxy:
         Raises: RoutingError.
         """
         observed = self._observe(call)
-        self._tell_begin(call, observed)
+        # In the turn after the next: what nobody waits for is done when both legs are on their way.
+        self._loop.call_soon(self._loop.call_soon, self._tell_begin, call, observed)
         self.counters.calls += 1
         self.num_running += 1
         started = time.monotonic()
@@ -45,9 +47,10 @@ class Proxy:
         reason: str | None = None
         try:
             with self._parts.tracing.span(request.headers, module=call.module, endpoint=call.endpoint) as span:
-                deadline = asyncio.get_running_loop().time() + self._parts.settings.router.total_timeout_s
+                loop = self._loop
+                deadline = loop.time() + self._parts.settings.router.total_timeout_s
                 response = await self._try_workers(
-                    Underway(request=request, call=call, observed=observed, span=span, deadline=deadline)
+                    Underway(request=request, call=call, observed=observed, span=span, loop=loop, deadline=deadline)
                 )
             self.counters.answered += 1
             outcome = outcome_of(response.status)
@@ -71,7 +74,9 @@ class Proxy:
     def _observe(self, call: Call) -> Observed:
         num_prompts = 1 if call.num_prompts is None else call.num_prompts
         prompt = Prompt(data=call.prompts[0] if call.prompts else b"")
-        return self._parts.observer.begin(call.module, session=call.session, prompt=prompt, num_prompts=num_prompts)
+        return self._parts.observer.begin(
+            call.module, session=call.session, prompt=prompt, num_prompts=num_prompts, finds_session=False
+        )
 
     def _count_failure(self, error: RoutingError) -> None:
         if isinstance(error, QueueFullError):
@@ -116,8 +121,9 @@ class Proxy:
         return response
 
     def _tell_begin(self, call: Call, observed: Observed) -> None:
-        if self._eager is not None and observed.session is not None and not call.is_prefill_only:
-            self._eager.begin_call(observed.session, call.module)
+        session = observed.session
+        if self._eager is not None and session is not None and not call.is_prefill_only:
+            self._eager.begin_call(session, call.module)
 
     def _tell_end(self, underway: Underway, attempt: Attempt) -> None:
         """The answer is out: what follows it may be computed. Of a batch nobody knows which answer goes on."""

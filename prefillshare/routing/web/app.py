@@ -7,6 +7,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from prefillshare.observe.document import STATE_PATH
+from prefillshare.roles.report import ROLES_PATH
 from prefillshare.routing.errors import BadCallError, NotFoundError, RoutingError, ShortageError
 from prefillshare.routing.gateway import Gateway
 from prefillshare.routing.headers import read_header
@@ -14,7 +15,7 @@ from prefillshare.routing.peers.exchange import PEER_PATH
 from prefillshare.routing.settings import RouterSettings
 from prefillshare.routing.web.auth import check_key
 from prefillshare.routing.web.connections import Connection
-from prefillshare.routing.web.handlers import models, monitoring, peers, service, workers
+from prefillshare.routing.web.handlers import models, monitoring, peers, roles, service, workers
 from prefillshare.routing.web.handlers.calls import call_handler
 from prefillshare.routing.web.keys import GATEWAY
 from prefillshare.routing.web.replies import error_reply
@@ -41,6 +42,8 @@ _ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/flush_cache", service.flush_cache),
     ("POST", "/flush_cache", service.flush_cache),
     ("GET", "/router/state", service.show_router_state),
+    ("GET", ROLES_PATH, roles.show),
+    ("PUT", ROLES_PATH, roles.hear),
     ("GET", PEER_PATH, peers.show_report),
     ("PUT", PEER_PATH, peers.note_flushed),
     ("GET", STATE_PATH, monitoring.show_state),

@@ -4,12 +4,13 @@ import hmac
 
 from aiohttp import web
 
+from prefillshare.roles.report import ROLES_PATH
 from prefillshare.routing.errors import ForbiddenError, UnauthorizedError
 from prefillshare.routing.peers.hop import Hops
 from prefillshare.routing.settings import RouterSettings
 
 _OPEN_PATHS = frozenset({"/health"})
-_CHANGES_PATH = "/workers"
+_CHANGES_PATHS = ("/workers", ROLES_PATH)
 
 
 def check_key(request: web.Request, settings: RouterSettings, hops: Hops | None) -> None:
@@ -20,7 +21,7 @@ def check_key(request: web.Request, settings: RouterSettings, hops: Hops | None)
     """
     if request.path in _OPEN_PATHS:
         return
-    is_change = request.path.startswith(_CHANGES_PATH) and request.method != "GET"
+    is_change = request.path.startswith(_CHANGES_PATHS) and request.method != "GET"
     if is_change and settings.admin_key is None:
         raise ForbiddenError("workers cannot be changed because this router has no admin key: start it with one")
     wanted = settings.admin_key if is_change else settings.api_key

@@ -32,6 +32,8 @@ class WorkerSpec:
     """ZeroMQ address at which the worker publishes what its cache stores and evicts; None when it does not."""
     has_store: bool = False
     """Prefill worker: whether it shares the deployment's store with others that do."""
+    can_move: bool = False
+    """Whether whoever started it starts it in another role when the router says so."""
     api_key: str | None = field(default=None, repr=False)
     """Key that it wants of the router; None is the one that the router has for all of its workers."""
     fingerprint: str | None = None

@@ -61,6 +61,9 @@ class Worker:
         self.num_calls = 0
         self.num_failed = 0
         self.num_ups = 0
+        self.num_decoding = 0
+        """Of this router's calls, those whose prompt is prefilled."""
+        self.joined_at = clock()
         self.last_byte_at = 0.0
         self.max_running = settings.max_running_per_worker
         self.speed = PrefillSpeed(settings.initial_prefill_tokens_per_s, clock, on_changed=self._tell_change)
@@ -86,6 +89,15 @@ class Worker:
     def load(self) -> int:
         """Calls that it has, those of other routers included."""
         return self._num_running + self._num_elsewhere
+
+    @property
+    def num_working(self) -> int:
+        """Calls that it works on; a decode worker not on those that still wait for their prompt's KV.
+
+        Of other routers' calls nobody here knows how far they are: all of them count.
+        """
+        own = self._num_running if self.spec.role == "prefill" else self.num_decoding
+        return own + self._num_elsewhere
 
     def note_elsewhere(self, num_calls: int, pending_tokens: float) -> None:
         """Hear how many calls other routers have there, and how many tokens it has to compute for these."""

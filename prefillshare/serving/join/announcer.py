@@ -28,7 +28,10 @@ class Announcer:
     ) -> None:
         """`worker` is what `PUT /workers/ID` takes; `say` hears what people should know."""
         self._worker = dict(worker)
+        self._routers: tuple[str, ...] = ()
         self._urls: list[str] = []
+        self.order: tuple[str, Mapping[str, Any]] | None = None
+        """The order to move that the worker got with the last answers, and the router that gave it."""
         self.follow(routers)
         self._headers = auth_header(admin_key)
         self._say = say
@@ -38,25 +41,43 @@ class Announcer:
 
     def follow(self, routers: Sequence[str]) -> None:
         """Tell these routers from now on."""
+        self._routers = tuple(routers)
         self._urls = [f"{router}/workers/{quote(str(self._worker['id']), safe='')}" for router in routers]
+
+    def introduce(self, worker: Mapping[str, Any]) -> None:
+        """Tell the routers of this worker from now on, at once: it has come in the place of the one before."""
+        self._worker = dict(worker)
+        self._joined.clear()
+        self.follow(self._routers)
+        self._next_at = 0.0
 
     @property
     def is_known(self) -> bool:
         """Whether every router took the worker when it was told of it last."""
         return bool(self._urls) and self._joined.issuperset(self._urls)
 
+    @property
+    def refusals(self) -> list[str]:
+        """What the routers that did not take the worker said last, or why they could not be asked."""
+        return [
+            f"{_router_of(url)} {self._said[url]}"
+            for url in self._urls
+            if url not in self._joined and url in self._said
+        ]
+
     def step(self) -> bool:
         """Announce the worker if it is time to; return whether a router said that it was told to leave."""
         if time.monotonic() < self._next_at:
             return False
+        self.order = None
         answers = [self._announce(url) for url in self._urls]  # every router hears of it, whatever the first says
         self._next_at = time.monotonic() + INTERVAL_S
         return any(answers)
 
-    def leave(self, timeout_s: float) -> None:
+    def leave(self, timeout_s: float, *, besides: str | None = None) -> None:
         """Tell each router that took the worker that it leaves; each answers when its calls have ended, within
-        `timeout_s`. One that refused it may have another worker of its name, which stays."""
-        urls = [url for url in self._urls if url in self._joined]
+        `timeout_s`. One that refused it may have another worker of its name, which stays; `besides` is not told."""
+        urls = [url for url in self._urls if url in self._joined and not url.startswith(f"{besides}/workers/")]
         # At once: while one lets its calls end, no other may send further ones.
         with ThreadPoolExecutor(max_workers=max(1, len(urls))) as pool:
             list(pool.map(lambda url: self._leave(url, timeout_s), urls))
@@ -79,6 +100,8 @@ class Announcer:
         if reply.is_success:
             self._joined.add(url)
             self._tell(url, "knows this worker")
+            if (order := reply.json().get("order")) is not None:
+                self.order = (url.partition("/workers/")[0], order)
         elif reply.status_code == httpx.codes.UNAUTHORIZED:
             self._tell(url, "wants another admin key: set PREFILLSHARE_ADMIN_KEY to the one that it was started with")
         elif reply.status_code != httpx.codes.GONE:
@@ -89,7 +112,11 @@ class Announcer:
         """Say what has changed since the last time."""
         if self._said.get(url) != text:
             self._said[url] = text
-            self._say(f"{url.partition('/workers/')[0]} {text}")
+            self._say(f"{_router_of(url)} {text}")
+
+
+def _router_of(url: str) -> str:
+    return url.partition("/workers/")[0]
 
 
 def _read_error(reply: httpx.Response) -> str:

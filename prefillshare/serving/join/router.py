@@ -9,6 +9,7 @@ from prefillshare.places import new_private_folder
 from prefillshare.serving.machine.ports import check_address
 from prefillshare.serving.options import LaunchOptions, Listener
 from prefillshare.serving.run.cluster import RunningCluster
+from prefillshare.serving.run.launch_ground import LaunchGround
 from prefillshare.serving.run.members import supervise_router
 from prefillshare.serving.run.readiness import wait_until_listening
 from prefillshare.serving.run.router_process import RouterFile
@@ -44,7 +45,7 @@ def launch_router(
         raise
     return RunningCluster(
         deployment=deployment,
-        workers=(),
+        ground=LaunchGround(deployment, options, (), file, router.url),
         router=router,
         supervisor=supervisor,
         forks=None,

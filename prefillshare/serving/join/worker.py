@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from prefillshare.direct import parse_server
@@ -16,6 +17,7 @@ from prefillshare.errors import ConfigError, LaunchError
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.open_files import raise_limit
 from prefillshare.serving.join.announcer import Announcer
+from prefillshare.serving.join.ground import Choose, JoinGround
 from prefillshare.serving.machine.leftovers import sweep_leftovers
 from prefillshare.serving.machine.ports import check_address
 from prefillshare.serving.options import LaunchOptions, Listener
@@ -24,6 +26,7 @@ from prefillshare.serving.plan.workers import Worker, decode_worker, prefill_wor
 from prefillshare.serving.run.engine_load import count_running
 from prefillshare.serving.run.forks import ForkServer
 from prefillshare.serving.run.members import log_path_of, supervise_worker
+from prefillshare.serving.run.moves import Mover
 from prefillshare.serving.run.readiness import start_fork_server, wait_until_listening
 from prefillshare.serving.run.record import ProcessRecord
 from prefillshare.serving.run.router_process import describe_worker
@@ -37,10 +40,10 @@ class JoinedWorker:
 
     deployment: ResolvedDeployment
     """The deployment that it is a part of."""
-    planned: PlannedWorker
+    ground: JoinGround
     """What it is, and where it listens."""
-    member: Supervised
-    """Its processes."""
+    mover: Mover | None
+    """Starts it in another role when a router says so; None where it stays what it is."""
     supervisor: Supervisor
     """Starts it again when it dies."""
     forks: ForkServer | None
@@ -57,6 +60,16 @@ class JoinedWorker:
     """Its hold on the store of its deployment on this machine."""
     is_dismissed: bool = False
     """Whether a router said that it was told to leave."""
+
+    @property
+    def planned(self) -> PlannedWorker:
+        """What it is now."""
+        return self.ground.workers[0]
+
+    @property
+    def member(self) -> Supervised:
+        """Its processes."""
+        return self.supervisor.members[0]
 
     @property
     def url(self) -> str:
@@ -97,13 +110,19 @@ class JoinedWorker:
 
         Raises: LaunchError when it is given up.
         """
+        if self.mover is not None:
+            self.mover.step()
         self.supervisor.step()
+        if self.member.process is not None:
+            self.log_path = self.member.process.log_path
         if self.member.state == "failed":
             reason = self.member.reason()
             self.kill()
             raise LaunchError(f"{self.planned.worker.name} is given up: {reason}; read {self.log_path}")
         # One that is being started again stays known: its routers see by themselves when it is back.
-        self.is_dismissed = self.announcer.step() or self.is_dismissed
+        # One that moves is no more what it was, and not yet what it will be.
+        if self.mover is None or not self.mover.is_moving:
+            self.is_dismissed = self.announcer.step() or self.is_dismissed
 
     def stop(self, drain_s: float = 8.0) -> None:
         """Leave the routers, let running calls finish for at most `drain_s` seconds, then end every process."""
@@ -172,10 +191,12 @@ def launch_worker(
     on_stage: Listener = lambda stage: None,
     on_event: Listener = lambda text: None,
     *,
+    choose: Choose | None = None,
     borrowed: ForkServer | None = None,
 ) -> JoinedWorker:
     """Start `worker` at the address of `options`, whose admin key lets it join `routers`; return when it answers.
 
+    `choose` makes it in another role, when a router says so; without it, it stays what it is.
     `borrowed` is a fork server of the caller's, made for the same environment; without one, the worker gets its own.
     Effects: on any failure or interruption, no process is left.
     Raises: LaunchError with the worker's own reason and the path of its log.
@@ -186,7 +207,7 @@ def launch_worker(
     started_at, key = time.monotonic(), secrets.token_hex(24)
     supervisor, store, forks = Supervisor([], on_event), None, None
     try:
-        planned = plan_joining_worker(deployment, worker, options, key)
+        planned = plan_joining_worker(deployment, worker, options, key, can_move=choose is not None)
         store = StoreHold([planned])
         if borrowed is None:
             log_path = log_path_of(deployment, options, "forks")
@@ -204,19 +225,33 @@ def launch_worker(
         if store is not None:
             store.end()
         raise
-    told = {**describe_worker(planned), "api_key": key, "fingerprint": deployment.fingerprint}
+    announcer = Announcer(routers, _describe(deployment, planned), options.admin_key or "", on_event)
+    ground = JoinGround(deployment, options, planned, announcer, choose=choose, describe=partial(_describe, deployment))
+    mover = Mover(
+        ground,
+        supervisor=supervisor,
+        watch=lambda planned: supervise_worker(planned, deployment, options, borrowed or forks),
+        say=on_event,
+        start_timeout_s=options.start_timeout_s,
+    )
     return JoinedWorker(
         deployment=deployment,
-        planned=planned,
-        member=member,
+        ground=ground,
+        mover=mover if choose is not None else None,
         supervisor=supervisor,
         forks=forks,
-        announcer=Announcer(routers, told, options.admin_key or "", on_event),
+        announcer=announcer,
         routers=tuple(routers),
         log_path=member.process.log_path,
         start_s=time.monotonic() - started_at,
         store=store,
     )
+
+
+def _describe(deployment: ResolvedDeployment, planned: PlannedWorker) -> dict[str, object]:
+    """What routers are told."""
+    key = planned.command.api_key
+    return {**describe_worker(planned), "api_key": key, "fingerprint": deployment.fingerprint}
 
 
 def name_by_port(worker: Worker, port: int) -> Worker:

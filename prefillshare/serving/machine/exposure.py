@@ -69,6 +69,15 @@ def check_secrets(files: Iterable[tuple[str, Path]]) -> Finding:
     return Finding(name="secrets", state="ok", value=value)
 
 
+def check_ray(environment: Mapping[str, str] = os.environ) -> Finding:
+    """Look whether a Ray cluster that is used from here wants to know who comes."""
+    if environment.get("RAY_AUTH_MODE", "").lower() == "token":
+        return Finding(name="Ray", state="ok", value="RAY_AUTH_MODE=token: the cluster wants a token")
+    fix = "whoever reaches a port of the cluster can run programs on its nodes: set RAY_AUTH_MODE=token and "
+    fix += "RAY_AUTH_TOKEN_PATH=FILE wherever `ray start` and `prefillshare` run"
+    return Finding(name="Ray", state="warning", value="RAY_AUTH_MODE is not token", fix=fix)
+
+
 def check_logs(folder: Path) -> Finding:
     """Look who can read the folder of logs and records; engines write their keys into their logs."""
     while not folder.exists():

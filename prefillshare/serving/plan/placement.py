@@ -11,7 +11,7 @@ high that the number counts.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prefillshare.errors import ConfigError
 from prefillshare.modules.deployment import ResolvedDeployment
@@ -21,6 +21,8 @@ _CHANGE_SIZES = frozenset({"--quantization", "--kv-cache-dtype", "--cpu-offload-
 """Arguments with which weights or KV take another size than the checkpoint's type gives them."""
 _CONTEXT_BYTES = GIB // 2
 _LEAST_FOR_COMPUTING_BYTES = 2 * GIB
+_LEAST_SHARE = 0.5
+"""What a worker keeps at least of the KV cache of the one whose place it takes."""
 _SHARED_SLACK_BYTES = GIB // 2
 """What SGLang is told to leave of a shared group's memory; less than the reserve of any worker."""
 
@@ -82,18 +84,45 @@ def place_deployment(deployment: ResolvedDeployment, workers: Sequence[WorkerMem
 
     Raises: ConfigError when the GPUs are too few, or their memory does not hold the workers.
     """
-    engine = deployment.config.engine
     if not deployment.gpus:
         return [None] * len(workers)
-    limits = Limits(
+    memory = [gpu.memory_bytes for gpu in deployment.gpus]
+    gpus_each = deployment.config.engine.tensor_parallel_size
+    return list(place_workers(workers, memory, gpus_each, limits_of(deployment)))
+
+
+def limits_of(deployment: ResolvedDeployment) -> Limits:
+    """Return what the deployment's file says about memory."""
+    engine = deployment.config.engine
+    return Limits(
         page_size=deployment.page_size,
         max_total_tokens=engine.max_total_tokens,
         mem_fraction=engine.mem_fraction_static,
         chunk_tokens=engine.chunked_prefill_size,
         is_exact=not any(argument.partition("=")[0] in _CHANGE_SIZES for argument in engine.extra_args),
     )
-    memory = [gpu.memory_bytes for gpu in deployment.gpus]
-    return list(place_workers(workers, memory, engine.tensor_parallel_size, limits))
+
+
+def replace_worker(
+    place: GpuPlace, before: WorkerMemory, after: WorkerMemory, memory_bytes: int, limits: Limits
+) -> GpuPlace:
+    """Return the place of another worker on the GPUs that `before` had, of which each has `memory_bytes`.
+
+    What its neighbours have stays theirs: where its weights are larger, its KV cache is smaller.
+    Raises: ConfigError when it does not fit.
+    """
+    if place.kv_tokens is None:
+        _check_alone(place.gpus, after, memory_bytes, limits)
+        return place
+    left = before.weight_bytes + place.kv_tokens * before.kv_token_bytes - after.weight_bytes
+    tokens = min(place.kv_tokens, left // after.kv_token_bytes // limits.page_size * limits.page_size)
+    if tokens < max(limits.page_size, place.kv_tokens * _LEAST_SHARE):
+        raise ConfigError(
+            f"{after.name} does not fit where {before.name} was: its weights take {gib(after.weight_bytes)} GiB of GPU "
+            f"{_list_gpus(place.gpus)}, which it shares, those before took {gib(before.weight_bytes)} GiB, and of "
+            f"{place.kv_tokens} tokens of KV {max(tokens, 0)} would be left: use more or larger GPUs"
+        )
+    return replace(place, kv_tokens=tokens)
 
 
 def place_workers(

@@ -39,6 +39,8 @@ class PlannedWorker:
     """What to run."""
     store: "StoreSettings | None" = None
     """The store of its deployment."""
+    can_move: bool = False
+    """Whether whoever starts it starts it in another role when a router says so."""
 
 
 def plan_engine(deployment: ResolvedDeployment, options: LaunchOptions) -> PlannedWorker:
@@ -75,13 +77,19 @@ def plan_workers(
     planned, store = [], plan_store(deployment)
     for worker, gpu in zip(workers_of(deployment), gpus, strict=True):
         place = place_worker(worker, gpu, directory if deployment.config.router.kv_events else None)
-        command = _hand_off_command(deployment, worker, place, options, worker_key, store)
-        planned.append(PlannedWorker(worker=worker, place=place, command=command, store=store))
+        command = make_command(deployment, worker, place, options, worker_key, store)
+        can_move = deployment.config.roles.follow_load
+        planned.append(PlannedWorker(worker=worker, place=place, command=command, store=store, can_move=can_move))
     return tuple(planned)
 
 
 def plan_joining_worker(
-    deployment: ResolvedDeployment, worker: Worker, options: LaunchOptions, worker_key: str
+    deployment: ResolvedDeployment,
+    worker: Worker,
+    options: LaunchOptions,
+    worker_key: str,
+    *,
+    can_move: bool = False,
 ) -> PlannedWorker:
     """Return one worker of a disaggregated deployment that listens at the address of `options`, for others to reach.
 
@@ -103,11 +111,11 @@ def plan_joining_worker(
         kv_events=events,
         peer_host=host,
     )
-    command = _hand_off_command(deployment, worker, place, options, worker_key, store)
-    return PlannedWorker(worker=worker, place=place, command=command, store=store)
+    command = make_command(deployment, worker, place, options, worker_key, store)
+    return PlannedWorker(worker=worker, place=place, command=command, store=store, can_move=can_move)
 
 
-def _hand_off_command(
+def make_command(
     deployment: ResolvedDeployment,
     worker: Worker,
     place: Place,
@@ -115,6 +123,7 @@ def _hand_off_command(
     worker_key: str | None,
     store: "StoreSettings | None",
 ) -> ProcessCommand:
+    """Return what starts `worker` of a disaggregated deployment at `place`."""
     # With an admin key, workers of other machines may join these: it is what they have in common.
     peers = PeerKeys.of_admin_key(options.admin_key).secret if options.admin_key else worker_key
     return worker_command(

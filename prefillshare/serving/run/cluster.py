@@ -7,7 +7,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
@@ -22,7 +22,9 @@ from prefillshare.serving.options import LaunchOptions, Listener, auth_header
 from prefillshare.serving.plan.processes import PlannedWorker, plan_workers
 from prefillshare.serving.run.first_answers import answer_through_router
 from prefillshare.serving.run.forks import ForkServer
+from prefillshare.serving.run.launch_ground import LaunchGround
 from prefillshare.serving.run.members import log_path_of, supervise_router, supervise_worker
+from prefillshare.serving.run.moves import Mover
 from prefillshare.serving.run.process import EngineProcess
 from prefillshare.serving.run.progress import LAST_STAGE
 from prefillshare.serving.run.readiness import start_fork_server, wait_until_healthy, wait_until_listening
@@ -38,8 +40,8 @@ class RunningCluster:
 
     deployment: ResolvedDeployment
     """What it serves."""
-    workers: tuple[PlannedWorker, ...]
-    """Its workers as they were planned."""
+    ground: LaunchGround
+    """Its workers."""
     router: Supervised
     """The router, whose address is that of the deployment."""
     supervisor: Supervisor
@@ -56,6 +58,13 @@ class RunningCluster:
     """Seconds from the start to the first answer."""
     store: StoreHold
     """Its hold on the deployment's store."""
+    mover: Mover | None = None
+    """Changes their roles; None where they stay what they are."""
+
+    @property
+    def workers(self) -> tuple[PlannedWorker, ...]:
+        """Its workers as they are now."""
+        return self.ground.workers
 
     @property
     def url(self) -> str:
@@ -90,6 +99,8 @@ class RunningCluster:
         Effects: starts again what died.
         Raises: LaunchError when the deployment can serve nothing any more.
         """
+        if self.mover is not None:
+            self.mover.step()
         self.supervisor.step()
         self.store.step()
         if (role := self.supervisor.lost_role()) is not None:
@@ -128,6 +139,9 @@ def launch_cluster(
     check_address(options.host, options.port)
     sweep_leftovers()
     started_at, key = time.monotonic(), secrets.token_hex(24)
+    if is_moving := _moves_workers(deployment):
+        # Nobody else need know it: only with one may workers be changed.
+        options = replace(options, admin_key=options.admin_key or secrets.token_hex(24))
     directory = new_private_folder()
     forks, store, supervisor = None, None, Supervisor([], on_event)
     try:
@@ -149,9 +163,17 @@ def launch_cluster(
         if store is not None:
             store.end()
         raise
+    ground = LaunchGround(deployment, options, workers, file, router.url)
+    mover = Mover(
+        ground,
+        supervisor=supervisor,
+        watch=lambda worker: supervise_worker(worker, deployment, options, borrowed or forks),
+        say=on_event,
+        start_timeout_s=options.start_timeout_s,
+    )
     return RunningCluster(
         deployment=deployment,
-        workers=workers,
+        ground=ground,
         router=router,
         supervisor=supervisor,
         forks=forks,
@@ -160,7 +182,13 @@ def launch_cluster(
         api_key=options.api_key,
         start_s=time.monotonic() - started_at,
         store=store,
+        mover=mover if is_moving else None,
     )
+
+
+def _moves_workers(deployment: ResolvedDeployment) -> bool:
+    roles = deployment.config.roles
+    return roles.follow_load and not roles.dry_run
 
 
 def _end(supervisor: Supervisor, forks: ForkServer | None, directory: Path) -> None:

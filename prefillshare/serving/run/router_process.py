@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,17 +53,30 @@ class RouterFile:
             "eager_answers": deployment.config.prefill.eager_answers,
             "workers": [describe_worker(worker) for worker in workers],
             "router": dataclasses.asdict(deployment.config.router),
+            "roles": dataclasses.asdict(deployment.config.roles),
         }
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="utf-8") as stream:
-            json.dump(settings, stream)
+        _write_private(path, settings)
         log_path = options.log_path or new_log_path(f"{deployment.config.name}.router")
         return cls(path=path, log_path=log_path)
+
+    def name_workers(self, workers: Sequence[PlannedWorker]) -> None:
+        """Let a router that is started again know these workers, and no others."""
+        settings = json.loads(self.path.read_text(encoding="utf-8"))
+        settings["workers"] = [describe_worker(worker) for worker in workers]
+        partial = self.path.with_suffix(".partial")
+        _write_private(partial, settings)
+        partial.replace(self.path)  # a router that starts in this moment reads the file before or the one after
 
 
 def router_command(file: RouterFile) -> ProcessCommand:
     """Return the command that runs the router."""
     argv = (sys.executable, "-m", "prefillshare.routing", str(file.path))
     return ProcessCommand(argv=argv, environment={})
+
+
+def _write_private(path: Path, settings: Mapping[str, object]) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as stream:
+        json.dump(settings, stream)
 
 
 def describe_worker(planned: PlannedWorker) -> dict[str, str | int | bool | None]:
@@ -78,4 +91,5 @@ def describe_worker(planned: PlannedWorker) -> dict[str, str | int | bool | None
         "bootstrap_port": place.bootstrap_port,
         "kv_events": place.kv_events_address,
         "has_store": planned.store is not None and worker.role == "prefill",
+        "can_move": planned.can_move,
     }

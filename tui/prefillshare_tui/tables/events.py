@@ -11,10 +11,12 @@ from prefillshare_tui.view import View
 _TONES: dict[str, Tone] = {
     "error": "bad",
     "worker_down": "bad",
+    "move_failed": "warn",
     "restart": "warn",
     "refusal": "warn",
     "worker_up": "good",
     "worker_joined": "good",
+    "move": "good",
 }
 
 

@@ -10,7 +10,7 @@ import os
 from aiohttp import web
 
 from prefillshare.contract import RESTARTS_VARIABLE
-from prefillshare.observe.document import DeploymentState, WorkerState, no_tokens
+from prefillshare.observe.document import DeploymentState, RoleMovesState, WorkerState, no_tokens, part_of
 from prefillshare.observe.exposition import CONTENT_TYPE, exposition
 from prefillshare.observe.relabel import merge_texts
 from prefillshare.observe.state import ModuleFacts, deployment_state, worker_state
@@ -50,6 +50,8 @@ async def _ask_state(gateway: Gateway) -> DeploymentState:
     told: DeploymentState = {**state, "refusals": counters.refused, "retries": counters.retries}
     if gateway.peers is not None:
         told["forwarded"] = gateway.peers.num_forwarded
+    if gateway.conductor is not None:
+        told["role_moves"] = part_of(RoleMovesState, gateway.conductor.counts)
     return told if gateway.eager is None else {**told, "eager_jobs": gateway.eager.counters.as_dict()}
 
 

@@ -28,8 +28,11 @@ async def announce(request: web.Request) -> web.Response:
     spec = await _read_spec(request)
     if spec.id != request.match_info["id"]:
         raise BadCallError(f"the path names worker {request.match_info['id']!r} and the body {spec.id!r}: name one")
-    worker, has_joined = await request.app[GATEWAY].announce(spec)
-    return json_reply(worker.summary(), status=201 if has_joined else 200)
+    gateway = request.app[GATEWAY]
+    worker, has_joined = await gateway.announce(spec)
+    order = gateway.conductor.order_for(worker.id) if gateway.conductor is not None else None
+    told = {**worker.summary(), **({"order": order.as_dict()} if order is not None else {})}
+    return json_reply(told, status=201 if has_joined else 200)
 
 
 async def _read_spec(request: web.Request) -> WorkerSpec:

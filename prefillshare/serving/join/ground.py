@@ -1,0 +1,90 @@
+"""A worker that joined from elsewhere, for moves: any of several routers may give the order, all hear of the new role.
+
+It keeps its address, and its name where it was given one.
+"""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import asdict
+
+import httpx
+
+from prefillshare.direct import direct_client
+from prefillshare.errors import ConfigError
+from prefillshare.modules.deployment import ResolvedDeployment
+from prefillshare.roles.report import ROLES_PATH, MoveReport
+from prefillshare.serving.join.announcer import Announcer
+from prefillshare.serving.options import LaunchOptions, auth_header
+from prefillshare.serving.plan.processes import PlannedWorker, plan_joining_worker
+from prefillshare.serving.plan.workers import Worker
+from prefillshare.serving.run.moves import Order
+
+_TIMEOUT_S = 2.0
+_DRAIN_S = 30.0
+
+Choose = Callable[[str | None], Worker]
+"""Makes the worker of a module, a prefill worker for None. Raises: ConfigError where it may not be one."""
+Describe = Callable[[PlannedWorker], dict[str, object]]
+"""What routers are told of a worker."""
+
+
+class JoinGround:
+    """One worker, and the routers that it announces itself to."""
+
+    def __init__(
+        self,
+        deployment: ResolvedDeployment,
+        options: LaunchOptions,
+        planned: PlannedWorker,
+        announcer: Announcer,
+        *,
+        choose: Choose | None,
+        describe: Describe,
+    ) -> None:
+        self.workers = (planned,)
+        self._deployment = deployment
+        self._options = options
+        self._announcer = announcer
+        self._choose = choose
+        self._describe = describe
+        self._router = ""
+
+    def ask_order(self) -> Order | None:
+        """Return what the last answers to announcements said."""
+        if self._announcer.order is None:
+            return None
+        self._router, order = self._announcer.order
+        self._announcer.order = None
+        return order if order["worker"] == self.workers[0].worker.name else None
+
+    def plan(self, before: PlannedWorker, module: str | None) -> PlannedWorker:
+        """Return the worker in its other role, with a key of its own: routers take it for another one."""
+        if self._choose is None:
+            raise ConfigError("it was not started for any role: start it with --any-role")
+        return self._plan(self._choose(module))
+
+    def renew(self, before: PlannedWorker) -> PlannedWorker:
+        """Return the worker with another key: under its old one, routers know that it has left."""
+        return self._plan(before.worker)
+
+    def exchange(self, gone: PlannedWorker, come: PlannedWorker) -> None:
+        """Leave the routers that did not give the order; the one that did has let the worker go already."""
+        self.workers = (come,)
+        self._announcer.leave(_DRAIN_S, besides=self._router)
+
+    def let_in(self, come: PlannedWorker, gone: PlannedWorker) -> bool:
+        """Announce the worker from now on."""
+        self._announcer.introduce(self._describe(come))
+        return True
+
+    def _plan(self, worker: Worker) -> PlannedWorker:
+        key = secrets.token_hex(24)
+        return plan_joining_worker(self._deployment, worker, self._options, key, can_move=True)
+
+    def report(self, report: MoveReport) -> int:
+        """Tell the router that gave the order."""
+        try:
+            with direct_client(headers=auth_header(self._options.admin_key), timeout=_TIMEOUT_S) as client:
+                return client.put(self._router + ROLES_PATH, json=asdict(report)).status_code
+        except httpx.HTTPError:
+            return 0
