@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import random
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +25,7 @@ from tests.support.forks import fork_server
 from tests.support.marks import starts_engine
 from tests.support.monitoring import read_state
 from tests.support.reference import Reference
-from tests.support.stores import wait_for_pages, whole_pages
+from tests.support.stores import store_path, wait_for_pages, whole_pages
 
 NUM_TOKENS = 8
 TINY = MODELS_DIR / "tiny"
@@ -146,3 +148,38 @@ def test_a_killed_prefill_worker_comes_back_warm(stored, expected):
     assert [stored.ask(prompt) for prompt in (*PROMPTS, *PROMPTS)] == [*expected, *expected]
     assert stored.prefill_workers()[0]["store"]["store_hit_tokens"] > hits_before
     assert sum(stored.num_prefilled()) - before <= 2 * 16 * len(PROMPTS)
+
+
+def test_files_cut_at_any_moment_cost_pages_and_no_call(stored, expected):
+    """Both workers leave the store, and meet in one again."""
+    path, is_over, num_cuts = store_path(stored.file), threading.Event(), 0
+    chooser = random.Random(1)
+
+    def cut() -> None:
+        nonlocal num_cuts
+        while not is_over.wait(chooser.uniform(0.0, 0.02)):
+            with contextlib.suppress(FileNotFoundError):  # one of the workers makes it anew
+                os.truncate(path, chooser.randrange(2 * path.stat().st_size + 1))
+                num_cuts += 1
+
+    cutter = threading.Thread(target=cut)
+    cutter.start()
+    try:
+        for _ in range(3):
+            flush(stored.http)
+            assert [stored.ask(prompt) for prompt in PROMPTS] == expected
+    finally:
+        is_over.set()
+        cutter.join()
+    assert num_cuts > 0
+    path.unlink(missing_ok=True)
+    deadline = time.monotonic() + WAIT_S
+    while not all(worker["store"]["is_attached"] for worker in stored.prefill_workers()) or not path.exists():
+        assert time.monotonic() < deadline
+        assert stored.ask(PROMPTS[0]) == expected[0]
+        time.sleep(0.2)
+    stored.running.step()
+    assert [worker["restarts"] for worker in stored.prefill_workers()] == [1, 0]
+    flush(stored.http)
+    assert [stored.ask(prompt) for prompt in PROMPTS] == expected
+    wait_for_pages(stored.file, sum(whole_pages(len(prompt)) for prompt in PROMPTS) // 16, WAIT_S)
