@@ -22,7 +22,7 @@ _ENDPOINT = re.compile(r"(https?://)?[^\s/:]+:\d+/?")
 _MAX_NAME_BYTES = 100
 """Beside a module's name and a time, in the name of a log file."""
 _REVISION_DEFAULT = "main"
-MEMORY_WAIT_S = 60.0
+MEMORY_WAIT_S = 300.0
 """Where a deployment file does not say how long a new session waits for memory."""
 
 # Flags of `sglang serve` that extra_args must not set, and where their values come from instead.
@@ -187,7 +187,7 @@ class Engine:
     token would wait for the step after its own."""
     memory_wait_s: float | None = None
     """Longest time that a new session waits while the contexts of those under way fill the KV cache; 0: nobody waits.
-    None is 60, and 0 for a deployment with a store, from which an evicted context comes back. Colocated only."""
+    None is 300, and 0 for a deployment with a store, from which an evicted context comes back. Colocated only."""
     extra_args: tuple[str, ...] = ()
     """Further arguments of `sglang serve`, each flag and each value a string of its own."""
 

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from sglang_patches.admission.held import Context, HeldTokens
 from sglang_patches.admission.sessions import Session, Sessions
 
-FILL_SHARE = 0.75
+FILL_SHARE = 0.7
 """Of the KV cache, what new sessions may fill: contexts grow with each call."""
 SETTLED_TOKENS = 8
 """Tokens of its first answer after which the next session may start."""
@@ -144,11 +144,13 @@ class Admission:
 
     def take_waiting(self, now: float) -> Iterator[str]:
         """The calls that need wait no longer, first those that come first; each is taken as it is told."""
-        for rid in [rid for rid, known in self._waiting.items() if now - known.since >= self.longest_wait_s]:
-            overdue = self._waiting.pop(rid)
-            overdue.session.protected_until = now + self.longest_wait_s
-            self.overdue += 1
-            yield self._take(overdue)
+        for overdue in [known for known in self._waiting.values() if now - known.since >= self.longest_wait_s]:
+            # One after the other, too: together they would hold up everybody, themselves included.
+            if self._may_start(overdue):
+                del self._waiting[overdue.call.rid]
+                overdue.session.protected_until = now + self.longest_wait_s
+                self.overdue += 1
+                yield self._take(overdue)
         while self._waiting and (entry := self._next(now)) is not None:
             del self._waiting[entry.call.rid]
             yield self._take(entry)

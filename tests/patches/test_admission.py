@@ -100,7 +100,7 @@ def test_a_new_session_waits_until_one_that_is_under_way_ends():
     engine = Engine()
     engine.turn("a1", ("a", 40), session="a")
     engine.turn("b1", ("b", 30), session="b")
-    assert not engine.call("c1", ("c", 30), session="c"), "70 of 100 blocks are kept, and 75 may be filled"
+    assert not engine.call("c1", ("c", 30), session="c"), "70 of 100 blocks are kept, and no more may be filled"
     assert engine.call("a2", ("a", 40), ("a2", 2), session="a"), "a session under way goes on"
     assert engine.call("b2", ("b", 30), ("b2", 2), session="b")
     assert engine.end("a2") == []
@@ -110,7 +110,7 @@ def test_a_new_session_waits_until_one_that_is_under_way_ends():
 
 def test_where_there_is_room_nobody_waits():
     engine = Engine()
-    assert all(engine.call(f"{name}1", (name, 24)) for name in "abc")
+    assert all(engine.call(f"{name}1", (name, 23)) for name in "abc")
     assert engine.admission.held_back == 0
 
 
@@ -124,8 +124,8 @@ def test_a_small_call_does_not_wait_behind_a_large_one():
 
 def test_calls_that_begin_like_another_need_only_what_is_their_own():
     engine = Engine()
-    assert engine.call("a1", ("system", 70), ("a", 1), session="a")
-    assert all(engine.call(f"{name}1", ("system", 70), (name, 1), session=name) for name in "bcd")
+    assert engine.call("a1", ("system", 60), ("a", 1), session="a")
+    assert all(engine.call(f"{name}1", ("system", 60), (name, 1), session=name) for name in "bcd")
 
 
 def test_the_youngest_gives_way_where_contexts_have_grown():
@@ -200,7 +200,7 @@ def test_sessions_without_a_name_are_known_by_their_prompt():
     for turn in range(4):
         engine.turn(f"a{turn}", *parts)
         parts = [*parts[:-1], (f"a{turn}", 2), (f"role{turn}", 2)]
-    assert engine.call("b1", ("b", 34))
+    assert engine.call("b1", ("b", 30))
     assert not engine.call("c1", ("c", 10))
     assert engine.call("a9", *parts[:-1], ("other role", 2))
 
