@@ -4,11 +4,12 @@
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+AIPERF := .aiperf
 DEPLOYMENT ?= models/tiny-agents.toml
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast tmux check dist install lock clean bench bench-gpu bench-choice bench-cluster bench-router bench-hosts bench-train bench-accuracy bench-tui bench-store bench-simulate
+.PHONY: help run test test-fast tmux check dist install lock clean bench bench-gpu bench-choice bench-cluster bench-codebook bench-router bench-routers bench-hosts bench-train bench-accuracy bench-tui bench-store bench-simulate bench-outside
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,17 +59,26 @@ bench-choice: $(READY) ## what the choice of workers costs, by their number
 bench-cluster: $(READY) ## measure a disaggregated deployment beside a plain server
 	$(BIN)/python -m benchmarks.cluster --out docs/results/cluster.md $(ARGS)
 
+bench-codebook: $(READY) ## measure products with 2-bit weights beside F.linear (one thread)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.codebook $(ARGS)
+
 bench-hosts: $(READY) ## kill parts of a deployment on three network namespaces (root, 15 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.hosts $(ARGS)
 
 bench-router: $(READY) ## measure the router (ARGS="--smg PATH" puts that gateway beside it)
 	$(BIN)/python -m benchmarks.router $(ARGS)
 
+bench-routers: $(READY) ## measure two routers beside one (a minute)
+	$(BIN)/python -m benchmarks.router.pair $(ARGS)
+
 bench-store: $(READY) ## measure the store: GB/s in and out by tier, codec and threads
 	$(BIN)/python -m benchmarks.store $(ARGS)
 
-bench-simulate: $(READY) ## simulate and measure the tiny deployment, side by side (a quiet machine, 5 minutes)
+bench-simulate: $(READY) ## simulate and measure the tiny deployment, side by side (a quiet machine, 8 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.simulate $(ARGS)
+
+bench-outside: $(READY) $(AIPERF)/.ready ## measure both topologies beside SGLang as released with aiperf (8 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.outside --aiperf $(AIPERF)/bin/aiperf $(ARGS)
 
 bench-train: $(READY) ## measure cache-conditioned beside ordinary fine-tuning
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.train --out docs/results/train.md $(ARGS)
@@ -80,7 +90,13 @@ bench-tui: $(READY) ## measure the CPU that the dashboard takes (32 workers, 500
 	$(BIN)/python -m benchmarks.tui $(ARGS)
 
 clean: ## remove the environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(AIPERF) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+# aiperf wants other versions of what SGLang needs as well.
+$(AIPERF)/.ready: benchmarks/outside/requirements.txt $(READY)
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(AIPERF)
+	$(BIN)/uv pip sync --quiet --python $(AIPERF)/bin/python $<
+	touch $@
 
 # The stamp is written last, so an interrupted installation is taken up again.
 $(READY): requirements.lock pyproject.toml

@@ -39,6 +39,9 @@ RESTARTS_VARIABLE = "PREFILLSHARE_RESTARTS"
 OVERLAP_VARIABLE = "PREFILLSHARE_CPU_OVERLAP"
 """Environment variable that is 1 where disaggregated workers without a GPU keep the overlap schedule, as tests do."""
 
+LISTENER_VARIABLE = "PREFILLSHARE_LISTENER"
+"""Environment variable of routers: descriptor of the socket to listen on, which their supervisor keeps open."""
+
 SESSION_HEADER = "X-Session-ID"
 """HTTP header that names a call's session."""
 
@@ -79,6 +82,9 @@ NO_BOOTSTRAP_HOST = "2.2.2.2"
 
 EAGER_VARIABLE = "PREFILLSHARE_EAGER_ANSWERS"
 """Environment variable of engines that compute answers ahead: the shortest one, in tokens; not set, they do not."""
+
+ADMISSION_VARIABLE = "PREFILLSHARE_MEMORY_WAIT_S"
+"""Environment variable of engines that hold back new sessions while memory is full: the longest wait, in seconds."""
 
 PATCHES_PROGRAM = "sglang_patches"
 """Module that `python -m` runs: `report` says whether the patches fit. Engines begin lines about themselves so."""

@@ -15,8 +15,10 @@ Extra = Literal["engine", "train", "bench", "dashboard", "cluster"]
 LIBRARIES: dict[Extra, tuple[str, ...]] = {
     "engine": (
         "sglang",
+        "aiohappyeyeballs",
         "aiohttp",
         "fastapi",
+        "httptools",
         "huggingface_hub",
         "jinja2",
         "jsonschema",

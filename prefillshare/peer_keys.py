@@ -7,11 +7,8 @@ know the public one cannot even say hello, so that here it is as secret as the o
 
 import hashlib
 import hmac
-import os
-import stat
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefillshare.errors import ConfigError
@@ -20,9 +17,6 @@ if TYPE_CHECKING:
     import zmq
 
     Sockets = zmq.Context[Any] | zmq.Socket[Any]
-
-OTHERS = 0o077
-"""Bits of a file's mode by which others than its owner may use it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,33 +84,6 @@ def secure_client(sockets: "Sockets", keys: PeerKeys) -> None:
 def _set(sockets: "Sockets", options: dict[int, int | bytes]) -> None:
     for option, value in options.items():
         sockets.setsockopt(option, value)
-
-
-def read_private(path: Path, what: str) -> str:
-    """Return the one line of a file that this user alone can read; `what` is its name for people.
-
-    Raises: ConfigError.
-    """
-    try:
-        found = path.stat()
-        text = path.read_text(encoding="utf-8").strip() if stat.S_ISREG(found.st_mode) else ""
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise ConfigError(f"{what} {path} cannot be read ({reason}): write the key into it, one line") from None
-    if problem := judge_private(found):
-        raise ConfigError(f"{what} {path} {problem}: chown it to you and chmod 600 {path}")
-    if not text or "\n" in text:
-        raise ConfigError(f"{what} {path} does not hold one line: write the key into it, and nothing else")
-    return text
-
-
-def judge_private(found: os.stat_result) -> str | None:
-    """Return what is wrong with the owner or the mode of a file that holds a secret; None when nothing is."""
-    if found.st_uid not in (os.getuid(), 0):
-        return f"belongs to user {found.st_uid}, not to {os.getuid()}"
-    if found.st_mode & OTHERS:
-        return f"can be used by others (mode {stat.S_IMODE(found.st_mode):o})"
-    return None
 
 
 def _derive(secret: str, purpose: str) -> bytes:

@@ -50,6 +50,7 @@ _ENGINE_FILES = (
     "patches.forward_batch",
     "patches.model_runner",
     "patches.eager_runner",
+    "codebook.quantization",
     "icarus.backends",
     "icarus.triton_attention",
     "icarus.flashinfer_attention",

@@ -19,6 +19,8 @@ from benchmarks.hosts.machines import Host
 from prefillshare import direct
 
 PORT = 30000
+TRANSPORT_PORTS = range(31000, 31100)
+"""Ports for UCX and the messages of hand-offs, which else take any."""
 START_S = 300.0
 _POLL_S = 0.2
 _VARIABLES = {
@@ -27,6 +29,7 @@ _VARIABLES = {
     "OMP_NUM_THREADS": "1",
     # Hosts share a kernel, and UCX would find ways through it that real machines do not have.
     "UCX_TLS": "tcp",
+    "UCX_TCP_PORT_RANGE": f"{TRANSPORT_PORTS[0]}-{TRANSPORT_PORTS[-1]}",
 }
 
 

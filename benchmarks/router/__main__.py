@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import os
 import platform
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,9 +86,17 @@ def run_all(load: Load, smg_path: Path | None, cores: tuple[int, int]) -> dict[s
     for name, start in starts.items():
         with start(cores) as process:
             results[name] = uvloop.run(measure(process, load))
+        if name == "smg":
+            results[name]["version"] = read_version(smg_path)
         results[name]["added_first_byte_ms"] = subtract_direct(results[name], results["direct"])
         print(name, results[name], file=sys.stderr)
     return results
+
+
+def read_version(program: Path | None) -> str:
+    """Return what `program` says of its version."""
+    said = subprocess.run([str(program), "--version"], capture_output=True, text=True, check=False).stdout
+    return said.strip().splitlines()[0] if said.strip() else "smg"
 
 
 def subtract_direct(result: dict[str, Any], direct: dict[str, Any]) -> dict[str, float]:

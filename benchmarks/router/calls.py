@@ -3,11 +3,13 @@
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import orjson
+
+from prefillshare.contract import SESSION_HEADER
 
 BASE = "base"
 MODULE = "math"
@@ -77,8 +79,10 @@ class Connection(asyncio.Protocol):
 class Target:
     """One address under test and its kept connections."""
 
-    def __init__(self, port: int, seed: int = 0) -> None:
+    def __init__(self, port: int, seed: int = 0, sessions: Sequence[str] = ()) -> None:
+        """Calls name one of `sessions` each, if there are any."""
         self._port = port
+        self._sessions = sessions
         self._idle: list[Connection] = []
         self._random = random.Random(seed)
         self.num_errors = 0
@@ -111,6 +115,8 @@ class Target:
         messages = [{"role": "user", "content": text}]
         body = orjson.dumps({"model": MODULE, "messages": messages, "max_tokens": NUM_EVENTS, "stream": True})
         head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\n"
+        if self._sessions:
+            head += f"{SESSION_HEADER}: {self._random.choice(self._sessions)}\r\n"
         head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         return head.encode() + body
 

@@ -54,13 +54,31 @@ def workers(core: int, prefill_model: str = BASE) -> Iterator[tuple[int, int]]:
 @contextlib.contextmanager
 def router(cores: tuple[int, int]) -> Iterator[Running]:
     """Run this project's router with its defaults, before workers."""
-    port = free_port()
-    with workers(cores[1]) as (prefill_port, decode_port), tempfile.TemporaryDirectory() as directory:
-        file = Path(directory, "router.json")
-        file.touch(mode=0o600)
-        file.write_text(json.dumps(_settings(port, prefill_port, decode_port)))
-        with _process([sys.executable, "-m", "prefillshare.routing", str(file)], cores[0]) as pid:
-            yield Running(pid=pid, port=port)
+    with routers((cores[0],), cores[1]) as (running,):
+        yield running
+
+
+@contextlib.contextmanager
+def routers(cores: Sequence[int], other_core: int) -> Iterator[list[Running]]:
+    """Run a router on each of `cores`, all before the same workers; several know each other."""
+    ports = [free_port() for _ in cores]
+    peers = [router_address(port) for port in ports] if len(ports) > 1 else []
+    with contextlib.ExitStack() as stack:
+        worker_ports = stack.enter_context(workers(other_core))
+        directory = stack.enter_context(tempfile.TemporaryDirectory())
+        running = []
+        for port, core in zip(ports, cores, strict=True):
+            file = Path(directory, f"router-{port}.json")
+            file.touch(mode=0o600)
+            file.write_text(json.dumps(_settings(port, *worker_ports) | {"peers": peers, "admin_key": "bench"}))
+            command = [sys.executable, "-m", "prefillshare.routing", str(file)]
+            running.append(Running(pid=stack.enter_context(_process(command, core)), port=port))
+        yield running
+
+
+def router_address(port: int) -> str:
+    """Return the address by which a router is known to the others."""
+    return f"http://127.0.0.1:{port}"
 
 
 def _settings(port: int, prefill_port: int, decode_port: int) -> dict[str, object]:

@@ -157,7 +157,9 @@ _HAPPENINGS = (
 
 
 def _new_module(name: str, kind: str) -> Json:
-    counters = "requests errors aborted running queued prompt_tokens own_hit_tokens cross_hit_tokens generated_tokens"
+    counters = (
+        "requests errors refused aborted running queued prompt_tokens own_hit_tokens cross_hit_tokens generated_tokens"
+    )
     return {
         "name": name,
         "kind": kind,

@@ -37,6 +37,8 @@ def connected(address: str | None) -> Iterator[None]:
     # Ray's calls do not bear an exception from a handler, and nothing here is lost when the command just ends.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     connect(address)
+    # Ray's own handler prints a trace.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         yield
     finally:

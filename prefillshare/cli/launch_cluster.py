@@ -1,12 +1,12 @@
 """`prefillshare launch` on a cluster."""
 
-import signal
 import time
 from dataclasses import asdict
-from types import FrameType
 from typing import TYPE_CHECKING
 
+from prefillshare.cli.errors import EXIT_INTERRUPTED
 from prefillshare.cli.output import put, put_json, say, warn
+from prefillshare.cli.stop_wish import StopWish
 
 if TYPE_CHECKING:
     from prefillshare.cluster.plan import Plan
@@ -40,31 +40,8 @@ def launch_on_cluster(config: "Deployment", address: str, port: int, *, detach: 
         except StopRequested:
             if detach:
                 say("stopped before everything served: what this command started is ended again, the rest stays")
-            else:
-                _stop(plan)
-
-
-class StopWish:
-    """The first signal is heard between two looks at the cluster: Ray's calls do not bear an exception from a handler.
-
-    The second one ends this process.
-    """
-
-    def __init__(self) -> None:
-        self._is_wanted = False
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._hear)
-
-    def check(self) -> None:
-        """Raises: StopRequested after a signal."""
-        from prefillshare.serving.stopping import StopRequested
-
-        if self._is_wanted:
-            raise StopRequested
-
-    def _hear(self, number: int, frame: FrameType | None) -> None:
-        self._is_wanted = True
-        signal.signal(number, signal.SIG_DFL)
+                raise SystemExit(EXIT_INTERRUPTED) from None
+            _stop(plan)
 
 
 def _apply(plan: "Plan", stop: StopWish) -> "Roster":
@@ -75,7 +52,10 @@ def _apply(plan: "Plan", stop: StopWish) -> "Roster":
     roster = read_roster(plan.config.name)
     if roster.members:
         say(f"{roster.name} is on the cluster already: it becomes what the file says")
-        check_prefill(plan, read_plan(roster))
+        running = read_plan(roster)
+        check_prefill(plan, running)
+        if running.port != plan.port:
+            warn(f"its routers keep port {running.port}: stop and launch to move them to {plan.port}")
     return Changer(plan=plan, say=say, timeout_s=START_TIMEOUT_S, check=stop.check).apply()
 
 

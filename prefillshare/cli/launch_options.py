@@ -58,7 +58,7 @@ def choose_admin_key(key: str | None, file: Path | None) -> str | None:
     Raises: ConfigError when it is given twice, or others may read the file.
     """
     from prefillshare.errors import ConfigError
-    from prefillshare.peer_keys import read_private
+    from prefillshare.private_files import read_private
 
     if key and file:
         raise ConfigError(f"the admin key is given twice, as it is and in {file}: leave one of them out")

@@ -118,6 +118,8 @@ class Changer:
         if status.state == "placing" and waited_s < _SAY_PLACING_AFTER_S:
             return
         text = f"{status.state} on {status.node}" if status.node else _describe_need(self.plan, member)
+        if status.reason:
+            text = f"{text}: {status.reason}"
         if said.get(status.name) != text:
             said[status.name] = text
             self.say(f"{status.name}: {text}")
@@ -132,7 +134,7 @@ class Changer:
 def _describe_need(plan: Plan, member: Member) -> str:
     spot = spot_of(plan, member.group.role)
     labels = ", ".join(f"{name}={value}" for name, value in spot.labels.items()) or "any labels"
-    return f"waits for a node with {labels}, {spot.gpus} GPUs and {spot.cpus} CPUs free"
+    return f"waits for a node with {labels}, {spot.gpus} GPUs and {spot.cpus} CPUs free, or for its process there"
 
 
 def check_prefill(plan: Plan, running: Plan) -> None:

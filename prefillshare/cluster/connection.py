@@ -3,6 +3,7 @@
 import contextlib
 import os
 import socket
+import warnings
 
 import ray
 from ray._private import worker as ray_worker
@@ -13,6 +14,8 @@ from prefillshare.cluster.plan import Member
 from prefillshare.errors import ServerError
 
 _CONNECT_TIMEOUT_S = 5.0
+_CLIENT = "ray://"
+"""Begins the address of a client server, which serves machines that are no nodes."""
 _NUM_THREADS = 16
 _ENVIRONMENT = {
     # Ray would kill the actor's children when it ends, the guardian first, which then could not end the engine.
@@ -37,12 +40,20 @@ def connect(address: str) -> None:
     try:
         # What actors print stands in their logs.
         _keep_stdout_for_data()
-        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
+        with warnings.catch_warnings(action="ignore"):
+            ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        raise ServerError(
-            f"the Ray cluster at {address} does not take this machine ({error}): run `ray start --address={address}` "
-            "here, or name its client server, ray://HOST:10001"
-        ) from None
+        raise ServerError(_explain(address, " ".join(str(error).split()))) from None
+
+
+def _explain(address: str, reason: str) -> str:
+    """Return what is wrong and what helps when a cluster does not take this machine, of which Ray says `reason`."""
+    beginning = f"the Ray cluster at {address} does not take this machine ({reason})"
+    if "ersion mismatch" in reason:
+        return f"{beginning}: install the same Python and the same ray on all machines"
+    if address.startswith(_CLIENT):
+        return f"{beginning}: name the port of the client server that `ray start --head` started, 10001 by default"
+    return f"{beginning}: run `ray start --address={address}` here, or name its client server, ray://HOST:10001"
 
 
 def disconnect() -> None:
@@ -57,13 +68,14 @@ def _keep_stdout_for_data() -> None:
 
 
 def _check_reachable(address: str) -> None:
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    host, _, port = address.removeprefix(_CLIENT).rpartition(":")
+    option = "ray-client-server-port" if address.startswith(_CLIENT) else "port"
     try:
         socket.create_connection((host, int(port)), _CONNECT_TIMEOUT_S).close()
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise ServerError(
-            f"no Ray cluster answers at {address} ({error}): start its head with `ray start --head --port={port}`, or "
-            "correct the address"
+            f"no Ray cluster answers at {address} ({error}): start its head with `ray start --head --{option}={port}`, "
+            "or correct the address"
         ) from None
 
 

@@ -83,7 +83,7 @@ class Keeper:
             name=self.member.name,
             group=self._group(),
             state=state,
-            reason=self._reason,
+            reason=self._reason or self._find_refusals(),
             node=os.uname().nodename,
             url=self._url,
             pid=process.pid if process else None,
@@ -233,6 +233,11 @@ class Keeper:
     def _is_known(self) -> bool:
         served = self._served
         return isinstance(served, JoinedWorker) and served.announcer.is_known
+
+    def _find_refusals(self) -> str | None:
+        """Why routers do not take a worker that runs."""
+        served = self._served
+        return "; ".join(served.announcer.refusals) or None if isinstance(served, JoinedWorker) else None
 
     def _is_dismissed(self) -> bool:
         served = self._served

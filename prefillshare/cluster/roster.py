@@ -83,7 +83,8 @@ def choose_deployment(name: str | None) -> str:
         return known[0]
     if name is None or name not in known:
         listed = ", ".join(known) or "none"
-        raise ConfigError(f"name a deployment of the cluster; there are: {listed}")
+        problem = "name a deployment of the cluster" if name is None else f"there is no deployment {name!r}: name one"
+        raise ConfigError(f"{problem}; there are: {listed}")
     return name
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prefillshare.config import Cluster
 from prefillshare.errors import ConfigError
-from prefillshare.peer_keys import read_private
+from prefillshare.private_files import read_private
 
 _MIN_LETTERS = 16
 _HOW = "write one with `(umask 077; openssl rand -hex 32 > FILE)` and copy it to every node"

@@ -21,7 +21,7 @@ class MemberStatus:
     state: MemberState
     """Where it stands."""
     reason: str | None = None
-    """Why it failed, in its own words."""
+    """Why it failed, in its own words, or why routers do not take it."""
     node: str = ""
     """Host name of its node."""
     url: str = ""

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from prefillshare.contract import LAST_PORT
 from prefillshare.errors import ConfigError
 
 _ADDRESS = re.compile(r"(ray://)?[^\s/:]+:\d{1,5}")
@@ -85,10 +86,10 @@ class Cluster:
 
 def check_address(address: str, name: str) -> None:
     """Raises: ConfigError unless `address` can be that of a Ray cluster; `name` is its key or option."""
-    if not _ADDRESS.fullmatch(address):
+    if not _ADDRESS.fullmatch(address) or not 0 < int(address.rpartition(":")[2]) <= LAST_PORT:
         raise ConfigError(
             f"{name} is {address!r}: write HOST:PORT of the head from one of its nodes, or ray://HOST:10001 from "
-            "elsewhere"
+            f"elsewhere, with a port up to {LAST_PORT}"
         )
 
 
@@ -99,7 +100,7 @@ def parse_ports(text: str) -> range:
     """
     found = _PORTS.fullmatch(text)
     first, last = (int(found[1]), int(found[2])) if found else (0, 0)
-    if not 1024 <= first <= last <= 65535 or last - first + 1 < MIN_PORTS:
+    if not 1024 <= first <= last <= LAST_PORT or last - first + 1 < MIN_PORTS:
         raise ConfigError(
             f"ports is {text!r}: write the first and the last of at least {MIN_PORTS}, above 1023, such as "
             '"20000-20999"'

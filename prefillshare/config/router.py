@@ -18,6 +18,8 @@ class Router:
     """Calls that may wait for one decode module; further ones are answered 429."""
     queue_timeout_s: float = 60.0
     """Longest wait in the router's queue, then 503."""
+    start_hold_s: float = 10.0
+    """Calls that come so soon after the router's start wait for workers that it has not heard of; 0 refuses them."""
     max_body_bytes: int = 32 * 1024 * 1024
     """Largest request body; larger ones are answered 413. Workers take no more than the default."""
     body_timeout_s: float = 120.0
@@ -86,6 +88,7 @@ _AT_LEAST = {
     "prefix_index_bytes": 0,
     "decode_load_slack": 0,
     "repin_margin_s": 0,
+    "start_hold_s": 0,
 }
 
 _ABOVE_ZERO = (

@@ -5,6 +5,7 @@ The field names are the keys of the TOML file: `Deployment` is its top level, `P
 `DecodeModule` one `[[decode]]` table, `Engine` the `[engine]` table.
 """
 
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,8 @@ _ENDPOINT = re.compile(r"(https?://)?[^\s/:]+:\d+/?")
 _MAX_NAME_BYTES = 100
 """Beside a module's name and a time, in the name of a log file."""
 _REVISION_DEFAULT = "main"
+MEMORY_WAIT_S = 60.0
+"""Where a deployment file does not say how long a new session waits for memory."""
 
 # Flags of `sglang serve` that extra_args must not set, and where their values come from instead.
 _FROM_MODULES = "it follows from the [[decode]] tables"
@@ -182,6 +185,9 @@ class Engine:
     overlap_schedule: bool | None = None
     """Prepare the next batch while the current one runs; None is on a GPU only: on a CPU nothing overlaps, and every
     token would wait for the step after its own."""
+    memory_wait_s: float | None = None
+    """Longest time that a new session waits while the contexts of those under way fill the KV cache; 0: nobody waits.
+    None is 60, and 0 for a deployment with a store, from which an evicted context comes back. Colocated only."""
     extra_args: tuple[str, ...] = ()
     """Further arguments of `sglang serve`, each flag and each value a string of its own."""
 
@@ -193,6 +199,10 @@ class Engine:
         if self.mem_fraction_static is not None and not 0 < self.mem_fraction_static < 1:
             raise ConfigError(
                 f"mem_fraction_static is {self.mem_fraction_static}: it must lie between 0 and 1, such as 0.8"
+            )
+        if self.memory_wait_s is not None and not 0 <= self.memory_wait_s < math.inf:
+            raise ConfigError(
+                f"memory_wait_s is {self.memory_wait_s}: it must be a number of seconds, or 0 where nobody shall wait"
             )
         for argument in self.extra_args:
             flag = argument.partition("=")[0]
@@ -283,6 +293,11 @@ class Deployment:
             seen[module.name] = f"decode module {number}"
         if self.topology == "colocated":
             self._check_colocated()
+        elif self.engine.memory_wait_s:
+            raise ConfigError(
+                f"memory_wait_s is {self.engine.memory_wait_s}, and sessions wait for memory in topology = "
+                '"colocated" only: remove it'
+            )
         if self.store is not None and (self.engine.page_size or MIN_PAGE_TOKENS) < MIN_PAGE_TOKENS:
             raise ConfigError(
                 f"page_size is {self.engine.page_size} and a store looks up, checks and copies page by page, which "
@@ -307,6 +322,13 @@ class Deployment:
                 f'[prefill] has workers = {self.prefill.workers}, and topology = "colocated" has one engine: remove '
                 'workers, or write topology = "disaggregated"'
             )
+
+    @property
+    def memory_wait_s(self) -> float:
+        """Longest time that a new session waits for memory; 0 where none does."""
+        if self.engine.memory_wait_s is not None:
+            return self.engine.memory_wait_s
+        return MEMORY_WAIT_S if self.store is None else 0.0
 
     @property
     def model_names(self) -> tuple[str, ...]:

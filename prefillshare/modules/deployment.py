@@ -15,6 +15,7 @@ from prefillshare.config.store import MIN_PAGE_TOKENS
 from prefillshare.errors import ModuleError
 from prefillshare.modules.adapter import Adapter, check_adapter_fits, read_adapter
 from prefillshare.modules.adapter_files import check_text_files
+from prefillshare.modules.codebook_rule import refuse_as_base, refuse_on_gpu
 from prefillshare.modules.fingerprint import (
     chat_template_sha256,
     geometry,
@@ -103,6 +104,7 @@ def resolve(deployment: Deployment, found: Sequence[Gpu] | None = None) -> Resol
     """
     prefill_path = _require_plain_path(locate(deployment.prefill), deployment.prefill.name)
     fingerprint = prefill_fingerprint(prefill_path)
+    refuse_as_base(prefill_path, deployment.prefill.name, "the prefill module")
     engine = deployment.engine
     devices = usable_gpus(engine) if found is None or engine.device == "cpu" else tuple(found)
     dtype = served_dtype(engine, prefill_path, on_cpu=not devices)
@@ -111,6 +113,8 @@ def resolve(deployment: Deployment, found: Sequence[Gpu] | None = None) -> Resol
     for spec in deployment.decode:
         module = _resolve_module(spec, dtype, prefill_path, fingerprint)
         warnings += _check_module(module, deployment, prefill_path, fingerprint)
+        if devices and module.adapter is None:
+            refuse_on_gpu(module.path, spec.name)
         modules.append(module)
     return ResolvedDeployment(
         config=deployment,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from prefillshare.errors import ModuleError
 from prefillshare.modules.adapter import check_adapter_fits, read_adapter
+from prefillshare.modules.codebook_rule import refuse_as_base
 from prefillshare.modules.fingerprint import prefill_fingerprint
 from prefillshare.modules.kv_rule import refuse_full_weights
 from prefillshare.modules.manifest import MANIFEST_NAME, ModuleManifest, read_manifest, write_manifest
@@ -90,6 +91,7 @@ def _check_inputs(adapter: Path, base: Path) -> ModuleManifest:
     for path in (adapter, base):
         if not path.is_dir():
             raise ModuleError(f"there is no directory {path}: give the directory of a module")
+    refuse_as_base(base, base.name, "the base of a merge")
     manifest = read_manifest(adapter)
     if manifest is None:
         raise ModuleError(

@@ -55,6 +55,7 @@ class ModuleCounters(TypedDict):
 
     requests: int
     errors: int
+    refused: int
     aborted: int
     prompt_tokens: int
     own_hit_tokens: int
@@ -170,6 +171,16 @@ class EagerState(ComputedAhead):
     waiting: int
 
 
+class AdmissionState(TypedDict):
+    """Calls that wait for memory, and had to, and what it is kept for."""
+
+    held_back: int
+    overdue: int
+    waiting: int
+    sessions: int
+    held_tokens: int
+
+
 class WorkerCounters(TypedDict):
     """What is counted of a worker."""
 
@@ -196,6 +207,7 @@ class WorkerState(WorkerCounters):
     store: StoreState | None
     push: PushState | None
     eager: EagerState | None
+    admission: AdmissionState | None
 
 
 class DivergenceState(TypedDict):

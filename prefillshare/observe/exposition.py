@@ -28,7 +28,8 @@ WORKER_LABELS = ("worker", "role", "module")
 
 _MODULE_COUNTERS = {
     "requests": ("requests", "Requests that ended; each prompt of a batch is one"),
-    "errors": ("request_errors", "Requests that were refused or failed"),
+    "errors": ("request_errors", "Requests that failed"),
+    "refused": ("request_refusals", "Requests that the caller has to change, or to repeat later (4xx)"),
     "aborted": ("request_aborts", "Requests that the client left or had aborted"),
     "prompt_tokens": ("prompt_tokens", "Prompt tokens of prefilled requests"),
     "own_hit_tokens": ("own_hit_tokens", "Cached prompt tokens that the module's own requests had prefilled"),
@@ -103,6 +104,15 @@ _EAGER_COUNTERS = {
     "loaded_tokens": ("eager_loaded_tokens", "Tokens that came from the store so that they need not be computed ahead"),
 }
 _EAGER_GAUGES = {"waiting": ("eager_waiting", "Answers that are still to be computed ahead")}
+_ADMISSION_COUNTERS = {
+    "held_back": ("held_back", "Calls that had to wait until there was memory for their session"),
+    "overdue": ("held_back_overdue", "Of these, calls that were taken because they had waited for the longest time"),
+}
+_ADMISSION_GAUGES = {
+    "waiting": ("waiting_for_memory", "Calls that wait until there is memory for their session"),
+    "sessions": ("sessions_under_way", "Sessions that are served now, or whose context is kept for their next call"),
+    "held_tokens": ("held_tokens", "KV that these sessions and calls take together"),
+}
 _KV_PARTS = {
     "capacity": "KV pool of the worker",
     "shared": "KV in the shared prefix tree, in use or evictable",
@@ -223,6 +233,9 @@ def _of_workers(workers: Sequence[WorkerState]) -> Iterator[Metric]:
     eager: list[_Sample] = [(numbers["eager"], names) for numbers, names in labelled if numbers["eager"]]
     yield from _numbers(CounterMetricFamily, _EAGER_COUNTERS, WORKER_LABELS, eager)
     yield from _numbers(GaugeMetricFamily, _EAGER_GAUGES, WORKER_LABELS, eager)
+    admission: list[_Sample] = [(numbers["admission"], names) for numbers, names in labelled if numbers["admission"]]
+    yield from _numbers(CounterMetricFamily, _ADMISSION_COUNTERS, WORKER_LABELS, admission)
+    yield from _numbers(GaugeMetricFamily, _ADMISSION_GAUGES, WORKER_LABELS, admission)
     ups: list[_Sample] = [({"up": int(numbers["state"] == "up")}, names) for numbers, names in labelled]
     yield from _numbers(GaugeMetricFamily, {"up": ("worker_up", "Whether the worker serves")}, WORKER_LABELS, ups)
     yield from _memory([(worker["kv"], names) for worker, names in zip(workers, labels, strict=True) if worker["kv"]])

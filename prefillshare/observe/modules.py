@@ -14,7 +14,9 @@ class ModuleStats:
     requests: int = 0
     """Requests that ended; each prompt of a batch is one."""
     errors: int = 0
-    """Of these, refused or failed ones."""
+    """Of these, ones that failed."""
+    refused: int = 0
+    """Of these, ones that the caller has to change or to repeat later (4xx)."""
     aborted: int = 0
     """Of these, ones that the client left or had aborted."""
     prompt_tokens: int = 0

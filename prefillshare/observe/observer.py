@@ -14,16 +14,26 @@ from prefillshare.observe.events import Events
 from prefillshare.observe.modules import ModuleStats
 from prefillshare.observe.sessions import Prompt, Session, SessionTable
 
-Outcome = Literal["ok", "error", "aborted"]
+Outcome = Literal["ok", "error", "refused", "aborted"]
+"""`refused`: the caller has to change something, or to come later."""
+
+
+def outcome_of(status: int) -> Outcome:
+    """Return what an answer with this HTTP status says of its request."""
+    if status < 400:
+        return "ok"
+    return "refused" if status < 500 else "error"
 
 
 class Observed:
     """One request from its beginning to its end."""
 
     __slots__ = (
+        "_has_looked",
         "_is_over",
         "_is_prefilled",
         "_module",
+        "_name",
         "_num_prompts",
         "_observer",
         "_prompt",
@@ -32,12 +42,13 @@ class Observed:
         "num_tokens",
     )
 
-    def __init__(
-        self, observer: "Observer", module: str, session: Session | None, prompt: Prompt, num_prompts: int
-    ) -> None:
+    def __init__(self, observer: "Observer", module: str, name: str | None, prompt: Prompt, num_prompts: int) -> None:
+        """`name` is the client's for the session."""
         self._observer = observer
         self._module = module
-        self._session = session
+        self._name = name
+        self._session: Session | None = None
+        self._has_looked = False
         self._prompt = prompt
         self._num_prompts = num_prompts
         self._stats = observer.stats_of(module)
@@ -50,7 +61,14 @@ class Observed:
     @property
     def session(self) -> str | None:
         """Name of the session that it belongs to, also where the client named none; None without a prompt."""
+        self.find_session()
         return None if self._session is None else self._session.id
+
+    def find_session(self) -> None:
+        """Find the session that it belongs to, unless that is done."""
+        if not self._has_looked:
+            self._has_looked = True
+            self._session = self._observer.sessions.begin(self._name, self._module, self._prompt)
 
     def note_wait(self, seconds: float) -> None:
         """It waited so long before anything was computed."""
@@ -64,6 +82,7 @@ class Observed:
         if self._is_prefilled:
             return
         self._is_prefilled = True
+        self.find_session()
         stats = self._stats
         stats.prompt_tokens += tokens
         stats.own_hit_tokens += own
@@ -95,6 +114,7 @@ class Observed:
         if self._is_over:
             return
         self._is_over = True
+        self.find_session()
         stats = self._stats
         stats.num_running -= self._num_prompts
         stats.requests += self._num_prompts
@@ -104,6 +124,9 @@ class Observed:
         elif outcome == "error":
             stats.errors += self._num_prompts
             self._observer.events.tell("error", self._module, reason or "a request failed")
+        elif outcome == "refused":
+            stats.refused += self._num_prompts
+            self._observer.events.tell("refusal", self._module, reason or "a request was refused")
         elif outcome == "aborted":
             stats.aborted += self._num_prompts
         if self._session is not None:
@@ -171,9 +194,18 @@ class Observer:
             stats = self.modules[module] = ModuleStats()
         return stats
 
-    def begin(self, module: str, *, session: str | None, prompt: Prompt, num_prompts: int = 1) -> Observed:
-        """A request for `module` arrived; `session` is the client's name for the session that it belongs to."""
-        return Observed(self, module, self.sessions.begin(session, module, prompt), prompt, num_prompts)
+    def begin(
+        self, module: str, *, session: str | None, prompt: Prompt, num_prompts: int = 1, finds_session: bool = True
+    ) -> Observed:
+        """A request for `module` arrived; `session` is the client's name for the session that it belongs to.
+
+        To find the session among all takes as long as to choose workers: who has better things to do first calls
+        `find_session` afterwards.
+        """
+        observed = Observed(self, module, session, prompt, num_prompts)
+        if finds_session:
+            observed.find_session()
+        return observed
 
     def totals(self) -> ModuleStats:
         """Return the counters of all modules together."""

@@ -10,7 +10,7 @@ as comparing its prompt with one remembered prompt per module of its session.
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from prefillshare.observe.document import DivergenceState, SessionState
@@ -26,6 +26,7 @@ MAX_KEPT_BYTES = 1 << 25
 MAX_MODULES = 16
 """Modules of one session that are compared."""
 _MIN_HEAD_BYTES = 16
+_HEAD_LENGTHS = tuple(1 << bits for bits in range(_MIN_HEAD_BYTES.bit_length() - 1, MAX_PROMPT_BYTES.bit_length()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +86,7 @@ class Session:
     """By module the latest prompt's beginning and its bytes per token."""
     parted: dict[frozenset[str], Divergence | None] = field(default_factory=dict)
     """By pair of modules where their latest prompts part; None where one goes on from the other."""
-    heads: list[tuple[int, int]] = field(default_factory=list)
+    heads: list[int] = field(default_factory=list)
     """Under which beginnings it is found."""
 
     @property
@@ -128,7 +129,7 @@ class SessionTable:
         self._max_sessions = max_sessions
         self._max_kept_bytes = max_kept_bytes
         self._sessions: OrderedDict[str, Session] = OrderedDict()
-        self._heads: dict[tuple[int, int], Session] = {}
+        self._heads: dict[int, Session] = {}
         self._num_kept_bytes = 0
 
     def __len__(self) -> int:
@@ -195,7 +196,7 @@ class SessionTable:
     def _guess_session(self, data: bytes, namespace: str, now: float) -> Session:
         # The longest known beginning finds the likeliest session. It need not be the one: two prompts may begin alike
         # and part soon, so the session's latest prompt is compared, too.
-        heads = list(_list_heads(data, namespace))
+        heads = _list_heads(data, namespace)
         for head in reversed(heads):
             found = self._heads.get(head)
             if found is not None and _continues(found.latest, data):
@@ -209,13 +210,15 @@ class SessionTable:
         self._shrink()
         return found
 
-    def _find_by(self, session: Session, heads: list[tuple[int, int]]) -> None:
+    def _find_by(self, session: Session, heads: list[int]) -> None:
+        known = self._heads
         for head in session.heads:
             # Another session may have taken this beginning over since.
-            if self._heads.get(head) is session:
-                del self._heads[head]
+            if known.get(head) is session:
+                del known[head]
         session.heads = heads
-        self._heads.update(dict.fromkeys(heads, session))
+        for head in heads:
+            known[head] = session
 
     def _add(self, name: str, now: float, *, is_explicit: bool) -> Session:
         session = Session(id=name, is_explicit=is_explicit, first_seen=now, last_seen=now)
@@ -262,12 +265,10 @@ class SessionTable:
         self._find_by(session, [])
 
 
-def _list_heads(data: bytes, namespace: str) -> Iterator[tuple[int, int]]:
-    """Length and hash of the beginnings of `data` whose length is a power of two."""
-    length = _MIN_HEAD_BYTES
-    while length <= len(data):
-        yield length, hash((namespace, data[:length]))
-        length *= 2
+def _list_heads(data: bytes, namespace: str) -> list[int]:
+    """Hashes of the beginnings of `data` whose length is a power of two, the shortest first."""
+    num_bytes = len(data)
+    return [hash((namespace, data[:length])) for length in _HEAD_LENGTHS if length <= num_bytes]
 
 
 def _continues(known: bytes, data: bytes) -> bool:

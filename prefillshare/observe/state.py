@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from prefillshare.observe.document import (
     SCHEMA,
+    AdmissionState,
     DeploymentState,
     EagerState,
     HandoffState,
@@ -96,6 +97,7 @@ def worker_state(
     store: StoreState | None = None,
     push: PushState | None = None,
     eager: EagerState | None = None,
+    admission: AdmissionState | None = None,
 ) -> WorkerState:
     """Return one worker of the document."""
     return {
@@ -114,4 +116,5 @@ def worker_state(
         "store": store,
         "push": push,
         "eager": eager,
+        "admission": admission,
     }

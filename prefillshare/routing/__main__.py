@@ -7,7 +7,9 @@ import argparse
 import asyncio
 import gc
 import logging
+import os
 import signal
+import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import TextIO
 import uvloop
 from aiohttp import web
 
+from prefillshare.contract import LISTENER_VARIABLE
 from prefillshare.errors import ConfigError, PrefillShareError
 from prefillshare.open_files import raise_limit
 from prefillshare.routing.settings import RouterSettings, load_settings
@@ -71,7 +74,7 @@ async def serve(settings: RouterSettings) -> None:
         try:
             descriptors = app[GATEWAY].parts.descriptors
             # As many as wait here are taken at one go: there must be descriptors for them.
-            await web.TCPSite(runner, settings.host, settings.port, backlog=max(descriptors.spare // 2, 1)).start()
+            await _make_site(runner, settings, backlog=max(descriptors.spare // 2, 1)).start()
         except OSError as error:
             raise ConfigError(
                 f"{settings.host}:{settings.port} cannot be used ({error.strerror}): free it, or choose another port"
@@ -82,6 +85,13 @@ async def serve(settings: RouterSettings) -> None:
         await _drain_on_signal(app)
     finally:
         await runner.cleanup()
+
+
+def _make_site(runner: web.AppRunner, settings: RouterSettings, backlog: int) -> web.BaseSite:
+    """Return what listens: on the supervisor's socket, which has clients waiting, where it has given one."""
+    if (descriptor := os.environ.get(LISTENER_VARIABLE)) is not None:
+        return web.SockSite(runner, socket.socket(fileno=int(descriptor)), backlog=backlog)
+    return web.TCPSite(runner, settings.host, settings.port, backlog=backlog)
 
 
 def _collect_seldom() -> None:

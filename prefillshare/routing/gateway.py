@@ -43,6 +43,9 @@ class Gateway:
         self.announcements = Announcements()
         self.conductor = self._make_conductor()
         self._sweeping = asyncio.create_task(self._keep_sweeping())
+        # Whoever waited in vain for workers to make themselves known hears so.
+        hold_s = settings.router.start_hold_s
+        self._hold_end = asyncio.get_running_loop().call_later(hold_s, self.parts.admission.start_waiting)
         for spec in settings.workers:
             self.join(spec)
 
@@ -141,6 +144,7 @@ class Gateway:
     async def close(self) -> None:
         """Stop everything: first what asks workers by itself, then the connections that it asks them over."""
         self._sweeping.cancel()
+        self._hold_end.cancel()
         if self.conductor is not None:
             await self.conductor.close()
         if self.peers is not None:
@@ -165,6 +169,7 @@ class Gateway:
         parts.chooser.index.forget(worker.id)
         parts.sessions.forget(worker.id)
         await self._unwatch(worker)
+        parts.client.forget(worker)
         parts.observer.events.tell("worker_left", worker.id, reason)
         parts.admission.start_waiting()
 

@@ -9,6 +9,7 @@ from prefillshare.routing.choice.admission import Admission
 from prefillshare.routing.choice.chooser import Chooser
 from prefillshare.routing.choice.policies import make_policy
 from prefillshare.routing.choice.sessions import Sessions
+from prefillshare.routing.choice.start_hold import StartHold
 from prefillshare.routing.descriptors import Descriptors
 from prefillshare.routing.settings import RouterSettings
 from prefillshare.routing.tracing import Tracing
@@ -57,7 +58,8 @@ def make_parts(settings: RouterSettings) -> Parts:
     client = WorkerClient(router, settings.worker_api_key, descriptors)
     sessions = Sessions(router.max_sessions, on_moved=_tell_moves(observer))
     chooser = Chooser(router, pool, make_policy(router, sessions))
-    admission = Admission(router, pool, chooser)
+    hold = StartHold(router.start_hold_s, pool, may_join=settings.admin_key is not None)
+    admission = Admission(router, pool, chooser, hold)
     changed = _follow_states(observer, chooser, admission)
     return Parts(
         settings=settings,

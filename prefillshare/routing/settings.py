@@ -1,6 +1,5 @@
 """What one router process needs to know, read from a JSON file that only its owner can read."""
 
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from prefillshare.config.roles import Roles
 from prefillshare.config.router import Router
 from prefillshare.config.tables import build
 from prefillshare.errors import ConfigError
+from prefillshare.private_files import judge_private
 from prefillshare.routing.workers.spec import WorkerSpec, is_server_address, read_spec
 
 _WILDCARDS = ("0.0.0.0", "::")
@@ -101,17 +101,17 @@ class RouterSettings:
 def load_settings(file: Path) -> RouterSettings:
     """Return the settings in the JSON file `file`.
 
-    Raises: ConfigError, also when others than the owner may read the file, for it holds keys.
+    Raises: ConfigError, also when others may read the file or own it, for it holds keys.
     """
     try:
-        mode = stat.S_IMODE(file.stat().st_mode)
+        problem = judge_private(file.stat())
         table = orjson.loads(file.read_bytes())
     except OSError as error:
         raise ConfigError(f"{file} cannot be read ({error.strerror}): give the router's settings file") from None
     except orjson.JSONDecodeError as error:
         raise ConfigError(f"{file} is not JSON: {error}") from None
-    if mode & 0o077:
-        raise ConfigError(f"{file} holds keys and others may read it (mode {mode:o}): set its mode to 600")
+    if problem:
+        raise ConfigError(f"{file} holds keys and {problem}: chown it to you and chmod 600 {file}")
     if not isinstance(table, Mapping):
         raise ConfigError(f"{file} does not hold a JSON object: write one with base_model, port and workers")
     return read_settings(table)

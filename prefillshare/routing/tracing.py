@@ -58,13 +58,17 @@ class Tracing:
         self._tracer = self._provider.get_tracer("prefillshare.routing")
         self._propagator = TraceContextTextMapPropagator()
 
-    @contextlib.contextmanager
-    def span(self, headers: Mapping[str, str], *, module: str, endpoint: str) -> Iterator[CallSpan]:
+    def span(
+        self, headers: Mapping[str, str], *, module: str, endpoint: str
+    ) -> contextlib.AbstractContextManager[CallSpan]:
         """Give a call its span while the block runs; an exception that leaves the block marks it failed."""
         passed = pick_headers(headers, PASSED_HEADERS)
         if self._provider is None:
-            yield CallSpan(passed)
-            return
+            return contextlib.nullcontext(CallSpan(passed))
+        return self._record(passed, module=module, endpoint=endpoint)
+
+    @contextlib.contextmanager
+    def _record(self, passed: dict[str, str], *, module: str, endpoint: str) -> Iterator[CallSpan]:
         from opentelemetry import trace
 
         span = self._tracer.start_span(

@@ -14,7 +14,7 @@ from prefillshare.contract import PLUGINS
 from prefillshare.errors import ConfigError, PrefillShareError
 from prefillshare.open_files import FILES_PER_CALL
 from prefillshare.places import home_directory, is_stand_in, socket_folder, state_directory
-from prefillshare.serving.machine.exposure import check_encryption, check_logs, check_network, check_secrets
+from prefillshare.serving.machine.exposure import check_encryption, check_logs, check_network, check_ray, check_secrets
 from prefillshare.serving.machine.finding import Finding, State
 from prefillshare.serving.machine.host import available_memory_bytes, default_threads, num_cores
 from prefillshare.serving.machine.patch_report import REPORT_COMMAND, PatchReport, ReportError, read_patch_report
@@ -61,6 +61,9 @@ def examine(host: str, port: int, deployment: Path) -> list[Finding]:
     ]
     if gpus():
         checks.insert(checks.index(_check_device) + 1, _check_compilers)
+    config = _read_quietly(deployment)
+    if config is not None and config.cluster is not None:
+        checks.insert(checks.index(_check_logs), check_ray)
     return [check() for check in checks]
 
 
@@ -219,6 +222,8 @@ def _secret_files(file: Path) -> list[tuple[str, Path]]:
     config, admin_key = _read_quietly(file), os.environ.get("PREFILLSHARE_ADMIN_KEY_FILE")
     found = [("PREFILLSHARE_ADMIN_KEY_FILE", Path(admin_key))] if admin_key else []
     named: dict[str, Path | None] = {}
+    if config is not None and config.cluster is not None and (ray_token := os.environ.get("RAY_AUTH_TOKEN_PATH")):
+        named["RAY_AUTH_TOKEN_PATH"] = Path(ray_token)
     if config is not None and config.store is not None:
         named["secret_file"] = config.store.secret_file
     if config is not None and config.cluster is not None:

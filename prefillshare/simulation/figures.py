@@ -58,6 +58,8 @@ class Figures:
     """Share of the time for which prefill workers were busy."""
     decode_busy: float
     """Share of the time for which decode workers were busy."""
+    core_s_per_call: float
+    """Core seconds of an answered call, where workers share the cores of a machine; else 0."""
     repins: int
     """Sessions that were moved to another prefill worker, counted each time."""
     choice_us: float
@@ -103,6 +105,7 @@ def measure(
         imbalance=_imbalance([worker.busy_s for worker in system.prefill.values()]),
         prefill_busy=_per(_mean(worker.busy_s for worker in system.prefill.values()), run.wall_s),
         decode_busy=_per(_mean(worker.busy_s for worker in system.decode.values()), run.wall_s),
+        core_s_per_call=_per(system.cores.busy_s, len(good)),
         repins=sum(router.sessions.num_repins for router in routers),
         choice_us=_per(
             1e6 * sum(router.chooser.cpu_s for router in routers), sum(router.chooser.num_choices for router in routers)

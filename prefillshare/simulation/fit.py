@@ -1,120 +1,41 @@
-"""A worker model of a deployment that runs: single calls for prefill and hand-off, some at a time for decode steps.
+"""A worker model of a deployment that runs, out of what `measure` saw.
 
-Every prompt is asked three times, one token each. What differs between the times is what one part takes:
-
-    cold, module a         overhead + prefill of all + hand-off of all + a decode step
-    again, module b        overhead + prefill of x_n + hand-off of all + a decode step
-    again, module b        overhead + prefill of x_n + a decode step
-
-Calls come one at a time, so nothing waits. On a machine without GPUs the workers share its cores: what the machine was
-busy for during calls of one and of many tokens, less the steps, is what calls and tokens take of the cores beside.
+With GPUs, or where the deployment's processes are not to be seen, parts of a call are what the time to its first token
+differs by. On a machine without GPUs everybody shares the cores, and how long a step takes depends on what else runs;
+so there, all parts but the hand-off and the wait around engines come from core seconds, which do not.
 """
 
 import asyncio
-import random
+import itertools
 import statistics
-import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-import aiohttp
 import numpy as np
-import psutil
 
 from prefillshare.accelerators import gpus
-from prefillshare.bench.drivers.client import CallClient, Reply
+from prefillshare.bench.drivers.client import CallFailedError
 from prefillshare.bench.systems.base import Target
-from prefillshare.bench.workloads.base import FIRST_TOKEN
 from prefillshare.config.schema import Deployment
+from prefillshare.direct import parse_server
 from prefillshare.errors import SimulationError
 from prefillshare.serving.machine.host import num_cores
 from prefillshare.serving.plan.cpu import CHUNKED_PREFILL_TOKENS, MAX_KV_TOKENS, MAX_RUNNING_REQUESTS
-from prefillshare.simulation.model import DecodeModel, HandoffModel, PrefillModel, WorkerModel
+from prefillshare.simulation.core_clock import CoreClock, find_core_clock
+from prefillshare.simulation.measure import Found, Probe, Step, measure
+from prefillshare.simulation.model import DecodeModel, HandoffModel, MachineModel, PrefillModel, WorkerModel
 
-_LENGTHS = (32, 64, 128, 256, 384, 512, 768, 1024, 1536)
-_BATCHES = ((1, 32), (1, 1024), (2, 256), (4, 32), (4, 512), (8, 256))
-"""Calls at a time, and tokens of their prompts."""
-_DECODED = 24
-_REPEATS = 5
-_CORE_LENGTH = 64
-_CORE_CALLS = 60
-_VOCABULARY = 300
-"""Made-up tokens lie below: every vocabulary has them."""
-_TIMEOUT_S = 120.0
 _GPU_CHUNK_TOKENS = 8192
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Probe:
-    """One prompt asked three times: seconds to the first token, medians over the repeats."""
-
-    length: int
-    """Tokens of the prompt."""
-    cold_s: float
-    """Nothing was held."""
-    moved_s: float
-    """The prefill worker held it, the decode worker did not."""
-    held_s: float
-    """Both held it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Busy:
-    """What the machine's cores were busy for during calls of one length, one at a time."""
-
-    length: int
-    """Tokens of the prompt, which all workers hold."""
-    call_s: float
-    """Core seconds of a call with one token."""
-    token_s: float
-    """Core seconds of each further token."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """Decode steps of one batch."""
-
-    batch: int
-    """Sequences."""
-    context: float
-    """Tokens of KV of all of them."""
-    seconds: float
-    """Median time of a step."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """All that was measured."""
-
-    probes: Sequence[Probe]
-    """Prompts."""
-    steps: Sequence[Step]
-    """Batches."""
-    busy: Busy
-    """Cores."""
-    kv_token_bytes: int
-    """KV of a token."""
-
-
-def read_busy_s() -> float:
-    """Return the core seconds for which this machine has been busy."""
-    times = psutil.cpu_times()
-    return sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)
-
-
 def fit_deployment(
-    deployment: Deployment,
-    url: str,
-    api_key: str | None,
-    tell: Callable[[str], None],
-    read_busy_s: Callable[[], float] = read_busy_s,
+    deployment: Deployment, url: str, api_key: str | None, tell: Callable[[str], None], clock: CoreClock | None = None
 ) -> WorkerModel:
     """Return the worker model of the deployment that answers at `url`.
 
-    `read_busy_s` says how long cores have been busy for it and its callers; by default, all of the machine is.
+    `clock` reads the cores of its processes; by default, they are looked for on this machine.
 
     Effects: asks it some hundred calls; nothing else should.
-    Raises: SimulationError when it has fewer than two modules, BenchError when a call fails.
+    Raises: SimulationError when it has fewer than two modules, or a call fails.
     """
     modules = [module.name for module in deployment.decode]
     if len(modules) < 2:
@@ -122,47 +43,94 @@ def fit_deployment(
             f"{deployment.name} has one decode module, and hand-offs are measured between two: add one"
         )
     targets = [Target(url=url.rstrip("/"), model=name, api_key=api_key) for name in modules]
-    found = asyncio.run(_measure(targets, tell, read_busy_s))
-    return make_model(deployment, found)
+    if parse_server(url) is None:
+        raise SimulationError(f"{url!r} is no address of a server: write one such as http://127.0.0.1:30000")
+    clock = clock or find_core_clock(url)
+    if clock is None and not gpus():
+        tell(f"`prefillshare ps` knows no deployment at {url}: the model will have a processor for each worker")
+    try:
+        return make_model(deployment, asyncio.run(measure(targets, clock, tell)))
+    except CallFailedError as error:
+        raise SimulationError(
+            f"{url} did not answer a call ({error}): give the address of a deployment that `prefillshare ask` gets "
+            "answers of all modules from"
+        ) from None
 
 
 def make_model(deployment: Deployment, found: Found) -> WorkerModel:
-    """Return the model that gives the measured times back best."""
-    probes, steps, kv_token_bytes = found.probes, found.steps, found.kv_token_bytes
+    """Return the model that gives the measured values back best."""
     engine, on_cpu = deployment.engine, not gpus()
     chunk = engine.chunked_prefill_size or (CHUNKED_PREFILL_TOKENS if on_cpu else _GPU_CHUNK_TOKENS)
     pool = engine.max_total_tokens or (MAX_KV_TOKENS if on_cpu else 0)
-    step_s, sequence_s, context_token_s = fit_decode(steps)
-    prefill_step_s, token_s, pair_s = fit_prefill(probes, chunk)
-    latency_s, moved_token_s = fit_handoff(probes)
-    decode_s = [step_s + sequence_s + context_token_s * probe.length for probe in probes]
-    decode_step_s = step_s + sequence_s + context_token_s * found.busy.length
-    rest = statistics.median(probe.held_s - seconds for probe, seconds in zip(probes, decode_s, strict=True))
+    max_running = engine.max_running_requests or (MAX_RUNNING_REQUESTS if on_cpu else 256)
+    parts = _fit_cores if found.has_cores else _fit_times
+    prefill, decode, machine = parts(found, chunk, pool, max_running)
     return WorkerModel(
         name=f"{deployment.name}, fitted",
-        source=f"{len(probes)} prompts and {len(steps)} batches, measured one after the other",
-        prefill=PrefillModel(
-            step_s=prefill_step_s, token_s=token_s, pair_s=pair_s, chunk_tokens=chunk, pool_tokens=pool
-        ),
-        decode=DecodeModel(
-            step_s=step_s,
-            sequence_s=sequence_s,
-            context_token_s=context_token_s,
-            max_running=engine.max_running_requests or (MAX_RUNNING_REQUESTS if on_cpu else 256),
-            pool_tokens=pool,
-        ),
-        handoff=HandoffModel(
-            bytes_per_s=kv_token_bytes / max(moved_token_s, 1e-9), kv_token_bytes=kv_token_bytes, latency_s=latency_s
-        ),
-        overhead_s=max(0.0, rest - prefill_step_s - token_s),
+        source=f"{len(found.probes)} lengths of prompts and {len(found.steps)} batches, measured one after the other",
+        prefill=prefill,
+        decode=decode,
+        handoff=_fit_link(found),
+        overhead_s=_fit_overhead(found.probes, prefill, decode, machine),
         page_size=engine.page_size or (1 if on_cpu else 16),
-        shared_cores=num_cores() if on_cpu else 0,
-        call_core_s=max(0.0, found.busy.call_s - prefill_step_s - token_s - decode_step_s) if on_cpu else 0.0,
-        token_core_s=max(0.0, found.busy.token_s - decode_step_s) if on_cpu else 0.0,
+        machine=machine,
     )
 
 
-def fit_prefill(probes: Sequence[Probe], chunk: int) -> tuple[float, float, float]:
+def _fit_times(found: Found, chunk: int, pool: int, max_running: int) -> tuple[PrefillModel, DecodeModel, MachineModel]:
+    """Every worker has a processor of its own."""
+    step_s, token_s, pair_s = fit_prefill(
+        found.probes, chunk, [probe.cold.first_s - probe.moved.first_s for probe in found.probes]
+    )
+    rows = [(1, step.batch, step.context) for step in found.steps]
+    decode = _fit(rows, [step.seconds for step in found.steps])
+    return (
+        PrefillModel(step_s=step_s, token_s=token_s, pair_s=pair_s, chunk_tokens=chunk, pool_tokens=pool),
+        DecodeModel(
+            step_s=decode[0],
+            sequence_s=decode[1],
+            context_token_s=decode[2],
+            max_running=max_running,
+            pool_tokens=pool,
+        ),
+        MachineModel(),
+    )
+
+
+def _fit_cores(found: Found, chunk: int, pool: int, max_running: int) -> tuple[PrefillModel, DecodeModel, MachineModel]:
+    """All processes share the machine's cores."""
+    probes = found.probes
+    step_s, token_s, pair_s = fit_prefill(
+        probes, chunk, [probe.cold.cores.prefill - probe.moved.cores.prefill for probe in probes]
+    )
+    held = statistics.median(probe.held.cores.decode for probe in probes)
+    decode = fit_decode_cores(found.steps, held)
+    first_step_s = decode[0] + decode[1] + decode[2] * statistics.median(probe.length for probe in probes)
+    rest = statistics.median(probe.held.cores.rest for probe in probes)
+    piece_s = _fit_piece(found.steps, rest)
+    prompt_s = statistics.median(probe.held.cores.prefill for probe in probes) - step_s - token_s
+    return (
+        PrefillModel(
+            step_s=step_s,
+            token_s=token_s,
+            pair_s=pair_s,
+            prompt_s=max(0.0, prompt_s),
+            chunk_tokens=chunk,
+            pool_tokens=pool,
+        ),
+        DecodeModel(
+            step_s=decode[0],
+            sequence_s=decode[1],
+            context_token_s=decode[2],
+            join_s=max(0.0, held - first_step_s),
+            max_running=max_running,
+            pool_tokens=pool,
+        ),
+        MachineModel(cores=num_cores(), call_s=max(0.0, rest - piece_s), piece_s=piece_s, wait_share=_fit_wait(probes)),
+    )
+
+
+def fit_prefill(probes: Sequence[Probe], chunk: int, seconds: Sequence[float]) -> tuple[float, float, float]:
     """Return seconds per step, per token and per pair, from what cold prompts take beyond one token of a held one.
 
     Only what further chunks add tells of the step itself; without a chunked prompt it is 0, and part of the overhead.
@@ -170,113 +138,73 @@ def fit_prefill(probes: Sequence[Probe], chunk: int) -> tuple[float, float, floa
     rows = [
         (-(-probe.length // chunk) - 1, probe.length - 1, probe.length * (probe.length - 2) / 2) for probe in probes
     ]
-    return _fit(rows, [probe.cold_s - probe.moved_s for probe in probes])
+    return _fit(rows, seconds)
+
+
+def fit_decode_cores(steps: Sequence[Step], held: float) -> tuple[float, float, float]:
+    """Return seconds per step, per sequence and per token of KV.
+
+    `held` is what a decode engine takes for a call of one token, which has a step of its own in it.
+    """
+    rows = [
+        (
+            step.num_steps - step.batch,
+            step.batch * (step.num_tokens - 1),
+            step.context * step.num_tokens - step.batch * step.length,
+        )
+        for step in steps
+    ]
+    return _fit(rows, [step.cores.decode - step.batch * held for step in steps])
 
 
 def fit_handoff(probes: Sequence[Probe]) -> tuple[float, float]:
     """Return seconds per hand-off and per token."""
     rows = [(1, probe.length - 1, 0) for probe in probes]
-    latency_s, token_s, _ = _fit(rows, [probe.moved_s - probe.held_s for probe in probes])
+    latency_s, token_s, _ = _fit(rows, [probe.moved.first_s - probe.held.first_s for probe in probes])
     return latency_s, token_s
 
 
-def fit_decode(steps: Sequence[Step]) -> tuple[float, float, float]:
-    """Return seconds per step, per sequence and per token of KV."""
-    return _fit([(1, step.batch, step.context) for step in steps], [step.seconds for step in steps])
+def _fit_link(found: Found) -> HandoffModel:
+    latency_s, token_s = fit_handoff(found.probes)
+    return HandoffModel(
+        bytes_per_s=found.kv_token_bytes / max(token_s, 1e-9), kv_token_bytes=found.kv_token_bytes, latency_s=latency_s
+    )
+
+
+def _fit_piece(steps: Sequence[Step], rest: float) -> float:
+    """Return the core seconds of a piece of an answer: a single sequence's tokens come one by one."""
+    single = [(step.cores.rest - rest) / (step.num_tokens - 1) for step in steps if step.batch == 1]
+    return max(0.0, statistics.median(single))
+
+
+def _fit_wait(probes: Sequence[Probe]) -> float:
+    """Return the share of a core that decode workers take while prompts are computed."""
+    asked_s = sum(probe.cold.cores.decode - probe.moved.cores.decode for probe in probes)
+    waited_s = sum(probe.cold.first_s - probe.moved.first_s for probe in probes)
+    return min(1.0, max(0.0, asked_s / waited_s)) if waited_s > 0 else 0.0
+
+
+def _fit_overhead(probes: Sequence[Probe], prefill: PrefillModel, decode: DecodeModel, machine: MachineModel) -> float:
+    """Return what the first token of a held prompt takes beside engines."""
+    prefill_s = prefill.prompt_s + prefill.step_s + prefill.token_s
+    decode_s = decode.join_s + decode.step_s + decode.sequence_s + machine.piece_s
+    rest = [probe.held.first_s - prefill_s - decode_s - decode.context_token_s * probe.length for probe in probes]
+    return max(0.0, statistics.median(rest))
 
 
 def _fit(rows: Sequence[Sequence[float]], seconds: Sequence[float]) -> tuple[float, float, float]:
-    """Return the coefficients of least relative error, none of them negative: those that would be are left out."""
-    matrix, wanted = np.array(rows, dtype=float), np.maximum(np.array(seconds, dtype=float), 1e-6)
-    matrix /= wanted[:, None]
-    kept = [column for column in range(3) if matrix[:, column].any()]
-    while kept:
-        found = np.linalg.lstsq(matrix[:, kept], np.ones(len(wanted)), rcond=None)[0]
-        if (found >= 0).all():
-            break
-        kept.remove(kept[int(found.argmin())])
-    values = dict(zip(kept, (float(value) for value in found), strict=True)) if kept else {}
-    return values.get(0, 0.0), values.get(1, 0.0), values.get(2, 0.0)
-
-
-async def _measure(targets: Sequence[Target], tell: Callable[[str], None], read_busy_s: Callable[[], float]) -> Found:
-    timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
-    async with aiohttp.ClientSession(timeout=timeout, read_bufsize=1 << 24) as http:
-        asker = _Asker(CallClient(http), targets)
-        for _ in range(2):  # the first calls of a deployment are slower
-            await asker.probe(_LENGTHS[1])
-        probes = []
-        for length in _LENGTHS:
-            probes.append(await asker.probe(length))
-            tell(f"prompts of {length} tokens: {probes[-1].cold_s * 1e3:.1f} ms to the first token")
-        steps = []
-        for batch, length in _BATCHES:
-            steps.append(await asker.decode(batch, length))
-            tell(f"{batch} at a time of {length} tokens: {steps[-1].seconds * 1e3:.2f} ms per step")
-        busy = await asker.measure_cores(read_busy_s)
-        tell(f"cores: {busy.call_s * 1e3:.1f} ms per call, {busy.token_s * 1e3:.2f} ms per token")
-        return Found(probes=probes, steps=steps, busy=busy, kv_token_bytes=asker.kv_token_bytes)
-
-
-class _Asker:
-    """Asks prompts that nobody has seen."""
-
-    def __init__(self, client: CallClient, targets: Sequence[Target]) -> None:
-        self._client = client
-        self._targets = targets
-        self._random = random.Random(uuid.uuid4().int)
-        self.kv_token_bytes = 0
-
-    async def probe(self, length: int) -> Probe:
-        """Ask prompts of so many tokens, each three times."""
-        times = [await self._ask_thrice(length) for _ in range(_REPEATS)]
-        cold_s, moved_s, held_s = (statistics.median(some) for some in zip(*times, strict=True))
-        return Probe(length=length, cold_s=cold_s, moved_s=moved_s, held_s=held_s)
-
-    async def decode(self, batch: int, length: int) -> Step:
-        """Decode so many sequences at a time."""
-        prompts = [self._make_up(length) for _ in range(batch)]
-        # Known to all: so their KV comes at once, and nothing but decode steps is measured.
-        for prompt in prompts:
-            await self._ask(self._targets[0], prompt, 1)
-        replies = await asyncio.gather(
-            *(self._ask(self._targets[0], prompt, _DECODED) for prompt, _ in zip(prompts, range(batch), strict=True))
-        )
-        # From the first token to the last: on a busy machine, tokens come several at once.
-        gaps = [(reply.times[-1] - reply.times[0]) / (_DECODED - 1) for _, reply in replies]
-        return Step(batch=batch, context=batch * (length + _DECODED / 2), seconds=statistics.median(gaps))
-
-    async def measure_cores(self, read_busy_s: Callable[[], float]) -> Busy:
-        """Ask one prompt again and again, for one token and for many."""
-        prompt = self._make_up(_CORE_LENGTH)
-        await self._ask(self._targets[0], prompt, 1)
-        short_s, long_s = [await self._keep_busy(prompt, num_tokens, read_busy_s) for num_tokens in (1, 1 + _DECODED)]
-        return Busy(length=_CORE_LENGTH, call_s=short_s, token_s=(long_s - short_s) / _DECODED)
-
-    async def _keep_busy(self, prompt: list[int], num_tokens: int, read_busy_s: Callable[[], float]) -> float:
-        """Return the core seconds of a call."""
-        before_s = read_busy_s()
-        for _ in range(_CORE_CALLS):
-            await self._ask(self._targets[0], prompt, num_tokens)
-        return (read_busy_s() - before_s) / _CORE_CALLS
-
-    async def _ask_thrice(self, length: int) -> tuple[float, float, float]:
-        prompt = self._make_up(length)
-        first, second = self._random.sample(range(len(self._targets)), 2)
-        return (
-            (await self._ask(self._targets[first], prompt, 1))[0],
-            (await self._ask(self._targets[second], prompt, 1))[0],
-            (await self._ask(self._targets[second], prompt, 1))[0],
-        )
-
-    async def _ask(self, target: Target, prompt: list[int], num_tokens: int) -> tuple[float, Reply]:
-        """Return seconds to the first token, and the reply."""
-        loop = asyncio.get_running_loop()
-        begin_s = loop.time()
-        reply = await self._client.ask(target, prompt, num_tokens, f"fit-{uuid.uuid4()}")
-        if reply.handoff_tokens and reply.handoff_bytes:
-            self.kv_token_bytes = reply.handoff_bytes // reply.handoff_tokens
-        return reply.times[0] - begin_s, reply
-
-    def _make_up(self, length: int) -> list[int]:
-        return self._random.choices(range(FIRST_TOKEN, _VOCABULARY), k=length)
+    """Return the coefficients of least relative error of which none is negative: zeros, if nothing took any time."""
+    wanted = np.array(seconds, dtype=float)
+    # What is too small to be measured well must not outweigh all else.
+    weights = 1 / np.maximum(wanted, max(1e-9, float(np.median(wanted)) / 5))
+    matrix, wanted = np.array(rows, dtype=float) * weights[:, None], wanted * weights
+    best, least = np.zeros(3), np.inf
+    # With three of them, the best of all subsets is found by trying each.
+    for number in range(1, 4):
+        for kept in map(list, itertools.combinations(range(3), number)):
+            found = np.linalg.lstsq(matrix[:, kept], wanted, rcond=None)[0]
+            error = float(((matrix[:, kept] @ found - wanted) ** 2).sum())
+            if (found >= 0).all() and error < least:
+                best, least = np.zeros(3), error
+                best[kept] = found
+    return float(best[0]), float(best[1]), float(best[2])

@@ -1,9 +1,13 @@
 """The worker model: how long the steps of an engine take, how fast KV moves and how much of it there is room for.
 
-a prefill step    prefill.step_s + prefill.token_s * tokens + prefill.pair_s * (token, token before it) pairs
+a prefill step    prefill.step_s + prefill.token_s * tokens + prefill.pair_s * (token, token before it) pairs,
+                  and prefill.prompt_s for each prompt that begins
 a decode step     decode.step_s + decode.sequence_s * sequences + decode.context_token_s * tokens of their KV
+a sequence        decode.join_s once, of its decode worker
 a hand-off        handoff.latency_s + tokens * handoff.kv_token_bytes / handoff.bytes_per_s
 a call            overhead_s beside all of these: HTTP, tokenizer, router
+
+On a machine without GPUs ([machine] has cores), all of this but waiting takes cores, which everybody shares.
 """
 
 import dataclasses
@@ -25,6 +29,8 @@ class PrefillModel:
     """Time per token that is computed."""
     pair_s: float = 0.0
     """Time of attention per pair of a computed token and one before it."""
+    prompt_s: float = 0.0
+    """Time per prompt, however many of its tokens are computed."""
     chunk_tokens: int = 8192
     """Most tokens of one step."""
     pool_tokens: int = 0
@@ -41,6 +47,8 @@ class DecodeModel:
     """Time per sequence in the batch."""
     context_token_s: float = 0.0
     """Time per token of KV that the batch reads."""
+    join_s: float = 0.0
+    """Time that the batch stands still for each sequence that joins it."""
     max_running: int = 256
     """Most sequences that are decoded together."""
     pool_tokens: int = 0
@@ -57,6 +65,20 @@ class HandoffModel:
     """KV of one token."""
     latency_s: float = 0.0
     """Fixed time of a hand-off."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineModel:
+    """The cores of a machine without GPUs: all workers run on them, and so does what surrounds them."""
+
+    cores: int = 0
+    """Cores that everybody shares; 0: each worker has a processor of its own, and what follows does not count."""
+    call_s: float = 0.0
+    """What a call takes of a core outside of engines. Up to overhead_s of it, the call waits for."""
+    piece_s: float = 0.0
+    """What it takes to send a piece of an answer: one token, or several where cores are short."""
+    wait_share: float = 0.0
+    """Share of a core that a decode worker takes while it waits for KV and has nothing else to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,15 +99,17 @@ class WorkerModel:
     """Time of a call beside engines and hand-off."""
     page_size: int = 1
     """Tokens per page; prefixes are found and kept in whole pages."""
-    shared_cores: int = 0
-    """Cores that all workers share, one per step, as on a machine without GPUs; 0: each worker has a processor."""
-    call_core_s: float = 0.0
-    """With shared cores: what a call takes of them beside steps. Up to overhead_s of it, the call waits for."""
-    token_core_s: float = 0.0
-    """With shared cores: what sending a token takes of them beside steps; nobody waits for it but for the core."""
+    machine: MachineModel = MachineModel()
+    """Where all workers run, if that is one machine without GPUs."""
 
     def __post_init__(self) -> None:
-        for name, table in (("prefill", self.prefill), ("decode", self.decode), ("handoff", self.handoff), ("", self)):
+        for name, table in (
+            ("prefill", self.prefill),
+            ("decode", self.decode),
+            ("handoff", self.handoff),
+            ("machine", self.machine),
+            ("", self),
+        ):
             for item in dataclasses.fields(table):
                 value = getattr(table, item.name)
                 if isinstance(value, int | float) and not 0 <= value < float("inf"):
@@ -102,6 +126,8 @@ class WorkerModel:
         ):
             if number < 1:
                 raise ConfigError(f"{name} is {number}: it must be at least 1")
+        if self.machine.wait_share > 1:
+            raise ConfigError(f"wait_share under [machine] is {self.machine.wait_share}: it must be 1 at most")
         if self.prefill.step_s + self.prefill.token_s <= 0 or self.decode.step_s + self.decode.sequence_s <= 0:
             raise ConfigError("a step takes no time at all: give step_s under [prefill] and [decode]")
 

@@ -70,9 +70,9 @@ class SimulatedSystem:
         self.model = model
         self.handoff_tokens = 0
         self.ideals = Ideals()
-        self._cores = Cores(model.shared_cores)
-        self.prefill = {f"prefill-{number}": PrefillWorker(model, self._cores) for number in range(size.num_prefill)}
-        self.decode = {f"decode-{number}": DecodeWorker(model, self._cores) for number in range(size.num_decode)}
+        self.cores = Cores(model.machine.cores)
+        self.prefill = {f"prefill-{number}": PrefillWorker(model, self.cores) for number in range(size.num_prefill)}
+        self.decode = {f"decode-{number}": DecodeWorker(model, self.cores) for number in range(size.num_decode)}
         self._evicted = dict.fromkeys([*self.prefill, *self.decode], 0)
         self._has_events = settings.kv_events
         self._eager_min_tokens = eager_min_tokens
@@ -137,12 +137,12 @@ class SimulatedSystem:
 
     async def _take_overhead(self) -> None:
         """HTTP, tokenizer and router; where cores are shared, they take them from the engines."""
-        model = self.model
-        on_core_s = min(model.call_core_s, model.overhead_s) if model.shared_cores else 0.0
-        await asyncio.sleep(model.overhead_s - on_core_s)
-        if on_core_s:
-            await self._cores.run(on_core_s)
-        self._cores.spend(model.call_core_s - on_core_s)
+        overhead_s, call_s = self.model.overhead_s, self.model.machine.call_s if self.cores.are_shared else 0.0
+        waited_for_s = min(call_s, overhead_s)
+        await asyncio.sleep(overhead_s - waited_for_s)
+        if waited_for_s:
+            await self.cores.run(waited_for_s)
+        self.cores.spend(call_s - waited_for_s)
 
     def _tell_evictions(self, router: SimulatedRouter, pair: Pair) -> None:
         """Workers publish what they evict where the deployment says so; the index hears it with their next answer."""

@@ -139,6 +139,8 @@ def _fix_of(error: OSError) -> str:
         return "raise the limit of open files (ulimit -n)"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "make room there, or set a smaller store"
+    if error.errno == errno.ESTALE:
+        return "let no other program change its files, and try again"
     return "name folders that this user can write to"
 
 

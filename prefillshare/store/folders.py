@@ -27,6 +27,7 @@ SUFFIX = ".store"
 DISK_SUFFIX = ".pages"
 _BLOCK_BYTES = 512
 """What `stat` counts in."""
+_IN_MEMORY = ("tmpfs", "ramfs")
 _USERS = "users"
 _STAYS = "stays"
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -85,6 +86,19 @@ def free_bytes(folder: Path) -> int:
     """What the file system of a folder has free for this user."""
     found = os.statvfs(folder)
     return found.f_bavail * found.f_frsize
+
+
+def is_in_memory(folder: Path) -> bool:
+    """Whether the file system of a folder keeps its files in the machine's memory; False where it is not known."""
+    device = folder.stat().st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
+            # Fields whose number varies end with a dash; the type of the file system comes behind it.
+            mount, _, kind = line.partition(" - ")
+            if mount.split()[2] == number:
+                return kind.split()[0] in _IN_MEMORY
+    return False
 
 
 def taken_bytes(path: Path) -> int:

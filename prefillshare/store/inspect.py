@@ -23,7 +23,7 @@ from prefillshare.store.folders import (
 )
 from prefillshare.store.layout import TableLayout
 from prefillshare.store.lock import FileLock
-from prefillshare.store.memory import MappedPages, map_file
+from prefillshare.store.memory import MappedFile, MappedPages
 from prefillshare.store.opening import FileHeader, is_path_used, read_header
 from prefillshare.store.stats import Medium
 from prefillshare.store.table import Table
@@ -163,7 +163,7 @@ def _opened(store: FoundStore, header: FileHeader) -> Iterator[_Contents]:
         resources.callback(mapped.close)
         if os.fstat(descriptor).st_size < layout.end:
             raise StoreError("the file was cut")
-        table = Table(map_file(descriptor, 0, layout.end), layout, lock)
+        table = Table(MappedFile(descriptor, 0, layout.end).data, layout, lock)
         slots = table.ready_slots()
         entries = list(zip(slots.tolist(), table.snapshot(slots), strict=True))
         yield _Contents(reader=PageReader(mapped, decoders), entries=entries, table=table)

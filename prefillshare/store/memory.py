@@ -1,9 +1,10 @@
 """The memory tier: one file in shared memory, its table first, then slots, mapped by every process.
 
 The file grows a segment at a time, and each segment is allocated before it is mapped: where memory ends, the store
-stays as large as it is. (Writing through a mapping into a file system that is full would end the process.)
+stays as large as it is. Where others take the memory away all the same, zeros are read (`bus_errors.py`).
 """
 
+import errno
 import mmap
 import os
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from prefillshare.store.base import Bytes, Pages
+from prefillshare.store.bus_errors import GuardedMap
 from prefillshare.store.stats import Medium
 
 _SEGMENT_BYTES = 64 << 20
@@ -31,7 +33,7 @@ class MappedPages(Pages):
         wanted = max(_SEGMENT_BYTES, num_slots * slot_bytes // _MOST_SEGMENTS)
         self._slots_per_segment = max(1, min(wanted // slot_bytes, num_slots))
         self._segment_bytes = -(-self._slots_per_segment * slot_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
-        self._mapped: dict[int, Bytes] = {}
+        self._mapped: dict[int, MappedFile] = {}
 
     def num_usable(self) -> int:
         segments = max(0, os.fstat(self._descriptor).st_size - self._start) // self._segment_bytes
@@ -57,32 +59,43 @@ class MappedPages(Pages):
         if not 0 <= slot < self._num_slots or length > self.slot_bytes:
             raise IndexError(f"slot {slot} with {length} bytes lies outside of the store")
         start = place * self.slot_bytes
-        return self._segment(segment)[start : start + length]
+        return self._segment(segment).data[start : start + length]
 
     def save(self, slots: Sequence[int], data: Bytes, record: np.void) -> None:
         for slot, part in self.pieces(slots, len(data)):
             np.copyto(self.view(slot, part.stop - part.start), data[part])
 
     def find_loss(self) -> str | None:
-        return None  # it lies in the file of its table
+        # It lies in the file of its table, which is looked at as a whole.
+        return next((loss for segment in list(self._mapped.values()) if (loss := segment.find_loss())), None)
 
     def close(self) -> None:
         self._mapped.clear()
         os.close(self._descriptor)
 
-    def _segment(self, number: int) -> Bytes:
+    def _segment(self, number: int) -> "MappedFile":
         if number not in self._mapped:
             # Two threads may map the same segment at once: the mappings are the same memory.
             place = self._start + number * self._segment_bytes
             if os.fstat(self._descriptor).st_size < place + self._segment_bytes:
                 raise IndexError(f"segment {number} is not there")
-            self._mapped[number] = map_file(self._descriptor, place, self._segment_bytes)
+            self._mapped[number] = MappedFile(self._descriptor, place, self._segment_bytes)
         return self._mapped[number]
 
 
-def map_file(descriptor: int, start: int, length: int) -> Bytes:
-    """A part of a file as memory; it is unmapped when nobody has the array any more.
+class MappedFile:
+    """A part of a file as memory; it is unmapped when nobody has the array any more."""
 
-    Raises: OSError, ValueError.
-    """
-    return np.frombuffer(mmap.mmap(descriptor, length, offset=start), dtype=np.uint8)
+    def __init__(self, descriptor: int, start: int, length: int) -> None:
+        """Raises: OSError."""
+        try:
+            self._map = GuardedMap(descriptor, length, offset=start)
+        except ValueError as error:
+            raise OSError(errno.ESTALE, "a file in memory was cut while it was opened") from error
+        self.data: Bytes = np.frombuffer(self._map, dtype=np.uint8)
+
+    def find_loss(self) -> str | None:
+        """What happened to the memory, if it is the file's no more."""
+        if not self._map.num_faults:
+            return None
+        return "a file in memory was cut, or its file system was full, while it was in use"

@@ -18,7 +18,7 @@ from prefillshare.store.folders import SUFFIX, find_loss
 from prefillshare.store.identity import StoreIdentity
 from prefillshare.store.layout import CLOCK_OFFSET, DESCRIPTION_OFFSET, HEADER, HEADER_BYTES, TableLayout
 from prefillshare.store.lock import FileLock
-from prefillshare.store.memory import map_file
+from prefillshare.store.memory import MappedFile
 from prefillshare.store.table import Table
 
 MAGIC = b"PSKVSTOR"
@@ -64,6 +64,7 @@ class OpenTable:
 
     descriptor: int
     path: Path
+    memory: MappedFile
     table: Table
     lock: FileLock
     layout: TableLayout
@@ -73,10 +74,12 @@ class OpenTable:
         """Raises: OSError when somebody cut the file."""
         if (length := os.fstat(self.descriptor).st_size) < self.layout.end:
             raise OSError(f"its file was cut to {length:,} bytes while it was in use")
+        if (loss := self.memory.find_loss()) is not None:
+            raise OSError(loss)
 
     def find_loss(self) -> str | None:
         """What happened to the file, if others would not find it any more."""
-        return find_loss(self.descriptor, self.path, self.layout.end)
+        return find_loss(self.descriptor, self.path, self.layout.end) or self.memory.find_loss()
 
     def close(self) -> None:
         """Give the file back; the mapping goes with the table."""
@@ -212,11 +215,20 @@ def open_table(path: Path, header: FileHeader) -> OpenTable:
         return is_long and header.is_that_of(os.pread(descriptor, HEADER_BYTES, 0))
 
     def empty_index(descriptor: int) -> None:
-        map_file(descriptor, 0, layout.end)[layout.index : layout.states] = 0xFF  # NO_SLOT everywhere
+        MappedFile(descriptor, 0, layout.end).data[layout.index : layout.states] = 0xFF  # NO_SLOT everywhere
 
     found = open_file(path, is_right)
     descriptor = make_file(path, header, layout.end, empty_index) if found is None else found
     use_file(descriptor)
     lock = FileLock(descriptor)
-    table = Table(map_file(descriptor, 0, layout.end), layout, lock)
-    return OpenTable(descriptor=descriptor, path=path, table=table, lock=lock, layout=layout, is_new=found is None)
+    memory = MappedFile(descriptor, 0, layout.end)
+    table = Table(memory.data, layout, lock)
+    return OpenTable(
+        descriptor=descriptor,
+        path=path,
+        memory=memory,
+        table=table,
+        lock=lock,
+        layout=layout,
+        is_new=found is None,
+    )

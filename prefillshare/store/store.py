@@ -13,6 +13,7 @@ import numpy as np
 
 from prefillshare.store.attach import OpenStore, open_store
 from prefillshare.store.base import Bytes
+from prefillshare.store.bus_errors import keep_handling
 from prefillshare.store.counts import Counts, Speed
 from prefillshare.store.identity import StoreIdentity
 from prefillshare.store.layout import NO_SLOT
@@ -113,6 +114,7 @@ class KvStore:
     def find_loss(self) -> str | None:
         """What happened to the files behind this view, if others would not find them any more; None as long as they
         would."""
+        keep_handling()
         return self._entered(lambda: next((loss for tier in self._tiers if (loss := tier.find_loss())), None), None)
 
     def close(self) -> None:

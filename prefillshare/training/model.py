@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from prefillshare.codebook.checkpoint import plain_tensors
+from prefillshare.codebook.section import codebook_shape
 from prefillshare.modules.adapter import LoraShape
 from prefillshare.training.attention import use_attention
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def load_base(directory: Path, dtype: torch.dtype = torch.bfloat16) -> "PreTrainedModel":
-    """A model from its directory, on the CPU, with the attention that shares KV.
+    """A model from its directory, on the CPU, with the attention that shares KV; codebook weights are expanded.
 
     Raises: TrainingError for an architecture whose KV cannot be shared.
     """
@@ -22,8 +24,25 @@ def load_base(directory: Path, dtype: torch.dtype = torch.bfloat16) -> "PreTrain
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, attn_implementation="sdpa")
+    if codebook_shape(directory) is None:
+        model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, attn_implementation="sdpa")
+    else:
+        model = _load_expanded(directory, dtype)
     use_attention(model)
+    return model
+
+
+def _load_expanded(directory: Path, dtype: torch.dtype) -> "PreTrainedModel":
+    # transformers does not know codebook weights: it would leave linear layers random, with a warning.
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+    config: Any = AutoConfig.from_pretrained(directory)
+    del config.quantization_config
+    model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    model.load_state_dict(dict(plain_tensors(directory, dtype)), strict=not config.tie_word_embeddings, assign=True)
+    model.tie_weights()
+    if (directory / "generation_config.json").exists():
+        model.generation_config = GenerationConfig.from_pretrained(directory)
     return model
 
 

@@ -13,7 +13,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from prefillshare.contract import PEER_SECRET_VARIABLE
-from prefillshare.peer_keys import PeerKeys, read_private
+from prefillshare.peer_keys import PeerKeys
+from prefillshare.private_files import read_private
 
 if TYPE_CHECKING:
     from aiohttp import web

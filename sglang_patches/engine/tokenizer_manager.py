@@ -25,6 +25,8 @@ from fastapi import HTTPException
 from sglang.srt.managers import tokenizer_manager as upstream
 
 from prefillshare.observe.observer import Observer
+from sglang_patches.admission.gate import Gate
+from sglang_patches.admission.switch import read_longest_wait_s
 from sglang_patches.answers.seeds import sample_seed
 from sglang_patches.answers.trials import GrammarTrials, check_grammars
 from sglang_patches.checks import prompt_size
@@ -70,9 +72,13 @@ _OTHERS_KV = "an engine with new weights would go on with the old ones' KV, and 
 class TokenizerManager(upstream.TokenizerManager):
     """Looks at calls before the scheduler sees them, and counts them."""
 
-    def get_ready(self) -> None:
+    gate: Gate | None = None
+    """Holds calls back while memory is full; None where nobody waits for that."""
+
+    def get_ready(self, num_kv_tokens: int) -> None:
         """Before the first call: counting begins, and the process of trials starts, unless this worker follows none."""
         self.observer = Observer()
+        self.gate = self._make_gate(num_kv_tokens)
         if self.tokenizer is not None and not is_prefill_worker():
             self.grammar_trials.start()
 
@@ -119,13 +125,20 @@ class TokenizerManager(upstream.TokenizerManager):
     )
     async def flush_cache(self, timeout_s: float | None = None) -> FlushCacheReqOutput:
         self._forget_answers()
-        return await super().flush_cache(timeout_s)
+        flushed = await super().flush_cache(timeout_s)
+        if self.gate is not None and flushed.success:
+            self.gate.forget_kept()
+        return flushed
 
-    @overrides("f30e70b1988247bb", "answers that nobody wants any more would be computed ahead")
+    @overrides("f30e70b1988247bb", "answers nobody wants would be computed ahead, and calls that wait would not end")
     def abort_request(self, rid: str = "", abort_all: bool = False) -> None:
         if abort_all:
             self._forget_answers()
         super().abort_request(rid, abort_all)
+        if self.gate is not None and (rid or abort_all):
+            # The scheduler knows nothing of them, so it does not answer.
+            for held in self.gate.list_held("" if abort_all else rid):
+                self._handle_abort_req(upstream.AbortReq(rid=held))
 
     def _forget_answers(self) -> None:
         if self.ended_answers is not None:
@@ -180,7 +193,25 @@ class TokenizerManager(upstream.TokenizerManager):
             logical.prefillshare_num_samples = index + 1
             tokenized_obj.sampling_params = copy.copy(params)
             tokenized_obj.sampling_params.sampling_seed = sample_seed(params.sampling_seed, index)
-        super()._send_one_request(tokenized_obj)
+        if self.gate is not None and _may_wait(tokenized_obj):
+            state = self.rid_to_state.get(tokenized_obj.rid)
+            self.gate.pass_or_hold(tokenized_obj, getattr(state, "session_name", None))
+        else:
+            super()._send_one_request(tokenized_obj)
+
+    def _make_gate(self, num_kv_tokens: int) -> Gate | None:
+        longest_wait_s = read_longest_wait_s()
+        if longest_wait_s is None:
+            return None
+        args = self.server_args
+        sign = 1 if args.schedule_low_priority_values_first else -1
+        return Gate(
+            num_capacity=num_kv_tokens,
+            num_start_tokens=max(args.chunked_prefill_size or 0, 0) or args.max_prefill_tokens,
+            longest_wait_s=longest_wait_s,
+            send=super()._send_one_request,
+            priority_sign=sign if args.enable_priority_scheduling else 0,
+        )
 
     @overrides("e8d69ee3e74f86be", _UNCOUNTED)
     def _init_req_state(
@@ -196,6 +227,8 @@ class TokenizerManager(upstream.TokenizerManager):
     def collect_metrics(self, state: upstream.ReqState, recv_obj: BatchStrOutput, i: int) -> None:
         super().collect_metrics(state, recv_obj, i)
         observed.count_output(self.observer, state, recv_obj, i)
+        if self.gate is not None and not state.finished:
+            self.gate.note_output(str(recv_obj.rids[i]), recv_obj.completion_tokens[i])
         if state.finished and self.ended_answers is not None:
             self.ended_answers.note_end(state, recv_obj, i)
 
@@ -207,13 +240,15 @@ class TokenizerManager(upstream.TokenizerManager):
             observed.end_aborted(state, recv_obj)
 
     @overrides("69ad26ca812defad", _UNCOUNTED)
-    def _remove_req_state(self, *args: Any, **kwargs: Any) -> upstream.ReqState | None:
-        state = super()._remove_req_state(*args, **kwargs)
+    def _remove_req_state(self, rid: str, *args: Any, **kwargs: Any) -> upstream.ReqState | None:
+        state = super()._remove_req_state(rid, *args, **kwargs)
         # A finished one ends with its last output, which is counted a moment later.
         if state is not None and not state.finished:
             observed.end_unfinished(state)
         if state is not None and self.quiet is not None and _is_call(state.obj.rid):
             self.quiet.end_call()
+        if state is not None and self.gate is not None:
+            self.gate.end(str(rid), len(state.output_ids))
         return state
 
     @overrides("78e5969138691acb", _OTHERS_KV)
@@ -258,6 +293,12 @@ class TokenizerManager(upstream.TokenizerManager):
             "this engine shares a store of KV that its present weights have made: change the prefill module in the "
             "deployment file and launch it anew"
         )
+
+
+def _may_wait(call: upstream.TokenizedGenerateReqInput | upstream.TokenizedEmbeddingReqInput) -> bool:
+    """Whether it is somebody's call, of tokens that are known."""
+    is_generation = isinstance(call, upstream.TokenizedGenerateReqInput) and call.input_ids is not None
+    return is_generation and _is_call(call.rid) and not upstream.is_health_check_generate_req(call)
 
 
 def _is_call(rid: object) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import os
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +93,7 @@ async def engine_state(manager: TokenizerManager) -> DeploymentState:
         manager.prefillshare_eager = told["eager"]
     base, adapters = served_names(manager)
     role = worker_role()
-    queued = _count_by_name(manager, (told or {}).get("queued") or {})
+    queued = _count_by_name(manager, _count_waiting(manager, (told or {}).get("queued") or {}))
     warnings = module_warnings()
     names = [base, *adapters] if role != "prefill" else list(dict.fromkeys((base, *observer.modules)))
     return deployment_state(
@@ -133,7 +134,13 @@ def _describe_worker(manager: TokenizerManager, told: Mapping[str, Any] | None, 
         store=None if told is None else told["store"],
         push=None if told is None else told["push"],
         eager=getattr(manager, "prefillshare_eager", None),
+        admission=None if manager.gate is None else manager.gate.as_dict(),
     )
+
+
+def _count_waiting(manager: TokenizerManager, queued: Mapping[str, int]) -> Counter[str]:
+    """Waiting requests by adapter id: those at the scheduler, and those that it has not been sent."""
+    return Counter(queued) + (Counter() if manager.gate is None else manager.gate.count_by_adapter())
 
 
 def _add_own(ended: EndedAnswers | None, num_open: int, told: EagerState | None) -> EagerState | None:

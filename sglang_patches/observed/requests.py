@@ -15,7 +15,7 @@ from array import array
 from typing import TYPE_CHECKING, Any
 
 from prefillshare.contract import MODULE_HEADER, SESSION_HEADER
-from prefillshare.observe.observer import Observed, Observer
+from prefillshare.observe.observer import Observed, Observer, outcome_of
 from prefillshare.observe.sessions import Prompt
 from prefillshare.wire.text import decode_header
 from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker, worker_role
@@ -37,9 +37,11 @@ def begin(manager: TokenizerManager, obj: GenerateReqInput, request: Request | N
     elif request is not None and is_prefill_worker():
         obj.routing_key = _read_header(request, MODULE_HEADER)
     # A call for several prompts makes a request of each, whose object was made before its name was known.
+    session = getattr(obj, "prefillshare_session", None)
     for state in states:
         state.obj.routing_key = obj.routing_key
-        state.observed = _begin(manager, state.obj, getattr(obj, "prefillshare_session", None))
+        state.session_name = session
+        state.observed = _begin(manager, state.obj, session)
         name_module(state, _module_of(manager, state.obj))
 
 
@@ -102,7 +104,7 @@ def _count_first_output(observed: Observed, state: ReqState, recv_obj: BatchStrO
     # The scheduler's note comes with the first token (``call_report.note``).
     found = read_note(state.customized_info_accumulated)
     if stamps is not None and stamps.forward_entry_time > stamps.wait_queue_entry_time > 0:
-        observed.note_wait(stamps.get_queueing_time())
+        observed.note_wait(_held_back_s(state) + stamps.get_queueing_time())
     if not found:
         return
     num_tokens = recv_obj.prompt_tokens[i]
@@ -112,6 +114,13 @@ def _count_first_output(observed: Observed, state: ReqState, recv_obj: BatchStrO
     else:
         own, cross = found.get("own_hit_tokens", 0), found.get("cross_hit_tokens", 0)
         observed.note_prefill(tokens=num_tokens, own=own, cross=cross)
+
+
+def _held_back_s(state: ReqState) -> float:
+    """How long it waited for memory before the scheduler was sent it."""
+    sent: float = state.time_stats.api_server_dispatch_time
+    tokenized: float = state.time_stats.tokenize_finish_time
+    return max(sent - tokenized, 0.0) if tokenized > 0 else 0.0
 
 
 def _first_token_time(state: ReqState, stamps: SchedulerReqTimeStats | None) -> float:
@@ -154,10 +163,10 @@ def _end(observed: Observed, state: ReqState, reason: dict[str, Any], num_retrac
     seconds = state.time_stats.get_e2e_latency()
     if reason.get("type") != "abort":
         observed.end("ok", seconds=seconds, retractions=num_retractions)
-    elif reason.get("status_code") is None or state.abort_requested:
+    elif (status := reason.get("status_code")) is None or state.abort_requested:
         observed.end("aborted", retractions=num_retractions)
     else:
-        observed.end("error", retractions=num_retractions, reason=str(reason.get("message")))
+        observed.end(outcome_of(int(status)), retractions=num_retractions, reason=str(reason.get("message")))
 
 
 def end_aborted(state: ReqState, recv_obj: AbortReq) -> None:
@@ -178,4 +187,6 @@ def end_unfinished(state: ReqState) -> None:
     elif state.abort_requested or isinstance(error, asyncio.CancelledError | GeneratorExit):
         observed.end("aborted")
     else:
-        observed.end("error", reason=str(error))
+        # SGLang's HTTP routes answer a ValueError with 400: what was asked cannot be computed.
+        status = getattr(error, "status_code", 400 if isinstance(error, ValueError) else 500)
+        observed.end(outcome_of(status), reason=str(error))

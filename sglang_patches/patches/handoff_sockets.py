@@ -5,7 +5,8 @@ Why: whoever reaches the socket on which a worker hears others can abort hand-of
     the thread that listens; whoever reaches the bootstrap server can read where workers listen, and register others.
 How: the listener gets CURVE keys of the deployment before it is bound, and its context and that of receivers get those
     of a client, which every socket that they make afterwards takes over. HTTP requests carry a token, which the
-    bootstrap server wants (:mod:`sglang_patches.patches.bootstrap_server`). Not by classes: those of all transports
+    bootstrap server wants (:mod:`sglang_patches.patches.bootstrap_server`). It takes a port of those that UCX was
+    given, which else would be any: firewalls must let it through. Not by classes: those of all transports
     stand on the same module.
 Upstream: sglang/srt/disaggregation/common/conn.py:201, :765, :1409 at 0.5.17.
 Remove when: upstream authenticates workers.
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING
 from prefillshare.peer_keys import secure_client, secure_listener
 from sglang_patches.declarations import wraps_upstream
 from sglang_patches.disaggregation.peers import KnownRequests, own_keys
+from sglang_patches.disaggregation.ports import limit_ports
 
 if TYPE_CHECKING:
     import zmq
@@ -38,10 +40,10 @@ def wrap_get_zmq_socket_on_host(original: Bind) -> Bind:
 
         keys = own_keys()
         if keys is None:
-            return original(context, socket_type, host=host)
+            return original(limit_ports(context), socket_type, host=host)
         # The one listener of a worker's manager, made first: all other sockets of both contexts are clients.
         secure_listener(context, keys)
-        bound = original(context, socket_type, host=host)
+        bound = original(limit_ports(context), socket_type, host=host)
         for clients in (context, CommonKVReceiver._ctx):
             secure_client(clients, keys)
         return bound

@@ -44,6 +44,6 @@ def wrap_set_global_state(original: SetState) -> SetState:
         continuations.add_routes(app, None if answers is None else answers.kept)
         traces.switch_framework_off(app)
         app.add_middleware(CheckBodies)
-        global_state.tokenizer_manager.get_ready()
+        global_state.tokenizer_manager.get_ready(global_state.scheduler_info["max_total_num_tokens"])
 
     return set_global_state

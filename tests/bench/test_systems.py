@@ -12,11 +12,11 @@ from prefillshare.bench.presets import choose_preset
 from prefillshare.bench.systems.base import Setup, with_full_weights
 from prefillshare.bench.systems.endpoint import parse_endpoint
 from prefillshare.bench.systems.factory import SYSTEMS, make_systems
-from prefillshare.bench.systems.shared import Shared, SharedLazy, make_disaggregated
+from prefillshare.bench.systems.shared import Shared, SharedLazy, SharedOpen, make_disaggregated
 from prefillshare.bench.systems.vanilla_pd import plan_pairs
 from prefillshare.bench.workloads.factory import make_workload
 from prefillshare.config.schema import Deployment, Engine
-from prefillshare.contract import EAGER_VARIABLE
+from prefillshare.contract import ADMISSION_VARIABLE, EAGER_VARIABLE
 from prefillshare.errors import BenchError
 from prefillshare.modules.deployment import resolve
 from prefillshare.modules.random_weights import num_parameters, qwen3_config
@@ -62,6 +62,12 @@ def test_the_lazy_system_computes_nothing_ahead_and_is_else_the_same() -> None:
     assert [EAGER_VARIABLE in engine.environment for engine in engines] == [True, False]
     flags = [[word for word in engine.argv if not word.isdigit()] for engine in engines]
     assert flags[0] == flags[1]
+
+
+def test_in_the_open_system_nobody_waits_for_memory() -> None:
+    deployments = [system().choose(_deployment()) for system in (Shared, SharedOpen)]
+    engines = [plan_engine(resolve(deployment), LaunchOptions(port=1)).command for deployment in deployments]
+    assert [ADMISSION_VARIABLE in engine.environment for engine in engines] == [True, False]
 
 
 def test_a_plain_pair_is_sglang_alone_with_one_modules_weights() -> None:
@@ -167,7 +173,7 @@ def test_a_deployment_file_is_a_family(tmp_path: Path) -> None:
 def test_systems_come_by_name_then_the_endpoints() -> None:
     made = make_systems(SYSTEMS, ["there=http://127.0.0.1:1"])
     assert [system.name for system in made] == [*SYSTEMS, "there"]
-    assert [system.shares for system in made] == [True, True, True, False, False, False, None]
+    assert [system.shares for system in made] == [True, True, True, True, False, False, False, None]
 
 
 def test_an_endpoints_models_stand_for_the_modules() -> None:

@@ -20,6 +20,9 @@ CASES = {
     "nobody there": (("ps", *NOBODY), 5, "no Ray cluster answers at 127.0.0.1:9"),
     "logs of nobody": (("logs", "decode-math-0"), 2, "PREFILLSHARE_CLUSTER"),
     "no size": (("scale", "math", *NOBODY), 2, "write MODULE=N"),
+    "two sizes": (("scale", "math=2", "math=3", *NOBODY), 2, "math is to be 2 and 3"),
+    "no port": (("ps", "--cluster", "127.0.0.1:99999"), 2, "a port up to 65535"),
+    "no client server": (("ps", "--cluster", "ray://127.0.0.1:9"), 5, "--ray-client-server-port=9"),
 }
 
 

@@ -53,6 +53,8 @@ def test_figures_come_as_a_table_as_json_and_as_plots(tmp_path: Path) -> None:
         ((_FILE, "--rate", "1", "--concurrency", "2"), "give one of them"),
         ((_FILE, "--rate", "1", "--arrivals", "2"), "give that as well, or --rate alone"),
         ((_FILE, "--model", "none.toml"), "there is no worker model 'none.toml'"),
+        ((_FILE, "--fit", "nonsense"), "'nonsense' is no address of a server"),
+        ((_FILE, "--fit", "http://127.0.0.1:1"), "http://127.0.0.1:1 did not answer a call"),
         ((_FILE, "--systems", "best"), "there is no system 'best'"),
     ],
 )

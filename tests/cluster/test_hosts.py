@@ -14,10 +14,10 @@ from ipaddress import ip_address
 import httpx
 import pytest
 
-from benchmarks.hosts.deployment import PORT, HostedDeployment, greedy, hosted
+from benchmarks.hosts.deployment import PORT, TRANSPORT_PORTS, HostedDeployment, greedy, hosted
 from benchmarks.hosts.faults import find_orphans
 from benchmarks.hosts.machines import can_have_hosts, network_of_hosts
-from prefillshare.routing.workers.sockets import GONE_S
+from prefillshare.routing.http.sockets import GONE_S
 from tests.support.engines import MODELS_DIR
 from tests.support.marks import starts_engine
 from tests.support.monitoring import read_state, worker_of
@@ -71,6 +71,15 @@ def test_hosts_listen_at_their_address_only(deployment):
         found = {address for address, _ in tcp_listening_at(part.host.pid)}
         outside = {address for address in found if not ip_address(address).is_loopback}
         assert outside == {part.host.address}, part.name
+
+
+def test_transport_listens_at_its_ports_only(deployment):
+    """UCX and the messages of hand-offs. HTTP, KV events and the bootstrap server have ports of their own."""
+    for name, num_others in {"prefill-b": 3, "tool-c": 2}.items():
+        part = deployment.parts[name]
+        ports = {port for address, port in tcp_listening_at(part.host.pid) if address == part.host.address}
+        assert len(ports.intersection(TRANSPORT_PORTS)) >= 2, ports
+        assert len(ports.difference(TRANSPORT_PORTS)) == num_others, ports
 
 
 def test_strangers_get_nothing_and_break_nothing(deployment, expected):

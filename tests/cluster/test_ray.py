@@ -69,6 +69,8 @@ class OnRay:
     nodes: list[int]
     """Process ids of the two nodes that decode workers run on."""
     port: int
+    cluster: "subprocess.Popen[str]"
+    """The program that has its nodes."""
     wrong: list[str] = field(default_factory=list)
 
     @property
@@ -92,6 +94,13 @@ class OnRay:
     def launch(self, is_ok: bool = True) -> "subprocess.CompletedProcess[str]":
         """Let the cluster serve what the file says."""
         return self.run("launch", str(self.file), "--port", str(self.port), "--detach", "--json", is_ok=is_ok)
+
+    def change_head(self, word: str) -> None:
+        """Lose the head's server, or start it again."""
+        assert self.cluster.stdin is not None
+        assert self.cluster.stdout is not None
+        print(word, file=self.cluster.stdin, flush=True)
+        assert self.cluster.stdout.readline() == f"{word}\n"
 
     def members(self) -> dict[str, dict[str, Any]]:
         """What `ps` says of each."""
@@ -151,7 +160,7 @@ def on_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnRay]:
     folder = tmp_path_factory.mktemp("ray")
     with (folder / "nodes.log").open("w") as log:
         nodes = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "tests.support.ray_cluster"],
+            [sys.executable, "-W", "ignore", "-m", "tests.support.ray_cluster", str(folder / "head")],
             env=environment(folder),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -163,7 +172,7 @@ def on_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnRay]:
     line = nodes.stdout.readline()
     assert line, (folder / "nodes.log").read_text()
     said = json.loads(line)
-    running = OnRay(folder, said["address"], said["others"], free_port())
+    running = OnRay(folder, said["address"], said["others"], free_port(), nodes)
     try:
         write_files(running)
         yield running
@@ -234,6 +243,17 @@ def test_a_launcher_that_comes_back_starts_nothing_twice(on_ray):
 def test_logs_come_from_the_node(on_ray):
     assert "/generate" in on_ray.run("logs", "decode-math-0").stdout
     assert "router-0" in on_ray.run("logs", "nobody", is_ok=False).stderr
+    assert "there is no deployment 'other'" in on_ray.run("stop", "other", is_ok=False).stderr
+
+
+def test_a_lost_head_costs_no_call_and_comes_back_knowing_everybody(on_ray, expected):
+    before = on_ray.members()
+    on_ray.change_head("lose")
+    assert "no Ray cluster answers" in on_ray.run("ps", is_ok=False).stderr
+    assert [on_ray.ask(prompt) for prompt in PROMPTS] == expected["math"]
+    on_ray.change_head("return")
+    assert on_ray.wait_until_serving("prefill-0", "decode-math-0") == before
+    on_ray.check_processes(2)
 
 
 def test_a_lost_node_and_a_lost_actor_cost_no_call(on_ray, expected):
@@ -275,6 +295,20 @@ def test_new_weights_replace_old_ones_without_a_failed_call(on_ray, expected):
         on_ray.launch()
     assert wrong == []
     assert [on_ray.ask(prompt) for prompt in PROMPTS] == expected["code"]
+    on_ray.check_processes(2)
+
+
+def test_ctrl_c_ends_what_scaling_has_started_and_nothing_else(on_ray):
+    before = on_ray.members()
+    words = [sys.executable, "-m", "prefillshare", "scale", "math=2"]
+    variables = environment(on_ray.folder, on_ray.address)
+    with subprocess.Popen(words, env=variables, stderr=subprocess.PIPE, text=True) as scaling:
+        assert scaling.stderr is not None
+        assert scaling.stderr.readline().startswith("decode-math-")
+        scaling.send_signal(signal.SIGINT)
+        said = scaling.stderr.read()
+    assert (scaling.returncode, "the rest stays" in said) == (130, True), said
+    assert on_ray.members() == before
     on_ray.check_processes(2)
 
 

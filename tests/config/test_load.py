@@ -59,6 +59,11 @@ def test_a_valid_file_gives_absolute_paths_and_defaults(deployment_file: Path) -
         ("[engine]\n", "[engine]\npage_size = 0\n", "page_size is 0: it must be at least 1"),
         ("[engine]\n", "[engine]\nmem_fraction_static = 80\n", "it must lie between 0 and 1"),
         ("[engine]\n", "[engine]\noverlap_schedule = 1\n", "it must be true or false"),
+        (
+            "[engine]\n",
+            "[engine]\nmemory_wait_s = -1.0\n",
+            "memory_wait_s is -1.0: it must be a number of seconds, or 0",
+        ),
         ("[engine]\n", "[engine]\nextra_args = '--x'\n", 'write extra_args = ["..."]'),
         ("[engine]\n", "[engine]\nextra_args = ['--radix-cache-backend=x']\n", "the shared prefix cache is always on"),
         ("[engine]\n", "[engine]\nextra_args = ['--page-size', '4']\n", "write page_size under [engine]"),

@@ -149,7 +149,7 @@ def test_sessions_show_where_their_modules_part(engine: Endpoint) -> None:
     assert found["role-at-the-end"]["cross_hit_tokens"] == len(CONTEXT) + 1
 
 
-def test_refused_requests_are_errors_and_left_ones_aborts(engine: Endpoint) -> None:
+def test_refused_requests_are_no_errors_and_left_ones_aborts(engine: Endpoint) -> None:
     before = state(engine)
     wrong = ask(engine, Step(module="math", prompt=OTHER, own=0, cross=0), "w", sampling_params={"max_new_tokens": -1})
     assert wrong.status_code == 400
@@ -167,11 +167,13 @@ def test_refused_requests_are_errors_and_left_ones_aborts(engine: Endpoint) -> N
     deadline = time.monotonic() + 60
     while module_of(state(engine), "tool")["aborted"] == module_of(before, "tool")["aborted"]:
         assert time.monotonic() < deadline, "the engine did not notice that the client left"
-    found = counted(before, state(engine))
+    after = state(engine)
+    found = counted(before, after)
     assert set(found) == {"math", "tool"}
-    assert found["math"] == (1, 1, 0, 0, 0, 0, 0)
+    assert found["math"] == (1, 0, 0, 0, 0, 0, 0)
+    assert module_of(after, "math")["refused"] == module_of(before, "math")["refused"] + 1
     assert found["tool"][:5] == (1, 0, 1, len(OTHER), 0)
-    assert ("error", "math") in {(event["kind"], event["subject"]) for event in state(engine)["events"]}
+    assert ("refusal", "math") in {(event["kind"], event["subject"]) for event in state(engine)["events"]}
 
 
 def test_one_scrape_has_ours_and_sglangs_metrics(engine: Endpoint) -> None:

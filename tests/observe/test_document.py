@@ -9,6 +9,7 @@ import pytest
 
 from prefillshare.observe import document, exposition
 from prefillshare.observe.document import (
+    AdmissionState,
     DeploymentState,
     DivergenceState,
     EagerJobsState,
@@ -41,6 +42,7 @@ HEADINGS = {
     "Hand-offs": HandoffState,
     "Store": StoreState,
     "Computed ahead": EagerState,
+    "Waiting for memory": AdmissionState,
     "Sessions": SessionsState,
     "Session": SessionState,
     "Divergence": DivergenceState,

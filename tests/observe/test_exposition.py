@@ -33,6 +33,9 @@ def worker(worker_id: str, role: str, module: str | None, **fields: object) -> d
         "eager": {"tokens": 60, "hit_tokens": 50, "dropped": 1, "loaded_tokens": 7, "waiting": 2}
         if role == "prefill"
         else None,
+        "admission": {"waiting": 3, "held_back": 9, "overdue": 1, "sessions": 4, "held_tokens": 900}
+        if role == "prefill"
+        else None,
     }
     return worker_state(id=worker_id, role=role, module=module, **{**known, **fields})
 
@@ -69,6 +72,9 @@ def test_the_text_has_the_documents_numbers() -> None:
         "prefillshare_eager_loaded_tokens_total": 7,
         "prefillshare_eager_waiting": 2,
     }
+    assert samples["prefillshare_waiting_for_memory", prefill] == 3
+    assert samples["prefillshare_held_back_total", prefill] == 9
+    assert samples["prefillshare_held_back_overdue_total", prefill] == 1
     assert samples["prefillshare_cached_tokens_total", module] == 5
     assert samples["prefillshare_inter_token_latency_seconds_count", module] == 2
     assert samples["prefillshare_inter_token_latency_seconds_sum", module] == 0.5

@@ -30,6 +30,7 @@ def test_one_good_request() -> None:
     assert stats.counters() == {
         "requests": 1,
         "errors": 0,
+        "refused": 0,
         "aborted": 0,
         "prompt_tokens": 10,
         "own_hit_tokens": 2,
@@ -42,16 +43,25 @@ def test_one_good_request() -> None:
     assert stats.itl.sum == pytest.approx(0.4)
 
 
-@pytest.mark.parametrize(("outcome", "errors", "aborted"), [("error", 3, 0), ("aborted", 0, 3), ("ok", 0, 0)])
-def test_a_request_ends_once_and_a_batch_counts_its_prompts(outcome, errors, aborted) -> None:
+@pytest.mark.parametrize(
+    ("outcome", "counted", "told"),
+    [
+        ("error", (3, 0, 0), [("error", "it broke")]),
+        ("refused", (0, 3, 0), [("refusal", "it broke")]),
+        ("aborted", (0, 0, 3), []),
+        ("ok", (0, 0, 0), []),
+    ],
+)
+def test_a_request_ends_once_and_a_batch_counts_its_prompts(outcome, counted, told) -> None:
     observer = Observer(Clock())
     request = observer.begin("math", session=None, prompt=PROMPT, num_prompts=3)
     request.end(outcome, seconds=1.0, reason="it broke")
     request.end("error")
     stats = observer.stats_of("math")
-    assert (stats.requests, stats.errors, stats.aborted, stats.num_running) == (3, errors, aborted, 0)
+    assert (stats.requests, stats.num_running) == (3, 0)
+    assert (stats.errors, stats.refused, stats.aborted) == counted
     assert stats.e2e.count == (outcome == "ok")
-    assert [event["message"] for event in observer.events.as_list()] == ["it broke"] * (outcome == "error")
+    assert [(event["kind"], event["message"]) for event in observer.events.as_list()] == told
 
 
 def test_a_further_try_does_not_count_the_prompt_again() -> None:

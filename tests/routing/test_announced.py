@@ -103,6 +103,7 @@ async def test_a_worker_that_was_refused_does_not_send_the_one_of_its_name_away(
             first, second = said
             assert first.endswith("knows this worker")
             assert "worker 'code-9' is there already" in second
+            assert [announcer.refusals for announcer in announcers] == [[], [second]]
             await asyncio.to_thread(announcers[1].leave, 5.0)
             assert running.parts.pool.get("code-9") is not None
             await asyncio.to_thread(announcers[0].leave, 5.0)

@@ -107,6 +107,9 @@ async def test_a_killed_router_costs_its_open_streams_and_its_sessions_come_back
                 answers.append(await running.chat(0, session))
 
         clients = [asyncio.create_task(keep_calling(session)) for session in (mine, its) * 4]
+        # The other router is up before this one hears that it has workers, too.
+        while await running.num_calls(1) == 0:
+            await asyncio.sleep(0.05)
         running.workers[1].pause_s = 0.3
         async with running.ask(0, its, stream=True) as stream:
             assert await stream.content.readany() == b"data: one\n\n"

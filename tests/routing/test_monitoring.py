@@ -35,17 +35,18 @@ async def test_calls_are_counted_by_module_and_outcome() -> None:
         running["p0"].hits = {"own_hit_tokens": 3, "cross_hit_tokens": 5}
         for stream in (False, True):
             await (await running.chat("math", stream=stream)).read()
-        running["code-1"].status = 400
-        await (await running.chat("code")).read()
-        await ended(running, "code", 1)
+        for status in (400, 501):
+            running["code-1"].status = status
+            await (await running.chat("code")).read()
+        await ended(running, "code", 2)
         told = await ended(running, "math", 2)
         math, code = module_of(told, "math"), module_of(told, "code")
         assert [math[key] for key in ("requests", "errors", "aborted", "running", "queued")] == [2, 0, 0, 0, 0]
         assert [math[key] for key in ("prompt_tokens", "own_hit_tokens", "cross_hit_tokens")] == [80, 6, 10]
-        assert [code[key] for key in ("requests", "errors")] == [1, 1]
+        assert [code[key] for key in ("requests", "errors", "refused")] == [2, 1, 1]
         assert [math["latency"][key]["count"] for key in ("e2e", "queue", "ttft")] == [2, 2, 0]
         assert [math["kind"], told["topology"], told["prefill_module"]] == ["full", "disaggregated", "base"]
-        assert {event["kind"] for event in told["events"]} == {"worker_joined", "worker_up", "error"}
+        assert {event["kind"] for event in told["events"]} == {"worker_joined", "worker_up", "error", "refusal"}
 
 
 @in_loop
@@ -60,7 +61,7 @@ async def test_a_client_that_leaves_and_a_full_queue() -> None:
         assert (await running.chat()).status == 429
         call.cancel()
         told = await ended(running, "math", 2)
-        assert [module_of(told, "math")[key] for key in ("errors", "aborted", "running")] == [1, 1, 0]
+        assert [module_of(told, "math")[key] for key in ("errors", "refused", "aborted", "running")] == [0, 1, 1, 0]
         assert told["refusals"] == 1
         assert [event["subject"] for event in told["events"] if event["kind"] == "refusal"] == ["math"]
 

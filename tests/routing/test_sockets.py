@@ -2,7 +2,7 @@
 
 import socket
 
-from prefillshare.routing.workers.sockets import GONE_S, open_socket
+from prefillshare.routing.http.sockets import GONE_S, open_socket
 
 
 def test_the_kernel_asks_whether_the_other_end_is_there():

@@ -281,7 +281,14 @@ async def until(condition: Any, timeout_s: float = 10.0) -> None:
             await asyncio.sleep(0.01)
 
 
-FAST = {"health_interval_s": 0.2, "health_timeout_s": 0.5, "health_failures": 1, "drain_timeout_s": 3.0}
+FAST = {
+    "health_interval_s": 0.2,
+    "health_timeout_s": 0.5,
+    "health_failures": 1,
+    "drain_timeout_s": 3.0,
+    # A call without a worker is refused at once, however young the router; `test_start_hold.py` has what waits.
+    "start_hold_s": 0.0,
+}
 
 
 @contextlib.asynccontextmanager

@@ -7,7 +7,7 @@ import pytest
 
 from prefillshare.serving.checkup import _secret_files
 from prefillshare.serving.machine import exposure
-from prefillshare.serving.machine.exposure import check_encryption, check_logs, check_network, check_secrets
+from prefillshare.serving.machine.exposure import check_encryption, check_logs, check_network, check_ray, check_secrets
 from tests.support.engines import MODELS_DIR
 
 PRIVATE, PUBLIC = "10.1.2.3", "8.8.8.8"
@@ -69,12 +69,20 @@ def test_secrets_that_others_can_read_are_a_problem(tmp_path: Path):
     assert check_secrets([]).state == "ok"
 
 
+def test_a_ray_cluster_that_takes_everybody_is_told():
+    assert check_ray({"RAY_AUTH_MODE": "token"}).state == "ok"
+    for environment in ({}, {"RAY_AUTH_MODE": "disabled"}):
+        assert "RAY_AUTH_MODE=token" in (check_ray(environment).fix or "")
+
+
 def test_files_that_the_deployment_names_are_looked_at(tmp_path: Path, monkeypatch):
     file = tmp_path / "deployment.toml"
     text = (MODELS_DIR / "tiny-agents-pd.toml").read_text().replace('path = "tiny/', f'path = "{MODELS_DIR}/tiny/')
     file.write_text(f'{text}\n[cluster]\nnetwork = "10.0.0.0/24"\ntoken_file = "token"\napi_key_file = "api"\n')
     monkeypatch.setenv("PREFILLSHARE_ADMIN_KEY_FILE", "admin")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "ray")
     assert dict(_secret_files(file)) == {
+        "RAY_AUTH_TOKEN_PATH": Path("ray"),
         "PREFILLSHARE_ADMIN_KEY_FILE": Path("admin"),
         "token_file": tmp_path / "token",
         "api_key_file": tmp_path / "api",

@@ -7,13 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from prefillshare.errors import LaunchError
+from prefillshare.errors import ConfigError, LaunchError
 from prefillshare.serving.machine import ports as ports_module
 from prefillshare.serving.machine.ports import check_address, client_host, free_port
 
 
 def test_a_free_port_passes() -> None:
     check_address("127.0.0.1", free_port())
+
+
+def test_a_port_that_was_looked_at_is_no_other_program_s_until_the_server_listens() -> None:
+    check_address("127.0.0.1", port := free_port())
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("127.0.0.1", port))
+    check_address("127.0.0.1", port)
+    with socket.create_server(("127.0.0.1", port)) as server, socket.create_connection(server.getsockname()):
+        pass
 
 
 @pytest.mark.parametrize(
@@ -26,7 +35,7 @@ def test_a_free_port_passes() -> None:
     ],
 )
 def test_a_bad_address_is_named(host: str, port: int, said: str) -> None:
-    with pytest.raises(LaunchError, match=said):
+    with pytest.raises(ConfigError, match=said):
         check_address(host, port)
 
 

@@ -37,6 +37,10 @@ def test_a_stage_that_was_over_before_anybody_looked_is_told_in_its_place(number
         (TRACEBACK, "RuntimeError: Not enough memory. Please try to increase --mem-fraction-static."),
         ("usage: sglang serve\nsglang serve: error: argument --dtype: invalid choice: 'x'", "argument --dtype"),
         (f"{TRACEBACK}sglang_patches: fingerprint of a.b differs: reinstall sglang", "sglang_patches: fingerprint"),
+        (
+            "ERROR:    [Errno 98] error while attempting to bind on address ('::1', 30000): address already in use",
+            "port 30000 on ::1 was taken while the engine started: choose one with --port",
+        ),
         ("nothing of interest", None),
     ],
 )

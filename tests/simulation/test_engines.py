@@ -12,7 +12,7 @@ from prefillshare.simulation.engine.cores import Cores
 from prefillshare.simulation.engine.decode import DecodeWorker
 from prefillshare.simulation.engine.link import Link, hand_off
 from prefillshare.simulation.engine.prefill import PrefillWorker
-from prefillshare.simulation.model import DecodeModel
+from prefillshare.simulation.model import DecodeModel, MachineModel
 from prefillshare.simulation.prompts import encode
 from tests.simulation.cases import MODEL, run_one
 
@@ -97,13 +97,23 @@ def _decode_by_hand(model: DecodeModel, arrivals: list[tuple[float, int, int]]) 
     return [moment for some in times for moment in some]
 
 
-def test_shared_cores_are_taken_in_turn() -> None:
-    async def work() -> float:
-        cores = Cores(2)
-        await asyncio.gather(*(cores.run(1.0) for _ in range(5)))
-        return now_s()
+def test_shared_cores_are_dealt_in_equal_parts() -> None:
+    """Of two cores, three get two thirds each; who comes when two are at work slows them, and who is alone has one."""
 
-    assert run_simulated(work()) == pytest.approx(3.0)
+    async def work() -> list[float]:
+        cores, ends = Cores(2), [0.0] * 3
+
+        async def take(number: int, after_s: float, seconds: float) -> None:
+            await asyncio.sleep(after_s)
+            await cores.run(seconds)
+            ends[number] = now_s()
+
+        await asyncio.gather(take(0, 0.0, 2.0), take(1, 0.0, 4.0), take(2, 1.0, 1.0))
+        assert cores.busy_s == pytest.approx(7.0)
+        return ends
+
+    # From 1 s on, three share: the first and the third have 1 s left, which takes 1.5 s; then one has 2 s to go.
+    assert run_simulated(work()) == pytest.approx([2.5, 4.5, 2.5])
 
 
 def test_what_is_spent_beside_takes_cores_from_others_only() -> None:
@@ -115,7 +125,60 @@ def test_what_is_spent_beside_takes_cores_from_others_only() -> None:
         await cores.run(1.0)
         return now_s()
 
-    assert run_simulated(work()) == pytest.approx(3.0)
+    assert run_simulated(work()) == pytest.approx(2.0)  # half of the core each
+
+
+def test_where_cores_are_short_tokens_come_several_at_once() -> None:
+    """Alone, every step's token is sent by itself; beside others, a piece has all tokens since the last one."""
+    machine = MachineModel(cores=1, piece_s=0.03)
+    model = replace(MODEL, decode=DecodeModel(step_s=0.01), machine=machine)
+
+    async def decode(num_others: int) -> tuple[list[float], float]:
+        cores = Cores(machine.cores)
+        worker = DecodeWorker(model, cores)
+        place = await worker.enter(encode([1] * _PROMPT), 6)
+        for _ in range(num_others):
+            cores.spend(0.05)
+        times = await worker.decode(place)
+        worker.leave(place)
+        return times, cores.busy_s
+
+    roomy, busy_s = run_simulated(decode(0))
+    assert len(roomy) == 6
+    # Steps and pieces share the core, so two steps pass while a piece is sent: 6 tokens in 4 pieces, not in 6.
+    assert len(set(roomy)) < 6
+    crowded, crowded_s = run_simulated(decode(4))
+    assert len(crowded) == 6
+    assert len(set(crowded)) <= len(set(roomy))
+    assert busy_s == pytest.approx(6 * 0.01 + len(set(roomy)) * 0.03)
+    assert crowded_s == pytest.approx(6 * 0.01 + len(set(crowded)) * 0.03 + 4 * 0.05)
+
+
+def test_a_decode_worker_without_work_takes_cores_while_it_waits() -> None:
+    model = replace(MODEL, machine=MachineModel(cores=4, wait_share=0.5))
+
+    async def wait_and_decode(seconds: float) -> float:
+        cores = Cores(model.machine.cores)
+        worker = DecodeWorker(model, cores)
+        place = await worker.enter(encode([1] * _PROMPT), 1)
+        await asyncio.sleep(seconds)
+        await worker.decode(place)
+        return cores.busy_s
+
+    assert run_simulated(wait_and_decode(2.0)) - run_simulated(wait_and_decode(0.0)) == pytest.approx(1.0)
+
+
+def test_prompts_and_joining_sequences_take_their_time_once() -> None:
+    model = replace(
+        MODEL,
+        prefill=replace(MODEL.prefill, chunk_tokens=40, prompt_s=0.3),
+        decode=replace(MODEL.decode, join_s=0.7),
+    )
+    shape = Shape(num_sessions=1, start_tokens=_PROMPT, output_tokens=(3,), turns=1)
+    load = (Load(kind="closed", value=1),)
+    before, after = (run_one(shape=shape, model=some, loads=load).run.calls[0] for some in (MODEL, model))
+    assert before.latency_s is not None
+    assert after.latency_s == pytest.approx(before.latency_s + 0.3 + 0.7 + 0.01)  # and the second chunk's step
 
 
 def test_hand_offs_wait_for_both_ends() -> None:

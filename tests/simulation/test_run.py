@@ -14,6 +14,7 @@ from prefillshare.routing.choice.policies.prefix_aware import PrefixAware
 from prefillshare.routing.choice.prefix_index import PrefixIndex
 from prefillshare.routing.choice.sessions import Sessions
 from prefillshare.routing.workers.speed import PrefillSpeed
+from prefillshare.simulation.model import MachineModel
 from prefillshare.simulation.run import SYSTEMS
 from prefillshare.simulation.system import Size
 from tests.simulation.cases import MODEL, PLAN, SHAPE, run_one, run_plan
@@ -24,11 +25,12 @@ _TIGHT = replace(
     prefill=replace(MODEL.prefill, pool_tokens=400),
     decode=replace(MODEL.decode, pool_tokens=400),
 )
+_ON_CORES = replace(MODEL, machine=MachineModel(cores=2, call_s=0.02, piece_s=0.002, wait_share=0.2))
 _BIG = Size(num_prefill=3, num_decode=4)
 _LOADS = (Load(kind="closed", value=5), Load(kind="poisson", value=3))
 
 
-@pytest.mark.parametrize("model", [MODEL, _TIGHT, replace(MODEL, shared_cores=2)])
+@pytest.mark.parametrize("model", [MODEL, _TIGHT, _ON_CORES])
 @pytest.mark.parametrize("eager", [None, 4])
 def test_every_call_is_answered_once(model: object, eager: int | None) -> None:
     workload = make_workload("react", replace(SHAPE, num_sessions=10), PLAN.modules)

@@ -27,6 +27,7 @@ COUNTERS = (
 SAMPLES = {
     "requests": "prefillshare_requests_total",
     "errors": "prefillshare_request_errors_total",
+    "refused": "prefillshare_request_refusals_total",
     "aborted": "prefillshare_request_aborts_total",
     "prompt_tokens": "prefillshare_prompt_tokens_total",
     "own_hit_tokens": "prefillshare_own_hit_tokens_total",

@@ -1,7 +1,8 @@
-"""A Ray cluster of three nodes on this machine: `python -m tests.support.ray_cluster`, ended by the end of stdin.
+"""A Ray cluster of three nodes on this machine: `python -m tests.support.ray_cluster FOLDER`, until stdin ends.
 
 A program of its own, so that Ray's threads and warnings stay out of the tests' process. Prints one line of JSON: the
-address, and the process ids of the two nodes without the head, which can be killed like machines.
+address, and the process ids of the two nodes without the head, which can be killed like machines. The lines `lose` and
+`return` on stdin kill the head's server and start it again, from what it keeps in FOLDER; each is answered by a line.
 """
 
 import json
@@ -17,6 +18,12 @@ NUM_OTHERS = 2
 def main() -> None:
     """Start it, and keep it until stdin ends."""
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+    # What docs/several-machines.md says of a head that can be started again.
+    os.environ |= {
+        "RAY_gcs_storage": "rocksdb",
+        "RAY_gcs_storage_path": sys.argv[1],
+        "RAY_gcs_rpc_server_reconnect_timeout_s": "3600",
+    }
     from ray.cluster_utils import Cluster
 
     common = {"num_cpus": NUM_CPUS, "object_store_memory": OBJECT_STORE_BYTES}
@@ -28,7 +35,11 @@ def main() -> None:
         ]
         pids = [node.all_processes["raylet"][0].process.pid for node in others]
         print(json.dumps({"address": cluster.address, "others": pids}), flush=True)
-        sys.stdin.read()
+        node = cluster.head_node
+        changes = {"lose": node.kill_gcs_server, "return": node.start_gcs_server}
+        for line in sys.stdin:
+            changes[line.strip()]()
+            print(line, end="", flush=True)
     finally:
         cluster.shutdown()
 

@@ -11,7 +11,7 @@ from benchmarks.tui.deployment import PaperDeployment
 from prefillshare_tui.errors import ForeignServerError
 from prefillshare_tui.overview import warning_of
 from prefillshare_tui.parse import parse
-from prefillshare_tui.snapshot import Eager, EagerJobs, Push, Snapshot, Store
+from prefillshare_tui.snapshot import Admission, Eager, EagerJobs, Push, Snapshot, Store
 from prefillshare_tui.summary import summary_text
 from prefillshare_tui.view import view_since_start
 
@@ -37,6 +37,7 @@ def complete() -> dict[str, Any]:
 def test_every_field_arrives() -> None:
     state = complete()
     state["workers"][0]["eager"] = {"tokens": 5, "hit_tokens": 4, "dropped": 1, "waiting": 2}
+    state["workers"][0]["admission"] = {"waiting": 3, "held_back": 9, "overdue": 1, "sessions": 4, "held_tokens": 900}
     state["workers"][1]["push"] = {"pushed_tokens": 7, "push_hit_tokens": 6}
     state["workers"][0]["store"] |= {"store_hit_tokens": 8, "used_disk_bytes": 3, "damaged_pages": 2}
     state["workers"][2]["store"] = {"is_attached": False, "why_off": "no room: make some", "failures": 1}
@@ -57,6 +58,8 @@ def test_every_field_arrives() -> None:
     assert worker.handoff.bytes == state["workers"][0]["handoff"]["bytes"]
     assert worker.eager == Eager(tokens=5, hit_tokens=4, dropped=1, waiting=2)
     assert snapshot.workers[1].eager is None
+    assert worker.admission == Admission(waiting=3, held_back=9, overdue=1, sessions=4, held_tokens=900)
+    assert snapshot.workers[1].admission is None
     assert snapshot.workers[0].push is None
     assert snapshot.workers[1].push == Push(pushed_tokens=7, push_hit_tokens=6)
     stores = [worker.store for worker in snapshot.workers]

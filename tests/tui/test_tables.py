@@ -9,7 +9,18 @@ from prefillshare_tui import words
 from prefillshare_tui.history import SPANS_S, History
 from prefillshare_tui.overview import hits_lines, latency_lines, load_lines, memory_lines
 from prefillshare_tui.parts import as_text, memory_bar, split_bar
-from prefillshare_tui.snapshot import Divergence, Eager, EagerJobs, Kv, Push, Session, Snapshot, Store, Worker
+from prefillshare_tui.snapshot import (
+    Admission,
+    Divergence,
+    Eager,
+    EagerJobs,
+    Kv,
+    Push,
+    Session,
+    Snapshot,
+    Store,
+    Worker,
+)
 from prefillshare_tui.tables.base import arrange, fit
 from prefillshare_tui.tables.events import EVENTS
 from prefillshare_tui.tables.modules import MODULES
@@ -65,6 +76,15 @@ def test_a_worker_says_what_it_computed_ahead_where_it_does() -> None:
         said = [as_text(text) for text in WORKERS.detail(row, view)]
         ahead = "computed ahead of calls: 1,200 tokens, 900 of them hit since; 2 answers wait, 3 were given up"
         assert (ahead in said) == is_said
+
+
+def test_a_worker_says_who_waits_for_memory_where_anybody_may() -> None:
+    admission = Admission(waiting=3, held_back=1200, overdue=1, sessions=14, held_tokens=15_900)
+    for worker, is_said in ((Worker(id="w", admission=admission), True), (Worker(id="w"), False)):
+        view = view_of([Snapshot(time=NOW, workers=(worker,))])
+        (row,) = WORKERS.rows(view)
+        said = "\n".join(as_text(text) for text in WORKERS.detail(row, view))
+        assert ("waiting for memory: 3 calls of new sessions, beside 14 sessions under way" in said) == is_said
 
 
 def test_the_store_of_a_worker_is_told_with_its_damage_or_why_it_is_off() -> None:

@@ -13,6 +13,7 @@ import orjson
 from prefillshare_tui.errors import ForeignServerError
 from prefillshare_tui.snapshot import (
     LATENCIES,
+    Admission,
     Divergence,
     Eager,
     EagerJobs,
@@ -31,12 +32,13 @@ from prefillshare_tui.snapshot import (
 SCHEMA = 1
 
 _MODULE = (
-    "requests errors aborted running queued prompt_tokens own_hit_tokens cross_hit_tokens generated_tokens".split()
-)
+    "requests errors refused aborted running queued prompt_tokens own_hit_tokens cross_hit_tokens generated_tokens"
+).split()
 _WORKER = "pid restarts running queued prompt_tokens cached_tokens generated_tokens retractions".split()
 _KV = "capacity_tokens shared_tokens private_tokens free_tokens evictable_tokens token_bytes".split()
 _HANDOFF = "tokens bytes seconds calls".split()
 _EAGER = "tokens hit_tokens dropped waiting".split()
+_ADMISSION = "waiting held_back overdue sessions held_tokens".split()
 _PUSH = "pushed_tokens push_hit_tokens push_wasted_tokens dropped_pushes".split()
 _STORE = (
     "store_hit_tokens host_hit_tokens written_pages refused_pages damaged_pages capacity_bytes used_bytes "
@@ -107,7 +109,7 @@ def _module(entry: Json) -> Module:
 
 
 def _worker(entry: Json) -> Worker:
-    kv, handoff, eager, push = (entry.get(part) for part in ("kv", "handoff", "eager", "push"))
+    kv, handoff, eager, push, admission = (entry.get(part) for part in ("kv", "handoff", "eager", "push", "admission"))
     module = entry.get("module")
     return Worker(
         id=_text(entry.get("id")),
@@ -118,6 +120,7 @@ def _worker(entry: Json) -> Worker:
         kv=Kv(**_numbers(kv, _KV)) if isinstance(kv, dict) else None,
         handoff=Handoff(**_numbers(handoff, _HANDOFF)) if isinstance(handoff, dict) else None,
         eager=Eager(**_numbers(eager, _EAGER)) if isinstance(eager, dict) else None,
+        admission=Admission(**_numbers(admission, _ADMISSION)) if isinstance(admission, dict) else None,
         push=Push(**_numbers(push, _PUSH)) if isinstance(push, dict) else None,
         store=_store(entry.get("store")),
         **_numbers(entry, _WORKER),

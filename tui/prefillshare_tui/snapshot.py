@@ -43,6 +43,8 @@ class Module:
     """Calls that ended, errors and aborted ones included."""
     errors: float | None = None
     """Calls that failed."""
+    refused: float | None = None
+    """Calls that the caller has to change, or to repeat later."""
     aborted: float | None = None
     """Calls that the client gave up."""
     running: float | None = None
@@ -162,6 +164,22 @@ class EagerJobs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """Calls of new sessions that wait while those under way fill the KV cache."""
+
+    waiting: float | None = None
+    """Calls that wait now."""
+    held_back: float | None = None
+    """Calls that had to wait."""
+    overdue: float | None = None
+    """Of these, those taken because they had waited for the longest time."""
+    sessions: float | None = None
+    """Sessions that are served, or whose context is kept."""
+    held_tokens: float | None = None
+    """KV that these take together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Worker:
     """One process of the deployment."""
 
@@ -197,6 +215,8 @@ class Worker:
     """None in the colocated topology."""
     eager: Eager | None = None
     """None where nothing is computed ahead."""
+    admission: Admission | None = None
+    """None where nobody waits for memory."""
     push: Push | None = None
     """Decode workers only."""
     store: Store | None = None

@@ -55,6 +55,7 @@ def activity_values(activity: Activity) -> dict[str, Any]:
         "hit_ratio": split.ratio if split else None,
         "requests": activity.grown.get("requests"),
         "errors": activity.grown.get("errors"),
+        "refused": activity.grown.get("refused"),
         "generated_tokens": activity.grown.get("generated_tokens"),
         "generated_tokens_per_s": activity.rate("generated_tokens"),
         "latency_s": {

@@ -9,6 +9,7 @@ from prefillshare_tui.snapshot import Histogram, Module, Worker
 MODULE_COUNTERS = (
     "requests",
     "errors",
+    "refused",
     "aborted",
     "prompt_tokens",
     "own_hit_tokens",

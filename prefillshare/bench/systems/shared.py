@@ -1,6 +1,7 @@
 """PrefillShare: `shared` is one engine with all modules, `shared-pd` prefill workers, decode workers and a router.
 
-`shared-lazy` is `shared` without answers that are computed ahead: what that brings, and costs, is what is between them.
+`shared-lazy` is `shared` without answers that are computed ahead, `shared-open` without sessions that wait for memory:
+what either brings, and costs, is what is between them.
 """
 
 import contextlib
@@ -55,6 +56,16 @@ class SharedLazy(Shared):
     def choose(self, deployment: Deployment) -> Deployment:
         """Without answers that are computed ahead."""
         return replace(deployment, prefill=replace(deployment.prefill, eager_answers=False))
+
+
+class SharedOpen(Shared):
+    """Colocated, and every call is taken when it comes, whatever KV that evicts."""
+
+    name = "shared-open"
+
+    def choose(self, deployment: Deployment) -> Deployment:
+        """Without sessions that wait for memory."""
+        return replace(deployment, engine=replace(deployment.engine, memory_wait_s=0.0))
 
 
 class SharedPd:

@@ -38,6 +38,10 @@ class Attempt:
             underway.call, pair.prefill, pair.decode, parts.settings.base_model
         )
         self._answer: Answer | None = None
+        self._is_decode_over = False
+        self._is_waiting = False
+        self._refusal: Answer | BaseException | None = None
+        """What the prefill leg said, if that leaves the decode leg nothing to answer."""
         self._is_decoding = False
         self._is_over = False
         self._started = time.monotonic()
@@ -45,12 +49,7 @@ class Attempt:
     async def __aenter__(self) -> "Attempt":
         # Both legs set out at once. The decode worker fetches the KV when the prefill worker has it, by the room
         # that both are told; whichever comes first waits for the other.
-        self._prefill = asyncio.create_task(self._run_prefill())
-        self._decode = asyncio.create_task(
-            self._parts.client.send(
-                self._decode_leg, self._underway.span.headers, is_stream=self._underway.call.is_stream
-            )
-        )
+        self._prefill = self._underway.loop.create_task(self._run_prefill())
         return self
 
     async def __aexit__(
@@ -68,14 +67,21 @@ class Attempt:
 
         Raises: LegFailedError, ShortageError; CallTimeoutError when nothing has come in time.
         """
-        settings = self._parts.settings.router
+        settings, now = self._parts.settings.router, self._underway.loop.time()
         limit_s = settings.first_byte_timeout_s if self._underway.call.is_stream else settings.total_timeout_s
+        ends_at = min(now + limit_s, self._underway.deadline)
         try:
-            async with asyncio.timeout_at(min(asyncio.get_running_loop().time() + limit_s, self._underway.deadline)):
-                await asyncio.wait((self._prefill, self._decode), return_when=asyncio.FIRST_COMPLETED)
-                self._answer = await self._await_answer()
+            async with asyncio.timeout_at(ends_at) as limit:
+                # The decode leg runs in this task; a prefill leg that says why there will be no answer ends it early.
+                self._is_waiting = True
+                self._prefill.add_done_callback(lambda _: self._hear_prefill(limit, ends_at))
+                self._answer = await self._run_decode()
         except TimeoutError:
-            give_up(note_silence(self._pair.prefill if self._is_prefilling else self.decode, limit_s))
+            if self._refusal is None:
+                give_up(note_silence(self._pair.prefill if self._is_prefilling else self.decode, limit_s))
+            self._answer = _answer_or_raise(self._refusal)
+        finally:
+            self._is_waiting = False
         return self._answer
 
     @property
@@ -88,19 +94,31 @@ class Attempt:
         """Whether the prefill worker has not reported yet."""
         return not self._prefill.done()
 
-    async def _await_answer(self) -> Answer:
-        """Return the decode leg's answer, or the prefill leg's where that says why there will be none."""
-        if self._decode.done():
-            return await self._decode
-        report = self._prefill.result()
-        if isinstance(report, ShortageError) or (isinstance(report, LegFailedError) and report.counts):
-            raise report
-        if isinstance(report, LegFailedError) or report.is_refusal:
-            # A refusal by the decode worker makes the hand-off fail, and says why.
-            await asyncio.wait((self._decode,), timeout=_REFUSAL_GRACE_S)
-            if not self._decode.done():
-                return _answer_or_raise(report)
-        return await self._decode
+    async def _run_decode(self) -> Answer:
+        call = self._underway.call
+        try:
+            answer = await self._parts.client.send(
+                self._decode_leg, self._underway.span.headers, is_stream=call.is_stream
+            )
+        except (LegFailedError, ShortageError):
+            self._is_decode_over = True
+            raise
+        # A stream is in the worker's hands until `relay` has passed on its last piece.
+        self._is_decode_over = answer.rest is None
+        return answer
+
+    def _hear_prefill(self, limit: asyncio.Timeout, ends_at: float) -> None:
+        """Wait no longer for the decode leg, or not much longer, once the prefill leg says that it is in vain."""
+        if not self._is_waiting or limit.expired() or self._prefill.cancelled():
+            return
+        report = self._prefill.exception() or self._prefill.result()
+        if isinstance(report, Answer) and not report.is_refusal:
+            return
+        self._refusal = report
+        # A refusal by the decode worker makes the hand-off fail, and says why.
+        may_be_told = isinstance(report, Answer) or (isinstance(report, LegFailedError) and not report.counts)
+        grace_s = _REFUSAL_GRACE_S if may_be_told else 0.0
+        limit.reschedule(min(self._underway.loop.time() + grace_s, ends_at))
 
     async def _run_prefill(self) -> PrefillResult:
         # An error is returned, not raised: after a good answer nobody waits for this task any more.
@@ -132,16 +150,16 @@ class Attempt:
         """Close what is open, and tell the workers, which would go on computing for nobody."""
         if self._answer is not None and self._answer.rest is not None:
             self._answer.rest.close()
-        for task, leg in ((self._prefill, self._prefill_leg), (self._decode, self._decode_leg)):
-            is_streaming = task is self._decode and self._answer is not None and self._answer.rest is not None
-            # Whoever waits for a leg and is cancelled has cancelled the leg, too: the worker still computes it.
-            is_open = not task.done() or task.cancelled() or is_streaming
-            task.cancel()
-            if is_open:
-                self._parts.client.abort(leg)
+        # Whoever waits for a leg and is cancelled has cancelled the leg, too: the worker still computes it.
+        is_prefilling = self._is_prefilling or self._prefill.cancelled()
+        self._prefill.cancel()
+        if is_prefilling:
+            self._parts.client.abort(self._prefill_leg)
+        if not self._is_decode_over:
+            self._parts.client.abort(self._decode_leg)
 
 
-def _answer_or_raise(report: Answer | LegFailedError) -> Answer:
-    if isinstance(report, LegFailedError):
-        raise report
-    return report
+def _answer_or_raise(report: Answer | BaseException) -> Answer:
+    if isinstance(report, Answer):
+        return report
+    raise report

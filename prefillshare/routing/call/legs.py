@@ -7,7 +7,6 @@ for no token has a prefill leg alone, which hands its KV to nobody and whose ans
 """
 
 import random
-import uuid
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -19,7 +18,8 @@ from prefillshare.routing.call.call import Call
 from prefillshare.routing.workers.leg import Leg
 from prefillshare.routing.workers.worker import Worker
 
-_MAX_ROOM = 2**63 - 1
+_ROOM_BITS = 63
+_RID_BITS = 128
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 T = TypeVar("T")
 
@@ -48,7 +48,7 @@ def make_prefill_only_leg(call: Call, prefill: Worker) -> Leg:
 
 
 def _make_leg(call: Call, worker: Worker, fields: Mapping[str, Any], headers: Mapping[str, str] = _NO_HEADERS) -> Leg:
-    rid = _per_prompt(call, lambda: uuid.uuid4().hex)
+    rid = _per_prompt(call, _make_rid)
     own = orjson.dumps({**fields, "rid": rid})
     return Leg(
         worker=worker,
@@ -61,7 +61,16 @@ def _make_leg(call: Call, worker: Worker, fields: Mapping[str, Any], headers: Ma
 
 def _make_rooms(call: Call) -> int | list[int]:
     # Nobody hands rooms out: of so many, no two calls of any router before these workers draw the same.
-    return _per_prompt(call, lambda: random.randint(1, _MAX_ROOM))
+    return _per_prompt(call, _make_room)
+
+
+def _make_room() -> int:
+    return random.getrandbits(_ROOM_BITS) or 1  # 0 is no room
+
+
+def _make_rid() -> str:
+    # Its only reader is a worker; it need not be hard to guess, and the system's generator takes as long as a parser.
+    return f"{random.getrandbits(_RID_BITS):032x}"
 
 
 def _per_prompt(call: Call, make: Callable[[], T]) -> T | list[T]:

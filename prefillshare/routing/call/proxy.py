@@ -5,7 +5,7 @@ import time
 
 from aiohttp import web
 
-from prefillshare.observe.observer import Observed, Outcome
+from prefillshare.observe.observer import Observed, Outcome, outcome_of
 from prefillshare.observe.sessions import Prompt
 from prefillshare.routing.call.attempt import Attempt
 from prefillshare.routing.call.call import Call
@@ -28,6 +28,7 @@ class Proxy:
     def __init__(self, parts: Parts, eager: EagerAnswers | None = None) -> None:
         self.counters = Counters()
         self.num_running = 0
+        self._loop = asyncio.get_running_loop()
         self._parts = parts
         self._eager = eager
 
@@ -37,7 +38,8 @@ class Proxy:
         Raises: RoutingError.
         """
         observed = self._observe(call)
-        self._tell_begin(call, observed)
+        # In the turn after the next: what nobody waits for is done when both legs are on their way.
+        self._loop.call_soon(self._loop.call_soon, self._tell_begin, call, observed)
         self.counters.calls += 1
         self.num_running += 1
         started = time.monotonic()
@@ -45,12 +47,14 @@ class Proxy:
         reason: str | None = None
         try:
             with self._parts.tracing.span(request.headers, module=call.module, endpoint=call.endpoint) as span:
-                deadline = asyncio.get_running_loop().time() + self._parts.settings.router.total_timeout_s
+                loop = self._loop
+                deadline = loop.time() + self._parts.settings.router.total_timeout_s
                 response = await self._try_workers(
-                    Underway(request=request, call=call, observed=observed, span=span, deadline=deadline)
+                    Underway(request=request, call=call, observed=observed, span=span, loop=loop, deadline=deadline)
                 )
             self.counters.answered += 1
-            outcome, reason = ("ok", None) if response.status < 400 else ("error", f"answered {response.status}")
+            outcome = outcome_of(response.status)
+            reason = None if outcome == "ok" else f"answered {response.status}"
             return response
         except StreamBrokenError as error:
             self.counters.failed += 1
@@ -60,8 +64,8 @@ class Proxy:
             self.counters.aborted += 1
             raise
         except RoutingError as error:
-            outcome, reason = "error", str(error)
-            self._count_failure(call, error)
+            outcome, reason = outcome_of(error.status), str(error)
+            self._count_failure(error)
             raise
         finally:  # a client that leaves cancels this task, wherever it waits
             self.num_running -= 1
@@ -70,12 +74,13 @@ class Proxy:
     def _observe(self, call: Call) -> Observed:
         num_prompts = 1 if call.num_prompts is None else call.num_prompts
         prompt = Prompt(data=call.prompts[0] if call.prompts else b"")
-        return self._parts.observer.begin(call.module, session=call.session, prompt=prompt, num_prompts=num_prompts)
+        return self._parts.observer.begin(
+            call.module, session=call.session, prompt=prompt, num_prompts=num_prompts, finds_session=False
+        )
 
-    def _count_failure(self, call: Call, error: RoutingError) -> None:
+    def _count_failure(self, error: RoutingError) -> None:
         if isinstance(error, QueueFullError):
             self.counters.refused += 1
-            self._parts.observer.events.tell("refusal", call.module, str(error))
         else:
             self.counters.failed += 1
 
@@ -116,8 +121,9 @@ class Proxy:
         return response
 
     def _tell_begin(self, call: Call, observed: Observed) -> None:
-        if self._eager is not None and observed.session is not None and not call.is_prefill_only:
-            self._eager.begin_call(observed.session, call.module)
+        session = observed.session
+        if self._eager is not None and session is not None and not call.is_prefill_only:
+            self._eager.begin_call(session, call.module)
 
     def _tell_end(self, underway: Underway, attempt: Attempt) -> None:
         """The answer is out: what follows it may be computed. Of a batch nobody knows which answer goes on."""

@@ -1,5 +1,6 @@
 """A call on its way: what every attempt at it needs to know."""
 
+import asyncio
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -25,6 +26,8 @@ class Underway:
     """What is counted of it."""
     span: CallSpan
     """Its trace, and the headers of it that both legs are sent."""
+    loop: asyncio.AbstractEventLoop
+    """The loop that answers it: in Python 3.11 asking for it costs a system call."""
     deadline: float
     """When it must be over, in the loop's time."""
 

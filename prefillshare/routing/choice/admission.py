@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from prefillshare.config.router import Router
 from prefillshare.routing.choice.chooser import Chooser, Pair
 from prefillshare.routing.choice.demand import Demand
+from prefillshare.routing.choice.start_hold import StartHold
 from prefillshare.routing.errors import QueueFullError, RoutingError, UnavailableError
 from prefillshare.routing.workers.pool import WorkerPool
 from prefillshare.routing.workers.worker import Worker
@@ -28,7 +29,12 @@ class _Waiting:
 class Admission:
     """Hands out reserved pairs of workers, at once or in turn."""
 
-    def __init__(self, settings: Router, pool: WorkerPool, chooser: Chooser) -> None:
+    def __init__(
+        self, settings: Router, pool: WorkerPool, chooser: Chooser, start_hold: StartHold | None = None
+    ) -> None:
+        """`start_hold` lets calls wait for workers that are not known yet; whoever gives it calls `start_waiting` when
+        it ends."""
+        self._start_hold = start_hold
         self._max_queued = settings.max_queued_per_module
         self._timeout_s = settings.queue_timeout_s
         self._pool = pool
@@ -52,7 +58,7 @@ class Admission:
         """
         # Whoever comes while others wait must not pass them, though there may be room at this moment.
         if demand.module not in self._queues:
-            pair = self._chooser.choose(demand, avoid)
+            pair = self._choose(demand, avoid)
             if pair is not None:
                 return pair
         return await self._wait(demand, avoid)
@@ -77,13 +83,25 @@ class Admission:
         if waiting.pair.done():
             return True
         try:
-            pair = self._chooser.choose(waiting.demand, waiting.avoid)
+            pair = self._choose(waiting.demand, waiting.avoid)
         except RoutingError as error:
             waiting.pair.set_exception(error)
             return True
         if pair is not None:
             waiting.pair.set_result(pair)
         return pair is not None
+
+    def _choose(self, demand: Demand, avoid: Collection[str]) -> Pair | None:
+        """Return a reserved pair; None while `demand` is to wait for one.
+
+        Raises: UnavailableError.
+        """
+        try:
+            return self._chooser.choose(demand, avoid)
+        except UnavailableError:
+            if self._start_hold is not None and self._start_hold.is_on(demand):
+                return None
+            raise
 
     async def _wait(self, demand: Demand, avoid: Collection[str]) -> Pair:
         queue = self._queues.setdefault(demand.module, deque())

@@ -31,7 +31,8 @@ class EagerAnswers:
         self._parts = parts
         self._continuations = Continuations(parts.client)
         self._predictor = Predictor(parts.settings.router.max_sessions)
-        self._jobs: OrderedDict[str, asyncio.Task[None]] = OrderedDict()
+        self._loop = asyncio.get_running_loop()
+        self._jobs: OrderedDict[str, asyncio.TimerHandle | asyncio.Task[None]] = OrderedDict()
         self._running: set[asyncio.Task[None]] = set()
         self._turns: WeakKeyDictionary[Worker, asyncio.Semaphore] = WeakKeyDictionary()
 
@@ -48,14 +49,15 @@ class EagerAnswers:
             self.counters.dropped += 1
             earlier.cancel()
         self._make_room()
-        self._jobs[ended.session] = asyncio.create_task(self._run(ended))
+        # A timer, and a task only where there is something to do: most calls of a busy deployment leave no job.
+        self._jobs[ended.session] = self._loop.call_later(SETTLE_S, self._begin, ended)
 
     async def close(self) -> None:
         """Give all jobs up."""
         jobs = list(self._jobs.values())
         for job in jobs:
             job.cancel()
-        await asyncio.gather(*jobs, return_exceptions=True)
+        await asyncio.gather(*(job for job in jobs if isinstance(job, asyncio.Task)), return_exceptions=True)
 
     def _make_room(self) -> None:
         if len(self._jobs) < MAX_JOBS:
@@ -65,22 +67,35 @@ class EagerAnswers:
             self.counters.dropped += 1
             self._jobs.pop(oldest).cancel()
 
-    async def _run(self, ended: Ended) -> None:
+    def _begin(self, ended: Ended) -> None:
+        """The answer has settled: make a task of what follows it, unless that would end at once."""
+        job = Job(self._parts, self._continuations, self._predictor, ended)
+        if not self._turn_at(ended.prefill).locked() and (outcome := job.foresee()) is not None:
+            del self._jobs[ended.session]
+            self._count(outcome)
+            return
+        self._jobs[ended.session] = self._loop.create_task(self._run(ended, job))
+
+    def _turn_at(self, worker: Worker) -> asyncio.Semaphore:
+        turn = self._turns.get(worker)
+        if turn is None:
+            turn = self._turns[worker] = asyncio.Semaphore(_AT_A_TIME)
+        return turn
+
+    async def _run(self, ended: Ended, job: Job) -> None:
         task = asyncio.current_task()
         assert task is not None
         try:
-            await asyncio.sleep(SETTLE_S)
-            async with self._turns.setdefault(ended.prefill, asyncio.Semaphore(_AT_A_TIME)):
+            async with self._turn_at(ended.prefill):
                 self._running.add(task)
-                self._count(await self._try(ended))
+                self._count(await self._try(ended, job))
         finally:
             self._running.discard(task)
             # A later job of the session may have taken its place.
             if self._jobs.get(ended.session) is task:
                 del self._jobs[ended.session]
 
-    async def _try(self, ended: Ended) -> Outcome:
-        job = Job(self._parts, self._continuations, self._predictor, ended)
+    async def _try(self, ended: Ended, job: Job) -> Outcome:
         try:
             async with asyncio.timeout(LONGEST_S):
                 return await job.run()

@@ -37,7 +37,7 @@ class Continuations:
     async def ask(self, worker: Worker, rid: str) -> Continuation | None:
         """Return what follows the answer `rid`; None when nothing certain does.
 
-        Raises: aiohttp.ClientError, OSError, TimeoutError, ShortageError.
+        Raises: OSError, TimeoutError, ShortageError.
         """
         known = self._of(worker)
         status, content = await self._client.fetch(worker, f"{CONTINUATION_PATH}?rid={rid}", timeout_s=ASK_TIMEOUT_S)

@@ -9,7 +9,6 @@ import logging
 from dataclasses import dataclass
 from typing import Literal
 
-import aiohttp
 import orjson
 
 from prefillshare.routing.choice.demand import Demand
@@ -29,7 +28,7 @@ MAX_CALLS_AHEAD = 1
 """Calls that a prefill worker may have when a job is sent there: more, and one of them waits."""
 
 Outcome = Literal["nothing", "dropped", "failed", "done", "pushed"]
-FAILURES = (LegFailedError, ShortageError, aiohttp.ClientError, OSError, TimeoutError)
+FAILURES = (LegFailedError, ShortageError, OSError, TimeoutError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,16 +56,21 @@ class Job:
         self._predictor = predictor
         self._ended = ended
 
+    def foresee(self) -> Outcome | None:
+        """Return how it would end if it ran now; None if there is something to do."""
+        ended = self._ended
+        if not self._is_present(ended.decode) or not self._continuations.can_ask(ended.decode):
+            return "nothing"
+        return None if self._has_time() else "dropped"
+
     async def run(self) -> Outcome:
         """Do it, as far as no call is held up by it.
 
         Raises: what stands in `FAILURES`.
         """
         ended = self._ended
-        if not self._is_present(ended.decode) or not self._continuations.can_ask(ended.decode):
-            return "nothing"
-        if not self._has_time():
-            return "dropped"
+        if (outcome := self.foresee()) is not None:
+            return outcome
         continuation = await self._continuations.ask(ended.decode, ended.rid)
         if continuation is None:
             return "nothing"

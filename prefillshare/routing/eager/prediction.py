@@ -55,7 +55,9 @@ class Predictor:
 
     def note_call(self, session: str, module: str) -> None:
         """Hear that `session` calls `module` now."""
-        track = self._tracks.setdefault(session, _Track())
+        track = self._tracks.get(session)
+        if track is None:
+            track = self._tracks[session] = _Track()
         self._tracks.move_to_end(session)
         if len(self._tracks) > self._max_sessions:
             self._tracks.popitem(last=False)

@@ -11,11 +11,11 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 
-import aiohttp
 import orjson
 
 from prefillshare.errors import ConfigError
 from prefillshare.observe.document import WorkerPhase
+from prefillshare.routing.http.client import HttpClient
 from prefillshare.routing.parts import Parts
 from prefillshare.routing.peers.hop import HOP_HEADER, Hops
 from prefillshare.routing.peers.peer import Load, Peer, Report, add_up, read_report
@@ -35,7 +35,7 @@ SILENT_S = 10.0
 class Exchange:
     """Keeps the state of every other router true, and every worker's load with what the others have there."""
 
-    def __init__(self, parts: Parts, hops: Hops, http: aiohttp.ClientSession, num_running: Callable[[], int]) -> None:
+    def __init__(self, parts: Parts, hops: Hops, http: HttpClient, num_running: Callable[[], int]) -> None:
         """`num_running` tells how many calls this router has."""
         settings = parts.settings
         self.peers = {address: Peer(address) for address in settings.other_routers}
@@ -66,12 +66,15 @@ class Exchange:
             at_workers=loads,
         )
 
-    def _find_models(self) -> tuple[str, ...]:
+    def can_answer(self, model: str) -> bool:
+        """Whether this router has workers for `model` that are up: it tells the others of no other model."""
         pool = self._parts.pool
-        if not pool.prefill_group.is_available:
-            return ()
-        modules = [module for module in pool.modules() if pool.replica_group(module).is_available]
-        return (self._parts.settings.base_model, *modules)
+        is_base = model == self._parts.settings.base_model
+        return pool.prefill_group.is_available and (is_base or pool.replica_group(model).is_available)
+
+    def _find_models(self) -> tuple[str, ...]:
+        names = (self._parts.settings.base_model, *self._parts.pool.modules())
+        return tuple(filter(self.can_answer, names))
 
     async def close(self) -> None:
         """Ask no more."""
@@ -89,11 +92,15 @@ class Exchange:
         await asyncio.gather(*(self._tell(peer, {"flushed": worker_ids}) for peer in self.peers.values()))
 
     async def _tell(self, peer: Peer, content: Mapping[str, object]) -> None:
-        with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
+        with contextlib.suppress(OSError):
             async with asyncio.timeout(_TIMEOUT_S):
-                url, headers = peer.address + PEER_PATH, {HOP_HEADER: self._hops.mark_for(peer.address)}
-                async with self._http.put(url, data=orjson.dumps(content), headers=headers) as reply:
-                    await reply.read()
+                await self._request(peer, "PUT", orjson.dumps(content))
+
+    async def _request(self, peer: Peer, method: str, body: bytes = b"") -> tuple[int, bytes]:
+        headers = {"Content-Type": "application/json", HOP_HEADER: self._hops.mark_for(peer.address)}
+        reply = await self._http.request(method, peer.address, PEER_PATH, headers=headers, body=body)
+        content = await reply.read()
+        return reply.status, content
 
     async def _keep_asking(self, peer: Peer) -> None:
         num_failures, heard_at = 0, time.monotonic()
@@ -102,7 +109,7 @@ class Exchange:
             try:
                 self._take(peer, await self._ask(peer))
                 num_failures, heard_at = 0, time.monotonic()
-            except (aiohttp.ClientError, OSError, ConfigError) as error:
+            except (OSError, ConfigError) as error:
                 # TimeoutError is an OSError: a busy router may be late once.
                 num_failures += 1
                 is_late = isinstance(error, TimeoutError) and num_failures < _MAX_FAILURES
@@ -119,14 +126,12 @@ class Exchange:
     async def _ask(self, peer: Peer) -> Report:
         """Return what `peer` tells.
 
-        Raises: aiohttp.ClientError, OSError; ConfigError when it is no router of this deployment.
+        Raises: OSError; ConfigError when it is no router of this deployment.
         """
-        headers = {HOP_HEADER: self._hops.mark_for(peer.address)}
         async with asyncio.timeout(_TIMEOUT_S):
-            async with self._http.get(peer.address + PEER_PATH, headers=headers) as reply:
-                content = await reply.read()
-        if reply.status != 200:
-            raise ConfigError(f"it answered {reply.status}: {error_text(content)}")
+            status, content = await self._request(peer, "GET")
+        if status != 200:
+            raise ConfigError(f"it answered {status}: {error_text(content)}")
         try:
             report = read_report(orjson.loads(content))
         except orjson.JSONDecodeError:

@@ -1,25 +1,26 @@
 """Passing a call on to the router that owns its session, and the answer back, byte for byte."""
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
-import aiohttp
 from aiohttp import web
-from yarl import URL
 
 from prefillshare.contract import SESSION_HEADER
 from prefillshare.errors import PrefillShareError
-from prefillshare.routing.call.relay import Writer, end_with_error
+from prefillshare.routing.call.relay import Stream, Writer, end_with_error
 from prefillshare.routing.choice.demand import Demand
 from prefillshare.routing.descriptors import is_own_shortage
 from prefillshare.routing.errors import WorkerFailedError
 from prefillshare.routing.headers import pick_headers
+from prefillshare.routing.http.client import HttpClient
+from prefillshare.routing.http.errors import BrokenOffError, CannotConnectError, ConnectTimeoutError
+from prefillshare.routing.http.reply import Reply
 from prefillshare.routing.parts import Parts
 from prefillshare.routing.peers.exchange import Exchange
 from prefillshare.routing.peers.hop import HOP_HEADER, STOPPING_HEADER, Hops
 from prefillshare.routing.peers.ownership import rank_owners, session_key
 from prefillshare.routing.peers.peer import Peer
 from prefillshare.routing.tracing import PASSED_HEADERS
-from prefillshare.routing.workers.client import as_payload, make_session
 
 _MARGIN_S = 10.0
 """Beyond the time limit of a call, which its owner keeps: for the owner's own word that it is over."""
@@ -28,6 +29,7 @@ _MAX_LOST = 2
 _OF_ONE_CONNECTION = frozenset(
     "connection keep-alive transfer-encoding content-length date server te trailer upgrade".split()
 )
+_STOPPING = STOPPING_HEADER.lower().encode()
 _CALL_HEADERS = (SESSION_HEADER, *PASSED_HEADERS)
 
 
@@ -43,7 +45,7 @@ class PeerLostError(PrefillShareError):
 class Peers:
     """The other routers: who of them owns a call's session, and what is passed on to them."""
 
-    def __init__(self, parts: Parts, hops: Hops, exchange: Exchange, http: aiohttp.ClientSession) -> None:
+    def __init__(self, parts: Parts, hops: Hops, exchange: Exchange, http: HttpClient) -> None:
         self.hops = hops
         self.exchange = exchange
         self.num_forwarded = 0
@@ -64,7 +66,7 @@ class Peers:
     async def close(self) -> None:
         """Ask and pass on no more."""
         await self.exchange.close()
-        await self._http.close()
+        self._http.close()
 
     async def forward(self, request: web.Request, body: bytes, demand: Demand) -> web.StreamResponse | None:
         """Return the answer of the router that owns the session of `demand`; None when this one is to answer.
@@ -76,7 +78,10 @@ class Peers:
         num_lost = 0
         for address in rank_owners(session_key(demand), self._addresses):
             if address == self._own:
-                return None
+                # One that has not heard of its workers yet owns nothing: the others think so, too.
+                if self.exchange.can_answer(demand.module):
+                    return None
+                continue
             peer = self.exchange.peers[address]
             if not peer.can_answer(demand.module):
                 continue
@@ -97,16 +102,20 @@ class Peers:
         stream: Writer | None = None
         try:
             limit_s = self._parts.settings.router.total_timeout_s + _MARGIN_S
-            async with peer.passing(limit_s), await self._ask(request, body, peer) as reply:
-                headers = _pick_answer_headers(reply.headers)
-                if reply.content_length is not None:
-                    content = await _read(peer, reply.read())
+            async with peer.passing(limit_s), self._ask(request, body, peer) as (reply, first):
+                headers = _pick_answer_headers(reply)
+                if reply.find_header(b"content-length") is not None:
+                    content = first + await _read(peer, reply.read())
                     return web.Response(body=content, status=reply.status, headers=headers)
-                response = web.StreamResponse(status=reply.status, headers=headers)
+                response = Stream(status=reply.status, headers=headers)
                 await response.prepare(request)  # the status is out: no other router can answer any more
-                stream = Writer(response)
-                while piece := await _read(peer, reply.content.readany()):
+                stream, piece = Writer(response, request.transport), first
+                while piece:
+                    if reply.is_read:
+                        await stream.write_last(piece)
+                        break
                     await stream.write(piece)
+                    piece = await _read(peer, reply.read_piece(stream.write_at_once))
                 return response
         except (PeerLostError, TimeoutError) as error:
             peer.hurry.set()
@@ -116,8 +125,9 @@ class Peers:
             await end_with_error(request, stream, WorkerFailedError(f"the answer broke off: {lost}"))
             return stream.response
 
-    async def _ask(self, request: web.Request, body: bytes, peer: Peer) -> aiohttp.ClientResponse:
-        """Send the call to `peer`; return its answer once that begins.
+    @contextlib.asynccontextmanager
+    async def _ask(self, request: web.Request, body: bytes, peer: Peer) -> AsyncIterator[tuple[Reply, bytes]]:
+        """Send the call to `peer`; give its answer, and the first piece of it, while the block runs.
 
         Raises: PeerLostError, ShortageError.
         """
@@ -126,27 +136,29 @@ class Peers:
             HOP_HEADER: self.hops.mark_for(peer.address),
             **pick_headers(request.headers, _CALL_HEADERS),
         }
-        url = URL(peer.address + request.raw_path, encoded=True)
+        reply = None
         try:
-            reply = await self._http.post(url, data=as_payload(body), headers=headers, allow_redirects=False)
-        except aiohttp.ClientConnectorError as error:
+            reply = await self._http.request(
+                "POST", peer.address, request.raw_path, headers=headers, body=body, is_stream=True
+            )
+            first = await _read(peer, reply.read_piece())
+            if reply.find_header(_STOPPING) is not None:
+                raise PeerLostError(f"{peer.name} is stopping")
+            yield reply, first
+        except CannotConnectError as error:
             self._raise_own_shortage(peer, error)
             # Nobody listens there: no other call need try before the router has answered again.
             reason = f"it does not take connections ({error.strerror})"
             self.exchange.lose(peer, reason)
             raise PeerLostError(f"{peer.name}: {reason}") from None
-        except aiohttp.ServerTimeoutError:
+        except ConnectTimeoutError:
             raise PeerLostError(f"{peer.name} did not take a connection in time") from None
-        except (aiohttp.ClientError, OSError) as error:
-            self._raise_own_shortage(peer, error)
-            raise _broken_off(peer, error) from None
-        if STOPPING_HEADER in reply.headers:
-            reply.close()
-            raise PeerLostError(f"{peer.name} is stopping")
-        return reply
+        finally:
+            if reply is not None:
+                reply.close()
 
-    def _raise_own_shortage(self, peer: Peer, error: Exception) -> None:
-        if isinstance(error, OSError) and is_own_shortage(error):
+    def _raise_own_shortage(self, peer: Peer, error: OSError) -> None:
+        if is_own_shortage(error):
             raise self._parts.descriptors.cannot_connect(peer.name, error) from None
 
 
@@ -157,16 +169,13 @@ async def _read(peer: Peer, content: Awaitable[bytes]) -> bytes:
     """
     try:
         return await content
-    except (aiohttp.ClientError, OSError) as error:
-        raise _broken_off(peer, error) from None
+    except BrokenOffError as error:
+        raise PeerLostError(f"{peer.name} broke off ({error})", has_ended=True) from None
 
 
-def _broken_off(peer: Peer, error: Exception) -> PeerLostError:
-    return PeerLostError(f"{peer.name} broke off ({str(error) or type(error).__name__})", has_ended=True)
-
-
-def _pick_answer_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in headers.items() if name.lower() not in _OF_ONE_CONNECTION}
+def _pick_answer_headers(reply: Reply) -> dict[str, str]:
+    named = ((name.decode("ascii", "replace"), value) for name, value in reply.headers)
+    return {name: value.decode("latin-1") for name, value in named if name.lower() not in _OF_ONE_CONNECTION}
 
 
 def make_peers(parts: Parts, num_running: Callable[[], int]) -> Peers | None:
@@ -174,6 +183,6 @@ def make_peers(parts: Parts, num_running: Callable[[], int]) -> Peers | None:
     settings = parts.settings
     if not settings.other_routers or settings.admin_key is None:
         return None
-    http = make_session(settings.router)
+    http = HttpClient(settings.router.connect_timeout_s)
     hops = Hops(settings.admin_key, settings.own_address)
     return Peers(parts, hops, Exchange(parts, hops, http, num_running), http)

@@ -35,6 +35,8 @@ async def read_body(request: web.Request, settings: Router) -> bytes:
         raise MediaTypeError(f"the content encoding is {encoding[:40]!r}: send the JSON text uncompressed")
     try:
         if (request.content_length or 0) <= settings.max_body_bytes:
+            if request.content.is_eof():
+                return _take(request, settings)  # most bodies come with their headers
             async with asyncio.timeout(settings.body_timeout_s):
                 return await request.read()
     except web.HTTPRequestEntityTooLarge:
@@ -43,6 +45,21 @@ async def read_body(request: web.Request, settings: Router) -> bytes:
         raise BodyTimeoutError(f"the body did not arrive within {settings.body_timeout_s:g} s: send it again") from None
     except web.RequestPayloadError as error:
         raise BadCallError(f"the body cannot be read ({error}): send it again") from None
-    raise TooLargeError(
+    raise _too_large(settings)
+
+
+def _take(request: web.Request, settings: Router) -> bytes:
+    """Return a body that is all there.
+
+    Raises: TooLargeError, web.RequestPayloadError.
+    """
+    body = request.content.read_nowait()
+    if len(body) > settings.max_body_bytes:
+        raise _too_large(settings)
+    return body
+
+
+def _too_large(settings: Router) -> TooLargeError:
+    return TooLargeError(
         f"the body is larger than {settings.max_body_bytes} bytes: send less, or raise max_body_bytes under [router]"
     )

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-import aiohttp
-
+from prefillshare.routing.http.reply import Reply
 from prefillshare.wire.bodies import read_stream_error
 from prefillshare.wire.errors import openai_error
 
@@ -18,7 +17,7 @@ class Answer:
     """Content-Type header."""
     content: bytes
     """The body, or the first piece of it."""
-    rest: aiohttp.ClientResponse | None = None
+    rest: Reply | None = None
     """Where the further pieces come from; whoever holds the answer closes it."""
 
     @property
@@ -32,20 +31,18 @@ class Answer:
         return 400 <= self.status < 500
 
 
-async def read_answer(reply: aiohttp.ClientResponse, *, is_stream: bool) -> Answer:
+async def read_answer(reply: Reply, *, is_stream: bool) -> Answer:
     """Return the answer in `reply`; of a stream, once its first piece is there.
 
-    Raises: aiohttp.ClientError, OSError.
+    Raises: BrokenOffError.
     """
-    content_type = reply.headers.get("Content-Type", "application/json")
-    try:
-        if not is_stream or reply.status != 200:
-            return Answer(status=reply.status, content_type=content_type, content=await reply.read())
-        first = await reply.content.readany()
-    except BaseException:
-        reply.close()  # the worker sees that nobody waits any more
-        raise
+    if not is_stream:
+        content = await reply.read()
+        return Answer(status=reply.status, content_type=reply.content_type, content=content)
+    first = await reply.read_piece()
+    if reply.status != 200:
+        return Answer(status=reply.status, content_type=reply.content_type, content=first + await reply.read())
     if error := read_stream_error(first):
         reply.close()
         return Answer(status=error.status, content_type="application/json", content=error.body)
-    return Answer(status=200, content_type=content_type, content=first, rest=reply)
+    return Answer(status=200, content_type=reply.content_type, content=first, rest=reply)

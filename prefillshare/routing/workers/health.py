@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import aiohttp
 import orjson
 
 from prefillshare.config.router import Router
@@ -121,7 +120,7 @@ class Health:
                 self._read_models(worker, status, content)
         except TimeoutError:
             return f"it did not answer within {timeout_s:g} s"
-        except (aiohttp.ClientError, OSError, ServerError) as error:
+        except (OSError, ServerError) as error:
             return str(error) or type(error).__name__
         return None
 

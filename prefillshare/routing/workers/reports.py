@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-import aiohttp
 import orjson
 
 from prefillshare.observe.document import STATE_PATH, DeploymentState, WorkerState
@@ -64,7 +63,7 @@ class WorkerReports:
             return None
         try:
             status, content = await self._client.fetch(worker, path, timeout_s=ASK_TIMEOUT_S)
-        except (aiohttp.ClientError, OSError, TimeoutError, ShortageError):
+        except (OSError, TimeoutError, ShortageError):
             return None
         return content if status == 200 else None
 

@@ -56,6 +56,15 @@ class Announcer:
         """Whether every router took the worker when it was told of it last."""
         return bool(self._urls) and self._joined.issuperset(self._urls)
 
+    @property
+    def refusals(self) -> list[str]:
+        """What the routers that did not take the worker said last, or why they could not be asked."""
+        return [
+            f"{_router_of(url)} {self._said[url]}"
+            for url in self._urls
+            if url not in self._joined and url in self._said
+        ]
+
     def step(self) -> bool:
         """Announce the worker if it is time to; return whether a router said that it was told to leave."""
         if time.monotonic() < self._next_at:
@@ -103,7 +112,11 @@ class Announcer:
         """Say what has changed since the last time."""
         if self._said.get(url) != text:
             self._said[url] = text
-            self._say(f"{url.partition('/workers/')[0]} {text}")
+            self._say(f"{_router_of(url)} {text}")
+
+
+def _router_of(url: str) -> str:
+    return url.partition("/workers/")[0]
 
 
 def _read_error(reply: httpx.Response) -> str:

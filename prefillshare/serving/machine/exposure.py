@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
-from prefillshare.peer_keys import can_encrypt, judge_private
+from prefillshare.peer_keys import can_encrypt
+from prefillshare.private_files import judge_private
 from prefillshare.serving.machine.finding import Finding
 from prefillshare.serving.options import DEFAULT_HOST
 
@@ -66,6 +67,15 @@ def check_secrets(files: Iterable[tuple[str, Path]]) -> Finding:
             return Finding(name="secrets", state="problem", value=f"{name} {path} {problem}", fix=fix)
     value = ", ".join(f"{name} {path} is private" for name, path in looked) or "no files of keys are named"
     return Finding(name="secrets", state="ok", value=value)
+
+
+def check_ray(environment: Mapping[str, str] = os.environ) -> Finding:
+    """Look whether a Ray cluster that is used from here wants to know who comes."""
+    if environment.get("RAY_AUTH_MODE", "").lower() == "token":
+        return Finding(name="Ray", state="ok", value="RAY_AUTH_MODE=token: the cluster wants a token")
+    fix = "whoever reaches a port of the cluster can run programs on its nodes: set RAY_AUTH_MODE=token and "
+    fix += "RAY_AUTH_TOKEN_PATH=FILE wherever `ray start` and `prefillshare` run"
+    return Finding(name="Ray", state="warning", value="RAY_AUTH_MODE is not token", fix=fix)
 
 
 def check_logs(folder: Path) -> Finding:

@@ -1,12 +1,12 @@
 """The network interfaces of this machine."""
 
-from prefillshare.errors import LaunchError
+from prefillshare.errors import ConfigError
 
 
 def find_interface(host: str) -> str:
     """Return the name of the interface that has the address `host`.
 
-    Raises: LaunchError when none has it.
+    Raises: ConfigError when none has it.
     """
     import psutil  # only a worker that others reach over a network needs it
 
@@ -15,5 +15,5 @@ def find_interface(host: str) -> str:
     }
     if host not in addresses:
         usable = ", ".join(address for address in addresses if address.count(".") == 3)
-        raise LaunchError(f"{host} is no address of this machine: use one of {usable}")
+        raise ConfigError(f"{host} is no address of this machine: use one of {usable}")
     return addresses[host]

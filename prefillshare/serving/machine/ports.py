@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 
 from prefillshare.contract import LAST_PORT
-from prefillshare.errors import LaunchError
+from prefillshare.errors import ConfigError, LaunchError
 
 _PORTS = range(10000, LAST_PORT + 1)
 _MIN_PORTS = 2000
@@ -14,30 +14,35 @@ _MAX_TRIES = 200
 
 
 def check_address(host: str, port: int) -> None:
-    """Make sure that a server can listen on host:port now.
+    """Make sure that a server can listen on host:port now, and still can when it has started.
 
-    Raises: LaunchError saying what is wrong with the address.
+    Effects: holds the port until this process ends, so that no outgoing connection of the machine gets it: a server
+    starts for minutes. One that sets SO_REUSEADDR, as all of ours do, can listen there all the same.
+    Raises: ConfigError when this machine has no such address, LaunchError when it cannot be had now.
     """
     check_port(port)
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError):
-        raise LaunchError(f"host {host!r} cannot be resolved: use 127.0.0.1, or 0.0.0.0 for all interfaces") from None
-    with socket.socket(family, kind, protocol) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+        raise ConfigError(f"host {host!r} cannot be resolved: use 127.0.0.1, or 0.0.0.0 for all interfaces") from None
+    family, kind, protocol, _, address = found[0]
+    try:
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
             probe.listen(1)
-        except OSError as error:
-            raise LaunchError(_explain(error, host, port)) from None
+        holder = socket.socket(family, kind, protocol)
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(address)
+    except OSError as error:
+        raise _explain(error, host, port) from None
+    holder.detach()
 
 
 def check_port(port: int) -> None:
-    """Raise LaunchError unless there is such a port."""
+    """Raise ConfigError unless there is such a port."""
     if not 1 <= port <= LAST_PORT:
-        raise LaunchError(f"port {port} does not exist: choose one from 1 to {LAST_PORT}")
+        raise ConfigError(f"port {port} does not exist: choose one from 1 to {LAST_PORT}")
 
 
 def free_port(host: str = "127.0.0.1", among: range | None = None) -> int:
@@ -96,11 +101,13 @@ def client_host(host: str) -> str:
     return wildcard.get(host) or (f"[{host}]" if ":" in host else host)
 
 
-def _explain(error: OSError, host: str, port: int) -> str:
+def _explain(error: OSError, host: str, port: int) -> ConfigError | LaunchError:
     if error.errno == errno.EADDRINUSE:
-        return f"port {port} on {host} is in use: stop what listens there, or choose another with --port"
+        return LaunchError(f"port {port} on {host} is in use: stop what listens there, or choose another with --port")
     if error.errno == errno.EADDRNOTAVAIL:
-        return f"host {host} is not an address of this machine: use 127.0.0.1, or 0.0.0.0 for all interfaces"
+        return ConfigError(
+            f"host {host} is not an address of this machine: use 127.0.0.1, or 0.0.0.0 for all interfaces"
+        )
     if error.errno == errno.EACCES:
-        return f"port {port} may only be used by root: choose one above 1023 with --port"
-    return f"cannot listen on {host}:{port} ({error.strerror}): choose another --host or --port"
+        return ConfigError(f"port {port} may only be used by root: choose one above 1023 with --port")
+    return LaunchError(f"cannot listen on {host}:{port} ({error.strerror}): choose another --host or --port")

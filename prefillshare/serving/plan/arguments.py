@@ -16,7 +16,13 @@ from prefillshare.serving.plan.kernels import GPU_ATTENTION_BACKEND, GPU_LORA_BA
 from prefillshare.serving.plan.place import Place
 from prefillshare.serving.plan.placement import GpuPlace
 from prefillshare.serving.plan.store import store_flags, store_variables
-from prefillshare.serving.plan.variables import eager_variables, engine_variables, handoff_variables, warning_variables
+from prefillshare.serving.plan.variables import (
+    admission_variables,
+    eager_variables,
+    engine_variables,
+    handoff_variables,
+    warning_variables,
+)
 from prefillshare.serving.plan.workers import Worker
 
 if TYPE_CHECKING:
@@ -52,7 +58,7 @@ def worker_command(
     argv += _schedule_flags(worker, argv) if on_cpu else []
     argv += [*_checked_extra_args(deployment, argv), *extra_args]
     environment = engine_variables(deployment, on_cpu, extra_args, place)
-    environment |= handoff_variables(deployment) if worker.role != "engine" else {}
+    environment |= handoff_variables(deployment) if worker.role != "engine" else admission_variables(deployment)
     environment |= store_variables(deployment, worker, store)
     environment |= eager_variables(deployment) | warning_variables(deployment)
     return ProcessCommand(argv=tuple(argv), environment=environment, api_key=api_key, peer_secret=peer_secret)

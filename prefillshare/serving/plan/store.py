@@ -230,7 +230,14 @@ def _find_disk_bytes(deployment: ResolvedDeployment, directory: Path, wanted: in
 
 
 def _check_directory(directory: Path) -> None:
+    from prefillshare.store.folders import is_in_memory
+
     what = f"path {str(directory)!r} under [store]"
+    if is_in_memory(directory):
+        raise ConfigError(
+            f"{what} lies in the machine's memory, and is to keep what memory has no room for: name a directory on a "
+            "disk, or leave path out and set memory"
+        )
     found = directory.stat()
     if found.st_uid != os.getuid():
         raise ConfigError(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from prefillshare.accelerators import gpus
 from prefillshare.contract import (
+    ADMISSION_VARIABLE,
     DEPLOYMENT_VARIABLE,
     EAGER_VARIABLE,
     FINGERPRINT_VARIABLE,
@@ -79,6 +80,12 @@ def eager_variables(deployment: ResolvedDeployment) -> dict[str, str]:
     """Return the variables with which an engine computes answers ahead; none where that is switched off."""
     prefill = deployment.config.prefill
     return {EAGER_VARIABLE: str(prefill.eager_min_tokens)} if prefill.eager_answers else {}
+
+
+def admission_variables(deployment: ResolvedDeployment) -> dict[str, str]:
+    """Return the variables with which an engine lets new sessions wait for memory; none where that is switched off."""
+    wait_s = deployment.config.memory_wait_s
+    return {ADMISSION_VARIABLE: str(wait_s)} if wait_s else {}
 
 
 def warning_variables(deployment: ResolvedDeployment) -> dict[str, str]:

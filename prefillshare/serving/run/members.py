@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from prefillshare.contract import RESTARTS_VARIABLE, WORKER_VARIABLE
+from prefillshare.contract import LISTENER_VARIABLE, RESTARTS_VARIABLE, WORKER_VARIABLE
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.serving.machine.logs import new_log_path
 from prefillshare.serving.machine.ports import client_host
@@ -15,6 +15,7 @@ from prefillshare.serving.plan.command import ProcessCommand
 from prefillshare.serving.plan.processes import PlannedWorker
 from prefillshare.serving.plan.variables import HEARTBEAT_FAILURES, HEARTBEAT_S
 from prefillshare.serving.run.forks import ForkServer
+from prefillshare.serving.run.held_port import HeldPort
 from prefillshare.serving.run.process import EngineProcess, start_engine
 from prefillshare.serving.run.readiness import is_answering
 from prefillshare.serving.run.router_process import RouterFile, router_command
@@ -48,11 +49,16 @@ def supervise_worker(
 
 def supervise_router(file: RouterFile, options: LaunchOptions) -> Supervised:
     """Return the router that reads `file`."""
-    url = f"http://{client_host(options.host)}:{options.port}"
+    url, port = f"http://{client_host(options.host)}:{options.port}", HeldPort(options.host, options.port)
 
     def start(command: ProcessCommand, is_restart: bool) -> EngineProcess:
+        descriptors = [] if (descriptor := port.descriptor()) is None else [descriptor]
+        if descriptors:
+            variables = {**command.environment, LISTENER_VARIABLE: str(descriptor)}
+            command = replace(command, environment=variables)
         # The directory holds the deployment's keys.
-        return start_engine(command, file.log_path, is_restart=is_restart, private=[file.path.parent])
+        private = [file.path.parent]
+        return start_engine(command, file.log_path, is_restart=is_restart, private=private, inherited=descriptors)
 
     return Supervised(
         name="router",
@@ -60,6 +66,7 @@ def supervise_router(file: RouterFile, options: LaunchOptions) -> Supervised:
         url=url,
         start=_count_starts(router_command(file), "router", start),
         is_ready=partial(is_answering, f"{url}/health", options.api_key),
+        let_go=port.let_go,
     )
 
 

@@ -107,11 +107,13 @@ def start_engine(
     *,
     is_restart: bool = False,
     private: Sequence[Path] = (),
+    inherited: Sequence[int] = (),
 ) -> EngineProcess:
     """Start `command` with its output going to `log_path`; `forks` spares it the import of SGLang, on a CPU.
 
     What stands in the log is kept for `is_restart`: it tells why the process before this one ended. `private` are
-    directories of the caller's that go, too, when it dies without having removed them.
+    directories of the caller's that go, too, when it dies without having removed them, and `inherited` descriptors of
+    the caller's that the program gets under the same numbers.
     Raises: LaunchError when the log cannot be written or the program does not exist.
     """
     forks = forks if command.can_be_forked else None
@@ -122,7 +124,9 @@ def start_engine(
             log_start = os.fstat(log.fileno()).st_size
             log.write(os.fsencode(f"{command.as_shell()}\n"))
             log.flush()
-            main = _start(command, scratch, log) if forks is None else _fork(command, scratch, log_path, forks)
+            main = (
+                _start(command, scratch, log, inherited) if forks is None else _fork(command, scratch, log_path, forks)
+            )
     except OSError as error:
         shutil.rmtree(scratch, ignore_errors=True)
         raise LaunchError(f"the engine could not be started ({error}): check the installation and --log-file") from None
@@ -137,7 +141,9 @@ def start_engine(
     return EngineProcess(main=main, guardian=guardian, log_path=log_path, scratch=scratch, log_start=log_start)
 
 
-def _start(command: ProcessCommand, scratch: Path, log: BinaryIO) -> "subprocess.Popen[bytes]":
+def _start(
+    command: ProcessCommand, scratch: Path, log: BinaryIO, inherited: Sequence[int]
+) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
         [*command.argv, *_key_file(command, scratch)],
         env={**os.environ, **_variables(command, scratch)},
@@ -145,6 +151,7 @@ def _start(command: ProcessCommand, scratch: Path, log: BinaryIO) -> "subprocess
         stdout=log,
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        pass_fds=inherited,
     )
 
 

@@ -21,6 +21,8 @@ _ROUTER_ERROR = re.compile(r"^error: (.+)$", re.MULTILINE)
 _PYTHON_ERROR = re.compile(
     r"^(?:\w+\.)*(\w*(?:Error|Exception|Interrupt|SystemExit)): ?(.+(?:\n(?! |Traceback|\[).+){0,2})", re.MULTILINE
 )
+# What uvicorn says when another program took the port since the launcher looked.
+_PORT_TAKEN = re.compile(r"error while attempting to bind on address \('([^']+)', (\d+).*in use")
 _NOISE = ("KeyboardInterrupt", "SystemExit")
 
 
@@ -31,13 +33,18 @@ def find_stages(log: str) -> list[str]:
 
 
 def find_reason(log: str) -> str | None:
-    """Return the engine's own reason for its failure: the patches', argparse's, or the first Python error."""
+    """Return the engine's own reason for its failure: the patches', argparse's, a port's, or the first Python error."""
     if match := _PATCH_REASON.search(log):
         return match[1].strip()
     if match := _ARGUMENT_ERROR.search(log):
         return (match[1] or match[2]).strip()
     if match := _ROUTER_ERROR.search(log):
         return match[1].strip()
+    if match := _PORT_TAKEN.search(log):
+        return (
+            f"port {match[2]} on {match[1]} was taken while the engine started: choose one with --port that outgoing "
+            "connections do not get (/proc/sys/net/ipv4/ip_local_port_range)"
+        )
     for match in _PYTHON_ERROR.finditer(log):
         if match[1] not in _NOISE:
             return " ".join(f"{match[1]}: {match[2]}".split())

@@ -16,6 +16,8 @@ from prefillshare.serving.run.record import ProcessRecord, ProcessState
 
 FIRST_DELAY_S = 0.5
 MAX_DELAY_S = 30.0
+MAX_HELD_S = 2.0
+"""Clients of a process that is started again later than this should not wait for it."""
 MAX_RESTARTS = 5
 WINDOW_S = 300.0
 """A process that died more than `MAX_RESTARTS` times in this many seconds is given up."""
@@ -37,6 +39,8 @@ class Supervised:
     """Starts it, on the same ports each time."""
     is_ready: Callable[[], bool]
     """Whether it serves; asked while it starts, must answer within a fraction of a second."""
+    let_go: Callable[[], None] = lambda: None
+    """Lets go of what is kept for it between two lives; called where the next one is far or never comes."""
     first_delay_s: float = FIRST_DELAY_S
     """Pause before the first new start in seconds; doubled with each death."""
     process: EngineProcess | None = None
@@ -103,10 +107,13 @@ class Supervised:
         self._deaths.append(now)
         if len(self._deaths) > MAX_RESTARTS:
             self.state = "failed"
+            self.let_go()
             say(f"{self.name} died {len(self._deaths)} times in {WINDOW_S:.0f} s and is given up: {reason}")
             return
         delay = min(MAX_DELAY_S, self.first_delay_s * 2 ** (len(self._deaths) - 1))
         self.state, self._next_start = "restarting", now + delay
+        if delay > MAX_HELD_S:
+            self.let_go()
         say(f"{self.name} ended: {reason}; starting it again in {delay:.1f} s")
 
     def _restart(self, say: Callable[[str], None], now: float) -> None:
@@ -148,3 +155,4 @@ class Supervisor:
         for member in self.members:
             if member.process is not None:
                 member.process.kill()
+            member.let_go()

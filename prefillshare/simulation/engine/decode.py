@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from prefillshare.simulation.clock import now_s
 from prefillshare.simulation.engine.cores import Cores
+from prefillshare.simulation.engine.front import Front
 from prefillshare.simulation.engine.kv_pool import TOKEN_BYTES, KvPool, Node
 from prefillshare.simulation.engine.link import Link
 from prefillshare.simulation.model import DecodeModel, WorkerModel
@@ -26,6 +27,8 @@ class Place:
     """Tokens that it will generate."""
     granted: "asyncio.Future[None]"
     """Done when there is room."""
+    granted_s: float = 0.0
+    """When there was."""
     node: Node | None = None
     num_held: int = 0
     num_reserved: int = 0
@@ -43,10 +46,17 @@ class Place:
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class _Sequence:
-    num_left: int
+    num_output: int
     num_context: int
     done: "asyncio.Future[None]"
+    num_left: int = 0
     times: list[float] = field(default_factory=list)
+
+    def receive(self, times: list[float]) -> None:
+        """Take tokens; with the last one, whoever waits for the answer has it."""
+        self.times += times
+        if len(self.times) == self.num_output:
+            self.done.set_result(None)
 
 
 class DecodeWorker:
@@ -57,12 +67,14 @@ class DecodeWorker:
         self.link = Link()
         self.busy_s = 0.0
         self._model = model.decode
-        self._token_core_s = model.token_core_s
+        self._wait_share = model.machine.wait_share
+        self._front = Front(cores, model.machine.piece_s) if cores.are_shared else None
         self._cores = cores
         self._waiting: deque[Place] = deque()
         self._joining: deque[_Sequence] = deque()
         self._batch: list[_Sequence] = []
         self._joined = asyncio.Event()
+        self._asked_until_s = 0.0
         self._stepping: asyncio.Task[None] | None = None
 
     async def enter(self, prompt: bytes, num_output: int) -> Place:
@@ -77,7 +89,10 @@ class DecodeWorker:
     async def decode(self, place: Place) -> list[float]:
         """Return when each token came; the KV of the prompt must be there."""
         done = asyncio.get_running_loop().create_future()
-        sequence = _Sequence(num_left=place.num_output, num_context=place.num_prompt, done=done)
+        sequence = _Sequence(
+            num_output=place.num_output, num_context=place.num_prompt, done=done, num_left=place.num_output
+        )
+        self._account_wait(place)
         self._joining.append(sequence)
         self._joined.set()
         if self._stepping is None or self._stepping.done():
@@ -95,7 +110,9 @@ class DecodeWorker:
 
     def _let_in(self) -> None:
         while self._waiting and self._can_enter(self._waiting[0]):
-            self._waiting.popleft().granted.set_result(None)
+            place = self._waiting.popleft()
+            place.granted_s = now_s()
+            place.granted.set_result(None)
 
     def _can_enter(self, place: Place) -> bool:
         node, num_held = self.pool.match(place.prompt[: (place.num_prompt - 1) * TOKEN_BYTES])
@@ -107,16 +124,28 @@ class DecodeWorker:
         place.node, place.num_held, place.num_reserved = node, num_held, num_reserved
         return True
 
+    def _account_wait(self, place: Place) -> None:
+        """While nothing runs and KV is on its way, a scheduler asks for it again and again, which takes cores."""
+        if not self._batch:
+            self._cores.spend(self._wait_share * (now_s() - max(place.granted_s, self._asked_until_s)))
+        self._asked_until_s = now_s()
+
     async def _step_on(self) -> None:
         await asyncio.sleep(0)  # whoever comes at the same moment is in the first step, too
         while self._batch or self._joining:
-            while self._joining and len(self._batch) < self._model.max_running:
-                self._batch.append(self._joining.popleft())
-            self._joined.clear()
+            await self._let_join()
             await self._step()
-            for sequence in [sequence for sequence in self._batch if not sequence.num_left]:
-                self._batch.remove(sequence)
-                sequence.done.set_result(None)
+            self._batch = [sequence for sequence in self._batch if sequence.num_left]
+            self._asked_until_s = now_s()
+
+    async def _let_join(self) -> None:
+        num_before = len(self._batch)
+        while self._joining and len(self._batch) < self._model.max_running:
+            self._batch.append(self._joining.popleft())
+        self._joined.clear()
+        if seconds := self._model.join_s * (len(self._batch) - num_before):
+            await self._cores.run(seconds)
+            self.busy_s += seconds
 
     async def _step(self) -> None:
         """Take as many steps as nobody ends or joins in."""
@@ -125,8 +154,6 @@ class DecodeWorker:
         begin_s = now_s()
         if self._cores.are_shared:
             await self._cores.run(steps.seconds(1))
-            begin_s = now_s() - steps.seconds(1)
-            self._cores.spend(self._token_core_s * len(self._batch))
         elif not await self._is_undisturbed(steps.seconds(num_steps)):
             # Somebody joins: at the end of the step that is under way.
             num_steps = min(num_steps, steps.count_begun(now_s() - begin_s))
@@ -134,9 +161,12 @@ class DecodeWorker:
         self.busy_s += steps.seconds(num_steps)
         times = [begin_s + steps.seconds(number) for number in range(1, num_steps + 1)]
         for sequence in self._batch:
-            sequence.times += times
             sequence.num_left -= num_steps
             sequence.num_context += num_steps
+            if self._front is None:
+                sequence.receive(times)
+            else:
+                self._front.send(sequence, num_steps)
 
     async def _is_undisturbed(self, seconds: float) -> bool:
         """Wait so long; return whether nobody came who could join."""

@@ -110,6 +110,7 @@ class PrefillWorker:
         budget, seconds = self._model.chunk_tokens, self._model.step_s
         for item in self._begun:
             num_now = min(budget, item.num_missing)
+            seconds += 0.0 if item.num_computed else self._model.prompt_s
             before = item.num_held + item.num_computed
             pairs = num_now * before + num_now * num_now / 2
             seconds += self._model.token_s * num_now + self._model.pair_s * pairs

@@ -6,11 +6,11 @@ change one.
 
 import hashlib
 import hmac
-import os
 import stat
 from pathlib import Path
 
 from prefillshare.errors import StoreError
+from prefillshare.private_files import judge_private
 from prefillshare.store.base import Bytes
 
 LEAST_BYTES = 32
@@ -64,11 +64,10 @@ def read_secret(path: Path) -> Secret:
         ) from error
     if not stat.S_ISREG(found.st_mode):
         raise StoreError(f"secret_file {path} under [store] is no file: name one, or {_HOW_TO_MAKE.format(path)}")
-    if found.st_uid != os.getuid() or found.st_mode & 0o077:
+    if problem := judge_private(found):
         raise StoreError(
-            f"secret_file {path} under [store] belongs to user {found.st_uid} with mode "
-            f"{stat.S_IMODE(found.st_mode):o}, and whoever reads it can ask for what users wrote: it must be this "
-            f"user's ({os.getuid()}) with mode 600 (chmod 600 {path})"
+            f"secret_file {path} under [store] {problem}, and whoever reads it can ask for what users wrote: chown it "
+            f"to you and chmod 600 {path}"
         )
     if len(key) < LEAST_BYTES:
         raise StoreError(

@@ -15,6 +15,7 @@ from prefillshare.config import PrefillModule
 from prefillshare.config.training import BaseModel, Training
 from prefillshare.errors import TrainingError
 from prefillshare.modules.adapter import LoraShape
+from prefillshare.modules.codebook_rule import refuse_as_base
 from prefillshare.modules.fingerprint import geometry, tokenizer_sha256, weight_files
 from prefillshare.modules.locate import locate
 from prefillshare.training.data.render import served_tokenizer
@@ -44,6 +45,7 @@ def locate_base(base: BaseModel) -> Path:
     geometry(path)
     weight_files(path)
     tokenizer_sha256(path)
+    refuse_as_base(path, base.hub or path.name, "trained from")
     return path
 
 

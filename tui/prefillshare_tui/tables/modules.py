@@ -65,7 +65,8 @@ def _detail(row: ModuleRow, view: View) -> tuple[Line, ...]:
     since = line(
         (module.name, "strong"),
         f" since the start: {words.exact(module.requests)} calls, {words.exact(module.errors)} failed, "
-        f"{words.exact(module.aborted)} given up; generated {words.exact(module.generated_tokens)} tokens",
+        f"{words.exact(module.refused)} refused, {words.exact(module.aborted)} given up; "
+        f"generated {words.exact(module.generated_tokens)} tokens",
     )
     prompts = line(
         f"prompt {words.exact(module.prompt_tokens)} tokens: own ",

@@ -75,6 +75,7 @@ def _detail(row: WorkerRow, view: View) -> tuple[Line, ...]:
         memory,
         *_stored(worker.store),
         *_moved(row),
+        *_waiting_for_memory(worker),
         *_computed_ahead(worker),
         *_pushed(worker),
         *_of_router(worker, view.snapshot),
@@ -131,6 +132,18 @@ def _computed_ahead(worker: Worker) -> tuple[Line, ...]:
     text = f"computed ahead of calls: {words.exact(eager.tokens)} tokens, {words.exact(eager.hit_tokens)} of them hit "
     ends = f"{words.exact(eager.waiting)} answers wait, {words.exact(eager.dropped)} were given up"
     return (line(f"{text}since; {ends}"),)
+
+
+def _waiting_for_memory(worker: Worker) -> tuple[Line, ...]:
+    admission = worker.admission
+    if admission is None:
+        return ()
+    text = f"waiting for memory: {words.exact(admission.waiting)} calls of new sessions, beside "
+    kept = f"{words.exact(admission.sessions)} sessions under way with {words.exact(admission.held_tokens)} tokens; "
+    ends = (
+        f"{words.exact(admission.held_back)} have waited, {words.exact(admission.overdue)} of them for the longest time"
+    )
+    return (line(f"{text}{kept}{ends}"),)
 
 
 def _pushed(worker: Worker) -> tuple[Line, ...]:

@@ -4,7 +4,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import aiohttp
 import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -83,7 +82,7 @@ async def _ask_prefill_worker(parts: Parts, path: str) -> dict[str, Any]:
             continue
         try:
             status, content = await parts.client.fetch(worker, path, timeout_s=parts.settings.router.health_timeout_s)
-        except (aiohttp.ClientError, OSError):
+        except OSError:
             continue
         if status == 200:
             information: dict[str, Any] = orjson.loads(content)
