@@ -25,6 +25,8 @@ from prefillshare.simulation.system import Size
 MODULES = ("math", "tool")
 SIZE = Size(num_prefill=2, num_decode=4)
 ROLES = Roles(follow_load=True, prefill=Limits(min=1), modules={name: Limits(min=1) for name in MODULES})
+SETTINGS = Router(max_running_per_worker=192)
+"""What a decode worker has KV for at these lengths: further calls wait at the router, where they are seen."""
 VOCABULARY = 150_000
 
 
@@ -98,7 +100,7 @@ async def ask(
 async def run(roles: Roles, phase_s: float, move_s: float) -> tuple[list[Seen], FollowingSystem]:
     """Run one of the two."""
     system = FollowingSystem(
-        modules=MODULES, size=SIZE, model=H100_QWEN3_8B, settings=Router(), roles=roles, move_s=move_s
+        modules=MODULES, size=SIZE, model=H100_QWEN3_8B, settings=SETTINGS, roles=roles, move_s=move_s
     )
     return await drive(system, phase_s), system
 

@@ -87,12 +87,12 @@ class FollowingSystem(SimulatedSystem):
     def _let_in(self, kind: Kind) -> None:
         name = f"moved-{next(self._numbers)}"
         if kind is None:
-            self.prefill[name] = PrefillWorker(self.model, self._cores)
+            self.prefill[name] = PrefillWorker(self.model, self.cores)
             spec = WorkerSpec(
                 id=name, role="prefill", url=_URL, bootstrap_host="127.0.0.1", bootstrap_port=1, can_move=True
             )
         else:
-            self.decode[name] = DecodeWorker(self.model, self._cores)
+            self.decode[name] = DecodeWorker(self.model, self.cores)
             spec = WorkerSpec(id=name, role="decode", module=kind, url=_URL, can_move=True)
         self._evicted[name] = 0
         worker = Worker(spec, self._settings, clock=now_s)

@@ -164,6 +164,28 @@ async def test_a_worker_whose_calls_do_not_end_serves_on() -> None:
 
 
 @in_loop
+async def test_a_worker_that_is_killed_while_it_drains_is_moved_all_the_same() -> None:
+    async with deployment(decode=DECODE, settings=roles(busy_calls=8)) as running:
+        await make_movable(running)
+        stay = [running[name] for name in ("math-0", "math-1")]
+        for worker in stay:
+            worker.gate = asyncio.Semaphore(0)
+        calls = [asyncio.create_task(running.chat("math", stream=True)) for _ in stay]
+        await until(lambda: all(worker.running for worker in stay))
+        load = Load(running, number=12)
+        order = await order_of(running, "draining")
+        await running[order["worker"]].stop()
+        assert (await order_of(running, "open"))["id"] == order["id"]
+        assert await report(running, order, "begun") == 200
+        assert running.parts.pool.get(order["worker"]) is None
+        for worker in stay:
+            for _ in range(100):
+                worker.gate.release()
+        await asyncio.gather(*calls, return_exceptions=True)
+        assert set(await load.end()) == {200}
+
+
+@in_loop
 async def test_an_order_that_nobody_takes_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conductor, "TAKE_S", 0.1)
     async with deployment(decode=DECODE, settings=roles()) as running:

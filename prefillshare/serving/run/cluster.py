@@ -99,7 +99,8 @@ class RunningCluster:
         Effects: starts again what died.
         Raises: LaunchError when the deployment can serve nothing any more.
         """
-        if self.mover is not None:
+        # A router that is away answers nothing, and waiting for it would hold up its own start.
+        if self.mover is not None and _is_running(self.router):
             self.mover.step()
         self.supervisor.step()
         self.store.step()
@@ -184,6 +185,10 @@ def launch_cluster(
         store=store,
         mover=mover if is_moving else None,
     )
+
+
+def _is_running(member: Supervised) -> bool:
+    return member.state == "running" and member.process is not None and member.process.exit_code() is None
 
 
 def _moves_workers(deployment: ResolvedDeployment) -> bool:
