@@ -16,6 +16,7 @@ from prefillshare.routing.choice.policies import Candidate, PrefillPolicy, Wante
 from prefillshare.routing.choice.policies.prefix_aware import PrefixAware
 from prefillshare.routing.choice.policies.session import SessionPinned
 from prefillshare.routing.choice.sessions import Sessions
+from prefillshare.routing.workers.recent_work import RecentWork, Share
 
 TOKENS_PER_S = 300.0
 FIRST_TOKENS = (500, 1000, 2000)
@@ -31,13 +32,16 @@ SATURATION = 0.125
 class SimulatedWorker:
     """A prefill worker with a queue and a cache."""
 
+    work: Share
     idle_at: float = 0.0
+    num_tokens: int = 0
     held: dict[int, int] = field(default_factory=dict)
 
     def compute(self, now: float, session: int, tokens: int) -> tuple[float, int]:
         """When the prompt is prefilled, and how much of it had to be."""
         missing = tokens - self.held.get(session, 0)
         self.held[session] = tokens
+        self.num_tokens += missing
         self.idle_at = max(now, self.idle_at) + missing / TOKENS_PER_S
         return self.idle_at, missing
 
@@ -48,18 +52,22 @@ class Played:
 
     per_unique_token: float
     p95_s: float
+    imbalance: float
+    """Tokens of the busiest worker, of the mean."""
 
 
 def play(policy: PrefillPolicy, num_workers: int, load: float, *, is_late: bool = False, seed: int = 1) -> Played:
     """Play sessions that arrive at `load` times what the workers can do; with `is_late`, all but one join late."""
     chance = random.Random(seed)
-    workers = [SimulatedWorker() for _ in range(num_workers)]
+    work = RecentWork()
+    workers = [SimulatedWorker(work.join()) for _ in range(num_workers)]
     order, arrival = itertools.count(), 0.0
     calls: list[tuple[float, int, int, int]] = []
-    for session in range(NUM_SESSIONS):
+    num_sessions = max(NUM_SESSIONS, 30 * num_workers)
+    for session in range(num_sessions):
         arrival += chance.expovariate(SATURATION * num_workers * load)
         heapq.heappush(calls, (arrival, next(order), session, 0))
-    first, length = ([chance.choice(options) for _ in range(NUM_SESSIONS)] for options in (FIRST_TOKENS, NUM_CALLS))
+    first, length = ([chance.choice(options) for _ in range(num_sessions)] for options in (FIRST_TOKENS, NUM_CALLS))
     waits, num_prefilled = [], 0
     while calls:
         now, _, session, number = heapq.heappop(calls)
@@ -67,12 +75,17 @@ def play(policy: PrefillPolicy, num_workers: int, load: float, *, is_late: bool 
         present = workers[:1] if is_late and now < arrival / 3 else workers
         chosen = int(policy.choose(_wanted(session, tokens), [_see(w, i, now, session) for i, w in enumerate(present)]))
         done, computed = workers[chosen].compute(now, session, tokens)
+        work.note(workers[chosen].work, computed)
         num_prefilled += computed
         waits.append(done - now)
         if number + 1 < length[session]:
             heapq.heappush(calls, (done + chance.uniform(0.5, 2.5), next(order), session, number + 1))
     num_unique = sum(tokens + (count - 1) * NEW_TOKENS for tokens, count in zip(first, length, strict=True))
-    return Played(per_unique_token=num_prefilled / num_unique, p95_s=sorted(waits)[int(0.95 * len(waits))])
+    return Played(
+        per_unique_token=num_prefilled / num_unique,
+        p95_s=sorted(waits)[int(0.95 * len(waits))],
+        imbalance=max(worker.num_tokens for worker in workers) * num_workers / num_prefilled,
+    )
 
 
 def _wanted(session: int, tokens: int) -> Wanted:
@@ -85,6 +98,7 @@ def _see(worker: SimulatedWorker, number: int, now: float, session: int) -> Cand
         matched_bytes=worker.held.get(session, 0),
         wait_s=max(0.0, worker.idle_at - now),
         tokens_per_s=TOKENS_PER_S,
+        recent_tokens=worker.work.tokens,
     )
 
 
@@ -119,3 +133,10 @@ def test_sessions_leave_a_worker_for_those_that_join(load: float) -> None:
     stayed = [play(NeverLeaves(), 3, load, is_late=True, seed=seed).p95_s for seed in seeds]
     left = [play(POLICIES["prefix_aware"](), 3, load, is_late=True, seed=seed).p95_s for seed in seeds]
     assert sum(left) < sum(stayed)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_many_workers_share_the_work_evenly(name: str) -> None:
+    played = play(POLICIES[name](), 32, 0.85)
+    assert played.imbalance < 1.1
+    assert played.per_unique_token <= MAX_AGAIN

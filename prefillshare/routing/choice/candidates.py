@@ -20,6 +20,7 @@ def make_candidate(worker: Worker, matched: Matched) -> Candidate:
         loadable_bytes=matched.length_of(STORE) if worker.spec.has_store else 0,
         wait_s=speed.wait_s,
         tokens_per_s=speed.tokens_per_s,
+        recent_tokens=worker.work.tokens,
     )
 
 

@@ -156,6 +156,7 @@ class Chooser:
         )
         for worker in pair.workers:
             worker.reserve()
+        self._pool.prefill_group.note_work(prefill, pair.expected_tokens)
         return pair
 
 

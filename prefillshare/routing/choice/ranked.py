@@ -63,6 +63,15 @@ class Ranked:
         num_idle = by_calls.find((by_calls.entries[0][0] + 1,))
         return self._see(by_calls.entries[turn % num_idle][-1])
 
+    def least_worked(self) -> Candidate:
+        """Return who had the least work lately, of those that do not wait much longer than others."""
+        first = self._group.by_wait.entries[0][-1]
+        limit_s = first.speed.wait_s
+        if 2 * self.num_busy > len(self):
+            limit_s += first.work.tokens / first.speed.tokens_per_s
+        rested = (entry[-1] for entry in self._group.by_work.entries)
+        return self._see(next(worker for worker in rested if worker.speed.wait_s <= limit_s))
+
     def longest(self) -> Candidate | None:
         """Return who holds the longest prefix; of equals the one that waits least, then the one with fewest calls."""
         found = self._first_holder(self._group.by_wait, _ENDLESS)

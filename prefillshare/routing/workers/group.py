@@ -8,6 +8,7 @@ asked each time; they are few.
 from collections.abc import Collection, Iterator
 
 from prefillshare.routing.workers.ranking import Ranking
+from prefillshare.routing.workers.recent_work import RecentWork
 from prefillshare.routing.workers.worker import Worker
 
 
@@ -32,7 +33,10 @@ class Group:
             lambda worker: (-worker.speed.tokens_per_s, worker.speed.wait_s, worker.load),
         )
         """The fastest first, then as in `by_wait`."""
-        speed = (self.by_wait, self.by_speed) if ranks_speed else ()
+        self.by_work = Ranking(lambda worker: (worker.work.raw,))
+        """By what they were given lately."""
+        self._work = RecentWork()
+        speed = (self.by_wait, self.by_speed, self.by_work) if ranks_speed else ()
         self._rankings = (self.by_calls, *speed)
 
     def __iter__(self) -> Iterator[Worker]:
@@ -45,12 +49,14 @@ class Group:
         """Let a worker join, the `number`-th of the pool."""
         self._workers[worker.id] = worker
         self._numbers[worker.id] = number
+        worker.work = self._work.join()
         worker.on_changed = self._note
         self._note(worker)
 
     def remove(self, worker: Worker) -> None:
         """Let a worker leave."""
         worker.on_changed = None
+        self._work.leave(worker.work)
         for kept in (self._workers, self._numbers, self._changed, self._paused):
             kept.pop(worker.id, None)
         self._available.discard(worker.id)
@@ -66,6 +72,11 @@ class Group:
         """Return those that can take a call now, by id; the rankings hold the same ones until the next change."""
         self._look()
         return self._ready
+
+    def note_work(self, worker: Worker, tokens: float) -> None:
+        """Count a call that goes to `worker`, with so many tokens to prefill."""
+        is_rescaled = self._work.note(worker.work, tokens)
+        self._changed |= self._workers if is_rescaled else {worker.id: worker}
 
     def _note(self, worker: Worker) -> None:
         self._changed[worker.id] = worker
@@ -91,7 +102,9 @@ class Group:
                 self._paused[worker.id] = worker
             self._take_out(worker)
             return
-        self._available.add(worker.id)
+        if worker.id not in self._available:
+            self._work.catch_up(worker.work)
+            self._available.add(worker.id)
         if not worker.has_room:
             self._take_out(worker)
             return

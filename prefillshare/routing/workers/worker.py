@@ -9,6 +9,7 @@ from prefillshare.config.router import Router
 from prefillshare.observe.document import WorkerPhase
 from prefillshare.routing.workers.breaker import Breaker
 from prefillshare.routing.workers.breaker import State as BreakerState
+from prefillshare.routing.workers.recent_work import RecentWork
 from prefillshare.routing.workers.spec import Role, WorkerSpec
 from prefillshare.routing.workers.speed import PrefillSpeed
 
@@ -67,6 +68,8 @@ class Worker:
         self.last_byte_at = 0.0
         self.max_running = settings.max_running_per_worker
         self.speed = PrefillSpeed(settings.initial_prefill_tokens_per_s, clock, on_changed=self._tell_change)
+        self.work = RecentWork().join()
+        """What it was given lately; the group that it joins has it beside those of others."""
         self.breaker = Breaker(
             failures=settings.breaker_failures,
             open_s=settings.breaker_open_s,

@@ -34,6 +34,8 @@ class Candidate:
     """Estimated time until it is done with the calls that it has."""
     tokens_per_s: float = 1.0
     """Its prefill speed."""
+    recent_tokens: float = 0.0
+    """What it was given to prefill lately, done or not."""
 
 
 LOAD_SPEEDUP = 4.0

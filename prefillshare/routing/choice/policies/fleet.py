@@ -36,6 +36,14 @@ class Fleet(Protocol):
         """Return, of those with the fewest calls, the one whose turn it is."""
         ...
 
+    def least_worked(self) -> Candidate:
+        """Return who had the least work lately, of those that do not wait much longer than others.
+
+        While most are idle that is no longer than the shortest wait; else at most by the time that all takes which the
+        one with the shortest wait was given lately.
+        """
+        ...
+
     def longest(self) -> Candidate | None:
         """Return who holds the longest prefix; of equals the one that waits least, then the one with fewest calls.
 
@@ -78,6 +86,15 @@ class Scanned:
         fewest = min(candidate.num_running for candidate in self._candidates)
         idle = [candidate for candidate in self._candidates if candidate.num_running == fewest]
         return idle[turn % len(idle)]
+
+    def least_worked(self) -> Candidate:
+        """Return who had the least work lately, of those that do not wait much longer than others."""
+        first = min(self._candidates, key=lambda candidate: (candidate.wait_s, candidate.num_running))
+        limit_s = first.wait_s
+        if 2 * self.num_busy > len(self):
+            limit_s += first.recent_tokens / first.tokens_per_s
+        near = [candidate for candidate in self._candidates if candidate.wait_s <= limit_s]
+        return min(near, key=lambda candidate: candidate.recent_tokens)
 
     def longest(self) -> Candidate | None:
         """Return who holds the longest prefix."""

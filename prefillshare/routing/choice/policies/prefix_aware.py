@@ -5,9 +5,9 @@ when that is a good part of the prompt; a shared system prompt alone does not dr
 """
 
 from prefillshare.routing.choice.policies.base import Candidate, Wanted
+from prefillshare.routing.choice.policies.first_call import FirstCall
 from prefillshare.routing.choice.policies.fleet import Fleet
 from prefillshare.routing.choice.policies.guard import LoadGuard
-from prefillshare.routing.choice.policies.least_loaded import LeastLoaded
 from prefillshare.routing.choice.policies.policy import PrefillPolicy
 from prefillshare.routing.choice.sessions import Sessions
 
@@ -21,13 +21,13 @@ class PrefixAware(PrefillPolicy):
     def __init__(self, sessions: Sessions, *, margin_s: float) -> None:
         self._sessions = sessions
         self._guard = LoadGuard(margin_s)
-        self._spread = LeastLoaded()
+        self._first = FirstCall()
 
     def choose_from(self, wanted: Wanted, fleet: Fleet) -> str:
         """Return the id of the chosen worker and pin the session to it."""
         preferred = fleet.get(self._sessions.worker_of(wanted.session)) or _longest(wanted, fleet)
         if preferred is None:
-            chosen = self._spread.choose_from(wanted, fleet)
+            chosen = self._first.choose_from(wanted, fleet)
         else:
             chosen = self._guard.stay_or_leave(preferred, wanted, fleet).id
         self._guard.note_load(fleet)

@@ -1,11 +1,11 @@
-"""A session keeps its prefill worker; calls without a session are spread by load. The index is not asked."""
+"""A session keeps its prefill worker; new sessions are spread by work, other calls by load. The index is not asked."""
 
 from dataclasses import replace
 
 from prefillshare.routing.choice.policies.base import Candidate, Wanted
+from prefillshare.routing.choice.policies.first_call import FirstCall
 from prefillshare.routing.choice.policies.fleet import Fleet
 from prefillshare.routing.choice.policies.guard import LoadGuard
-from prefillshare.routing.choice.policies.least_loaded import LeastLoaded
 from prefillshare.routing.choice.policies.policy import PrefillPolicy
 from prefillshare.routing.choice.sessions import Sessions
 
@@ -16,13 +16,13 @@ class SessionPinned(PrefillPolicy):
     def __init__(self, sessions: Sessions, *, margin_s: float) -> None:
         self._sessions = sessions
         self._guard = LoadGuard(margin_s)
-        self._spread = LeastLoaded()
+        self._first = FirstCall()
 
     def choose_from(self, wanted: Wanted, fleet: Fleet) -> str:
-        """Return the id of the session's worker, or of a lightly loaded one, and pin the session to it."""
+        """Return the id of the session's worker, or of one for its first call, and pin the session to it."""
         pinned = fleet.get(self._sessions.worker_of(wanted.session))
         if pinned is None:
-            chosen = self._spread.choose_from(wanted, fleet)
+            chosen = self._first.choose_from(wanted, fleet)
         else:
             # The pinned worker is taken to hold the whole prompt, the others nothing of it.
             held = replace(pinned, matched_bytes=wanted.prompt_bytes)
