@@ -34,7 +34,7 @@ class Fleet:
     def of(cls, roles: Roles, sizes: Mapping[Kind, int]) -> "Fleet":
         """A fleet with so many workers of each kind."""
         kinds = {f"{kind}-{number}": kind for kind, size in sizes.items() for number in range(size)}
-        return cls(Policy(roles), kinds)
+        return cls(Policy(roles.with_places(32)), kinds)
 
     def size(self, kind: Kind) -> int:
         """How many workers of a kind there are."""

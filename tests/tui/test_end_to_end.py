@@ -57,7 +57,7 @@ def scraped(http: httpx.Client, module: str) -> list[int]:
 def on_screen(screen: str, module: str) -> list[int]:
     """The same counters in the sentences about the selected module."""
     numbers = numbers_after(f"{module} since the start:", screen)
-    calls, _failed, _given_up, generated, prompt, own, cross = numbers[:7]
+    calls, _failed, _refused, _given_up, generated, prompt, own, cross = numbers[:8]
     return [calls, generated, prompt, own, cross]
 
 
