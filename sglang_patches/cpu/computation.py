@@ -218,23 +218,20 @@ def group_by_adapter(
     for slot, length, end in zip(slots, lengths, ends, strict=True):
         if length and ranks[slot]:
             spans.setdefault(slot, []).append((end - length, end))
-    return [
-        AdapterRows(slot=slot, rank=ranks[slot], scaling=scalings[slot], rows=_rows(of_slot), few=_few_rows(of_slot))
-        for slot, of_slot in spans.items()
-    ]
+    return [_make_rows(slot, ranks[slot], scalings[slot], of_slot) for slot, of_slot in spans.items()]
 
 
-def _rows(spans: list[tuple[int, int]]) -> Tensor | slice:
+def _make_rows(slot: int, rank: int, scaling: float, spans: list[tuple[int, int]]) -> AdapterRows:
     first, last = spans[0][0], spans[-1][1]
-    if sum(end - start for start, end in spans) == last - first:
-        return slice(first, last)
-    return torch.tensor([row for span in spans for row in range(*span)])
-
-
-def _few_rows(spans: list[tuple[int, int]]) -> np.ndarray[Any, np.dtype[np.int64]] | None:
-    if sum(end - start for start, end in spans) > MOST_ADAPTER_ROWS:
-        return None
-    return np.array([row for span in spans for row in range(*span)], dtype=np.int64)
+    num_rows = sum(end - start for start, end in spans)
+    rows: Tensor | slice = slice(first, last)
+    few = None
+    # Rows are listed only where somebody goes by the list: those of a long prompt lie together.
+    if num_rows <= MOST_ADAPTER_ROWS or num_rows < last - first:
+        listed = np.array([row for span in spans for row in range(*span)], dtype=np.int64)
+        rows = rows if num_rows == last - first else torch.from_numpy(listed)
+        few = listed if num_rows <= MOST_ADAPTER_ROWS else None
+    return AdapterRows(slot=slot, rank=rank, scaling=scaling, rows=rows, few=few)
 
 
 def lora_a(x: Tensor, weights: Tensor, groups: Sequence[AdapterRows], num_slices: int) -> Tensor:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Sequence
 from prefillshare.routing.choice.candidates import STORE, make_candidate
 from prefillshare.routing.choice.matched import Matched
 from prefillshare.routing.choice.policies import Candidate
-from prefillshare.routing.choice.policies.fleet import Cost
+from prefillshare.routing.choice.policies.fleet import Cost, longest_wait_s
 from prefillshare.routing.workers.group import Group
 from prefillshare.routing.workers.ranking import Entry, Key, Ranking
 from prefillshare.routing.workers.worker import Worker
@@ -65,10 +65,7 @@ class Ranked:
 
     def least_worked(self) -> Candidate:
         """Return who had the least work lately, of those that do not wait much longer than others."""
-        first = self._group.by_wait.entries[0][-1]
-        limit_s = first.speed.wait_s
-        if 2 * self.num_busy > len(self):
-            limit_s += first.work.tokens / first.speed.tokens_per_s
+        limit_s = longest_wait_s(self._see(self._group.by_wait.entries[0][-1]), self)
         rested = (entry[-1] for entry in self._group.by_work.entries)
         return self._see(next(worker for worker in rested if worker.speed.wait_s <= limit_s))
 

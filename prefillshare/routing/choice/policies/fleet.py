@@ -37,11 +37,7 @@ class Fleet(Protocol):
         ...
 
     def least_worked(self) -> Candidate:
-        """Return who had the least work lately, of those that do not wait much longer than others.
-
-        While most are idle that is no longer than the shortest wait; else at most by the time that all takes which the
-        one with the shortest wait was given lately.
-        """
+        """Return who had the least work lately, of those that do not wait much longer than others; `longest_wait_s`."""
         ...
 
     def longest(self) -> Candidate | None:
@@ -57,6 +53,15 @@ class Fleet(Protocol):
         What is worth it at one cost must be so at every lower one.
         """
         ...
+
+
+def longest_wait_s(first: Candidate, fleet: Fleet) -> float:
+    """Return how long a worker may wait to become a session's home, where `first` waits least.
+
+    While most are idle no longer than `first`; else longer by the time that all takes which `first` was given lately.
+    """
+    recent_s = first.recent_tokens / first.tokens_per_s if 2 * fleet.num_busy > len(fleet) else 0.0
+    return first.wait_s + recent_s
 
 
 class Scanned:
@@ -90,9 +95,7 @@ class Scanned:
     def least_worked(self) -> Candidate:
         """Return who had the least work lately, of those that do not wait much longer than others."""
         first = min(self._candidates, key=lambda candidate: (candidate.wait_s, candidate.num_running))
-        limit_s = first.wait_s
-        if 2 * self.num_busy > len(self):
-            limit_s += first.recent_tokens / first.tokens_per_s
+        limit_s = longest_wait_s(first, self)
         near = [candidate for candidate in self._candidates if candidate.wait_s <= limit_s]
         return min(near, key=lambda candidate: candidate.recent_tokens)
 
