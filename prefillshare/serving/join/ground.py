@@ -7,19 +7,16 @@ import secrets
 from collections.abc import Callable
 from dataclasses import asdict
 
-import httpx
-
-from prefillshare.direct import direct_client
 from prefillshare.errors import ConfigError
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.roles.report import ROLES_PATH, MoveReport
 from prefillshare.serving.join.announcer import Announcer
-from prefillshare.serving.options import LaunchOptions, auth_header
+from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.plan.processes import PlannedWorker, plan_joining_worker
 from prefillshare.serving.plan.workers import Worker
 from prefillshare.serving.run.moves import Order
+from prefillshare.serving.run.router_calls import call_router
 
-_TIMEOUT_S = 2.0
 _DRAIN_S = 30.0
 
 Choose = Callable[[str | None], Worker]
@@ -83,8 +80,5 @@ class JoinGround:
 
     def report(self, report: MoveReport) -> int:
         """Tell the router that gave the order."""
-        try:
-            with direct_client(headers=auth_header(self._options.admin_key), timeout=_TIMEOUT_S) as client:
-                return client.put(self._router + ROLES_PATH, json=asdict(report)).status_code
-        except httpx.HTTPError:
-            return 0
+        reply = call_router(self._router, self._options.admin_key, "PUT", ROLES_PATH, asdict(report))
+        return 0 if reply is None else reply.status_code

@@ -10,16 +10,14 @@ from urllib.parse import quote
 
 import httpx
 
-from prefillshare.direct import direct_client
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.roles.report import ROLES_PATH, MoveReport
-from prefillshare.serving.options import LaunchOptions, auth_header
+from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.plan.move import plan_in_place, worker_of_kind
 from prefillshare.serving.plan.processes import PlannedWorker
 from prefillshare.serving.run.moves import Order
+from prefillshare.serving.run.router_calls import call_router
 from prefillshare.serving.run.router_process import RouterFile, describe_worker
-
-_TIMEOUT_S = 2.0
 
 
 class LaunchGround:
@@ -77,8 +75,4 @@ class LaunchGround:
         return 0 if reply is None else reply.status_code
 
     def _send(self, method: str, path: str, body: Mapping[str, object] | None = None) -> httpx.Response | None:
-        try:
-            with direct_client(headers=auth_header(self._options.admin_key), timeout=_TIMEOUT_S) as client:
-                return client.request(method, self._url + path, json=body)
-        except httpx.HTTPError:
-            return None
+        return call_router(self._url, self._options.admin_key, method, path, body)
