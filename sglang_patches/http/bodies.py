@@ -17,7 +17,9 @@ from typing import Any
 
 from prefillshare.wire.bodies import is_uncompressed, is_utf_8, read_stream_error
 from prefillshare.wire.errors import error_object
+from prefillshare.wire.from_router import MEMBER
 from sglang_patches.answers.schemas import MAX_DEPTH, depth
+from sglang_patches.disaggregation.role import worker_role
 from sglang_patches.http.null_members import drop_nulls
 
 MAX_BODY_BYTES = 32 << 20
@@ -177,11 +179,22 @@ def _check_body(body: bytes, scope: Message) -> bytes:
     if isinstance(value, dict):
         _check_members(value, scope["path"])
         # Written anew only where something was left out: parsing a long prompt twice is enough.
-        kept = drop_nulls(value, scope["path"])
+        kept = drop_nulls(_take_member(value, scope), scope["path"])
         return body if kept is value else orjson.dumps(kept)
     if value is not None or scope["path"].startswith("/v1/"):
         raise RefusedBodyError(400, f"the body is {str(value)[:40]}: give a JSON object")
     return body
+
+
+def _take_member(value: dict[str, Any], scope: Message) -> dict[str, Any]:
+    """The body without what the router says beside it, which the request keeps."""
+    if MEMBER not in value:
+        return value
+    told = value[MEMBER]
+    if not isinstance(told, dict) or worker_role() == "null":
+        raise RefusedBodyError(400, f"{MEMBER} is for a router and its workers: leave it out")
+    scope.setdefault("state", {})[MEMBER] = told
+    return {name: member for name, member in value.items() if name != MEMBER}
 
 
 def _check_members(value: dict[str, Any], path: str) -> None:

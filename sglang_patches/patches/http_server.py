@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sglang_patches.declarations import wraps_upstream
-from sglang_patches.http import connections, continuations, errors, model_cards, module_addresses, monitoring
+from sglang_patches.http import connections, continuations, errors, health, model_cards, module_addresses, monitoring
 from sglang_patches.http.bodies import CheckBodies
 from sglang_patches.observed import traces
 
@@ -40,6 +40,7 @@ def wrap_set_global_state(original: SetState) -> SetState:
         model_cards.replace_route(app)
         module_addresses.add_routes(app)
         monitoring.add_routes(app)
+        health.add_route(app)
         answers = global_state.tokenizer_manager.ended_answers
         continuations.add_routes(app, None if answers is None else answers.kept)
         traces.switch_framework_off(app)

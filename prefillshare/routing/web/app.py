@@ -15,7 +15,7 @@ from prefillshare.routing.peers.exchange import PEER_PATH
 from prefillshare.routing.settings import RouterSettings
 from prefillshare.routing.web.auth import check_key
 from prefillshare.routing.web.connections import Connection
-from prefillshare.routing.web.handlers import models, monitoring, peers, roles, service, workers
+from prefillshare.routing.web.handlers import models, monitoring, peers, roles, service, tokens, workers
 from prefillshare.routing.web.handlers.calls import call_handler
 from prefillshare.routing.web.keys import GATEWAY
 from prefillshare.routing.web.replies import error_reply
@@ -25,11 +25,13 @@ log = logging.getLogger(__name__)
 _CLOSING = (408, 413)
 """The rest of such a request's body is not waited for."""
 
+_OF_TOKENS = ("/tokenize", "/detokenize", "/v1/tokenize", "/v1/detokenize")
 _ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/v1/chat/completions", call_handler("/v1/chat/completions")),
     ("POST", "/v1/completions", call_handler("/v1/completions")),
     ("POST", "/generate", call_handler("/generate")),
     ("PUT", "/generate", call_handler("/generate")),
+    *(("POST", path, tokens.ask_a_worker(path)) for path in _OF_TOKENS),
     ("GET", "/v1/models", models.list_models),
     ("GET", "/v1/models/{name}", models.get_model),
     ("GET", "/model_info", models.show_model_info),
@@ -38,6 +40,7 @@ _ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/get_server_info", models.show_server_info),
     ("GET", "/modules", models.list_modules),
     ("GET", "/health", service.show_health),
+    ("HEAD", "/health", service.show_health),
     ("GET", "/health_generate", service.try_generating),
     ("GET", "/flush_cache", service.flush_cache),
     ("POST", "/flush_cache", service.flush_cache),
