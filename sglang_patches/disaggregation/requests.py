@@ -18,11 +18,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from prefillshare.contract import NO_BOOTSTRAP_HOST
-from prefillshare.wire.from_router import MEMBER, FromRouter, PromptLogprobs
+from prefillshare.wire.from_router import FromRouter, PromptLogprobs
 from sglang_patches.checks import sampling_values
 from sglang_patches.disaggregation.pushes import is_push_rid
 from sglang_patches.disaggregation.role import worker_role
 from sglang_patches.disaggregation.samples import count_samples, spread_samples, with_prompt_logprobs
+from sglang_patches.http.request_state import note_report, read_from_router
 
 if TYPE_CHECKING:
     from fastapi import Request
@@ -64,7 +65,8 @@ def read_as_half(obj: GenerateReqInput, request: Request | None) -> Reshape | No
         return None
     if is_push_rid(obj.rid):
         obj.log_metrics = False  # as for health checks: nobody asked
-    scores = _take_over(obj, read_from_router(request))
+    told = read_from_router(request)
+    scores = _take_over(obj, told)
     # Both workers see the same call and must refuse the same: half of a pair would wait for the other.
     is_scoring = role == "prefill" and _goes_nowhere(obj)
     _refuse_unsupported(obj, has_prompt_logprobs=is_scoring)
@@ -74,14 +76,11 @@ def read_as_half(obj: GenerateReqInput, request: Request | None) -> Reshape | No
         for params in _as_list(obj.sampling_params):
             sampling_values.check(params)
         _neutralize(obj, NEUTRAL_FIELDS if is_scoring else NEUTRAL_FIELDS | LOGPROB_FIELDS)
-        return without_output if is_scoring else None
+        if is_scoring:
+            return without_output
+        # Of a call in a form that has no place for a report.
+        return partial(note_report, request=request) if request is not None and "bootstrap_room" in told else None
     return partial(with_prompt_logprobs, scores=scores, num_samples=num_samples) if scores else None
-
-
-def read_from_router(request: Request | None) -> FromRouter:
-    """What the router said beside the call; nothing where the call has no HTTP request."""
-    told: FromRouter | None = None if request is None else getattr(request.state, MEMBER, None)
-    return told or {}
 
 
 def _take_over(obj: GenerateReqInput, told: FromRouter) -> Sequence[PromptLogprobs]:

@@ -40,6 +40,7 @@ from sglang_patches.eager.answers import EndedAnswers
 from sglang_patches.eager.quiet import Quiet
 from sglang_patches.eager.requests import read_as_job
 from sglang_patches.eager.switch import QUIET_RID, is_eager_rid, read_min_tokens, refuse_reserved_rid
+from sglang_patches.http.request_state import take_namespace
 from sglang_patches.observed import requests as observed
 from sglang_patches.store.switch import read_write_back
 
@@ -163,6 +164,7 @@ class TokenizerManager(upstream.TokenizerManager):
         if self.eager_min_tokens is not None:
             refuse_reserved_rid(obj.rid)
             read_as_job(obj, request)
+        take_namespace(obj, request)
         reshape = read_as_half(obj, request)
         answers = super().generate_request(obj, request)
         return answers if reshape is None else reshape(answers)

@@ -15,12 +15,16 @@ import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from prefillshare.contract import MESSAGES_PATH, REPORT_HEADER
 from prefillshare.wire.bodies import is_uncompressed, is_utf_8, read_stream_error
 from prefillshare.wire.errors import error_object
 from prefillshare.wire.from_router import MEMBER
+from prefillshare.wire.namespace import cache_namespace
+from prefillshare.wire.text import as_json
 from sglang_patches.answers.schemas import MAX_DEPTH, depth
 from sglang_patches.disaggregation.role import worker_role
 from sglang_patches.http.null_members import drop_nulls
+from sglang_patches.http.request_state import NAMESPACE, REPORT
 
 MAX_BODY_BYTES = 32 << 20
 BODY_SECONDS = 120
@@ -58,7 +62,7 @@ class CheckBodies:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        held = HeldStart(send)
+        held = HeldStart(send, scope)
         try:
             _check_path(scope)
             if scope["method"] in ("POST", "PUT"):
@@ -81,21 +85,34 @@ class CheckBodies:
 class HeldStart:
     """Sends the begin of an answer with its first part, so that a refusal may still take its place."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, scope: Message) -> None:
         self._send = send
-        self._start: Message | None = None
+        self._scope = scope
+        self._held: list[Message] = []
         self.is_unsent = True
 
     async def send(self, message: Message) -> None:
         """Send, or hold back."""
-        if self.is_unsent and message["type"] == "http.response.start":
-            self._start = message
+        if self.is_unsent and (message["type"] == "http.response.start" or _is_only_a_begin(message)):
+            self._held.append(message)
             return
-        if self.is_unsent and self._start is not None:
-            _raise_error_event(self._start, message)
-            await self._send(self._start)
+        if self.is_unsent and self._held:
+            _raise_error_event(self._held[0], message)
+            self._add_report(self._held[0])
+            for held in self._held:
+                await self._send(held)
         self.is_unsent = False
         await self._send(message)
+
+    def _add_report(self, start: Message) -> None:
+        report = self._scope.get("state", {}).get(REPORT)
+        if report is not None:
+            start["headers"] = [*start["headers"], (REPORT_HEADER.lower().encode(), as_json(report))]
+
+
+def _is_only_a_begin(message: Message) -> bool:
+    """Whether Anthropic's stream says no more than that it begins, which it does before an error, too."""
+    return bool(message.get("body", b"").startswith(b"event: message_start\n") and message.get("more_body"))
 
 
 def _raise_error_event(start: Message, message: Message) -> None:
@@ -178,6 +195,7 @@ def _check_body(body: bytes, scope: Message) -> bytes:
         raise RefusedBodyError(400, _TOO_DEEP)
     if isinstance(value, dict):
         _check_members(value, scope["path"])
+        _note_namespace(value, scope)
         # Written anew only where something was left out: parsing a long prompt twice is enough.
         kept = drop_nulls(_take_member(value, scope), scope["path"])
         return body if kept is value else orjson.dumps(kept)
@@ -195,6 +213,17 @@ def _take_member(value: dict[str, Any], scope: Message) -> dict[str, Any]:
         raise RefusedBodyError(400, f"{MEMBER} is for a router and its workers: leave it out")
     scope.setdefault("state", {})[MEMBER] = told
     return {name: member for name, member in value.items() if name != MEMBER}
+
+
+def _note_namespace(value: dict[str, Any], scope: Message) -> None:
+    """Anthropic's interface has no member for what is to be kept apart; ours is OpenAI's."""
+    if scope["path"] != MESSAGES_PATH:
+        return
+    keys = {name: value.get(name) for name in ("cache_salt", "extra_key")}
+    for name, key in keys.items():
+        if key is not None and not isinstance(key, str):
+            raise RefusedBodyError(400, f"{name} is {str(key)[:40]}: give a text")
+    scope.setdefault("state", {})[NAMESPACE] = cache_namespace(**keys)
 
 
 def _check_members(value: dict[str, Any], path: str) -> None:
@@ -230,11 +259,9 @@ def _is_from_reading(error: Exception) -> bool:
 async def _refuse(refusal: RefusedBodyError, scope: Message, receive: Any, send: Any) -> None:
     from fastapi.responses import ORJSONResponse
 
+    # Anthropic's clients get their form of it from ``http/errors``.
     error = error_object(str(refusal), kind="invalid_request_error")
     # The rest of the body is not read, so the connection cannot serve another call.
     headers = {"Connection": "close"} if refusal.status in (408, 413) else None
-    content: Message = {"error": error}
-    if scope["path"].startswith("/v1/messages"):
-        content["type"] = "error"  # as Anthropic's clients read it
-    response = ORJSONResponse(content, status_code=refusal.status, headers=headers)
+    response = ORJSONResponse({"error": error}, status_code=refusal.status, headers=headers)
     await response(scope, receive, send)

@@ -8,7 +8,7 @@ from prefillshare.routing.choice.demand import Demand
 
 Body = Mapping[str, Any]
 """The JSON object that a client sent; what its values are is checked where they are read."""
-Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/generate"]
+Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/generate", "/v1/messages", "/v1/responses"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,8 @@ from prefillshare.wire.from_router import MEMBER, FromRouter, PromptLogprobs
 _ROOM_BITS = 62
 """One less than there are, for samples of a prompt are counted up from its room."""
 _RID_BITS = 128
+_WRAPPED = ("/v1/messages", "/v1/responses")
+"""Endpoints whose models at the workers know nothing of pairs."""
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 T = TypeVar("T")
 
@@ -65,7 +67,7 @@ def add_scores(leg: Leg, scores: Sequence[PromptLogprobs]) -> Leg:
 
 def _make_leg(call: Call, worker: Worker, fields: Mapping[str, Any], headers: Mapping[str, str] = _NO_HEADERS) -> Leg:
     rid = _per_prompt(call, _make_rid)
-    own = orjson.dumps({**fields, "rid": rid})
+    own = orjson.dumps(_wrap({**fields, "rid": rid}) if call.endpoint in _WRAPPED else {**fields, "rid": rid})
     return Leg(
         worker=worker,
         path=call.endpoint,
@@ -73,6 +75,12 @@ def _make_leg(call: Call, worker: Worker, fields: Mapping[str, Any], headers: Ma
         rids=tuple(rid) if isinstance(rid, list) else (rid,),
         headers=headers,
     )
+
+
+def _wrap(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `fields`, those that SGLang's models have no place for under a member that they never see."""
+    told = {name: value for name, value in fields.items() if name in FromRouter.__annotations__}
+    return {name: value for name, value in fields.items() if name not in told} | {MEMBER: told}
 
 
 def _make_rooms(call: Call) -> int | list[int]:

@@ -155,7 +155,9 @@ def _read_lora_path(body: Body) -> Any:
 
 
 def _find_session(header: str | None, body: Body) -> str | None:
-    for value in (header, body.get("session_id"), body.get("user")):
+    metadata = body.get("metadata")
+    end_user = metadata.get("user_id") if isinstance(metadata, Mapping) else None  # as Anthropic's interface calls it
+    for value in (header, body.get("session_id"), body.get("user"), end_user):
         if isinstance(value, str) and value:
             return session_name(value)
     return None
@@ -166,6 +168,14 @@ def _read_chat(body: Body, vocab_size: int | None) -> Shape:
     if not isinstance(messages, list) or not messages:
         raise BadCallError(f"messages is {_show(messages)}: it must be a list of messages", param="messages")
     return None, chat_prompts(body)
+
+
+def _read_messages(body: Body, vocab_size: int | None) -> Shape:
+    shape = _read_chat(body, vocab_size)
+    system = body.get("system")
+    # One canonical form with that of chats: the prompt is the same, whichever door it comes in by.
+    as_chat = {**body, "messages": [*([{"role": "system", "content": system}] if system else []), *body["messages"]]}
+    return shape if not system else (None, chat_prompts(as_chat))
 
 
 def _read_completion(body: Body, vocab_size: int | None) -> Shape:
@@ -193,6 +203,7 @@ _SHAPES: dict[Endpoint, Callable[[Body, int | None], Shape]] = {
     "/v1/chat/completions": _read_chat,
     "/v1/completions": _read_completion,
     "/generate": _read_generate,
+    "/v1/messages": _read_messages,
 }
 
 

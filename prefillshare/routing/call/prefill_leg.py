@@ -68,7 +68,9 @@ def _learn(parts: Parts, underway: Underway, pair: Pair, answer: Answer) -> int:
 
     The workers hold the prompt from now on, not from the choice on: a call that comes before this finds it nowhere.
     """
-    report = read_report(answer.content, 1 if underway.call.scoring is not None else underway.call.num_samples)
+    report = read_report(
+        answer.report or answer.content, 1 if underway.call.scoring is not None else underway.call.num_samples
+    )
     parts.chooser.learn(underway.call, pair, report.prompt_tokens or None)
     underway.observed.note_prefill(
         tokens=report.prompt_tokens, own=report.own_hit_tokens, cross=report.cross_hit_tokens

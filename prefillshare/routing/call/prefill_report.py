@@ -29,7 +29,7 @@ class PrefillReport:
         return self.prompt_tokens - (self.cached_tokens or 0) if known else None
 
 
-def read_report(content: bytes, num_samples: int = 1) -> PrefillReport:
+def read_report(content: bytes | str, num_samples: int = 1) -> PrefillReport:
     """Return what the body of a prefill worker's answer tells; what cannot be read tells nothing.
 
     Of several samples of a prompt the first counts, for which it was computed.

@@ -7,6 +7,7 @@ import orjson
 from aiohttp import web
 
 from prefillshare.config.router import Router
+from prefillshare.contract import MESSAGES_PATH
 from prefillshare.errors import PrefillShareError
 from prefillshare.routing.call.underway import Underway
 from prefillshare.routing.errors import CallTimeoutError, RoutingError, WorkerFailedError, error_body
@@ -15,6 +16,7 @@ from prefillshare.routing.http.reply import Reply
 from prefillshare.routing.workers.answer import Answer
 from prefillshare.routing.workers.leg import LegFailedError
 from prefillshare.routing.workers.worker import Worker
+from prefillshare.wire.errors import anthropic_error
 
 _SLACK = 1 / 16
 """Share of the idle time by which a pause between two pieces may be longer."""
@@ -168,7 +170,14 @@ async def _pass_on(underway: Underway, writer: Writer, decode: Worker, answer: A
 async def end_with_error(request: web.Request, writer: Writer, error: RoutingError) -> None:
     """End a stream with an error event; in the middle of an event, cut the connection, so that nobody reads on."""
     if writer.last.endswith(b"\n\n"):
-        await writer.write(b"data: " + orjson.dumps(error_body(error)) + b"\n\n")
+        await writer.write(_error_event(request, error))
         await writer.response.write_eof()
     elif request.transport is not None:
         request.transport.abort()
+
+
+def _error_event(request: web.Request, error: RoutingError) -> bytes:
+    told = orjson.dumps(error_body(error))
+    if request.path.startswith(MESSAGES_PATH):
+        return b"event: error\ndata: " + anthropic_error(told, error.status) + b"\n\n"
+    return b"data: " + told + b"\n\n"

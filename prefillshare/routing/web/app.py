@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from prefillshare.contract import MESSAGES_PATH
 from prefillshare.observe.document import STATE_PATH
 from prefillshare.roles.report import ROLES_PATH
 from prefillshare.routing.errors import BadCallError, NotFoundError, RoutingError, ShortageError
@@ -18,7 +19,7 @@ from prefillshare.routing.web.connections import Connection
 from prefillshare.routing.web.handlers import models, monitoring, peers, roles, service, tokens, workers
 from prefillshare.routing.web.handlers.calls import call_handler
 from prefillshare.routing.web.keys import GATEWAY
-from prefillshare.routing.web.replies import error_reply
+from prefillshare.routing.web.replies import as_anthropic, error_reply
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,8 @@ _ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/generate", call_handler("/generate")),
     ("PUT", "/generate", call_handler("/generate")),
     *(("POST", path, tokens.ask_a_worker(path)) for path in _OF_TOKENS),
+    ("POST", "/v1/messages", call_handler("/v1/messages")),
+    ("POST", "/v1/messages/count_tokens", tokens.ask_a_worker("/v1/messages/count_tokens")),
     ("GET", "/v1/models", models.list_models),
     ("GET", "/v1/models/{name}", models.get_model),
     ("GET", "/model_info", models.show_model_info),
@@ -70,7 +73,7 @@ _ROUTES: tuple[tuple[str, str, Handler], ...] = (
 def make_app(settings: RouterSettings) -> web.Application:
     """Return the application; `connections.make_runner` serves it."""
     # The connection is in use until the answer, an error's too, is made: so its middleware is the outer one.
-    middlewares = (_count_connection_use, _answer_errors)
+    middlewares = (_count_connection_use, _answer_in_form, _answer_errors)
     app = web.Application(middlewares=middlewares, client_max_size=settings.router.max_body_bytes)
     app.cleanup_ctx.append(_run_gateway(settings))
     for method, path, handler in _ROUTES:
@@ -86,6 +89,13 @@ def _run_gateway(settings: RouterSettings) -> Callable[[web.Application], AsyncI
         await gateway.close()
 
     return run
+
+
+@web.middleware
+async def _answer_in_form(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer errors as the clients of the interface read them: OpenAI's form, but below its paths Anthropic's."""
+    response = await handler(request)
+    return as_anthropic(response) if request.path.startswith(MESSAGES_PATH) else response
 
 
 @web.middleware

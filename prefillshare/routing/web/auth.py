@@ -36,6 +36,8 @@ def check_key(request: web.Request, settings: RouterSettings, hops: Hops | None)
 
 
 def _read_key(request: web.Request) -> str:
+    if key := request.headers.get("X-Api-Key"):  # as Anthropic's clients send it
+        return key
     scheme, _, key = request.headers.get("Authorization", "").partition(" ")
     return key.strip() if scheme.lower() == "bearer" else ""
 
