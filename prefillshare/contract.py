@@ -89,6 +89,9 @@ NO_BOOTSTRAP_HOST = "2.2.2.2"
 EAGER_VARIABLE = "PREFILLSHARE_EAGER_ANSWERS"
 """Environment variable of engines that compute answers ahead: the shortest one, in tokens; not set, they do not."""
 
+RESPONSES_VARIABLE = "PREFILLSHARE_RESPONSES"
+"""Environment variable of engines that remember responses: the table `[responses]` of their deployment, as JSON."""
+
 ADMISSION_VARIABLE = "PREFILLSHARE_MEMORY_WAIT_S"
 """Environment variable of engines that hold back new sessions while memory is full: the longest wait, in seconds."""
 

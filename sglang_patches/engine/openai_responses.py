@@ -48,6 +48,8 @@ class OpenAIServingResponses(upstream.OpenAIServingResponses):
         refusal = openai_values.find_problem(request, self.tokenizer_manager.model_config.vocab_size)
         if refusal:
             return self.create_error_response(refusal)
+        # Whoever is before this engine remembers (http/responses, or the router): here it would be for ever.
+        request.store = request.background = False
         names = served_names(self.tokenizer_manager)
         try:
             _selected.set(resolve_adapter(request.model, *names))

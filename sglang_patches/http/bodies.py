@@ -39,6 +39,9 @@ _CLOSED = {
     "/v1/audio/transcriptions": "the models of this server read text only",
 }
 
+_BEGINS = (b"event: message_start\n", b"event: response.created\n", b"event: response.in_progress\n")
+"""First events of the streams of Anthropic's messages and of OpenAI's responses."""
+
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
@@ -111,8 +114,8 @@ class HeldStart:
 
 
 def _is_only_a_begin(message: Message) -> bool:
-    """Whether Anthropic's stream says no more than that it begins, which it does before an error, too."""
-    return bool(message.get("body", b"").startswith(b"event: message_start\n") and message.get("more_body"))
+    """Whether a stream says no more than that it begins, which it does before an error, too."""
+    return bool(message.get("body", b"").startswith(_BEGINS) and message.get("more_body"))
 
 
 def _raise_error_event(start: Message, message: Message) -> None:

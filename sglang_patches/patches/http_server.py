@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from sglang_patches.declarations import wraps_upstream
 from sglang_patches.http import connections, continuations, errors, health, model_cards, module_addresses, monitoring
 from sglang_patches.http.bodies import CheckBodies
+from sglang_patches.http.responses import RememberResponses, read_limits
 from sglang_patches.observed import traces
 
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ def wrap_set_global_state(original: SetState) -> SetState:
         answers = global_state.tokenizer_manager.ended_answers
         continuations.add_routes(app, None if answers is None else answers.kept)
         traces.switch_framework_off(app)
+        if (limits := read_limits()) is not None:
+            abort = global_state.tokenizer_manager.abort_request
+            app.add_middleware(RememberResponses, limits=limits, abort=abort)
         app.add_middleware(CheckBodies)
         global_state.tokenizer_manager.get_ready(global_state.scheduler_info["max_total_num_tokens"])
 

@@ -178,6 +178,16 @@ def _read_messages(body: Body, vocab_size: int | None) -> Shape:
     return shape if not system else (None, chat_prompts(as_chat))
 
 
+def _read_responses(body: Body, vocab_size: int | None) -> Shape:
+    given = body.get("input")
+    if not isinstance(given, str | list) or not given:
+        raise BadCallError(f"input is {_show(given)}: it must be text or a list of items", param="input")
+    items = [{"role": "user", "content": given}] if isinstance(given, str) else given
+    instructions = body.get("instructions")
+    system = [{"role": "system", "content": instructions}] if instructions else []
+    return None, chat_prompts({**body, "messages": [*system, *items]})
+
+
 def _read_completion(body: Body, vocab_size: int | None) -> Shape:
     return _read_prompt(body, "prompt", vocab_size)
 
@@ -204,6 +214,7 @@ _SHAPES: dict[Endpoint, Callable[[Body, int | None], Shape]] = {
     "/v1/completions": _read_completion,
     "/generate": _read_generate,
     "/v1/messages": _read_messages,
+    "/v1/responses": _read_responses,
 }
 
 

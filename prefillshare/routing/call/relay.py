@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import orjson
 from aiohttp import web
@@ -47,7 +48,7 @@ async def relay(
     request = underway.request
     response = Stream(headers=headers | {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
     await response.prepare(request)  # the status is out: from here on a failure can only be told within the stream
-    writer = Writer(response, request.transport)
+    writer = Writer(response, request.transport, underway.rewrite)
     try:
         await _pass_on(underway, writer, decode, answer, settings.idle_timeout_s)
     except LegFailedError as error:
@@ -70,10 +71,16 @@ class Stream(web.StreamResponse):
 class Writer:
     """A stream towards the client that knows whether it is between two events."""
 
-    __slots__ = ("_is_chunked", "_transport", "last", "response")
+    __slots__ = ("_is_chunked", "_rewrite", "_transport", "last", "response")
 
-    def __init__(self, response: web.StreamResponse, transport: asyncio.Transport | None) -> None:
-        """`response` is prepared."""
+    def __init__(
+        self,
+        response: web.StreamResponse,
+        transport: asyncio.Transport | None,
+        rewrite: Callable[[bytes], bytes] | None = None,
+    ) -> None:
+        """`response` is prepared; pieces pass through `rewrite`, which may keep one back until more has come."""
+        self._rewrite = rewrite
         self.response = response
         self.last = b""
         self._transport = transport
@@ -88,12 +95,14 @@ class Writer:
 
     async def write(self, piece: bytes) -> None:
         """Write a piece, and wait for a client that does not read."""
+        if self._rewrite is not None and not (piece := self._rewrite(piece)):
+            return
         await self.response.write(piece)
         self.last = piece
 
     def write_at_once(self, piece: bytes) -> bool:
         """Write a further piece if that waits for nobody; return whether it did."""
-        if not self._is_chunked or not self.takes(piece):
+        if self._rewrite is not None or not self._is_chunked or not self.takes(piece):
             return False
         assert self._transport is not None
         # What aiohttp's writer would send, without the way there. The headers went out with the first piece.
@@ -103,6 +112,7 @@ class Writer:
 
     async def write_last(self, piece: bytes) -> None:
         """Write the last piece and the end of the stream."""
+        piece = piece if self._rewrite is None else self._rewrite(piece)
         self.last = b""  # the end of the stream may be out although this fails: nothing may follow it
         await self.response.write_eof(piece)
 

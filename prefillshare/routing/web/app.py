@@ -1,6 +1,7 @@
 """The router as a web application."""
 
 import logging
+import re
 from collections.abc import AsyncIterator, Callable
 
 from aiohttp import web
@@ -8,6 +9,7 @@ from aiohttp.typedefs import Handler
 
 from prefillshare.contract import MESSAGES_PATH
 from prefillshare.observe.document import STATE_PATH
+from prefillshare.responses.kept import KeptResponses
 from prefillshare.roles.report import ROLES_PATH
 from prefillshare.routing.errors import BadCallError, NotFoundError, RoutingError, ShortageError
 from prefillshare.routing.gateway import Gateway
@@ -16,7 +18,7 @@ from prefillshare.routing.peers.exchange import PEER_PATH
 from prefillshare.routing.settings import RouterSettings
 from prefillshare.routing.web.auth import check_key
 from prefillshare.routing.web.connections import Connection
-from prefillshare.routing.web.handlers import models, monitoring, peers, roles, service, tokens, workers
+from prefillshare.routing.web.handlers import models, monitoring, peers, responses, roles, service, tokens, workers
 from prefillshare.routing.web.handlers.calls import call_handler
 from prefillshare.routing.web.keys import GATEWAY
 from prefillshare.routing.web.replies import as_anthropic, error_reply
@@ -35,6 +37,11 @@ _ROUTES: tuple[tuple[str, str, Handler], ...] = (
     *(("POST", path, tokens.ask_a_worker(path)) for path in _OF_TOKENS),
     ("POST", "/v1/messages", call_handler("/v1/messages")),
     ("POST", "/v1/messages/count_tokens", tokens.ask_a_worker("/v1/messages/count_tokens")),
+    ("POST", "/v1/responses", responses.create),
+    ("GET", "/v1/responses/{id}", responses.ask_kept(KeptResponses.get)),
+    ("DELETE", "/v1/responses/{id}", responses.ask_kept(KeptResponses.delete)),
+    ("POST", "/v1/responses/{id}/cancel", responses.ask_kept(KeptResponses.cancel)),
+    ("GET", "/v1/responses/{id}/input_items", responses.ask_kept(KeptResponses.list_items)),
     ("GET", "/v1/models", models.list_models),
     ("GET", "/v1/models/{name}", models.get_model),
     ("GET", "/model_info", models.show_model_info),
@@ -68,6 +75,10 @@ _ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/modules/{module}/flush_cache", models.of_module(service.flush_cache)),
     ("POST", "/modules/{module}/flush_cache", models.of_module(service.flush_cache)),
 )
+
+
+_PATTERNS = [(re.compile(re.sub(r"{\w+}", "[^/]+", path)), method) for method, path, _ in _ROUTES]
+"""What the paths look like, to tell a wrong method from a path that is not there."""
 
 
 def make_app(settings: RouterSettings) -> web.Application:
@@ -139,7 +150,7 @@ async def _answer_expect(request: web.Request) -> web.StreamResponse | None:
 
 
 async def _answer_unknown(request: web.Request) -> web.StreamResponse:
-    methods = [method for method, path, _ in _ROUTES if path == request.path]
+    methods = [method for pattern, method in _PATTERNS if pattern.fullmatch(request.path)]
     if methods:
         error = NotFoundError(f"{request.path} does not take {request.method}: use {' or '.join(methods)}")
         reply = error_reply(error, status=405)
