@@ -4,6 +4,7 @@ SGLang sees every call as the first of its conversation, and remembers nothing: 
 the call. Its answer gets the members that only the one who remembers can fill in, and is kept.
 """
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ import orjson
 
 from prefillshare.errors import short_repr
 from prefillshare.responses.errors import ResponsesError
+from prefillshare.responses.forms import as_responses_usage, simplify_item
 from prefillshare.responses.ids import conversation_name, make_id, read_tag
 from prefillshare.responses.store import ResponseStore
 
@@ -54,7 +56,13 @@ class Exchange:
 
     def announce(self, status: str, *, error: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the response object before there is an answer, or instead of one, and keep it."""
-        told = self._fill_in({"object": "response", "model": self.body.get("model"), "output": []})
+        begun: dict[str, Any] = {
+            "object": "response",
+            "created_at": int(time.time()),
+            "model": self.body.get("model"),
+            "output": [],
+        }
+        told = self._fill_in(begun)
         told |= {"status": status, "error": error}
         self._store.put(self.id, told, self.items)
         return told
@@ -79,17 +87,22 @@ class Exchange:
 
     def _make_body(self, body: Mapping[str, Any]) -> dict[str, Any]:
         given = body.get("input")
+        if isinstance(given, list) or (self.previous_id and isinstance(given, str)):
+            given = [simplify_item(item) for item in self.items]
         left_out = ("previous_response_id", "background", "store", "request_id")
         made = {name: value for name, value in body.items() if name not in left_out}
         # What is no input at all is SGLang's to refuse.
-        made |= {"input": self.items if self.previous_id and isinstance(given, str | list) else given}
-        made |= {"store": False, "request_id": self.id}
+        made |= {"input": given, "store": False, "request_id": self.id}
         if not body.get("session_id") and not body.get("user"):
             made["session_id"] = conversation_name(self.id)
         return made
 
     def _fill_in(self, response: dict[str, Any]) -> dict[str, Any]:
-        return {**response, "id": self.id, "previous_response_id": self.previous_id, "store": self.is_kept}
+        told = {**response, "id": self.id, "previous_response_id": self.previous_id, "store": self.is_kept}
+        if self.body.get("text") is not None:
+            told["text"] = self.body["text"]
+        usage = told.get("usage")
+        return told | {"usage": as_responses_usage(usage)} if isinstance(usage, Mapping) else told
 
     def _rewrite(self, event: bytes) -> bytes:
         if not event.startswith(_EVENTS_WITH_RESPONSE):

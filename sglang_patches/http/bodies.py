@@ -11,6 +11,7 @@ other kinds of models, and those of tools that would end this engine, are 404.
 from __future__ import annotations
 
 import asyncio
+import json
 import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -24,7 +25,7 @@ from prefillshare.wire.text import as_json
 from sglang_patches.answers.schemas import MAX_DEPTH, depth
 from sglang_patches.disaggregation.role import worker_role
 from sglang_patches.http.null_members import drop_nulls
-from sglang_patches.http.request_state import NAMESPACE, REPORT
+from sglang_patches.http.request_state import FAILURE, NAMESPACE, REPORT, SCHEMA
 
 MAX_BODY_BYTES = 32 << 20
 BODY_SECONDS = 120
@@ -100,12 +101,18 @@ class HeldStart:
             self._held.append(message)
             return
         if self.is_unsent and self._held:
+            self._raise_failure(message)
             _raise_error_event(self._held[0], message)
             self._add_report(self._held[0])
             for held in self._held:
                 await self._send(held)
         self.is_unsent = False
         await self._send(message)
+
+    def _raise_failure(self, message: Message) -> None:
+        reason = self._scope.get("state", {}).get(FAILURE)
+        if reason is not None and message.get("body", b"").startswith(b"event: response.failed\n"):
+            raise RefusedBodyError(400, reason)
 
     def _add_report(self, start: Message) -> None:
         report = self._scope.get("state", {}).get(REPORT)
@@ -197,8 +204,9 @@ def _check_body(body: bytes, scope: Message) -> bytes:
     if depth(value) > MAX_DEPTH:
         raise RefusedBodyError(400, _TOO_DEEP)
     if isinstance(value, dict):
-        _check_members(value, scope["path"])
+        _check_members(value)
         _note_namespace(value, scope)
+        _note_schema(value, scope)
         # Written anew only where something was left out: parsing a long prompt twice is enough.
         kept = drop_nulls(_take_member(value, scope), scope["path"])
         return body if kept is value else orjson.dumps(kept)
@@ -229,17 +237,30 @@ def _note_namespace(value: dict[str, Any], scope: Message) -> None:
     scope.setdefault("state", {})[NAMESPACE] = cache_namespace(**keys)
 
 
-def _check_members(value: dict[str, Any], path: str) -> None:
+def _check_members(value: dict[str, Any]) -> None:
     for name in ("messages", "input"):
         if value.get(name) == []:
             raise RefusedBodyError(400, f"{name} is empty: give at least one")
     for name in ("response_format", "stream_options"):
         if not isinstance(given := value.get(name), dict | None):
             raise RefusedBodyError(400, f"{name} is {str(given)[:40]!r}: give an object")
+
+
+def _note_schema(value: dict[str, Any], scope: Message) -> None:
+    """SGLang's responses know no formats of the answer."""
     text = value.get("text")
-    format_ = text.get("format") if path == "/v1/responses" and isinstance(text, dict) else None
-    if isinstance(format_, dict) and format_.get("type", "text") != "text":
-        raise RefusedBodyError(400, "text.format is not supported here: use response_format of /v1/chat/completions")
+    if scope["path"] != "/v1/responses" or text is None:
+        return
+    if not isinstance(text, dict) or not isinstance(format_ := text.get("format") or {}, dict):
+        raise RefusedBodyError(400, f"text is {str(text)[:60]}: give an object with format, an object too")
+    kind = format_.get("type", "text")
+    if kind not in ("text", "json_object", "json_schema"):
+        raise RefusedBodyError(400, f"text.format.type is {str(kind)[:40]!r}: give text, json_object or json_schema")
+    schema = format_.get("schema") if kind == "json_schema" else {"type": "object"}
+    if not isinstance(schema, dict):
+        raise RefusedBodyError(400, f"text.format.schema is {str(schema)[:40]}: give a JSON schema")
+    if kind != "text":
+        scope.setdefault("state", {})[SCHEMA] = json.dumps(schema)
 
 
 _TOO_DEEP = f"the body is nested more than {MAX_DEPTH} levels deep: make it flatter"

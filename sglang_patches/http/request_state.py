@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 NAMESPACE = "prefillshare_namespace"
 """What its client wants to have kept apart, where SGLang's model of the body drops it."""
+SCHEMA = "prefillshare_schema"
+"""JSON schema, as text, that an answer is to have, where SGLang's model of the body has no member for it."""
+FAILURE = "prefillshare_failure"
+"""Why there is no answer, where SGLang only says so."""
 REPORT = "prefillshare_report"
 """What is to be told beside the answer."""
 
@@ -36,6 +40,16 @@ def read_from_router(request: Request | None) -> FromRouter:
     """What the router said beside the call; nothing where the call has no HTTP request."""
     told: FromRouter | None = None if request is None else getattr(request.state, MEMBER, None)
     return told or {}
+
+
+async def note_failure(answers: AsyncIterator[Any], request: Request) -> AsyncIterator[Any]:
+    """The answers; why there are none stays with the request."""
+    try:
+        async for answer in answers:
+            yield answer
+    except ValueError as error:  # as which our checks and SGLang's refuse a call
+        setattr(request.state, FAILURE, str(error))
+        raise
 
 
 async def note_report(answers: AsyncIterator[Any], request: Request) -> AsyncIterator[Any]:

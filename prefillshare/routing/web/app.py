@@ -18,6 +18,7 @@ from prefillshare.routing.peers.exchange import PEER_PATH
 from prefillshare.routing.settings import RouterSettings
 from prefillshare.routing.web.auth import check_key
 from prefillshare.routing.web.connections import Connection
+from prefillshare.routing.web.cors import allow_origin, answer_preflight
 from prefillshare.routing.web.handlers import models, monitoring, peers, responses, roles, service, tokens, workers
 from prefillshare.routing.web.handlers.calls import call_handler
 from prefillshare.routing.web.keys import GATEWAY
@@ -87,6 +88,7 @@ def make_app(settings: RouterSettings) -> web.Application:
     middlewares = (_count_connection_use, _answer_in_form, _answer_errors)
     app = web.Application(middlewares=middlewares, client_max_size=settings.router.max_body_bytes)
     app.cleanup_ctx.append(_run_gateway(settings))
+    app.on_response_prepare.append(allow_origin)
     for method, path, handler in _ROUTES:
         app.router.add_route(method, path, handler, expect_handler=_answer_expect)
     app.router.add_route("*", "/{path:[\\s\\S]*}", _answer_unknown, expect_handler=_answer_expect)
@@ -151,6 +153,8 @@ async def _answer_expect(request: web.Request) -> web.StreamResponse | None:
 
 async def _answer_unknown(request: web.Request) -> web.StreamResponse:
     methods = [method for pattern, method in _PATTERNS if pattern.fullmatch(request.path)]
+    if methods and request.method == "OPTIONS" and (preflight := answer_preflight(request, methods)) is not None:
+        return preflight
     if methods:
         error = NotFoundError(f"{request.path} does not take {request.method}: use {' or '.join(methods)}")
         reply = error_reply(error, status=405)
