@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from prefillshare.config.responses import Responses
+from tests.routing.routers import two_routers
 from tests.routing.workers import Deployment, deployment, in_loop, until
 
 MESSAGE: dict[str, Any] = {"model": "math", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
@@ -148,3 +149,21 @@ async def test_a_stopping_router_ends_what_it_computes_in_the_background() -> No
 async def test_a_path_with_a_name_in_it_says_which_methods_it_takes() -> None:
     async with deployment() as running, running.http.put(f"{running.url}/v1/responses/resp_a") as reply:
         assert (reply.status, reply.headers["Allow"]) == (405, "GET, DELETE")
+
+
+@in_loop
+async def test_of_several_routers_one_has_the_whole_conversation_whichever_is_asked() -> None:
+    async with two_routers() as routers:
+        routers[0]["math-0"].answer = ANSWER
+        for asked in (*routers, *routers, *routers):
+            _, first = await post(asked, "/v1/responses", RESPONSE)
+            for other in routers:
+                status, more = await post(other, "/v1/responses", RESPONSE | {"previous_response_id": first["id"]})
+                assert (status, more["previous_response_id"]) == (200, first["id"])
+                got = await other.http.get(f"{other.url}/v1/responses/{more['id']}")
+                assert (got.status, (await got.json())["id"]) == (200, more["id"])
+        assert all(len(router.gateway.responses.store) % 3 == 0 for router in routers)
+        gone = await routers[0].http.delete(f"{routers[0].url}/v1/responses/{first['id']}")
+        assert gone.status == 200
+        again = await routers[1].http.delete(f"{routers[1].url}/v1/responses/{first['id']}")
+        assert again.status == 404

@@ -1,6 +1,7 @@
 """`/v1/responses`: calls that the router remembers, and what is asked of them later."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -8,8 +9,9 @@ from aiohttp import web
 
 from prefillshare.responses.errors import ResponsesError
 from prefillshare.responses.exchange import Exchange
+from prefillshare.responses.ids import conversation_name, make_id, read_tag
 from prefillshare.responses.kept import KeptResponses
-from prefillshare.routing.call.call import Call
+from prefillshare.routing.call.call import Body, Call
 from prefillshare.routing.call.parse import read_object
 from prefillshare.routing.errors import ResponsesRefusedError, RoutingError, error_body
 from prefillshare.routing.gateway import Gateway
@@ -26,9 +28,17 @@ async def create(request: web.Request) -> web.StreamResponse:
     gateway = request.app[GATEWAY]
     refuse_while_draining(gateway)
     with gateway.parts.descriptors.call():
-        body = read_object(await read_json_body(request, gateway.parts.settings.router))
+        raw = await read_json_body(request, gateway.parts.settings.router)
+        body = read_object(raw)
+        response_id = _find_id(gateway, request, body)
+        if gateway.peers is not None:
+            # One router has the whole conversation, by its name: that is in the ids of all of its responses.
+            own = replace(parse(request, "/v1/responses", raw), session=conversation_name(response_id))
+            asked = orjson.dumps({**body, "request_id": response_id})
+            if (passed_on := await gateway.peers.forward(request, asked, own)) is not None:
+                return passed_on
         try:
-            exchange = gateway.responses.open(body)
+            exchange = gateway.responses.open(body, response_id)
         except ResponsesError as error:
             raise ResponsesRefusedError(error) from None
         call = parse(request, "/v1/responses", orjson.dumps(exchange.body))
@@ -36,6 +46,14 @@ async def create(request: web.Request) -> web.StreamResponse:
             return json_reply(gateway.responses.start(exchange, lambda: _compute(gateway, request, call)))
         response = await gateway.proxy.answer(request, call, exchange.pass_on)
     return _finish(exchange, response)
+
+
+def _find_id(gateway: Gateway, request: web.Request, body: Body) -> str:
+    """Return the id of the response to be made, which another router may have given out."""
+    given, previous = body.get("request_id"), body.get("previous_response_id")
+    if gateway.peers is not None and gateway.peers.hops.is_hop(request.headers) and isinstance(given, str):
+        return given
+    return make_id(previous if isinstance(previous, str) else None)
 
 
 async def _compute(gateway: Gateway, request: web.Request, call: Call) -> tuple[int, bytes]:
@@ -55,12 +73,17 @@ def _finish(exchange: Exchange, response: web.StreamResponse) -> web.StreamRespo
     return response
 
 
-def ask_kept(ask: Ask) -> Callable[[web.Request], Awaitable[web.Response]]:
+def ask_kept(ask: Ask) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     """Return the handler of what is asked of one response."""
 
-    async def handle(request: web.Request) -> web.Response:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        gateway, response_id = request.app[GATEWAY], request.match_info["id"]
+        if gateway.peers is not None and read_tag(response_id) is not None:
+            passed_on = await gateway.peers.forward_by_session(request, conversation_name(response_id))
+            if passed_on is not None:
+                return passed_on
         try:
-            told = ask(request.app[GATEWAY].responses, request.match_info["id"])
+            told = ask(gateway.responses, response_id)
         except ResponsesError as error:
             raise ResponsesRefusedError(error) from None
         if isinstance(told, bytes):
