@@ -71,7 +71,7 @@ class KeptResponses:
         Raises: ResponsesError.
         """
         self._find(response_id)
-        if (task := self._running.get(response_id)) is not None:
+        if (task := self._running.pop(response_id, None)) is not None:
             task.cancel()
         self.store.delete(response_id)
         return {"id": response_id, "object": "response.deleted", "deleted": True}
@@ -85,6 +85,7 @@ class KeptResponses:
         task, status = self._running.get(response_id), orjson.loads(kept.response).get("status")
         if task is None or status not in ("queued", "in_progress"):
             raise ResponsesError(f"response {response_id!r} is {status}: only one in the background can be cancelled")
+        del self._running[response_id]
         task.cancel()
         told = orjson.loads(kept.response) | {"status": "cancelled"}
         self.store.put(response_id, told, orjson.loads(kept.items))
@@ -107,6 +108,8 @@ class KeptResponses:
         exchange.announce("in_progress")
         try:
             status, body = await run()
+            if exchange.id not in self._running:
+                return  # cancelled, and answered all the same
             if status == 200:
                 exchange.finish(orjson.loads(body))
                 return

@@ -100,12 +100,13 @@ class RememberResponses:
 
     async def _compute(self, scope: Message, asked: bytes, response_id: str) -> tuple[int, bytes]:
         """Status and body of an answer that nobody waits for."""
-        collected = _Collected()
+        collected, task = _Collected(), asyncio.current_task()
         try:
             await self._app(dict(scope), _replay(asked, _never), collected.send)
-        except asyncio.CancelledError:
-            self._abort(response_id)
-            raise
+        finally:
+            # SGLang answers a cancelled call with an error, as if nothing had been cancelled.
+            if task is not None and task.cancelling():
+                self._abort(response_id)
         return collected.status, collected.body
 
 

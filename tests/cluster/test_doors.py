@@ -297,10 +297,14 @@ def test_a_client_that_leaves_a_response_ends_it(url: str) -> None:
     wait_for(lambda: is_idle(url))
 
 
-def test_a_response_calls_a_tool_or_has_a_form(url: str) -> None:
+def test_a_response_calls_a_tool(cluster: Cluster) -> None:
+    """The tiny family's engines have a parser of tool calls; those of random models have none."""
     call = RESPONSE | {"model": "tool", "tools": [FUNCTION], "max_output_tokens": 200}
-    (item,) = ask(url, "/v1/responses", call | {"tool_choice": "required"})["output"]
+    (item,) = ask(cluster.running.url, "/v1/responses", call | {"tool_choice": "required"})["output"]
     assert (item["type"], item["name"]) == ("function_call", "now")
+
+
+def test_a_response_has_a_form(url: str) -> None:
     form = {"type": "json_schema", "name": "thing", "schema": {"enum": ["box", "pen"]}}
     told = ask(url, "/v1/responses", RESPONSE | {"text": {"format": form}})
     assert json.loads(said(told)) in ("box", "pen")
