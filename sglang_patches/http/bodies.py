@@ -4,8 +4,9 @@ A middleware of the engine's HTTP server, put in place by :mod:`sglang_patches.p
 body of any size, answers a compressed one with what its parser makes of the bytes, recurses into nested ones, and
 answers with status 500 when its models stumble over a value of an unexpected kind, or when a check of ours refuses a
 call of an interface that expects none. A stream begins with status 200 before its call is looked at, so its begin is
-held back until its first part is there. Null members are left out (:mod:`sglang_patches.http.null_members`). Paths of
-other kinds of models, and those of tools that would end this engine, are 404.
+held back until its first part that says more is there. What SGLang's models of a body drop stays with the request
+(:mod:`sglang_patches.http.request_state`). Null members are left out (:mod:`sglang_patches.http.null_members`). Paths
+of other kinds of models, and those of tools that would end this engine, are 404.
 """
 
 from __future__ import annotations

@@ -4,8 +4,9 @@ Target: ``sglang.srt.entrypoints.http_server.set_global_state``
 Why: the list of models names the decode modules, but asking for one of them by name says that it does not exist; and
     SGLang's /metrics knows nothing of decode modules.
 How: when the server state is set, the routes are put in place (``http/model_cards``, ``http/module_addresses``,
-    ``http/monitoring``), and FastAPI's own spans switched off (``observed/traces``); ``http/errors`` goes around all of
-    them, and ``http/connections`` ends idle connections.
+    ``http/monitoring``, ``http/health``), responses are remembered by ``http/responses``, and FastAPI's own spans
+    switched off (``observed/traces``); ``http/errors`` goes around all of them, and ``http/connections`` ends idle
+    connections.
 Remove when: upstream's route knows adapters, and a plugin can add routes.
 """
 
