@@ -22,6 +22,7 @@ from prefillshare.cli.commands import (
     ps,
     router,
     scale,
+    schema,
     simulate,
     stop,
     store,
@@ -57,6 +58,7 @@ app.command("stop")(stop.stop)
 app.command("bench")(bench.bench)
 app.command("simulate")(simulate.simulate)
 app.command("doctor")(doctor.doctor)
+app.command("schema")(schema.schema)
 app.command("verify")(verify.verify)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
