@@ -11,9 +11,11 @@ from typing import Annotated
 import typer
 
 from prefillshare.cli.commands import (
+    adapt,
     ask,
     bench,
     chat,
+    check,
     doctor,
     evaluate,
     launch,
@@ -59,6 +61,8 @@ app.command("simulate")(simulate.simulate)
 app.command("doctor")(doctor.doctor)
 app.command("verify")(verify.verify)
 app.command("train")(train.train)
+app.command("check")(check.check)
+app.command("adapt")(adapt.adapt)
 app.command("eval")(evaluate.evaluate)
 app.add_typer(models.app, name="models")
 app.add_typer(store.app, name="store")

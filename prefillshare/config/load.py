@@ -95,13 +95,17 @@ def load_training(file: Path) -> Training:
     table = _read(file, "training", _TRAINING_KEYS, "models/recipes has examples")
     try:
         training = build(Training, table, "the file", hidden=frozenset({"source"}))
-        base, data = training.base, training.data
+        if training.start is not None and training.lora is not None:
+            raise ConfigError("[lora] stands beside start: the adapter there has a shape, remove the table")
+        base, data, start = training.base, training.data, training.start
+        if start is not None:
+            start = _find_start(start, file)
         if base.path is not None:
             base = dataclasses.replace(base, path=_find_directory(base.path, file, "of the base"))
         if data.file is not None:
             data = dataclasses.replace(data, file=_find_file(data.file, file))
         output = _make_absolute(training.output, file)
-        return dataclasses.replace(training, base=base, data=data, output=output, source=file.resolve())
+        return dataclasses.replace(training, base=base, data=data, start=start, output=output, source=file.resolve())
     except ConfigError as error:
         raise ConfigError(f"{file}: {str(error).removeprefix('the file: ')}") from None
 
@@ -150,6 +154,16 @@ def _find_directory(path: Path, file: Path, whose: str) -> Path:
             f"path {str(path)!r} {whose} {state} ({found}): correct path, which is relative "
             f"to the {'training' if whose == 'of the base' else 'deployment'} file, or name a hub repository with "
             'hub = "..."'
+        )
+    return found
+
+
+def _find_start(path: Path, file: Path) -> Path:
+    found = _make_absolute(path, file)
+    if not (found / "adapter_config.json").is_file():
+        raise ConfigError(
+            f"start {str(path)!r} is no adapter ({found} has no adapter_config.json): give the directory of one, "
+            "relative to the training file"
         )
     return found
 
