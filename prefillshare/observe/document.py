@@ -147,6 +147,7 @@ class EagerJobsState(TypedDict):
     cancelled: int
     failed: int
     pushed: int
+    waiting: int
 
 
 class RoleMovesState(TypedDict):

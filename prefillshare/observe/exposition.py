@@ -194,6 +194,9 @@ def _of_eager_jobs(jobs: EagerJobsState) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "prefillshare_eager_pushes", "Of those done, pushed to the module expected next", value=jobs["pushed"]
     )
+    yield GaugeMetricFamily(
+        "prefillshare_eager_jobs_waiting", "Answers whose KV is still to be made", value=jobs["waiting"]
+    )
 
 
 def _of_role_moves(moves: RoleMovesState) -> Metric:

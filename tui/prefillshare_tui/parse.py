@@ -45,7 +45,7 @@ _STORE = (
     "store_hit_tokens host_hit_tokens written_pages refused_pages damaged_pages capacity_bytes used_bytes "
     "used_disk_bytes".split()
 )
-_EAGER_JOBS = "done dropped cancelled failed pushed".split()
+_EAGER_JOBS = "done dropped cancelled failed pushed waiting".split()
 _SESSION = (
     "num_calls first_seen last_seen running context_tokens prompt_tokens own_hit_tokens cross_hit_tokens repins".split()
 )

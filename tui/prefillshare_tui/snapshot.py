@@ -163,6 +163,8 @@ class EagerJobs:
     """A worker refused or failed."""
     pushed: float | None = None
     """Of those done, handed on to the decode worker of the module expected next."""
+    waiting: float | None = None
+    """Have not ended yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
