@@ -12,7 +12,7 @@ from prefillshare.cluster.members import ask, list_deployments
 from prefillshare.cluster.plan import Group, Member, Plan, next_members, revision_of, spot_of, wanted_sizes
 from prefillshare.cluster.roster import Roster, read_roster
 from prefillshare.cluster.status import MemberStatus
-from prefillshare.errors import ConfigError, LaunchError
+from prefillshare.errors import ConfigError, LaunchError, ServerError
 
 DRAIN_S = 30.0
 _LEAVE_EXTRA_S = 20.0
@@ -92,6 +92,9 @@ class Changer:
             for member in members:
                 connection.start_member(member, [known.node_id for known in roster.of(member.group) if known.node_id])
             self._wait_for(members)
+        except ServerError as error:
+            names = ", ".join(member.name for member in members)
+            raise ServerError(f"{error}; {names} may have been placed: `prefillshare ps` says so then") from None
         except BaseException:
             self.remove([member.name for member in members], drain_s=0)
             raise
