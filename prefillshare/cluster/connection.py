@@ -6,13 +6,17 @@ import socket
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import ray
+import ray.util.client
 from ray._private import worker as ray_worker
+from ray._private.state import available_resources_per_node
 
 from prefillshare.cluster.actor import MemberActor
 from prefillshare.cluster.bounded import RAY
 from prefillshare.cluster.members import NAMESPACE
+from prefillshare.cluster.nodes import Node
 from prefillshare.cluster.plan import Member
 from prefillshare.errors import ServerError
 
@@ -22,6 +26,8 @@ _JOIN_TIMEOUT_S = 90.0
 _LEAVE_TIMEOUT_S = 5.0
 _CLIENT = "ray://"
 """Begins the address of a client server, which serves machines that are no nodes."""
+_FREE_S = 30.0
+"""Longest wait for what is free; with a client, for a process that is started for that."""
 _NUM_THREADS = 16
 _SETTINGS_FRAME = b"\x04"
 _HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + _SETTINGS_FRAME + bytes(5)
@@ -157,6 +163,40 @@ def order_selectors(labels: Mapping[str, str], taken: Sequence[str]) -> list[dic
     fullest = max(numbers.values(), default=0)
     crowded = [sorted(node for node, count in numbers.items() if count >= least) for least in range(1, fullest + 1)]
     return [*({**labels, _NODE_LABEL: f"!in({','.join(nodes)})"} for nodes in crowded), dict(labels)]
+
+
+def read_nodes() -> list[Node]:
+    """Return the nodes that are up, with what is free on each.
+
+    Raises: ServerError when the cluster does not answer.
+    """
+    is_client = ray.util.client.ray.is_connected()
+    free = RAY.run("asking what is free", _ask_a_node_what_is_free if is_client else _read_free, timeout_s=_FREE_S)
+    nodes = RAY.run("listing nodes", ray.nodes)
+    return [_describe_node(node, free.get(node["NodeID"], {})) for node in nodes if node["Alive"]]
+
+
+def _read_free() -> Mapping[str, Mapping[str, float]]:
+    return available_resources_per_node()
+
+
+def _ask_a_node_what_is_free() -> Mapping[str, Mapping[str, float]]:
+    """A client cannot ask the head: a process on some node does so for it."""
+    return ray.get(ray.remote(_read_free).options(num_cpus=0).remote(), timeout=_FREE_S)
+
+
+def _describe_node(told: Mapping[str, Any], free: Mapping[str, float]) -> Node:
+    # What is free is told a moment after a node has joined; what is all taken is left out.
+    has = told["Resources"]
+    return Node(
+        id=told["NodeID"],
+        name=told["NodeManagerHostname"],
+        labels=told["Labels"],
+        gpus=has.get("GPU", 0),
+        cpus=has.get("CPU", 0),
+        free_gpus=free.get("GPU", 0),
+        free_cpus=free.get("CPU", 0),
+    )
 
 
 def remove_member(deployment: str, name: str) -> None:
