@@ -18,7 +18,7 @@ from prefillshare.observe.document import WorkerPhase
 from prefillshare.routing.http.client import HttpClient
 from prefillshare.routing.parts import Parts
 from prefillshare.routing.peers.hop import HOP_HEADER, Hops
-from prefillshare.routing.peers.peer import Load, Peer, Report, add_up, read_report
+from prefillshare.routing.peers.peer import NO_LOAD, Load, Peer, Report, add_up, read_report
 from prefillshare.wire.errors import error_text
 
 log = logging.getLogger(__name__)
@@ -50,9 +50,13 @@ class Exchange:
 
     def make_report(self) -> Report:
         """Return what this router tells the others."""
-        settings = self._parts.settings
+        settings, now = self._parts.settings, time.monotonic()
         loads = {
-            worker.id: Load(calls=worker.num_running, tokens=round(worker.speed.pending_tokens, 1))
+            worker.id: Load(
+                calls=worker.num_running,
+                tokens=round(worker.speed.pending_tokens, 1),
+                working=worker.num_working_here(now),
+            )
             for worker in self._parts.pool
             if worker.num_running
         }
@@ -175,10 +179,10 @@ class Exchange:
         """Let every worker know what the other routers have there."""
         added = add_up(self.peers.values())
         for name in self._added.keys() | added.keys():
-            before, now = self._added.get(name), added.get(name)
+            before, now = self._added.get(name, NO_LOAD), added.get(name, NO_LOAD)
             worker = self._parts.pool.get(name)
             if worker is not None and before != now:
-                worker.note_elsewhere(now.calls if now else 0, now.tokens if now else 0.0)
+                worker.note_elsewhere(now.calls, now.tokens, now.working)
         self._added = added
         self._parts.admission.start_waiting()  # somebody may have room that had none
 
