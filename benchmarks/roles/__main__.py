@@ -1,8 +1,8 @@
 """A load that shifts, over workers that stay what they are and over workers that follow it.
 
-Run: `python -m benchmarks.roles [--minutes 15] [--move-s 60] [--places 192]`. Simulated: times are those of the worker model, whatever
-this machine does meanwhile. Three phases: long prompts with short answers for both modules; long answers of `math`;
-long answers of `tool`.
+Run: `python -m benchmarks.roles [--minutes 15] [--move-s 60] [--places 192]`. Simulated: times are those of the worker
+model, whatever this machine does meanwhile. Three phases: long prompts with short answers for both modules; long
+answers of `math`; long answers of `tool`.
 """
 
 import argparse

@@ -35,8 +35,16 @@ SILENT_S = 10.0
 class Exchange:
     """Keeps the state of every other router true, and every worker's load with what the others have there."""
 
-    def __init__(self, parts: Parts, hops: Hops, http: HttpClient, num_running: Callable[[], int]) -> None:
-        """`num_running` tells how many calls this router has."""
+    def __init__(
+        self,
+        parts: Parts,
+        hops: Hops,
+        http: HttpClient,
+        *,
+        num_running: Callable[[], int],
+        is_moving: Callable[[], bool],
+    ) -> None:
+        """`num_running` tells how many calls this router has, `is_moving` whether a move of its own is on its way."""
         settings = parts.settings
         self.peers = {address: Peer(address) for address in settings.other_routers}
         self.is_draining = False
@@ -44,6 +52,7 @@ class Exchange:
         self._hops = hops
         self._http = http
         self._num_running = num_running
+        self._is_moving = is_moving
         self._routers = tuple(sorted((settings.own_address, *settings.other_routers)))
         self._added: Mapping[str, Load] = {}
         self._asking = [asyncio.create_task(self._keep_asking(peer)) for peer in self.peers.values()]
@@ -67,6 +76,7 @@ class Exchange:
             models=self._find_models(),
             running=self._num_running(),
             queued=self._parts.admission.num_queued(),
+            is_moving=self._is_moving(),
             at_workers=loads,
         )
 

@@ -40,6 +40,8 @@ class Report:
     """Calls that it has."""
     queued: int
     """Of these, calls that wait for a worker."""
+    is_moving: bool
+    """Whether it sees a worker into another role: meanwhile no other router decides on moves."""
     at_workers: dict[str, Load] = field(default_factory=dict)
     """By worker the calls that it has there, if any."""
 
@@ -52,6 +54,7 @@ class Report:
             "models": list(self.models),
             "running": self.running,
             "queued": self.queued,
+            "is_moving": self.is_moving,
             "at_workers": {name: [load.calls, load.tokens, load.working] for name, load in self.at_workers.items()},
         }
 
@@ -71,6 +74,7 @@ def read_report(told: object) -> Report:
             models=tuple(map(str, told["models"])),
             running=int(told["running"]),
             queued=int(told["queued"]),
+            is_moving=bool(told["is_moving"]),
             at_workers={
                 str(name): Load(calls=int(calls), tokens=float(tokens), working=int(working))
                 for name, (calls, tokens, working) in told["at_workers"].items()
