@@ -29,5 +29,7 @@ class CallReport(TypedDict, total=False):
     """Bytes that this took, in whole pages."""
     handoff_seconds: float
     """On a prefill worker, from the end of the prefill to the end of the hand-off."""
+    prefill_seconds: float
+    """On a prefill worker, from when it could begin, the decode worker having room, to the end of the prefill."""
     handoff_by_memory: bool
     """On a prefill worker, whether it wrote the KV right into the decode worker's memory."""
