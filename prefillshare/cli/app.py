@@ -24,6 +24,7 @@ from prefillshare.cli.commands import (
     ps,
     router,
     scale,
+    schema,
     simulate,
     stop,
     store,
@@ -59,6 +60,7 @@ app.command("stop")(stop.stop)
 app.command("bench")(bench.bench)
 app.command("simulate")(simulate.simulate)
 app.command("doctor")(doctor.doctor)
+app.command("schema")(schema.schema)
 app.command("verify")(verify.verify)
 app.command("train")(train.train)
 app.command("check")(check.check)

@@ -6,6 +6,7 @@ other is decided by `prefillshare.modules.deployment`, whether a run can start b
 
 from prefillshare.config.cluster import Cluster
 from prefillshare.config.load import load_deployment, load_training
+from prefillshare.config.responses import Responses
 from prefillshare.config.roles import Limits, Roles
 from prefillshare.config.router import Router
 from prefillshare.config.schema import DecodeModule, Deployment, Engine, PrefillModule, Transfer
@@ -19,6 +20,7 @@ __all__ = [
     "Engine",
     "Limits",
     "PrefillModule",
+    "Responses",
     "Roles",
     "Router",
     "Store",

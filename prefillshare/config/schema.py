@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from prefillshare.config.cluster import Cluster
+from prefillshare.config.responses import Responses
 from prefillshare.config.roles import Roles
 from prefillshare.config.router import Router
 from prefillshare.config.store import MIN_PAGE_TOKENS, Store
@@ -279,6 +280,8 @@ class Deployment:
     """Placement on the nodes of a cluster; disaggregated only."""
     roles: Roles = field(default_factory=Roles)
     """Whether workers change their role with the load; disaggregated only."""
+    responses: Responses = field(default_factory=Responses)
+    """How much of what `/v1/responses` answered is remembered."""
     otlp_endpoint: str | None = None
     """OTLP gRPC receiver of OpenTelemetry traces, such as http://localhost:4317; None makes no traces."""
     source: Path | None = None

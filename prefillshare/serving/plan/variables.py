@@ -1,5 +1,6 @@
 """The environment of an engine: what it finds there beside what every process finds (`machine.environment`)."""
 
+import dataclasses
 import json
 import os
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from prefillshare.contract import (
     EAGER_VARIABLE,
     FINGERPRINT_VARIABLE,
     PLUGINS,
+    RESPONSES_VARIABLE,
     SHARED_MEMORY_VARIABLE,
     UNSHARED_VARIABLE,
     WARNINGS_VARIABLE,
@@ -39,6 +41,8 @@ def engine_variables(
     # joblib, which SGLang imports and does not use, would leave a semaphore behind in every killed process.
     variables = {"SGLANG_PLUGINS": PLUGINS, "PYTHONWARNINGS": "ignore", "JOBLIB_MULTIPROCESSING": "0"}
     variables[DEPLOYMENT_VARIABLE] = deployment.config.name
+    if deployment.config.topology == "colocated":  # elsewhere the router remembers
+        variables[RESPONSES_VARIABLE] = json.dumps(dataclasses.asdict(deployment.config.responses))
     variables |= network_variables((*deployment.config.engine.extra_args, *extra_args), place.peer_host)
     if deployment.config.otlp_endpoint is not None:
         # SGLang's own default, 3, makes a span of every decode step.
