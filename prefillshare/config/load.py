@@ -1,4 +1,4 @@
-"""Read a deployment file or a training file."""
+"""Read a deployment file, a training file, or a task file."""
 
 import dataclasses
 import difflib
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from prefillshare.config.cluster import Cluster
+from prefillshare.config.growing import GrowTask
 from prefillshare.config.roles import check_limits
 from prefillshare.config.schema import DecodeModule, Deployment, PrefillModule
 from prefillshare.config.store import Store
@@ -21,6 +22,7 @@ _DEPLOYMENT_KEYS = frozenset({"prefill", "decode"})
 _TRAINING_KEYS = frozenset({"base", "data"})
 
 M = TypeVar("M", PrefillModule, DecodeModule)
+R = TypeVar("R", Training, GrowTask)
 
 
 def load_deployment(file: Path) -> Deployment:
@@ -91,17 +93,28 @@ def load_training(file: Path) -> Training:
 
     Raises: ConfigError, naming the file, the table and the fix.
     """
-    file = Path(file)
-    table = _read(file, "training", _TRAINING_KEYS, "models/recipes has examples")
+    training = _load_run(Training, Path(file), "models/recipes has examples")
+    return dataclasses.replace(training, output=_make_absolute(training.output, Path(file)))
+
+
+def load_grow_task(file: Path) -> GrowTask:
+    """Return the task that `file` describes, its paths absolute; the base and a data file must exist.
+
+    Raises: ConfigError, naming the file, the table and the fix.
+    """
+    return _load_run(GrowTask, Path(file), "docs/grow.md has an example")
+
+
+def _load_run(kind: type[R], file: Path, otherwise: str) -> R:
+    table = _read(file, "training" if kind is Training else "task", _TRAINING_KEYS, otherwise)
     try:
-        training = build(Training, table, "the file", hidden=frozenset({"source"}))
-        base, data = training.base, training.data
+        run = build(kind, table, "the file", hidden=frozenset({"source"}))
+        base, data = run.base, run.data
         if base.path is not None:
             base = dataclasses.replace(base, path=_find_directory(base.path, file, "of the base"))
         if data.file is not None:
             data = dataclasses.replace(data, file=_find_file(data.file, file))
-        output = _make_absolute(training.output, file)
-        return dataclasses.replace(training, base=base, data=data, output=output, source=file.resolve())
+        return dataclasses.replace(run, base=base, data=data, source=file.resolve())
     except ConfigError as error:
         raise ConfigError(f"{file}: {str(error).removeprefix('the file: ')}") from None
 
