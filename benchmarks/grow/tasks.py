@@ -118,7 +118,8 @@ def write_task(file: Path, task: Task, seed: int) -> None:
 
 def questions(task: Task, num: int) -> list[tuple[list[dict[str, Any]], str]]:
     """Held-out conversations that end with a question, and the right answers; always the same ones."""
-    rng, found = Random(f"grow-questions-{task.name}"), []
+    rng = Random(f"grow-questions-{task.name}")
+    found: list[tuple[list[dict[str, Any]], str]] = []
     while len(found) < num:
         workspace = sample_workspace(rng, SIZE)
         asked = _sample(rng, task, workspace, is_test=True)

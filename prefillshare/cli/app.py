@@ -16,6 +16,7 @@ from prefillshare.cli.commands import (
     chat,
     doctor,
     evaluate,
+    grow,
     launch,
     logs,
     models,
@@ -60,6 +61,7 @@ app.command("doctor")(doctor.doctor)
 app.command("verify")(verify.verify)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
+app.add_typer(grow.app, name="grow")
 app.add_typer(models.app, name="models")
 app.add_typer(store.app, name="store")
 

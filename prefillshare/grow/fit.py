@@ -39,7 +39,14 @@ class Data:
 
 
 def fit(
-    name: str, model: nn.Module, moving: Sequence[Moving], data: Data, task: GrowTask, *, epochs: float, report: Reporter
+    name: str,
+    model: nn.Module,
+    moving: Sequence[Moving],
+    data: Data,
+    task: GrowTask,
+    *,
+    epochs: float,
+    report: Reporter,
 ) -> float:
     """Train, and return the held-out loss of the best state, which is the one the parameters end in.
 
@@ -121,14 +128,18 @@ def _rate(step: int, num_steps: int, task: GrowTask) -> float:
 
 
 def _step(
-    groups: Sequence[Moving], optimizer: torch.optim.Optimizer | None, losses: Iterator[Tensor], part: float, task: GrowTask
+    groups: Sequence[Moving],
+    optimizer: torch.optim.Optimizer | None,
+    losses: Iterator[Tensor],
+    part: float,
+    task: GrowTask,
 ) -> None:
     assert optimizer is not None
     optimizer.zero_grad()
     for loss in losses:
         if not torch.isfinite(loss):
             raise TrainingError(f"the loss of {task.name} is {float(loss)}: lower learning_rate, and run it again")
-        (loss / task.batch.accumulation).backward()  # type: ignore[no-untyped-call]
+        (loss / task.batch.accumulation).backward()
     torch.nn.utils.clip_grad_norm_([p for group in groups for p in group.parameters], task.optimizer.clip_norm)
     for group, settings in zip(groups, optimizer.param_groups, strict=True):
         settings["lr"] = group.learning_rate * part

@@ -77,7 +77,10 @@ class Material:
 
 def _documents(row: Sequence[Document]) -> Documents:
     # Weights are stored in hundredths by every other way into training; here they are as they were given.
-    return [(document.tokens, [round(weight * WEIGHT_UNIT) / WEIGHT_UNIT for weight in document.weights]) for document in row]
+    return [
+        (document.tokens, [round(weight * WEIGHT_UNIT) / WEIGHT_UNIT for weight in document.weights])
+        for document in row
+    ]
 
 
 def _num_tokens(example: Documents) -> int:

@@ -10,7 +10,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -66,7 +65,9 @@ def open_family(directory: Path, report: Reporter) -> Family:
     """
     family = Family(directory)
     if family.pool.num_cut_bytes:
-        report.say(f"{family.file}: the last {family.pool.num_cut_bytes} bytes are of a run that was interrupted, left out")
+        report.say(
+            f"{family.file}: the last {family.pool.num_cut_bytes} bytes are of a run that was interrupted, left out"
+        )
     known = {task.name for task in family.tasks}
     for manifest in sorted(directory.glob(f"*/{MANIFEST_NAME}")):
         if manifest.parent.name not in known:

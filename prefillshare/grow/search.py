@@ -145,9 +145,7 @@ class Search:
 
     def _add(self) -> None:
         for name, layer in self._layers.items():
-            added = new_units(
-                self._growth.units, layer.base.in_features, layer.base.out_features, self._generator
-            )
+            added = new_units(self._growth.units, layer.base.in_features, layer.base.out_features, self._generator)
             layer.own(layer.own_units().join(added))
             self._parents[name] = torch.cat((self._parents[name], torch.full((len(added),), ADDED)))
 
@@ -156,7 +154,9 @@ class Search:
         lasso = shrink_rows_to_zero(self._growth.group_lasso)
         moving = [
             Moving(parameters=[layer.own_in for layer in self._layers.values()], learning_rate=self._rate),
-            Moving(parameters=[layer.own_out for layer in self._layers.values()], learning_rate=self._rate, shrink=lasso),
+            Moving(
+                parameters=[layer.own_out for layer in self._layers.values()], learning_rate=self._rate, shrink=lasso
+            ),
             self._gates(),
         ]
         self._losses[name] = self._fit(name, moving, self._task.optimizer.epochs)
