@@ -47,10 +47,11 @@ def fit(
     *,
     epochs: float,
     report: Reporter,
+    keeps_best: bool = True,
 ) -> float:
-    """Train, and return the held-out loss of the best state, which is the one the parameters end in.
+    """Train, and return the held-out loss of the state that the parameters end in.
 
-    States are compared before the first step and after each epoch.
+    That is the best one of those before the first step and after each epoch, or simply the last.
     Effects: the parameters change, and need no gradient any more.
     Raises: TrainingError when the loss is no number any more.
     """
@@ -71,7 +72,7 @@ def fit(
             step += 1
         loss = data.held_out.mean_loss(model)
         report.say(f"{task.name}: {name}, epoch {epoch + 1} of {num_epochs}, held-out loss {loss:.4f}")
-        if loss < best_loss:
+        if loss < best_loss or not keeps_best:
             best, best_loss = _snapshot(groups), loss
     _restore(groups, best)
     return best_loss

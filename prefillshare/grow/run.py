@@ -85,10 +85,7 @@ def _join(family: Family, task: GrowTask, base: Path) -> None:
     """Check that the task fits the family, or begin one."""
     now = identity(base)
     if family.identity is None:
-        targets = task.targets or PROJECTIONS
-        check_targets(base, targets)
-        name = task.base.hub or base.name
-        family.begin({**now, "base_name": name, "targets": list(targets), "shapes": _shapes(base, targets)})
+        begin(family, base, task.base.hub or base.name, task.targets or PROJECTIONS)
         return
     for key, value in now.items():
         if family.identity[key] != value:
@@ -102,6 +99,16 @@ def _join(family: Family, task: GrowTask, base: Path) -> None:
             f"task {task.name!r} has targets {', '.join(sorted(task.targets))} and the family in {family.directory} "
             f"has units for {', '.join(known)}: leave targets out, or begin another family"
         )
+
+
+def begin(family: Family, base: Path, base_name: str, targets: Sequence[str]) -> None:
+    """Found a family on a base; its first task stores it.
+
+    Raises: ModuleError when the base has no such layers.
+    """
+    check_targets(base, targets)
+    shapes = _shapes(base, targets)
+    family.begin({**identity(base), "base_name": base_name, "targets": list(targets), "shapes": shapes})
 
 
 def _shapes(base: Path, targets: Sequence[str]) -> dict[str, tuple[int, int]]:

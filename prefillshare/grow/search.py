@@ -8,7 +8,7 @@
 
 Earlier units are read and never written: what a task changes is a copy. Departures from the paper: gates start from
 those of the earlier task that fits best, where one is better than none; units are compared at unit length, so that
-one `max_drift` holds for all matrices; after a round the best state by held-out loss is kept, not the last.
+one `max_drift` holds for all matrices; after all parts but the selection the best state by held-out loss is kept.
 """
 
 from collections.abc import Callable, Mapping
@@ -79,7 +79,8 @@ class Search:
     def _select(self) -> None:
         self._start_from_nearest()
         gates = self._gates(shrink_to_zero(self._growth.gate_l1))
-        self._losses["select"] = self._fit("select", [gates], self._growth.select_epochs)
+        # The last state, not the best: the start is dense, and to become sparse may cost a little.
+        self._losses["select"] = self._fit("select", [gates], self._growth.select_epochs, keeps_best=False)
         for name, layer in self._layers.items():
             self._numbers[name] = layer.gate_values().nonzero().flatten()
             chosen = self._numbers[name]
@@ -200,8 +201,9 @@ class Search:
         gates = [layer.gates for layer in self._layers.values()]
         return Moving(parameters=gates, learning_rate=self._growth.gate_rate, shrink=shrink)
 
-    def _fit(self, name: str, moving: list[Moving], epochs: float) -> float:
-        return fit(name, self._model, moving, self._data, self._task, epochs=epochs, report=self._report)
+    def _fit(self, name: str, moving: list[Moving], epochs: float, *, keeps_best: bool = True) -> float:
+        model, data, task = self._model, self._data, self._task
+        return fit(name, model, moving, data, task, epochs=epochs, report=self._report, keeps_best=keeps_best)
 
     def _measure(self) -> float:
         return self._data.held_out.mean_loss(self._model)
