@@ -28,15 +28,17 @@ class Growth:
     """Passes over the data in which gates of earlier units are chosen."""
     retrain_epochs: float = 2.0
     """Passes in which the chosen units themselves may move."""
+    retrain_rate: float = 5e-4
+    """Peak learning rate of the chosen units, which need only small steps."""
     gate_rate: float = 0.02
     """Peak learning rate of gates."""
     gate_l1: float = 0.3
     """Part of a step by which every gate shrinks: what helps less often than that ends at exactly 0."""
     group_lasso: float = 0.02
     """The same for whole new units: what ends at 0 is removed."""
-    drift_weight: float = 10.0
+    drift_weight: float = 100.0
     """How strongly a chosen unit is held where it was."""
-    max_drift: float = 0.3
+    max_drift: float = 0.12
     """Distance, in units of its own length, from which a unit that moved becomes a copy of the new task's; below, it is
     put back and stays shared."""
     prune_tolerance: float = 0.01
@@ -51,7 +53,7 @@ class Growth:
         for name in ("tau", "min_gain", "gate_l1", "group_lasso", "drift_weight", "max_drift", "prune_tolerance"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must be 0 or more")
-        for name in ("select_epochs", "retrain_epochs", "gate_rate"):
+        for name in ("select_epochs", "retrain_epochs", "retrain_rate", "gate_rate"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must be more than 0")
         if self.kv_cache_mib < 0:

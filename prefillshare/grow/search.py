@@ -111,14 +111,15 @@ class Search:
             layer.share(before[name][0].take(torch.zeros(0, dtype=torch.int64)), torch.zeros(0))
         vectors = [vector for layer in self._layers.values() for vector in (layer.own_in, layer.own_out)]
         held = hold_near([vector.detach().clone() for vector in vectors], vectors, self._growth.drift_weight)
-        moving = Moving(parameters=vectors, learning_rate=self._rate, shrink=held)
+        moving = Moving(parameters=vectors, learning_rate=self._growth.retrain_rate, shrink=held)
         self._losses["retrain"] = self._fit("retrain", [moving], self._growth.retrain_epochs)
-        for name, layer in self._layers.items():
-            self._split(name, layer, *before[name])
-        self._report.say(f"{self._task.name}: {sum(map(len, self._parents.values()))} of them moved and are split")
+        drifts = [self._split(name, layer, *before[name]) for name, layer in self._layers.items()]
+        num_split = sum(map(len, self._parents.values()))
+        typical = float(torch.cat(drifts).median()) if any(map(len, drifts)) else 0.0
+        self._report.say(f"{self._task.name}: {num_split} of them moved far and are split (median drift {typical:.3f})")
         self._settle("split")
 
-    def _split(self, name: str, layer: UnitLinear, units: Units, gates: Tensor) -> None:
+    def _split(self, name: str, layer: UnitLinear, units: Units, gates: Tensor) -> Tensor:
         moved, sizes = normalise(layer.own_units())
         signs = gates.sign()
         drift = (moved.vectors() - scale(units, signs).vectors()).norm(dim=1)
@@ -127,6 +128,7 @@ class Search:
         layer.own(layer.own_units().take(has_left))
         # What stays is bit for bit what it was; only how strongly it counts is this task's.
         layer.share(units.take(~has_left), (sizes * signs)[~has_left])
+        return drift
 
     def _expand(self) -> None:
         loss = self._measure()
