@@ -90,7 +90,7 @@ class Den:
         if task == 0:
             self._fit(data, task, [None, None], self._settings.l1)
             return
-        before = [weights.clone() for weights in self.weights]
+        before = [torch.cat((w, b[:, None]), dim=1) for w, b in zip(self.weights, self.biases, strict=True)]
         chosen = self._select(data, task)
         self._retrain(data, task, chosen, before)
         if self._settings.keeps_all_added or self._loss(data, task) > self._settings.tau:
@@ -132,23 +132,26 @@ class Den:
         """Units that drifted become copies for this task and those to come; the old ones are put back."""
         num_split = 0
         for layer in (0, 1):
-            was = before[layer]
-            now = self.weights[layer][: was.shape[0], : was.shape[1]]
-            drifted = ((now - was).norm(dim=1) > self._settings.max_drift).nonzero().flatten().tolist()
-            for unit in drifted:
-                self._copy(layer, unit, was[unit], task)
-            num_split += len(drifted)
+            drifts = (self._since(before, layer) ** 2).sum(dim=1).sqrt()
+            for unit in (drifts > self._settings.max_drift).nonzero().flatten().tolist():
+                self._copy(layer, unit, before[layer][unit], task)
+                num_split += 1
         if num_split:
             own = [
-                (stamps == task).float()[:, None].expand_as(w)
-                for stamps, w in zip(self.stamps, self.weights, strict=True)
+                (stamps == task).float()[:, None].expand_as(weights)
+                for stamps, weights in zip(self.stamps, self.weights, strict=True)
             ]
-            held = [weights.clone() for weights in self.weights]
-            self._fit(data, task, own, 0.0, penalty=lambda: self._held(held))
+            self._fit(data, task, own, 0.0)
+
+    def _since(self, before: Sequence[Tensor], layer: int) -> Tensor:
+        """How incoming weights and biases differ from before, of the units and connections that were there."""
+        num_units, num_inputs = before[layer].shape[0], before[layer].shape[1] - 1
+        now = self.weights[layer][:num_units, :num_inputs], self.biases[layer][:num_units, None]
+        return torch.cat(now, dim=1) - before[layer]
 
     def _copy(self, layer: int, unit: int, was: Tensor, task: int) -> None:
-        row, bias = self.weights[layer][unit].clone(), self.biases[layer][unit]
-        self.weights[layer][unit, : len(was)] = was
+        row, bias = self.weights[layer][unit].clone(), self.biases[layer][unit].clone()
+        self.weights[layer][unit, : len(was) - 1], self.biases[layer][unit] = was[:-1], was[-1]
         self.weights[layer] = torch.cat((self.weights[layer], row[None]))
         self.biases[layer] = torch.cat((self.biases[layer], bias[None]))
         self.stamps[layer] = torch.cat((self.stamps[layer], torch.tensor([task])))
@@ -232,8 +235,7 @@ class Den:
             self.tops[task].copy_(self.tops[task].sign() * (self.tops[task].abs() - top_l1).clamp_min(0))
 
     def _held(self, before: Sequence[Tensor]) -> Tensor:
-        pairs = zip(self.weights, before, strict=True)
-        return self._settings.hold * sum(((now[: was.shape[0], : was.shape[1]] - was) ** 2).sum() for now, was in pairs)
+        return self._settings.hold * sum((self._since(before, layer) ** 2).sum() for layer in (0, 1))
 
     def _squares(self) -> Tensor:
         return self._settings.l2 * sum((weights**2).sum() for weights in self.weights)

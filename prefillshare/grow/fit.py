@@ -1,7 +1,7 @@
 """One stretch of training: some parameters move, some shrink towards zero or are held, the best state is kept."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, cos, pi
 
 import torch
@@ -55,7 +55,9 @@ def fit(
     Effects: the parameters change, and need no gradient any more.
     Raises: TrainingError when the loss is no number any more.
     """
-    groups = [group for group in moving if group.parameters]
+    # A layer without units has empty parameters, which no loss depends on.
+    filled = ([values for values in group.parameters if values.numel()] for group in moving)
+    groups = [replace(group, parameters=values) for group, values in zip(moving, filled, strict=True) if values]
     best, best_loss = _snapshot(groups), data.held_out.mean_loss(model)
     num_epochs = ceil(epochs)
     passes_per_step = task.batch.accumulation

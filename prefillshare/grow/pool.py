@@ -148,7 +148,8 @@ def _read_record(content: bytes, at: int) -> tuple[Record, int] | None:
 def _refuse_damage(file: Path, content: bytes, at: int, num_records: int) -> None:
     """A write that was interrupted has nothing whole behind it, and does not begin with something else."""
     rest = content[at:]
-    begins_like_a_record = _MAGIC.startswith(rest[: len(_MAGIC)]) or not any(rest)
+    # Room that the file system gave and the write never filled holds zeros.
+    begins_like_a_record = _MAGIC.startswith(rest[: len(_MAGIC)].rstrip(b"\0"))
     if begins_like_a_record and not _has_record(content, at + 1):
         return
     what = f"record {num_records + 1} is damaged" if num_records else "it does not begin like one"

@@ -147,7 +147,7 @@ def make_data(prefill: torch.nn.Module, prepared: Prepared, task: GrowTask) -> D
 
 def _grown(family: Family, task: GrowTask, found: Found, prepared: Prepared) -> GrownTask:
     figures = {
-        "config": json.loads(json.dumps(asdict(task), default=str)),
+        "config": asdict(task),
         "data": {
             "origin": prepared.report.origin,
             "num_rows": len(prepared.training),
@@ -156,6 +156,8 @@ def _grown(family: Family, task: GrowTask, found: Found, prepared: Prepared) -> 
         },
         "held_out_loss": found.losses,
     }
+    # As the pool gives them back, so that the module is the same whenever it is written.
+    figures = json.loads(json.dumps(figures, sort_keys=True, default=str))
     stamp = len(family.tasks) + 1
     draft = GrownTask(name=task.name, stamp=stamp, uses=found.uses, adapter_sha256="", figures=figures)
     content = adapter_bytes(family, draft)

@@ -71,7 +71,8 @@ class Search:
         self._losses["base"] = self._measure()
         if self._family.tasks:
             self._select()
-            self._retrain()
+            if any(map(len, self._numbers.values())):
+                self._retrain()
         self._expand()
         self._prune()
         return Found(uses={name: self._use(name) for name in self._layers}, losses=self._losses)
