@@ -10,7 +10,7 @@ DEPLOYMENT ?= models/tiny-agents.toml
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast test-clients lock-clients tmux check dist install lock clean bench bench-gpu bench-choice bench-cluster bench-codebook bench-router bench-routers bench-hosts bench-train bench-accuracy bench-tui bench-store bench-simulate bench-outside
+.PHONY: help run test test-fast test-clients lock-clients tmux check dist install lock clean bench bench-gpu bench-choice bench-cluster bench-codebook bench-den bench-grow bench-router bench-routers bench-hosts bench-train bench-accuracy bench-tui bench-store bench-simulate bench-outside
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -93,6 +93,12 @@ bench-train: $(READY) ## measure cache-conditioned beside ordinary fine-tuning
 
 bench-accuracy: $(READY) ## train and judge modules of all kinds on the tiny family (hours; goes on after a kill)
 	$(BIN)/python -W ignore -m benchmarks.accuracy $(ARGS)
+
+bench-grow: $(READY) ## grow a family of eight tasks beside modules trained alone (goes on after a kill)
+	$(BIN)/python -W ignore -m benchmarks.grow $(ARGS)
+
+bench-den: $(READY) ## DEN on digits beside separate networks, one for all, EWC and progressive networks (minutes)
+	$(BIN)/python -W ignore -m benchmarks.den $(ARGS)
 
 bench-tui: $(READY) ## measure the CPU that the dashboard takes (32 workers, 500 sessions)
 	$(BIN)/python -m benchmarks.tui $(ARGS)

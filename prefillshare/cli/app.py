@@ -18,6 +18,7 @@ from prefillshare.cli.commands import (
     check,
     doctor,
     evaluate,
+    grow,
     launch,
     logs,
     models,
@@ -66,6 +67,7 @@ app.command("train")(train.train)
 app.command("check")(check.check)
 app.command("adapt")(adapt.adapt)
 app.command("eval")(evaluate.evaluate)
+app.add_typer(grow.app, name="grow")
 app.add_typer(models.app, name="models")
 app.add_typer(store.app, name="store")
 

@@ -1,11 +1,12 @@
-"""Deployment and training files: TOML into frozen dataclasses, with every mistake named in one sentence.
+"""Deployment, training and task files: TOML into frozen dataclasses, with every mistake named in one sentence.
 
 `load_deployment` and `load_training` read and check what the file alone can tell. Whether the modules on disk fit each
 other is decided by `prefillshare.modules.deployment`, whether a run can start by `prefillshare.training.finetune`.
 """
 
 from prefillshare.config.cluster import Cluster
-from prefillshare.config.load import load_deployment, load_training
+from prefillshare.config.growing import GrowTask
+from prefillshare.config.load import load_deployment, load_grow_task, load_training
 from prefillshare.config.responses import Responses
 from prefillshare.config.roles import Limits, Roles
 from prefillshare.config.router import Router
@@ -18,6 +19,7 @@ __all__ = [
     "DecodeModule",
     "Deployment",
     "Engine",
+    "GrowTask",
     "Limits",
     "PrefillModule",
     "Responses",
@@ -27,5 +29,6 @@ __all__ = [
     "Training",
     "Transfer",
     "load_deployment",
+    "load_grow_task",
     "load_training",
 ]
