@@ -20,6 +20,7 @@ from prefillshare.cli.commands import (
     logs,
     models,
     ps,
+    quantize,
     router,
     scale,
     simulate,
@@ -59,6 +60,7 @@ app.command("simulate")(simulate.simulate)
 app.command("doctor")(doctor.doctor)
 app.command("verify")(verify.verify)
 app.command("train")(train.train)
+app.command("quantize")(quantize.quantize)
 app.command("eval")(evaluate.evaluate)
 app.add_typer(models.app, name="models")
 app.add_typer(store.app, name="store")

@@ -1,11 +1,12 @@
-"""Deployment and training files: TOML into frozen dataclasses, with every mistake named in one sentence.
+"""Deployment, training and quantisation files: TOML into frozen dataclasses, with every mistake named in one sentence.
 
 `load_deployment` and `load_training` read and check what the file alone can tell. Whether the modules on disk fit each
 other is decided by `prefillshare.modules.deployment`, whether a run can start by `prefillshare.training.finetune`.
 """
 
 from prefillshare.config.cluster import Cluster
-from prefillshare.config.load import load_deployment, load_training
+from prefillshare.config.load import load_deployment, load_quantisation, load_training
+from prefillshare.config.quantisation import Quantisation
 from prefillshare.config.roles import Limits, Roles
 from prefillshare.config.router import Router
 from prefillshare.config.schema import DecodeModule, Deployment, Engine, PrefillModule, Transfer
@@ -19,11 +20,13 @@ __all__ = [
     "Engine",
     "Limits",
     "PrefillModule",
+    "Quantisation",
     "Roles",
     "Router",
     "Store",
     "Training",
     "Transfer",
     "load_deployment",
+    "load_quantisation",
     "load_training",
 ]

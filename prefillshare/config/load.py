@@ -1,4 +1,4 @@
-"""Read a deployment file or a training file."""
+"""Read a deployment file, a training file or a file for `prefillshare quantize`."""
 
 import dataclasses
 import difflib
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from prefillshare.config.cluster import Cluster
+from prefillshare.config.quantisation import Quantisation
 from prefillshare.config.roles import check_limits
 from prefillshare.config.schema import DecodeModule, Deployment, PrefillModule
 from prefillshare.config.store import Store
@@ -19,6 +20,7 @@ _ENCODING = "utf-8-sig"
 """Some editors put a byte-order mark before the text."""
 _DEPLOYMENT_KEYS = frozenset({"prefill", "decode"})
 _TRAINING_KEYS = frozenset({"base", "data"})
+_QUANTISATION_KEYS = frozenset({"base", "module"})
 
 M = TypeVar("M", PrefillModule, DecodeModule)
 
@@ -104,6 +106,38 @@ def load_training(file: Path) -> Training:
         return dataclasses.replace(training, base=base, data=data, output=output, source=file.resolve())
     except ConfigError as error:
         raise ConfigError(f"{file}: {str(error).removeprefix('the file: ')}") from None
+
+
+def load_quantisation(file: Path) -> Quantisation:
+    """Return what `file` says of a module that is to be quantised, its paths absolute; what they name must exist.
+
+    Raises: ConfigError, naming the file, the table and the fix.
+    """
+    file = Path(file)
+    table = _read(file, "quantisation", _QUANTISATION_KEYS, "models/recipes/tiny-math-2bit.toml is an example")
+    try:
+        wanted = build(Quantisation, table, "the file", hidden=frozenset({"source"}))
+        base, data = wanted.base, wanted.data
+        if base.path is not None:
+            base = dataclasses.replace(base, path=_find_directory(base.path, file, "of the base"))
+        if data is not None and data.file is not None:
+            data = dataclasses.replace(data, file=_find_file(data.file, file))
+        module = dataclasses.replace(wanted.module, path=_find_module(wanted.module.path, file))
+        output = _make_absolute(wanted.output, file)
+        return dataclasses.replace(wanted, base=base, data=data, module=module, output=output, source=file.resolve())
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {str(error).removeprefix('the file: ')}") from None
+
+
+def _find_module(path: Path, file: Path) -> Path:
+    found = _make_absolute(path, file)
+    if not found.is_dir():
+        state = "is not a directory" if found.exists() else "does not exist"
+        raise ConfigError(
+            f"path {str(path)!r} under [module] {state} ({found}): correct path, which is relative to the file, to the "
+            "directory of an adapter or of a module with full weights"
+        )
+    return found
 
 
 def _read(file: Path, kind: str, keys: frozenset[str], otherwise: str) -> dict[str, Any]:
