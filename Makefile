@@ -9,7 +9,7 @@ DEPLOYMENT ?= models/tiny-agents.toml
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast tmux check dist install lock clean bench bench-gpu bench-choice bench-cluster bench-codebook bench-router bench-routers bench-hosts bench-train bench-accuracy bench-tui bench-store bench-simulate bench-outside
+.PHONY: help run test test-fast tmux check dist install lock clean bench bench-gpu bench-choice bench-cluster bench-codebook bench-codebook-accuracy bench-router bench-routers bench-hosts bench-train bench-accuracy bench-tui bench-store bench-simulate bench-outside
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ bench-cluster: $(READY) ## measure a disaggregated deployment beside a plain ser
 
 bench-codebook: $(READY) ## measure products with 2-bit weights beside F.linear (one thread)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.codebook $(ARGS)
+
+bench-codebook-accuracy: $(READY) ## quantise the tiny modules and judge them (hours; goes on after a kill)
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.codebook.accuracy $(ARGS)
 
 bench-hosts: $(READY) ## kill parts of a deployment on three network namespaces (root, 15 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.hosts $(ARGS)

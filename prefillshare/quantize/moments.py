@@ -33,7 +33,7 @@ def input_moments(
 
         return add
 
-    inner: Any = model.get_base_model() if source.adapter is not None else model  # type: ignore[operator]
+    inner: Any = model.get_base_model() if source.adapter is not None else model
     firsts = [names[0] for layer in range(source.num_layers) for names in source.linear_groups(layer)]
     hooks = [inner.get_submodule(name).register_forward_pre_hook(count(name)) for name in firsts]
     try:

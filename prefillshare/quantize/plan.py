@@ -116,9 +116,8 @@ def make_plan(opened: OpenModule, wanted: Quantisation, prepared: Prepared | Non
     lines = [
         *(prepared.report.lines() if prepared else ["rows      none: neither moments nor tuning nor held-out rows"]),
         *size_lines(sizes),
-        f"steps     {wanted.tuning.steps} of tuning, {wanted.tuning.size} rows each",
-        f"memory    k-means {_gib(need.clustering_bytes)}, tuning {_gib(need.tuning_bytes)}; "
-        f"beside it {_gib(need.mapped_bytes)} of files that are read again and again",
+        *_step_lines(wanted),
+        *_need_lines(need),
         f"machine   {_gib(has_bytes)}{_verdict(need, has_bytes)}",
     ]
     figures = {
@@ -134,6 +133,19 @@ def make_plan(opened: OpenModule, wanted: Quantisation, prepared: Prepared | Non
         "machine_bytes": has_bytes,
     }
     return Plan(lines=tuple(lines), figures=figures, need=need)
+
+
+def _step_lines(wanted: Quantisation) -> list[str]:
+    how = wanted.tuning
+    return [f"steps     {how.steps} of tuning, {how.size} rows each"] if how.steps else ["steps     none: no tuning"]
+
+
+def _need_lines(need: Need) -> list[str]:
+    stages = {"k-means": need.clustering_bytes, "tuning": need.tuning_bytes}
+    lines = ["memory    " + ", ".join(f"{name} {_gib(size)}" for name, size in stages.items() if size)]
+    if need.mapped_bytes:
+        lines.append(f"  beside it  {_gib(need.mapped_bytes)} of files that each step reads")
+    return lines
 
 
 def check_memory(need: Need) -> None:

@@ -145,7 +145,7 @@ class Quantise:
             examples = read_examples(self._run, "data")
             num_rows = min(self.wanted.moments.rows, len(examples))
             self.reporter.say(f"measures how much each input counts, on {num_rows} rows")
-            layouts = _layouts(examples, self._steps(num_rows, size=1))
+            layouts = _layouts(examples, self._steps(num_rows, size=1), packed=True)
             found = input_moments(map_full(opened.source), map_model(opened.base), opened.source, layouts)
             partial = file.with_suffix(".partial")
             save_file(found, partial)
@@ -194,7 +194,7 @@ class Quantise:
             self.reporter.say(f"goes on after step {tuner.num_steps} of tuning")
         examples = read_examples(self._run, "data")
         began, first = time.monotonic(), tuner.num_steps
-        for layout in _layouts(examples, self._steps(how.steps * how.size, size=how.size, first=first)):
+        for layout in _layouts(examples, self._steps(how.steps * how.size, size=how.size, first=first), packed=False):
             since = time.monotonic()
             loss, norm, rate = tuner.step(layout)
             now, step = time.monotonic(), tuner.num_steps
@@ -225,7 +225,7 @@ class Quantise:
 
     def _held_out(self) -> Iterator[Layout]:
         examples = read_examples(self._run, "held-out")
-        return _layouts(examples, ([number] for number in range(len(examples))))
+        return _layouts(examples, ([number] for number in range(len(examples))), packed=True)
 
     def _measure(self, opened: OpenModule, directories: dict[str, Path], measured: Measured) -> None:
         """Ask the suite's problems, of each module once."""
@@ -256,8 +256,10 @@ class Quantise:
         finished.rmdir()
 
 
-def _layouts(examples: Examples, chosen: Iterator[list[int]]) -> Iterator[Layout]:
-    collate = Collator(objective="cache-conditioned", packed=True)
+def _layouts(examples: Examples, chosen: Iterator[list[int]], *, packed: bool) -> Iterator[Layout]:
+    # Rows of several conversations are padded: side by side in one row, each query would be multiplied with the keys of
+    # all conversations, and 8 took three times as long.
+    collate = Collator(objective="cache-conditioned", packed=packed)
     for numbers in chosen:
         yield collate.layout([examples[number] for number in numbers])
 
