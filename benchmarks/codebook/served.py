@@ -3,7 +3,7 @@
 A prefill worker and a decode worker, one call at a time: the module with full weights in bfloat16 and in float32, and
 of 2-bit codebooks with everything else in both types. A step is what lies between two tokens of an answer; the median
 counts. Then a prefill worker and `--modules` decode workers, in bfloat16: what all of their processes hold (PSS: what
-several share is divided among them). Weights are random; a few GiB are written below the cache directory at the first call.
+several share is divided among them). Weights are random; the first call writes a few GiB below the cache directory.
 """
 
 import argparse
