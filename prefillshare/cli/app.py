@@ -23,6 +23,7 @@ from prefillshare.cli.commands import (
     logs,
     models,
     ps,
+    quantize,
     router,
     scale,
     schema,
@@ -66,6 +67,7 @@ app.command("verify")(verify.verify)
 app.command("train")(train.train)
 app.command("check")(check.check)
 app.command("adapt")(adapt.adapt)
+app.command("quantize")(quantize.quantize)
 app.command("eval")(evaluate.evaluate)
 app.add_typer(grow.app, name="grow")
 app.add_typer(models.app, name="models")

@@ -15,7 +15,7 @@ from prefillshare.config.store import MIN_PAGE_TOKENS
 from prefillshare.errors import ModuleError
 from prefillshare.modules.adapter import Adapter, check_adapter_fits, read_adapter
 from prefillshare.modules.adapter_files import check_text_files
-from prefillshare.modules.codebook_rule import refuse_as_base, refuse_on_gpu
+from prefillshare.modules.codebook_rule import check_whole, refuse_as_base, refuse_on_gpu
 from prefillshare.modules.fingerprint import (
     chat_template_sha256,
     geometry,
@@ -202,6 +202,7 @@ def _check_module(module: ResolvedModule, deployment: Deployment, prefill_path: 
 def _check_checkpoint_fits(module: ResolvedModule, prefill_path: Path, prefill_name: str) -> None:
     """I6: a decode module with full weights reads KV of exactly the prefill module's geometry."""
     weight_files(module.path)
+    check_whole(module.path, module.spec.name)
     ours, theirs = geometry(prefill_path), geometry(module.path)
     for name, value in ours.items():
         if theirs[name] != value:

@@ -63,16 +63,33 @@ class Prepared:
     """What became of the rows."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rest:
+    """Rows that nothing is learned from."""
+
+    rows: int
+    """How many of the last ones."""
+    table: str
+    """The table of the user's file that says it."""
+
+
 def prepare(training: Training, tokenizer: "PreTrainedTokenizerBase") -> Prepared:
-    """Read, map and tokenise the data of a run.
+    """Read, map and tokenise the data of a training run, as :func:`prepare_data` does."""
+    held_out = Rest(rows=training.evaluation.rows, table="evaluation")
+    return prepare_data(training.data, tokenizer, max_tokens=training.batch.max_tokens, held_out=held_out)
+
+
+def prepare_data(data: Data, tokenizer: "PreTrainedTokenizerBase", *, max_tokens: int, held_out: Rest) -> Prepared:
+    """Read, map and tokenise data.
 
     Raises: TrainingError when no row can be used, or all would be held out.
     """
-    usable, report = prepare_rows(training.data, tokenizer, training.batch.max_tokens)
-    num_held_out = training.evaluation.rows
+    usable, report = prepare_rows(data, tokenizer, max_tokens)
+    num_held_out = held_out.rows
     if num_held_out >= len(usable):
         raise TrainingError(
-            f"rows = {num_held_out} under [evaluation] leaves none of {len(usable)} usable rows to train on: lower it"
+            f"rows = {num_held_out} under [{held_out.table}] leaves none of {len(usable)} usable rows to train on: "
+            "lower it"
         )
     split = len(usable) - num_held_out
     return Prepared(

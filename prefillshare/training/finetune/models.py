@@ -36,8 +36,8 @@ class Modules:
     """The frozen base; None when it is `decode` with its adapter off, or nobody needs it."""
 
 
-def locate_base(base: BaseModel) -> Path:
-    """Directory of the base.
+def locate_base(base: BaseModel, use: str = "trained from") -> Path:
+    """Directory of the base; `use` says what it cannot be where it has codebook weights.
 
     Effects: may download from the hub.
     Raises: ModuleError when it is no complete checkpoint with a tokenizer.
@@ -46,7 +46,7 @@ def locate_base(base: BaseModel) -> Path:
     geometry(path)
     weight_files(path)
     tokenizer_sha256(path)
-    refuse_as_base(path, base.hub or path.name, "trained from")
+    refuse_as_base(path, base.hub or path.name, use)
     return path
 
 
