@@ -10,7 +10,7 @@ DEPLOYMENT ?= models/tiny-agents.toml
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast test-clients lock-clients tmux check dist install lock clean bench bench-gpu bench-choice bench-cluster bench-codebook bench-router bench-routers bench-hosts bench-train bench-accuracy bench-tui bench-store bench-simulate bench-outside
+.PHONY: help run test test-fast test-clients lock-clients tmux check dist install lock clean bench bench-gpu bench-choice bench-cluster bench-codebook bench-codebook-accuracy bench-codebook-served bench-den bench-grow bench-router bench-routers bench-hosts bench-train bench-accuracy bench-tui bench-store bench-simulate bench-outside
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,12 @@ bench-cluster: $(READY) ## measure a disaggregated deployment beside a plain ser
 bench-codebook: $(READY) ## measure products with 2-bit weights beside F.linear (one thread)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.codebook $(ARGS)
 
+bench-codebook-accuracy: $(READY) ## quantise the tiny modules and judge them (hours; goes on after a kill)
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.codebook.accuracy $(ARGS)
+
+bench-codebook-served: $(READY) ## serve a module of half a billion weights, full and of 2 bits: tokens/s and memory
+	$(BIN)/python -W ignore -m benchmarks.codebook.served $(ARGS)
+
 bench-hosts: $(READY) ## kill parts of a deployment on three network namespaces (root, 15 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.hosts $(ARGS)
 
@@ -93,6 +99,12 @@ bench-train: $(READY) ## measure cache-conditioned beside ordinary fine-tuning
 
 bench-accuracy: $(READY) ## train and judge modules of all kinds on the tiny family (hours; goes on after a kill)
 	$(BIN)/python -W ignore -m benchmarks.accuracy $(ARGS)
+
+bench-grow: $(READY) ## grow a family of eight tasks beside modules trained alone (goes on after a kill)
+	$(BIN)/python -W ignore -m benchmarks.grow $(ARGS)
+
+bench-den: $(READY) ## DEN on digits beside separate networks, one for all, EWC and progressive networks (minutes)
+	$(BIN)/python -W ignore -m benchmarks.den $(ARGS)
 
 bench-tui: $(READY) ## measure the CPU that the dashboard takes (32 workers, 500 sessions)
 	$(BIN)/python -m benchmarks.tui $(ARGS)

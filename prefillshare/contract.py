@@ -24,6 +24,10 @@ DEPLOYMENT_VARIABLE = "PREFILLSHARE_DEPLOYMENT"
 WARNINGS_VARIABLE = "PREFILLSHARE_MODULE_WARNINGS"
 """Environment variable of engines: what is to be said of its decode modules, a JSON object from name to text."""
 
+UNSHARED_VARIABLE = "PREFILLSHARE_UNSHARED_MODULES"
+"""Environment variable of engines: the decode modules that compute their prompts themselves, a JSON object from name
+to a hash of the adapter."""
+
 SHARED_MEMORY_VARIABLE = "PREFILLSHARE_SHARED_MEMORY"
 """Environment variable of decode workers, 1: their KV lies in memory that prefill workers on the machine can map."""
 

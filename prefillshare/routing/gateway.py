@@ -41,7 +41,12 @@ class Gateway:
         self.eager = EagerAnswers(self.parts) if settings.eager_answers else None
         self.proxy = Proxy(self.parts, self.eager)
         self.responses = KeptResponses(settings.responses)
-        self.peers = make_peers(self.parts, lambda: self.proxy.num_running)
+        self.conductor: Conductor | None = None
+        self.peers = make_peers(
+            self.parts,
+            num_running=lambda: self.proxy.num_running,
+            is_moving=lambda: self.conductor is not None and self.conductor.order is not None,
+        )
         self.announcements = Announcements()
         self.conductor = self._make_conductor()
         self._sweeping = asyncio.create_task(self._keep_sweeping())
@@ -60,12 +65,14 @@ class Gateway:
         roles = self.parts.settings.roles
         if not roles.follow_load:
             return None
-        return Conductor(self.parts, roles, take_out=self._forget, is_deciding=self._is_first_router)
+        return Conductor(self.parts, roles, take_out=self._forget, is_deciding=self._may_decide)
 
-    def _is_first_router(self) -> bool:
-        """Whether no router with an earlier address is there."""
-        own = self.parts.settings.own_address
-        return not any(peer.state == "up" and peer.address < own for peer in self.peers or ())
+    def _may_decide(self) -> bool:
+        """Whether no router with an earlier address is there, and none that decided before it came has a move on its
+        way: two moves at once could take a pool's last worker."""
+        own, peers = self.parts.settings.own_address, [peer for peer in self.peers or () if peer.state == "up"]
+        is_first = not any(peer.address < own for peer in peers)
+        return is_first and not any(peer.report is not None and peer.report.is_moving for peer in peers)
 
     def join(self, spec: WorkerSpec) -> Worker:
         """Let a worker join; it gets calls once it is up.

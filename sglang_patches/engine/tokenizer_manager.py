@@ -42,6 +42,7 @@ from sglang_patches.eager.requests import read_as_job
 from sglang_patches.eager.switch import QUIET_RID, is_eager_rid, read_min_tokens, refuse_reserved_rid
 from sglang_patches.http.request_state import take_namespace
 from sglang_patches.observed import requests as observed
+from sglang_patches.prefill.unshared import hashes_by_id, own_namespace
 from sglang_patches.store.switch import read_write_back
 
 if TYPE_CHECKING:
@@ -88,6 +89,11 @@ class TokenizerManager(upstream.TokenizerManager):
     def observer(self) -> Observer:
         """What this process has counted; an engine without an HTTP server begins with its first call."""
         return Observer()
+
+    @cached_property
+    def _unshared(self) -> dict[str, str]:
+        """Modules that compute their prompts themselves, by the id of the adapter; they are there from the start."""
+        return hashes_by_id(self.lora_registry.get_all_adapters())
 
     @cached_property
     def grammar_trials(self) -> GrammarTrials:
@@ -189,6 +195,13 @@ class TokenizerManager(upstream.TokenizerManager):
         params = getattr(obj, "sampling_params", None)
         await check_grammars(self.grammar_trials, params if isinstance(params, list) else [params])
         await super()._validate_and_resolve_lora(obj)
+
+    @overrides("73bce132ae96f2dc", "KV of a module that computes its prompts itself would be others', too")
+    def _create_tokenized_object(self, obj: GenerateReqInput, *args: Any, **kwargs: Any) -> Any:
+        tokenized = super()._create_tokenized_object(obj, *args, **kwargs)
+        if (sha256 := self._unshared.get(tokenized.lora_id)) is not None:
+            tokenized.extra_key = own_namespace(sha256, tokenized.extra_key)
+        return tokenized
 
     @overrides("02bcddcf7ca48618", "a seed would be taken silently and change nothing")
     def _send_one_request(self, tokenized_obj: TokenizedGenerateReqInput) -> None:

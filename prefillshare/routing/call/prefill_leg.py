@@ -10,6 +10,7 @@ from prefillshare.routing.errors import ShortageError
 from prefillshare.routing.parts import Parts
 from prefillshare.routing.workers.answer import Answer
 from prefillshare.routing.workers.leg import Leg, LegFailedError
+from prefillshare.routing.workers.open_prompts import PrefillTimes, begin_prompt, end_prompt
 
 
 async def run_prefill_leg(
@@ -21,9 +22,8 @@ async def run_prefill_leg(
 
     Raises: LegFailedError, of which the health checks have heard; ShortageError.
     """
-    worker, expected = pair.prefill, pair.expected_tokens
-    started = worker.speed.begin(expected)
-    computed = None
+    worker, prompt = pair.prefill, begin_prompt(pair.prefill, pair.decode, pair.expected_tokens)
+    computed, times = None, PrefillTimes()
     try:
         first = None if scoring is None else await _ask_scores(parts, underway, scoring)
         if first is not None and first.status != 200:
@@ -33,7 +33,7 @@ async def run_prefill_leg(
         parts.health.record_success(worker)
         if answer.status == 200:
             # Where scores were asked first, these computed the prompt, and the leg found it there.
-            computed = _learn(parts, underway, pair, answer if first is None else first)
+            computed, times = _learn(parts, underway, pair, answer if first is None else first)
         return answer
     except LegFailedError as error:
         parts.health.record_failure(error)
@@ -43,7 +43,7 @@ async def run_prefill_leg(
         raise
     finally:
         # The place at the worker is this leg's alone: the decode leg may go on for minutes, or be over already.
-        worker.speed.finish(expected, computed, started)
+        end_prompt(prompt, computed, times)
         parts.admission.release(worker)
 
 
@@ -63,8 +63,9 @@ async def _ask_scores(parts: Parts, underway: Underway, scoring: Scoring) -> Ans
     return answer
 
 
-def _learn(parts: Parts, underway: Underway, pair: Pair, answer: Answer) -> int:
-    """Take in the report in `answer`; return how many tokens were computed, by the index's estimate if it is not told.
+def _learn(parts: Parts, underway: Underway, pair: Pair, answer: Answer) -> tuple[int, PrefillTimes]:
+    """Take in the report in `answer`; return how many tokens were computed, by the index's estimate if it is not told,
+    and the times that it tells.
 
     The workers hold the prompt from now on, not from the choice on: a call that comes before this finds it nowhere.
     """
@@ -75,4 +76,5 @@ def _learn(parts: Parts, underway: Underway, pair: Pair, answer: Answer) -> int:
     underway.observed.note_prefill(
         tokens=report.prompt_tokens, own=report.own_hit_tokens, cross=report.cross_hit_tokens
     )
-    return round(pair.expected_tokens) if report.computed_tokens is None else report.computed_tokens
+    computed = round(pair.expected_tokens) if report.computed_tokens is None else report.computed_tokens
+    return computed, PrefillTimes(computing_s=report.computing_s, handoff_s=report.handoff_s)

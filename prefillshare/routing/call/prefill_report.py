@@ -21,6 +21,10 @@ class PrefillReport:
     """Cached tokens that the call's own module had prefilled."""
     cross_hit_tokens: int = 0
     """Cached tokens that other modules had prefilled."""
+    computing_s: float | None = None
+    """From when it could begin to the end of the computation, of the longest; None when it was not told."""
+    handoff_s: float = 0.0
+    """From then on to the end of the hand-off, of the longest; 0 when it was not told."""
 
     @property
     def computed_tokens(self) -> int | None:
@@ -47,6 +51,8 @@ def read_report(content: bytes | str, num_samples: int = 1) -> PrefillReport:
         cached_tokens=None if not cached or None in cached else sum(count or 0 for count in cached),
         own_hit_tokens=sum(hit.get("own_hit_tokens", 0) for hit in hits),
         cross_hit_tokens=sum(hit.get("cross_hit_tokens", 0) for hit in hits),
+        computing_s=max((hit["prefill_seconds"] for hit in hits if "prefill_seconds" in hit), default=None),
+        handoff_s=max((hit.get("handoff_seconds", 0.0) for hit in hits), default=0.0),
     )
 
 

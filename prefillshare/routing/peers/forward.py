@@ -191,11 +191,14 @@ def _pick_answer_headers(reply: Reply) -> dict[str, str]:
     return {name: value.decode("latin-1") for name, value in named if name.lower() not in _OF_ONE_CONNECTION}
 
 
-def make_peers(parts: Parts, num_running: Callable[[], int]) -> Peers | None:
-    """Return the other routers of the deployment; None where there are none. `num_running` tells this one's calls."""
+def make_peers(parts: Parts, *, num_running: Callable[[], int], is_moving: Callable[[], bool]) -> Peers | None:
+    """Return the other routers of the deployment; None where there are none.
+
+    `num_running` tells how many calls this one has, `is_moving` whether a move of its own is on its way.
+    """
     settings = parts.settings
     if not settings.other_routers or settings.admin_key is None:
         return None
     http = HttpClient(settings.router.connect_timeout_s)
     hops = Hops(settings.admin_key, settings.own_address)
-    return Peers(parts, hops, Exchange(parts, hops, http, num_running), http)
+    return Peers(parts, hops, Exchange(parts, hops, http, num_running=num_running, is_moving=is_moving), http)

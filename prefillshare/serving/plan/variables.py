@@ -14,9 +14,11 @@ from prefillshare.contract import (
     PLUGINS,
     RESPONSES_VARIABLE,
     SHARED_MEMORY_VARIABLE,
+    UNSHARED_VARIABLE,
     WARNINGS_VARIABLE,
 )
 from prefillshare.modules.deployment import ResolvedDeployment
+from prefillshare.modules.unshared import adapter_sha256
 from prefillshare.serving.machine.environment import network_variables
 from prefillshare.serving.machine.host import default_threads
 from prefillshare.serving.machine.toolkit import compiler_variables
@@ -96,3 +98,9 @@ def warning_variables(deployment: ResolvedDeployment) -> dict[str, str]:
     """Return the variables with which an engine tells its clients which modules answer badly over shared KV."""
     warnings = {module.spec.name: module.warning for module in deployment.modules if module.warning}
     return {WARNINGS_VARIABLE: json.dumps(warnings)} if warnings else {}
+
+
+def unshared_variables(deployment: ResolvedDeployment) -> dict[str, str]:
+    """Return the variables that tell an engine which modules compute their prompts themselves; none where none does."""
+    found = {module.spec.name: adapter_sha256(module.path) for module in deployment.modules if not module.spec.share}
+    return {UNSHARED_VARIABLE: json.dumps(found)} if found else {}
