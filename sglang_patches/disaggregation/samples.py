@@ -69,9 +69,12 @@ def spread_samples(obj: GenerateReqInput) -> None:
         for index in range(num_samples)
     ]
     if obj.rid is not None:
-        obj.rid = [f"{rid}_{index}" for rid in _listed(obj.rid, len(listed)) for index in range(num_samples)]
+        rids = obj.rid if isinstance(obj.rid, list) else _name_prompts(obj.rid, len(listed))
+        obj.rid = [f"{rid}_{index}" for rid in rids for index in range(num_samples)]
     # The other worker of the pair makes the same rooms of what it is told.
-    rooms = _listed(obj.bootstrap_room, len(listed))
+    rooms = obj.bootstrap_room
+    if not isinstance(rooms, list):
+        rooms = [rooms + number * num_samples for number in range(len(listed))]
     obj.bootstrap_room = [room + index for room in rooms for index in range(num_samples)]
 
 
@@ -91,12 +94,8 @@ def _repeat(values: list[Any], count: int) -> list[Any]:
     return [value for value in values for _ in range(count)]
 
 
-def _listed(value: Any, count: int) -> list[Any]:
-    if isinstance(value, list):
-        return value
-    return (
-        [value] if count == 1 else [f"{value}_{index}" if isinstance(value, str) else value for index in range(count)]
-    )
+def _name_prompts(rid: str, count: int) -> list[str]:
+    return [rid] if count == 1 else [f"{rid}_{number}" for number in range(count)]
 
 
 async def with_prompt_logprobs(

@@ -161,3 +161,18 @@ def test_a_conversation(configured, configuration, prompts, expected, score, mod
         num_left = len(context) + (NUM_TOKENS if configuration.store else -1)
         least = num_left // page_size * page_size
         context = (*context, *answer.tokens, *NEW)
+
+
+def test_samples_of_one_call_are_exact_and_its_prompt_is_prefilled_once(
+    pair: Pair, prompts: Sequence[Prompt], expected: Expected
+) -> None:
+    params = {"temperature": 0, "max_new_tokens": NUM_TOKENS, "ignore_eos": True, "n": 3}
+    body = {"input_ids": [list(prompt) for prompt in prompts[:2]], "sampling_params": params}
+    decoded, prefilled = pair.post("/generate", body)
+    assert decoded.status_code == 200, decoded.text
+    want = [expected.tokens(prompt, pair.module) for prompt in prompts[:2] for _ in range(3)]
+    assert [sample["output_ids"] for sample in decoded.json()] == want
+    infos = [sample["meta_info"] for sample in prefilled.json()]
+    computed = [info["prompt_tokens"] - info["cached_tokens"] for info in infos]
+    # Of each prompt one sample computes all, and the others its last token.
+    assert [sorted(computed[at : at + 3])[:2] for at in (0, 3)] == [[1, 1], [1, 1]]

@@ -28,7 +28,8 @@ TINY = MODELS_DIR / "tiny"
 BASE_NAME = "tiny-base"
 LEG_TIMEOUT_S = 120.0
 
-_rooms = itertools.count(time.time_ns() % (1 << 40) << 20)
+_rooms = itertools.count(time.time_ns() % (1 << 40) << 20, 128)
+"""As far apart as a call has samples at most: their rooms are counted up from the call's."""
 
 
 @dataclass(frozen=True, slots=True)
