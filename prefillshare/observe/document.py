@@ -60,6 +60,7 @@ class ModuleCounters(TypedDict):
     prompt_tokens: int
     own_hit_tokens: int
     cross_hit_tokens: int
+    avoidable_tokens: int
     generated_tokens: int
     retractions: int
 
