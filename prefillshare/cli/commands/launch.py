@@ -45,6 +45,7 @@ def launch(
     from prefillshare.config import load_deployment
     from prefillshare.extras import require
     from prefillshare.modules.deployment import resolve
+    from prefillshare.open_files import find_shortage
     from prefillshare.serving.embedded import embedded_deployment
     from prefillshare.serving.machine.logs import check_log_file
     from prefillshare.serving.machine.ports import check_address, check_port
@@ -75,6 +76,8 @@ def launch(
         check_address(host, port)
     if not dry_run:
         require("engine")
+        if (shortage := find_shortage()) is not None:
+            warn(shortage)
         say(f"{config.name}: checking the modules (a large one is read once, then remembered)")
     deployment = resolve(config, found)
     _say_what_is_planned(deployment)
