@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from prefillshare.responses.kept import KeptResponses
 from prefillshare.routing.call.proxy import Proxy
 from prefillshare.routing.eager.answers import EagerAnswers
 from prefillshare.routing.errors import ConflictError, GoneError, NotFoundError
@@ -39,6 +40,7 @@ class Gateway:
         self.parts = make_parts(settings)
         self.eager = EagerAnswers(self.parts) if settings.eager_answers else None
         self.proxy = Proxy(self.parts, self.eager)
+        self.responses = KeptResponses(settings.responses)
         self.conductor: Conductor | None = None
         self.peers = make_peers(
             self.parts,
@@ -152,6 +154,7 @@ class Gateway:
         """Stop everything: first what asks workers by itself, then the connections that it asks them over."""
         self._sweeping.cancel()
         self._hold_end.cancel()
+        await self.responses.close()
         if self.conductor is not None:
             await self.conductor.close()
         if self.peers is not None:

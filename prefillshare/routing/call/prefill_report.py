@@ -33,13 +33,17 @@ class PrefillReport:
         return self.prompt_tokens - (self.cached_tokens or 0) if known else None
 
 
-def read_report(content: bytes) -> PrefillReport:
-    """Return what the body of a prefill worker's answer tells; what cannot be read tells nothing."""
+def read_report(content: bytes | str, num_samples: int = 1) -> PrefillReport:
+    """Return what the body of a prefill worker's answer tells; what cannot be read tells nothing.
+
+    Of several samples of a prompt the first counts, for which it was computed.
+    """
     try:
         value: Any = orjson.loads(content)
     except orjson.JSONDecodeError:
         return PrefillReport()
-    items = [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, Mapping)]
+    told = value[::num_samples] if isinstance(value, list) else [value]
+    items = [item for item in told if isinstance(item, Mapping)]
     cached = [_cached_tokens(item) for item in items]
     hits = [hit for item in items for hit in _hits(item)]
     return PrefillReport(

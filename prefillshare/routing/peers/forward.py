@@ -18,7 +18,7 @@ from prefillshare.routing.http.reply import Reply
 from prefillshare.routing.parts import Parts
 from prefillshare.routing.peers.exchange import Exchange
 from prefillshare.routing.peers.hop import HOP_HEADER, STOPPING_HEADER, Hops
-from prefillshare.routing.peers.ownership import rank_owners, session_key
+from prefillshare.routing.peers.ownership import name_key, rank_owners, session_key
 from prefillshare.routing.peers.peer import Peer
 from prefillshare.routing.tracing import PASSED_HEADERS
 
@@ -93,6 +93,19 @@ class Peers:
                     raise WorkerFailedError(f"{error}; {num_lost} routers ended over this call") from None
         return None
 
+    async def forward_by_session(self, request: web.Request, session: str) -> web.StreamResponse | None:
+        """Return what the router that owns `session` answers to a `request` without a body; None when this one does."""
+        if self.hops.is_hop(request.headers):
+            return None
+        for address in rank_owners(name_key(session), self._addresses):
+            if address == self._own:
+                return None
+            peer = self.exchange.peers[address]
+            if peer.state == "up":
+                with contextlib.suppress(PeerLostError):
+                    return await self._pass_on(request, b"", peer)
+        return None
+
     async def _pass_on(self, request: web.Request, body: bytes, peer: Peer) -> web.StreamResponse:
         """Return the answer of `peer`, passed on already if it is a stream.
 
@@ -139,7 +152,7 @@ class Peers:
         reply = None
         try:
             reply = await self._http.request(
-                "POST", peer.address, request.raw_path, headers=headers, body=body, is_stream=True
+                request.method, peer.address, request.raw_path, headers=headers, body=body, is_stream=True
             )
             first = await _read(peer, reply.read_piece())
             if reply.find_header(_STOPPING) is not None:
