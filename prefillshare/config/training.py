@@ -230,6 +230,8 @@ class Training:
     `full-ft`: ordinary fine-tuning, for comparison."""
     seed: int = 0
     """Seed of the order of rows and of the adapter's first weights."""
+    start: Path | None = None
+    """Directory of an adapter to go on from, which gives the new one its shape; when not given, a fresh one."""
     base: BaseModel
     """The prefill module."""
     data: Data
@@ -250,6 +252,8 @@ class Training:
     def __post_init__(self) -> None:
         if self.kind == "full" and self.lora is not None:
             raise ConfigError('[lora] stands beside kind = "full": remove the table, or write kind = "lora"')
+        if self.kind == "full" and self.start is not None:
+            raise ConfigError('start stands beside kind = "full": it is an adapter, write kind = "lora" or remove it')
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed is {self.seed}: it must lie between 0 and 4294967295")
         if self.objective == "icarus":

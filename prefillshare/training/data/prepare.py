@@ -84,12 +84,8 @@ def prepare_data(data: Data, tokenizer: "PreTrainedTokenizerBase", *, max_tokens
 
     Raises: TrainingError when no row can be used, or all would be held out.
     """
-    mapped = read_rows(data)
-    report = RowReport(origin=mapped.origin)
-    usable = list(_usable(mapped, tokenizer, max_tokens, report))
+    usable, report = prepare_rows(data, tokenizer, max_tokens)
     num_held_out = held_out.rows
-    if not usable:
-        raise TrainingError(f"no row of {mapped.origin} can be used: {_first_example(report)}")
     if num_held_out >= len(usable):
         raise TrainingError(
             f"rows = {num_held_out} under [{held_out.table}] leaves none of {len(usable)} usable rows to train on: "
@@ -101,6 +97,21 @@ def prepare_data(data: Data, tokenizer: "PreTrainedTokenizerBase", *, max_tokens
         held_out=usable[split:],
         report=report,
     )
+
+
+def prepare_rows(
+    data: Data, tokenizer: "PreTrainedTokenizerBase", max_tokens: int
+) -> tuple[list[list[Document]], RowReport]:
+    """Read, map and tokenise rows: the documents of each one that can be used, and what became of all.
+
+    Raises: TrainingError when none can be.
+    """
+    mapped = read_rows(data)
+    report = RowReport(origin=mapped.origin)
+    usable = list(_usable(mapped, tokenizer, max_tokens, report))
+    if not usable:
+        raise TrainingError(f"no row of {mapped.origin} can be used: {_first_example(report)}")
+    return usable, report
 
 
 def _usable(mapped: MappedRows, tokenizer: Any, max_tokens: int, report: RowReport) -> Iterable[list[Document]]:

@@ -26,7 +26,7 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _DATA_FILE = re.compile(r"(partial-)?(data|held-out)(\.npz|-rows\.npy)|partial-run\.json")
 # Where things lie may differ when a run goes on: the base is known by its fingerprint, the data is tokenised already.
 _FREE_KEYS = frozenset(
-    {"output", "source", "base.path", "base.hub", "base.revision", "data.file", "run.keep_checkpoints"}
+    {"output", "source", "base.path", "base.hub", "base.revision", "data.file", "start", "run.keep_checkpoints"}
 )
 
 
