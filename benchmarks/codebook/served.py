@@ -2,8 +2,9 @@
 
 A prefill worker and a decode worker, one call at a time: the module with full weights in bfloat16 and in float32, and
 of 2-bit codebooks with everything else in both types. An answer's tokens after its first one are timed together; the
-median round counts. Then a prefill worker and `--modules` decode workers, in bfloat16: what all of their processes hold (PSS: what
-several share is divided among them). Weights are random; the first call writes a few GiB below the cache directory.
+median round counts. Then a prefill worker and `--modules` decode workers, in bfloat16: what all of their processes
+hold (PSS: what several share is divided among them). Weights are random; the first call writes a few GiB below the
+cache directory.
 """
 
 import argparse
