@@ -1,4 +1,4 @@
-"""Deployment, training and task files: TOML into frozen dataclasses, with every mistake named in one sentence.
+"""Deployment, training, task and quantisation files: TOML into frozen dataclasses, with every mistake in one sentence.
 
 `load_deployment` and `load_training` read and check what the file alone can tell. Whether the modules on disk fit each
 other is decided by `prefillshare.modules.deployment`, whether a run can start by `prefillshare.training.finetune`.
@@ -6,7 +6,9 @@ other is decided by `prefillshare.modules.deployment`, whether a run can start b
 
 from prefillshare.config.cluster import Cluster
 from prefillshare.config.growing import GrowTask
-from prefillshare.config.load import load_deployment, load_grow_task, load_training
+from prefillshare.config.load import load_deployment, load_grow_task, load_quantisation, load_training
+from prefillshare.config.quantisation import Quantisation
+from prefillshare.config.responses import Responses
 from prefillshare.config.roles import Limits, Roles
 from prefillshare.config.router import Router
 from prefillshare.config.schema import DecodeModule, Deployment, Engine, PrefillModule, Transfer
@@ -21,6 +23,8 @@ __all__ = [
     "GrowTask",
     "Limits",
     "PrefillModule",
+    "Quantisation",
+    "Responses",
     "Roles",
     "Router",
     "Store",
@@ -28,5 +32,6 @@ __all__ = [
     "Transfer",
     "load_deployment",
     "load_grow_task",
+    "load_quantisation",
     "load_training",
 ]

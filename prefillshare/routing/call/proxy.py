@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from aiohttp import web
 
@@ -32,8 +33,10 @@ class Proxy:
         self._parts = parts
         self._eager = eager
 
-    async def answer(self, request: web.Request, call: Call) -> web.StreamResponse:
-        """Return the decode worker's answer to `call`, passed on already if it is a stream.
+    async def answer(
+        self, request: web.Request, call: Call, rewrite: Callable[[bytes], bytes] | None = None
+    ) -> web.StreamResponse:
+        """Return the decode worker's answer to `call`, passed on already, through `rewrite`, if it is a stream.
 
         Raises: RoutingError.
         """
@@ -50,7 +53,15 @@ class Proxy:
                 loop = self._loop
                 deadline = loop.time() + self._parts.settings.router.total_timeout_s
                 response = await self._try_workers(
-                    Underway(request=request, call=call, observed=observed, span=span, loop=loop, deadline=deadline)
+                    Underway(
+                        request=request,
+                        call=call,
+                        observed=observed,
+                        span=span,
+                        loop=loop,
+                        rewrite=rewrite,
+                        deadline=deadline,
+                    )
                 )
             self.counters.answered += 1
             outcome = outcome_of(response.status)
@@ -126,9 +137,9 @@ class Proxy:
             self._eager.begin_call(session, call.module)
 
     def _tell_end(self, underway: Underway, attempt: Attempt) -> None:
-        """The answer is out: what follows it may be computed. Of a batch nobody knows which answer goes on."""
+        """The answer is out: what follows it may be computed. Of several nobody knows which one goes on."""
         session, call = underway.observed.session, underway.call
-        if self._eager is not None and session is not None and call.num_prompts is None:
+        if self._eager is not None and session is not None and call.has_one_answer:
             self._eager.end_call(
                 Ended(
                     session=session,

@@ -2,11 +2,13 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import orjson
 from aiohttp import web
 
 from prefillshare.config.router import Router
+from prefillshare.contract import MESSAGES_PATH
 from prefillshare.errors import PrefillShareError
 from prefillshare.routing.call.underway import Underway
 from prefillshare.routing.errors import CallTimeoutError, RoutingError, WorkerFailedError, error_body
@@ -15,6 +17,7 @@ from prefillshare.routing.http.reply import Reply
 from prefillshare.routing.workers.answer import Answer
 from prefillshare.routing.workers.leg import LegFailedError
 from prefillshare.routing.workers.worker import Worker
+from prefillshare.wire.errors import anthropic_error
 
 _SLACK = 1 / 16
 """Share of the idle time by which a pause between two pieces may be longer."""
@@ -45,7 +48,7 @@ async def relay(
     request = underway.request
     response = Stream(headers=headers | {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
     await response.prepare(request)  # the status is out: from here on a failure can only be told within the stream
-    writer = Writer(response, request.transport)
+    writer = Writer(response, request.transport, underway.rewrite)
     try:
         await _pass_on(underway, writer, decode, answer, settings.idle_timeout_s)
     except LegFailedError as error:
@@ -68,10 +71,16 @@ class Stream(web.StreamResponse):
 class Writer:
     """A stream towards the client that knows whether it is between two events."""
 
-    __slots__ = ("_is_chunked", "_transport", "last", "response")
+    __slots__ = ("_is_chunked", "_rewrite", "_transport", "last", "response")
 
-    def __init__(self, response: web.StreamResponse, transport: asyncio.Transport | None) -> None:
-        """`response` is prepared."""
+    def __init__(
+        self,
+        response: web.StreamResponse,
+        transport: asyncio.Transport | None,
+        rewrite: Callable[[bytes], bytes] | None = None,
+    ) -> None:
+        """`response` is prepared; pieces pass through `rewrite`, which may keep one back until more has come."""
+        self._rewrite = rewrite
         self.response = response
         self.last = b""
         self._transport = transport
@@ -86,12 +95,14 @@ class Writer:
 
     async def write(self, piece: bytes) -> None:
         """Write a piece, and wait for a client that does not read."""
+        if self._rewrite is not None and not (piece := self._rewrite(piece)):
+            return
         await self.response.write(piece)
         self.last = piece
 
     def write_at_once(self, piece: bytes) -> bool:
         """Write a further piece if that waits for nobody; return whether it did."""
-        if not self._is_chunked or not self.takes(piece):
+        if self._rewrite is not None or not self._is_chunked or not self.takes(piece):
             return False
         assert self._transport is not None
         # What aiohttp's writer would send, without the way there. The headers went out with the first piece.
@@ -101,6 +112,7 @@ class Writer:
 
     async def write_last(self, piece: bytes) -> None:
         """Write the last piece and the end of the stream."""
+        piece = piece if self._rewrite is None else self._rewrite(piece)
         self.last = b""  # the end of the stream may be out although this fails: nothing may follow it
         await self.response.write_eof(piece)
 
@@ -168,7 +180,14 @@ async def _pass_on(underway: Underway, writer: Writer, decode: Worker, answer: A
 async def end_with_error(request: web.Request, writer: Writer, error: RoutingError) -> None:
     """End a stream with an error event; in the middle of an event, cut the connection, so that nobody reads on."""
     if writer.last.endswith(b"\n\n"):
-        await writer.write(b"data: " + orjson.dumps(error_body(error)) + b"\n\n")
+        await writer.write(_error_event(request, error))
         await writer.response.write_eof()
     elif request.transport is not None:
         request.transport.abort()
+
+
+def _error_event(request: web.Request, error: RoutingError) -> bytes:
+    told = orjson.dumps(error_body(error))
+    if request.path.startswith(MESSAGES_PATH):
+        return b"event: error\ndata: " + anthropic_error(told, error.status) + b"\n\n"
+    return b"data: " + told + b"\n\n"

@@ -1,6 +1,7 @@
 """A call on its way: what every attempt at it needs to know."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -28,6 +29,8 @@ class Underway:
     """Its trace, and the headers of it that both legs are sent."""
     loop: asyncio.AbstractEventLoop
     """The loop that answers it: in Python 3.11 asking for it costs a system call."""
+    rewrite: Callable[[bytes], bytes] | None = None
+    """What makes the client's stream of the worker's, whole events of what has come; None passes bytes on."""
     deadline: float
     """When it must be over, in the loop's time."""
 

@@ -18,7 +18,7 @@ from prefillshare.routing.http.reply import Reply
 from prefillshare.routing.parts import Parts
 from prefillshare.routing.peers.exchange import Exchange
 from prefillshare.routing.peers.hop import HOP_HEADER, STOPPING_HEADER, Hops
-from prefillshare.routing.peers.ownership import rank_owners, session_key
+from prefillshare.routing.peers.ownership import name_key, rank_owners, session_key
 from prefillshare.routing.peers.peer import Peer
 from prefillshare.routing.tracing import PASSED_HEADERS
 
@@ -93,6 +93,19 @@ class Peers:
                     raise WorkerFailedError(f"{error}; {num_lost} routers ended over this call") from None
         return None
 
+    async def forward_by_session(self, request: web.Request, session: str) -> web.StreamResponse | None:
+        """Return what the router that owns `session` answers to a `request` without a body; None when this one does."""
+        if self.hops.is_hop(request.headers):
+            return None
+        for address in rank_owners(name_key(session), self._addresses):
+            if address == self._own:
+                return None
+            peer = self.exchange.peers[address]
+            if peer.state == "up":
+                with contextlib.suppress(PeerLostError):
+                    return await self._pass_on(request, b"", peer)
+        return None
+
     async def _pass_on(self, request: web.Request, body: bytes, peer: Peer) -> web.StreamResponse:
         """Return the answer of `peer`, passed on already if it is a stream.
 
@@ -139,7 +152,7 @@ class Peers:
         reply = None
         try:
             reply = await self._http.request(
-                "POST", peer.address, request.raw_path, headers=headers, body=body, is_stream=True
+                request.method, peer.address, request.raw_path, headers=headers, body=body, is_stream=True
             )
             first = await _read(peer, reply.read_piece())
             if reply.find_header(_STOPPING) is not None:
@@ -178,11 +191,14 @@ def _pick_answer_headers(reply: Reply) -> dict[str, str]:
     return {name: value.decode("latin-1") for name, value in named if name.lower() not in _OF_ONE_CONNECTION}
 
 
-def make_peers(parts: Parts, num_running: Callable[[], int]) -> Peers | None:
-    """Return the other routers of the deployment; None where there are none. `num_running` tells this one's calls."""
+def make_peers(parts: Parts, *, num_running: Callable[[], int], is_moving: Callable[[], bool]) -> Peers | None:
+    """Return the other routers of the deployment; None where there are none.
+
+    `num_running` tells how many calls this one has, `is_moving` whether a move of its own is on its way.
+    """
     settings = parts.settings
     if not settings.other_routers or settings.admin_key is None:
         return None
     http = HttpClient(settings.router.connect_timeout_s)
     hops = Hops(settings.admin_key, settings.own_address)
-    return Peers(parts, hops, Exchange(parts, hops, http, num_running), http)
+    return Peers(parts, hops, Exchange(parts, hops, http, num_running=num_running, is_moving=is_moving), http)

@@ -15,8 +15,13 @@ from prefillshare.routing.choice.demand import Demand
 def session_key(demand: Demand) -> bytes:
     """Return what all calls of a session have in common: its name, else the beginning of its prompts."""
     if demand.session is not None:
-        return b"session " + demand.session.encode()
+        return name_key(demand.session)
     return b"prompt " + find_beginning(demand.prompts[0] if demand.prompts else b"")
+
+
+def name_key(session: str) -> bytes:
+    """Return the key of a session that has a name."""
+    return b"session " + session.encode()
 
 
 def rank_owners(key: bytes, addresses: Sequence[str]) -> list[str]:
