@@ -4,10 +4,9 @@ import asyncio
 from dataclasses import dataclass
 from typing import NoReturn
 
-from aiohttp import web
-
 from prefillshare.observe.observer import Observed
 from prefillshare.routing.call.call import Call
+from prefillshare.routing.call.caller import Caller
 from prefillshare.routing.errors import CallTimeoutError
 from prefillshare.routing.tracing import CallSpan
 from prefillshare.routing.workers.leg import LegFailedError
@@ -18,8 +17,8 @@ from prefillshare.routing.workers.worker import Worker
 class Underway:
     """One call between the client's request and the end of its answer."""
 
-    request: web.Request
-    """The client's request, which a stream is written to."""
+    caller: Caller
+    """Who gets the answer."""
     call: Call
     """What it asks for."""
     observed: Observed

@@ -3,11 +3,10 @@
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
-from aiohttp import web
-
 from prefillshare.contract import SESSION_HEADER
 from prefillshare.errors import PrefillShareError
-from prefillshare.routing.call.relay import Stream, Writer, end_with_error
+from prefillshare.routing.call.caller import Caller, StreamWriter
+from prefillshare.routing.call.relay import end_with_error
 from prefillshare.routing.choice.demand import Demand
 from prefillshare.routing.descriptors import is_own_shortage
 from prefillshare.routing.errors import WorkerFailedError
@@ -68,65 +67,64 @@ class Peers:
         await self.exchange.close()
         self._http.close()
 
-    async def forward(self, request: web.Request, body: bytes, demand: Demand) -> web.StreamResponse | None:
-        """Return the answer of the router that owns the session of `demand`; None when this one is to answer.
+    async def forward(self, caller: Caller, body: bytes, demand: Demand) -> bool:
+        """Pass on the answer of the router that owns the session of `demand`; False when this one is to answer.
 
         Raises: WorkerFailedError when routers end over this call.
         """
-        if self.hops.is_hop(request.headers):
-            return None
+        if self.hops.is_hop(caller.headers):
+            return False
         num_lost = 0
         for address in rank_owners(session_key(demand), self._addresses):
             if address == self._own:
                 # One that has not heard of its workers yet owns nothing: the others think so, too.
                 if self.exchange.can_answer(demand.module):
-                    return None
+                    return False
                 continue
             peer = self.exchange.peers[address]
             if not peer.can_answer(demand.module):
                 continue
             try:
-                return await self._pass_on(request, body, peer)
+                await self._pass_on(caller, body, peer)
+                return True
             except PeerLostError as error:
                 num_lost += error.has_ended
                 if num_lost == _MAX_LOST:
                     raise WorkerFailedError(f"{error}; {num_lost} routers ended over this call") from None
-        return None
+        return False
 
-    async def _pass_on(self, request: web.Request, body: bytes, peer: Peer) -> web.StreamResponse:
-        """Return the answer of `peer`, passed on already if it is a stream.
+    async def _pass_on(self, caller: Caller, body: bytes, peer: Peer) -> None:
+        """Give `caller` the answer of `peer`.
 
         Raises: PeerLostError while nothing of an answer was passed on; ShortageError.
         """
         self.num_forwarded += 1
-        stream: Writer | None = None
+        stream: StreamWriter | None = None
         try:
             limit_s = self._parts.settings.router.total_timeout_s + _MARGIN_S
-            async with peer.passing(limit_s), self._ask(request, body, peer) as (reply, first):
+            async with peer.passing(limit_s), self._ask(caller, body, peer) as (reply, first):
                 headers = _pick_answer_headers(reply)
                 if reply.find_header(b"content-length") is not None:
                     content = first + await _read(peer, reply.read())
-                    return web.Response(body=content, status=reply.status, headers=headers)
-                response = Stream(status=reply.status, headers=headers)
-                await response.prepare(request)  # the status is out: no other router can answer any more
-                stream, piece = Writer(response, request.transport), first
+                    caller.answer(content, status=reply.status, headers=headers)
+                    return
+                # The status is out: no other router can answer any more.
+                stream, piece = await caller.begin_stream(status=reply.status, headers=headers), first
                 while piece:
                     if reply.is_read:
                         await stream.write_last(piece)
                         break
                     await stream.write(piece)
                     piece = await _read(peer, reply.read_piece(stream.write_at_once))
-                return response
         except (PeerLostError, TimeoutError) as error:
             peer.hurry.set()
             lost = error if isinstance(error, PeerLostError) else PeerLostError(f"{peer.name} is not heard of any more")
             if stream is None:
                 raise lost from None
-            await end_with_error(request, stream, WorkerFailedError(f"the answer broke off: {lost}"))
-            return stream.response
+            await end_with_error(stream, WorkerFailedError(f"the answer broke off: {lost}"))
 
     @contextlib.asynccontextmanager
-    async def _ask(self, request: web.Request, body: bytes, peer: Peer) -> AsyncIterator[tuple[Reply, bytes]]:
+    async def _ask(self, caller: Caller, body: bytes, peer: Peer) -> AsyncIterator[tuple[Reply, bytes]]:
         """Send the call to `peer`; give its answer, and the first piece of it, while the block runs.
 
         Raises: PeerLostError, ShortageError.
@@ -134,12 +132,12 @@ class Peers:
         headers = {
             "Content-Type": "application/json",
             HOP_HEADER: self.hops.mark_for(peer.address),
-            **pick_headers(request.headers, _CALL_HEADERS),
+            **pick_headers(caller.headers, _CALL_HEADERS),
         }
         reply = None
         try:
             reply = await self._http.request(
-                "POST", peer.address, request.raw_path, headers=headers, body=body, is_stream=True
+                "POST", peer.address, caller.path, headers=headers, body=body, is_stream=True
             )
             first = await _read(peer, reply.read_piece())
             if reply.find_header(_STOPPING) is not None:

@@ -1,6 +1,5 @@
 """The router as a web application."""
 
-import logging
 from collections.abc import AsyncIterator, Callable
 
 from aiohttp import web
@@ -8,7 +7,7 @@ from aiohttp.typedefs import Handler
 
 from prefillshare.observe.document import STATE_PATH
 from prefillshare.roles.report import ROLES_PATH
-from prefillshare.routing.errors import BadCallError, NotFoundError, RoutingError, ShortageError
+from prefillshare.routing.errors import BadCallError, NotFoundError, RoutingError
 from prefillshare.routing.gateway import Gateway
 from prefillshare.routing.headers import read_header
 from prefillshare.routing.peers.exchange import PEER_PATH
@@ -18,9 +17,7 @@ from prefillshare.routing.web.connections import Connection
 from prefillshare.routing.web.handlers import models, monitoring, peers, roles, service, workers
 from prefillshare.routing.web.handlers.calls import call_handler
 from prefillshare.routing.web.keys import GATEWAY
-from prefillshare.routing.web.replies import error_reply
-
-log = logging.getLogger(__name__)
+from prefillshare.routing.web.replies import error_reply, log_failure
 
 _CLOSING = (408, 413)
 """The rest of such a request's body is not waited for."""
@@ -92,8 +89,7 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
         check_key(request, gateway.parts.settings, gateway.peers.hops if gateway.peers else None)
         return await handler(request)
     except RoutingError as error:
-        if error.status >= 500 and not isinstance(error, ShortageError):
-            log.warning("%s %s: %s", request.method, request.path, error)
+        log_failure(request.method, request.path, error)
         return error_reply(error)
     except web.HTTPException as error:
         reason = BadCallError(f"{request.method} {request.path[:200]}: {error.reason}")

@@ -1,15 +1,21 @@
 """`/v1/chat/completions`, `/v1/completions`, `/generate`: calls that a decode module answers."""
 
+import contextlib
+from collections.abc import Iterator
+
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from prefillshare.contract import SESSION_HEADER
-from prefillshare.routing.call.call import Call, Endpoint
+from prefillshare.routing.call.call import Endpoint
+from prefillshare.routing.call.caller import Caller
 from prefillshare.routing.call.parse import Served, parse_call
 from prefillshare.routing.errors import UnavailableError
+from prefillshare.routing.gateway import Gateway
 from prefillshare.routing.headers import read_header
 from prefillshare.routing.peers.hop import STOPPING_HEADER
 from prefillshare.routing.web.bodies import read_json_body
+from prefillshare.routing.web.callers import AppCaller
 from prefillshare.routing.web.keys import GATEWAY
 
 _CLOSE = {"Connection": "close", "Retry-After": "2", STOPPING_HEADER: "1"}
@@ -19,32 +25,39 @@ def call_handler(endpoint: Endpoint) -> Handler:
     """Return the handler of one of the calling endpoints."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        gateway = request.app[GATEWAY]
-        if gateway.is_draining:
-            raise UnavailableError("the router is stopping: call another router, or try again later", headers=_CLOSE)
-        with gateway.parts.descriptors.call():
-            body, call = await _read_call(request, endpoint)
-            if gateway.peers is not None:
-                passed_on = await gateway.peers.forward(request, body, call)
-                if passed_on is not None:
-                    return passed_on
-            return await gateway.proxy.answer(request, call)
+        gateway, caller = request.app[GATEWAY], AppCaller(request)
+        with taking_call(gateway):
+            body = await read_json_body(request, gateway.parts.settings.router)
+            await answer_call(gateway, caller, endpoint, body, addressed=request.match_info.get("module"))
+        assert caller.response is not None
+        return caller.response
 
     return handle
 
 
-async def _read_call(request: web.Request, endpoint: Endpoint) -> tuple[bytes, Call]:
-    """Return the body of `request`, and the call in it."""
-    parts = request.app[GATEWAY].parts
-    settings = parts.settings
-    body = await read_json_body(request, settings.router)
+@contextlib.contextmanager
+def taking_call(gateway: Gateway) -> Iterator[None]:
+    """Count a call while the block runs.
+
+    Raises: UnavailableError when the router takes none any more, ShortageError when it has no descriptors for one.
+    """
+    if gateway.is_draining:
+        raise UnavailableError("the router is stopping: call another router, or try again later", headers=_CLOSE)
+    with gateway.parts.descriptors.call():
+        yield
+
+
+async def answer_call(
+    gateway: Gateway, caller: Caller, endpoint: Endpoint, body: bytes, *, addressed: str | None = None
+) -> None:
+    """Give `caller` the answer to the call in `body`; `addressed` is the module of the address, if that names one.
+
+    Raises: RoutingError.
+    """
+    settings = gateway.parts.settings
     # Read after the body has come, which may take minutes: modules come and go.
-    served = Served(base=settings.base_model, modules=parts.pool.modules(), vocab_size=settings.vocab_size)
-    call = parse_call(
-        endpoint,
-        body,
-        served,
-        session_header=read_header(request.headers, SESSION_HEADER),
-        addressed=request.match_info.get("module"),
-    )
-    return body, call
+    served = Served(base=settings.base_model, modules=gateway.parts.pool.modules(), vocab_size=settings.vocab_size)
+    session = read_header(caller.headers, SESSION_HEADER)
+    call = parse_call(endpoint, body, served, session_header=session, addressed=addressed)
+    if gateway.peers is None or not await gateway.peers.forward(caller, body, call):
+        await gateway.proxy.answer(caller, call)
