@@ -13,7 +13,7 @@ from prefillshare.routing.workers.leg import LegFailedError
 from prefillshare.routing.workers.worker import Worker
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Underway:
     """One call between the client's request and the end of its answer."""
 

@@ -7,7 +7,7 @@ from prefillshare.wire.bodies import read_stream_error
 from prefillshare.wire.errors import openai_error
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Answer:
     """What a worker answered: all of it, or the beginning of a stream."""
 

@@ -1,7 +1,6 @@
 """`/v1/chat/completions`, `/v1/completions`, `/generate`: calls that a decode module answers."""
 
 import contextlib
-from collections.abc import Iterator
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -35,16 +34,14 @@ def call_handler(endpoint: Endpoint) -> Handler:
     return handle
 
 
-@contextlib.contextmanager
-def taking_call(gateway: Gateway) -> Iterator[None]:
-    """Count a call while the block runs.
+def taking_call(gateway: Gateway) -> contextlib.AbstractContextManager[None]:
+    """Count a call while the returned context is open.
 
     Raises: UnavailableError when the router takes none any more, ShortageError when it has no descriptors for one.
     """
     if gateway.is_draining:
         raise UnavailableError("the router is stopping: call another router, or try again later", headers=_CLOSE)
-    with gateway.parts.descriptors.call():
-        yield
+    return gateway.parts.descriptors.call()
 
 
 async def answer_call(
