@@ -101,6 +101,18 @@ async def test_calls_in_any_pieces_are_answered_in_turn(read_directly: list[bool
         assert len(read_directly) >= 80, "the first two of each connection"
 
 
+@pytest.mark.parametrize("headers", [(), UNUSUAL])
+@in_loop
+async def test_a_stream_whose_end_comes_by_itself_ends(headers: tuple[bytes, ...]) -> None:
+    async with deployment() as running, connected(running) as (reader, writer):
+        running["math-0"].end_s = 0.05
+        for _ in range(2):
+            writer.write(call(STREAM, *headers))
+            _, body = await read_answer(reader)
+            assert body.endswith(b"data: [DONE]\n\n")
+        assert running.gateway.proxy.counters.answered == 2
+
+
 @in_loop
 async def test_a_page_between_two_calls_leaves_the_connection_to_both(read_directly: list[bool]) -> None:
     async with deployment() as running, connected(running) as (reader, writer):

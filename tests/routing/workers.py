@@ -52,6 +52,7 @@ class SmallWorker:
     error_event: dict[str, Any] | None = None
     pieces: Sequence[str] = ("one", "two", "three")
     pause_s: float = 0.0
+    end_s: float = 0.0
     prefill_s: float = 0.0
     first_byte_s: float = 0.0
     refusal_s: float = 0.0
@@ -216,6 +217,7 @@ class SmallWorker:
             await asyncio.sleep(self.pause_s)
         await self._pass_gate()
         await response.write(b"data: [DONE]\n\n")
+        await asyncio.sleep(self.end_s)
         return response
 
     async def _pass_gate(self) -> None:

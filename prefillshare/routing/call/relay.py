@@ -67,17 +67,16 @@ class _Pump:
 
         Raises: LegFailedError, TimeoutError.
         """
-        while piece:
+        while piece and not rest.is_read:
             self._renew()
-            if rest.is_read:
-                await self._writer.write_last(piece)
-                return
             await self._writer.write(piece)
             try:
                 piece = await rest.read_piece(self._pass_on)
             except BrokenOffError as error:
                 raise LegFailedError(self._decode, f"broke off its answer ({error})") from None
             self._decode.last_byte_at = time.monotonic()
+        self._renew()
+        await self._writer.write_last(piece)  # empty where the end came by itself
 
     def _pass_on(self, piece: bytes) -> bool:
         if not self._writer.write_at_once(piece):

@@ -1,7 +1,7 @@
 """Passing a call on to the router that owns its session, and the answer back, byte for byte."""
 
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
 
 from prefillshare.contract import SESSION_HEADER
 from prefillshare.errors import PrefillShareError
@@ -17,7 +17,7 @@ from prefillshare.routing.http.reply import Reply
 from prefillshare.routing.parts import Parts
 from prefillshare.routing.peers.exchange import Exchange
 from prefillshare.routing.peers.hop import HOP_HEADER, STOPPING_HEADER, Hops
-from prefillshare.routing.peers.ownership import rank_owners, session_key
+from prefillshare.routing.peers.ownership import Owners
 from prefillshare.routing.peers.peer import Peer
 from prefillshare.routing.tracing import PASSED_HEADERS
 
@@ -52,7 +52,7 @@ class Peers:
         self._http = http
         self._parts = parts
         self._own = parts.settings.own_address
-        self._addresses = (self._own, *exchange.peers)
+        self._owners = Owners((self._own, *exchange.peers))
 
     def __iter__(self) -> Iterator[Peer]:
         return iter(self.exchange.peers.values())
@@ -75,7 +75,7 @@ class Peers:
         if self.hops.is_hop(caller.headers):
             return False
         num_lost = 0
-        for address in rank_owners(session_key(demand), self._addresses):
+        for address in self._owners.rank(demand):
             if address == self._own:
                 # One that has not heard of its workers yet owns nothing: the others think so, too.
                 if self.exchange.can_answer(demand.module):
@@ -99,33 +99,23 @@ class Peers:
         Raises: PeerLostError while nothing of an answer was passed on; ShortageError.
         """
         self.num_forwarded += 1
-        stream: StreamWriter | None = None
+        answer = _Answer(caller, peer)
         try:
-            limit_s = self._parts.settings.router.total_timeout_s + _MARGIN_S
-            async with peer.passing(limit_s), self._ask(caller, body, peer) as (reply, first):
-                headers = _pick_answer_headers(reply)
-                if reply.find_header(b"content-length") is not None:
-                    content = first + await _read(peer, reply.read())
-                    caller.answer(content, status=reply.status, headers=headers)
-                    return
-                # The status is out: no other router can answer any more.
-                stream, piece = await caller.begin_stream(status=reply.status, headers=headers), first
-                while piece:
-                    if reply.is_read:
-                        await stream.write_last(piece)
-                        break
-                    await stream.write(piece)
-                    piece = await _read(peer, reply.read_piece(stream.write_at_once))
+            async with asyncio.timeout(self._parts.settings.router.total_timeout_s + _MARGIN_S) as limit:
+                peer.underway.add(limit)
+                try:
+                    await answer.give(*await self._ask(caller, body, peer))
+                finally:
+                    peer.underway.discard(limit)
         except (PeerLostError, TimeoutError) as error:
             peer.hurry.set()
             lost = error if isinstance(error, PeerLostError) else PeerLostError(f"{peer.name} is not heard of any more")
-            if stream is None:
+            if answer.stream is None:
                 raise lost from None
-            await end_with_error(stream, WorkerFailedError(f"the answer broke off: {lost}"))
+            await end_with_error(answer.stream, WorkerFailedError(f"the answer broke off: {lost}"))
 
-    @contextlib.asynccontextmanager
-    async def _ask(self, caller: Caller, body: bytes, peer: Peer) -> AsyncIterator[tuple[Reply, bytes]]:
-        """Send the call to `peer`; give its answer, and the first piece of it, while the block runs.
+    async def _ask(self, caller: Caller, body: bytes, peer: Peer) -> tuple[Reply, bytes]:
+        """Send the call to `peer`; return its answer, which whoever has it closes, and the first piece of it.
 
         Raises: PeerLostError, ShortageError.
         """
@@ -134,15 +124,10 @@ class Peers:
             HOP_HEADER: self.hops.mark_for(peer.address),
             **pick_headers(caller.headers, _CALL_HEADERS),
         }
-        reply = None
         try:
             reply = await self._http.request(
                 "POST", peer.address, caller.path, headers=headers, body=body, is_stream=True
             )
-            first = await _read(peer, reply.read_piece())
-            if reply.find_header(_STOPPING) is not None:
-                raise PeerLostError(f"{peer.name} is stopping")
-            yield reply, first
         except CannotConnectError as error:
             self._raise_own_shortage(peer, error)
             # Nobody listens there: no other call need try before the router has answered again.
@@ -151,13 +136,46 @@ class Peers:
             raise PeerLostError(f"{peer.name}: {reason}") from None
         except ConnectTimeoutError:
             raise PeerLostError(f"{peer.name} did not take a connection in time") from None
-        finally:
-            if reply is not None:
-                reply.close()
+        except BrokenOffError as error:
+            raise _broken_off(peer, error) from None
+        first = await _read(peer, reply.read_piece())
+        if reply.find_header(_STOPPING) is not None:
+            reply.close()
+            raise PeerLostError(f"{peer.name} is stopping")
+        return reply, first
 
     def _raise_own_shortage(self, peer: Peer, error: OSError) -> None:
         if is_own_shortage(error):
             raise self._parts.descriptors.cannot_connect(peer.name, error) from None
+
+
+class _Answer:
+    """What another router answers, on its way to the caller."""
+
+    def __init__(self, caller: Caller, peer: Peer) -> None:
+        self.stream: StreamWriter | None = None
+        """Where it goes piece by piece, once it does: then no other router can answer any more."""
+        self._caller = caller
+        self._peer = peer
+
+    async def give(self, reply: Reply, piece: bytes) -> None:
+        """Pass on `piece` and what comes of `reply`.
+
+        Raises: PeerLostError.
+        """
+        try:
+            headers = _pick_answer_headers(reply)
+            if reply.find_header(b"content-length") is not None:
+                content = piece + await _read(self._peer, reply.read())
+                self._caller.answer(content, status=reply.status, headers=headers)
+                return
+            stream = self.stream = await self._caller.begin_stream(status=reply.status, headers=headers)
+            while piece and not reply.is_read:
+                await stream.write(piece)
+                piece = await _read(self._peer, reply.read_piece(stream.write_at_once))
+            await stream.write_last(piece)
+        finally:
+            reply.close()
 
 
 async def _read(peer: Peer, content: Awaitable[bytes]) -> bytes:
@@ -168,7 +186,11 @@ async def _read(peer: Peer, content: Awaitable[bytes]) -> bytes:
     try:
         return await content
     except BrokenOffError as error:
-        raise PeerLostError(f"{peer.name} broke off ({error})", has_ended=True) from None
+        raise _broken_off(peer, error) from None
+
+
+def _broken_off(peer: Peer, error: BrokenOffError) -> PeerLostError:
+    return PeerLostError(f"{peer.name} broke off ({error})", has_ended=True)
 
 
 def _pick_answer_headers(reply: Reply) -> dict[str, str]:

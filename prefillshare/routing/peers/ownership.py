@@ -5,11 +5,14 @@ away, the next one does. So without any of them only its own sessions move, even
 with it.
 """
 
+import functools
 from collections.abc import Sequence
 from hashlib import blake2b
 
 from prefillshare.routing.call.prompt import find_beginning
 from prefillshare.routing.choice.demand import Demand
+
+_MAX_KEPT = 4096
 
 
 def session_key(demand: Demand) -> bytes:
@@ -17,6 +20,23 @@ def session_key(demand: Demand) -> bytes:
     if demand.session is not None:
         return b"session " + demand.session.encode()
     return b"prompt " + find_beginning(demand.prompts[0] if demand.prompts else b"")
+
+
+class Owners:
+    """The routers in the order in which they take a session; of named sessions, those asked for last are kept."""
+
+    def __init__(self, addresses: Sequence[str]) -> None:
+        self._addresses = tuple(addresses)
+        self._rank_named = functools.lru_cache(maxsize=_MAX_KEPT)(self._rank)
+
+    def rank(self, demand: Demand) -> Sequence[str]:
+        """Return the routers' addresses, the owner's first."""
+        key = session_key(demand)
+        # The beginning of a prompt may be long, and seldom comes again.
+        return self._rank(key) if demand.session is None else self._rank_named(key)
+
+    def _rank(self, key: bytes) -> tuple[str, ...]:
+        return tuple(rank_owners(key, self._addresses))
 
 
 def rank_owners(key: bytes, addresses: Sequence[str]) -> list[str]:
