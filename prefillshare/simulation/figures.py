@@ -5,9 +5,26 @@ from dataclasses import asdict, dataclass
 
 from prefillshare.bench.drivers.load import Load
 from prefillshare.bench.metrics.statistics import percentile
-from prefillshare.bench.records import RunRecord
+from prefillshare.bench.records import CallRecord, RunRecord
 from prefillshare.bench.workloads.base import Workload
 from prefillshare.simulation.system import SimulatedSystem, Size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slo:
+    """What a call must reach to count as good."""
+
+    ttft_s: float | None = None
+    """Longest time to the first token; None is any."""
+    e2e_s: float | None = None
+    """Longest time to the last token; None is any."""
+
+    def is_met(self, call: CallRecord) -> bool:
+        """Whether an answered call was good."""
+        return all(
+            limit_s is None or (took_s is not None and took_s <= limit_s)
+            for limit_s, took_s in ((self.ttft_s, call.ttft_s), (self.e2e_s, call.latency_s))
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +49,8 @@ class Figures:
     """From the start to the last answer."""
     calls_per_s: float
     """Answered calls per second."""
+    goodput_calls_per_s: float | None
+    """Answered calls per second that were within the limits; None without limits."""
     output_tokens_per_s: float
     """Generated tokens per second."""
     latency_p50_s: float | None
@@ -74,8 +93,9 @@ def measure(
     load: Load,
     workload: Workload,
     run: RunRecord,
+    slo: Slo | None = None,
 ) -> Figures:
-    """Return the figures of a run that has ended."""
+    """Return the figures of a run that has ended, with goodput under `slo`."""
     good = [call for call in run.calls if call.error is None]
     ideals = system.ideals
     computed = sum(worker.num_computed for worker in system.prefill.values())
@@ -92,6 +112,7 @@ def measure(
         failed=workload.num_calls - len(good),
         seconds=run.wall_s,
         calls_per_s=_per(len(good), run.wall_s),
+        goodput_calls_per_s=None if slo is None else _per(sum(map(slo.is_met, good)), run.wall_s),
         output_tokens_per_s=_per(sum(len(call.output) for call in good), run.wall_s),
         latency_p50_s=_percentile((call.latency_s for call in good), 50),
         latency_p95_s=_percentile((call.latency_s for call in good), 95),
@@ -131,6 +152,7 @@ _COLUMNS = (
     ("ttft_p95_s", "TTFT p95 [s]", 3),
     ("output_tokens_per_s", "tokens/s", 1),
     ("calls_per_s", "calls/s", 2),
+    ("goodput_calls_per_s", "goodput [calls/s]", 2),
     ("hit_ratio", "hit ratio", 3),
     ("ideal_shared_ratio", "ideal shared", 3),
     ("ideal_own_ratio", "ideal own", 3),
