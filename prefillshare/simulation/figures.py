@@ -79,6 +79,10 @@ class Figures:
     """Share of the time for which decode workers were busy."""
     core_s_per_call: float
     """Core seconds of an answered call, where workers share the cores of a machine; else 0."""
+    prefill_core_s_per_call: float
+    """Of these, those of prefill workers."""
+    decode_core_s_per_call: float
+    """Of these, those of decode workers."""
     repins: int
     """Sessions that were moved to another prefill worker, counted each time."""
     choice_us: float
@@ -102,6 +106,9 @@ def measure(
     ahead = sum(worker.num_computed_ahead for worker in system.prefill.values())
     routers = set(system.routers.values())
     prompt_tokens = ideals.prompt_tokens or 1
+    are_shared = system.cores.are_shared
+    prefill_core_s = are_shared * sum(worker.busy_s for worker in system.prefill.values())
+    decode_core_s = are_shared * sum(worker.busy_s + worker.beside_s for worker in system.decode.values())
     return Figures(
         system=name,
         workers=size.title,
@@ -127,6 +134,8 @@ def measure(
         prefill_busy=_per(_mean(worker.busy_s for worker in system.prefill.values()), run.wall_s),
         decode_busy=_per(_mean(worker.busy_s for worker in system.decode.values()), run.wall_s),
         core_s_per_call=_per(system.cores.busy_s, len(good)),
+        prefill_core_s_per_call=_per(prefill_core_s, len(good)),
+        decode_core_s_per_call=_per(decode_core_s, len(good)),
         repins=sum(router.sessions.num_repins for router in routers),
         choice_us=_per(
             1e6 * sum(router.chooser.cpu_s for router in routers), sum(router.chooser.num_choices for router in routers)
