@@ -5,11 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 AIPERF := .aiperf
+CLIENTS := .clients
 DEPLOYMENT ?= models/tiny-agents.toml
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast tmux check dist install lock clean bench bench-gpu bench-choice bench-cluster bench-codebook bench-router bench-routers bench-hosts bench-train bench-accuracy bench-tui bench-store bench-simulate bench-outside
+.PHONY: help run test test-fast test-clients lock-clients tmux check dist install lock clean bench bench-gpu bench-choice bench-cluster bench-codebook bench-codebook-accuracy bench-codebook-served bench-den bench-grow bench-router bench-routers bench-hosts bench-train bench-accuracy bench-tui bench-store bench-simulate bench-outside
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +24,9 @@ test: check tmux ## everything of check, then all tests
 
 test-fast: $(READY) tmux ## the tests that need no engine and take little
 	$(BIN)/python -m tests.support.lanes --fast $(ARGS)
+
+test-clients: $(READY) $(CLIENTS)/.ready ## try clients of the registry with both topologies (three minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.clients $(ARGS)
 
 # The dashboard is tested in a real terminal.
 tmux:
@@ -46,6 +50,10 @@ lock: $(READY) ## resolve pyproject.toml into requirements.lock again
 	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --custom-compile-command "make lock" -o requirements.lock
 
+lock-clients: $(READY) ## resolve tests/clients/requirements.in again
+	$(BIN)/uv pip compile tests/clients/requirements.in --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --custom-compile-command "make lock-clients" -o tests/clients/requirements.txt
+
 bench: $(READY) ## measure PrefillShare beside SGLang as released (docs/benchmarking.md)
 	@exec $(BIN)/prefillshare bench react $(ARGS)
 
@@ -61,6 +69,12 @@ bench-cluster: $(READY) ## measure a disaggregated deployment beside a plain ser
 
 bench-codebook: $(READY) ## measure products with 2-bit weights beside F.linear (one thread)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.codebook $(ARGS)
+
+bench-codebook-accuracy: $(READY) ## quantise the tiny modules and judge them (hours; goes on after a kill)
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.codebook.accuracy $(ARGS)
+
+bench-codebook-served: $(READY) ## serve a module of half a billion weights, full and of 2 bits: tokens/s and memory
+	$(BIN)/python -W ignore -m benchmarks.codebook.served $(ARGS)
 
 bench-hosts: $(READY) ## kill parts of a deployment on three network namespaces (root, 15 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.hosts $(ARGS)
@@ -86,16 +100,28 @@ bench-train: $(READY) ## measure cache-conditioned beside ordinary fine-tuning
 bench-accuracy: $(READY) ## train and judge modules of all kinds on the tiny family (hours; goes on after a kill)
 	$(BIN)/python -W ignore -m benchmarks.accuracy $(ARGS)
 
+bench-grow: $(READY) ## grow a family of eight tasks beside modules trained alone (goes on after a kill)
+	$(BIN)/python -W ignore -m benchmarks.grow $(ARGS)
+
+bench-den: $(READY) ## DEN on digits beside separate networks, one for all, EWC and progressive networks (minutes)
+	$(BIN)/python -W ignore -m benchmarks.den $(ARGS)
+
 bench-tui: $(READY) ## measure the CPU that the dashboard takes (32 workers, 500 sessions)
 	$(BIN)/python -m benchmarks.tui $(ARGS)
 
 clean: ## remove the environment and caches
-	rm -rf $(VENV) $(AIPERF) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(AIPERF) $(CLIENTS) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
 # aiperf wants other versions of what SGLang needs as well.
 $(AIPERF)/.ready: benchmarks/outside/requirements.txt $(READY)
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(AIPERF)
 	$(BIN)/uv pip sync --quiet --python $(AIPERF)/bin/python $<
+	touch $@
+
+# The clients want versions of their own.
+$(CLIENTS)/.ready: tests/clients/requirements.txt $(READY)
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(CLIENTS)
+	$(BIN)/uv pip sync --quiet --python $(CLIENTS)/bin/python --require-hashes $<
 	touch $@
 
 # The stamp is written last, so an interrupted installation is taken up again.

@@ -24,6 +24,10 @@ DEPLOYMENT_VARIABLE = "PREFILLSHARE_DEPLOYMENT"
 WARNINGS_VARIABLE = "PREFILLSHARE_MODULE_WARNINGS"
 """Environment variable of engines: what is to be said of its decode modules, a JSON object from name to text."""
 
+UNSHARED_VARIABLE = "PREFILLSHARE_UNSHARED_MODULES"
+"""Environment variable of engines: the decode modules that compute their prompts themselves, a JSON object from name
+to a hash of the adapter."""
+
 SHARED_MEMORY_VARIABLE = "PREFILLSHARE_SHARED_MEMORY"
 """Environment variable of decode workers, 1: their KV lies in memory that prefill workers on the machine can map."""
 
@@ -47,6 +51,12 @@ SESSION_HEADER = "X-Session-ID"
 
 MODULE_HEADER = "X-PrefillShare-Module"
 """HTTP header from the router to a prefill worker: the decode module for which it prefills."""
+
+REPORT_HEADER = "X-PrefillShare-Report"
+"""HTTP header of a prefill worker's answer in a form that has no place for it: `meta_info` of `/generate`, as JSON."""
+
+MESSAGES_PATH = "/v1/messages"
+"""Begin of the paths of Anthropic's interface, which has errors of its own form."""
 
 EAGER_HEADER = "X-PrefillShare-Eager"
 """HTTP header from the router to a worker, value 1: a prompt computed before anybody asks, after all who wait."""
@@ -82,6 +92,9 @@ NO_BOOTSTRAP_HOST = "2.2.2.2"
 
 EAGER_VARIABLE = "PREFILLSHARE_EAGER_ANSWERS"
 """Environment variable of engines that compute answers ahead: the shortest one, in tokens; not set, they do not."""
+
+RESPONSES_VARIABLE = "PREFILLSHARE_RESPONSES"
+"""Environment variable of engines that remember responses: the table `[responses]` of their deployment, as JSON."""
 
 ADMISSION_VARIABLE = "PREFILLSHARE_MEMORY_WAIT_S"
 """Environment variable of engines that hold back new sessions while memory is full: the longest wait, in seconds."""

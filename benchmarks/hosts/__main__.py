@@ -8,6 +8,7 @@ import argparse
 import os
 import platform
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +45,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if not can_have_hosts():
         raise SystemExit("namespaces cannot be made here: run as root, with iproute2 and util-linux")
+    started = time.monotonic()
     questions = ask_one_machine()
     with tempfile.TemporaryDirectory(prefix="hosts-") as folder, network_of_hosts("abc", Path(folder)) as hosts:
         workers: dict[str, tuple[Host, str | None]] = {}
@@ -57,10 +59,11 @@ def main() -> None:
             for fault in chosen:
                 results.append(try_fault(deployment, fault, questions))
                 print(results[-1], flush=True)
-    text = write_table(f"{num_equal} of {len(questions)}", num_remote, results)
+                text = write_table(f"{num_equal} of {len(questions)}", num_remote, results)
+                if arguments.out:  # after each: a later one may take longer than anybody waits
+                    arguments.out.write_text(text)
     print(text)
-    if arguments.out:
-        arguments.out.write_text(text)
+    print(f"{len(results)} faults in {(time.monotonic() - started) / 60:.1f} minutes, the start included")
 
 
 def ask_one_machine() -> list[Question]:

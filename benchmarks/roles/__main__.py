@@ -1,8 +1,8 @@
 """A load that shifts, over workers that stay what they are and over workers that follow it.
 
-Run: `python -m benchmarks.roles [--minutes 15] [--move-s 60]`. Simulated: times are those of the worker model, whatever
-this machine does meanwhile. Three phases: long prompts with short answers for both modules; long answers of `math`;
-long answers of `tool`.
+Run: `python -m benchmarks.roles [--minutes 15] [--move-s 60] [--places 192]`. Simulated: times are those of the worker
+model, whatever this machine does meanwhile. Three phases: long prompts with short answers for both modules; long
+answers of `math`; long answers of `tool`.
 """
 
 import argparse
@@ -25,8 +25,8 @@ from prefillshare.simulation.system import Size
 MODULES = ("math", "tool")
 SIZE = Size(num_prefill=2, num_decode=4)
 ROLES = Roles(follow_load=True, prefill=Limits(min=1), modules={name: Limits(min=1) for name in MODULES})
-SETTINGS = Router(max_running_per_worker=192)
-"""What a decode worker has KV for at these lengths: further calls wait at the router, where they are seen."""
+PLACES = 192
+"""Calls that a decode worker has KV for at these lengths: further ones wait at the router, not in the worker."""
 VOCABULARY = 150_000
 
 
@@ -97,10 +97,10 @@ async def ask(
     seen.firsts_s.append(reply.times[0] - due_s)
 
 
-async def run(roles: Roles, phase_s: float, move_s: float) -> tuple[list[Seen], FollowingSystem]:
+async def run(roles: Roles, settings: Router, phase_s: float, move_s: float) -> tuple[list[Seen], FollowingSystem]:
     """Run one of the two."""
     system = FollowingSystem(
-        modules=MODULES, size=SIZE, model=H100_QWEN3_8B, settings=SETTINGS, roles=roles, move_s=move_s
+        modules=MODULES, size=SIZE, model=H100_QWEN3_8B, settings=settings, roles=roles, move_s=move_s
     )
     return await drive(system, phase_s), system
 
@@ -110,12 +110,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.roles", description=__doc__)
     parser.add_argument("--minutes", type=float, default=15.0, help="length of each phase")
     parser.add_argument("--move-s", type=float, default=60.0, help="time that a worker is away when it moves")
+    parser.add_argument("--places", type=int, default=PLACES, help="max_running_per_worker")
     given = parser.parse_args(argv)
+    settings = Router(max_running_per_worker=given.places)
     print(f"{SIZE.title} of {H100_QWEN3_8B.name}, two replicas of each module, {given.minutes:g} min each, simulated\n")
     print("| phase | roles | TTFT p50 | TTFT p95 | call p50 | call p95 | refused of all |")
     print("|---|---|---|---|---|---|---|")
     for title, roles in (("stay", Roles()), ("follow the load", ROLES)):
-        seen, system = run_simulated(run(roles, given.minutes * 60, given.move_s))
+        seen, system = run_simulated(run(roles, settings, given.minutes * 60, given.move_s))
         for phase, found in zip(PHASES, seen, strict=True):
             print(f"| {phase.title} | {title} | {_describe(found)} |")
         for moved in system.moved:

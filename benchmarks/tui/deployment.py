@@ -158,7 +158,8 @@ _HAPPENINGS = (
 
 def _new_module(name: str, kind: str) -> Json:
     counters = (
-        "requests errors refused aborted running queued prompt_tokens own_hit_tokens cross_hit_tokens generated_tokens"
+        "requests errors refused aborted running queued prompt_tokens own_hit_tokens cross_hit_tokens avoidable_tokens "
+        "generated_tokens"
     )
     return {
         "name": name,

@@ -94,6 +94,7 @@ def _ask_reference(deployment: Deployment, asked: list[Asked]) -> list[list[int]
                 "path": str(locate(module)),
                 "is_adapter": module.kind == "lora" or module.merge,
                 "kv_rule": _kv_rule(locate(module)),
+                "sharing_ratio": 1.0 if module.share else 0.0,
             }
             for module in deployment.decode
         },
@@ -159,6 +160,7 @@ def _decode(base: Any, module: dict[str, Any], asked: list[Asked], load: Callabl
             end_token=-1,
             prefill_model=None if is_adapter else base,
             kv_rule=module["kv_rule"],
+            sharing_ratio=module["sharing_ratio"],
         )
     if is_adapter:
         model.unload()

@@ -11,17 +11,22 @@ from typing import Annotated
 import typer
 
 from prefillshare.cli.commands import (
+    adapt,
     ask,
     bench,
     chat,
+    check,
     doctor,
     evaluate,
+    grow,
     launch,
     logs,
     models,
     ps,
+    quantize,
     router,
     scale,
+    schema,
     simulate,
     stop,
     store,
@@ -57,9 +62,14 @@ app.command("stop")(stop.stop)
 app.command("bench")(bench.bench)
 app.command("simulate")(simulate.simulate)
 app.command("doctor")(doctor.doctor)
+app.command("schema")(schema.schema)
 app.command("verify")(verify.verify)
 app.command("train")(train.train)
+app.command("check")(check.check)
+app.command("adapt")(adapt.adapt)
+app.command("quantize")(quantize.quantize)
 app.command("eval")(evaluate.evaluate)
+app.add_typer(grow.app, name="grow")
 app.add_typer(models.app, name="models")
 app.add_typer(store.app, name="store")
 

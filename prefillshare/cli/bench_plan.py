@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -11,6 +11,8 @@ from prefillshare.bench.plan import Plan
 from prefillshare.bench.presets import Preset, choose_preset
 from prefillshare.cli.bench_options import BenchOptions
 from prefillshare.errors import BenchError
+
+_LOAD_OPTIONS: Mapping[LoadKind, str] = {"closed": "--concurrency", "poisson": "--rate", "timed": "--speed"}
 
 T = TypeVar("T")
 
@@ -47,26 +49,28 @@ def make_plan(options: BenchOptions) -> Plan:
 
 
 def _choose_loads(options: BenchOptions, preset: Preset) -> tuple[Load, ...]:
-    kinds: tuple[tuple[LoadKind, str, str | None, Callable[[str], float]], ...] = (
-        ("closed", "--concurrency", options.concurrency, int),
-        ("poisson", "--rate", options.rate, float),
-        ("timed", "--speed", options.speed, float),
-    )
-    loads = [
-        Load(kind=kind, value=value)
-        for kind, option, text, number in kinds
-        if text is not None
-        for value in parse_numbers(option, text, number)
-    ]
-    if not loads and options.workload == "trace":
-        return (Load(kind="timed", value=1),)
-    if len({load.kind for load in loads}) > 1:
-        raise BenchError("--concurrency, --rate and --speed are different kinds of load: give one of them")
-    if options.speed is not None and options.workload != "trace":
+    is_trace = options.workload == "trace"
+    loads = read_loads({"closed": options.concurrency, "poisson": options.rate, "timed": options.speed})
+    if options.speed is not None and not is_trace:
         raise BenchError(
             f"--speed plays a trace's own arrival times, and {options.workload} has none: give --rate or --concurrency"
         )
-    return tuple(loads) or preset.loads
+    return loads or ((Load(kind="timed", value=1),) if is_trace else preset.loads)
+
+
+def read_loads(given: Mapping[LoadKind, str | None], *, is_closed_whole: bool = True) -> tuple[Load, ...]:
+    """Return the loads of the one kind that is given; none where none is.
+
+    Raises: BenchError for several kinds, or for what is no list of numbers.
+    """
+    texts = {kind: text for kind, text in given.items() if text is not None}
+    if len(texts) > 1:
+        raise BenchError("--concurrency, --rate and --speed are different kinds of load: give one of them")
+    return tuple(
+        Load(kind=kind, value=value)
+        for kind, text in texts.items()
+        for value in parse_numbers(_LOAD_OPTIONS[kind], text, int if kind == "closed" and is_closed_whole else float)
+    )
 
 
 def parse_numbers(option: str, text: str, kind: Callable[[str], T]) -> tuple[T, ...]:

@@ -30,4 +30,4 @@ def _print(roster: "Roster") -> None:
     put_table(_HEADER, rows)
     for member in roster.members:
         if member.reason:
-            say(f"{member.name} on {member.node}: {member.reason}")
+            say(f"{member.name}{f' on {member.node}' if member.node else ''}: {member.reason}")

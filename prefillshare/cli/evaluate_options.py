@@ -18,7 +18,12 @@ WeightsFile = Annotated[
     Path | None, typer.Option(help="Deployment file: decode its modules here instead of asking a server.")
 ]
 SharingRatio = Annotated[
-    float, typer.Option(min=0, max=1, help="With --weights: part of each prompt whose KV is the prefill module's.")
+    float | None,
+    typer.Option(
+        min=0,
+        max=1,
+        help="With --weights: part of each prompt whose KV is the prefill module's; without it, as the file serves it.",
+    ),
 ]
 DataDir = Annotated[Path | None, typer.Option(help="Directory of the suites' files.", envvar="PREFILLSHARE_DATA")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Ask only the first problems of each suite.")]
@@ -51,8 +56,8 @@ class EvaluateOptions:
     """Key of the server."""
     weights: Path | None
     """Deployment file whose modules are decoded in process; None asks a server."""
-    sharing_ratio: float
-    """Part of each prompt whose KV is the prefill module's; a server shares whole prompts."""
+    sharing_ratio: float | None
+    """Part of each prompt whose KV is the prefill module's; None, and from a server, as the deployment file says."""
     data: Path | None
     """Directory of the suites' files."""
     limit: int | None
@@ -75,9 +80,9 @@ class EvaluateOptions:
             missing = "suite" if not self.suites else "model"
             raise EvaluationError(f"no {missing} is given: prefillshare eval gsm8k --model NAME --url URL")
         self._check_out()
-        if self.weights is None and self.sharing_ratio != 1:
+        if self.weights is None and self.sharing_ratio is not None:
             raise EvaluationError(
-                f"--sharing-ratio {self.sharing_ratio} is for --weights: a server shares whole prompts"
+                f"--sharing-ratio {self.sharing_ratio} is for --weights: a server shares as its deployment file says"
             )
         self._check_harness()
 

@@ -46,7 +46,7 @@ def store_scores(scores: Sequence[Score], options: EvaluateOptions, url: str, ou
     say(f"every answer: {out}; compare it with: prefillshare eval --compare {shlex.quote(str(out))} OTHER")
 
 
-def _weights_origin(options: EvaluateOptions) -> dict[str, str | float]:
+def _weights_origin(options: EvaluateOptions) -> dict[str, str | float | None]:
     return {"weights": str(options.weights), "sharing_ratio": options.sharing_ratio}
 
 

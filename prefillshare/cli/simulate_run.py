@@ -8,7 +8,7 @@ from typing import Any
 from prefillshare.bench.drivers.load import Load, LoadKind
 from prefillshare.bench.families.base import module_name
 from prefillshare.bench.workloads.base import Shape
-from prefillshare.cli.bench_plan import parse_numbers
+from prefillshare.cli.bench_plan import parse_numbers, read_loads
 from prefillshare.cli.output import put_json, put_table, say
 from prefillshare.config import load_deployment
 from prefillshare.config.schema import Deployment
@@ -150,18 +150,12 @@ def _own_size(deployment: Deployment, num_modules: int) -> Size:
 
 
 def _choose_loads(options: Simulated) -> tuple[Load, ...]:
-    given = {kind: text for kind, text in options.loads.items() if text is not None}
-    if len(given) > 1:
-        raise SimulationError("--concurrency, --rate and --speed are different kinds of load: give one of them")
-    if "timed" in given and options.trace is None:
+    loads = read_loads(options.loads, is_closed_whole=not options.is_load_per_worker)
+    if options.loads.get("timed") is not None and options.trace is None:
         raise SimulationError("--speed plays a trace's own arrival times: give --trace, or --rate or --concurrency")
-    if options.arrival_rate is not None and "closed" not in given:
+    if options.arrival_rate is not None and options.loads.get("closed") is None:
         raise SimulationError("--arrivals says how sessions come to --concurrency: give that as well, or --rate alone")
-    kind: LoadKind
-    for kind, text in given.items():
-        number = float if kind != "closed" or options.is_load_per_worker else int
-        return tuple(Load(kind=kind, value=value) for value in parse_numbers(f"the {kind} load", text, number))
-    return (Load(kind="timed", value=1),) if options.trace is not None else (Load(kind="closed", value=8),)
+    return loads or (Load(kind="timed", value=1) if options.trace is not None else Load(kind="closed", value=8),)
 
 
 def _make_directory(directory: Path) -> None:

@@ -12,6 +12,7 @@ from prefillshare.cluster.keeper import Keeper
 from prefillshare.cluster.members import ask, list_deployments
 from prefillshare.cluster.plan import Member
 from prefillshare.cluster.status import LogPiece, MemberStatus
+from prefillshare.errors import ServerError
 
 _FIND_EVERY_S = 2.0
 _LOOK_EVERY_S = 0.5
@@ -36,7 +37,7 @@ class RouterFinder:
     def _keep_finding(self) -> None:
         while True:
             # What cannot be asked now is asked again; until then nothing is known to have changed.
-            with contextlib.suppress(ray.exceptions.RayError, OSError, ValueError):
+            with contextlib.suppress(ray.exceptions.RayError, ServerError, OSError, ValueError):
                 self._found = _find_routers(self._deployment, self._found)
             time.sleep(_FIND_EVERY_S)
 

@@ -9,16 +9,15 @@ from dataclasses import dataclass
 
 from prefillshare.cluster import connection
 from prefillshare.cluster.members import ask, list_deployments
-from prefillshare.cluster.plan import Group, Member, Plan, next_members, revision_of, spot_of, wanted_sizes
+from prefillshare.cluster.plan import Group, Member, Plan, next_members, revision_of, wanted_sizes
 from prefillshare.cluster.roster import Roster, read_roster
-from prefillshare.cluster.status import MemberStatus
-from prefillshare.errors import ConfigError, LaunchError
+from prefillshare.cluster.waiting import NewMembers
+from prefillshare.errors import ConfigError, ServerError
 
 DRAIN_S = 30.0
 _LEAVE_EXTRA_S = 20.0
 """Longer than a member drains, before its actor is ended without it."""
 _POLL_S = 0.5
-_SAY_PLACING_AFTER_S = 10.0
 
 Say = Callable[[str], None]
 
@@ -91,51 +90,19 @@ class Changer:
         try:
             for member in members:
                 connection.start_member(member, [known.node_id for known in roster.of(member.group) if known.node_id])
-            self._wait_for(members)
+            NewMembers(plan=self.plan, members=members, say=self.say).wait(self.timeout_s, self.check)
+        except ServerError as error:
+            names = ", ".join(member.name for member in members)
+            raise ServerError(f"{error}; {names} may have been placed: `prefillshare ps` says so then") from None
         except BaseException:
             self.remove([member.name for member in members], drain_s=0)
             raise
-
-    def _wait_for(self, members: Sequence[Member]) -> None:
-        deadline, started_at = time.monotonic() + self.timeout_s, time.monotonic()
-        said: dict[str, str] = {}
-        waiting = {member.name: member for member in members}
-        while waiting:
-            self.check()
-            roster = read_roster(self.name)
-            for status in roster.members:
-                if status.name in waiting:
-                    self._look_at(status, waiting[status.name], said, time.monotonic() - started_at)
-                    if roster.is_serving(status):
-                        del waiting[status.name]
-            if waiting and time.monotonic() > deadline:
-                raise LaunchError(f"{', '.join(waiting)} did not serve within {self.timeout_s:.0f} s: {said}")
-            if waiting:
-                time.sleep(_POLL_S)
-
-    def _look_at(self, status: MemberStatus, member: Member, said: dict[str, str], waited_s: float) -> None:
-        if status.state == "failed":
-            raise LaunchError(f"{status.name} on node {status.node} did not start: {status.reason}")
-        if status.state == "placing" and waited_s < _SAY_PLACING_AFTER_S:
-            return
-        text = f"{status.state} on {status.node}" if status.node else _describe_need(self.plan, member)
-        if status.reason:
-            text = f"{text}: {status.reason}"
-        if said.get(status.name) != text:
-            said[status.name] = text
-            self.say(f"{status.name}: {text}")
 
     def remove(self, names: Sequence[str], drain_s: float = DRAIN_S) -> None:
         """Let members end their calls, all at once and within `drain_s` seconds, and end them for good."""
         if not names:
             return
         _end_members(self.name, names, drain_s, self.say)
-
-
-def _describe_need(plan: Plan, member: Member) -> str:
-    spot = spot_of(plan, member.group.role)
-    labels = ", ".join(f"{name}={value}" for name, value in spot.labels.items()) or "any labels"
-    return f"waits for a node with {labels}, {spot.gpus} GPUs and {spot.cpus} CPUs free, or for its process there"
 
 
 def check_prefill(plan: Plan, running: Plan) -> None:

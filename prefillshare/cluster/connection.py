@@ -6,18 +6,28 @@ import socket
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import ray
+import ray.util.client
 from ray._private import worker as ray_worker
+from ray._private.state import available_resources_per_node
 
 from prefillshare.cluster.actor import MemberActor
+from prefillshare.cluster.bounded import RAY
 from prefillshare.cluster.members import NAMESPACE
+from prefillshare.cluster.nodes import Node
 from prefillshare.cluster.plan import Member
 from prefillshare.errors import ServerError
 
 _CONNECT_TIMEOUT_S = 5.0
+_JOIN_TIMEOUT_S = 90.0
+"""Longest wait until the cluster takes this process; its client server starts a process for each client."""
+_LEAVE_TIMEOUT_S = 5.0
 _CLIENT = "ray://"
 """Begins the address of a client server, which serves machines that are no nodes."""
+_FREE_S = 30.0
+"""Longest wait for what is free; with a client, for a process that is started for that."""
 _NUM_THREADS = 16
 _SETTINGS_FRAME = b"\x04"
 _HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + _SETTINGS_FRAME + bytes(5)
@@ -33,6 +43,8 @@ _SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # An address that Ray rewrites (localhost) may lead nowhere, and it would try for minutes.
     "RAY_gcs_server_port_wait_time_s": "1",
+    # Ray would end this process where it stands, a minute after the head has gone.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "3600",
 }
 
 
@@ -44,13 +56,18 @@ def connect(address: str) -> None:
     _check_reachable(address)
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
+    RAY.address = address
     try:
-        # What actors print stands in their logs.
-        _keep_stdout_for_data()
-        with warnings.catch_warnings(action="ignore"):
-            ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
+        RAY.run("joining it", lambda: _join(address), timeout_s=_JOIN_TIMEOUT_S)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise ServerError(_explain(address, " ".join(str(error).split()))) from None
+
+
+def _join(address: str) -> None:
+    _keep_stdout_for_data()
+    with warnings.catch_warnings(action="ignore"):
+        # What actors print stands in their logs.
+        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
 
 
 def _explain(address: str, reason: str) -> str:
@@ -59,13 +76,17 @@ def _explain(address: str, reason: str) -> str:
     if "ersion mismatch" in reason:
         return f"{beginning}: install the same Python and the same ray on all machines"
     if address.startswith(_CLIENT):
-        return f"{beginning}: name the port of the client server that `ray start --head` started, 10001 by default"
+        return (
+            f"{beginning}: see that its head runs, and name the port of the client server that `ray start --head` "
+            "started, 10001 by default"
+        )
     return f"{beginning}: run `ray start --address={address}` here, or name its client server, ray://HOST:10001"
 
 
 def disconnect() -> None:
-    """Leave the cluster; the actors stay."""
-    ray.shutdown()
+    """Leave the cluster; the actors stay. One that does not answer is left without a word."""
+    with contextlib.suppress(ServerError):
+        RAY.run("leaving it", ray.shutdown, timeout_s=_LEAVE_TIMEOUT_S)
 
 
 def _keep_stdout_for_data() -> None:
@@ -106,7 +127,12 @@ def start_member(member: Member, taken: Sequence[str] = ()) -> None:
     """Let Ray place a member; one of that name that is there stays as it is.
 
     `taken` are the ids of the nodes of its group's other members, each as often as it has one.
+    Raises: ServerError when the cluster does not answer.
     """
+    RAY.run(f"placing {member.name}", lambda: _start(member, taken))
+
+
+def _start(member: Member, taken: Sequence[str]) -> None:
     spot, deployment = member.spot, member.plan.config.name
     wanted, *others = order_selectors(spot.labels, taken if spot.spread else ())
     maker = ray.remote(MemberActor).options(
@@ -139,7 +165,48 @@ def order_selectors(labels: Mapping[str, str], taken: Sequence[str]) -> list[dic
     return [*({**labels, _NODE_LABEL: f"!in({','.join(nodes)})"} for nodes in crowded), dict(labels)]
 
 
+def read_nodes() -> list[Node]:
+    """Return the nodes that are up, with what is free on each.
+
+    Raises: ServerError when the cluster does not answer.
+    """
+    is_client = ray.util.client.ray.is_connected()
+    free = RAY.run("asking what is free", _ask_a_node_what_is_free if is_client else _read_free, timeout_s=_FREE_S)
+    nodes = RAY.run("listing nodes", ray.nodes)
+    return [_describe_node(node, free.get(node["NodeID"], {})) for node in nodes if node["Alive"]]
+
+
+def _read_free() -> Mapping[str, Mapping[str, float]]:
+    return available_resources_per_node()
+
+
+def _ask_a_node_what_is_free() -> Mapping[str, Mapping[str, float]]:
+    """A client cannot ask the head: a process on some node does so for it."""
+    return ray.get(ray.remote(_read_free).options(num_cpus=0).remote(), timeout=_FREE_S)
+
+
+def _describe_node(told: Mapping[str, Any], free: Mapping[str, float]) -> Node:
+    # What is free is told a moment after a node has joined; what is all taken is left out.
+    has = told["Resources"]
+    return Node(
+        id=told["NodeID"],
+        name=told["NodeManagerHostname"],
+        labels=told["Labels"],
+        gpus=has.get("GPU", 0),
+        cpus=has.get("CPU", 0),
+        free_gpus=free.get("GPU", 0),
+        free_cpus=free.get("CPU", 0),
+    )
+
+
 def remove_member(deployment: str, name: str) -> None:
-    """End the actor of a member for good, and its processes with it, if they still run."""
+    """End the actor of a member for good, and its processes with it, if they still run.
+
+    Raises: ServerError when the cluster does not answer.
+    """
+    RAY.run(f"ending {name}", lambda: _end(deployment, name))
+
+
+def _end(deployment: str, name: str) -> None:
     with contextlib.suppress(ValueError):  # it has gone
         ray.kill(ray.get_actor(name, namespace=NAMESPACE + deployment), no_restart=True)

@@ -6,14 +6,19 @@ from typing import Any
 
 import ray
 
+from prefillshare.cluster.bounded import CALL_S, RAY
+
 NAMESPACE = "prefillshare:"
 """Begins the Ray namespace of each deployment, so that its actors are found without knowing of it."""
 
 
 def list_deployments() -> dict[str, list[str]]:
-    """Return the deployments on the cluster with the names of their members."""
+    """Return the deployments on the cluster with the names of their members.
+
+    Raises: ServerError when the cluster does not answer.
+    """
     found: dict[str, list[str]] = {}
-    for actor in ray.util.list_named_actors(all_namespaces=True):
+    for actor in RAY.run("listing deployments", lambda: ray.util.list_named_actors(all_namespaces=True)):
         if actor["namespace"].startswith(NAMESPACE):
             found.setdefault(actor["namespace"].removeprefix(NAMESPACE), []).append(actor["name"])
     return {name: sorted(found[name]) for name in sorted(found)}
@@ -23,7 +28,18 @@ def ask(deployment: str, names: Iterable[str], method: str, *arguments: object, 
     """Ask members all at once; return what each answered, and its exception where it failed.
 
     One that has not answered in time is left out.
+    Raises: ServerError when the cluster does not answer.
     """
+    return RAY.run(
+        f"asking {deployment}",
+        lambda: _ask(deployment, names, method, arguments, timeout_s),
+        timeout_s=timeout_s + CALL_S,
+    )
+
+
+def _ask(
+    deployment: str, names: Iterable[str], method: str, arguments: tuple[object, ...], timeout_s: float
+) -> Mapping[str, Any]:
     asked = {}
     for name in names:
         with contextlib.suppress(ValueError):  # it has gone meanwhile

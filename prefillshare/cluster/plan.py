@@ -56,6 +56,11 @@ class Group:
         """Return what people call one of them."""
         return "-".join(filter(None, (self.role, self.module, str(number))))
 
+    def has(self, name: str) -> bool:
+        """Whether a member of that name is of this group; names of modules may begin alike."""
+        beginning = self.member_name(0).removesuffix("0")
+        return name.startswith(beginning) and name.removeprefix(beginning).isdigit()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:

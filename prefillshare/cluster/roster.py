@@ -1,10 +1,12 @@
 """The members of a deployment on a cluster as they stand now, asked of all at once."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from prefillshare.cluster.connection import read_nodes
 from prefillshare.cluster.members import ask, list_deployments
-from prefillshare.cluster.plan import Group, Plan
+from prefillshare.cluster.nodes import explain_waiting
+from prefillshare.cluster.plan import Group, Plan, spot_of, wanted_sizes
 from prefillshare.cluster.status import MemberStatus
 from prefillshare.errors import ConfigError, ServerError
 
@@ -22,8 +24,7 @@ class Roster:
 
     def of(self, group: Group) -> list[MemberStatus]:
         """Return the members of one group, also those that have not said anything yet, by number."""
-        beginning = group.member_name(0).removesuffix("0")
-        found = [member for member in self.members if _belongs(member.name, beginning)]
+        found = [member for member in self.members if group.has(member.name)]
         return sorted(found, key=lambda member: member.number)
 
     def routers(self) -> list[MemberStatus]:
@@ -44,10 +45,6 @@ class Roster:
         return bool(routers) and all(dict(router.workers).get(member.name) == "up" for router in routers)
 
 
-def _belongs(name: str, beginning: str) -> bool:
-    return name.startswith(beginning) and name.removeprefix(beginning).isdigit()
-
-
 def read_roster(deployment: str, names: Sequence[str] | None = None) -> Roster:
     """Ask every member of a deployment how it stands; `names` where they are known already."""
     names = list_deployments().get(deployment, []) if names is None else names
@@ -58,6 +55,25 @@ def read_roster(deployment: str, names: Sequence[str] | None = None) -> Roster:
 def read_rosters() -> list[Roster]:
     """Return all deployments on the cluster."""
     return [read_roster(name, names) for name, names in list_deployments().items()]
+
+
+def explain_waits(roster: Roster) -> Roster:
+    """Return the roster with reasons for members that no node has taken, as far as anybody knows what they need."""
+    if not any(member.is_waiting for member in roster.members):
+        return roster
+    try:
+        plan = read_plan(roster)
+    except ServerError:
+        return roster  # nobody is there who knows
+    nodes = read_nodes()
+    spots = {member.name: spot_of(plan, group.role) for group in wanted_sizes(plan) for member in roster.of(group)}
+    members = (
+        replace(member, reason=explain_waiting(spots[member.name], nodes))
+        if member.is_waiting and member.name in spots
+        else member
+        for member in roster.members
+    )
+    return replace(roster, members=tuple(members))
 
 
 def read_plan(roster: Roster) -> Plan:

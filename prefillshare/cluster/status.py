@@ -40,6 +40,11 @@ class MemberStatus:
     """Of a router: its workers with their states."""
 
     @property
+    def is_waiting(self) -> bool:
+        """Whether no node has it, as far as anybody knows."""
+        return self.state in ("placing", "moving")
+
+    @property
     def number(self) -> int:
         """Which of its group it is."""
         return int(self.name.rpartition("-")[2])

@@ -1,13 +1,15 @@
-"""Read a deployment file or a training file."""
+"""Read a deployment file, or one of a run: training, a task of a family, quantisation."""
 
 import dataclasses
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from prefillshare.config.cluster import Cluster
+from prefillshare.config.growing import GrowTask
+from prefillshare.config.quantisation import Quantisation
 from prefillshare.config.roles import check_limits
 from prefillshare.config.schema import DecodeModule, Deployment, PrefillModule
 from prefillshare.config.store import Store
@@ -19,8 +21,16 @@ _ENCODING = "utf-8-sig"
 """Some editors put a byte-order mark before the text."""
 _DEPLOYMENT_KEYS = frozenset({"prefill", "decode"})
 _TRAINING_KEYS = frozenset({"base", "data"})
+_QUANTISATION_KEYS = frozenset({"base", "module"})
+_KEYS: Mapping[type, frozenset[str]] = {
+    Training: _TRAINING_KEYS,
+    GrowTask: _TRAINING_KEYS,
+    Quantisation: _QUANTISATION_KEYS,
+}
+"""By which keys a file is known as one of its kind, so that a mistaken name can be helped with."""
 
 M = TypeVar("M", PrefillModule, DecodeModule)
+R = TypeVar("R", Training, GrowTask, Quantisation)
 
 
 def load_deployment(file: Path) -> Deployment:
@@ -91,19 +101,62 @@ def load_training(file: Path) -> Training:
 
     Raises: ConfigError, naming the file, the table and the fix.
     """
-    file = Path(file)
-    table = _read(file, "training", _TRAINING_KEYS, "models/recipes has examples")
+    return _load_run(Training, Path(file), "training", "models/recipes has examples", _place_training)
+
+
+def load_grow_task(file: Path) -> GrowTask:
+    """Return the task that `file` describes, its paths absolute; the base and a data file must exist.
+
+    Raises: ConfigError, naming the file, the table and the fix.
+    """
+    return _load_run(GrowTask, Path(file), "task", "docs/grow.md has an example", lambda task, file: task)
+
+
+def load_quantisation(file: Path) -> Quantisation:
+    """Return what `file` says of a module that is to be quantised, its paths absolute; what they name must exist.
+
+    Raises: ConfigError, naming the file, the table and the fix.
+    """
+    example = "models/recipes/tiny-math-2bit.toml is an example"
+    return _load_run(Quantisation, Path(file), "quantisation", example, _place_quantisation)
+
+
+def _load_run(kind: type[R], file: Path, called: str, otherwise: str, place: Callable[[R, Path], R]) -> R:
+    """Read a file about a base and data, and let `place` make its further paths absolute."""
+    table = _read(file, called, _KEYS[kind], otherwise)
     try:
-        training = build(Training, table, "the file", hidden=frozenset({"source"}))
-        base, data = training.base, training.data
+        run = build(kind, table, "the file", hidden=frozenset({"source"}))
+        base, data = run.base, run.data
         if base.path is not None:
             base = dataclasses.replace(base, path=_find_directory(base.path, file, "of the base"))
-        if data.file is not None:
+        if data is not None and data.file is not None:
             data = dataclasses.replace(data, file=_find_file(data.file, file))
-        output = _make_absolute(training.output, file)
-        return dataclasses.replace(training, base=base, data=data, output=output, source=file.resolve())
+        return place(dataclasses.replace(run, base=base, data=data, source=file.resolve()), file)
     except ConfigError as error:
         raise ConfigError(f"{file}: {str(error).removeprefix('the file: ')}") from None
+
+
+def _place_training(training: Training, file: Path) -> Training:
+    if training.start is not None and training.lora is not None:
+        raise ConfigError("[lora] stands beside start: the adapter there has a shape, remove the table")
+    start = None if training.start is None else _find_start(training.start, file)
+    return dataclasses.replace(training, start=start, output=_make_absolute(training.output, file))
+
+
+def _place_quantisation(wanted: Quantisation, file: Path) -> Quantisation:
+    module = dataclasses.replace(wanted.module, path=_find_module(wanted.module.path, file))
+    return dataclasses.replace(wanted, module=module, output=_make_absolute(wanted.output, file))
+
+
+def _find_module(path: Path, file: Path) -> Path:
+    found = _make_absolute(path, file)
+    if not found.is_dir():
+        state = "is not a directory" if found.exists() else "does not exist"
+        raise ConfigError(
+            f"path {str(path)!r} under [module] {state} ({found}): correct path, which is relative to the file, to the "
+            "directory of an adapter or of a module with full weights"
+        )
+    return found
 
 
 def _read(file: Path, kind: str, keys: frozenset[str], otherwise: str) -> dict[str, Any]:
@@ -150,6 +203,16 @@ def _find_directory(path: Path, file: Path, whose: str) -> Path:
             f"path {str(path)!r} {whose} {state} ({found}): correct path, which is relative "
             f"to the {'training' if whose == 'of the base' else 'deployment'} file, or name a hub repository with "
             'hub = "..."'
+        )
+    return found
+
+
+def _find_start(path: Path, file: Path) -> Path:
+    found = _make_absolute(path, file)
+    if not (found / "adapter_config.json").is_file():
+        raise ConfigError(
+            f"start {str(path)!r} is no adapter ({found} has no adapter_config.json): give the directory of one, "
+            "relative to the training file"
         )
     return found
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from prefillshare.config.cluster import Cluster
+from prefillshare.config.responses import Responses
 from prefillshare.config.roles import Roles
 from prefillshare.config.router import Router
 from prefillshare.config.store import MIN_PAGE_TOKENS, Store
@@ -130,6 +131,9 @@ class DecodeModule(_Module):
     """For `full`: the directory holds an adapter, to be merged into the prefill module's weights on first launch."""
     replicas: int = 1
     """Decode workers that hold this module; disaggregated only."""
+    share: bool = True
+    """Whether its prompts are computed by the prefill module, for all. false: an adapter that was trained the ordinary
+    way computes its prompts itself, and keeps their KV for itself; colocated only."""
     accept_naive: bool = False
     """Serve it although it was not trained on the prefill module's KV, or nobody knows how; it answers badly."""
     example: str = "Hello!"
@@ -142,6 +146,16 @@ class DecodeModule(_Module):
             raise ConfigError(
                 f'module {self.name!r} has merge = true and kind = "lora": write kind = "full" to serve the merged '
                 "weights, or remove merge"
+            )
+        if not self.share and self.kind != "lora":
+            raise ConfigError(
+                f'module {self.name!r} has share = false and kind = "full": only an adapter (kind = "lora") computes '
+                "its prompts itself here; serve full weights by a server of their own"
+            )
+        if not self.share and self.accept_naive:
+            raise ConfigError(
+                f"module {self.name!r} has share = false and accept_naive = true: with its own prompts it answers as "
+                "it was trained to, remove accept_naive"
             )
 
 
@@ -266,6 +280,8 @@ class Deployment:
     """Placement on the nodes of a cluster; disaggregated only."""
     roles: Roles = field(default_factory=Roles)
     """Whether workers change their role with the load; disaggregated only."""
+    responses: Responses = field(default_factory=Responses)
+    """How much of what `/v1/responses` answered is remembered."""
     otlp_endpoint: str | None = None
     """OTLP gRPC receiver of OpenTelemetry traces, such as http://localhost:4317; None makes no traces."""
     source: Path | None = None
@@ -293,11 +309,8 @@ class Deployment:
             seen[module.name] = f"decode module {number}"
         if self.topology == "colocated":
             self._check_colocated()
-        elif self.engine.memory_wait_s:
-            raise ConfigError(
-                f"memory_wait_s is {self.engine.memory_wait_s}, and sessions wait for memory in topology = "
-                '"colocated" only: remove it'
-            )
+        else:
+            self._check_disaggregated()
         if self.store is not None and (self.engine.page_size or MIN_PAGE_TOKENS) < MIN_PAGE_TOKENS:
             raise ConfigError(
                 f"page_size is {self.engine.page_size} and a store looks up, checks and copies page by page, which "
@@ -322,6 +335,19 @@ class Deployment:
                 f'[prefill] has workers = {self.prefill.workers}, and topology = "colocated" has one engine: remove '
                 'workers, or write topology = "disaggregated"'
             )
+
+    def _check_disaggregated(self) -> None:
+        if self.engine.memory_wait_s:
+            raise ConfigError(
+                f"memory_wait_s is {self.engine.memory_wait_s}, and sessions wait for memory in topology = "
+                '"colocated" only: remove it'
+            )
+        for module in self.decode:
+            if not module.share:
+                raise ConfigError(
+                    f'decode module {module.name!r} has share = false, and topology = "disaggregated" has prefill '
+                    'workers that hold the prefill module alone: serve it with topology = "colocated"'
+                )
 
     @property
     def memory_wait_s(self) -> float:

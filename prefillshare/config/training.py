@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from prefillshare.config.checks import check_optional_positive, check_positive
 from prefillshare.errors import ConfigError
 
 Source = Literal["gsm8k", "metamath", "evolinstruct-code", "xlam-function-calling"]
@@ -94,7 +95,7 @@ class Data:
             raise ConfigError(f"source {self.source!r} knows its hub data set: remove hub, or source")
         if self.file is not None and (self.subset or self.split or self.revision):
             raise ConfigError("file stands beside subset, split or revision: a file has none of them, remove them")
-        _check_optional_positive("max_rows", self.max_rows)
+        check_optional_positive("max_rows", self.max_rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +113,7 @@ class Batch:
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "size", "accumulation"):
-            _check_positive(name, getattr(self, name))
+            check_positive(name, getattr(self, name))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +148,7 @@ class Optimizer:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must lie between 0 and 1")
         if self.weight_decay < 0:
             raise ConfigError(f"weight_decay is {self.weight_decay}: it must be 0 or more")
-        _check_optional_positive("max_steps", self.max_steps)
+        check_optional_positive("max_steps", self.max_steps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +164,7 @@ class Lora:
 
     def __post_init__(self) -> None:
         for name in ("rank", "alpha"):
-            _check_positive(name, getattr(self, name))
+            check_positive(name, getattr(self, name))
         for target in self.targets or ():
             if target not in PROJECTIONS:
                 raise ConfigError(
@@ -190,7 +191,7 @@ class Run:
 
     def __post_init__(self) -> None:
         for name in ("save_steps", "keep_checkpoints", "log_steps"):
-            _check_positive(name, getattr(self, name))
+            check_positive(name, getattr(self, name))
         if self.save_steps % self.log_steps:
             raise ConfigError(
                 f"save_steps {self.save_steps} is no multiple of log_steps {self.log_steps}, so a resumed run would "
@@ -229,6 +230,8 @@ class Training:
     `full-ft`: ordinary fine-tuning, for comparison."""
     seed: int = 0
     """Seed of the order of rows and of the adapter's first weights."""
+    start: Path | None = None
+    """Directory of an adapter to go on from, which gives the new one its shape; when not given, a fresh one."""
     base: BaseModel
     """The prefill module."""
     data: Data
@@ -249,6 +252,8 @@ class Training:
     def __post_init__(self) -> None:
         if self.kind == "full" and self.lora is not None:
             raise ConfigError('[lora] stands beside kind = "full": remove the table, or write kind = "lora"')
+        if self.kind == "full" and self.start is not None:
+            raise ConfigError('start stands beside kind = "full": it is an adapter, write kind = "lora" or remove it')
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed is {self.seed}: it must lie between 0 and 4294967295")
         if self.objective == "icarus":
@@ -284,13 +289,3 @@ class Training:
                 f'sharing_ratio is {self.evaluation.sharing_ratio:g} and objective "icarus" has none, since all KV '
                 "is the base's: remove sharing_ratio"
             )
-
-
-def _check_positive(name: str, value: int) -> None:
-    if value < 1:
-        raise ConfigError(f"{name} is {value}: it must be at least 1")
-
-
-def _check_optional_positive(name: str, value: int | None) -> None:
-    if value is not None:
-        _check_positive(name, value)

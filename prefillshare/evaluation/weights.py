@@ -16,11 +16,11 @@ BATCH = 32
 class WeightsModel:
     """A decode module over the KV of its prefill module, or the prefill module itself."""
 
-    def __init__(self, deployment: ResolvedDeployment, name: str, *, sharing_ratio: float = 1.0) -> None:
+    def __init__(self, deployment: ResolvedDeployment, name: str, *, sharing_ratio: float | None = None) -> None:
         """Load the module `name`, on the GPU if there is one.
 
-        `sharing_ratio` is the part of x_1..x_{n-1} whose KV is the prefill module's: 1 as served, 0 as an ordinary
-        model.
+        `sharing_ratio` is the part of x_1..x_{n-1} whose KV is the prefill module's: None as served, which is all of
+        it, and nothing for a module with `share = false`; 0 as an ordinary model.
 
         Raises: EvaluationError for an unknown name or a ratio that the module has no use for; TrainingError for an
         architecture whose KV cannot be shared.
@@ -28,15 +28,16 @@ class WeightsModel:
         from transformers import AutoTokenizer
 
         self.name = name
-        self._sharing_ratio = sharing_ratio
-        self._kv_rule = _rule_of(_find(deployment, name))
-        if self._kv_rule == "all-base" and sharing_ratio != 1:
+        module = _find(deployment, name)
+        self._sharing_ratio = _ratio_as_served(module) if sharing_ratio is None else sharing_ratio
+        self._kv_rule = _rule_of(module)
+        if self._kv_rule == "all-base" and self._sharing_ratio != 1:
             raise EvaluationError(
-                f"the sharing ratio is {sharing_ratio:g}, and module {name!r} has none, since all its KV is the "
+                f"the sharing ratio is {self._sharing_ratio:g}, and module {name!r} has none, since all its KV is the "
                 "prefill module's (kv_rule all-base): leave out --sharing-ratio"
             )
         self._tokenizer: Any = AutoTokenizer.from_pretrained(deployment.prefill_path)
-        self._model, self._prefill = _load(deployment, _find(deployment, name))
+        self._model, self._prefill = _load(deployment, module)
         self._ends = _end_tokens(self._tokenizer, self._model)
 
     def score(self, suite: Suite, on_answer: Callable[[], None] = lambda: None) -> Score:
@@ -90,6 +91,10 @@ def _find(deployment: ResolvedDeployment, name: str) -> ResolvedModule | None:
 
 def _rule_of(module: ResolvedModule | None) -> KvRule:
     return "own-answers" if module is None or module.manifest is None else module.manifest.kv_rule
+
+
+def _ratio_as_served(module: ResolvedModule | None) -> float:
+    return 1.0 if module is None or module.spec.share else 0.0
 
 
 def _load(deployment: ResolvedDeployment, module: ResolvedModule | None) -> tuple[Any, Any]:

@@ -1,9 +1,11 @@
-"""Where modules of 2-bit codebook weights can stand: as decode modules with full weights, on a CPU."""
+"""Modules of 2-bit codebook weights: where they can stand (decode modules on a CPU), and whether they are whole."""
 
 from pathlib import Path
 
 from prefillshare.codebook.section import codebook_shape
+from prefillshare.codebook.shape import CodebookShape
 from prefillshare.errors import ModuleError
+from prefillshare.modules.fingerprint import TensorEntry, tensor_entries, weight_files
 
 
 def refuse_as_base(path: Path, name: str, use: str) -> None:
@@ -28,3 +30,42 @@ def refuse_on_gpu(path: Path, name: str) -> None:
             f"decode module {name!r} in {path} has 2-bit codebook weights, which are served on CPUs only: point path "
             'at the module that it was made from, or set device = "cpu" under [engine]'
         )
+
+
+def check_whole(path: Path, name: str) -> None:
+    """Refuse codebook weights whose tensors are not what config.json says of them; nothing for other modules.
+
+    An engine would end in the middle of loading them.
+    Raises: ModuleError.
+    """
+    shape = codebook_shape(path)
+    if shape is None:
+        return
+    entries = {entry.name: entry for entry in tensor_entries(weight_files(path))}
+    for layer in (entry.removesuffix(".codes") for entry in entries if entry.endswith(".codes")):
+        found = {part: entries.get(f"{layer}.{part}") for part in ("codes", "codebooks", "scales")}
+        if (wrong := _first_wrong(found, shape)) is not None:
+            part, sizes = wrong
+            raise ModuleError(
+                f"decode module {name!r} in {path} has {part} of {layer} {sizes}, which config.json (m = "
+                f"{shape.num_codebooks}, b = {shape.code_bits}, v = {shape.segment}, g = {shape.group}) does not say: "
+                "quantise the module again"
+            )
+
+
+def _first_wrong(found: dict[str, TensorEntry | None], shape: CodebookShape) -> tuple[str, str] | None:
+    """The part of a layer that is missing or of other sizes, and what was found of it."""
+    codes = found["codes"]
+    assert codes is not None, "layers are found by their codes"
+    num_outputs, num_segments = codes.shape[0], codes.shape[1]
+    num_groups = num_segments * shape.segment // shape.group
+    wanted = {
+        "codes": (num_outputs, num_groups * shape.group // shape.segment, shape.num_codebooks),
+        "codebooks": (shape.num_codebooks, shape.num_entries, shape.segment),
+        "scales": (num_outputs, num_groups),
+    }
+    for part, sizes in wanted.items():
+        entry = found[part]
+        if entry is None or entry.shape != sizes:
+            return part, "missing" if entry is None else "x".join(map(str, entry.shape))
+    return None

@@ -15,7 +15,7 @@ from prefillshare.config.store import MIN_PAGE_TOKENS
 from prefillshare.errors import ModuleError
 from prefillshare.modules.adapter import Adapter, check_adapter_fits, read_adapter
 from prefillshare.modules.adapter_files import check_text_files
-from prefillshare.modules.codebook_rule import refuse_as_base, refuse_on_gpu
+from prefillshare.modules.codebook_rule import check_whole, refuse_as_base, refuse_on_gpu
 from prefillshare.modules.fingerprint import (
     chat_template_sha256,
     geometry,
@@ -28,6 +28,7 @@ from prefillshare.modules.locate import locate
 from prefillshare.modules.manifest import MANIFEST_NAME, ModuleManifest, read_manifest
 from prefillshare.modules.merge import merge_once
 from prefillshare.modules.precision import Dtype, served_dtype
+from prefillshare.modules.unshared import COST, refuse_trained_to_share
 
 GPU_HAND_OFF_PAGE = 16
 """Tokens per page where KV goes from GPU to GPU: NIXL prepares a descriptor for every page, layer and peer."""
@@ -52,6 +53,8 @@ class ResolvedModule:
     @property
     def warning(self) -> str | None:
         """What every list of modules says of it; None when it was trained over the prefill module's KV."""
+        if not self.spec.share:
+            return COST
         if self.manifest is None:
             return f"training unknown: {_ANSWERS_BADLY}"
         if self.manifest.shares_prefill:
@@ -173,6 +176,8 @@ def _check_module(module: ResolvedModule, deployment: Deployment, prefill_path: 
         warnings += check_text_files(module.path, prefill_path, name)
     else:
         _check_checkpoint_fits(module, prefill_path, deployment.prefill.name)
+    if not module.spec.share:
+        refuse_trained_to_share(manifest, name)
     if manifest is None:
         return warnings + _judge_naive(module, _describe_unknown_training(module, deployment, prefill_path))
     if manifest.kind != module.spec.kind:
@@ -197,6 +202,7 @@ def _check_module(module: ResolvedModule, deployment: Deployment, prefill_path: 
 def _check_checkpoint_fits(module: ResolvedModule, prefill_path: Path, prefill_name: str) -> None:
     """I6: a decode module with full weights reads KV of exactly the prefill module's geometry."""
     weight_files(module.path)
+    check_whole(module.path, module.spec.name)
     ours, theirs = geometry(prefill_path), geometry(module.path)
     for name, value in ours.items():
         if theirs[name] != value:
@@ -220,11 +226,14 @@ def _check_same_text(manifest: ModuleManifest, name: str, prefill_path: Path) ->
 def _judge_naive(module: ResolvedModule, training: str) -> list[str]:
     """Judge a module that was not trained over the prefill module's KV, or of which nobody knows it."""
     name = module.spec.name
+    if not module.spec.share:
+        return []
     if not module.spec.accept_naive:
+        own_prompts = "share = false to serve it with prompts of its own (colocated), or " if module.adapter else ""
         raise ModuleError(
             f"decode module {name!r} {training}; a module that was not trained over the prefill module's KV "
             f'{_ANSWERS_BADLY}: train it with objective "cache-conditioned" (`prefillshare train`), or set '
-            "accept_naive = true under its [[decode]] to serve it all the same"
+            f"{own_prompts}accept_naive = true under its [[decode]] to serve it all the same"
         )
     return [
         f"decode module {name!r} {training} and is served because of accept_naive; a module that was not trained over "

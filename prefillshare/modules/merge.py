@@ -61,7 +61,7 @@ def merge_once(adapter: Path, base: Path, fingerprint: str, *, dtype: MergedDtyp
     Effects: the first call for an adapter writes a checkpoint and removes nothing.
     Raises: ModuleError as `merge_adapter` does, and when the cache cannot be written.
     """
-    key = hashlib.sha256("\0".join((_content_sha256(adapter), fingerprint, dtype)).encode()).hexdigest()[:24]
+    key = hashlib.sha256("\0".join((adapter_sha256(adapter), fingerprint, dtype)).encode()).hexdigest()[:24]
     root = cache_directory() / "merged"
     out = root / f"{adapter.name}-{key}"
     if out.is_dir():
@@ -77,12 +77,16 @@ def merge_once(adapter: Path, base: Path, fingerprint: str, *, dtype: MergedDtyp
         ) from None
 
 
-def _content_sha256(adapter: Path) -> str:
+def adapter_sha256(adapter: Path) -> str:
+    """Hash of an adapter with its manifest.
+
+    Raises: ModuleError when a file of it is missing.
+    """
     digest = hashlib.sha256()
     for name in ("adapter_config.json", "adapter_model.safetensors", MANIFEST_NAME):
         file = adapter / name
         if not file.is_file():
-            raise ModuleError(f"{adapter} has no {name}: merge = true needs an adapter made by prefillshare")
+            raise ModuleError(f"{adapter} has no {name}: it takes an adapter made by prefillshare")
         digest.update(file.read_bytes())
     return digest.hexdigest()
 

@@ -60,6 +60,7 @@ class ModuleCounters(TypedDict):
     prompt_tokens: int
     own_hit_tokens: int
     cross_hit_tokens: int
+    avoidable_tokens: int
     generated_tokens: int
     retractions: int
 
@@ -146,6 +147,7 @@ class EagerJobsState(TypedDict):
     cancelled: int
     failed: int
     pushed: int
+    waiting: int
 
 
 class RoleMovesState(TypedDict):

@@ -34,6 +34,10 @@ _MODULE_COUNTERS = {
     "prompt_tokens": ("prompt_tokens", "Prompt tokens of prefilled requests"),
     "own_hit_tokens": ("own_hit_tokens", "Cached prompt tokens that the module's own requests had prefilled"),
     "cross_hit_tokens": ("cross_module_hit_tokens", "Cached prompt tokens first prefilled for another decode module"),
+    "avoidable_tokens": (
+        "avoidable_tokens",
+        "Prompt tokens that a module with share = false computed although the shared cache had them",
+    ),
     "generated_tokens": ("generated_tokens", "Generated tokens"),
 }
 _MODULE_GAUGES = {
@@ -189,6 +193,9 @@ def _of_eager_jobs(jobs: EagerJobsState) -> Iterator[Metric]:
     yield ended
     yield CounterMetricFamily(
         "prefillshare_eager_pushes", "Of those done, pushed to the module expected next", value=jobs["pushed"]
+    )
+    yield GaugeMetricFamily(
+        "prefillshare_eager_jobs_waiting", "Answers whose KV is still to be made", value=jobs["waiting"]
     )
 
 

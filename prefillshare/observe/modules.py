@@ -25,6 +25,8 @@ class ModuleStats:
     """Of these, cached ones that this module's own requests had prefilled."""
     cross_hit_tokens: int = 0
     """Of these, cached ones that another module's requests had prefilled."""
+    avoidable_tokens: int = 0
+    """Of these, ones that it computed itself (`share = false`) although the prefill module's KV of them was cached."""
     generated_tokens: int = 0
     """Tokens of answers so far."""
     retractions: int = 0

@@ -74,8 +74,10 @@ class Observed:
         """It waited so long before anything was computed."""
         self._stats.queue.observe(seconds)
 
-    def note_prefill(self, *, tokens: int, own: int, cross: int) -> None:
+    def note_prefill(self, *, tokens: int, own: int, cross: int, avoidable: int = 0) -> None:
         """Its prompt of `tokens` tokens is prefilled; `own` and `cross` of them were cached.
+
+        `avoidable` of the others were cached for modules that share their prompts, which this one does not.
 
         Only the first time counts: what a further try prefills was prefilled before.
         """
@@ -87,6 +89,7 @@ class Observed:
         stats.prompt_tokens += tokens
         stats.own_hit_tokens += own
         stats.cross_hit_tokens += cross
+        stats.avoidable_tokens += avoidable
         if self._session is not None:
             share = self._observer.sessions.note_prefill(
                 self._session, self._module, self._prompt, tokens=tokens, own=own, cross=cross

@@ -1,14 +1,24 @@
-"""The whole module that is quantised, in memory: for what needs its outputs, not only its weights."""
+"""Whole modules in memory: for what needs their outputs, not only their weights.
 
+Weights that only are read stay in the files: pages come from the page cache and go back to it, so that a base larger
+than what is free is slow, and not impossible. What is trained is a few per cent of the weights.
+"""
+
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors.torch import load_file
+from torch.utils.checkpoint import checkpoint
 
 from prefillshare.codebook.checkpoint import PARTS
 from prefillshare.codebook.reference import CodebookWeight, dequantise
+from prefillshare.errors import ModuleError
+from prefillshare.modules.fingerprint import weight_files
 from prefillshare.quantize.source import WeightSource
-from prefillshare.training.model import load_base
+from prefillshare.training.attention import use_attention
+from prefillshare.training.model import load_adapter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -31,40 +41,84 @@ class CodebookLinear(torch.nn.Module):
         return CodebookWeight(codes=self.codes, codebooks=self.codebooks, scales=self.scales)
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.linear(rows, dequantise(self.stored, rows.dtype), self.bias)
+        if not torch.is_grad_enabled():
+            return self._multiply(rows, self.codebooks, self.scales)
+        # Expanded again in the backward pass: kept, the expanded weights of all layers would be the largest thing here.
+        product: torch.Tensor = checkpoint(self._multiply, rows, self.codebooks, self.scales, use_reentrant=False)
+        return product
+
+    def _multiply(self, rows: torch.Tensor, codebooks: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+        weight = CodebookWeight(codes=self.codes, codebooks=codebooks, scales=scales)
+        return torch.nn.functional.linear(rows, dequantise(weight, rows.dtype), self.bias)
 
 
-def load_full(source: WeightSource, dtype: torch.dtype = torch.float32) -> "PreTrainedModel":
-    """The module with full weights, its adapter added."""
-    model = load_base(source.base, dtype)
-    for layer in range(source.num_layers):
-        for name in (name for names in source.linear_groups(layer) for name in names):
-            model.get_submodule(name).weight.data = source.read(f"{name}.weight").to(dtype)
-    return model
+def map_model(directory: Path) -> "PreTrainedModel":
+    """A model in the type that it is stored in, its weights in the mapped files; not to be trained."""
+    model = _empty_model(directory)
+    for file in weight_files(directory):
+        model.load_state_dict(load_file(file), strict=False, assign=True)
+    return _complete(model, directory)
+
+
+def map_full(source: WeightSource) -> "PreTrainedModel":
+    """The module with full weights, or its base with the adapter on."""
+    model: Any = map_model(source.base)
+    return model if source.adapter is None else load_adapter(model, source.adapter).eval()
 
 
 def load_trainable(source: WeightSource, directory: Path) -> "PreTrainedModel":
-    """The quantised module in `directory`, made from `source`, with codebooks that can be trained.
+    """The quantised module in `directory`, made from `source`, in float32, with codebooks that can be trained.
 
     Layers that read the same input keep one set of codebooks. Only codebooks, scales and norms have gradients.
     """
-    model: Any = load_base(directory, torch.float32).requires_grad_(False)
+    module, model = WeightSource(directory), _empty_model(directory)
+    others = {name: module.read(name).float() for name in _other_names(source)}
     for layer in range(source.num_layers):
         for names in source.linear_groups(layer):
-            weights = [_read_weight(directory, name) for name in names]
+            weights = [_read_weight(module, name) for name in names]
             shared = torch.nn.Parameter(weights[0].codebooks.float())
             for name, weight in zip(names, weights, strict=True):
-                model.set_submodule(name, CodebookLinear(weight, shared, model.get_submodule(name).bias))
+                bias = others.get(f"{name}.bias")
+                kept = None if bias is None else torch.nn.Parameter(bias)
+                model.set_submodule(name, CodebookLinear(weight, shared, kept))
+    model.load_state_dict(others, strict=False, assign=True)
+    model = _complete(model, directory)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(is_norm(name) or name.endswith((".codebooks", ".scales")))
+        parameter.requires_grad_(is_trained(name))
     return model
 
 
-def is_norm(name: str) -> bool:
-    """Whether a parameter is that of a norm."""
-    return "norm" in name.rpartition(".")[0].rpartition(".")[2]
+def is_trained(name: str) -> bool:
+    """Whether a parameter is trained: codebooks, scales and norms are."""
+    return name.endswith((".codebooks", ".scales")) or "norm" in name.rpartition(".")[0].rpartition(".")[2]
 
 
-def _read_weight(directory: Path, layer: str) -> CodebookWeight:
-    module = WeightSource(directory)
+def _empty_model(directory: Path) -> Any:
+    """The model without storage for its weights, with the buffers that it computes itself."""
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config: Any = AutoConfig.from_pretrained(directory)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with init_empty_weights(include_buffers=False):
+        return AutoModelForCausalLM.from_config(config, dtype=config.dtype, attn_implementation="sdpa")
+
+
+def _complete(model: Any, directory: Path) -> "PreTrainedModel":
+    model.tie_weights()
+    if missing := [name for name, parameter in model.named_parameters() if parameter.is_meta]:
+        raise ModuleError(f"{directory} has no tensor {missing[0]}: download or build the module again")
+    use_attention(model)
+    ready: PreTrainedModel = model.requires_grad_(False).eval()
+    return ready
+
+
+def _other_names(source: WeightSource) -> Iterator[str]:
+    yield from source.other_names(None)
+    for layer in range(source.num_layers):
+        yield from source.other_names(layer)
+
+
+def _read_weight(module: WeightSource, layer: str) -> CodebookWeight:
     return CodebookWeight(**{part: module.read(f"{layer}.{part}") for part in PARTS})

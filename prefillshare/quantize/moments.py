@@ -1,7 +1,7 @@
 """How much each input of a linear layer counts: its mean square where the decode module works.
 
 That is over the positions that the module computes itself, x_n and the answer, with the prefill module's KV before
-them. The whole module and the base are in memory for this.
+them.
 """
 
 from collections.abc import Iterable
@@ -11,14 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from prefillshare.quantize.source import WeightSource
-from prefillshare.training.batch import Batch
-from prefillshare.training.objective import cache_conditioned_loss
+from prefillshare.training.layout import Layout
+from prefillshare.training.objective import layout_loss
 
 
 def input_moments(
-    model: nn.Module, prefill_model: nn.Module, source: WeightSource, batches: Iterable[Batch]
+    model: nn.Module, prefill_model: nn.Module, source: WeightSource, layouts: Iterable[Layout]
 ) -> dict[str, Tensor]:
-    """Return the mean square of each input [inputs], by the first layer of those that read it."""
+    """Return the mean square of each input [inputs], by the first layer of those that read it.
+
+    Layouts are packed: in a padded one the padding would be measured, too.
+    """
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
 
@@ -30,12 +33,14 @@ def input_moments(
 
         return add
 
+    inner: Any = model.get_base_model() if source.adapter is not None else model
     firsts = [names[0] for layer in range(source.num_layers) for names in source.linear_groups(layer)]
-    hooks = [model.get_submodule(name).register_forward_pre_hook(count(name)) for name in firsts]
+    hooks = [inner.get_submodule(name).register_forward_pre_hook(count(name)) for name in firsts]
     try:
         with torch.no_grad():
-            for batch in batches:
-                cache_conditioned_loss(model, batch, prefill_model=prefill_model)
+            for layout in layouts:
+                assert layout.inputs.shape[0] == 1, "padding would be measured"
+                layout_loss(model, layout, prefill_model=prefill_model)
     finally:
         for hook in hooks:
             hook.remove()

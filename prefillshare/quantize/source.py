@@ -38,6 +38,10 @@ class WeightSource:
                 )
         return groups
 
+    def names(self) -> list[str]:
+        """Names of all tensors."""
+        return [*self._entries]
+
     def other_names(self, layer: int | None) -> list[str]:
         """Names of the tensors of a layer, or outside of all layers, that are kept as they are."""
         linear = {

@@ -1,66 +1,97 @@
 """Codebooks, scales and norms trained by the cache-conditioned loss over the full-precision base's KV; codes stay.
 
-A few dozen steps win back what k-means lost: 55 thousand parameters for the tiny family. The expanded weights of the
-whole module and the base are in memory for this.
+A few dozen steps win back what k-means lost: 55 thousand parameters for the tiny family.
 """
 
+import math
 import shutil
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from prefillshare.errors import ModuleError
+from prefillshare.config.quantisation import Tuning
+from prefillshare.errors import ModuleError, TrainingError
 from prefillshare.modules.manifest import MANIFEST_NAME, ModuleManifest, write_manifest
-from prefillshare.quantize.decode_module import is_norm
-from prefillshare.training.batch import Batch
-from prefillshare.training.objective import cache_conditioned_loss
+from prefillshare.quantize.decode_module import is_trained
+from prefillshare.training.layout import Layout
+from prefillshare.training.objective import layout_loss
 
-Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tuning:
-    """How codebooks are trained."""
-
-    codebook_rate: float = 3e-3
-    """AdamW's learning rate for codebooks and norms."""
-    scale_rate: float = 3e-4
-    """AdamW's learning rate for scales."""
-    clip_norm: float = 1.0
-    """Largest norm of the gradient."""
+_LEAST_RATE = 0.1
+"""Part of the peak rate that is left at the last step."""
 
 
-def tune(
-    model: nn.Module, prefill_model: nn.Module, batches: Iterable[Batch], how: Tuning, say: Say = lambda _: None
-) -> list[float]:
-    """Train a module from :func:`~.decode_module.load_trainable`, a step a batch; return the loss before each step."""
-    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    scales = [parameter for name, parameter in trained.items() if name.endswith(".scales")]
-    others = [parameter for name, parameter in trained.items() if not name.endswith(".scales")]
-    optimizer = torch.optim.AdamW(
-        [{"params": others, "lr": how.codebook_rate}, {"params": scales, "lr": how.scale_rate}], weight_decay=0.0
-    )
-    losses: list[float] = []
-    for batch in batches:
-        loss = cache_conditioned_loss(model, batch, prefill_model=prefill_model)
-        optimizer.zero_grad()
+class Tuner:
+    """Trains a module from :func:`~.decode_module.load_trainable`, a layout a step."""
+
+    def __init__(self, model: nn.Module, prefill_model: nn.Module, how: Tuning) -> None:
+        self.model, self._prefill_model, self._how = model, prefill_model, how
+        self._trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        scales = [value for name, value in self._trained.items() if name.endswith(".scales")]
+        others = [value for name, value in self._trained.items() if not name.endswith(".scales")]
+        groups = [{"params": others, "lr": how.codebook_rate}, {"params": scales, "lr": how.scale_rate}]
+        self._optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+        self.num_steps = 0
+        """Steps done."""
+
+    def step(self, layout: Layout) -> tuple[float, float, float]:
+        """Train a step; return the loss before it, the norm of the gradient and the rate of codebooks.
+
+        Raises: TrainingError when the loss is no number.
+        """
+        factor = rate_factor(self.num_steps, self._how)
+        for group, rate in zip(
+            self._optimizer.param_groups, (self._how.codebook_rate, self._how.scale_rate), strict=True
+        ):
+            group["lr"] = rate * factor
+        loss = layout_loss(self.model, layout, prefill_model=self._prefill_model) / layout.weights.sum()
+        if not math.isfinite(loss.item()):
+            raise TrainingError(
+                f"the loss is {loss.item()} at step {self.num_steps + 1} of tuning: lower codebook_rate and scale_rate"
+            )
+        self._optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_([*trained.values()], how.clip_norm)
-        optimizer.step()
-        losses.append(loss.item())
-        say(f"step {len(losses)}: loss {losses[-1]:.4f}")
-    return losses
+        norm = nn.utils.clip_grad_norm_([*self._trained.values()], self._how.clip_norm)
+        self._optimizer.step()
+        self.num_steps += 1
+        return loss.item(), float(norm), self._how.codebook_rate * factor
+
+    def state(self) -> dict[str, Any]:
+        """All that the next step depends on."""
+        return {
+            "num_steps": self.num_steps,
+            "trained": {name: value.detach() for name, value in self._trained.items()},
+            "optimizer": self._optimizer.state_dict(),
+        }
+
+    @torch.no_grad()
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state` returned."""
+        for name, value in self._trained.items():
+            value.copy_(state["trained"][name])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.num_steps = state["num_steps"]
+
+
+def rate_factor(step: int, how: Tuning) -> float:
+    """Part of the peak rates in a step counted from 0: it rises linearly, then falls in a half cosine."""
+    if step < how.warmup_steps:
+        return (step + 1) / (how.warmup_steps + 1)
+    done = (step - how.warmup_steps) / max(1, how.steps - how.warmup_steps)
+    return _LEAST_RATE + (1 - _LEAST_RATE) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
 @torch.no_grad()
-def held_out_loss(model: nn.Module, prefill_model: nn.Module, batches: Iterable[Batch]) -> float:
-    """The mean loss over conversations that nothing was trained on."""
-    losses = [cache_conditioned_loss(model, batch, prefill_model=prefill_model).item() for batch in batches]
-    return sum(losses) / len(losses)
+def held_out_loss(model: nn.Module, prefill_model: nn.Module, layouts: Iterable[Layout]) -> float:
+    """The mean loss of a token in conversations that nothing was learned from."""
+    total = weight = 0.0
+    for layout in layouts:
+        total += layout_loss(model, layout, prefill_model=prefill_model).item()
+        weight += layout.weights.sum().item()
+    return total / weight
 
 
 def write_tuned(model: nn.Module, quantised: Path, out: Path, manifest: ModuleManifest) -> Path:
@@ -89,5 +120,5 @@ def _trained_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     return {
         name: parameter.detach().clone()
         for name, parameter in model.named_parameters(remove_duplicate=False)
-        if is_norm(name) or name.endswith((".codebooks", ".scales"))
+        if is_trained(name)
     }

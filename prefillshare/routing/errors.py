@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from prefillshare.errors import PrefillShareError
+from prefillshare.responses.errors import ResponsesError
 from prefillshare.wire.errors import error_object
 from prefillshare.wire.text import make_printable
 
@@ -40,6 +41,18 @@ class ForbiddenError(RoutingError):
 
     status = 403
     kind = "permission_error"
+
+
+class ResponsesRefusedError(RoutingError):
+    """What is asked of `/v1/responses` cannot be had; it has the status of the reason."""
+
+    kind = "invalid_request_error"
+
+    def __init__(self, error: ResponsesError) -> None:
+        super().__init__(str(error), param=error.param)
+        self.status = error.status
+        if error.status == 404:
+            self.code = "not_found"
 
 
 class NotFoundError(RoutingError):

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from prefillshare.responses.kept import KeptResponses
 from prefillshare.routing.call.proxy import Proxy
 from prefillshare.routing.eager.answers import EagerAnswers
 from prefillshare.routing.errors import ConflictError, GoneError, NotFoundError
@@ -39,7 +40,13 @@ class Gateway:
         self.parts = make_parts(settings)
         self.eager = EagerAnswers(self.parts) if settings.eager_answers else None
         self.proxy = Proxy(self.parts, self.eager)
-        self.peers = make_peers(self.parts, lambda: self.proxy.num_running)
+        self.responses = KeptResponses(settings.responses)
+        self.conductor: Conductor | None = None
+        self.peers = make_peers(
+            self.parts,
+            num_running=lambda: self.proxy.num_running,
+            is_moving=lambda: self.conductor is not None and self.conductor.order is not None,
+        )
         self.announcements = Announcements()
         self.conductor = self._make_conductor()
         self._sweeping = asyncio.create_task(self._keep_sweeping())
@@ -58,12 +65,14 @@ class Gateway:
         roles = self.parts.settings.roles
         if not roles.follow_load:
             return None
-        return Conductor(self.parts, roles, take_out=self._forget, is_deciding=self._is_first_router)
+        return Conductor(self.parts, roles, take_out=self._forget, is_deciding=self._may_decide)
 
-    def _is_first_router(self) -> bool:
-        """Whether no router with an earlier address is there."""
-        own = self.parts.settings.own_address
-        return not any(peer.state == "up" and peer.address < own for peer in self.peers or ())
+    def _may_decide(self) -> bool:
+        """Whether no router with an earlier address is there, and none that decided before it came has a move on its
+        way: two moves at once could take a pool's last worker."""
+        own, peers = self.parts.settings.own_address, [peer for peer in self.peers or () if peer.state == "up"]
+        is_first = not any(peer.address < own for peer in peers)
+        return is_first and not any(peer.report is not None and peer.report.is_moving for peer in peers)
 
     def join(self, spec: WorkerSpec) -> Worker:
         """Let a worker join; it gets calls once it is up.
@@ -145,6 +154,7 @@ class Gateway:
         """Stop everything: first what asks workers by itself, then the connections that it asks them over."""
         self._sweeping.cancel()
         self._hold_end.cancel()
+        await self.responses.close()
         if self.conductor is not None:
             await self.conductor.close()
         if self.peers is not None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from prefillshare.config.responses import Responses
 from prefillshare.config.roles import Roles
 from prefillshare.config.router import Router
 from prefillshare.config.tables import build
@@ -53,6 +54,8 @@ class RouterSettings:
     """How calls are spread."""
     roles: Roles = field(default_factory=Roles)
     """Whether workers change their role with the load."""
+    responses: Responses = field(default_factory=Responses)
+    """How much of what `/v1/responses` answered is remembered."""
     modules: tuple[str, ...] = ()
     """Decode modules of the deployment file; a call for one without a worker is told to wait, and not that it does not
     exist."""

@@ -10,6 +10,7 @@ from prefillshare.routing.choice.demand import Demand
 from prefillshare.routing.choice.policies import make_policy
 from prefillshare.routing.choice.sessions import Sessions
 from prefillshare.routing.workers.kv_events import Evictions
+from prefillshare.routing.workers.open_prompts import OpenPrompt, PrefillTimes, begin_prompt, end_prompt
 from prefillshare.routing.workers.pool import WorkerPool
 from prefillshare.routing.workers.spec import WorkerSpec
 from prefillshare.routing.workers.worker import Worker
@@ -52,15 +53,24 @@ class SimulatedRouter:
         """
         return await self.admission.acquire(demand)
 
-    def begin_prefill(self, pair: Pair) -> float:
-        """Hear that the prefill leg is sent; return when."""
-        return pair.prefill.speed.begin(pair.expected_tokens)
+    def begin_prefill(self, pair: Pair) -> OpenPrompt:
+        """Hear that the prefill leg is sent."""
+        return begin_prompt(pair.prefill, pair.decode, pair.expected_tokens)
 
-    def end_prefill(self, demand: Demand, pair: Pair, started_s: float, *, prompt_tokens: int, computed: int) -> None:
+    def end_prefill(
+        self,
+        demand: Demand,
+        pair: Pair,
+        prompt: OpenPrompt,
+        *,
+        prompt_tokens: int,
+        computed: int,
+        times: PrefillTimes,
+    ) -> None:
         """Take in the prefill worker's report and give the worker back."""
         pair.prefill.breaker.record_success()
         self.chooser.learn(demand, pair, prompt_tokens)
-        pair.prefill.speed.finish(pair.expected_tokens, computed, started_s)
+        end_prompt(prompt, computed, times)
         self.admission.release(pair.prefill)
         assert pair.decode is not None
         pair.decode.num_decoding += 1

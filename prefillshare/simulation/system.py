@@ -16,6 +16,7 @@ from prefillshare.routing.call.prompt import text_prompts
 from prefillshare.routing.choice.chooser import Pair
 from prefillshare.routing.choice.demand import Demand
 from prefillshare.routing.errors import RoutingError
+from prefillshare.routing.workers.open_prompts import PrefillTimes
 from prefillshare.routing.workers.spec import WorkerSpec
 from prefillshare.simulation.accounting import Ideals
 from prefillshare.simulation.clock import now_s
@@ -122,19 +123,22 @@ class SimulatedSystem:
         await self._take_overhead()
         # Both legs are sent at once: room at the decode worker is made while the prompt is computed.
         entering = asyncio.create_task(decode.enter(data, num_tokens))
-        started_s = router.begin_prefill(pair)
+        open_prompt, sent_s = router.begin_prefill(pair), now_s()
         prefilled = await prefill.prefill(data)
+        ready_s = now_s()
         place = await entering
         num_moved = place.num_missing
         await hand_off(self.model.handoff, prefill.link, decode.link, num_moved)
         prefill.release(prefilled)
         num_prompt = place.num_prompt
-        router.end_prefill(demand, pair, started_s, prompt_tokens=num_prompt, computed=num_prompt - prefilled.num_held)
+        times = PrefillTimes(computing_s=ready_s - sent_s, handoff_s=now_s() - ready_s)
+        computed = num_prompt - prefilled.num_held
+        router.end_prefill(demand, pair, open_prompt, prompt_tokens=num_prompt, computed=computed, times=times)
         self.handoff_tokens += num_moved
-        times = await decode.decode(place)
+        token_times = await decode.decode(place)
         decode.leave(place)
         self._tell_evictions(router, pair)
-        return times, prefilled.num_held, num_moved
+        return token_times, prefilled.num_held, num_moved
 
     async def _take_overhead(self) -> None:
         """HTTP, tokenizer and router; where cores are shared, they take them from the engines."""

@@ -320,7 +320,7 @@ class KvStore:
         self._inside.append(None)
         try:
             return otherwise if self._is_closed else function()
-        except (OSError, ValueError, IndexError, MemoryError, RuntimeError, BufferError) as error:
+        except (OSError, ValueError, IndexError, ArithmeticError, MemoryError, RuntimeError, BufferError) as error:
             self._counts.failures += 1
             self._tell(type(error).__name__, "the store cannot be used, and is gone on without: %s", error)
             return otherwise

@@ -33,7 +33,8 @@ from prefillshare.store.processes import is_alive, own_start_ticks
 
 LOCK_TIMEOUT_S = 1.0
 _KEY_WORDS = 4
-_IMPLAUSIBLE_CLOCK = np.uint64(1 << 62)
+_IMPLAUSIBLE_CLOCK = 1 << 62
+"""A clock or a last use from here on was never counted up to."""
 
 Keys = NDArray[np.uint64]
 """One row of 4 words for each key."""
@@ -114,6 +115,8 @@ class Table:
         Two processes may do so at once and one step be lost: pages then look as old as each other, and no more.
         """
         now = int(self._clock[0])
+        if now >= _IMPLAUSIBLE_CLOCK:
+            now = self._restarted_clock()
         self._clock[0] = now + num_pages
         return now
 
@@ -209,7 +212,8 @@ class Table:
             return False
         if second != NO_SLOT:
             self._states[second] = CONTINUED
-        self._last_use[slot] = min(record["last_use"], _IMPLAUSIBLE_CLOCK)
+        last_use = int(record["last_use"])
+        self._last_use[slot] = last_use if last_use < _IMPLAUSIBLE_CLOCK else 0
         self._states[slot] = READY
         self._clock[0] = max(int(self._clock[0]), int(self._last_use[slot]))
         return True
@@ -264,11 +268,21 @@ class Table:
     def _mended_ticks(self, usable: int) -> NDArray[np.uint64]:
         """When each slot was used last; a count that cannot be (a flipped bit) is the oldest of all."""
         last_use = self._last_use[:usable]
-        last_use[last_use > _IMPLAUSIBLE_CLOCK] = 0
+        last_use[last_use >= _IMPLAUSIBLE_CLOCK] = 0
         # Steps of the clock get lost between processes, or by a flipped bit: it never runs behind what it has given
         # out.
-        self._clock[0] = max(int(min(self._clock[0], _IMPLAUSIBLE_CLOCK)), int(last_use.max(initial=0)))
+        self._clock[0] = max(self.tick(0), int(last_use.max(initial=0)))
         return last_use
+
+    def _restarted_clock(self) -> int:
+        """Where the clock goes on that had stood too high to be true (a flipped bit): what it gives out has to lie
+        above all that it gave out before, and below what counts as damaged."""
+        plausible = self._last_use[self._last_use < _IMPLAUSIBLE_CLOCK]
+        newest = int(plausible.max(initial=0))
+        if newest < _IMPLAUSIBLE_CLOCK // 2:
+            return newest
+        self._last_use[:] = 0  # no room is left above: all pages count as equally old
+        return 0
 
     def _claim(self, page: int, key: NDArray[np.uint64], slots: list[int]) -> Claim:
         slot, second = slots[0], slots[1] if len(slots) > 1 else NO_SLOT

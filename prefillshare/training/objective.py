@@ -63,13 +63,30 @@ def ordinary_loss(model: nn.Module, batch: Batch) -> Tensor:
 
 def layout_loss(model: nn.Module, layout: Layout, *, prefill_model: nn.Module | None = None) -> Tensor:
     """Weighted sum of the token losses of a layout; divide by the weights that it is a mean over."""
+    return _target_loss(_target_logits(model, layout, prefill_model), layout)
+
+
+@torch.no_grad()
+def layout_hits(model: nn.Module, layout: Layout) -> int:
+    """How many targets of a layout are what the model would say there; the prefill module is its base."""
+    kept = _target_columns(layout)
+    labels = layout.labels[:, kept]
+    return int((_target_logits(model, layout, None).argmax(dim=-1) == labels)[labels != NO_TARGET].sum())
+
+
+def _target_logits(model: nn.Module, layout: Layout, prefill_model: nn.Module | None) -> Tensor:
+    """What the model says in the columns that have a target [B, columns, vocabulary]."""
     if layout.prefill_tokens.shape[1] == 0:
-        return _own_loss(model, layout)
+        return _own_logits(model, layout)
     _check_attention(model, prefill_model or model)
     # The prefill module first, always as a whole: the decode module's pass reads its KV layer by layer and adds none.
-    sink = prefill_kv(model if prefill_model is None else prefill_model, layout)
+    return loss_over(model, layout, prefill_kv(model if prefill_model is None else prefill_model, layout))
+
+
+def loss_over(model: nn.Module, layout: Layout, sink: KvSink) -> Tensor:
+    """Weighted sum of the token losses of a layout over KV that the prefill module made of it before."""
     shared = SharedKv(sink, _required_mask(layout), layout.kv_rule)
-    logits = model(
+    logits: Tensor = model(
         input_ids=layout.inputs,
         position_ids=layout.positions,
         attention_mask=layout.mask,
@@ -79,7 +96,7 @@ def layout_loss(model: nn.Module, layout: Layout, *, prefill_model: nn.Module | 
     ).logits
     # A layer that took no notice of the shared KV would train on half of its context, without a sign of it.
     shared.check(config_of(model).num_hidden_layers)
-    return _target_loss(logits, layout)
+    return logits
 
 
 @torch.no_grad()
@@ -150,15 +167,15 @@ def documents_of(batch: Batch) -> Documents:
     ]
 
 
-def _own_loss(model: nn.Module, layout: Layout) -> Tensor:
-    logits = model(
+def _own_logits(model: nn.Module, layout: Layout) -> Tensor:
+    logits: Tensor = model(
         input_ids=layout.inputs,
         position_ids=None if layout.mask is None else layout.positions,
         attention_mask=layout.mask,
         use_cache=False,
         logits_to_keep=_target_columns(layout),
     ).logits
-    return _target_loss(logits, layout)
+    return logits
 
 
 def _target_columns(layout: Layout) -> Tensor:

@@ -10,6 +10,9 @@ _CHARSETS = frozenset(("", "utf-8", "utf8", "us-ascii", "ascii"))
 """Names of charsets that JSON may be said to be in; none is named by most clients."""
 _ENCODINGS = frozenset(("", "identity"))
 _FAILED = b'data: {"error"'
+_FAILED_MESSAGE = b"event: error\ndata: "
+_STATUSES = {"invalid_request_error": 400, "not_found_error": 404, "overloaded_error": 503}
+"""Of Anthropic's errors, which a stream tells by their type."""
 
 
 def is_uncompressed(content_encoding: str) -> bool:
@@ -36,6 +39,8 @@ class StreamError:
 
 def read_stream_error(first: bytes) -> StreamError | None:
     """Return the error with which a stream begins whose first piece is `first`; None when it begins otherwise."""
+    if first.startswith(_FAILED_MESSAGE):
+        return _read_message_error(first.removeprefix(_FAILED_MESSAGE).split(b"\n", 1)[0])
     if not first.startswith(_FAILED):
         return None
     body = first.split(b"\n", 1)[0].removeprefix(b"data: ")
@@ -46,3 +51,11 @@ def read_stream_error(first: bytes) -> StreamError | None:
         return None
     status = status if 400 <= status < 600 else 500
     return StreamError(status=status, message=str(error.get("message")), body=body)
+
+
+def _read_message_error(body: bytes) -> StreamError | None:
+    try:
+        error: Mapping[str, Any] = orjson.loads(body)["error"]
+        return StreamError(status=_STATUSES.get(error["type"], 500), message=str(error["message"]), body=body)
+    except (ValueError, TypeError, KeyError):
+        return None

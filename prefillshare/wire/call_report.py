@@ -16,6 +16,9 @@ class CallReport(TypedDict, total=False):
     """Cached tokens of the prompt that the call's own module had prefilled; with the next, all cached ones."""
     cross_hit_tokens: int
     """Cached tokens of the prompt that other modules had prefilled."""
+    avoidable_tokens: int
+    """Tokens of the prompt that a module with `share = false` computed although the cache had them, made by the prefill
+    module for others."""
     host_hit_tokens: int
     """Cached tokens of the prompt that were loaded from the engine's own tier in the host's memory."""
     store_hit_tokens: int
@@ -26,5 +29,7 @@ class CallReport(TypedDict, total=False):
     """Bytes that this took, in whole pages."""
     handoff_seconds: float
     """On a prefill worker, from the end of the prefill to the end of the hand-off."""
+    prefill_seconds: float
+    """On a prefill worker, from when it could begin, the decode worker having room, to the end of the prefill."""
     handoff_by_memory: bool
     """On a prefill worker, whether it wrote the KV right into the decode worker's memory."""

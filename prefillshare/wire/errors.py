@@ -1,5 +1,7 @@
 """OpenAI's error object, in which every error is answered, and the reasons that other forms of it give.
 
+Anthropic's clients read another form: below `/v1/messages` errors are answered in that.
+
 SGLang answers errors in five forms; :mod:`sglang_patches.http.errors` and the router's client make one of them.
 """
 
@@ -22,6 +24,15 @@ class ErrorObject(TypedDict):
 
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
 _CODES = {401: "invalid_api_key", 404: "not_found"}
 _VALIDATION = re.compile(r"^\d+ validation errors?:\n")
 _DETAIL = re.compile(r"^  (\{.*\})$", re.MULTILINE)
@@ -53,6 +64,13 @@ def openai_error(body: bytes, status: int) -> bytes:
         code=code if isinstance(code, str) else _CODES.get(status),
     )
     return as_json({"error": object_})
+
+
+def anthropic_error(body: bytes, status: int) -> bytes:
+    """Return the error answer `body` in Anthropic's form."""
+    kind = _ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
+    message = make_printable(str(_read_reason(body).get("message") or _NO_REASON))[:_MAX_MESSAGE]
+    return as_json({"type": "error", "error": {"type": kind, "message": message}})
 
 
 def error_object(message: str, *, kind: str, param: str | None = None, code: str | None = None) -> ErrorObject:

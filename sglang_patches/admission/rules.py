@@ -117,6 +117,7 @@ class Admission:
             self._take(known)
             return True
         self._waiting[call.rid] = known
+        session.num_waiting += 1
         self.held_back += 1
         return False
 
@@ -126,8 +127,9 @@ class Admission:
 
     def end(self, rid: str, num_output: int, now: float) -> None:
         """A call is over, in whatever way, whether it was taken or not; others are none of this room's."""
-        if (known := self._waiting.pop(rid, None)) is not None:
-            self._leave(known.session)
+        if (known := self._waiting.get(rid)) is not None:
+            self._leave_queue(known)
+            known.session.num_calls -= 1
             return
         if (known := self._running.pop(rid, None)) is None:
             return
@@ -147,12 +149,12 @@ class Admission:
         for overdue in [known for known in self._waiting.values() if now - known.since >= self.longest_wait_s]:
             # One after the other, too: together they would hold up everybody, themselves included.
             if self._may_start(overdue):
-                del self._waiting[overdue.call.rid]
+                self._leave_queue(overdue)
                 overdue.session.protected_until = now + self.longest_wait_s
                 self.overdue += 1
                 yield self._take(overdue)
         while self._waiting and (entry := self._next(now)) is not None:
-            del self._waiting[entry.call.rid]
+            self._leave_queue(entry)
             yield self._take(entry)
 
     def forget_kept(self) -> None:
@@ -256,5 +258,6 @@ class Admission:
         self._drop_kept(session)
         session.is_admitted = session.num_running > 0
 
-    def _leave(self, session: Session) -> None:
-        session.num_calls -= 1
+    def _leave_queue(self, known: _Entry) -> None:
+        del self._waiting[known.call.rid]
+        known.session.num_waiting -= 1

@@ -4,6 +4,11 @@ A session is what the client names as one. A call without a name belongs to the 
 from: that prompt, but for its last eighth, is the call's beginning, and at least half of it. Where this is wrong,
 because two users begin alike, little lies beyond what they have in common, so little is at stake.
 
+A name may be everybody's (one `user` for a whole application). So it stands for as many sessions as have calls at the
+same time that do not go on from one another: a call with a name belongs to the session of that name which it goes on
+from, else to one that is over, else to a new one. Whoever calls one by one has one session, whatever the prompts are;
+all that come together under one name have no more right to memory than as many names.
+
 Between two calls a session's context is kept for it, for some time: three times its longest pause so far, and never
 longer than computing a context anew takes where memory is scarce (seconds). A session that thinks for longer has no
 more right to it than others who wait, and one whose first call was its only one so far is guessed by the others.
@@ -40,6 +45,7 @@ class Session:
     """What is kept for it between two calls."""
     num_calls: int = 0
     num_running: int = 0
+    num_waiting: int = 0
     quiet_since: float = 0.0
     """When its latest call ended."""
     pause_s: float = 0.0
@@ -47,7 +53,12 @@ class Session:
     protected_until: float = 0.0
     """Until then it does not give way to older ones: it has waited long enough."""
     tail: tuple[int, ...] = ()
-    """Blocks by which a call without a name is known as its next one."""
+    """Blocks by which a call is known as its next one."""
+
+    @property
+    def has_calls(self) -> bool:
+        """Whether a call of it runs or waits."""
+        return self.num_running > 0 or self.num_waiting > 0
 
 
 @dataclass(kw_only=True)
@@ -60,8 +71,9 @@ class Sessions:
     share_of_first: float = 0.5
     """Share of calls without a name that are the first of their session, lately."""
     _all: OrderedDict[Session, None] = field(default_factory=OrderedDict)
-    _by_key: dict[tuple[str, str], Session] = field(default_factory=dict)
-    _by_tail: dict[int, Session] = field(default_factory=dict)
+    _by_key: dict[tuple[str, str], list[Session]] = field(default_factory=dict)
+    _by_tail: dict[tuple[tuple[str, str] | None, int], Session] = field(default_factory=dict)
+    """By key and block: nobody goes on from a session of another name."""
     _num_made: int = 0
 
     def __len__(self) -> int:
@@ -73,7 +85,7 @@ class Sessions:
         Effects: counts the call, and the pause before it.
         """
         key = (namespace, name) if name else None
-        session = self._by_key.get(key) if key else self._find_continued(context)
+        session = self._find_continued(key, context) or self._find_free(key)
         if key is None:
             is_first = session is None or session.num_calls == 0
             self.share_of_first = _MEMORY * self.share_of_first + (1 - _MEMORY) * is_first
@@ -83,8 +95,7 @@ class Sessions:
             self._note_pause(session, now - session.quiet_since)
         session.num_calls += 1
         self._all.move_to_end(session)
-        if key is None:
-            self._find_by(session, context)
+        self._find_by(session, context)
         return session
 
     def keep_s(self, session: Session) -> float:
@@ -106,7 +117,7 @@ class Sessions:
         session = Session(key=key, ticket=self._num_made)
         self._all[session] = None
         if key is not None:
-            self._by_key[key] = session
+            self._by_key.setdefault(key, []).append(session)
         return session
 
     def list_to_forget(self) -> list[Session]:
@@ -116,7 +127,7 @@ class Sessions:
         for session in self._all:
             if len(found) >= num_left:
                 break
-            if not session.num_running and session.context is None and not session.is_admitted:
+            if not session.has_calls and session.context is None and not session.is_admitted:
                 found.append(session)
         return found
 
@@ -124,23 +135,32 @@ class Sessions:
         """A session will not be known again."""
         del self._all[session]
         if session.key is not None:
-            del self._by_key[session.key]
+            self._by_key[session.key].remove(session)
+            if not self._by_key[session.key]:
+                del self._by_key[session.key]
         self._drop_tail(session)
 
-    def _find_continued(self, context: Context) -> Session | None:
+    def _find_continued(self, key: tuple[str, str] | None, context: Context) -> Session | None:
         # Not from its first half: a beginning in common need not be a conversation in common.
         for block in reversed(context.blocks[len(context.blocks) // 2 :]):
-            if (session := self._by_tail.get(block)) is not None:
+            if (session := self._by_tail.get((key, block))) is not None:
                 return session
         return None
+
+    def _find_free(self, key: tuple[str, str] | None) -> Session | None:
+        """A session of a name that a call which goes on from none of them belongs to, if there is one."""
+        known = self._by_key.get(key, []) if key else []
+        if len(known) == 1 and not known[0].has_calls:
+            return known[0]
+        return next((session for session in known if not session.has_calls and not session.is_admitted), None)
 
     def _find_by(self, session: Session, context: Context) -> None:
         self._drop_tail(session)
         session.tail = context.blocks[-(1 + len(context.blocks) // _TAIL_SHARE) :]
-        self._by_tail.update(dict.fromkeys(session.tail, session))
+        self._by_tail.update(dict.fromkeys(((session.key, block) for block in session.tail), session))
 
     def _drop_tail(self, session: Session) -> None:
         for block in session.tail:
             # Another session may have taken this place over since.
-            if self._by_tail.get(block) is session:
-                del self._by_tail[block]
+            if self._by_tail.get((session.key, block)) is session:
+                del self._by_tail[session.key, block]

@@ -15,6 +15,7 @@ from prefillshare.modules.adapter import check_adapter_fits, read_adapter
 from prefillshare.modules.adapter_config import check_adapter_config
 from prefillshare.modules.fingerprint import prefill_fingerprint
 from prefillshare.modules.manifest import read_manifest
+from sglang_patches.prefill.unshared import unshared_modules
 
 EMBEDDING_TARGETS = frozenset({"embed_tokens", "lm_head"})
 
@@ -46,6 +47,11 @@ def check_late_adapter(path: str | None, name: str) -> None:
     """What ``launch`` checks of the adapters in a deployment file, for one that is loaded into a running engine."""
     from sglang.srt.runtime_context import get_server_args
 
+    if name in unshared_modules():
+        raise ModuleError(
+            f"adapter {name} has share = false in the deployment file, and the cache holds KV of the one loaded "
+            "at the start: launch the deployment anew, or load it under another name"
+        )
     base = Path(get_server_args().model_path)
     manifest = read_manifest(Path(path)) if path and Path(path).is_dir() else None
     if path is None or manifest is None or not manifest.shares_prefill:

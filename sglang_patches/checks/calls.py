@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sglang_patches.checks import sampling_values
+from sglang_patches.prefill.unshared import refuse_mark
 
 if TYPE_CHECKING:
     from sglang.srt.managers.io_struct import GenerateReqInput
@@ -178,6 +179,7 @@ def _check_plain(obj: GenerateReqInput) -> None:
             raise ValueError(f"{name} is {str(value)[:80]!r}: give a text")
         if value is not None and name != "custom_logit_processor" and len(value) > MAX_TEXT_CHARACTERS:
             raise ValueError(f"{name} has {len(value)} characters: {MAX_TEXT_CHARACTERS} are allowed")
+    refuse_mark(getattr(obj, "extra_key", None) or "")
     for name, (least, most) in _INTEGERS.items():
         value = getattr(obj, name, None)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most):

@@ -53,6 +53,8 @@ def _check_effects(request: BaseModel, _: int) -> str | None:
         return "stream_options is for streams: set stream to true, or leave it out"
     if getattr(request, "suffix", None):
         return "suffix is not supported: leave it out"
+    if getattr(request, "echo", False) and getattr(request, "logprobs", None) == 0:
+        return "logprobs is 0 with echo, which SGLang cannot answer: ask for 1 or more, or leave logprobs out"
     samples = getattr(request, "best_of", None)
     if samples is not None and samples != 1:
         return f"best_of is {samples}, which is not supported: use n and choose yourself"

@@ -5,9 +5,11 @@ Why: upstream's computes a whole sequence's attention, whose rows over the cache
     that adds 80 tokens to 4,000 pays for 4,080. It gathers KV by advanced indexing, several times as slow as a
     selection, and waits for each length by itself.
 How: queries of the new tokens only; KV by ``index_select``; query heads that share a KV head lie side by side as its
-    queries, and so do both rows of a request whose module reads base-made KV only. In float32, a decode step reads KV
-    where it lies (:mod:`sglang_patches.cpu.decode_kernel`), and many new tokens attend by products of oneDNN
-    (:mod:`sglang_patches.cpu.block_attention`). Encoders, cross attention and sliding windows go upstream.
+    queries, and so do both rows of a request whose module reads base-made KV only. In float32 and with few threads, KV
+    is read where it lies, by decode steps (:mod:`sglang_patches.cpu.decode_kernel`) and by new tokens
+    (:mod:`sglang_patches.cpu.extend_kernel`), whatever is in one pass; with more threads, many new tokens attend by
+    products of oneDNN (:mod:`sglang_patches.cpu.block_attention`). Encoders, cross attention and sliding windows go
+    upstream.
 Upstream: sglang/srt/layers/attention/torch_native_backend.py:65,176 at 0.5.17.
 Remove when: that backend no longer computes rows that it drops.
 """
@@ -21,8 +23,15 @@ from sglang.srt.layers.attention import torch_native_backend as upstream
 from sglang.srt.mem_cache.memory_pool import KVWriteLoc
 
 from sglang_patches.cpu.block_attention import MIN_NEW, attend_in_blocks
-from sglang_patches.cpu.computation import attend_in_place, attend_new, attend_together, is_for_onednn
+from sglang_patches.cpu.computation import (
+    attend_in_place,
+    attend_new,
+    attend_new_in_place,
+    attend_together,
+    is_for_onednn,
+)
 from sglang_patches.cpu.decode_kernel import make_decode_attention
+from sglang_patches.cpu.extend_kernel import TOGETHER, make_extend_attention
 from sglang_patches.declarations import overrides, registers, subclasses
 from sglang_patches.icarus.attention import PairedAttention
 from sglang_patches.icarus.modules import paired_modules
@@ -63,6 +72,9 @@ class TorchNativeAttnBackend(upstream.TorchNativeAttnBackend):
             lengths = (seq_lens, extend_prefix_lens, extend_seq_lens, encoder_lens)
             caches = (k_cache, v_cache, req_to_token, req_pool_indices)
             return super()._run_sdpa_forward_extend(query, output, *caches, *lengths, causal=causal, **options)
+        if _has_kernel(query, k_cache, v_cache) and query.shape[-1] % TOGETHER == 0:
+            sequences = (req_to_token, req_pool_indices, seq_lens, extend_seq_lens)
+            return attend_new_in_place(query, k_cache, v_cache, *sequences, options.get("scaling"), output)
         rows = zip(req_pool_indices.tolist(), seq_lens.tolist(), extend_seq_lens.tolist(), strict=True)
         # Queries of all sequences lie one after another; the KV of each lies wherever its row of the pool says.
         start = 0
@@ -152,7 +164,10 @@ def make_torch_native_backend(runner: ModelRunner) -> TorchNativeAttnBackend:
     backend = PairedTorchNativeAttnBackend if paired_modules else TorchNativeAttnBackend
     if runner.dtype == torch.float32:
         # Compiled before the first call, not by it.
-        make_decode_attention(runner.model_config.head_dim)
+        size = runner.model_config.head_dim
+        make_decode_attention(size)
+        if size % TOGETHER == 0:
+            make_extend_attention(size)
     return backend(runner)
 
 

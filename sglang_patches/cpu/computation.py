@@ -18,6 +18,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from sglang_patches.cpu import operator_kernels
 from sglang_patches.cpu.decode_kernel import make_decode_attention
+from sglang_patches.cpu.extend_kernel import make_extend_attention
 from sglang_patches.cpu.few_rows_kernel import MOST_ROWS, add_products
 
 
@@ -72,6 +73,44 @@ def attend_in_place(
     caches = (k_cache.numpy(), v_cache.numpy())
     given = (query.contiguous().numpy(), *caches, req_to_token.numpy(), *numbers)
     make_decode_attention(size)(*given, factor, output.numpy())
+    return output
+
+
+def attend_new_in_place(
+    query: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    req_to_token: Tensor,
+    req_pool_indices: Tensor,
+    seq_lens: Tensor,
+    extend_seq_lens: Tensor,
+    scale: float | None,
+    output: Tensor,
+) -> Tensor:
+    """Causal attention of the last tokens of several sequences, which reads KV where it lies, into `output`.
+
+    Shapes: query and output (new tokens of all, heads, size), caches (pool, KV heads, size), extend_seq_lens and the
+    others as `decode_kernel`; all float32 and contiguous but the query.
+    """
+    counts = extend_seq_lens.to(torch.int64).numpy()
+    begins = np.cumsum(counts) - counts
+    is_single = counts == 1
+    # Requests that decode are in the same pass where prompts are computed in chunks: their bits are as in a pass alone.
+    if is_single.any():
+        of_single = torch.from_numpy(is_single)
+        rows, lengths = req_pool_indices[of_single], seq_lens[of_single]
+        at = torch.from_numpy(begins[is_single])
+        given, attended = query.index_select(0, at), output.new_empty(len(at), *output.shape[1:])
+        second = torch.full_like(lengths, -1)
+        attend_in_place(given, k_cache, v_cache, req_to_token, rows, lengths, second, scale, attended)
+        output.index_copy_(0, at, attended)
+    if not is_single.all():
+        size, are_more = query.shape[-1], ~is_single
+        numbers = (tensor.to(torch.int64).numpy()[are_more] for tensor in (req_pool_indices, seq_lens))
+        tensors = (tensor.numpy() for tensor in (query.contiguous(), k_cache, v_cache, req_to_token))
+        factor = np.float32(size**-0.5 if scale is None else scale)
+        new = (begins[are_more], counts[are_more])
+        make_extend_attention(size)(*tensors, *numbers, *new, factor, output.numpy())
     return output
 
 

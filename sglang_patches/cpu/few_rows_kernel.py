@@ -17,14 +17,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import binding, ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
 from torch.nn.functional import pad
 
 from prefillshare.compiled import compile_ahead
+from sglang_patches.cpu.vectors import WIDTH, load, multiply_add, spread, store
 
 _BLOCKS = {1: (4, 2), 2: (4, 2), 4: (16, 1), 8: (32, 1)}
 """Lines side by side, and vectors of each in a round of the loop, by rows, as they were found to be fastest: more rows
@@ -34,13 +33,9 @@ MOST_ROWS = max(_BLOCKS)
 """With more rows arithmetic takes longer than memory does, and oneDNN is as fast."""
 _MATH = {"contract", "nsz"}
 """Products are added in the order of the inputs, so a row's sums are the same to the bit whoever is beside it."""
-_WIDTH = 16 if binding.get_host_cpu_features().get("avx512f") else 8
-"""Floats in a vector. Eight sums, one of each row, have to fit into registers beside the weights."""
 
 _Rows = types.Array(types.float32, 2, "C")
 _SIGNATURE = types.void(_Rows, _Rows, _Rows)
-_VECTOR = ir.VectorType(ir.FloatType(), _WIDTH)
-_FLOAT_BYTES = 4
 
 
 def add_products(x: Tensor, weights: Tensor, sums: Tensor) -> None:
@@ -71,17 +66,16 @@ def _add_lines(
         rows = [index(row) for row in range(num_rows.literal_value)]
         # Each row's factors are at constant distances from its first: so they need one register per row, not per line.
         first_factors = [_find(builder, factors, row, first) for row in rows]
-        places = [_find_vector(builder, totals, row, output) for row in rows]
-        held = [builder.load(place, align=_FLOAT_BYTES) for place in places]
-        multiply_add = _declare_multiply_add(builder)
+        places = [_find(builder, totals, row, output) for row in rows]
+        held = [load(builder, place) for place in places]
         for number in range(num_lines.literal_value):
             at = builder.add(first, index(number))
-            line = builder.load(_find_vector(builder, lines, at, output), align=_FLOAT_BYTES)
+            line = load(builder, _find(builder, lines, at, output))
             for row, first_factor in enumerate(first_factors):
-                factor = _spread(builder, builder.load(builder.gep(first_factor, [index(number)])))
-                held[row] = builder.call(multiply_add, [factor, line, held[row]])
+                factor = spread(builder, builder.load(builder.gep(first_factor, [index(number)])))
+                held[row] = multiply_add(builder, factor, line, held[row])
         for total, place in zip(held, places, strict=True):
-            builder.store(total, place, align=_FLOAT_BYTES)
+            store(builder, total, place)
         return context.get_dummy_value()
 
     return types.void(x, weights, sums, first_input, first_output, num_rows, num_lines), generate
@@ -93,26 +87,9 @@ def _find(builder: Any, array: Any, row: Any, column: Any) -> Any:
     return builder.gep(array.data, [builder.add(builder.mul(row, num_columns), column)])
 
 
-def _find_vector(builder: Any, array: Any, row: Any, column: Any) -> Any:
-    return builder.bitcast(_find(builder, array, row, column), _VECTOR.as_pointer())
-
-
-def _spread(builder: Any, value: Any) -> Any:
-    """A vector whose elements are all this value."""
-    nothing, number = ir.Constant(_VECTOR, ir.Undefined), ir.IntType(32)
-    first = builder.insert_element(nothing, value, number(0))
-    return builder.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(number, _WIDTH), [0] * _WIDTH))
-
-
-def _declare_multiply_add(builder: Any) -> Any:
-    """a b + c of vectors, rounded once where the processor can, as it is elsewhere in these loops."""
-    kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
-    return cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{_WIDTH}f32")
-
-
 def _make_adder(num_rows: int, num_lines: int, num_vectors: int) -> Any:
     """The loops for so many rows; their numbers are constants of the compiled code."""
-    num_floats = num_vectors * _WIDTH
+    num_floats = num_vectors * WIDTH
 
     @compile_ahead(_SIGNATURE, fastmath=_MATH, error_model="numpy")
     def add(x: Any, weights: Any, sums: Any) -> None:
@@ -121,10 +98,10 @@ def _make_adder(num_rows: int, num_lines: int, num_vectors: int) -> Any:
         for k in range(0, num_in_blocks, num_lines):
             for n in range(0, num_in_vectors, num_floats):
                 _add_lines(x, weights, sums, k, n, num_rows, num_lines)
-                if num_floats > _WIDTH:
-                    _add_lines(x, weights, sums, k, n + _WIDTH, num_rows, num_lines)
+                if num_floats > WIDTH:
+                    _add_lines(x, weights, sums, k, n + WIDTH, num_rows, num_lines)
         for k in range(num_in_blocks, num_inputs):
-            for n in range(0, num_in_vectors, _WIDTH):
+            for n in range(0, num_in_vectors, WIDTH):
                 _add_lines(x, weights, sums, k, n, num_rows, 1)
         for n in range(num_in_vectors, num_outputs):
             for row in range(num_rows):

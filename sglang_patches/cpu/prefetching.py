@@ -19,11 +19,15 @@ def prefetch(_: Any, array: Any, index: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
         data = context.make_array(signature.args[0])(context, builder, given[0]).data
-        address = builder.bitcast(builder.gep(data, [given[1]]), ir.IntType(8).as_pointer())
-        number = ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [address.type, number, number, number])
-        hint = builder.module.declare_intrinsic("llvm.prefetch", [address.type], kind)
-        builder.call(hint, [address, number(_READ), number(_TO_ALL_CACHES), number(_DATA)])
+        emit_prefetch(builder, builder.gep(data, [given[1]]))
         return context.get_dummy_value()
 
     return types.void(array, index), generate
+
+
+def emit_prefetch(builder: Any, address: Any) -> None:
+    """Code that fetches the line with this address."""
+    address, number = builder.bitcast(address, ir.IntType(8).as_pointer()), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [address.type, number, number, number])
+    hint = builder.module.declare_intrinsic("llvm.prefetch", [address.type], kind)
+    builder.call(hint, [address, number(_READ), number(_TO_ALL_CACHES), number(_DATA)])

@@ -32,11 +32,17 @@ def report(req: Req, num_held_tokens: int, kv_manager: CommonKVManager) -> None:
 
 
 def report_end(req: Req) -> None:
-    """Note on ``req`` of a prefill worker, whose hand-off is over, which way it went, and how long it took.
+    """Note on ``req`` of a prefill worker, whose hand-off is over, which way it went, and how long both took.
 
-    Units: seconds from the end of its prefill.
+    Units: seconds; those of the hand-off from the end of the prefill on.
     """
     started = req.time_stats.prefill_transfer_queue_entry_time
     if started > 0 and "handoff_tokens" in read_note(req.customized_info):
         goes_by_memory = getattr(req.disagg_kv_sender, "goes_by_memory", False)  # other transports do not know it
-        note(req, handoff_seconds=time.perf_counter() - started, handoff_by_memory=goes_by_memory)
+        note(
+            req,
+            # Before that the request waited for rows at the decode worker, which is no work of this one.
+            prefill_seconds=started - req.time_stats.wait_queue_entry_time,
+            handoff_seconds=time.perf_counter() - started,
+            handoff_by_memory=goes_by_memory,
+        )

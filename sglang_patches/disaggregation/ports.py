@@ -1,12 +1,14 @@
 """Which ports the listener of a worker's hand-offs may take: those that UCX was given, for firewalls between hosts.
 
-Both listen for other workers of the deployment, bind at once, and take another port where one is in use.
+Both listen for other workers of the deployment, bind at once, and take another port where one is in use. The port at
+which decode workers ask a prefill worker is known to others before it listens: there is no other one, so it is checked.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import socket
 from typing import Any
 
 import zmq
@@ -40,3 +42,19 @@ def limit_ports(context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Context[zmq.Sock
     """Return what makes sockets of `context`, on the ports that UCX was given if it was given any."""
     found = _RANGE.fullmatch(os.environ.get(RANGE_VARIABLE, ""))
     return LimitedContext(context, range(int(found[1]), int(found[2]) + 1)) if found else context
+
+
+def check_is_free(host: str, port: int) -> None:
+    """Raises: OSError when nobody could listen there, with the reason and the way out."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        # As the server itself: a port that only its own former life has left is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen(1)
+        except OSError as error:
+            raise OSError(
+                f"port {port} on {host}, at which decode workers ask for hand-offs, cannot be had ({error.strerror}): "
+                "end what listens there, or launch again, which takes another one"
+            ) from None

@@ -24,6 +24,7 @@ from sglang_patches.eager.kept import Kept
 from sglang_patches.eager.quiet import SETTLE_S
 from sglang_patches.eager.switch import make_rid
 from sglang_patches.eager.tails import Tails
+from sglang_patches.prefill.unshared import unshared_modules
 from sglang_patches.store.switch import read_write_back
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class EndedAnswers:
         self._num_forgotten = 0
         self._num_settling = 0
         self.kept = Kept() if is_decode_worker() else None
+        self._unshared = unshared_modules()
+        """Modules whose answers stay in the cache as they were made."""
         self._goes_back = read_write_back() is not None
         """Whether the KV of answers goes to the store, as it was made, for whichever prefill worker needs it."""
 
@@ -94,7 +97,11 @@ class EndedAnswers:
         is_whole = (recv_obj.finished_reasons[i] or {}).get("type") in ("stop", "length")
         # Of several samples, nobody knows which one comes back.
         is_only = (obj.sampling_params or {}).get("n", 1) == 1
-        is_plain = obj.session_params is None and bool(obj.input_ids or isinstance(obj.text, str))
+        is_plain = (
+            obj.session_params is None
+            and obj.lora_path not in self._unshared
+            and bool(obj.input_ids or isinstance(obj.text, str))
+        )
         return is_whole and is_only and is_plain and recv_obj.completion_tokens[i] >= self._min_tokens
 
     def _find(self, obj: GenerateReqInput, answer: Answer, num_prompt_tokens: int) -> Found | None:

@@ -2,15 +2,20 @@
 
 Target: ``sglang.srt.entrypoints.openai.serving_responses.OpenAIServingResponses``
 Why: this endpoint never looks at adapters: it would answer every name, a decode module's too, with the prefill module.
+    It takes two from the tokens that a caller allows, knows no format of the answer, and a stream of it that fails does
+    not say why.
 How: when a call arrives its name is resolved (404 if unknown) and the module left in a context variable; the engine
     request, which is made inside of that call, takes it from there. So does the conversation, which is rendered before
-    (:mod:`sglang_patches.eager`).
+    (:mod:`sglang_patches.eager`). What it makes of the sampling parameters is set right there, too, and
+    the reason of a failure stays with the request, for :mod:`sglang_patches.http.bodies`.
 Remove when: the endpoint resolves adapters as chat completions do.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from sglang.srt.entrypoints.openai import serving_responses as upstream
@@ -19,7 +24,8 @@ from sglang_patches.checks import openai_values
 from sglang_patches.declarations import binds, overrides
 from sglang_patches.eager.answers import note_conversation
 from sglang_patches.eager.continuation import Conversation
-from sglang_patches.http.model_names import ModelMissingError, resolve_adapter, served_names
+from sglang_patches.http.model_names import UPSTREAM_DEFAULT_MODEL, ModelMissingError, resolve_adapter, served_names
+from sglang_patches.http.request_state import SCHEMA, note_failure
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -38,6 +44,9 @@ _conversation: ContextVar[Conversation | None] = ContextVar("prefillshare_conver
 _selected: ContextVar[str | None] = ContextVar("prefillshare_module", default=None)
 """Decode module of the call that is being answered: calls are tasks, and each task has a context of its own."""
 
+_wanted: ContextVar[Mapping[str, Any]] = ContextVar("prefillshare_wanted", default=MappingProxyType({}))
+"""Sampling parameters of that call that SGLang leaves out, or makes others of."""
+
 
 @binds("entrypoints.openai.serving_responses:OpenAIServingResponses")
 class OpenAIServingResponses(upstream.OpenAIServingResponses):
@@ -48,12 +57,16 @@ class OpenAIServingResponses(upstream.OpenAIServingResponses):
         refusal = openai_values.find_problem(request, self.tokenizer_manager.model_config.vocab_size)
         if refusal:
             return self.create_error_response(refusal)
+        # Whoever is before this engine remembers (http/responses, or the router): here it would be for ever.
+        request.store = request.background = False
         names = served_names(self.tokenizer_manager)
         try:
-            _selected.set(resolve_adapter(request.model, *names))
+            _selected.set(resolve_adapter(request.model or UPSTREAM_DEFAULT_MODEL, *names))
         except LookupError as error:
             status = 400 if isinstance(error, ModelMissingError) else 404
             return self.create_error_response(str(error), err_type="NotFoundError", status_code=status)
+        schema = None if raw_request is None else getattr(raw_request.state, SCHEMA, None)
+        _wanted.set({"max_new_tokens": request.max_output_tokens, "json_schema": schema})
         return await super().create_responses(request, raw_request)
 
     @overrides(
@@ -71,7 +84,23 @@ class OpenAIServingResponses(upstream.OpenAIServingResponses):
         self, request_id: str, request_prompt: Any, adapted_request: GenerateReqInput, *args: Any, **kwargs: Any
     ) -> AsyncIterator[Any]:
         adapted_request.lora_path = _selected.get()
+        _restore(adapted_request.sampling_params, _wanted.get())
         conversation = _conversation.get()
         if conversation is not None and self.tokenizer_manager.ended_answers is not None:
             note_conversation(adapted_request, conversation)
-        return super()._generate_with_builtin_tools(request_id, request_prompt, adapted_request, *args, **kwargs)
+        made = super()._generate_with_builtin_tools(request_id, request_prompt, adapted_request, *args, **kwargs)
+        raw_request: Request | None = kwargs.get("raw_request")
+        return made if raw_request is None else note_failure(made, raw_request)
+
+
+def _restore(params: dict[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Effects: changes ``params``. Raises: ValueError when a format and a tool both want a grammar."""
+    limit, schema = wanted.get("max_new_tokens"), wanted.get("json_schema")
+    # Two less than was allowed; if less than that, because the context has no room for more.
+    if limit is not None and params["max_new_tokens"] == limit - 2:
+        params["max_new_tokens"] = limit
+    if schema is None:
+        return
+    if params.get("structural_tag") or params.get("json_schema"):
+        raise ValueError("text.format and a tool that must be called exclude each other: leave one out")
+    params["json_schema"] = schema

@@ -51,6 +51,7 @@ from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_work
 from sglang_patches.observed.call_report import note
 from sglang_patches.prefill.open_pages import OpenPages
 from sglang_patches.prefill.underway import PrefillsUnderway
+from sglang_patches.prefill.unshared import callers_key
 from sglang_patches.store.switch import read_write_back
 
 if TYPE_CHECKING:
@@ -199,6 +200,24 @@ class SharedPrefillRadixCache(RadixCache):
             num_cross += continued.num_tokens
         self.eager_hit_tokens += continued.num_tokens if continued.is_eager else 0
         note(req, own_hit_tokens=num_own, cross_hit_tokens=num_cross)
+        if req.prefillshare.is_unshared:
+            note(req, avoidable_tokens=self._count_avoidable(req, num_own + num_cross))
+
+    def _count_avoidable(self, req: Req, num_cached: int) -> int:
+        """Tokens of a prompt that were computed although the tree has them, made by the prefill module for others."""
+        key = RadixKey(req.origin_input_ids[:-1], callers_key(req.extra_key)).page_aligned(self.page_size)
+        return max(0, self._count_known(key) - num_cached)
+
+    def _count_known(self, key: RadixKey) -> int:
+        """How many tokens of ``key`` the tree has; unlike a match it leaves the tree as it is."""
+        num_known, node = 0, self.root_node
+        while len(key) > 0 and (child := node.children.get(key.child_key(self.page_size))) is not None:
+            num_same = child.key.match(key, page_size=self.page_size)
+            num_known += num_same
+            if num_same < len(child.key):
+                break
+            node, key = child, key[num_same:]
+        return num_known
 
     def _insert_helper(
         self, node: Any, key: RadixKey, value: torch.Tensor, priority: int = 0, chunked: bool = False

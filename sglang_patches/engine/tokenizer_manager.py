@@ -33,13 +33,16 @@ from sglang_patches.checks import prompt_size
 from sglang_patches.checks.calls import check_call, check_request, prepare_call
 from sglang_patches.declarations import binds, overrides
 from sglang_patches.disaggregation.pushes import is_push_rid
-from sglang_patches.disaggregation.requests import read_as_half, without_output
+from sglang_patches.disaggregation.requests import read_as_half
 from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker, worker_role
+from sglang_patches.disaggregation.samples import is_sample_of
 from sglang_patches.eager.answers import EndedAnswers
 from sglang_patches.eager.quiet import Quiet
 from sglang_patches.eager.requests import read_as_job
 from sglang_patches.eager.switch import QUIET_RID, is_eager_rid, read_min_tokens, refuse_reserved_rid
+from sglang_patches.http.request_state import take_namespace
 from sglang_patches.observed import requests as observed
+from sglang_patches.prefill.unshared import hashes_by_id, own_namespace
 from sglang_patches.store.switch import read_write_back
 
 if TYPE_CHECKING:
@@ -88,6 +91,11 @@ class TokenizerManager(upstream.TokenizerManager):
         return Observer()
 
     @cached_property
+    def _unshared(self) -> dict[str, str]:
+        """Modules that compute their prompts themselves, by the id of the adapter; they are there from the start."""
+        return hashes_by_id(self.lora_registry.get_all_adapters())
+
+    @cached_property
     def grammar_trials(self) -> GrammarTrials:
         """The process in which grammars are tried out."""
         return GrammarTrials(self)
@@ -134,6 +142,10 @@ class TokenizerManager(upstream.TokenizerManager):
     def abort_request(self, rid: str = "", abort_all: bool = False) -> None:
         if abort_all:
             self._forget_answers()
+        # On a worker of a pair, samples of a call are requests of their own (disaggregation/samples).
+        samples = [] if rid in self.rid_to_state else [known for known in self.rid_to_state if is_sample_of(known, rid)]
+        for sample in samples:
+            super().abort_request(sample)
         super().abort_request(rid, abort_all)
         if self.gate is not None and (rid or abort_all):
             # The scheduler knows nothing of them, so it does not answer.
@@ -158,9 +170,10 @@ class TokenizerManager(upstream.TokenizerManager):
         if self.eager_min_tokens is not None:
             refuse_reserved_rid(obj.rid)
             read_as_job(obj, request)
-        is_scoring = read_as_half(obj)
+        take_namespace(obj, request)
+        reshape = read_as_half(obj, request)
         answers = super().generate_request(obj, request)
-        return without_output(answers) if is_scoring else answers
+        return answers if reshape is None else reshape(answers)
 
     @overrides("a1a2a1a47255a080", "generated tokens would be prefilled by the base")
     async def pause_generation(self, obj: PauseGenerationReqInput) -> None:
@@ -182,6 +195,13 @@ class TokenizerManager(upstream.TokenizerManager):
         params = getattr(obj, "sampling_params", None)
         await check_grammars(self.grammar_trials, params if isinstance(params, list) else [params])
         await super()._validate_and_resolve_lora(obj)
+
+    @overrides("73bce132ae96f2dc", "KV of a module that computes its prompts itself would be others', too")
+    def _create_tokenized_object(self, obj: GenerateReqInput, *args: Any, **kwargs: Any) -> Any:
+        tokenized = super()._create_tokenized_object(obj, *args, **kwargs)
+        if (sha256 := self._unshared.get(tokenized.lora_id)) is not None:
+            tokenized.extra_key = own_namespace(sha256, tokenized.extra_key)
+        return tokenized
 
     @overrides("02bcddcf7ca48618", "a seed would be taken silently and change nothing")
     def _send_one_request(self, tokenized_obj: TokenizedGenerateReqInput) -> None:

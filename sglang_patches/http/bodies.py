@@ -4,21 +4,29 @@ A middleware of the engine's HTTP server, put in place by :mod:`sglang_patches.p
 body of any size, answers a compressed one with what its parser makes of the bytes, recurses into nested ones, and
 answers with status 500 when its models stumble over a value of an unexpected kind, or when a check of ours refuses a
 call of an interface that expects none. A stream begins with status 200 before its call is looked at, so its begin is
-held back until its first part is there. Null members are left out (:mod:`sglang_patches.http.null_members`). Paths of
-other kinds of models, and those of tools that would end this engine, are 404.
+held back until its first part that says more is there. What SGLang's models of a body drop stays with the request
+(:mod:`sglang_patches.http.request_state`). Null members are left out (:mod:`sglang_patches.http.null_members`). Paths
+of other kinds of models, and those of tools that would end this engine, are 404.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from prefillshare.contract import MESSAGES_PATH, REPORT_HEADER
 from prefillshare.wire.bodies import is_uncompressed, is_utf_8, read_stream_error
 from prefillshare.wire.errors import error_object
+from prefillshare.wire.from_router import MEMBER
+from prefillshare.wire.namespace import cache_namespace
+from prefillshare.wire.text import as_json
 from sglang_patches.answers.schemas import MAX_DEPTH, depth
+from sglang_patches.disaggregation.role import worker_role
 from sglang_patches.http.null_members import drop_nulls
+from sglang_patches.http.request_state import FAILURE, NAMESPACE, REPORT, SCHEMA
 
 MAX_BODY_BYTES = 32 << 20
 BODY_SECONDS = 120
@@ -32,6 +40,9 @@ _CLOSED = {
     **dict.fromkeys((f"/{verb}_expert_distribution_record" for verb in ("start", "stop", "dump")), _NO_RECORDER),
     "/v1/audio/transcriptions": "the models of this server read text only",
 }
+
+_BEGINS = (b"event: message_start\n", b"event: response.created\n", b"event: response.in_progress\n")
+"""First events of the streams of Anthropic's messages and of OpenAI's responses."""
 
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -56,7 +67,7 @@ class CheckBodies:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        held = HeldStart(send)
+        held = HeldStart(send, scope)
         try:
             _check_path(scope)
             if scope["method"] in ("POST", "PUT"):
@@ -79,21 +90,40 @@ class CheckBodies:
 class HeldStart:
     """Sends the begin of an answer with its first part, so that a refusal may still take its place."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, scope: Message) -> None:
         self._send = send
-        self._start: Message | None = None
+        self._scope = scope
+        self._held: list[Message] = []
         self.is_unsent = True
 
     async def send(self, message: Message) -> None:
         """Send, or hold back."""
-        if self.is_unsent and message["type"] == "http.response.start":
-            self._start = message
+        if self.is_unsent and (message["type"] == "http.response.start" or _is_only_a_begin(message)):
+            self._held.append(message)
             return
-        if self.is_unsent and self._start is not None:
-            _raise_error_event(self._start, message)
-            await self._send(self._start)
+        if self.is_unsent and self._held:
+            self._raise_failure(message)
+            _raise_error_event(self._held[0], message)
+            self._add_report(self._held[0])
+            for held in self._held:
+                await self._send(held)
         self.is_unsent = False
         await self._send(message)
+
+    def _raise_failure(self, message: Message) -> None:
+        reason = self._scope.get("state", {}).get(FAILURE)
+        if reason is not None and message.get("body", b"").startswith(b"event: response.failed\n"):
+            raise RefusedBodyError(400, reason)
+
+    def _add_report(self, start: Message) -> None:
+        report = self._scope.get("state", {}).get(REPORT)
+        if report is not None:
+            start["headers"] = [*start["headers"], (REPORT_HEADER.lower().encode(), as_json(report))]
+
+
+def _is_only_a_begin(message: Message) -> bool:
+    """Whether a stream says no more than that it begins, which it does before an error, too."""
+    return bool(message.get("body", b"").startswith(_BEGINS) and message.get("more_body"))
 
 
 def _raise_error_event(start: Message, message: Message) -> None:
@@ -175,26 +205,63 @@ def _check_body(body: bytes, scope: Message) -> bytes:
     if depth(value) > MAX_DEPTH:
         raise RefusedBodyError(400, _TOO_DEEP)
     if isinstance(value, dict):
-        _check_members(value, scope["path"])
+        _check_members(value)
+        _note_namespace(value, scope)
+        _note_schema(value, scope)
         # Written anew only where something was left out: parsing a long prompt twice is enough.
-        kept = drop_nulls(value, scope["path"])
+        kept = drop_nulls(_take_member(value, scope), scope["path"])
         return body if kept is value else orjson.dumps(kept)
     if value is not None or scope["path"].startswith("/v1/"):
         raise RefusedBodyError(400, f"the body is {str(value)[:40]}: give a JSON object")
     return body
 
 
-def _check_members(value: dict[str, Any], path: str) -> None:
+def _take_member(value: dict[str, Any], scope: Message) -> dict[str, Any]:
+    """The body without what the router says beside it, which the request keeps."""
+    if MEMBER not in value:
+        return value
+    told = value[MEMBER]
+    if not isinstance(told, dict) or worker_role() == "null":
+        raise RefusedBodyError(400, f"{MEMBER} is for a router and its workers: leave it out")
+    scope.setdefault("state", {})[MEMBER] = told
+    return {name: member for name, member in value.items() if name != MEMBER}
+
+
+def _note_namespace(value: dict[str, Any], scope: Message) -> None:
+    """Anthropic's interface has no member for what is to be kept apart; ours is OpenAI's."""
+    if scope["path"] != MESSAGES_PATH:
+        return
+    keys = {name: value.get(name) for name in ("cache_salt", "extra_key")}
+    for name, key in keys.items():
+        if key is not None and not isinstance(key, str):
+            raise RefusedBodyError(400, f"{name} is {str(key)[:40]}: give a text")
+    scope.setdefault("state", {})[NAMESPACE] = cache_namespace(**keys)
+
+
+def _check_members(value: dict[str, Any]) -> None:
     for name in ("messages", "input"):
         if value.get(name) == []:
             raise RefusedBodyError(400, f"{name} is empty: give at least one")
     for name in ("response_format", "stream_options"):
         if not isinstance(given := value.get(name), dict | None):
             raise RefusedBodyError(400, f"{name} is {str(given)[:40]!r}: give an object")
+
+
+def _note_schema(value: dict[str, Any], scope: Message) -> None:
+    """SGLang's responses know no formats of the answer."""
     text = value.get("text")
-    format_ = text.get("format") if path == "/v1/responses" and isinstance(text, dict) else None
-    if isinstance(format_, dict) and format_.get("type", "text") != "text":
-        raise RefusedBodyError(400, "text.format is not supported here: use response_format of /v1/chat/completions")
+    if scope["path"] != "/v1/responses" or text is None:
+        return
+    if not isinstance(text, dict) or not isinstance(format_ := text.get("format") or {}, dict):
+        raise RefusedBodyError(400, f"text is {str(text)[:60]}: give an object with format, an object too")
+    kind = format_.get("type", "text")
+    if kind not in ("text", "json_object", "json_schema"):
+        raise RefusedBodyError(400, f"text.format.type is {str(kind)[:40]!r}: give text, json_object or json_schema")
+    schema = format_.get("schema") if kind == "json_schema" else {"type": "object"}
+    if not isinstance(schema, dict):
+        raise RefusedBodyError(400, f"text.format.schema is {str(schema)[:40]}: give a JSON schema")
+    if kind != "text":
+        scope.setdefault("state", {})[SCHEMA] = json.dumps(schema)
 
 
 _TOO_DEEP = f"the body is nested more than {MAX_DEPTH} levels deep: make it flatter"
@@ -217,11 +284,9 @@ def _is_from_reading(error: Exception) -> bool:
 async def _refuse(refusal: RefusedBodyError, scope: Message, receive: Any, send: Any) -> None:
     from fastapi.responses import ORJSONResponse
 
+    # Anthropic's clients get their form of it from ``http/errors``.
     error = error_object(str(refusal), kind="invalid_request_error")
     # The rest of the body is not read, so the connection cannot serve another call.
     headers = {"Connection": "close"} if refusal.status in (408, 413) else None
-    content: Message = {"error": error}
-    if scope["path"].startswith("/v1/messages"):
-        content["type"] = "error"  # as Anthropic's clients read it
-    response = ORJSONResponse(content, status_code=refusal.status, headers=headers)
+    response = ORJSONResponse({"error": error}, status_code=refusal.status, headers=headers)
     await response(scope, receive, send)

@@ -4,8 +4,9 @@ Target: none; ``http_routes`` puts it around SGLang's application when the serve
 Why: SGLang answers errors in five forms ({"object": "error"}, {"message"}, {"detail"}, {"error": text}, plain text), so
     OpenAI clients show no reason; validation errors carry a Python literal and paths of this machine. And a key with
     letters beyond ASCII ends in an exception, hence 500, where it is compared.
-How: an answer of status 400 and more that is JSON or text is held back, read and written anew; Anthropic's and
-    Ollama's endpoints keep their own forms. Headers that are compared are made ASCII before.
+How: an answer of status 400 and more that is JSON or text is held back, read and written anew, for Anthropic's clients
+    in the form that these know; Ollama's endpoints keep theirs. Headers that are compared are made ASCII before, and
+    Anthropic's name for the key becomes the one that SGLang looks at.
 Upstream: sglang/srt/entrypoints/http_server.py:504-628, openai/serving_base.py:270, utils/auth.py:112 at 0.5.17.
 Remove when: upstream answers all errors in OpenAI's form.
 """
@@ -15,15 +16,17 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from prefillshare.wire.errors import openai_error
+from prefillshare.contract import MESSAGES_PATH
+from prefillshare.wire.errors import anthropic_error, openai_error
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+Form = Callable[[bytes, int], bytes]
 
-FOREIGN = ("/v1/messages", "/api/")
-"""Paths of other vendors' interfaces, whose clients know other forms."""
+_FORMS = {MESSAGES_PATH: anthropic_error, "/api/": None}
+"""Begin of the paths of other vendors' interfaces -> how an error is written for their clients; None leaves it."""
 
 
 def wrap_application(app: Any) -> None:
@@ -44,19 +47,22 @@ class ErrorShape:
             await self._app(scope, receive, send)
             return
         scope["headers"] = [_make_comparable(name, value) for name, value in scope["headers"]]
-        is_ours = not scope["path"].startswith(FOREIGN)
-        await self._app(scope, receive, _Reshaped(send).send if is_ours else send)
+        form = next((form for start, form in _FORMS.items() if scope["path"].startswith(start)), openai_error)
+        await self._app(scope, receive, send if form is None else _Reshaped(send, form).send)
 
 
 def _make_comparable(name: bytes, value: bytes) -> tuple[bytes, bytes]:
+    if name == b"x-api-key":
+        name, value = b"authorization", b"Bearer " + value
     return name, value.decode("latin-1").encode("ascii", "replace") if name == b"authorization" else value
 
 
 class _Reshaped:
     """Passes on what is no error; holds an error back until it is whole."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, form: Form) -> None:
         self._send = send
+        self._form = form
         self._start: Message | None = None
         self._body = b""
 
@@ -71,7 +77,7 @@ class _Reshaped:
                 await self._finish(self._start)
 
     async def _finish(self, start: Message) -> None:
-        body = openai_error(self._body, start["status"]) if self._body else b""
+        body = self._form(self._body, start["status"]) if self._body else b""
         kept = [pair for pair in start["headers"] if pair[0].lower() not in (b"content-length", b"content-type")]
         own = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         await self._send({**start, "headers": [*kept, *own]})

@@ -113,7 +113,7 @@ def _count_first_output(observed: Observed, state: ReqState, recv_obj: BatchStrO
         observed.note_prefill(tokens=num_tokens, own=num_tokens - found["handoff_tokens"], cross=0)
     else:
         own, cross = found.get("own_hit_tokens", 0), found.get("cross_hit_tokens", 0)
-        observed.note_prefill(tokens=num_tokens, own=own, cross=cross)
+        observed.note_prefill(tokens=num_tokens, own=own, cross=cross, avoidable=found.get("avoidable_tokens", 0))
 
 
 def _held_back_s(state: ReqState) -> float:

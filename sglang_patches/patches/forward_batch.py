@@ -1,4 +1,4 @@
-"""The boundaries of a batch's requests reach its LoRA batch.
+"""Where the adapters of a batch's requests begin reaches its LoRA batch.
 
 Target: ``sglang.srt.model_executor.forward_batch_info.ForwardBatch.init_new``
 Why: the LoRA batch is prepared inside of it, from a batch that no longer has its requests.
@@ -37,7 +37,7 @@ def wrap_init_new(original: Make) -> Make:
         manager = getattr(model_runner, "lora_manager", None)
         if manager is None:
             return original(cls, batch, model_runner, **kwargs)
-        manager.prefill_boundaries = [req.prefillshare.boundary for req in batch.reqs]
+        manager.prefill_boundaries = [req.prefillshare.adapter_start for req in batch.reqs]
         manager.paired_requests = paired_requests(batch) if paired_modules else []
         try:
             made = original(cls, batch, model_runner, **kwargs)

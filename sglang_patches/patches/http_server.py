@@ -4,8 +4,9 @@ Target: ``sglang.srt.entrypoints.http_server.set_global_state``
 Why: the list of models names the decode modules, but asking for one of them by name says that it does not exist; and
     SGLang's /metrics knows nothing of decode modules.
 How: when the server state is set, the routes are put in place (``http/model_cards``, ``http/module_addresses``,
-    ``http/monitoring``), and FastAPI's own spans switched off (``observed/traces``); ``http/errors`` goes around all of
-    them, and ``http/connections`` ends idle connections.
+    ``http/monitoring``, ``http/health``), responses are remembered by ``http/responses``, and FastAPI's own spans
+    switched off (``observed/traces``); ``http/errors`` goes around all of them, and ``http/connections`` ends idle
+    connections.
 Remove when: upstream's route knows adapters, and a plugin can add routes.
 """
 
@@ -15,8 +16,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sglang_patches.declarations import wraps_upstream
-from sglang_patches.http import connections, continuations, errors, model_cards, module_addresses, monitoring
+from sglang_patches.http import connections, continuations, errors, health, model_cards, module_addresses, monitoring
 from sglang_patches.http.bodies import CheckBodies
+from sglang_patches.http.responses import RememberResponses, read_limits
 from sglang_patches.observed import traces
 
 if TYPE_CHECKING:
@@ -40,9 +42,13 @@ def wrap_set_global_state(original: SetState) -> SetState:
         model_cards.replace_route(app)
         module_addresses.add_routes(app)
         monitoring.add_routes(app)
+        health.add_route(app)
         answers = global_state.tokenizer_manager.ended_answers
         continuations.add_routes(app, None if answers is None else answers.kept)
         traces.switch_framework_off(app)
+        if (limits := read_limits()) is not None:
+            abort = global_state.tokenizer_manager.abort_request
+            app.add_middleware(RememberResponses, limits=limits, abort=abort)
         app.add_middleware(CheckBodies)
         global_state.tokenizer_manager.get_ready(global_state.scheduler_info["max_total_num_tokens"])
 

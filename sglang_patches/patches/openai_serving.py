@@ -15,14 +15,14 @@ Remove when: upstream resolves plain adapter names and rejects unknown models, a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
+from prefillshare.wire.namespace import cache_namespace
 from sglang_patches.checks import openai_values
 from sglang_patches.declarations import wraps_upstream
 from sglang_patches.disaggregation.role import is_prefill_worker
-from sglang_patches.http.model_names import resolve_or_404
+from sglang_patches.http.model_names import UPSTREAM_DEFAULT_MODEL, resolve_or_404
 
 if TYPE_CHECKING:
     from fastapi import Request
@@ -60,13 +60,6 @@ def wrap_resolve_lora_path(original: Resolve) -> Resolve:
     return _resolve_lora_path
 
 
-def cache_namespace(cache_salt: str | None, extra_key: str | None) -> str | None:
-    """One key for both; injective in the salt whatever the other one holds."""
-    if not cache_salt:
-        return extra_key or None
-    return "salt:" + json.dumps([cache_salt, extra_key or ""])
-
-
 @wraps_upstream(
     "entrypoints.openai.serving_base:OpenAIServingBase._compute_extra_key",
     "23a0884cfa935ad8",
@@ -89,12 +82,16 @@ def wrap_compute_extra_key(original: MakeKey) -> MakeKey:
     "sessions named by user would be guessed; prefill workers would fail at log-probabilities",
 )
 def wrap_handle_request(original: Handle) -> Handle:
+    from sglang.srt.entrypoints.openai.protocol import DetokenizeRequest, TokenizeRequest
+
     async def handle_request(self: OpenAIServingBase, request: BaseModel, raw_request: Request) -> Any:
         if raw_request is not None:
             raw_request.state.prefillshare_user = getattr(request, "user", None)
         refusal = openai_values.find_problem(request, self.tokenizer_manager.model_config.vocab_size)
         if refusal:
             return self.create_error_response(refusal)
+        if isinstance(request, TokenizeRequest | DetokenizeRequest) and request.model != UPSTREAM_DEFAULT_MODEL:
+            resolve_or_404(self.tokenizer_manager, request.model)  # it makes no difference, but a slip should show
         if is_prefill_worker():
             _neutralize(request)
         return await original(self, request, raw_request)

@@ -19,6 +19,7 @@ from sglang_patches.declarations import wraps_upstream
 from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker
 from sglang_patches.icarus.modules import paired_modules
 from sglang_patches.prefill.request_state import ALL_BASE_MADE, RequestState
+from sglang_patches.prefill.unshared import is_unshared
 
 
 @wraps_upstream(
@@ -34,13 +35,15 @@ def wrap_req_init(original: Callable[..., None]) -> Callable[..., None]:
             self.extra_key = self.extra_key[: -len(self.lora_id)] or None
         # Whatever a decode worker runs is a decode module, with weights of its own or with an adapter.
         is_decoded, is_paired = self.lora_id is not None or is_decode_worker(), self.lora_id in paired_modules
+        is_own = is_unshared(self.extra_key)
         last = max(len(self.origin_input_ids) - 1, 0)
-        boundary = last if is_decoded and not is_paired else ALL_BASE_MADE
+        boundary = last if is_decoded and not is_paired and not is_own else ALL_BASE_MADE
         self.prefillshare = RequestState(
             boundary=boundary,
             match_limit=last if is_decode_worker() else ALL_BASE_MADE,
             decode_module=self.routing_key if is_prefill_worker() else self.lora_id,
             is_paired=is_paired,
+            is_unshared=is_own,
         )
 
     return __init__

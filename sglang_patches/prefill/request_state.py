@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 ALL_BASE_MADE = 1 << 62
 """Boundary of a base request of a colocated engine or a prefill worker, and of requests whose module reads base-made
-KV only: every position is the prefill module's."""
+KV only: every position is the prefill module's. Of requests that share nothing, too: every position is their module's,
+in its own namespace."""
 
 Start = tuple[str | None, int, bytes]
 """Where an uncached part of a prompt begins: namespace, identity of the tree node before it, its first tokens."""
@@ -47,6 +48,9 @@ class RequestState:
     is_paired: bool = False
     """Whether its module reads base-made KV only, and so computes each token that it samples from in a second row
     (:mod:`sglang_patches.icarus.rows`)."""
+    is_unshared: bool = False
+    """Whether its module computes the prompt, too (:mod:`sglang_patches.prefill.unshared`): all of its rows may be in
+    the tree, in the module's own namespace."""
     match_limit: int = ALL_BASE_MADE
     """Positions that it may read from the tree, where these are fewer: on a decode worker never x_n's,
     whose KV is made there in the first step."""
@@ -70,6 +74,12 @@ class RequestState:
         return self.slice_tokens > 0
 
     @property
+    def adapter_start(self) -> int:
+        """First row that is computed with its adapter."""
+        return 0 if self.is_unshared else self.boundary
+
+    @property
     def is_all_base_made(self) -> bool:
-        """True for a request whose whole KV, generated tokens included, is the prefill module's."""
+        """True for a request whose whole KV, generated tokens included, is made by one module, as the namespace says:
+        the prefill module, or that of a request that shares nothing."""
         return self.boundary == ALL_BASE_MADE

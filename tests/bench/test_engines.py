@@ -74,3 +74,23 @@ def test_a_run_is_over_when_what_follows_its_answers_is_computed() -> None:
 
     asyncio.run(settle())
     assert waiting == []
+
+
+def test_a_run_is_not_over_while_the_router_has_jobs_for_its_engines() -> None:
+    at_router, load = [1, 1, 0], {"num_used_tokens": 5, "num_running_reqs": 0, "num_waiting_reqs": 0}
+    load["memory"] = dict.fromkeys(("weight_gb", "kv_cache_gb", "graph_gb"), 1)
+
+    async def tell_jobs(request: web.Request) -> web.Response:
+        return web.Response(text=f"prefillshare_eager_jobs_waiting {at_router.pop(0)}\n")
+
+    async def settle() -> None:
+        engine_app, router_app = web.Application(), web.Application()
+        engine_app.router.add_get("/metrics", lambda _: web.Response(text=OURS))
+        engine_app.router.add_get("/v1/loads", lambda _: web.json_response({"loads": [load]}))
+        router_app.router.add_get("/metrics", tell_jobs)
+        async with TestServer(engine_app) as engine, TestServer(router_app) as router, aiohttp.ClientSession() as http:
+            its = [Engine(url=str(server.make_url("")).rstrip("/")) for server in (engine, router)]
+            await Watcher(http, [its[0]], its[1]).wait_until_settled()
+
+    asyncio.run(settle())
+    assert at_router == []

@@ -21,6 +21,7 @@ COMMANDS = (
     ("chat",),
     ("top",),
     ("doctor",),
+    ("schema",),
     ("train",),
     ("eval",),
     ("models",),

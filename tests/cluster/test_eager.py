@@ -43,8 +43,7 @@ def state(cluster: Cluster) -> dict[str, Any]:
 
 
 def jobs(told: dict[str, Any]) -> dict[str, int]:
-    found: dict[str, int] = told["eager_jobs"]
-    return found
+    return {name: count for name, count in told["eager_jobs"].items() if name != "waiting"}
 
 
 def pushes(told: dict[str, Any]) -> tuple[int, int]:

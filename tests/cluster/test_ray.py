@@ -107,19 +107,30 @@ class OnRay:
         rosters = json.loads(self.run("ps", "--json").stdout)
         return {member["name"]: member for roster in rosters for member in roster["members"]}
 
+    def up(self) -> set[str]:
+        """Workers to which the router sends calls."""
+        with contextlib.suppress(httpx.HTTPError):
+            workers = httpx.get(f"http://127.0.0.1:{self.port}/workers", timeout=CALL_S).json()["workers"]
+            return {worker["id"] for worker in workers if worker["state"] == "up"}
+        return set()
+
     def wait_until_serving(self, *names: str, apart_from: dict[str, int] | None = None) -> dict[str, dict[str, Any]]:
-        """Wait until exactly these run and are up for the router, with other processes than `apart_from` names."""
-        deadline = time.monotonic() + WAIT_S
+        """Wait until exactly these run and are up for the router, with other processes than `apart_from` names.
+
+        The router is asked first: each `ps` is a process that imports Ray, and takes the cores of what is waited for.
+        """
+        deadline, members, lost = time.monotonic() + WAIT_S, {}, apart_from or {}
         while time.monotonic() < deadline:
-            members = self.members()
-            up = {name for name, state in members.get("router-0", {}).get("workers", []) if state == "up"}
-            pids = {name: members[name]["pid"] for name in names if name in members}
-            # One that moves has no process, and may be up in the eyes of the router a little longer.
-            is_new = all(pids.get(name) and pids[name] != pid for name, pid in (apart_from or {}).items())
-            if set(members) == {*names, "router-0"} and up == set(names) and is_new:
-                return members
-            time.sleep(0.5)
-        raise AssertionError(f"{names} do not serve: {self.members()}")
+            if self.up() == set(names) and not any(map(psutil.pid_exists, lost.values())):
+                members = self.members()
+                up = {name for name, state in members.get("router-0", {}).get("workers", []) if state == "up"}
+                pids = {name: members[name]["pid"] for name in names if name in members}
+                # One that moves has no process, and may be up in the eyes of the router a little longer.
+                is_new = all(pids.get(name) and pids[name] != pid for name, pid in lost.items())
+                if set(members) == {*names, "router-0"} and up == set(names) and is_new:
+                    return members
+            time.sleep(1)
+        raise AssertionError(f"{names} do not serve: {self.up()} are up, {members}")
 
     def ask(self, prompt: list[int]) -> list[int]:
         """Greedy tokens of the module."""

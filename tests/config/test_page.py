@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from prefillshare.config.cluster import Cluster
+from prefillshare.config.responses import Responses
 from prefillshare.config.router import Router
 from prefillshare.config.schema import DecodeModule, Deployment, Engine, PrefillModule, Transfer
 from prefillshare.config.store import Store
@@ -19,6 +20,7 @@ TABLES = {
     "`[engine]`": Engine,
     "`[router]`": Router,
     "`[transfer]`": Transfer,
+    "`[responses]`": Responses,
     "`[store]`": Store,
     "`[cluster]`": Cluster,
 }

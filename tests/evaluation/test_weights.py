@@ -36,6 +36,17 @@ def test_answers_are_those_of_the_reference(agents: ResolvedDeployment, ratio: f
     assert all(sample.prompt_tokens > 100 for sample in score.samples)
 
 
+def test_an_adapter_that_shares_nothing_is_decoded_by_itself(tmp_path: Path) -> None:
+    file = tmp_path / "own.toml"
+    text = (MODELS / "tiny-naive.toml").read_text().replace("accept_naive = true", "share = false")
+    file.write_text(text.replace('path = "tiny/', f'path = "{MODELS}/tiny/'))
+    deployment, suite = resolve(load_deployment(file)), load_suite("tiny-math", 6)
+    served = WeightsModel(deployment, "math").score(suite)
+    alone, shared = (WeightsModel(deployment, "math", sharing_ratio=ratio).score(suite) for ratio in (0.0, 1.0))
+    assert served.samples == alone.samples
+    assert served.num_right > shared.num_right
+
+
 @pytest.fixture(scope="module")
 def icarus() -> ResolvedDeployment:
     return resolve(load_deployment(MODELS / "tiny-icarus.toml"))

@@ -24,14 +24,13 @@ def refused(pair, **fields) -> str:
     return message
 
 
-def test_several_samples_of_one_call_are_refused(pair):
-    assert refused(pair, sampling_params={"n": 3}) == (
-        "n is 3, and disaggregated workers make one sample per call: send 3 calls"
-    )
+def test_prompts_with_different_numbers_of_samples_are_refused(pair):
+    params = [{"n": 3}, {"n": 2}]
+    assert "n differs between the prompts" in refused(pair, input_ids=[[5, 6], [7, 8]], sampling_params=params)
 
 
-def test_logprobs_of_the_prompt_are_refused(pair):
-    assert "ask for those of the answer only" in refused(pair, return_logprob=True, logprob_start_len=0)
+def test_logprobs_of_the_prompt_that_did_not_come_along_are_refused(pair):
+    assert "send the call to the deployment's router" in refused(pair, return_logprob=True, logprob_start_len=0)
 
 
 def test_what_needs_the_sampler_of_both_workers_is_refused(pair):

@@ -9,8 +9,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from prefillshare.config import load_deployment
-from prefillshare.errors import ModuleError
+from prefillshare.errors import ConfigError, ModuleError
 from prefillshare.modules.deployment import ResolvedDeployment, resolve
+from prefillshare.modules.unshared import adapter_sha256
+from prefillshare.serving.plan.variables import unshared_variables
 from tests.support.random_models import make_adapter, make_base, make_family, write_deployment
 
 
@@ -84,6 +86,53 @@ def test_an_ordinary_adapter_needs_accept_naive(file: Path) -> None:
     resolved = _resolve(file)
     assert "accept_naive" in resolved.warnings[0]
     assert "objective full-ft: answers badly" in str(resolved.modules[0].warning)
+
+
+@pytest.mark.parametrize("has_manifest", [True, False])
+def test_an_ordinary_adapter_may_compute_its_prompts_itself(file: Path, has_manifest: bool) -> None:
+    make_adapter(file.parent / "math", file.parent / "base", "math", seed=1, objective="full-ft")
+    if not has_manifest:
+        (file.parent / "math" / "prefillshare.json").unlink()
+    with pytest.raises(ModuleError, match="share = false to serve it with prompts of its own"):
+        _resolve(file)
+    _do_not_share(file)
+    resolved = _resolve(file)
+    assert resolved.warnings == ()
+    assert resolved.modules[0].warning == "its prompts are not shared (share = false)"
+    told = json.loads(unshared_variables(resolved)["PREFILLSHARE_UNSHARED_MODULES"])
+    assert told == {"math": adapter_sha256(file.parent / "math")}
+
+
+def test_nothing_is_told_of_modules_that_share(file: Path) -> None:
+    assert unshared_variables(_resolve(file)) == {}
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_the_hash_of_an_adapter_is_that_of_all_that_makes_its_kv(file: Path, name: str) -> None:
+    folder = file.parent / "math"
+    before = adapter_sha256(folder)
+    (folder / "README.md").write_text("nothing of it is computed with")
+    assert adapter_sha256(folder) == before
+    with (folder / name).open("ab") as weights:
+        weights.write(b" ")
+    assert adapter_sha256(folder) != before
+
+
+def test_a_module_that_was_trained_to_share_has_to(file: Path) -> None:
+    _do_not_share(file)
+    with pytest.raises(ModuleError, match="'math' has share = false and was trained over the prefill module's KV"):
+        _resolve(file)
+
+
+def test_workers_that_hold_the_prefill_module_alone_serve_no_such_adapter(file: Path) -> None:
+    _do_not_share(file)
+    file.write_text(file.read_text().replace('"colocated"', '"disaggregated"'))
+    with pytest.raises(ConfigError, match=r"'math' has share = false.* hold the prefill module alone"):
+        _resolve(file)
+
+
+def _do_not_share(file: Path) -> None:
+    file.write_text(file.read_text().replace('path = "math"', 'path = "math"\nshare = false'))
 
 
 def _accept_naive(file: Path, path: str = "math") -> None:

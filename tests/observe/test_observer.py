@@ -23,7 +23,7 @@ def test_one_good_request() -> None:
     stats = observer.stats_of("math")
     assert (stats.num_running, stats.requests) == (1, 0)
     request.note_wait(0.25)
-    request.note_prefill(tokens=10, own=2, cross=3)
+    request.note_prefill(tokens=10, own=2, cross=3, avoidable=4)
     request.note_first_token(0.5)
     request.note_tokens(4, 0.4)
     request.end("ok", seconds=1.0, retractions=1)
@@ -35,6 +35,7 @@ def test_one_good_request() -> None:
         "prompt_tokens": 10,
         "own_hit_tokens": 2,
         "cross_hit_tokens": 3,
+        "avoidable_tokens": 4,
         "generated_tokens": 5,
         "retractions": 1,
     }

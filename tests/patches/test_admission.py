@@ -205,6 +205,45 @@ def test_sessions_without_a_name_are_known_by_their_prompt():
     assert engine.call("a9", *parts[:-1], ("other role", 2))
 
 
+def test_one_name_for_everybody_is_no_way_past_the_others():
+    engine = Engine()
+    names = "abcdefgh"
+    taken = {name for name in names if engine.call(f"{name}1", (name, 30), session="app")}
+    assert taken == {"a", "b"}
+    assert engine.admission.waiting == 6
+    engine.end("a1")
+    assert engine.call("a2", ("a", 30), ("a2", 2), session="app"), "it goes on from what was kept for it"
+    assert engine.end("b1") == []
+    assert not engine.call("i1", ("i", 30), session="app"), "b may still go on"
+    assert engine.wait(SHORTEST_KEEP_S) == ["c1"]
+
+
+def test_who_calls_one_by_one_has_one_session_whatever_the_prompts_are():
+    engine = Engine()
+    engine.turn("a1", ("a", 60), session="app")
+    engine.turn("b1", ("b", 60), session="app")
+    assert engine.call("c1", ("c", 60), session="app")
+    assert engine.call("c2", ("c", 60), ("other", 2), session="app"), "it begins as the one that runs"
+    assert (engine.admission.sessions, engine.admission.held_back) == (1, 0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_one_name_takes_no_more_memory_than_many(seed):
+    """Conversations at random, all under one name, with twice the memory: what is held stays near the memory."""
+    engine, random, most = Engine(), Random(seed), 0
+    running: dict[str, list[tuple[str, int]]] = {}
+    waiting: dict[str, list[tuple[str, int]]] = {}
+    for number in range(300):
+        rid, parts = str(number), [(f"conversation {random.randrange(8)}", random.randrange(15, 35))]
+        target = running if engine.call(rid, *parts, session="app") else waiting
+        target[rid] = parts
+        most = max(most, engine.admission.held_tokens)
+        ended = [engine.end(rid) for rid in random.sample(sorted(running), len(running) // 4) if running.pop(rid)]
+        for rid in [*engine.wait(random.choice((0.0, 0.3))), *(rid for rids in ended for rid in rids)]:
+            running[rid] = waiting.pop(rid)
+    assert most <= CAPACITY
+
+
 def test_sessions_start_one_after_the_other_while_others_are_at_work():
     engine = Engine(Admission(num_capacity=CAPACITY, num_start_tokens=8 * BLOCK_TOKENS, longest_wait_s=LONGEST_S))
     engine.turn("a1", ("a", 8), session="a")

@@ -15,11 +15,14 @@ from sglang.srt.lora.backend import torch_backend
 from torch import Tensor
 
 from sglang_patches.cpu import adapters, attention, block_attention, computation, linear, operators
-from sglang_patches.cpu.computation import attend_in_place, attend_together, group_by_adapter
+from sglang_patches.cpu.computation import attend_in_place, attend_new_in_place, attend_together, group_by_adapter
 
-SIZE, POOL, LONGEST = 16, 400, 96
+SIZE, POOL, LONGEST = 16, 600, 260
 HEADS = ((4, 4), (4, 2), (8, 1))
-LENGTHS = ([(0, 1)], [(0, 33)], [(10, 33)], [(40, 1)], [(40, 7)], [(40, 17)], [(0, 9), (31, 5), (64, 32), (95, 1)])
+LENGTHS = (
+    *([lengths] for lengths in ((0, 1), (0, 33), (10, 33), (40, 1), (40, 7), (40, 17), (62, 3), (190, 70), (0, 200))),
+    [(0, 9), (31, 5), (64, 32), (95, 1)],
+)
 """Batches of sequences as (tokens whose KV is cached, new tokens)."""
 
 
@@ -98,11 +101,50 @@ def test_new_tokens_attend_to_all_before_them(heads: tuple[int, int], lengths: l
     assert (batch.run(_attention(EXTEND, attention)) - batch.expected()).abs().max() < 1e-5
 
 
+def test_new_tokens_attend_alike_whoever_is_beside_them() -> None:
+    """To the bit; a token that is alone attends as in a decode step."""
+    batch = Batch((4, 2), [(95, 1), (31, 5), (64, 32), (150, 40)], torch.float32)
+    together = batch.run(_attention(EXTEND, attention))
+    rows, lengths, query, at = batch.rows, batch.lengths, batch.query, 0
+    for number, (_, new) in enumerate(lengths):
+        batch.rows, batch.lengths = rows[number : number + 1], lengths[number : number + 1]
+        batch.query = query[at : at + new]
+        name = DECODE if new == 1 else EXTEND
+        assert torch.equal(together[at : at + new], batch.run(_attention(name, attention)))
+        at += new
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 30.0])
+def test_new_tokens_have_their_shares_of_scores_of_any_size(scale: float) -> None:
+    """Equal ones, and those that leave all of it to one token, which may come at last.
+
+    Scores of hundreds are right to 1e-5, and shares to as much of themselves.
+    """
+    batch = Batch((4, 2), [(150, 70)], torch.float32)
+    rows, lengths = batch.rows, torch.tensor([220])
+    sequences, output = (batch.slots, rows, lengths, torch.tensor([70])), torch.empty_like(batch.query)
+    found = attend_new_in_place(batch.query, batch.keys, batch.values, *sequences, scale, output)
+    expected = [
+        attend_together(query[None].double(), batch.keys.double(), batch.values.double(), slots, scale)
+        for query, slots in ((query, batch.slots[rows[0], : 151 + number]) for number, query in enumerate(batch.query))
+    ]
+    torch.testing.assert_close(found.double(), torch.cat(expected), rtol=1e-3, atol=1e-4)
+
+
+def test_what_is_no_number_is_seen_by_those_who_read_it() -> None:
+    batch = Batch((4, 2), [(150, 70)], torch.float32)
+    batch.keys[batch.slots[batch.rows[0], 180].long()] = torch.nan
+    is_number = batch.run(_attention(EXTEND, attention)).isfinite()
+    assert is_number[:30].all()
+    assert not is_number[30:].any()
+
+
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_blocks_of_new_tokens_join(
     heads: tuple[int, int], lengths: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(attention, "MOST_THREADS", 0)
     monkeypatch.setattr(attention, "MIN_NEW", 1)
     monkeypatch.setattr(block_attention, "_BLOCK", 4)
     batch = Batch(heads, lengths, torch.float32)
@@ -111,6 +153,7 @@ def test_blocks_of_new_tokens_join(
 
 @pytest.mark.parametrize("heads", HEADS)
 def test_new_tokens_without_onednn(heads: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "MOST_THREADS", 0)
     monkeypatch.setattr(attention, "is_for_onednn", lambda tensor: False)
     batch = Batch(heads, [(0, 33), (10, 33), (40, 17)], torch.float32)
     assert (batch.run(_attention(EXTEND, attention)) - batch.expected()).abs().max() < 1e-5
@@ -148,7 +191,7 @@ def test_second_rows_attend_in_place_as_rows_of_their_own(heads: tuple[int, int]
 def test_scores_of_any_size_have_their_shares(scale: float) -> None:
     """Equal ones, and those that leave all of it to one token."""
     batch = Batch((4, 2), [(95, 1)], torch.float32)
-    slots, lengths = batch.slots[batch.rows[0]], torch.tensor([96])
+    slots, lengths = batch.slots[batch.rows[0], :96], torch.tensor([96])
     sequences, second = (batch.slots, batch.rows, lengths), torch.tensor([-1])
     output = torch.empty_like(batch.query)
     found = attend_in_place(batch.query, batch.keys, batch.values, *sequences, second, scale, output)

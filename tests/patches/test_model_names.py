@@ -4,8 +4,8 @@ from itertools import product
 
 import pytest
 
+from prefillshare.wire.namespace import cache_namespace
 from sglang_patches.http.model_names import ModelMissingError, resolve_adapter
-from sglang_patches.patches.openai_serving import cache_namespace
 
 MODULES = ["math", "tool"]
 

@@ -1,5 +1,6 @@
 """A module into codebooks: what comes out, how far it is from what went in, interrupted runs, refusals."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from prefillshare.codebook.section import codebook_shape
 from prefillshare.codebook.shape import CodebookShape
 from prefillshare.config import load_deployment
 from prefillshare.errors import ModuleError
-from prefillshare.modules.codebook_rule import refuse_as_base
+from prefillshare.modules.codebook_rule import check_whole, refuse_as_base
 from prefillshare.modules.deployment import resolve
 from prefillshare.modules.manifest import ModuleManifest, read_manifest
 from prefillshare.modules.merge import merge_adapter
@@ -157,3 +158,15 @@ def test_it_is_served_as_a_decode_module_and_as_nothing_else(folder: Path) -> No
         merge_adapter(folder / "math", out, folder / "merged")
     with pytest.raises(ModuleError, match="cannot be trained from"):
         refuse_as_base(out, "small", "trained from")
+
+
+@pytest.mark.parametrize(("key", "value"), [("g", 16), ("v", 8), ("m", 2), ("b", 7)])
+def test_weights_that_config_json_does_not_describe_are_refused(folder: Path, key: str, value: int) -> None:
+    out = quantise_module(source_of(folder), folder / "small", RECIPE, manifest_of(folder))
+    check_whole(out, "math")
+    config = json.loads((out / "config.json").read_text())
+    config["quantization_config"][key] = value
+    (out / "config.json").write_text(json.dumps(config))
+
+    with pytest.raises(ModuleError, match=rf"{key} = {value}.*does not say: quantise the module again"):
+        check_whole(out, "math")

@@ -9,39 +9,40 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
+from prefillshare.config.quantisation import Tuning
 from prefillshare.modules.manifest import read_manifest
 from prefillshare.quantize.clusters import Clustering
-from prefillshare.quantize.decode_module import load_full, load_trainable
+from prefillshare.quantize.decode_module import load_trainable, map_full, map_model
 from prefillshare.quantize.layers import Recipe, quantise_module
 from prefillshare.quantize.moments import input_moments
 from prefillshare.quantize.source import WeightSource
-from prefillshare.quantize.tune import Tuning, held_out_loss, tune, write_tuned
+from prefillshare.quantize.tune import Tuner, held_out_loss, write_tuned
 from prefillshare.tiny.data import encode, tuning_pieces
 from prefillshare.tiny.language.conversations import tuning_conversations
-from prefillshare.training.batch import Batch, make_batch
+from prefillshare.training.layout import Layout, lay_out
 from prefillshare.training.model import load_base
 from tests.support.engines import MODELS_DIR
 
 TINY = MODELS_DIR / "tiny"
 
 
-def batches(seed: int, size: int) -> Iterator[Batch]:
+def layouts(seed: int, size: int) -> Iterator[Layout]:
     tokenizer = Tokenizer.from_file(str(TINY / "base" / "tokenizer.json"))
     documents = (encode(tokenizer, tuning_pieces(chat, "math")) for chat in tuning_conversations(seed, "math"))
     usable = (document for document in documents if any(document.weights))
     while True:
-        yield make_batch([(document.tokens, document.weights) for document in islice(usable, size)])
+        yield lay_out([(document.tokens, document.weights) for document in islice(usable, size)], packed=True)
 
 
 @pytest.mark.slow
 def test_tuning_wins_back_what_codebooks_lose(tmp_path: Path) -> None:
-    source, base = WeightSource(TINY / "base", TINY / "math"), load_base(TINY / "base", torch.float32).eval()
+    source, base = WeightSource(TINY / "base", TINY / "math"), map_model(TINY / "base")
     manifest = read_manifest(TINY / "math")
     assert manifest is not None
     manifest = replace(manifest, kind="full")
-    held_out = list(islice(batches(2, 8), 1))
-    full = load_full(source).eval()
-    moments = input_moments(full, base, source, islice(batches(3, 8), 1))
+    held_out = list(islice(layouts(2, 8), 1))
+    full = map_full(source)
+    moments = input_moments(full, base, source, islice(layouts(3, 8), 1))
     assert moments.keys() == {names[0] for layer in range(5) for names in source.linear_groups(layer)}
     losses = {"full weights": held_out_loss(full, base, held_out)}
 
@@ -53,7 +54,9 @@ def test_tuning_wins_back_what_codebooks_lose(tmp_path: Path) -> None:
     losses["weighed"] = held_out_loss(load_base(weighed, torch.float32).eval(), base, held_out)
 
     model = load_trainable(source, weighed)
-    tune(model, base, islice(batches(4, 8), 8), Tuning())
+    tuner = Tuner(model, base, Tuning(steps=8, warmup_steps=0))
+    for layout in islice(layouts(4, 8), 8):
+        tuner.step(layout)
     losses["tuned"] = held_out_loss(model, base, held_out)
     tuned = write_tuned(model, weighed, tmp_path / "tuned", manifest)
     losses["read again"] = held_out_loss(load_base(tuned, torch.float32).eval(), base, held_out)

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from typing import Any
 
 from tests.routing.workers import Deployment, SmallWorker, deployment, until
@@ -26,7 +27,7 @@ def decode_worker(running: Deployment, module: str) -> SmallWorker:
 
 def jobs(running: Deployment) -> dict[str, int]:
     assert running.gateway.eager is not None
-    return {name: count for name, count in running.gateway.eager.counters.as_dict().items() if count}
+    return {name: count for name, count in asdict(running.gateway.eager.counters).items() if count}
 
 
 async def settled(running: Deployment) -> None:

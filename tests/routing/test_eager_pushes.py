@@ -144,7 +144,7 @@ async def test_state_and_metrics_tell_what_became_of_it() -> None:
         async with running.http.get(f"{running.url}/deployment/state") as reply:
             state = await reply.json()
         assert mistakes_in(state) == []
-        assert state["eager_jobs"] == {"done": 6, "dropped": 0, "cancelled": 0, "failed": 0, "pushed": 2}
+        assert state["eager_jobs"] == {"done": 6, "dropped": 0, "cancelled": 0, "failed": 0, "pushed": 2, "waiting": 0}
         assert worker_of(state, "math-0")["push"] == pushes(40, 30)
         assert worker_of(state, "p0")["push"] is None
         # Started again, it begins at 0.

@@ -7,12 +7,15 @@ from typing import Any
 import pytest
 
 from prefillshare.config.router import Router
+from prefillshare.contract import NO_BOOTSTRAP_HOST
 from prefillshare.routing.call.call import Call, Endpoint
-from prefillshare.routing.call.legs import make_legs
+from prefillshare.routing.call.legs import add_scores, make_legs, make_scoring_leg
 from prefillshare.routing.call.parse import Served, parse_call
 from prefillshare.routing.errors import BadCallError, UnknownModelError
 from prefillshare.routing.workers.spec import WorkerSpec
 from prefillshare.routing.workers.worker import ModelCard, Worker
+from prefillshare.wire.from_router import MEMBER
+from prefillshare.wire.namespace import cache_namespace
 
 CHAT: dict[str, Any] = {"model": "math", "messages": [{"role": "user", "content": "hi"}]}
 SERVED = Served(base="base", modules=["math", "code"], vocab_size=2000)
@@ -46,7 +49,10 @@ def _legs(body: Any, endpoint: Endpoint = "/v1/chat/completions") -> tuple[dict[
         (CHAT | {"messages": []}, "messages is"),
         (CHAT | {"messages": "hi"}, "messages is 'hi'"),
         (CHAT | {"stream": "yes"}, "stream is 'yes'"),
-        (CHAT | {"n": 2}, "n is 2"),
+        (CHAT | {"n": 0}, "n is 0"),
+        (CHAT | {"n": 129}, "n is 129"),
+        (CHAT | {"n": "2"}, "n is '2'"),
+        (CHAT | {"n": True}, "n is True"),
         (CHAT | {"lora_path": ["math", "code"], "model": "base"}, "several modules"),
         (b'{"model":"math","messages":[' + b"[" * 300 + b"]" * 300 + b"]}", "nest it less deeply"),
     ],
@@ -211,3 +217,44 @@ def test_other_tools_share_nothing() -> None:
 def test_token_ids_share_their_beginning() -> None:
     bodies = [{"model": "math", "input_ids": [*range(1000, 1100), end]} for end in (1, 2)]
     assert _common(*bodies, endpoint="/generate") >= 400
+
+
+def test_samples_and_what_tells_them_apart() -> None:
+    prefill, decode = _legs(CHAT | {"n": 3})
+    assert prefill["n"] == decode["n"] == 3
+    assert prefill["bootstrap_room"] == decode["bootstrap_room"]
+    call = _parse({"model": "math", "prompt": ["a", "b"], "n": 2}, "/v1/completions")
+    assert (call.num_prompts, call.num_samples, call.has_one_answer) == (2, 2, False)
+    with pytest.raises(BadCallError, match="n differs between the prompts"):
+        _parse({"model": "math", "text": ["a", "b"], "sampling_params": [{"n": 2}, {}]}, "/generate")
+
+
+def test_scores_of_a_prompt_are_asked_of_the_prefill_worker_alone() -> None:
+    """In the namespace that the worker makes of the client's two keys, or another tenant's KV would be found."""
+    body = {"model": "math", "prompt": "a", "echo": True, "logprobs": 2, "cache_salt": "s", "n": 2}
+    call = _parse(body, "/v1/completions")
+    assert call.scoring is not None
+    leg = make_scoring_leg(call, PREFILL)
+    asked = json.loads(leg.body)
+    assert (leg.path, asked["text"], asked["top_logprobs_num"], asked["logprob_start_len"]) == ("/generate", "a", 2, 0)
+    assert asked["extra_key"] == cache_namespace("s", None)
+    assert asked["bootstrap_host"] == NO_BOOTSTRAP_HOST
+    assert asked["sampling_params"]["max_new_tokens"] == 0
+    told = json.loads(add_scores(make_legs(call, PREFILL, DECODE, "base")[1], [{"input_token_logprobs": []}]).body)
+    assert told[MEMBER] == {"prompt_logprobs": [{"input_token_logprobs": []}]}
+    assert (told["prompt"], told["n"], told["echo"]) == ("a", 2, True)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "fields"),
+    [
+        ("/v1/completions", {"prompt": "a", "echo": True}),
+        ("/v1/completions", {"prompt": "a", "logprobs": 2}),
+        ("/v1/completions", {"prompt": "a", "echo": True, "logprobs": 0}),
+        ("/generate", {"text": "a", "return_logprob": True}),
+        ("/generate", {"text": "a", "return_logprob": True, "logprob_start_len": -1}),
+        ("/generate", {"text": "a", "logprob_start_len": 0}),
+    ],
+)
+def test_scores_nobody_wants_are_not_asked(endpoint: Endpoint, fields: dict[str, Any]) -> None:
+    assert _parse({"model": "math", **fields}, endpoint).scoring is None

@@ -8,6 +8,7 @@ import pytest
 
 from prefillshare.config import Limits, Roles
 from prefillshare.routing.roles import conductor
+from tests.routing.routers import ADMIN_KEY, two_routers
 from tests.routing.workers import Deployment, SmallWorker, deployment, in_loop, until
 
 ADMIN = {"Authorization": "Bearer a"}
@@ -236,3 +237,27 @@ async def test_only_who_may_change_workers_may_speak_of_moves() -> None:
             assert "follow_load = true" in await reply.text()
         async with running.http.get(f"{running.url}/deployment/state") as reply:
             assert "role_moves" not in await reply.json()
+
+
+async def is_deciding(running: Deployment, wanted: bool) -> None:
+    """Wait until a router decides on moves, or does not."""
+    for _ in range(500):
+        if (await told(running))["is_deciding"] == wanted:
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError(await told(running))
+
+
+@in_loop
+async def test_the_first_router_decides_but_not_while_another_has_a_move_on_its_way() -> None:
+    """As when it comes, or comes back, in the middle of one: two moves at once could take a pool's last worker."""
+    async with two_routers(settings={"roles": ROLES}) as running:
+        first, second = sorted(running, key=lambda router: router.url)
+        assert [(await told(router))["is_deciding"] for router in (first, second)] == [True, False]
+        order = {"id": "x", "worker": "math-0", "before": "math", "after": None}
+        for word, may_first in (("begun", False), ("failed", True)):
+            body, headers = {**order, "word": word}, {"Authorization": f"Bearer {ADMIN_KEY}"}
+            async with second.http.put(f"{second.url}/router/roles", json=body, headers=headers) as reply:
+                assert reply.status == 200
+            await is_deciding(first, may_first)
+            assert not (await told(second))["is_deciding"]

@@ -24,6 +24,7 @@ from prefillshare.routing.web.app import make_app
 from prefillshare.routing.web.connections import make_runner
 from prefillshare.routing.web.keys import GATEWAY
 from prefillshare.routing.workers.spec import WorkerSpec
+from prefillshare.wire.from_router import MEMBER
 
 BASE = "base"
 
@@ -52,6 +53,7 @@ class SmallWorker:
     error_body: dict[str, Any] | None = None
     error_event: dict[str, Any] | None = None
     pieces: Sequence[str] = ("one", "two", "three")
+    answer: dict[str, Any] | None = None
     pause_s: float = 0.0
     end_s: float = 0.0
     prefill_s: float = 0.0
@@ -103,7 +105,7 @@ class SmallWorker:
 
     async def start(self) -> None:
         app = web.Application(client_max_size=2**30)
-        for path in ("/v1/chat/completions", "/v1/completions", "/generate"):
+        for path in ("/v1/chat/completions", "/v1/completions", "/generate", "/v1/messages", "/v1/responses"):
             app.router.add_post(path, self._call)
         app.router.add_get("/health", self._health)
         app.router.add_get("/health_generate", self._health)
@@ -155,7 +157,9 @@ class SmallWorker:
     async def _call(self, request: web.Request) -> web.StreamResponse:
         if self.api_key is not None:
             assert request.headers["Authorization"] == f"Bearer {self.api_key}"
-        body = await request.json()
+        given = await request.json()
+        # What the router says beside a client's body, where that has no place for it.
+        body = given | given.get(MEMBER, {})
         self.bodies.append(body)
         self.headers.append(request.headers)
         self.running += 1
@@ -181,6 +185,8 @@ class SmallWorker:
         await asyncio.sleep(self.prefill_s)
         if self.gives_pushes_up and str(body["rid"]).startswith(PUSH_RID_PREFIX):
             return web.json_response({"meta_info": {"finish_reason": {"type": "abort", "message": "no room"}}})
+        if "logprob_start_len" in body:
+            return web.json_response({"meta_info": {"prompt_tokens": 40, "input_token_logprobs": [[-1.0, 5, "a"]]}})
         rooms = body["bootstrap_room"]
         for room in rooms if isinstance(rooms, list) else [rooms]:
             self.rooms[room].set()
@@ -202,7 +208,7 @@ class SmallWorker:
         await asyncio.sleep(self.first_byte_s)
         if not body.get("stream"):
             await asyncio.sleep(self.pause_s * len(self.pieces))
-            return web.json_response({"model": body.get("model"), "text": " ".join(self.pieces)})
+            return web.json_response(self.answer or {"model": body.get("model"), "text": " ".join(self.pieces)})
         return await self._stream(request)
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:

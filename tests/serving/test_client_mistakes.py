@@ -62,7 +62,7 @@ OTHERS: dict[str, tuple[str, dict[str, Any], int, str]] = {
         "/v1/responses",
         {"model": "math", "input": "x", "text": {"format": {"type": "json_schema", "name": "s", "schema": SELF}}},
         400,
-        "text.format is not supported here",
+        "json_schema cannot be used",
     ),
     "anthropic": ("/v1/messages", {"model": "math", "max_tokens": 2, "messages": []}, 400, "messages is empty"),
     "ollama": ("/api/chat", {"model": "random-base", "messages": []}, 400, "messages is empty"),

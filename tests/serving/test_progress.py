@@ -5,7 +5,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from prefillshare.serving.run.progress import FIRST_STAGE, STAGES, find_reason, find_stages, last_lines
+from prefillshare.serving.run.progress import (
+    FIRST_STAGE,
+    STAGES,
+    find_cause_of_death,
+    find_reason,
+    find_stages,
+    last_lines,
+)
 from prefillshare.serving.run.readiness import _tell_stages
 
 TRACEBACK = """[2026-01-01 00:00:00] Scheduler hit an exception: Traceback (most recent call last):
@@ -46,6 +53,35 @@ def test_a_stage_that_was_over_before_anybody_looked_is_told_in_its_place(number
 )
 def test_the_engines_own_reason_is_found(log: str, reason: str | None) -> None:
     found = find_reason(log)
+    assert found == reason if reason is None else (found or "").startswith(reason)
+
+
+OUTLIVED = """[2026-01-01 00:00:00] accept failed
+Traceback (most recent call last):
+  File "selector_events.py", line 1, in accept
+OSError: [Errno 24] Too many open files
+"""
+CALLS = 50 * "[2026-01-01 00:10:00] INFO:     127.0.0.1:1 - POST /generate HTTP/1.1 200 OK\n"
+
+
+@pytest.mark.parametrize(
+    ("log", "code", "reason"),
+    [
+        (OUTLIVED + CALLS, -9, None),
+        (OUTLIVED, -9, None),
+        (
+            f"{OUTLIVED}[x] Subprocess scheduler_0 (pid=7) crashed with exit code -9. Triggering SIGQUIT\n",
+            -9,
+            "scheduler_0 (pid=7) crashed with exit code -9",
+        ),
+        (OUTLIVED + CALLS, 3, None),
+        (OUTLIVED + CALLS + TRACEBACK, -9, "RuntimeError: Not enough memory."),
+        (OUTLIVED + CALLS + TRACEBACK, 1, "RuntimeError: Not enough memory."),
+        (OUTLIVED + CALLS + "Traceback (most recent call last):\nValueError: at last", 1, "ValueError: at last"),
+    ],
+)
+def test_what_an_engine_went_on_after_is_no_cause_of_its_death(log: str, code: int, reason: str | None) -> None:
+    found = find_cause_of_death(log, code)
     assert found == reason if reason is None else (found or "").startswith(reason)
 
 

@@ -299,6 +299,25 @@ def test_a_clock_that_was_set_back_goes_on_from_what_was_used_last(tmp_path: Pat
     assert int(store._tiers[0].table._clock[0]) > room
 
 
+@pytest.mark.parametrize("clock", [2**64 - 1, 2**63, 2**62 + 3, 2**62 - 2], ids=hex)
+@pytest.mark.parametrize("place", ["clock", "last use"])
+def test_a_clock_that_was_set_far_ahead_is_set_right(tmp_path: Path, clock: int, place: str) -> None:
+    """Past all that it can count to, too, or every page that comes would count as the oldest from then on."""
+    store = KvStore.attach(settings(tmp_path), identity())
+    table = store._tiers[0].table
+    keys = chain(table.num_slots)
+    store.write(keys, pages(keys))
+    offset = CLOCK_OFFSET if place == "clock" else store._tiers[0]._opened.layout.last_use
+    with _file(settings(tmp_path)).open("r+b") as file:
+        os.pwrite(file.fileno(), clock.to_bytes(8, "little"), offset)
+    for of in range(1, 4):
+        other = chain(table.num_slots // 2, of=of)
+        assert store.count_present(other) == 0
+        assert store.write(other, pages(other)) == len(other)
+        assert read(store, other) == len(other)
+    assert store.stats().failures == 0
+
+
 def test_a_forked_child_goes_on_by_itself(both: StoreSettings) -> None:
     store = KvStore.attach(StoreSettings(**{**_fields(both), "threads": 3}), identity())
     keys = chain(120)

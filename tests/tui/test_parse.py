@@ -42,7 +42,7 @@ def test_every_field_arrives() -> None:
     state["workers"][0]["store"] |= {"store_hit_tokens": 8, "used_disk_bytes": 3, "damaged_pages": 2}
     state["workers"][2]["store"] = {"is_attached": False, "why_off": "no room: make some", "failures": 1}
     state["workers"][3]["store"] = {"is_attached": False}
-    state["eager_jobs"] = {"done": 9, "dropped": 1, "cancelled": 2, "failed": 3, "pushed": 8}
+    state["eager_jobs"] = {"done": 9, "dropped": 1, "cancelled": 2, "failed": 3, "pushed": 8, "waiting": 4}
     snapshot = parsed(state)
     assert (snapshot.name, snapshot.topology, snapshot.prefill_module) == ("tiny-agents", "disaggregated", "tiny-base")
     math_module, expected = snapshot.modules[0], state["modules"][0]
@@ -68,7 +68,7 @@ def test_every_field_arrives() -> None:
     assert (stores[0].used_disk_bytes, stores[0].damaged_pages) == (3, 2)
     assert stores[1] is None
     assert stores[2:4] == [Store(why_off="no room: make some"), Store(why_off="the worker's log says why")]
-    assert snapshot.eager_jobs == EagerJobs(done=9, dropped=1, cancelled=2, failed=3, pushed=8)
+    assert snapshot.eager_jobs == EagerJobs(done=9, dropped=1, cancelled=2, failed=3, pushed=8, waiting=4)
     parted = next(session for session in snapshot.sessions if session.divergence)
     assert parted.divergence is not None
     assert (parted.divergence.token, parted.divergence.modules) == (34, ("math", "tool"))

@@ -32,7 +32,8 @@ from prefillshare_tui.snapshot import (
 SCHEMA = 1
 
 _MODULE = (
-    "requests errors refused aborted running queued prompt_tokens own_hit_tokens cross_hit_tokens generated_tokens"
+    "requests errors refused aborted running queued prompt_tokens own_hit_tokens cross_hit_tokens avoidable_tokens "
+    "generated_tokens"
 ).split()
 _WORKER = "pid restarts running queued prompt_tokens cached_tokens generated_tokens retractions".split()
 _KV = "capacity_tokens shared_tokens private_tokens free_tokens evictable_tokens token_bytes".split()
@@ -44,7 +45,7 @@ _STORE = (
     "store_hit_tokens host_hit_tokens written_pages refused_pages damaged_pages capacity_bytes used_bytes "
     "used_disk_bytes".split()
 )
-_EAGER_JOBS = "done dropped cancelled failed pushed".split()
+_EAGER_JOBS = "done dropped cancelled failed pushed waiting".split()
 _SESSION = (
     "num_calls first_seen last_seen running context_tokens prompt_tokens own_hit_tokens cross_hit_tokens repins".split()
 )

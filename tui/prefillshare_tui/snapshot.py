@@ -57,6 +57,8 @@ class Module:
     """Prompt tokens whose KV this module's own earlier calls had made."""
     cross_hit_tokens: float | None = None
     """Prompt tokens whose KV was first made for another decode module."""
+    avoidable_tokens: float | None = None
+    """Missed ones that were there for modules that share their prompts, which this one does not."""
     generated_tokens: float | None = None
     """Tokens of all answers."""
     latency: Mapping[str, Histogram] = field(default_factory=dict)
@@ -161,6 +163,8 @@ class EagerJobs:
     """A worker refused or failed."""
     pushed: float | None = None
     """Of those done, handed on to the decode worker of the module expected next."""
+    waiting: float | None = None
+    """Have not ended yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

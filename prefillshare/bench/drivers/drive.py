@@ -40,7 +40,7 @@ async def drive(
     timeout = aiohttp.ClientTimeout(total=timeout_s)
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(timeout=timeout, connector=connector, read_bufsize=_MAX_LINE_BYTES) as http:
-        watcher = Watcher(http, running.engines)
+        watcher = Watcher(http, running.engines, running.router)
         await closed_loop(
             SessionDriver(CallClient(http), running.targets, warm_up, lambda call: None), len(warm_up.sessions)
         )

@@ -20,6 +20,7 @@ SAMPLE_S = 0.25
 PREFILLED = "sglang:realtime_tokens_total"
 EAGER = "prefillshare_eager_tokens_total"
 EAGER_WAITING = "prefillshare_eager_waiting"
+EAGER_JOBS_WAITING = "prefillshare_eager_jobs_waiting"
 _MEMORY_PARTS = ("weight_gb", "kv_cache_gb", "graph_gb")
 _SETTLE_S = 0.1
 _WAIT_S = 60.0
@@ -50,9 +51,11 @@ class Prefilled:
 class Watcher:
     """Asks the engines of a system."""
 
-    def __init__(self, http: aiohttp.ClientSession, engines: Sequence[Engine]) -> None:
+    def __init__(self, http: aiohttp.ClientSession, engines: Sequence[Engine], router: Engine | None = None) -> None:
+        """`router`: where jobs for answers wait before an engine hears of them."""
         self._http = http
         self._engines = engines
+        self._router = router
 
     async def read_level(self) -> Level:
         """How full the engines are now."""
@@ -123,10 +126,13 @@ class Watcher:
         return Prefilled(tokens=int(tokens), eager_tokens=eager)
 
     async def _is_computing_ahead(self) -> bool:
-        """Whether an engine has answers to compute ahead: what it counts of them is not all of it yet."""
+        """Whether there are answers to compute ahead: what engines count of them is not all of it yet."""
+        # The router first: a job that leaves it meanwhile is then seen at its engine.
+        if self._router is not None and _has_any(await self._metrics(self._router, {EAGER_JOBS_WAITING})):
+            return True
         prefilling = [engine for engine in self._engines if engine.prefills]
         told = await asyncio.gather(*(self._metrics(engine, {EAGER_WAITING}) for engine in prefilling))
-        return any(sample.value for samples in told for sample in samples)
+        return any(map(_has_any, told))
 
     async def _metrics(self, engine: Engine, names: Collection[str]) -> list[Sample]:
         families = text_string_to_metric_families(await self._get(engine, "/metrics"))
@@ -145,3 +151,7 @@ class Watcher:
         except (aiohttp.ClientError, TimeoutError) as error:
             reason = str(error) or type(error).__name__
         raise BenchError(f"the engine at {engine.url} does not say how full it is ({reason}): look at its log")
+
+
+def _has_any(gauges: Sequence[Sample]) -> bool:
+    return any(sample.value for sample in gauges)

@@ -59,6 +59,8 @@ class Running:
     """How to ask each decode module."""
     engines: Sequence[Engine] = ()
     """Its engines; empty where they are not ours to ask."""
+    router: Engine | None = None
+    """Its router, which has metrics as an engine has: jobs of which no engine has heard yet."""
     commands: Sequence[str] = ()
     """What was started, for the report."""
     kv_token_bytes: int | None = None

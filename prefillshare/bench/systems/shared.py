@@ -111,6 +111,7 @@ def describe_cluster(cluster: RunningCluster) -> Running:
             Engine(url=planned.place.url, api_key=planned.command.api_key, prefills=planned.worker.role == "prefill")
             for planned in cluster.workers
         ),
+        router=Engine(url=cluster.url, api_key=cluster.api_key, prefills=False),
         commands=tuple(worker.command.as_shell() for worker in cluster.workers),
         kv_token_bytes=kv_token_bytes(cluster.deployment),
     )

@@ -14,7 +14,7 @@ def evaluate(
     url: Url = None,
     api_key: ApiKey = None,
     weights: given.WeightsFile = None,
-    sharing_ratio: given.SharingRatio = 1.0,
+    sharing_ratio: given.SharingRatio = None,
     data: given.DataDir = None,
     limit: given.Limit = None,
     concurrency: given.Concurrency = 16,

@@ -64,8 +64,13 @@ def launch(
     config = load_deployment(file or embedded_deployment())
     if otlp_endpoint is not None:
         config = replace(config, otlp_endpoint=otlp_endpoint)
-    if (address := _find_cluster(config, cluster, detach)) is not None and not dry_run:
+    if (address := _find_cluster(config, cluster, detach)) is not None:
         _check_cluster_options(host, api_key, admin_key, log_file, tui)
+        if dry_run:
+            from prefillshare.cli.launch_cluster_plan import plan_on_cluster
+
+            plan_on_cluster(config, address, port, found, as_json=as_json)
+            return
         from prefillshare.cli.launch_cluster import launch_on_cluster
 
         launch_on_cluster(config, address, port, detach=detach, as_json=as_json)

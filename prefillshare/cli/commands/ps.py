@@ -55,9 +55,9 @@ def _print_cluster(address: str, as_json: bool) -> None:
     from prefillshare.cli.cluster_table import print_rosters
 
     with given.connected(address):
-        from prefillshare.cluster.roster import read_rosters
+        from prefillshare.cluster.roster import explain_waits, read_rosters
 
-        rosters = read_rosters()
+        rosters = [explain_waits(roster) for roster in read_rosters()]
     if as_json:
         put_json([{**asdict(roster), "url": roster.url()} for roster in rosters])
     else:

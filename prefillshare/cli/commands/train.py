@@ -1,6 +1,5 @@
 """`prefillshare train`: a training file into a decode module."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -22,22 +21,10 @@ def train(
     require("train")
     from dataclasses import replace
 
-    from prefillshare.cli.output import put, put_json, say
+    from prefillshare.cli.train_run import run_training
     from prefillshare.config import load_training
-    from prefillshare.training.finetune.run import Finetune
-    from prefillshare.training.progress import make_reporter
 
     training = load_training(file)
     if output is not None:
         training = replace(training, output=output.resolve())
-    with make_reporter() as reporter:
-        run = Finetune(training, reporter)
-        if dry_run:
-            plan = run.plan()
-            put_json(plan.figures) if json else put("\n".join(plan.lines))
-            return
-        module = run.run(resume=resume)
-    if int(os.environ.get("RANK", "0")) > 0:  # one of several processes speaks
-        return
-    put_json({"module": str(module)}) if json else put(str(module))
-    say(f'serve it: a [[decode]] table with kind = "{training.kind}" and path = "{module}"')
+    run_training(training, resume=resume, dry_run=dry_run, as_json=json)

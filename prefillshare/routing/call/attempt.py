@@ -4,8 +4,9 @@ import asyncio
 import time
 from types import TracebackType
 
-from prefillshare.routing.call.legs import make_legs
+from prefillshare.routing.call.legs import add_scores, make_legs, make_scoring_leg
 from prefillshare.routing.call.prefill_leg import run_prefill_leg
+from prefillshare.routing.call.scoring import Scoring
 from prefillshare.routing.call.underway import Underway, give_up, note_silence
 from prefillshare.routing.choice.chooser import Pair
 from prefillshare.routing.errors import ShortageError
@@ -37,6 +38,8 @@ class Attempt:
         self._prefill_leg, self._decode_leg = make_legs(
             underway.call, pair.prefill, pair.decode, parts.settings.base_model
         )
+        scored = underway.call.scoring is not None
+        self._scoring = Scoring(make_scoring_leg(underway.call, pair.prefill)) if scored else None
         self._answer: Answer | None = None
         self._is_decode_over = False
         self._is_waiting = False
@@ -95,11 +98,11 @@ class Attempt:
         return not self._prefill.done()
 
     async def _run_decode(self) -> Answer:
-        call = self._underway.call
+        call, leg = self._underway.call, self._decode_leg
+        if self._scoring is not None:
+            leg = add_scores(leg, await self._scoring.scores)
         try:
-            answer = await self._parts.client.send(
-                self._decode_leg, self._underway.span.headers, is_stream=call.is_stream
-            )
+            answer = await self._parts.client.send(leg, self._underway.span.headers, is_stream=call.is_stream)
         except (LegFailedError, ShortageError):
             self._is_decode_over = True
             raise
@@ -116,14 +119,17 @@ class Attempt:
             return
         self._refusal = report
         # A refusal by the decode worker makes the hand-off fail, and says why.
-        may_be_told = isinstance(report, Answer) or (isinstance(report, LegFailedError) and not report.counts)
+        is_asked = self._scoring is None or self._scoring.scores.done()
+        may_be_told = is_asked and (
+            isinstance(report, Answer) or (isinstance(report, LegFailedError) and not report.counts)
+        )
         grace_s = _REFUSAL_GRACE_S if may_be_told else 0.0
         limit.reschedule(min(self._underway.loop.time() + grace_s, ends_at))
 
     async def _run_prefill(self) -> PrefillResult:
         # An error is returned, not raised: after a good answer nobody waits for this task any more.
         try:
-            report = await run_prefill_leg(self._parts, self._underway, self._pair, self._prefill_leg)
+            report = await run_prefill_leg(self._parts, self._underway, self._pair, self._prefill_leg, self._scoring)
             self._begin_decoding(report)
             return report
         except (LegFailedError, ShortageError) as error:
@@ -155,6 +161,8 @@ class Attempt:
         self._prefill.cancel()
         if is_prefilling:
             self._parts.client.abort(self._prefill_leg)
+            if self._scoring is not None:
+                self._parts.client.abort(self._scoring.leg)
         if not self._is_decode_over:
             self._parts.client.abort(self._decode_leg)
 

@@ -8,7 +8,7 @@ from prefillshare.routing.choice.demand import Demand
 
 Body = Mapping[str, Any]
 """The JSON object that a client sent; what its values are is checked where they are read."""
-Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/generate"]
+Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/generate", "/v1/messages", "/v1/responses"]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -25,3 +25,12 @@ class Call(Demand):
     """Whether the answer comes in pieces."""
     num_prompts: int | None
     """Prompts of a batch; None when the call is not a batch."""
+    num_samples: int = 1
+    """Answers to each prompt."""
+    scoring: Mapping[str, Any] | None = None
+    """What a prefill worker is asked for the log-probabilities of the prompts; None where they are not wanted."""
+
+    @property
+    def has_one_answer(self) -> bool:
+        """Whether a conversation can only go on from one answer."""
+        return self.num_prompts is None and self.num_samples == 1

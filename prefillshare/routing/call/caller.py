@@ -46,6 +46,11 @@ class Caller(Protocol):
         ...
 
     @property
+    def method(self) -> str:
+        """The request's method."""
+        ...
+
+    @property
     def path(self) -> str:
         """The path as it came."""
         ...

@@ -9,11 +9,13 @@ from typing import Any
 
 from prefillshare.routing.call.call import Body
 from prefillshare.routing.errors import BadCallError
+from prefillshare.wire.from_router import MEMBER
 
 MAX_TOKEN_IDS = 1 << 31
 MAX_TOP_LOGPROBS = 1000
 MAX_LOGIT_BIAS = 100
 _UNSERVED = {
+    MEMBER: "it is for a router and its workers",
     "session_params": "SGLang's sessions live in one engine: send the whole conversation, its prefix is cached",
     "positional_embed_overrides": "embeddings cannot be prefilled for another worker: send token ids",
     "input_embeds": "embeddings cannot be prefilled for another worker: send input_ids",

@@ -7,7 +7,8 @@ for no token has a prefill leg alone, which hands its KV to nobody and whose ans
 """
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -17,9 +18,13 @@ from prefillshare.contract import MODULE_HEADER, NO_BOOTSTRAP_HOST
 from prefillshare.routing.call.call import Call
 from prefillshare.routing.workers.leg import Leg
 from prefillshare.routing.workers.worker import Worker
+from prefillshare.wire.from_router import MEMBER, FromRouter, PromptLogprobs
 
-_ROOM_BITS = 63
+_ROOM_BITS = 62
+"""One less than there are, for samples of a prompt are counted up from its room."""
 _RID_BITS = 128
+_WRAPPED = ("/v1/messages", "/v1/responses")
+"""Endpoints whose models at the workers know nothing of pairs."""
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 T = TypeVar("T")
 
@@ -47,9 +52,22 @@ def make_prefill_only_leg(call: Call, prefill: Worker) -> Leg:
     return _make_leg(call, prefill, bootstrap | {"stream": False, **call.answer_fields}, {MODULE_HEADER: call.module})
 
 
+def make_scoring_leg(call: Call, prefill: Worker) -> Leg:
+    """Return the leg that asks `prefill` for the log-probabilities of the prompts, before it computes their KV."""
+    assert call.scoring is not None
+    scoring = replace(call, endpoint="/generate", shared_body=orjson.dumps(call.scoring), answer_fields={})
+    return make_prefill_only_leg(scoring, prefill)
+
+
+def add_scores(leg: Leg, scores: Sequence[PromptLogprobs]) -> Leg:
+    """Return the decode leg with what was asked before it."""
+    told: FromRouter = {"prompt_logprobs": scores}
+    return replace(leg, body=leg.body[:-1] + b"," + orjson.dumps({MEMBER: told})[1:])
+
+
 def _make_leg(call: Call, worker: Worker, fields: Mapping[str, Any], headers: Mapping[str, str] = _NO_HEADERS) -> Leg:
     rid = _per_prompt(call, _make_rid)
-    own = orjson.dumps({**fields, "rid": rid})
+    own = orjson.dumps(_wrap({**fields, "rid": rid}) if call.endpoint in _WRAPPED else {**fields, "rid": rid})
     return Leg(
         worker=worker,
         path=call.endpoint,
@@ -57,6 +75,12 @@ def _make_leg(call: Call, worker: Worker, fields: Mapping[str, Any], headers: Ma
         rids=tuple(rid) if isinstance(rid, list) else (rid,),
         headers=headers,
     )
+
+
+def _wrap(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `fields`, those that SGLang's models have no place for under a member that they never see."""
+    told = {name: value for name, value in fields.items() if name in FromRouter.__annotations__}
+    return {name: value for name, value in fields.items() if name not in told} | {MEMBER: told}
 
 
 def _make_rooms(call: Call) -> int | list[int]:

@@ -10,6 +10,8 @@ from prefillshare.errors import short_repr
 from prefillshare.routing.call.call import Body, Call, Endpoint
 from prefillshare.routing.call.checks import check_fields, check_items
 from prefillshare.routing.call.prompt import chat_prompts, text_prompts
+from prefillshare.routing.call.samples import as_list, count_samples
+from prefillshare.routing.call.scoring import make_scoring
 from prefillshare.routing.errors import BadCallError, UnknownModelError
 from prefillshare.wire.text import session_name
 
@@ -19,7 +21,7 @@ Shape = tuple[int | None, tuple[bytes, ...]]
 # What a leg sets for itself, or leaves out. A client's own rid is among these: a worker aborts every request whose id
 # begins with the given one, so a short rid would end other people's calls.
 _PER_LEG = frozenset(
-    "model lora_path stream n rid bootstrap_host bootstrap_port bootstrap_room bootstrap_pair_key "
+    "model lora_path stream rid bootstrap_host bootstrap_port bootstrap_room bootstrap_pair_key "
     "disagg_prefill_dp_rank".split()
 )
 # What is wanted of the answer. A prefill worker computes none of it, and would fail where it makes up its own reply.
@@ -54,11 +56,11 @@ def parse_call(
 
     Raises: BadCallError when the body cannot be used, UnknownModelError when it names no decode module.
     """
-    body = _read_object(raw)
+    body = read_object(raw)
     is_stream = _read_flag(body, "stream")
     is_prefill_only = endpoint == "/generate" and not is_stream and _asks_for_nothing(body)
     module = _find_module(body, served, addressed, may_be_base=is_prefill_only)
-    _refuse_several_samples(body)
+    num_samples = count_samples(endpoint, body, is_prefill_only=is_prefill_only)
     try:
         num_prompts, prompts = _SHAPES[endpoint](body, served.vocab_size)
         check_fields(body, num_prompts, served.vocab_size)
@@ -73,12 +75,18 @@ def parse_call(
         answer_fields=answer_fields,
         is_stream=is_stream,
         num_prompts=num_prompts,
+        num_samples=num_samples,
+        scoring=None if is_prefill_only else make_scoring(endpoint, body),
         prompts=prompts,
         session=_find_session(session_header, body),
     )
 
 
-def _read_object(raw: bytes) -> dict[str, Any]:
+def read_object(raw: bytes) -> dict[str, Any]:
+    """Return the JSON object in `raw`.
+
+    Raises: BadCallError.
+    """
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
@@ -109,7 +117,7 @@ def _read_flag(body: Body, name: str) -> bool:
 
 
 def _asks_for_nothing(body: Body) -> bool:
-    samplings = [sampling for sampling in _as_list(body.get("sampling_params")) if isinstance(sampling, Mapping)]
+    samplings = [sampling for sampling in as_list(body.get("sampling_params")) if isinstance(sampling, Mapping)]
     limits = [sampling.get("max_new_tokens") for sampling in samplings]
     return bool(limits) and all(limit == 0 and not isinstance(limit, bool) for limit in limits)
 
@@ -147,23 +155,10 @@ def _read_lora_path(body: Body) -> Any:
     return path[0]
 
 
-def _refuse_several_samples(body: Body) -> None:
-    for place in [body, *_as_list(body.get("sampling_params"))]:
-        count = place.get("n") if isinstance(place, Mapping) else None
-        if count not in (None, 1):
-            raise BadCallError(
-                f"n is {_show(count)}: one call gives one answer here, so send the call several times; "
-                "the shared prompt is computed once",
-                param="n",
-            )
-
-
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
 def _find_session(header: str | None, body: Body) -> str | None:
-    for value in (header, body.get("session_id"), body.get("user")):
+    metadata = body.get("metadata")
+    end_user = metadata.get("user_id") if isinstance(metadata, Mapping) else None  # as Anthropic's interface calls it
+    for value in (header, body.get("session_id"), body.get("user"), end_user):
         if isinstance(value, str) and value:
             return session_name(value)
     return None
@@ -174,6 +169,24 @@ def _read_chat(body: Body, vocab_size: int | None) -> Shape:
     if not isinstance(messages, list) or not messages:
         raise BadCallError(f"messages is {_show(messages)}: it must be a list of messages", param="messages")
     return None, chat_prompts(body)
+
+
+def _read_messages(body: Body, vocab_size: int | None) -> Shape:
+    shape = _read_chat(body, vocab_size)
+    system = body.get("system")
+    # One canonical form with that of chats: the prompt is the same, whichever door it comes in by.
+    as_chat = {**body, "messages": [*([{"role": "system", "content": system}] if system else []), *body["messages"]]}
+    return shape if not system else (None, chat_prompts(as_chat))
+
+
+def _read_responses(body: Body, vocab_size: int | None) -> Shape:
+    given = body.get("input")
+    if not isinstance(given, str | list) or not given:
+        raise BadCallError(f"input is {_show(given)}: it must be text or a list of items", param="input")
+    items = [{"role": "user", "content": given}] if isinstance(given, str) else given
+    instructions = body.get("instructions")
+    system = [{"role": "system", "content": instructions}] if instructions else []
+    return None, chat_prompts({**body, "messages": [*system, *items]})
 
 
 def _read_completion(body: Body, vocab_size: int | None) -> Shape:
@@ -201,6 +214,8 @@ _SHAPES: dict[Endpoint, Callable[[Body, int | None], Shape]] = {
     "/v1/chat/completions": _read_chat,
     "/v1/completions": _read_completion,
     "/generate": _read_generate,
+    "/v1/messages": _read_messages,
+    "/v1/responses": _read_responses,
 }
 
 

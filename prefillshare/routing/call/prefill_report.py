@@ -21,6 +21,10 @@ class PrefillReport:
     """Cached tokens that the call's own module had prefilled."""
     cross_hit_tokens: int = 0
     """Cached tokens that other modules had prefilled."""
+    computing_s: float | None = None
+    """From when it could begin to the end of the computation, of the longest; None when it was not told."""
+    handoff_s: float = 0.0
+    """From then on to the end of the hand-off, of the longest; 0 when it was not told."""
 
     @property
     def computed_tokens(self) -> int | None:
@@ -29,13 +33,17 @@ class PrefillReport:
         return self.prompt_tokens - (self.cached_tokens or 0) if known else None
 
 
-def read_report(content: bytes) -> PrefillReport:
-    """Return what the body of a prefill worker's answer tells; what cannot be read tells nothing."""
+def read_report(content: bytes | str, num_samples: int = 1) -> PrefillReport:
+    """Return what the body of a prefill worker's answer tells; what cannot be read tells nothing.
+
+    Of several samples of a prompt the first counts, for which it was computed.
+    """
     try:
         value: Any = orjson.loads(content)
     except orjson.JSONDecodeError:
         return PrefillReport()
-    items = [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, Mapping)]
+    told = value[::num_samples] if isinstance(value, list) else [value]
+    items = [item for item in told if isinstance(item, Mapping)]
     cached = [_cached_tokens(item) for item in items]
     hits = [hit for item in items for hit in _hits(item)]
     return PrefillReport(
@@ -43,6 +51,8 @@ def read_report(content: bytes) -> PrefillReport:
         cached_tokens=None if not cached or None in cached else sum(count or 0 for count in cached),
         own_hit_tokens=sum(hit.get("own_hit_tokens", 0) for hit in hits),
         cross_hit_tokens=sum(hit.get("cross_hit_tokens", 0) for hit in hits),
+        computing_s=max((hit["prefill_seconds"] for hit in hits if "prefill_seconds" in hit), default=None),
+        handoff_s=max((hit.get("handoff_seconds", 0.0) for hit in hits), default=0.0),
     )
 
 

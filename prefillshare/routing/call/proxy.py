@@ -123,9 +123,9 @@ class Proxy:
             self._eager.begin_call(session, call.module)
 
     def _tell_end(self, underway: Underway, attempt: Attempt) -> None:
-        """The answer is out: what follows it may be computed. Of a batch nobody knows which answer goes on."""
+        """The answer is out: what follows it may be computed. Of several nobody knows which one goes on."""
         session, call = underway.observed.session, underway.call
-        if self._eager is not None and session is not None and call.num_prompts is None:
+        if self._eager is not None and session is not None and call.has_one_answer:
             self._eager.end_call(
                 Ended(
                     session=session,

@@ -6,8 +6,9 @@ import time
 import orjson
 
 from prefillshare.config.router import Router
+from prefillshare.contract import MESSAGES_PATH
 from prefillshare.errors import PrefillShareError
-from prefillshare.routing.call.caller import StreamWriter
+from prefillshare.routing.call.caller import Caller, StreamWriter
 from prefillshare.routing.call.underway import Underway
 from prefillshare.routing.errors import CallTimeoutError, RoutingError, WorkerFailedError, error_body
 from prefillshare.routing.http.errors import BrokenOffError
@@ -15,6 +16,7 @@ from prefillshare.routing.http.reply import Reply
 from prefillshare.routing.workers.answer import Answer
 from prefillshare.routing.workers.leg import LegFailedError
 from prefillshare.routing.workers.worker import Worker
+from prefillshare.wire.errors import anthropic_error
 
 _SLACK = 1 / 16
 """Share of the idle time by which a pause between two pieces may be longer."""
@@ -39,12 +41,12 @@ async def relay(underway: Underway, prefill: Worker, decode: Worker, answer: Ans
     try:
         await _pass_on(underway, writer, decode, answer, settings.idle_timeout_s)
     except LegFailedError as error:
-        await end_with_error(writer, WorkerFailedError(f"the answer broke off: {error}"))
+        await end_with_error(underway.caller, writer, WorkerFailedError(f"the answer broke off: {error}"))
         raise StreamBrokenError(str(error)) from error
     except TimeoutError:
         what = f"sent nothing for {settings.idle_timeout_s:g} s, or the call took too long"
         cause = LegFailedError(decode, what)
-        await end_with_error(writer, CallTimeoutError(f"the answer stopped: {cause}"))
+        await end_with_error(underway.caller, writer, CallTimeoutError(f"the answer stopped: {cause}"))
         raise StreamBrokenError(str(cause)) from cause
 
 
@@ -107,10 +109,17 @@ async def _pass_on(underway: Underway, writer: StreamWriter, decode: Worker, ans
         await _Pump(underway, writer, decode, limit, idle_s).run(answer.content, answer.rest)
 
 
-async def end_with_error(writer: StreamWriter, error: RoutingError) -> None:
+async def end_with_error(caller: Caller, writer: StreamWriter, error: RoutingError) -> None:
     """End a stream with an error event; in the middle of an event, cut the connection, so that nobody reads on."""
     if writer.last.endswith(b"\n\n"):
-        await writer.write(b"data: " + orjson.dumps(error_body(error)) + b"\n\n")
+        await writer.write(_error_event(caller, error))
         await writer.write_last(b"")
     else:
         writer.cut_off()
+
+
+def _error_event(caller: Caller, error: RoutingError) -> bytes:
+    told = orjson.dumps(error_body(error))
+    if caller.path.startswith(MESSAGES_PATH):
+        return b"event: error\ndata: " + anthropic_error(told, error.status) + b"\n\n"
+    return b"data: " + told + b"\n\n"

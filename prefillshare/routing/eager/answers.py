@@ -3,8 +3,10 @@
 import asyncio
 import logging
 from collections import OrderedDict
+from dataclasses import asdict
 from weakref import WeakKeyDictionary
 
+from prefillshare.observe.document import EagerJobsState
 from prefillshare.routing.eager.continuations import Continuations
 from prefillshare.routing.eager.counters import EagerCounters
 from prefillshare.routing.eager.job import FAILURES, Ended, Job, Outcome
@@ -51,6 +53,15 @@ class EagerAnswers:
         self._make_room()
         # A timer, and a task only where there is something to do: most calls of a busy deployment leave no job.
         self._jobs[ended.session] = self._loop.call_later(SETTLE_S, self._begin, ended)
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that have not ended yet."""
+        return len(self._jobs)
+
+    def as_dict(self) -> EagerJobsState:
+        """What became of the jobs, and how many there are."""
+        return {**asdict(self.counters), "waiting": self.waiting}  # type: ignore[typeddict-item]
 
     async def close(self) -> None:
         """Give all jobs up."""

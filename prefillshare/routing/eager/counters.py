@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from prefillshare.observe.document import EagerJobsState, part_of
-
 
 @dataclass(slots=True, kw_only=True)
 class EagerCounters:
@@ -19,7 +17,3 @@ class EagerCounters:
     """Jobs that a worker refused or failed."""
     pushed: int = 0
     """Of those done, jobs whose KV went on to the decode worker of the module that is expected next."""
-
-    def as_dict(self) -> EagerJobsState:
-        """Return the numbers by name."""
-        return part_of(EagerJobsState, self)

@@ -18,7 +18,7 @@ from prefillshare.observe.document import WorkerPhase
 from prefillshare.routing.http.client import HttpClient
 from prefillshare.routing.parts import Parts
 from prefillshare.routing.peers.hop import HOP_HEADER, Hops
-from prefillshare.routing.peers.peer import Load, Peer, Report, add_up, read_report
+from prefillshare.routing.peers.peer import NO_LOAD, Load, Peer, Report, add_up, read_report
 from prefillshare.wire.errors import error_text
 
 log = logging.getLogger(__name__)
@@ -35,8 +35,16 @@ SILENT_S = 10.0
 class Exchange:
     """Keeps the state of every other router true, and every worker's load with what the others have there."""
 
-    def __init__(self, parts: Parts, hops: Hops, http: HttpClient, num_running: Callable[[], int]) -> None:
-        """`num_running` tells how many calls this router has."""
+    def __init__(
+        self,
+        parts: Parts,
+        hops: Hops,
+        http: HttpClient,
+        *,
+        num_running: Callable[[], int],
+        is_moving: Callable[[], bool],
+    ) -> None:
+        """`num_running` tells how many calls this router has, `is_moving` whether a move of its own is on its way."""
         settings = parts.settings
         self.peers = {address: Peer(address) for address in settings.other_routers}
         self.is_draining = False
@@ -44,15 +52,20 @@ class Exchange:
         self._hops = hops
         self._http = http
         self._num_running = num_running
+        self._is_moving = is_moving
         self._routers = tuple(sorted((settings.own_address, *settings.other_routers)))
         self._added: Mapping[str, Load] = {}
         self._asking = [asyncio.create_task(self._keep_asking(peer)) for peer in self.peers.values()]
 
     def make_report(self) -> Report:
         """Return what this router tells the others."""
-        settings = self._parts.settings
+        settings, now = self._parts.settings, time.monotonic()
         loads = {
-            worker.id: Load(calls=worker.num_running, tokens=round(worker.speed.pending_tokens, 1))
+            worker.id: Load(
+                calls=worker.num_running,
+                tokens=round(worker.speed.pending_tokens, 1),
+                working=worker.num_working_here(now),
+            )
             for worker in self._parts.pool
             if worker.num_running
         }
@@ -63,6 +76,7 @@ class Exchange:
             models=self._find_models(),
             running=self._num_running(),
             queued=self._parts.admission.num_queued(),
+            is_moving=self._is_moving(),
             at_workers=loads,
         )
 
@@ -175,10 +189,10 @@ class Exchange:
         """Let every worker know what the other routers have there."""
         added = add_up(self.peers.values())
         for name in self._added.keys() | added.keys():
-            before, now = self._added.get(name), added.get(name)
+            before, now = self._added.get(name, NO_LOAD), added.get(name, NO_LOAD)
             worker = self._parts.pool.get(name)
             if worker is not None and before != now:
-                worker.note_elsewhere(now.calls if now else 0, now.tokens if now else 0.0)
+                worker.note_elsewhere(now.calls, now.tokens, now.working)
         self._added = added
         self._parts.admission.start_waiting()  # somebody may have room that had none
 

@@ -1,6 +1,7 @@
 """Passing a call on to the router that owns its session, and the answer back, byte for byte."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 
 from prefillshare.contract import SESSION_HEADER
@@ -93,6 +94,20 @@ class Peers:
                     raise WorkerFailedError(f"{error}; {num_lost} routers ended over this call") from None
         return False
 
+    async def forward_by_session(self, caller: Caller, session: str) -> bool:
+        """Pass on what the router that owns `session` answers to a request without a body; False when this one does."""
+        if self.hops.is_hop(caller.headers):
+            return False
+        for address in self._owners.rank_named(session):
+            if address == self._own:
+                return False
+            peer = self.exchange.peers[address]
+            if peer.state == "up":
+                with contextlib.suppress(PeerLostError):
+                    await self._pass_on(caller, b"", peer)
+                    return True
+        return False
+
     async def _pass_on(self, caller: Caller, body: bytes, peer: Peer) -> None:
         """Give `caller` the answer of `peer`.
 
@@ -112,7 +127,7 @@ class Peers:
             lost = error if isinstance(error, PeerLostError) else PeerLostError(f"{peer.name} is not heard of any more")
             if answer.stream is None:
                 raise lost from None
-            await end_with_error(answer.stream, WorkerFailedError(f"the answer broke off: {lost}"))
+            await end_with_error(caller, answer.stream, WorkerFailedError(f"the answer broke off: {lost}"))
 
     async def _ask(self, caller: Caller, body: bytes, peer: Peer) -> tuple[Reply, bytes]:
         """Send the call to `peer`; return its answer, which whoever has it closes, and the first piece of it.
@@ -126,7 +141,7 @@ class Peers:
         }
         try:
             reply = await self._http.request(
-                "POST", peer.address, caller.path, headers=headers, body=body, is_stream=True
+                caller.method, peer.address, caller.path, headers=headers, body=body, is_stream=True
             )
         except CannotConnectError as error:
             self._raise_own_shortage(peer, error)
@@ -198,11 +213,14 @@ def _pick_answer_headers(reply: Reply) -> dict[str, str]:
     return {name: value.decode("latin-1") for name, value in named if name.lower() not in _OF_ONE_CONNECTION}
 
 
-def make_peers(parts: Parts, num_running: Callable[[], int]) -> Peers | None:
-    """Return the other routers of the deployment; None where there are none. `num_running` tells this one's calls."""
+def make_peers(parts: Parts, *, num_running: Callable[[], int], is_moving: Callable[[], bool]) -> Peers | None:
+    """Return the other routers of the deployment; None where there are none.
+
+    `num_running` tells how many calls this one has, `is_moving` whether a move of its own is on its way.
+    """
     settings = parts.settings
     if not settings.other_routers or settings.admin_key is None:
         return None
     http = HttpClient(settings.router.connect_timeout_s)
     hops = Hops(settings.admin_key, settings.own_address)
-    return Peers(parts, hops, Exchange(parts, hops, http, num_running), http)
+    return Peers(parts, hops, Exchange(parts, hops, http, num_running=num_running, is_moving=is_moving), http)

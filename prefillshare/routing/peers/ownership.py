@@ -18,8 +18,13 @@ _MAX_KEPT = 4096
 def session_key(demand: Demand) -> bytes:
     """Return what all calls of a session have in common: its name, else the beginning of its prompts."""
     if demand.session is not None:
-        return b"session " + demand.session.encode()
+        return name_key(demand.session)
     return b"prompt " + find_beginning(demand.prompts[0] if demand.prompts else b"")
+
+
+def name_key(session: str) -> bytes:
+    """Return the key of a session that has a name."""
+    return b"session " + session.encode()
 
 
 class Owners:
@@ -30,10 +35,13 @@ class Owners:
         self._rank_named = functools.lru_cache(maxsize=_MAX_KEPT)(self._rank)
 
     def rank(self, demand: Demand) -> Sequence[str]:
-        """Return the routers' addresses, the owner's first."""
-        key = session_key(demand)
+        """Return the routers' addresses, the owner's of the session of `demand` first."""
         # The beginning of a prompt may be long, and seldom comes again.
-        return self._rank(key) if demand.session is None else self._rank_named(key)
+        return self._rank(session_key(demand)) if demand.session is None else self.rank_named(demand.session)
+
+    def rank_named(self, session: str) -> Sequence[str]:
+        """Return the routers' addresses, the owner's of the session of that name first."""
+        return self._rank_named(name_key(session))
 
     def _rank(self, key: bytes) -> tuple[str, ...]:
         return tuple(rank_owners(key, self._addresses))

@@ -16,6 +16,11 @@ class Load:
     """How many."""
     tokens: float
     """Tokens that are to be computed for them, estimated."""
+    working: int
+    """Calls of these that the worker works on; the others wait for another worker."""
+
+
+NO_LOAD = Load(calls=0, tokens=0.0, working=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +39,8 @@ class Report:
     """Calls that it has."""
     queued: int
     """Of these, calls that wait for a worker."""
+    is_moving: bool
+    """Whether it sees a worker into another role: meanwhile no other router decides on moves."""
     at_workers: dict[str, Load] = field(default_factory=dict)
     """By worker the calls that it has there, if any."""
 
@@ -46,7 +53,8 @@ class Report:
             "models": list(self.models),
             "running": self.running,
             "queued": self.queued,
-            "at_workers": {name: [load.calls, load.tokens] for name, load in self.at_workers.items()},
+            "is_moving": self.is_moving,
+            "at_workers": {name: [load.calls, load.tokens, load.working] for name, load in self.at_workers.items()},
         }
 
 
@@ -65,9 +73,10 @@ def read_report(told: object) -> Report:
             models=tuple(map(str, told["models"])),
             running=int(told["running"]),
             queued=int(told["queued"]),
+            is_moving=bool(told["is_moving"]),
             at_workers={
-                str(name): Load(calls=int(calls), tokens=float(tokens))
-                for name, (calls, tokens) in told["at_workers"].items()
+                str(name): Load(calls=int(calls), tokens=float(tokens), working=int(working))
+                for name, (calls, tokens, working) in told["at_workers"].items()
             },
         )
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -118,7 +127,10 @@ def add_up(peers: Iterable[Peer]) -> dict[str, Load]:
     found: dict[str, Load] = {}
     for peer in peers:
         for name, load in (peer.report.at_workers if peer.report else {}).items():
-            known = found.get(name)
-            calls, tokens = (known.calls, known.tokens) if known else (0, 0.0)
-            found[name] = Load(calls=calls + load.calls, tokens=tokens + load.tokens)
+            known = found.get(name, NO_LOAD)
+            found[name] = Load(
+                calls=known.calls + load.calls,
+                tokens=known.tokens + load.tokens,
+                working=known.working + load.working,
+            )
     return found

@@ -1,11 +1,14 @@
 """The router as a web application."""
 
+import re
 from collections.abc import AsyncIterator, Callable
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from prefillshare.contract import MESSAGES_PATH
 from prefillshare.observe.document import STATE_PATH
+from prefillshare.responses.kept import KeptResponses
 from prefillshare.roles.report import ROLES_PATH
 from prefillshare.routing.errors import BadCallError, NotFoundError, RoutingError
 from prefillshare.routing.gateway import Gateway
@@ -14,19 +17,29 @@ from prefillshare.routing.peers.exchange import PEER_PATH
 from prefillshare.routing.settings import RouterSettings
 from prefillshare.routing.web.auth import check_key
 from prefillshare.routing.web.connections import Connection
-from prefillshare.routing.web.handlers import models, monitoring, peers, roles, service, workers
+from prefillshare.routing.web.cors import allow_origin, answer_preflight
+from prefillshare.routing.web.handlers import models, monitoring, peers, responses, roles, service, tokens, workers
 from prefillshare.routing.web.handlers.calls import call_handler
 from prefillshare.routing.web.keys import GATEWAY
-from prefillshare.routing.web.replies import error_reply, log_failure
+from prefillshare.routing.web.replies import as_anthropic, error_reply, log_failure
 
 _CLOSING = (408, 413)
 """The rest of such a request's body is not waited for."""
 
+_OF_TOKENS = ("/tokenize", "/detokenize", "/v1/tokenize", "/v1/detokenize")
 _ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/v1/chat/completions", call_handler("/v1/chat/completions")),
     ("POST", "/v1/completions", call_handler("/v1/completions")),
     ("POST", "/generate", call_handler("/generate")),
     ("PUT", "/generate", call_handler("/generate")),
+    *(("POST", path, tokens.ask_a_worker(path)) for path in _OF_TOKENS),
+    ("POST", "/v1/messages", call_handler("/v1/messages")),
+    ("POST", "/v1/messages/count_tokens", tokens.ask_a_worker("/v1/messages/count_tokens")),
+    ("POST", "/v1/responses", responses.create),
+    ("GET", "/v1/responses/{id}", responses.ask_kept(KeptResponses.get)),
+    ("DELETE", "/v1/responses/{id}", responses.ask_kept(KeptResponses.delete)),
+    ("POST", "/v1/responses/{id}/cancel", responses.ask_kept(KeptResponses.cancel)),
+    ("GET", "/v1/responses/{id}/input_items", responses.ask_kept(KeptResponses.list_items)),
     ("GET", "/v1/models", models.list_models),
     ("GET", "/v1/models/{name}", models.get_model),
     ("GET", "/model_info", models.show_model_info),
@@ -35,6 +48,7 @@ _ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/get_server_info", models.show_server_info),
     ("GET", "/modules", models.list_modules),
     ("GET", "/health", service.show_health),
+    ("HEAD", "/health", service.show_health),
     ("GET", "/health_generate", service.try_generating),
     ("GET", "/flush_cache", service.flush_cache),
     ("POST", "/flush_cache", service.flush_cache),
@@ -61,12 +75,17 @@ _ROUTES: tuple[tuple[str, str, Handler], ...] = (
 )
 
 
+_PATTERNS = [(re.compile(re.sub(r"{\w+}", "[^/]+", path)), method) for method, path, _ in _ROUTES]
+"""What the paths look like, to tell a wrong method from a path that is not there."""
+
+
 def make_app(settings: RouterSettings) -> web.Application:
     """Return the application; `connections.make_runner` serves it."""
     # The connection is in use until the answer, an error's too, is made: so its middleware is the outer one.
-    middlewares = (_count_connection_use, _answer_errors)
+    middlewares = (_count_connection_use, _answer_in_form, _answer_errors)
     app = web.Application(middlewares=middlewares, client_max_size=settings.router.max_body_bytes)
     app.cleanup_ctx.append(_run_gateway(settings))
+    app.on_response_prepare.append(allow_origin)
     for method, path, handler in _ROUTES:
         app.router.add_route(method, path, handler, expect_handler=_answer_expect)
     app.router.add_route("*", "/{path:[\\s\\S]*}", _answer_unknown, expect_handler=_answer_expect)
@@ -80,6 +99,13 @@ def _run_gateway(settings: RouterSettings) -> Callable[[web.Application], AsyncI
         await gateway.close()
 
     return run
+
+
+@web.middleware
+async def _answer_in_form(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer errors as the clients of the interface read them: OpenAI's form, but below its paths Anthropic's."""
+    response = await handler(request)
+    return as_anthropic(response) if request.path.startswith(MESSAGES_PATH) else response
 
 
 @web.middleware
@@ -122,7 +148,9 @@ async def _answer_expect(request: web.Request) -> web.StreamResponse | None:
 
 
 async def _answer_unknown(request: web.Request) -> web.StreamResponse:
-    methods = [method for method, path, _ in _ROUTES if path == request.path]
+    methods = [method for pattern, method in _PATTERNS if pattern.fullmatch(request.path)]
+    if methods and request.method == "OPTIONS" and (preflight := answer_preflight(request, methods)) is not None:
+        return preflight
     if methods:
         error = NotFoundError(f"{request.path} does not take {request.method}: use {' or '.join(methods)}")
         reply = error_reply(error, status=405)

@@ -38,7 +38,8 @@ def check_key(request: Asked, settings: RouterSettings, hops: Hops | None) -> No
     Raises: UnauthorizedError for a missing or wrong key, ForbiddenError when nobody may change workers or a router's
     mark is wrong.
     """
-    if request.path in _OPEN_PATHS:
+    # Browsers ask whether they may call before they send a key.
+    if request.path in _OPEN_PATHS or request.method == "OPTIONS":
         return
     is_change = request.path.startswith(_CHANGES_PATHS) and request.method != "GET"
     if is_change and settings.admin_key is None:
@@ -55,6 +56,8 @@ def check_key(request: Asked, settings: RouterSettings, hops: Hops | None) -> No
 
 
 def _read_key(request: Asked) -> str:
+    if key := request.headers.get("X-Api-Key"):  # as Anthropic's clients send it
+        return key
     scheme, _, key = request.headers.get("Authorization", "").partition(" ")
     return key.strip() if scheme.lower() == "bearer" else ""
 

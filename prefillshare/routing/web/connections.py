@@ -13,11 +13,12 @@ from collections.abc import Iterator
 
 from aiohttp import web
 
+from prefillshare.contract import MESSAGES_PATH
 from prefillshare.routing.errors import BadCallError, RoutingError
 from prefillshare.routing.gateway import Gateway
 from prefillshare.routing.web.direct.lane import Lane
 from prefillshare.routing.web.keys import GATEWAY
-from prefillshare.routing.web.replies import error_reply
+from prefillshare.routing.web.replies import as_anthropic, error_reply
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +119,8 @@ class Connection(web.RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionError("part of the answer has been sent already")
         reply = error_reply(error, status=status)
+        if request.path.startswith(MESSAGES_PATH):
+            as_anthropic(reply)
         reply.force_close()
         return reply
 

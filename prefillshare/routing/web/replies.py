@@ -7,6 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from prefillshare.routing.errors import RoutingError, ShortageError, error_body
+from prefillshare.wire.errors import anthropic_error
 from prefillshare.wire.text import as_json
 
 log = logging.getLogger(__name__)
@@ -28,3 +29,11 @@ def json_reply(content: Any, *, status: int = 200, headers: Mapping[str, str] | 
 def error_reply(error: RoutingError, *, status: int | None = None) -> web.Response:
     """Return the answer for `error`, under another status than its own if `status` is given."""
     return json_reply(error_body(error), status=status or error.status, headers=error.headers)
+
+
+def as_anthropic(response: web.StreamResponse) -> web.StreamResponse:
+    """Return an error answer in Anthropic's form; anything else as it is."""
+    if response.status < 400 or not isinstance(response, web.Response) or not isinstance(response.body, bytes):
+        return response
+    response.body = anthropic_error(response.body, response.status)
+    return response

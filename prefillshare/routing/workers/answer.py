@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 
+from prefillshare.contract import REPORT_HEADER
 from prefillshare.routing.http.reply import Reply
 from prefillshare.wire.bodies import read_stream_error
 from prefillshare.wire.errors import openai_error
+
+_REPORT = REPORT_HEADER.lower().encode()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -17,6 +20,8 @@ class Answer:
     """Content-Type header."""
     content: bytes
     """The body, or the first piece of it."""
+    report: str | None = None
+    """What a prefill worker reports beside an answer that has no place for it."""
     rest: Reply | None = None
     """Where the further pieces come from; whoever holds the answer closes it."""
 
@@ -38,7 +43,8 @@ async def read_answer(reply: Reply, *, is_stream: bool) -> Answer:
     """
     if not is_stream:
         content = await reply.read()
-        return Answer(status=reply.status, content_type=reply.content_type, content=content)
+        report = reply.find_header(_REPORT)
+        return Answer(status=reply.status, content_type=reply.content_type, content=content, report=report)
     first = await reply.read_piece()
     if reply.status != 200:
         return Answer(status=reply.status, content_type=reply.content_type, content=first + await reply.read())

@@ -82,7 +82,9 @@ class WorkerClient:
             raise LegFailedError(worker, what, counts=answer.status != 500)
         return answer
 
-    async def fetch(self, worker: Worker, path: str, *, method: str = "GET", timeout_s: float) -> tuple[int, bytes]:
+    async def fetch(
+        self, worker: Worker, path: str, *, method: str = "GET", body: bytes = b"", timeout_s: float
+    ) -> tuple[int, bytes]:
         """Return status and body of a request outside any call.
 
         Raises: OSError, also for one that takes longer than `timeout_s`; ShortageError, which tells nothing of the
@@ -90,7 +92,7 @@ class WorkerClient:
         """
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._fetch(worker, path, method)
+                return await self._fetch(worker, path, method, body)
         except OSError as error:
             self._raise_own_shortage(worker, error)
             raise

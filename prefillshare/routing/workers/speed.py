@@ -26,6 +26,8 @@ class PrefillSpeed:
         self._clock = clock
         self._on_changed = on_changed
         self._last_progress = 0.0
+        self._left_tokens = 0.0
+        self._left_at = 0.0
         self.pending_tokens = 0.0
         self.tokens_elsewhere = 0.0
         """What it has to compute for calls of other routers."""
@@ -40,20 +42,49 @@ class PrefillSpeed:
         """Estimated time until the work given so far is done."""
         return (self.pending_tokens + self.tokens_elsewhere) / self.tokens_per_s
 
+    @property
+    def backlog_s(self) -> float:
+        """Estimated time for which it has to compute, without those who only wait for their hand-off.
+
+        It computes what it was given at its speed, whatever becomes of it afterwards.
+        """
+        left = self._left_tokens - (self._clock() - self._left_at) * self.tokens_per_s
+        return max(0.0, left) / self.tokens_per_s
+
     def begin(self, expected_tokens: float) -> float:
         """Count a call with so many tokens to compute as sent; return when, for `finish`."""
+        now = self._clock()
+        self._set_left(now, self.backlog_s * self.tokens_per_s + expected_tokens)
         self.pending_tokens += expected_tokens
         self._on_changed()
-        return self._clock()
+        return now
 
-    def finish(self, expected_tokens: float, computed_tokens: int | None, started: float) -> None:
-        """Count the call as ended; `computed_tokens` is None when it failed or did not say."""
-        self.pending_tokens = max(0.0, self.pending_tokens - expected_tokens)
-        self._on_changed()
+    def finish(
+        self,
+        expected_tokens: float,
+        computed_tokens: int | None,
+        started: float,
+        *,
+        computing_s: float | None = None,
+        handoff_s: float = 0.0,
+    ) -> None:
+        """Count the call as ended; `computed_tokens` is None when it failed or did not say.
+
+        It is no speed of the worker's how long KV waits for room at the decode worker, and its way there: `computing_s`
+        is how long the computation took, with the wait for it, and `handoff_s` what came after it, as far as told.
+        """
         now = self._clock()
-        seconds = now - max(started, self._last_progress)
-        self._last_progress = now
+        self.pending_tokens = max(0.0, self.pending_tokens - expected_tokens)
+        self._set_left(now, min(self.backlog_s * self.tokens_per_s, self.pending_tokens))
+        self._on_changed()
+        ended = now - handoff_s
+        begun = started if computing_s is None else max(started, ended - computing_s)
+        seconds = ended - max(begun, self._last_progress)
+        self._last_progress = max(ended, self._last_progress)
         if computed_tokens is None or computed_tokens < _MIN_SAMPLE_TOKENS or seconds <= 0:
             return
         self._tokens = self._tokens * _DECAY + computed_tokens
         self._seconds = self._seconds * _DECAY + seconds
+
+    def _set_left(self, now: float, tokens: float) -> None:
+        self._left_tokens, self._left_at = tokens, now

@@ -59,11 +59,14 @@ class Worker:
         """Hears, if it is set, that this worker may be more or less fit for a call than it was."""
         self._num_running = 0
         self._num_elsewhere = 0
+        self._num_working_elsewhere = 0
         self.num_calls = 0
         self.num_failed = 0
         self.num_ups = 0
         self.num_decoding = 0
         """Of this router's calls, those whose prompt is prefilled."""
+        self.prompts_due: dict[object, float] = {}
+        """Its prompts on their way, and by when the prefill worker had time enough for each (open_prompts.py)."""
         self.joined_at = clock()
         self.last_byte_at = 0.0
         self.max_running = settings.max_running_per_worker
@@ -93,18 +96,30 @@ class Worker:
         """Calls that it has, those of other routers included."""
         return self._num_running + self._num_elsewhere
 
-    @property
-    def num_working(self) -> int:
-        """Calls that it works on; a decode worker not on those that still wait for their prompt's KV.
+    def num_working(self, now: float) -> int:
+        """Calls that it works on, those of other routers included."""
+        return self.num_working_here(now) + self._num_working_elsewhere
 
-        Of other routers' calls nobody here knows how far they are: all of them count.
-        """
-        own = self._num_running if self.spec.role == "prefill" else self.num_decoding
-        return own + self._num_elsewhere
+    def num_working_here(self, now: float) -> int:
+        """Of this router's calls those that nobody else holds up: a prefill worker's whose prompts it may still
+        compute, a decode worker's that decode, or wait there for room."""
+        num_due = sum(due_at <= now for due_at in self.prompts_due.values())
+        return len(self.prompts_due) - num_due if self.spec.role == "prefill" else self.num_decoding + num_due
 
-    def note_elsewhere(self, num_calls: int, pending_tokens: float) -> None:
-        """Hear how many calls other routers have there, and how many tokens it has to compute for these."""
+    def backlog_s(self) -> float:
+        """Estimated time for which a prefill worker has to compute, for calls of other routers, too."""
+        elsewhere = self.speed.tokens_elsewhere if self._num_working_elsewhere else 0.0
+        return self.speed.backlog_s + elsewhere / self.speed.tokens_per_s
+
+    def room_wait_s(self, now: float) -> float:
+        """How long the first of its calls has waited in a decode worker for room, whose prompt is prefilled by now."""
+        return max(0.0, now - min(self.prompts_due.values(), default=now))
+
+    def note_elsewhere(self, num_calls: int, pending_tokens: float, num_working: int) -> None:
+        """Hear how many calls other routers have there, how many tokens it has to compute for these, and on how many of
+        them it works."""
         self._num_elsewhere = num_calls
+        self._num_working_elsewhere = num_working
         self.speed.tokens_elsewhere = pending_tokens
         self._tell_change()
 

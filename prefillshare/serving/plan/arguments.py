@@ -21,6 +21,7 @@ from prefillshare.serving.plan.variables import (
     eager_variables,
     engine_variables,
     handoff_variables,
+    unshared_variables,
     warning_variables,
 )
 from prefillshare.serving.plan.workers import Worker
@@ -61,6 +62,7 @@ def worker_command(
     environment |= handoff_variables(deployment) if worker.role != "engine" else admission_variables(deployment)
     environment |= store_variables(deployment, worker, store)
     environment |= eager_variables(deployment) | warning_variables(deployment)
+    environment |= unshared_variables(deployment)
     return ProcessCommand(argv=tuple(argv), environment=environment, api_key=api_key, peer_secret=peer_secret)
 
 

@@ -1,5 +1,6 @@
 """The environment of an engine: what it finds there beside what every process finds (`machine.environment`)."""
 
+import dataclasses
 import json
 import os
 from collections.abc import Sequence
@@ -11,10 +12,13 @@ from prefillshare.contract import (
     EAGER_VARIABLE,
     FINGERPRINT_VARIABLE,
     PLUGINS,
+    RESPONSES_VARIABLE,
     SHARED_MEMORY_VARIABLE,
+    UNSHARED_VARIABLE,
     WARNINGS_VARIABLE,
 )
 from prefillshare.modules.deployment import ResolvedDeployment
+from prefillshare.modules.unshared import adapter_sha256
 from prefillshare.serving.machine.environment import network_variables
 from prefillshare.serving.machine.host import default_threads
 from prefillshare.serving.machine.toolkit import compiler_variables
@@ -37,6 +41,8 @@ def engine_variables(
     # joblib, which SGLang imports and does not use, would leave a semaphore behind in every killed process.
     variables = {"SGLANG_PLUGINS": PLUGINS, "PYTHONWARNINGS": "ignore", "JOBLIB_MULTIPROCESSING": "0"}
     variables[DEPLOYMENT_VARIABLE] = deployment.config.name
+    if deployment.config.topology == "colocated":  # elsewhere the router remembers
+        variables[RESPONSES_VARIABLE] = json.dumps(dataclasses.asdict(deployment.config.responses))
     variables |= network_variables((*deployment.config.engine.extra_args, *extra_args), place.peer_host)
     if deployment.config.otlp_endpoint is not None:
         # SGLang's own default, 3, makes a span of every decode step.
@@ -92,3 +98,9 @@ def warning_variables(deployment: ResolvedDeployment) -> dict[str, str]:
     """Return the variables with which an engine tells its clients which modules answer badly over shared KV."""
     warnings = {module.spec.name: module.warning for module in deployment.modules if module.warning}
     return {WARNINGS_VARIABLE: json.dumps(warnings)} if warnings else {}
+
+
+def unshared_variables(deployment: ResolvedDeployment) -> dict[str, str]:
+    """Return the variables that tell an engine which modules compute their prompts themselves; none where none does."""
+    found = {module.spec.name: adapter_sha256(module.path) for module in deployment.modules if not module.spec.share}
+    return {UNSHARED_VARIABLE: json.dumps(found)} if found else {}

@@ -15,7 +15,7 @@ from prefillshare.serving.run.engine_load import count_running
 from prefillshare.serving.run.first_answers import answer_by_engine
 from prefillshare.serving.run.forks import ForkServer
 from prefillshare.serving.run.process import EngineProcess, start_engine
-from prefillshare.serving.run.progress import LAST_STAGE, find_reason, last_lines, read_log
+from prefillshare.serving.run.progress import LAST_STAGE, find_cause_of_death, last_lines, read_log
 from prefillshare.serving.run.readiness import start_fork_server, wait_until_listening
 from prefillshare.serving.run.record import ProcessRecord, ProcessState
 from prefillshare.serving.run.store_hold import StoreHold
@@ -73,9 +73,10 @@ class RunningEngine:
         self.store.step()
         if self.process.exit_code() is None:
             return
-        log = read_log(self.log_path)
+        log, code = read_log(self.log_path), self.process.exit_code()
         tail = "\n".join(f"  {line}" for line in last_lines(log))
-        reason = find_reason(log) or f"exit code {self.process.exit_code()}"
+        ending = f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+        reason = find_cause_of_death(log, code) or ending
         self._end_processes()  # the store stays: the next launch begins warm
         self.store.stop_sharing()
         raise LaunchError(f"the engine ended by itself: {reason}\nIts last lines ({self.log_path}):\n{tail}")

@@ -23,6 +23,11 @@ _PYTHON_ERROR = re.compile(
 )
 # What uvicorn says when another program took the port since the launcher looked.
 _PORT_TAKEN = re.compile(r"error while attempting to bind on address \('([^']+)', (\d+).*in use")
+# How a process of SGLang announces the exception that ends it.
+_LAST_WORDS = " hit an exception: "
+# What its first process says of another one that was killed, before it ends itself.
+_CRASHED = re.compile(r"Subprocess (\S+ \(pid=\d+\) crashed with exit code -?\d+)")
+_MOST_LAST_LINES = 40
 _NOISE = ("KeyboardInterrupt", "SystemExit")
 
 
@@ -49,6 +54,21 @@ def find_reason(log: str) -> str | None:
         if match[1] not in _NOISE:
             return " ".join(f"{match[1]}: {match[2]}".split())
     return None
+
+
+def find_cause_of_death(log: str, exit_code: int | None) -> str | None:
+    """Return the reason in its own words of an engine that had served; None where it gives none.
+
+    Its log may be long, with errors in it that it went on after: only its last words count, and what was killed from
+    outside has none.
+    """
+    if (start := log.rfind(_LAST_WORDS)) >= 0:
+        return find_reason(log[start + len(_LAST_WORDS) :])
+    if match := _CRASHED.search(log):
+        return match[1]
+    if exit_code is not None and exit_code < 0:
+        return None
+    return find_reason("\n".join(last_lines(log, _MOST_LAST_LINES)))
 
 
 def read_log(path: Path, start: int = 0) -> str:

@@ -54,6 +54,7 @@ class RouterFile:
             "workers": [describe_worker(worker) for worker in workers],
             "router": dataclasses.asdict(deployment.config.router),
             "roles": dataclasses.asdict(deployment.config.roles),
+            "responses": dataclasses.asdict(deployment.config.responses),
         }
         _write_private(path, settings)
         log_path = options.log_path or new_log_path(f"{deployment.config.name}.router")

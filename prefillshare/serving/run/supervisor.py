@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from prefillshare.errors import LaunchError
 from prefillshare.observe.document import Role
 from prefillshare.serving.run.process import EngineProcess
-from prefillshare.serving.run.progress import find_reason, read_log
+from prefillshare.serving.run.progress import find_cause_of_death, find_reason, read_log
 from prefillshare.serving.run.record import ProcessRecord, ProcessState
 
 FIRST_DELAY_S = 0.5
@@ -91,7 +91,8 @@ class Supervised:
             return "it could not be started"
         log, code = read_log(self.process.log_path, self.process.log_start), self.process.exit_code()
         ending = f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-        return f"{find_reason(log) or ending} (log {self.process.log_path})"
+        said = find_cause_of_death(log, code) if self.state == "running" else find_reason(log)
+        return f"{said or ending} (log {self.process.log_path})"
 
     def _bury(self, say: Callable[[str], None], now: float) -> None:
         assert self.process is not None

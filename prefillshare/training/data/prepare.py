@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from prefillshare.config.training import Training
+from prefillshare.config.training import Data, Training
 from prefillshare.errors import TrainingError
 from prefillshare.training.data.chat import REASONS, Reason, RowError
 from prefillshare.training.data.rows import MappedRows, read_rows
@@ -63,20 +63,33 @@ class Prepared:
     """What became of the rows."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rest:
+    """Rows that nothing is learned from."""
+
+    rows: int
+    """How many of the last ones."""
+    table: str
+    """The table of the user's file that says it."""
+
+
 def prepare(training: Training, tokenizer: "PreTrainedTokenizerBase") -> Prepared:
-    """Read, map and tokenise the data of a run.
+    """Read, map and tokenise the data of a training run, as :func:`prepare_data` does."""
+    held_out = Rest(rows=training.evaluation.rows, table="evaluation")
+    return prepare_data(training.data, tokenizer, max_tokens=training.batch.max_tokens, held_out=held_out)
+
+
+def prepare_data(data: Data, tokenizer: "PreTrainedTokenizerBase", *, max_tokens: int, held_out: Rest) -> Prepared:
+    """Read, map and tokenise data.
 
     Raises: TrainingError when no row can be used, or all would be held out.
     """
-    mapped = read_rows(training.data)
-    report = RowReport(origin=mapped.origin)
-    usable = list(_usable(mapped, tokenizer, training.batch.max_tokens, report))
-    num_held_out = training.evaluation.rows
-    if not usable:
-        raise TrainingError(f"no row of {mapped.origin} can be used: {_first_example(report)}")
+    usable, report = prepare_rows(data, tokenizer, max_tokens)
+    num_held_out = held_out.rows
     if num_held_out >= len(usable):
         raise TrainingError(
-            f"rows = {num_held_out} under [evaluation] leaves none of {len(usable)} usable rows to train on: lower it"
+            f"rows = {num_held_out} under [{held_out.table}] leaves none of {len(usable)} usable rows to train on: "
+            "lower it"
         )
     split = len(usable) - num_held_out
     return Prepared(
@@ -84,6 +97,21 @@ def prepare(training: Training, tokenizer: "PreTrainedTokenizerBase") -> Prepare
         held_out=usable[split:],
         report=report,
     )
+
+
+def prepare_rows(
+    data: Data, tokenizer: "PreTrainedTokenizerBase", max_tokens: int
+) -> tuple[list[list[Document]], RowReport]:
+    """Read, map and tokenise rows: the documents of each one that can be used, and what became of all.
+
+    Raises: TrainingError when none can be.
+    """
+    mapped = read_rows(data)
+    report = RowReport(origin=mapped.origin)
+    usable = list(_usable(mapped, tokenizer, max_tokens, report))
+    if not usable:
+        raise TrainingError(f"no row of {mapped.origin} can be used: {_first_example(report)}")
+    return usable, report
 
 
 def _usable(mapped: MappedRows, tokenizer: Any, max_tokens: int, report: RowReport) -> Iterable[list[Document]]:

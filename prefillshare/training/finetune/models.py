@@ -6,7 +6,7 @@ trainable copy in float32 beside the frozen base.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -19,6 +19,7 @@ from prefillshare.modules.codebook_rule import refuse_as_base
 from prefillshare.modules.fingerprint import geometry, tokenizer_sha256, weight_files
 from prefillshare.modules.locate import locate
 from prefillshare.training.data.render import served_tokenizer
+from prefillshare.training.finetune.start import load_start
 from prefillshare.training.model import add_adapter, load_base
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ class Modules:
     """The frozen base; None when it is `decode` with its adapter off, or nobody needs it."""
 
 
-def locate_base(base: BaseModel) -> Path:
-    """Directory of the base.
+def locate_base(base: BaseModel, use: str = "trained from") -> Path:
+    """Directory of the base; `use` says what it cannot be where it has codebook weights.
 
     Effects: may download from the hub.
     Raises: ModuleError when it is no complete checkpoint with a tokenizer.
@@ -45,8 +46,13 @@ def locate_base(base: BaseModel) -> Path:
     geometry(path)
     weight_files(path)
     tokenizer_sha256(path)
-    refuse_as_base(path, base.hub or path.name, "trained from")
+    refuse_as_base(path, base.hub or path.name, use)
     return path
+
+
+def best_run_dtype() -> Literal["bf16", "fp32"]:
+    """Type of products for who does not choose one: without a GPU, bfloat16 is slower than float32."""
+    return "bf16" if torch.cuda.is_available() else "fp32"
 
 
 def load_tokenizer(base: Path) -> "PreTrainedTokenizerBase":
@@ -81,6 +87,9 @@ def load_modules(training: Training, base: Path) -> Modules:
     frozen_dtype = torch.bfloat16 if training.run.dtype == "bf16" else torch.float32
     if training.kind == "lora":
         lora = training.adapter
+        if training.start is not None:
+            start = load_start(load_base(base, frozen_dtype), training.start, training.base.hub or base.name)
+            return Modules(decode=start, prefill=None)
         shape = LoraShape(rank=lora.rank, alpha=lora.alpha, targets=training.targets)
         name = training.base.hub or base.name
         adapted: nn.Module = add_adapter(

@@ -26,7 +26,7 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _DATA_FILE = re.compile(r"(partial-)?(data|held-out)(\.npz|-rows\.npy)|partial-run\.json")
 # Where things lie may differ when a run goes on: the base is known by its fingerprint, the data is tokenised already.
 _FREE_KEYS = frozenset(
-    {"output", "source", "base.path", "base.hub", "base.revision", "data.file", "run.keep_checkpoints"}
+    {"output", "source", "base.path", "base.hub", "base.revision", "data.file", "start", "run.keep_checkpoints"}
 )
 
 
@@ -110,15 +110,17 @@ def config_record(training: Training) -> dict[str, Any]:
     return record
 
 
-def check_same_run(stored: Mapping[str, Any], now: Mapping[str, Any], output: Path) -> None:
-    """Compare what a run started from with what it would go on with.
+def check_same_run(
+    stored: Mapping[str, Any], now: Mapping[str, Any], output: Path, free_keys: frozenset[str] = _FREE_KEYS
+) -> None:
+    """Compare what a run started from with what it would go on with; `free_keys` may differ.
 
     Raises: TrainingError naming the first difference.
     """
     started = dict(_flat(stored))
     for key, value in _flat(now):
         before = started.get(key)
-        if key not in _FREE_KEYS and before != value:
+        if key not in free_keys and before != value:
             old, new = short_repr(before, 40), short_repr(value, 40)
             raise TrainingError(
                 f"the run in {output} started with {key} = {old} and now it is {new}: "

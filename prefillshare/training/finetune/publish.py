@@ -40,7 +40,7 @@ def publish(staging: Path, output: Path, base: Path, training: Training, record:
         **record["identity"],
         data_sha256=record["data"]["sha256"],
         seed=training.seed,
-        training={key: record[key] for key in ("config", "data", "held_out_loss")},
+        training={key: record[key] for key in ("config", "data", "start", "held_out_loss") if key in record},
     )
     write_manifest(staging, manifest)
     files = sorted(staging.iterdir(), key=lambda file: file.name == MANIFEST_NAME)

@@ -16,6 +16,7 @@ from prefillshare.training.finetune.examples import Examples, read_examples, wri
 from prefillshare.training.finetune.models import load_modules, load_tokenizer, locate_base
 from prefillshare.training.finetune.output import RunDirectory, check_same_run, config_record, disk_errors
 from prefillshare.training.finetune.publish import identity, publish
+from prefillshare.training.finetune.start import check_start, start_record, with_shape_of_start
 from prefillshare.training.progress import Reporter
 
 
@@ -33,7 +34,7 @@ class Finetune:
     """One run."""
 
     def __init__(self, training: Training, reporter: Reporter) -> None:
-        self.training, self.reporter = training, reporter
+        self.training, self.reporter = with_shape_of_start(training), reporter
         self.directory = RunDirectory(training.output)
 
     def plan(self) -> Plan:
@@ -69,16 +70,18 @@ class Finetune:
         base = locate_base(self.training.base)
         if self.training.kind == "lora":
             check_targets(base, self.training.targets)
+        check_start(self.training, base)
         return base
 
     def _start(self, base: Path, *, resume: bool) -> None:
         """Tokenise the data of a new run, or check that an old one may go on."""
         self.directory.claim(resume=resume)
-        now = {"config": config_record(self.training), "identity": identity(base)}
+        now = {"config": config_record(self.training), "identity": identity(base), "start": start_record(self.training)}
         if resume:
             stored = self.directory.read_record()
             check_same_run(stored["config"], now["config"], self.directory.output)
             check_same_run(stored["identity"], now["identity"], self.directory.output)
+            check_same_run(stored.get("start", {}), now["start"], self.directory.output)
             return
         self.reporter.say("reads and tokenises the data")
         prepared = prepare(self.training, load_tokenizer(base))

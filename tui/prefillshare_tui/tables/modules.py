@@ -61,7 +61,7 @@ def _errors(row: ModuleRow) -> Line:
 
 def _detail(row: ModuleRow, view: View) -> tuple[Line, ...]:
     module, activity = row.module, row.activity
-    split = hits(totals_of_module(module))
+    split, avoidable = hits(totals_of_module(module)), module.avoidable_tokens
     since = line(
         (module.name, "strong"),
         f" since the start: {words.exact(module.requests)} calls, {words.exact(module.errors)} failed, "
@@ -75,6 +75,7 @@ def _detail(row: ModuleRow, view: View) -> tuple[Line, ...]:
         (words.exact(module.cross_hit_tokens), "cross"),
         ", missed ",
         words.exact(split.missed if split else None),
+        *((", which sharing would lessen by ", (words.exact(avoidable), "warn")) if avoidable else ()),
     )
     latency = "; ".join(
         f"{title} {words.quantile(activity.quantile(name, 0.5))} / {words.quantile(activity.quantile(name, 0.95))} / "

@@ -181,6 +181,8 @@ def _jobs(snapshot: Snapshot) -> tuple[Line, ...]:
         f"module expected next; {words.exact(jobs.dropped)} gave way, {words.exact(jobs.cancelled)} came too late, "
         f"{words.exact(jobs.failed)} failed"
     )
+    if jobs.waiting:
+        text += f"; {words.exact(jobs.waiting)} still to come"
     return (line(text),)
 
 

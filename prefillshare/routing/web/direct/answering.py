@@ -38,6 +38,11 @@ class DirectCaller:
         return self.asked.headers
 
     @property
+    def method(self) -> str:
+        """The request's method."""
+        return self.asked.method
+
+    @property
     def path(self) -> str:
         """The path as it came."""
         return self.asked.path

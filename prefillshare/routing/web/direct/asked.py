@@ -21,7 +21,16 @@ _LENGTH = re.compile(rb"[0-9]{1,8}")
 _JSON = frozenset((b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8"))
 _STAYS = frozenset((None, b"keep-alive", b"Keep-Alive"))
 _ENDS = frozenset((b"close", b"Close"))
-_UNUSUAL = (b"transfer-encoding", b"content-encoding", b"expect", b"upgrade", b"trailer", b"te", b"http2-settings")
+_UNUSUAL = (
+    b"transfer-encoding",
+    b"content-encoding",
+    b"expect",
+    b"upgrade",
+    b"trailer",
+    b"te",
+    b"http2-settings",
+    b"origin",
+)
 
 
 class Headers(Mapping[str, str]):

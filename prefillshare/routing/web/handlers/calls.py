@@ -6,7 +6,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from prefillshare.contract import SESSION_HEADER
-from prefillshare.routing.call.call import Endpoint
+from prefillshare.routing.call.call import Call, Endpoint
 from prefillshare.routing.call.caller import Caller
 from prefillshare.routing.call.parse import Served, parse_call
 from prefillshare.routing.errors import UnavailableError
@@ -28,8 +28,7 @@ def call_handler(endpoint: Endpoint) -> Handler:
         with taking_call(gateway):
             body = await read_json_body(request, gateway.parts.settings.router)
             await answer_call(gateway, caller, endpoint, body, addressed=request.match_info.get("module"))
-        assert caller.response is not None
-        return caller.response
+        return caller.made()
 
     return handle
 
@@ -51,10 +50,18 @@ async def answer_call(
 
     Raises: RoutingError.
     """
-    settings = gateway.parts.settings
-    # Read after the body has come, which may take minutes: modules come and go.
-    served = Served(base=settings.base_model, modules=gateway.parts.pool.modules(), vocab_size=settings.vocab_size)
-    session = read_header(caller.headers, SESSION_HEADER)
-    call = parse_call(endpoint, body, served, session_header=session, addressed=addressed)
+    call = parse(gateway, caller, endpoint, body, addressed=addressed)
     if gateway.peers is None or not await gateway.peers.forward(caller, body, call):
         await gateway.proxy.answer(caller, call)
+
+
+def parse(gateway: Gateway, caller: Caller, endpoint: Endpoint, body: bytes, *, addressed: str | None = None) -> Call:
+    """Return the call in the `body` that came from `caller`.
+
+    Raises: BadCallError, UnknownModelError.
+    """
+    settings = gateway.parts.settings
+    # Asked after the body has come, which may take minutes: modules come and go.
+    served = Served(base=settings.base_model, modules=gateway.parts.pool.modules(), vocab_size=settings.vocab_size)
+    session = read_header(caller.headers, SESSION_HEADER)
+    return parse_call(endpoint, body, served, session_header=session, addressed=addressed)

@@ -52,7 +52,7 @@ async def _ask_state(gateway: Gateway) -> DeploymentState:
         told["forwarded"] = gateway.peers.num_forwarded
     if gateway.conductor is not None:
         told["role_moves"] = part_of(RoleMovesState, gateway.conductor.counts)
-    return told if gateway.eager is None else {**told, "eager_jobs": gateway.eager.counters.as_dict()}
+    return told if gateway.eager is None else {**told, "eager_jobs": gateway.eager.as_dict()}
 
 
 def _module_facts(parts: Parts, module: str) -> ModuleFacts:

@@ -1,0 +1,54 @@
+"""`prefillshare adapt`: an adapter from elsewhere is trained on over shared KV."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prefillshare.cli import adapter_options as given
+
+
+def adapt(
+    adapter: given.AdapterDirectory,
+    data: given.DataName,
+    base: given.BaseName = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Directory of the new module; without it, ADAPTER-shared beside the adapter.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps; without it, one pass over the data.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Conversations per step.")] = 16,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-4,
+    held_out: Annotated[int, typer.Option(min=0, help="Last rows to measure by, not to train on.")] = 0,
+    messages: given.MessagesColumn = None,
+    prompt: given.PromptColumn = None,
+    answer: given.AnswerColumn = None,
+    max_tokens: given.MaxTokens = 1024,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the order of rows.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output directory.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read the data, say what the run would need, and stop.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the plan or the result as JSON.")] = False,
+) -> None:
+    """Train an adapter from elsewhere on over shared KV, from where it is; the same as `train` with `start`."""
+    from prefillshare.extras import require
+
+    require("train")
+    from prefillshare.cli.train_run import run_training
+    from prefillshare.config.training import Batch, HeldOut, Optimizer, Run, Training
+    from prefillshare.training.finetune.models import best_run_dtype
+
+    training = Training(
+        name=adapter.resolve().name,
+        output=(output or adapter.resolve().with_name(f"{adapter.resolve().name}-shared")).resolve(),
+        kind="lora",
+        start=adapter.resolve(),
+        seed=seed,
+        base=given.base_of(adapter, base),
+        data=given.data_of(data, messages=messages, prompt=prompt, answer=answer),
+        batch=Batch(max_tokens=max_tokens, accumulation=batch),
+        optimizer=Optimizer(learning_rate=learning_rate, max_steps=steps),
+        run=Run(dtype=best_run_dtype()),
+        evaluation=HeldOut(rows=held_out),
+    )
+    run_training(training, resume=resume, dry_run=dry_run, as_json=json)

@@ -1,0 +1,12 @@
+"""`prefillshare schema`."""
+
+from prefillshare.cli.output import put
+
+
+def schema() -> None:
+    """Print the JSON Schema of deployment files, by which editors complete and check them."""
+    import json
+
+    from prefillshare.config.json_schema import deployment_schema
+
+    put(json.dumps(deployment_schema(), indent=2))

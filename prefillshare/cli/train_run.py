@@ -1,0 +1,27 @@
+"""A run of training from the command line: planned, run, and what is said in the end."""
+
+import os
+
+from prefillshare.config.training import Training
+
+
+def run_training(training: Training, *, resume: bool, dry_run: bool, as_json: bool) -> None:
+    """Plan or run; print the plan, or the directory of the module and how it is served.
+
+    Raises: TrainingError as the run does.
+    """
+    from prefillshare.cli.output import put, put_json, say
+    from prefillshare.training.finetune.run import Finetune
+    from prefillshare.training.progress import make_reporter
+
+    with make_reporter() as reporter:
+        run = Finetune(training, reporter)
+        if dry_run:
+            plan = run.plan()
+            put_json(plan.figures) if as_json else put("\n".join(plan.lines))
+            return
+        module = run.run(resume=resume)
+    if int(os.environ.get("RANK", "0")) > 0:  # one of several processes speaks
+        return
+    put_json({"module": str(module)}) if as_json else put(str(module))
+    say(f'serve it: a [[decode]] table with kind = "{training.kind}" and path = "{module}"')

@@ -1,0 +1,31 @@
+"""Objects of OpenAI's Responses API that SGLang 0.5.17 writes or reads otherwise than its clients."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def simplify_item(item: Any) -> Any:
+    """Return an item of the input; an answer that comes back, in pieces, as the plain message that it stands for.
+
+    SGLang takes the pieces of an answer for what only a program could have sent, and refuses them.
+    """
+    if not isinstance(item, Mapping) or item.get("role") != "assistant" or not isinstance(item.get("content"), list):
+        return item
+    texts = [part.get("text", part.get("refusal")) for part in item["content"] if isinstance(part, Mapping)]
+    if len(texts) != len(item["content"]) or not all(isinstance(text, str) for text in texts):
+        return item
+    return {"role": "assistant", "content": "\n".join(texts)}
+
+
+def as_responses_usage(usage: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the numbers of tokens by the names of the Responses API, where SGLang has those of chats."""
+    if "prompt_tokens" not in usage:
+        return usage
+    details = usage.get("prompt_tokens_details") or {}
+    return {
+        "input_tokens": usage["prompt_tokens"],
+        "input_tokens_details": {"cached_tokens": details.get("cached_tokens") or 0},
+        "output_tokens": usage["completion_tokens"],
+        "output_tokens_details": {"reasoning_tokens": usage.get("reasoning_tokens") or 0},
+        "total_tokens": usage["total_tokens"],
+    }

@@ -1,0 +1,122 @@
+"""What is asked of responses that were answered, or that are being computed: read, cancelled, deleted."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import orjson
+
+from prefillshare.config.responses import Responses
+from prefillshare.responses.errors import ResponsesError
+from prefillshare.responses.exchange import Exchange, unknown_response
+from prefillshare.responses.store import Kept, ResponseStore
+from prefillshare.wire.errors import error_text
+
+log = logging.getLogger(__name__)
+
+Run = Callable[[], Awaitable[tuple[int, bytes]]]
+"""Computes an answer: its status and body."""
+
+
+class KeptResponses:
+    """The responses of one process, finished or not."""
+
+    def __init__(self, limits: Responses) -> None:
+        self.store = ResponseStore(limits)
+        self._running: dict[str, asyncio.Task[None]] = {}
+
+    def open(self, body: Mapping[str, Any], response_id: str | None = None) -> Exchange:
+        """Return the exchange that a call with `body` begins.
+
+        Raises: ResponsesError.
+        """
+        exchange = Exchange(body, self.store, response_id)
+        num_running = sum(not task.done() for task in self._running.values())
+        if exchange.is_background and num_running >= self.store.limits.max_background:
+            raise ResponsesError(
+                f"{num_running} responses are computed in the background, which is max_background under "
+                "[responses]: wait for one, or raise it",
+                status=429,
+            )
+        return exchange
+
+    def start(self, exchange: Exchange, run: Run) -> dict[str, Any]:
+        """Let `run` compute the answer in the background; return the response object until then."""
+        task = asyncio.get_running_loop().create_task(self._run(exchange, run))
+        self._running[exchange.id] = task
+        task.add_done_callback(lambda _: self._running.pop(exchange.id, None))
+        return exchange.announce("queued")
+
+    def get(self, response_id: str) -> bytes:
+        """Return the response object, as JSON.
+
+        Raises: ResponsesError.
+        """
+        return self._find(response_id).response
+
+    def list_items(self, response_id: str) -> dict[str, Any]:
+        """Return the items of the conversation before the answer, newest first, as OpenAI's API has them.
+
+        Raises: ResponsesError.
+        """
+        items = orjson.loads(self._find(response_id).items)[::-1]
+        ids = [item.get("id") if isinstance(item, dict) else None for item in items]
+        ends = {"first_id": ids[0] if ids else None, "last_id": ids[-1] if ids else None}
+        return {"object": "list", "data": items, **ends, "has_more": False}
+
+    def delete(self, response_id: str) -> dict[str, Any]:
+        """Forget a response, which ends if it is being computed.
+
+        Raises: ResponsesError.
+        """
+        self._find(response_id)
+        if (task := self._running.pop(response_id, None)) is not None:
+            task.cancel()
+        self.store.delete(response_id)
+        return {"id": response_id, "object": "response.deleted", "deleted": True}
+
+    def cancel(self, response_id: str) -> bytes:
+        """End a response that is computed in the background; return its object.
+
+        Raises: ResponsesError.
+        """
+        kept = self._find(response_id)
+        task, status = self._running.get(response_id), orjson.loads(kept.response).get("status")
+        if task is None or status not in ("queued", "in_progress"):
+            raise ResponsesError(f"response {response_id!r} is {status}: only one in the background can be cancelled")
+        del self._running[response_id]
+        task.cancel()
+        told = orjson.loads(kept.response) | {"status": "cancelled"}
+        self.store.put(response_id, told, orjson.loads(kept.items))
+        return orjson.dumps(told)
+
+    async def close(self) -> None:
+        """End what is being computed."""
+        tasks = list(self._running.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _find(self, response_id: str) -> Kept:
+        kept = self.store.get(response_id)
+        if kept is None:
+            raise unknown_response(response_id)
+        return kept
+
+    async def _run(self, exchange: Exchange, run: Run) -> None:
+        exchange.announce("in_progress")
+        try:
+            status, body = await run()
+            if exchange.id not in self._running:
+                return  # cancelled, and answered all the same
+            if status == 200:
+                exchange.finish(orjson.loads(body))
+                return
+            error = {"code": "invalid_prompt" if status < 500 else "server_error", "message": error_text(body)}
+        except asyncio.CancelledError:
+            raise  # whoever cancelled it has said so
+        except Exception as cause:  # a task of its own: nobody else would hear of it
+            log.exception("response %s failed", exchange.id)
+            error = {"code": "server_error", "message": str(cause)}
+        exchange.announce("failed", error=error)

@@ -1,0 +1,59 @@
+"""`/tokenize`, `/detokenize`, `/v1/messages/count_tokens`: any worker can tell, for all modules have one tokenizer."""
+
+import orjson
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from prefillshare.errors import short_repr
+from prefillshare.routing.call.call import Body
+from prefillshare.routing.call.parse import read_object
+from prefillshare.routing.errors import BadCallError, UnavailableError, UnknownModelError
+from prefillshare.routing.parts import Parts
+from prefillshare.routing.web.bodies import read_json_body
+from prefillshare.routing.web.keys import GATEWAY
+from prefillshare.wire.errors import openai_error
+
+_TIMEOUT_S = 60.0
+
+
+def ask_a_worker(path: str) -> Handler:
+    """Return the handler of `path`: a prefill worker answers, asked for the prefill module."""
+
+    async def handle(request: web.Request) -> web.Response:
+        parts = request.app[GATEWAY].parts
+        body = read_object(await read_json_body(request, parts.settings.router))
+        _check_model(parts, body)
+        status, content = await _ask(parts, path, orjson.dumps({**body, "model": parts.settings.base_model}))
+        content = openai_error(content, status) if status >= 400 else content
+        return web.Response(body=content, status=status, content_type="application/json")
+
+    return handle
+
+
+def _check_model(parts: Parts, body: Body) -> None:
+    """Raises: BadCallError, UnknownModelError."""
+    model, base = body.get("model"), parts.settings.base_model
+    if model is None:
+        return
+    if not isinstance(model, str):
+        raise BadCallError(f"model is {short_repr(model)}: it must be the name of a module", param="model")
+    names = (base, *parts.pool.modules())
+    if model.removeprefix(f"{base}:") not in names:
+        raise UnknownModelError(
+            f"model {short_repr(model)} does not exist; this deployment has: {', '.join(names)}", param="model"
+        )
+
+
+async def _ask(parts: Parts, path: str, body: bytes) -> tuple[int, bytes]:
+    """Return status and body of the first prefill worker to answer.
+
+    Raises: UnavailableError.
+    """
+    for worker in parts.pool.prefill():
+        if not worker.is_available:
+            continue
+        try:
+            return await parts.client.fetch(worker, path, method="POST", body=body, timeout_s=_TIMEOUT_S)
+        except OSError:
+            continue
+    raise UnavailableError("no prefill worker is up, and only those tokenize: try again later")

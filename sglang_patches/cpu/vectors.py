@@ -1,0 +1,48 @@
+"""Vectors of floats in the loops that numba compiles, written by hand.
+
+numba's own begin with tests of whether arrays overlap, and keep in memory what would fit into registers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import binding, ir
+from numba.core import cgutils
+
+WIDTH = 16 if binding.get_host_cpu_features().get("avx512f") else 8
+"""Floats in a vector."""
+VECTOR = ir.VectorType(ir.FloatType(), WIDTH)
+FLOAT_BYTES = 4
+
+
+def spread(builder: Any, value: Any) -> Any:
+    """A vector whose elements are all this value."""
+    nothing, number = ir.Constant(ir.VectorType(value.type, WIDTH), ir.Undefined), ir.IntType(32)
+    first = builder.insert_element(nothing, value, number(0))
+    return builder.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(number, WIDTH), [0] * WIDTH))
+
+
+def load(builder: Any, address: Any) -> Any:
+    """The vector that begins with this float."""
+    return builder.load(builder.bitcast(address, VECTOR.as_pointer()), align=FLOAT_BYTES)
+
+
+def store(builder: Any, value: Any, address: Any) -> None:
+    """Write a vector so that it begins with this float."""
+    builder.store(value, builder.bitcast(address, VECTOR.as_pointer()), align=FLOAT_BYTES)
+
+
+def multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    """a b + c, rounded once where the processor can, as it is elsewhere in these loops."""
+    return builder.call(_declare(builder, "fmuladd", 3), [a, b, c])
+
+
+def round_down(builder: Any, value: Any) -> Any:
+    """The greatest whole numbers that are not greater."""
+    return builder.call(_declare(builder, "floor", 1), [value])
+
+
+def _declare(builder: Any, name: str, num_given: int) -> Any:
+    kind = ir.FunctionType(VECTOR, [VECTOR] * num_given)
+    return cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.v{WIDTH}f32")

@@ -1,0 +1,59 @@
+"""What goes with an HTTP request inside of an engine, beside what SGLang's models read out of its body.
+
+:mod:`sglang_patches.http.bodies` leaves it on the request when it reads the body, and takes from it when the answer
+begins; ``engine/tokenizer_manager`` is between.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from prefillshare.wire.from_router import MEMBER, FromRouter
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from fastapi import Request
+    from sglang.srt.managers.io_struct import GenerateReqInput
+
+NAMESPACE = "prefillshare_namespace"
+"""What its client wants to have kept apart, where SGLang's model of the body drops it."""
+SCHEMA = "prefillshare_schema"
+"""JSON schema, as text, that an answer is to have, where SGLang's model of the body has no member for it."""
+FAILURE = "prefillshare_failure"
+"""Why there is no answer, where SGLang only says so."""
+REPORT = "prefillshare_report"
+"""What is to be told beside the answer."""
+
+
+def take_namespace(obj: GenerateReqInput, request: Request | None) -> None:
+    """Give the call its namespace.
+
+    Effects: changes ``obj``.
+    """
+    namespace = None if request is None else getattr(request.state, NAMESPACE, None)
+    if namespace is not None:
+        obj.extra_key = namespace
+
+
+def read_from_router(request: Request | None) -> FromRouter:
+    """What the router said beside the call; nothing where the call has no HTTP request."""
+    told: FromRouter | None = None if request is None else getattr(request.state, MEMBER, None)
+    return told or {}
+
+
+async def note_failure(answers: AsyncIterator[Any], request: Request) -> AsyncIterator[Any]:
+    """The answers; why there are none stays with the request."""
+    try:
+        async for answer in answers:
+            yield answer
+    except ValueError as error:  # as which our checks and SGLang's refuse a call
+        setattr(request.state, FAILURE, str(error))
+        raise
+
+
+async def note_report(answers: AsyncIterator[Any], request: Request) -> AsyncIterator[Any]:
+    """The answers, of which the last says what the router hears of them."""
+    async for answer in answers:
+        setattr(request.state, REPORT, {"meta_info": answer["meta_info"]})
+        yield answer

@@ -1,0 +1,253 @@
+"""`prefillshare quantize` on a random family: what it writes and reports, interrupted runs, what it refuses."""
+
+import json
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from prefillshare.codebook.section import codebook_shape
+from prefillshare.config import load_quantisation
+from prefillshare.errors import ConfigError, ModuleError, PrefillShareError, TrainingError
+from prefillshare.modules.manifest import ModuleManifest, read_manifest
+from prefillshare.modules.merge import merge_adapter
+from prefillshare.quantize import layers, plan
+from prefillshare.quantize.run import Quantise
+from tests.support.random_models import make_family
+from tests.support.training_runs import Stopped, Watcher, stop_at, write_rows
+
+FILE = """
+name = "small"
+output = "{output}"
+
+[base]
+path = "{base}"
+
+[module]
+path = "{module}"
+
+[data]
+file = "rows.jsonl"
+
+[data.columns]
+prompt = "question"
+answer = "answer"
+
+[codebooks]
+b = 5
+g = 32
+samples = 2048
+rounds = 4
+
+[moments]
+rows = 4
+
+[tuning]
+steps = 4
+size = 2
+save_steps = 2
+
+[report]
+rows = 2
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("quantize")
+    make_family(directory, ("math",))
+    write_rows(directory / "rows.jsonl")
+    return directory
+
+
+@pytest.fixture(autouse=True)
+def own_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+
+
+def write_file(folder: Path, name: str, *, module: str = "math", base: str = "base", **changes: str) -> Path:
+    """A quantisation file with the output `name`; `changes` replaces a line that begins with the key."""
+    text = FILE.format(output=name, base=base, module=module)
+    for key, line in changes.items():
+        lines = [line if old.startswith(f"{key} =") else old for old in text.splitlines()]
+        text = "\n".join(lines) + "\n"
+    file = folder / f"{name}.toml"
+    file.write_text(text)
+    assert tomllib.loads(text)
+    return file
+
+
+def quantise(file: Path, *, resume: bool = False, watcher: Watcher | None = None) -> Path:
+    return Quantise(load_quantisation(file), watcher or Watcher()).run(resume=resume)
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path) -> Path:
+    """A run that nothing interrupted."""
+    return quantise(write_file(folder, "whole"))
+
+
+def weights(directory: Path) -> dict[str, torch.Tensor]:
+    return {name: tensor for file in directory.glob("*.safetensors") for name, tensor in load_file(file).items()}
+
+
+@pytest.mark.slow
+def test_a_run_leaves_a_module_that_says_where_it_came_from(folder: Path, whole: Path) -> None:
+    manifest, before = read_manifest(whole), read_manifest(folder / "math")
+    report = json.loads((whole / "report.json").read_text())
+    assert manifest is not None
+    assert before is not None
+    assert (manifest.name, manifest.kind) == ("small", "full")
+    assert manifest.prefill_fingerprint == before.prefill_fingerprint
+    quantised = manifest.training["quantised"]
+    assert quantised["config"]["codebooks"]["b"] == 5
+    assert quantised["data"]["sha256"]
+    assert before.prefill_fingerprint in quantised["module_sha256"]
+    assert manifest.training["before"] == before.training
+    assert quantised["report"] == report
+    assert codebook_shape(whole) == load_quantisation(folder / "whole.toml").codebooks.shape
+    assert report["held_out_loss"].keys() == {"full", "k-means", "module"}
+    assert report["held_out_loss"]["module"] != report["held_out_loss"]["k-means"]
+
+
+def test_tuning_changes_codebooks_scales_and_norms_and_no_codes(whole: Path) -> None:
+    before, after = weights(whole / "run" / "k-means"), weights(whole)
+    changed = {name.rpartition(".")[2] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"codebooks", "scales", "weight"}
+    others = [name for name in before if not torch.equal(before[name], after[name]) and name.endswith(".weight")]
+    assert all("norm" in name for name in others)
+
+
+class _Killed(Exception):
+    pass
+
+
+def _die(*_: object, **__: object) -> None:
+    raise _Killed
+
+
+@pytest.mark.parametrize("place", ["moments", "clustering", "tuning"])
+def test_a_run_that_was_killed_goes_on_and_gives_the_same(
+    folder: Path, whole: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_file(folder, f"killed-{place}")
+    watcher = stop_at(3) if place == "tuning" else Watcher()
+    with monkeypatch.context() as patch:
+        if place == "moments":
+            patch.setattr("prefillshare.quantize.run.quantise_module", _die)
+        if place == "clustering":
+            patch.setattr(layers, "_finish", _die)
+        with pytest.raises((_Killed, Stopped)):
+            quantise(file, watcher=watcher)
+    with pytest.raises(TrainingError, match="continue it with --resume, or choose another output"):
+        quantise(file)
+
+    steps: list[int] = []
+    resumed = quantise(file, resume=True, watcher=Watcher(lambda report: steps.append(report.step)))
+
+    # Killed after step 3, it goes on behind the checkpoint of step 2.
+    assert steps == ([3, 4] if place == "tuning" else [1, 2, 3, 4])
+    again, first = weights(resumed), weights(whole)
+    assert again.keys() == first.keys()
+    assert all(torch.equal(again[name], tensor) for name, tensor in first.items())
+    assert json.loads((resumed / "report.json").read_text()) == json.loads((whole / "report.json").read_text())
+
+
+def test_another_recipe_does_not_go_on_from_the_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Stopped):
+        quantise(write_file(folder, "changed"), watcher=stop_at(1))
+    with pytest.raises(TrainingError, match=r"started with config.codebooks.rounds = 4 and now it is 5: put it back"):
+        quantise(write_file(folder, "changed", rounds="rounds = 5"), resume=True)
+
+
+def test_without_data_it_is_k_means_alone(folder: Path) -> None:
+    text = write_file(folder, "plain", steps="steps = 0").read_text()
+    cut = text.index("[data]"), text.index("[codebooks]")
+    text = (text[: cut[0]] + text[cut[1] :]).replace("rows = 4", "rows = 0").replace("rows = 2\n", "rows = 0\n")
+    (folder / "plain.toml").write_text(text)
+
+    out = quantise(folder / "plain.toml")
+
+    assert json.loads((out / "report.json").read_text())["held_out_loss"] == {}
+    kept = weights(out / "run" / "k-means")
+    assert all(torch.equal(kept[name], tensor) for name, tensor in weights(out).items())
+
+
+def test_a_dry_run_says_sizes_and_memory_and_leaves_nothing(folder: Path) -> None:
+    found = Quantise(load_quantisation(write_file(folder, "dry")), Watcher()).plan()
+
+    assert not (folder / "dry").exists()
+    assert found.figures["num_used"] == 12
+    assert found.figures["num_held_out"] == 2
+    assert found.need.total_bytes == max(found.figures["clustering_bytes"], found.figures["tuning_bytes"])
+    assert any("bits each" in line for line in found.lines)
+
+
+def test_a_run_that_does_not_fit_is_refused_with_the_numbers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "device_memory", lambda: ("CPU", 700 * 2**20))
+    with pytest.raises(ModuleError, match=r"needs .* of memory and this machine has 0.68 GiB; write steps = 0 under"):
+        quantise(write_file(folder, "large", size="size = 100000"))
+    assert not (folder / "large").exists()
+
+
+Refusal = tuple[str, dict[str, str], type[PrefillShareError], str]
+REFUSALS: list[Refusal] = [
+    ("unknown", {"samples": "sample = 5"}, ConfigError, r"\[codebooks\] has the unknown key 'sample': did you mean"),
+    ("shape", {"b": "b = 9"}, ConfigError, r"\[codebooks\]: codebooks with b = 9: it must be 1 to 8"),
+    ("group", {"g": "g = 48"}, ModuleError, r"which do not divide into groups of g = 48: choose a g that divides"),
+    ("problems", {"rows": "problems = 5"}, ConfigError, r"has the unknown key 'problems'"),
+    ("held-out", {"size": "size = 0"}, ConfigError, r"\[tuning\]: size is 0: it must be at least 1"),
+    ("base", {"module": "base"}, ModuleError, r"is a prefill module, which stays in full precision"),
+    ("rows", {"file": 'file = "none.jsonl"'}, ConfigError, r"data file 'none.jsonl' does not exist"),
+    ("nowhere", {"module": "nowhere"}, ConfigError, r"path 'nowhere' under \[module\] does not exist"),
+]
+
+
+@pytest.mark.parametrize(("name", "changes", "kind", "message"), REFUSALS, ids=[name for name, *_ in REFUSALS])
+def test_what_cannot_be_quantised_is_refused(
+    folder: Path, name: str, changes: dict[str, str], kind: type[PrefillShareError], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        quantise(write_file(folder, f"refused-{name}", **changes))
+    assert not (folder / f"refused-{name}").exists()
+
+
+def test_modules_that_are_none_are_refused(folder: Path, whole: Path) -> None:
+    with pytest.raises(ModuleError, match="has 2-bit codebook weights already: name the module that it was made from"):
+        quantise(write_file(folder, "twice", module="whole"))
+    with pytest.raises(ModuleError, match="cannot be the prefill module of a module that is quantised"):
+        quantise(write_file(folder, "on-small", base="whole"))
+
+
+def test_full_weights_give_the_same_codes_as_base_and_adapter(folder: Path, whole: Path) -> None:
+    merge_adapter(folder / "math", folder / "base", folder / "merged")
+    steps = {"steps": "steps = 0", "rows": "rows = 0"}
+    first = quantise(write_file(folder, "from-adapter", **steps))
+    second = quantise(write_file(folder, "from-full", module="merged", **steps))
+
+    ours, theirs = weights(first), weights(second)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours if name.endswith(".codes"))
+
+
+def test_the_suite_is_asked_once_of_each(folder: Path) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def judge(base: Path, module: Path, manifest: ModuleManifest) -> dict[str, object]:
+        asked.append((module.name, manifest.kind))
+        if len(asked) == 2:
+            raise _Killed
+        return {"num_right": len(asked), "num_problems": 9}
+
+    file = write_file(folder, "judged", steps="steps = 0")
+    wanted = load_quantisation(file)
+    wanted = replace(wanted, report=replace(wanted.report, suite="tiny-math"))
+    with pytest.raises(_Killed):
+        Quantise(wanted, Watcher(), judge).run(resume=False)
+    out = Quantise(wanted, Watcher(), judge).run(resume=True)
+
+    assert asked == [("math", "lora"), ("k-means", "full"), ("k-means", "full"), ("module", "full")]
+    found = json.loads((out / "report.json").read_text())["accuracy"]
+    assert {name: value["num_right"] for name, value in found.items()} == {"full": 1, "k-means": 3, "module": 4}
