@@ -226,6 +226,7 @@ async def test_a_router_that_stops_says_so_and_ends_the_connection() -> None:
         call(CHAT, b"transfer-encoding:identity"),
         call(CHAT, b"Expect: 100-continue"),
         call(CHAT, b"Content-Encoding: gzip"),
+        call(CHAT, b"Origin: https://page.example"),
         call(CHAT, b"Connection: upgrade", b"Upgrade: websocket"),
         call(CHAT, b"X-Folded: a", b" b"),
         call(CHAT, b"X-Nothing"),
