@@ -1,0 +1,1 @@
+"""What a call costs the processor, part by part."""
