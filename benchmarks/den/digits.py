@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 NUM_TASKS = 10
-NUM_TRAIN, NUM_VALID = 900, 300
+NUM_TRAIN = 900
 MOST_DEGREES = 60.0
 
 
@@ -35,8 +35,6 @@ class Digits:
 
     train: Part
     """To learn from."""
-    valid: Part
-    """On which thresholds are looked at."""
     test: Part
     """On which AUROC is measured."""
 
@@ -57,9 +55,8 @@ def load_digits(seed: int) -> Digits:
     order = rng.permutation(len(images))
     pixels = torch.tensor(np.stack(images)[order], dtype=torch.float32)
     digits = torch.tensor(raw.target[order])
-    cuts = (slice(0, NUM_TRAIN), slice(NUM_TRAIN, NUM_TRAIN + NUM_VALID), slice(NUM_TRAIN + NUM_VALID, None))
-    train, valid, test = (Part(images=pixels[cut], digits=digits[cut]) for cut in cuts)
-    return Digits(train=train, valid=valid, test=test)
+    train, test = (Part(images=pixels[cut], digits=digits[cut]) for cut in (slice(NUM_TRAIN), slice(NUM_TRAIN, None)))
+    return Digits(train=train, test=test)
 
 
 def auroc(scores: Tensor, labels: Tensor) -> float:

@@ -23,7 +23,7 @@ Masks = Sequence[Tensor | None]
 class Settings:
     """How DEN learns, and what an ablation takes away."""
 
-    sizes: tuple[int, int] = (64, 32)
+    sizes: tuple[int, int] = (40, 20)
     """Units of both hidden layers before the first task."""
     steps: int = 150
     """Steps of Adam in each of the parts of a task."""
@@ -35,13 +35,13 @@ class Settings:
     """Gamma of equation 5."""
     l2: float = 1e-4
     """Mu of equation 4."""
-    hold: float = 0.05
-    """Lambda of equation 6."""
+    hold: float = 1.0
+    """Lambda of equation 6, which holds the weights of equation 4 as well."""
     tau: float = 0.02
     """Training loss above which units are added."""
-    num_added: int = 8
+    num_added: int = 6
     """k of equation 5: units per layer and task that are tried."""
-    max_drift: float = 0.8
+    max_drift: float = 0.15
     """Sigma of the split."""
     keeps_all_added: bool = False
     """Ablation: constant k, nothing that was added is removed, and every task adds."""

@@ -80,11 +80,15 @@ def _target_logits(model: nn.Module, layout: Layout, prefill_model: nn.Module | 
         return _own_logits(model, layout)
     _check_attention(model, prefill_model or model)
     # The prefill module first, always as a whole: the decode module's pass reads its KV layer by layer and adds none.
-    return loss_over(model, layout, prefill_kv(model if prefill_model is None else prefill_model, layout))
+    return _logits_over(model, layout, prefill_kv(model if prefill_model is None else prefill_model, layout))
 
 
 def loss_over(model: nn.Module, layout: Layout, sink: KvSink) -> Tensor:
     """Weighted sum of the token losses of a layout over KV that the prefill module made of it before."""
+    return _target_loss(_logits_over(model, layout, sink), layout)
+
+
+def _logits_over(model: nn.Module, layout: Layout, sink: KvSink) -> Tensor:
     shared = SharedKv(sink, _required_mask(layout), layout.kv_rule)
     logits: Tensor = model(
         input_ids=layout.inputs,
