@@ -218,8 +218,8 @@ def _fix(need: Need, has_bytes: int) -> str:
     if need.clustering_bytes > has_bytes:
         return ": use a larger machine"
     return (
-        f"; write steps = 0 under [tuning] for k-means alone ({_gib(need.clustering_bytes)}), or lower size there and set "
-        "gradient_checkpointing = true"
+        f"; write steps = 0 under [tuning] for k-means alone ({_gib(need.clustering_bytes)}), or lower size there and "
+        "set gradient_checkpointing = true"
     )
 
 
