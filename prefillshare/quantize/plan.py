@@ -24,6 +24,8 @@ _TOKENISING_BYTES = 500 * 2**20
 """The server's code beside it, which renders conversations."""
 _COPIES_OF_GROUP = 10
 """Arrays in float32, as large as the layers of one group, that k-means has at once."""
+_SLACK = 1.1
+"""What the allocator holds beside what was asked for, as measured."""
 _ADAM_COPIES = 4
 """A trained number, its gradient, and AdamW's two means."""
 _EXPANDED_COPIES = 4
@@ -67,7 +69,7 @@ def need_of(source: WeightSource, base: WeightSource, wanted: Quantisation, long
     mapped = _stored_bytes(base) + (_stored_bytes(source) if source.base != base.base else 0)
     return Need(
         clustering_bytes=clustering,
-        tuning_bytes=runtime + _tuning_bytes(source, wanted, longest) if wanted.tuning.steps else 0,
+        tuning_bytes=int(_SLACK * (runtime + _tuning_bytes(source, wanted, longest))) if wanted.tuning.steps else 0,
         mapped_bytes=mapped if learns else 0,
     )
 
@@ -102,6 +104,7 @@ def _pass_bytes(source: WeightSource, wanted: Quantisation, longest: Longest) ->
         # The base's KV is copied into one tensor with the module's own.
         per_query, per_token = source.num_layers * layer, 2 * source.num_layers * kv
     per_query += 3 * vocab_size
+    per_token += layer  # of one layer of the base, while it makes its KV
     return 4 * wanted.tuning.size * (longest.num_queries * per_query + longest.num_tokens * per_token)
 
 
@@ -218,8 +221,8 @@ def _fix(need: Need, has_bytes: int) -> str:
     if need.clustering_bytes > has_bytes:
         return ": use a larger machine"
     return (
-        f"; write steps = 0 under [tuning] for k-means alone ({_gib(need.clustering_bytes)}), or lower size there and set "
-        "gradient_checkpointing = true"
+        f"; write steps = 0 under [tuning] for k-means alone ({_gib(need.clustering_bytes)}), or lower size there and "
+        "set gradient_checkpointing = true"
     )
 
 
