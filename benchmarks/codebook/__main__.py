@@ -1,7 +1,9 @@
 """Measure products with codebook weights beside `F.linear`: `python -m benchmarks.codebook [--rows 1,4,8]`.
 
 All ways take turns, and the least time of each counts, so that whatever else runs on the machine is in none or in all
-of them. One thread. Error is the norm of the difference to the product in float64, over that product's norm.
+of them. One thread. Beside them stands torch's own product with 4 bits in groups of 128, which torchao uses on CPUs
+(in bfloat16: in float32 it has no fast kernel). Error is the norm of the difference to the product in float64, over
+that product's norm; that of 4 bits is of weights that were rounded once more.
 """
 
 import argparse
@@ -21,6 +23,9 @@ from prefillshare.codebook.reference import CodebookWeight, dequantise
 from prefillshare.codebook.shape import CodebookShape
 
 SHAPES = ((4096, 4096), (4096, 14336))
+PLAIN = ("f32", "bf16", "int4", "expanded f32", "expanded bf16")
+"""Ways without a kernel of ours."""
+FOUR_BIT_GROUP = 128
 Ways = dict[str, Callable[[], Tensor]]
 
 
@@ -42,12 +47,26 @@ def ways_to_multiply(weight: CodebookWeight, rows: Tensor, kernels: list[Kernel]
     ways: Ways = {
         "f32": lambda: F.linear(rows, plain),
         "bf16": lambda: F.linear(rows16, small),
+        "int4": four_bits(plain, rows16),
         "expanded f32": lambda: multiply_expanded(rows, packed[kernels[0]]),
         "expanded bf16": lambda: multiply_expanded(rows16, packed[kernels[0]]),
     }
     for kernel in kernels:
         ways[kernel] = lambda kernel=kernel: look_up(rows, packed[kernel])
     return ways
+
+
+def four_bits(plain: Tensor, rows: Tensor) -> Callable[[], Tensor]:
+    """The product with the weight in 4 bits, evenly spaced within groups of 128, by torch's kernel for CPUs."""
+    num_outputs, num_inputs = plain.shape
+    groups = plain.reshape(num_outputs, -1, FOUR_BIT_GROUP)
+    low, high = groups.amin(-1), groups.amax(-1)
+    step = ((high - low) / 15).clamp(min=1e-12)
+    codes = ((groups - low.unsqueeze(-1)) / step.unsqueeze(-1)).round().to(torch.int32).reshape(num_outputs, num_inputs)
+    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1)
+    # The kernel counts codes from the middle of their range.
+    steps = torch.stack([step, low + 8 * step], -1).transpose(0, 1).contiguous().to(rows.dtype)
+    return lambda: torch.ops.aten._weight_int4pack_mm_for_cpu(rows, packed, FOUR_BIT_GROUP, steps)
 
 
 def least_ms(ways: Ways, repeat: int) -> dict[str, float]:
@@ -70,10 +89,10 @@ def measure(options: argparse.Namespace) -> None:
     """Print a table, a row for each shape and number of rows."""
     kernels: list[Kernel] = ["vbmi", "floats"] if best_kernel() == "vbmi" else ["floats"]
     shape = CodebookShape(num_codebooks=options.m, code_bits=options.b, segment=options.v, group=options.g)
-    header = ["out x in", "rows", *(f"{name}, ms" for name in ("f32", "bf16", "expanded f32", "expanded bf16"))]
+    header = ["out x in", "rows", *(f"{name}, ms" for name in PLAIN)]
     header += [f"{kernel}, ms | to f32 | to bf16 | error" for kernel in kernels]
-    print(f"| {' | '.join(header)} | error of bf16 |")
-    print("|" + "---:|" * (7 + 4 * len(kernels)))
+    print(f"| {' | '.join(header)} | error of bf16 | of int4 |")
+    print("|" + "---:|" * (9 + 4 * len(kernels)))
     for num_outputs, num_inputs in SHAPES:
         weight = random_weight(num_outputs, num_inputs, shape)
         for num_rows in map(int, options.rows.split(",")):
@@ -82,11 +101,11 @@ def measure(options: argparse.Namespace) -> None:
             exact = rows.double() @ dequantise(weight, torch.float64).T
             wrong, ms = errors(ways, exact), least_ms(ways, options.repeat)
             cells = [f"{num_outputs} x {num_inputs}", str(num_rows)]
-            cells += [f"{ms[name]:.2f}" for name in ("f32", "bf16", "expanded f32", "expanded bf16")]
+            cells += [f"{ms[name]:.2f}" for name in PLAIN]
             for name in kernels:
                 cells += [f"{ms[name]:.3f}", f"{ms['f32'] / ms[name]:.1f}x", f"{ms['bf16'] / ms[name]:.1f}x"]
                 cells += [f"{wrong[name]:.1e}"]
-            print(f"| {' | '.join(cells)} | {wrong['bf16']:.1e} |", flush=True)
+            print(f"| {' | '.join(cells)} | {wrong['bf16']:.1e} | {wrong['int4']:.1e} |", flush=True)
 
 
 def main() -> None:

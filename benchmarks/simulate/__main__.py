@@ -25,7 +25,7 @@ from prefillshare.modules.deployment import resolve
 from prefillshare.serving.machine.ports import free_port
 from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.run.cluster import RunningCluster, launch_cluster
-from prefillshare.simulation.core_clock import CoreClock
+from prefillshare.simulation.core_clock import CoreClock, CoreSeconds
 from prefillshare.simulation.fit import fit_deployment
 from prefillshare.simulation.model import WorkerModel, read_model, write_model
 from prefillshare.simulation.run import Plan, run_case
@@ -115,8 +115,7 @@ def _measure(
             timeout_s=300.0,
         )
     )
-    core_s = (clock.read() - before).total / (len(run.calls) + warm_up.num_calls)
-    return Seen.of(run, core_s)
+    return Seen.of(run, (clock.read() - before).per(len(run.calls) + warm_up.num_calls))
 
 
 def _simulate(deployment: Deployment, model: WorkerModel, name: str, load: Load) -> Seen:
@@ -136,7 +135,10 @@ def _simulate(deployment: Deployment, model: WorkerModel, name: str, load: Load)
         eager_min_tokens=deployment.prefill.eager_min_tokens if deployment.prefill.eager_answers else None,
     )
     case = run_case(plan, policy, size, load, make_workload(name, SHAPE, modules, None))
-    return Seen.of(case.run, case.figures.core_s_per_call)
+    made = case.figures
+    prefill, decode = made.prefill_core_s_per_call, made.decode_core_s_per_call
+    rest = made.core_s_per_call - prefill - decode
+    return Seen.of(case.run, CoreSeconds(prefill=prefill, decode=decode, rest=rest))
 
 
 if __name__ == "__main__":

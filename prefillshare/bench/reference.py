@@ -17,6 +17,7 @@ from typing import Any, TypedDict
 from prefillshare.bench.metrics.prefixes import prompts_of
 from prefillshare.bench.records import Fidelity, RunRecord
 from prefillshare.bench.workloads.base import Workload
+from prefillshare.codebook.section import codebook_shape
 from prefillshare.config.schema import Deployment
 from prefillshare.errors import BenchError
 from prefillshare.modules.deployment import usable_gpus
@@ -127,12 +128,17 @@ def main() -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
+    from prefillshare.training.model import load_expanded
+
     questions = json.load(sys.stdin)
     # A GPU has room once the engines have ended; on the CPU an 8B model would take minutes per answer.
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
     def load(path: str) -> Any:
-        return AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, questions["dtype"])).eval().to(device)
+        dtype = getattr(torch, questions["dtype"])
+        if codebook_shape(Path(path)) is not None:
+            return load_expanded(Path(path), dtype).eval()
+        return AutoModelForCausalLM.from_pretrained(path, dtype=dtype).eval().to(device)
 
     base = load(questions["base"])
     answers: dict[int, list[int]] = {}

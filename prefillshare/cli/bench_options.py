@@ -17,8 +17,8 @@ WorkloadFile = Annotated[Path | None, typer.Argument(help="File of the workloads
 Systems = Annotated[
     str,
     typer.Option(
-        help="shared, shared-lazy, shared-open, shared-pd, vanilla-lora, vanilla-pd, vanilla-single; the first is "
-        "compared."
+        help="shared, shared-lazy, shared-open, shared-wait, shared-pd, vanilla-lora, vanilla-pd, vanilla-single; the "
+        "first is compared."
     ),
 ]
 Endpoints = Annotated[

@@ -13,7 +13,7 @@ from prefillshare.cli.output import put_json, put_table, say
 from prefillshare.config import load_deployment
 from prefillshare.config.schema import Deployment
 from prefillshare.errors import SimulationError
-from prefillshare.simulation.figures import as_rows
+from prefillshare.simulation.figures import Slo, as_rows
 from prefillshare.simulation.model import WorkerModel, write_model
 from prefillshare.simulation.presets import choose_model
 from prefillshare.simulation.report import draw_report
@@ -66,6 +66,8 @@ class Simulated:
     """Answer lengths."""
     is_eager: bool
     """Whether answers are computed ahead."""
+    slo: dict[str, float | None]
+    """Limits of a call that counts as good, in seconds."""
 
 
 def run_plan(options: Simulated, model: WorkerModel | None, *, as_json: bool, out: Path | None) -> None:
@@ -114,7 +116,7 @@ def make_plan(options: Simulated, model: WorkerModel) -> Plan:
         sizes.setdefault("num_sessions", _WHOLE_TRACE)
     if options.output_tokens is not None:
         sizes["output_tokens"] = parse_numbers("--output-tokens", options.output_tokens, int)
-    eager = options.is_eager
+    eager, limits = options.is_eager, options.slo
     return Plan(
         workload=options.workload,
         file=options.trace,
@@ -128,6 +130,7 @@ def make_plan(options: Simulated, model: WorkerModel) -> Plan:
         is_load_per_worker=options.is_load_per_worker,
         arrival_rate=options.arrival_rate,
         eager_min_tokens=deployment.prefill.eager_min_tokens if eager else None,
+        slo=Slo(**limits) if any(limit is not None for limit in limits.values()) else None,
     )
 
 

@@ -72,15 +72,19 @@ def _join(address: str) -> None:
 
 def _explain(address: str, reason: str) -> str:
     """Return what is wrong and what helps when a cluster does not take this machine, of which Ray says `reason`."""
+    reason = reason.partition(". Ensure that the token")[0]
     beginning = f"the Ray cluster at {address} does not take this machine ({reason})"
     if "ersion mismatch" in reason:
         return f"{beginning}: install the same Python and the same ray on all machines"
+    if "RAY_AUTH_TOKEN" in reason:
+        return f"{beginning}: let RAY_AUTH_TOKEN_PATH name the file with the cluster's token"
+    token = " (where the cluster wants a token: RAY_AUTH_MODE=token, and its file in RAY_AUTH_TOKEN_PATH)"
     if address.startswith(_CLIENT):
         return (
             f"{beginning}: see that its head runs, and name the port of the client server that `ray start --head` "
-            "started, 10001 by default"
+            f"started, 10001 by default{token}"
         )
-    return f"{beginning}: run `ray start --address={address}` here, or name its client server, ray://HOST:10001"
+    return f"{beginning}: run `ray start --address={address}` here, or name its client server, ray://HOST:10001{token}"
 
 
 def disconnect() -> None:

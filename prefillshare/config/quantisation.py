@@ -79,6 +79,8 @@ class Tuning:
     """Steps in which the rates rise; after them they fall to a tenth in a half cosine."""
     clip_norm: float = 1.0
     """Largest norm of the gradient."""
+    gradient_checkpointing: bool = False
+    """Compute layers again in the backward pass instead of keeping their activations."""
     save_steps: int = 20
     """Steps between two checkpoints."""
 

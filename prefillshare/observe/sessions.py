@@ -29,7 +29,7 @@ _MIN_HEAD_BYTES = 16
 _HEAD_LENGTHS = tuple(1 << bits for bits in range(_MIN_HEAD_BYTES.bit_length() - 1, MAX_PROMPT_BYTES.bit_length()))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Prompt:
     """A prompt as bytes that begin alike when two prompts begin alike."""
 

@@ -8,6 +8,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from prefillshare.config.quantisation import Quantisation
 from prefillshare.errors import ModuleError
 from prefillshare.quantize.layers import Sizes, sizes_of
@@ -16,9 +18,11 @@ from prefillshare.quantize.source import WeightSource
 from prefillshare.training.data.prepare import Prepared
 from prefillshare.training.finetune.estimate import GIB, device_memory
 
-_RUNTIME_BYTES = 600 * 2**20
+_RUNTIME_BYTES = 700 * 2**20
 """Python with torch and transformers."""
-_COPIES_OF_GROUP = 9
+_TOKENISING_BYTES = 500 * 2**20
+"""The server's code beside it, which renders conversations."""
+_COPIES_OF_GROUP = 10
 """Arrays in float32, as large as the layers of one group, that k-means has at once."""
 _ADAM_COPIES = 4
 """A trained number, its gradient, and AdamW's two means."""
@@ -43,21 +47,32 @@ class Need:
         return max(self.clustering_bytes, self.tuning_bytes)
 
 
-def need_of(source: WeightSource, base: WeightSource, wanted: Quantisation, longest: int) -> Need:
-    """Return the memory that a run needs; `longest` tokens are in the longest conversation."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Longest:
+    """The most that one row of the data has."""
+
+    num_tokens: int = 0
+    """Tokens."""
+    num_queries: int = 0
+    """Tokens that the decode module computes."""
+
+
+def need_of(source: WeightSource, base: WeightSource, wanted: Quantisation, longest: Longest) -> Need:
+    """Return the memory that a run needs for rows no longer than `longest`."""
     groups = [group for layer in range(source.num_layers) for group in source.linear_groups(layer)]
     sizes = [sum(source.num_values(f"{name}.weight") for name in group) for group in groups]
-    clustering = _RUNTIME_BYTES + 4 * _COPIES_OF_GROUP * max(sizes)
+    runtime = _RUNTIME_BYTES + (_TOKENISING_BYTES if wanted.needs_data else 0)
+    clustering = runtime + 4 * _COPIES_OF_GROUP * max(sizes)
     learns = bool(wanted.tuning.steps or wanted.moments.rows or wanted.report.rows)
     mapped = _stored_bytes(base) + (_stored_bytes(source) if source.base != base.base else 0)
     return Need(
         clustering_bytes=clustering,
-        tuning_bytes=_tuning_bytes(source, wanted, longest) if wanted.tuning.steps else 0,
+        tuning_bytes=runtime + _tuning_bytes(source, wanted, longest) if wanted.tuning.steps else 0,
         mapped_bytes=mapped if learns else 0,
     )
 
 
-def _tuning_bytes(source: WeightSource, wanted: Quantisation, longest: int) -> int:
+def _tuning_bytes(source: WeightSource, wanted: Quantisation, longest: Longest) -> int:
     shape = wanted.codebooks.shape
     others = [*source.other_names(None)]
     codes = trained = largest = 0
@@ -72,21 +87,22 @@ def _tuning_bytes(source: WeightSource, wanted: Quantisation, longest: int) -> i
                 largest = max(largest, num_values)
     other_bytes = 4 * sum(source.num_values(name) for name in others)
     expanded = 4 * _EXPANDED_COPIES * shape.num_codebooks * largest
-    return (
-        _RUNTIME_BYTES
-        + codes
-        + 4 * _ADAM_COPIES * trained
-        + other_bytes
-        + expanded
-        + _pass_bytes(source, wanted, longest)
-    )
+    return codes + 4 * _ADAM_COPIES * trained + other_bytes + expanded + _pass_bytes(source, wanted, longest)
 
 
-def _pass_bytes(source: WeightSource, wanted: Quantisation, longest: int) -> int:
-    """What the largest step keeps for its backward pass: inputs and outputs of all linear layers, and logits."""
-    rows = [source.size(f"{name}.weight") for group in source.linear_groups(0) for name in group]
-    per_token = source.num_layers * sum(sum(size) for size in rows) + 3 * source.size("model.embed_tokens.weight")[0]
-    return 4 * wanted.tuning.size * longest * per_token
+def _pass_bytes(source: WeightSource, wanted: Quantisation, longest: Longest) -> int:
+    """What the largest step keeps for its backward pass: inputs and outputs of linear layers, KV, and logits."""
+    sizes = [source.size(f"{name}.weight") for group in source.linear_groups(0) for name in group]
+    vocab_size, hidden = source.size("model.embed_tokens.weight")
+    layer = sum(sum(size) for size in sizes)
+    kv = 2 * source.size("model.layers.0.self_attn.k_proj.weight")[0]
+    if wanted.tuning.gradient_checkpointing:
+        per_query, per_token = source.num_layers * hidden + layer, (source.num_layers + 1) * kv
+    else:
+        # The base's KV is copied into one tensor with the module's own.
+        per_query, per_token = source.num_layers * layer, 2 * source.num_layers * kv
+    per_query += 3 * vocab_size
+    return 4 * wanted.tuning.size * (longest.num_queries * per_query + longest.num_tokens * per_token)
 
 
 def _stored_bytes(source: WeightSource) -> int:
@@ -181,10 +197,12 @@ def size_figures(sizes: Sizes) -> dict[str, Any]:
     }
 
 
-def _longest(prepared: Prepared | None) -> int:
-    if prepared is None:
-        return 0
-    return max(sum(len(document.tokens) for document in row) for row in prepared.training)
+def _longest(prepared: Prepared | None) -> Longest:
+    rows = prepared.training if prepared else []
+    return Longest(
+        num_tokens=max((sum(len(document.tokens) for document in row) for row in rows), default=0),
+        num_queries=max((sum(int(np.count_nonzero(document.weights)) for document in row) for row in rows), default=0),
+    )
 
 
 def _verdict(need: Need, has_bytes: int) -> str:
@@ -199,7 +217,10 @@ def _verdict(need: Need, has_bytes: int) -> str:
 def _fix(need: Need, has_bytes: int) -> str:
     if need.clustering_bytes > has_bytes:
         return ": use a larger machine"
-    return f"; write steps = 0 under [tuning] for k-means alone ({_gib(need.clustering_bytes)}), or lower size there"
+    return (
+        f"; write steps = 0 under [tuning] for k-means alone ({_gib(need.clustering_bytes)}), or lower size there and set "
+        "gradient_checkpointing = true"
+    )
 
 
 def _gib(num_bytes: int) -> str:

@@ -188,6 +188,9 @@ class Quantise:
 
     def _train(self, model: Any, base: Any) -> None:
         how, state = self.wanted.tuning, self._run / "tuning.pt"
+        if how.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.train()  # else transformers keeps activations; there is no dropout that it would switch on
         tuner = Tuner(model, base, how)
         if state.exists():
             tuner.restore(torch.load(state, weights_only=True))
@@ -213,6 +216,7 @@ class Quantise:
             if step % how.save_steps == 0 or step == how.steps:
                 torch.save(tuner.state(), state.with_suffix(".partial"))
                 state.with_suffix(".partial").rename(state)
+        model.eval()
 
     def _steps(self, num_rows: int, *, size: int, first: int = 0) -> Iterator[list[int]]:
         """Numbers of the rows of each step, from step `first` on: epoch after epoch, each in an order of its own."""

@@ -16,11 +16,15 @@ and leave:
 
 The way of a call, from file to file:
 
-    web/connections, app, auth, handlers/calls, bodies      is it HTTP, who asks, the body
+    web/connections, direct                                 an ordinary call, read in one go, or not:
+    web/app, auth, handlers/calls, bodies                   is it HTTP, who asks, the body
     call/parse                                              what it asks for, or why not
     peers/forward                                           with several routers: is it another one's
     call/proxy                                              counted, traced, tried until an answer comes
     choice/admission, chooser                               its turn, and a reserved pair of workers
     call/attempt, legs, prefill_leg                         both legs, by workers/client
     call/relay                                              the answer, piece by piece until its end
+
+What is made anew for each call and handed on is never changed, but is no frozen dataclass: one of those takes three
+times as long to make, and a call has a dozen.
 """

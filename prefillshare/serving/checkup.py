@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from prefillshare.accelerators import gpus
 from prefillshare.contract import PLUGINS
 from prefillshare.errors import ConfigError, PrefillShareError
-from prefillshare.open_files import FILES_PER_CALL
+from prefillshare.open_files import FEWEST, FILES_PER_CALL
 from prefillshare.places import home_directory, is_stand_in, socket_folder, state_directory
 from prefillshare.serving.machine.exposure import check_encryption, check_logs, check_network, check_ray, check_secrets
 from prefillshare.serving.machine.finding import Finding, State
@@ -33,7 +33,6 @@ _MIN_DISK_BYTES = 1 * _GIB
 _SHARED_MEMORY = "/dev/shm"
 _SHARED_MEMORY_FIX = "engines of several GPUs exchange data there: give a container more, such as --shm-size 1g"
 _MIN_SHARED_BYTES = 64 * _MIB
-_MIN_OPEN_FILES = 256
 _GOOD_OPEN_FILES = 4096
 
 
@@ -202,7 +201,7 @@ def _check_open_files() -> Finding:
     if hard >= _GOOD_OPEN_FILES:
         return Finding(name="open files", state="ok", value=value)
     fix = f"raise the hard limit, as root: ulimit -Hn {_GOOD_OPEN_FILES}, or nofile in /etc/security/limits.conf"
-    state: State = "warning" if hard >= _MIN_OPEN_FILES else "problem"
+    state: State = "warning" if hard >= FEWEST else "problem"
     return Finding(name="open files", state=state, value=value, fix=fix)
 
 

@@ -5,9 +5,26 @@ from dataclasses import asdict, dataclass
 
 from prefillshare.bench.drivers.load import Load
 from prefillshare.bench.metrics.statistics import percentile
-from prefillshare.bench.records import RunRecord
+from prefillshare.bench.records import CallRecord, RunRecord
 from prefillshare.bench.workloads.base import Workload
 from prefillshare.simulation.system import SimulatedSystem, Size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slo:
+    """What a call must reach to count as good."""
+
+    ttft_s: float | None = None
+    """Longest time to the first token; None is any."""
+    e2e_s: float | None = None
+    """Longest time to the last token; None is any."""
+
+    def is_met(self, call: CallRecord) -> bool:
+        """Whether an answered call was good."""
+        return all(
+            limit_s is None or (took_s is not None and took_s <= limit_s)
+            for limit_s, took_s in ((self.ttft_s, call.ttft_s), (self.e2e_s, call.latency_s))
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +49,8 @@ class Figures:
     """From the start to the last answer."""
     calls_per_s: float
     """Answered calls per second."""
+    goodput_calls_per_s: float | None
+    """Answered calls per second that were within the limits; None without limits."""
     output_tokens_per_s: float
     """Generated tokens per second."""
     latency_p50_s: float | None
@@ -60,6 +79,10 @@ class Figures:
     """Share of the time for which decode workers were busy."""
     core_s_per_call: float
     """Core seconds of an answered call, where workers share the cores of a machine; else 0."""
+    prefill_core_s_per_call: float
+    """Of these, those of prefill workers."""
+    decode_core_s_per_call: float
+    """Of these, those of decode workers."""
     repins: int
     """Sessions that were moved to another prefill worker, counted each time."""
     choice_us: float
@@ -74,14 +97,18 @@ def measure(
     load: Load,
     workload: Workload,
     run: RunRecord,
+    slo: Slo | None = None,
 ) -> Figures:
-    """Return the figures of a run that has ended."""
+    """Return the figures of a run that has ended, with goodput under `slo`."""
     good = [call for call in run.calls if call.error is None]
     ideals = system.ideals
     computed = sum(worker.num_computed for worker in system.prefill.values())
     ahead = sum(worker.num_computed_ahead for worker in system.prefill.values())
     routers = set(system.routers.values())
     prompt_tokens = ideals.prompt_tokens or 1
+    are_shared = system.cores.are_shared
+    prefill_core_s = are_shared * sum(worker.busy_s for worker in system.prefill.values())
+    decode_core_s = are_shared * sum(worker.busy_s + worker.beside_s for worker in system.decode.values())
     return Figures(
         system=name,
         workers=size.title,
@@ -92,6 +119,7 @@ def measure(
         failed=workload.num_calls - len(good),
         seconds=run.wall_s,
         calls_per_s=_per(len(good), run.wall_s),
+        goodput_calls_per_s=None if slo is None else _per(sum(map(slo.is_met, good)), run.wall_s),
         output_tokens_per_s=_per(sum(len(call.output) for call in good), run.wall_s),
         latency_p50_s=_percentile((call.latency_s for call in good), 50),
         latency_p95_s=_percentile((call.latency_s for call in good), 95),
@@ -106,6 +134,8 @@ def measure(
         prefill_busy=_per(_mean(worker.busy_s for worker in system.prefill.values()), run.wall_s),
         decode_busy=_per(_mean(worker.busy_s for worker in system.decode.values()), run.wall_s),
         core_s_per_call=_per(system.cores.busy_s, len(good)),
+        prefill_core_s_per_call=_per(prefill_core_s, len(good)),
+        decode_core_s_per_call=_per(decode_core_s, len(good)),
         repins=sum(router.sessions.num_repins for router in routers),
         choice_us=_per(
             1e6 * sum(router.chooser.cpu_s for router in routers), sum(router.chooser.num_choices for router in routers)
@@ -131,6 +161,7 @@ _COLUMNS = (
     ("ttft_p95_s", "TTFT p95 [s]", 3),
     ("output_tokens_per_s", "tokens/s", 1),
     ("calls_per_s", "calls/s", 2),
+    ("goodput_calls_per_s", "goodput [calls/s]", 2),
     ("hit_ratio", "hit ratio", 3),
     ("ideal_shared_ratio", "ideal shared", 3),
     ("ideal_own_ratio", "ideal own", 3),

@@ -105,7 +105,9 @@ def _fit_cores(found: Found, chunk: int, pool: int, max_running: int) -> tuple[P
     )
     held = statistics.median(probe.held.cores.decode for probe in probes)
     decode = fit_decode_cores(found.steps, held)
+    # What joining takes is what a running sequence is held up for; the rest of it, nobody waits for.
     first_step_s = decode[0] + decode[1] + decode[2] * statistics.median(probe.length for probe in probes)
+    own_s = max(0.0, held - first_step_s)
     rest = statistics.median(probe.held.cores.rest for probe in probes)
     send_s, piece_s = fit_sending(found.steps, rest)
     prompt_s = statistics.median(probe.held.cores.prefill for probe in probes) - step_s - token_s
@@ -122,7 +124,8 @@ def _fit_cores(found: Found, chunk: int, pool: int, max_running: int) -> tuple[P
             step_s=decode[0],
             sequence_s=decode[1],
             context_token_s=decode[2],
-            join_s=max(0.0, held - first_step_s),
+            join_s=min(own_s, found.join_s),
+            beside_s=max(0.0, own_s - found.join_s),
             max_running=max_running,
             pool_tokens=pool,
         ),

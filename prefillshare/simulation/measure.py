@@ -6,7 +6,8 @@ Some prompts of each length are asked three times, one token each, one call at a
     again, module b        overhead + prefill of x_n + hand-off of all + a decode step
     again, module b        overhead + prefill of x_n + a decode step
 
-Then one module decodes, some sequences at a time.
+Then one module decodes, some sequences at a time. And a long answer of one module is held up by short calls: of the
+same module, which join its batch, and of another one, which take the same from the machine and join no batch of its.
 """
 
 import asyncio
@@ -34,6 +35,11 @@ _BATCHES = ((1, 32), (1, 1024), (2, 256), (4, 32), (4, 512), (8, 256))
 _DECODED = 24
 _MOST_STAGGERED = 1.5
 """Calls of a batch that are sent together are decoded together for most of their tokens."""
+_JOINED = 96
+"""Tokens of an answer that others join."""
+_JOINED_LENGTH = 256
+_JOINS = 3
+"""How often that is done."""
 _SETTLE_S = 0.02
 """After an answer, engines tidy up: that belongs to it."""
 _VOCABULARY = 300
@@ -100,6 +106,8 @@ class Found:
     """KV of a token."""
     has_cores: bool
     """Whether core seconds are known."""
+    join_s: float
+    """How long a sequence is held up by one that joins its batch, the median."""
 
 
 async def measure(targets: Sequence[Target], clock: CoreClock | None, tell: Callable[[str], None]) -> Found:
@@ -119,7 +127,15 @@ async def measure(targets: Sequence[Target], clock: CoreClock | None, tell: Call
         for batch, length in _BATCHES:
             steps.append(await asker.decode(batch, length))
             tell(f"{batch} at a time of {length} tokens: {steps[-1].seconds * 1e3:.2f} ms per step")
-        return Found(probes=probes, steps=steps, kv_token_bytes=asker.kv_token_bytes, has_cores=clock is not None)
+        join_s = statistics.median([await asker.measure_join() for _ in range(_JOINS)])
+        tell(f"a sequence that joins a batch: {join_s * 1e3:.2f} ms")
+        return Found(
+            probes=probes,
+            steps=steps,
+            kv_token_bytes=asker.kv_token_bytes,
+            has_cores=clock is not None,
+            join_s=join_s,
+        )
 
 
 def _describe(asked: Asked, clock: CoreClock | None) -> str:
@@ -171,6 +187,31 @@ class _Asker:
             seconds=statistics.median(_step_s(reply) for reply in replies),
             cores=cores,
         )
+
+    async def measure_join(self) -> float:
+        """Return by how much longer a sequence takes for each that joins its batch."""
+        own, other = self._random.sample(self._targets, 2)
+        long, short = self._make_up(_JOINED_LENGTH), self._make_up(_JOINED_LENGTH)
+        for target, prompt in ((own, long), (own, short), (other, short)):
+            await self._ask(target, prompt, 1)  # so that their KV comes at once
+        alone_s, _ = await self._decode_beside(own, long, None, short)
+        held_up_s = []
+        for joining in (own, other):
+            seconds, number = await self._decode_beside(own, long, joining, short)
+            held_up_s.append((seconds - alone_s) / number)
+        return max(0.0, held_up_s[0] - held_up_s[1])
+
+    async def _decode_beside(
+        self, target: Target, prompt: list[int], joining: Target | None, short: list[int]
+    ) -> tuple[float, int]:
+        """Return the time from the first to the last token of a long answer, and how many calls were made beside."""
+        answering = asyncio.create_task(self._ask(target, prompt, _JOINED))
+        number = 0
+        while joining is not None and not answering.done():
+            await self._ask(joining, short, 1)
+            number += 1
+        _, reply = await answering
+        return reply.times[-1] - reply.times[0], number
 
     async def _ask_each(self, calls: Sequence[tuple[Target, list[int]]]) -> Asked:
         asked = [await self._watch(partial(self._ask, target, prompt, 1)) for target, prompt in calls]

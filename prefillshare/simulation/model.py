@@ -3,7 +3,7 @@
 a prefill step    prefill.step_s + prefill.token_s * tokens + prefill.pair_s * (token, token before it) pairs,
                   and prefill.prompt_s for each prompt that begins
 a decode step     decode.step_s + decode.sequence_s * sequences + decode.context_token_s * tokens of their KV
-a sequence        decode.join_s once, of its decode worker
+a sequence        decode.join_s once, for which its batch stands still, and decode.beside_s of a core, for which not
 a hand-off        handoff.latency_s + tokens * handoff.kv_token_bytes / handoff.bytes_per_s
 a call            overhead_s beside all of these: HTTP, tokenizer, router
 
@@ -49,6 +49,8 @@ class DecodeModel:
     """Time per token of KV that the batch reads."""
     join_s: float = 0.0
     """Time that the batch stands still for each sequence that joins it."""
+    beside_s: float = 0.0
+    """What a sequence takes of a core beside steps and joining; nobody waits for it. Counts where cores are shared."""
     max_running: int = 256
     """Most sequences that are decoded together."""
     pool_tokens: int = 0

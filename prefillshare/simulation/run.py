@@ -16,7 +16,7 @@ from prefillshare.bench.workloads.factory import make_workload
 from prefillshare.config.router import Router
 from prefillshare.errors import SimulationError
 from prefillshare.simulation.clock import now_s, run_simulated
-from prefillshare.simulation.figures import Figures, measure
+from prefillshare.simulation.figures import Figures, Slo, measure
 from prefillshare.simulation.model import WorkerModel
 from prefillshare.simulation.system import SimulatedSystem, Size
 
@@ -53,6 +53,8 @@ class Plan:
     """Closed loop: sessions arrive by chance, so many per second, and wait where too many run; None: all are there."""
     eager_min_tokens: int | None = None
     """Shortest answer that is computed ahead; None computes none."""
+    slo: Slo | None = None
+    """Limits of a call that counts as good; None counts none."""
 
     def __post_init__(self) -> None:
         for name in self.systems:
@@ -93,7 +95,7 @@ def run_case(plan: Plan, name: str, size: Size, load: Load, workload: Workload) 
     Raises: SimulationError.
     """
     system, run = run_simulated(_drive(plan, name, size, load, workload))
-    figures = measure(system=system, name=name, size=size, load=load, workload=workload, run=run)
+    figures = measure(system=system, name=name, size=size, load=load, workload=workload, run=run, slo=plan.slo)
     return Case(system=name, size=size, load=load, figures=figures, run=run)
 
 

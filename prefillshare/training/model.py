@@ -27,12 +27,13 @@ def load_base(directory: Path, dtype: torch.dtype = torch.bfloat16) -> "PreTrain
     if codebook_shape(directory) is None:
         model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, attn_implementation="sdpa")
     else:
-        model = _load_expanded(directory, dtype)
+        model = load_expanded(directory, dtype)
     use_attention(model)
     return model
 
 
-def _load_expanded(directory: Path, dtype: torch.dtype) -> "PreTrainedModel":
+def load_expanded(directory: Path, dtype: torch.dtype) -> "PreTrainedModel":
+    """A model of codebook weights, expanded, with transformers' own attention."""
     # transformers does not know codebook weights: it would leave linear layers random, with a warning.
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 

@@ -225,8 +225,8 @@ def multiply_by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor
     return product
 
 
-MOST_ADAPTER_ROWS = 4
-"""Rows of an adapter up to which its products are loops; with more, those of PyTorch are as fast."""
+MOST_ADAPTER_ROWS = 16
+"""Rows of an adapter up to which its products are loops; many more are faster by PyTorch."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

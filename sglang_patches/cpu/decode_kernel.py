@@ -27,7 +27,7 @@ _F4 = np.float32
 _LOG2_E = _F4(1.4426950408889634)
 _MATH = {"reassoc", "contract", "nsz", "arcp"}
 """Sums in any order; NaN stays NaN."""
-_AHEAD = 16
+_AHEAD = 8
 """Tokens between the one that is read and the one that is fetched: KV lies where rows of the pool are free, and what
 the processor fetches by itself ends with each page."""
 _PAGE = 1024

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from prefillshare.compiled import compile_ahead
-from sglang_patches.cpu.vectors import WIDTH, load, multiply_add, spread, store
+from sglang_patches.cpu.vectors import WIDTH, find, load, multiply_add, spread, store
 
 _BLOCKS = {1: (4, 2), 2: (4, 2), 4: (16, 1), 8: (32, 1)}
 """Lines side by side, and vectors of each in a round of the loop, by rows, as they were found to be fastest: more rows
@@ -65,12 +65,12 @@ def _add_lines(
         first, output, index = given[3], given[4], given[3].type
         rows = [index(row) for row in range(num_rows.literal_value)]
         # Each row's factors are at constant distances from its first: so they need one register per row, not per line.
-        first_factors = [_find(builder, factors, row, first) for row in rows]
-        places = [_find(builder, totals, row, output) for row in rows]
+        first_factors = [find(builder, factors, row, first) for row in rows]
+        places = [find(builder, totals, row, output) for row in rows]
         held = [load(builder, place) for place in places]
         for number in range(num_lines.literal_value):
             at = builder.add(first, index(number))
-            line = load(builder, _find(builder, lines, at, output))
+            line = load(builder, find(builder, lines, at, output))
             for row, first_factor in enumerate(first_factors):
                 factor = spread(builder, builder.load(builder.gep(first_factor, [index(number)])))
                 held[row] = multiply_add(builder, factor, line, held[row])
@@ -79,12 +79,6 @@ def _add_lines(
         return context.get_dummy_value()
 
     return types.void(x, weights, sums, first_input, first_output, num_rows, num_lines), generate
-
-
-def _find(builder: Any, array: Any, row: Any, column: Any) -> Any:
-    """Address of an element of a contiguous array of two dimensions."""
-    num_columns = builder.extract_value(array.shape, 1)
-    return builder.gep(array.data, [builder.add(builder.mul(row, num_columns), column)])
 
 
 def _make_adder(num_rows: int, num_lines: int, num_vectors: int) -> Any:

@@ -9,9 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from prefillshare.compiled import compile_ahead
+from sglang_patches.cpu.vectors import VECTOR, WIDTH, add_within, find, load, multiply_add, store
 
 _F4 = np.float32
 _MATH = {"reassoc", "contract", "nsz", "arcp"}
@@ -75,6 +79,27 @@ def shrink(x: Any, weights: Any, slot: Any, rows: Any, width: Any, scaling: Any,
             output[row, j] = total * scaling
 
 
+@intrinsic
+def _add_columns(_: Any, lines: Any, column: Any, x: Any, row: Any, begin: Any, rank: Any, output: Any) -> Any:
+    """Add a row's products with so many columns as a vector has: each column's stand side by side and have to meet."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        weights, rows, totals = (context.make_array(signature.args[n])(context, builder, given[n]) for n in (0, 2, 6))
+        _, column, _, row, begin, rank, _ = given
+        index = column.type
+        products = [cgutils.alloca_once_value(builder, ir.Constant(VECTOR, None)) for _ in range(WIDTH)]
+        with cgutils.for_range_slice(builder, index(0), rank, index(WIDTH)) as (first, _):
+            factors = load(builder, find(builder, rows, row, builder.add(begin, first)))
+            for number, product in enumerate(products):
+                line = load(builder, find(builder, weights, builder.add(column, index(number)), first))
+                builder.store(multiply_add(builder, line, factors, builder.load(product)), product)
+        at = find(builder, totals, row, column)
+        store(builder, builder.fadd(load(builder, at), add_within(builder, list(map(builder.load, products)))), at)
+        return context.get_dummy_value()
+
+    return types.void(lines, column, x, row, begin, rank, output), generate
+
+
 @compile_ahead(
     types.void(_Rows, _Blocks, types.int64, _Numbers, types.int64, _Numbers, _Rows),
     fastmath=_MATH,
@@ -86,9 +111,15 @@ def expand(x: Any, weights: Any, slot: Any, rows: Any, rank: Any, offsets: Any, 
     Shapes: x (tokens, at least slices * rank), weights (slots, out, max rank), rows (any,), offsets (slices + 1,):
     where each slice's columns of the output begin and end; output (tokens, out).
     """
+    lines = weights[slot]
     for part in range(offsets.size - 1):
-        for column in range(offsets[part], offsets[part + 1]):
-            line = weights[slot, column]
+        begin, end = offsets[part], offsets[part + 1]
+        num_together = end - begin - (end - begin) % WIDTH if rank % WIDTH == 0 else 0
+        for column in range(begin, begin + num_together, WIDTH):
+            for row in rows:
+                _add_columns(lines, column, x, row, part * rank, rank, output)
+        for column in range(begin + num_together, end):
+            line = lines[column]
             for row in rows:
                 total = _F4(0)
                 for j in range(rank):

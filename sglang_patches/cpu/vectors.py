@@ -5,6 +5,7 @@ numba's own begin with tests of whether arrays overlap, and keep in memory what 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import binding, ir
@@ -33,9 +34,28 @@ def store(builder: Any, value: Any, address: Any) -> None:
     builder.store(value, builder.bitcast(address, VECTOR.as_pointer()), align=FLOAT_BYTES)
 
 
+def find(builder: Any, array: Any, row: Any, column: Any) -> Any:
+    """Address of an element of a contiguous array of two dimensions."""
+    num_columns = builder.extract_value(array.shape, 1)
+    return builder.gep(array.data, [builder.add(builder.mul(row, num_columns), column)])
+
+
 def multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
     """a b + c, rounded once where the processor can, as it is elsewhere in these loops."""
     return builder.call(_declare(builder, "fmuladd", 3), [a, b, c])
+
+
+def add_within(builder: Any, vectors: Sequence[Any]) -> Any:
+    """The sums of the elements of each of `WIDTH` vectors, in one vector."""
+    number = ir.IntType(32)
+    even, odd = (ir.Constant(ir.VectorType(number, WIDTH), list(range(first, 2 * WIDTH, 2))) for first in (0, 1))
+    while len(vectors) > 1:
+        # Neighbours meet, so half as many vectors hold as many sums of each.
+        pairs = zip(vectors[::2], vectors[1::2], strict=True)
+        vectors = [
+            builder.fadd(builder.shuffle_vector(*pair, even), builder.shuffle_vector(*pair, odd)) for pair in pairs
+        ]
+    return vectors[0]
 
 
 def round_down(builder: Any, value: Any) -> Any:

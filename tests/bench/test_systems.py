@@ -12,7 +12,7 @@ from prefillshare.bench.presets import choose_preset
 from prefillshare.bench.systems.base import Setup, with_full_weights
 from prefillshare.bench.systems.endpoint import parse_endpoint
 from prefillshare.bench.systems.factory import SYSTEMS, make_systems
-from prefillshare.bench.systems.shared import Shared, SharedLazy, SharedOpen, make_disaggregated
+from prefillshare.bench.systems.shared import Shared, SharedLazy, SharedOpen, SharedWait, make_disaggregated
 from prefillshare.bench.systems.vanilla_pd import plan_pairs
 from prefillshare.bench.workloads.factory import make_workload
 from prefillshare.config.schema import Deployment, Engine
@@ -68,6 +68,12 @@ def test_in_the_open_system_nobody_waits_for_memory() -> None:
     deployments = [system().choose(_deployment()) for system in (Shared, SharedOpen)]
     engines = [plan_engine(resolve(deployment), LaunchOptions(port=1)).command for deployment in deployments]
     assert [ADMISSION_VARIABLE in engine.environment for engine in engines] == [True, False]
+
+
+def test_beside_a_store_only_the_waiting_system_lets_sessions_wait() -> None:
+    setup = replace(_setup(8192), store_memory="256 MiB")
+    deployments = [system().choose(setup.with_store(_deployment())) for system in (Shared, SharedWait)]
+    assert [deployment.memory_wait_s > 0 for deployment in deployments] == [False, True]
 
 
 def test_a_plain_pair_is_sglang_alone_with_one_modules_weights() -> None:

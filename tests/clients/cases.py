@@ -18,9 +18,17 @@ from pydantic import BaseModel
 Case = Callable[[str], bool]
 QUESTION = "Omar 3 boxes, beads 7 per box\nOmar's shelf grows by 3 boxes. What stands on it?"
 MESSAGES: list[Any] = [{"role": "user", "content": QUESTION}]
-PARAMETERS = {"type": "object", "properties": {"zone": {"enum": ["utc", "cet"]}}, "required": ["zone"]}
-FUNCTION = {"name": "now", "description": "the time", "parameters": PARAMETERS}
+PARAMETERS = {
+    "type": "object",
+    "properties": {"zone": {"enum": ["utc", "cet"]}},
+    "required": ["zone"],
+    "additionalProperties": False,
+}
+FUNCTION = {"name": "now", "description": "the time", "parameters": PARAMETERS, "strict": True}
+"""What is not strict, a model fills in as it likes; the tiny one does."""
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 64}
+FORM: dict[str, Any] = {"model": "tool", "max_tokens": 1000}
+"""For an answer in a form: the module that writes JSON, and room for the white space that the form allows."""
 KEY = "none"
 
 
@@ -63,7 +71,7 @@ def openai_cases() -> dict[str, Case]:
 
     def structured(url: str) -> bool:
         parse = client(url).chat.completions.parse
-        return parse(model="math", messages=MESSAGES, response_format=Thing).choices[0].message.parsed is not None
+        return parse(messages=MESSAGES, response_format=Thing, **GREEDY | FORM).choices[0].message.parsed is not None
 
     def responses(url: str) -> bool:
         first = response(url)
@@ -114,7 +122,7 @@ def anthropic_cases() -> dict[str, Case]:
     def tools(url: str) -> bool:
         tool = {"name": "now", "description": "the time", "input_schema": PARAMETERS}
         (block,) = message(url, model="tool", tools=[tool], tool_choice={"type": "any"}).content
-        return block.type == "tool_use" and block.input["zone"] in ("utc", "cet")
+        return (block.type, block.name) == ("tool_use", "now")
 
     return {
         "plain": lambda url: bool(message(url).content[0].text),
@@ -138,7 +146,8 @@ def agents_cases() -> dict[str, Case]:
 
     def agent(url: str, model: str = "math", **fields: Any) -> Any:
         client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0)
-        settings = agents.ModelSettings(temperature=0, max_tokens=64, tool_choice=fields.pop("tool_choice", None))
+        limit, choice = fields.pop("max_tokens", 64), fields.pop("tool_choice", None)
+        settings = agents.ModelSettings(temperature=0, max_tokens=limit, tool_choice=choice)
         api = agents.OpenAIResponsesModel(model=model, openai_client=client)
         return agents.Agent(name="a", model=api, model_settings=settings, **fields)
 
@@ -167,7 +176,7 @@ def agents_cases() -> dict[str, Case]:
         "plain": lambda url: bool(run(url).final_output),
         "streaming": stream,
         "tools": tools,
-        "structured output": lambda url: isinstance(run(url, output_type=Thing).final_output, Thing),
+        "structured output": lambda url: isinstance(run(url, output_type=Thing, **FORM).final_output, Thing),
         "conversation kept": goes_on,
         "errors": lambda url: raises(openai.NotFoundError, lambda: run(url, model="nope")),
     }
@@ -175,6 +184,7 @@ def agents_cases() -> dict[str, Case]:
 
 def langgraph_cases() -> dict[str, Case]:
     import openai
+    from langchain_core.messages import HumanMessage
     from langchain_core.tools import tool
     from langchain_openai import ChatOpenAI
     from langgraph.graph import END, START, MessagesState, StateGraph
@@ -186,7 +196,8 @@ def langgraph_cases() -> dict[str, Case]:
         return f"noon in {zone}"
 
     def model(url: str, name: str = "math", **fields: Any) -> Any:
-        return ChatOpenAI(model=name, base_url=f"{url}/v1", api_key=KEY, max_retries=0, **GREEDY, **fields)  # type: ignore[arg-type]
+        given = {"model": name, "base_url": f"{url}/v1", "api_key": KEY, "max_retries": 0} | GREEDY | fields
+        return ChatOpenAI(**given)
 
     def graph(asked: Any, *, has_tools: bool = False) -> Any:
         made = StateGraph(MessagesState)
@@ -205,15 +216,17 @@ def langgraph_cases() -> dict[str, Case]:
         return "".join(piece.content for piece, _ in pieces) == run(model(url))
 
     def samples(url: str) -> bool:
-        return len(model(url, n=2).generate([[("user", QUESTION)]]).generations[0]) == 2
+        return len(model(url, n=2).generate([[HumanMessage(QUESTION)]]).generations[0]) == 2
 
     return {
         "plain": lambda url: bool(run(model(url))),
         "streaming": stream,
         "tools": lambda url: run(
-            model(url, "tool").bind_tools([now], tool_choice="required"), has_tools=True
+            model(url, "tool").bind_tools([now], tool_choice="required", strict=True), has_tools=True
         ).startswith("noon in "),
-        "structured output": lambda url: isinstance(model(url).with_structured_output(Thing).invoke(QUESTION), Thing),
+        "structured output": lambda url: isinstance(
+            model(url, **FORM).with_structured_output(Thing).invoke(QUESTION), Thing
+        ),
         "n": samples,
         "errors": lambda url: raises(openai.NotFoundError, lambda: run(model(url, "nope"))),
     }
@@ -225,8 +238,8 @@ def litellm_cases() -> dict[str, Case]:
     litellm.suppress_debug_info = True
 
     def chat(url: str, model: str = "math", **fields: Any) -> Any:
-        given = {"messages": MESSAGES, "api_base": f"{url}/v1", "api_key": KEY, "num_retries": 0} | GREEDY | fields
-        return litellm.completion(model=f"openai/{model}", **given)
+        given = {"model": model, "messages": MESSAGES, "api_base": f"{url}/v1", "api_key": KEY} | GREEDY | fields
+        return litellm.completion(**given | {"model": f"openai/{given['model']}"})
 
     def stream(url: str) -> bool:
         said = "".join(chunk.choices[0].delta.content or "" for chunk in chat(url, stream=True))
@@ -238,7 +251,7 @@ def litellm_cases() -> dict[str, Case]:
         return json.loads(call.function.arguments)["zone"] in ("utc", "cet")
 
     def structured(url: str) -> bool:
-        return bool(Thing.model_validate_json(chat(url, response_format=Thing).choices[0].message.content))
+        return bool(Thing.model_validate_json(chat(url, response_format=Thing, **FORM).choices[0].message.content))
 
     def messages(url: str) -> bool:
         given = {"messages": MESSAGES, "api_base": url, "api_key": KEY} | GREEDY
@@ -264,12 +277,12 @@ def instructor_cases() -> dict[str, Case]:
         plain = openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0)
         return instructor.from_openai(plain, mode=mode)
 
-    def make(url: str, mode: Any, model: str = "math") -> Any:
-        given = {"model": model, "messages": MESSAGES, "response_model": Thing, "max_retries": 0}
-        return client(url, mode).chat.completions.create(**given | GREEDY)
+    def make(url: str, mode: Any, model: str = "tool") -> Any:
+        given = {"messages": MESSAGES, "response_model": Thing, "max_retries": 0} | GREEDY | FORM
+        return client(url, mode).chat.completions.create(**given | {"model": model})
 
     def stream(url: str) -> bool:
-        given = {"model": "math", "messages": MESSAGES, "response_model": Thing} | GREEDY
+        given = {"messages": MESSAGES, "response_model": Thing} | GREEDY | FORM
         made = list(client(url, instructor.Mode.JSON_SCHEMA).chat.completions.create_partial(**given))
         return made[-1].name in ("box", "pen")
 
@@ -279,7 +292,7 @@ def instructor_cases() -> dict[str, Case]:
 
     return {
         "streaming": stream,
-        "tools": lambda url: isinstance(make(url, instructor.Mode.TOOLS, "tool"), Thing),
+        "tools": lambda url: isinstance(make(url, instructor.Mode.TOOLS_STRICT), Thing),
         "structured output": lambda url: isinstance(make(url, instructor.Mode.JSON_SCHEMA), Thing),
         "errors": errors,
     }

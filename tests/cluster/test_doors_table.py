@@ -93,14 +93,12 @@ DOORS = [
     door("the server", "/server_info", method="GET"),
     door("health", "/health", method="GET"),
     door("health", "/health", method="HEAD"),
-    door("whether a token can be made", "/health_generate", method="GET"),
     door("numbers for people", "/deployment/state", method="GET"),
     door("numbers for Prometheus", "/metrics", method="GET"),
-    door("the caches emptied", "/flush_cache"),
     door("a call from a page", "/v1/models", method="OPTIONS", Origin="http://p", Access_Control_Request_Method="GET"),
     door("how calls are spread", "/router/state", method="GET"),
     door("the workers", "/workers", method="GET"),
-    door("Ollama's chat", "/api/chat", {"model": "math", "messages": MESSAGES, "stream": False}),
+    door("Ollama's chat of a decode module", "/api/chat", {"model": "math", "messages": MESSAGES, "stream": False}),
     door("vectors of texts", "/v1/embeddings", {"model": "math", "input": "a"}),
 ]
 

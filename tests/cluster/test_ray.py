@@ -251,6 +251,17 @@ def test_a_launcher_that_comes_back_starts_nothing_twice(on_ray):
     }
 
 
+def test_a_dry_run_says_who_is_where_and_what_a_node_would_lack(on_ray):
+    planned = json.loads(on_ray.run("launch", str(on_ray.file), "--dry-run", "--json").stdout)
+    assert planned["is_reachable"]
+    assert {member["name"] for member in planned["members"]} == set(on_ray.members())
+    assert all(member["is_there"] and member["node"] for member in planned["members"])
+    other = on_ray.folder / "other.toml"
+    other.write_text(on_ray.file.read_text().replace('"on-ray"', '"other"').replace('"behind"', '"moon"'))
+    refused = on_ray.run("launch", str(other), "--dry-run", is_ok=False)
+    assert "no node has place=moon (there are: place=behind; place=front)" in refused.stderr
+
+
 def test_logs_come_from_the_node(on_ray):
     assert "/generate" in on_ray.run("logs", "decode-math-0").stdout
     assert "router-0" in on_ray.run("logs", "nobody", is_ok=False).stderr

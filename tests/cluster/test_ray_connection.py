@@ -16,6 +16,13 @@ from prefillshare.errors import ServerError
         ("ray://head:10001", "Version mismatch: the cluster has Ray 2.60.0", "install the same Python"),
         ("ray://head:6379", "ray client connection timeout", "the port of the client server"),
         ("head:6379", "no node here", "run `ray start --address=head:6379` here"),
+        ("head:6379", "Failed to connect", "(where the cluster wants a token: RAY_AUTH_MODE=token, and its file in"),
+        ("ray://head:10001", "ray client connection timeout", "(where the cluster wants a token: RAY_AUTH_MODE=token"),
+        (
+            "head:6379",
+            "RAY_AUTH_TOKEN_PATH is set but file cannot be opened: /x. Ensure that the token for the cluster is there",
+            "cannot be opened: /x): let RAY_AUTH_TOKEN_PATH name the file",
+        ),
     ],
 )
 def test_the_message_names_the_fix(address: str, reason: str, said: str) -> None:

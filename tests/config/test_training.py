@@ -147,7 +147,9 @@ def test_a_mark_before_the_text_is_no_part_of_it_and_other_files_are_not_suggest
 
 
 def _shipped(pattern: str) -> list[Training]:
-    return [load_training(file) for file in sorted(RECIPES.glob(pattern))]
+    # Beside them stands one for `prefillshare quantize`.
+    files = [file for file in sorted(RECIPES.glob(pattern)) if "optimizer" in tomllib.loads(file.read_text())]
+    return [load_training(file) for file in files]
 
 
 def _place(base: BaseModel | PrefillModule) -> tuple[object, ...]:

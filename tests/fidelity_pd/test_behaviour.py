@@ -176,6 +176,8 @@ def test_chat_streams_and_counts(pair):
     assert whole["model"] == pair.module
     moved = prefilled.json()["metadata"]["prefillshare"]
     assert moved["handoff_tokens"] == whole["usage"]["prompt_tokens"]
+    assert 0 < moved["prefill_seconds"] < 600, "of one clock"
+    assert 0 < moved["handoff_seconds"] < 600
 
     chunks = list(pair.stream("/v1/chat/completions", {**body, "stream_options": {"include_usage": True}}))
     text = "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks if c["choices"])

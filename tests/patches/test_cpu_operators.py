@@ -1,5 +1,6 @@
 """The CPU platform's attention, norm, rotation and LoRA against a computation in float64, and against upstream."""
 
+import itertools
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -391,6 +392,24 @@ def test_products_per_adapter_equal_those_per_segment(
 def _lora_backend(module: Any) -> Any:
     """The backend of a module, ours or upstream's."""
     return module.TorchNativeLoRABackend(len(RANKS), torch.device("cpu"))
+
+
+@pytest.mark.usefixtures("_either_way")
+@pytest.mark.parametrize("rank", [8, 16, 24, 32])
+@pytest.mark.parametrize("num_rows", [1, 3, 20])
+def test_an_adapter_of_any_rank_adds_its_product(rank: int, num_rows: int) -> None:
+    """Columns that fill vectors and those that are left over; those beyond the rank are nobody's."""
+    torch.manual_seed(0)
+    offsets, taken = [0, 40, 72, 79], [2, *range(4, 3 + num_rows)]
+    weights, base = torch.randn(2, 79, 32), torch.randn(30, 79)
+    x = torch.randn(30, 3 * 32)
+    groups = group_by_adapter([0, 1, 0, 1], [2, 1, 1, num_rows - 1], [0, rank], [0.0, 1.0])
+    expected = base.double()
+    for part, (start, end) in enumerate(itertools.pairwise(offsets)):
+        given = x[taken, part * rank : (part + 1) * rank].double()
+        expected[taken, start:end] += given @ weights[1, start:end, :rank].double().T
+    found = computation.lora_b(x, weights, groups, offsets, base)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_adapters_are_grouped_anew_for_each_batch() -> None:

@@ -1,6 +1,8 @@
 """A module into codebooks: what comes out, how far it is from what went in, interrupted runs, refusals."""
 
+import io
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from prefillshare.bench import reference
 from prefillshare.codebook.checkpoint import plain_tensors
 from prefillshare.codebook.reference import dequantise
 from prefillshare.codebook.section import codebook_shape
@@ -23,6 +26,7 @@ from prefillshare.quantize.clusters import Clustering, quantise, round_to_neares
 from prefillshare.quantize.layers import Recipe, quantise_module, sizes_of
 from prefillshare.quantize.source import WeightSource
 from prefillshare.training.model import load_base
+from prefillshare.training.reference import decode
 from tests.support.random_models import make_family
 
 SMALL = CodebookShape(code_bits=6, group=32)
@@ -170,3 +174,19 @@ def test_weights_that_config_json_does_not_describe_are_refused(folder: Path, ke
 
     with pytest.raises(ModuleError, match=rf"{key} = {value}.*does not say: quantise the module again"):
         check_whole(out, "math")
+
+
+def test_verify_and_bench_compare_with_the_expanded_weights(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, prompt = quantise_module(source_of(folder), folder / "small", RECIPE, manifest_of(folder)), [*range(20, 40)]
+    module = {"path": str(out), "is_adapter": False, "kv_rule": "own-answers"}
+    asked = [{"module": "math", "prompt": prompt, "num_tokens": 6}]
+    questions = {"base": str(folder / "base"), "modules": {"math": module}, "dtype": "float32", "asked": asked}
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(questions)))
+
+    reference.main()
+
+    full, base = load_base(out, torch.float32).eval(), load_base(folder / "base", torch.float32).eval()
+    expected = list(decode(full, [prompt], max_new_tokens=6, end_token=-1, prefill_model=base))
+    assert json.loads(capsys.readouterr().out) == expected

@@ -97,7 +97,8 @@ async def test_another_sessions_call_does_not_end_it() -> None:
 
 
 @in_loop
-async def test_of_one_session_only_the_latest_answer_counts() -> None:
+async def test_of_one_session_only_the_latest_answer_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "SETTLE_S", 0.5)  # two calls that come together do not end so
     async with agents() as running:
         running["math-0"].pause_s = 0.05
         first, second = (asyncio.create_task(ask(running)) for _ in range(2))
@@ -162,8 +163,8 @@ async def test_a_busy_prefill_worker_is_not_sent_any() -> None:
     async with agents() as running:
         worker = running.parts.pool.get("p0")
         assert worker is not None
-        await ask(running)
         worker.num_running += 2
+        await ask(running)
         await settled(running)
         assert jobs(running) == {"dropped": 1}
         assert (running["math-0"].asked, running["p0"].eager) == ([], [])
@@ -172,13 +173,15 @@ async def test_a_busy_prefill_worker_is_not_sent_any() -> None:
 @in_loop
 async def test_a_waiting_call_keeps_it_away() -> None:
     async with agents(max_running_per_worker=1) as running:
-        running["code-2"].pause_s = 0.1
-        calls = [asyncio.create_task(ask(running, "code", f"c{number}")) for number in range(2)]
+        running["code-2"].gate = asyncio.Semaphore(0)
+        calls = [asyncio.create_task(ask(running, "code", f"c{number}", stream=True)) for number in range(2)]
         await until(lambda: running.parts.admission.num_queued("code") == 1)
         await ask(running, "math")
         await until(lambda: jobs(running) == {"dropped": 1})
         assert running["math-0"].asked == []
-        await asyncio.gather(*calls)
+        running["code-2"].gate = None
+        for call in calls:
+            call.cancel()
 
 
 @in_loop
@@ -219,11 +222,11 @@ async def test_what_the_worker_gave_up_is_neither_done_nor_pushed() -> None:
 @in_loop
 async def test_failures_are_nobodys_business(caplog: pytest.LogCaptureFixture) -> None:
     async with agents(breaker_failures=1) as running:
+        running["p0"].eager_status = 503
         await ask(running)
-        running["p0"].status = 503
         await settled(running)
         assert jobs(running) == {"failed": 1}
-        running["p0"].status = 200
+        running["p0"].eager_status = 200
         running["p0"].prefill_s = 0.2
         await ask(running)
         await until(lambda: len(running["p0"].eager) == 2)

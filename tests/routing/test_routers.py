@@ -14,6 +14,7 @@ from prefillshare.routing.call.parse import Served, parse_call
 from prefillshare.routing.peers.exchange import PEER_PATH
 from prefillshare.routing.peers.hop import HOP_HEADER, Hops
 from prefillshare.routing.peers.ownership import rank_owners, session_key
+from prefillshare.routing.peers.peer import Load, Report, read_report
 from prefillshare.routing.settings import RouterSettings
 from prefillshare.serving.machine.ports import free_port
 from tests.routing.routers import ADMIN_KEY, sees_others, session_of, start_router, two_routers
@@ -289,6 +290,24 @@ async def test_a_router_alone_knows_nothing_of_others() -> None:
 def test_peers_that_cannot_be_used_are_named(settings: dict[str, Any], reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         RouterSettings(**{"base_model": BASE, "admin_key": "a", **settings})
+
+
+def test_a_router_of_another_version_is_named_whatever_its_report_lacks_or_has_besides() -> None:
+    told = Report(
+        routers=("http://a:1",),
+        prefill_module="base",
+        is_draining=False,
+        models=("math",),
+        running=1,
+        queued=0,
+        is_moving=False,
+        at_workers={"p0": Load(calls=1, tokens=2.0, working=1)},
+    ).as_dict()
+    others = [{key: value for key, value in told.items() if key != left_out} for left_out in told]
+    for other in (*others, {**told, "at_workers": {"p0": [1, 2.0]}}, {**told, "at_workers": {"p0": [1, 2.0, 1, 1]}}):
+        with pytest.raises(ConfigError, match="install the same version"):
+            read_report(other)
+    assert read_report({**told, "new": 1}).as_dict() == told
 
 
 def test_its_own_address_may_stand_among_the_peers() -> None:

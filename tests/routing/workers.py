@@ -49,11 +49,13 @@ class SmallWorker:
     module: str | None = None
     is_adapter: bool = False
     status: int = 200
+    eager_status: int = 200
     error_body: dict[str, Any] | None = None
     error_event: dict[str, Any] | None = None
     pieces: Sequence[str] = ("one", "two", "three")
     answer: dict[str, Any] | None = None
     pause_s: float = 0.0
+    end_s: float = 0.0
     prefill_s: float = 0.0
     first_byte_s: float = 0.0
     refusal_s: float = 0.0
@@ -170,13 +172,16 @@ class SmallWorker:
         finally:
             self.running -= 1
 
-    def _failure(self) -> web.Response:
-        error = {"message": f"{self.id} says {self.status}", "type": "x", "param": None, "code": None}
-        return web.json_response(self.error_body or {"error": error}, status=self.status)
+    def _failure(self, status: int | None = None) -> web.Response:
+        status = status or self.status
+        error = {"message": f"{self.id} says {status}", "type": "x", "param": None, "code": None}
+        return web.json_response(self.error_body or {"error": error}, status=status)
 
     async def _prefill(self, body: dict[str, Any]) -> web.Response:
         if self.status != 200:
             return self._failure()
+        if self.eager_status != 200 and body in self.eager:
+            return self._failure(self.eager_status)
         await asyncio.sleep(self.prefill_s)
         if self.gives_pushes_up and str(body["rid"]).startswith(PUSH_RID_PREFIX):
             return web.json_response({"meta_info": {"finish_reason": {"type": "abort", "message": "no room"}}})
@@ -222,6 +227,7 @@ class SmallWorker:
             await asyncio.sleep(self.pause_s)
         await self._pass_gate()
         await response.write(b"data: [DONE]\n\n")
+        await asyncio.sleep(self.end_s)
         return response
 
     async def _pass_gate(self) -> None:

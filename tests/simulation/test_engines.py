@@ -181,6 +181,27 @@ def test_prompts_and_joining_sequences_take_their_time_once() -> None:
     assert after.latency_s == pytest.approx(before.latency_s + 0.3 + 0.7 + 0.01)  # and the second chunk's step
 
 
+@pytest.mark.parametrize(("join_s", "beside_s", "held_up_s"), [(0.5, 0.0, 0.5), (0.0, 0.5, 0.0), (0.2, 0.3, 0.2)])
+def test_only_joining_holds_up_who_decodes_already(join_s: float, beside_s: float, held_up_s: float) -> None:
+    machine = MachineModel(cores=4)
+
+    async def decode_two(decode: DecodeModel) -> tuple[float, float]:
+        cores = Cores(machine.cores)
+        worker = DecodeWorker(replace(MODEL, machine=machine, decode=decode), cores)
+        places = [await worker.enter(encode([number] * _PROMPT), 40) for number in range(2)]
+        first = asyncio.create_task(worker.decode(places[0]))
+        await asyncio.sleep(decode.join_s + 5 * decode.step_s)
+        second = asyncio.create_task(worker.decode(places[1]))
+        times = await first
+        await second
+        return times[-1] - times[0], cores.busy_s
+
+    plain, own = replace(MODEL.decode, join_s=0.0), replace(MODEL.decode, join_s=join_s, beside_s=beside_s)
+    (alone_s, alone_busy_s), (span_s, busy_s) = run_simulated(decode_two(plain)), run_simulated(decode_two(own))
+    assert span_s - alone_s == pytest.approx(held_up_s, abs=0.05)
+    assert busy_s - alone_busy_s == pytest.approx(2 * (join_s + beside_s), abs=0.05)
+
+
 def test_hand_offs_wait_for_both_ends() -> None:
     async def work() -> list[float]:
         links = [Link() for _ in range(4)]

@@ -58,12 +58,13 @@ def _step(batch: int, length: int) -> Step:
     )
 
 
-def _found(*, has_cores: bool) -> Found:
+def _found(*, has_cores: bool, join_s: float = 0.01) -> Found:
     return Found(
         probes=[_probe(length) for length in _LENGTHS],
         steps=[_step(batch, length) for batch, length in ((1, 32), (1, 1000), (2, 200), (4, 400), (8, 30))],
         kv_token_bytes=1000,
         has_cores=has_cores,
+        join_s=join_s,
     )
 
 
@@ -101,6 +102,16 @@ def test_where_all_share_cores_parts_are_what_their_processes_took(monkeypatch: 
     # A call that both workers hold: overhead, one token's prefill, one decode step and its piece.
     engines_s = 0.005 + 0.004 + 1e-4 + 0.003 + _step_s(1, 0) + 0.001
     assert model.overhead_s == pytest.approx(_HELD_S - engines_s, rel=1e-2)
+
+
+def test_what_holds_up_nobody_is_no_joining(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "gpus", lambda: ())
+    deployment = load_deployment(Path("models/tiny-agents-pd.toml"))
+    whole, part = (make_model(deployment, _found(has_cores=True, join_s=join_s)) for join_s in (0.01, 0.001))
+    assert (whole.decode.join_s, whole.decode.beside_s) == pytest.approx((0.003, 0.0), rel=1e-2)
+    assert (part.decode.join_s, part.decode.beside_s) == pytest.approx((0.001, 0.002), rel=1e-2)
+    # The first token comes when it did.
+    assert part.overhead_s + part.decode.join_s == pytest.approx(whole.overhead_s + whole.decode.join_s)
 
 
 def test_without_core_seconds_every_worker_has_a_processor(monkeypatch: pytest.MonkeyPatch) -> None:

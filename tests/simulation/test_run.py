@@ -14,6 +14,7 @@ from prefillshare.routing.choice.policies.prefix_aware import PrefixAware
 from prefillshare.routing.choice.prefix_index import PrefixIndex
 from prefillshare.routing.choice.sessions import Sessions
 from prefillshare.routing.workers.speed import PrefillSpeed
+from prefillshare.simulation.figures import Slo
 from prefillshare.simulation.model import MachineModel
 from prefillshare.simulation.run import SYSTEMS
 from prefillshare.simulation.system import Size
@@ -150,6 +151,21 @@ def test_sessions_that_arrive_wait_where_too_many_run() -> None:
         for moment in first
     ]
     assert max(running) <= 2
+
+
+def test_goodput_counts_calls_within_the_limits() -> None:
+    plain = run_one()
+    assert plain.figures.goodput_calls_per_s is None
+    calls = plain.run.calls
+    firsts = sorted(call.ttft_s or 0.0 for call in calls)
+    lasts = sorted(call.latency_s or 0.0 for call in calls)
+    for slo, num_good in (
+        (Slo(ttft_s=firsts[-1], e2e_s=lasts[-1]), len(calls)),
+        (Slo(ttft_s=firsts[9]), sum(first <= firsts[9] for first in firsts)),
+        (Slo(e2e_s=lasts[0] / 2), 0),
+    ):
+        figures = run_one(slo=slo).figures
+        assert figures.goodput_calls_per_s == pytest.approx(num_good / figures.seconds)
 
 
 @pytest.mark.parametrize(

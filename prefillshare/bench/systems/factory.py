@@ -4,13 +4,22 @@ from collections.abc import Sequence
 
 from prefillshare.bench.systems.base import System
 from prefillshare.bench.systems.endpoint import parse_endpoint
-from prefillshare.bench.systems.shared import Shared, SharedLazy, SharedOpen, SharedPd
+from prefillshare.bench.systems.shared import Shared, SharedLazy, SharedOpen, SharedPd, SharedWait
 from prefillshare.bench.systems.vanilla_lora import VanillaLora
 from prefillshare.bench.systems.vanilla_pd import VanillaPd
 from prefillshare.bench.systems.vanilla_single import VanillaSingle
 from prefillshare.errors import BenchError
 
-_KINDS: tuple[type[System], ...] = (Shared, SharedLazy, SharedOpen, SharedPd, VanillaLora, VanillaPd, VanillaSingle)
+_KINDS: tuple[type[System], ...] = (
+    Shared,
+    SharedLazy,
+    SharedOpen,
+    SharedWait,
+    SharedPd,
+    VanillaLora,
+    VanillaPd,
+    VanillaSingle,
+)
 SYSTEMS = tuple(kind.name for kind in _KINDS)
 
 

@@ -1,7 +1,7 @@
 """PrefillShare: `shared` is one engine with all modules, `shared-pd` prefill workers, decode workers and a router.
 
-`shared-lazy` is `shared` without answers that are computed ahead, `shared-open` without sessions that wait for memory:
-what either brings, and costs, is what is between them.
+`shared-lazy` is `shared` without answers that are computed ahead, `shared-open` without sessions that wait for memory,
+`shared-wait` with them where there is a store as well: what each brings, and costs, is what is between them.
 """
 
 import contextlib
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from prefillshare.bench.systems.base import Engine, Running, Setup, Target, with_full_weights
-from prefillshare.config.schema import Deployment
+from prefillshare.config.schema import MEMORY_WAIT_S, Deployment
 from prefillshare.modules.deployment import resolve
 from prefillshare.serving.machine.ports import free_port
 from prefillshare.serving.options import LaunchOptions
@@ -66,6 +66,16 @@ class SharedOpen(Shared):
     def choose(self, deployment: Deployment) -> Deployment:
         """Without sessions that wait for memory."""
         return replace(deployment, engine=replace(deployment.engine, memory_wait_s=0.0))
+
+
+class SharedWait(Shared):
+    """Colocated, and new sessions wait for memory, whatever a store could hold for them."""
+
+    name = "shared-wait"
+
+    def choose(self, deployment: Deployment) -> Deployment:
+        """With sessions that wait, which a store switches off."""
+        return replace(deployment, engine=replace(deployment.engine, memory_wait_s=MEMORY_WAIT_S))
 
 
 class SharedPd:

@@ -6,6 +6,9 @@ import typer
 
 from prefillshare.cli import adapter_options as given
 
+LITTLE = 0.005
+"""Part of an answer's tokens that may well be chance."""
+
 
 def check(
     adapter: given.AdapterDirectory,
@@ -40,10 +43,11 @@ def check(
         (name, f"{score.loss:.4f}", f"{score.share_right:.1%}") for name, score in (("own", own), ("shared", shared))
     ]
     put_table(("KV of prompts", "loss per token of answers", "tokens that are its first choice"), table)
-    lost = 100 * (own.share_right - shared.share_right)
-    say(
-        f"shared, {lost:.1f} of 100 tokens of answers are lost: serve it with share = false, or train it on with "
-        f"prefillshare adapt {adapter} --data {data}"
-        if lost > 0
-        else "sharing costs it nothing on this data; answers of its own may differ more than its next tokens do"
-    )
+    say(_verdict(own.share_right - shared.share_right, f"prefillshare adapt {adapter} --data {data}"))
+
+
+def _verdict(lost: float, command: str) -> str:
+    lost_of_100 = f"shared, it loses {100 * lost:.1f} of 100 tokens of its answers"
+    if lost < LITTLE:
+        return f"{lost_of_100 if lost > 0 else 'shared, it loses nothing'} on this data; its answers say more than that"
+    return f"{lost_of_100}: serve it with share = false, or train it on with {command}"

@@ -43,16 +43,13 @@ def launch(
 ) -> None:
     """Serve the modules of a deployment file until Ctrl-C."""
     from prefillshare.config import load_deployment
-    from prefillshare.config.roles import describe_limits
     from prefillshare.extras import require
     from prefillshare.modules.deployment import resolve
+    from prefillshare.open_files import find_shortage
     from prefillshare.serving.embedded import embedded_deployment
-    from prefillshare.serving.launch import plan_warnings
     from prefillshare.serving.machine.logs import check_log_file
     from prefillshare.serving.machine.ports import check_address, check_port
     from prefillshare.serving.options import LaunchOptions
-    from prefillshare.serving.plan.store import describe_store, plan_store
-    from prefillshare.serving.plan.transfer import describe_transfer
 
     if tui:
         _check_screen(as_json, dry_run)
@@ -70,19 +67,20 @@ def launch(
             from prefillshare.cli.launch_cluster_plan import plan_on_cluster
 
             plan_on_cluster(config, address, port, found, as_json=as_json)
-            return
-        from prefillshare.cli.launch_cluster import launch_on_cluster
+        else:
+            from prefillshare.cli.launch_cluster import launch_on_cluster
 
-        launch_on_cluster(config, address, port, detach=detach, as_json=as_json)
+            launch_on_cluster(config, address, port, detach=detach, as_json=as_json)
         return
     if assume_gpus is None:
         check_address(host, port)
     if not dry_run:
         require("engine")
+        if (shortage := find_shortage()) is not None:
+            warn(shortage)
         say(f"{config.name}: checking the modules (a large one is read once, then remembered)")
     deployment = resolve(config, found)
-    for text in (*deployment.warnings, *plan_warnings(deployment)):
-        warn(text)
+    _say_what_is_planned(deployment)
     given.warn_if_open(host, port, api_key)
     options = LaunchOptions(
         host=host,
@@ -91,12 +89,6 @@ def launch(
         admin_key=given.choose_admin_key(admin_key, admin_key_file),
         log_path=log_file,
     )
-    if (store := plan_store(deployment)) is not None:
-        say(describe_store(store))
-    if config.topology == "disaggregated":
-        say(describe_transfer(deployment))
-    if config.roles.follow_load:
-        say(describe_limits(config.roles, [module.name for module in config.decode]))
     if dry_run:
         _print_plan(deployment, options, as_json)
     else:
@@ -131,6 +123,23 @@ def _check_cluster_options(
     for option, (is_given, advice) in useless.items():
         if is_given:
             raise ConfigError(f"{option} is for one machine, and this deployment goes to a cluster: {advice}")
+
+
+def _say_what_is_planned(deployment: "ResolvedDeployment") -> None:
+    from prefillshare.config.roles import describe_limits
+    from prefillshare.serving.launch import plan_warnings
+    from prefillshare.serving.plan.store import describe_store, plan_store
+    from prefillshare.serving.plan.transfer import describe_transfer
+
+    config = deployment.config
+    for text in (*deployment.warnings, *plan_warnings(deployment)):
+        warn(text)
+    if (store := plan_store(deployment)) is not None:
+        say(describe_store(store))
+    if config.topology == "disaggregated":
+        say(describe_transfer(deployment))
+    if config.roles.follow_load:
+        say(describe_limits(config.roles, [module.name for module in config.decode]))
 
 
 def _check_screen(as_json: bool, dry_run: bool) -> None:

@@ -37,6 +37,12 @@ def simulate(
     think_time: given.ThinkTime = None,
     context_length: given.ContextLength = None,
     eager: Annotated[bool, typer.Option("--eager", help="Compute answers ahead when nobody waits.")] = False,
+    slo_ttft: Annotated[
+        float | None, typer.Option(help="A call is good up to so many seconds to its first token.", min=0)
+    ] = None,
+    slo_e2e: Annotated[
+        float | None, typer.Option(help="A call is good up to so many seconds to its last token.", min=0)
+    ] = None,
     seed: given.Seed = 1,
     fit: Annotated[
         str | None,
@@ -78,6 +84,7 @@ def simulate(
         },
         output_tokens=output_tokens,
         is_eager=eager,
+        slo={"ttft_s": slo_ttft, "e2e_s": slo_e2e},
     )
     if fit is not None:
         fitted = fit_model(options, fit, api_key, save_model)

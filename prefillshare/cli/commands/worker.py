@@ -10,7 +10,10 @@ from prefillshare.cli.output import say, warn
 from prefillshare.cli.text import key_option
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from prefillshare.serving.join.worker import JoinedWorker
+    from prefillshare.serving.options import Listener
     from prefillshare.serving.plan.workers import Worker
 
 DRAIN_S = 30.0
@@ -84,21 +87,27 @@ def worker(
         warn("--any-role without follow_load = true under [roles]: the routers of this file move nobody")
     say(f"starting {chosen.name} at http://{host}:{options.port}")
 
+    _serve(
+        lambda on_stage: launch_worker(
+            deployment,
+            chosen,
+            options,
+            routers,
+            on_stage,
+            say,
+            choose=(lambda module: choose("decode" if module else "prefill", module)) if any_role else None,
+        )
+    )
+
+
+def _serve(start: "Callable[[Listener], JoinedWorker]") -> None:
     from prefillshare.cli.progress import StageLines
     from prefillshare.serving.stopping import StopRequested, serve_until_stopped, stop_signals
 
     with stop_signals():
         try:
             with StageLines() as stages:
-                running = launch_worker(
-                    deployment,
-                    chosen,
-                    options,
-                    routers,
-                    stages.show,
-                    say,
-                    choose=(lambda module: choose("decode" if module else "prefill", module)) if any_role else None,
-                )
+                running = start(stages.show)
         except StopRequested:
             say("stopped before it was ready")
             return

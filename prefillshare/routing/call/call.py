@@ -11,7 +11,7 @@ Body = Mapping[str, Any]
 Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/generate", "/v1/messages", "/v1/responses"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Call(Demand):
     """One call of a client: what it wants of the workers, and what they are sent."""
 

@@ -20,6 +20,10 @@ _UNSERVED = {
     "positional_embed_overrides": "embeddings cannot be prefilled for another worker: send token ids",
     "input_embeds": "embeddings cannot be prefilled for another worker: send input_ids",
 }
+_NAMESPACES = ("extra_key", "cache_salt")
+_LOGPROBS = ("top_logprobs", "logprobs", "top_logprobs_num")
+_CHECKED = frozenset((*_UNSERVED, *_NAMESPACES, *_LOGPROBS, "sampling_params", "logit_bias"))
+"""Most calls have none of them."""
 
 
 def check_fields(body: Body, num_prompts: int | None, vocab_size: int | None) -> None:
@@ -27,17 +31,19 @@ def check_fields(body: Body, num_prompts: int | None, vocab_size: int | None) ->
 
     Raises: BadCallError.
     """
+    if body.keys().isdisjoint(_CHECKED):
+        return
     for name, reason in _UNSERVED.items():
         if body.get(name) is not None:
             raise BadCallError(f"{name} cannot be used here: {reason}", param=name)
-    for name in ("extra_key", "cache_salt"):
+    for name in _NAMESPACES:
         _check_namespace(body.get(name), name, num_prompts)
     samplings = body.get("sampling_params")
     for place in [body, *(samplings if isinstance(samplings, list) else [samplings])]:
         if isinstance(place, Mapping):
             _check_logit_bias(place.get("logit_bias"))
     limit = min(MAX_TOP_LOGPROBS, vocab_size or MAX_TOP_LOGPROBS)
-    for name in ("top_logprobs", "logprobs", "top_logprobs_num"):
+    for name in _LOGPROBS:
         value = body.get(name)
         for count in value if isinstance(value, list) else [value]:
             if isinstance(count, int | float) and not 0 <= count <= limit:

@@ -32,7 +32,7 @@ _OF_THE_ANSWER = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Served:
     """What a deployment can be asked."""
 
@@ -104,7 +104,8 @@ def _split(body: Body) -> tuple[bytes, dict[str, Any]]:
     shared = {name: value for name, value in body.items() if name not in _PER_LEG}
     answer_fields = {name: shared.pop(name) for name in _OF_THE_ANSWER & shared.keys()}
     shared_body = orjson.dumps(shared)
-    orjson.dumps(answer_fields)  # only to see that it can be written: each leg writes it with fields of its own
+    if answer_fields:
+        orjson.dumps(answer_fields)  # only to see that it can be written: each leg writes it with fields of its own
     return shared_body, answer_fields
 
 

@@ -2,8 +2,6 @@
 
 import asyncio
 
-from aiohttp import web
-
 from prefillshare.routing.call.legs import make_prefill_only_leg
 from prefillshare.routing.call.prefill_leg import run_prefill_leg
 from prefillshare.routing.call.underway import Underway, give_up, note_silence
@@ -11,8 +9,8 @@ from prefillshare.routing.choice.chooser import Pair
 from prefillshare.routing.parts import Parts
 
 
-async def answer_by_prefill(parts: Parts, underway: Underway, pair: Pair) -> web.Response:
-    """Return the prefill worker's own answer.
+async def answer_by_prefill(parts: Parts, underway: Underway, pair: Pair) -> int:
+    """Give the caller the prefill worker's own answer; return its status.
 
     Raises: LegFailedError, ShortageError, CallTimeoutError.
     """
@@ -29,4 +27,5 @@ async def answer_by_prefill(parts: Parts, underway: Underway, pair: Pair) -> web
         parts.health.record_failure(cause)
         give_up(cause)
     headers = {"Content-Type": answer.content_type, "X-Prefill-Worker": pair.prefill.id}
-    return web.Response(body=answer.body, status=answer.status, headers=headers)
+    underway.caller.answer(answer.body, status=answer.status, headers=headers)
+    return answer.status

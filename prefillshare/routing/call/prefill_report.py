@@ -9,7 +9,7 @@ import orjson
 from prefillshare.wire.call_report import REPORT_KEY, CallReport
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class PrefillReport:
     """The report on all prompts of a call."""
 

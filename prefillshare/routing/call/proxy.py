@@ -2,14 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import Callable
-
-from aiohttp import web
 
 from prefillshare.observe.observer import Observed, Outcome, outcome_of
 from prefillshare.observe.sessions import Prompt
 from prefillshare.routing.call.attempt import Attempt
 from prefillshare.routing.call.call import Call
+from prefillshare.routing.call.caller import Caller
 from prefillshare.routing.call.counters import Counters
 from prefillshare.routing.call.prefill_only import answer_by_prefill
 from prefillshare.routing.call.relay import StreamBrokenError, relay
@@ -33,10 +31,8 @@ class Proxy:
         self._parts = parts
         self._eager = eager
 
-    async def answer(
-        self, request: web.Request, call: Call, rewrite: Callable[[bytes], bytes] | None = None
-    ) -> web.StreamResponse:
-        """Return the decode worker's answer to `call`, passed on already, through `rewrite`, if it is a stream.
+    async def answer(self, caller: Caller, call: Call) -> None:
+        """Give `caller` the decode worker's answer to `call`; when this returns, all of it is on its way.
 
         Raises: RoutingError.
         """
@@ -49,28 +45,18 @@ class Proxy:
         outcome: Outcome = "aborted"
         reason: str | None = None
         try:
-            with self._parts.tracing.span(request.headers, module=call.module, endpoint=call.endpoint) as span:
+            with self._parts.tracing.span(caller.headers, module=call.module, endpoint=call.endpoint) as span:
                 loop = self._loop
                 deadline = loop.time() + self._parts.settings.router.total_timeout_s
-                response = await self._try_workers(
-                    Underway(
-                        request=request,
-                        call=call,
-                        observed=observed,
-                        span=span,
-                        loop=loop,
-                        rewrite=rewrite,
-                        deadline=deadline,
-                    )
+                status = await self._try_workers(
+                    Underway(caller=caller, call=call, observed=observed, span=span, loop=loop, deadline=deadline)
                 )
             self.counters.answered += 1
-            outcome = outcome_of(response.status)
-            reason = None if outcome == "ok" else f"answered {response.status}"
-            return response
+            outcome = outcome_of(status)
+            reason = None if outcome == "ok" else f"answered {status}"
         except StreamBrokenError as error:
             self.counters.failed += 1
             outcome, reason = "error", str(error)
-            return error.response
         except (asyncio.CancelledError, ConnectionResetError):
             self.counters.aborted += 1
             raise
@@ -95,8 +81,8 @@ class Proxy:
         else:
             self.counters.failed += 1
 
-    async def _try_workers(self, underway: Underway) -> web.StreamResponse:
-        """Return the answer of the first pair of workers that has one.
+    async def _try_workers(self, underway: Underway) -> int:
+        """Pass on the answer of the first pair of workers that has one; return its status.
 
         Nothing is tried again once a byte of an answer was passed on: `relay` lets no LegFailedError out.
         """
@@ -120,16 +106,16 @@ class Proxy:
         self.counters.matched_bytes += pair.matched_bytes
         return pair
 
-    async def _attempt(self, underway: Underway, pair: Pair) -> web.StreamResponse:
+    async def _attempt(self, underway: Underway, pair: Pair) -> int:
         if underway.call.is_prefill_only:
             return await answer_by_prefill(self._parts, underway, pair)
         async with Attempt(self._parts, underway, pair) as attempt:
             answer = await attempt.open()
             # The attempt is left when the last byte is passed on: until then the decode worker is in use.
-            response = await relay(underway, pair.prefill, attempt.decode, answer, self._parts.settings.router)
+            await relay(underway, pair.prefill, attempt.decode, answer, self._parts.settings.router)
         if answer.status == 200:
             self._tell_end(underway, attempt)
-        return response
+        return answer.status
 
     def _tell_begin(self, call: Call, observed: Observed) -> None:
         session = observed.session

@@ -1,26 +1,24 @@
 """A call on its way: what every attempt at it needs to know."""
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
-from aiohttp import web
-
 from prefillshare.observe.observer import Observed
 from prefillshare.routing.call.call import Call
+from prefillshare.routing.call.caller import Caller
 from prefillshare.routing.errors import CallTimeoutError
 from prefillshare.routing.tracing import CallSpan
 from prefillshare.routing.workers.leg import LegFailedError
 from prefillshare.routing.workers.worker import Worker
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Underway:
     """One call between the client's request and the end of its answer."""
 
-    request: web.Request
-    """The client's request, which a stream is written to."""
+    caller: Caller
+    """Who gets the answer."""
     call: Call
     """What it asks for."""
     observed: Observed
@@ -29,8 +27,6 @@ class Underway:
     """Its trace, and the headers of it that both legs are sent."""
     loop: asyncio.AbstractEventLoop
     """The loop that answers it: in Python 3.11 asking for it costs a system call."""
-    rewrite: Callable[[bytes], bytes] | None = None
-    """What makes the client's stream of the worker's, whole events of what has come; None passes bytes on."""
     deadline: float
     """When it must be over, in the loop's time."""
 

@@ -21,7 +21,7 @@ from prefillshare.routing.workers.worker import Worker
 _RATIO_DECAY = 0.9
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Pair:
     """The workers of one attempt, reserved: each is owed to `Admission.release` when its leg ends."""
 
@@ -60,14 +60,13 @@ class Chooser:
         Raises: UnavailableError when no prefill worker or no replica of the module is up.
         """
         prefill, decode = self._pool.prefill_group, self._pool.replica_group(demand.module)
-        _check_available(prefill, "prefill worker", demand.module)
-        if not demand.is_prefill_only:
-            _check_available(decode, f"decode worker of {demand.module!r}", demand.module)
-        if avoid:
-            return self._choose_other(demand, avoid)
         # No policy is asked before both kinds have room: it pins sessions and takes turns, for calls that run.
-        if not prefill.find_ready() or not (demand.is_prefill_only or decode.find_ready()):
-            return None
+        has_room = prefill.find_ready() and (demand.is_prefill_only or decode.find_ready())
+        if not has_room or avoid:
+            _check_available(prefill, "prefill worker", demand.module)
+            if not demand.is_prefill_only:
+                _check_available(decode, f"decode worker of {demand.module!r}", demand.module)
+            return self._choose_other(demand, avoid) if avoid else None
         digests = self._digest(demand)
         matched = self._match(demand, digests)
         fleet = Ranked(prefill, matched)

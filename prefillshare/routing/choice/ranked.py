@@ -78,6 +78,8 @@ class Ranked:
         """Return the holder of the longest prefix among those with at most `slack` calls more than the fewest."""
         by_calls = self._group.by_calls
         fewest, _, idlest = by_calls.entries[0]
+        if len(self) == 1:
+            return idlest
         return self._first_holder(by_calls, (fewest + slack + 1,)) or idlest
 
     def cheapest(self, cost_s: Cost, is_worth: Callable[[float], bool]) -> Candidate | None:

@@ -1,13 +1,13 @@
 """Passing a call on to the router that owns its session, and the answer back, byte for byte."""
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-
-from aiohttp import web
+from collections.abc import Awaitable, Callable, Iterator
 
 from prefillshare.contract import SESSION_HEADER
 from prefillshare.errors import PrefillShareError
-from prefillshare.routing.call.relay import Stream, Writer, end_with_error
+from prefillshare.routing.call.caller import Caller, StreamWriter
+from prefillshare.routing.call.relay import end_with_error
 from prefillshare.routing.choice.demand import Demand
 from prefillshare.routing.descriptors import is_own_shortage
 from prefillshare.routing.errors import WorkerFailedError
@@ -18,7 +18,7 @@ from prefillshare.routing.http.reply import Reply
 from prefillshare.routing.parts import Parts
 from prefillshare.routing.peers.exchange import Exchange
 from prefillshare.routing.peers.hop import HOP_HEADER, STOPPING_HEADER, Hops
-from prefillshare.routing.peers.ownership import name_key, rank_owners, session_key
+from prefillshare.routing.peers.ownership import Owners
 from prefillshare.routing.peers.peer import Peer
 from prefillshare.routing.tracing import PASSED_HEADERS
 
@@ -53,7 +53,7 @@ class Peers:
         self._http = http
         self._parts = parts
         self._own = parts.settings.own_address
-        self._addresses = (self._own, *exchange.peers)
+        self._owners = Owners((self._own, *exchange.peers))
 
     def __iter__(self) -> Iterator[Peer]:
         return iter(self.exchange.peers.values())
@@ -68,96 +68,81 @@ class Peers:
         await self.exchange.close()
         self._http.close()
 
-    async def forward(self, request: web.Request, body: bytes, demand: Demand) -> web.StreamResponse | None:
-        """Return the answer of the router that owns the session of `demand`; None when this one is to answer.
+    async def forward(self, caller: Caller, body: bytes, demand: Demand) -> bool:
+        """Pass on the answer of the router that owns the session of `demand`; False when this one is to answer.
 
         Raises: WorkerFailedError when routers end over this call.
         """
-        if self.hops.is_hop(request.headers):
-            return None
+        if self.hops.is_hop(caller.headers):
+            return False
         num_lost = 0
-        for address in rank_owners(session_key(demand), self._addresses):
+        for address in self._owners.rank(demand):
             if address == self._own:
                 # One that has not heard of its workers yet owns nothing: the others think so, too.
                 if self.exchange.can_answer(demand.module):
-                    return None
+                    return False
                 continue
             peer = self.exchange.peers[address]
             if not peer.can_answer(demand.module):
                 continue
             try:
-                return await self._pass_on(request, body, peer)
+                await self._pass_on(caller, body, peer)
+                return True
             except PeerLostError as error:
                 num_lost += error.has_ended
                 if num_lost == _MAX_LOST:
                     raise WorkerFailedError(f"{error}; {num_lost} routers ended over this call") from None
-        return None
+        return False
 
-    async def forward_by_session(self, request: web.Request, session: str) -> web.StreamResponse | None:
-        """Return what the router that owns `session` answers to a `request` without a body; None when this one does."""
-        if self.hops.is_hop(request.headers):
-            return None
-        for address in rank_owners(name_key(session), self._addresses):
+    async def forward_by_session(self, caller: Caller, session: str) -> bool:
+        """Pass on what the router that owns `session` answers to a request without a body; False when this one does."""
+        if self.hops.is_hop(caller.headers):
+            return False
+        for address in self._owners.rank_named(session):
             if address == self._own:
-                return None
+                return False
             peer = self.exchange.peers[address]
             if peer.state == "up":
                 with contextlib.suppress(PeerLostError):
-                    return await self._pass_on(request, b"", peer)
-        return None
+                    await self._pass_on(caller, b"", peer)
+                    return True
+        return False
 
-    async def _pass_on(self, request: web.Request, body: bytes, peer: Peer) -> web.StreamResponse:
-        """Return the answer of `peer`, passed on already if it is a stream.
+    async def _pass_on(self, caller: Caller, body: bytes, peer: Peer) -> None:
+        """Give `caller` the answer of `peer`.
 
         Raises: PeerLostError while nothing of an answer was passed on; ShortageError.
         """
         self.num_forwarded += 1
-        stream: Writer | None = None
+        answer = _Answer(caller, peer)
         try:
-            limit_s = self._parts.settings.router.total_timeout_s + _MARGIN_S
-            async with peer.passing(limit_s), self._ask(request, body, peer) as (reply, first):
-                headers = _pick_answer_headers(reply)
-                if reply.find_header(b"content-length") is not None:
-                    content = first + await _read(peer, reply.read())
-                    return web.Response(body=content, status=reply.status, headers=headers)
-                response = Stream(status=reply.status, headers=headers)
-                await response.prepare(request)  # the status is out: no other router can answer any more
-                stream, piece = Writer(response, request.transport), first
-                while piece:
-                    if reply.is_read:
-                        await stream.write_last(piece)
-                        break
-                    await stream.write(piece)
-                    piece = await _read(peer, reply.read_piece(stream.write_at_once))
-                return response
+            async with asyncio.timeout(self._parts.settings.router.total_timeout_s + _MARGIN_S) as limit:
+                peer.underway.add(limit)
+                try:
+                    await answer.give(*await self._ask(caller, body, peer))
+                finally:
+                    peer.underway.discard(limit)
         except (PeerLostError, TimeoutError) as error:
             peer.hurry.set()
             lost = error if isinstance(error, PeerLostError) else PeerLostError(f"{peer.name} is not heard of any more")
-            if stream is None:
+            if answer.stream is None:
                 raise lost from None
-            await end_with_error(request, stream, WorkerFailedError(f"the answer broke off: {lost}"))
-            return stream.response
+            await end_with_error(caller, answer.stream, WorkerFailedError(f"the answer broke off: {lost}"))
 
-    @contextlib.asynccontextmanager
-    async def _ask(self, request: web.Request, body: bytes, peer: Peer) -> AsyncIterator[tuple[Reply, bytes]]:
-        """Send the call to `peer`; give its answer, and the first piece of it, while the block runs.
+    async def _ask(self, caller: Caller, body: bytes, peer: Peer) -> tuple[Reply, bytes]:
+        """Send the call to `peer`; return its answer, which whoever has it closes, and the first piece of it.
 
         Raises: PeerLostError, ShortageError.
         """
         headers = {
             "Content-Type": "application/json",
             HOP_HEADER: self.hops.mark_for(peer.address),
-            **pick_headers(request.headers, _CALL_HEADERS),
+            **pick_headers(caller.headers, _CALL_HEADERS),
         }
-        reply = None
         try:
             reply = await self._http.request(
-                request.method, peer.address, request.raw_path, headers=headers, body=body, is_stream=True
+                caller.method, peer.address, caller.path, headers=headers, body=body, is_stream=True
             )
-            first = await _read(peer, reply.read_piece())
-            if reply.find_header(_STOPPING) is not None:
-                raise PeerLostError(f"{peer.name} is stopping")
-            yield reply, first
         except CannotConnectError as error:
             self._raise_own_shortage(peer, error)
             # Nobody listens there: no other call need try before the router has answered again.
@@ -166,13 +151,46 @@ class Peers:
             raise PeerLostError(f"{peer.name}: {reason}") from None
         except ConnectTimeoutError:
             raise PeerLostError(f"{peer.name} did not take a connection in time") from None
-        finally:
-            if reply is not None:
-                reply.close()
+        except BrokenOffError as error:
+            raise _broken_off(peer, error) from None
+        first = await _read(peer, reply.read_piece())
+        if reply.find_header(_STOPPING) is not None:
+            reply.close()
+            raise PeerLostError(f"{peer.name} is stopping")
+        return reply, first
 
     def _raise_own_shortage(self, peer: Peer, error: OSError) -> None:
         if is_own_shortage(error):
             raise self._parts.descriptors.cannot_connect(peer.name, error) from None
+
+
+class _Answer:
+    """What another router answers, on its way to the caller."""
+
+    def __init__(self, caller: Caller, peer: Peer) -> None:
+        self.stream: StreamWriter | None = None
+        """Where it goes piece by piece, once it does: then no other router can answer any more."""
+        self._caller = caller
+        self._peer = peer
+
+    async def give(self, reply: Reply, piece: bytes) -> None:
+        """Pass on `piece` and what comes of `reply`.
+
+        Raises: PeerLostError.
+        """
+        try:
+            headers = _pick_answer_headers(reply)
+            if reply.find_header(b"content-length") is not None:
+                content = piece + await _read(self._peer, reply.read())
+                self._caller.answer(content, status=reply.status, headers=headers)
+                return
+            stream = self.stream = await self._caller.begin_stream(status=reply.status, headers=headers)
+            while piece and not reply.is_read:
+                await stream.write(piece)
+                piece = await _read(self._peer, reply.read_piece(stream.write_at_once))
+            await stream.write_last(piece)
+        finally:
+            reply.close()
 
 
 async def _read(peer: Peer, content: Awaitable[bytes]) -> bytes:
@@ -183,7 +201,11 @@ async def _read(peer: Peer, content: Awaitable[bytes]) -> bytes:
     try:
         return await content
     except BrokenOffError as error:
-        raise PeerLostError(f"{peer.name} broke off ({error})", has_ended=True) from None
+        raise _broken_off(peer, error) from None
+
+
+def _broken_off(peer: Peer, error: BrokenOffError) -> PeerLostError:
+    return PeerLostError(f"{peer.name} broke off ({error})", has_ended=True)
 
 
 def _pick_answer_headers(reply: Reply) -> dict[str, str]:

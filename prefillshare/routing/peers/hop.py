@@ -19,12 +19,17 @@ class Hops:
 
     def __init__(self, admin_key: str, own_address: str) -> None:
         self._admin_key = admin_key
+        self._marks: dict[str, str] = {}
         self._own = self.mark_for(own_address)
         self._own_address = own_address
 
     def mark_for(self, address: str) -> str:
         """Return the mark of what is sent to the router at `address`."""
-        return hmac.digest(self._admin_key.encode(), b"router hop to " + address.encode(), "sha256").hex()
+        mark = self._marks.get(address)
+        if mark is None:
+            mark = hmac.digest(self._admin_key.encode(), b"router hop to " + address.encode(), "sha256").hex()
+            self._marks[address] = mark
+        return mark
 
     def is_hop(self, headers: Mapping[str, str]) -> bool:
         """Whether another router has sent what has these headers.

@@ -1,8 +1,7 @@
 """Another router, as this one knows it."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from prefillshare.errors import ConfigError
@@ -98,7 +97,8 @@ class Peer:
         self.report: Report | None = None
         self.hurry = asyncio.Event()
         """Set by whoever doubts that it is there: it is asked at once."""
-        self._underway: set[asyncio.Timeout] = set()
+        self.underway: set[asyncio.Timeout] = set()
+        """One for each call that was passed on to it and is not over; ended when the router is found to be gone."""
 
     @property
     def name(self) -> str:
@@ -112,25 +112,12 @@ class Peer:
     @property
     def num_underway(self) -> int:
         """Calls that were passed on to it and are not over."""
-        return len(self._underway)
-
-    @contextlib.asynccontextmanager
-    async def passing(self, limit_s: float) -> AsyncIterator[None]:
-        """Time for one call that is passed on: it is over after `limit_s`, or when the router is found to be gone.
-
-        Raises: TimeoutError.
-        """
-        async with asyncio.timeout(limit_s) as limit:
-            self._underway.add(limit)
-            try:
-                yield
-            finally:
-                self._underway.discard(limit)
+        return len(self.underway)
 
     def cut_off(self) -> None:
         """End all calls that were passed on: nobody hears of the router any more."""
         now = asyncio.get_running_loop().time()
-        for limit in self._underway:
+        for limit in self.underway:
             if not limit.expired():
                 limit.reschedule(now)
 

@@ -1,6 +1,5 @@
 """The router as a web application."""
 
-import logging
 import re
 from collections.abc import AsyncIterator, Callable
 
@@ -11,7 +10,7 @@ from prefillshare.contract import MESSAGES_PATH
 from prefillshare.observe.document import STATE_PATH
 from prefillshare.responses.kept import KeptResponses
 from prefillshare.roles.report import ROLES_PATH
-from prefillshare.routing.errors import BadCallError, NotFoundError, RoutingError, ShortageError
+from prefillshare.routing.errors import BadCallError, NotFoundError, RoutingError
 from prefillshare.routing.gateway import Gateway
 from prefillshare.routing.headers import read_header
 from prefillshare.routing.peers.exchange import PEER_PATH
@@ -22,9 +21,7 @@ from prefillshare.routing.web.cors import allow_origin, answer_preflight
 from prefillshare.routing.web.handlers import models, monitoring, peers, responses, roles, service, tokens, workers
 from prefillshare.routing.web.handlers.calls import call_handler
 from prefillshare.routing.web.keys import GATEWAY
-from prefillshare.routing.web.replies import as_anthropic, error_reply
-
-log = logging.getLogger(__name__)
+from prefillshare.routing.web.replies import as_anthropic, error_reply, log_failure
 
 _CLOSING = (408, 413)
 """The rest of such a request's body is not waited for."""
@@ -118,8 +115,7 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
         check_key(request, gateway.parts.settings, gateway.peers.hops if gateway.peers else None)
         return await handler(request)
     except RoutingError as error:
-        if error.status >= 500 and not isinstance(error, ShortageError):
-            log.warning("%s %s: %s", request.method, request.path, error)
+        log_failure(request.method, request.path, error)
         return error_reply(error)
     except web.HTTPException as error:
         reason = BadCallError(f"{request.method} {request.path[:200]}: {error.reason}")

@@ -1,8 +1,8 @@
 """Who may call: clients with the API key, operators with the admin key, and everybody where none is set."""
 
 import hmac
-
-from aiohttp import web
+from collections.abc import Mapping
+from typing import Protocol
 
 from prefillshare.roles.report import ROLES_PATH
 from prefillshare.routing.errors import ForbiddenError, UnauthorizedError
@@ -13,7 +13,26 @@ _OPEN_PATHS = frozenset({"/health"})
 _CHANGES_PATHS = ("/workers", ROLES_PATH)
 
 
-def check_key(request: web.Request, settings: RouterSettings, hops: Hops | None) -> None:
+class Asked(Protocol):
+    """What is looked at of a request."""
+
+    @property
+    def method(self) -> str:
+        """Its method."""
+        ...
+
+    @property
+    def path(self) -> str:
+        """Its path."""
+        ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Its headers."""
+        ...
+
+
+def check_key(request: Asked, settings: RouterSettings, hops: Hops | None) -> None:
     """Let the request pass, or raise.
 
     Raises: UnauthorizedError for a missing or wrong key, ForbiddenError when nobody may change workers or a router's
@@ -36,7 +55,7 @@ def check_key(request: web.Request, settings: RouterSettings, hops: Hops | None)
     raise UnauthorizedError(f"this needs {what}: send it as Authorization: Bearer KEY")
 
 
-def _read_key(request: web.Request) -> str:
+def _read_key(request: Asked) -> str:
     if key := request.headers.get("X-Api-Key"):  # as Anthropic's clients send it
         return key
     scheme, _, key = request.headers.get("Authorization", "").partition(" ")

@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from aiohttp import web
 
 from prefillshare.contract import MESSAGES_PATH
-from prefillshare.routing.descriptors import Descriptors
 from prefillshare.routing.errors import BadCallError, RoutingError
+from prefillshare.routing.gateway import Gateway
+from prefillshare.routing.web.direct.lane import Lane
 from prefillshare.routing.web.keys import GATEWAY
 from prefillshare.routing.web.replies import as_anthropic, error_reply
 
@@ -32,12 +33,15 @@ _MAX_REASON = 200
 class Connection(web.RequestHandler):
     """One connection of a client."""
 
-    __slots__ = ("busy", "idle_since")
+    __slots__ = ("busy", "idle_since", "lane")
 
-    def __init__(self, manager: web.Server, *, loop: asyncio.AbstractEventLoop, **kwargs: object) -> None:
+    def __init__(
+        self, manager: web.Server, gateway: Gateway, *, loop: asyncio.AbstractEventLoop, **kwargs: object
+    ) -> None:
         super().__init__(manager, loop=loop, **kwargs)  # type: ignore[arg-type]
         self.busy = 0
         self.idle_since = loop.time()
+        self.lane = Lane(self, gateway, loop)
 
     def is_idle(self, seconds: float) -> bool:
         """Whether for so long nothing came, nothing was answered here and nothing is left to send."""
@@ -47,7 +51,46 @@ class Connection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         """Take in a request, or a part of one."""
         self.idle_since = self._loop.time()
+        if not self.lane.take(data):
+            super().data_received(data)
+
+    def read_elsewhere(self, data: bytes) -> None:
+        """Let aiohttp read `data`, which `lane` does not take."""
         super().data_received(data)
+
+    @property
+    def waits(self) -> bool:
+        """Whether aiohttp has answered all whole requests that it was given."""
+        return self._waiter is not None and not self._messages
+
+    async def drain(self) -> None:
+        """Wait until the client has read enough of what was written."""
+        if self._paused:
+            await self._drain_helper()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Hear that the client has left."""
+        self.lane.lose()
+        super().connection_lost(exc)
+
+    def close(self) -> None:
+        """Take no further request."""
+        self.lane.stop()
+        super().close()
+
+    async def shutdown(self, timeout: float | None = 15.0) -> None:
+        """End the connection, which may finish what it is answering."""
+        await self.lane.shutdown(timeout)
+        await super().shutdown(timeout)
+
+    def _process_keepalive(self) -> None:
+        # aiohttp's timer runs on while it waits for a request, and does not know of the one that is answered here.
+        if self.lane.is_answering:
+            self._put_off_end()
+        super()._process_keepalive()
+
+    def _put_off_end(self) -> None:
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
 
     def begin_answer(self) -> None:
         """Count a request that is being answered."""
@@ -57,6 +100,7 @@ class Connection(web.RequestHandler):
         """Count it as answered."""
         self.busy -= 1
         self.idle_since = self._loop.time()
+        self._put_off_end()
 
     def handle_error(
         self,
@@ -89,14 +133,15 @@ class Connection(web.RequestHandler):
 class Connections(web.Server):
     """The server of one router."""
 
-    def __init__(self, server: web.Server, descriptors: Descriptors) -> None:
+    def __init__(self, server: web.Server, gateway: Gateway) -> None:
         super().__init__(
             server.request_handler,
             request_factory=server.request_factory,
             handler_cancellation=server.handler_cancellation,
             **server._kwargs,
         )
-        self._descriptors = descriptors
+        self._gateway = gateway
+        self._descriptors = gateway.parts.descriptors
         self._swept_at = 0.0
 
     def __call__(self) -> web.RequestHandler:
@@ -104,7 +149,7 @@ class Connections(web.Server):
         idle_s = self._kwargs["keepalive_timeout"]
         if self._descriptors.is_short:
             idle_s = min(idle_s, SHORT_IDLE_S)
-        return Connection(self, loop=self._loop, **self._kwargs | {"keepalive_timeout": idle_s})
+        return Connection(self, self._gateway, loop=self._loop, **self._kwargs | {"keepalive_timeout": idle_s})
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         """Count a client that has connected, or turn it away."""
@@ -151,7 +196,7 @@ class Runner(web.AppRunner):
     async def _make_server(self) -> web.Server:
         # aiohttp has no public way to give an application another server.
         server = await super()._make_server()
-        return Connections(server, self.app[GATEWAY].parts.descriptors)
+        return Connections(server, self.app[GATEWAY])
 
 
 def make_runner(app: web.Application, *, idle_s: float, shutdown_timeout_s: float) -> Runner:

@@ -1,13 +1,22 @@
 """The router's own answers, as JSON: what was asked for, or why it cannot be had."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
 
-from prefillshare.routing.errors import RoutingError, error_body
+from prefillshare.routing.errors import RoutingError, ShortageError, error_body
 from prefillshare.wire.errors import anthropic_error
 from prefillshare.wire.text import as_json
+
+log = logging.getLogger(__name__)
+
+
+def log_failure(method: str, path: str, error: RoutingError) -> None:
+    """Tell the log of a request that failed by the deployment's fault."""
+    if error.status >= 500 and not isinstance(error, ShortageError):
+        log.warning("%s %s: %s", method, path, error)
 
 
 def json_reply(content: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:

@@ -10,7 +10,7 @@ from prefillshare.wire.errors import openai_error
 _REPORT = REPORT_HEADER.lower().encode()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Answer:
     """What a worker answered: all of it, or the beginning of a stream."""
 

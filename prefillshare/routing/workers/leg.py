@@ -7,7 +7,7 @@ from prefillshare.errors import PrefillShareError
 from prefillshare.routing.workers.worker import Worker
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Leg:
     """One request to one worker."""
 

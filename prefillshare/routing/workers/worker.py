@@ -104,7 +104,9 @@ class Worker:
         """Of this router's calls those that nobody else holds up: a prefill worker's whose prompts it may still
         compute, a decode worker's that decode, or wait there for room."""
         num_due = sum(due_at <= now for due_at in self.prompts_due.values())
-        return len(self.prompts_due) - num_due if self.spec.role == "prefill" else self.num_decoding + num_due
+        if self.spec.role == "decode":
+            return self.num_decoding + num_due
+        return len(self.prompts_due) - num_due if self.speed.backlog_s else 0
 
     def backlog_s(self) -> float:
         """Estimated time for which a prefill worker has to compute, for calls of other routers, too."""

@@ -66,6 +66,8 @@ class DecodeWorker:
         self.pool = KvPool(model.decode.pool_tokens, model.page_size)
         self.link = Link()
         self.busy_s = 0.0
+        self.beside_s = 0.0
+        """Core seconds that it took beside steps: to take calls in, and to ask for KV that was on its way."""
         self._model = model.decode
         self._wait_share = model.machine.wait_share
         self._front = Front(cores, model.machine) if cores.are_shared else None
@@ -81,6 +83,7 @@ class DecodeWorker:
         """Return a place when there is room for the call, in the order of arrival."""
         granted = asyncio.get_running_loop().create_future()
         place = Place(prompt=prompt, num_output=num_output, granted=granted)
+        self._spend_beside(self._model.beside_s)
         self._waiting.append(place)
         self._let_in()
         await granted
@@ -127,8 +130,12 @@ class DecodeWorker:
     def _account_wait(self, place: Place) -> None:
         """While nothing runs and KV is on its way, a scheduler asks for it again and again, which takes cores."""
         if not self._batch:
-            self._cores.spend(self._wait_share * (now_s() - max(place.granted_s, self._asked_until_s)))
+            self._spend_beside(self._wait_share * (now_s() - max(place.granted_s, self._asked_until_s)))
         self._asked_until_s = now_s()
+
+    def _spend_beside(self, seconds: float) -> None:
+        self._cores.spend(seconds)
+        self.beside_s += seconds
 
     async def _step_on(self) -> None:
         await asyncio.sleep(0)  # whoever comes at the same moment is in the first step, too

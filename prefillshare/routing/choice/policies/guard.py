@@ -48,6 +48,8 @@ class LoadGuard:
 
         `see` tells how the others are to be seen: as workers that hold less, maybe.
         """
+        if len(fleet) == 1:
+            return preferred
         price, held_bytes, bytes_per_token = self.price, preferred.matched_bytes, wanted.bytes_per_token
 
         def cost_s(candidate: Candidate) -> float:

@@ -1,16 +1,20 @@
 """`/v1/chat/completions`, `/v1/completions`, `/generate`: calls that a decode module answers."""
 
+import contextlib
+
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from prefillshare.contract import SESSION_HEADER
 from prefillshare.routing.call.call import Call, Endpoint
+from prefillshare.routing.call.caller import Caller
 from prefillshare.routing.call.parse import Served, parse_call
 from prefillshare.routing.errors import UnavailableError
 from prefillshare.routing.gateway import Gateway
 from prefillshare.routing.headers import read_header
 from prefillshare.routing.peers.hop import STOPPING_HEADER
 from prefillshare.routing.web.bodies import read_json_body
+from prefillshare.routing.web.callers import AppCaller
 from prefillshare.routing.web.keys import GATEWAY
 
 _CLOSE = {"Connection": "close", "Retry-After": "2", STOPPING_HEADER: "1"}
@@ -20,39 +24,44 @@ def call_handler(endpoint: Endpoint) -> Handler:
     """Return the handler of one of the calling endpoints."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        gateway = request.app[GATEWAY]
-        refuse_while_draining(gateway)
-        with gateway.parts.descriptors.call():
+        gateway, caller = request.app[GATEWAY], AppCaller(request)
+        with taking_call(gateway):
             body = await read_json_body(request, gateway.parts.settings.router)
-            call = parse(request, endpoint, body)
-            if gateway.peers is not None:
-                passed_on = await gateway.peers.forward(request, body, call)
-                if passed_on is not None:
-                    return passed_on
-            return await gateway.proxy.answer(request, call)
+            await answer_call(gateway, caller, endpoint, body, addressed=request.match_info.get("module"))
+        return caller.made()
 
     return handle
 
 
-def refuse_while_draining(gateway: Gateway) -> None:
-    """Raises: UnavailableError."""
+def taking_call(gateway: Gateway) -> contextlib.AbstractContextManager[None]:
+    """Count a call while the returned context is open.
+
+    Raises: UnavailableError when the router takes none any more, ShortageError when it has no descriptors for one.
+    """
     if gateway.is_draining:
         raise UnavailableError("the router is stopping: call another router, or try again later", headers=_CLOSE)
+    return gateway.parts.descriptors.call()
 
 
-def parse(request: web.Request, endpoint: Endpoint, body: bytes) -> Call:
-    """Return the call in the `body` of `request`.
+async def answer_call(
+    gateway: Gateway, caller: Caller, endpoint: Endpoint, body: bytes, *, addressed: str | None = None
+) -> None:
+    """Give `caller` the answer to the call in `body`; `addressed` is the module of the address, if that names one.
+
+    Raises: RoutingError.
+    """
+    call = parse(gateway, caller, endpoint, body, addressed=addressed)
+    if gateway.peers is None or not await gateway.peers.forward(caller, body, call):
+        await gateway.proxy.answer(caller, call)
+
+
+def parse(gateway: Gateway, caller: Caller, endpoint: Endpoint, body: bytes, *, addressed: str | None = None) -> Call:
+    """Return the call in the `body` that came from `caller`.
 
     Raises: BadCallError, UnknownModelError.
     """
-    parts = request.app[GATEWAY].parts
-    settings = parts.settings
+    settings = gateway.parts.settings
     # Asked after the body has come, which may take minutes: modules come and go.
-    served = Served(base=settings.base_model, modules=parts.pool.modules(), vocab_size=settings.vocab_size)
-    return parse_call(
-        endpoint,
-        body,
-        served,
-        session_header=read_header(request.headers, SESSION_HEADER),
-        addressed=request.match_info.get("module"),
-    )
+    served = Served(base=settings.base_model, modules=gateway.parts.pool.modules(), vocab_size=settings.vocab_size)
+    session = read_header(caller.headers, SESSION_HEADER)
+    return parse_call(endpoint, body, served, session_header=session, addressed=addressed)

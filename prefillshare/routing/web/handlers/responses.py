@@ -16,7 +16,8 @@ from prefillshare.routing.call.parse import read_object
 from prefillshare.routing.errors import ResponsesRefusedError, RoutingError, error_body
 from prefillshare.routing.gateway import Gateway
 from prefillshare.routing.web.bodies import read_json_body
-from prefillshare.routing.web.handlers.calls import parse, refuse_while_draining
+from prefillshare.routing.web.callers import AppCaller
+from prefillshare.routing.web.handlers.calls import parse, taking_call
 from prefillshare.routing.web.keys import GATEWAY
 from prefillshare.routing.web.replies import json_reply
 
@@ -25,27 +26,27 @@ Ask = Callable[[KeptResponses, str], bytes | Mapping[str, Any]]
 
 async def create(request: web.Request) -> web.StreamResponse:
     """Answer a call, and remember the answer if its client wants that."""
-    gateway = request.app[GATEWAY]
-    refuse_while_draining(gateway)
-    with gateway.parts.descriptors.call():
+    gateway, caller = request.app[GATEWAY], AppCaller(request)
+    with taking_call(gateway):
         raw = await read_json_body(request, gateway.parts.settings.router)
         body = read_object(raw)
         response_id = _find_id(gateway, request, body)
         if gateway.peers is not None:
             # One router has the whole conversation, by its name: that is in the ids of all of its responses.
-            own = replace(parse(request, "/v1/responses", raw), session=conversation_name(response_id))
+            own = replace(parse(gateway, caller, "/v1/responses", raw), session=conversation_name(response_id))
             asked = orjson.dumps({**body, "request_id": response_id})
-            if (passed_on := await gateway.peers.forward(request, asked, own)) is not None:
-                return passed_on
+            if await gateway.peers.forward(caller, asked, own):
+                return caller.made()
         try:
             exchange = gateway.responses.open(body, response_id)
         except ResponsesError as error:
             raise ResponsesRefusedError(error) from None
-        call = parse(request, "/v1/responses", orjson.dumps(exchange.body))
+        call = parse(gateway, caller, "/v1/responses", orjson.dumps(exchange.body))
         if exchange.is_background:
             return json_reply(gateway.responses.start(exchange, lambda: _compute(gateway, request, call)))
-        response = await gateway.proxy.answer(request, call, exchange.pass_on)
-    return _finish(exchange, response)
+        rewritten = AppCaller(request, exchange.pass_on)
+        await gateway.proxy.answer(rewritten, call)
+    return _finish(exchange, rewritten.made())
 
 
 def _find_id(gateway: Gateway, request: web.Request, body: Body) -> str:
@@ -58,10 +59,12 @@ def _find_id(gateway: Gateway, request: web.Request, body: Body) -> str:
 
 async def _compute(gateway: Gateway, request: web.Request, call: Call) -> tuple[int, bytes]:
     """Return status and body of an answer that nobody waits for."""
+    caller = AppCaller(request)
     try:
-        response = await gateway.proxy.answer(request, call)
+        await gateway.proxy.answer(caller, call)
     except RoutingError as error:
         return error.status, orjson.dumps(error_body(error))
+    response = caller.made()
     assert isinstance(response, web.Response)
     assert isinstance(response.body, bytes)
     return response.status, response.body
@@ -79,9 +82,9 @@ def ask_kept(ask: Ask) -> Callable[[web.Request], Awaitable[web.StreamResponse]]
     async def handle(request: web.Request) -> web.StreamResponse:
         gateway, response_id = request.app[GATEWAY], request.match_info["id"]
         if gateway.peers is not None and read_tag(response_id) is not None:
-            passed_on = await gateway.peers.forward_by_session(request, conversation_name(response_id))
-            if passed_on is not None:
-                return passed_on
+            caller = AppCaller(request)
+            if await gateway.peers.forward_by_session(caller, conversation_name(response_id)):
+                return caller.made()
         try:
             told = ask(gateway.responses, response_id)
         except ResponsesError as error:
