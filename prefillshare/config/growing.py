@@ -23,7 +23,7 @@ class Growth:
     max_rounds: int = 2
     """Rounds of adding, at most."""
     min_gain: float = 0.05
-    """Part of the held-out loss that a round must take away for another one to follow."""
+    """Part of the held-out loss that a round must take away; what one that does not added is removed again."""
     select_epochs: float = 4.0
     """Passes over the data in which gates of earlier units are chosen."""
     retrain_epochs: float = 2.0

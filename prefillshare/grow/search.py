@@ -28,6 +28,8 @@ NUM_LOOKS = 8
 PRUNED_PARTS = (0.5, 0.35, 0.25, 0.15, 0.1, 0.05)
 ADDED = -1
 """The parent of a unit that is no copy."""
+_LayerState = tuple[Units, Tensor, Tensor]
+"""Own units, their parents, and the gates of the shared ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,10 +138,13 @@ class Search:
         for number in range(1, self._growth.max_rounds + 1):
             if loss <= self._growth.tau:
                 break
+            before = self._state()
             self._add()
-            before, loss = loss, self._settle(f"round {number}")
-            if loss > before * (1 - self._growth.min_gain):
+            reached = self._settle(f"round {number}")
+            if reached > loss * (1 - self._growth.min_gain):
+                self._return_to(before)
                 break
+            loss = reached
         self._losses["expand"] = loss
         if loss > self._growth.tau > 0:
             self._report.say(
@@ -169,18 +174,28 @@ class Search:
 
     def _prune(self) -> None:
         """Remove the weakest own units, as many as the held-out loss does not need."""
-        before = {name: (layer.own_units(), self._parents[name]) for name, layer in self._layers.items()}
-        strengths = torch.cat([normalise(units)[1] for units, _ in before.values()])
+        before = self._state()
+        strengths = torch.cat([normalise(layer.own_units())[1] for layer in self._layers.values()])
         limit = self._measure() * (1 + self._growth.prune_tolerance)
         for part in PRUNED_PARTS if len(strengths) else ():
             least = float(strengths.quantile(part))
             self._keep_own(lambda units: normalise(units)[1] >= least)  # noqa: B023 - used before the next turn
             if self._measure() <= limit:
                 break
-            for name, (units, parents) in before.items():
-                self._layers[name].own(units)
-                self._parents[name] = parents
+            self._return_to(before)
         self._losses["prune"] = self._measure()
+
+    def _state(self) -> dict[str, _LayerState]:
+        """What can change of each layer from now on."""
+        return {
+            name: (layer.own_units(), self._parents[name], layer.gate_values()) for name, layer in self._layers.items()
+        }
+
+    def _return_to(self, state: Mapping[str, _LayerState]) -> None:
+        for name, (units, parents, gates) in state.items():
+            self._layers[name].own(units)
+            self._layers[name].share(self._layers[name].shared_units(), gates)
+            self._parents[name] = parents
 
     def _keep_own(self, is_kept: Callable[[Units], Tensor]) -> None:
         for name, layer in self._layers.items():

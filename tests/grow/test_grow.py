@@ -209,3 +209,12 @@ def test_a_tau_that_is_reached_adds_nothing(family: Path, base: Path, tmp_path: 
     task = grow(family, load_task(tmp_path, base, "third", growth=f"tau = 1000.0\n{EASY}"), Watcher())
     assert count_units(task.uses)["new"] == 0
     assert json.loads((family / "third" / "adapter_config.json").read_text())["lora_alpha"] >= 1
+
+
+def test_a_round_that_gains_too_little_is_taken_back(family: Path, base: Path, tmp_path: Path) -> None:
+    task = grow(family, load_task(tmp_path, base, "third", growth=f"min_gain = 1.0\n{EASY}"), Watcher())
+    losses = task.figures["held_out_loss"]
+    assert losses["round 1"] < losses["split"]
+    assert count_units(task.uses)["new"] == 0
+    # Gates are again what they were before the round as well.
+    assert losses["prune"] == pytest.approx(losses["split"])
