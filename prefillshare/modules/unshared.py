@@ -25,7 +25,7 @@ def refuse_trained_to_share(manifest: ModuleManifest | None, name: str) -> None:
         )
 
 
-def adapter_sha256(path: Path) -> str:
+def adapter_kv_sha256(path: Path) -> str:
     """Return the hash of all that decides which KV the adapter in `path` makes on its prefill module.
 
     Effects: reads it whole.

@@ -34,9 +34,9 @@ def hashes_by_id(adapters: Mapping[str, LoRARef]) -> dict[str, str]:
     return {adapters[name].lora_id: sha256 for name, sha256 in unshared_modules().items() if name in adapters}
 
 
-def own_namespace(adapter_sha256: str, extra_key: str | None) -> str:
+def own_namespace(kv_sha256: str, extra_key: str | None) -> str:
     """Namespace of a module's calls that have the given key."""
-    return f"{MARK}{adapter_sha256}:{extra_key or ''}"
+    return f"{MARK}{kv_sha256}:{extra_key or ''}"
 
 
 def is_unshared(extra_key: str | None) -> bool:

@@ -14,7 +14,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from prefillshare.modules.unshared import adapter_sha256
+from prefillshare.modules.unshared import adapter_kv_sha256
 from tests.fidelity.conftest import Expected, Prompt
 from tests.support.engines import MODELS_DIR, Answer, Endpoint, shared_engine
 from tests.support.marks import starts_engine
@@ -188,7 +188,7 @@ def test_several_samples_and_tenants(engine, prompts, alone, expected, score):
 
 
 def test_a_callers_key_cannot_reach_into_its_namespace(engine, prompts):
-    sha256 = adapter_sha256(MODELS_DIR / "tiny" / "naive" / "math")
+    sha256 = adapter_kv_sha256(MODELS_DIR / "tiny" / "naive" / "math")
     body = {"input_ids": list(prompts[3]), "extra_key": f"unshared:{sha256}:", "sampling_params": {"max_new_tokens": 1}}
     reply = engine.http.post("/generate", json=body)
     assert reply.status_code == 400

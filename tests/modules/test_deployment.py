@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from prefillshare.config import load_deployment
 from prefillshare.errors import ConfigError, ModuleError
 from prefillshare.modules.deployment import ResolvedDeployment, resolve
-from prefillshare.modules.unshared import adapter_sha256
+from prefillshare.modules.unshared import adapter_kv_sha256
 from prefillshare.serving.plan.variables import unshared_variables
 from tests.support.random_models import make_adapter, make_base, make_family, write_deployment
 
@@ -100,7 +100,7 @@ def test_an_ordinary_adapter_may_compute_its_prompts_itself(file: Path, has_mani
     assert resolved.warnings == ()
     assert resolved.modules[0].warning == "its prompts are not shared (share = false)"
     told = json.loads(unshared_variables(resolved)["PREFILLSHARE_UNSHARED_MODULES"])
-    assert told == {"math": adapter_sha256(file.parent / "math")}
+    assert told == {"math": adapter_kv_sha256(file.parent / "math")}
 
 
 def test_nothing_is_told_of_modules_that_share(file: Path) -> None:
@@ -110,12 +110,12 @@ def test_nothing_is_told_of_modules_that_share(file: Path) -> None:
 @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
 def test_the_hash_of_an_adapter_is_that_of_all_that_makes_its_kv(file: Path, name: str) -> None:
     folder = file.parent / "math"
-    before = adapter_sha256(folder)
+    before = adapter_kv_sha256(folder)
     (folder / "README.md").write_text("nothing of it is computed with")
-    assert adapter_sha256(folder) == before
+    assert adapter_kv_sha256(folder) == before
     with (folder / name).open("ab") as weights:
         weights.write(b" ")
-    assert adapter_sha256(folder) != before
+    assert adapter_kv_sha256(folder) != before
 
 
 def test_a_module_that_was_trained_to_share_has_to(file: Path) -> None:

@@ -18,7 +18,7 @@ from prefillshare.contract import (
     WARNINGS_VARIABLE,
 )
 from prefillshare.modules.deployment import ResolvedDeployment
-from prefillshare.modules.unshared import adapter_sha256
+from prefillshare.modules.unshared import adapter_kv_sha256
 from prefillshare.serving.machine.environment import network_variables
 from prefillshare.serving.machine.host import default_threads
 from prefillshare.serving.machine.toolkit import compiler_variables
@@ -102,5 +102,5 @@ def warning_variables(deployment: ResolvedDeployment) -> dict[str, str]:
 
 def unshared_variables(deployment: ResolvedDeployment) -> dict[str, str]:
     """Return the variables that tell an engine which modules compute their prompts themselves; none where none does."""
-    found = {module.spec.name: adapter_sha256(module.path) for module in deployment.modules if not module.spec.share}
+    found = {module.spec.name: adapter_kv_sha256(module.path) for module in deployment.modules if not module.spec.share}
     return {UNSHARED_VARIABLE: json.dumps(found)} if found else {}

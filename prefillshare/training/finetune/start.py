@@ -12,7 +12,7 @@ from prefillshare.errors import TrainingError
 from prefillshare.modules.adapter import Adapter, check_adapter_fits, read_adapter
 from prefillshare.modules.fingerprint import prefill_fingerprint
 from prefillshare.modules.manifest import read_manifest
-from prefillshare.modules.unshared import adapter_sha256
+from prefillshare.modules.unshared import adapter_kv_sha256
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -50,7 +50,7 @@ def check_start(training: Training, base: Path) -> None:
 
 def start_record(training: Training) -> dict[str, str]:
     """What the run goes on from, for its record; empty for a fresh adapter."""
-    return {} if training.start is None else {"adapter_sha256": adapter_sha256(training.start)}
+    return {} if training.start is None else {"adapter_sha256": adapter_kv_sha256(training.start)}
 
 
 def load_start(model: "PreTrainedModel", directory: Path, base_name: str) -> "PeftModel":

@@ -10,7 +10,7 @@ import pytest
 from prefillshare.errors import ConfigError, TrainingError
 from prefillshare.modules.adapter import read_adapter
 from prefillshare.modules.manifest import read_manifest
-from prefillshare.modules.unshared import adapter_sha256
+from prefillshare.modules.unshared import adapter_kv_sha256
 from tests.support.random_models import make_adapter, make_base
 from tests.support.training_runs import Stopped, losses, stop_at, train, write_training
 
@@ -38,7 +38,7 @@ def going_on(folder: Path, base: Path, start: Path, **tables: Any) -> Path:
 
 
 def test_it_has_the_shape_of_what_it_began_from_which_stays(tmp_path: Path, random_base: Path, ordinary: Path) -> None:
-    before = adapter_sha256(ordinary)
+    before = adapter_kv_sha256(ordinary)
     module = train(going_on(tmp_path, random_base, ordinary))
     made = read_adapter(module, "made")
     assert (made.rank, made.config["lora_alpha"], made.target_modules) == (6, 24, ("q_proj", "up_proj"))
@@ -47,8 +47,8 @@ def test_it_has_the_shape_of_what_it_began_from_which_stays(tmp_path: Path, rand
     assert manifest is not None
     assert manifest.shares_prefill
     assert manifest.training["start"] == {"adapter_sha256": before}
-    assert adapter_sha256(ordinary) == before
-    assert adapter_sha256(module) != before
+    assert adapter_kv_sha256(ordinary) == before
+    assert adapter_kv_sha256(module) != before
 
 
 def test_it_begins_where_the_other_ended(tmp_path: Path, random_base: Path, whole_run: Path) -> None:
