@@ -209,6 +209,7 @@ def test_lists_say_that_it_shares_nothing(engine):
     assert cards["math"] is None
 
 
+@pytest.mark.engine
 def test_a_store_keeps_its_kv_for_itself_over_a_restart(file, prompts, alone, expected, score):
     """The last test: it starts the engine anew, over what the first one has stored."""
     prompt = prompts[3]

@@ -180,7 +180,7 @@ def test_verify_and_bench_compare_with_the_expanded_weights(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, prompt = quantise_module(source_of(folder), folder / "small", RECIPE, manifest_of(folder)), [*range(20, 40)]
-    module = {"path": str(out), "is_adapter": False, "kv_rule": "own-answers"}
+    module = {"path": str(out), "is_adapter": False, "kv_rule": "own-answers", "sharing_ratio": 1.0}
     asked = [{"module": "math", "prompt": prompt, "num_tokens": 6}]
     questions = {"base": str(folder / "base"), "modules": {"math": module}, "dtype": "float32", "asked": asked}
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(questions)))
