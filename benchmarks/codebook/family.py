@@ -2,13 +2,13 @@
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
+from prefillshare.bench.families.once import write_once
 from prefillshare.codebook.checkpoint import tensors_of
 from prefillshare.codebook.reference import CodebookWeight
 from prefillshare.codebook.section import quantization_section
@@ -112,14 +112,4 @@ def _manifest(base: Path) -> ModuleManifest:
 
 
 def _write_once(name: str, write: Callable[[Path], None]) -> Path:
-    """A folder below the cache directory: complete, or not there."""
-    path = cache_directory() / "bench" / "codebook" / name
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=path.parent))
-        try:
-            write(staging)
-            staging.rename(path)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-    return path
+    return write_once(cache_directory() / "bench" / "codebook" / name, f"making {name}", print, write)

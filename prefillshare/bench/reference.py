@@ -95,7 +95,7 @@ def _ask_reference(deployment: Deployment, asked: list[Asked]) -> list[list[int]
                 "path": str(locate(module)),
                 "is_adapter": module.kind == "lora" or module.merge,
                 "kv_rule": _kv_rule(locate(module)),
-                "sharing_ratio": 1.0 if module.share else 0.0,
+                "sharing_ratio": module.sharing_ratio,
             }
             for module in deployment.decode
         },

@@ -139,6 +139,11 @@ class DecodeModule(_Module):
     example: str = "Hello!"
     """A question it can answer; `launch` ends with a curl line that asks it of the first module."""
 
+    @property
+    def sharing_ratio(self) -> float:
+        """Part of each prompt whose KV is the prefill module's when it is served."""
+        return 1.0 if self.share else 0.0
+
     def __post_init__(self) -> None:
         _Module.__post_init__(self)
         _check_positive("replicas", self.replicas)

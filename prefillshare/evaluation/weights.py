@@ -29,7 +29,8 @@ class WeightsModel:
 
         self.name = name
         module = _find(deployment, name)
-        self._sharing_ratio = _ratio_as_served(module) if sharing_ratio is None else sharing_ratio
+        served_ratio = 1.0 if module is None else module.spec.sharing_ratio
+        self._sharing_ratio = served_ratio if sharing_ratio is None else sharing_ratio
         self._kv_rule = _rule_of(module)
         if self._kv_rule == "all-base" and self._sharing_ratio != 1:
             raise EvaluationError(
@@ -91,10 +92,6 @@ def _find(deployment: ResolvedDeployment, name: str) -> ResolvedModule | None:
 
 def _rule_of(module: ResolvedModule | None) -> KvRule:
     return "own-answers" if module is None or module.manifest is None else module.manifest.kv_rule
-
-
-def _ratio_as_served(module: ResolvedModule | None) -> float:
-    return 1.0 if module is None or module.spec.share else 0.0
 
 
 def _load(deployment: ResolvedDeployment, module: ResolvedModule | None) -> tuple[Any, Any]:

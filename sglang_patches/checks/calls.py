@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MAX_TEXTS = 1024
 """In one call, samples counted."""
 
-_PER_PROMPT = (
+PER_PROMPT = (
     "sampling_params",
     "rid",
     "lora_path",
@@ -42,7 +42,7 @@ _PER_PROMPT = (
 
 _NATIVE_PATHS = ("/generate", "/vertex_generate")
 _SET_BY_CALLERS = frozenset(
-    (*_PER_PROMPT, "text", "input_ids", "token_ids_logprob", "return_text_in_logprobs", "stream", "session_params")
+    (*PER_PROMPT, "text", "input_ids", "token_ids_logprob", "return_text_in_logprobs", "stream", "session_params")
     + ("session_id", "priority", "routing_key", "routed_dp_rank", "disagg_prefill_dp_rank", "return_prompt_token_ids")
     + ("return_sampling_mask", "return_flat_raw_top_logprobs", "return_flat_raw_top_logprobs_b64", "return_bytes")
     + ("max_thinking_tokens", "require_reasoning", "background", "no_logs", "return_entropy")
@@ -132,7 +132,7 @@ def _as_list(value: object) -> list[Any]:
 
 def _check_lengths(obj: GenerateReqInput, num_texts: int) -> None:
     is_batch = isinstance(obj.text if obj.text is not None else obj.input_ids, list) and not _is_token_list(obj)
-    for name in _PER_PROMPT:
+    for name in PER_PROMPT:
         value = getattr(obj, name)
         if not isinstance(value, list):
             continue

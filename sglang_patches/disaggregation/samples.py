@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefillshare.wire.from_router import PROMPT_LOGPROB_KEYS
 from sglang_patches.answers.seeds import sample_seed
+from sglang_patches.checks.calls import PER_PROMPT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -20,17 +21,8 @@ if TYPE_CHECKING:
 
     from prefillshare.wire.from_router import PromptLogprobs
 
-_REPEATED = (
-    "lora_path",
-    "return_logprob",
-    "logprob_start_len",
-    "top_logprobs_num",
-    "extra_key",
-    "custom_logit_processor",
-    "return_hidden_states",
-    "bootstrap_host",
-    "bootstrap_port",
-)
+_OF_EACH_SAMPLE = ("sampling_params", "rid", "bootstrap_room")
+_REPEATED = tuple(name for name in PER_PROMPT if name not in _OF_EACH_SAMPLE)
 """Fields that may have a value for each prompt, which its samples share."""
 
 

@@ -9,7 +9,6 @@ import json
 import shutil
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, Literal
 
 from prefillshare.accelerators import gpus
 from prefillshare.bench.families.base import Family, Listener, make_deployment, module_name
+from prefillshare.bench.families.once import write_once
 from prefillshare.config.schema import Deployment, Engine
 from prefillshare.config.training import KV_PROJECTIONS
 from prefillshare.errors import BenchError
@@ -109,12 +109,12 @@ def _deployment(shape: RandomShape, num_modules: int, tell: Listener) -> Deploym
     folder = _cache() / shape.name
     size = f"{num_parameters(shape.config) / 1e9:.1f} B parameters"
     what = f"making {shape.base_name} ({size}, once, kept in {_cache() / shape.base_name})"
-    base = _write_once(_cache() / shape.base_name / "base", what, tell, partial(_write_base, shape))
+    base = write_once(_cache() / shape.base_name / "base", what, tell, partial(_write_base, shape))
     adapters = []
     for number in range(num_modules):
         name = module_name(number)
         write = partial(_write_adapter, shape, base, name, _SEED + 1 + number)
-        adapters.append(_write_once(folder / name, f"making {name} of {shape.name}", tell, write))
+        adapters.append(write_once(folder / name, f"making {name} of {shape.name}", tell, write))
     return make_deployment(shape.name, base, adapters, shape.engine)
 
 
@@ -144,25 +144,6 @@ def _write_adapter(shape: RandomShape, base: Path, name: str, seed: int, directo
     write_random_adapter(
         directory, base, name, seed=seed, rank=RANK, scale=_SCALE, objective=shape.objective, zero_modules=zeros
     )
-
-
-def _write_once(path: Path, what: str, tell: Listener, write: Any) -> Path:
-    """`path`, written by `write` if it is not there: complete, or not at all."""
-    if path.is_dir():
-        return path
-    tell(what)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-        try:
-            write(staging)
-            staging.rename(path)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-    except OSError as error:
-        if not path.is_dir():  # else another run was faster
-            raise BenchError(f"{path} cannot be written ({error.strerror or error}): free some space there") from None
-    return path
 
 
 def _cache() -> Path:
