@@ -24,6 +24,12 @@ DEPLOYMENT_VARIABLE = "PREFILLSHARE_DEPLOYMENT"
 WARNINGS_VARIABLE = "PREFILLSHARE_MODULE_WARNINGS"
 """Environment variable of engines: what is to be said of its decode modules, a JSON object from name to text."""
 
+ALIASES_VARIABLE = "PREFILLSHARE_ALIASES"
+"""Environment variable of engines that clients ask: other names of decode modules, the table `[aliases]` as JSON."""
+
+MODULES_FILE_VARIABLE = "PREFILLSHARE_MODULES_FILE"
+"""Environment variable of engines: file into which one writes its decode modules and aliases when they change."""
+
 UNSHARED_VARIABLE = "PREFILLSHARE_UNSHARED_MODULES"
 """Environment variable of engines: the decode modules that compute their prompts themselves, a JSON object from name
 to a hash of the adapter."""

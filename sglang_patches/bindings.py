@@ -30,6 +30,8 @@ _ENGINE_FILES = (
     "engine.tool_parser",
     "patches.tool_arguments",
     "patches.tool_schemas",
+    "engine.lora_registry",
+    "modules.changes",
     "engine.tokenizer_manager",
     "patches.time_stats",
     # through the scheduler,

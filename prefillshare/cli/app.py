@@ -22,6 +22,7 @@ from prefillshare.cli.commands import (
     launch,
     logs,
     models,
+    modules,
     ps,
     quantize,
     router,
@@ -57,6 +58,10 @@ app.command("chat")(chat.chat)
 app.command("ps")(ps.ps)
 app.command("top")(top.top)
 app.command("logs")(logs.logs)
+app.command("add")(modules.add)
+app.command("remove")(modules.remove)
+app.command("reload")(modules.reload)
+app.command("alias")(modules.alias)
 app.command("scale")(scale.scale)
 app.command("stop")(stop.stop)
 app.command("bench")(bench.bench)

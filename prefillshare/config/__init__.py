@@ -7,6 +7,7 @@ other is decided by `prefillshare.modules.deployment`, whether a run can start b
 from prefillshare.config.cluster import Cluster
 from prefillshare.config.growing import GrowTask
 from prefillshare.config.load import load_deployment, load_grow_task, load_quantisation, load_training
+from prefillshare.config.modules import Modules
 from prefillshare.config.quantisation import Quantisation
 from prefillshare.config.responses import Responses
 from prefillshare.config.roles import Limits, Roles
@@ -22,6 +23,7 @@ __all__ = [
     "Engine",
     "GrowTask",
     "Limits",
+    "Modules",
     "PrefillModule",
     "Quantisation",
     "Responses",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from prefillshare.config.schema import Deployment
+from prefillshare.naming.alias import Alias
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _NO_KEYS = {"source"}
@@ -61,6 +62,9 @@ def _describe_type(hint: Any) -> Schema:
         return {"enum": list(arms)}
     if origin is tuple:
         return {"type": "array", "items": _describe_type(arms[0])}
+    if hint == dict[str, Alias]:
+        weights = {"type": "object", "additionalProperties": {"type": "number", "minimum": 0}}
+        return {"type": "object", "additionalProperties": {"anyOf": [{"type": "string"}, weights]}}
     if origin is dict:
         return {"type": "object", "additionalProperties": _describe_type(arms[1])}
     return _describe_table(hint) if dataclasses.is_dataclass(hint) else {"type": _TYPES[hint]}

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from prefillshare.config.cluster import Cluster
 from prefillshare.config.growing import GrowTask
+from prefillshare.config.modules import Modules
 from prefillshare.config.quantisation import Quantisation
 from prefillshare.config.roles import check_limits
 from prefillshare.config.schema import DecodeModule, Deployment, PrefillModule
@@ -53,6 +54,7 @@ def load_deployment(file: Path) -> Deployment:
             prefill=_resolve_path(deployment.prefill, file),
             decode=tuple(_resolve_path(module, file) for module in deployment.decode),
             store=_resolve_store(deployment.store, file),
+            modules=_resolve_modules(deployment.modules, file),
             cluster=_resolve_cluster(deployment.cluster, file),
             source=file.resolve(),
         )
@@ -75,6 +77,19 @@ def _resolve_store(store: Store | None, file: Path) -> Store | None:
             "relative to the deployment file"
         )
     return dataclasses.replace(store, path=found)
+
+
+def _resolve_modules(modules: Modules, file: Path) -> Modules:
+    if modules.dir is None:
+        return modules
+    found = _make_absolute(modules.dir, file)
+    if not found.is_dir():
+        state = "is not a directory" if found.exists() else "does not exist"
+        raise ConfigError(
+            f"dir {str(modules.dir)!r} under [modules] {state} ({found}): make the directory, or correct dir, which is "
+            "relative to the deployment file"
+        )
+    return dataclasses.replace(modules, dir=found)
 
 
 def _resolve_cluster(cluster: Cluster | None, file: Path) -> Cluster | None:

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Literal
 
 from prefillshare.config.cluster import Cluster
+from prefillshare.config.modules import Modules
 from prefillshare.config.responses import Responses
 from prefillshare.config.roles import Roles
 from prefillshare.config.router import Router
 from prefillshare.config.store import MIN_PAGE_TOKENS, Store
 from prefillshare.errors import ConfigError
+from prefillshare.naming.alias import Alias, check_aliases
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ENDPOINT = re.compile(r"(https?://)?[^\s/:]+:\d+/?")
@@ -287,6 +289,11 @@ class Deployment:
     """Whether workers change their role with the load; disaggregated only."""
     responses: Responses = field(default_factory=Responses)
     """How much of what `/v1/responses` answered is remembered."""
+    modules: Modules = field(default_factory=Modules)
+    """Decode modules that come while it serves."""
+    aliases: dict[str, Alias] = field(default_factory=dict)
+    """Other names of decode modules: `latest = "math-v2"`, or several by weight, such as
+    `math = { "math-v1" = 0.9, "math-v2" = 0.1 }`."""
     otlp_endpoint: str | None = None
     """OTLP gRPC receiver of OpenTelemetry traces, such as http://localhost:4317; None makes no traces."""
     source: Path | None = None
@@ -312,6 +319,7 @@ class Deployment:
                     "give each module its own name"
                 )
             seen[module.name] = f"decode module {number}"
+        check_aliases(self.aliases, self.prefill.name, [module.name for module in self.decode])
         if self.topology == "colocated":
             self._check_colocated()
         else:
@@ -363,6 +371,6 @@ class Deployment:
 
     @property
     def model_names(self) -> tuple[str, ...]:
-        """Every name a client may put into "model": the decode modules, then, colocated, the prefill module."""
+        """Every name a client may put into "model": decode modules, aliases, then, colocated, the prefill module."""
         own = (self.prefill.name,) if self.topology == "colocated" else ()
-        return (*(module.name for module in self.decode), *own)
+        return (*(module.name for module in self.decode), *self.aliases, *own)

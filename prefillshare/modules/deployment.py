@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prefillshare.accelerators import Gpu, gpus
-from prefillshare.config.schema import DecodeModule, Deployment, Engine
+from prefillshare.config.schema import DecodeModule, Deployment, Engine, PrefillModule
 from prefillshare.config.store import MIN_PAGE_TOKENS
 from prefillshare.errors import ModuleError
 from prefillshare.modules.adapter import Adapter, check_adapter_fits, read_adapter
@@ -63,6 +63,22 @@ class ResolvedModule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedBase:
+    """The prefill module, as far as decode modules must fit it."""
+
+    spec: PrefillModule
+    """Its table in the deployment file."""
+    path: Path
+    """Its directory."""
+    fingerprint: str
+    """Its fingerprint."""
+    dtype: Dtype
+    """Type in which all modules are served."""
+    on_gpu: bool
+    """Whether they are served on a GPU."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedDeployment:
     """A deployment that can be served."""
 
@@ -112,12 +128,13 @@ def resolve(deployment: Deployment, found: Sequence[Gpu] | None = None) -> Resol
     devices = usable_gpus(engine) if found is None or engine.device == "cpu" else tuple(found)
     dtype = served_dtype(engine, prefill_path, on_cpu=not devices)
     warnings = _check_prefill_manifest(deployment, prefill_path, fingerprint)
+    base = CheckedBase(
+        spec=deployment.prefill, path=prefill_path, fingerprint=fingerprint, dtype=dtype, on_gpu=bool(devices)
+    )
     modules = []
     for spec in deployment.decode:
-        module = _resolve_module(spec, dtype, prefill_path, fingerprint)
-        warnings += _check_module(module, deployment, prefill_path, fingerprint)
-        if devices and module.adapter is None:
-            refuse_on_gpu(module.path, spec.name)
+        module, found_warnings = resolve_module(spec, base)
+        warnings += found_warnings
         modules.append(module)
     return ResolvedDeployment(
         config=deployment,
@@ -131,6 +148,30 @@ def resolve(deployment: Deployment, found: Sequence[Gpu] | None = None) -> Resol
     )
 
 
+def resolve_module(spec: DecodeModule, base: CheckedBase) -> tuple[ResolvedModule, list[str]]:
+    """Find one decode module and check that it fits the prefill module; return it, and what the user should know.
+
+    Effects: as `resolve`.
+    Raises: ModuleError.
+    """
+    module = _locate_module(spec, base)
+    warnings = _check_module(module, base)
+    if base.on_gpu and module.adapter is None:
+        refuse_on_gpu(module.path, spec.name)
+    return module, warnings
+
+
+def base_of(deployment: ResolvedDeployment) -> CheckedBase:
+    """Return the prefill module of a deployment, for modules that come later."""
+    return CheckedBase(
+        spec=deployment.config.prefill,
+        path=deployment.prefill_path,
+        fingerprint=deployment.fingerprint,
+        dtype=deployment.dtype,
+        on_gpu=bool(deployment.gpus),
+    )
+
+
 def _require_plain_path(path: Path, name: str) -> Path:
     # The engine looks for weights with glob: it would find none there, or those of another directory.
     if glob.escape(str(path)) != str(path):
@@ -141,13 +182,13 @@ def _require_plain_path(path: Path, name: str) -> Path:
     return path
 
 
-def _resolve_module(spec: DecodeModule, dtype: Dtype, prefill_path: Path, fingerprint: str) -> ResolvedModule:
+def _locate_module(spec: DecodeModule, base: CheckedBase) -> ResolvedModule:
     path = _require_plain_path(locate(spec), spec.name)
     if spec.kind == "full":
         fix = "remove merge = true" if spec.merge else "point path at the adapter"
         refuse_full_weights(read_manifest(path), spec.name, f'write kind = "lora", and {fix}')
     if spec.merge:
-        path = merge_once(path, prefill_path, fingerprint, dtype=dtype)
+        path = merge_once(path, base.path, base.fingerprint, dtype=base.dtype)
     adapter = read_adapter(path, spec.name) if spec.kind == "lora" else None
     return ResolvedModule(spec=spec, path=path, adapter=adapter, manifest=read_manifest(path))
 
@@ -167,19 +208,19 @@ def _check_prefill_manifest(deployment: Deployment, path: Path, fingerprint: str
     return []
 
 
-def _check_module(module: ResolvedModule, deployment: Deployment, prefill_path: Path, fingerprint: str) -> list[str]:
+def _check_module(module: ResolvedModule, base: CheckedBase) -> list[str]:
     """Return warnings; raise for what cannot be served."""
     name, manifest = module.spec.name, module.manifest
     warnings: list[str] = []
     if module.adapter is not None:
-        check_adapter_fits(module.adapter, prefill_path, name, deployment.prefill.name)
-        warnings += check_text_files(module.path, prefill_path, name)
+        check_adapter_fits(module.adapter, base.path, name, base.spec.name)
+        warnings += check_text_files(module.path, base.path, name)
     else:
-        _check_checkpoint_fits(module, prefill_path, deployment.prefill.name)
+        _check_checkpoint_fits(module, base.path, base.spec.name)
     if not module.spec.share:
         refuse_trained_to_share(manifest, name)
     if manifest is None:
-        return warnings + _judge_naive(module, _describe_unknown_training(module, deployment, prefill_path))
+        return warnings + _judge_naive(module, _describe_unknown_training(module, base))
     if manifest.kind != module.spec.kind:
         raise ModuleError(
             f"module {name!r} has kind = {module.spec.kind!r} and its manifest says {manifest.kind!r}: "
@@ -187,11 +228,11 @@ def _check_module(module: ResolvedModule, deployment: Deployment, prefill_path: 
         )
     if manifest.kv_rule == "all-base" and module.adapter is not None:
         check_no_kv_matrices(module.adapter, name)
-    _check_same_text(manifest, name, prefill_path)
-    if manifest.prefill_fingerprint != fingerprint:
+    _check_same_text(manifest, name, base.path)
+    if manifest.prefill_fingerprint != base.fingerprint:
         raise ModuleError(
             f"decode module {name!r} was trained on the prefill module {_shorten(manifest.prefill_fingerprint)} and "
-            f"{deployment.prefill.name!r} is {_shorten(fingerprint)}: use the prefill module that it was trained on, "
+            f"{base.spec.name!r} is {_shorten(base.fingerprint)}: use the prefill module that it was trained on, "
             "or train it again on this one"
         )
     if manifest.shares_prefill:
@@ -241,12 +282,11 @@ def _judge_naive(module: ResolvedModule, training: str) -> list[str]:
     ]
 
 
-def _describe_unknown_training(module: ResolvedModule, deployment: Deployment, prefill_path: Path) -> str:
+def _describe_unknown_training(module: ResolvedModule, base: CheckedBase) -> str:
     unknown = f"has no {MANIFEST_NAME}, so how it was trained is unknown"
-    base = module.adapter.base_name if module.adapter else None
-    known = {deployment.prefill.hub, str(prefill_path), prefill_path.name, deployment.prefill.name}
-    if base and base not in known:
-        unknown += f" (its configuration names the base model {base!r}; check that this is {deployment.prefill.name!r})"
+    said = module.adapter.base_name if module.adapter else None
+    if said and said not in {base.spec.hub, str(base.path), base.path.name, base.spec.name}:
+        unknown += f" (its configuration names the base model {said!r}; check that this is {base.spec.name!r})"
     return unknown
 
 

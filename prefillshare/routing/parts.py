@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from prefillshare.naming.alias import Alias
+from prefillshare.naming.names import Names
 from prefillshare.observe.observer import Observer
 from prefillshare.peer_keys import PeerKeys
 from prefillshare.routing.choice.admission import Admission
@@ -49,6 +51,12 @@ class Parts:
     """Which workers take a call."""
     admission: Admission
     """When they take it."""
+    aliases: dict[str, Alias]
+    """Other names of decode modules; changed while calls come."""
+
+    def names(self) -> Names:
+        """Return all names that the deployment answers to now."""
+        return Names(base=self.settings.base_model, modules=self.pool.modules(), aliases=self.aliases)
 
 
 def make_parts(settings: RouterSettings) -> Parts:
@@ -74,6 +82,7 @@ def make_parts(settings: RouterSettings) -> Parts:
         sessions=sessions,
         chooser=chooser,
         admission=admission,
+        aliases=dict(settings.aliases),
     )
 
 

@@ -95,10 +95,10 @@ def _look_after(running: Served, companion: Companion) -> None:
     while True:
         running.step()
         companion.look()
-        if (processes := running.processes()) != known:
-            known = processes
+        if (seen := (running.processes(), running.model_names)) != known:
+            known, (processes, names) = seen, seen
             config = running.deployment.config
-            write_record(record_of(config.name, config.topology, running.url, running.model_names, processes))
+            write_record(record_of(config.name, config.topology, running.url, names, processes))
         time.sleep(_POLL_S)
 
 

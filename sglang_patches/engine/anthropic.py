@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sglang.srt.entrypoints.anthropic import serving as upstream
 
 from sglang_patches.declarations import binds, overrides
-from sglang_patches.http.model_names import resolve_adapter, served_names
+from sglang_patches.http.model_names import module_names, select_module
 
 if TYPE_CHECKING:
     from fastapi import Request
@@ -41,7 +41,7 @@ class AnthropicServing(upstream.AnthropicServing):
 
     def _refuse_name(self, model: str) -> JSONResponse | None:
         try:
-            resolve_adapter(model, *served_names(self.openai_serving_chat.tokenizer_manager))
+            select_module(model, module_names(self.openai_serving_chat.tokenizer_manager))
         except LookupError as error:
             refusal: JSONResponse = self._error_response(
                 status_code=404, error_type="not_found_error", message=str(error)

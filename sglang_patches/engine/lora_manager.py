@@ -22,7 +22,7 @@ from sglang.srt.lora import lora_manager as upstream
 from prefillshare.errors import ModuleError
 from prefillshare.modules.adapter import read_adapter
 from prefillshare.modules.kv_rule import check_no_kv_matrices
-from sglang_patches.checks.adapters import check_adapter, check_late_adapter
+from sglang_patches.checks.adapters import VERSION_MARK, check_adapter, check_late_adapter
 from sglang_patches.declarations import binds, overrides
 from sglang_patches.icarus.modules import paired_modules, reads_base_kv_only
 from sglang_patches.icarus.requests import rows_of_decode
@@ -91,7 +91,7 @@ class LoRAManager(upstream.LoRAManager):
         check_adapter(lora_config.target_modules, lora_config.hf_config, lora_ref.lora_name)
         # Those of the start come before the memory pool, and ``launch`` has checked them.
         if getattr(self, "memory_pool", None) is not None:
-            check_late_adapter(lora_config.path, lora_ref.lora_name)
+            check_late_adapter(lora_config.path, lora_ref.lora_name.partition(VERSION_MARK)[0])
         super().validate_new_adapter(lora_config, lora_ref)
         if reads_base_kv_only(lora_config.path):
             check_no_kv_matrices(read_adapter(Path(lora_config.path), lora_ref.lora_name), lora_ref.lora_name)

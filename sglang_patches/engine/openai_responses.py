@@ -24,7 +24,7 @@ from sglang_patches.checks import openai_values
 from sglang_patches.declarations import binds, overrides
 from sglang_patches.eager.answers import note_conversation
 from sglang_patches.eager.continuation import Conversation
-from sglang_patches.http.model_names import UPSTREAM_DEFAULT_MODEL, ModelMissingError, resolve_adapter, served_names
+from sglang_patches.http.model_names import UPSTREAM_DEFAULT_MODEL, ModelMissingError, module_names, select_module
 from sglang_patches.http.request_state import SCHEMA, note_failure
 
 if TYPE_CHECKING:
@@ -59,9 +59,9 @@ class OpenAIServingResponses(upstream.OpenAIServingResponses):
             return self.create_error_response(refusal)
         # Whoever is before this engine remembers (http/responses, or the router): here it would be for ever.
         request.store = request.background = False
-        names = served_names(self.tokenizer_manager)
+        names = module_names(self.tokenizer_manager)
         try:
-            _selected.set(resolve_adapter(request.model or UPSTREAM_DEFAULT_MODEL, *names))
+            _selected.set(select_module(request.model or UPSTREAM_DEFAULT_MODEL, names))
         except LookupError as error:
             status = 400 if isinstance(error, ModelMissingError) else 404
             return self.create_error_response(str(error), err_type="NotFoundError", status_code=status)

@@ -17,14 +17,16 @@ import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from prefillshare.contract import MESSAGES_PATH, REPORT_HEADER
+from prefillshare.contract import MESSAGES_PATH, REPORT_HEADER, SESSION_HEADER
 from prefillshare.wire.bodies import is_uncompressed, is_utf_8, read_stream_error
 from prefillshare.wire.errors import error_object
 from prefillshare.wire.from_router import MEMBER
 from prefillshare.wire.namespace import cache_namespace
-from prefillshare.wire.text import as_json
+from prefillshare.wire.sessions import find_session
+from prefillshare.wire.text import as_json, decode_header
 from sglang_patches.answers.schemas import MAX_DEPTH, depth
 from sglang_patches.disaggregation.role import worker_role
+from sglang_patches.http.model_names import get_tokenizer_manager, rename_aliases
 from sglang_patches.http.null_members import drop_nulls
 from sglang_patches.http.request_state import FAILURE, NAMESPACE, REPORT, SCHEMA
 
@@ -208,12 +210,18 @@ def _check_body(body: bytes, scope: Message) -> bytes:
         _check_members(value)
         _note_namespace(value, scope)
         _note_schema(value, scope)
-        # Written anew only where something was left out: parsing a long prompt twice is enough.
+        # Written anew only where something was left out or renamed: parsing a long prompt twice is enough.
         kept = drop_nulls(_take_member(value, scope), scope["path"])
-        return body if kept is value else orjson.dumps(kept)
+        is_renamed = rename_aliases(get_tokenizer_manager(), kept, _find_session(kept, scope))
+        return body if kept is value and not is_renamed else orjson.dumps(kept)
     if value is not None or scope["path"].startswith("/v1/"):
         raise RefusedBodyError(400, f"the body is {str(value)[:40]}: give a JSON object")
     return body
+
+
+def _find_session(value: dict[str, Any], scope: Message) -> str | None:
+    header = _read_header(scope, SESSION_HEADER.lower().encode())
+    return find_session(header and decode_header(header.encode("latin-1")), value)
 
 
 def _take_member(value: dict[str, Any], scope: Message) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sglang_patches.http.model_names import get_tokenizer_manager, module_warnings, served_names
+from prefillshare.naming.alias import describe_alias
+from sglang_patches.http.model_names import get_tokenizer_manager, module_names, module_warnings
 
 LIST_ROUTE = "/v1/models"
 ROUTE = "/v1/models/{model:path}"
@@ -50,8 +51,12 @@ async def retrieve_model(model: str) -> Any:
 async def _cards() -> list[dict[str, Any]]:
     from sglang.srt.entrypoints.http_server import available_models
 
-    base, modules = served_names(get_tokenizer_manager())
-    order = {name: place for place, name in enumerate((base, *modules))}
+    names = module_names(get_tokenizer_manager())
+    order = {name: place for place, name in enumerate((names.base, *names.modules))}
     warnings = module_warnings()
     cards = [{**card.model_dump(), "warning": warnings.get(card.id)} for card in (await available_models()).data]
-    return sorted(cards, key=lambda card: order.get(card["id"], len(order)))
+    cards.sort(key=lambda card: order.get(card["id"], len(order)))
+    by_name = {card["id"]: card for card in cards}
+    aliases = [alias for alias in names.aliases.values() if next(iter(alias.weights)) in by_name]
+    shown = ({"id": alias.name, "warning": None, **describe_alias(alias)} for alias in aliases)
+    return [*cards, *({**by_name[card["root"]], **card} for card in shown)]

@@ -1,17 +1,20 @@
 """``"model"`` of a call names a decode module, or the prefill module.
 
-A loaded adapter's name selects it, the served name the prefill module, anything else is 404 with the list, and no name
-400: across workers nobody could answer it. SGLang's form ``base:adapter`` is taken, too.
+A loaded adapter's name or alias selects it, the served name the prefill module, anything else is 404 with the list, and
+no name 400: across workers nobody could answer it. SGLang's form ``base:adapter`` is taken, too. What a name means is
+said by :mod:`prefillshare.naming`, here as at a router.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from prefillshare.contract import WARNINGS_VARIABLE
+from prefillshare.contract import ALIASES_VARIABLE, WARNINGS_VARIABLE
+from prefillshare.naming.alias import Alias, read_aliases
+from prefillshare.naming.names import Asked, Names
 
 if TYPE_CHECKING:
     from sglang.srt.managers.tokenizer_manager import TokenizerManager
@@ -44,6 +47,46 @@ def _place(order: Sequence[str], name: str) -> int:
     return order.index(name) if name in order else len(order)
 
 
+def module_names(tokenizer_manager: TokenizerManager) -> Names:
+    """All names that this engine answers to."""
+    base, modules = served_names(tokenizer_manager)
+    return Names(base=base, modules=modules, aliases=_aliases(tokenizer_manager))
+
+
+def _aliases(tokenizer_manager: TokenizerManager) -> Mapping[str, Alias]:
+    found: Mapping[str, Alias] | None = getattr(tokenizer_manager, "prefillshare_aliases", None)
+    if found is None:
+        found = tokenizer_manager.prefillshare_aliases = read_aliases(json.loads(os.getenv(ALIASES_VARIABLE) or "{}"))
+    return found
+
+
+def set_aliases(tokenizer_manager: TokenizerManager, aliases: Mapping[str, Alias]) -> None:
+    """Let names mean other modules from now on."""
+    tokenizer_manager.prefillshare_aliases = dict(aliases)
+
+
+def rename_aliases(tokenizer_manager: TokenizerManager, body: dict[str, Any], session: str | None) -> bool:
+    """Write into a call's body the module that answers in the place of an alias; return whether there was one.
+
+    The answer then tells who gave it, whichever interface makes it.
+    """
+    if not (aliases := _aliases(tokenizer_manager)):
+        return False
+    names = module_names(tokenizer_manager)
+
+    def rename(named: Any) -> Any:
+        is_alias = isinstance(named, str) and named.rpartition(":")[2].strip() in aliases
+        return (names.find(Asked(name=named, session=session)) or named) if is_alias else named
+
+    has_alias = False
+    for member in ("model", "lora_path"):
+        given = body.get(member)
+        meant = [rename(named) for named in given] if isinstance(given, list) else rename(given)
+        if meant != given:
+            body[member], has_alias = meant, True
+    return has_alias
+
+
 def module_warnings() -> dict[str, str]:
     """What is to be said of this engine's decode modules, by name; the launcher knows it."""
     warnings: dict[str, str] = json.loads(os.getenv(WARNINGS_VARIABLE) or "{}")
@@ -55,17 +98,22 @@ def resolve_adapter(model: str, prefill: str, modules: list[str]) -> str | None:
 
     Raises: LookupError with the list of names when it selects neither, ModelMissingError for SGLang's default.
     """
-    base, _, adapter = model.partition(":")
-    if adapter and base.strip() == prefill and adapter.strip() in modules:
-        return adapter.strip()
-    if model in modules:
-        return model
-    if model == prefill:
-        return None
-    known = ", ".join([*modules, f"{prefill} (prefill module)"])
+    return select_module(model, Names(base=prefill, modules=modules))
+
+
+def select_module(model: str, names: Names) -> str | None:
+    """``resolve_adapter`` among all names, aliases included."""
+    found = names.find(Asked(name=model))
+    if found is not None:
+        return None if found == names.base else found
+    known = ", ".join([*names.modules, f"{names.base} (prefill module)", *map(_describe_alias, names.aliases)])
     if model == UPSTREAM_DEFAULT_MODEL:
         raise ModelMissingError(f"model is missing: name one; this server has: {known}")
     raise LookupError(f"model {model!r} does not exist; this server has: {known}")
+
+
+def _describe_alias(name: str) -> str:
+    return f"{name} (alias)"
 
 
 def resolve_or_404(tokenizer_manager: TokenizerManager, model: str) -> str | None:
@@ -76,7 +124,7 @@ def resolve_or_404(tokenizer_manager: TokenizerManager, model: str) -> str | Non
     from fastapi import HTTPException
 
     try:
-        return resolve_adapter(model, *served_names(tokenizer_manager))
+        return select_module(model, module_names(tokenizer_manager))
     except LookupError as error:
         status = 400 if isinstance(error, ModelMissingError) else 404
         raise HTTPException(status_code=status, detail=str(error)) from None

@@ -61,6 +61,7 @@ def _generate_route() -> Any:
 
     async def generate(module: str, obj: Any, request: Any) -> Any:
         if obj.lora_path is None:
+            # An alias in the address is drawn here, one in the body where that is read.
             obj.lora_path = resolve_or_404(get_tokenizer_manager(), module)
         return await http_server.generate_request(obj, request)
 

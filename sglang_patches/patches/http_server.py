@@ -16,7 +16,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sglang_patches.declarations import wraps_upstream
-from sglang_patches.http import connections, continuations, errors, health, model_cards, module_addresses, monitoring
+from sglang_patches.http import (
+    connections,
+    continuations,
+    errors,
+    health,
+    model_cards,
+    module_addresses,
+    module_changes,
+    monitoring,
+)
 from sglang_patches.http.bodies import CheckBodies
 from sglang_patches.http.responses import RememberResponses, read_limits
 from sglang_patches.observed import traces
@@ -41,6 +50,7 @@ def wrap_set_global_state(original: SetState) -> SetState:
         connections.watch_connections()
         model_cards.replace_route(app)
         module_addresses.add_routes(app)
+        module_changes.add_routes(app)
         monitoring.add_routes(app)
         health.add_route(app)
         answers = global_state.tokenizer_manager.ended_answers

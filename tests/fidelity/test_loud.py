@@ -72,7 +72,7 @@ def test_an_adapter_that_comes_later_is_judged_like_those_of_the_file(agents: En
 
     unknown = Path(shutil.copytree(math, tmp_path / "unknown"))
     (unknown / "prefillshare.json").unlink()
-    assert "does not say that it was trained over the prefill module's KV" in _load(agents, "unknown", unknown)
+    assert "so how it was trained is unknown" in _load(agents, "unknown", unknown)
 
     two_files = Path(shutil.copytree(math, tmp_path / "two-files"))
     shutil.copyfile(math / "adapter_model.safetensors", two_files / "old.safetensors")

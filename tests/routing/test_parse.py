@@ -8,6 +8,7 @@ import pytest
 
 from prefillshare.config.router import Router
 from prefillshare.contract import NO_BOOTSTRAP_HOST
+from prefillshare.naming.names import Names
 from prefillshare.routing.call.call import Call, Endpoint
 from prefillshare.routing.call.legs import add_scores, make_legs, make_scoring_leg
 from prefillshare.routing.call.parse import Served, parse_call
@@ -18,7 +19,7 @@ from prefillshare.wire.from_router import MEMBER
 from prefillshare.wire.namespace import cache_namespace
 
 CHAT: dict[str, Any] = {"model": "math", "messages": [{"role": "user", "content": "hi"}]}
-SERVED = Served(base="base", modules=["math", "code"], vocab_size=2000)
+SERVED = Served(names=Names(base="base", modules=["math", "code"]), vocab_size=2000)
 PREFILL = Worker(
     WorkerSpec(id="p0", role="prefill", url="http://p:1", bootstrap_host="10.0.0.1", bootstrap_port=8998), Router()
 )
@@ -112,7 +113,7 @@ def test_without_a_known_vocabulary_only_impossible_ids_are_refused() -> None:
     for token_id, is_refused in ((10**6, False), (-1, True), (2**31, True)):
         raw = json.dumps({"model": "math", "input_ids": [token_id]}).encode()
         with pytest.raises(BadCallError) if is_refused else contextlib.nullcontext():
-            parse_call("/generate", raw, Served(base="base", modules=["math"]))
+            parse_call("/generate", raw, Served(names=Names(base="base", modules=["math"])))
 
 
 @pytest.mark.parametrize("name", ["zzz", "base", "", "base:zzz"])

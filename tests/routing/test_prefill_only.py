@@ -8,6 +8,7 @@ import pytest
 
 from prefillshare.config.router import Router
 from prefillshare.contract import NO_BOOTSTRAP_HOST
+from prefillshare.naming.names import Names
 from prefillshare.routing.call.call import Call
 from prefillshare.routing.call.legs import make_prefill_only_leg
 from prefillshare.routing.call.parse import Served, parse_call
@@ -16,7 +17,7 @@ from prefillshare.routing.workers.spec import WorkerSpec
 from prefillshare.routing.workers.worker import Worker
 from tests.routing.workers import Deployment, deployment, in_loop, until
 
-SERVED = Served(base="base", modules=["math", "code"])
+SERVED = Served(names=Names(base="base", modules=["math", "code"]))
 NOTHING = {"max_new_tokens": 0}
 
 

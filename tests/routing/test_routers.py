@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from prefillshare.errors import ConfigError
+from prefillshare.naming.names import Names
 from prefillshare.routing.call.parse import Served, parse_call
 from prefillshare.routing.peers.exchange import PEER_PATH
 from prefillshare.routing.peers.hop import HOP_HEADER, Hops
@@ -44,7 +45,7 @@ def test_without_one_router_only_its_sessions_move_and_evenly() -> None:
 
 
 def _key(endpoint: Any, **body: Any) -> bytes:
-    served = Served(base=BASE, modules=("math",))
+    served = Served(names=Names(base=BASE, modules=("math",)))
     return session_key(parse_call(endpoint, orjson.dumps({"model": "math", **body}), served))
 
 

@@ -1,6 +1,7 @@
 """`prefillshare launch`."""
 
 import json
+import os
 import shlex
 import sys
 from dataclasses import replace
@@ -195,6 +196,7 @@ def _serve(deployment: "ResolvedDeployment", options: "LaunchOptions", as_json: 
     from prefillshare.cli.launch_dashboard import Dashboard
     from prefillshare.cli.progress import StageLines
     from prefillshare.serving.launch import launch as start
+    from prefillshare.serving.run.record import write_admin_key
     from prefillshare.serving.stopping import StopRequested, serve_until_stopped, stop_signals
 
     prefill = f"{deployment.config.prefill.name} ({deployment.fingerprint[:19]})"
@@ -207,6 +209,8 @@ def _serve(deployment: "ResolvedDeployment", options: "LaunchOptions", as_json: 
         except StopRequested:
             say("stopped before it was ready")
             return
+        if running.admin_key:
+            write_admin_key(os.getpid(), running.admin_key)
         dashboard.watch(running)
         serve_until_stopped(running, DRAIN_S, say, lambda: _print_ready(running, as_json), dashboard if tui else None)
     say("stopped")

@@ -1,19 +1,20 @@
 """From a body to a call: the module, the prompts, and what each leg is told; what cannot be used is refused."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from prefillshare.errors import short_repr
+from prefillshare.naming.names import Asked, Names
 from prefillshare.routing.call.call import Body, Call, Endpoint
 from prefillshare.routing.call.checks import check_fields, check_items
 from prefillshare.routing.call.prompt import chat_prompts, text_prompts
 from prefillshare.routing.call.samples import as_list, count_samples
 from prefillshare.routing.call.scoring import make_scoring
 from prefillshare.routing.errors import BadCallError, UnknownModelError
-from prefillshare.wire.text import session_name
+from prefillshare.wire.sessions import find_session
 
 Shape = tuple[int | None, tuple[bytes, ...]]
 """Number of prompts of a batch, None for a single one; canonical prompts."""
@@ -36,10 +37,8 @@ _OF_THE_ANSWER = frozenset(
 class Served:
     """What a deployment can be asked."""
 
-    base: str
-    """Name of the prefill module."""
-    modules: Sequence[str]
-    """Decode modules."""
+    names: Names
+    """Names of its modules."""
     vocab_size: int | None = None
     """Token ids there are; None when the router was not told."""
 
@@ -59,7 +58,8 @@ def parse_call(
     body = read_object(raw)
     is_stream = _read_flag(body, "stream")
     is_prefill_only = endpoint == "/generate" and not is_stream and _asks_for_nothing(body)
-    module = _find_module(body, served, addressed, may_be_base=is_prefill_only)
+    session = find_session(session_header, body)
+    module = _find_module(body, served.names, addressed, session, may_be_base=is_prefill_only)
     num_samples = count_samples(endpoint, body, is_prefill_only=is_prefill_only)
     try:
         num_prompts, prompts = _SHAPES[endpoint](body, served.vocab_size)
@@ -69,7 +69,7 @@ def parse_call(
         raise BadCallError(f"the body cannot be passed on ({error}): nest it less deeply") from None
     return Call(
         endpoint=endpoint,
-        module=served.base if is_prefill_only else module,
+        module=served.names.base if is_prefill_only else module,
         is_prefill_only=is_prefill_only,
         shared_body=shared_body,
         answer_fields=answer_fields,
@@ -78,7 +78,7 @@ def parse_call(
         num_samples=num_samples,
         scoring=None if is_prefill_only else make_scoring(endpoint, body),
         prompts=prompts,
-        session=_find_session(session_header, body),
+        session=session,
     )
 
 
@@ -122,26 +122,26 @@ def _asks_for_nothing(body: Body) -> bool:
     return bool(limits) and all(limit == 0 and not isinstance(limit, bool) for limit in limits)
 
 
-def _find_module(body: Body, served: Served, addressed: str | None, *, may_be_base: bool) -> str:
-    base, modules = served.base, served.modules
+def _find_module(body: Body, names: Names, addressed: str | None, session: str | None, *, may_be_base: bool) -> str:
+    base = names.base
     named, lora_path = body.get("model"), _read_lora_path(body)
     if named is None or named == base:
         named = lora_path or named
     named = addressed if named is None else named
     if may_be_base and named in (None, base):
         return base
-    known = f"this deployment has: {', '.join(modules) or 'no decode module at present'}"
+    known = f"this deployment has: {names.describe()}"
     if named is None:
         raise BadCallError(f"model is missing: name a decode module; {known}", param="model")
     if not isinstance(named, str):
         raise BadCallError(f"model is {_show(named)}: it must be the name of a decode module; {known}", param="model")
-    name = named.removeprefix(f"{base}:")
-    if name in modules:
-        return name
-    if name == base:
+    found = names.find(Asked(name=named, session=session))
+    if found is not None and found != base:
+        return found
+    if found == base:
         message = f"model {base!r} is the prefill module, which never decodes here: name a decode module; {known}"
         raise UnknownModelError(message, param="model")
-    raise UnknownModelError(f"model {_show(name)} does not exist; {known}", param="model")
+    raise UnknownModelError(f"model {_show(named)} does not exist; {known}", param="model")
 
 
 def _read_lora_path(body: Body) -> Any:
@@ -153,15 +153,6 @@ def _read_lora_path(body: Body) -> Any:
     if not path or any(item != path[0] for item in path):
         raise BadCallError("lora_path names several modules: send one call for each", param="lora_path")
     return path[0]
-
-
-def _find_session(header: str | None, body: Body) -> str | None:
-    metadata = body.get("metadata")
-    end_user = metadata.get("user_id") if isinstance(metadata, Mapping) else None  # as Anthropic's interface calls it
-    for value in (header, body.get("session_id"), body.get("user"), end_user):
-        if isinstance(value, str) and value:
-            return session_name(value)
-    return None
 
 
 def _read_chat(body: Body, vocab_size: int | None) -> Shape:

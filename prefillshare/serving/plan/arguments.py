@@ -18,6 +18,7 @@ from prefillshare.serving.plan.placement import GpuPlace
 from prefillshare.serving.plan.store import store_flags, store_variables
 from prefillshare.serving.plan.variables import (
     admission_variables,
+    alias_variables,
     eager_variables,
     engine_variables,
     handoff_variables,
@@ -62,7 +63,7 @@ def worker_command(
     environment |= handoff_variables(deployment) if worker.role != "engine" else admission_variables(deployment)
     environment |= store_variables(deployment, worker, store)
     environment |= eager_variables(deployment) | warning_variables(deployment)
-    environment |= unshared_variables(deployment)
+    environment |= unshared_variables(deployment) | alias_variables(deployment)
     return ProcessCommand(argv=tuple(argv), environment=environment, api_key=api_key, peer_secret=peer_secret)
 
 
@@ -94,7 +95,9 @@ def _server_flags(worker: Worker, place: Place) -> list[str]:
 
 def _lora_flags(deployment: ResolvedDeployment, modules: Sequence[ResolvedModule], on_cpu: bool) -> list[str]:
     adapters = [module.adapter for module in modules if module.adapter is not None]
-    targets = sorted({target for adapter in adapters for target in adapter.target_modules})
+    room = deployment.config.modules
+    targets = sorted({*room.targets, *(target for adapter in adapters for target in adapter.target_modules)})
+    num_slots = len(adapters) if room.slots is None else room.slots
     backend = deployment.config.engine.lora_backend or ("torch_native" if on_cpu else GPU_LORA_BACKEND)
     return [
         "--enable-lora",
@@ -102,9 +105,9 @@ def _lora_flags(deployment: ResolvedDeployment, modules: Sequence[ResolvedModule
         *(f"{module.spec.name}={module.path}" for module in modules),
         # One slot more for the prefill module: with too few, requests wait for ever.
         "--max-loras-per-batch",
-        str(len(adapters) + 1),
+        str(num_slots + 1),
         "--max-lora-rank",
-        str(max(adapter.rank for adapter in adapters)),
+        str(max(room.max_rank or 0, *(adapter.rank for adapter in adapters))),
         "--lora-target-modules",
         *targets,
         "--lora-backend",

@@ -20,6 +20,8 @@ class ProcessCommand:
     """Variables to set on top of the caller's."""
     api_key: str | None = None
     """Key that clients of an engine must send; None for an open server."""
+    admin_key: str | None = None
+    """Key that an engine wants for changes; None lets whoever may call make them."""
     peer_secret: str | None = None
     """What it proves to the other parts of its deployment that it is one; it gets it in a private file."""
 
@@ -43,6 +45,7 @@ class ProcessCommand:
         words = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
         words += [shlex.quote(word) for word in self.argv]
         words += ['--api-key "$PREFILLSHARE_API_KEY"'] if self.api_key else []
+        words += ['--admin-api-key "$PREFILLSHARE_ADMIN_KEY"'] if self.admin_key else []
         return " ".join(words)
 
 

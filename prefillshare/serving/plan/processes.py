@@ -1,7 +1,7 @@
 """Plans the workers of a deployment: checks what can be checked, gives each a place, and makes its command."""
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,6 +56,7 @@ def plan_engine(deployment: ResolvedDeployment, options: LaunchOptions) -> Plann
     command = worker_command(
         deployment, worker, place, api_key=options.api_key, extra_args=options.extra_args, store=store
     )
+    command = replace(command, admin_key=options.admin_key)
     return PlannedWorker(worker=worker, place=place, command=command, store=store)
 
 

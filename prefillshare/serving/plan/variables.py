@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from prefillshare.accelerators import gpus
 from prefillshare.contract import (
     ADMISSION_VARIABLE,
+    ALIASES_VARIABLE,
     DEPLOYMENT_VARIABLE,
     EAGER_VARIABLE,
     FINGERPRINT_VARIABLE,
@@ -19,6 +20,7 @@ from prefillshare.contract import (
 )
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.modules.unshared import adapter_kv_sha256
+from prefillshare.naming.alias import as_table
 from prefillshare.serving.machine.environment import network_variables
 from prefillshare.serving.machine.host import default_threads
 from prefillshare.serving.machine.toolkit import compiler_variables
@@ -98,6 +100,12 @@ def warning_variables(deployment: ResolvedDeployment) -> dict[str, str]:
     """Return the variables with which an engine tells its clients which modules answer badly over shared KV."""
     warnings = {module.spec.name: module.warning for module in deployment.modules if module.warning}
     return {WARNINGS_VARIABLE: json.dumps(warnings)} if warnings else {}
+
+
+def alias_variables(deployment: ResolvedDeployment) -> dict[str, str]:
+    """Return the variables that tell an engine which names mean which modules; across workers the router knows."""
+    aliases = deployment.config.aliases if deployment.config.topology == "colocated" else {}
+    return {ALIASES_VARIABLE: json.dumps(as_table(aliases))} if aliases else {}
 
 
 def unshared_variables(deployment: ResolvedDeployment) -> dict[str, str]:

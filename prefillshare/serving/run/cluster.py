@@ -54,6 +54,8 @@ class RunningCluster:
     """Private files of this launch, removed in the end."""
     api_key: str | None
     """Key that clients must send."""
+    admin_key: str | None
+    """Key for changes of its modules and workers."""
     start_s: float
     """Seconds from the start to the first answer."""
     store: StoreHold
@@ -181,6 +183,7 @@ def launch_cluster(
         log_path=file.log_path,
         directory=directory,
         api_key=options.api_key,
+        admin_key=options.admin_key,
         start_s=time.monotonic() - started_at,
         store=store,
         mover=mover if is_moving else None,

@@ -14,10 +14,11 @@ from prefillshare.serving.plan.processes import plan_engine
 from prefillshare.serving.run.engine_load import count_running
 from prefillshare.serving.run.first_answers import answer_by_engine
 from prefillshare.serving.run.forks import ForkServer
-from prefillshare.serving.run.process import EngineProcess, start_engine
+from prefillshare.serving.run.process import MODULES_FILE, EngineProcess, start_engine
 from prefillshare.serving.run.progress import LAST_STAGE, find_cause_of_death, last_lines, read_log
 from prefillshare.serving.run.readiness import start_fork_server, wait_until_listening
 from prefillshare.serving.run.record import ProcessRecord, ProcessState
+from prefillshare.serving.run.served_file import read_served
 from prefillshare.serving.run.store_hold import StoreHold
 
 
@@ -35,6 +36,8 @@ class RunningEngine:
     """What it was forked from, to be ended with it; None when it was started as a program or by a borrowed one."""
     api_key: str | None
     """Key that clients must send."""
+    admin_key: str | None = None
+    """Key for changes of its modules; None lets whoever may call make them."""
     start_s: float
     """Seconds from the start to the first answer."""
     store: StoreHold = field(default_factory=lambda: StoreHold(()))
@@ -53,7 +56,10 @@ class RunningEngine:
     @property
     def model_names(self) -> tuple[str, ...]:
         """Every name a client may put into "model"."""
-        return self.deployment.config.model_names
+        changed = read_served(self.process.scratch / MODULES_FILE)
+        if changed is None:
+            return self.deployment.config.model_names
+        return (*changed.names, self.deployment.config.prefill.name)
 
     def processes(self) -> list[ProcessRecord]:
         """The engine, for `prefillshare ps`."""
@@ -136,6 +142,7 @@ def launch_engine(
         process=process,
         forks=forks,
         api_key=options.api_key,
+        admin_key=options.admin_key,
         start_s=time.monotonic() - started_at,
         store=store,
     )

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from prefillshare.contract import PEER_SECRET_VARIABLE, STORE_FOLDER_START
+from prefillshare.contract import MODULES_FILE_VARIABLE, PEER_SECRET_VARIABLE, STORE_FOLDER_START
 from prefillshare.errors import LaunchError
 from prefillshare.places import new_private_folder
 from prefillshare.serving.machine.environment import process_variables
@@ -36,6 +36,8 @@ rm -rf -- "$@" $segments
 """Its words: the group to kill, then folders to remove. Segments of shared memory are looked up before the end, as
 `EngineProcess.kill` does: what a process had mapped is not known any more when it is gone. The store of a deployment
 is no engine's own, and stays."""
+MODULES_FILE = "modules.json"
+"""In the engine's directory: its decode modules and aliases, once they have changed."""
 _POLL_S = 0.1
 _KILL_WAIT_S = 5.0
 
@@ -162,6 +164,7 @@ def _fork(command: ProcessCommand, scratch: Path, log_path: Path, forks: ForkSer
 
 def _variables(command: ProcessCommand, scratch: Path) -> dict[str, str]:
     variables = {**process_variables(scratch, command.argv), **command.environment}
+    variables[MODULES_FILE_VARIABLE] = str(scratch / MODULES_FILE)
     if command.peer_secret:
         file = scratch / "peers"
         _write_private(file, f"{command.peer_secret}\n")
@@ -170,12 +173,13 @@ def _variables(command: ProcessCommand, scratch: Path) -> dict[str, str]:
 
 
 def _key_file(command: ProcessCommand, scratch: Path) -> list[str]:
-    """Arguments that hand the API key over in a file that only this user can read."""
-    if not command.api_key:
+    """Arguments that hand the keys over in a file that only this user can read."""
+    keys = {"api-key": command.api_key, "admin-api-key": command.admin_key}
+    quoted = {name: key.replace("'", "''") for name, key in keys.items() if key}
+    if not quoted:
         return []
     file = scratch / "key.yaml"
-    quoted = command.api_key.replace("'", "''")
-    _write_private(file, f"api-key: '{quoted}'\n")
+    _write_private(file, "".join(f"{name}: '{key}'\n" for name, key in quoted.items()))
     return ["--config", str(file)]
 
 

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from prefillshare.errors import ConfigError
 from prefillshare.observe.document import Role
 from prefillshare.places import state_directory
 
@@ -75,6 +76,25 @@ def remove_record(pid: int) -> None:
     """Forget the deployment of launcher `pid`."""
     with contextlib.suppress(OSError):
         _file_of(pid).unlink(missing_ok=True)
+        _key_file_of(pid).unlink(missing_ok=True)
+
+
+def write_admin_key(pid: int, key: str) -> None:
+    """Keep the admin key of launcher `pid` for this user's commands, in a file that nobody else can read."""
+    file = _key_file_of(pid)
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as stream:
+            stream.write(key)
+
+
+def read_admin_key(url: str) -> str | None:
+    """Return the admin key of this user's deployment at `url`; None when none runs here, or it has none."""
+    with contextlib.suppress(OSError, ConfigError):
+        for record in read_records():
+            if record.url == url and (file := _key_file_of(record.pid)).is_file():
+                return file.read_text(encoding="utf-8") or None
+    return None
 
 
 def read_records() -> list[DeploymentRecord]:
@@ -89,7 +109,7 @@ def read_records() -> list[DeploymentRecord]:
             if boot_of(record.pid) == record.boot:
                 records.append(record)
             else:
-                file.unlink(missing_ok=True)
+                remove_record(record.pid)
     return sorted(records, key=lambda record: record.boot)
 
 
@@ -128,3 +148,7 @@ def _directory() -> Path:
 
 def _file_of(pid: int) -> Path:
     return _directory() / f"{pid}.json"
+
+
+def _key_file_of(pid: int) -> Path:
+    return _directory() / f"{pid}.key"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.modules.fingerprint import geometry
+from prefillshare.naming.alias import as_table
 from prefillshare.serving.machine.logs import new_log_path
 from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.plan.command import ProcessCommand
@@ -50,6 +51,7 @@ class RouterFile:
             "base_model": deployment.config.prefill.name,
             "fingerprint": deployment.fingerprint,
             "modules": [module.name for module in deployment.config.decode],
+            "aliases": as_table(deployment.config.aliases),
             "eager_answers": deployment.config.prefill.eager_answers,
             "workers": [describe_worker(worker) for worker in workers],
             "router": dataclasses.asdict(deployment.config.router),

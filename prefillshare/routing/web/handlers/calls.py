@@ -62,6 +62,6 @@ def parse(gateway: Gateway, caller: Caller, endpoint: Endpoint, body: bytes, *, 
     """
     settings = gateway.parts.settings
     # Asked after the body has come, which may take minutes: modules come and go.
-    served = Served(base=settings.base_model, modules=gateway.parts.pool.modules(), vocab_size=settings.vocab_size)
+    served = Served(names=gateway.parts.names(), vocab_size=settings.vocab_size)
     session = read_header(caller.headers, SESSION_HEADER)
     return parse_call(endpoint, body, served, session_header=session, addressed=addressed)

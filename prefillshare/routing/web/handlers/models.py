@@ -8,6 +8,7 @@ import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from prefillshare.naming.alias import Alias, describe_alias
 from prefillshare.routing.errors import UnavailableError, UnknownModelError
 from prefillshare.routing.parts import Parts
 from prefillshare.routing.web.keys import GATEWAY
@@ -22,13 +23,17 @@ _SHARED_SERVER_INFO = (
 async def list_models(request: web.Request) -> web.Response:
     """The decode modules; the prefill module never decodes, so it is no model to call."""
     parts = request.app[GATEWAY].parts
-    return json_reply({"object": "list", "data": [_card(parts, name) for name in parts.pool.modules()]})
+    cards = [_card(parts, name) for name in parts.pool.modules()]
+    cards += [_alias_card(parts, alias) for alias in parts.aliases.values()]
+    return json_reply({"object": "list", "data": cards})
 
 
 async def get_model(request: web.Request) -> web.Response:
     """One decode module; 404 with the list for any other name."""
     parts = request.app[GATEWAY].parts
     name = request.match_info["name"]
+    if (alias := parts.aliases.get(name)) is not None:
+        return json_reply(_alias_card(parts, alias))
     _check_name(parts, name, parts.pool.modules())
     return json_reply(_card(parts, name))
 
@@ -60,7 +65,9 @@ def of_module(handler: Handler) -> Handler:
 
     async def handle(request: web.Request) -> web.StreamResponse:
         parts = request.app[GATEWAY].parts
-        _check_name(parts, request.match_info["module"], (parts.settings.base_model, *parts.pool.modules()))
+        _check_name(
+            parts, request.match_info["module"], (parts.settings.base_model, *parts.pool.modules(), *parts.aliases)
+        )
         return await handler(request)
 
     return handle
@@ -68,7 +75,7 @@ def of_module(handler: Handler) -> Handler:
 
 def _check_name(parts: Parts, name: str, names: Sequence[str]) -> None:
     if name not in names:
-        known = ", ".join(parts.pool.modules())
+        known = parts.names().describe()
         raise UnknownModelError(f"model {name!r} does not exist; this deployment has: {known}", param="model")
 
 
@@ -88,6 +95,12 @@ async def _ask_prefill_worker(parts: Parts, path: str) -> dict[str, Any]:
             information: dict[str, Any] = orjson.loads(content)
             return information
     raise UnavailableError("no prefill worker is up, and only those can describe the model: try again later")
+
+
+def _alias_card(parts: Parts, alias: Alias) -> dict[str, Any]:
+    """Return the card of an alias: that of its first module, and what it means."""
+    first = next(iter(alias.weights))
+    return {**_card(parts, first), "id": alias.name, "warning": None, **describe_alias(alias)}
 
 
 def _card(parts: Parts, name: str) -> dict[str, Any]:

@@ -1,0 +1,122 @@
+"""`prefillshare add`, `remove`, `reload` and `alias`: change the modules of a deployment that serves."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prefillshare.cli import server_options as given
+from prefillshare.cli.output import put, put_json, say, warn
+
+if TYPE_CHECKING:
+    from prefillshare.serving.change_client import ChangeClient
+
+AdminKey = Annotated[
+    str | None,
+    typer.Option(
+        "--admin-key",
+        help="Key for changes; without one, --api-key, or that of a deployment of yours here.",
+        envvar="PREFILLSHARE_ADMIN_KEY",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
+Source = Annotated[
+    Path, typer.Argument(metavar="FILE_OR_DIR", help="Directory of a module, or a TOML file with [[decode]] tables.")
+]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a decode module.")]
+
+
+def add(
+    source: Source,
+    name: Annotated[str | None, typer.Option("--name", help="Its name; without one, that of the directory.")] = None,
+    url: given.Url = None,
+    api_key: given.ApiKey = None,
+    admin_key: AdminKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Add decode modules to a deployment that serves."""
+    from prefillshare.config.added import read_source
+
+    wanted = read_source(source, name)
+    with _client(url, api_key, admin_key) as client:
+        for module, table in wanted.items():
+            say(f"{module}: checking and loading it at {client.url}")
+            _print_done(client.change("PUT", "modules", module, table), "serves", as_json)
+
+
+def reload(
+    name: Name,
+    url: given.Url = None,
+    api_key: given.ApiKey = None,
+    admin_key: AdminKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read a decode module's directory again; calls that run end on the version they began with."""
+    with _client(url, api_key, admin_key) as client:
+        _print_done(client.change("POST", "modules", f"{name}/reload"), "serves its new version", as_json)
+
+
+def remove(
+    name: Name,
+    url: given.Url = None,
+    api_key: given.ApiKey = None,
+    admin_key: AdminKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove a decode module, once the calls that run have ended, or an alias."""
+    with _client(url, api_key, admin_key) as client:
+        kind = "aliases" if name in client.aliases() else "modules"
+        _print_done({**client.change("DELETE", kind, name), "name": name}, "is removed", as_json)
+
+
+def alias(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The alias.")],
+    meaning: Annotated[
+        list[str], typer.Argument(metavar="MODULE[=SHARE]...", help="One module, or shares: math-v1=0.9 math-v2=0.1.")
+    ],
+    url: given.Url = None,
+    api_key: given.ApiKey = None,
+    admin_key: AdminKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a name mean a decode module, or several by weight."""
+    body = _read_meaning(meaning)
+    with _client(url, api_key, admin_key) as client:
+        told = client.change("PUT", "aliases", name, body)
+    if as_json:
+        put_json(told)
+    else:
+        put(f"{name} = {told['aliases'][name]}")
+
+
+def _client(url: str | None, api_key: str | None, admin_key: str | None) -> "ChangeClient":
+    from prefillshare.serving.change_client import ChangeClient
+
+    return ChangeClient(given.server_url(url), admin_key=admin_key, api_key=api_key)
+
+
+def _print_done(told: dict[str, Any], what: str, as_json: bool) -> None:
+    if as_json:
+        put_json(told)
+        return
+    for warning in told.get("warnings", ()):
+        warn(warning)
+    seconds = f" after {told['seconds']:.1f} s" if "seconds" in told else ""
+    put(f"{told['name']} {what}{seconds}")
+
+
+def _read_meaning(words: list[str]) -> dict[str, Any]:
+    from prefillshare.errors import ConfigError
+
+    if len(words) == 1 and "=" not in words[0]:
+        return {"module": words[0]}
+    weights = {}
+    for word in words:
+        module, _, share = word.rpartition("=")
+        try:
+            weights[module] = float(share)
+        except ValueError:
+            module = ""
+        if not module:
+            raise ConfigError(f"{word!r} is no share: write MODULE=SHARE, such as math-v1=0.9, or one module alone")
+    return {"weights": weights}

@@ -1,0 +1,42 @@
+"""What `prefillshare add` is given: the directory of a module, or a file with `[[decode]]` tables."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from prefillshare.errors import ConfigError
+
+
+def read_source(source: Path, name: str | None) -> dict[str, dict[str, Any]]:
+    """Return the tables of the modules that `source` describes, by name, with absolute paths.
+
+    Raises: ConfigError.
+    """
+    if source.is_dir():
+        found = source.resolve()
+        return {name or found.name: {"path": str(found)}}
+    if source.suffix != ".toml" or not source.is_file():
+        raise ConfigError(
+            f"{source} is neither a directory nor a TOML file: give a module's directory, or a file with [[decode]]"
+        )
+    tables = _read_tables(source)
+    if name is not None and len(tables) > 1:
+        raise ConfigError(f"--name names one module and {source} has {len(tables)}: leave --name out")
+    return {name or str(table.pop("name")): _place(table, source) for table in tables}
+
+
+def _read_tables(source: Path) -> list[dict[str, Any]]:
+    try:
+        tables = tomllib.loads(source.read_text(encoding="utf-8-sig")).get("decode")
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{source} cannot be read as TOML: {error}") from None
+    if not isinstance(tables, list) or not all(isinstance(table, dict) and "name" in table for table in tables):
+        raise ConfigError(f"{source} has no [[decode]] table with a name: write one for each module")
+    return tables
+
+
+def _place(table: dict[str, Any], source: Path) -> dict[str, Any]:
+    given = {key: value for key, value in table.items() if key != "name"}
+    if isinstance(path := given.get("path"), str):
+        given["path"] = str((source.resolve().parent / Path(path).expanduser()).resolve())
+    return given

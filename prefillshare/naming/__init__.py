@@ -1,0 +1,1 @@
+"""Which module a name means: pure, the same at router and engine."""

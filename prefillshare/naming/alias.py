@@ -1,0 +1,114 @@
+"""Aliases: names that stand for one module, or for several by weight.
+
+A session stays with its module: the draw is a hash of alias, session and module, weighted by rendezvous. Every process
+draws alike without asking anybody, and a change of weights moves no more sessions than the weights say.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from prefillshare.errors import ConfigError, short_repr
+
+_HASH_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alias:
+    """One name for one module or several."""
+
+    name: str
+    """Name that clients put into "model"."""
+    weights: Mapping[str, float]
+    """Share of the calls by module; only their proportions matter."""
+
+    def draw(self, session: str | None, draw: Callable[[], float]) -> str:
+        """Return the module that answers: always the same one for a session, else a drawn one; `draw` is in [0, 1)."""
+        if len(self.weights) == 1:
+            return next(iter(self.weights))
+        if session is not None:
+            return min(self.weights, key=lambda module: self._distance(session, module))
+        point = draw() * sum(self.weights.values())
+        for module, weight in self.weights.items():
+            point -= weight
+            if point < 0:
+                return module
+        return next(module for module in reversed(list(self.weights)) if self.weights[module] > 0)
+
+    def _distance(self, session: str, module: str) -> float:
+        # The least of exponential times: module m has it with probability weight(m) / sum of weights.
+        weight = self.weights[module]
+        text = f"{self.name}\0{session}\0{module}".encode(errors="surrogatepass")
+        number = int.from_bytes(hashlib.blake2b(text, digest_size=_HASH_BYTES).digest())
+        return math.inf if weight == 0 else -math.log((number + 1) / (1 << 8 * _HASH_BYTES)) / weight
+
+
+def read_aliases(table: object) -> dict[str, Alias]:
+    """Return the aliases of a table such as `{"latest": "math-v2", "math": {"math-v1": 0.9, "math-v2": 0.1}}`.
+
+    Raises: ConfigError.
+    """
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"aliases is {short_repr(table)}: write a table of names, each with a module or with weights")
+    return {str(name): read_alias(str(name), meaning) for name, meaning in table.items()}
+
+
+def read_alias(name: str, meaning: object) -> Alias:
+    """Return the alias that means one module, by name, or several, by weight.
+
+    Raises: ConfigError.
+    """
+    if isinstance(meaning, str) and meaning:
+        return Alias(name=name, weights={meaning: 1.0})
+    if not isinstance(meaning, Mapping) or not meaning:
+        raise ConfigError(
+            f'alias {name!r} is {short_repr(meaning)}: name a module ("math-v2"), or weights by module '
+            '({ "math-v1" = 0.9, "math-v2" = 0.1 })'
+        )
+    weights = {str(module): _read_weight(name, str(module), weight) for module, weight in meaning.items()}
+    if not any(weights.values()):
+        raise ConfigError(f"alias {name!r} has no weight above 0: give at least one module a share")
+    return Alias(name=name, weights=weights)
+
+
+def _read_weight(name: str, module: str, weight: Any) -> float:
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+        raise ConfigError(
+            f"alias {name!r} gives {module!r} the weight {short_repr(weight)}: it must be a number of at least 0"
+        )
+    return float(weight)
+
+
+def check_aliases(aliases: Mapping[str, Alias], base: str, modules: Collection[str]) -> None:
+    """Check that every alias has a name of its own and means modules that are there.
+
+    Raises: ConfigError.
+    """
+    for alias in aliases.values():
+        if alias.name == base or alias.name in modules:
+            raise ConfigError(f"alias {alias.name!r} is also the name of a module: give it another one")
+        for module in alias.weights:
+            if module not in modules:
+                known = ", ".join(modules) or "none"
+                raise ConfigError(f"alias {alias.name!r} means {module!r}, which is no decode module of {known}")
+
+
+def find_user(aliases: Mapping[str, Alias], module: str) -> str | None:
+    """Return an alias that means `module`; None when none does."""
+    return next((alias.name for alias in aliases.values() if module in alias.weights), None)
+
+
+def as_table(aliases: Mapping[str, Alias]) -> dict[str, str | dict[str, float]]:
+    """Return the table that `read_aliases` reads."""
+    return {alias.name: _meaning(alias) for alias in aliases.values()}
+
+
+def describe_alias(alias: Alias) -> dict[str, Any]:
+    """Return what a list of models says of an alias beside its name."""
+    return {"root": next(iter(alias.weights)), "alias_of": dict(alias.weights)}
+
+
+def _meaning(alias: Alias) -> str | dict[str, float]:
+    return next(iter(alias.weights)) if len(alias.weights) == 1 else dict(alias.weights)

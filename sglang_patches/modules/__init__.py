@@ -1,0 +1,1 @@
+"""Decode modules that come, change and go while the engine serves."""
