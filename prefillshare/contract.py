@@ -76,6 +76,12 @@ PUSH_RID_PREFIX = "prefillshare-push-"
 CONTINUATION_PATH = "/prefillshare/continuation"
 """``GET ...?rid=``, of a decode worker: the tokens with which the next prompt begins after that answer, for once."""
 
+CHANGES_PATH = "/router/changes"
+"""``PUT``, of a router: its launcher says what became of a change of modules."""
+
+ALIASES_FILE = "aliases.json"
+"""In the folder of a router's changes: the aliases, once they have changed."""
+
 STORE_BACKEND_MODULE = "sglang_patches.store.backend"
 """Module of the class by which an engine reads and writes the store; SGLang imports it by this name."""
 

@@ -29,6 +29,7 @@ EventKind = Literal[
     "flush",
     "move",
     "move_failed",
+    "module",
 ]
 
 

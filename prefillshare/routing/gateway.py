@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from prefillshare.responses.kept import KeptResponses
 from prefillshare.routing.call.proxy import Proxy
+from prefillshare.routing.changes.desk import ChangeDesk
 from prefillshare.routing.eager.answers import EagerAnswers
 from prefillshare.routing.errors import ConflictError, GoneError, NotFoundError
 from prefillshare.routing.parts import make_parts
@@ -48,6 +49,7 @@ class Gateway:
             is_moving=lambda: self.conductor is not None and self.conductor.order is not None,
         )
         self.announcements = Announcements()
+        self.desk = ChangeDesk(folder=settings.changes_dir)
         self.conductor = self._make_conductor()
         self._sweeping = asyncio.create_task(self._keep_sweeping())
         # Whoever waited in vain for workers to make themselves known hears so.

@@ -7,6 +7,7 @@ from prefillshare.naming.alias import Alias
 from prefillshare.naming.names import Names
 from prefillshare.observe.observer import Observer
 from prefillshare.peer_keys import PeerKeys
+from prefillshare.routing.changes.kept import read_kept_aliases
 from prefillshare.routing.choice.admission import Admission
 from prefillshare.routing.choice.chooser import Chooser
 from prefillshare.routing.choice.policies import make_policy
@@ -82,7 +83,7 @@ def make_parts(settings: RouterSettings) -> Parts:
         sessions=sessions,
         chooser=chooser,
         admission=admission,
-        aliases=dict(settings.aliases),
+        aliases=read_kept_aliases(settings.changes_dir) or dict(settings.aliases),
     )
 
 

@@ -62,6 +62,8 @@ class RouterSettings:
     modules: tuple[str, ...] = ()
     """Decode modules of the deployment file; a call for one without a worker is told to wait, and not that it does not
     exist."""
+    changes_dir: Path | None = None
+    """Folder in which whoever started the workers looks for changes of modules; None where nobody does."""
     workers: tuple[WorkerSpec, ...] = ()
     """Workers at the start; others may join."""
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from prefillshare.contract import MODULES_FILE_VARIABLE
 from prefillshare.errors import ConfigError, ModuleError, PrefillShareError
 from prefillshare.modules.added import check_room, describe_added, read_added
-from prefillshare.naming.alias import as_table, check_aliases, find_user, read_alias
+from prefillshare.naming.alias import Alias, as_table, check_aliases, find_user, read_alias
 from sglang_patches.checks.adapters import VERSION_MARK, find_room, resolve_late
 from sglang_patches.http.model_names import module_names, set_aliases
 from sglang_patches.prefill.unshared import unshared_modules
@@ -62,7 +62,7 @@ class ModuleChanges:
             started_at = time.monotonic()
             module, warnings = await self._check(name, table)
             await self._registry.register(await self._load(module))
-            self._note_modules()
+            self._note_modules(name, f"it was added, from {module.path}")
             return describe_added(module, warnings, time.monotonic() - started_at)
 
     async def reload(self, name: str) -> dict[str, Any]:
@@ -75,6 +75,7 @@ class ModuleChanges:
             module, warnings = await self._check(name, {"path": str(old.lora_path), "kind": "lora"})
             adapter = await self._load(module)
             self._let_go(await self._registry.replace(adapter), name)
+            self._note_modules(name, f"it was read anew, from {module.path}")
             return describe_added(module, warnings, time.monotonic() - started_at)
 
     async def remove(self, name: str) -> dict[str, Any]:
@@ -84,6 +85,10 @@ class ModuleChanges:
         """
         async with self._lock:
             self._find(name)
+            if len(self._registry.get_all_adapters()) == 1:
+                raise ChangeRefusedError(
+                    f"module {name!r} is the only one of this deployment: add another one first", 409
+                )
             if alias := find_user(module_names(self._manager).aliases, name):
                 raise ChangeRefusedError(
                     f"alias {alias!r} means module {name!r}: give the alias another meaning, or remove it first", 409
@@ -91,7 +96,7 @@ class ModuleChanges:
             # Before the name goes: a call that finds no adapter of it would load the one remembered here.
             self._manager.lora_ref_cache.pop(name, None)
             self._let_go(await self._registry.unregister(name), name)
-            self._note_modules()
+            self._note_modules(name, "it was removed, and ends with its calls")
             return {"name": name}
 
     async def set_alias(self, name: str, meaning: object) -> dict[str, Any]:
@@ -106,9 +111,12 @@ class ModuleChanges:
                 check_aliases(aliases, names.base, names.modules)
             except ConfigError as error:
                 raise ChangeRefusedError(str(error)) from None
-            set_aliases(self._manager, aliases)
-            self._note_modules()
-            return {"aliases": as_table(aliases)}
+            return self._keep(aliases)
+
+    def _keep(self, aliases: Mapping[str, Alias]) -> dict[str, Any]:
+        set_aliases(self._manager, aliases)
+        self._note_modules(", ".join(aliases) or "none", "these are the aliases now")
+        return {"aliases": as_table(aliases)}
 
     async def drop_alias(self, name: str) -> dict[str, Any]:
         """Forget an alias.
@@ -119,9 +127,7 @@ class ModuleChanges:
             aliases = dict(module_names(self._manager).aliases)
             if aliases.pop(name, None) is None:
                 raise ChangeRefusedError(f"there is no alias {name!r}; there are: {', '.join(aliases) or 'none'}", 404)
-            set_aliases(self._manager, aliases)
-            self._note_modules()
-            return {"aliases": as_table(aliases)}
+            return self._keep(aliases)
 
     @property
     def _registry(self) -> LoRARegistry:
@@ -199,8 +205,9 @@ class ModuleChanges:
         async with self._manager.lora_update_lock:
             return _merge_lora_update_results(await self._manager.update_lora_adapter_communicator(asked))
 
-    def _note_modules(self) -> None:
-        """Tell the launcher, for `prefillshare ps`."""
+    def _note_modules(self, subject: str, message: str) -> None:
+        """Tell people, and the launcher, for `prefillshare ps`."""
+        self._manager.observer.events.tell("module", subject, message)
         file = os.getenv(MODULES_FILE_VARIABLE)
         if file:
             names = module_names(self._manager)

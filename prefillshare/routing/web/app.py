@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from prefillshare.contract import MESSAGES_PATH
+from prefillshare.contract import CHANGES_PATH, MESSAGES_PATH
 from prefillshare.observe.document import STATE_PATH
 from prefillshare.responses.kept import KeptResponses
 from prefillshare.roles.report import ROLES_PATH
@@ -18,7 +18,17 @@ from prefillshare.routing.settings import RouterSettings
 from prefillshare.routing.web.auth import check_key
 from prefillshare.routing.web.connections import Connection
 from prefillshare.routing.web.cors import allow_origin, answer_preflight
-from prefillshare.routing.web.handlers import models, monitoring, peers, responses, roles, service, tokens, workers
+from prefillshare.routing.web.handlers import (
+    changes,
+    models,
+    monitoring,
+    peers,
+    responses,
+    roles,
+    service,
+    tokens,
+    workers,
+)
 from prefillshare.routing.web.handlers.calls import call_handler
 from prefillshare.routing.web.keys import GATEWAY
 from prefillshare.routing.web.replies import as_anthropic, error_reply, log_failure
@@ -47,6 +57,13 @@ _ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/server_info", models.show_server_info),
     ("GET", "/get_server_info", models.show_server_info),
     ("GET", "/modules", models.list_modules),
+    ("PUT", "/modules/{module}", changes.add),
+    ("POST", "/modules/{module}/reload", changes.reload),
+    ("DELETE", "/modules/{module}", changes.remove),
+    ("GET", "/aliases", changes.list_aliases),
+    ("PUT", "/aliases/{name}", changes.set_alias),
+    ("DELETE", "/aliases/{name}", changes.drop_alias),
+    ("PUT", CHANGES_PATH, changes.hear),
     ("GET", "/health", service.show_health),
     ("HEAD", "/health", service.show_health),
     ("GET", "/health_generate", service.try_generating),

@@ -1,16 +1,20 @@
 """Who may call: clients with the API key, operators with the admin key, and everybody where none is set."""
 
 import hmac
+import re
 from collections.abc import Mapping
 from typing import Protocol
 
+from prefillshare.contract import CHANGES_PATH
 from prefillshare.roles.report import ROLES_PATH
 from prefillshare.routing.errors import ForbiddenError, UnauthorizedError
 from prefillshare.routing.peers.hop import Hops
 from prefillshare.routing.settings import RouterSettings
 
 _OPEN_PATHS = frozenset({"/health"})
-_CHANGES_PATHS = ("/workers", ROLES_PATH)
+_CHANGES_PATHS = ("/workers", ROLES_PATH, CHANGES_PATH, "/aliases")
+_OF_MODULES = re.compile(r"/modules/[^/]+(/reload)?")
+"""Further paths below a module's are calls."""
 
 
 class Asked(Protocol):
@@ -41,9 +45,11 @@ def check_key(request: Asked, settings: RouterSettings, hops: Hops | None) -> No
     # Browsers ask whether they may call before they send a key.
     if request.path in _OPEN_PATHS or request.method == "OPTIONS":
         return
-    is_change = request.path.startswith(_CHANGES_PATHS) and request.method != "GET"
+    is_change = request.method != "GET" and _is_of_changes(request.path)
     if is_change and settings.admin_key is None:
-        raise ForbiddenError("workers cannot be changed because this router has no admin key: start it with one")
+        raise ForbiddenError(
+            "workers and modules cannot be changed because this router has no admin key: start it with one"
+        )
     wanted = settings.admin_key if is_change else settings.api_key
     # Who may change workers may call, too; the other way round not.
     if wanted is None or _matches_any(_read_key(request), wanted, settings.admin_key):
@@ -53,6 +59,10 @@ def check_key(request: Asked, settings: RouterSettings, hops: Hops | None) -> No
         return
     what = "the admin key" if is_change else "an API key"
     raise UnauthorizedError(f"this needs {what}: send it as Authorization: Bearer KEY")
+
+
+def _is_of_changes(path: str) -> bool:
+    return path.startswith(_CHANGES_PATHS) or _OF_MODULES.fullmatch(path) is not None
 
 
 def _read_key(request: Asked) -> str:

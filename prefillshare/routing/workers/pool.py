@@ -14,7 +14,8 @@ class WorkerPool:
 
     def __init__(self, modules: Iterable[str] = ()) -> None:
         """`modules` are those of the deployment file, which are there although no worker of theirs has come yet."""
-        self._declared = tuple(modules)
+        self._declared = dict.fromkeys(modules)
+        self._retired: set[str] = set()
         self._workers: dict[str, Worker] = {}
         self._numbers = itertools.count()
         self._modules: dict[str, Group] = {}
@@ -50,6 +51,18 @@ class WorkerPool:
         if module is not None and not self._modules[module]:
             del self._modules[module]
 
+    def declare(self, module: str) -> None:
+        """Let a module be one of the deployment's, whether a worker of it is there or not."""
+        self._retired.discard(module)
+        self._declared[module] = None
+        self._names = None
+
+    def retire(self, module: str) -> None:
+        """Let a module be none any more, although workers of it may still have calls."""
+        self._retired.add(module)
+        self._declared.pop(module, None)
+        self._names = None
+
     def replica_group(self, module: str) -> Group:
         """Return the group of the decode workers that hold `module`; an empty one if none does."""
         return self._modules.get(module, _NOBODY)
@@ -71,7 +84,8 @@ class WorkerPool:
         """Return the decode modules of the deployment file, then the others that some worker holds, each once."""
         if self._names is None:
             held = (worker.spec.module for worker in self if worker.spec.module is not None)
-            self._names = list(dict.fromkeys((*self._declared, *held)))
+            names = dict.fromkeys((*self._declared, *held))
+            self._names = [name for name in names if name not in self._retired]
         return list(self._names)
 
     def _group_of(self, worker: Worker) -> Group:

@@ -52,6 +52,7 @@ def launch_router(
         log_path=file.log_path,
         directory=directory,
         api_key=options.api_key,
+        admin_key=options.admin_key,
         start_s=time.monotonic() - started_at,
         store=StoreHold(()),
     )

@@ -1,13 +1,14 @@
 """A worker that takes the place of another one: its GPUs, its ports, its share of memory, another role."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from prefillshare.errors import ConfigError
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.plan.memory import worker_memory
-from prefillshare.serving.plan.placement import GpuPlace, limits_of, replace_worker
+from prefillshare.serving.plan.placement import GpuPlace, limits_of, place_workers, replace_worker
 from prefillshare.serving.plan.processes import PlannedWorker, make_command, place_worker
 from prefillshare.serving.plan.workers import Worker, decode_worker, prefill_worker
 
@@ -41,6 +42,42 @@ def plan_in_place(
     place = replace(fresh, port=before.place.port, nccl_port=before.place.nccl_port)
     command = make_command(deployment, worker, place, options, before.command.api_key, before.store)
     return replace(before, worker=worker, place=place, command=command)
+
+
+def plan_beside(
+    deployment: ResolvedDeployment,
+    running: Sequence[PlannedWorker],
+    worker: Worker,
+    options: LaunchOptions,
+    directory: Path,
+) -> PlannedWorker:
+    """Return `worker` beside those that run, on GPUs that none of them has, with the key of the launch.
+
+    Raises: ConfigError when there is no room for it.
+    """
+    first = running[0]
+    gpu = _find_free_gpu(deployment, running, worker)
+    place = place_worker(worker, gpu, directory if deployment.config.router.kv_events else None)
+    command = make_command(deployment, worker, place, options, first.command.api_key, first.store)
+    return PlannedWorker(worker=worker, place=place, command=command, store=first.store, can_move=first.can_move)
+
+
+def _find_free_gpu(deployment: ResolvedDeployment, running: Sequence[PlannedWorker], worker: Worker) -> GpuPlace | None:
+    if not deployment.gpus:
+        return None
+    taken = {number for planned in running if planned.place.gpu is not None for number in planned.place.gpu.gpus}
+    gpus_each = deployment.config.engine.tensor_parallel_size
+    # SGLang takes GPUs that follow each other.
+    groups = (tuple(range(first, first + gpus_each)) for first in range(len(deployment.gpus) - gpus_each + 1))
+    free = next((group for group in groups if taken.isdisjoint(group)), None)
+    if free is None:
+        raise ConfigError(
+            f"{worker.name} needs {gpus_each} of the {len(deployment.gpus)} GPUs for itself, and the workers that run "
+            "have them: remove a module, or launch the deployment anew with this one in its file"
+        )
+    memory = [deployment.gpus[number].memory_bytes for number in free]
+    [place] = place_workers([worker_memory(deployment, worker)], memory, gpus_each, limits_of(deployment))
+    return replace(place, gpus=free)
 
 
 def _fit_gpu(deployment: ResolvedDeployment, before: Worker, after: Worker, gpu: GpuPlace | None) -> GpuPlace | None:

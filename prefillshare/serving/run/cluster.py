@@ -24,12 +24,14 @@ from prefillshare.serving.run.first_answers import answer_through_router
 from prefillshare.serving.run.forks import ForkServer
 from prefillshare.serving.run.launch_ground import LaunchGround
 from prefillshare.serving.run.members import log_path_of, supervise_router, supervise_worker
+from prefillshare.serving.run.module_changes import ModuleChanger
 from prefillshare.serving.run.moves import Mover
 from prefillshare.serving.run.process import EngineProcess
 from prefillshare.serving.run.progress import LAST_STAGE
 from prefillshare.serving.run.readiness import start_fork_server, wait_until_healthy, wait_until_listening
 from prefillshare.serving.run.record import ProcessRecord
 from prefillshare.serving.run.router_process import RouterFile
+from prefillshare.serving.run.served_file import read_aliases_file
 from prefillshare.serving.run.store_hold import StoreHold
 from prefillshare.serving.run.supervisor import Supervised, Supervisor
 
@@ -60,6 +62,8 @@ class RunningCluster:
     """Seconds from the start to the first answer."""
     store: StoreHold
     """Its hold on the deployment's store."""
+    changer: ModuleChanger | None = None
+    """Changes its modules; None where it starts no workers."""
     mover: Mover | None = None
     """Changes their roles; None where they stay what they are."""
 
@@ -81,7 +85,9 @@ class RunningCluster:
     @property
     def model_names(self) -> tuple[str, ...]:
         """Every name a client may put into "model"."""
-        return self.deployment.config.model_names
+        changed = read_aliases_file(self.ground.aliases_file)
+        aliases = self.deployment.config.aliases if changed is None else changed
+        return (*(module.spec.name for module in self.ground.deployment.modules), *aliases)
 
     def processes(self) -> list[ProcessRecord]:
         """Return workers and router, for `prefillshare ps`."""
@@ -102,8 +108,12 @@ class RunningCluster:
         Raises: LaunchError when the deployment can serve nothing any more.
         """
         # A router that is away answers nothing, and waiting for it would hold up its own start.
-        if self.mover is not None and _is_running(self.router):
-            self.mover.step()
+        if _is_running(self.router):
+            # One after the other: both start and end workers.
+            if self.changer is not None:
+                self.changer.step()
+            if self.mover is not None and not (self.changer is not None and self.changer.is_changing):
+                self.mover.step()
         self.supervisor.step()
         self.store.step()
         if (role := self.supervisor.lost_role()) is not None:
@@ -142,9 +152,8 @@ def launch_cluster(
     check_address(options.host, options.port)
     sweep_leftovers()
     started_at, key = time.monotonic(), secrets.token_hex(24)
-    if is_moving := _moves_workers(deployment):
-        # Nobody else need know it: only with one may workers be changed.
-        options = replace(options, admin_key=options.admin_key or secrets.token_hex(24))
+    # Nobody else need know it but this user's commands: only with one may workers and modules be changed.
+    options = replace(options, admin_key=options.admin_key or secrets.token_hex(24))
     directory = new_private_folder()
     forks, store, supervisor = None, None, Supervisor([], on_event)
     try:
@@ -167,12 +176,19 @@ def launch_cluster(
             store.end()
         raise
     ground = LaunchGround(deployment, options, workers, file, router.url)
-    mover = Mover(
-        ground,
+
+    def watch(worker: PlannedWorker) -> Supervised:
+        return supervise_worker(worker, deployment, options, borrowed or forks)
+
+    timeout_s = options.start_timeout_s
+    mover = Mover(ground, supervisor=supervisor, watch=watch, say=on_event, start_timeout_s=timeout_s)
+    changer = ModuleChanger(
+        ground=ground,
         supervisor=supervisor,
-        watch=lambda worker: supervise_worker(worker, deployment, options, borrowed or forks),
+        watch=watch,
         say=on_event,
-        start_timeout_s=options.start_timeout_s,
+        start_timeout_s=timeout_s,
+        may_begin=lambda: not mover.is_moving,
     )
     return RunningCluster(
         deployment=deployment,
@@ -186,7 +202,8 @@ def launch_cluster(
         admin_key=options.admin_key,
         start_s=time.monotonic() - started_at,
         store=store,
-        mover=mover if is_moving else None,
+        mover=mover if _moves_workers(deployment) else None,
+        changer=changer,
     )
 
 

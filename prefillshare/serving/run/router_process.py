@@ -16,6 +16,8 @@ from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.plan.command import ProcessCommand
 from prefillshare.serving.plan.processes import PlannedWorker
 
+_CHANGES_FOLDER = "changes"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouterFile:
@@ -51,6 +53,8 @@ class RouterFile:
             "base_model": deployment.config.prefill.name,
             "fingerprint": deployment.fingerprint,
             "modules": [module.name for module in deployment.config.decode],
+            # Without workers of its own, it has no launcher that could start any.
+            "changes_dir": str(_make_changes_folder(path)) if workers else None,
             "aliases": as_table(deployment.config.aliases),
             "eager_answers": deployment.config.prefill.eager_answers,
             "workers": [describe_worker(worker) for worker in workers],
@@ -62,10 +66,17 @@ class RouterFile:
         log_path = options.log_path or new_log_path(f"{deployment.config.name}.router")
         return cls(path=path, log_path=log_path)
 
-    def name_workers(self, workers: Sequence[PlannedWorker]) -> None:
-        """Let a router that is started again know these workers, and no others."""
+    @property
+    def changes_folder(self) -> Path:
+        """Where the router puts what is to change about modules."""
+        return self.path.parent / _CHANGES_FOLDER
+
+    def name_workers(self, workers: Sequence[PlannedWorker], modules: Sequence[str] | None = None) -> None:
+        """Let a router that is started again know these workers, and no others; and these modules, if they changed."""
         settings = json.loads(self.path.read_text(encoding="utf-8"))
         settings["workers"] = [describe_worker(worker) for worker in workers]
+        if modules is not None:
+            settings["modules"] = list(modules)
         partial = self.path.with_suffix(".partial")
         _write_private(partial, settings)
         partial.replace(self.path)  # a router that starts in this moment reads the file before or the one after
@@ -75,6 +86,12 @@ def router_command(file: RouterFile) -> ProcessCommand:
     """Return the command that runs the router."""
     argv = (sys.executable, "-m", "prefillshare.routing", str(file.path))
     return ProcessCommand(argv=argv, environment={})
+
+
+def _make_changes_folder(path: Path) -> Path:
+    folder = path.parent / _CHANGES_FOLDER
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
 
 
 def _write_private(path: Path, settings: Mapping[str, object]) -> None:

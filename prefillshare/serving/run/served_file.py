@@ -1,4 +1,4 @@
-"""What an engine says of its modules once they have changed: a small file in its directory."""
+"""What an engine says of its modules, and a router of its aliases, once they have changed: small files."""
 
 import json
 from dataclasses import dataclass
@@ -27,3 +27,11 @@ def read_served(file: Path) -> ServedNames | None:
     except (OSError, ValueError):
         return None
     return ServedNames(modules=tuple(content["modules"]), aliases=tuple(content["aliases"]))
+
+
+def read_aliases_file(file: Path) -> tuple[str, ...] | None:
+    """Return the aliases that a router has left in `file`; None while they are those that it was launched with."""
+    try:
+        return tuple(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None

@@ -37,7 +37,7 @@ def _check_model(parts: Parts, body: Body) -> None:
         return
     if not isinstance(model, str):
         raise BadCallError(f"model is {short_repr(model)}: it must be the name of a module", param="model")
-    names = (base, *parts.pool.modules())
+    names = (base, *parts.pool.modules(), *parts.aliases)
     if model.removeprefix(f"{base}:") not in names:
         raise UnknownModelError(
             f"model {short_repr(model)} does not exist; this deployment has: {', '.join(names)}", param="model"

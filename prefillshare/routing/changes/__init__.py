@@ -1,0 +1,1 @@
+"""Modules and aliases that change while the router serves."""

@@ -1,0 +1,152 @@
+"""`/modules/NAME`, `/aliases/NAME`, `/router/changes`: modules and aliases that change while the router serves."""
+
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from prefillshare.errors import ConfigError
+from prefillshare.naming.alias import as_table, check_aliases, find_user, read_alias
+from prefillshare.routing.changes.desk import ChangeRefusedError
+from prefillshare.routing.errors import (
+    BadCallError,
+    ConflictError,
+    NotFoundError,
+    RoutingError,
+    UnknownModelError,
+    WorkerFailedError,
+)
+from prefillshare.routing.gateway import Gateway
+from prefillshare.routing.web.bodies import read_body
+from prefillshare.routing.web.keys import GATEWAY
+from prefillshare.routing.web.replies import json_reply
+from prefillshare.routing.workers.worker import Worker
+from prefillshare.wire.aliases import read_meaning
+from prefillshare.wire.errors import error_text
+
+RELOAD_TIMEOUT_S = 300.0
+"""Longest time in which a worker reads an adapter."""
+
+
+async def add(request: web.Request) -> web.Response:
+    """Let a module come: its workers are started, and it is there when they answer."""
+    gateway, name = request.app[GATEWAY], request.match_info["module"]
+    table = await _read(request)
+    async with gateway.desk.lock:
+        if taken := gateway.parts.names().is_taken(name):
+            fix = "reload it, or choose another name" if taken == "a decode module" else "choose another name"
+            raise ConflictError(f"name {name!r} is that of {taken}: {fix}")
+        told = await gateway.desk.ask("add", name, table)
+        gateway.parts.pool.declare(name)
+        _note(gateway, name, f"it was added, from {told['path']}")
+        return json_reply(told)
+
+
+async def reload(request: web.Request) -> web.Response:
+    """Let the workers of a module read it again; calls that run end on the version that they began with."""
+    gateway, name = request.app[GATEWAY], request.match_info["module"]
+    async with gateway.desk.lock:
+        _find(gateway, name)
+        workers = gateway.parts.pool.replicas(name)
+        if any(worker.is_adapter for worker in workers):
+            # The first one that refuses ends it: they all have the same files before them.
+            [told, *_] = [await _reload_adapter(gateway, worker, name) for worker in workers]
+        else:
+            told = await gateway.desk.ask("reload", name)
+        _note(gateway, name, f"it was read anew, from {told['path']}")
+        return json_reply(told)
+
+
+async def remove(request: web.Request) -> web.Response:
+    """Take no further calls for a module, and end its workers when those that run have ended."""
+    gateway, name = request.app[GATEWAY], request.match_info["module"]
+    async with gateway.desk.lock:
+        _find(gateway, name)
+        if alias := find_user(gateway.parts.aliases, name):
+            raise ConflictError(
+                f"alias {alias!r} means module {name!r}: give the alias another meaning, or remove it first"
+            )
+        pool = gateway.parts.pool
+        if len(pool.modules()) == 1:
+            raise ConflictError(f"module {name!r} is the only one of this deployment: add another one first")
+        pool.retire(name)
+        try:
+            told = await gateway.desk.ask("remove", name)
+        except RoutingError:
+            pool.declare(name)
+            raise
+        _note(gateway, name, "it was removed, and its calls have ended")
+        return json_reply(told)
+
+
+async def list_aliases(request: web.Request) -> web.Response:
+    """The aliases, each with the module or the weights that it means."""
+    return json_reply({"aliases": as_table(request.app[GATEWAY].parts.aliases)})
+
+
+async def set_alias(request: web.Request) -> web.Response:
+    """Let a name mean a module, or several by weight."""
+    gateway, name = request.app[GATEWAY], request.match_info["name"]
+    meaning = read_meaning(await _read(request))
+    async with gateway.desk.lock:
+        names = gateway.parts.names()
+        try:
+            aliases = {**names.aliases, name: read_alias(name, meaning)}
+            check_aliases(aliases, names.base, names.modules)
+        except ConfigError as error:
+            raise BadCallError(str(error)) from None
+        return _keep(gateway, aliases)
+
+
+async def drop_alias(request: web.Request) -> web.Response:
+    """Forget an alias."""
+    gateway, name = request.app[GATEWAY], request.match_info["name"]
+    async with gateway.desk.lock:
+        aliases = dict(gateway.parts.aliases)
+        if aliases.pop(name, None) is None:
+            raise NotFoundError(f"there is no alias {name!r}; there are: {', '.join(aliases) or 'none'}")
+        return _keep(gateway, aliases)
+
+
+async def hear(request: web.Request) -> web.Response:
+    """Hear from the launcher what became of a wish."""
+    request.app[GATEWAY].desk.hear(await _read(request))
+    return json_reply({})
+
+
+def _keep(gateway: Gateway, aliases: Any) -> web.Response:
+    gateway.parts.aliases.clear()
+    gateway.parts.aliases.update(aliases)
+    gateway.desk.keep_aliases(aliases)
+    _note(gateway, ", ".join(aliases) or "none", "these are the aliases now")
+    return json_reply({"aliases": as_table(aliases)})
+
+
+def _note(gateway: Gateway, module: str, message: str) -> None:
+    gateway.parts.observer.events.tell("module", module, message)
+
+
+def _find(gateway: Gateway, name: str) -> None:
+    names = gateway.parts.names()
+    if name not in names.modules:
+        raise UnknownModelError(f"module {name!r} does not exist; this deployment has: {names.describe()}")
+
+
+async def _reload_adapter(gateway: Gateway, worker: Worker, name: str) -> dict[str, Any]:
+    try:
+        status, content = await gateway.parts.client.fetch(
+            worker, f"/modules/{name}/reload", method="POST", timeout_s=RELOAD_TIMEOUT_S
+        )
+    except (OSError, TimeoutError) as error:
+        raise WorkerFailedError(f"worker {worker.id} does not answer ({error}): try again when it is up") from None
+    if status != 200:
+        raise ChangeRefusedError(f"worker {worker.id}: {error_text(content)}", status)
+    told: dict[str, Any] = orjson.loads(content)
+    return told
+
+
+async def _read(request: web.Request) -> Any:
+    try:
+        return orjson.loads(await read_body(request, request.app[GATEWAY].parts.settings.router))
+    except orjson.JSONDecodeError as error:
+        raise BadCallError(f"the body is not JSON ({error}): send a JSON object") from None
