@@ -43,7 +43,7 @@ def launch(
     raise_limit()  # whatever is started here inherits it, and each of its connections is an open file
     if deployment.config.topology == "disaggregated":
         return launch_cluster(deployment, options, on_stage, on_event, borrowed=borrowed)
-    return launch_engine(deployment, options, on_stage, borrowed=borrowed)
+    return launch_engine(deployment, options, on_stage, on_event, borrowed=borrowed)
 
 
 def plan(deployment: ResolvedDeployment, options: LaunchOptions) -> dict[str, ProcessCommand]:

@@ -105,7 +105,7 @@ def test_what_cannot_be_served_changes_nothing(agents: Endpoint, folder: Path, t
     assert "no directory of the server's machine" in reason(put(agents, tmp_path / "nowhere"), 400)
     assert "is relative" in reason(put(agents, Path("late")), 400)
     assert "unknown key 'pth'" in reason(put(agents, folder, pth=1), 400)
-    assert "must be a JSON object" in reason(agents.http.put("/modules/late", json=[1]), 400)
+    assert "give a JSON object" in reason(agents.http.put("/modules/late", json=[1]), 400)
     assert "cannot be a model name" in reason(put(agents, folder, name="a@b"), 400)
     assert "is that of a decode module: reload it" in reason(put(agents, folder, name="math"), 409)
     assert "is that of the prefill module" in reason(put(agents, folder, name="tiny-base"), 409)

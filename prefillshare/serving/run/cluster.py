@@ -34,6 +34,7 @@ from prefillshare.serving.run.router_process import RouterFile
 from prefillshare.serving.run.served_file import read_aliases_file
 from prefillshare.serving.run.store_hold import StoreHold
 from prefillshare.serving.run.supervisor import Supervised, Supervisor
+from prefillshare.serving.run.watched import WatchedFolder, watch_folder
 
 
 @dataclass(slots=True, kw_only=True)
@@ -64,6 +65,8 @@ class RunningCluster:
     """Its hold on the deployment's store."""
     changer: ModuleChanger | None = None
     """Changes its modules; None where it starts no workers."""
+    watched: WatchedFolder | None = None
+    """Folder from which modules come; None without one."""
     mover: Mover | None = None
     """Changes their roles; None where they stay what they are."""
 
@@ -112,6 +115,8 @@ class RunningCluster:
             # One after the other: both start and end workers.
             if self.changer is not None:
                 self.changer.step()
+            if self.watched is not None:
+                self.watched.step()
             if self.mover is not None and not (self.changer is not None and self.changer.is_changing):
                 self.mover.step()
         self.supervisor.step()
@@ -204,6 +209,7 @@ def launch_cluster(
         store=store,
         mover=mover if _moves_workers(deployment) else None,
         changer=changer,
+        watched=watch_folder(deployment.config.modules.dir, router.url, options, on_event),
     )
 
 

@@ -20,6 +20,7 @@ from prefillshare.serving.run.readiness import start_fork_server, wait_until_lis
 from prefillshare.serving.run.record import ProcessRecord, ProcessState
 from prefillshare.serving.run.served_file import read_served
 from prefillshare.serving.run.store_hold import StoreHold
+from prefillshare.serving.run.watched import WatchedFolder, watch_folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +41,8 @@ class RunningEngine:
     """Key for changes of its modules; None lets whoever may call make them."""
     start_s: float
     """Seconds from the start to the first answer."""
+    watched: WatchedFolder | None = None
+    """Folder from which modules come; None without one."""
     store: StoreHold = field(default_factory=lambda: StoreHold(()))
     """Its hold on the deployment's store."""
 
@@ -77,6 +80,8 @@ class RunningEngine:
         Raises: LaunchError then.
         """
         self.store.step()
+        if self.watched is not None:
+            self.watched.step()
         if self.process.exit_code() is None:
             return
         log, code = read_log(self.log_path), self.process.exit_code()
@@ -107,12 +112,14 @@ def launch_engine(
     deployment: ResolvedDeployment,
     options: LaunchOptions,
     on_stage: Listener = lambda stage: None,
+    on_event: Listener = lambda text: None,
     *,
     borrowed: ForkServer | None = None,
 ) -> RunningEngine:
     """Start the engine and return when it answered a request through a decode module.
 
-    `borrowed` is a fork server of the caller's, made for the same environment; without one, the engine gets its own.
+    `on_event` hears, later, of modules that cannot come. `borrowed` is a fork server of the caller's, made for the same
+    environment; without one, the engine gets its own.
     Effects: on any failure or interruption, no process is left.
     Raises: LaunchError with the engine's own reason and the path of its log.
     """
@@ -143,6 +150,7 @@ def launch_engine(
         forks=forks,
         api_key=options.api_key,
         admin_key=options.admin_key,
+        watched=watch_folder(deployment.config.modules.dir, url, options, on_event),
         start_s=time.monotonic() - started_at,
         store=store,
     )
