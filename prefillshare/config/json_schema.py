@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from prefillshare.config.schema import Deployment
-from prefillshare.naming.alias import Alias
+from prefillshare.naming.alias import AnyAlias
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _NO_KEYS = {"source"}
@@ -62,9 +62,15 @@ def _describe_type(hint: Any) -> Schema:
         return {"enum": list(arms)}
     if origin is tuple:
         return {"type": "array", "items": _describe_type(arms[0])}
-    if hint == dict[str, Alias]:
+    if hint == dict[str, AnyAlias]:
         weights = {"type": "object", "additionalProperties": {"type": "number", "minimum": 0}}
-        return {"type": "object", "additionalProperties": {"anyOf": [{"type": "string"}, weights]}}
+        rule = {"type": "object", "additionalProperties": {"type": "string"}, "required": ["module"]}
+        rules = {
+            "type": "object",
+            "properties": {"default": {"type": "string"}, "rules": {"type": "array", "items": rule}},
+            "required": ["default", "rules"],
+        }
+        return {"type": "object", "additionalProperties": {"anyOf": [{"type": "string"}, weights, rules]}}
     if origin is dict:
         return {"type": "object", "additionalProperties": _describe_type(arms[1])}
     return _describe_table(hint) if dataclasses.is_dataclass(hint) else {"type": _TYPES[hint]}

@@ -18,7 +18,7 @@ from prefillshare.config.roles import Roles
 from prefillshare.config.router import Router
 from prefillshare.config.store import MIN_PAGE_TOKENS, Store
 from prefillshare.errors import ConfigError
-from prefillshare.naming.alias import Alias, check_aliases
+from prefillshare.naming.alias import AnyAlias, check_aliases
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ENDPOINT = re.compile(r"(https?://)?[^\s/:]+:\d+/?")
@@ -291,9 +291,9 @@ class Deployment:
     """How much of what `/v1/responses` answered is remembered."""
     modules: Modules = field(default_factory=Modules)
     """Decode modules that come while it serves."""
-    aliases: dict[str, Alias] = field(default_factory=dict)
-    """Other names of decode modules: `latest = "math-v2"`, or several by weight, such as
-    `math = { "math-v1" = 0.9, "math-v2" = 0.1 }`."""
+    aliases: dict[str, AnyAlias] = field(default_factory=dict)
+    """Other names of decode modules: `latest = "math-v2"`, several by weight, such as
+    `math = { "math-v1" = 0.9, "math-v2" = 0.1 }`, or by rules over what a call says (`default`, `rules`)."""
     otlp_endpoint: str | None = None
     """OTLP gRPC receiver of OpenTelemetry traces, such as http://localhost:4317; None makes no traces."""
     source: Path | None = None

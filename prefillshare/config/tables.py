@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from prefillshare.errors import ConfigError
-from prefillshare.naming.alias import Alias, read_aliases
+from prefillshare.naming.alias import AnyAlias, read_aliases
 from prefillshare.wire.text import shorten
 
 T = TypeVar("T")
@@ -76,7 +76,7 @@ def _convert(value: object, hint: Any, key: str, where: str) -> Any:
         return _check_choice(value, get_args(hint), key, where)
     if origin is tuple:
         return _convert_list(value, get_args(hint)[0], key, where)
-    if hint == dict[str, Alias]:
+    if hint == dict[str, AnyAlias]:
         return read_aliases(value)
     if origin is dict and dataclasses.is_dataclass(inner := get_args(hint)[1]):
         return _convert_tables(value, inner, key, where)

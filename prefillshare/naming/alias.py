@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefillshare.errors import ConfigError, short_repr
+from prefillshare.naming.asked import Asked
+from prefillshare.naming.rules import ByRules, read_by_rules
 
 _HASH_BYTES = 8
 
@@ -24,11 +26,16 @@ class Alias:
     weights: Mapping[str, float]
     """Share of the calls by module; only their proportions matter."""
 
-    def draw(self, session: str | None, draw: Callable[[], float]) -> str:
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Every module that may be meant."""
+        return tuple(self.weights)
+
+    def find(self, asked: Asked, draw: Callable[[], float]) -> str:
         """Return the module that answers: always the same one for a session, else a drawn one; `draw` is in [0, 1)."""
         if len(self.weights) == 1:
             return next(iter(self.weights))
-        if session is not None:
+        if (session := asked.session) is not None:
             return min(self.weights, key=lambda module: self._distance(session, module))
         point = draw() * sum(self.weights.values())
         for module, weight in self.weights.items():
@@ -45,7 +52,10 @@ class Alias:
         return math.inf if weight == 0 else -math.log((number + 1) / (1 << 8 * _HASH_BYTES)) / weight
 
 
-def read_aliases(table: object) -> dict[str, Alias]:
+AnyAlias = Alias | ByRules
+
+
+def read_aliases(table: object) -> dict[str, AnyAlias]:
     """Return the aliases of a table such as `{"latest": "math-v2", "math": {"math-v1": 0.9, "math-v2": 0.1}}`.
 
     Raises: ConfigError.
@@ -55,17 +65,19 @@ def read_aliases(table: object) -> dict[str, Alias]:
     return {str(name): read_alias(str(name), meaning) for name, meaning in table.items()}
 
 
-def read_alias(name: str, meaning: object) -> Alias:
-    """Return the alias that means one module, by name, or several, by weight.
+def read_alias(name: str, meaning: object) -> AnyAlias:
+    """Return the alias that means one module, by name, or several, by weight or by rules.
 
     Raises: ConfigError.
     """
     if isinstance(meaning, str) and meaning:
         return Alias(name=name, weights={meaning: 1.0})
+    if isinstance(meaning, Mapping) and "rules" in meaning:
+        return read_by_rules(name, meaning)
     if not isinstance(meaning, Mapping) or not meaning:
         raise ConfigError(
             f'alias {name!r} is {short_repr(meaning)}: name a module ("math-v2"), or weights by module '
-            '({ "math-v1" = 0.9, "math-v2" = 0.1 })'
+            '({ "math-v1" = 0.9, "math-v2" = 0.1 }), or default and rules'
         )
     weights = {str(module): _read_weight(name, str(module), weight) for module, weight in meaning.items()}
     if not any(weights.values()):
@@ -81,7 +93,7 @@ def _read_weight(name: str, module: str, weight: Any) -> float:
     return float(weight)
 
 
-def check_aliases(aliases: Mapping[str, Alias], base: str, modules: Collection[str]) -> None:
+def check_aliases(aliases: Mapping[str, AnyAlias], base: str, modules: Collection[str]) -> None:
     """Check that every alias has a name of its own and means modules that are there.
 
     Raises: ConfigError.
@@ -89,26 +101,38 @@ def check_aliases(aliases: Mapping[str, Alias], base: str, modules: Collection[s
     for alias in aliases.values():
         if alias.name == base or alias.name in modules:
             raise ConfigError(f"alias {alias.name!r} is also the name of a module: give it another one")
-        for module in alias.weights:
-            if module not in modules:
-                known = ", ".join(modules) or "none"
-                raise ConfigError(f"alias {alias.name!r} means {module!r}, which is no decode module of {known}")
+        # Rules choose among aliases, too, though not among further rules: a name would mean itself.
+        known = [*modules, *_of_modules(aliases)] if isinstance(alias, ByRules) else modules
+        for target in alias.targets:
+            if target not in known:
+                raise ConfigError(
+                    f"alias {alias.name!r} means {target!r}, which is none of {', '.join(known) or 'no decode module'}"
+                )
 
 
-def find_user(aliases: Mapping[str, Alias], module: str) -> str | None:
+def find_user(aliases: Mapping[str, AnyAlias], module: str) -> str | None:
     """Return an alias that means `module`; None when none does."""
-    return next((alias.name for alias in aliases.values() if module in alias.weights), None)
+    return next((alias.name for alias in aliases.values() if module in alias.targets), None)
 
 
-def as_table(aliases: Mapping[str, Alias]) -> dict[str, str | dict[str, float]]:
+def _of_modules(aliases: Mapping[str, AnyAlias]) -> list[str]:
+    return [alias.name for alias in aliases.values() if isinstance(alias, Alias)]
+
+
+def as_table(aliases: Mapping[str, AnyAlias]) -> dict[str, Any]:
     """Return the table that `read_aliases` reads."""
     return {alias.name: _meaning(alias) for alias in aliases.values()}
 
 
-def describe_alias(alias: Alias) -> dict[str, Any]:
-    """Return what a list of models says of an alias beside its name."""
-    return {"root": next(iter(alias.weights)), "alias_of": dict(alias.weights)}
+def describe_alias(alias: AnyAlias, aliases: Mapping[str, AnyAlias]) -> dict[str, Any]:
+    """Return what a list of models says of an alias beside its name; `root` is the first module that it may mean."""
+    first = alias.targets[0]
+    root = aliases[first].targets[0] if first in aliases else first
+    told = dict(alias.weights) if isinstance(alias, Alias) else list(alias.targets)
+    return {"root": root, "alias_of": told}
 
 
-def _meaning(alias: Alias) -> str | dict[str, float]:
+def _meaning(alias: AnyAlias) -> Any:
+    if isinstance(alias, ByRules):
+        return alias.as_table()
     return next(iter(alias.weights)) if len(alias.weights) == 1 else dict(alias.weights)

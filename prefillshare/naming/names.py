@@ -1,24 +1,14 @@
 """Which module a name means: the one seam of router and engine.
 
-`Names.find` is a pure function of what a call says. What decides by more than the name, such as rules over the body,
-belongs here too: it gets the whole `Asked`.
+`Names.find` is a pure function of what a call says.
 """
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from prefillshare.naming.alias import Alias
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """What a call says that may decide which module answers it."""
-
-    name: str
-    """What stands in "model"."""
-    session: str | None = None
-    """Session that the call belongs to; None when it names none."""
+from prefillshare.naming.alias import AnyAlias
+from prefillshare.naming.asked import Asked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +19,7 @@ class Names:
     """Name of the prefill module."""
     modules: Sequence[str]
     """Decode modules."""
-    aliases: Mapping[str, Alias] = field(default_factory=dict)
+    aliases: Mapping[str, AnyAlias] = field(default_factory=dict)
     """Other names of decode modules."""
 
     def find(self, asked: Asked, draw: Callable[[], float] = random.random) -> str | None:
@@ -44,7 +34,8 @@ class Names:
         if module in self.modules:
             return module
         if (alias := self.aliases.get(module)) is not None:
-            return alias.draw(asked.session, draw)
+            # Rules may mean an alias; an alias by weight means modules only, so this ends.
+            return self.find(replace(asked, name=alias.find(asked, draw)), draw)
         return self.base if name == self.base else None
 
     def describe(self) -> str:

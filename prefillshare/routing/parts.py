@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from prefillshare.naming.alias import Alias
+from prefillshare.naming.alias import AnyAlias
 from prefillshare.naming.names import Names
 from prefillshare.observe.observer import Observer
 from prefillshare.peer_keys import PeerKeys
@@ -52,7 +52,7 @@ class Parts:
     """Which workers take a call."""
     admission: Admission
     """When they take it."""
-    aliases: dict[str, Alias]
+    aliases: dict[str, AnyAlias]
     """Other names of decode modules; changed while calls come."""
 
     def names(self) -> Names:

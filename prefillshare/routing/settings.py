@@ -12,7 +12,7 @@ from prefillshare.config.roles import Roles
 from prefillshare.config.router import Router
 from prefillshare.config.tables import build
 from prefillshare.errors import ConfigError
-from prefillshare.naming.alias import Alias
+from prefillshare.naming.alias import AnyAlias
 from prefillshare.private_files import judge_private
 from prefillshare.routing.workers.spec import WorkerSpec, is_server_address, read_spec
 
@@ -57,7 +57,7 @@ class RouterSettings:
     """Whether workers change their role with the load."""
     responses: Responses = field(default_factory=Responses)
     """How much of what `/v1/responses` answered is remembered."""
-    aliases: dict[str, Alias] = field(default_factory=dict)
+    aliases: dict[str, AnyAlias] = field(default_factory=dict)
     """Other names of decode modules."""
     modules: tuple[str, ...] = ()
     """Decode modules of the deployment file; a call for one without a worker is told to wait, and not that it does not

@@ -1,10 +1,15 @@
-"""What an alias is said to mean in a body: `{"module": NAME}` or `{"weights": {NAME: SHARE, ...}}`."""
+"""What an alias is said to mean in a body: `{"module": NAME}`, `{"weights": {NAME: SHARE, ...}}`, or rules.
+
+Rules are `{"default": NAME, "rules": [{"module": NAME, "text": PATTERN}, ...]}`.
+"""
 
 from collections.abc import Mapping
 
 
 def read_meaning(body: object) -> object:
-    """Return what `naming.alias.read_alias` reads; nothing of it when the body has neither member or both."""
+    """Return what `naming.alias.read_alias` reads; None when the body has none of these forms."""
+    if isinstance(body, Mapping) and "rules" in body:
+        return body
     if not isinstance(body, Mapping) or len(body) != 1:
         return None
     return body.get("module") or body.get("weights")

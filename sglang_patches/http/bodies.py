@@ -15,6 +15,7 @@ import asyncio
 import json
 import traceback
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from prefillshare.contract import MESSAGES_PATH, REPORT_HEADER, SESSION_HEADER
@@ -212,16 +213,17 @@ def _check_body(body: bytes, scope: Message) -> bytes:
         _note_schema(value, scope)
         # Written anew only where something was left out or renamed: parsing a long prompt twice is enough.
         kept = drop_nulls(_take_member(value, scope), scope["path"])
-        is_renamed = rename_aliases(get_tokenizer_manager(), kept, _find_session(kept, scope))
+        header = partial(_decode_header, scope)
+        is_renamed = rename_aliases(get_tokenizer_manager(), kept, find_session(header(SESSION_HEADER), kept), header)
         return body if kept is value and not is_renamed else orjson.dumps(kept)
     if value is not None or scope["path"].startswith("/v1/"):
         raise RefusedBodyError(400, f"the body is {str(value)[:40]}: give a JSON object")
     return body
 
 
-def _find_session(value: dict[str, Any], scope: Message) -> str | None:
-    header = _read_header(scope, SESSION_HEADER.lower().encode())
-    return find_session(header and decode_header(header.encode("latin-1")), value)
+def _decode_header(scope: Message, name: str) -> str | None:
+    header = _read_header(scope, name.lower().encode())
+    return decode_header(header.encode("latin-1")) if header else None
 
 
 def _take_member(value: dict[str, Any], scope: Message) -> dict[str, Any]:

@@ -57,6 +57,6 @@ async def _cards() -> list[dict[str, Any]]:
     cards = [{**card.model_dump(), "warning": warnings.get(card.id)} for card in (await available_models()).data]
     cards.sort(key=lambda card: order.get(card["id"], len(order)))
     by_name = {card["id"]: card for card in cards}
-    aliases = [alias for alias in names.aliases.values() if next(iter(alias.weights)) in by_name]
-    shown = ({"id": alias.name, "warning": None, **describe_alias(alias)} for alias in aliases)
-    return [*cards, *({**by_name[card["root"]], **card} for card in shown)]
+    aliases = names.aliases
+    shown = ({"id": alias.name, "warning": None, **describe_alias(alias, aliases)} for alias in aliases.values())
+    return [*cards, *({**by_name[card["root"]], **card} for card in shown if card["root"] in by_name)]

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from prefillshare.contract import ALIASES_VARIABLE, WARNINGS_VARIABLE
-from prefillshare.naming.alias import Alias, read_aliases
-from prefillshare.naming.names import Asked, Names
+from prefillshare.naming.alias import AnyAlias, read_aliases
+from prefillshare.naming.asked import Asked, has_none, last_words
+from prefillshare.naming.names import Names
 
 if TYPE_CHECKING:
     from sglang.srt.managers.tokenizer_manager import TokenizerManager
@@ -53,30 +55,36 @@ def module_names(tokenizer_manager: TokenizerManager) -> Names:
     return Names(base=base, modules=modules, aliases=_aliases(tokenizer_manager))
 
 
-def _aliases(tokenizer_manager: TokenizerManager) -> Mapping[str, Alias]:
-    found: Mapping[str, Alias] | None = getattr(tokenizer_manager, "prefillshare_aliases", None)
+def _aliases(tokenizer_manager: TokenizerManager) -> Mapping[str, AnyAlias]:
+    found: Mapping[str, AnyAlias] | None = getattr(tokenizer_manager, "prefillshare_aliases", None)
     if found is None:
         found = tokenizer_manager.prefillshare_aliases = read_aliases(json.loads(os.getenv(ALIASES_VARIABLE) or "{}"))
     return found
 
 
-def set_aliases(tokenizer_manager: TokenizerManager, aliases: Mapping[str, Alias]) -> None:
+def set_aliases(tokenizer_manager: TokenizerManager, aliases: Mapping[str, AnyAlias]) -> None:
     """Let names mean other modules from now on."""
     tokenizer_manager.prefillshare_aliases = dict(aliases)
 
 
-def rename_aliases(tokenizer_manager: TokenizerManager, body: dict[str, Any], session: str | None) -> bool:
+def rename_aliases(
+    tokenizer_manager: TokenizerManager,
+    body: dict[str, Any],
+    session: str | None,
+    header: Callable[[str], str | None] = has_none,
+) -> bool:
     """Write into a call's body the module that answers in the place of an alias; return whether there was one.
 
-    The answer then tells who gave it, whichever interface makes it.
+    The answer then tells who gave it, whichever interface makes it. ``header`` gives the value of a header.
     """
     if not (aliases := _aliases(tokenizer_manager)):
         return False
     names = module_names(tokenizer_manager)
+    asked = partial(Asked, session=session, says=partial(last_words, body), header=header)
 
     def rename(named: Any) -> Any:
         is_alias = isinstance(named, str) and named.rpartition(":")[2].strip() in aliases
-        return (names.find(Asked(name=named, session=session)) or named) if is_alias else named
+        return (names.find(asked(name=named)) or named) if is_alias else named
 
     has_alias = False
     for member in ("model", "lora_path"):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from prefillshare.contract import MODULES_FILE_VARIABLE
 from prefillshare.errors import ConfigError, ModuleError, PrefillShareError
 from prefillshare.modules.added import check_room, describe_added, read_added
-from prefillshare.naming.alias import Alias, as_table, check_aliases, find_user, read_alias
+from prefillshare.naming.alias import AnyAlias, as_table, check_aliases, find_user, read_alias
 from sglang_patches.checks.adapters import VERSION_MARK, find_room, resolve_late
 from sglang_patches.http.model_names import module_names, set_aliases
 from sglang_patches.prefill.unshared import unshared_modules
@@ -100,7 +100,7 @@ class ModuleChanges:
             return {"name": name}
 
     async def set_alias(self, name: str, meaning: object) -> dict[str, Any]:
-        """Let a name mean a module, or several by weight.
+        """Let a name mean a module, or several by weight or by rules.
 
         Raises: ChangeRefusedError.
         """
@@ -113,7 +113,7 @@ class ModuleChanges:
                 raise ChangeRefusedError(str(error)) from None
             return self._keep(aliases)
 
-    def _keep(self, aliases: Mapping[str, Alias]) -> dict[str, Any]:
+    def _keep(self, aliases: Mapping[str, AnyAlias]) -> dict[str, Any]:
         set_aliases(self._manager, aliases)
         self._note_modules(", ".join(aliases) or "none", "these are the aliases now")
         return {"aliases": as_table(aliases)}
@@ -127,6 +127,8 @@ class ModuleChanges:
             aliases = dict(module_names(self._manager).aliases)
             if aliases.pop(name, None) is None:
                 raise ChangeRefusedError(f"there is no alias {name!r}; there are: {', '.join(aliases) or 'none'}", 404)
+            if user := find_user(aliases, name):
+                raise ChangeRefusedError(f"alias {user!r} means {name!r}: change its rules first", 409)
             return self._keep(aliases)
 
     @property

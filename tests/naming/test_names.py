@@ -6,7 +6,8 @@ import pytest
 
 from prefillshare.errors import ConfigError
 from prefillshare.naming.alias import as_table, check_aliases, read_alias, read_aliases
-from prefillshare.naming.names import Asked, Names
+from prefillshare.naming.asked import Asked
+from prefillshare.naming.names import Names
 
 MODULES = ("math-v1", "math-v2", "code")
 SESSIONS = [f"session-{number}" for number in range(4000)]

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import orjson
 
 from prefillshare.errors import short_repr
-from prefillshare.naming.names import Asked, Names
+from prefillshare.naming.asked import Asked, has_none, last_words
+from prefillshare.naming.names import Names
 from prefillshare.routing.call.call import Body, Call, Endpoint
 from prefillshare.routing.call.checks import check_fields, check_items
 from prefillshare.routing.call.prompt import chat_prompts, text_prompts
@@ -50,8 +52,11 @@ def parse_call(
     *,
     session_header: str | None = None,
     addressed: str | None = None,
+    header: Callable[[str], str | None] = has_none,
 ) -> Call:
     """Return the call in the body `raw`; `addressed` is the module of the address, for a body that names none.
+
+    `header` gives the value of one of its headers, for names behind which rules choose.
 
     Raises: BadCallError when the body cannot be used, UnknownModelError when it names no decode module.
     """
@@ -59,7 +64,8 @@ def parse_call(
     is_stream = _read_flag(body, "stream")
     is_prefill_only = endpoint == "/generate" and not is_stream and _asks_for_nothing(body)
     session = find_session(session_header, body)
-    module = _find_module(body, served.names, addressed, session, may_be_base=is_prefill_only)
+    asked = partial(Asked, session=session, says=partial(last_words, body), header=header)
+    module = _find_module(body, served.names, addressed, asked, may_be_base=is_prefill_only)
     num_samples = count_samples(endpoint, body, is_prefill_only=is_prefill_only)
     try:
         num_prompts, prompts = _SHAPES[endpoint](body, served.vocab_size)
@@ -122,7 +128,9 @@ def _asks_for_nothing(body: Body) -> bool:
     return bool(limits) and all(limit == 0 and not isinstance(limit, bool) for limit in limits)
 
 
-def _find_module(body: Body, names: Names, addressed: str | None, session: str | None, *, may_be_base: bool) -> str:
+def _find_module(
+    body: Body, names: Names, addressed: str | None, asked: Callable[..., Asked], *, may_be_base: bool
+) -> str:
     base = names.base
     named, lora_path = body.get("model"), _read_lora_path(body)
     if named is None or named == base:
@@ -135,7 +143,7 @@ def _find_module(body: Body, names: Names, addressed: str | None, session: str |
         raise BadCallError(f"model is missing: name a decode module; {known}", param="model")
     if not isinstance(named, str):
         raise BadCallError(f"model is {_show(named)}: it must be the name of a decode module; {known}", param="model")
-    found = names.find(Asked(name=named, session=session))
+    found = names.find(asked(name=named))
     if found is not None and found != base:
         return found
     if found == base:

@@ -5,10 +5,10 @@ from pathlib import Path
 import orjson
 
 from prefillshare.contract import ALIASES_FILE
-from prefillshare.naming.alias import Alias, read_aliases
+from prefillshare.naming.alias import AnyAlias, read_aliases
 
 
-def read_kept_aliases(folder: Path | None) -> dict[str, Alias] | None:
+def read_kept_aliases(folder: Path | None) -> dict[str, AnyAlias] | None:
     """Return the aliases as a router before this one left them; None when none has changed any."""
     if folder is None or not (file := folder / ALIASES_FILE).is_file():
         return None

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 from prefillshare.contract import SESSION_HEADER
 from prefillshare.errors import PrefillShareError
+from prefillshare.naming.rules import rule_headers
 from prefillshare.routing.call.caller import Caller, StreamWriter
 from prefillshare.routing.call.relay import end_with_error
 from prefillshare.routing.choice.demand import Demand
@@ -137,7 +138,7 @@ class Peers:
         headers = {
             "Content-Type": "application/json",
             HOP_HEADER: self.hops.mark_for(peer.address),
-            **pick_headers(caller.headers, _CALL_HEADERS),
+            **pick_headers(caller.headers, (*_CALL_HEADERS, *rule_headers(self._parts.aliases))),
         }
         try:
             reply = await self._http.request(

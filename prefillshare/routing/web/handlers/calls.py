@@ -1,6 +1,7 @@
 """`/v1/chat/completions`, `/v1/completions`, `/generate`: calls that a decode module answers."""
 
 import contextlib
+from functools import partial
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -63,5 +64,5 @@ def parse(gateway: Gateway, caller: Caller, endpoint: Endpoint, body: bytes, *, 
     settings = gateway.parts.settings
     # Asked after the body has come, which may take minutes: modules come and go.
     served = Served(names=gateway.parts.names(), vocab_size=settings.vocab_size)
-    session = read_header(caller.headers, SESSION_HEADER)
-    return parse_call(endpoint, body, served, session_header=session, addressed=addressed)
+    header = partial(read_header, caller.headers)
+    return parse_call(endpoint, body, served, session_header=header(SESSION_HEADER), addressed=addressed, header=header)

@@ -105,6 +105,8 @@ async def drop_alias(request: web.Request) -> web.Response:
         aliases = dict(gateway.parts.aliases)
         if aliases.pop(name, None) is None:
             raise NotFoundError(f"there is no alias {name!r}; there are: {', '.join(aliases) or 'none'}")
+        if user := find_user(aliases, name):
+            raise ConflictError(f"alias {user!r} means {name!r}: change its rules first")
         return _keep(gateway, aliases)
 
 

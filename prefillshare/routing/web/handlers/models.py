@@ -8,7 +8,7 @@ import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from prefillshare.naming.alias import Alias, describe_alias
+from prefillshare.naming.alias import AnyAlias, describe_alias
 from prefillshare.routing.errors import UnavailableError, UnknownModelError
 from prefillshare.routing.parts import Parts
 from prefillshare.routing.web.keys import GATEWAY
@@ -97,10 +97,10 @@ async def _ask_prefill_worker(parts: Parts, path: str) -> dict[str, Any]:
     raise UnavailableError("no prefill worker is up, and only those can describe the model: try again later")
 
 
-def _alias_card(parts: Parts, alias: Alias) -> dict[str, Any]:
+def _alias_card(parts: Parts, alias: AnyAlias) -> dict[str, Any]:
     """Return the card of an alias: that of its first module, and what it means."""
-    first = next(iter(alias.weights))
-    return {**_card(parts, first), "id": alias.name, "warning": None, **describe_alias(alias)}
+    told = describe_alias(alias, parts.aliases)
+    return {**_card(parts, told["root"]), "id": alias.name, "warning": None, **told}
 
 
 def _card(parts: Parts, name: str) -> dict[str, Any]:

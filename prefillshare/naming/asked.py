@@ -1,0 +1,45 @@
+"""What a call says that may decide which module answers it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+def _says_nothing() -> str:
+    return ""
+
+
+def has_none(name: str) -> None:
+    """Give no header: the call has none, or nobody asks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """One call, as far as names go; what only rules look at is read when one does."""
+
+    name: str
+    """What stands in "model"."""
+    session: str | None = None
+    """Session that the call belongs to; None when it names none."""
+    says: Callable[[], str] = _says_nothing
+    """Return what the user says last."""
+    header: Callable[[str], str | None] = has_none
+    """Return the value of a header; None when the call has none of that name."""
+
+
+def last_words(body: Mapping[str, Any]) -> str:
+    """Return what the user says last in a call's body, of any of the interfaces; empty for token ids."""
+    for member in ("messages", "input"):
+        if isinstance(turns := body.get(member), list):
+            users = [turn for turn in turns if isinstance(turn, Mapping) and turn.get("role") == "user"]
+            return _text_of(users[-1].get("content")) if users else ""
+    given = next((body[member] for member in ("input", "prompt", "text") if body.get(member) is not None), "")
+    return _text_of(given)
+
+
+def _text_of(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    texts = (part if isinstance(part, str) else part.get("text") for part in parts if isinstance(part, str | Mapping))
+    return "\n".join(text for text in texts if isinstance(text, str))

@@ -1,0 +1,140 @@
+"""Names behind which rules choose: `"model": "auto"` and what the call says decide which module answers.
+
+The first rule that fits wins, else the default. Patterns are RE2's, which takes linear time, over a bounded part of what
+the user said last: nobody's text holds up anybody else's call.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from prefillshare.errors import ConfigError, short_repr
+from prefillshare.naming.asked import Asked
+
+MOST_CHARACTERS = 16_384
+"""Of a text, so many are looked at: the first half of them and the last."""
+_MEMBERS = ("module", "text", "header", "value")
+_MAX_MEMORY = 8 << 20
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """When a module answers: everything that is given must fit."""
+
+    module: str
+    """Decode module, or an alias of one or several."""
+    text: str | None = None
+    """Pattern that is searched in what the user says last."""
+    header: str | None = None
+    """Name of a header of the call."""
+    value: str | None = None
+    """Pattern that the header's whole value must fit; None wants the header alone."""
+
+    def fits(self, asked: Asked) -> bool:
+        """Return whether the call is one of those that the rule is for."""
+        if self.header is not None and not self._fits_header(asked.header(self.header)):
+            return False
+        return self._text is None or self._text.search(_shorten(asked.says())) is not None
+
+    def _fits_header(self, value: str | None) -> bool:
+        return value is not None and (self._value is None or self._value.fullmatch(value) is not None)
+
+    # Compiled when a call first needs it, and once.
+    @cached_property
+    def _text(self) -> Any:
+        return None if self.text is None else compile_pattern(self.text)
+
+    @cached_property
+    def _value(self) -> Any:
+        return None if self.value is None else compile_pattern(self.value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ByRules:
+    """One name for the module that the call's words or headers choose."""
+
+    name: str
+    """Name that clients put into "model"."""
+    default: str
+    """Module, or alias, where no rule fits."""
+    rules: tuple[Rule, ...] = ()
+    """Tried in their order."""
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Every module or alias that may be meant, each once, the default first."""
+        return tuple(dict.fromkeys((self.default, *(rule.module for rule in self.rules))))
+
+    def find(self, asked: Asked, draw: Callable[[], float]) -> str:
+        """Return what is meant; `draw` is for aliases that mean several by weight."""
+        return next((rule.module for rule in self.rules if rule.fits(asked)), self.default)
+
+    def as_table(self) -> dict[str, Any]:
+        """Return the table that `read_by_rules` reads."""
+        rules = [{name: told for name in _MEMBERS if (told := getattr(rule, name)) is not None} for rule in self.rules]
+        return {"default": self.default, "rules": rules}
+
+
+def rule_headers(aliases: Mapping[str, object]) -> tuple[str, ...]:
+    """Return the names of the headers that rules look at: whoever passes a call on passes them, too."""
+    by_rules = (alias for alias in aliases.values() if isinstance(alias, ByRules))
+    return tuple(dict.fromkeys(rule.header for alias in by_rules for rule in alias.rules if rule.header is not None))
+
+
+def compile_pattern(pattern: str) -> Any:
+    """Return RE2's object of a pattern.
+
+    Raises: ConfigError.
+    """
+    import re2  # with the engine's packages; who only reads names needs none of it
+
+    options = re2.Options()
+    options.max_mem, options.log_errors = _MAX_MEMORY, False
+    try:
+        return re2.compile(pattern, options=options)
+    except re2.error as error:
+        reason = error.args[0] if error.args else error
+        text = reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)
+        raise ConfigError(f"{short_repr(pattern)} is no pattern of RE2 ({text})") from None
+
+
+def read_by_rules(name: str, meaning: Mapping[str, Any]) -> ByRules:
+    """Return the rules of a table with `default` and `rules`.
+
+    Raises: ConfigError.
+    """
+    if unknown := meaning.keys() - {"default", "rules"}:
+        raise ConfigError(f"alias {name!r} has {sorted(unknown)[0]!r} beside its rules: it takes default and rules")
+    default, rules = meaning.get("default"), meaning["rules"]
+    if not isinstance(default, str) or not default:
+        raise ConfigError(f"alias {name!r} chooses by rules and has no default: name the module where no rule fits")
+    if not isinstance(rules, list | tuple):
+        raise ConfigError(f"alias {name!r} has rules = {short_repr(rules)}: write a list of tables")
+    return ByRules(name=name, default=default, rules=tuple(_read_rule(name, rule) for rule in rules))
+
+
+def _read_rule(name: str, table: object) -> Rule:
+    where = f"a rule of alias {name!r}"
+    if not isinstance(table, Mapping) or not all(isinstance(value, str) and value for value in table.values()):
+        raise ConfigError(f"{where} is {short_repr(table)}: write a table of texts, with {', '.join(_MEMBERS)}")
+    if unknown := table.keys() - set(_MEMBERS):
+        raise ConfigError(f"{where} has {sorted(unknown)[0]!r}: it takes {', '.join(_MEMBERS)}")
+    if "module" not in table:
+        raise ConfigError(f"{where} names no module: add one")
+    if "value" in table and "header" not in table:
+        raise ConfigError(f"{where} has a value and no header: name the header whose value it is")
+    if "text" not in table and "header" not in table:
+        raise ConfigError(f"{where} has neither text nor header: it would always fit; name its module as the default")
+    if not _TOKEN.fullmatch(header := table.get("header", "X")):
+        raise ConfigError(f"{where} has the header {short_repr(header)}: give a header's name, such as X-Task")
+    for pattern in (table[member] for member in ("text", "value") if member in table):
+        compile_pattern(pattern)
+    return Rule(**table)
+
+
+def _shorten(text: str) -> str:
+    half = MOST_CHARACTERS // 2
+    return text if len(text) <= MOST_CHARACTERS else f"{text[:half]}\n{text[-half:]}"
