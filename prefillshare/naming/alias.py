@@ -6,12 +6,15 @@ draws alike without asking anybody, and a change of weights moves no more sessio
 
 import hashlib
 import math
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from prefillshare.errors import ConfigError, short_repr
 
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""What a module or an alias may be called."""
 _HASH_BYTES = 8
 
 
@@ -60,6 +63,11 @@ def read_alias(name: str, meaning: object) -> Alias:
 
     Raises: ConfigError.
     """
+    if not NAME.fullmatch(name):
+        raise ConfigError(
+            f"alias {short_repr(name)} cannot be a model name: use up to 64 letters, digits, dots, dashes and "
+            "underscores, starting with a letter or digit"
+        )
     if isinstance(meaning, str) and meaning:
         return Alias(name=name, weights={meaning: 1.0})
     if not isinstance(meaning, Mapping) or not meaning:
