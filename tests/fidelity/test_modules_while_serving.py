@@ -126,6 +126,24 @@ def test_what_cannot_be_served_changes_nothing(agents: Endpoint, folder: Path, t
     assert agents.http.get("/modules").json()["decode"] == ["math", "tool", "code"]
 
 
+def test_upstreams_doors_lead_here(agents: Endpoint, folder: Path) -> None:
+    def post(verb: str, **fields: object) -> httpx.Response:
+        return agents.http.post(f"/{verb}_lora_adapter", json=fields)
+
+    assert post("load", lora_name="late", lora_path=str(folder)).json()["loaded_adapters"] == {"late": str(folder)}
+    assert "is that of a decode module" in reason(post("load", lora_name="late", lora_path=str(folder)), 409)
+    assert "is that of the prefill module" in reason(post("load", lora_name="tiny-base", lora_path=str(folder)), 409)
+    assert "lora_path is missing" in reason(post("load", lora_name="other"), 400)
+    assert "pinned is true" in reason(post("load", lora_name="other", lora_path=str(folder), pinned=True), 400)
+    agents.http.put("/aliases/latest", json={"module": "late"})
+    assert "alias 'latest' means module 'late'" in reason(post("unload", lora_name="late"), 409)
+    agents.http.delete("/aliases/latest")
+    assert post("unload", lora_name="late").status_code == 200
+    # SGLang would load it again for this call.
+    refused = agents.http.post("/generate", json={"text": "hi", "lora_path": "late"})
+    assert "late" in reason(refused, 400)
+
+
 def test_a_version_that_does_not_fit_leaves_the_old_one(
     agents: Endpoint, prompts: list[Prompt], expected: Expected, folder: Path
 ) -> None:
