@@ -17,6 +17,7 @@ from prefillshare.config.store import Store
 from prefillshare.config.tables import build
 from prefillshare.config.training import Training
 from prefillshare.errors import ConfigError
+from prefillshare.naming.alias import check_aliases
 
 _ENCODING = "utf-8-sig"
 """Some editors put a byte-order mark before the text."""
@@ -46,9 +47,10 @@ def load_deployment(file: Path) -> Deployment:
     try:
         deployment = build(Deployment, table, "the file", hidden=frozenset({"source"}))
         _refuse_unused_tables(deployment, table)
-        # Here, and not for every deployment: a part of one, made for a node, begins with fewer workers.
+        # Here, and not for every deployment: a part of one, made for a node, has fewer workers and modules.
         replicas = {module.name: module.replicas for module in deployment.decode}
         check_limits(deployment.roles, deployment.prefill.workers, replicas)
+        check_aliases(deployment.aliases, deployment.prefill.name, replicas)
         return dataclasses.replace(
             deployment,
             prefill=_resolve_path(deployment.prefill, file),

@@ -18,9 +18,8 @@ from prefillshare.config.roles import Roles
 from prefillshare.config.router import Router
 from prefillshare.config.store import MIN_PAGE_TOKENS, Store
 from prefillshare.errors import ConfigError
-from prefillshare.naming.alias import AnyAlias, check_aliases
+from prefillshare.naming.alias import NAME, AnyAlias
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ENDPOINT = re.compile(r"(https?://)?[^\s/:]+:\d+/?")
 _MAX_NAME_BYTES = 100
 """Beside a module's name and a time, in the name of a log file."""
@@ -86,7 +85,7 @@ class _Module:
     """Branch, tag or commit of `hub`; main when not given."""
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
+        if not NAME.fullmatch(self.name):
             raise ConfigError(
                 f"name {self.name!r} cannot be a model name: use up to 64 letters, digits, dots, dashes and "
                 "underscores, starting with a letter or digit"
@@ -319,7 +318,6 @@ class Deployment:
                     "give each module its own name"
                 )
             seen[module.name] = f"decode module {number}"
-        check_aliases(self.aliases, self.prefill.name, [module.name for module in self.decode])
         if self.topology == "colocated":
             self._check_colocated()
         else:

@@ -6,6 +6,7 @@ draws alike without asking anybody, and a change of weights moves no more sessio
 
 import hashlib
 import math
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from prefillshare.errors import ConfigError, short_repr
 from prefillshare.naming.asked import Asked
 from prefillshare.naming.rules import ByRules, read_by_rules
 
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""What a module or an alias may be called."""
 _HASH_BYTES = 8
 
 
@@ -70,6 +73,11 @@ def read_alias(name: str, meaning: object) -> AnyAlias:
 
     Raises: ConfigError.
     """
+    if not NAME.fullmatch(name):
+        raise ConfigError(
+            f"alias {short_repr(name)} cannot be a model name: use up to 64 letters, digits, dots, dashes and "
+            "underscores, starting with a letter or digit"
+        )
     if isinstance(meaning, str) and meaning:
         return Alias(name=name, weights={meaning: 1.0})
     if isinstance(meaning, Mapping) and "rules" in meaning:
@@ -105,9 +113,8 @@ def check_aliases(aliases: Mapping[str, AnyAlias], base: str, modules: Collectio
         known = [*modules, *_of_modules(aliases)] if isinstance(alias, ByRules) else modules
         for target in alias.targets:
             if target not in known:
-                raise ConfigError(
-                    f"alias {alias.name!r} means {target!r}, which is none of {', '.join(known) or 'no decode module'}"
-                )
+                kind = "no decode module or alias" if isinstance(alias, ByRules) else "no decode module"
+                raise ConfigError(f"alias {alias.name!r} means {target!r}, which is {kind} of {', '.join(known)}")
 
 
 def find_user(aliases: Mapping[str, AnyAlias], module: str) -> str | None:

@@ -1,6 +1,6 @@
 """Names behind which rules choose: `"model": "auto"` and what the call says decide which module answers.
 
-The first rule that fits wins, else the default. Patterns are RE2's, which takes linear time, over a bounded part of what
+The first rule that fits wins, else the default. Patterns are RE2's, which take linear time, over a bounded part of what
 the user said last: nobody's text holds up anybody else's call.
 """
 

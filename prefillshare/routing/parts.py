@@ -69,6 +69,7 @@ def make_parts(settings: RouterSettings) -> Parts:
     chooser = Chooser(router, pool, make_policy(router, sessions))
     hold = StartHold(router.start_hold_s, pool, may_join=settings.admin_key is not None)
     admission = Admission(router, pool, chooser, hold)
+    kept = read_kept_aliases(settings.changes_dir)
     changed = _follow_states(observer, chooser, admission)
     return Parts(
         settings=settings,
@@ -83,7 +84,7 @@ def make_parts(settings: RouterSettings) -> Parts:
         sessions=sessions,
         chooser=chooser,
         admission=admission,
-        aliases=read_kept_aliases(settings.changes_dir) or dict(settings.aliases),
+        aliases=dict(settings.aliases) if kept is None else kept,
     )
 
 

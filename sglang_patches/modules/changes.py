@@ -22,6 +22,7 @@ from prefillshare.errors import ConfigError, ModuleError, PrefillShareError
 from prefillshare.modules.added import check_room, describe_added, read_added
 from prefillshare.naming.alias import AnyAlias, as_table, check_aliases, find_user, read_alias
 from sglang_patches.checks.adapters import VERSION_MARK, find_room, resolve_late
+from sglang_patches.disaggregation.role import is_decode_worker
 from sglang_patches.http.model_names import module_names, set_aliases
 from sglang_patches.prefill.unshared import unshared_modules
 
@@ -73,6 +74,9 @@ class ModuleChanges:
         async with self._lock:
             old, started_at = self._find(name), time.monotonic()
             module, warnings = await self._check(name, {"path": str(old.lora_path), "kind": "lora"})
+            if is_decode_worker():
+                # It has slots for two versions, and nothing keeps calls of a third one out of a batch.
+                await asyncio.gather(*self._leaving)
             adapter = await self._load(module)
             self._let_go(await self._registry.replace(adapter), name)
             self._note_modules(name, f"it was read anew, from {module.path}")

@@ -72,6 +72,12 @@ def test_a_valid_file_gives_absolute_paths_and_defaults(deployment_file: Path) -
         ('"random-agents"', '"a\\u0000b"', "cannot be the name of a deployment"),
         ('"random-agents"', '"\\u001b[31m"', "use printable characters, up to 100 bytes"),
         ('"random-agents"', f'"{"é" * 51}"', "cannot be the name of a deployment"),
+        ("[engine]\n", "[modules]\nmax_rank = 0\n[engine]\n", "max_rank is 0: it must be at least 1"),
+        ("[engine]\n", "[modules]\ndir = 'nowhere'\n[engine]\n", "make the directory, or correct dir"),
+        ("[engine]\n", "[aliases]\nlatest = 'nope'\n[engine]\n", "means 'nope', which is no decode module of math"),
+        ("[engine]\n", "[aliases]\nmath = 'tool'\n[engine]\n", "alias 'math' is also the name of a module"),
+        ("[engine]\n", "[aliases]\n'a b' = 'math'\n[engine]\n", "alias 'a b' cannot be a model name"),
+        ("[engine]\n", "[aliases]\na = {math = '1'}\n[engine]\n", "it must be a number of at least 0"),
         ('topology = "colocated"', "topology = 1", "topology is 1: it must be one of colocated"),
     ],
 )

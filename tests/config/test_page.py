@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from prefillshare.config.cluster import Cluster
+from prefillshare.config.modules import Modules
 from prefillshare.config.responses import Responses
 from prefillshare.config.router import Router
 from prefillshare.config.schema import DecodeModule, Deployment, Engine, PrefillModule, Transfer
@@ -21,6 +22,7 @@ TABLES = {
     "`[router]`": Router,
     "`[transfer]`": Transfer,
     "`[responses]`": Responses,
+    "`[modules]`": Modules,
     "`[store]`": Store,
     "`[cluster]`": Cluster,
 }

@@ -126,6 +126,24 @@ def test_what_cannot_be_served_changes_nothing(agents: Endpoint, folder: Path, t
     assert agents.http.get("/modules").json()["decode"] == ["math", "tool", "code"]
 
 
+def test_upstreams_doors_lead_here(agents: Endpoint, folder: Path) -> None:
+    def post(verb: str, **fields: object) -> httpx.Response:
+        return agents.http.post(f"/{verb}_lora_adapter", json=fields)
+
+    assert post("load", lora_name="late", lora_path=str(folder)).json()["loaded_adapters"] == {"late": str(folder)}
+    assert "is that of a decode module" in reason(post("load", lora_name="late", lora_path=str(folder)), 409)
+    assert "is that of the prefill module" in reason(post("load", lora_name="tiny-base", lora_path=str(folder)), 409)
+    assert "lora_path is missing" in reason(post("load", lora_name="other"), 400)
+    assert "pinned is true" in reason(post("load", lora_name="other", lora_path=str(folder), pinned=True), 400)
+    agents.http.put("/aliases/latest", json={"module": "late"})
+    assert "alias 'latest' means module 'late'" in reason(post("unload", lora_name="late"), 409)
+    agents.http.delete("/aliases/latest")
+    assert post("unload", lora_name="late").status_code == 200
+    # SGLang would load it again for this call.
+    refused = agents.http.post("/generate", json={"text": "hi", "lora_path": "late"})
+    assert "late" in reason(refused, 400)
+
+
 def test_a_version_that_does_not_fit_leaves_the_old_one(
     agents: Endpoint, prompts: list[Prompt], expected: Expected, folder: Path
 ) -> None:
@@ -133,6 +151,32 @@ def test_a_version_that_does_not_fit_leaves_the_old_one(
     (folder / "adapter_model.safetensors").write_bytes(b"half of a cop")
     assert "late" in reason(agents.http.post("/modules/late/reload"), 400)
     assert agents.generate(prompts[2], "late", NUM_TOKENS).tokens == expected[prompts[2], "math"].tokens
+
+
+def test_rules_choose_by_words_and_headers(agents: Endpoint) -> None:
+    rules = [
+        {"module": "code", "text": r"(?i)\bdef\b"},
+        {"module": "newest", "header": "X-Task", "value": "mail|post"},
+    ]
+    agents.http.put("/aliases/newest", json={"module": "tool"})
+    told = agents.http.put("/aliases/auto", json={"default": "math", "rules": rules})
+    assert told.json()["aliases"]["auto"] == {"default": "math", "rules": rules}
+
+    def answers(content: object, **headers: str) -> str:
+        body = {"model": "auto", "max_tokens": 1, "messages": [{"role": "user", "content": content}]}
+        return agents.http.post("/v1/chat/completions", json=body, headers=headers).json()["model"]
+
+    assert [answers("hi"), answers("Please DEF it"), answers("define")] == ["math", "code", "math"]
+    assert answers([{"type": "text", "text": "def f"}]) == "code"
+    assert [answers("hi", **{"X-Task": "mail"}), answers("hi", **{"X-Task": "mailer"})] == ["tool", "math"]
+    completion = {"model": "auto", "prompt": "def", "max_tokens": 1}
+    assert agents.http.post("/v1/completions", json=completion).json()["model"] == "code"
+    assert agents.http.get("/v1/models/auto").json()["alias_of"] == ["math", "code", "newest"]
+
+    assert "alias 'auto' means 'newest'" in reason(agents.http.delete("/aliases/newest"), 409)
+    bad = {"default": "math", "rules": [{"module": "code", "text": "(?=a)"}]}
+    assert "no pattern of RE2" in reason(agents.http.put("/aliases/auto", json=bad), 400)
+    agents.http.delete("/aliases/auto")
 
 
 def test_an_alias_names_who_answers(agents: Endpoint, prompts: list[Prompt], expected: Expected, folder: Path) -> None:

@@ -200,7 +200,7 @@ def test_its_name_takes_no_other_adapter(engine):
     body = {"lora_name": "own-code", "lora_path": str(MODELS_DIR / "tiny" / "code")}
     reply = engine.http.post("/load_lora_adapter", json=body)
     assert reply.status_code == 400
-    assert "adapter own-code has share = false in the deployment file" in reply.text
+    assert "module 'own-code' has share = false in the deployment file" in reply.text
 
 
 def test_lists_say_that_it_shares_nothing(engine):

@@ -1,13 +1,15 @@
 """Which module a name means: names, aliases, weights, sessions."""
 
+import re
 from collections import Counter
 
 import pytest
 
 from prefillshare.errors import ConfigError
 from prefillshare.naming.alias import as_table, check_aliases, read_alias, read_aliases
-from prefillshare.naming.asked import Asked
+from prefillshare.naming.asked import Asked, last_words
 from prefillshare.naming.names import Names
+from prefillshare.naming.rules import MOST_CHARACTERS, rule_headers
 
 MODULES = ("math-v1", "math-v2", "code")
 SESSIONS = [f"session-{number}" for number in range(4000)]
@@ -97,3 +99,81 @@ def test_what_a_deployment_cannot_call_its_modules(table: dict[str, object], rea
 def test_a_table_is_written_as_it_was_read() -> None:
     table = {"latest": "math-v2", "math": {"math-v1": 0.9, "math-v2": 0.1}}
     assert as_table(read_aliases(table)) == table
+
+
+RULES = {
+    "default": "math-v1",
+    "rules": [
+        {"module": "code", "text": "(?i)def", "header": "X-Kind", "value": "a|b"},
+        {"module": "latest", "text": "sum"},
+    ],
+}
+
+
+def chosen(text: str, **headers: str) -> str | None:
+    asked = Asked(name="auto", says=lambda: text, header=headers.get)
+    return names(auto=RULES, latest="math-v2").find(asked)
+
+
+def test_the_first_rule_of_which_everything_fits_wins() -> None:
+    assert chosen("DEF and sum", **{"X-Kind": "a"}) == "code"
+    assert chosen("def and sum", **{"X-Kind": "ab"}) == "math-v2"
+    assert chosen("def and sum") == "math-v2"
+    assert chosen("nothing", **{"X-Kind": "a"}) == "math-v1"
+
+
+def test_of_a_long_text_its_ends_are_looked_at() -> None:
+    ends = MOST_CHARACTERS // 2
+    assert chosen("sum" + "x" * 3 * ends) == chosen("x" * 3 * ends + "sum") == "math-v2"
+    assert chosen("x" * 2 * ends + "sum" + "x" * 2 * ends) == "math-v1"
+
+
+def test_rules_are_written_as_they_are_read() -> None:
+    aliases = read_aliases({"auto": RULES})
+    assert as_table(aliases) == {"auto": RULES}
+    assert rule_headers(aliases) == ("X-Kind",)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, "a"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image"}, "b"]}]}, "a\nb"),
+        ({"messages": [{"role": "system", "content": "a"}, 3]}, ""),
+        ({"messages": "a"}, ""),
+        ({"input": "a"}, "a"),
+        ({"input": [{"role": "user", "content": [{"type": "input_text", "text": "a"}]}]}, "a"),
+        ({"prompt": "a"}, "a"),
+        ({"prompt": ["a", "b"]}, "a\nb"),
+        ({"prompt": [1, 2]}, ""),
+        ({"text": "a", "input_ids": None}, "a"),
+        ({}, ""),
+    ],
+)
+def test_what_is_said_last(body: dict[str, object], words: str) -> None:
+    assert last_words(body) == words
+
+
+@pytest.mark.parametrize(
+    ("meaning", "reason"),
+    [
+        ({"rules": []}, "no default"),
+        ({"default": "math-v1", "rules": "a"}, "write a list of tables"),
+        ({"default": "math-v1", "rules": [{"text": "a"}]}, "names no module"),
+        ({"default": "math-v1", "rules": [{"module": "code"}]}, "neither text nor header"),
+        ({"default": "math-v1", "rules": [{"module": "code", "text": "("}]}, "is no pattern of RE2"),
+        ({"default": "math-v1", "rules": [{"module": "code", "value": "a", "text": "b"}]}, "no header"),
+        ({"default": "math-v1", "rules": [{"module": "code", "header": "a b"}]}, "give a header's name"),
+        ({"default": "math-v1", "rules": [{"module": "code", "words": "a"}]}, "'words'"),
+        ({"default": "math-v1", "rules": [{"module": "code", "text": 3}]}, "table of texts"),
+        ({"default": "math-v1", "rules": [], "weights": {}}, "'weights'"),
+        ({"default": "nope", "rules": []}, "'nope', which is no decode module or alias of"),
+        (
+            {"default": "math-v1", "rules": [{"module": "auto", "text": "a"}]},
+            "'auto', which is no decode module or alias of",
+        ),
+    ],
+)
+def test_rules_that_cannot_be_are_refused(meaning: dict[str, object], reason: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(reason)):
+        check_aliases(read_aliases({"auto": meaning}), "base", MODULES)

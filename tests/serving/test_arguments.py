@@ -57,6 +57,12 @@ def test_the_shared_cache_and_a_slot_for_the_prefill_module_are_always_asked_for
     assert _value(command, "--max-loras-per-batch") == "3"
     assert _value(command, "--max-lora-rank") == "16"
     assert f"math={directory / 'math'}" in command.argv
+    file = directory / "deployment.toml"
+    file.write_text(file.read_text() + '\n[modules]\nmax_rank = 64\ntargets = ["down_proj"]\nslots = 8\n')
+    roomy = _engine_command(file)
+    assert _value(roomy, "--max-loras-per-batch") == "9"
+    assert _value(roomy, "--max-lora-rank") == "64"
+    assert "down_proj" in roomy.argv
     assert _value(command, "--served-model-name") == "random-base"
     assert {"--enable-lora", "--enable-cache-report", "--sleep-on-idle", "--enable-metrics"} <= set(command.argv)
     assert "--enable-trace" not in command.argv

@@ -1,5 +1,6 @@
 """`prefillshare add`, `remove`, `reload` and `alias`: change the modules of a deployment that serves."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -86,7 +87,7 @@ def alias(
     if as_json:
         put_json(told)
     else:
-        put(f"{name} = {told['aliases'][name]}")
+        put(f"{name} = {json.dumps(told['aliases'][name])}")
 
 
 def _client(url: str | None, api_key: str | None, admin_key: str | None) -> "ChangeClient":

@@ -33,7 +33,7 @@ def ps(
 
 
 def _print(record: "DeploymentRecord") -> None:
-    put(f"{record.name} ({record.topology}) at {record.url}, launcher pid {record.pid}")
+    put(f"{record.name} ({record.topology}) at {record.url}, launcher pid {record.pid}: {', '.join(record.models)}")
     rows = [
         (
             process.name,

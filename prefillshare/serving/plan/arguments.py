@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from prefillshare.contract import BACKEND_NAME, PLUGINS
-from prefillshare.modules.deployment import ResolvedDeployment, ResolvedModule
+from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.serving.plan.command import ENGINE_PROGRAM, ProcessCommand
 from prefillshare.serving.plan.cpu import cpu_flags, runs_on_cpu
 from prefillshare.serving.plan.engine_options import check_extra_args, check_own_values
@@ -25,7 +25,7 @@ from prefillshare.serving.plan.variables import (
     unshared_variables,
     warning_variables,
 )
-from prefillshare.serving.plan.workers import Worker
+from prefillshare.serving.plan.workers import Worker, count_slots
 
 if TYPE_CHECKING:
     from prefillshare.store import StoreSettings
@@ -53,7 +53,7 @@ def worker_command(
     on_cpu = runs_on_cpu(deployment)
     check_kernels(deployment, PLUGINS, extra_args)
     argv = _server_flags(worker, place)
-    argv += _lora_flags(deployment, worker.adapters, on_cpu) if worker.adapters else []
+    argv += _lora_flags(deployment, worker, on_cpu) if worker.adapters else []
     argv += _handoff_flags(deployment, worker, place)
     argv += _engine_flags(deployment, on_cpu, place.gpu)
     argv += store_flags(deployment, worker, store)
@@ -93,19 +93,17 @@ def _server_flags(worker: Worker, place: Place) -> list[str]:
     return [*argv, "--skip-server-warmup"]
 
 
-def _lora_flags(deployment: ResolvedDeployment, modules: Sequence[ResolvedModule], on_cpu: bool) -> list[str]:
-    adapters = [module.adapter for module in modules if module.adapter is not None]
+def _lora_flags(deployment: ResolvedDeployment, worker: Worker, on_cpu: bool) -> list[str]:
+    adapters = [module.adapter for module in worker.adapters if module.adapter is not None]
     room = deployment.config.modules
     targets = sorted({*room.targets, *(target for adapter in adapters for target in adapter.target_modules)})
-    num_slots = len(adapters) if room.slots is None else room.slots
     backend = deployment.config.engine.lora_backend or ("torch_native" if on_cpu else GPU_LORA_BACKEND)
     return [
         "--enable-lora",
         "--lora-paths",
-        *(f"{module.spec.name}={module.path}" for module in modules),
-        # One slot more for the prefill module: with too few, requests wait for ever.
+        *(f"{module.spec.name}={module.path}" for module in worker.adapters),
         "--max-loras-per-batch",
-        str(num_slots + 1),
+        str(count_slots(deployment, worker)),
         "--max-lora-rank",
         str(max(room.max_rank or 0, *(adapter.rank for adapter in adapters))),
         "--lora-target-modules",

@@ -10,7 +10,7 @@ from pathlib import Path
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.modules.fingerprint import geometry, read_model_config, tensor_entries, weight_files
 from prefillshare.modules.precision import Dtype, served_bytes, value_bytes
-from prefillshare.serving.plan.workers import Worker
+from prefillshare.serving.plan.workers import Worker, count_slots
 
 GIB = 1 << 30
 _MIB = 1 << 20
@@ -54,8 +54,10 @@ def worker_memory(deployment: ResolvedDeployment, worker: Worker) -> WorkerMemor
     heads = max(1, sizes["num_kv_heads"] // tp)  # with fewer heads than GPUs, each GPU holds one
     config = read_model_config(path)
     widths = int(sizes["hidden_size"]) + 3 * int(config.get("intermediate_size") or 4 * sizes["hidden_size"])
-    # One slot more than adapters, each as large as the largest: the prefill module's.
-    slots = (len(adapters) + 1) * max((_file_bytes(adapter.path, dtype) for adapter in adapters), default=0)
+    # Each slot is as large as the largest adapter, those that may come by their rank.
+    max_rank = deployment.config.modules.max_rank or 0
+    sizes_of_slot = (_file_bytes(each.path, dtype) * max(max_rank, each.rank) // each.rank for each in adapters)
+    slots = count_slots(deployment, worker) * max(sizes_of_slot, default=0)
     return WorkerMemory(
         name=worker.name,
         weight_bytes=(_file_bytes(path, dtype) + slots) // tp,

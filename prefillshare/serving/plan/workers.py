@@ -68,3 +68,15 @@ def decode_worker(deployment: ResolvedDeployment, module: ResolvedModule, name: 
         adapters=() if is_full else (module,),
         module=module.spec.name,
     )
+
+
+def count_slots(deployment: ResolvedDeployment, worker: Worker) -> int:
+    """Return how many adapters one batch of a worker with adapters may hold, the prefill module counted as one."""
+    num_slots = len(worker.adapters)
+    if worker.role == "decode":
+        # For the version before, whose calls run on after a reload: SGLang puts any two calls of a decode worker into
+        # one batch, and ends where that has more adapters than slots.
+        num_slots += 1
+    elif deployment.config.modules.slots is not None:
+        num_slots = deployment.config.modules.slots
+    return num_slots + 1  # with too few, requests wait for ever

@@ -215,8 +215,7 @@ def with_modules(deployment: ResolvedDeployment, modules: tuple[ResolvedModule, 
 
     Raises: ConfigError.
     """
-    # What its aliases mean by now only the router knows.
-    config = replace(deployment.config, decode=tuple(module.spec for module in modules), aliases={})
+    config = replace(deployment.config, decode=tuple(module.spec for module in modules))
     return replace(deployment, config=config, modules=modules)
 
 

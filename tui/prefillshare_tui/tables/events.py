@@ -17,6 +17,7 @@ _TONES: dict[str, Tone] = {
     "worker_up": "good",
     "worker_joined": "good",
     "move": "good",
+    "module": "good",
 }
 
 

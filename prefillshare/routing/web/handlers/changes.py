@@ -139,7 +139,12 @@ async def _reload_adapter(gateway: Gateway, worker: Worker, name: str) -> dict[s
         status, content = await gateway.parts.client.fetch(
             worker, f"/modules/{name}/reload", method="POST", timeout_s=RELOAD_TIMEOUT_S
         )
-    except (OSError, TimeoutError) as error:
+    except TimeoutError:
+        raise WorkerFailedError(
+            f"worker {worker.id} still has calls of the version before the present one after {RELOAD_TIMEOUT_S:.0f} s, "
+            "and takes the new one when they have ended"
+        ) from None
+    except OSError as error:
         raise WorkerFailedError(f"worker {worker.id} does not answer ({error}): try again when it is up") from None
     if status != 200:
         raise ChangeRefusedError(f"worker {worker.id}: {error_text(content)}", status)

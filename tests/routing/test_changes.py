@@ -1,0 +1,128 @@
+"""Aliases at the router, and what it asks of its launcher about modules, over small workers."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+from prefillshare.naming.alias import read_aliases
+from tests.routing.workers import Deployment, deployment, in_loop, until
+
+ADMIN = {"Authorization": "Bearer admin"}
+KEYS: dict[str, Any] = {"admin_key": "admin"}
+
+
+async def ask(running: Deployment, method: str, path: str, body: object = None, key: bool = True) -> tuple[int, Any]:
+    """One request to the router."""
+    headers = ADMIN if key else {}
+    async with running.http.request(method, running.url + path, json=body, headers=headers) as reply:
+        return reply.status, await reply.json()
+
+
+async def asked_module(running: Deployment, **fields: Any) -> str:
+    """The module that the decode leg of a chat was sent to."""
+    async with await running.chat("m", **fields) as reply:
+        assert reply.status == 200, await reply.text()
+    return str(running["math-0"].bodies[-1]["model"] if running["math-0"].bodies else "")
+
+
+@in_loop
+async def test_an_alias_is_a_name_of_a_module_everywhere() -> None:
+    async with deployment(settings={**KEYS, "aliases": read_aliases({"m": "math"})}) as running:
+        assert await asked_module(running) == "math"
+        assert (await ask(running, "GET", "/aliases"))[1] == {"aliases": {"m": "math"}}
+        cards = (await ask(running, "GET", "/v1/models"))[1]["data"]
+        assert [(card["id"], card.get("alias_of")) for card in cards][-1] == ("m", {"math": 1.0})
+        assert (await ask(running, "GET", "/v1/models/m"))[1]["root"] == "math"
+        generate = {"text": "hi", "sampling_params": {"max_new_tokens": 2}}
+        assert (await ask(running, "POST", "/modules/m/generate", generate))[0] == 200
+        status, told = await ask(running, "POST", "/v1/chat/completions", {"model": "n", "messages": [{}]})
+        assert status == 404
+        assert "aliases: m" in told["error"]["message"]
+
+
+@in_loop
+async def test_aliases_change_while_calls_come_and_outlive_the_router(tmp_path: Path) -> None:
+    settings = {**KEYS, "changes_dir": tmp_path}
+    async with deployment(settings=settings) as running:
+        assert (await ask(running, "PUT", "/aliases/m", {"module": "math"}))[0] == 200
+        assert await asked_module(running) == "math"
+        assert (
+            "is also the name of a module"
+            in (await ask(running, "PUT", "/aliases/math", {"module": "math"}))[1]["error"]["message"]
+        )
+        assert (await ask(running, "PUT", "/aliases/x", {"module": "nope"}))[0] == 400
+        assert (await ask(running, "PUT", "/aliases/x", {"weights": {"math": "much"}}))[0] == 400
+        assert (await ask(running, "DELETE", "/aliases/x"))[0] == 404
+        status, told = await ask(running, "DELETE", "/modules/math")
+        assert status == 409
+        assert "alias 'm' means module 'math'" in told["error"]["message"]
+    async with deployment(settings=settings) as again:
+        assert (await ask(again, "GET", "/aliases"))[1] == {"aliases": {"m": "math"}}
+        assert (await ask(again, "DELETE", "/aliases/m"))[1] == {"aliases": {}}
+    async with deployment(settings={**settings, "aliases": read_aliases({"m": "math"})}) as third:
+        assert (await ask(third, "GET", "/aliases"))[1] == {"aliases": {}}
+
+
+@in_loop
+async def test_changes_want_the_admin_key() -> None:
+    async with deployment(settings={**KEYS, "api_key": "key"}) as running:
+        for method, path in (
+            ("PUT", "/modules/x"),
+            ("DELETE", "/modules/math"),
+            ("POST", "/modules/math/reload"),
+            ("PUT", "/aliases/x"),
+            ("DELETE", "/aliases/x"),
+            ("PUT", "/router/changes"),
+        ):
+            headers = {"Authorization": "Bearer key"}
+            async with running.http.request(method, running.url + path, json={}, headers=headers) as reply:
+                assert reply.status == 401, (method, path)
+    async with deployment() as running:
+        assert (await ask(running, "PUT", "/modules/x", {}, key=False))[0] == 403
+
+
+@in_loop
+async def test_a_router_without_a_launcher_says_who_starts_workers() -> None:
+    async with deployment(settings=KEYS) as running:
+        status, told = await ask(running, "PUT", "/modules/late", {"path": "/models/late"})
+        assert status == 409
+        assert "use `prefillshare worker --join`" in told["error"]["message"]
+
+
+@in_loop
+async def test_the_launcher_is_asked_and_its_answer_is_the_callers(tmp_path: Path) -> None:
+    async with deployment(settings={**KEYS, "changes_dir": tmp_path}) as running:
+        asked = asyncio.create_task(ask(running, "PUT", "/modules/late", {"path": "/models/late"}))
+        await until(lambda: bool(list(tmp_path.glob("*.wish"))))
+        [file] = tmp_path.glob("*.wish")
+        wish = json.loads(file.read_text())
+        assert (wish["kind"], wish["name"], wish["table"]) == ("add", "late", {"path": "/models/late"})
+        assert (await ask(running, "PUT", "/router/changes", {"id": "other", "result": {}}))[0] == 404
+        told = {"id": wish["id"], "result": {"name": "late", "path": "/models/late"}}
+        assert (await ask(running, "PUT", "/router/changes", told))[0] == 200
+        assert await asked == (200, {"name": "late", "path": "/models/late"})
+        assert (await ask(running, "GET", "/v1/models/late"))[0] == 200  # without a worker, its calls wait for one
+        file.unlink()
+
+        refused = asyncio.create_task(ask(running, "DELETE", "/modules/late"))
+        await until(lambda: bool(list(tmp_path.glob("*.wish"))))
+        wish = json.loads(next(tmp_path.glob("*.wish")).read_text())
+        assert (await ask(running, "GET", "/v1/models/late"))[0] == 404
+        await ask(running, "PUT", "/router/changes", {"id": wish["id"], "error": "no room", "status": 400})
+        status, answer = await refused
+        assert (status, answer["error"]["message"]) == (400, "no room")
+        assert (await ask(running, "GET", "/v1/models/late"))[0] == 200
+
+
+@in_loop
+async def test_a_session_stays_with_its_module() -> None:
+    aliases = read_aliases({"m": {"math": 0.5, "code": 0.5}})
+    async with deployment(decode=("math", "code"), settings={**KEYS, "aliases": aliases}) as running:
+        for number in range(12):
+            before = len(running["math-0"].bodies)
+            for _ in range(2):
+                async with await running.chat("m", user=f"user-{number}") as reply:
+                    assert reply.status == 200, await reply.text()
+            assert len(running["math-0"].bodies) - before in (0, 2)
+        assert 0 < len(running["math-0"].bodies) < 24
