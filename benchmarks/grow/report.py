@@ -16,7 +16,8 @@ FEW = 100
 
 def write_report(results: Mapping[str, Any], out: Path) -> None:
     """Effects: writes grow.md and grow.svg into `out`."""
-    draw(results["rows"], results["total"], out / "grow.svg")
+    if results["rows"]:
+        draw(results["rows"], results["total"], out / "grow.svg")
     done = {name: entry for name, entry in results["tasks"].items() if "grown" in entry and "alone" in entry}
     text = "\n".join([*_head(results), *_table(results, done), "", *_goals(results, done), *_growth(results), ""])
     (out / "grow.md").write_text(text, encoding="utf-8")
@@ -38,7 +39,7 @@ def _head(results: Mapping[str, Any]) -> list[str]:
 
 
 def _table(results: Mapping[str, Any], done: Mapping[str, Any]) -> list[str]:
-    joint = results.get("joint", {}).get("accuracies", {})
+    joint = (results["joint"] or {"accuracies": {}})["accuracies"]
     lines = [
         "| task | conversations | grown, % | alone, % | difference | one module for all, % | new | reused | split |",
         "|---|---|---|---|---|---|---|---|---|",

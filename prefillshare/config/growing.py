@@ -36,8 +36,8 @@ class Growth:
     """Part of a step by which every gate shrinks: what helps less often than that ends at exactly 0."""
     group_lasso: float = 0.02
     """The same for whole new units: what ends at 0 is removed."""
-    drift_weight: float = 100.0
-    """How strongly a chosen unit is held where it was."""
+    drift_lasso: float = 0.3
+    """The same for how far a chosen unit moves: what ends at 0 is where it was."""
     max_drift: float = 0.12
     """Distance, in units of its own length, from which a unit that moved becomes a copy of the new task's; below, it is
     put back and stays shared."""
@@ -50,7 +50,7 @@ class Growth:
         for name in ("units", "max_rounds"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        for name in ("tau", "min_gain", "gate_l1", "group_lasso", "drift_weight", "max_drift", "prune_tolerance"):
+        for name in ("tau", "min_gain", "gate_l1", "group_lasso", "drift_lasso", "max_drift", "prune_tolerance"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must be 0 or more")
         for name in ("select_epochs", "retrain_epochs", "retrain_rate", "gate_rate"):
