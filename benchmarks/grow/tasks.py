@@ -97,7 +97,7 @@ def _rank(rng: Random, workspace: Workspace) -> Asked:
 TASKS = (
     Task(name="tool", num_conversations=300, epochs=8, ask=_plain("tool")),
     Task(name="code", num_conversations=300, epochs=6, ask=_plain("code")),
-    Task(name="math", num_conversations=300, epochs=6, ask=_plain("math")),
+    Task(name="math", num_conversations=150, epochs=8, ask=_plain("math")),
     Task(name="route", num_conversations=100, epochs=12, ask=_in_form("tool", _route)),
     Task(name="plan", num_conversations=100, epochs=12, ask=_in_form("code", _plan)),
     Task(name="brief", num_conversations=100, epochs=12, ask=_in_form("tool", _brief)),

@@ -28,15 +28,15 @@ class Growth:
     """Passes over the data in which gates of earlier units are chosen."""
     retrain_epochs: float = 2.0
     """Passes in which the chosen units themselves may move."""
-    retrain_rate: float = 5e-4
-    """Peak learning rate of the chosen units, which need only small steps."""
+    retrain_rate: float = 2e-3
+    """Peak learning rate of the chosen units."""
     gate_rate: float = 0.02
     """Peak learning rate of gates."""
     gate_l1: float = 0.3
     """Part of a step by which every gate shrinks: what helps less often than that ends at exactly 0."""
-    group_lasso: float = 0.02
+    group_lasso: float = 0.1
     """The same for whole new units: what ends at 0 is removed."""
-    drift_lasso: float = 0.3
+    drift_lasso: float = 0.7
     """The same for how far a chosen unit moves: what ends at 0 is where it was."""
     max_drift: float = 0.12
     """Distance, in units of its own length, from which a unit that moved becomes a copy of the new task's; below, it is

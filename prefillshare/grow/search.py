@@ -143,10 +143,9 @@ class Search:
         drifts = [self._split(name, layer, *before[name]) for name, layer in self._layers.items()]
         num_split = sum(map(len, self._parents.values()))
         drift = torch.cat(drifts)
-        num_moved = int((drift > 0).sum())
         self._report.say(
-            f"{self._task.name}: {num_moved} of them moved, {num_split} more than {self._growth.max_drift:g} (largest "
-            f"drift {float(drift.max()):.3f}): those are split"
+            f"{self._task.name}: {int((drift > 0).sum())} of them moved, at most {float(drift.max()):.2f} of a unit's "
+            f"length; {num_split} went further than {self._growth.max_drift:g} and are copies now"
         )
         self._losses["split"] = self._measure()
 
