@@ -129,6 +129,30 @@ def _die(*_: object, **__: object) -> None:
     raise _Killed
 
 
+def test_layers_that_are_tuned_one_by_one_go_on_after_a_kill(folder: Path) -> None:
+    by_layer = {"size": 'size = 2\nby = "layer"'}
+    undisturbed = quantise(write_file(folder, "layers", **by_layer))
+    file, steps = write_file(folder, "killed-layers", **by_layer), list[int]()
+    # Of two layers with four steps each, the second one begins anew.
+    with pytest.raises(Stopped):
+        quantise(file, watcher=stop_at(6))
+    resumed = quantise(file, resume=True, watcher=Watcher(lambda report: steps.append(report.step)))
+
+    assert steps == [5, 6, 7, 8]
+    assert not (resumed / "run" / "layers" / "states").exists()
+    before, first, again = weights(resumed / "run" / "k-means"), weights(undisturbed), weights(resumed)
+    assert {name.rpartition(".")[2] for name in before if not torch.equal(before[name], again[name])} == {
+        "codebooks",
+        "scales",
+        "weight",
+    }
+    assert all(torch.equal(again[name], tensor) for name, tensor in first.items())
+    for layer in range(2):
+        q, k, v = (again[f"model.layers.{layer}.self_attn.{name}_proj.codebooks"] for name in "qkv")
+        assert torch.equal(q, k)
+        assert torch.equal(q, v)
+
+
 @pytest.mark.parametrize("place", ["moments", "clustering", "tuning"])
 def test_a_run_that_was_killed_goes_on_and_gives_the_same(
     folder: Path, whole: Path, place: str, monkeypatch: pytest.MonkeyPatch
@@ -190,14 +214,32 @@ def test_a_dry_run_says_sizes_and_memory_and_leaves_nothing(folder: Path) -> Non
     assert not (folder / "dry").exists()
     assert found.figures["num_used"] == 12
     assert found.figures["num_held_out"] == 2
-    assert found.need.total_bytes == max(found.figures["clustering_bytes"], found.figures["tuning_bytes"])
+    stages = [found.figures[f"{stage}_bytes"] for stage in ("clustering", "tuning", "measuring")]
+    assert found.tuned_by == "module"
+    assert found.figures["memory_bytes"] == max(stages)
     assert any("bits each" in line for line in found.lines)
+
+
+def test_layers_are_tuned_one_by_one_where_the_module_does_not_fit(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "device_memory", lambda: ("CPU", 4 * 2**30))
+    found = Quantise(load_quantisation(write_file(folder, "narrow", size="size = 100000")), Watcher()).plan()
+
+    assert found.tuned_by == "layer"
+    assert found.figures["memory_bytes"] < 4 * 2**30 < found.need.module_tuning_bytes
+    assert any("for each of 2 layers (the whole module needs" in line for line in found.lines)
+    assert any(line.startswith("disk ") for line in found.lines)
 
 
 def test_a_run_that_does_not_fit_is_refused_with_the_numbers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "device_memory", lambda: ("CPU", 4 * 2**30))
-    with pytest.raises(ModuleError, match=r"needs .* of memory and this machine has 4.00 GiB; write steps = 0 under"):
-        quantise(write_file(folder, "large", size="size = 100000"))
+    whole_module = 'size = 100000\nby = "module"'
+    with pytest.raises(ModuleError, match=r'needs .* and this machine has 4\.00 GiB; write by = "layer" under'):
+        quantise(write_file(folder, "large", size=whole_module))
+    monkeypatch.setattr(plan, "device_memory", lambda: ("CPU", 2**29))
+    with pytest.raises(ModuleError, match=r"this machine has 0\.50 GiB: use a larger machine"):
+        quantise(write_file(folder, "large", size=whole_module))
     assert not (folder / "large").exists()
 
 
