@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,11 +23,14 @@ class PackedWeight:
     codebooks: Tensor
     """float32 [m, v, 256]: for each input of a segment, that number of all entries."""
     scales: Tensor
-    """float16 [groups, blocks * 256]."""
+    """[groups, blocks * 256]: float16 for "vbmi", which reads it; float32 for "floats", whose compiler cannot."""
     num_outputs: int
     """Rows of the weight."""
     kernel: Kernel
     """Whose order of outputs the codes are in."""
+    arrays: tuple[np.ndarray, np.ndarray, np.ndarray]
+    """Codes, codebooks and scales as compiled loops take them, in the same memory; half numbers as uint16. Made once:
+    a token of a small module is a hundred products."""
 
     @property
     def num_inputs(self) -> int:
@@ -48,12 +52,17 @@ def best_kernel() -> Kernel:
 def pack(weight: CodebookWeight, kernel: Kernel | None = None) -> PackedWeight:
     """Lay a weight out for a kernel, the best of this machine by default."""
     kernel = kernel or best_kernel()
+    codes, codebooks = pack_codes(weight.codes, weight.shape, kernel), pack_codebooks(weight.codebooks)
+    is_half = kernel == "vbmi"
+    scales = _fill_blocks(weight.scales.half() if is_half else weight.scales.float()).T.contiguous()
+    halves = scales.numpy().view(np.uint16) if is_half else scales.numpy()
     return PackedWeight(
-        codes=pack_codes(weight.codes, weight.shape, kernel),
-        codebooks=pack_codebooks(weight.codebooks),
-        scales=_fill_blocks(weight.scales.half()).T.contiguous(),
+        codes=codes,
+        codebooks=codebooks,
+        scales=scales,
         num_outputs=weight.num_outputs,
         kernel=kernel,
+        arrays=(codes.numpy(), codebooks.numpy(), halves),
     )
 
 

@@ -114,10 +114,13 @@ def test_rows_do_not_change_each_other() -> None:
 
 def test_the_codes_take_no_more_memory_than_on_disk() -> None:
     weight = random_weight(CodebookShape(), 4096, 512)
-    packed = pack(weight)
 
-    assert packed.codes.nbytes == weight.codes.nbytes
-    assert packed.scales.nbytes == weight.scales.nbytes
+    for kernel, bytes_of_scale in (("vbmi", 2), ("floats", 4)):
+        packed = pack(weight, kernel)
+        assert packed.codes.nbytes == weight.codes.nbytes
+        assert packed.scales.nbytes == weight.scales.numel() * bytes_of_scale
+        kept = (packed.codes, packed.codebooks, packed.scales)
+        assert [array.ctypes.data for array in packed.arrays] == [tensor.data_ptr() for tensor in kept]
 
 
 @pytest.mark.slow
