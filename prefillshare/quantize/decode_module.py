@@ -106,6 +106,24 @@ def only_trained(model: Any) -> Any:
     return model
 
 
+def check_tensors(source: WeightSource) -> None:
+    """Refuse a checkpoint whose tensors are not those that its config.json says.
+
+    Raises: ModuleError.
+    """
+    model, names = _empty_model(source.base), {*source.names()}
+    model.tie_weights()
+    for name, parameter in model.named_parameters():
+        if name not in names:
+            raise _lacks(source.base, name)
+        if source.size(name) != tuple(parameter.shape):
+            found, wanted = ("x".join(map(str, size)) for size in (source.size(name), parameter.shape))
+            raise ModuleError(
+                f"{source.base} has {name} of size {found} and its config.json says {wanted}: download or build the "
+                "module again"
+            )
+
+
 def is_trained(name: str) -> bool:
     """Whether a parameter is trained: codebooks, scales and norms are."""
     return name.endswith((".codebooks", ".scales")) or "norm" in name.rpartition(".")[0].rpartition(".")[2]
@@ -126,10 +144,14 @@ def _empty_model(directory: Path) -> Any:
 def _complete(model: Any, directory: Path) -> "PreTrainedModel":
     model.tie_weights()
     if missing := [name for name, parameter in model.named_parameters() if parameter.is_meta]:
-        raise ModuleError(f"{directory} has no tensor {missing[0]}: download or build the module again")
+        raise _lacks(directory, missing[0])
     use_attention(model)
     ready: PreTrainedModel = model.requires_grad_(False).eval()
     return ready
+
+
+def _lacks(directory: Path, name: str) -> ModuleError:
+    return ModuleError(f"{directory} has no tensor {name}: download or build the module again")
 
 
 def _other_names(source: WeightSource) -> Iterator[str]:
