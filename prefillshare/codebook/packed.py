@@ -1,5 +1,6 @@
 """A codebook weight as the kernels read it: the only copy of the codes once a module is loaded."""
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,8 +11,11 @@ from torch import Tensor
 from prefillshare.codebook.kernels.layout import BLOCK_OUTPUTS, ENTRIES, has_vbmi, output_order
 from prefillshare.codebook.reference import CodebookWeight
 from prefillshare.codebook.shape import CodebookShape
+from prefillshare.errors import ModuleError
 
 Kernel = Literal["vbmi", "floats"]
+KERNEL_VARIABLE = "PREFILLSHARE_CODEBOOK_KERNEL"
+"""Environment variable: the kernel to take in place of the best one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +49,19 @@ class PackedWeight:
 
 
 def best_kernel() -> Kernel:
-    """The faster kernel of those that this processor has the instructions for."""
-    return "vbmi" if has_vbmi() else "floats"
+    """The faster kernel of those that this processor has the instructions for, or the one that the user chose.
+
+    Raises: ModuleError when that is none, or this processor lacks its instructions.
+    """
+    chosen = os.environ.get(KERNEL_VARIABLE) or ("vbmi" if has_vbmi() else "floats")
+    if chosen == "floats":
+        return "floats"
+    if chosen != "vbmi":
+        raise ModuleError(f'{KERNEL_VARIABLE} is {chosen!r}: it may be "vbmi" or "floats"')
+    # numba would end the process.
+    if not has_vbmi():
+        raise ModuleError(f'{KERNEL_VARIABLE} is "vbmi" and this processor has no AVX-512 VBMI: unset it')
+    return "vbmi"
 
 
 def pack(weight: CodebookWeight, kernel: Kernel | None = None) -> PackedWeight:
