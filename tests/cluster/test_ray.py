@@ -3,7 +3,6 @@
 Tests run in order on one deployment: starting it is what costs.
 """
 
-import contextlib
 import json
 import os
 import secrets
@@ -11,29 +10,28 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
-import httpx
-import psutil
 import pytest
 
 from prefillshare.serving.machine.ports import free_port
 from tests.support.engines import MODELS_DIR
 from tests.support.marks import starts_engine
+from tests.support.on_ray import (
+    NUM_TOKENS,
+    PROMPTS,
+    WAIT_S,
+    OnRay,
+    actor_of,
+    calls,
+    environment,
+    lives_of,
+    load,
+    node_of,
+)
 from tests.support.reference import Reference
 
 TINY = MODELS_DIR / "tiny"
-NUM_TOKENS = 8
-WAIT_S = 600.0
-CALL_S = 120.0
-"""Longer than a call waits in the router before it is refused."""
-PROMPTS = [[20 + (start * 37 + position * 31) % 900 for position in range(60 + 30 * start)] for start in range(3)]
-ENGINE, ROUTER = "sglang_patches.forkserver", "prefillshare.routing"
 FILE = """
 name = "on-ray"
 topology = "disaggregated"
@@ -60,122 +58,19 @@ decode = {{ labels = {{ place = "behind" }} }}
 """
 
 
-@dataclass(slots=True)
-class OnRay:
-    """A deployment on a cluster, asked by HTTP and changed by commands."""
+ROLES = """
+[router]
+max_running_per_worker = 4
 
-    folder: Path
-    address: str
-    nodes: list[int]
-    """Process ids of the two nodes that decode workers run on."""
-    port: int
-    cluster: "subprocess.Popen[str]"
-    """The program that has its nodes."""
-    wrong: list[str] = field(default_factory=list)
-
-    @property
-    def file(self) -> Path:
-        """The deployment file."""
-        return self.folder / "on-ray.toml"
-
-    def run(self, *words: str, is_ok: bool = True) -> "subprocess.CompletedProcess[str]":
-        """Run a command of `prefillshare`."""
-        done = subprocess.run(
-            [sys.executable, "-m", "prefillshare", *words],
-            env=environment(self.folder, self.address),
-            capture_output=True,
-            text=True,
-            timeout=WAIT_S,
-            check=False,
-        )
-        assert (done.returncode == 0) == is_ok, done.stdout + done.stderr
-        return done
-
-    def launch(self, is_ok: bool = True) -> "subprocess.CompletedProcess[str]":
-        """Let the cluster serve what the file says."""
-        return self.run("launch", str(self.file), "--port", str(self.port), "--detach", "--json", is_ok=is_ok)
-
-    def change_head(self, word: str) -> None:
-        """Lose the head's server, or start it again."""
-        assert self.cluster.stdin is not None
-        assert self.cluster.stdout is not None
-        print(word, file=self.cluster.stdin, flush=True)
-        assert self.cluster.stdout.readline() == f"{word}\n"
-
-    def members(self) -> dict[str, dict[str, Any]]:
-        """What `ps` says of each."""
-        rosters = json.loads(self.run("ps", "--json").stdout)
-        return {member["name"]: member for roster in rosters for member in roster["members"]}
-
-    def lives(self) -> dict[str, tuple[Any, ...]]:
-        """Which life of which process each member is in: the rest of `ps` comes and goes on a busy machine."""
-        deadline, members = time.monotonic() + WAIT_S, self.members()
-        while not all(told["pid"] for told in members.values()):  # one that is busy did not answer in time
-            assert time.monotonic() < deadline, members
-            members = self.members()
-        return lives_of(members)
-
-    def up(self) -> set[str]:
-        """Workers to which the router sends calls."""
-        with contextlib.suppress(httpx.HTTPError):
-            workers = httpx.get(f"http://127.0.0.1:{self.port}/workers", timeout=CALL_S).json()["workers"]
-            return {worker["id"] for worker in workers if worker["state"] == "up"}
-        return set()
-
-    def wait_until_serving(self, *names: str, apart_from: dict[str, int] | None = None) -> dict[str, dict[str, Any]]:
-        """Wait until exactly these run and are up for the router, with other processes than `apart_from` names.
-
-        The router is asked first: each `ps` is a process that imports Ray, and takes the cores of what is waited for.
-        """
-        deadline, members, lost = time.monotonic() + WAIT_S, {}, apart_from or {}
-        while time.monotonic() < deadline:
-            if self.up() == set(names) and not any(map(psutil.pid_exists, lost.values())):
-                members = self.members()
-                up = {name for name, state in members.get("router-0", {}).get("workers", []) if state == "up"}
-                pids = {name: members[name]["pid"] for name in names if name in members}
-                # One that moves has no process, and may be up in the eyes of the router a little longer.
-                is_new = all(pids.get(name) and pids[name] != pid for name, pid in lost.items())
-                if set(members) == {*names, "router-0"} and up == set(names) and is_new:
-                    return members
-            time.sleep(1)
-        raise AssertionError(f"{names} do not serve: {self.up()} are up, {members}")
-
-    def ask(self, prompt: list[int]) -> list[int]:
-        """Greedy tokens of the module."""
-        sampling = {"temperature": 0, "max_new_tokens": NUM_TOKENS, "ignore_eos": True}
-        body = {"input_ids": prompt, "sampling_params": sampling}
-        reply = httpx.post(f"http://127.0.0.1:{self.port}/modules/math/generate", json=body, timeout=CALL_S)
-        assert reply.status_code == 200, reply.text
-        return reply.json()["output_ids"]
-
-    def processes(self) -> dict[str, int]:
-        """How many fork servers with engines, and routers, this deployment has on the machine."""
-        found = {ENGINE: 0, ROUTER: 0}
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error, OSError):
-                words = process.cmdline()
-                is_ours = process.environ().get("XDG_STATE_HOME") == str(self.folder)
-                if is_ours and os.getsid(process.pid) == process.pid and len(words) > 2 and words[2] in found:
-                    found[words[2]] += 1
-        return found
-
-    def check_processes(self, num_workers: int, num_routers: int = 1) -> None:
-        """Nothing was left behind and nothing is there twice: each worker has a fork server and an engine."""
-        wanted = {ENGINE: 2 * num_workers, ROUTER: num_routers}
-        deadline = time.monotonic() + WAIT_S
-        while (found := self.processes()) != wanted:
-            assert time.monotonic() < deadline, (found, wanted)
-            time.sleep(0.5)
-
-
-def lives_of(members: dict[str, dict[str, Any]]) -> dict[str, tuple[Any, ...]]:
-    """Which life of which process each member is in."""
-    return {name: tuple(told[key] for key in ("node_id", "pid", "num_restarts")) for name, told in members.items()}
-
-
-def environment(folder: Path, address: str = "") -> dict[str, str]:
-    """Its own places for state, by which its processes are known, too."""
-    return {**os.environ, "XDG_STATE_HOME": str(folder), "PREFILLSHARE_CLUSTER": address, "OMP_NUM_THREADS": "1"}
+[roles]
+follow_load = true
+interval_s = 0.25
+window_s = 2.0
+prefill_wait_ms = 100
+decode_wait_ms = 100
+cool_down_s = 0
+"""
+"""Calls soon wait, and moves are soon decided."""
 
 
 @pytest.fixture(scope="module")
@@ -219,34 +114,6 @@ def write_files(running: OnRay) -> None:
 def expected() -> dict[str, list[list[int]]]:
     reference = Reference(TINY / "base", {name: TINY / name for name in ("math", "code")})
     return {name: [reference.ask(name, prompt, NUM_TOKENS).tokens for prompt in PROMPTS] for name in ("math", "code")}
-
-
-@contextlib.contextmanager
-def calls(running: OnRay, allowed: list[list[list[int]]]) -> Iterator[list[str]]:
-    """Ask all the time while the block runs; what went wrong with any call is in the list that this gives."""
-    wrong: list[str] = []
-    done = threading.Event()
-
-    def keep_asking() -> None:
-        number = 0
-        while not done.wait(0.2):
-            index = number % len(PROMPTS)
-            number += 1
-            try:
-                answer = running.ask(PROMPTS[index])
-            except (AssertionError, httpx.HTTPError) as error:
-                wrong.append(f"call {number}: {error}")
-            else:
-                if answer not in [answers[index] for answers in allowed]:
-                    wrong.append(f"call {number}: {answer}")
-
-    asking = threading.Thread(target=keep_asking)
-    asking.start()
-    try:
-        yield wrong
-    finally:
-        done.set()
-        asking.join()
 
 
 def test_a_launcher_that_left_leaves_a_deployment_that_answers(on_ray, expected):
@@ -324,16 +191,6 @@ def test_a_lost_node_and_a_lost_actor_cost_no_call(on_ray, expected):
     on_ray.check_processes(3)
 
 
-def actor_of(engine: int) -> psutil.Process:
-    """The actor's process: it has the fork server that the engine was forked from."""
-    return next(parent for parent in psutil.Process(engine).parents() if parent.name().startswith("ray::"))
-
-
-def node_of(pid: int, nodes: list[int]) -> int | None:
-    """The node that started a process."""
-    return next((parent.pid for parent in psutil.Process(pid).parents() if parent.pid in nodes), None)
-
-
 def test_new_weights_replace_old_ones_without_a_failed_call(on_ray, expected):
     on_ray.run("scale", "math=1")
     for file in (TINY / "code").iterdir():
@@ -351,3 +208,36 @@ def test_stop_leaves_nothing(on_ray):
     on_ray.run("stop", "on-ray", "--drain", "5")
     on_ray.check_processes(0, 0)
     assert "no deployment is on the cluster" in on_ray.run("ps").stderr
+
+
+def test_moves_of_roles_outlive_their_launcher_and_a_lost_node(on_ray, expected):
+    """The launcher is killed in the middle of one move, the node of the worker in the middle of another."""
+    names = ("prefill-0", "decode-math-0", "decode-math-1")
+    on_ray.add_node()
+    text = on_ray.file.read_text().replace('"front" } }\ndecode', '"behind" } }\ndecode')
+    on_ray.file.write_text(f"{text}{ROLES}".replace('kind = "lora"', 'kind = "lora"\nreplicas = 2'))
+    words = [sys.executable, "-m", "prefillshare", "launch", str(on_ray.file), "--port", str(on_ray.port)]
+    with (on_ray.folder / "launch.log").open("w") as log:
+        launcher = subprocess.Popen(words, env=environment(on_ray.folder, on_ray.address), stdout=log, stderr=log)
+    try:
+        places = {name: node_of(on_ray.wait_until_serving(*names)[name]["pid"], on_ray.nodes) for name in names}
+        with calls(on_ray, [expected["code"]]) as wrong, load(on_ray, length=2500, num_tokens=1):
+            moved = on_ray.wait_for_order("moving")
+            launcher.kill()
+            launcher.wait()
+            on_ray.wait_until_done(1)
+        assert wrong == []
+        told = on_ray.members()[moved]
+        assert (moved.startswith("decode"), told["group"]["role"], told["state"]) == (True, "prefill", "running")
+        on_ray.check_processes(3)
+        with load(on_ray, length=20, num_tokens=200):
+            lost = on_ray.wait_for_order("moving")
+            os.kill(places[lost], signal.SIGKILL)
+        on_ray.wait_until_serving(*names)
+        assert [on_ray.ask(prompt) for prompt in PROMPTS] == expected["code"]
+        on_ray.check_processes(3)
+    finally:
+        launcher.kill()
+        launcher.wait()
+    on_ray.run("stop", "on-ray", "--drain", "5")
+    on_ray.check_processes(0, 0)
