@@ -110,6 +110,12 @@ def write_files(running: OnRay) -> None:
     running.file.write_text(FILE.format(base=TINY / "base", module=module, address=running.address, token=token))
 
 
+def copy_other_weights(running: OnRay) -> None:
+    """From now on the module's files are another one's."""
+    for file in (TINY / "code").iterdir():
+        shutil.copy(file, running.folder / "math" / file.name)
+
+
 @pytest.fixture(scope="module")
 def expected() -> dict[str, list[list[int]]]:
     reference = Reference(TINY / "base", {name: TINY / name for name in ("math", "code")})
@@ -193,8 +199,7 @@ def test_a_lost_node_and_a_lost_actor_cost_no_call(on_ray, expected):
 
 def test_new_weights_replace_old_ones_without_a_failed_call(on_ray, expected):
     on_ray.run("scale", "math=1")
-    for file in (TINY / "code").iterdir():
-        shutil.copy(file, on_ray.folder / "math" / file.name)
+    copy_other_weights(on_ray)
     refused = on_ray.run("scale", "math=2", is_ok=False)
     assert "copy the same files to all nodes" in refused.stderr
     with calls(on_ray, [expected["math"], expected["code"]]) as wrong:
@@ -213,6 +218,7 @@ def test_stop_leaves_nothing(on_ray):
 def test_moves_of_roles_outlive_their_launcher_and_a_lost_node(on_ray, expected):
     """The launcher is killed in the middle of one move, the node of the worker in the middle of another."""
     names = ("prefill-0", "decode-math-0", "decode-math-1")
+    copy_other_weights(on_ray)
     on_ray.add_node()
     text = on_ray.file.read_text().replace('"front" } }\ndecode', '"behind" } }\ndecode')
     on_ray.file.write_text(f"{text}{ROLES}".replace('kind = "lora"', 'kind = "lora"\nreplicas = 2'))

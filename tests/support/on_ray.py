@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,12 @@ class OnRay:
 
     def run(self, *words: str, is_ok: bool = True) -> "subprocess.CompletedProcess[str]":
         """Run a command of `prefillshare`."""
-        done = subprocess.run(
+        done = self._run(words)
+        assert (done.returncode == 0) == is_ok, done.stdout + done.stderr
+        return done
+
+    def _run(self, words: Sequence[str]) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
             [sys.executable, "-m", "prefillshare", *words],
             env=environment(self.folder, self.address),
             capture_output=True,
@@ -52,8 +57,6 @@ class OnRay:
             timeout=WAIT_S,
             check=False,
         )
-        assert (done.returncode == 0) == is_ok, done.stdout + done.stderr
-        return done
 
     def launch(self, is_ok: bool = True) -> "subprocess.CompletedProcess[str]":
         """Let the cluster serve what the file says."""
@@ -96,7 +99,11 @@ class OnRay:
 
     def members(self) -> dict[str, dict[str, Any]]:
         """What `ps` says of each."""
-        rosters = json.loads(self.run("ps", "--json").stdout)
+        deadline, done = time.monotonic() + WAIT_S, self._run(("ps", "--json"))
+        while done.returncode:  # on a busy machine a cluster may not take who asks in time
+            assert time.monotonic() < deadline, done.stderr
+            done = self._run(("ps", "--json"))
+        rosters = json.loads(done.stdout)
         return {member["name"]: member for roster in rosters for member in roster["members"]}
 
     def lives(self) -> dict[str, tuple[Any, ...]]:
