@@ -73,8 +73,8 @@ class Policy:
         self._soon_until = 0.0
         self._num_reversals = 0
         self._barred: dict[tuple[Kind, Kind], tuple[float, int]] = {}
-        self._seen: set[Kind] = {None}
-        """Kinds that are missed where nobody is up: not a module for which nobody was ever started."""
+        self._seen: set[Kind] = set()
+        """Kinds that had a worker: when a deployment starts they come one by one, and some modules may never have one."""
         self._empty_since: dict[Kind, float] = {}
 
     @property

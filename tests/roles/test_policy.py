@@ -174,8 +174,10 @@ def test_a_load_that_swings_moves_workers_less_and_less(period_s):
 
 def test_a_pool_without_anybody_gets_a_worker_when_that_lasts():
     """Who was the last one there came back as what it was started for; the others are not even calm."""
-    fleet = Fleet.of(ROLES, {None: 0, "math": 3, "tool": 1})
+    fleet = Fleet.of(ROLES, {None: 1, "math": 3, "tool": 1})
     calls = {"math": 30.0, "tool": 2.0}
+    fleet.step(fleet.look({}, calls))
+    del fleet.kinds["None-0"]
     while fleet.now < 300 and fleet.step(fleet.look({}, calls)) is None:
         pass
     assert [(move.before, move.after) for move in fleet.moves] == [("math", None)]
@@ -185,9 +187,11 @@ def test_a_pool_without_anybody_gets_a_worker_when_that_lasts():
 
 
 def test_a_module_for_which_nobody_was_ever_started_is_not_missed():
-    fleet = Fleet.of(ROLES, {None: 2, "math": 2, "tool": 0})
-    fleet.run(600, lambda now, fleet: ({}, {}))
-    assert fleet.moves == []
+    """Nor is whoever is still to come when a deployment starts."""
+    for sizes in ({None: 2, "math": 2, "tool": 0}, {None: 0, "math": 3, "tool": 1}):
+        fleet = Fleet.of(ROLES, sizes)
+        fleet.run(600, lambda now, fleet: ({}, {}))
+        assert fleet.moves == []
 
 
 def test_a_module_whose_workers_are_away_for_long_gets_another_one_but_for_its_limit():
