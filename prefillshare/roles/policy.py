@@ -74,7 +74,7 @@ class Policy:
         self._num_reversals = 0
         self._barred: dict[tuple[Kind, Kind], tuple[float, int]] = {}
         self._seen: set[Kind] = set()
-        """Kinds that had a worker: when a deployment starts they come one by one, and some modules may never have any."""
+        """Kinds that had a worker: when a deployment starts they come one by one; some modules may never have any."""
         self._empty_since: dict[Kind, float] = {}
 
     @property
