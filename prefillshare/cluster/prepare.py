@@ -29,4 +29,14 @@ def prepare(config: Deployment, port: int) -> tuple[Plan, ResolvedDeployment]:
     deployment = resolve(unmerged(config))
     digests = {module.name: module_digest(module) for module in config.decode}
     plan = Plan(config=config, fingerprint=deployment.fingerprint, digests=digests, version=__version__, port=port)
+    _check_router_ports(plan)
     return plan, deployment
+
+
+def _check_router_ports(plan: Plan) -> None:
+    taken = set(plan.router_ports) & set(plan.cluster.transport_ports or ())
+    if taken:
+        raise ConfigError(
+            f"port {min(taken)}, a router's, is in the upper half of ports {plan.cluster.ports} under [cluster], of "
+            "which KV transport takes any: choose another --port"
+        )

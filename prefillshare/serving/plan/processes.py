@@ -1,7 +1,7 @@
 """Plans the workers of a deployment: checks what can be checked, gives each a place, and makes its command."""
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -139,12 +139,16 @@ def make_command(
 
 def place_worker(worker: Worker, gpu: GpuPlace | None, event_directory: Path | None = None) -> Place:
     """Return free ports for a worker of a disaggregated deployment; KV events, if wanted, go to `event_directory`."""
+    place = Place(host=DEFAULT_HOST, port=free_port(), nccl_port=free_port())
+    return fill_place(place, worker, gpu, event_directory)
+
+
+def fill_place(place: Place, worker: Worker, gpu: GpuPlace | None, event_directory: Path | None) -> Place:
+    """Return the place with what `worker` needs there beside its server, a bootstrap port of its own included."""
     # A socket's path must be short, however long the module's name is.
     socket = f"{zlib.crc32(worker.name.encode()):08x}.kv"
-    return Place(
-        host=DEFAULT_HOST,
-        port=free_port(),
-        nccl_port=free_port(),
+    return replace(
+        place,
         bootstrap_port=free_port() if worker.role == "prefill" else None,
         gpu=gpu,
         kv_events=None if event_directory is None else f"ipc://{event_directory}/{socket}",
