@@ -151,7 +151,8 @@ async def _answer_unknown(request: web.Request) -> web.StreamResponse:
     methods = [method for pattern, method in _PATTERNS if pattern.fullmatch(request.path)]
     if methods and request.method == "OPTIONS" and (preflight := answer_preflight(request, methods)) is not None:
         return preflight
-    if methods:
+    # A path that only means the same, such as one with %2F for a slash, is none of ours.
+    if methods and request.method not in methods:
         error = NotFoundError(f"{request.path} does not take {request.method}: use {' or '.join(methods)}")
         reply = error_reply(error, status=405)
         reply.headers["Allow"] = ", ".join(methods)
