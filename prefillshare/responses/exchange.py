@@ -12,7 +12,7 @@ import orjson
 
 from prefillshare.errors import short_repr
 from prefillshare.responses.errors import ResponsesError
-from prefillshare.responses.forms import as_responses_usage, simplify_item
+from prefillshare.responses.forms import as_cut_off, as_responses_usage, simplify_item
 from prefillshare.responses.ids import conversation_name, make_id, read_tag
 from prefillshare.responses.store import ResponseStore
 
@@ -98,7 +98,7 @@ class Exchange:
         return made
 
     def _fill_in(self, response: dict[str, Any]) -> dict[str, Any]:
-        told = {**response, "id": self.id, "previous_response_id": self.previous_id, "store": self.is_kept}
+        told = {**as_cut_off(response), "id": self.id, "previous_response_id": self.previous_id, "store": self.is_kept}
         if self.body.get("text") is not None:
             told["text"] = self.body["text"]
         usage = told.get("usage")
@@ -111,6 +111,8 @@ class Exchange:
         value = orjson.loads(data)
         is_final = event.startswith(_FINAL_EVENTS)
         value["response"] = self.finish(value["response"]) if is_final else self._fill_in(value["response"])
+        if is_final and value["response"].get("status") == "incomplete":
+            head, value["type"] = b"event: response.incomplete", "response.incomplete"
         return head + b"\ndata: " + orjson.dumps(value)
 
 

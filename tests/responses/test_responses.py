@@ -137,6 +137,22 @@ def test_a_stream_is_kept_with_its_last_event_however_it_is_cut(size: int) -> No
     assert json.loads(kept.get(exchange.id).response)["output"] == ANSWER["output"]  # type: ignore[union-attr]
 
 
+def test_a_response_that_was_cut_off_says_so() -> None:
+    kept = store()
+    cut = ANSWER | {"incomplete_details": {"reason": "max_output_tokens"}}
+    cut |= {"output": [{"type": "reasoning", "status": "completed"}, ANSWER["output"][0] | {"status": "completed"}]}
+    exchange = Exchange({"input": "a", "stream": True}, kept)
+    event = {"type": "response.completed", "sequence_number": 7, "response": cut}
+    told = exchange.pass_on(b"event: response.completed\ndata: " + json.dumps(event).encode() + b"\n\n")
+    head, _, data = told.partition(b"\ndata: ")
+    value = json.loads(data)
+    assert (head, value["type"], value["sequence_number"]) == (b"event: response.incomplete", "response.incomplete", 7)
+    assert value["response"]["status"] == json.loads(kept.get(exchange.id).response)["status"] == "incomplete"  # type: ignore[union-attr]
+    assert [item["status"] for item in value["response"]["output"]] == ["completed", "incomplete"]
+    # A conversation may go on from it.
+    assert len(Exchange({"input": "b", "previous_response_id": exchange.id}, kept).items) == 4
+
+
 def test_a_response_in_the_background_is_asked_for_cancelled_and_deleted() -> None:
     async def use() -> None:
         kept, go = KeptResponses(Responses(max_background=2)), asyncio.Event()
