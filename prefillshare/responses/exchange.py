@@ -19,6 +19,11 @@ from prefillshare.responses.store import ResponseStore
 _FINAL_EVENTS = (b"event: response.completed\n", b"event: response.incomplete\n", b"event: response.failed\n")
 _EVENTS_WITH_RESPONSE = (b"event: response.created\n", b"event: response.in_progress\n", *_FINAL_EVENTS)
 _END = b"\n\n"
+_KEPT_ELSEWHERE = {
+    "conversation": "go on with previous_response_id, or send the whole conversation as input",
+    "prompt": "send its text as instructions or input",
+}
+"""Members that name objects of OpenAI's service, and what to send instead."""
 
 
 class Exchange:
@@ -30,6 +35,7 @@ class Exchange:
         Raises: ResponsesError.
         """
         self._store = store
+        _refuse_what_is_kept_elsewhere(body)
         self.previous_id = _read_previous_id(body)
         self.id = response_id or make_id(self.previous_id)
         self.is_kept = _read_flag(body, "store", default=True)
@@ -124,6 +130,13 @@ def unknown_response(response_id: object, *, param: str | None = None) -> Respon
         status=404,
         param=param,
     )
+
+
+def _refuse_what_is_kept_elsewhere(body: Mapping[str, Any]) -> None:
+    # SGLang leaves them out, and would answer as if nothing had gone before.
+    for name, instead in _KEPT_ELSEWHERE.items():
+        if body.get(name) is not None:
+            raise ResponsesError(f"{name} names what this server does not keep: {instead}", param=name)
 
 
 def _read_previous_id(body: Mapping[str, Any]) -> str | None:

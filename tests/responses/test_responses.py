@@ -104,12 +104,19 @@ def test_a_call_that_goes_on_has_all_that_went_before() -> None:
         ({"background": 1}, 400, "background is 1"),
         ({"background": True, "stream": True}, 400, "background is true with stream"),
         ({"background": True, "store": False}, 400, "store false"),
+        ({"conversation": "conv_1"}, 400, "go on with previous_response_id"),
+        ({"prompt": {"id": "pmpt_1"}}, 400, "send its text"),
     ],
 )
 def test_what_cannot_be_answered_is_refused(fields: dict[str, Any], status: int, reason: str) -> None:
     with pytest.raises(ResponsesError, match=reason) as caught:
         Exchange({"input": "a", **fields}, store())
     assert caught.value.status == status
+
+
+def test_none_is_computed_in_the_background_where_none_is_kept() -> None:
+    with pytest.raises(ResponsesError, match="max_count under"):
+        KeptResponses(Responses(max_count=0)).open({"input": "a", "background": True})
 
 
 def test_nobody_reads_a_response_by_an_id_that_they_choose() -> None:
