@@ -24,6 +24,7 @@ _KEPT_ELSEWHERE = {
     "prompt": "send its text as instructions or input",
 }
 """Members that name objects of OpenAI's service, and what to send instead."""
+_LOGPROBS = "message.output_text.logprobs"
 
 
 class Exchange:
@@ -35,7 +36,7 @@ class Exchange:
         Raises: ResponsesError.
         """
         self._store = store
-        _refuse_what_is_kept_elsewhere(body)
+        _refuse_what_is_not_here(body)
         self.previous_id = _read_previous_id(body)
         self.id = response_id or make_id(self.previous_id)
         self.is_kept = _read_flag(body, "store", default=True)
@@ -132,11 +133,29 @@ def unknown_response(response_id: object, *, param: str | None = None) -> Respon
     )
 
 
-def _refuse_what_is_kept_elsewhere(body: Mapping[str, Any]) -> None:
-    # SGLang leaves them out, and would answer as if nothing had gone before.
+def _refuse_what_is_not_here(body: Mapping[str, Any]) -> None:
+    # SGLang leaves it out, and would answer as if nobody had asked for it.
     for name, instead in _KEPT_ELSEWHERE.items():
         if body.get(name) is not None:
             raise ResponsesError(f"{name} names what this server does not keep: {instead}", param=name)
+    for tool in _read_list(body, "tools"):
+        kind = tool.get("type", "function") if isinstance(tool, Mapping) else "function"
+        if kind != "function":
+            raise ResponsesError(
+                f"tools has one of type {short_repr(kind)}, and this server runs none itself: give functions, or leave "
+                "it out",
+                param="tools",
+            )
+    if body.get("top_logprobs") or _LOGPROBS in _read_list(body, "include"):
+        raise ResponsesError(
+            "a response has no log-probabilities here: ask /v1/chat/completions for them, or leave them out",
+            param="top_logprobs" if body.get("top_logprobs") else "include",
+        )
+
+
+def _read_list(body: Mapping[str, Any], name: str) -> list[Any]:
+    given = body.get(name)
+    return given if isinstance(given, list) else []
 
 
 def _read_previous_id(body: Mapping[str, Any]) -> str | None:

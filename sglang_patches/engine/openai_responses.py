@@ -104,6 +104,11 @@ class OpenAIServingResponses(upstream.OpenAIServingResponses):
             told.incomplete_details = _CUT_OFF if end.is_cut_off else None
         return end.tell(told) if isinstance(told, AsyncGenerator) else told
 
+    @overrides("0942893b3a0ecdae", "refusals would end with the word None")
+    def create_error_response(self, message: str, *args: Any, **kwargs: Any) -> Any:
+        # SGLang writes an error and its cause behind each other, and most have none.
+        return super().create_error_response(message.removesuffix(" None"), *args, **kwargs)
+
     @overrides(
         "d9705a3cc1b228d6",
         "nobody would know what an answer becomes in the next prompt",

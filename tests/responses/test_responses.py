@@ -106,6 +106,9 @@ def test_a_call_that_goes_on_has_all_that_went_before() -> None:
         ({"background": True, "store": False}, 400, "store false"),
         ({"conversation": "conv_1"}, 400, "go on with previous_response_id"),
         ({"prompt": {"id": "pmpt_1"}}, 400, "send its text"),
+        ({"tools": [{"type": "function", "name": "f"}, {"type": "web_search"}]}, 400, "of type 'web_search'"),
+        ({"include": ["message.output_text.logprobs"]}, 400, "ask /v1/chat/completions"),
+        ({"top_logprobs": 2}, 400, "ask /v1/chat/completions"),
     ],
 )
 def test_what_cannot_be_answered_is_refused(fields: dict[str, Any], status: int, reason: str) -> None:
