@@ -12,13 +12,19 @@ import orjson
 
 from prefillshare.errors import short_repr
 from prefillshare.responses.errors import ResponsesError
-from prefillshare.responses.forms import as_responses_usage, simplify_item
+from prefillshare.responses.forms import as_cut_off, as_responses_usage, simplify_item
 from prefillshare.responses.ids import conversation_name, make_id, read_tag
 from prefillshare.responses.store import ResponseStore
 
 _FINAL_EVENTS = (b"event: response.completed\n", b"event: response.incomplete\n", b"event: response.failed\n")
 _EVENTS_WITH_RESPONSE = (b"event: response.created\n", b"event: response.in_progress\n", *_FINAL_EVENTS)
 _END = b"\n\n"
+_KEPT_ELSEWHERE = {
+    "conversation": "go on with previous_response_id, or send the whole conversation as input",
+    "prompt": "send its text as instructions or input",
+}
+"""Members that name objects of OpenAI's service, and what to send instead."""
+_LOGPROBS = "message.output_text.logprobs"
 
 
 class Exchange:
@@ -30,6 +36,7 @@ class Exchange:
         Raises: ResponsesError.
         """
         self._store = store
+        _refuse_what_is_not_here(body)
         self.previous_id = _read_previous_id(body)
         self.id = response_id or make_id(self.previous_id)
         self.is_kept = _read_flag(body, "store", default=True)
@@ -98,7 +105,7 @@ class Exchange:
         return made
 
     def _fill_in(self, response: dict[str, Any]) -> dict[str, Any]:
-        told = {**response, "id": self.id, "previous_response_id": self.previous_id, "store": self.is_kept}
+        told = {**as_cut_off(response), "id": self.id, "previous_response_id": self.previous_id, "store": self.is_kept}
         if self.body.get("text") is not None:
             told["text"] = self.body["text"]
         usage = told.get("usage")
@@ -111,6 +118,8 @@ class Exchange:
         value = orjson.loads(data)
         is_final = event.startswith(_FINAL_EVENTS)
         value["response"] = self.finish(value["response"]) if is_final else self._fill_in(value["response"])
+        if is_final and value["response"].get("status") == "incomplete":
+            head, value["type"] = b"event: response.incomplete", "response.incomplete"
         return head + b"\ndata: " + orjson.dumps(value)
 
 
@@ -122,6 +131,31 @@ def unknown_response(response_id: object, *, param: str | None = None) -> Respon
         status=404,
         param=param,
     )
+
+
+def _refuse_what_is_not_here(body: Mapping[str, Any]) -> None:
+    # SGLang leaves it out, and would answer as if nobody had asked for it.
+    for name, instead in _KEPT_ELSEWHERE.items():
+        if body.get(name) is not None:
+            raise ResponsesError(f"{name} names what this server does not keep: {instead}", param=name)
+    for tool in _read_list(body, "tools"):
+        kind = tool.get("type", "function") if isinstance(tool, Mapping) else "function"
+        if kind != "function":
+            raise ResponsesError(
+                f"tools has one of type {short_repr(kind)}, and this server runs none itself: give functions, or leave "
+                "it out",
+                param="tools",
+            )
+    if body.get("top_logprobs") or _LOGPROBS in _read_list(body, "include"):
+        raise ResponsesError(
+            "a response has no log-probabilities here: ask /v1/chat/completions for them, or leave them out",
+            param="top_logprobs" if body.get("top_logprobs") else "include",
+        )
+
+
+def _read_list(body: Mapping[str, Any], name: str) -> list[Any]:
+    given = body.get(name)
+    return given if isinstance(given, list) else []
 
 
 def _read_previous_id(body: Mapping[str, Any]) -> str | None:

@@ -32,6 +32,12 @@ class KeptResponses:
         Raises: ResponsesError.
         """
         exchange = Exchange(body, self.store, response_id)
+        if exchange.is_background and self.store.limits.max_count == 0:
+            raise ResponsesError(
+                "background is true where none is kept (max_count under [responses] is 0), and nobody could ask for "
+                "it: leave it out",
+                param="background",
+            )
         num_running = sum(not task.done() for task in self._running.values())
         if exchange.is_background and num_running >= self.store.limits.max_background:
             raise ResponsesError(

@@ -62,8 +62,8 @@ def limit_ports(context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Context[zmq.Sock
     return LimitedContext(context, ports) if ports else context
 
 
-def check_is_free(host: str, port: int) -> None:
-    """Raises: OSError when nobody could listen there, with the reason and the way out."""
+def check_is_free(host: str, port: int, purpose: str = "at which decode workers ask for hand-offs") -> None:
+    """Raises: OSError when nobody could listen there, with the `purpose` of the port, the reason and the way out."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         # As the server itself: a port that only its own former life has left is free.
@@ -73,6 +73,6 @@ def check_is_free(host: str, port: int) -> None:
             probe.listen(1)
         except OSError as error:
             raise OSError(
-                f"port {port} on {host}, at which decode workers ask for hand-offs, cannot be had ({error.strerror}): "
-                "end what listens there, or launch again, which takes another one"
+                f"port {port} on {host}, {purpose}, cannot be had ({error.strerror}): end what listens there, or "
+                "launch again, which takes another one"
             ) from None

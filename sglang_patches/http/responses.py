@@ -27,6 +27,7 @@ from prefillshare.responses.errors import ResponsesError
 from prefillshare.responses.exchange import Exchange
 from prefillshare.responses.kept import KeptResponses
 from prefillshare.wire.errors import error_object
+from prefillshare.wire.paths import describe_method
 from prefillshare.wire.text import as_json
 
 PATH = "/v1/responses"
@@ -71,12 +72,15 @@ class RememberResponses:
             await _answer(send, error.status, as_json({"error": told}))
 
     async def _ask(self, scope: Message, receive: Receive, send: Send) -> None:
-        for method, pattern, ask in _ASKED:
-            match = pattern.fullmatch(scope["path"])
-            if match and method == scope["method"]:
-                told = ask(self._kept, match[1])
+        matching = [(method, match[1], ask) for method, path, ask in _ASKED if (match := path.fullmatch(scope["path"]))]
+        for method, response_id, ask in matching:
+            if method == scope["method"]:
+                told = ask(self._kept, response_id)
                 await _answer(send, 200, told if isinstance(told, bytes) else as_json(told))
                 return
+        methods = [method for method, _, _ in matching]
+        if methods and scope["method"] not in ("OPTIONS", "HEAD"):
+            raise ResponsesError(describe_method(scope["path"], scope["method"], methods), status=405)
         await self._app(scope, receive, send)
 
     async def _create(self, scope: Message, receive: Receive, send: Send) -> None:

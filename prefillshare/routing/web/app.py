@@ -22,6 +22,7 @@ from prefillshare.routing.web.handlers import models, monitoring, peers, respons
 from prefillshare.routing.web.handlers.calls import call_handler
 from prefillshare.routing.web.keys import GATEWAY
 from prefillshare.routing.web.replies import as_anthropic, error_reply, log_failure
+from prefillshare.wire.paths import describe_method, describe_missing
 
 _CLOSING = (408, 413)
 """The rest of such a request's body is not waited for."""
@@ -151,10 +152,10 @@ async def _answer_unknown(request: web.Request) -> web.StreamResponse:
     methods = [method for pattern, method in _PATTERNS if pattern.fullmatch(request.path)]
     if methods and request.method == "OPTIONS" and (preflight := answer_preflight(request, methods)) is not None:
         return preflight
-    if methods:
-        error = NotFoundError(f"{request.path} does not take {request.method}: use {' or '.join(methods)}")
+    # A path that only means the same, such as one with %2F for a slash, is none of ours.
+    if methods and request.method not in methods:
+        error = NotFoundError(describe_method(request.path, request.method, methods))
         reply = error_reply(error, status=405)
         reply.headers["Allow"] = ", ".join(methods)
         return reply
-    paths = ", ".join(dict.fromkeys(path for _, path, _ in _ROUTES))
-    raise NotFoundError(f"there is no {request.path} here; there are: {paths}")
+    raise NotFoundError(describe_missing(request.path, (path for _, path, _ in _ROUTES)))

@@ -58,6 +58,14 @@ class Server(Protocol):
         """Give `data` to aiohttp."""
         ...
 
+    def stop_reading(self) -> None:
+        """Leave what comes where it comes from."""
+        ...
+
+    def read_on(self) -> None:
+        """Read it again."""
+        ...
+
     def force_close(self) -> None:
         """End the connection when what was written is sent."""
         ...
@@ -66,7 +74,18 @@ class Server(Protocol):
 class Lane:
     """The calls of one connection that are answered without aiohttp."""
 
-    __slots__ = ("_call", "_gateway", "_held", "_is_left", "_is_lent", "_is_stopped", "_loop", "_patience", "_server")
+    __slots__ = (
+        "_call",
+        "_gateway",
+        "_held",
+        "_is_left",
+        "_is_lent",
+        "_is_stopped",
+        "_is_unread",
+        "_loop",
+        "_patience",
+        "_server",
+    )
 
     def __init__(self, server: Server, gateway: Gateway, loop: asyncio.AbstractEventLoop) -> None:
         self._server = server
@@ -78,6 +97,7 @@ class Lane:
         self._is_lent = False  # aiohttp was given a whole request without a body
         self._is_left = False  # aiohttp was given what may not be a whole request: it has all that comes
         self._is_stopped = False
+        self._is_unread = False
 
     @property
     def is_answering(self) -> bool:
@@ -93,8 +113,8 @@ class Lane:
         self._held = self._held + data if self._held else data
         if self._call is None:
             self._look()
-        elif len(self._held) > _MAX_HELD_BYTES and self._server.transport is not None:
-            self._server.transport.pause_reading()
+        elif len(self._held) > _MAX_HELD_BYTES:
+            self._read_no_further()
         return True
 
     def stop(self) -> None:
@@ -125,6 +145,7 @@ class Lane:
             self._leave()
         elif asked is None or asked.end > len(data):
             self._keep_waiting(True)
+            self._read_on()
         else:
             self._keep_waiting(False)
             self._begin(asked, data)
@@ -145,6 +166,7 @@ class Lane:
         data, self._held = self._held, b""
         self._is_lent = _is_whole_without_body(data)
         self._is_left = not self._is_lent
+        self._read_on()  # before aiohttp has the data: it may want no more for now
         self._server.read_elsewhere(data)
 
     def _begin(self, asked: Asked, data: bytes) -> None:
@@ -152,6 +174,9 @@ class Lane:
         if transport is None:
             return
         self._held = data[asked.end :]
+        # A client may ask for more than is answered: what it sends then must stay where it comes from.
+        if len(self._held) <= _MAX_HELD_BYTES:
+            self._read_on()
         self._server.begin_answer()
         caller = DirectCaller(asked, transport, self._server.drain)
         caller.stays = asked.stays and not self._gateway.parts.descriptors.is_short
@@ -191,9 +216,17 @@ class Lane:
         if not caller.is_over or not caller.stays or self._is_stopped or self._gateway.parts.descriptors.is_short:
             server.force_close()
         elif self._held:
-            if server.transport is not None:
-                server.transport.resume_reading()
             self._look()
+
+    def _read_no_further(self) -> None:
+        if not self._is_unread:
+            self._is_unread = True
+            self._server.stop_reading()
+
+    def _read_on(self) -> None:
+        if self._is_unread:
+            self._is_unread = False
+            self._server.read_on()
 
 
 def _is_begun(data: bytes) -> bool:
