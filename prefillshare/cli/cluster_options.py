@@ -15,7 +15,7 @@ Address = Annotated[
         envvar="PREFILLSHARE_CLUSTER",
     ),
 ]
-Deployment = Annotated[str | None, typer.Option(help="Name of the deployment, where the cluster has several.")]
+Deployment = Annotated[str | None, typer.Option(help="Name of the deployment, where there are several.")]
 
 
 @contextmanager

@@ -291,6 +291,8 @@ class Deployment:
     """OTLP gRPC receiver of OpenTelemetry traces, such as http://localhost:4317; None makes no traces."""
     source: Path | None = None
     """File that this was read from; not a key of the file."""
+    overrides: tuple[str, ...] = ()
+    """What `--set` changed of it; not a key of the file."""
 
     def __post_init__(self) -> None:
         if not self.name.isprintable() or len(self.name.encode()) > _MAX_NAME_BYTES:

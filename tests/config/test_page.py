@@ -36,7 +36,7 @@ def defaults_of(kind: type) -> dict[str, str | None]:
     """By key the default as the page writes it; None where its words are the page's own."""
     found: dict[str, str | None] = {}
     for field in dataclasses.fields(kind):
-        if field.name == "source":
+        if field.name in ("source", "overrides"):
             continue  # no key of the file
         if field.default is dataclasses.MISSING:
             found[field.name] = "none" if field.default_factory is not dataclasses.MISSING else "required"

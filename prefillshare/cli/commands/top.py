@@ -29,7 +29,9 @@ def top(
     if not once and not _can_draw():
         raise ConfigError("the dashboard needs a terminal: use --once, or --once --json in scripts")
     try:
-        client = StateClient(_find_router(cluster, deployment) if cluster and not url else server_url(url), api_key)
+        client = StateClient(
+            _find_router(cluster, deployment) if cluster and not url else server_url(url, deployment), api_key
+        )
         if once:
             from prefillshare_tui.once import ask_once
 
