@@ -1,11 +1,13 @@
 """What `prefillshare launch` says of a deployment before it is started, and instead of starting it."""
 
+import json
 from typing import TYPE_CHECKING
 
 from prefillshare.cli.launch_memory_table import memory_table
 from prefillshare.cli.output import put, put_comment_table, put_json, say, warn
 
 if TYPE_CHECKING:
+    from prefillshare.config import Deployment
     from prefillshare.modules.deployment import ResolvedDeployment
     from prefillshare.serving.options import LaunchOptions
 
@@ -49,6 +51,20 @@ def print_plan(deployment: "ResolvedDeployment", options: "LaunchOptions", *, as
             ]
         )
         return
+    put_settings(deployment.config)
     put_comment_table(*memory_table(list(sizes.values())))
     for name, command in commands.items():
         put(f"# {name}\n{command.as_shell()}" if len(commands) > 1 else command.as_shell())
+
+
+def put_settings(config: "Deployment") -> None:
+    """Print, as comments, what is not as by default, and who says so."""
+    from prefillshare.config.origins import list_settings
+
+    rows = [(setting.key, _as_toml(setting.value), setting.origin) for setting in list_settings(config)]
+    put_comment_table(("key", "value", "from"), rows)
+    put("#")
+
+
+def _as_toml(value: object) -> str:
+    return json.dumps(value, default=str, ensure_ascii=False)

@@ -130,21 +130,24 @@ def _suggest(name: str, keys: set[str], root: type) -> str:
     """The nearest key of the table, or one of that name in another table."""
     if close := difflib.get_close_matches(name, sorted(keys), n=1):
         return f"did you mean {close[0]!r}?"
-    elsewhere = {path.rpartition(".")[2]: path for path in _list_paths(root)}
+    elsewhere: dict[str, str] = {}
+    for path in list_keys(root):
+        elsewhere.setdefault(path.rpartition(".")[2], path)
     if close := difflib.get_close_matches(name, elsewhere, n=1, cutoff=0.8):
         return f"did you mean {elsewhere[close[0]]}?"
     return f"it must be one of {', '.join(sorted(keys))}"
 
 
-def _list_paths(cls: Any, start: str = "") -> Iterator[str]:
+def list_keys(cls: Any, start: str = "") -> Iterator[str]:
+    """Every key of a file, with the tables that it stands in; NAME stands for the name of a table in a list."""
     for item in dataclasses.fields(cls):
         if item.name in HIDDEN:
             continue
         inner, path = _without_none(get_type_hints(cls)[item.name]), f"{start}{item.name}"
         if dataclasses.is_dataclass(inner):
-            yield from _list_paths(inner, f"{path}.")
+            yield from list_keys(inner, f"{path}.")
         elif is_table_list(inner):
-            yield from _list_paths(get_args(inner)[0], f"{path}.NAME.")
+            yield from list_keys(get_args(inner)[0], f"{path}.NAME.")
         else:
             yield path
 

@@ -5,9 +5,12 @@ from typing import Annotated
 
 import typer
 
+from prefillshare.cli.config_options import Changes
+
 
 def quantize(
     file: Annotated[Path, typer.Argument(help="Quantisation file; models/recipes/tiny-math-2bit.toml is an example.")],
+    changes: Changes = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output directory.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read the data, say sizes and memory that it would take, and stop.")
@@ -33,7 +36,7 @@ def quantize(
     from prefillshare.quantize.run import Quantise
     from prefillshare.training.progress import make_reporter
 
-    wanted = load_quantisation(file)
+    wanted = load_quantisation(file, changes or ())
     if output is not None:
         wanted = replace(wanted, output=output.resolve())
     judge = make_judge(wanted, data, may_run_code=allow_code_execution)

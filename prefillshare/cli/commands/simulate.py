@@ -6,11 +6,13 @@ from typing import Annotated
 import typer
 
 from prefillshare.cli import bench_options as given
+from prefillshare.cli.config_options import Changes
 from prefillshare.cli.text import key_option, text_option
 
 
 def simulate(
     file: Annotated[Path, typer.Argument(help="Deployment file: its modules, workers and [router] table.")],
+    changes: Changes = None,
     workload: Annotated[str, typer.Option(help="react, reflexion or unshared.")] = "react",
     trace: Annotated[Path | None, typer.Option(help="A trace in Mooncake's format, in place of --workload.")] = None,
     workers: Annotated[
@@ -63,6 +65,7 @@ def simulate(
 
     options = Simulated(
         file=file,
+        changes=tuple(changes or ()),
         workload="trace" if trace else workload,
         trace=trace,
         workers=workers,

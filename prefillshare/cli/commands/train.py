@@ -5,9 +5,12 @@ from typing import Annotated
 
 import typer
 
+from prefillshare.cli.config_options import Changes
+
 
 def train(
     file: Annotated[Path, typer.Argument(help="Training file; models/recipes has examples.")],
+    changes: Changes = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output directory.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read the data, say what the run would need, and stop.")
@@ -24,7 +27,7 @@ def train(
     from prefillshare.cli.train_run import run_training
     from prefillshare.config import load_training
 
-    training = load_training(file)
+    training = load_training(file, changes or ())
     if output is not None:
         training = replace(training, output=output.resolve())
     run_training(training, resume=resume, dry_run=dry_run, as_json=json)
