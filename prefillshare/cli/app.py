@@ -16,9 +16,11 @@ from prefillshare.cli.commands import (
     bench,
     chat,
     check,
+    convert,
     doctor,
     evaluate,
     grow,
+    init,
     launch,
     logs,
     models,
@@ -62,6 +64,8 @@ app.command("stop")(stop.stop)
 app.command("bench")(bench.bench)
 app.command("simulate")(simulate.simulate)
 app.command("doctor")(doctor.doctor)
+app.command("init")(init.init)
+app.command("convert")(convert.convert)
 app.command("schema")(schema.schema)
 app.command("verify")(verify.verify)
 app.command("train")(train.train)
