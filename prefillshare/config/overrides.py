@@ -131,7 +131,7 @@ def _suggest(name: str, keys: set[str], root: type) -> str:
     if close := difflib.get_close_matches(name, sorted(keys), n=1):
         return f"did you mean {close[0]!r}?"
     elsewhere: dict[str, str] = {}
-    for path in list_keys(root):
+    for path in sorted(list_keys(root), key=lambda path: path.count(".")):
         elsewhere.setdefault(path.rpartition(".")[2], path)
     if close := difflib.get_close_matches(name, elsewhere, n=1, cutoff=0.8):
         return f"did you mean {elsewhere[close[0]]}?"

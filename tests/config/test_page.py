@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from prefillshare.config.cluster import Cluster
+from prefillshare.config.engine_changes import EngineChanges
 from prefillshare.config.responses import Responses
 from prefillshare.config.router import Router
 from prefillshare.config.schema import DecodeModule, Deployment, Engine, PrefillModule, Transfer
@@ -18,6 +19,7 @@ TABLES = {
     "`[prefill]`": PrefillModule,
     "`[[decode]]`": DecodeModule,
     "`[engine]`": Engine,
+    "One role or module": EngineChanges,
     "`[router]`": Router,
     "`[transfer]`": Transfer,
     "`[responses]`": Responses,
