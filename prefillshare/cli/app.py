@@ -46,7 +46,6 @@ app = typer.Typer(
     name="prefillshare",
     help="Serve several fine-tuned models over one shared prefill, on SGLang.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     # Plain help: drawing it would double the time it takes.
     rich_markup_mode=None,

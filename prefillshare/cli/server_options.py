@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from prefillshare.cli.completion import complete_url
 from prefillshare.cli.text import key_option, text_option
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ Url = Annotated[
         help=f"Address of the server; without one, the only deployment of yours that runs here, else {DEFAULT_URL}.",
         envvar="PREFILLSHARE_URL",
         callback=text_option,
+        autocompletion=complete_url,
     ),
 ]
 ApiKey = Annotated[

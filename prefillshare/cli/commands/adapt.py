@@ -30,7 +30,10 @@ def adapt(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the plan or the result as JSON.")] = False,
 ) -> None:
-    """Train an adapter from elsewhere on over shared KV, from where it is; the same as `train` with `start`."""
+    """Train an adapter from elsewhere on, over shared KV.
+
+    It goes on from where it is; the same as `train` with `start`.
+    """
     from prefillshare.extras import require
 
     require("train")

@@ -25,9 +25,10 @@ Force = Annotated[bool, typer.Option("--force", help="Replace the file that is t
 
 
 def convert(words: Words = None, out: Out = None, force: Force = False) -> None:
-    """Make a deployment file of the command line that serves a model with LoRA adapters by vLLM or SGLang.
+    """Make a deployment file of a command line of vLLM or SGLang.
 
-    Such as: prefillshare convert -o mine.toml -- vllm serve BASE --enable-lora --lora-modules math=adapters/math
+    One that serves a model with LoRA adapters, such as:
+    prefillshare convert -o mine.toml -- vllm serve BASE --enable-lora --lora-modules math=adapters/math
     """
     from prefillshare.drafts.command_line import find_command
     from prefillshare.drafts.convert import convert as make

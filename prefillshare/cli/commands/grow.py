@@ -29,7 +29,7 @@ class _FamilyFirst(TyperGroup):
 
 app = typer.Typer(
     cls=_FamilyFirst,
-    help="Decode modules that grow: grow FAMILY --task new.toml, grow ls FAMILY, grow report FAMILY.",
+    help="Decode modules that grow, task by task.\n\ngrow FAMILY --task new.toml, grow ls FAMILY, grow report FAMILY.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

@@ -38,7 +38,10 @@ def init(
     name: Name = None,
     force: Force = False,
 ) -> None:
-    """Write a deployment file for your models; at a terminal, asks for what is not said."""
+    """Write a deployment file for your models.
+
+    At a terminal, asks for what is not said.
+    """
     from prefillshare.drafts.ask import make_draft, parse_module
     from prefillshare.drafts.draft import find_fault, write_draft
     from prefillshare.errors import ConfigError

@@ -34,7 +34,7 @@ def launch(
     cluster: given.ClusterAddress = None,
     detach: given.Detach = False,
 ) -> None:
-    """Serve the modules of a deployment file until Ctrl-C, or until `prefillshare stop`."""
+    """Serve a deployment file, until Ctrl-C or `prefillshare stop`."""
     from prefillshare.config import load_deployment
     from prefillshare.serving.embedded import embedded_deployment
     from prefillshare.serving.machine.logs import check_log_file

@@ -5,10 +5,14 @@ from typing import Annotated
 import typer
 
 from prefillshare.cli import cluster_options as given
+from prefillshare.cli.completion import complete_process
 
 Worker = Annotated[
     str | None,
-    typer.Argument(help="Name of a worker or router, as `ps` shows it; without one, on this machine, all of them."),
+    typer.Argument(
+        help="Name of a worker or router, as `ps` shows it; without one, on this machine, all of them.",
+        autocompletion=complete_process,
+    ),
 ]
 Tail = Annotated[int | None, typer.Option("--tail", help="Begin with that many lines of each log.", min=0)]
 
@@ -20,7 +24,10 @@ def logs(
     cluster: given.Address = None,
     deployment: given.Deployment = None,
 ) -> None:
-    """Print what the workers and routers of a deployment say, on this machine, or from any node of a cluster."""
+    """Print what the processes of a deployment say.
+
+    On this machine, or from any node of a cluster.
+    """
     if cluster:
         from prefillshare.cli.logs_of_cluster import print_logs
 

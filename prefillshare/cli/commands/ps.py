@@ -18,7 +18,10 @@ def ps(
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
     cluster: given.Address = None,
 ) -> None:
-    """List the running deployments of this user and their processes, or those on a cluster."""
+    """List running deployments and their processes.
+
+    Those of this user on this machine, or those on a cluster.
+    """
     from dataclasses import asdict
 
     if cluster:

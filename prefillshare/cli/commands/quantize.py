@@ -24,7 +24,10 @@ def quantize(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the plan or the report as JSON.")] = False,
 ) -> None:
-    """Quantise a decode module to about 2 bits per weight, and tune it over the KV of its base."""
+    """Quantise a decode module to about 2 bits per weight.
+
+    Then tune it over the KV of its base.
+    """
     from prefillshare.extras import require
 
     require("train")

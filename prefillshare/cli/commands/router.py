@@ -41,7 +41,10 @@ def router(
     changes: Changes = None,
     log_file: given.LogFile = None,
 ) -> None:
-    """Serve the router of a deployment until Ctrl-C; its workers join with `prefillshare worker`."""
+    """Serve the router of a deployment until Ctrl-C.
+
+    Its workers join with `prefillshare worker`.
+    """
     from prefillshare.config import load_deployment
     from prefillshare.errors import ConfigError
     from prefillshare.extras import require

@@ -57,7 +57,10 @@ def simulate(
     as_json: Annotated[bool, typer.Option("--json", help="Print every figure as JSON.")] = False,
     out: Annotated[Path | None, typer.Option(help="Directory for figures.json and plots.")] = None,
 ) -> None:
-    """Say how a deployment of any size would behave: the real router, simulated workers."""
+    """Say how a deployment of any size would behave.
+
+    The router's own code decides, over simulated workers.
+    """
     from prefillshare.extras import require
 
     require("bench")

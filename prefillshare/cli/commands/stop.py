@@ -5,11 +5,15 @@ from typing import Annotated
 import typer
 
 from prefillshare.cli import cluster_options as given
+from prefillshare.cli.completion import complete_deployment
 from prefillshare.cli.output import say
 
 
 def stop(
-    name: Annotated[str, typer.Argument(help="Name of the deployment, or the pid of its launcher.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="Name of the deployment, or the pid of its launcher.", autocompletion=complete_deployment),
+    ],
     cluster: given.Address = None,
     drain_s: Annotated[float, typer.Option("--drain", help="Seconds for running calls to end.", min=0)] = 30.0,
 ) -> None:

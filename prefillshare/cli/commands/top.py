@@ -19,7 +19,10 @@ def top(
     cluster: given.Address = None,
     deployment: given.Deployment = None,
 ) -> None:
-    """Watch a running deployment: prefix hits, latency, memory, modules, workers, sessions."""
+    """Watch a running deployment: the dashboard.
+
+    Prefix hits, latency, memory, modules, workers, sessions.
+    """
     from prefillshare.errors import ConfigError, ServerError
     from prefillshare_tui.client import StateClient
     from prefillshare_tui.errors import FeedError

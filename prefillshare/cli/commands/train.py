@@ -18,7 +18,10 @@ def train(
     output: Annotated[Path | None, typer.Option(help="Another output directory than the file's.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the plan or the result as JSON.")] = False,
 ) -> None:
-    """Fine-tune a decode module over the KV of a frozen base. Distributed: accelerate launch -m prefillshare train."""
+    """Fine-tune a decode module over the KV of a frozen base.
+
+    Distributed: accelerate launch -m prefillshare train.
+    """
     from prefillshare.extras import require
 
     require("train")

@@ -25,10 +25,10 @@ def verify(
     seed: Annotated[int, typer.Option(help="Seed of the prompts.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Compare a running deployment's greedy answers with plain transformers + peft.
+    """Compare a deployment's greedy answers with plain transformers.
 
-    Loads the models a second time, here. In float32 all answers must be equal, else the exit code is 8; in bfloat16
-    near ties fall differently.
+    With peft, where a module is an adapter. Loads the models a second time, here. In float32 all answers must be equal,
+    else the exit code is 8; in bfloat16 near ties fall differently.
     """
     from prefillshare.bench.verify import Sample
     from prefillshare.bench.verify import verify as compare

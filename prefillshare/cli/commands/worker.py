@@ -51,7 +51,10 @@ def worker(
     changes: Changes = None,
     log_file: given.LogFile = None,
 ) -> None:
-    """Serve one worker of a deployment on this machine until Ctrl-C, and make it known to routers elsewhere."""
+    """Serve one worker of a deployment until Ctrl-C.
+
+    It makes itself known to routers, here or elsewhere.
+    """
     from prefillshare.config import load_deployment
     from prefillshare.errors import ConfigError
     from prefillshare.extras import require
