@@ -11,7 +11,8 @@ from prefillshare.cli.output import put, put_json, put_table, say
 if TYPE_CHECKING:
     from prefillshare.serving.run.record import DeploymentRecord, ProcessRecord
 
-_HEADER = ("process", "role", "module", "pid", "address", "state", "restarts")
+_HEADER = ("process", "pid", "address", "state", "restarts")
+"""With role and module, 80 letters would be too few for addresses; most names say both."""
 
 
 def ps(
@@ -51,15 +52,10 @@ def _print(record: "DeploymentRecord") -> None:
 
 
 def _row(process: "ProcessRecord") -> tuple[str, ...]:
-    return (
-        process.name,
-        process.role,
-        process.module or "-",
-        str(process.pid or "-"),
-        process.url,
-        process.state,
-        str(process.num_restarts),
-    )
+    """What is no part of its name, such as one that a worker was given, stands behind it."""
+    told = [part for part in (process.role, process.module) if part and part not in process.name]
+    name = f"{process.name} ({' '.join(told)})" if told else process.name
+    return name, str(process.pid or "-"), process.url, process.state, str(process.num_restarts)
 
 
 def _tell_left_over(record: "DeploymentRecord") -> None:
