@@ -13,7 +13,8 @@ def adapt(
     data: given.DataName,
     base: given.BaseName = None,
     output: Annotated[
-        Path | None, typer.Option(help="Directory of the new module; without it, ADAPTER-shared beside the adapter.")
+        Path | None,
+        typer.Option("--out", "--output", help="Directory of the new module; without it, ADAPTER-shared beside it."),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps; without it, one pass over the data.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Conversations per step.")] = 16,

@@ -20,7 +20,9 @@ Words = Annotated[
         help="Shell script, compose file or manifest with the command; - or nothing reads it from stdin.",
     ),
 ]
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="File to write; without it, it goes to stdout.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", "--output", "-o", help="File to write; without it, it goes to stdout.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace the file that is there.")]
 
 

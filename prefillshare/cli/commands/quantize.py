@@ -15,7 +15,9 @@ def quantize(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read the data, say sizes and memory that it would take, and stop.")
     ] = False,
-    output: Annotated[Path | None, typer.Option(help="Another output directory than the file's.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--out", "--output", help="Another output directory than the file's.")
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Directory of the suite's files, as for `prefillshare eval`.")
     ] = None,

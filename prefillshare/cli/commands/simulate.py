@@ -55,7 +55,7 @@ def simulate(
     ] = None,
     save_model: Annotated[Path | None, typer.Option(help="Write the fitted model there, and simulate nothing.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print every figure as JSON.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Directory for figures.json and plots.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "--output", help="Directory for figures.json and plots.")] = None,
 ) -> None:
     """Say how a deployment of any size would behave.
 

@@ -15,7 +15,9 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read the data, say what the run would need, and stop.")
     ] = False,
-    output: Annotated[Path | None, typer.Option(help="Another output directory than the file's.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--out", "--output", help="Another output directory than the file's.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the plan or the result as JSON.")] = False,
 ) -> None:
     """Fine-tune a decode module over the KV of a frozen base.
