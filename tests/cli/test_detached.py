@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import httpx
 import pytest
@@ -31,11 +32,11 @@ class Commands:
         self.environment = {**own, "XDG_STATE_HOME": str(file.parent / "state")}
         self.ready: dict[str, object] = {}
 
-    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+    def start(self, *arguments: str, stdout: IO[str] | int = subprocess.PIPE) -> "subprocess.Popen[str]":
         return subprocess.Popen(
             [sys.executable, "-m", "prefillshare", *arguments],
             env=self.environment,
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -79,20 +80,25 @@ def test_it_goes_on_by_itself_and_other_commands_find_it(detached: Commands) -> 
     assert detached.run("top", "--once", "--deployment", record["name"])[0] == 0
 
 
-def test_its_logs_are_printed_and_followed(detached: Commands) -> None:
+def test_its_logs_are_printed_and_followed(detached: Commands, tmp_path: Path) -> None:
     code, out, _ = detached.run("logs", "engine")
     assert code == 0
     assert "--max-running-requests 7" in out
     _, out, _ = detached.run("logs", "--tail", "1")
     assert [line.split(" | ")[0] for line in out.splitlines()] == ["launcher", "engine"]
-    follower = detached.start("logs", "-f", "engine", "--tail", "0")
-    assert follower.stdout is not None
-    httpx.get(f"{detached.ready['url']}/v1/models/of-the-log")
+    followed = tmp_path / "followed"
+    with followed.open("w") as output:
+        follower = detached.start("logs", "-f", "engine", "--tail", "0", stdout=output)
+    deadline = time.monotonic() + 60
     try:
-        assert any("of-the-log" in line for line in follower.stdout)
+        while "of-the-log" not in followed.read_text():
+            assert time.monotonic() < deadline
+            httpx.get(f"{detached.ready['url']}/v1/models/of-the-log")
+            time.sleep(0.2)
     finally:
         follower.kill()
         follower.communicate()
+    assert "server_args=" not in followed.read_text()  # from its end on
     code, _, said = detached.run("logs", "engin")
     assert (code, "it has: launcher, engine" in said) == (2, True)
 
