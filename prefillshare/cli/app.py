@@ -16,9 +16,11 @@ from prefillshare.cli.commands import (
     bench,
     chat,
     check,
+    convert,
     doctor,
     evaluate,
     grow,
+    init,
     launch,
     logs,
     models,
@@ -44,7 +46,6 @@ app = typer.Typer(
     name="prefillshare",
     help="Serve several fine-tuned models over one shared prefill, on SGLang.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     # Plain help: drawing it would double the time it takes.
     rich_markup_mode=None,
@@ -62,6 +63,8 @@ app.command("stop")(stop.stop)
 app.command("bench")(bench.bench)
 app.command("simulate")(simulate.simulate)
 app.command("doctor")(doctor.doctor)
+app.command("init")(init.init)
+app.command("convert")(convert.convert)
 app.command("schema")(schema.schema)
 app.command("verify")(verify.verify)
 app.command("train")(train.train)

@@ -105,7 +105,8 @@ class Keeper:
             return LogPiece(text=text if file != "events" else "", file="events", end=0)
         path = self._served.log_path
         size = path.stat().st_size if path.exists() else 0
-        start = min(offset, size) if file == str(path) else max(0, size - most_bytes)
+        known = offset if offset <= size else 0  # a log that is too long is begun anew
+        start = known if file == str(path) else max(0, size - most_bytes)
         return _read_piece(path, start, most_bytes)
 
     def leave(self, drain_s: float) -> None:

@@ -122,7 +122,10 @@ def revision_of(plan: Plan, group: Group) -> str:
     if group.role == "router":
         served["router"] = dataclasses.asdict(config.router)
     else:
-        served |= {"engine": dataclasses.asdict(config.engine), "transfer": dataclasses.asdict(config.transfer)}
+        served |= {
+            "engine": dataclasses.asdict(config.engine_of(group.role, group.module)),
+            "transfer": dataclasses.asdict(config.transfer),
+        }
     if group.module is not None:
         served |= {"digest": plan.digests[group.module], "kind": _find_kind(config, group.module)}
     return hashlib.sha256(json.dumps(served, sort_keys=True, default=str).encode()).hexdigest()[:16]

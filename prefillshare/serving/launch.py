@@ -61,7 +61,7 @@ def plan_memory(deployment: ResolvedDeployment) -> list[Budget]:
 
     Raises: ConfigError when the machine lacks what the deployment asks for.
     """
-    return plan_budgets(deployment, deployment.config.engine.max_total_tokens or cpu_kv_tokens(deployment))
+    return plan_budgets(deployment, cpu_kv_tokens(deployment))
 
 
 def plan_warnings(deployment: ResolvedDeployment) -> list[str]:

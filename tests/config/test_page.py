@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from prefillshare.config.cluster import Cluster
+from prefillshare.config.engine_changes import EngineChanges
 from prefillshare.config.responses import Responses
 from prefillshare.config.router import Router
 from prefillshare.config.schema import DecodeModule, Deployment, Engine, PrefillModule, Transfer
@@ -18,6 +19,7 @@ TABLES = {
     "`[prefill]`": PrefillModule,
     "`[[decode]]`": DecodeModule,
     "`[engine]`": Engine,
+    "One role or module": EngineChanges,
     "`[router]`": Router,
     "`[transfer]`": Transfer,
     "`[responses]`": Responses,
@@ -36,7 +38,7 @@ def defaults_of(kind: type) -> dict[str, str | None]:
     """By key the default as the page writes it; None where its words are the page's own."""
     found: dict[str, str | None] = {}
     for field in dataclasses.fields(kind):
-        if field.name == "source":
+        if field.name in ("source", "overrides"):
             continue  # no key of the file
         if field.default is dataclasses.MISSING:
             found[field.name] = "none" if field.default_factory is not dataclasses.MISSING else "required"

@@ -24,7 +24,7 @@ from prefillshare.serving.plan.variables import (
     unshared_variables,
     warning_variables,
 )
-from prefillshare.serving.plan.workers import Worker
+from prefillshare.serving.plan.workers import Worker, narrow
 
 if TYPE_CHECKING:
     from prefillshare.store import StoreSettings
@@ -49,6 +49,7 @@ def worker_command(
 
     Raises: ConfigError when the deployment asks for a device that this machine does not have, or for what SGLang lacks.
     """
+    deployment = narrow(deployment, worker)
     on_cpu = runs_on_cpu(deployment)
     check_kernels(deployment, PLUGINS, extra_args)
     argv = _server_flags(worker, place)
@@ -68,6 +69,7 @@ def worker_command(
 
 def alone_command(deployment: ResolvedDeployment, worker: Worker, place: Place) -> ProcessCommand:
     """Return the command of a server that holds the weights of `worker` and shares nothing."""
+    deployment = narrow(deployment, worker)
     on_cpu = runs_on_cpu(deployment)
     check_kernels(deployment, PLUGINS)
     argv = _server_flags(worker, place) + _engine_flags(deployment, on_cpu, place.gpu)

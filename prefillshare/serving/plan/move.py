@@ -7,7 +7,7 @@ from pathlib import Path
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.plan.memory import worker_memory
-from prefillshare.serving.plan.placement import GpuPlace, limits_of, replace_worker
+from prefillshare.serving.plan.placement import GpuPlace, replace_worker
 from prefillshare.serving.plan.processes import PlannedWorker, fill_place, make_command
 from prefillshare.serving.plan.workers import Worker, decode_worker, prefill_worker
 
@@ -47,4 +47,4 @@ def _fit_gpu(deployment: ResolvedDeployment, before: Worker, after: Worker, gpu:
         return None
     memory_bytes = min(deployment.gpus[number].memory_bytes for number in gpu.gpus)
     sizes = worker_memory(deployment, before), worker_memory(deployment, after)
-    return replace_worker(gpu, *sizes, memory_bytes, limits_of(deployment))
+    return replace_worker(gpu, *sizes, memory_bytes)
