@@ -56,6 +56,8 @@ if TYPE_CHECKING:
         TokenizedGenerateReqInput,
     )
 
+    from prefillshare.tenants.roster import Roster
+
 _UNCOUNTED = "requests would not be counted by module"
 _OTHERS_KV = "an engine with new weights would go on with the old ones' KV, and give others its own"
 
@@ -77,6 +79,9 @@ class TokenizerManager(upstream.TokenizerManager):
 
     gate: Gate | None = None
     """Holds calls back while memory is full; None where nobody waits for that."""
+
+    roster: Roster | None = None
+    """The tenants of a deployment that has such; None where one key is everybody's."""
 
     def get_ready(self, num_kv_tokens: int) -> None:
         """Before the first call: counting begins, and the process of trials starts, unless this worker follows none."""

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from fastapi import Request
     from sglang.srt.managers.io_struct import GenerateReqInput
 
+    from prefillshare.tenants.account import Account
+
 NAMESPACE = "prefillshare_namespace"
 """What its client wants to have kept apart, where SGLang's model of the body drops it."""
 SCHEMA = "prefillshare_schema"
@@ -24,6 +26,16 @@ FAILURE = "prefillshare_failure"
 """Why there is no answer, where SGLang only says so."""
 REPORT = "prefillshare_report"
 """What is to be told beside the answer."""
+
+
+TENANT = "prefillshare_tenant"
+"""Account of the tenant whose request it is; not there for everybody else's."""
+
+
+def tenant_of(request: Request | None) -> Account | None:
+    """The tenant whose request it is."""
+    account: Account | None = None if request is None else getattr(request.state, TENANT, None)
+    return account
 
 
 def take_namespace(obj: GenerateReqInput, request: Request | None) -> None:
