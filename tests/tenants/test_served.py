@@ -1,4 +1,4 @@
-"""Tenants of real deployments, one engine and a router before workers: nobody can find out what others have asked.
+"""Tenants of real deployments, one engine and a router before workers (I7): nobody can find out what others asked.
 
 Not by the clock, which tells little on a busy machine, but by what it would measure: how many tokens of a prompt were
 cached, as the answer says, and how many a worker computed. With a store, open pages and answers computed ahead, since
