@@ -108,6 +108,8 @@ def remove(path: Path, name: str, key: str | None = None) -> None:
     if key is None:
         tenants = document["tenant"]
         del tenants[next(place for place, tenant in enumerate(tenants) if tenant["name"] == name)]
+        if not tenants:
+            del document["tenant"]  # tables that are appended to an empty list would be written in one line
     else:
         _remove_key(table, name, key)
     _write(path, document)

@@ -43,6 +43,16 @@ def test_a_second_key_stands_beside_the_first_until_that_is_revoked(path: Path) 
     assert read_tenants(path).tenant[0].salt == salt
 
 
+def test_the_last_tenant_goes_and_another_one_comes(path: Path) -> None:
+    add_key(path, "acme")
+    remove(path, "acme")
+    assert read_tenants(path).tenant == ()
+    add_key(path, "other")
+    assert "[[tenant]]" in path.read_text()
+    with pytest.raises(ConfigError, match=r"there are: other"):
+        remove(path, "acme")
+
+
 def test_what_the_owner_wrote_around_it_stays(path: Path) -> None:
     add_key(path, "acme")
     write(path, path.read_text() + "calls_per_s = 2.5  # agreed in May\n")
