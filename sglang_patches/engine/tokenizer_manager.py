@@ -42,6 +42,7 @@ from sglang_patches.eager.requests import read_as_job
 from sglang_patches.eager.switch import QUIET_RID, is_eager_rid, read_min_tokens, refuse_reserved_rid
 from sglang_patches.http.request_state import take_namespace
 from sglang_patches.observed import requests as observed
+from sglang_patches.observed import traces
 from sglang_patches.prefill.unshared import hashes_by_id, own_namespace
 from sglang_patches.store.switch import read_write_back
 
@@ -256,6 +257,11 @@ class TokenizerManager(upstream.TokenizerManager):
             self.gate.note_output(str(recv_obj.rids[i]), recv_obj.completion_tokens[i])
         if state.finished and self.ended_answers is not None:
             self.ended_answers.note_end(state, recv_obj, i)
+
+    @overrides("0b612626e83c699d", "spans would name the base as the model that answers, and tokens by withdrawn names")
+    def convert_to_span_attrs(self, state: upstream.ReqState, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        told = super().convert_to_span_attrs(state, *args, **kwargs)
+        return traces.describe_end(told, observed.module_of(self, state.obj)) if told else told
 
     @overrides("8e49bca9d1d26f2c", _UNCOUNTED)
     def _handle_abort_req(self, recv_obj: AbortReq) -> None:

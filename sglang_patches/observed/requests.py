@@ -22,7 +22,7 @@ from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_work
 from sglang_patches.http.model_names import served_names
 from sglang_patches.http.request_state import tenant_of
 from sglang_patches.observed.call_report import read_note
-from sglang_patches.observed.traces import name_module
+from sglang_patches.observed.traces import describe_begin
 
 if TYPE_CHECKING:
     from fastapi import Request
@@ -41,11 +41,12 @@ def begin(manager: TokenizerManager, obj: GenerateReqInput, request: Request | N
         obj.routing_key = _read_header(request, MODULE_HEADER)
     # A call for several prompts makes a request of each, whose object was made before its name was known.
     session = getattr(obj, "prefillshare_session", None)
+    path = request.url.path if request is not None else ""
     for state in states:
         state.obj.routing_key = obj.routing_key
         state.session_name = session
         state.observed = _begin(manager, state.obj, session, tenant_of(request))
-        name_module(state, _module_of(manager, state.obj))
+        describe_begin(state, module_of(manager, state.obj), path, session)
 
 
 def _read_session(obj: GenerateReqInput, request: Request) -> str | None:
@@ -70,10 +71,11 @@ def _begin(
     # Sessions are the router's business where there is one.
     prompt = _read_prompt(obj) if worker_role() == "null" else Prompt(data=b"")
     observer: Observer = manager.observer
-    return observer.begin(_module_of(manager, obj), session=session, prompt=prompt, ledger=tenant)
+    return observer.begin(module_of(manager, obj), session=session, prompt=prompt, ledger=tenant)
 
 
-def _module_of(manager: TokenizerManager, obj: GenerateReqInput) -> str:
+def module_of(manager: TokenizerManager, obj: GenerateReqInput) -> str:
+    """The decode module that answers a request; the prefill module where none does."""
     given = obj.routing_key if is_prefill_worker() else obj.lora_path
     name: str = given or manager.served_model_name
     return name

@@ -15,7 +15,7 @@ import pytest
 
 from tests.cluster.conftest import MODULES, Cluster
 from tests.support.monitoring import (
-    DOCS,
+    GRAFANA,
     METRIC,
     SAMPLES,
     Step,
@@ -207,7 +207,7 @@ def test_the_dashboard_and_the_docs_name_only_what_is_there(empty: Cluster) -> N
     assert ask(empty, SCRIPT[0], "names").status_code == 200
     settled(empty, before, 1)
     there = names_in(empty.http.get("/metrics").text)
-    board = json.loads((DOCS / "grafana" / "prefillshare.json").read_text())
+    board = json.loads((GRAFANA / "prefillshare.json").read_text())
     expressions = [target["expr"] for panel in board["panels"] for target in panel.get("targets", [])]
     queries = [variable["query"] for variable in board["templating"]["list"]]
     named = {name for text in expressions + queries for name in METRIC.findall(text)}
@@ -222,7 +222,7 @@ def test_the_dashboard_and_the_docs_name_only_what_is_there(empty: Cluster) -> N
 
 
 def test_every_panel_has_its_place_and_says_what_it_means() -> None:
-    board = json.loads((DOCS / "grafana" / "prefillshare.json").read_text())
+    board = json.loads((GRAFANA / "prefillshare.json").read_text())
     panels = [panel for panel in board["panels"] if panel["type"] != "row"]
     assert all(panel["description"] and panel["targets"] for panel in panels)
     assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])

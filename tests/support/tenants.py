@@ -15,7 +15,7 @@ def write_tenants(path: Path, **tenants: Mapping[str, Any]) -> dict[str, str]:
 
     keys = {name: add_key(path, name) for name in tenants}
     document = tomlkit.parse(path.read_text())
-    for table in document["tenant"]:  # type: ignore[union-attr]
+    for table in document["tenant"]:
         table.update(tenants.get(table["name"], {}))
     path.write_text(document.as_string())
     return keys

@@ -48,7 +48,9 @@ class Proxy:
         outcome: Outcome = "aborted"
         reason: str | None = None
         try:
-            with self._parts.tracing.span(caller.headers, module=call.module, endpoint=call.endpoint) as span:
+            with self._parts.tracing.span(
+                caller.headers, module=call.module, endpoint=call.endpoint, session=call.session
+            ) as span:
                 loop = self._loop
                 deadline = loop.time() + self._parts.settings.router.total_timeout_s
                 status = await self._try_workers(
