@@ -40,7 +40,7 @@ from sglang_patches.eager.answers import EndedAnswers
 from sglang_patches.eager.quiet import Quiet
 from sglang_patches.eager.requests import read_as_job
 from sglang_patches.eager.switch import QUIET_RID, is_eager_rid, read_min_tokens, refuse_reserved_rid
-from sglang_patches.http.request_state import take_namespace
+from sglang_patches.http.request_state import take_namespace, take_pin
 from sglang_patches.observed import requests as observed
 from sglang_patches.observed import traces
 from sglang_patches.prefill.unshared import hashes_by_id, own_namespace
@@ -178,6 +178,7 @@ class TokenizerManager(upstream.TokenizerManager):
             read_as_job(obj, request)
         take_namespace(obj, request)
         reshape = read_as_half(obj, request)
+        take_pin(obj, request)
         answers = super().generate_request(obj, request)
         return answers if reshape is None else reshape(answers)
 

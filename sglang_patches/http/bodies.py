@@ -24,13 +24,14 @@ from prefillshare.tenants.errors import TenantError
 from prefillshare.wire.bodies import is_uncompressed, is_utf_8, read_stream_error
 from prefillshare.wire.errors import error_object
 from prefillshare.wire.from_router import MEMBER
+from prefillshare.wire.hints import HINT_MEMBERS, may_have_hints, read_pin_s
 from prefillshare.wire.namespace import cache_namespace
 from prefillshare.wire.text import as_json
 from sglang_patches.answers.schemas import MAX_DEPTH, depth
 from sglang_patches.disaggregation.role import worker_role
 from sglang_patches.http.model_names import get_tokenizer_manager, served_names
 from sglang_patches.http.null_members import drop_nulls
-from sglang_patches.http.request_state import FAILURE, NAMESPACE, REPORT, SCHEMA, TENANT
+from sglang_patches.http.request_state import FAILURE, NAMESPACE, PIN, REPORT, SCHEMA, TENANT
 
 MAX_BODY_BYTES = 32 << 20
 BODY_SECONDS = 120
@@ -219,6 +220,7 @@ def _check_body(body: bytes, scope: Message) -> bytes:
     if isinstance(value, dict):
         _check_members(value)
         confined = _confine(value, scope)
+        confined = _note_hints(confined, body, scope)
         _note_namespace(confined, scope)
         _note_schema(value, scope)
         # Written anew only where something was left out: parsing a long prompt twice is enough.
@@ -248,6 +250,17 @@ def _confine(value: dict[str, Any], scope: Message) -> dict[str, Any]:
     # SGLang's own interface answers with the prefill module where nothing is named.
     check_module(value, account, base if path == "/generate" else addressed_module(path), base)
     return confine(value, account) if is_call(path) else value
+
+
+def _note_hints(value: dict[str, Any], body: bytes, scope: Message) -> dict[str, Any]:
+    """The body without hints that SGLang's models know nothing of; what they say stays with the request."""
+    if not may_have_hints(body) or not is_call(scope["path"]):
+        return value
+    if (pin_s := read_pin_s(value)) > 0:
+        scope.setdefault("state", {})[PIN] = pin_s
+    if value.keys().isdisjoint(HINT_MEMBERS):
+        return value
+    return {name: member for name, member in value.items() if name not in HINT_MEMBERS}
 
 
 def _take_member(value: dict[str, Any], scope: Message) -> dict[str, Any]:
