@@ -192,38 +192,6 @@ def hits(served: Served) -> int:
     return store["host_hit_tokens"] + store["store_hit_tokens"]
 
 
-PINNED: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("/generate", {"kv_hints": {"pin": True, "ttl": "5m"}}),
-    ("/v1/messages", {}),
-)
-
-
-@pytest.mark.parametrize(("path", "hint"), PINNED)
-def test_a_pinned_prompt_stays_in_the_kv_cache_while_others_go(served: Served, path: str, hint: dict[str, Any]) -> None:
-    text = f"{path} many beads lie on the shelf of Omar, and a few of them in boxes that nobody has counted"
-    block = {"type": "text", "text": text}
-    body: dict[str, Any] = {"lora_path": "math", "text": text, "sampling_params": {"max_new_tokens": 1}}
-    if path == "/v1/messages":
-        body = {"model": "math", "max_tokens": 1, "messages": [{"role": "user", "content": [block]}]}
-    others = json.loads(json.dumps(body).replace("many beads", "some beads"))
-    if path == "/v1/messages":
-        block["cache_control"] = {"type": "ephemeral", "ttl": "5m"}  # type: ignore[assignment]
-    for asked in (body | hint, others):
-        assert served.post("acme", path, asked).status_code == 200
-        rest(served)
-    for number in range(KV_TOKENS // 64 + 4):
-        served.generate("operator", prompt_of(200 + number))
-    loaded = []
-    for asked in (body, others):
-        before, cached = hits(served), served.tenant("acme")["cached_tokens"]
-        assert served.post("acme", path, asked).status_code == 200
-        assert served.tenant("acme")["cached_tokens"] > cached
-        loaded.append(hits(served) - before)
-    # One was in the KV cache still, the other one came from the host or the store.
-    assert loaded[0] == 0
-    assert loaded[1] > 0
-
-
 def test_a_hint_that_cannot_be_read_is_refused(served: Served) -> None:
     body = {"model": "math", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
     for hint in ({"pin": 1}, {"pin": True, "ttl": "soon"}, {"prefetch": True}):
