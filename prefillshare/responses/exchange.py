@@ -30,13 +30,16 @@ _LOGPROBS = "message.output_text.logprobs"
 class Exchange:
     """One call of `/v1/responses`."""
 
-    def __init__(self, body: Mapping[str, Any], store: ResponseStore, response_id: str | None = None) -> None:
-        """Read `body`; the response gets `response_id` where one was given out already.
+    def __init__(
+        self, body: Mapping[str, Any], store: ResponseStore, response_id: str | None = None, owner: str = ""
+    ) -> None:
+        """Read `body`; the response gets `response_id` where one was given out already, and is the `owner`'s.
 
         Raises: ResponsesError.
         """
         self._store = store
         _refuse_what_is_not_here(body)
+        self.owner = owner
         self.previous_id = _read_previous_id(body)
         self.id = response_id or make_id(self.previous_id)
         self.is_kept = _read_flag(body, "store", default=True)
@@ -58,7 +61,7 @@ class Exchange:
         """Return the client's response object of SGLang's, and keep it if that is wanted."""
         told = self._fill_in(response)
         if self.is_kept and told.get("status") in ("completed", "incomplete"):
-            self._store.put(self.id, told, self.items)
+            self._store.put(self.id, told, self.items, self.owner)
         return told
 
     def announce(self, status: str, *, error: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -71,7 +74,7 @@ class Exchange:
         }
         told = self._fill_in(begun)
         told |= {"status": status, "error": error}
-        self._store.put(self.id, told, self.items)
+        self._store.put(self.id, told, self.items, self.owner)
         return told
 
     def pass_on(self, piece: bytes) -> bytes:
@@ -83,7 +86,7 @@ class Exchange:
     def _history(self) -> list[Any]:
         if self.previous_id is None:
             return []
-        kept = self._store.get(self.previous_id)
+        kept = self._store.get(self.previous_id, self.owner)
         if kept is None:
             raise unknown_response(self.previous_id, param="previous_response_id")
         before = orjson.loads(kept.response)

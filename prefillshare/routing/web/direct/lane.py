@@ -12,13 +12,14 @@ import asyncio
 import logging
 from typing import Protocol
 
-from prefillshare.routing.errors import RoutingError, error_body
+from prefillshare.routing.errors import RoutingError, TenantRefusedError, error_body
 from prefillshare.routing.gateway import Gateway
-from prefillshare.routing.web.auth import check_key
+from prefillshare.routing.web.auth import begin_request, check_key
 from prefillshare.routing.web.direct.answering import DirectCaller
 from prefillshare.routing.web.direct.asked import MAX_BODY_BYTES, MAX_HEAD_BYTES, Asked, may_be_call, read_head
 from prefillshare.routing.web.handlers.calls import answer_call, taking_call
 from prefillshare.routing.web.replies import log_failure
+from prefillshare.tenants.errors import TenantError
 from prefillshare.wire.text import as_json
 
 log = logging.getLogger(__name__)
@@ -195,9 +196,12 @@ class Lane:
     async def _answer_call(self, caller: DirectCaller, body: bytes) -> None:
         gateway, asked = self._gateway, caller.asked
         try:
-            check_key(asked, gateway.parts.settings, gateway.peers.hops if gateway.peers else None)
-            with taking_call(gateway):
+            hops = gateway.peers.hops if gateway.peers else None
+            caller.account = check_key(asked, gateway.parts.settings, hops, gateway.tenants)
+            with begin_request(asked, caller.account, hops), taking_call(gateway):
                 await answer_call(gateway, caller, asked.path, body)
+        except TenantError as error:
+            _answer_error(caller, TenantRefusedError(error))
         except RoutingError as error:
             log_failure(asked.method, asked.path, error)
             _answer_error(caller, error)
