@@ -47,6 +47,14 @@ class Names:
             return alias.draw(asked.session, draw)
         return self.base if name == self.base else None
 
+    def only(self, allows: Callable[[str], bool]) -> "Names":
+        """Return the names that whoever may ask only these modules knows: an alias when it means no other one."""
+        return Names(
+            base=self.base,
+            modules=[name for name in self.modules if allows(name)],
+            aliases={name: alias for name, alias in self.aliases.items() if all(map(allows, alias.weights))},
+        )
+
     def describe(self) -> str:
         """Return the list of names that a client may choose from, for messages."""
         modules = ", ".join(self.modules) or "no decode module at present"

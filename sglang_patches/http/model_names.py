@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prefillshare.contract import ALIASES_VARIABLE, WARNINGS_VARIABLE
 from prefillshare.naming.alias import Alias, read_aliases
@@ -63,28 +63,6 @@ def _aliases(tokenizer_manager: TokenizerManager) -> Mapping[str, Alias]:
 def set_aliases(tokenizer_manager: TokenizerManager, aliases: Mapping[str, Alias]) -> None:
     """Let names mean other modules from now on."""
     tokenizer_manager.prefillshare_aliases = dict(aliases)
-
-
-def rename_aliases(tokenizer_manager: TokenizerManager, body: dict[str, Any], session: str | None) -> bool:
-    """Write into a call's body the module that answers in the place of an alias; return whether there was one.
-
-    The answer then tells who gave it, whichever interface makes it.
-    """
-    if not (aliases := _aliases(tokenizer_manager)):
-        return False
-    names = module_names(tokenizer_manager)
-
-    def rename(named: Any) -> Any:
-        is_alias = isinstance(named, str) and named.rpartition(":")[2].strip() in aliases
-        return (names.find(Asked(name=named, session=session)) or named) if is_alias else named
-
-    has_alias = False
-    for member in ("model", "lora_path"):
-        given = body.get(member)
-        meant = [rename(named) for named in given] if isinstance(given, list) else rename(given)
-        if meant != given:
-            body[member], has_alias = meant, True
-    return has_alias
 
 
 def module_warnings() -> dict[str, str]:

@@ -7,13 +7,17 @@ from typing import Any
 import orjson
 
 from prefillshare.errors import short_repr
+from prefillshare.naming.bodies import mean_alias, replace_aliases
 from prefillshare.naming.names import Asked, Names
 from prefillshare.routing.call.call import Body, Call, Endpoint
 from prefillshare.routing.call.checks import check_fields, check_items
+from prefillshare.routing.call.metering import ask_usage
 from prefillshare.routing.call.prompt import chat_prompts, text_prompts
 from prefillshare.routing.call.samples import as_list, count_samples
 from prefillshare.routing.call.scoring import make_scoring
 from prefillshare.routing.errors import BadCallError, UnknownModelError
+from prefillshare.tenants.account import Account
+from prefillshare.tenants.confine import ConfinedError, check_module, confine
 from prefillshare.wire.sessions import find_session
 
 Shape = tuple[int | None, tuple[bytes, ...]]
@@ -50,15 +54,24 @@ def parse_call(
     *,
     session_header: str | None = None,
     addressed: str | None = None,
+    account: Account | None = None,
 ) -> Call:
     """Return the call in the body `raw`; `addressed` is the module of the address, for a body that names none.
 
-    Raises: BadCallError when the body cannot be used, UnknownModelError when it names no decode module.
+    `account` is the tenant whose call it is, if it is one's.
+
+    Raises: BadCallError when the body cannot be used, UnknownModelError when it names no decode module,
+    ForbiddenModuleError when it names one that is not the tenant's.
     """
-    body = read_object(raw)
+    given = read_object(raw)
+    session = find_session(session_header, given, None if account is None else account.session_name)
+    body: Body = replace_aliases(given, served.names, session)
+    hides_usage = False
+    addressed = None if addressed is None else mean_alias(addressed, served.names, session)
+    if account is not None:
+        body, hides_usage = _confine(endpoint, body, account, served, addressed)
     is_stream = _read_flag(body, "stream")
     is_prefill_only = endpoint == "/generate" and not is_stream and _asks_for_nothing(body)
-    session = find_session(session_header, body)
     module = _find_module(body, served.names, addressed, session, may_be_base=is_prefill_only)
     num_samples = count_samples(endpoint, body, is_prefill_only=is_prefill_only)
     try:
@@ -79,6 +92,8 @@ def parse_call(
         scoring=None if is_prefill_only else make_scoring(endpoint, body),
         prompts=prompts,
         session=session,
+        account=account,
+        hides_usage=hides_usage,
     )
 
 
@@ -153,6 +168,17 @@ def _read_lora_path(body: Body) -> Any:
     if not path or any(item != path[0] for item in path):
         raise BadCallError("lora_path names several modules: send one call for each", param="lora_path")
     return path[0]
+
+
+def _confine(
+    endpoint: Endpoint, body: Body, account: Account, served: Served, addressed: str | None
+) -> tuple[Body, bool]:
+    """Return a tenant's call as it may go further, and whether its client is not to see the usage of a stream."""
+    check_module(body, account, addressed, served.names.base)
+    try:
+        return ask_usage(endpoint, confine(body, account))
+    except ConfinedError as error:
+        raise BadCallError(str(error), param=error.param) from None
 
 
 def _read_chat(body: Body, vocab_size: int | None) -> Shape:

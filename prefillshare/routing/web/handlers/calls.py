@@ -62,6 +62,9 @@ def parse(gateway: Gateway, caller: Caller, endpoint: Endpoint, body: bytes, *, 
     """
     settings = gateway.parts.settings
     # Asked after the body has come, which may take minutes: modules come and go.
-    served = Served(names=gateway.parts.names(), vocab_size=settings.vocab_size)
+    account, names = caller.account, gateway.parts.names()
+    if account is not None:
+        names = names.only(account.allows)
+    served = Served(names=names, vocab_size=settings.vocab_size)
     session = read_header(caller.headers, SESSION_HEADER)
-    return parse_call(endpoint, body, served, session_header=session, addressed=addressed)
+    return parse_call(endpoint, body, served, session_header=session, addressed=addressed, account=account)
