@@ -60,7 +60,8 @@ async def list_modules(request: web.Request) -> web.Response:
     """Names of the modules, and the chat template that all of them share."""
     parts = request.app[GATEWAY].parts
     template = (await _ask_prefill_worker(parts, "/modules")).get("chat_template")
-    return json_reply({"prefill": parts.settings.base_model, "decode": _visible(request).modules, "chat_template": template})
+    modules = _visible(request).modules
+    return json_reply({"prefill": parts.settings.base_model, "decode": modules, "chat_template": template})
 
 
 def of_module(handler: Handler) -> Handler:
