@@ -31,7 +31,7 @@ from prefillshare.wire.sessions import find_session
 from prefillshare.wire.text import as_json, decode_header
 from sglang_patches.answers.schemas import MAX_DEPTH, depth
 from sglang_patches.disaggregation.role import worker_role
-from sglang_patches.http.model_names import get_tokenizer_manager, module_names, served_names
+from sglang_patches.http.model_names import aliases_of, get_tokenizer_manager, module_names, served_names
 from sglang_patches.http.null_members import drop_nulls
 from sglang_patches.http.request_state import FAILURE, NAMESPACE, PIN, REPORT, SCHEMA, TENANT
 
@@ -222,8 +222,7 @@ def _check_body(body: bytes, scope: Message) -> bytes:
     if isinstance(value, dict):
         _check_members(value)
         # First: a tenant may have the module that an alias means, or not.
-        meant = replace_aliases(value, module_names(get_tokenizer_manager()), _find_session(value, scope))
-        confined = _confine(meant, scope)
+        confined = _confine(_name_modules(value, scope), scope)
         confined = _note_hints(confined, body, scope)
         _note_namespace(confined, scope)
         _note_schema(value, scope)
@@ -235,9 +234,14 @@ def _check_body(body: bytes, scope: Message) -> bytes:
     return body
 
 
-def _find_session(value: dict[str, Any], scope: Message) -> str | None:
+def _name_modules(value: dict[str, Any], scope: Message) -> dict[str, Any]:
+    """The body with modules in the place of aliases."""
+    manager = get_tokenizer_manager()
+    if not aliases_of(manager):
+        return value
     header = _read_header(scope, SESSION_HEADER.lower().encode())
-    return find_session(header and decode_header(header.encode("latin-1")), value)
+    session = find_session(header and decode_header(header.encode("latin-1")), value)
+    return replace_aliases(value, module_names(manager), session)
 
 
 def _check_tenants_body(body: bytes, scope: Message) -> None:

@@ -50,10 +50,11 @@ def _place(order: Sequence[str], name: str) -> int:
 def module_names(tokenizer_manager: TokenizerManager) -> Names:
     """All names that this engine answers to."""
     base, modules = served_names(tokenizer_manager)
-    return Names(base=base, modules=modules, aliases=_aliases(tokenizer_manager))
+    return Names(base=base, modules=modules, aliases=aliases_of(tokenizer_manager))
 
 
-def _aliases(tokenizer_manager: TokenizerManager) -> Mapping[str, Alias]:
+def aliases_of(tokenizer_manager: TokenizerManager) -> Mapping[str, Alias]:
+    """Other names of decode modules, by name."""
     found: Mapping[str, Alias] | None = getattr(tokenizer_manager, "prefillshare_aliases", None)
     if found is None:
         found = tokenizer_manager.prefillshare_aliases = read_aliases(json.loads(os.getenv(ALIASES_VARIABLE) or "{}"))
