@@ -22,6 +22,12 @@ Constants:
 - BONUS 10
 - LIMIT 12"""
 
+# For the examples with real tools, which the models are told by themselves.
+PEOPLE = """Workspace market
+People:
+- Iris 8 boxes, nails 8 per box
+- Kofi 9 boxes, nuts 5 per box"""
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -42,14 +48,13 @@ class Step:
 
 PLANNER, CODER, TOOL_USER = "You are the planner.", "You are the coder.", "You are the tool user."
 
+SUM = "Kofi 9 boxes, nuts 5 per box\nA truck drives off with 3 boxes of Kofi's. What nuts are not on it?"
+REPORT = "Please mail the blue report with owner Kofi, size {number}, day Monday."
+
 STEPS = (
-    Step(
-        "math",
-        PLANNER,
-        "Kofi 9 boxes, nuts 5 per box\nA truck drives off with 3 boxes of Kofi's. What nuts are not on it?",
-    ),
+    Step("math", PLANNER, SUM),
     Step("code", CODER, "BONUS 10\nFor trim_prices(xs) take what exceeds BONUS, fold 2 times, hand back the chart."),
-    Step("tool", TOOL_USER, "Please mail the blue report with owner Kofi, size {number}, day Monday."),
+    Step("tool", TOOL_USER, REPORT),
     Step(
         "math",
         PLANNER,

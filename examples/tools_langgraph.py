@@ -15,15 +15,8 @@ from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
-from market import final_number
+from market import PEOPLE, REPORT, SUM, final_number
 from openai import DefaultAsyncHttpxClient, DefaultHttpxClient
-
-PEOPLE = """Workspace market
-People:
-- Iris 8 boxes, nails 8 per box
-- Kofi 9 boxes, nuts 5 per box"""
-SUM = "Kofi 9 boxes, nuts 5 per box\nA truck drives off with 3 boxes of Kofi's. What nuts are not on it?"
-REPORT = "Please mail the blue report with owner Kofi, size {number}, day Monday."
 
 
 @tool

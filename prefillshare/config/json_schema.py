@@ -16,7 +16,7 @@ from prefillshare.config.schema import Deployment
 from prefillshare.naming.alias import AnyAlias
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-_NO_KEYS = {"source"}
+_NO_KEYS = {"source", "overrides"}
 _TYPES = {str: "string", Path: "string", int: "integer", float: "number", bool: "boolean"}
 
 Schema = dict[str, Any]

@@ -17,7 +17,7 @@ def has_none(name: str) -> None:
 class Asked:
     """One call, as far as names go; what only rules look at is read when one does."""
 
-    name: str
+    name: str = ""
     """What stands in "model"."""
     session: str | None = None
     """Session that the call belongs to; None when it names none."""

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from prefillshare.naming.alias import AnyAlias
+from prefillshare.naming.alias import Alias, AnyAlias
 from prefillshare.naming.asked import Asked
 
 
@@ -37,6 +37,18 @@ class Names:
             # Rules may mean an alias; an alias by weight means modules only, so this ends.
             return self.find(replace(asked, name=alias.find(asked, draw)), draw)
         return self.base if name == self.base else None
+
+    def only(self, allows: Callable[[str], bool]) -> "Names":
+        """Return the names that whoever may ask only these modules knows: an alias when it means no other one."""
+        by_weight = {name: alias for name, alias in self.aliases.items() if isinstance(alias, Alias)}
+        known = {name for name, alias in by_weight.items() if all(map(allows, alias.targets))}
+        by_rules = {name: alias for name, alias in self.aliases.items() if name not in by_weight}
+        known |= {name for name, alias in by_rules.items() if all(to in known or allows(to) for to in alias.targets)}
+        return Names(
+            base=self.base,
+            modules=[name for name in self.modules if allows(name)],
+            aliases={name: alias for name, alias in self.aliases.items() if name in known},
+        )
 
     def describe(self) -> str:
         """Return the list of names that a client may choose from, for messages."""

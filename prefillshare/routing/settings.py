@@ -59,6 +59,8 @@ class RouterSettings:
     """How much of what `/v1/responses` answered is remembered."""
     aliases: dict[str, AnyAlias] = field(default_factory=dict)
     """Other names of decode modules."""
+    tenants_file: Path | None = None
+    """Who may call beside the operator; None lets everybody with the API key."""
     modules: tuple[str, ...] = ()
     """Decode modules of the deployment file; a call for one without a worker is told to wait, and not that it does not
     exist."""

@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from prefillshare.observe import gen_ai
 from prefillshare.routing.headers import pick_headers
 
 if TYPE_CHECKING:
@@ -59,20 +60,23 @@ class Tracing:
         self._propagator = TraceContextTextMapPropagator()
 
     def span(
-        self, headers: Mapping[str, str], *, module: str, endpoint: str
+        self, headers: Mapping[str, str], *, module: str, endpoint: str, session: str | None
     ) -> contextlib.AbstractContextManager[CallSpan]:
         """Give a call its span while the block runs; an exception that leaves the block marks it failed."""
         passed = pick_headers(headers, PASSED_HEADERS)
         if self._provider is None:
             return contextlib.nullcontext(CallSpan(passed))
-        return self._record(passed, module=module, endpoint=endpoint)
+        return self._record(passed, module=module, endpoint=endpoint, session=session)
 
     @contextlib.contextmanager
-    def _record(self, passed: dict[str, str], *, module: str, endpoint: str) -> Iterator[CallSpan]:
+    def _record(self, passed: dict[str, str], *, module: str, endpoint: str, session: str | None) -> Iterator[CallSpan]:
         from opentelemetry import trace
 
         span = self._tracer.start_span(
-            f"{endpoint} {module}", context=self._propagator.extract(passed), kind=trace.SpanKind.SERVER
+            f"{gen_ai.name_operation(endpoint)} {module}",
+            context=self._propagator.extract(passed),
+            kind=trace.SpanKind.SERVER,
+            attributes=gen_ai.describe_call(endpoint, module, session),
         )
         self._propagator.inject(passed, context=trace.set_span_in_context(span))
         with trace.use_span(span, end_on_exit=True):

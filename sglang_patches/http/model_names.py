@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from prefillshare.contract import ALIASES_VARIABLE, WARNINGS_VARIABLE
 from prefillshare.naming.alias import AnyAlias, read_aliases
-from prefillshare.naming.asked import Asked, has_none, last_words
+from prefillshare.naming.asked import Asked
 from prefillshare.naming.names import Names
 
 if TYPE_CHECKING:
@@ -52,10 +51,11 @@ def _place(order: Sequence[str], name: str) -> int:
 def module_names(tokenizer_manager: TokenizerManager) -> Names:
     """All names that this engine answers to."""
     base, modules = served_names(tokenizer_manager)
-    return Names(base=base, modules=modules, aliases=_aliases(tokenizer_manager))
+    return Names(base=base, modules=modules, aliases=aliases_of(tokenizer_manager))
 
 
-def _aliases(tokenizer_manager: TokenizerManager) -> Mapping[str, AnyAlias]:
+def aliases_of(tokenizer_manager: TokenizerManager) -> Mapping[str, AnyAlias]:
+    """Other names of decode modules, by name."""
     found: Mapping[str, AnyAlias] | None = getattr(tokenizer_manager, "prefillshare_aliases", None)
     if found is None:
         found = tokenizer_manager.prefillshare_aliases = read_aliases(json.loads(os.getenv(ALIASES_VARIABLE) or "{}"))
@@ -65,34 +65,6 @@ def _aliases(tokenizer_manager: TokenizerManager) -> Mapping[str, AnyAlias]:
 def set_aliases(tokenizer_manager: TokenizerManager, aliases: Mapping[str, AnyAlias]) -> None:
     """Let names mean other modules from now on."""
     tokenizer_manager.prefillshare_aliases = dict(aliases)
-
-
-def rename_aliases(
-    tokenizer_manager: TokenizerManager,
-    body: dict[str, Any],
-    session: str | None,
-    header: Callable[[str], str | None] = has_none,
-) -> bool:
-    """Write into a call's body the module that answers in the place of an alias; return whether there was one.
-
-    The answer then tells who gave it, whichever interface makes it. ``header`` gives the value of a header.
-    """
-    if not (aliases := _aliases(tokenizer_manager)):
-        return False
-    names = module_names(tokenizer_manager)
-    asked = partial(Asked, session=session, says=partial(last_words, body), header=header)
-
-    def rename(named: Any) -> Any:
-        is_alias = isinstance(named, str) and named.rpartition(":")[2].strip() in aliases
-        return (names.find(asked(name=named)) or named) if is_alias else named
-
-    has_alias = False
-    for member in ("model", "lora_path"):
-        given = body.get(member)
-        meant = [rename(named) for named in given] if isinstance(given, list) else rename(given)
-        if meant != given:
-            body[member], has_alias = meant, True
-    return has_alias
 
 
 def module_warnings() -> dict[str, str]:

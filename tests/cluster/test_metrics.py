@@ -15,7 +15,7 @@ import pytest
 
 from tests.cluster.conftest import MODULES, Cluster
 from tests.support.monitoring import (
-    DOCS,
+    GRAFANA,
     METRIC,
     SAMPLES,
     Step,
@@ -50,8 +50,16 @@ OF_OTHER_DEPLOYMENTS = {
     "prefillshare_held_back_overdue_total",
     "prefillshare_sessions_under_way",
     "prefillshare_held_tokens",
+    "prefillshare_tenant_calls_total",
+    "prefillshare_tenant_calls_running",
+    "prefillshare_tenant_prompt_tokens_total",
+    "prefillshare_tenant_cached_tokens_total",
+    "prefillshare_tenant_generated_tokens_total",
+    "prefillshare_tenant_refusals_total",
+    "prefillshare_unknown_keys_total",
+    "prefillshare_tenants_file_usable",
 }
-"""Of several routers, where roles follow the load, and where sessions wait for memory."""
+"""Of several routers, where roles follow the load, where sessions wait for memory, and of tenants."""
 HANDOFF_TOKENS = 60 + 80 + (100 - 59) + (100 - 79) + 40 + (40 - 39)
 """A decode worker holds x_1..x_{n-1} of its module's earlier prompts."""
 
@@ -199,7 +207,7 @@ def test_the_dashboard_and_the_docs_name_only_what_is_there(empty: Cluster) -> N
     assert ask(empty, SCRIPT[0], "names").status_code == 200
     settled(empty, before, 1)
     there = names_in(empty.http.get("/metrics").text)
-    board = json.loads((DOCS / "grafana" / "prefillshare.json").read_text())
+    board = json.loads((GRAFANA / "prefillshare.json").read_text())
     expressions = [target["expr"] for panel in board["panels"] for target in panel.get("targets", [])]
     queries = [variable["query"] for variable in board["templating"]["list"]]
     named = {name for text in expressions + queries for name in METRIC.findall(text)}
@@ -214,7 +222,7 @@ def test_the_dashboard_and_the_docs_name_only_what_is_there(empty: Cluster) -> N
 
 
 def test_every_panel_has_its_place_and_says_what_it_means() -> None:
-    board = json.loads((DOCS / "grafana" / "prefillshare.json").read_text())
+    board = json.loads((GRAFANA / "prefillshare.json").read_text())
     panels = [panel for panel in board["panels"] if panel["type"] != "row"]
     assert all(panel["description"] and panel["targets"] for panel in panels)
     assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])

@@ -26,6 +26,26 @@ def test_router_prefill_and_decode_share_the_clients_trace(cluster: Cluster, tra
     assert {span.parent_id for span in requests.values()} == {router.span_id}
 
 
+def test_spans_have_the_names_of_opentelemetrys_conventions(cluster: Cluster, traces: Receiver) -> None:
+    trace_id = _trace_id(48)
+    headers = {"traceparent": f"00-{trace_id}-{PARENT}-01", "X-Session-ID": "s-48"}
+    body = {"model": "tool", "messages": [{"role": "user", "content": "Omar"}], "max_tokens": 4, "temperature": 0}
+    reply = cluster.http.post("/v1/chat/completions", json=body, headers=headers)
+    assert reply.status_code == 200, reply.text
+    usage = reply.json()["usage"]
+
+    router, requests = traces.call(trace_id)
+    assert router.name == "chat tool"
+    of_the_call = {"gen_ai.operation.name": "chat", "gen_ai.request.model": "tool", "gen_ai.conversation.id": "s-48"}
+    assert of_the_call.items() <= router.attributes.items()
+    decode = requests["decode"].attributes
+    assert decode["gen_ai.provider.name"] == "prefillshare"
+    assert decode["gen_ai.request.model"] == decode["gen_ai.response.model"] == "tool"
+    assert decode["gen_ai.usage.input_tokens"] == usage["prompt_tokens"]
+    assert decode["gen_ai.usage.output_tokens"] == usage["completion_tokens"]
+    assert "gen_ai.usage.cache_read.input_tokens" in requests["prefill"].attributes
+
+
 def test_a_call_without_a_trace_begins_one(cluster: Cluster, traces: Receiver) -> None:
     before = {span.trace_id for span in traces.spans}
     assert cluster.complete("code").status_code == 200

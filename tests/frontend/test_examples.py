@@ -61,6 +61,16 @@ def test_langgraph_runs_the_tool_that_a_module_calls(deployment: Deployment) -> 
     assert tool_user > 200  # both were told the same tools, so the second prompt only goes on
 
 
+def test_the_tool_of_an_mcp_server_is_called(deployment: Deployment) -> None:
+    output = run("tools_mcp.py", deployment)
+    assert "] send_final_report {'owner': 'Kofi', 'size': 30, 'day': 'Monday'}\n" in output
+    assert output.endswith("tool: the final report of Kofi goes out on Monday, 30 lines\n")
+
+
+def test_an_answer_is_an_object_of_a_class(deployment: Deployment) -> None:
+    assert run("structured_openai.py", deployment) == "send_final_report: 30 lines of Kofi, on Monday\n"
+
+
 TOOLS = [
     {
         "type": "function",

@@ -177,3 +177,9 @@ def test_what_is_said_last(body: dict[str, object], words: str) -> None:
 def test_rules_that_cannot_be_are_refused(meaning: dict[str, object], reason: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(reason)):
         check_aliases(read_aliases({"auto": meaning}), "base", MODULES)
+
+
+def test_who_may_ask_some_modules_knows_the_names_that_mean_no_other() -> None:
+    asked = names(auto=RULES, latest="math-v2", v1="math-v1", mine={"default": "v1", "rules": []})
+    assert list(asked.only(lambda module: module != "math-v2").aliases) == ["v1", "mine"]
+    assert list(asked.only(lambda module: True).aliases) == ["auto", "latest", "v1", "mine"]

@@ -28,7 +28,7 @@ DECODE = Worker(WorkerSpec(id="d0", role="decode", module="math", url="http://d:
 
 def _parse(body: Any, endpoint: Endpoint = "/v1/chat/completions", session: str | None = None) -> Call:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return parse_call(endpoint, raw, SERVED, session_header=session)
+    return parse_call(endpoint, raw, SERVED, header=lambda _: session)
 
 
 def _legs(body: Any, endpoint: Endpoint = "/v1/chat/completions") -> tuple[dict[str, Any], dict[str, Any]]:

@@ -11,6 +11,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 DOCS = Path(__file__).parents[2] / "docs"
+GRAFANA = DOCS.parent / "deploy" / "grafana"
 METRIC = re.compile(r"prefillshare_\w+|sglang:\w+")
 _DOCUMENTED = re.compile(r"^\| `prefillshare_.*?\|", re.MULTILINE)
 _OF_A_STORE = re.compile("prefillshare_(store|host)_")

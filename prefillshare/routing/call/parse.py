@@ -7,15 +7,20 @@ from typing import Any
 
 import orjson
 
+from prefillshare.contract import SESSION_HEADER
 from prefillshare.errors import short_repr
 from prefillshare.naming.asked import Asked, has_none, last_words
+from prefillshare.naming.bodies import mean_alias, replace_aliases
 from prefillshare.naming.names import Names
 from prefillshare.routing.call.call import Body, Call, Endpoint
 from prefillshare.routing.call.checks import check_fields, check_items
+from prefillshare.routing.call.metering import ask_usage
 from prefillshare.routing.call.prompt import chat_prompts, text_prompts
 from prefillshare.routing.call.samples import as_list, count_samples
 from prefillshare.routing.call.scoring import make_scoring
 from prefillshare.routing.errors import BadCallError, UnknownModelError
+from prefillshare.tenants.account import Account
+from prefillshare.tenants.confine import ConfinedError, check_module, confine
 from prefillshare.wire.sessions import find_session
 
 Shape = tuple[int | None, tuple[bytes, ...]]
@@ -50,22 +55,28 @@ def parse_call(
     raw: bytes,
     served: Served,
     *,
-    session_header: str | None = None,
-    addressed: str | None = None,
     header: Callable[[str], str | None] = has_none,
+    addressed: str | None = None,
+    account: Account | None = None,
 ) -> Call:
     """Return the call in the body `raw`; `addressed` is the module of the address, for a body that names none.
 
-    `header` gives the value of one of its headers, for names behind which rules choose.
+    `header` gives the value of one of its headers. `account` is the tenant whose call it is, if it is one's.
 
-    Raises: BadCallError when the body cannot be used, UnknownModelError when it names no decode module.
+    Raises: BadCallError when the body cannot be used, UnknownModelError when it names no decode module,
+    ForbiddenModuleError when it names one that is not the tenant's.
     """
-    body = read_object(raw)
+    given = read_object(raw)
+    session = find_session(header(SESSION_HEADER), given, None if account is None else account.session_name)
+    asked = Asked(session=session, says=partial(last_words, given), header=header)
+    body: Body = replace_aliases(given, served.names, asked)
+    hides_usage = False
+    addressed = None if addressed is None else mean_alias(addressed, served.names, asked)
+    if account is not None:
+        body, hides_usage = _confine(endpoint, body, account, served, addressed)
     is_stream = _read_flag(body, "stream")
     is_prefill_only = endpoint == "/generate" and not is_stream and _asks_for_nothing(body)
-    session = find_session(session_header, body)
-    asked = partial(Asked, session=session, says=partial(last_words, body), header=header)
-    module = _find_module(body, served.names, addressed, asked, may_be_base=is_prefill_only)
+    module = _find_module(body, served.names, addressed, session, may_be_base=is_prefill_only)
     num_samples = count_samples(endpoint, body, is_prefill_only=is_prefill_only)
     try:
         num_prompts, prompts = _SHAPES[endpoint](body, served.vocab_size)
@@ -85,6 +96,8 @@ def parse_call(
         scoring=None if is_prefill_only else make_scoring(endpoint, body),
         prompts=prompts,
         session=session,
+        account=account,
+        hides_usage=hides_usage,
     )
 
 
@@ -128,9 +141,7 @@ def _asks_for_nothing(body: Body) -> bool:
     return bool(limits) and all(limit == 0 and not isinstance(limit, bool) for limit in limits)
 
 
-def _find_module(
-    body: Body, names: Names, addressed: str | None, asked: Callable[..., Asked], *, may_be_base: bool
-) -> str:
+def _find_module(body: Body, names: Names, addressed: str | None, session: str | None, *, may_be_base: bool) -> str:
     base = names.base
     named, lora_path = body.get("model"), _read_lora_path(body)
     if named is None or named == base:
@@ -143,7 +154,7 @@ def _find_module(
         raise BadCallError(f"model is missing: name a decode module; {known}", param="model")
     if not isinstance(named, str):
         raise BadCallError(f"model is {_show(named)}: it must be the name of a decode module; {known}", param="model")
-    found = names.find(asked(name=named))
+    found = names.find(Asked(name=named, session=session))
     if found is not None and found != base:
         return found
     if found == base:
@@ -161,6 +172,17 @@ def _read_lora_path(body: Body) -> Any:
     if not path or any(item != path[0] for item in path):
         raise BadCallError("lora_path names several modules: send one call for each", param="lora_path")
     return path[0]
+
+
+def _confine(
+    endpoint: Endpoint, body: Body, account: Account, served: Served, addressed: str | None
+) -> tuple[Body, bool]:
+    """Return a tenant's call as it may go further, and whether its client is not to see the usage of a stream."""
+    check_module(body, account, addressed, served.names.base)
+    try:
+        return ask_usage(endpoint, confine(body, account))
+    except ConfinedError as error:
+        raise BadCallError(str(error), param=error.param) from None
 
 
 def _read_chat(body: Body, vocab_size: int | None) -> Shape:

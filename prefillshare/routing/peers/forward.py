@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 
-from prefillshare.contract import SESSION_HEADER
+from prefillshare.contract import SESSION_HEADER, TENANT_HEADER
 from prefillshare.errors import PrefillShareError
 from prefillshare.naming.rules import rule_headers
 from prefillshare.routing.call.caller import Caller, StreamWriter
@@ -139,6 +139,7 @@ class Peers:
             "Content-Type": "application/json",
             HOP_HEADER: self.hops.mark_for(peer.address),
             **pick_headers(caller.headers, (*_CALL_HEADERS, *rule_headers(self._parts.aliases))),
+            **({} if caller.account is None else {TENANT_HEADER: caller.account.name}),
         }
         try:
             reply = await self._http.request(

@@ -8,8 +8,8 @@ from prefillshare.errors import ConfigError
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.plan.memory import worker_memory
-from prefillshare.serving.plan.placement import GpuPlace, limits_of, place_workers, replace_worker
-from prefillshare.serving.plan.processes import PlannedWorker, make_command, place_worker
+from prefillshare.serving.plan.placement import GpuPlace, place_workers, replace_worker
+from prefillshare.serving.plan.processes import PlannedWorker, fill_place, make_command, place_worker
 from prefillshare.serving.plan.workers import Worker, decode_worker, prefill_worker
 
 
@@ -37,9 +37,8 @@ def plan_in_place(
     Raises: ConfigError when it does not fit there.
     """
     gpu = _fit_gpu(deployment, before.worker, worker, before.place.gpu)
-    fresh = place_worker(worker, gpu, directory if before.place.kv_events is not None else None)
     # A new bootstrap port, if any: decode workers that remember another worker at the old one would ask it.
-    place = replace(fresh, port=before.place.port, nccl_port=before.place.nccl_port)
+    place = fill_place(before.place, worker, gpu, directory if before.place.kv_events is not None else None)
     command = make_command(deployment, worker, place, options, before.command.api_key, before.store)
     return replace(before, worker=worker, place=place, command=command)
 
@@ -66,7 +65,8 @@ def _find_free_gpu(deployment: ResolvedDeployment, running: Sequence[PlannedWork
     if not deployment.gpus:
         return None
     taken = {number for planned in running if planned.place.gpu is not None for number in planned.place.gpu.gpus}
-    gpus_each = deployment.config.engine.tensor_parallel_size
+    needed = worker_memory(deployment, worker)
+    gpus_each = needed.gpus_each
     # SGLang takes GPUs that follow each other.
     groups = (tuple(range(first, first + gpus_each)) for first in range(len(deployment.gpus) - gpus_each + 1))
     free = next((group for group in groups if taken.isdisjoint(group)), None)
@@ -76,7 +76,7 @@ def _find_free_gpu(deployment: ResolvedDeployment, running: Sequence[PlannedWork
             "have them: remove a module, or launch the deployment anew with this one in its file"
         )
     memory = [deployment.gpus[number].memory_bytes for number in free]
-    [place] = place_workers([worker_memory(deployment, worker)], memory, gpus_each, limits_of(deployment))
+    [place] = place_workers([needed], memory)
     return replace(place, gpus=free)
 
 
@@ -85,4 +85,4 @@ def _fit_gpu(deployment: ResolvedDeployment, before: Worker, after: Worker, gpu:
         return None
     memory_bytes = min(deployment.gpus[number].memory_bytes for number in gpu.gpus)
     sizes = worker_memory(deployment, before), worker_memory(deployment, after)
-    return replace_worker(gpu, *sizes, memory_bytes, limits_of(deployment))
+    return replace_worker(gpu, *sizes, memory_bytes)

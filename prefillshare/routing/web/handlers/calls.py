@@ -6,7 +6,6 @@ from functools import partial
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from prefillshare.contract import SESSION_HEADER
 from prefillshare.routing.call.call import Call, Endpoint
 from prefillshare.routing.call.caller import Caller
 from prefillshare.routing.call.parse import Served, parse_call
@@ -63,6 +62,9 @@ def parse(gateway: Gateway, caller: Caller, endpoint: Endpoint, body: bytes, *, 
     """
     settings = gateway.parts.settings
     # Asked after the body has come, which may take minutes: modules come and go.
-    served = Served(names=gateway.parts.names(), vocab_size=settings.vocab_size)
+    account, names = caller.account, gateway.parts.names()
+    if account is not None:
+        names = names.only(account.allows)
+    served = Served(names=names, vocab_size=settings.vocab_size)
     header = partial(read_header, caller.headers)
-    return parse_call(endpoint, body, served, session_header=header(SESSION_HEADER), addressed=addressed, header=header)
+    return parse_call(endpoint, body, served, header=header, addressed=addressed, account=account)

@@ -9,9 +9,10 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from prefillshare.naming.alias import AnyAlias, describe_alias
+from prefillshare.naming.names import Names
 from prefillshare.routing.errors import UnavailableError, UnknownModelError
 from prefillshare.routing.parts import Parts
-from prefillshare.routing.web.keys import GATEWAY
+from prefillshare.routing.web.keys import GATEWAY, account_of
 from prefillshare.routing.web.replies import json_reply
 
 _SHARED_SERVER_INFO = (
@@ -23,8 +24,9 @@ _SHARED_SERVER_INFO = (
 async def list_models(request: web.Request) -> web.Response:
     """The decode modules; the prefill module never decodes, so it is no model to call."""
     parts = request.app[GATEWAY].parts
-    cards = [_card(parts, name) for name in parts.pool.modules()]
-    cards += [_alias_card(parts, alias) for alias in parts.aliases.values()]
+    names = _visible(request)
+    cards = [_card(parts, name) for name in names.modules]
+    cards += [_alias_card(parts, alias) for alias in names.aliases.values()]
     return json_reply({"object": "list", "data": cards})
 
 
@@ -32,16 +34,17 @@ async def get_model(request: web.Request) -> web.Response:
     """One decode module; 404 with the list for any other name."""
     parts = request.app[GATEWAY].parts
     name = request.match_info["name"]
-    if (alias := parts.aliases.get(name)) is not None:
+    names = _visible(request)
+    if (alias := names.aliases.get(name)) is not None:
         return json_reply(_alias_card(parts, alias))
-    _check_name(parts, name, parts.pool.modules())
+    _check_name(request, name, names.modules)
     return json_reply(_card(parts, name))
 
 
 async def show_model_info(request: web.Request) -> web.Response:
     """What a prefill worker says about the base, and the decode modules."""
     parts = request.app[GATEWAY].parts
-    return json_reply({**await _ask_prefill_worker(parts, "/model_info"), "decode_modules": parts.pool.modules()})
+    return json_reply({**await _ask_prefill_worker(parts, "/model_info"), "decode_modules": _visible(request).modules})
 
 
 async def show_server_info(request: web.Request) -> web.Response:
@@ -57,7 +60,8 @@ async def list_modules(request: web.Request) -> web.Response:
     """Names of the modules, and the chat template that all of them share."""
     parts = request.app[GATEWAY].parts
     template = (await _ask_prefill_worker(parts, "/modules")).get("chat_template")
-    return json_reply({"prefill": parts.settings.base_model, "decode": parts.pool.modules(), "chat_template": template})
+    modules = _visible(request).modules
+    return json_reply({"prefill": parts.settings.base_model, "decode": modules, "chat_template": template})
 
 
 def of_module(handler: Handler) -> Handler:
@@ -65,17 +69,23 @@ def of_module(handler: Handler) -> Handler:
 
     async def handle(request: web.Request) -> web.StreamResponse:
         parts = request.app[GATEWAY].parts
-        _check_name(
-            parts, request.match_info["module"], (parts.settings.base_model, *parts.pool.modules(), *parts.aliases)
-        )
+        names = _visible(request)
+        known = (parts.settings.base_model, *names.modules, *names.aliases)
+        _check_name(request, request.match_info["module"], known)
         return await handler(request)
 
     return handle
 
 
-def _check_name(parts: Parts, name: str, names: Sequence[str]) -> None:
+def _visible(request: web.Request) -> Names:
+    """Return the names that whoever asks may know of."""
+    account, names = account_of(request), request.app[GATEWAY].parts.names()
+    return names if account is None else names.only(account.allows)
+
+
+def _check_name(request: web.Request, name: str, names: Sequence[str]) -> None:
     if name not in names:
-        known = parts.names().describe()
+        known = _visible(request).describe()
         raise UnknownModelError(f"model {name!r} does not exist; this deployment has: {known}", param="model")
 
 
