@@ -1,12 +1,17 @@
 """The watched folder: what is asked for, when, and once."""
 
+import json
+import threading
 import time
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from prefillshare.serving.run.watched import WatchedFolder
+from prefillshare.serving.machine.ports import free_port
+from prefillshare.serving.options import LaunchOptions
+from prefillshare.serving.run.watched import WatchedFolder, watch_folder
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -118,3 +123,48 @@ def test_a_bad_one_is_said_once_and_leaves_the_rest_alone(
     pass_time(5)
     assert door.take() == [("PUT", "/modules/bad")]
     assert len(said) == 1
+
+
+def test_it_asks_by_the_door_of_the_deployment_and_again_where_nobody_answers(tmp_path: Path, said: list[str]) -> None:
+    asked: list[tuple[str, str | None, bytes]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            asked.append((self.path, self.headers.get("Authorization"), body))
+            told = b'{"error": {"message": "it does not fit"}}'
+            self.send_response(400)
+            self.send_header("Content-Length", str(len(told)))
+            self.end_headers()
+            self.wfile.write(told)
+
+        def log_message(self, *words: object) -> None:
+            """Say nothing."""
+
+    port, clock = free_port(), Clock()
+    watched = watch_folder(tmp_path, f"http://127.0.0.1:{port}", LaunchOptions(admin_key="admin"), said.append)
+    assert watched is not None
+    watched.now = clock
+    write(tmp_path / "math")
+
+    def look_until(done: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 20
+        while not done() and time.monotonic() < deadline:
+            clock.seconds += 0.5
+            watched.step()
+            time.sleep(0.01)
+        assert done()
+
+    tries: list[str] = []
+    ask = watched.ask
+    watched.ask = lambda *words: tries.append(words[1]) or ask(*words)
+    look_until(lambda: len(tries) > 2)
+    assert said == []
+    with ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        look_until(lambda: bool(said))
+        server.shutdown()
+    assert said == [f"{tmp_path / 'math'} is left as it is: it does not fit"]
+    path, key, body = asked[0]
+    assert (path, key, json.loads(body)) == ("/modules/math", "Bearer admin", {"path": str(tmp_path / "math")})
+    assert watch_folder(None, "http://127.0.0.1:1", LaunchOptions(), said.append) is None
