@@ -43,7 +43,11 @@ class Names:
         by_weight = {name: alias for name, alias in self.aliases.items() if isinstance(alias, Alias)}
         known = {name for name, alias in by_weight.items() if all(map(allows, alias.targets))}
         by_rules = {name: alias for name, alias in self.aliases.items() if name not in by_weight}
-        known |= {name for name, alias in by_rules.items() if all(to in known or allows(to) for to in alias.targets)}
+        known |= {
+            name
+            for name, alias in by_rules.items()
+            if all(to in known or (to in self.modules and allows(to)) for to in alias.targets)
+        }
         return Names(
             base=self.base,
             modules=[name for name in self.modules if allows(name)],
