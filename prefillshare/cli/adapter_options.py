@@ -1,20 +1,19 @@
 """Options of the commands that take an adapter from elsewhere and conversations: `check` and `adapt`."""
 
 from pathlib import Path
-from typing import Annotated, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
-from prefillshare.config.training import BaseModel, Columns, Data, Source
-from prefillshare.errors import ConfigError
-from prefillshare.modules.adapter import read_adapter
+if TYPE_CHECKING:
+    from prefillshare.config.training import BaseModel, Columns, Data
 
 AdapterDirectory = Annotated[Path, typer.Argument(help="Directory of a LoRA adapter.", metavar="ADAPTER")]
 DataName = Annotated[
     str,
     typer.Option(
         "--data",
-        help=f"File with conversations (JSON lines, JSON, CSV, Parquet), or one of {', '.join(get_args(Source))}.",
+        help="File with conversations (JSON lines, JSON, CSV, Parquet), or a known set, such as gsm8k.",
     ),
 ]
 BaseName = Annotated[
@@ -35,11 +34,15 @@ _KNOWN_PAIRS = (
 )
 
 
-def base_of(adapter: Path, given: str | None) -> BaseModel:
+def base_of(adapter: Path, given: str | None) -> "BaseModel":
     """The base that an option names, or else the adapter's configuration.
 
     Raises: ConfigError when neither does; ModuleError when the adapter cannot be read.
     """
+    from prefillshare.config.training import BaseModel
+    from prefillshare.errors import ConfigError
+    from prefillshare.modules.adapter import read_adapter
+
     name = given or read_adapter(adapter, adapter.name).base_name
     if not name:
         raise ConfigError(f"the adapter in {adapter} does not say what its base is: add --base")
@@ -53,11 +56,14 @@ def base_of(adapter: Path, given: str | None) -> BaseModel:
 
 def data_of(
     name: str, *, messages: str | None, prompt: str | None, answer: str | None, max_rows: int | None = None
-) -> Data:
+) -> "Data":
     """The rows that options name; columns that they leave out are those of the first row that are known.
 
     Raises: ConfigError when there is no such file, or its columns are none that are known.
     """
+    from prefillshare.config.training import Data, Source
+    from prefillshare.errors import ConfigError
+
     if name in get_args(Source):
         if messages or prompt or answer:
             raise ConfigError(f"--data {name} has its own mapping: leave out --messages, --prompt and --answer")
@@ -69,7 +75,9 @@ def data_of(
     return Data(file=file.resolve(), columns=columns, max_rows=max_rows)
 
 
-def _given_columns(messages: str | None, prompt: str | None, answer: str | None) -> Columns | None:
+def _given_columns(messages: str | None, prompt: str | None, answer: str | None) -> "Columns | None":
+    from prefillshare.config.training import Columns
+
     if messages is None and prompt is None and answer is None:
         return None
     if messages is not None:
@@ -77,7 +85,10 @@ def _given_columns(messages: str | None, prompt: str | None, answer: str | None)
     return Columns(prompt=prompt or "prompt", answer=answer or "answer")
 
 
-def _known_columns(file: Path) -> Columns:
+def _known_columns(file: Path) -> "Columns":
+    from prefillshare.config.training import Columns
+    from prefillshare.errors import ConfigError
+
     names = _first_names(file)
     if "messages" in names:
         return Columns(messages="messages")

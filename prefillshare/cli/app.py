@@ -16,9 +16,11 @@ from prefillshare.cli.commands import (
     bench,
     chat,
     check,
+    convert,
     doctor,
     evaluate,
     grow,
+    init,
     launch,
     logs,
     models,
@@ -30,6 +32,7 @@ from prefillshare.cli.commands import (
     simulate,
     stop,
     store,
+    tenants,
     top,
     train,
     verify,
@@ -44,7 +47,6 @@ app = typer.Typer(
     name="prefillshare",
     help="Serve several fine-tuned models over one shared prefill, on SGLang.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     # Plain help: drawing it would double the time it takes.
     rich_markup_mode=None,
@@ -62,6 +64,8 @@ app.command("stop")(stop.stop)
 app.command("bench")(bench.bench)
 app.command("simulate")(simulate.simulate)
 app.command("doctor")(doctor.doctor)
+app.command("init")(init.init)
+app.command("convert")(convert.convert)
 app.command("schema")(schema.schema)
 app.command("verify")(verify.verify)
 app.command("train")(train.train)
@@ -72,6 +76,7 @@ app.command("eval")(evaluate.evaluate)
 app.add_typer(grow.app, name="grow")
 app.add_typer(models.app, name="models")
 app.add_typer(store.app, name="store")
+app.add_typer(tenants.app, name="tenants")
 
 
 def _show_version(wanted: bool) -> None:

@@ -81,7 +81,7 @@ TimeLimit = Annotated[
 ]
 
 # Where the results go.
-ResultsDir = Annotated[Path | None, typer.Option(help="New or empty directory for the results.")]
+ResultsDir = Annotated[Path | None, typer.Option("--out", "--output", help="New or empty directory for the results.")]
 ResumeDir = Annotated[Path | None, typer.Option(help="Continue the measurement in this directory.")]
 
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from prefillshare.cli.completion import complete_deployment
+
 Address = Annotated[
     str | None,
     typer.Option(
@@ -15,7 +17,12 @@ Address = Annotated[
         envvar="PREFILLSHARE_CLUSTER",
     ),
 ]
-Deployment = Annotated[str | None, typer.Option(help="Name of the deployment, where the cluster has several.")]
+Deployment = Annotated[
+    str | None,
+    typer.Option(
+        "--deployment", help="Name of the deployment, where there are several.", autocompletion=complete_deployment
+    ),
+]
 
 
 @contextmanager

@@ -38,7 +38,9 @@ Harness = Annotated[
     str | None, typer.Option(help="lm-eval: let that harness prompt and judge (gsm8k), as published figures do.")
 ]
 FewShot = Annotated[int | None, typer.Option(min=0, help="With --harness: worked examples before each question.")]
-ResultFile = Annotated[Path | None, typer.Option("--out", help="File for every question and answer, as JSON.")]
+ResultFile = Annotated[
+    Path | None, typer.Option("--out", "--output", help="File for every question and answer, as JSON.")
+]
 ComparedFiles = Annotated[
     tuple[Path, Path] | None, typer.Option(help="Compare two files of --out instead, question by question.")
 ]

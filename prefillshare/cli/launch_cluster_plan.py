@@ -4,6 +4,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from prefillshare.cli.launch_memory_table import memory_table
+from prefillshare.cli.launch_plan import put_settings
 from prefillshare.cli.output import put_comment_table, put_json, put_table, say, warn
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def plan_on_cluster(
         memory = [asdict(budget) for budget in budgets]
         put_json({"members": [_as_dict(each) for each in placements], "is_reachable": is_reachable, "memory": memory})
     else:
+        put_settings(config)
         if budgets:
             put_comment_table(*memory_table(budgets))
         put_table(_HEADER, [_row(placement) for placement in placements])

@@ -46,7 +46,7 @@ ClusterAddress = Annotated[
     str | None,
     typer.Option("--cluster", help="Address of a Ray cluster to serve it on; wins over the file's [cluster]."),
 ]
-Detach = Annotated[bool, typer.Option("--detach", help="On a cluster: leave it running, and return when it serves.")]
+Detach = Annotated[bool, typer.Option("--detach", help="Leave it running, and return when it serves; `stop` ends it.")]
 ShowDashboard = Annotated[bool, typer.Option("--tui", help="Show the dashboard while it serves.")]
 
 _PRIVATE_HOSTS = ("127.0.0.1", "localhost", "::1")

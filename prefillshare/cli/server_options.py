@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from prefillshare.cli.completion import complete_url
 from prefillshare.cli.text import key_option, text_option
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ Url = Annotated[
         help=f"Address of the server; without one, the only deployment of yours that runs here, else {DEFAULT_URL}.",
         envvar="PREFILLSHARE_URL",
         callback=text_option,
+        autocompletion=complete_url,
     ),
 ]
 ApiKey = Annotated[
@@ -28,13 +30,17 @@ Temperature = Annotated[float, typer.Option("--temperature", min=0.0, help="0 al
 System = Annotated[str | None, typer.Option("--system", help="System message.", callback=text_option)]
 
 
-def server_url(given: str | None) -> str:
-    """The address to ask: the given one, else that of the only deployment that runs here.
+def server_url(given: str | None, name: str | None = None) -> str:
+    """The address to ask: the given one, else that of the deployment called `name`, or of the only one that runs here.
 
     Raises: ConfigError with the list of deployments when several run.
     """
     if given is not None:
         return given
+    if name is not None:
+        from prefillshare.serving.run.local import choose_deployment
+
+        return choose_deployment(name)[0].url
     from prefillshare.errors import ConfigError
     from prefillshare.serving.run.record import read_records
 

@@ -1,6 +1,7 @@
 """`prefillshare simulate`: its options into a plan, its figures onto the terminal and into files."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ class Simulated:
 
     file: Path
     """Deployment file."""
+    changes: tuple[str, ...] = ()
+    """Keys of it that are set in its place."""
     workload: str
     """Name of the workload."""
     trace: Path | None
@@ -95,7 +98,7 @@ def fit_model(options: Simulated, url: str, api_key: str | None, file: Path | No
     """
     from prefillshare.simulation.fit import fit_deployment
 
-    model = fit_deployment(_load(options.file), url, api_key, tell=say)
+    model = fit_deployment(_load(options.file, options.changes), url, api_key, tell=say)
     if file is not None:
         write_model(model, file)
         say(f"wrote {file}; next: prefillshare simulate {options.file} --model {file}")
@@ -107,7 +110,7 @@ def make_plan(options: Simulated, model: WorkerModel) -> Plan:
 
     Raises: PrefillShareError.
     """
-    deployment = _load(options.file)
+    deployment = _load(options.file, options.changes)
     modules = tuple(module.name for module in deployment.decode)
     if options.num_modules is not None:
         modules = tuple(module_name(number) for number in range(options.num_modules))
@@ -134,8 +137,8 @@ def make_plan(options: Simulated, model: WorkerModel) -> Plan:
     )
 
 
-def _load(file: Path) -> Deployment:
-    deployment = load_deployment(file)
+def _load(file: Path, changes: Sequence[str]) -> Deployment:
+    deployment = load_deployment(file, changes)
     if deployment.topology != "disaggregated":
         raise SimulationError(
             f'{file} has topology = "colocated", one engine without a router, and what is simulated is the router over '

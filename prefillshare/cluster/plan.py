@@ -37,6 +37,11 @@ class Plan:
         """Where it runs."""
         return self.config.cluster or Cluster()
 
+    @property
+    def router_ports(self) -> range:
+        """Where clients look for the routers, on whichever node they are."""
+        return range(self.port, self.port + self.cluster.router.replicas)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
@@ -117,7 +122,10 @@ def revision_of(plan: Plan, group: Group) -> str:
     if group.role == "router":
         served["router"] = dataclasses.asdict(config.router)
     else:
-        served |= {"engine": dataclasses.asdict(config.engine), "transfer": dataclasses.asdict(config.transfer)}
+        served |= {
+            "engine": dataclasses.asdict(config.engine_of(group.role, group.module)),
+            "transfer": dataclasses.asdict(config.transfer),
+        }
     if group.module is not None:
         served |= {"digest": plan.digests[group.module], "kind": _find_kind(config, group.module)}
     return hashlib.sha256(json.dumps(served, sort_keys=True, default=str).encode()).hexdigest()[:16]

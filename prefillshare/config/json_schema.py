@@ -15,7 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from prefillshare.config.schema import Deployment
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-_NO_KEYS = {"source"}
+_NO_KEYS = {"source", "overrides"}
 _TYPES = {str: "string", Path: "string", int: "integer", float: "number", bool: "boolean"}
 
 Schema = dict[str, Any]

@@ -3,17 +3,19 @@
 import dataclasses
 import difflib
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from prefillshare.config.cluster import Cluster
 from prefillshare.config.growing import GrowTask
+from prefillshare.config.overrides import HIDDEN, apply_overrides
 from prefillshare.config.quantisation import Quantisation
 from prefillshare.config.roles import check_limits
 from prefillshare.config.schema import DecodeModule, Deployment, PrefillModule
 from prefillshare.config.store import Store
 from prefillshare.config.tables import build
+from prefillshare.config.tenants import Tenants
 from prefillshare.config.training import Training
 from prefillshare.errors import ConfigError
 
@@ -33,17 +35,19 @@ M = TypeVar("M", PrefillModule, DecodeModule)
 R = TypeVar("R", Training, GrowTask, Quantisation)
 
 
-def load_deployment(file: Path) -> Deployment:
+def load_deployment(file: Path, changes: Sequence[str] = ()) -> Deployment:
     """Return the deployment that `file` describes, its paths absolute and known to exist.
 
+    `changes` are keys that the command line sets in place of the file (`config.overrides`).
     Raises: ConfigError, naming the file, the table and the fix.
     """
     file = Path(file)
     table = _read(
         file, "deployment", _DEPLOYMENT_KEYS, "`prefillshare launch` without a file serves the embedded tiny family"
     )
+    apply_overrides(Deployment, table, changes)
     try:
-        deployment = build(Deployment, table, "the file", hidden=frozenset({"source"}))
+        deployment = build(Deployment, table, "the file", hidden=HIDDEN)
         _refuse_unused_tables(deployment, table)
         # Here, and not for every deployment: a part of one, made for a node, begins with fewer workers.
         replicas = {module.name: module.replicas for module in deployment.decode}
@@ -54,10 +58,17 @@ def load_deployment(file: Path) -> Deployment:
             decode=tuple(_resolve_path(module, file) for module in deployment.decode),
             store=_resolve_store(deployment.store, file),
             cluster=_resolve_cluster(deployment.cluster, file),
+            tenants=_resolve_tenants(deployment.tenants, file),
             source=file.resolve(),
+            overrides=tuple(changes),
         )
     except ConfigError as error:
-        raise ConfigError(f"{file}: {str(error).removeprefix('the file: ')}") from None
+        raise _name_file(error, file, changes) from None
+
+
+def _name_file(error: ConfigError, file: Path, changes: Sequence[str]) -> ConfigError:
+    changed = f" with {' '.join(f'--set {text}' for text in changes)}" if changes else ""
+    return ConfigError(f"{file}{changed}: {str(error).removeprefix('the file: ')}")
 
 
 def _resolve_store(store: Store | None, file: Path) -> Store | None:
@@ -87,6 +98,11 @@ def _resolve_cluster(cluster: Cluster | None, file: Path) -> Cluster | None:
     return dataclasses.replace(cluster, token_file=token, api_key_file=api_key)
 
 
+def _resolve_tenants(tenants: Tenants | None, file: Path) -> Tenants | None:
+    # Whether it can be used is seen when it is read, by whoever serves the deployment.
+    return None if tenants is None else dataclasses.replace(tenants, file=_make_absolute(tenants.file, file))
+
+
 def _refuse_unused_tables(deployment: Deployment, table: Mapping[str, Any]) -> None:
     unused = [name for name in ("router", "transfer", "cluster", "roles") if name in table]
     if deployment.topology == "colocated" and unused:
@@ -96,36 +112,39 @@ def _refuse_unused_tables(deployment: Deployment, table: Mapping[str, Any]) -> N
         )
 
 
-def load_training(file: Path) -> Training:
+def load_training(file: Path, changes: Sequence[str] = ()) -> Training:
     """Return the training run that `file` describes, its paths absolute; the base and a data file must exist.
 
     Raises: ConfigError, naming the file, the table and the fix.
     """
-    return _load_run(Training, Path(file), "training", "models/recipes has examples", _place_training)
+    return _load_run(Training, Path(file), changes, "training", "models/recipes has examples", _place_training)
 
 
-def load_grow_task(file: Path) -> GrowTask:
+def load_grow_task(file: Path, changes: Sequence[str] = ()) -> GrowTask:
     """Return the task that `file` describes, its paths absolute; the base and a data file must exist.
 
     Raises: ConfigError, naming the file, the table and the fix.
     """
-    return _load_run(GrowTask, Path(file), "task", "docs/grow.md has an example", lambda task, file: task)
+    return _load_run(GrowTask, Path(file), changes, "task", "docs/grow.md has an example", lambda task, file: task)
 
 
-def load_quantisation(file: Path) -> Quantisation:
+def load_quantisation(file: Path, changes: Sequence[str] = ()) -> Quantisation:
     """Return what `file` says of a module that is to be quantised, its paths absolute; what they name must exist.
 
     Raises: ConfigError, naming the file, the table and the fix.
     """
     example = "models/recipes/tiny-math-2bit.toml is an example"
-    return _load_run(Quantisation, Path(file), "quantisation", example, _place_quantisation)
+    return _load_run(Quantisation, Path(file), changes, "quantisation", example, _place_quantisation)
 
 
-def _load_run(kind: type[R], file: Path, called: str, otherwise: str, place: Callable[[R, Path], R]) -> R:
+def _load_run(
+    kind: type[R], file: Path, changes: Sequence[str], called: str, otherwise: str, place: Callable[[R, Path], R]
+) -> R:
     """Read a file about a base and data, and let `place` make its further paths absolute."""
     table = _read(file, called, _KEYS[kind], otherwise)
+    apply_overrides(kind, table, changes)
     try:
-        run = build(kind, table, "the file", hidden=frozenset({"source"}))
+        run = build(kind, table, "the file", hidden=HIDDEN)
         base, data = run.base, run.data
         if base.path is not None:
             base = dataclasses.replace(base, path=_find_directory(base.path, file, "of the base"))
@@ -133,7 +152,7 @@ def _load_run(kind: type[R], file: Path, called: str, otherwise: str, place: Cal
             data = dataclasses.replace(data, file=_find_file(data.file, file))
         return place(dataclasses.replace(run, base=base, data=data, source=file.resolve()), file)
     except ConfigError as error:
-        raise ConfigError(f"{file}: {str(error).removeprefix('the file: ')}") from None
+        raise _name_file(error, file, changes) from None
 
 
 def _place_training(training: Training, file: Path) -> Training:

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Literal
 
 from prefillshare.config.cluster import Cluster
+from prefillshare.config.engine_changes import EngineChanges, check_changes, engine_of
 from prefillshare.config.responses import Responses
 from prefillshare.config.roles import Roles
 from prefillshare.config.router import Router
 from prefillshare.config.store import MIN_PAGE_TOKENS, Store
+from prefillshare.config.tenants import Tenants
 from prefillshare.errors import ConfigError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -138,6 +140,8 @@ class DecodeModule(_Module):
     """Serve it although it was not trained on the prefill module's KV, or nobody knows how; it answers badly."""
     example: str = "Hello!"
     """A question it can answer; `launch` ends with a curl line that asks it of the first module."""
+    engine: EngineChanges | None = None
+    """What its workers have in place of [engine] and [engine.decode]; disaggregated only."""
 
     @property
     def sharing_ratio(self) -> float:
@@ -209,6 +213,10 @@ class Engine:
     None is 300, and 0 for a deployment with a store, from which an evicted context comes back. Colocated only."""
     extra_args: tuple[str, ...] = ()
     """Further arguments of `sglang serve`, each flag and each value a string of its own."""
+    prefill: EngineChanges | None = None
+    """What prefill workers have in place of it; disaggregated only."""
+    decode: EngineChanges | None = None
+    """What decode workers have in place of it; disaggregated only."""
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:
@@ -287,10 +295,14 @@ class Deployment:
     """Whether workers change their role with the load; disaggregated only."""
     responses: Responses = field(default_factory=Responses)
     """How much of what `/v1/responses` answered is remembered."""
+    tenants: Tenants | None = None
+    """Who may call beside the operator, and how much; None knows one key for all."""
     otlp_endpoint: str | None = None
     """OTLP gRPC receiver of OpenTelemetry traces, such as http://localhost:4317; None makes no traces."""
     source: Path | None = None
     """File that this was read from; not a key of the file."""
+    overrides: tuple[str, ...] = ()
+    """What `--set` changed of it; not a key of the file."""
 
     def __post_init__(self) -> None:
         if not self.name.isprintable() or len(self.name.encode()) > _MAX_NAME_BYTES:
@@ -316,6 +328,7 @@ class Deployment:
             self._check_colocated()
         else:
             self._check_disaggregated()
+        check_changes(self)
         if self.store is not None and (self.engine.page_size or MIN_PAGE_TOKENS) < MIN_PAGE_TOKENS:
             raise ConfigError(
                 f"page_size is {self.engine.page_size} and a store looks up, checks and copies page by page, which "
@@ -353,6 +366,10 @@ class Deployment:
                     f'decode module {module.name!r} has share = false, and topology = "disaggregated" has prefill '
                     'workers that hold the prefill module alone: serve it with topology = "colocated"'
                 )
+
+    def engine_of(self, role: str, module: str | None = None) -> Engine:
+        """Return the engine settings of the workers of a role, for decode workers of a module."""
+        return engine_of(self, role, module)
 
     @property
     def memory_wait_s(self) -> float:

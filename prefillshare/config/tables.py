@@ -37,7 +37,7 @@ def build(cls: type[T], table: Mapping[str, Any], where: str, hidden: frozenset[
     for name, item in fields.items():
         if name not in table and _is_required(item):
             raise ConfigError(f"{where} has no {name!r}: add {_make_example(name, hints[name])}")
-    values = {key: _convert(value, hints[key], key, where) for key, value in table.items()}
+    values = {key: convert(value, hints[key], key, where) for key, value in table.items()}
     try:
         return cls(**values)
     except ConfigError as error:
@@ -66,11 +66,15 @@ def _make_example(name: str, hint: Any) -> str:
     return f'{name} = "..."'
 
 
-def _convert(value: object, hint: Any, key: str, where: str) -> Any:
+def convert(value: object, hint: Any, key: str, where: str) -> Any:
+    """Return what a key of type `hint` holds, made of a TOML value.
+
+    Raises: ConfigError for a value of the wrong type.
+    """
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
         (inner,) = (arm for arm in get_args(hint) if arm is not types.NoneType)
-        return _convert(value, inner, key, where)
+        return convert(value, inner, key, where)
     if origin is Literal:
         return _check_choice(value, get_args(hint), key, where)
     if origin is tuple:
@@ -98,7 +102,7 @@ def _convert_list(value: object, inner: Any, key: str, where: str) -> tuple[Any,
         raise ConfigError(f"{where}: {key} is {_quote(value)}, not a list: {form}")
     if is_table:
         return tuple(_build_table(item, inner, key, number) for number, item in enumerate(value, start=1))
-    return tuple(_convert(item, inner, key, where) for item in value)
+    return tuple(convert(item, inner, key, where) for item in value)
 
 
 def _convert_texts(value: object, key: str, where: str) -> dict[str, str]:

@@ -4,7 +4,7 @@ import os
 import resource
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,9 +36,12 @@ _MIN_SHARED_BYTES = 64 * _MIB
 _GOOD_OPEN_FILES = 4096
 
 
-def examine(host: str, port: int, deployment: Path) -> list[Finding]:
-    """Return the findings of all checks; none of them starts or changes anything."""
-    report = _ask_patches()
+def examine(host: str, port: int, deployment: Path, changes: Sequence[str] = ()) -> list[Finding]:
+    """Return the findings of all checks; none of them starts or changes anything.
+
+    `changes` are keys that the command line sets in place of the file.
+    """
+    report, config = _ask_patches(), _read_quietly(deployment, changes)
     checks: list[Callable[[], Finding]] = [
         _check_python,
         lambda: _check_sglang(report),
@@ -52,15 +55,14 @@ def examine(host: str, port: int, deployment: Path) -> list[Finding]:
         _check_sockets,
         _check_shared_memory,
         _check_open_files,
-        lambda: check_network(host, has_workers=_has_workers(deployment)),
+        lambda: check_network(host, has_workers=_has_workers(config)),
         check_encryption,
-        lambda: check_secrets(_secret_files(deployment)),
+        lambda: check_secrets(_secret_files(config)),
         _check_logs,
-        lambda: _check_deployment(deployment),
+        lambda: _check_deployment(deployment, changes),
     ]
     if gpus():
         checks.insert(checks.index(_check_device) + 1, _check_compilers)
-    config = _read_quietly(deployment)
     if config is not None and config.cluster is not None:
         checks.insert(checks.index(_check_logs), check_ray)
     return [check() for check in checks]
@@ -212,13 +214,12 @@ def _check_logs() -> Finding:
         return Finding(name="logs", state="problem", value="no place for logs", fix=str(error))
 
 
-def _has_workers(file: Path) -> bool:
-    config = _read_quietly(file)
+def _has_workers(config: "Deployment | None") -> bool:
     return config is not None and config.topology == "disaggregated"
 
 
-def _secret_files(file: Path) -> list[tuple[str, Path]]:
-    config, admin_key = _read_quietly(file), os.environ.get("PREFILLSHARE_ADMIN_KEY_FILE")
+def _secret_files(config: "Deployment | None") -> list[tuple[str, Path]]:
+    admin_key = os.environ.get("PREFILLSHARE_ADMIN_KEY_FILE")
     found = [("PREFILLSHARE_ADMIN_KEY_FILE", Path(admin_key))] if admin_key else []
     named: dict[str, Path | None] = {}
     if config is not None and config.cluster is not None and (ray_token := os.environ.get("RAY_AUTH_TOKEN_PATH")):
@@ -230,23 +231,23 @@ def _secret_files(file: Path) -> list[tuple[str, Path]]:
     return found + [(name, path) for name, path in named.items() if path is not None]
 
 
-def _read_quietly(file: Path) -> "Deployment | None":
+def _read_quietly(file: Path, changes: Sequence[str]) -> "Deployment | None":
     """What the file says; None where it cannot be read, which `_check_deployment` tells."""
     from prefillshare.config import load_deployment
 
     try:
-        return load_deployment(file)
+        return load_deployment(file, changes)
     except PrefillShareError:
         return None
 
 
-def _check_deployment(file: Path) -> Finding:
+def _check_deployment(file: Path, changes: Sequence[str]) -> Finding:
     from prefillshare.config import load_deployment
     from prefillshare.modules.deployment import resolve
     from prefillshare.serving.launch import plan_warnings
 
     try:
-        resolved = resolve(load_deployment(file))
+        resolved = resolve(load_deployment(file, changes))
         warnings = [*resolved.warnings, *plan_warnings(resolved)]
     except PrefillShareError as error:
         return Finding(name="deployment", state="problem", value=str(file), fix=str(error))

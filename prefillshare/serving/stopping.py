@@ -5,12 +5,14 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Protocol
 
 from prefillshare.serving.join.worker import JoinedWorker
 from prefillshare.serving.launch import RunningDeployment
-from prefillshare.serving.run.record import record_of, remove_record, write_record
+from prefillshare.serving.machine.logs import bound_log
+from prefillshare.serving.run.record import asked_drain_s, record_of, remove_record, write_record
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _POLL_S = 0.2
@@ -73,33 +75,53 @@ def serve_until_stopped(
     say: Callable[[str], None],
     announce: Callable[[], None],
     companion: Companion | None = None,
+    log_path: Path | None = None,
 ) -> None:
     """Call `announce`, look after the deployment until a signal comes or `companion` wants it to stop, then end it.
 
-    Effects: returns with no process left.
+    `log_path` is the file that holds what this process says, where it is at no terminal.
+    Effects: returns with no process left. By the time of `announce`, other commands find the deployment.
     Raises: LaunchError when the deployment cannot go on by itself.
     """
     try:
+        _record(running, log_path)
         announce()
         beside = companion or Alone()
         with beside:
-            _look_after(running, beside)
+            _look_after(running, beside, log_path)
     except StopRequested:
-        _drain(running, drain_s, say)
+        asked = asked_drain_s()
+        _drain(running, drain_s if asked is None else asked, say)
     finally:
         remove_record(os.getpid())
 
 
-def _look_after(running: Served, companion: Companion) -> None:
+def _look_after(running: Served, companion: Companion, log_path: Path | None) -> None:
     known = None
     while True:
         running.step()
         companion.look()
         if (processes := running.processes()) != known:
             known = processes
-            config = running.deployment.config
-            write_record(record_of(config.name, config.topology, running.url, running.model_names, processes))
+            _record(running, log_path)
+        if log_path is not None:
+            bound_log(log_path)
         time.sleep(_POLL_S)
+
+
+def _record(running: Served, log_path: Path | None) -> None:
+    config = running.deployment.config
+    write_record(
+        record_of(
+            config.name,
+            config.topology,
+            running.url,
+            running.model_names,
+            running.processes(),
+            log=log_path,
+            overrides=config.overrides,
+        )
+    )
 
 
 def _drain(running: Served, drain_s: float, say: Callable[[str], None]) -> None:

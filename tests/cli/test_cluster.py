@@ -12,13 +12,13 @@ from tests.support.engines import MODELS_DIR
 FILE = str(MODELS_DIR / "tiny-agents-pd.toml")
 NOBODY = ("--cluster", "127.0.0.1:9")
 CASES = {
-    "no cluster": (("launch", FILE, "--detach"), 2, "name one with --cluster"),
+    "no name": (("logs", *NOBODY), 5, "no Ray cluster answers at 127.0.0.1:9"),
     "no address": (("launch", FILE, "--cluster", "here"), 2, "write HOST:PORT"),
     "no token": (("launch", FILE, *NOBODY), 2, "has no token_file"),
     "one engine": (("launch", str(MODELS_DIR / "tiny-agents.toml"), *NOBODY), 2, 'topology = "disaggregated"'),
     "a key": (("launch", FILE, *NOBODY, "--api-key", "k"), 2, "write api_key_file"),
     "nobody there": (("ps", *NOBODY), 5, "no Ray cluster answers at 127.0.0.1:9"),
-    "logs of nobody": (("logs", "decode-math-0"), 2, "PREFILLSHARE_CLUSTER"),
+    "logs of nobody": (("logs", "decode-math-0"), 2, "name the address of a cluster with --cluster"),
     "no size": (("scale", "math", *NOBODY), 2, "write MODULE=N"),
     "two sizes": (("scale", "math=2", "math=3", *NOBODY), 2, "math is to be 2 and 3"),
     "no port": (("ps", "--cluster", "127.0.0.1:99999"), 2, "a port up to 65535"),

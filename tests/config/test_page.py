@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from prefillshare.config.cluster import Cluster
+from prefillshare.config.engine_changes import EngineChanges
 from prefillshare.config.responses import Responses
 from prefillshare.config.router import Router
 from prefillshare.config.schema import DecodeModule, Deployment, Engine, PrefillModule, Transfer
 from prefillshare.config.store import Store
+from prefillshare.config.tenants import Tenants
 
 PAGE = Path(__file__).parents[2] / "docs" / "deployment-file.md"
 TABLES = {
@@ -18,9 +20,11 @@ TABLES = {
     "`[prefill]`": PrefillModule,
     "`[[decode]]`": DecodeModule,
     "`[engine]`": Engine,
+    "One role or module": EngineChanges,
     "`[router]`": Router,
     "`[transfer]`": Transfer,
     "`[responses]`": Responses,
+    "`[tenants]`": Tenants,
     "`[store]`": Store,
     "`[cluster]`": Cluster,
 }
@@ -36,7 +40,7 @@ def defaults_of(kind: type) -> dict[str, str | None]:
     """By key the default as the page writes it; None where its words are the page's own."""
     found: dict[str, str | None] = {}
     for field in dataclasses.fields(kind):
-        if field.name == "source":
+        if field.name in ("source", "overrides"):
             continue  # no key of the file
         if field.default is dataclasses.MISSING:
             found[field.name] = "none" if field.default_factory is not dataclasses.MISSING else "required"

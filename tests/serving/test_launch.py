@@ -21,7 +21,7 @@ from prefillshare.modules.deployment import resolve
 from prefillshare.serving.launch import RunningDeployment, running_deployment
 from prefillshare.serving.machine.ports import free_port
 from prefillshare.serving.options import auth_header
-from prefillshare.serving.run.process import _group_members
+from prefillshare.serving.run.process import group_members
 from tests.support.marks import starts_engine
 from tests.support.proxies import PROXIES
 from tests.support.random_models import make_family
@@ -199,7 +199,7 @@ def test_sigterm_lets_a_running_request_finish_and_leaves_nothing(launched: Laun
     assert time.monotonic() - start < 15
     assert code == 0, launched.stderr.read_text()
     assert answer.communicate(timeout=30)[0].strip() == "200 64"
-    assert _group_members(group) == []
+    assert group_members(group) == []
     with pytest.raises(httpx.ConnectError):
         httpx.get(launched.ready["url"])
     assert launched.folders

@@ -7,18 +7,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefillshare.errors import ConfigError
-from prefillshare.serving.plan.memory import GIB, WorkerMemory, reserve_bytes, sglang_static_bytes
-from prefillshare.serving.plan.placement import GpuPlace, Limits, place_workers, plan_groups, replace_worker
+from prefillshare.serving.plan.memory import GIB, Limits, WorkerMemory, reserve_bytes, sglang_static_bytes
+from prefillshare.serving.plan.placement import (
+    GpuPlace,
+    place_workers,
+    plan_groups,
+    plan_uneven_groups,
+    replace_worker,
+)
 
 SIZES = st.integers(min_value=1, max_value=17)
 
 
-def _worker(name: str = "worker", weights: int = 16 * GIB) -> WorkerMemory:
-    return WorkerMemory(name=name, weight_bytes=weights, kv_token_bytes=147456, token_bytes=655360)
-
-
 def _limits(page: int = 16, tokens: int | None = None, fraction: float | None = None) -> Limits:
     return Limits(page_size=page, max_total_tokens=tokens, mem_fraction=fraction, chunk_tokens=None)
+
+
+def _worker(name: str = "worker", weights: int = 16 * GIB, limits: Limits | None = None) -> WorkerMemory:
+    return WorkerMemory(
+        name=name,
+        weight_bytes=weights,
+        kv_token_bytes=147456,
+        token_bytes=655360,
+        gpus_each=1,
+        limits=limits or _limits(),
+    )
 
 
 @given(num_workers=SIZES, num_gpus=SIZES, gpus_each=st.integers(min_value=1, max_value=8))
@@ -59,10 +72,10 @@ def test_places_by_example(num_workers: int, num_gpus: int, gpus_each: int, grou
     page=st.sampled_from([1, 16, 64]),
 )
 def test_what_shares_a_gpu_fits_together_or_is_refused(weights: list[int], gpu_gib: list[int], page: int) -> None:
-    workers = [_worker(f"worker-{number}", size) for number, size in enumerate(weights)]
+    workers = [_worker(f"worker-{number}", size, _limits(page)) for number, size in enumerate(weights)]
     groups = plan_groups(len(workers), len(gpu_gib), 1)
     try:
-        places = place_workers(workers, [size * GIB for size in gpu_gib], 1, _limits(page))
+        places = place_workers(workers, [size * GIB for size in gpu_gib])
     except ConfigError:
         assert any(_is_full(workers, groups, gpu, gpu_gib[gpu[0]] * GIB, page) for gpu in groups)
         return
@@ -108,17 +121,39 @@ def _assert_the_last_to_load_gets_its_tokens(fraction: float, memory: int, worke
     ],
 )
 def test_a_plan_that_does_not_fit_says_what_would(num_workers: int, gpu_gib: int, limits: Limits, said: str) -> None:
-    workers = [_worker(f"worker-{number}") for number in range(num_workers)]
+    workers = [_worker(f"worker-{number}", limits=limits) for number in range(num_workers)]
     with pytest.raises(ConfigError, match=said):
-        place_workers(workers, [gpu_gib * GIB], 1, limits)
+        place_workers(workers, [gpu_gib * GIB])
 
 
 def test_the_advised_number_of_tokens_fits() -> None:
-    workers = [_worker(f"worker-{number}") for number in range(2)]
+    def place(tokens: int) -> list[GpuPlace]:
+        workers = [_worker(f"worker-{number}", limits=_limits(tokens=tokens)) for number in range(2)]
+        return place_workers(workers, [80 * GIB])
+
     with pytest.raises(ConfigError) as caught:
-        place_workers(workers, [80 * GIB], 1, _limits(tokens=500000))
+        place(500000)
     advised = int(str(caught.value).partition("max_total_tokens = ")[2].split()[0])
-    assert {place.kv_tokens for place in place_workers(workers, [80 * GIB], 1, _limits(tokens=advised))} == {advised}
+    assert {found.kv_tokens for found in place(advised)} == {advised}
+
+
+def test_workers_of_one_gpu_may_have_caches_of_different_sizes() -> None:
+    workers = [_worker("prefill-0", GIB, _limits(tokens=32000)), _worker("decode-math-0", GIB, _limits(tokens=64000))]
+    assert [place.kv_tokens for place in place_workers(workers, [80 * GIB])] == [32000, 64000]
+
+
+@given(sizes=st.lists(st.sampled_from([1, 2, 4, 8]), min_size=1, max_size=6), num_gpus=st.integers(1, 40))
+def test_workers_of_different_sizes_share_nothing(sizes: list[int], num_gpus: int) -> None:
+    if sum(sizes) > num_gpus:
+        with pytest.raises(ConfigError, match=f"take {sum(sizes)} GPUs"):
+            plan_uneven_groups(sizes, num_gpus)
+        return
+    groups = plan_uneven_groups(sizes, num_gpus)
+    assert [len(group) for group in groups] == sizes
+    assert all(group[0] % len(group) == 0 for group in groups)
+    used = [gpu for group in groups for gpu in group]
+    assert len(set(used)) == len(used)
+    assert max(used) < num_gpus
 
 
 @given(
@@ -135,9 +170,9 @@ def test_who_takes_a_place_on_a_shared_gpu_takes_nothing_of_its_neighbours(
     left = (before + kept * gone.kv_token_bytes - after) // come.kv_token_bytes // 16 * 16
     if left < kept / 2:
         with pytest.raises(ConfigError, match="prefill-1 does not fit where decode-math-0 was"):
-            replace_worker(place, gone, come, 141 * GIB, _limits())
+            replace_worker(place, gone, come, 141 * GIB)
         return
-    found = replace_worker(place, gone, come, 141 * GIB, _limits())
+    found = replace_worker(place, gone, come, 141 * GIB)
     assert found.gpus == place.gpus
     assert found.kv_tokens == min(kept, left)
     taken = min(kept, left) * come.kv_token_bytes + after
@@ -146,6 +181,6 @@ def test_who_takes_a_place_on_a_shared_gpu_takes_nothing_of_its_neighbours(
 
 def test_who_takes_a_gpu_alone_must_fit_there() -> None:
     place, small = GpuPlace(gpus=(0,)), _worker("prefill-0", 2 * GIB)
-    assert replace_worker(place, small, _worker(weights=16 * GIB), 80 * GIB, _limits()) == place
+    assert replace_worker(place, small, _worker(weights=16 * GIB), 80 * GIB) == place
     with pytest.raises(ConfigError, match="needs 80"):
-        replace_worker(place, small, _worker(weights=80 * GIB), 80 * GIB, _limits())
+        replace_worker(place, small, _worker(weights=80 * GIB), 80 * GIB)

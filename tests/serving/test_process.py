@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from prefillshare.errors import LaunchError
-from prefillshare.serving.machine.logs import new_log_path
+from prefillshare.serving.machine.logs import bound_log, new_log_path, older_log, open_log
 from prefillshare.serving.plan.command import ProcessCommand
-from prefillshare.serving.run.process import EngineProcess, _group_members, start_engine
+from prefillshare.serving.run.process import EngineProcess, group_members, start_engine
 
 # An engine with a child and a segment of shared memory, as SGLang is, that ignores SIGTERM.
 STUBBORN = """
@@ -100,9 +100,9 @@ def test_a_process_whose_first_thread_has_ended_still_counts(tmp_path: Path) -> 
     process = _start(tmp_path, HEADLESS)
     child = _child_pid(process.log_path)
     assert _wait_until_dead(child, 20)  # by the state of its first thread
-    assert child in _group_members(process.pid)
+    assert child in group_members(process.pid)
     process.kill()
-    assert child not in _group_members(process.pid)
+    assert child not in group_members(process.pid)
 
 
 def test_stop_waits_for_running_requests_but_not_for_ever(tmp_path: Path) -> None:
@@ -183,3 +183,33 @@ def test_a_state_directory_that_cannot_be_made_is_said(tmp_path: Path, monkeypat
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
     with pytest.raises(LaunchError, match="--log-file"):
         new_log_path("x")
+
+
+def test_a_log_that_is_too_long_is_begun_anew_and_the_process_goes_on_in_it(tmp_path: Path) -> None:
+    log = tmp_path / "engine.log"
+    program = "import sys\nfor line in sys.stdin: print(line, end='', flush=True)"
+    with open_log(log) as output:
+        writer = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=output, text=True)
+    assert writer.stdin is not None
+    for text in ("first", "second"):
+        writer.stdin.write(f"{text}\n")
+        writer.stdin.flush()
+        _wait_until_written(log)
+        assert not bound_log(log, 100)
+        assert bound_log(log, 5)
+        assert older_log(log).read_text() == f"{text}\n"
+    writer.communicate()
+    assert log.read_text() == ""
+    assert older_log(log).stat().st_mode & 0o077 == 0
+
+
+def _wait_until_written(log: Path) -> None:
+    deadline = time.monotonic() + 30
+    while log.stat().st_size == 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_log_that_is_no_file_is_left_alone() -> None:
+    assert not bound_log(Path("/dev/null"), 1)
+    assert not bound_log(Path("/nowhere"), 1)

@@ -1,5 +1,6 @@
 """`prefillshare ps` reads what launchers wrote, and forgets launchers that are gone."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from prefillshare.serving.run.record import (
     DeploymentRecord,
     ProcessRecord,
     boot_of,
+    read_left_over,
     read_records,
     record_of,
     remove_record,
@@ -34,15 +36,38 @@ def test_a_running_deployment_is_read_back_and_removed() -> None:
     assert read_records() == []
 
 
-def test_a_launcher_that_is_gone_is_forgotten(state: Path) -> None:
+def test_a_launcher_that_is_gone_runs_no_more_and_is_left_over() -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     for boot in ("1", boot_of(os.getpid())):
-        write_record(
-            DeploymentRecord(name="x", topology="colocated", url="http://x", pid=gone.pid, boot=boot, models=("a",))
+        record = DeploymentRecord(
+            name="x", topology="colocated", url="http://x", pid=gone.pid, boot=boot, models=("a",)
         )
+        write_record(record)
         assert read_records() == []
-        assert not list(state.glob("*.json"))
+        assert read_left_over() == [record]
+        remove_record(gone.pid)
+        assert read_left_over() == []
+
+
+def test_a_process_that_waits_to_be_reaped_has_ended() -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+    assert boot_of(ended.pid) == ""
+    ended.wait()
+
+
+def test_a_record_of_an_earlier_version_is_read(state: Path) -> None:
+    write_record(record_of("mine", "disaggregated", "http://127.0.0.1:1", ("math",), [ROUTER]))
+    (file,) = state.glob("*.json")
+    content = json.loads(file.read_text())
+    for name in ("state", "log", "overrides"):
+        del content[name]
+    for name in ("log", "boot"):
+        del content["processes"][0][name]
+    file.write_text(json.dumps(content))
+    (record,) = read_records()
+    assert (record.name, record.state, record.overrides, record.processes[0].log) == ("mine", "serving", (), None)
 
 
 def test_a_broken_file_is_no_error(state: Path) -> None:

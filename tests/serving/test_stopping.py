@@ -23,7 +23,7 @@ argv = (sys.executable, "-c", f"import time; time.sleep({seconds}); raise System
 process = start_engine(ProcessCommand(argv=argv, environment={}, api_key=None), Path(sys.argv[1]) / "engine.log")
 os.environ["XDG_STATE_HOME"] = sys.argv[1]
 RunningEngine.num_running = lambda self: requests
-config = SimpleNamespace(name="sleeping", topology="colocated", model_names=("one",))
+config = SimpleNamespace(name="sleeping", topology="colocated", model_names=("one",), overrides=())
 running = RunningEngine(
     url="http://127.0.0.1:1", deployment=SimpleNamespace(config=config), process=process, forks=None, api_key=None,
     start_s=0.0,

@@ -13,7 +13,8 @@ def adapt(
     data: given.DataName,
     base: given.BaseName = None,
     output: Annotated[
-        Path | None, typer.Option(help="Directory of the new module; without it, ADAPTER-shared beside the adapter.")
+        Path | None,
+        typer.Option("--out", "--output", help="Directory of the new module; without it, ADAPTER-shared beside it."),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps; without it, one pass over the data.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Conversations per step.")] = 16,
@@ -30,7 +31,10 @@ def adapt(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the plan or the result as JSON.")] = False,
 ) -> None:
-    """Train an adapter from elsewhere on over shared KV, from where it is; the same as `train` with `start`."""
+    """Train an adapter from elsewhere on, over shared KV.
+
+    It goes on from where it is; the same as `train` with `start`.
+    """
     from prefillshare.extras import require
 
     require("train")

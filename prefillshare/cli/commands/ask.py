@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from prefillshare.cli.completion import complete_model
 from prefillshare.cli.output import put_json, say
 from prefillshare.cli.server_options import ApiKey, MaxTokens, System, Temperature, Url, server_url
 from prefillshare.cli.text import read_stdin, text_option
@@ -15,7 +16,12 @@ if TYPE_CHECKING:
 
 def ask(
     module: Annotated[
-        str, typer.Argument(help="Name of a decode module, or of the prefill module.", callback=text_option)
+        str,
+        typer.Argument(
+            help="Name of a decode module, or of the prefill module.",
+            callback=text_option,
+            autocompletion=complete_model,
+        ),
     ],
     prompt: Annotated[
         str | None, typer.Argument(help="What to ask; `-` or nothing reads it from stdin.", callback=text_option)

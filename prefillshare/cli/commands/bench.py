@@ -41,7 +41,10 @@ def bench(
     out: given.ResultsDir = None,
     resume: given.ResumeDir = None,
 ) -> None:
-    """Measure systems side by side on one workload; Ctrl-C keeps what is done."""
+    """Measure systems side by side on one workload.
+
+    Ctrl-C keeps what is done.
+    """
     from prefillshare.cli.output import say
     from prefillshare.extras import require
 

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from prefillshare.cli.completion import complete_model
 from prefillshare.cli.server_options import ApiKey, MaxTokens, System, Temperature, Url, server_url
 from prefillshare.cli.text import text_option
 
@@ -11,7 +12,11 @@ from prefillshare.cli.text import text_option
 def chat(
     module: Annotated[
         str | None,
-        typer.Argument(help="Module to begin with; without one, the deployment file's first.", callback=text_option),
+        typer.Argument(
+            help="Module to begin with; without one, the deployment file's first.",
+            callback=text_option,
+            autocompletion=complete_model,
+        ),
     ] = None,
     system: System = None,
     max_tokens: MaxTokens = None,

@@ -21,7 +21,10 @@ def check(
     max_tokens: given.MaxTokens = 1024,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Measure what sharing would cost an adapter: its answers over its own KV, and over the prefill module's."""
+    """Measure what sharing would cost an adapter from elsewhere.
+
+    Its answers' loss over its own KV, and over the prefill module's.
+    """
     from prefillshare.extras import require
 
     require("train")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from prefillshare.cli.config_options import Changes
 from prefillshare.cli.output import paint, put, put_json, say
 
 _COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
@@ -16,6 +17,7 @@ def doctor(
     file: Annotated[
         Path | None, typer.Argument(help="Deployment file to check along; the tiny family's if none.")
     ] = None,
+    changes: Changes = None,
     host: Annotated[str, typer.Option(help="Address that a server would listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port that a server would listen on.")] = 30000,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as one line of JSON.")] = False,
@@ -29,7 +31,7 @@ def doctor(
     from prefillshare.serving.checkup import examine
     from prefillshare.serving.embedded import embedded_deployment
 
-    findings = examine(host, port, file or embedded_deployment())
+    findings = examine(host, port, file or embedded_deployment(), changes or ())
     problems = [finding for finding in findings if finding.state == "problem"]
     if as_json:
         put_json([asdict(finding) for finding in findings])
@@ -43,6 +45,7 @@ def doctor(
         say(f"{len(problems)} problem(s): {', '.join(finding.name for finding in problems)}")
         raise typer.Exit(1)
     words = ["prefillshare launch", *([shlex.quote(str(file))] if file else [])]
+    words += [f"--set {shlex.quote(text)}" for text in changes or ()]
     words += [f"--host {host}"] if host != "127.0.0.1" else []
     words += [f"--port {port}"] if port != 30000 else []
     say(f"ready to serve: `{' '.join(words)}`")

@@ -26,7 +26,10 @@ def evaluate(
     compare: given.ComparedFiles = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Measure a model behind any OpenAI-compatible URL, or from its weights; greedy, one answer per question."""
+    """Measure how many problems of a suite a model solves.
+
+    Behind any OpenAI-compatible URL, or from its weights; greedy, one answer per question.
+    """
     if compare is not None:
         from prefillshare.cli.evaluate_report import show_comparison
 

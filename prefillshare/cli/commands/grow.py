@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from prefillshare.cli.config_options import Changes
+
 if TYPE_CHECKING:
     from prefillshare.grow.family import Family
 
@@ -27,7 +29,7 @@ class _FamilyFirst(TyperGroup):
 
 app = typer.Typer(
     cls=_FamilyFirst,
-    help="Decode modules that grow: grow FAMILY --task new.toml, grow ls FAMILY, grow report FAMILY.",
+    help="Decode modules that grow, task by task.\n\ngrow FAMILY --task new.toml, grow ls FAMILY, grow report FAMILY.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -41,6 +43,7 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def add(
     family: Annotated[Path, typer.Argument(help="Folder of the family; its first task makes it.")],
     task: Annotated[Path, typer.Option(help="Task file; docs/grow.md has an example.")],
+    changes: Changes = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Learn one more task, `prefillshare grow FAMILY --task new.toml`: earlier modules stay as they are."""
@@ -54,7 +57,7 @@ def add(
     from prefillshare.training.progress import make_reporter
 
     with make_reporter() as reporter:
-        grown = grow(family.resolve(), load_grow_task(task), reporter)
+        grown = grow(family.resolve(), load_grow_task(task, changes or ()), reporter)
     module = Family(family.resolve()).module(grown.name)
     counts = count_units(grown.uses)
     put_json({"module": str(module), "units": counts}) if as_json else put(str(module))

@@ -35,7 +35,7 @@ def evaluate_group() -> None:
 
 @build_app.command("tiny")
 def build_tiny(
-    out: Annotated[Path, typer.Option(help="Directory of the finished modules.")] = TINY_DIR,
+    out: Annotated[Path, typer.Option("--out", "--output", help="Directory of the finished modules.")] = TINY_DIR,
     work: Annotated[
         Path | None, typer.Option(help="Directory of data, checkpoints and logs; the default is OUT/.build.")
     ] = None,
@@ -63,7 +63,7 @@ def build_tiny(
 
 @build_app.command("tiny-icarus")
 def build_tiny_icarus(
-    out: Annotated[Path, typer.Option(help="Directory of the finished modules.")] = ICARUS_DIR,
+    out: Annotated[Path, typer.Option("--out", "--output", help="Directory of the finished modules.")] = ICARUS_DIR,
     base: Annotated[Path, typer.Option(help="Directory of tiny-base.")] = TINY_DIR / "base",
     work: Annotated[
         Path | None, typer.Option(help="Directory of data, checkpoints and logs; the default is OUT/.build.")
@@ -91,7 +91,7 @@ def build_tiny_icarus(
 def merge(
     adapter: Annotated[Path, typer.Argument(help="Directory of a LoRA decode module.")],
     base: Annotated[Path, typer.Option(help="Directory of the prefill module it was trained on.")],
-    out: Annotated[Path, typer.Option(help="Directory of the new module.")],
+    out: Annotated[Path, typer.Option("--out", "--output", help="Directory of the new module.")],
     dtype: Annotated[str, typer.Option(help="base, float32, bfloat16 or float16.")] = "base",
     force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
 ) -> None:

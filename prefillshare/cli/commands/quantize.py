@@ -5,14 +5,19 @@ from typing import Annotated
 
 import typer
 
+from prefillshare.cli.config_options import Changes
+
 
 def quantize(
     file: Annotated[Path, typer.Argument(help="Quantisation file; models/recipes/tiny-math-2bit.toml is an example.")],
+    changes: Changes = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output directory.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read the data, say sizes and memory that it would take, and stop.")
     ] = False,
-    output: Annotated[Path | None, typer.Option(help="Another output directory than the file's.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--out", "--output", help="Another output directory than the file's.")
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Directory of the suite's files, as for `prefillshare eval`.")
     ] = None,
@@ -21,7 +26,10 @@ def quantize(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the plan or the report as JSON.")] = False,
 ) -> None:
-    """Quantise a decode module to about 2 bits per weight, and tune it over the KV of its base."""
+    """Quantise a decode module to about 2 bits per weight.
+
+    Then tune it over the KV of its base.
+    """
     from prefillshare.extras import require
 
     require("train")
@@ -33,7 +41,7 @@ def quantize(
     from prefillshare.quantize.run import Quantise
     from prefillshare.training.progress import make_reporter
 
-    wanted = load_quantisation(file)
+    wanted = load_quantisation(file, changes or ())
     if output is not None:
         wanted = replace(wanted, output=output.resolve())
     judge = make_judge(wanted, data, may_run_code=allow_code_execution)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from prefillshare.cli import launch_options as given
+from prefillshare.cli.config_options import Changes
 from prefillshare.cli.output import put, say
 from prefillshare.cli.text import key_option
 
@@ -37,9 +38,13 @@ def router(
     admin_key_file: given.AdminKeyFile = None,
     peers: Peers = None,
     address: Address = None,
+    changes: Changes = None,
     log_file: given.LogFile = None,
 ) -> None:
-    """Serve the router of a deployment until Ctrl-C; its workers join with `prefillshare worker`."""
+    """Serve the router of a deployment until Ctrl-C.
+
+    Its workers join with `prefillshare worker`.
+    """
     from prefillshare.config import load_deployment
     from prefillshare.errors import ConfigError
     from prefillshare.extras import require
@@ -59,7 +64,7 @@ def router(
     require("engine")
     if log_file is not None:
         check_log_file(log_file)
-    config = load_deployment(file)
+    config = load_deployment(file, changes or ())
     if config.topology != "disaggregated":
         raise ConfigError(f'{config.name} has topology = "{config.topology}", which has no router: use `launch`')
     deployment = resolve(config)

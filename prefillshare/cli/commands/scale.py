@@ -18,7 +18,10 @@ Wanted = Annotated[
 
 
 def scale(wanted: Wanted, cluster: given.Address = None, deployment: given.Deployment = None) -> None:
-    """Change how many workers a deployment on a cluster has, until it is launched again."""
+    """Change how many workers a deployment on a cluster has.
+
+    That holds until it is launched again.
+    """
 
     numbers = _read_sizes(wanted)
     with given.connected(cluster):

@@ -4,7 +4,7 @@ from prefillshare.cli.output import put
 
 
 def schema() -> None:
-    """Print the JSON Schema of deployment files, by which editors complete and check them."""
+    """Print the JSON Schema of deployment files, for editors."""
     import json
 
     from prefillshare.config.json_schema import deployment_schema

@@ -6,11 +6,13 @@ from typing import Annotated
 import typer
 
 from prefillshare.cli import bench_options as given
+from prefillshare.cli.config_options import Changes
 from prefillshare.cli.text import key_option, text_option
 
 
 def simulate(
     file: Annotated[Path, typer.Argument(help="Deployment file: its modules, workers and [router] table.")],
+    changes: Changes = None,
     workload: Annotated[str, typer.Option(help="react, reflexion or unshared.")] = "react",
     trace: Annotated[Path | None, typer.Option(help="A trace in Mooncake's format, in place of --workload.")] = None,
     workers: Annotated[
@@ -53,9 +55,12 @@ def simulate(
     ] = None,
     save_model: Annotated[Path | None, typer.Option(help="Write the fitted model there, and simulate nothing.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print every figure as JSON.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Directory for figures.json and plots.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "--output", help="Directory for figures.json and plots.")] = None,
 ) -> None:
-    """Say how a deployment of any size would behave: the real router, simulated workers."""
+    """Say how a deployment of any size would behave.
+
+    The router's own code decides, over simulated workers.
+    """
     from prefillshare.extras import require
 
     require("bench")
@@ -63,6 +68,7 @@ def simulate(
 
     options = Simulated(
         file=file,
+        changes=tuple(changes or ()),
         workload="trace" if trace else workload,
         trace=trace,
         workers=workers,

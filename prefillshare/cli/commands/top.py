@@ -19,7 +19,10 @@ def top(
     cluster: given.Address = None,
     deployment: given.Deployment = None,
 ) -> None:
-    """Watch a running deployment: prefix hits, latency, memory, modules, workers, sessions."""
+    """Watch a running deployment: the dashboard.
+
+    Prefix hits, latency, memory, modules, workers, sessions.
+    """
     from prefillshare.errors import ConfigError, ServerError
     from prefillshare_tui.client import StateClient
     from prefillshare_tui.errors import FeedError
@@ -29,7 +32,9 @@ def top(
     if not once and not _can_draw():
         raise ConfigError("the dashboard needs a terminal: use --once, or --once --json in scripts")
     try:
-        client = StateClient(_find_router(cluster, deployment) if cluster and not url else server_url(url), api_key)
+        client = StateClient(
+            _find_router(cluster, deployment) if cluster and not url else server_url(url, deployment), api_key
+        )
         if once:
             from prefillshare_tui.once import ask_once
 

@@ -5,17 +5,25 @@ from typing import Annotated
 
 import typer
 
+from prefillshare.cli.config_options import Changes
+
 
 def train(
     file: Annotated[Path, typer.Argument(help="Training file; models/recipes has examples.")],
+    changes: Changes = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output directory.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read the data, say what the run would need, and stop.")
     ] = False,
-    output: Annotated[Path | None, typer.Option(help="Another output directory than the file's.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--out", "--output", help="Another output directory than the file's.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the plan or the result as JSON.")] = False,
 ) -> None:
-    """Fine-tune a decode module over the KV of a frozen base. Distributed: accelerate launch -m prefillshare train."""
+    """Fine-tune a decode module over the KV of a frozen base.
+
+    Distributed: accelerate launch -m prefillshare train.
+    """
     from prefillshare.extras import require
 
     require("train")
@@ -24,7 +32,7 @@ def train(
     from prefillshare.cli.train_run import run_training
     from prefillshare.config import load_training
 
-    training = load_training(file)
+    training = load_training(file, changes or ())
     if output is not None:
         training = replace(training, output=output.resolve())
     run_training(training, resume=resume, dry_run=dry_run, as_json=json)

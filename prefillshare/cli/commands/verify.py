@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from prefillshare.cli.config_options import Changes
 from prefillshare.cli.server_options import ApiKey, Url
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ def verify(
     file: Annotated[
         Path | None, typer.Argument(help="Deployment file that the server was started with; the tiny family's if none.")
     ] = None,
+    changes: Changes = None,
     url: Url = None,
     api_key: ApiKey = None,
     prompts: Annotated[int, typer.Option(min=1, help="Made-up prompts, each asked of every module.")] = 8,
@@ -23,10 +25,10 @@ def verify(
     seed: Annotated[int, typer.Option(help="Seed of the prompts.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Compare a running deployment's greedy answers with plain transformers + peft.
+    """Compare a deployment's greedy answers with plain transformers.
 
-    Loads the models a second time, here. In float32 all answers must be equal, else the exit code is 8; in bfloat16
-    near ties fall differently.
+    With peft, where a module is an adapter. Loads the models a second time, here. In float32 all answers must be equal,
+    else the exit code is 8; in bfloat16 near ties fall differently.
     """
     from prefillshare.bench.verify import Sample
     from prefillshare.bench.verify import verify as compare
@@ -36,7 +38,7 @@ def verify(
     from prefillshare.errors import BenchError
     from prefillshare.serving.embedded import embedded_deployment
 
-    deployment = load_deployment(file or embedded_deployment())
+    deployment = load_deployment(file or embedded_deployment(), changes or ())
     address = server_url(url)
     say(f"asking {address}: {prompts} prompts, {len(deployment.decode)} modules; then the reference")
     sample = Sample(num_prompts=prompts, num_tokens=tokens, max_prompt_tokens=max_prompt_tokens, seed=seed)

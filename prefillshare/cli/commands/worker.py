@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from prefillshare.cli import launch_options as given
+from prefillshare.cli.config_options import Changes
 from prefillshare.cli.output import say, warn
 from prefillshare.cli.text import key_option
 
@@ -47,9 +48,13 @@ def worker(
     any_role: AnyRole = False,
     admin_key: AdminKey = None,
     admin_key_file: given.AdminKeyFile = None,
+    changes: Changes = None,
     log_file: given.LogFile = None,
 ) -> None:
-    """Serve one worker of a deployment on this machine until Ctrl-C, and make it known to routers elsewhere."""
+    """Serve one worker of a deployment until Ctrl-C.
+
+    It makes itself known to routers, here or elsewhere.
+    """
     from prefillshare.config import load_deployment
     from prefillshare.errors import ConfigError
     from prefillshare.extras import require
@@ -70,13 +75,14 @@ def worker(
         check_log_file(log_file)
     require("engine")
     find_interface(host)  # 0.0.0.0 is no address that others could be told
-    check_address(host, port or free_port(host))
-    config = load_deployment(file)
+    port = port or free_port(host)
+    check_address(host, port)
+    config = load_deployment(file, changes or ())
     say(f"{config.name}: checking the modules (a large one is read once, then remembered)")
     deployment = resolve(config)
     for text in deployment.warnings:
         warn(text)
-    options = LaunchOptions(host=host, port=port or free_port(host), admin_key=admin_key, log_path=log_file)
+    options = LaunchOptions(host=host, port=port, admin_key=admin_key, log_path=log_file)
 
     def choose(role: str, module: str | None) -> "Worker":
         found = choose_worker(deployment, role, module, name)

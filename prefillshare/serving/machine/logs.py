@@ -1,6 +1,11 @@
-"""Files for what engines say: one per process, below the user's state directory; the oldest are removed."""
+"""Files for what engines say: one per process, below the user's state directory; the oldest are removed.
 
+A file that has grown to `MAX_LOG_BYTES` becomes the `.old` one beside it, and is begun anew.
+"""
+
+import contextlib
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import BinaryIO
@@ -8,6 +13,7 @@ from typing import BinaryIO
 from prefillshare.errors import LaunchError
 from prefillshare.places import state_directory
 
+MAX_LOG_BYTES = 64 << 20
 _NUM_KEPT_LOGS = 60
 
 
@@ -49,3 +55,30 @@ def open_log(path: Path, *, is_new: bool = True) -> BinaryIO:
     # The engine writes its arguments into the log, the API key among them.
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if is_new else 0), 0o600)
     return os.fdopen(descriptor, "ab")
+
+
+def bound_log(path: Path, most_bytes: int = MAX_LOG_BYTES) -> bool:
+    """Keep a log that is too long as `older_log(path)`, in place of the one before, and empty it; return whether so.
+
+    Its processes have it open for appending, so they go on at its new beginning. What they say between copy and cut is
+    lost: a file cannot be taken from them.
+    """
+    try:
+        if path.stat().st_size < most_bytes:
+            return False
+    except OSError:
+        return False
+    older = older_log(path)
+    try:
+        with path.open("rb") as source, open_log(older) as target:
+            shutil.copyfileobj(source, target)
+    except OSError:  # a full disk: it must not stay full of logs
+        older.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        os.truncate(path, 0)
+    return True
+
+
+def older_log(path: Path) -> Path:
+    """Return the file that holds what a log had before it was begun anew."""
+    return path.with_suffix(f".old{path.suffix}")

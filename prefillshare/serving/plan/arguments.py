@@ -16,6 +16,7 @@ from prefillshare.serving.plan.kernels import GPU_ATTENTION_BACKEND, GPU_LORA_BA
 from prefillshare.serving.plan.place import Place
 from prefillshare.serving.plan.placement import GpuPlace
 from prefillshare.serving.plan.store import store_flags, store_variables
+from prefillshare.serving.plan.tenants import tenant_variables
 from prefillshare.serving.plan.variables import (
     admission_variables,
     eager_variables,
@@ -24,7 +25,7 @@ from prefillshare.serving.plan.variables import (
     unshared_variables,
     warning_variables,
 )
-from prefillshare.serving.plan.workers import Worker
+from prefillshare.serving.plan.workers import Worker, narrow
 
 if TYPE_CHECKING:
     from prefillshare.store import StoreSettings
@@ -49,6 +50,7 @@ def worker_command(
 
     Raises: ConfigError when the deployment asks for a device that this machine does not have, or for what SGLang lacks.
     """
+    deployment = narrow(deployment, worker)
     on_cpu = runs_on_cpu(deployment)
     check_kernels(deployment, PLUGINS, extra_args)
     argv = _server_flags(worker, place)
@@ -62,12 +64,13 @@ def worker_command(
     environment |= handoff_variables(deployment) if worker.role != "engine" else admission_variables(deployment)
     environment |= store_variables(deployment, worker, store)
     environment |= eager_variables(deployment) | warning_variables(deployment)
-    environment |= unshared_variables(deployment)
+    environment |= unshared_variables(deployment) | tenant_variables(deployment)
     return ProcessCommand(argv=tuple(argv), environment=environment, api_key=api_key, peer_secret=peer_secret)
 
 
 def alone_command(deployment: ResolvedDeployment, worker: Worker, place: Place) -> ProcessCommand:
     """Return the command of a server that holds the weights of `worker` and shares nothing."""
+    deployment = narrow(deployment, worker)
     on_cpu = runs_on_cpu(deployment)
     check_kernels(deployment, PLUGINS)
     argv = _server_flags(worker, place) + _engine_flags(deployment, on_cpu, place.gpu)

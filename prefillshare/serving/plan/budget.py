@@ -51,7 +51,9 @@ def plan_budgets(deployment: ResolvedDeployment, cpu_kv_tokens: int) -> list[Bud
     sizes = planned_memory(deployment)
     places = place_deployment(deployment, sizes)
     return [
-        _budget_on_cpu(size, cpu_kv_tokens) if place is None else _budget_on_gpu(deployment, size, place)
+        _budget_on_cpu(size, size.limits.max_total_tokens or cpu_kv_tokens)
+        if place is None
+        else _budget_on_gpu(deployment, size, place)
         for size, place in zip(sizes, places, strict=True)
     ]
 
@@ -65,9 +67,24 @@ def device_warnings(deployment: ResolvedDeployment, planned: Sequence[Budget]) -
             f"{VISIBLE_VARIABLE} names {num_mig} MIG instances and CUDA gives one to a process: only the first is used"
         )
     config = deployment.config
+    if deployment.gpus and config.topology == "disaggregated":
+        warnings += _uneven_warnings(deployment)
     if deployment.gpus and config.topology == "disaggregated" and config.transfer.backend == "nixl":
         warnings += _descriptor_warnings(deployment, max(planned, key=lambda budget: budget.kv_tokens))
     return warnings
+
+
+def _uneven_warnings(deployment: ResolvedDeployment) -> list[str]:
+    config = deployment.config
+    prefill = config.engine_of("prefill").tensor_parallel_size
+    others = {module.name: config.engine_of("decode", module.name).tensor_parallel_size for module in config.decode}
+    differing = [f"{name} {size}" for name, size in others.items() if size != prefill]
+    if not differing:
+        return []
+    return [
+        f"prefill workers have tensor_parallel_size {prefill} and decode workers another one ({', '.join(differing)}): "
+        "SGLang hands KV over head by head then, which was not tried with shared prefill; run `prefillshare verify`"
+    ]
 
 
 def _descriptor_warnings(deployment: ResolvedDeployment, largest: Budget) -> list[str]:
@@ -101,14 +118,14 @@ def _budget_on_cpu(size: WorkerMemory, tokens: int) -> Budget:
 
 
 def _budget_on_gpu(deployment: ResolvedDeployment, size: WorkerMemory, place: GpuPlace) -> Budget:
-    engine, gpus = deployment.config.engine, deployment.gpus
+    limits, gpus = size.limits, deployment.gpus
     memory_bytes = min(gpus[gpu].memory_bytes for gpu in place.gpus)
-    tokens = place.kv_tokens or engine.max_total_tokens
+    tokens = place.kv_tokens or limits.max_total_tokens
     is_shared = place.kv_tokens is not None
     guessed = _guess_tokens(deployment, size, memory_bytes) if tokens is None else tokens
     kv_bytes = guessed * size.kv_token_bytes
     rest = memory_bytes - size.weight_bytes - kv_bytes
-    shared_rest = reserve_bytes(size, memory_bytes, len(place.gpus), engine.chunked_prefill_size)
+    shared_rest = reserve_bytes(size, memory_bytes, len(place.gpus), limits.chunk_tokens)
     return Budget(
         name=size.name,
         gpus=tuple(_name_gpu(gpu, gpus[gpu]) for gpu in place.gpus),
@@ -123,11 +140,11 @@ def _budget_on_gpu(deployment: ResolvedDeployment, size: WorkerMemory, place: Gp
 
 
 def _guess_tokens(deployment: ResolvedDeployment, size: WorkerMemory, memory_bytes: int) -> int:
-    engine = deployment.config.engine
-    if engine.mem_fraction_static is not None:
-        static = int(memory_bytes * engine.mem_fraction_static)
+    limits = size.limits
+    if limits.mem_fraction is not None:
+        static = int(memory_bytes * limits.mem_fraction)
     else:
-        static = sglang_static_bytes(memory_bytes, engine.tensor_parallel_size, engine.chunked_prefill_size)
+        static = sglang_static_bytes(memory_bytes, size.gpus_each, limits.chunk_tokens)
     free = max(0, static - GIB // 2 - size.weight_bytes)
     return free // size.kv_token_bytes // deployment.page_size * deployment.page_size
 

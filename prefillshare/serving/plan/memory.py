@@ -10,7 +10,7 @@ from pathlib import Path
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.modules.fingerprint import geometry, read_model_config, tensor_entries, weight_files
 from prefillshare.modules.precision import Dtype, served_bytes, value_bytes
-from prefillshare.serving.plan.workers import Worker
+from prefillshare.serving.plan.workers import Worker, narrow
 
 GIB = 1 << 30
 _MIB = 1 << 20
@@ -31,6 +31,25 @@ _LARGE_GPU_RESERVE_BYTES = 10 * GIB
 _SGLANG_BYTES_PER_TOKEN = 3 * _MIB // 2
 """What SGLang keeps free for each token of a chunk; a model of 70 billion parameters needs it."""
 
+_CHANGE_SIZES = frozenset({"--quantization", "--kv-cache-dtype", "--cpu-offload-gb", "--load-format"})
+"""Arguments with which weights or KV take another size than the checkpoint's type gives them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the deployment file says about memory."""
+
+    page_size: int
+    """Tokens per page."""
+    max_total_tokens: int | None
+    """Tokens of each worker's KV cache."""
+    mem_fraction: float | None
+    """Share of a GPU's memory for one worker's weights and KV cache."""
+    chunk_tokens: int | None
+    """Most prompt tokens of a step; None is SGLang's choice."""
+    is_exact: bool = True
+    """Whether weights and KV are as large as the checkpoint says; else SGLang alone can tell what fits."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerMemory:
@@ -44,10 +63,15 @@ class WorkerMemory:
     """KV of one token."""
     token_bytes: int
     """What computing takes for one token of a chunk."""
+    gpus_each: int
+    """GPUs that it takes."""
+    limits: Limits
+    """What the deployment file says about its memory."""
 
 
 def worker_memory(deployment: ResolvedDeployment, worker: Worker) -> WorkerMemory:
     """Return what a worker takes."""
+    deployment = narrow(deployment, worker)
     tp, dtype, path = deployment.config.engine.tensor_parallel_size, deployment.dtype, worker.checkpoint
     adapters = [module.adapter for module in worker.adapters if module.adapter is not None]
     sizes = geometry(path)
@@ -61,6 +85,20 @@ def worker_memory(deployment: ResolvedDeployment, worker: Worker) -> WorkerMemor
         weight_bytes=(_file_bytes(path, dtype) + slots) // tp,
         kv_token_bytes=2 * sizes["num_layers"] * heads * sizes["head_dim"] * value_bytes(dtype),
         token_bytes=min(_SGLANG_BYTES_PER_TOKEN, 8 * value_bytes(dtype) * widths // tp),
+        gpus_each=tp,
+        limits=_limits_of(deployment),
+    )
+
+
+def _limits_of(deployment: ResolvedDeployment) -> Limits:
+    """Return what the deployment's file says about memory."""
+    engine = deployment.config.engine
+    return Limits(
+        page_size=deployment.page_size,
+        max_total_tokens=engine.max_total_tokens,
+        mem_fraction=engine.mem_fraction_static,
+        chunk_tokens=engine.chunked_prefill_size,
+        is_exact=not any(argument.partition("=")[0] in _CHANGE_SIZES for argument in engine.extra_args),
     )
 
 

@@ -15,10 +15,8 @@ from dataclasses import dataclass, replace
 
 from prefillshare.errors import ConfigError
 from prefillshare.modules.deployment import ResolvedDeployment
-from prefillshare.serving.plan.memory import GIB, WorkerMemory, gib, reserve_bytes, sglang_static_bytes
+from prefillshare.serving.plan.memory import GIB, Limits, WorkerMemory, gib, reserve_bytes, sglang_static_bytes
 
-_CHANGE_SIZES = frozenset({"--quantization", "--kv-cache-dtype", "--cpu-offload-gb", "--load-format"})
-"""Arguments with which weights or KV take another size than the checkpoint's type gives them."""
 _CONTEXT_BYTES = GIB // 2
 _LEAST_FOR_COMPUTING_BYTES = 2 * GIB
 _LEAST_SHARE = 0.5
@@ -46,22 +44,6 @@ class GpuPlace:
         return self.gpus[0]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What the deployment file says about memory."""
-
-    page_size: int
-    """Tokens per page."""
-    max_total_tokens: int | None
-    """Tokens of each worker's KV cache."""
-    mem_fraction: float | None
-    """Share of a GPU's memory for one worker's weights and KV cache."""
-    chunk_tokens: int | None
-    """Most prompt tokens of a step; None is SGLang's choice."""
-    is_exact: bool = True
-    """Whether weights and KV are as large as the checkpoint says; else SGLang alone can tell what fits."""
-
-
 def plan_groups(num_workers: int, num_gpus: int, gpus_each: int) -> list[tuple[int, ...]]:
     """Return the GPUs of each worker, in the workers' order.
 
@@ -79,6 +61,25 @@ def plan_groups(num_workers: int, num_gpus: int, gpus_each: int) -> list[tuple[i
     return [gpus for gpus, size in zip(groups, sizes, strict=True) for _ in range(size)]
 
 
+def plan_uneven_groups(sizes: Sequence[int], num_gpus: int) -> list[tuple[int, ...]]:
+    """Return the GPUs of each worker where workers take different numbers of them: nobody shares then.
+
+    The larger come first, so that each begins at a multiple of its size.
+    Raises: ConfigError when the GPUs are too few.
+    """
+    if sum(sizes) > num_gpus:
+        raise ConfigError(
+            f"workers with tensor_parallel_size {', '.join(map(str, sizes))} take {sum(sizes)} GPUs, since only "
+            f"workers of one size share any, and {num_gpus} can be used: write one size for all, or use fewer workers"
+        )
+    groups: dict[int, tuple[int, ...]] = {}
+    first = 0
+    for number in sorted(range(len(sizes)), key=lambda number: -sizes[number]):
+        groups[number] = tuple(range(first, first + sizes[number]))
+        first += sizes[number]
+    return [groups[number] for number in range(len(sizes))]
+
+
 def place_deployment(deployment: ResolvedDeployment, workers: Sequence[WorkerMemory]) -> list[GpuPlace | None]:
     """Return the place of each worker of a deployment; None for all of them on a CPU.
 
@@ -87,36 +88,22 @@ def place_deployment(deployment: ResolvedDeployment, workers: Sequence[WorkerMem
     if not deployment.gpus:
         return [None] * len(workers)
     memory = [gpu.memory_bytes for gpu in deployment.gpus]
-    gpus_each = deployment.config.engine.tensor_parallel_size
-    return list(place_workers(workers, memory, gpus_each, limits_of(deployment)))
+    return list(place_workers(workers, memory))
 
 
-def limits_of(deployment: ResolvedDeployment) -> Limits:
-    """Return what the deployment's file says about memory."""
-    engine = deployment.config.engine
-    return Limits(
-        page_size=deployment.page_size,
-        max_total_tokens=engine.max_total_tokens,
-        mem_fraction=engine.mem_fraction_static,
-        chunk_tokens=engine.chunked_prefill_size,
-        is_exact=not any(argument.partition("=")[0] in _CHANGE_SIZES for argument in engine.extra_args),
-    )
-
-
-def replace_worker(
-    place: GpuPlace, before: WorkerMemory, after: WorkerMemory, memory_bytes: int, limits: Limits
-) -> GpuPlace:
+def replace_worker(place: GpuPlace, before: WorkerMemory, after: WorkerMemory, memory_bytes: int) -> GpuPlace:
     """Return the place of another worker on the GPUs that `before` had, of which each has `memory_bytes`.
 
     What its neighbours have stays theirs: where its weights are larger, its KV cache is smaller.
     Raises: ConfigError when it does not fit.
     """
     if place.kv_tokens is None:
-        _check_alone(place.gpus, after, memory_bytes, limits)
+        _check_alone(place.gpus, after, memory_bytes)
         return place
+    page_size = after.limits.page_size
     left = before.weight_bytes + place.kv_tokens * before.kv_token_bytes - after.weight_bytes
-    tokens = min(place.kv_tokens, left // after.kv_token_bytes // limits.page_size * limits.page_size)
-    if tokens < max(limits.page_size, place.kv_tokens * _LEAST_SHARE):
+    tokens = min(place.kv_tokens, left // after.kv_token_bytes // page_size * page_size)
+    if tokens < max(page_size, place.kv_tokens * _LEAST_SHARE):
         raise ConfigError(
             f"{after.name} does not fit where {before.name} was: its weights take {gib(after.weight_bytes)} GiB of GPU "
             f"{_list_gpus(place.gpus)}, which it shares, those before took {gib(before.weight_bytes)} GiB, and of "
@@ -125,43 +112,44 @@ def replace_worker(
     return replace(place, kv_tokens=tokens)
 
 
-def place_workers(
-    workers: Sequence[WorkerMemory], gpu_bytes: Sequence[int], gpus_each: int, limits: Limits
-) -> list[GpuPlace]:
+def place_workers(workers: Sequence[WorkerMemory], gpu_bytes: Sequence[int]) -> list[GpuPlace]:
     """Return the place of each worker; `gpu_bytes` is the memory of every GPU that may be used.
 
     Raises: ConfigError when a group's memory does not hold its workers.
     """
-    groups = plan_groups(len(workers), len(gpu_bytes), gpus_each)
+    sizes = [worker.gpus_each for worker in workers]
+    if len(set(sizes)) == 1:
+        groups = plan_groups(len(workers), len(gpu_bytes), sizes[0])
+    else:
+        groups = plan_uneven_groups(sizes, len(gpu_bytes))
     places = []
     for gpus in dict.fromkeys(groups):
         members = [worker for worker, its_gpus in zip(workers, groups, strict=True) if its_gpus == gpus]
         memory_bytes = min(gpu_bytes[gpu] for gpu in gpus)
-        places += _fill(gpus, members, memory_bytes, limits)
+        places += _fill(gpus, members, memory_bytes)
     return places
 
 
-def _fill(gpus: tuple[int, ...], members: list[WorkerMemory], memory_bytes: int, limits: Limits) -> list[GpuPlace]:
+def _fill(gpus: tuple[int, ...], members: list[WorkerMemory], memory_bytes: int) -> list[GpuPlace]:
     """The places of the workers that have the same GPUs."""
     if len(members) == 1:
-        _check_alone(gpus, members[0], memory_bytes, limits)
+        _check_alone(gpus, members[0], memory_bytes)
         return [GpuPlace(gpus=gpus)]
-    reserve = reserve_bytes(members[0], memory_bytes, len(gpus), limits.chunk_tokens)
-    tokens = [_share_tokens(worker, members, memory_bytes, reserve, limits) for worker in members]
+    reserve = max(reserve_bytes(each, memory_bytes, len(gpus), each.limits.chunk_tokens) for each in members)
+    tokens = [_share_tokens(worker, members, memory_bytes, reserve) for worker in members]
     used = sum(
         worker.weight_bytes + count * worker.kv_token_bytes + reserve
         for worker, count in zip(members, tokens, strict=True)
     )
-    if used > memory_bytes or min(tokens) < limits.page_size:
-        raise ConfigError(_explain_shortage(gpus, members, memory_bytes, reserve, used, limits))
+    if used > memory_bytes or min(tokens) < members[0].limits.page_size:
+        raise ConfigError(_explain_shortage(gpus, members, memory_bytes, reserve, used))
     fraction = int((1 - _SHARED_SLACK_BYTES / memory_bytes) * 1000) / 1000
     return [GpuPlace(gpus=gpus, num_workers=len(members), kv_tokens=count, mem_fraction=fraction) for count in tokens]
 
 
-def _share_tokens(
-    worker: WorkerMemory, members: list[WorkerMemory], memory_bytes: int, reserve: int, limits: Limits
-) -> int:
+def _share_tokens(worker: WorkerMemory, members: list[WorkerMemory], memory_bytes: int, reserve: int) -> int:
     """Tokens of one worker's KV cache: as the file says, else an equal part of what the weights of all leave."""
+    limits = worker.limits
     if limits.max_total_tokens is not None:
         return limits.max_total_tokens
     if limits.mem_fraction is not None:
@@ -172,8 +160,9 @@ def _share_tokens(
     return max(0, free) // worker.kv_token_bytes // limits.page_size * limits.page_size
 
 
-def _check_alone(gpus: tuple[int, ...], worker: WorkerMemory, memory_bytes: int, limits: Limits) -> None:
+def _check_alone(gpus: tuple[int, ...], worker: WorkerMemory, memory_bytes: int) -> None:
     """A worker with GPUs of its own: its weights must leave room, and a cache of a given size must fit."""
+    limits = worker.limits
     if not limits.is_exact:
         return
     static = _static_bytes(memory_bytes, len(gpus), limits)
@@ -221,8 +210,8 @@ def _explain_shortage(
     memory_bytes: int,
     reserve: int,
     used: int,
-    limits: Limits,
 ) -> str:
+    limits = members[0].limits
     weights = sum(member.weight_bytes for member in members)
     rest = (memory_bytes - weights) // len(members) - reserve
     most = rest // max(member.kv_token_bytes for member in members) // limits.page_size * limits.page_size

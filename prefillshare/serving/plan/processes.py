@@ -1,10 +1,12 @@
 """Plans the workers of a deployment: checks what can be checked, gives each a place, and makes its command."""
 
 import zlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prefillshare.errors import ConfigError
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.peer_keys import PeerKeys
 from prefillshare.serving.machine.ports import free_port
@@ -18,7 +20,8 @@ from prefillshare.serving.plan.place import Place
 from prefillshare.serving.plan.placement import GpuPlace, place_deployment
 from prefillshare.serving.plan.preflight import check_sizes, check_transfer
 from prefillshare.serving.plan.store import plan_store
-from prefillshare.serving.plan.workers import Worker, engine_of, workers_of
+from prefillshare.serving.plan.tenants import check_tenants
+from prefillshare.serving.plan.workers import Worker, engine_of, narrow, workers_of
 
 if TYPE_CHECKING:
     from prefillshare.store import StoreSettings
@@ -48,6 +51,7 @@ def plan_engine(deployment: ResolvedDeployment, options: LaunchOptions) -> Plann
 
     Raises: ConfigError when the machine lacks what the deployment asks for.
     """
+    check_tenants(deployment.config, options.api_key)
     runs_on_cpu(deployment)  # says what is wrong with the device before any size is computed
     check_sizes(deployment)
     place_deployment(deployment, planned_memory(deployment))  # its weights must fit
@@ -70,9 +74,8 @@ def plan_workers(
     `directory` is where their sockets lie; the default is a name for people to read.
     Raises: ConfigError when the machine lacks what the deployment asks for.
     """
-    runs_on_cpu(deployment)
     check_transfer(deployment)
-    check_sizes(deployment)
+    check_workers(deployment, workers_of(deployment))
     gpus = place_deployment(deployment, planned_memory(deployment))
     planned, store = [], plan_store(deployment)
     for worker, gpu in zip(workers_of(deployment), gpus, strict=True):
@@ -96,9 +99,8 @@ def plan_joining_worker(
     The GPUs that this process sees are its own.
     Raises: ConfigError when the machine lacks what the worker needs.
     """
-    runs_on_cpu(deployment)
     check_transfer(deployment)
-    check_sizes(deployment)
+    check_workers(deployment, [worker])
     [gpu] = place_deployment(deployment, [worker_memory(deployment, worker)])
     host, store = options.host, plan_store(deployment)
     events = f"tcp://*:{free_port(host, options.ports)}" if deployment.config.router.kv_events else None
@@ -113,6 +115,22 @@ def plan_joining_worker(
     )
     command = make_command(deployment, worker, place, options, worker_key, store)
     return PlannedWorker(worker=worker, place=place, command=command, store=store, can_move=can_move)
+
+
+def check_workers(deployment: ResolvedDeployment, workers: Sequence[Worker]) -> None:
+    """Check device and sizes of each worker, which differ where roles or modules have engine settings of their own.
+
+    Raises: ConfigError that names the worker, where it has.
+    """
+    for worker in workers:
+        narrowed = narrow(deployment, worker)
+        try:
+            runs_on_cpu(narrowed)  # says what is wrong with the device before any size is computed
+            check_sizes(narrowed)
+        except ConfigError as error:
+            if narrowed is deployment:
+                raise
+            raise ConfigError(f"{worker.name}: {error}") from None
 
 
 def make_command(
@@ -139,12 +157,16 @@ def make_command(
 
 def place_worker(worker: Worker, gpu: GpuPlace | None, event_directory: Path | None = None) -> Place:
     """Return free ports for a worker of a disaggregated deployment; KV events, if wanted, go to `event_directory`."""
+    place = Place(host=DEFAULT_HOST, port=free_port(), nccl_port=free_port())
+    return fill_place(place, worker, gpu, event_directory)
+
+
+def fill_place(place: Place, worker: Worker, gpu: GpuPlace | None, event_directory: Path | None) -> Place:
+    """Return the place with what `worker` needs there beside its server, a bootstrap port of its own included."""
     # A socket's path must be short, however long the module's name is.
     socket = f"{zlib.crc32(worker.name.encode()):08x}.kv"
-    return Place(
-        host=DEFAULT_HOST,
-        port=free_port(),
-        nccl_port=free_port(),
+    return replace(
+        place,
         bootstrap_port=free_port() if worker.role == "prefill" else None,
         gpu=gpu,
         kv_events=None if event_directory is None else f"ipc://{event_directory}/{socket}",

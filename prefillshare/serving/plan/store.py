@@ -54,7 +54,7 @@ def plan_store(deployment: ResolvedDeployment) -> "StoreSettings | None":
     _check_codec(deployment, store)
     if store.secret_file is not None:
         _check_secret(store.secret_file)
-    memory_bytes = store.memory_bytes or _default_memory_bytes(deployment.config.engine.tensor_parallel_size)
+    memory_bytes = store.memory_bytes or _default_memory_bytes(_num_ranks(deployment))
     name = _make_name(deployment)
     _check_memory(deployment, memory_bytes, memory_room(SHARED_MEMORY, name))
     return StoreSettings(
@@ -154,9 +154,15 @@ def host_memory_bytes(deployment: ResolvedDeployment, kv_tokens: Mapping[str, in
     if store is None:
         return 0
     cached = sum(kv_tokens[worker.name] for worker in workers_of(deployment) if worker.role != "decode")
-    num_ranks = deployment.config.engine.tensor_parallel_size
+    num_ranks = _num_ranks(deployment)
     memory_bytes = store.memory_bytes or _default_memory_bytes(num_ranks)
     return int(cached * store.host_ratio) * kv_token_bytes(deployment) + memory_bytes * num_ranks
+
+
+def _num_ranks(deployment: ResolvedDeployment) -> int:
+    """Processes of each engine that has a host tier: decode workers have none."""
+    role = "engine" if deployment.config.topology == "colocated" else "prefill"
+    return deployment.config.engine_of(role).tensor_parallel_size
 
 
 def _make_name(deployment: ResolvedDeployment) -> str:
@@ -191,7 +197,7 @@ def _check_secret(file: Path) -> None:
 
 
 def _check_memory(deployment: ResolvedDeployment, num_bytes: int, free: int) -> None:
-    num_ranks = deployment.config.engine.tensor_parallel_size
+    num_ranks = _num_ranks(deployment)
     _check_holds_pages(deployment, "memory", num_bytes)
     if num_bytes * num_ranks > free:
         each = f" for each of {num_ranks} ranks" if num_ranks > 1 else ""
@@ -203,7 +209,7 @@ def _check_memory(deployment: ResolvedDeployment, num_bytes: int, free: int) -> 
 
 
 def _check_holds_pages(deployment: ResolvedDeployment, key: str, num_bytes: int) -> None:
-    page_bytes = kv_token_bytes(deployment) * deployment.page_size // deployment.config.engine.tensor_parallel_size
+    page_bytes = kv_token_bytes(deployment) * deployment.page_size // _num_ranks(deployment)
     if num_bytes < MIN_PAGES * page_bytes:
         raise ConfigError(
             f"{key} under [store] is {num_bytes:,} bytes and a page of {deployment.page_size} tokens takes "

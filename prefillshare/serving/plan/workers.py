@@ -3,7 +3,7 @@
 This one description is what memory, GPUs, commands, the router's settings and `prefillshare ps` are made of.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prefillshare.modules.deployment import ResolvedDeployment, ResolvedModule
@@ -39,6 +39,15 @@ def workers_of(deployment: ResolvedDeployment) -> tuple[Worker, ...]:
         for number in range(module.spec.replicas)
     ]
     return (*prefill, *decode)
+
+
+def narrow(deployment: ResolvedDeployment, worker: Worker) -> ResolvedDeployment:
+    """Return the deployment as `worker` has it: with the engine settings of its role and module under [engine]."""
+    engine = deployment.config.engine_of(worker.role, worker.module)
+    if engine is deployment.config.engine:
+        return deployment
+    modules = tuple(replace(module, engine=None) for module in deployment.config.decode)
+    return replace(deployment, config=replace(deployment.config, engine=engine, decode=modules))
 
 
 def engine_of(deployment: ResolvedDeployment) -> Worker:

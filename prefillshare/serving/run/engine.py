@@ -58,7 +58,11 @@ class RunningEngine:
     def processes(self) -> list[ProcessRecord]:
         """The engine, for `prefillshare ps`."""
         state: ProcessState = "running" if self.process.exit_code() is None else "ended"
-        return [ProcessRecord(name="engine", role="engine", module=None, pid=self.pid, url=self.url, state=state)]
+        log = str(self.log_path)
+        record = ProcessRecord(
+            name="engine", role="engine", module=None, pid=self.pid, url=self.url, state=state, log=log
+        )
+        return [record]
 
     def num_running(self) -> int:
         """Return how many requests the engine works on; 0 when it does not say."""
@@ -72,6 +76,7 @@ class RunningEngine:
         """
         self.store.step()
         if self.process.exit_code() is None:
+            self.process.bound_log()
             return
         log, code = read_log(self.log_path), self.process.exit_code()
         tail = "\n".join(f"  {line}" for line in last_lines(log))

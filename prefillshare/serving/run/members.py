@@ -43,6 +43,7 @@ def supervise_worker(
         module=worker.module,
         start=_count_starts(planned.command, worker.name, start),
         is_ready=partial(is_answering, f"{url}/v1/models", key),
+        log_path=log_path,
         first_delay_s=PREFILL_DELAY_S if worker.role == "prefill" else FIRST_DELAY_S,
     )
 
@@ -67,6 +68,7 @@ def supervise_router(file: RouterFile, options: LaunchOptions) -> Supervised:
         start=_count_starts(router_command(file), "router", start),
         is_ready=partial(is_answering, f"{url}/health", options.api_key),
         let_go=port.let_go,
+        log_path=file.log_path,
     )
 
 

@@ -19,7 +19,7 @@ from prefillshare.contract import PEER_SECRET_VARIABLE, STORE_FOLDER_START
 from prefillshare.errors import LaunchError
 from prefillshare.places import new_private_folder
 from prefillshare.serving.machine.environment import process_variables
-from prefillshare.serving.machine.logs import open_log
+from prefillshare.serving.machine.logs import bound_log, open_log
 from prefillshare.serving.plan.command import ProcessCommand
 from prefillshare.serving.run.forks import ForkedEngine, ForkServer
 
@@ -62,6 +62,11 @@ class EngineProcess:
         """Process id of the engine's first process, which is also the id of its group."""
         return self.main.pid
 
+    def bound_log(self) -> None:
+        """Begin its log anew when that is too long."""
+        if bound_log(self.log_path):
+            self.log_start = 0
+
     def exit_code(self) -> int | None:
         """Return the exit code of the engine's first process, or None while it runs."""
         return self.main.poll()
@@ -81,9 +86,9 @@ class EngineProcess:
     def kill(self) -> None:
         """End every process of the engine at once."""
         # Asked before the end: what a process had mapped is not known any more when it is gone.
-        deadline, shared_memory = time.monotonic() + _KILL_WAIT_S, _shared_memory_of(_group_members(self.pid))
+        deadline, shared_memory = time.monotonic() + _KILL_WAIT_S, _shared_memory_of(group_members(self.pid))
         # Again and again: one that forks while the group is killed leaves a child behind.
-        while _group_members(self.pid) and time.monotonic() < deadline:
+        while group_members(self.pid) and time.monotonic() < deadline:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
             self.main.poll()
@@ -136,6 +141,9 @@ def start_engine(
     guardian = subprocess.Popen(
         ["/bin/sh", "-c", _GUARDIAN, str(main.pid), str(scratch), *map(str, private)],
         stdin=subprocess.PIPE,
+        # Whoever reads what the launcher says reads its end when that ends, and not when the guardian does.
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
     return EngineProcess(main=main, guardian=guardian, log_path=log_path, scratch=scratch, log_start=log_start)
@@ -184,7 +192,7 @@ def _write_private(file: Path, text: str) -> None:
         stream.write(text)
 
 
-def _group_members(group: int) -> list[int]:
+def group_members(group: int) -> list[int]:
     """Return the live processes of a process group; those that only wait to be reaped do not count."""
     members = []
     for entry in Path("/proc").iterdir():

@@ -1,22 +1,24 @@
 """What runs where: one small file per running deployment, read by `prefillshare ps`.
 
-The launcher writes it and removes it in the end. A file whose launcher is gone is left over from a crash and removed
-by the next reader.
+The launcher writes it and removes it in the end. A file whose launcher is gone is left over from a crash:
+`prefillshare ps` says so, `prefillshare stop` removes it with whatever still runs of it.
 """
 
 import contextlib
 import json
 import os
+import signal
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from prefillshare.observe.document import Role
 from prefillshare.places import state_directory
 
 ProcessState = Literal["starting", "running", "restarting", "failed", "ended"]
+DeploymentState = Literal["starting", "serving"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +39,10 @@ class ProcessRecord:
     """How it stands."""
     num_restarts: int = 0
     """How often it was started again."""
+    log: str | None = None
+    """File that holds what it says."""
+    boot: str = ""
+    """Which start of the machine and of the process the pid belongs to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +63,12 @@ class DeploymentRecord:
     """Names that clients may put into "model"."""
     processes: tuple[ProcessRecord, ...] = ()
     """Its processes."""
+    state: DeploymentState = "serving"
+    """How it stands."""
+    log: str | None = None
+    """File that holds what its launcher says; None where that is at a terminal."""
+    overrides: tuple[str, ...] = ()
+    """What `--set` changed of the deployment file."""
     updated: float = field(default_factory=time.time)
     """When this was written, in seconds since 1970."""
 
@@ -73,36 +85,57 @@ def write_record(record: DeploymentRecord) -> None:
 
 def remove_record(pid: int) -> None:
     """Forget the deployment of launcher `pid`."""
-    with contextlib.suppress(OSError):
-        _file_of(pid).unlink(missing_ok=True)
+    for file in (_file_of(pid), _wish_of(pid)):
+        with contextlib.suppress(OSError):
+            file.unlink(missing_ok=True)
 
 
 def read_records() -> list[DeploymentRecord]:
-    """Return all running deployments of this user, the oldest launcher first.
+    """Return all running deployments of this user, the oldest launcher first."""
+    return [record for record in _read_all() if boot_of(record.pid) == record.boot]
 
-    Effects: removes files of launchers that are gone.
+
+def read_left_over() -> list[DeploymentRecord]:
+    """Return the deployments whose launcher is gone without having ended them."""
+    return [record for record in _read_all() if boot_of(record.pid) != record.boot]
+
+
+def ask_to_stop(record: DeploymentRecord, drain_s: float) -> None:
+    """Tell a launcher to end, and how long running calls may take until then.
+
+    Raises: OSError when the wish cannot be written, or its process is not this user's.
     """
-    records = []
-    for file in sorted(_directory().glob("*.json")):
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            record = _parse_record(json.loads(file.read_text(encoding="utf-8")))
-            if boot_of(record.pid) == record.boot:
-                records.append(record)
-            else:
-                file.unlink(missing_ok=True)
-    return sorted(records, key=lambda record: record.boot)
+    _wish_of(record.pid).write_text(str(drain_s), encoding="ascii")
+    os.kill(record.pid, signal.SIGTERM)
+
+
+def asked_drain_s() -> float | None:
+    """Return how long calls may take by whoever asked this launcher to stop; None when nobody said."""
+    try:
+        return float(_wish_of(os.getpid()).read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
 
 
 def boot_of(pid: int) -> str:
     """Return text that no other process with the same pid has: the process's start time; empty when it does not run."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[19]
+        words = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        return "" if words[0] in "ZX" else words[19]  # one that ended may wait for long to be reaped
     except (OSError, IndexError):
         return ""
 
 
 def record_of(
-    name: str, topology: str, url: str, models: Sequence[str], processes: Sequence[ProcessRecord]
+    name: str,
+    topology: str,
+    url: str,
+    models: Sequence[str],
+    processes: Sequence[ProcessRecord],
+    *,
+    state: DeploymentState = "serving",
+    log: Path | None = None,
+    overrides: Sequence[str] = (),
 ) -> DeploymentRecord:
     """Return the record of a deployment that this process runs."""
     pid = os.getpid()
@@ -113,13 +146,25 @@ def record_of(
         pid=pid,
         boot=boot_of(pid),
         models=tuple(models),
-        processes=tuple(processes),
+        processes=tuple(replace(process, boot=boot_of(process.pid) if process.pid else "") for process in processes),
+        state=state,
+        log=None if log is None else str(log),
+        overrides=tuple(overrides),
     )
 
 
-def _parse_record(content: dict[str, object]) -> DeploymentRecord:
-    processes = tuple(ProcessRecord(**process) for process in content.pop("processes"))  # type: ignore[attr-defined]
-    return DeploymentRecord(**{**content, "models": tuple(content["models"]), "processes": processes})  # type: ignore[arg-type]
+def _read_all() -> list[DeploymentRecord]:
+    records = []
+    for file in sorted(_directory().glob("*.json")):
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            records.append(_parse_record(json.loads(file.read_text(encoding="utf-8"))))
+    return sorted(records, key=lambda record: record.boot)
+
+
+def _parse_record(content: dict[str, Any]) -> DeploymentRecord:
+    processes = tuple(ProcessRecord(**process) for process in content.pop("processes"))
+    models, overrides = tuple(content.pop("models")), tuple(content.pop("overrides", ()))
+    return DeploymentRecord(**content, models=models, overrides=overrides, processes=processes)
 
 
 def _directory() -> Path:
@@ -128,3 +173,7 @@ def _directory() -> Path:
 
 def _file_of(pid: int) -> Path:
     return _directory() / f"{pid}.json"
+
+
+def _wish_of(pid: int) -> Path:
+    return _directory() / f"{pid}.stop"

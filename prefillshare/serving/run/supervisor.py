@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from prefillshare.errors import LaunchError
 from prefillshare.observe.document import Role
@@ -43,6 +44,8 @@ class Supervised:
     """Lets go of what is kept for it between two lives; called where the next one is far or never comes."""
     first_delay_s: float = FIRST_DELAY_S
     """Pause before the first new start in seconds; doubled with each death."""
+    log_path: Path | None = None
+    """File for what it says, in all of its lives."""
     process: EngineProcess | None = None
     """The running process; None while it waits for its next start."""
     state: ProcessState = "starting"
@@ -63,6 +66,8 @@ class Supervised:
         """Look after it once; `say` hears what people should know."""
         if self.state == "failed":
             return
+        if self.process is not None:
+            self.process.bound_log()
         if self.process is None:
             if now >= self._next_start:
                 self._restart(say, now)
@@ -83,6 +88,7 @@ class Supervised:
             url=self.url,
             state=self.state,
             num_restarts=self.num_restarts,
+            log=None if self.log_path is None else str(self.log_path),
         )
 
     def reason(self) -> str:

@@ -1,0 +1,103 @@
+"""Where the values of a deployment come from: a line of its file, the command line, or nowhere, as defaults do."""
+
+import dataclasses
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefillshare.config.overrides import HIDDEN, apply_overrides
+from prefillshare.config.schema import Deployment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """A value that is not the default."""
+
+    key: str
+    """With its tables, such as `engine.page_size` or `decode.math.replicas`."""
+    value: Any
+    """What holds."""
+    origin: str
+    """Who says so."""
+
+
+def list_settings(config: Deployment) -> list[Setting]:
+    """Return every value of a deployment that differs from its default."""
+    origins = {} if config.source is None else find_origins(config.source, config.overrides)
+    return [
+        Setting(key=key, value=value, origin=origins.get(key, "the command line"))
+        for key, value in _differing(config, "")
+    ]
+
+
+def find_origins(file: Path, changes: Sequence[str]) -> dict[str, str]:
+    """Return by key the line of `file` or the change that says it; empty when the file cannot be read."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        table = tomllib.loads(text)
+    except (OSError, ValueError):
+        return {}
+    origins = {key: f"{file.name} line {number}" for key, number in find_lines(text).items()}
+    for change in changes:
+        before = dict(_flatten(table, ""))
+        apply_overrides(Deployment, table, [change])
+        origins |= {key: f"--set {change}" for key, value in _flatten(table, "") if before.get(key) != value}
+    return origins
+
+
+def find_lines(text: str) -> dict[str, int]:
+    """Return by key the number of the line where TOML says it.
+
+    A beginning of the text that ends within a value is no TOML, so the shortest longer one that is shows what the lines
+    between say, without a grammar of our own.
+    """
+    lines, start = text.splitlines(keepends=True), 0
+    known: dict[str, int] = {}
+    for end in range(1, len(lines) + 1):
+        if start == end - 1 and not lines[start].split("#")[0].strip():
+            start = end
+            continue
+        try:
+            table = tomllib.loads("".join(lines[:end]))
+        except tomllib.TOMLDecodeError:
+            continue
+        for key, _ in _flatten(table, ""):
+            known.setdefault(key, start + 1)
+        start = end
+    return known
+
+
+def _flatten(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """The values in tables of TOML by key; tables of a list go by their names, or numbers where they have none."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _flatten(inner, f"{path}.{name}" if path else str(name))
+    elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+        for number, item in enumerate(value, start=1):
+            yield from _flatten(item, f"{path}.{item.get('name', number)}")
+    else:
+        yield path, value
+
+
+def _differing(table: Any, start: str) -> Iterator[tuple[str, Any]]:
+    for item in dataclasses.fields(table):
+        if item.name in HIDDEN:
+            continue
+        value, key = getattr(table, item.name), f"{start}{item.name}"
+        if dataclasses.is_dataclass(value):
+            yield from _differing(value, f"{key}.")
+        elif isinstance(value, tuple) and value and all(map(dataclasses.is_dataclass, value)):
+            for inner in value:
+                yield from _differing(inner, f"{key}.{inner.name}.")
+        elif isinstance(value, Mapping):
+            for name, inner in value.items():
+                is_table = dataclasses.is_dataclass(inner)
+                yield from _differing(inner, f"{key}.{name}.") if is_table else [(f"{key}.{name}", inner)]
+        elif value != _default_of(item):
+            yield key, value
+
+
+def _default_of(item: "dataclasses.Field[Any]") -> Any:
+    return item.default if item.default_factory is dataclasses.MISSING else item.default_factory()

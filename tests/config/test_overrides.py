@@ -1,0 +1,172 @@
+"""`--set KEY=VALUE`: what it changes, in which words it refuses, and where each value of a deployment comes from."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from prefillshare.config import Deployment, Limits, load_deployment, load_training
+from prefillshare.config.origins import find_lines, list_settings
+from prefillshare.errors import ConfigError
+from prefillshare.serving.machine.ports import free_port
+
+TEXT = """\
+name = "mine"   # a comment
+topology = "disaggregated"
+
+[prefill]
+name = "base"
+path = "base"
+
+[[decode]]
+name = "math.v1"
+kind = "lora"
+path = "math"
+example = \"\"\"
+[engine]
+page_size = 4
+\"\"\"
+
+[[decode]]
+name = "tool"
+kind = "lora"
+path = "tool"
+
+[engine]
+extra_args = [
+    # page_size = 3
+    "--log-level",
+    "warning",
+]
+page_size = 8
+
+[roles]
+modules = { tool = { min = 1, max = 3 } }
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    for name in ("base", "math", "tool"):
+        (tmp_path / name).mkdir()
+    file = tmp_path / "mine.toml"
+    file.write_text(TEXT)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("change", "read", "expected"),
+    [
+        ("engine.page_size=16", lambda config: config.engine.page_size, 16),
+        ("engine.dtype=bfloat16", lambda config: config.engine.dtype, "bfloat16"),
+        ('engine.dtype="bfloat16"', lambda config: config.engine.dtype, "bfloat16"),
+        ("prefill.eager_answers = false", lambda config: config.prefill.eager_answers, False),
+        ("transfer.timeout_s=7", lambda config: config.transfer.timeout_s, 7),
+        ('decode."math.v1".replicas=2', lambda config: [module.replicas for module in config.decode], [2, 1]),
+        ("decode.tool.replicas=2", lambda config: [module.replicas for module in config.decode], [1, 2]),
+        ("decode.2.replicas=2", lambda config: [module.replicas for module in config.decode], [1, 2]),
+        ("decode.tool={replicas=3}", lambda config: (config.decode[1].replicas, config.decode[1].kind), (3, "lora")),
+        ("roles.modules.tool.max=5", lambda config: config.roles.modules["tool"], Limits(min=1, max=5)),
+        ("engine.extra_args=[]", lambda config: config.engine.extra_args, ()),
+        ("engine={page_size=2, threads=1}", lambda config: (config.engine.page_size, config.engine.threads), (2, 1)),
+        ("name=a=b", lambda config: config.name, "a=b"),
+    ],
+)  # fmt: skip
+def test_a_key_is_changed(file: Path, change: str, read: object, expected: object) -> None:
+    assert callable(read)
+    assert read(load_deployment(file, [change])) == expected
+
+
+def test_the_last_of_two_wins_and_all_are_kept(file: Path) -> None:
+    changes = ("engine.page_size=16", "engine.page_size=32")
+    config = load_deployment(file, changes)
+    assert (config.engine.page_size, config.overrides) == (32, changes)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("engine.pagesize=16", "--set engine.pagesize=16: there is no key 'pagesize' here: did you mean 'page_size'?"),
+        ("page_size=16", "--set page_size=16: there is no key 'page_size' here: did you mean engine.page_size?"),
+        ("replicas=16", "did you mean decode.NAME.replicas?"),
+        ("engin.page_size=16", "did you mean 'engine'?"),
+        ("source=x", "there is no key 'source' here"),
+        ("overrides=x", "there is no key 'overrides' here"),
+        ("decode.tol.replicas=2", "--set decode.tol.replicas=2: decode has no 'tol': did you mean 'tool'?"),
+        ("decode.3.replicas=2", "decode has no '3': it must be one of math.v1, tool"),
+        ("decode.tool=2", "decode.tool is a table: say which key of it"),
+        ("decode=2", "decode is 2, not a list"),
+        ("engine=3", "engine is a table: say which key of it, such as engine.KEY=3"),
+        ("engine.page_size.x=3", "page_size is a value and has no key 'x'"),
+        ("engine.page_size=many", "--set engine.page_size=many: page_size is 'many': it must be a whole number"),
+        ("engine.page_size=[1", "page_size is '[1': it must be a whole number"),
+        ("name=5", "name is 5: it must be text in quotes"),
+        ("engine.device=gpu", "device is 'gpu': did you mean 'cpu'?"),
+        ("engine.page_size=-1", "mine.toml with --set engine.page_size=-1: [engine]: page_size is -1"),
+        ("page_size", "--set page_size: write KEY=VALUE"),
+        ("=1", "--set =1: write KEY=VALUE"),
+        ("a b=1", "--set a b=1: 'a b' is no key"),
+    ],
+)
+def test_what_is_wrong_is_said_with_the_fix(file: Path, change: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_deployment(file, [change])
+    assert said in str(caught.value)
+
+
+def test_the_lines_are_those_of_the_values() -> None:
+    lines = find_lines(TEXT)
+    wanted = {
+        "name": "name = ",
+        "prefill.path": "path = ",
+        "decode.math.v1.example": "example = ",
+        "decode.tool.path": "path = ",
+        "engine.extra_args": "extra_args = ",
+        "engine.page_size": "page_size = 8",
+        "roles.modules.tool.max": "modules = ",
+    }
+    shown = TEXT.splitlines()
+    assert {key: shown[lines[key] - 1].startswith(start) for key, start in wanted.items()} == dict.fromkeys(
+        wanted, True
+    )
+
+
+def test_each_setting_tells_who_says_so(file: Path) -> None:
+    config = load_deployment(file, ["engine.page_size=16", "decode.tool.replicas=2"])
+    found = {setting.key: (setting.value, setting.origin) for setting in list_settings(config)}
+    assert found["engine.page_size"] == (16, "--set engine.page_size=16")
+    assert found["decode.tool.replicas"] == (2, "--set decode.tool.replicas=2")
+    assert found["topology"] == ("disaggregated", "mine.toml line 2")
+    assert found["roles.modules.tool.max"] == (3, "mine.toml line 31")
+    assert "engine.device" not in found
+    assert not {"source", "overrides"} & found.keys()
+
+
+def test_files_of_runs_take_changes_too(tmp_path: Path) -> None:
+    recipe = Path(__file__).parents[2] / "models" / "recipes" / "tiny-calls.toml"
+    assert load_training(recipe, ["seed=77"]).seed == 77
+    with pytest.raises(ConfigError, match="did you mean 'seed'"):
+        load_training(recipe, ["sead=77"])
+
+
+def test_a_dry_run_shows_them(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "prefillshare", "launch", "--dry-run", "--set", "engine.page_size=16"]
+    done = subprocess.run(
+        [*command, "--port", str(free_port())], capture_output=True, text=True, timeout=120, check=False
+    )
+    rows = [line.split() for line in done.stdout.splitlines() if line.startswith("# engine.page_size")]
+    assert [row[1:3] for row in rows] == [["engine.page_size", "16"]], done.stderr
+    assert "--page-size 16" in done.stdout
+
+
+def test_every_key_of_the_schema_can_be_named() -> None:
+    """What completes `--set` and what it takes are one list."""
+    from prefillshare.config.json_schema import deployment_schema
+    from prefillshare.config.overrides import list_keys
+
+    keys = set(list_keys(Deployment))
+    assert {"engine.page_size", "decode.NAME.replicas", "router.policy"} <= keys
+    assert {key.split(".")[0] for key in keys} == set(deployment_schema()["properties"])
+    assert json.dumps(sorted(keys))

@@ -1,0 +1,131 @@
+"""Deployments of this machine, from outside: which one is meant, and how one is ended whose launcher lives or does not.
+
+Launchers and engines are small programs of their own; nothing here needs SGLang.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from prefillshare.errors import ConfigError
+from prefillshare.serving.run import local
+from prefillshare.serving.run.local import choose_deployment, find_remains, stop_deployment
+from prefillshare.serving.run.record import read_left_over, read_records
+
+# A launcher that writes its record, and at SIGTERM says how long calls may take; `ignore` makes it deaf.
+LAUNCHER = """
+import os, signal, subprocess, sys, time
+from prefillshare.serving.run.record import ProcessRecord, asked_drain_s, record_of, write_record
+
+name, url, role, how = sys.argv[1:]
+engine = subprocess.Popen(["sleep", "100"], start_new_session=True, stdout=subprocess.DEVNULL)
+process = ProcessRecord(name=f"{role}-0", role=role, module=None, pid=engine.pid, url=url, state="running")
+
+def end(number, frame):
+    print("drain", asked_drain_s(), flush=True)
+    engine.kill()
+    os._exit(0)
+
+signal.signal(signal.SIGTERM, signal.SIG_IGN if how == "ignore" else end)
+write_record(record_of(name, "disaggregated", url, ("math",), [process]))
+print("ready", flush=True)
+time.sleep(100)
+"""
+
+
+class Launchers:
+    """Launchers that run."""
+
+    def __init__(self) -> None:
+        self.running: list[subprocess.Popen[str]] = []
+
+    def start(self, name: str, url: str = "http://127.0.0.1:1", role: str = "engine", how: str = "") -> int:
+        argv = [sys.executable, "-c", LAUNCHER, name, url, role, how]
+        launcher = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+        assert launcher.stdout is not None
+        assert launcher.stdout.readline() == "ready\n"
+        self.running.append(launcher)
+        return launcher.pid
+
+    def kill(self, pid: int) -> None:
+        """As the kernel or an administrator does: nothing is cleared up."""
+        os.kill(pid, signal.SIGKILL)
+        self.said(pid)
+
+    def said(self, pid: int) -> str:
+        launcher = next(launcher for launcher in self.running if launcher.pid == pid)
+        said, _ = launcher.communicate(timeout=30)
+        return said
+
+
+@pytest.fixture
+def launchers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Launchers]:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    launchers = Launchers()
+    yield launchers
+    for record in (*read_records(), *read_left_over()):
+        for process in record.processes:
+            if process.pid is not None and find_remains(record):
+                os.kill(process.pid, signal.SIGKILL)
+    for launcher in launchers.running:
+        launcher.kill()
+        launcher.communicate()
+
+
+def test_a_deployment_is_meant_by_its_name_or_its_launcher(launchers: Launchers) -> None:
+    first, second = launchers.start("mine"), launchers.start("other", "http://127.0.0.1:2")
+    assert [record.pid for record in choose_deployment("mine")] == [first]
+    assert [record.name for record in choose_deployment(str(second))] == ["other"]
+    with pytest.raises(ConfigError, match=r"no deployment 'mien' runs here; what runs: mine, other"):
+        choose_deployment("mien")
+    with pytest.raises(ConfigError, match=rf"say which one by the pid .*{first} \(mine at http://127.0.0.1:1\)"):
+        choose_deployment(None)
+
+
+def test_a_router_is_stopped_before_its_workers_and_told_how_long_to_wait(launchers: Launchers) -> None:
+    url, said = "http://127.0.0.1:1", []
+    worker = launchers.start("mine", url, "decode")
+    router = launchers.start("mine", url, "router")
+    stop_deployment(choose_deployment("mine"), 2.5, said.append)
+    order = [int(line.split("pid ")[1].split(")")[0]) for line in said]
+    assert order == [router, worker]
+    assert all(launchers.said(pid) == "drain 2.5\n" for pid in order)
+    assert read_records() == read_left_over() == []
+
+
+def test_a_launcher_that_does_not_hear_is_killed_with_its_engines(
+    launchers: Launchers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "_END_S", 0.5)
+    launchers.start("deaf", how="ignore")
+    [record], said = choose_deployment("deaf"), []
+    stop_deployment([record], 0, said.append)
+    assert "has not ended 0.5 s later and is killed" in said[1]
+    assert (find_remains(record), read_records(), read_left_over()) == ({}, [], [])
+
+
+def test_what_a_killed_launcher_left_is_found_and_ended(launchers: Launchers) -> None:
+    pid = launchers.start("mine")
+    launchers.kill(pid)
+    (record,) = read_left_over()
+    assert list(find_remains(record)) == ["engine-0"]
+    with pytest.raises(ConfigError, match="no deployment of yours runs here"):
+        choose_deployment("mine")
+    said: list[str] = []
+    stop_deployment(choose_deployment("mine", may_be_left_over=True), 5, said.append)
+    assert said == [f"its launcher, pid {pid}, was killed", "ending what is left of it: engine-0"]
+    assert (find_remains(record), read_left_over()) == ({}, [])
+
+
+def test_a_pid_that_somebody_else_has_now_is_left_alone(launchers: Launchers) -> None:
+    launchers.kill(launchers.start("mine"))
+    (record,) = read_left_over()
+    [engine] = record.processes
+    assert find_remains(replace(record, processes=(replace(engine, boot="another start"),))) == {}
+    assert find_remains(record)
