@@ -2,8 +2,9 @@
 
 All ways take turns, and the least time of each counts, so that whatever else runs on the machine is in none or in all
 of them. One thread. Beside them stands torch's own product with 4 bits in groups of 128, which torchao uses on CPUs
-(in bfloat16: in float32 it has no fast kernel). Error is the norm of the difference to the product in float64, over
-that product's norm; that of 4 bits is of weights that were rounded once more.
+(in bfloat16: in float32 it has no fast kernel), and with `--ggml LIBRARY` llama.cpp's with Q2_K (`ggml.py`). Error is
+the norm of the difference to the product in float64, over that product's norm; those of 4 bits and of Q2_K are of
+weights that were rounded once more.
 """
 
 import argparse
@@ -11,11 +12,14 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.codebook.ggml import Q2KWeight, load_ggml
 from prefillshare.bench.report.machine import processor_name
 from prefillshare.codebook.packed import Kernel, best_kernel, pack
 from prefillshare.codebook.product import look_up, multiply_expanded
@@ -52,7 +56,7 @@ def ways_to_multiply(weight: CodebookWeight, rows: Tensor, kernels: list[Kernel]
         "expanded bf16": lambda: multiply_expanded(rows16, packed[kernels[0]]),
     }
     for kernel in kernels:
-        ways[kernel] = lambda kernel=kernel: look_up(rows, packed[kernel])
+        ways[kernel] = partial(look_up, rows, packed[kernel])
     return ways
 
 
@@ -89,29 +93,38 @@ def measure(options: argparse.Namespace) -> None:
     """Print a table, a row for each shape and number of rows."""
     kernels: list[Kernel] = ["vbmi", "floats"] if best_kernel() == "vbmi" else ["floats"]
     shape = CodebookShape(num_codebooks=options.m, code_bits=options.b, segment=options.v, group=options.g)
-    header = ["out x in", "rows", *(f"{name}, ms" for name in PLAIN)]
+    others = [*PLAIN, "Q2_K"] if options.ggml else [*PLAIN]
+    library = load_ggml(options.ggml) if options.ggml else None
+    header = ["out x in", "rows", *(f"{name}, ms" for name in others)]
     header += [f"{kernel}, ms | to f32 | to bf16 | error" for kernel in kernels]
-    print(f"| {' | '.join(header)} | error of bf16 | of int4 |")
-    print("|" + "---:|" * (9 + 4 * len(kernels)))
+    rounded = [name for name in ("bf16", "int4", "Q2_K") if name in others]
+    print(f"| {' | '.join(header)} | {' | '.join(f'error of {name}' for name in rounded)} |")
+    print("|" + "---:|" * (2 + len(others) + 4 * len(kernels) + len(rounded)))
     for num_outputs, num_inputs in SHAPES:
         weight = random_weight(num_outputs, num_inputs, shape)
         for num_rows in map(int, options.rows.split(",")):
             rows = torch.randn(num_rows, num_inputs)
             ways = ways_to_multiply(weight, rows, kernels)
+            q2_k = Q2KWeight(library, dequantise(weight), num_rows) if library else None
+            if q2_k:
+                ways["Q2_K"] = partial(q2_k.multiply, rows)
             exact = rows.double() @ dequantise(weight, torch.float64).T
             wrong, ms = errors(ways, exact), least_ms(ways, options.repeat)
             cells = [f"{num_outputs} x {num_inputs}", str(num_rows)]
-            cells += [f"{ms[name]:.2f}" for name in PLAIN]
+            cells += [f"{ms[name]:.2f}" for name in others]
             for name in kernels:
                 cells += [f"{ms[name]:.3f}", f"{ms['f32'] / ms[name]:.1f}x", f"{ms['bf16'] / ms[name]:.1f}x"]
                 cells += [f"{wrong[name]:.1e}"]
-            print(f"| {' | '.join(cells)} | {wrong['bf16']:.1e} | {wrong['int4']:.1e} |", flush=True)
+            print(f"| {' | '.join(cells)} | {' | '.join(f'{wrong[name]:.1e}' for name in rounded)} |", flush=True)
+            if q2_k:
+                q2_k.free()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.codebook", description=__doc__)
     parser.add_argument("--rows", default="1,4,8,16,32,64", help="rows at a time, with commas")
     parser.add_argument("--repeat", type=int, default=30)
+    parser.add_argument("--ggml", type=Path, help="a shared library with ggml's functions: measures Q2_K, too")
     for name, default in (("m", 1), ("b", 8), ("v", 4), ("g", 128)):
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()

@@ -2,6 +2,8 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
+from shutil import disk_usage
 from typing import Any
 
 from prefillshare.config.quantisation import Quantisation
@@ -86,11 +88,18 @@ def _reader(tuned_by: TunedBy) -> str:
     return "each step" if tuned_by == "module" else "each row of moments and loss"
 
 
-def check_memory(plan: Plan) -> None:
+def check_room(plan: Plan, output: Path) -> None:
     """Refuse a run that cannot end well.
 
     Raises: ModuleError.
     """
+    existing = next(folder for folder in (output, *output.resolve().parents) if folder.exists())
+    free_bytes, disk_bytes = disk_usage(existing).free, plan.need.disk_bytes(plan.tuned_by)
+    if disk_bytes > free_bytes:
+        raise ModuleError(
+            f"tuning layer by layer needs {_gib(disk_bytes)} of disk for hidden states and {existing} has "
+            f"{_gib(free_bytes)} free: choose another output, or lower steps or size under [tuning]"
+        )
     _, has_bytes = device_memory()
     total_bytes = plan.need.total_bytes(plan.tuned_by)
     if total_bytes > has_bytes:

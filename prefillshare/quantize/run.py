@@ -34,7 +34,7 @@ from prefillshare.quantize.layers import Recipe, quantise_module, sizes_of
 from prefillshare.quantize.measured import JUDGED, Measured, read_measured
 from prefillshare.quantize.moments import input_moments
 from prefillshare.quantize.opening import OpenModule, open_module
-from prefillshare.quantize.plan import Plan, check_memory, make_plan, size_figures
+from prefillshare.quantize.plan import Plan, check_room, make_plan, size_figures
 from prefillshare.quantize.source import WeightSource
 from prefillshare.quantize.tune import Done, Tuner, held_out_loss, write_tuned
 from prefillshare.quantize.tune_layers import LayerTuning, Show
@@ -111,7 +111,7 @@ class Quantise:
             return
         prepared = self._prepare(opened)
         plan = make_plan(opened, self.wanted, prepared)
-        check_memory(plan)
+        check_room(plan, self.directory.output)
         for line in plan.lines:
             self.reporter.say(line)
         with disk_errors("the tokenised data", self._run, "start again"):

@@ -5,6 +5,7 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -242,6 +243,15 @@ def test_a_run_that_does_not_fit_is_refused_with_the_numbers(folder: Path, monke
     with pytest.raises(ModuleError, match=r"this machine has 0\.50 GiB: use a larger machine"):
         quantise(write_file(folder, "large", size=whole_module))
     assert not (folder / "large").exists()
+
+
+def test_hidden_states_that_do_not_fit_on_the_disk_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "disk_usage", lambda _: SimpleNamespace(free=2**10))
+    with pytest.raises(
+        ModuleError, match=r"needs .* of disk for hidden states and .* has 0\.0 MiB free: choose another"
+    ):
+        quantise(write_file(folder, "no-disk", size='size = 2\nby = "layer"'))
+    assert not (folder / "no-disk").exists()
 
 
 Refusal = tuple[str, dict[str, str], type[PrefillShareError], str]
