@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.grow.tasks import TASKS
 from prefillshare.grow.plot import draw
 
 MOST_BELOW = 0.5
@@ -30,23 +31,29 @@ def _head(results: Mapping[str, Any]) -> list[str]:
     return [
         "# A family that grows, on the tiny base",
         "",
-        f"`make bench-grow`, {results['machine']}, one thread, seed {results['seed']}: one run. "
+        f"`{_command(list(results['tasks']))}`, {results['machine']}, one thread, seed {results['seed']}: one run. "
         f"{num_rows:,} conversations in {len(results['tasks'])} tasks, a tenth of each held out for the decisions of "
         f"the search; {results['num_problems']} other questions per task, greedy, by the reference computation, right "
         "when every letter is; so two accuracies of one row may differ by 5 points by chance. Alone: rank 32 by the "
-        "same loop, with the same data and as many passes (the first task: more), the best state by the same held-out "
-        "conversations. One module for all: the same, on all conversations at once. `route`, `brief`, `plan` and "
-        "`short` ask what `tool`, `code` and `math` ask and want another form of answer, so that there is something to "
-        "reuse; `rank` shares nothing with the others. No setting was chosen by these questions.",
+        "same loop, with the same data and as many passes as selecting, retraining and a round together, the best "
+        "state by the same held-out conversations. One module for all: the same, on all conversations at once. "
+        "`route` and `brief` ask what `tool` asks, `plan` what `code`, `short` what `math`, and want another form of "
+        "answer, so that there is something to reuse; `rank` shares nothing with the others.",
         "",
     ]
+
+
+def _command(names: Sequence[str]) -> str:
+    is_all = names == [task.name for task in TASKS]
+    return "make bench-grow" if is_all else f'make bench-grow ARGS="--tasks {",".join(names)}"'
 
 
 def _table(results: Mapping[str, Any], done: Mapping[str, Any]) -> list[str]:
     joint = _together(results)
     lines = [
-        "| task | conversations | grown, % | alone, % | difference | one module for all, % | new | reused | split |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| task | conversations | grown, % | alone, % | difference | one module for all, % | new | reused | split "
+        "| rank of the adapter |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     rows = {row["task"]: row for row in results["rows"]}
     for name, entry in done.items():
@@ -54,7 +61,7 @@ def _table(results: Mapping[str, Any], done: Mapping[str, Any]) -> list[str]:
         together = f"{100 * joint[name]:.1f}" if name in joint else "not measured"
         lines.append(
             f"| {name} | {entry['num_conversations']} | {grown:.1f} | {alone:.1f} | {grown - alone:+.1f} "
-            f"| {together} | {row['new']} | {row['reused']} | {row['split']} |"
+            f"| {together} | {row['new']} | {row['reused']} | {row['split']} | {row['rank']} |"
         )
     return lines
 
