@@ -26,6 +26,7 @@ from tests.support.on_ray import (
     calls,
     environment,
     lives_of,
+    load,
     node_of,
 )
 from tests.support.reference import Reference
@@ -212,3 +213,35 @@ def test_stop_leaves_nothing(on_ray):
     on_ray.run("stop", "on-ray", "--drain", "5")
     on_ray.check_processes(0, 0)
     assert "no deployment is on the cluster" in on_ray.run("ps").stderr
+
+
+def test_moves_of_roles_outlive_their_launcher_and_a_lost_node(on_ray, expected):
+    """The launcher is killed in the middle of one move, the node of the worker in the middle of another."""
+    names = ("prefill-0", "decode-math-0", "decode-math-1")
+    copy_other_weights(on_ray)
+    on_ray.add_node()
+    text = on_ray.file.read_text().replace('"front" } }\ndecode', '"behind" } }\ndecode')
+    on_ray.file.write_text(f"{text}{ROLES}".replace('kind = "lora"', 'kind = "lora"\nreplicas = 2'))
+    words = [sys.executable, "-m", "prefillshare", "launch", str(on_ray.file), "--port", str(on_ray.port)]
+    with (on_ray.folder / "launch.log").open("w") as log:
+        launcher = subprocess.Popen(words, env=environment(on_ray.folder, on_ray.address), stdout=log, stderr=log)
+    try:
+        places = {name: node_of(on_ray.wait_until_serving(*names)[name]["pid"], on_ray.nodes) for name in names}
+        # With one prefill worker all wait for it, with one of the module for that one: under this load moves go on.
+        with load(on_ray, length=2500, num_tokens=1):
+            with calls(on_ray, [expected["code"]]) as wrong:
+                assert on_ray.wait_for_order("moving").startswith("decode-math-")
+                launcher.kill()
+                launcher.wait()
+                on_ray.wait_until_done(1)
+            assert wrong == []
+            lost = on_ray.wait_for_order("moving")
+            os.kill(places[lost], signal.SIGKILL)
+        on_ray.wait_until_serving(*names)
+        assert [on_ray.ask(prompt) for prompt in PROMPTS] == expected["code"]
+        on_ray.check_processes(3)
+    finally:
+        launcher.kill()
+        launcher.wait()
+    on_ray.run("stop", "on-ray", "--drain", "5")
+    on_ray.check_processes(0, 0)
