@@ -13,7 +13,7 @@ Remove when: upstream bounds what one token may take, and white space.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sglang.srt.constrained import xgrammar_backend as upstream
 from sglang.srt.runtime_context import get_server_args
@@ -43,12 +43,19 @@ class XGrammarGrammar(upstream.XGrammarGrammar):
     _mask_seconds = 0.0
     """What the mask for the next token took of this thread's time: the backend's other threads compile meanwhile."""
 
+    @overrides("4090102fa85e791b", "a step that all calls share would wait for the vocabulary to be read")
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # A vocabulary of 150,000 takes a fifth of a second, and the thread that makes a grammar is not the scheduler's.
+        if self.grammar_stats is not None and self.grammar_stats.dispatch_type in _OF_JSON:
+            self._known_white_space()
+
     @overrides("df27a6836c85a27c", "a grammar could hold up every call of a batch")
     def fill_vocab_mask(self, vocab_mask: Tensor, idx: int) -> None:
         began = time.thread_time()
         super().fill_vocab_mask(vocab_mask, idx)
-        self._end_white_space(vocab_mask[idx])
         self._mask_seconds = time.thread_time() - began
+        self._end_white_space(vocab_mask[idx])
 
     @overrides("dbf4eb2cd5fb65ee", "a grammar could hold up every call of a batch")
     def accept_token(self, token: int) -> None:
