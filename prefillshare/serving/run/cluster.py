@@ -165,13 +165,7 @@ def launch_cluster(
             store.end()
         raise
     ground = LaunchGround(deployment, options, workers, file, router.url)
-    mover = Mover(
-        ground,
-        supervisor=supervisor,
-        watch=lambda worker: supervise_worker(worker, deployment, options, borrowed or forks),
-        say=on_event,
-        start_timeout_s=options.start_timeout_s,
-    )
+    mover = _make_mover(ground, supervisor, deployment, options, borrowed or forks, on_event) if is_moving else None
     return RunningCluster(
         deployment=deployment,
         ground=ground,
@@ -183,7 +177,24 @@ def launch_cluster(
         api_key=options.api_key,
         start_s=time.monotonic() - started_at,
         store=store,
-        mover=mover if is_moving else None,
+        mover=mover,
+    )
+
+
+def _make_mover(
+    ground: LaunchGround,
+    supervisor: Supervisor,
+    deployment: ResolvedDeployment,
+    options: LaunchOptions,
+    forks: ForkServer | None,
+    on_event: Listener,
+) -> Mover:
+    return Mover(
+        ground,
+        supervisor=supervisor,
+        watch=lambda worker: supervise_worker(worker, deployment, options, forks),
+        say=on_event,
+        start_timeout_s=options.start_timeout_s,
     )
 
 
