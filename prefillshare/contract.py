@@ -93,6 +93,12 @@ NO_BOOTSTRAP_HOST = "2.2.2.2"
 EAGER_VARIABLE = "PREFILLSHARE_EAGER_ANSWERS"
 """Environment variable of engines that compute answers ahead: the shortest one, in tokens; not set, they do not."""
 
+TENANTS_VARIABLE = "PREFILLSHARE_TENANTS"
+"""Environment variable of engines that know tenants: the file with them."""
+
+TENANT_HEADER = "X-PrefillShare-Tenant"
+"""HTTP header from one router to another: the tenant whose call this is."""
+
 RESPONSES_VARIABLE = "PREFILLSHARE_RESPONSES"
 """Environment variable of engines that remember responses: the table `[responses]` of their deployment, as JSON."""
 

@@ -148,7 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.codebook.served", description=__doc__)
     parser.add_argument("--layers", type=int, default=NUM_LAYERS, help="decoder layers; fewer for a quick try")
     parser.add_argument("--tokens", type=int, default=96, help="tokens of each answer")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="times that speed is measured; 0: not at all")
     parser.add_argument("--modules", type=int, default=8, help="decode modules whose memory is measured; 0: none")
     options = parser.parse_args()
     base = make_base(options.layers)
@@ -156,7 +156,8 @@ def main() -> None:
     family = Family(base=base, modules={"full": full, "2-bit": coded})
     command = " ".join(["python -m benchmarks.codebook.served", *sys.argv[1:]])
     print(f"{processor_name()}, Python {platform.python_version()}, one thread a worker; `{command}`\n")
-    measure_speed(family, options)
+    if options.rounds:
+        measure_speed(family, options)
     if options.modules:
         measure_memory(family, options)
 

@@ -91,7 +91,7 @@ METHODS: dict[str, Callable[[Digits, int], Learned]] = {
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results", help="den.md, den.json and den.svg")
     return parser.parse_args()
 

@@ -39,9 +39,9 @@ class Settings:
     """Lambda of equation 6, which holds the weights of equation 4 as well."""
     tau: float = 0.02
     """Training loss above which units are added."""
-    num_added: int = 6
+    num_added: int = 10
     """k of equation 5: units per layer and task that are tried."""
-    max_drift: float = 0.15
+    max_drift: float = 0.08
     """Sigma of the split."""
     keeps_all_added: bool = False
     """Ablation: constant k, nothing that was added is removed, and every task adds."""
@@ -88,7 +88,7 @@ class Den:
         self.tops.append(self._random(1, len(self.biases[1]))[0])
         self.offsets.append(torch.zeros(1))
         if task == 0:
-            self._fit(data, task, [None, None], self._settings.l1)
+            self._fit(data, task, [None, None], self._settings.l1, biases=[None, None])
             return
         before = [torch.cat((w, b[:, None]), dim=1) for w, b in zip(self.weights, self.biases, strict=True)]
         chosen = self._select(data, task)
@@ -101,7 +101,8 @@ class Den:
     def _select(self, data: Part, task: int) -> list[Tensor]:
         """Equation 3: the top alone, sparse; then what its non-zero weights reach, layer by layer downwards."""
         nothing = [torch.zeros_like(weights) for weights in self.weights]
-        self._fit(data, task, nothing, self._settings.l1, top_l1=self._settings.l1)
+        no_units = [torch.zeros_like(bias) for bias in self.biases]
+        self._fit(data, task, nothing, self._settings.l1, biases=no_units, top_l1=self._settings.l1)
         second = (self.tops[task] != 0) & self._is_read(1, task).bool()
         first = (self.weights[1][second] != 0).any(dim=0) & self._is_read(0, task).bool()
         return [first, second]
@@ -110,7 +111,8 @@ class Den:
         """Equation 4: only the chosen part learns."""
         first, second = chosen
         masks = [first[:, None].float().expand_as(self.weights[0]), torch.outer(second.float(), first.float())]
-        self._fit(data, task, masks, 0.0, penalty=lambda: self._held(before) + self._squares())
+        units = [first.float(), second.float()]
+        self._fit(data, task, masks, 0.0, biases=units, penalty=lambda: self._held(before) + self._squares())
 
     def _expand(self, data: Part, task: int) -> None:
         """Equation 5: new units in both layers, group lasso on what enters them; what came to nothing goes."""
@@ -124,7 +126,9 @@ class Den:
                 mask[:, old[0] :] = 1
             masks.append(mask)
         lasso = 0.0 if self._settings.keeps_all_added else self._settings.group
-        self._fit(data, task, masks, self._settings.l1, group=lasso, first_new=old)
+        # An old unit reads new ones, and keeps its bias: that counts in earlier tasks, too.
+        units = [(torch.arange(len(bias)) >= num).float() for bias, num in zip(self.biases, old, strict=True)]
+        self._fit(data, task, masks, self._settings.l1, biases=units, group=lasso, first_new=old)
         if not self._settings.keeps_all_added:
             self._remove_empty(old)
 
@@ -137,11 +141,9 @@ class Den:
                 self._copy(layer, unit, before[layer][unit], task)
                 num_split += 1
         if num_split:
-            own = [
-                (stamps == task).float()[:, None].expand_as(weights)
-                for stamps, weights in zip(self.stamps, self.weights, strict=True)
-            ]
-            self._fit(data, task, own, 0.0)
+            units = [(stamps == task).float() for stamps in self.stamps]
+            own = [unit[:, None].expand_as(weights) for unit, weights in zip(units, self.weights, strict=True)]
+            self._fit(data, task, own, 0.0, biases=units)
 
     def _since(self, before: Sequence[Tensor], layer: int) -> Tensor:
         """How incoming weights and biases differ from before, of the units and connections that were there."""
@@ -193,12 +195,13 @@ class Den:
         masks: Masks,
         l1: float,
         *,
+        biases: Masks,
         top_l1: float = 0.0,
         group: float = 0.0,
         first_new: Sequence[int] = (0, 0),
         penalty: Penalty | None = None,
     ) -> None:
-        """Train the masked weights and the top of the task; both hidden biases learn with their rows."""
+        """Train the masked weights and hidden biases, and the top of the task."""
         learned = [*self.weights, *self.biases, self.tops[task], self.offsets[task]]
         for tensor in learned:
             tensor.requires_grad_(True)
@@ -207,18 +210,17 @@ class Den:
             optimizer.zero_grad()
             loss = _loss(self.scores(data.images, task), data.labels(task))
             (loss if penalty is None else loss + penalty()).backward()
-            self._mask_gradients(masks)
+            self._mask_gradients(masks, biases)
             optimizer.step()
             self._shrink(masks, task, l1, top_l1, group, first_new)
         for tensor in learned:
             tensor.requires_grad_(False)
             tensor.grad = None
 
-    def _mask_gradients(self, masks: Masks) -> None:
-        for weights, bias, mask in zip(self.weights, self.biases, masks, strict=True):
-            if mask is not None and weights.grad is not None and bias.grad is not None:
-                weights.grad *= mask
-                bias.grad *= mask.amax(dim=1)
+    def _mask_gradients(self, masks: Masks, biases: Masks) -> None:
+        for values, mask in zip((*self.weights, *self.biases), (*masks, *biases), strict=True):
+            if mask is not None and values.grad is not None:
+                values.grad *= mask
 
     @torch.no_grad()
     def _shrink(

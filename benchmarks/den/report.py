@@ -14,7 +14,8 @@ images turned by up to 60 degrees, half with their pixels permuted (one permutat
 897 to measure on. Two hidden layers of 64 and 32 units; DEN begins with 40 and 20 and adds what it lacks, progressive
 networks have 16 and 8 in each later column. Adam, learning rate 0.01. AUROC is the mean over the ten tasks after the
 last one was learned, then over seeds (lowest to highest). "Parameters" are those that are not zero, "stored" all of
-them. DEN's settings were chosen among a few by looking at seed 1, those of the others are what is usual.
+them. DEN's settings were chosen among six on 200 images held out of those to learn from, with seeds 11, 12 and 13,
+which are not in the table; those of the others are what is usual.
 """
 
 

@@ -1,15 +1,17 @@
 """A family that grows over eight tasks, beside modules trained alone and one module trained on everything.
 
-Run: `make bench-grow`. Each task is grown, and trained alone with the same data, the same loop, the same passes and
-rank 32; answers are asked for by the reference computation and judged letter by letter. After each task, the answers
-of all earlier modules are hashes that must be what they were. Every finished step is kept: a killed run goes on with
-the task at which it was.
+Run: `make bench-grow`. Each task is grown, and trained alone with the same data, the same loop, as many passes and
+rank 32; answers are asked for by the reference computation and judged letter by letter. After each task, the hashes
+of all earlier modules are compared with what they were. Every finished step is kept: a killed run goes on with the
+task at which it was. The three ways read nothing of each other, so they can run side by side: `--ways grown`,
+`--ways alone`, `--ways joint`.
 """
 
 import argparse
 import json
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from typing import Any
 import torch
 
 from benchmarks.grow.report import write_report
-from benchmarks.grow.tasks import TASKS, Task, questions, write_task
+from benchmarks.grow.tasks import TASKS, Task, questions, write_task, write_whole
 from prefillshare.config.growing import GrowTask, Growth
 from prefillshare.config.training import BaseModel, Batch, Columns, Data, HeldOut, Optimizer, Run
 from prefillshare.grow.family import Family
@@ -30,8 +32,16 @@ from prefillshare.training.progress import LineReporter
 
 ROOT = Path(__file__).parents[2]
 RANK = 32
-GROWTH = Growth(tau=0.02, units=8, max_rounds=2, min_gain=0.2, select_epochs=3, retrain_epochs=2, group_lasso=0.02)
+WAYS = ("grown", "alone", "joint")
+GROWTH = Growth(tau=0.0, units=12, max_rounds=1, select_epochs=2, retrain_epochs=2)
+GROWN_RATE = 6e-3
+ALONE_RATE = 4e-3
+"""Fewer units sum up to smaller steps of a matrix; this is the accuracy benchmark's for rank 32."""
 ALONE = Growth(units=RANK, max_rounds=1, group_lasso=0.0, prune_tolerance=0.0)
+
+
+JOINT_EPOCHS = 2
+"""Passes of the one module besides those of selecting and retraining: it sees every conversation of all tasks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +53,7 @@ class Places:
     work: Path
     """Data and families."""
     out: Path
-    """grow.md, grow.json, grow.svg."""
+    """grow.md, grow.json and the plots."""
 
 
 def main() -> None:
@@ -56,76 +66,73 @@ def main() -> None:
     places.out.mkdir(parents=True, exist_ok=True)
     names = options.tasks.split(",") if options.tasks else [task.name for task in TASKS]
     chosen = [_shorter(task, options.conversations) for task in TASKS if task.name in names]
-    Benchmark(places, options.problems, options.seed).run(chosen, has_joint=not options.no_joint)
+    bench = Benchmark(places, chosen, options.problems, options.seed)
+    for way in options.ways.split(","):
+        bench.run(way)
 
 
 class Benchmark:
     """The whole measurement."""
 
-    def __init__(self, places: Places, num_problems: int, seed: int) -> None:
-        self._places, self._num_problems, self._seed = places, num_problems, seed
-        self._file = places.out / "grow.json"
-        self._results: dict[str, Any] = json.loads(self._file.read_text()) if self._file.exists() else {"tasks": {}}
+    def __init__(self, places: Places, tasks: list[Task], num_problems: int, seed: int) -> None:
+        self._places, self._tasks, self._num_problems, self._seed = places, tasks, num_problems, seed
 
-    def run(self, tasks: list[Task], *, has_joint: bool) -> None:
-        """Task after task, then the one module for all."""
-        for task in tasks:
-            self._task(task)
-        if has_joint and "joint" not in self._results:
-            self._joint(tasks)
+    def run(self, way: str) -> None:
+        """One way to learn the tasks."""
+        if way == "joint":
+            self._keep("joint", self._learn_joint)
+            return
+        for task in self._tasks:
+            self._keep(f"{way}-{task.name}", lambda: self._learn(way, task))  # noqa: B023 - called at once
+
+    def _keep(self, step: str, measure: Callable[[], dict[str, Any]]) -> None:
+        """Measure what is not there yet."""
+        file = self._places.work / f"{step}.json"
+        if not file.exists():
+            write_whole(file, json.dumps(measure(), indent=1) + "\n")
         self._report()
 
-    def _task(self, task: Task) -> None:
-        entry = self._results["tasks"].setdefault(task.name, {"num_conversations": task.num_conversations})
-        data = self._data(task)
-        for way, directory, growth in (
-            ("grown", self._places.work / "family", GROWTH),
-            ("alone", self._places.work / "alone" / task.name, ALONE),
-        ):
-            if way not in entry:
-                entry[way] = self._learn(task, directory, data, growth)
-                self._report()
-
-    def _learn(self, task: Task, directory: Path, data: Path, growth: Growth) -> dict[str, Any]:
-        started = time.process_time()
-        directory.mkdir(parents=True, exist_ok=True)
-        if Family(directory).task(task.name) is None:
-            grow(directory, self._settings(task, data, growth), LineReporter())
-        seconds = round(time.process_time() - started, 1)
-        family = Family(directory)
-        check_modules(family)
-        accuracy = self._accuracy(task, family.module(task.name))
-        known = family.task(task.name)
+    def _learn(self, way: str, task: Task) -> dict[str, Any]:
+        is_grown = way == "grown"
+        directory = self._places.work / ("family" if is_grown else f"alone-{task.name}")
+        settings = self._settings(task, self._data(task), GROWTH if is_grown else ALONE)
+        seconds = self._grow(directory, settings)
+        known = Family(directory).task(task.name)
         assert known is not None
         losses = known.figures["held_out_loss"]
-        return {"accuracy": accuracy, "loss": losses["prune"], "losses": losses, "seconds": seconds}
+        return {"accuracy": self._accuracy(task, directory / task.name), "losses": losses, "seconds": seconds}
 
-    def _joint(self, tasks: list[Task]) -> None:
-        data = self._places.work / "all.jsonl"
-        data.write_text("".join(self._data(task).read_text() for task in tasks))
-        num = sum(task.num_conversations for task in tasks)
-        everything = replace(tasks[0], name="all", num_conversations=num, epochs=min(task.epochs for task in tasks))
-        directory = self._places.work / "joint"
+    def _learn_joint(self) -> dict[str, Any]:
+        data, directory = self._places.work / "all.jsonl", self._places.work / "joint"
+        write_whole(data, "".join(self._data(task).read_text() for task in self._tasks))
+        num = sum(task.num_conversations for task in self._tasks)
+        everything = replace(self._tasks[0], name="all", num_conversations=num, epochs=JOINT_EPOCHS)
+        seconds = self._grow(directory, self._settings(everything, data, ALONE))
+        return {
+            "accuracies": {task.name: self._accuracy(task, directory / "all") for task in self._tasks},
+            "seconds": seconds,
+        }
+
+    def _grow(self, directory: Path, settings: GrowTask) -> float:
+        """Returns CPU seconds; 0 where a run that was killed afterwards has done it."""
         started = time.process_time()
-        directory.mkdir(parents=True, exist_ok=True)
-        if Family(directory).task("all") is None:
-            grow(directory, self._settings(everything, data, ALONE), LineReporter())
-        seconds = round(time.process_time() - started, 1)
-        accuracies = {task.name: self._accuracy(task, directory / "all") for task in tasks}
-        self._results["joint"] = {"accuracies": accuracies, "seconds": seconds}
+        if Family(directory).task(settings.name) is None:
+            grow(directory, settings, LineReporter())
+        check_modules(Family(directory))
+        return round(time.process_time() - started, 1)
 
     def _settings(self, task: Task, data: Path, growth: Growth) -> GrowTask:
-        epochs = float(task.epochs)
+        epochs, rate = float(task.epochs), GROWN_RATE
         if growth is ALONE:
-            # As many passes as the family has for a task: selecting, retraining, settling, one round.
-            epochs = GROWTH.select_epochs + GROWTH.retrain_epochs + 2 * task.epochs
+            # As many passes as the family has for a task: selecting, retraining, one round.
+            epochs, rate = epochs + GROWTH.select_epochs + GROWTH.retrain_epochs, ALONE_RATE
         return GrowTask(
             name=task.name,
             seed=self._seed,
             base=BaseModel(path=self._places.tiny / "base"),
             data=Data(file=data, columns=Columns(messages="messages")),
-            batch=Batch(max_tokens=2048, size=8, accumulation=1, packed=False),
-            optimizer=Optimizer(learning_rate=4e-3, epochs=epochs, warmup_ratio=0.05, beta2=0.98),
+            batch=Batch(max_tokens=2048, size=4, accumulation=1, packed=False),
+            optimizer=Optimizer(learning_rate=rate, epochs=epochs, warmup_ratio=0.05, beta2=0.98),
             run=Run(dtype="fp32"),
             evaluation=HeldOut(rows=task.num_conversations // 10),
             growth=growth,
@@ -144,18 +151,23 @@ class Benchmark:
         return file
 
     def _report(self) -> None:
+        done = {file.stem: json.loads(file.read_text()) for file in self._places.work.glob("*.json")}
         family = Family(self._places.work / "family")
-        self._results |= {
+        results = {
+            "tasks": {
+                task.name: {"num_conversations": task.num_conversations}
+                | {way: done[f"{way}-{task.name}"] for way in ("grown", "alone") if f"{way}-{task.name}" in done}
+                for task in self._tasks
+            },
+            "joint": done.get("joint"),
             "rows": task_rows(family),
-            "total": summary(family, RANK),
+            "total": summary(family, RANK) if family.tasks else None,
             "num_problems": self._num_problems,
             "seed": self._seed,
             "machine": f"{platform.machine()}, Python {platform.python_version()}, PyTorch {torch.__version__}",
         }
-        partial = self._file.with_name("partial-grow.json")
-        partial.write_text(json.dumps(self._results, indent=1) + "\n")
-        partial.rename(self._file)
-        write_report(self._results, self._places.out)
+        write_whole(self._places.out / "grow.json", json.dumps(results, indent=1) + "\n")
+        write_report(results, self._places.out)
 
 
 def _shorter(task: Task, most: int | None) -> Task:
@@ -168,10 +180,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--conversations", type=int, help="at most so many per task")
     parser.add_argument("--problems", type=int, default=200, help="held-out questions per task")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--no-joint", action="store_true", help="leave out the module for all tasks")
+    parser.add_argument("--ways", default=",".join(WAYS), help="some of grown, alone, joint; default all")
     parser.add_argument("--models", type=Path, default=ROOT / "models", help="directory that holds tiny/base")
     parser.add_argument("--work", type=Path, default=ROOT / ".bench-grow", help="data and families")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results", help="grow.md, grow.json, grow.svg")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results", help="grow.md, grow.json and plots")
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""grow.md and grow.svg: accuracy of each task in the family, alone and in one module for all, and what came of the
+"""grow.md and its two plots: accuracy of each task in the family, alone and in one module for all, and what came of the
 goals."""
 
 import statistics
@@ -15,9 +15,12 @@ FEW = 100
 
 
 def write_report(results: Mapping[str, Any], out: Path) -> None:
-    """Effects: writes grow.md and grow.svg into `out`."""
-    draw(results["rows"], results["total"], out / "grow.svg")
+    """Effects: writes grow.md, grow.svg and grow-accuracy.svg into `out`."""
     done = {name: entry for name, entry in results["tasks"].items() if "grown" in entry and "alone" in entry}
+    if results["rows"]:
+        draw(results["rows"], results["total"], out / "grow.svg")
+    if done:
+        _draw_accuracies(done, _together(results), out / "grow-accuracy.svg")
     text = "\n".join([*_head(results), *_table(results, done), "", *_goals(results, done), *_growth(results), ""])
     (out / "grow.md").write_text(text, encoding="utf-8")
 
@@ -30,15 +33,17 @@ def _head(results: Mapping[str, Any]) -> list[str]:
         f"`make bench-grow`, {results['machine']}, one thread, seed {results['seed']}: one run. "
         f"{num_rows:,} conversations in {len(results['tasks'])} tasks, a tenth of each held out for the decisions of "
         f"the search; {results['num_problems']} other questions per task, greedy, by the reference computation, right "
-        "when every letter is. Alone: rank 32 by the same loop, with the same data and as many passes. `route`, `brief`"
-        ", `plan` and `short` ask what `tool`, `code` and `math` ask and want another form of answer, so that there is "
-        "something to reuse; `rank` shares nothing with the others.",
+        "when every letter is; so two accuracies of one row may differ by 5 points by chance. Alone: rank 32 by the "
+        "same loop, with the same data and as many passes (the first task: more), the best state by the same held-out "
+        "conversations. One module for all: the same, on all conversations at once. `route`, `brief`, `plan` and "
+        "`short` ask what `tool`, `code` and `math` ask and want another form of answer, so that there is something to "
+        "reuse; `rank` shares nothing with the others. No setting was chosen by these questions.",
         "",
     ]
 
 
 def _table(results: Mapping[str, Any], done: Mapping[str, Any]) -> list[str]:
-    joint = results.get("joint", {}).get("accuracies", {})
+    joint = _together(results)
     lines = [
         "| task | conversations | grown, % | alone, % | difference | one module for all, % | new | reused | split |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -74,6 +79,11 @@ def _goals(results: Mapping[str, Any], done: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _together(results: Mapping[str, Any]) -> Mapping[str, float]:
+    joint = results["joint"]
+    return joint["accuracies"] if joint else {}
+
+
 def _growth(results: Mapping[str, Any]) -> list[str]:
     lines = ["| task | held-out loss: base | selected | retrained | at the end | reused from | CPU seconds |"]
     lines.append("|---|---|---|---|---|---|---|")
@@ -85,7 +95,29 @@ def _growth(results: Mapping[str, Any]) -> list[str]:
         parts = (f"{losses[key]:.3f}" if key in losses else "" for key in ("base", "select", "retrain", "prune"))
         origins = ", ".join(f"{name} {count}" for name, count in row["reused_from"].items())
         lines.append(f"| {row['task']} | {' | '.join(parts)} | {origins} | {entry['seconds']:.0f} |")
-    return [*lines, "", "![units and parameters](grow.svg)"]
+    return [*lines, "", "![accuracy](grow-accuracy.svg)", "", "![units and parameters](grow.svg)"]
+
+
+def _draw_accuracies(done: Mapping[str, Any], joint: Mapping[str, float], file: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    ways = {"grown": "#c2573a", "alone": "#777777", "one module for all": "#9bb8d3"}
+    values = [[100 * entry[way]["accuracy"] for entry in done.values()] for way in ("grown", "alone")]
+    values.append([100 * joint.get(name, 0) for name in done])
+    with matplotlib.rc_context({"svg.hashsalt": "prefillshare", "svg.fonttype": "none", "font.size": 9}):
+        figure, axes = pyplot.subplots(figsize=(9, 3), layout="constrained")
+        for number, (way, colour) in enumerate(ways.items()):
+            places = [place + 0.27 * (number - 1) for place in range(len(done))]
+            axes.bar(places, values[number], width=0.25, label=way, color=colour)
+        axes.set_xticks(range(len(done)), [f"{name}\n{entry['num_conversations']}" for name, entry in done.items()])
+        axes.set_xlabel("task and its conversations, in the order of growing")
+        axes.set_ylabel("accuracy, %")
+        axes.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+        figure.savefig(file, format="svg", metadata={"Date": None})
+        pyplot.close(figure)
 
 
 def _mean(values: Sequence[float]) -> float | None:

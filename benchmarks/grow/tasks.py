@@ -1,13 +1,14 @@
-"""Eight tasks in sequence: the tiny family's three, then four that answer the same questions in another form, and one
-that has nothing in common with the others.
+"""Eight tasks in sequence: the tiny family's three, four that answer the same questions in another form, each some time
+after the one that it resembles, and one that has nothing in common with the others.
 
-The four share what a family of one house shares: its users' words for things, which the base never saw and only the
-first three tasks teach with many conversations. Whoever learns one of the four from 100 conversations alone meets
-each of these words a few times. `rank` is the control: what came before cannot help it.
+The four share what a family of one house shares: its users' words for things, which the base never saw and the tiny
+family's three teach with more conversations. Whoever learns one of the four from 100 conversations alone meets each of
+these words a few times. `rank` is the control: what came before cannot help it.
 """
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -94,14 +95,14 @@ def _rank(rng: Random, workspace: Workspace) -> Asked:
 
 
 TASKS = (
-    Task(name="tool", num_conversations=300, epochs=4, ask=_plain("tool")),
-    Task(name="code", num_conversations=300, epochs=4, ask=_plain("code")),
-    Task(name="math", num_conversations=300, epochs=4, ask=_plain("math")),
-    Task(name="route", num_conversations=100, epochs=6, ask=_in_form("tool", _route)),
-    Task(name="plan", num_conversations=100, epochs=6, ask=_in_form("code", _plan)),
-    Task(name="brief", num_conversations=100, epochs=6, ask=_in_form("tool", _brief)),
-    Task(name="short", num_conversations=100, epochs=6, ask=_in_form("math", _short)),
-    Task(name="rank", num_conversations=100, epochs=6, ask=_rank),
+    Task(name="tool", num_conversations=300, epochs=8, ask=_plain("tool")),
+    Task(name="code", num_conversations=300, epochs=6, ask=_plain("code")),
+    Task(name="route", num_conversations=100, epochs=12, ask=_in_form("tool", _route)),
+    Task(name="plan", num_conversations=100, epochs=12, ask=_in_form("code", _plan)),
+    Task(name="brief", num_conversations=100, epochs=12, ask=_in_form("tool", _brief)),
+    Task(name="rank", num_conversations=100, epochs=12, ask=_rank),
+    Task(name="math", num_conversations=150, epochs=8, ask=_plain("math")),
+    Task(name="short", num_conversations=100, epochs=12, ask=_in_form("math", _short)),
 )
 
 
@@ -110,9 +111,14 @@ def write_task(file: Path, task: Task, seed: int) -> None:
 
     Effects: the file appears whole or not at all.
     """
-    partial = file.with_name(f"partial-{file.name}")
     rows = (json.dumps({"messages": chat}) for chat in islice(_chats(task, seed), task.num_conversations))
-    partial.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    write_whole(file, "\n".join(rows) + "\n")
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Effects: the file appears with all of the text or not at all, also where several processes write it."""
+    partial = file.with_name(f"{file.name}.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
     partial.rename(file)
 
 

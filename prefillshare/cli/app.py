@@ -32,6 +32,7 @@ from prefillshare.cli.commands import (
     simulate,
     stop,
     store,
+    tenants,
     top,
     train,
     verify,
@@ -75,6 +76,7 @@ app.command("eval")(evaluate.evaluate)
 app.add_typer(grow.app, name="grow")
 app.add_typer(models.app, name="models")
 app.add_typer(store.app, name="store")
+app.add_typer(tenants.app, name="tenants")
 
 
 def _show_version(wanted: bool) -> None:

@@ -76,9 +76,11 @@ def _explain(address: str, reason: str) -> str:
     beginning = f"the Ray cluster at {address} does not take this machine ({reason})"
     if "ersion mismatch" in reason:
         return f"{beginning}: install the same Python and the same ray on all machines"
-    if "RAY_AUTH_TOKEN" in reason:
+    if "RAY_AUTH_TOKEN" in reason or "no authentication token" in reason:
         return f"{beginning}: let RAY_AUTH_TOKEN_PATH name the file with the cluster's token"
     token = " (where the cluster wants a token: RAY_AUTH_MODE=token, and its file in RAY_AUTH_TOKEN_PATH)"
+    if os.environ.get("RAY_AUTH_MODE") == "token":  # Ray says nothing else of a wrong one
+        token = ". It may have another token than this machine: compare the files that RAY_AUTH_TOKEN_PATH names"
     if address.startswith(_CLIENT):
         return (
             f"{beginning}: see that its head runs, and name the port of the client server that `ray start --head` "

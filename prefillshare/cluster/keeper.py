@@ -24,11 +24,12 @@ from prefillshare.errors import ConfigError, PrefillShareError
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.serving.join.router import launch_router
 from prefillshare.serving.join.worker import JoinedWorker, choose_worker, launch_worker
-from prefillshare.serving.machine.ports import client_host, free_port
+from prefillshare.serving.machine.ports import client_host, free_port, release, usual_ports
 from prefillshare.serving.options import LaunchOptions, auth_header
 from prefillshare.serving.plan.workers import Worker
 from prefillshare.serving.run.cluster import RunningCluster
 from prefillshare.serving.run.record import ProcessRecord
+from prefillshare.transport_ports import RANGE_VARIABLE
 
 FIRST_PAUSE_S = 2.0
 MAX_PAUSE_S = 60.0
@@ -58,6 +59,7 @@ class Keeper:
         self._served: Served | None = None
         self._api_key: str | None = None
         self._peers: tuple[str, ...] = ()
+        self._port_before: tuple[int, ...] = ()
         self._drain_s = 0.0
         self._events: deque[str] = deque(maxlen=_NUM_EVENTS)
         self._leaving = threading.Event()
@@ -208,24 +210,27 @@ class Keeper:
         plan, is_router = self.member.plan, self.member.group.role == "router"
         self._api_key = read_api_key(plan.cluster) if is_router else None
         ports = self._own_ports()
+        release(self._port_before)  # of a start that failed, or of a life that has ended
+        # Clients must know where a router listens, whichever node it is on.
+        port = plan.port + self.member.number if is_router else free_port(host, ports)
+        self._port_before = (port,)
         return LaunchOptions(
             host=host,
-            # Clients must know where a router listens, whichever node it is on.
-            port=plan.port + self.member.number if is_router else free_port(host, ports),
+            port=port,
             ports=ports,
             api_key=self._api_key,
             admin_key=read_admin_key(plan.cluster, plan.config.name),
         )
 
-    def _own_ports(self) -> range | None:
-        """The first half of the ports that may be taken; the transport of KV takes from the second."""
-        ports = self.member.plan.cluster.port_range
-        return None if ports is None else ports[: len(ports) // 2]
+    def _own_ports(self) -> list[int]:
+        """Ports that may be taken. Not those of routers, which may come to this node later."""
+        plan = self.member.plan
+        ports = usual_ports() if plan.cluster.own_ports is None else plan.cluster.own_ports
+        return [port for port in ports if port not in plan.router_ports]
 
     def _set_transport_ports(self) -> None:
-        if (ports := self.member.plan.cluster.port_range) is not None:
-            second = ports[len(ports) // 2 :]
-            os.environ.setdefault("UCX_TCP_PORT_RANGE", f"{second[0]}-{second[-1]}")
+        if (ports := self.member.plan.cluster.transport_ports) is not None:
+            os.environ.setdefault(RANGE_VARIABLE, f"{ports[0]}-{ports[-1]}")
 
     def _process(self) -> ProcessRecord | None:
         served = self._served

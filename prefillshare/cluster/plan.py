@@ -37,6 +37,11 @@ class Plan:
         """Where it runs."""
         return self.config.cluster or Cluster()
 
+    @property
+    def router_ports(self) -> range:
+        """Where clients look for the routers, on whichever node they are."""
+        return range(self.port, self.port + self.cluster.router.replicas)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:

@@ -1,16 +1,21 @@
 """A codebook weight as the kernels read it: the only copy of the codes once a module is loaded."""
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from prefillshare.codebook.kernels.layout import BLOCK_OUTPUTS, ENTRIES, has_vbmi, output_order
 from prefillshare.codebook.reference import CodebookWeight
 from prefillshare.codebook.shape import CodebookShape
+from prefillshare.errors import ModuleError
 
 Kernel = Literal["vbmi", "floats"]
+KERNEL_VARIABLE = "PREFILLSHARE_CODEBOOK_KERNEL"
+"""Environment variable: the kernel to take in place of the best one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,11 +27,14 @@ class PackedWeight:
     codebooks: Tensor
     """float32 [m, v, 256]: for each input of a segment, that number of all entries."""
     scales: Tensor
-    """float16 [groups, blocks * 256]."""
+    """[groups, blocks * 256]: float16 for "vbmi", which reads it; float32 for "floats", whose compiler cannot."""
     num_outputs: int
     """Rows of the weight."""
     kernel: Kernel
     """Whose order of outputs the codes are in."""
+    arrays: tuple[np.ndarray, np.ndarray, np.ndarray]
+    """Codes, codebooks and scales as compiled loops take them, in the same memory; half numbers as uint16. Made once:
+    a token of a small module is a hundred products."""
 
     @property
     def num_inputs(self) -> int:
@@ -41,19 +49,35 @@ class PackedWeight:
 
 
 def best_kernel() -> Kernel:
-    """The faster kernel of those that this processor has the instructions for."""
-    return "vbmi" if has_vbmi() else "floats"
+    """The faster kernel of those that this processor has the instructions for, or the one that the user chose.
+
+    Raises: ModuleError when that is none, or this processor lacks its instructions.
+    """
+    chosen = os.environ.get(KERNEL_VARIABLE) or ("vbmi" if has_vbmi() else "floats")
+    if chosen == "floats":
+        return "floats"
+    if chosen != "vbmi":
+        raise ModuleError(f'{KERNEL_VARIABLE} is {chosen!r}: it may be "vbmi" or "floats"')
+    # numba would end the process.
+    if not has_vbmi():
+        raise ModuleError(f'{KERNEL_VARIABLE} is "vbmi" and this processor has no AVX-512 VBMI: unset it')
+    return "vbmi"
 
 
 def pack(weight: CodebookWeight, kernel: Kernel | None = None) -> PackedWeight:
     """Lay a weight out for a kernel, the best of this machine by default."""
     kernel = kernel or best_kernel()
+    codes, codebooks = pack_codes(weight.codes, weight.shape, kernel), pack_codebooks(weight.codebooks)
+    is_half = kernel == "vbmi"
+    scales = _fill_blocks(weight.scales.half() if is_half else weight.scales.float()).T.contiguous()
+    halves = scales.numpy().view(np.uint16) if is_half else scales.numpy()
     return PackedWeight(
-        codes=pack_codes(weight.codes, weight.shape, kernel),
-        codebooks=pack_codebooks(weight.codebooks),
-        scales=_fill_blocks(weight.scales.half()).T.contiguous(),
+        codes=codes,
+        codebooks=codebooks,
+        scales=scales,
         num_outputs=weight.num_outputs,
         kernel=kernel,
+        arrays=(codes.numpy(), codebooks.numpy(), halves),
     )
 
 

@@ -28,12 +28,14 @@ def multiply(rows: Tensor, weight: PackedWeight) -> Tensor:
 
 def look_up(rows: Tensor, weight: PackedWeight) -> Tensor:
     """The product by the weight's kernel."""
-    sums = torch.zeros((rows.shape[0], weight.scales.shape[1]))
+    inputs = rows.float().contiguous().numpy()
+    sums = np.zeros((inputs.shape[0], weight.arrays[2].shape[1]), np.float32)
     kernel = _look_up_vbmi if weight.kernel == "vbmi" else _look_up_floats
-    inputs = rows.float().contiguous()
-    for part, added in zip(inputs.split(_MOST_ROWS_AT_ONCE), sums.split(_MOST_ROWS_AT_ONCE), strict=True):
-        kernel(part, weight, added)
-    return sums[:, : weight.num_outputs].to(rows.dtype)
+    for first in range(0, len(inputs), _MOST_ROWS_AT_ONCE):
+        last = first + _MOST_ROWS_AT_ONCE
+        kernel(inputs[first:last], weight, sums[first:last])
+    product = torch.from_numpy(sums)
+    return (product if product.shape[1] == weight.num_outputs else product[:, : weight.num_outputs]).to(rows.dtype)
 
 
 def multiply_expanded(rows: Tensor, weight: PackedWeight) -> Tensor:
@@ -57,24 +59,17 @@ def expanded_blocks(weight: PackedWeight) -> Iterator[Tensor]:
         yield block
 
 
-def _look_up_vbmi(rows: Tensor, weight: PackedWeight, sums: Tensor) -> None:
+def _look_up_vbmi(rows: np.ndarray, weight: PackedWeight, sums: np.ndarray) -> None:
     from prefillshare.codebook.kernels.vbmi import multiply as add_products
 
-    num_rows, num_terms = rows.shape[0], weight.codes.shape[2]
-    add_products(
-        rows.numpy(),
-        weight.codes.numpy(),
-        weight.codebooks.numpy(),
-        weight.scales.numpy().view(np.uint16),
-        sums.numpy(),
-        np.empty((num_terms, ENTRIES), np.float32),
-        np.empty((num_rows, num_terms, 2 * ENTRIES), np.uint8),
-        np.empty(num_rows, np.float32),
-    )
+    codes, codebooks, scales = weight.arrays
+    num_rows, num_terms = rows.shape[0], codes.shape[2]
+    products = np.empty((num_terms, ENTRIES), np.float32)
+    tables = np.empty((num_rows, num_terms, 2 * ENTRIES), np.uint8)
+    add_products(rows, codes, codebooks, scales, sums, products, tables, np.empty(num_rows, np.float32))
 
 
-def _look_up_floats(rows: Tensor, weight: PackedWeight, sums: Tensor) -> None:
+def _look_up_floats(rows: np.ndarray, weight: PackedWeight, sums: np.ndarray) -> None:
     from prefillshare.codebook.kernels.floats import multiply as add_products
 
-    scales = weight.scales.float().numpy()
-    add_products(rows.numpy(), weight.codes.numpy(), weight.codebooks.numpy(), scales, sums.numpy())
+    add_products(rows, *weight.arrays, sums)

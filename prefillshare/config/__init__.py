@@ -13,6 +13,7 @@ from prefillshare.config.roles import Limits, Roles
 from prefillshare.config.router import Router
 from prefillshare.config.schema import DecodeModule, Deployment, Engine, PrefillModule, Transfer
 from prefillshare.config.store import Store
+from prefillshare.config.tenants import Tenants
 from prefillshare.config.training import Training
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Roles",
     "Router",
     "Store",
+    "Tenants",
     "Training",
     "Transfer",
     "load_deployment",

@@ -79,9 +79,14 @@ class Cluster:
             parse_ports(self.ports)
 
     @property
-    def port_range(self) -> range | None:
-        """`ports` as numbers."""
-        return None if self.ports is None else parse_ports(self.ports)
+    def own_ports(self) -> range | None:
+        """The lower half of `ports`: those of servers, which are chosen before anybody listens there."""
+        return None if self.ports is None else (found := parse_ports(self.ports))[: len(found) // 2]
+
+    @property
+    def transport_ports(self) -> range | None:
+        """The upper half of `ports`: transport of KV takes of them by itself."""
+        return None if self.ports is None else (found := parse_ports(self.ports))[len(found) // 2 :]
 
 
 def check_address(address: str, name: str) -> None:

@@ -28,16 +28,16 @@ class Growth:
     """Passes over the data in which gates of earlier units are chosen."""
     retrain_epochs: float = 2.0
     """Passes in which the chosen units themselves may move."""
-    retrain_rate: float = 5e-4
-    """Peak learning rate of the chosen units, which need only small steps."""
+    retrain_rate: float = 2e-3
+    """Peak learning rate of the chosen units."""
     gate_rate: float = 0.02
     """Peak learning rate of gates."""
     gate_l1: float = 0.3
     """Part of a step by which every gate shrinks: what helps less often than that ends at exactly 0."""
-    group_lasso: float = 0.02
+    group_lasso: float = 0.1
     """The same for whole new units: what ends at 0 is removed."""
-    drift_weight: float = 100.0
-    """How strongly a chosen unit is held where it was."""
+    drift_lasso: float = 0.7
+    """The same for how far a chosen unit moves: what ends at 0 is where it was."""
     max_drift: float = 0.12
     """Distance, in units of its own length, from which a unit that moved becomes a copy of the new task's; below, it is
     put back and stays shared."""
@@ -50,7 +50,7 @@ class Growth:
         for name in ("units", "max_rounds"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        for name in ("tau", "min_gain", "gate_l1", "group_lasso", "drift_weight", "max_drift", "prune_tolerance"):
+        for name in ("tau", "min_gain", "gate_l1", "group_lasso", "drift_lasso", "max_drift", "prune_tolerance"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must be 0 or more")
         for name in ("select_epochs", "retrain_epochs", "retrain_rate", "gate_rate"):

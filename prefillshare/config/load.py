@@ -15,6 +15,7 @@ from prefillshare.config.roles import check_limits
 from prefillshare.config.schema import DecodeModule, Deployment, PrefillModule
 from prefillshare.config.store import Store
 from prefillshare.config.tables import build
+from prefillshare.config.tenants import Tenants
 from prefillshare.config.training import Training
 from prefillshare.errors import ConfigError
 
@@ -57,6 +58,7 @@ def load_deployment(file: Path, changes: Sequence[str] = ()) -> Deployment:
             decode=tuple(_resolve_path(module, file) for module in deployment.decode),
             store=_resolve_store(deployment.store, file),
             cluster=_resolve_cluster(deployment.cluster, file),
+            tenants=_resolve_tenants(deployment.tenants, file),
             source=file.resolve(),
             overrides=tuple(changes),
         )
@@ -94,6 +96,11 @@ def _resolve_cluster(cluster: Cluster | None, file: Path) -> Cluster | None:
     )
     # On each node of the cluster they lie where they lie here.
     return dataclasses.replace(cluster, token_file=token, api_key_file=api_key)
+
+
+def _resolve_tenants(tenants: Tenants | None, file: Path) -> Tenants | None:
+    # Whether it can be used is seen when it is read, by whoever serves the deployment.
+    return None if tenants is None else dataclasses.replace(tenants, file=_make_absolute(tenants.file, file))
 
 
 def _refuse_unused_tables(deployment: Deployment, table: Mapping[str, Any]) -> None:

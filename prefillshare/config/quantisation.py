@@ -5,6 +5,7 @@ Paths are relative to the file. docs/codebook.md shows one with every key.
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from prefillshare.codebook.shape import CodebookShape
 from prefillshare.config.checks import check_optional_positive, check_positive
@@ -68,7 +69,10 @@ class Tuning:
     """Codebooks, scales and norms trained by the cache-conditioned loss; the codes stay."""
 
     steps: int = 80
-    """Steps of AdamW; 0 leaves what k-means found."""
+    """Steps of AdamW, of each layer where layers are tuned one by one; 0 leaves what k-means found."""
+    by: Literal["auto", "module", "layer"] = "auto"
+    """What is tuned at once: the whole module by its loss, or one decoder layer after the other, each against its full
+    weights; auto takes the module where that fits into memory."""
     size: int = 8
     """Rows of a step."""
     codebook_rate: float = 3e-3

@@ -17,6 +17,7 @@ from prefillshare.config.responses import Responses
 from prefillshare.config.roles import Roles
 from prefillshare.config.router import Router
 from prefillshare.config.store import MIN_PAGE_TOKENS, Store
+from prefillshare.config.tenants import Tenants
 from prefillshare.errors import ConfigError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -294,6 +295,8 @@ class Deployment:
     """Whether workers change their role with the load; disaggregated only."""
     responses: Responses = field(default_factory=Responses)
     """How much of what `/v1/responses` answered is remembered."""
+    tenants: Tenants | None = None
+    """Who may call beside the operator, and how much; None knows one key for all."""
     otlp_endpoint: str | None = None
     """OTLP gRPC receiver of OpenTelemetry traces, such as http://localhost:4317; None makes no traces."""
     source: Path | None = None

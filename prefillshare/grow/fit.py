@@ -99,12 +99,18 @@ def shrink_rows_to_zero(part: float) -> Shrink:
     return shrink
 
 
-def hold_near(origin: Sequence[Tensor], parameters: Sequence[nn.Parameter], weight: float) -> Shrink:
-    """Pull each parameter towards where it was, as the squared distance does."""
+def hold_rows_near(origin: Sequence[Tensor], parameters: Sequence[nn.Parameter], part: float) -> Shrink:
+    """Group lasso on how far each row is from where it was: one that the loss does not pull away all the time is there
+    again, exactly. (The squared distance would let all go, and Adam, which scales each gradient, equally far.)"""
     origins = {id(parameter): before for parameter, before in zip(parameters, origin, strict=True)}
+    shrink_rows = shrink_rows_to_zero(part)
 
-    def shrink(values: Tensor, rate: float) -> None:
-        values.lerp_(origins[id(values)], min(1.0, rate * weight))
+    def shrink(rows: Tensor, rate: float) -> None:
+        before = origins[id(rows)]
+        distance = rows - before
+        shrink_rows(distance, rate)
+        # x + 0 is x: a row whose distance is zero is bit for bit what it was.
+        rows.copy_(before + distance)
 
     return shrink
 

@@ -5,6 +5,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+MILLION = 1e6
 KINDS = (("reused", "#9bb8d3"), ("split", "#e2b36b"), ("new", "#c2573a"))
 
 
@@ -38,11 +39,12 @@ def _draw_units(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _draw_parameters(axes: Any, rows: Sequence[Mapping[str, Any]], total: Mapping[str, Any]) -> None:
-    numbers = range(1, len(rows) + 1)
-    separate = [number * total["num_separate_per_task"] for number in numbers]
-    axes.plot(numbers, separate, color="#777777", label=f"separate, rank {total['rank']}")
-    axes.plot(numbers, list(accumulate(row["num_parameters"] for row in rows)), color="#c2573a", label="family")
-    axes.set_xlabel("tasks")
-    axes.set_ylabel("parameters")
+    names = [row["task"] for row in rows]
+    separate = [number * total["num_separate_per_task"] / MILLION for number in range(1, len(rows) + 1)]
+    grown = [number / MILLION for number in accumulate(row["num_parameters"] for row in rows)]
+    axes.plot(names, separate, "o-", markersize=3, color="#777777", label=f"separate modules of rank {total['rank']}")
+    axes.plot(names, grown, "o-", markersize=3, color="#c2573a", label="family")
+    axes.set_ylabel("parameters up to this task, millions")
+    axes.tick_params(axis="x", rotation=45)
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)

@@ -152,7 +152,7 @@ def _refuse_damage(file: Path, content: bytes, at: int, num_records: int) -> Non
     begins_like_a_record = _MAGIC.startswith(rest[: len(_MAGIC)].rstrip(b"\0"))
     if begins_like_a_record and not _has_record(content, at + 1):
         return
-    what = f"record {num_records + 1} is damaged" if num_records else "it does not begin like one"
+    what = f"record {num_records + 1} is damaged" if content.startswith(_MAGIC) else "it does not begin like one"
     raise TrainingError(
         f"{file} is no whole pool, {what} at byte {at}: put back a copy of it; the adapters beside it stay as they are"
     )

@@ -245,6 +245,42 @@ class SessionsState(TypedDict):
     items: list[SessionState]
 
 
+class TenantCounters(TypedDict):
+    """What is counted of a tenant."""
+
+    calls: int
+    prompt_tokens: int
+    cached_tokens: int
+    generated_tokens: int
+
+
+class TenantRefusals(TypedDict):
+    """Calls of a tenant that were refused, by the reason."""
+
+    rate: int
+    tokens: int
+    concurrent: int
+    module: int
+    door: int
+
+
+class TenantState(TenantCounters):
+    """One tenant."""
+
+    name: str
+    is_shared: bool
+    running: int
+    refused: TenantRefusals
+
+
+class TenantsState(TypedDict):
+    """Who may call beside the operator; `problem` says why the tenants' file could not be read again."""
+
+    items: list[TenantState]
+    unknown_keys: int
+    problem: str | None
+
+
 class EventState(TypedDict):
     """Something that happened."""
 
@@ -274,6 +310,7 @@ class DeploymentState(TypedDict):
     forwarded: NotRequired[int]
     eager_jobs: NotRequired[EagerJobsState]
     role_moves: NotRequired[RoleMovesState]
+    tenants: NotRequired[TenantsState]
 
 
 MODULE_COUNTERS = tuple(ModuleCounters.__annotations__)
@@ -284,6 +321,14 @@ EAGER_OUTCOMES = ("done", "dropped", "cancelled", "failed")
 MOVE_OUTCOMES = tuple(RoleMovesState.__annotations__)
 LATENCIES = tuple(Latencies.__annotations__)
 WORKER_COUNTERS = tuple(WorkerCounters.__annotations__)
+TENANT_COUNTERS = tuple(TenantCounters.__annotations__)
+REFUSAL_REASONS: tuple[Literal["rate", "tokens", "concurrent", "module", "door"], ...] = (
+    "rate",
+    "tokens",
+    "concurrent",
+    "module",
+    "door",
+)
 STORE_COUNTERS = tuple(StoreCounters.__annotations__)
 
 _Part = TypeVar("_Part", bound=Any)

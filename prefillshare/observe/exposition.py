@@ -13,12 +13,14 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prefillshare.observe.document import (
     EAGER_OUTCOMES,
     MOVE_OUTCOMES,
+    REFUSAL_REASONS,
     DeploymentState,
     EagerJobsState,
     HistogramState,
     KvState,
     ModuleState,
     RoleMovesState,
+    TenantsState,
     WorkerState,
 )
 from prefillshare.wire.text import make_writable
@@ -117,6 +119,13 @@ _ADMISSION_GAUGES = {
     "sessions": ("sessions_under_way", "Sessions that are served now, or whose context is kept for their next call"),
     "held_tokens": ("held_tokens", "KV that these sessions and calls take together"),
 }
+_TENANT_COUNTERS = {
+    "calls": ("tenant_calls", "Calls of a tenant that began; refused ones are not among them"),
+    "prompt_tokens": ("tenant_prompt_tokens", "Prompt tokens of a tenant's prefilled calls"),
+    "cached_tokens": ("tenant_cached_tokens", "Of these, tokens that were cached"),
+    "generated_tokens": ("tenant_generated_tokens", "Tokens of answers to a tenant"),
+}
+_TENANT_GAUGES = {"running": ("tenant_calls_running", "Calls of a tenant that are being answered")}
 _KV_PARTS = {
     "capacity": "KV pool of the worker",
     "shared": "KV in the shared prefix tree, in use or evictable",
@@ -183,6 +192,8 @@ def _of_deployment(state: DeploymentState) -> Iterator[Metric]:
         yield from _of_eager_jobs(state["eager_jobs"])
     if "role_moves" in state:
         yield _of_role_moves(state["role_moves"])
+    if "tenants" in state:
+        yield from _of_tenants(state["tenants"])
 
 
 def _of_eager_jobs(jobs: EagerJobsState) -> Iterator[Metric]:
@@ -205,6 +216,28 @@ def _of_role_moves(moves: RoleMovesState) -> Metric:
     for outcome in MOVE_OUTCOMES:
         told.add_metric((outcome,), numbers[outcome])
     return told
+
+
+def _of_tenants(tenants: TenantsState) -> Iterator[Metric]:
+    labelled: list[_Sample] = [(tenant, (tenant["name"],)) for tenant in tenants["items"]]
+    yield from _numbers(CounterMetricFamily, _TENANT_COUNTERS, ("tenant",), labelled)
+    yield from _numbers(GaugeMetricFamily, _TENANT_GAUGES, ("tenant",), labelled)
+    refused = CounterMetricFamily(
+        "prefillshare_tenant_refusals", "Calls of a tenant that were refused, by reason", labels=("tenant", "reason")
+    )
+    for tenant in tenants["items"]:
+        numbers = cast(Mapping[str, int], tenant["refused"])
+        for reason in REFUSAL_REASONS:
+            refused.add_metric((tenant["name"], reason), numbers[reason])
+    yield refused
+    yield CounterMetricFamily(
+        "prefillshare_unknown_keys", "Requests with a key of nobody's, or none", value=tenants["unknown_keys"]
+    )
+    yield GaugeMetricFamily(
+        "prefillshare_tenants_file_usable",
+        "Whether the tenants' file as it is now could be read; where not, the tenants of before go on",
+        value=int(tenants["problem"] is None),
+    )
 
 
 def _of_modules(modules: Sequence[ModuleState]) -> Iterator[Metric]:

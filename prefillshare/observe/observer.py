@@ -7,7 +7,7 @@ its prefill is done, never while its answer streams.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from prefillshare.observe.document import MODULE_COUNTERS, HandoffState, part_of
 from prefillshare.observe.events import Events
@@ -25,6 +25,18 @@ def outcome_of(status: int) -> Outcome:
     return "refused" if status < 500 else "error"
 
 
+class Ledger(Protocol):
+    """Whose tokens they are, where somebody keeps accounts."""
+
+    def note_prompt(self, tokens: int, cached: int) -> None:
+        """A prompt is prefilled, `cached` of its tokens were there."""
+        ...
+
+    def note_generated(self, tokens: int) -> None:
+        """An answer has so many tokens more."""
+        ...
+
+
 class Observed:
     """One request from its beginning to its end."""
 
@@ -32,6 +44,7 @@ class Observed:
         "_has_looked",
         "_is_over",
         "_is_prefilled",
+        "_ledger",
         "_module",
         "_name",
         "_num_prompts",
@@ -42,8 +55,17 @@ class Observed:
         "num_tokens",
     )
 
-    def __init__(self, observer: "Observer", module: str, name: str | None, prompt: Prompt, num_prompts: int) -> None:
+    def __init__(
+        self,
+        observer: "Observer",
+        module: str,
+        name: str | None,
+        prompt: Prompt,
+        num_prompts: int,
+        ledger: Ledger | None,
+    ) -> None:
         """`name` is the client's for the session."""
+        self._ledger = ledger
         self._observer = observer
         self._module = module
         self._name = name
@@ -90,6 +112,8 @@ class Observed:
         stats.own_hit_tokens += own
         stats.cross_hit_tokens += cross
         stats.avoidable_tokens += avoidable
+        if self._ledger is not None:
+            self._ledger.note_prompt(tokens, own + cross)
         if self._session is not None:
             share = self._observer.sessions.note_prefill(
                 self._session, self._module, self._prompt, tokens=tokens, own=own, cross=cross
@@ -102,6 +126,8 @@ class Observed:
         self._stats.ttft.observe(seconds)
         self._stats.generated_tokens += 1
         self.num_tokens += 1
+        if self._ledger is not None:
+            self._ledger.note_generated(1)
 
     def note_tokens(self, count: int, seconds: float) -> None:
         """`count` more tokens came, `seconds` after the one before them."""
@@ -109,6 +135,8 @@ class Observed:
             self._stats.itl.observe(seconds / count, count)
             self._stats.generated_tokens += count
             self.num_tokens += count
+            if self._ledger is not None:
+                self._ledger.note_generated(count)
 
     def end(
         self, outcome: Outcome, *, seconds: float | None = None, retractions: int = 0, reason: str | None = None
@@ -198,14 +226,23 @@ class Observer:
         return stats
 
     def begin(
-        self, module: str, *, session: str | None, prompt: Prompt, num_prompts: int = 1, finds_session: bool = True
+        self,
+        module: str,
+        *,
+        session: str | None,
+        prompt: Prompt,
+        num_prompts: int = 1,
+        ledger: Ledger | None = None,
+        finds_session: bool = True,
     ) -> Observed:
         """A request for `module` arrived; `session` is the client's name for the session that it belongs to.
+
+        Its tokens are told to `ledger`, if one is given.
 
         To find the session among all takes as long as to choose workers: who has better things to do first calls
         `find_session` afterwards.
         """
-        observed = Observed(self, module, session, prompt, num_prompts)
+        observed = Observed(self, module, session, prompt, num_prompts, ledger)
         if finds_session:
             observed.find_session()
         return observed

@@ -4,7 +4,7 @@ Weights that only are read stay in the files: pages come from the page cache and
 than what is free is slow, and not impossible. What is trained is a few per cent of the weights.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,18 +74,54 @@ def load_trainable(source: WeightSource, directory: Path) -> "PreTrainedModel":
     module, model = WeightSource(directory), _empty_model(directory)
     others = {name: module.read(name).float() for name in _other_names(source)}
     for layer in range(source.num_layers):
-        for names in source.linear_groups(layer):
-            weights = [_read_weight(module, name) for name in names]
-            shared = torch.nn.Parameter(weights[0].codebooks.float())
-            for name, weight in zip(names, weights, strict=True):
-                bias = others.get(f"{name}.bias")
-                kept = None if bias is None else torch.nn.Parameter(bias)
-                model.set_submodule(name, CodebookLinear(weight, shared, kept))
+        set_coded_layers(model, module, source.linear_groups(layer), others)
     model.load_state_dict(others, strict=False, assign=True)
-    model = _complete(model, directory)
+    return only_trained(_complete(model, directory))
+
+
+def set_coded_layers(
+    model: torch.nn.Module,
+    module: WeightSource,
+    groups: list[list[str]],
+    others: Mapping[str, torch.Tensor],
+    place: Callable[[str], str] = str,
+) -> None:
+    """Put linear layers of codebooks into a model, each where `place` of its name says.
+
+    Those of a group have one set of codebooks; `others` has their biases, by the place.
+    """
+    for names in groups:
+        weights = [_read_weight(module, name) for name in names]
+        shared = torch.nn.Parameter(weights[0].codebooks.float())
+        for name, weight in zip(names, weights, strict=True):
+            bias = others.get(f"{place(name)}.bias")
+            kept = None if bias is None else torch.nn.Parameter(bias)
+            model.set_submodule(place(name), CodebookLinear(weight, shared, kept))
+
+
+def only_trained(model: Any) -> Any:
+    """The model, with gradients for codebooks, scales and norms alone."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(is_trained(name))
     return model
+
+
+def check_tensors(source: WeightSource) -> None:
+    """Refuse a checkpoint whose tensors are not those that its config.json says.
+
+    Raises: ModuleError.
+    """
+    model, names = _empty_model(source.base), {*source.names()}
+    model.tie_weights()
+    for name, parameter in model.named_parameters():
+        if name not in names:
+            raise _lacks(source.base, name)
+        if source.size(name) != tuple(parameter.shape):
+            found, wanted = ("x".join(map(str, size)) for size in (source.size(name), parameter.shape))
+            raise ModuleError(
+                f"{source.base} has {name} of size {found} and its config.json says {wanted}: download or build the "
+                "module again"
+            )
 
 
 def is_trained(name: str) -> bool:
@@ -108,10 +144,14 @@ def _empty_model(directory: Path) -> Any:
 def _complete(model: Any, directory: Path) -> "PreTrainedModel":
     model.tie_weights()
     if missing := [name for name, parameter in model.named_parameters() if parameter.is_meta]:
-        raise ModuleError(f"{directory} has no tensor {missing[0]}: download or build the module again")
+        raise _lacks(directory, missing[0])
     use_attention(model)
     ready: PreTrainedModel = model.requires_grad_(False).eval()
     return ready
+
+
+def _lacks(directory: Path, name: str) -> ModuleError:
+    return ModuleError(f"{directory} has no tensor {name}: download or build the module again")
 
 
 def _other_names(source: WeightSource) -> Iterator[str]:

@@ -141,6 +141,8 @@ def _write_layer(
         weights = [source.read(f"{name}.weight") for name in names]
         found = quantise(weights, moments.get(names[0]), recipe.shape, recipe.clustering)
         for name, weight, quantised in zip(names, weights, found, strict=True):
+            if not quantised.scales.isfinite().all():
+                raise ModuleError(f"{name} has weights too large for scales in float16: it cannot be quantised")
             tensors |= tensors_of(name, quantised)
             error += float((dequantise(quantised) - weight.float()).pow(2).sum())
             total += float(weight.float().pow(2).sum())

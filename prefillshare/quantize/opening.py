@@ -11,6 +11,7 @@ from prefillshare.modules.fingerprint import geometry, prefill_fingerprint
 from prefillshare.modules.kv_rule import refuse_full_weights
 from prefillshare.modules.manifest import ModuleManifest, read_manifest
 from prefillshare.modules.merge import adapter_sha256
+from prefillshare.quantize.decode_module import check_tensors
 from prefillshare.quantize.source import WeightSource
 from prefillshare.training.finetune.models import locate_base
 
@@ -62,6 +63,9 @@ def open_module(wanted: Quantisation) -> OpenModule:
     else:
         _check_geometry(path, base)
         source, sha256 = WeightSource(path), prefill_fingerprint(path)
+    for weights in (WeightSource(base), source):
+        weights.check_stored()
+        check_tensors(weights)
     return OpenModule(base=base, source=source, manifest=manifest, sha256=sha256)
 
 

@@ -1,115 +1,17 @@
-"""What a run would make and need, before it starts: rows, sizes, memory.
-
-Memory counts what must be there: weights that are only read lie in mapped files (`decode_module`), whose pages the
-system takes back, so they are said apart.
-"""
+"""What a run would make and need, before it starts: rows, sizes, memory."""
 
 import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from prefillshare.config.quantisation import Quantisation
 from prefillshare.errors import ModuleError
 from prefillshare.quantize.layers import Sizes, sizes_of
+from prefillshare.quantize.need import Need, TunedBy, choose_way, need_of, rows_of
 from prefillshare.quantize.opening import OpenModule
 from prefillshare.quantize.source import WeightSource
 from prefillshare.training.data.prepare import Prepared
 from prefillshare.training.finetune.estimate import GIB, device_memory
-
-_RUNTIME_BYTES = 700 * 2**20
-"""Python with torch and transformers."""
-_TOKENISING_BYTES = 500 * 2**20
-"""The server's code beside it, which renders conversations."""
-_COPIES_OF_GROUP = 10
-"""Arrays in float32, as large as the layers of one group, that k-means has at once."""
-_SLACK = 1.1
-"""What the allocator holds beside what was asked for, as measured."""
-_ADAM_COPIES = 4
-"""A trained number, its gradient, and AdamW's two means."""
-_EXPANDED_COPIES = 4
-"""Arrays in float32, as large as one layer, when it is expanded and its gradient goes back into codebooks."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Need:
-    """Bytes of memory of each stage; 0 where there is no such stage."""
-
-    clustering_bytes: int
-    """Of k-means, a decoder layer at a time."""
-    tuning_bytes: int
-    """Of tuning."""
-    mapped_bytes: int
-    """Of weights that are only read, in files: without room for them in the page cache, moments and tuning are slow."""
-
-    @property
-    def total_bytes(self) -> int:
-        """The most that must be there."""
-        return max(self.clustering_bytes, self.tuning_bytes)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Longest:
-    """The most that one row of the data has."""
-
-    num_tokens: int = 0
-    """Tokens."""
-    num_queries: int = 0
-    """Tokens that the decode module computes."""
-
-
-def need_of(source: WeightSource, base: WeightSource, wanted: Quantisation, longest: Longest) -> Need:
-    """Return the memory that a run needs for rows no longer than `longest`."""
-    groups = [group for layer in range(source.num_layers) for group in source.linear_groups(layer)]
-    sizes = [sum(source.num_values(f"{name}.weight") for name in group) for group in groups]
-    runtime = _RUNTIME_BYTES + (_TOKENISING_BYTES if wanted.needs_data else 0)
-    clustering = runtime + 4 * _COPIES_OF_GROUP * max(sizes)
-    learns = bool(wanted.tuning.steps or wanted.moments.rows or wanted.report.rows)
-    mapped = _stored_bytes(base) + (_stored_bytes(source) if source.base != base.base else 0)
-    return Need(
-        clustering_bytes=clustering,
-        tuning_bytes=int(_SLACK * (runtime + _tuning_bytes(source, wanted, longest))) if wanted.tuning.steps else 0,
-        mapped_bytes=mapped if learns else 0,
-    )
-
-
-def _tuning_bytes(source: WeightSource, wanted: Quantisation, longest: Longest) -> int:
-    shape = wanted.codebooks.shape
-    others = [*source.other_names(None)]
-    codes = trained = largest = 0
-    for layer in range(source.num_layers):
-        others += source.other_names(layer)
-        for group in source.linear_groups(layer):
-            trained += shape.num_codebooks * shape.num_entries * shape.segment
-            for name in group:
-                num_values = source.num_values(f"{name}.weight")
-                codes += num_values // shape.segment * shape.num_codebooks
-                trained += num_values // shape.group
-                largest = max(largest, num_values)
-    other_bytes = 4 * sum(source.num_values(name) for name in others)
-    expanded = 4 * _EXPANDED_COPIES * shape.num_codebooks * largest
-    return codes + 4 * _ADAM_COPIES * trained + other_bytes + expanded + _pass_bytes(source, wanted, longest)
-
-
-def _pass_bytes(source: WeightSource, wanted: Quantisation, longest: Longest) -> int:
-    """What the largest step keeps for its backward pass: inputs and outputs of linear layers, KV, and logits."""
-    sizes = [source.size(f"{name}.weight") for group in source.linear_groups(0) for name in group]
-    vocab_size, hidden = source.size("model.embed_tokens.weight")
-    layer = sum(sum(size) for size in sizes)
-    kv = 2 * source.size("model.layers.0.self_attn.k_proj.weight")[0]
-    if wanted.tuning.gradient_checkpointing:
-        per_query, per_token = source.num_layers * hidden + layer, (source.num_layers + 1) * kv
-    else:
-        # The base's KV is copied into one tensor with the module's own.
-        per_query, per_token = source.num_layers * layer, 2 * source.num_layers * kv
-    per_query += 3 * vocab_size
-    per_token += layer  # of one layer of the base, while it makes its KV
-    return 4 * wanted.tuning.size * (longest.num_queries * per_query + longest.num_tokens * per_token)
-
-
-def _stored_bytes(source: WeightSource) -> int:
-    return sum(source.stored_bytes(name) for name in source.names())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +24,8 @@ class Plan:
     """The same for scripts."""
     need: Need
     """Memory."""
+    tuned_by: TunedBy
+    """What is tuned at once."""
 
 
 def make_plan(opened: OpenModule, wanted: Quantisation, prepared: Prepared | None) -> Plan:
@@ -130,14 +34,15 @@ def make_plan(opened: OpenModule, wanted: Quantisation, prepared: Prepared | Non
     Raises: ModuleError when a layer cannot be cut up.
     """
     sizes = sizes_of(opened.source, wanted.codebooks.shape)
-    need = need_of(opened.source, WeightSource(opened.base), wanted, _longest(prepared))
+    need = need_of(opened.source, WeightSource(opened.base), wanted, rows_of(prepared))
     _, has_bytes = device_memory()
+    tuned_by = choose_way(wanted, need, has_bytes)
     lines = [
         *(prepared.report.lines() if prepared else ["rows      none: neither moments nor tuning nor held-out rows"]),
         *size_lines(sizes),
-        *_step_lines(wanted),
-        *_need_lines(need),
-        f"machine   {_gib(has_bytes)}{_verdict(need, has_bytes)}",
+        *_step_lines(wanted, need, tuned_by, opened.source.num_layers),
+        *_need_lines(need, tuned_by),
+        f"machine   {_gib(has_bytes)}{_verdict(need, tuned_by, has_bytes)}",
     ]
     figures = {
         "num_rows": prepared.report.num_rows if prepared else 0,
@@ -146,37 +51,51 @@ def make_plan(opened: OpenModule, wanted: Quantisation, prepared: Prepared | Non
         "num_steps": wanted.tuning.steps,
         **size_figures(sizes),
         "clustering_bytes": need.clustering_bytes,
-        "tuning_bytes": need.tuning_bytes,
+        "tuned_by": tuned_by,
+        "tuning_bytes": need.tuning_bytes(tuned_by),
+        "measuring_bytes": need.measuring_bytes,
         "mapped_bytes": need.mapped_bytes,
-        "memory_bytes": need.total_bytes,
+        "memory_bytes": need.total_bytes(tuned_by),
+        "disk_bytes": need.disk_bytes(tuned_by),
         "machine_bytes": has_bytes,
     }
-    return Plan(lines=tuple(lines), figures=figures, need=need)
+    return Plan(lines=tuple(lines), figures=figures, need=need, tuned_by=tuned_by)
 
 
-def _step_lines(wanted: Quantisation) -> list[str]:
+def _step_lines(wanted: Quantisation, need: Need, tuned_by: TunedBy, num_layers: int) -> list[str]:
     how = wanted.tuning
-    return [f"steps     {how.steps} of tuning, {how.size} rows each"] if how.steps else ["steps     none: no tuning"]
+    if not how.steps:
+        return ["steps     none: no tuning"]
+    if tuned_by == "module":
+        return [f"steps     {how.steps} of tuning, {how.size} rows each"]
+    why = "" if how.by == "layer" else f" (the whole module needs {_gib(need.module_tuning_bytes)})"
+    return [f"steps     {how.steps} of tuning for each of {num_layers} layers{why}, {how.size} rows each"]
 
 
-def _need_lines(need: Need) -> list[str]:
-    stages = {"k-means": need.clustering_bytes, "tuning": need.tuning_bytes}
+def _need_lines(need: Need, tuned_by: TunedBy) -> list[str]:
+    stages = {"k-means": need.clustering_bytes, "tuning": need.tuning_bytes(tuned_by), "loss": need.measuring_bytes}
     lines = ["memory    " + ", ".join(f"{name} {_gib(size)}" for name, size in stages.items() if size)]
     if need.mapped_bytes:
-        lines.append(f"  beside it  {_gib(need.mapped_bytes)} of files that each step reads")
+        lines.append(f"  beside it  {_gib(need.mapped_bytes)} of files that {_reader(tuned_by)} reads")
+    if disk_bytes := need.disk_bytes(tuned_by):
+        lines.append(f"disk      {_gib(disk_bytes)} of hidden states while layers are tuned")
     return lines
 
 
-def check_memory(need: Need) -> None:
+def _reader(tuned_by: TunedBy) -> str:
+    return "each step" if tuned_by == "module" else "each row of moments and loss"
+
+
+def check_memory(plan: Plan) -> None:
     """Refuse a run that cannot end well.
 
     Raises: ModuleError.
     """
     _, has_bytes = device_memory()
-    if need.total_bytes > has_bytes:
-        raise ModuleError(
-            f"it needs {_gib(need.total_bytes)} of memory and this machine has {_gib(has_bytes)}{_fix(need, has_bytes)}"
-        )
+    total_bytes = plan.need.total_bytes(plan.tuned_by)
+    if total_bytes > has_bytes:
+        fix = _fix(plan.need, plan.tuned_by, has_bytes)
+        raise ModuleError(f"it needs {_gib(total_bytes)} of memory and this machine has {_gib(has_bytes)}{fix}")
 
 
 def size_lines(sizes: Sizes) -> list[str]:
@@ -200,30 +119,24 @@ def size_figures(sizes: Sizes) -> dict[str, Any]:
     }
 
 
-def _longest(prepared: Prepared | None) -> Longest:
-    rows = prepared.training if prepared else []
-    return Longest(
-        num_tokens=max((sum(len(document.tokens) for document in row) for row in rows), default=0),
-        num_queries=max((sum(int(np.count_nonzero(document.weights)) for document in row) for row in rows), default=0),
-    )
-
-
-def _verdict(need: Need, has_bytes: int) -> str:
-    if need.total_bytes > has_bytes:
-        return f": it will not fit{_fix(need, has_bytes)}"
-    if need.total_bytes + need.mapped_bytes > has_bytes:
-        missing = math.ceil((need.total_bytes + need.mapped_bytes - has_bytes) / GIB)
-        return f": it fits; each step reads about {missing} GiB from the disk again"
+def _verdict(need: Need, tuned_by: TunedBy, has_bytes: int) -> str:
+    total_bytes = need.total_bytes(tuned_by)
+    if total_bytes > has_bytes:
+        return f": it will not fit{_fix(need, tuned_by, has_bytes)}"
+    if total_bytes + need.mapped_bytes > has_bytes:
+        missing = math.ceil((total_bytes + need.mapped_bytes - has_bytes) / GIB)
+        return f": it fits; {_reader(tuned_by)} reads about {missing} GiB from the disk again"
     return ": it fits"
 
 
-def _fix(need: Need, has_bytes: int) -> str:
+def _fix(need: Need, tuned_by: TunedBy, has_bytes: int) -> str:
     if need.clustering_bytes > has_bytes:
         return ": use a larger machine"
-    return (
-        f"; write steps = 0 under [tuning] for k-means alone ({_gib(need.clustering_bytes)}), or lower size there and "
-        "set gradient_checkpointing = true"
-    )
+    if need.tuning_bytes(tuned_by) <= has_bytes:
+        return "; write rows = 0 under [report], which measures the loss of the whole module"
+    if tuned_by == "module" and need.layer_tuning_bytes <= has_bytes:
+        return f'; write by = "layer" under [tuning] ({_gib(need.layer_tuning_bytes)})'
+    return f"; write steps = 0 under [tuning] for k-means alone ({_gib(need.clustering_bytes)}), or lower max_tokens"
 
 
 def _gib(num_bytes: int) -> str:

@@ -6,7 +6,8 @@ OUTPUT/run/run.json              what the run started from
 OUTPUT/run/data.npz, held-out.npz   its tokenised data
 OUTPUT/run/moments.safetensors   how much each input counts
 OUTPUT/run/k-means/              the module as k-means leaves it; beside it .k-means.quantizing until it is whole
-OUTPUT/run/tuning.pt             where tuning is
+OUTPUT/run/tuning.pt             where tuning of the whole module is
+OUTPUT/run/layers/               or what tuning layer by layer has and needs (tune_layers)
 OUTPUT/run/module/               the module that is to be put in place
 
 Killed at any moment, the same call with --resume goes on: each of these is whole or not there, and the rows of a step
@@ -34,7 +35,9 @@ from prefillshare.quantize.measured import JUDGED, Measured, read_measured
 from prefillshare.quantize.moments import input_moments
 from prefillshare.quantize.opening import OpenModule, open_module
 from prefillshare.quantize.plan import Plan, check_memory, make_plan, size_figures
-from prefillshare.quantize.tune import Tuner, held_out_loss, write_tuned
+from prefillshare.quantize.source import WeightSource
+from prefillshare.quantize.tune import Done, Tuner, held_out_loss, write_tuned
+from prefillshare.quantize.tune_layers import LayerTuning, Show
 from prefillshare.training.data.prepare import Prepared, Rest, prepare_data
 from prefillshare.training.finetune.examples import Collator, Examples, SeededOrder, read_examples, write_examples
 from prefillshare.training.finetune.models import load_tokenizer
@@ -46,6 +49,8 @@ REPORT_NAME = "report.json"
 _FREE_KEYS = frozenset(
     {"output", "source", "base.path", "base.hub", "base.revision", "module.path", "data.file", "tuning.save_steps"}
 )
+
+_WHEN = {"full": "with full weights", "k-means": "after k-means", "module": "of the module"}
 
 Judge = Callable[[Path, Path, ModuleManifest], dict[str, Any]]
 """From base, module and its manifest to how many problems of the suite it solves."""
@@ -80,7 +85,10 @@ class Quantise:
         with disk_errors("the module", self.directory.output, "run it again with --resume"):
             measured = read_measured(self._run)
             clustered = self._cluster(opened)
-            finished = self._tune(opened, clustered, measured)
+            self._measure_loss(opened, "full", measured)
+            self._measure_loss(opened, "k-means", measured, clustered)
+            finished = self._tune(opened, clustered)
+            self._measure_loss(opened, "module", measured, finished)
             self._measure(opened, {"k-means": clustered, "module": finished}, measured)
             self._publish(opened, finished, measured)
         return self.directory.output
@@ -103,12 +111,14 @@ class Quantise:
             return
         prepared = self._prepare(opened)
         plan = make_plan(opened, self.wanted, prepared)
-        check_memory(plan.need)
+        check_memory(plan)
         for line in plan.lines:
             self.reporter.say(line)
         with disk_errors("the tokenised data", self._run, "start again"):
             self._run.mkdir(parents=True, exist_ok=True)
-            self.directory.write_record({**now, "data": self._write_data(prepared)})
+            data = self._write_data(prepared)
+            # Another machine may have less memory: the way stays that of the start, or the module would be another.
+            self.directory.write_record({**now, "tuned_by": plan.tuned_by, "data": data})
 
     def _write_data(self, prepared: Prepared | None) -> dict[str, Any] | None:
         if prepared is None:
@@ -152,39 +162,47 @@ class Quantise:
             partial.rename(file)
         return load_file(file)
 
-    def _tune(self, opened: OpenModule, clustered: Path, measured: Measured) -> Path:
+    def _tune(self, opened: OpenModule, clustered: Path) -> Path:
         """Return the directory of the module with its codebooks trained, or as k-means left it."""
         out = self._run / "module"
         if out.exists():
             return out
-        has_loss = self.wanted.report.rows > 0
-        model, base = None, None
-        if self.wanted.tuning.steps or has_loss:
-            model, base = load_trainable(opened.source, clustered), map_model(opened.base)
-        if has_loss and model is not None and base is not None:
-            self._measure_losses(opened, model, base, measured)
-        if model is None or base is None or not self.wanted.tuning.steps:
+        if not self.wanted.tuning.steps:
             return _copy(clustered, out)
-        self._train(model, base)
-        if has_loss:
-            measured.losses["module"] = held_out_loss(model, base, self._held_out())
-            self._say_loss("after tuning", measured.losses["module"], measured)
+        if self.directory.read_record()["tuned_by"] == "layer":
+            return self._tune_layers(opened, clustered, out)
+        model = load_trainable(opened.source, clustered)
+        self._train(model, map_model(opened.base))
         return write_tuned(model, clustered, out, opened.manifest)
 
-    def _measure_losses(self, opened: OpenModule, model: Any, base: Any, measured: Measured) -> None:
-        if "full" not in measured.losses:
-            measured.losses["full"] = held_out_loss(map_full(opened.source), base, self._held_out())
-            self._say_loss("with full weights", measured.losses["full"], measured)
-        if "k-means" not in measured.losses:
-            # Before a checkpoint of the tuning is read: this is the module as k-means left it.
-            measured.losses["k-means"] = held_out_loss(model, base, self._held_out())
-            self._say_loss("after k-means", measured.losses["k-means"], measured)
-        if not self.wanted.tuning.steps:
-            measured.losses["module"] = measured.losses["k-means"]
+    def _tune_layers(self, opened: OpenModule, clustered: Path, out: Path) -> Path:
+        how, examples = self.wanted.tuning, read_examples(self._run, "data")
+        # Rows that no step takes need no hidden states: the first ones of the order are numbered anew.
+        steps = [*self._steps(how.steps * how.size, size=how.size)]
+        used = [*dict.fromkeys(row for rows in steps for row in rows)]
+        places = {row: place for place, row in enumerate(used)}
+        directory = self._run / "layers"
+        directory.mkdir(exist_ok=True)
+        return LayerTuning(
+            source=opened.source,
+            base=WeightSource(opened.base),
+            quantised=clustered,
+            directory=directory,
+            how=how,
+            num_rows=len(used),
+            layout_of=lambda place: next(_layouts(examples, iter([[used[place]]]), packed=True)),
+            steps=[[places[row] for row in rows] for rows in steps],
+            show=self._shower(how.steps * opened.source.num_layers),
+        ).run(out, opened.manifest)
 
-    def _say_loss(self, when: str, loss: float, measured: Measured) -> None:
+    def _measure_loss(self, opened: OpenModule, name: str, measured: Measured, directory: Path | None = None) -> None:
+        """Measure the module in a directory on the held-out rows; full weights without one."""
+        if not self.wanted.report.rows or name in measured.losses:
+            return
+        model = map_full(opened.source) if directory is None else load_trainable(opened.source, directory)
+        measured.losses[name] = held_out_loss(model, map_model(opened.base), self._held_out())
         measured.write(self._run)
-        self.reporter.say(f"held-out loss {when}: {loss:.4f} ({self.wanted.report.rows} rows)")
+        self.reporter.say(f"held-out loss {_WHEN[name]}: {measured.losses[name]:.4f} ({self.wanted.report.rows} rows)")
 
     def _train(self, model: Any, base: Any) -> None:
         how, state = self.wanted.tuning, self._run / "tuning.pt"
@@ -196,27 +214,38 @@ class Quantise:
             tuner.restore(torch.load(state, weights_only=True))
             self.reporter.say(f"goes on after step {tuner.num_steps} of tuning")
         examples = read_examples(self._run, "data")
-        began, first = time.monotonic(), tuner.num_steps
+        first, show = tuner.num_steps, self._shower(how.steps)
         for layout in _layouts(examples, self._steps(how.steps * how.size, size=how.size, first=first), packed=False):
-            since = time.monotonic()
-            loss, norm, rate = tuner.step(layout)
-            now, step = time.monotonic(), tuner.num_steps
-            self.reporter.show(
-                Report(
-                    name=self.wanted.name,
-                    step=step,
-                    num_steps=how.steps,
-                    loss=loss,
-                    learning_rate=rate,
-                    gradient_norm=norm,
-                    tokens_per_s=layout.num_tokens / max(1e-9, now - since),
-                    remaining_s=(now - began) / (step - first) * (how.steps - step),
-                )
-            )
+            done = tuner.step(layout)
+            step = tuner.num_steps
+            show(step, done, layout.num_tokens)
             if step % how.save_steps == 0 or step == how.steps:
                 torch.save(tuner.state(), state.with_suffix(".partial"))
                 state.with_suffix(".partial").rename(state)
         model.eval()
+
+    def _shower(self, num_steps: int) -> Show:
+        """What shows a step, timed from the one before it."""
+        began, first, last = time.monotonic(), 0, time.monotonic()
+
+        def show(step: int, done: Done, num_tokens: int) -> None:
+            nonlocal first, last
+            first, now = first or step - 1, time.monotonic()
+            self.reporter.show(
+                Report(
+                    name=self.wanted.name,
+                    step=step,
+                    num_steps=num_steps,
+                    loss=done.loss,
+                    learning_rate=done.rate,
+                    gradient_norm=done.norm,
+                    tokens_per_s=num_tokens / max(1e-9, now - last),
+                    remaining_s=(now - began) / (step - first) * (num_steps - step),
+                )
+            )
+            last = now
+
+        return show
 
     def _steps(self, num_rows: int, *, size: int, first: int = 0) -> Iterator[list[int]]:
         """Numbers of the rows of each step, from step `first` on: epoch after epoch, each in an order of its own."""

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_PLAIN_TYPES = ("F32", "F16", "BF16")
+
+
 class WeightSource:
     """A decode module's weights, none of them in memory."""
 
@@ -62,11 +65,33 @@ class WeightSource:
         return math.prod(self.size(name))
 
     def read(self, name: str) -> "Tensor":
-        """A tensor, with its part of the adapter added in float32."""
+        """A tensor, with its part of the adapter added in float32.
+
+        Raises: ModuleError when it holds infinities or no numbers: every output behind it would.
+        """
         tensor = _read(self._entries[name].file, name)
-        if self.adapter is None or not name.endswith("_proj.weight"):
-            return tensor
-        return self._add_adapter(tensor, f"base_model.model.{name.removesuffix('.weight')}")
+        if self.adapter is not None and name.endswith("_proj.weight"):
+            tensor = self._add_adapter(tensor, f"base_model.model.{name.removesuffix('.weight')}")
+        if not tensor.isfinite().all():
+            raise ModuleError(
+                f"{self.adapter or self.base} has infinities or NaN in {name}: take a checkpoint from before its "
+                "training went astray"
+            )
+        return tensor
+
+    def check_stored(self) -> None:
+        """Refuse weights that are numbers only with scales that stand elsewhere.
+
+        Raises: ModuleError.
+        """
+        method = (read_model_config(self.base).get("quantization_config") or {}).get("quant_method")
+        strange = [entry for entry in self._entries.values() if entry.dtype not in _PLAIN_TYPES]
+        if method is not None or strange:
+            found = repr(method) if method is not None else f"{strange[0].name} is stored as {strange[0].dtype}"
+            raise ModuleError(
+                f"{self.base} is quantised already ({found}): name a module whose weights are float32, float16 or "
+                "bfloat16"
+            )
 
     def _add_adapter(self, weight: "Tensor", prefix: str) -> "Tensor":
         from safetensors import safe_open

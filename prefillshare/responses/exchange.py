@@ -12,24 +12,34 @@ import orjson
 
 from prefillshare.errors import short_repr
 from prefillshare.responses.errors import ResponsesError
-from prefillshare.responses.forms import as_responses_usage, simplify_item
+from prefillshare.responses.forms import as_cut_off, as_responses_usage, simplify_item
 from prefillshare.responses.ids import conversation_name, make_id, read_tag
 from prefillshare.responses.store import ResponseStore
 
 _FINAL_EVENTS = (b"event: response.completed\n", b"event: response.incomplete\n", b"event: response.failed\n")
 _EVENTS_WITH_RESPONSE = (b"event: response.created\n", b"event: response.in_progress\n", *_FINAL_EVENTS)
 _END = b"\n\n"
+_KEPT_ELSEWHERE = {
+    "conversation": "go on with previous_response_id, or send the whole conversation as input",
+    "prompt": "send its text as instructions or input",
+}
+"""Members that name objects of OpenAI's service, and what to send instead."""
+_LOGPROBS = "message.output_text.logprobs"
 
 
 class Exchange:
     """One call of `/v1/responses`."""
 
-    def __init__(self, body: Mapping[str, Any], store: ResponseStore, response_id: str | None = None) -> None:
-        """Read `body`; the response gets `response_id` where one was given out already.
+    def __init__(
+        self, body: Mapping[str, Any], store: ResponseStore, response_id: str | None = None, owner: str = ""
+    ) -> None:
+        """Read `body`; the response gets `response_id` where one was given out already, and is the `owner`'s.
 
         Raises: ResponsesError.
         """
         self._store = store
+        _refuse_what_is_not_here(body)
+        self.owner = owner
         self.previous_id = _read_previous_id(body)
         self.id = response_id or make_id(self.previous_id)
         self.is_kept = _read_flag(body, "store", default=True)
@@ -51,7 +61,7 @@ class Exchange:
         """Return the client's response object of SGLang's, and keep it if that is wanted."""
         told = self._fill_in(response)
         if self.is_kept and told.get("status") in ("completed", "incomplete"):
-            self._store.put(self.id, told, self.items)
+            self._store.put(self.id, told, self.items, self.owner)
         return told
 
     def announce(self, status: str, *, error: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -64,7 +74,7 @@ class Exchange:
         }
         told = self._fill_in(begun)
         told |= {"status": status, "error": error}
-        self._store.put(self.id, told, self.items)
+        self._store.put(self.id, told, self.items, self.owner)
         return told
 
     def pass_on(self, piece: bytes) -> bytes:
@@ -76,7 +86,7 @@ class Exchange:
     def _history(self) -> list[Any]:
         if self.previous_id is None:
             return []
-        kept = self._store.get(self.previous_id)
+        kept = self._store.get(self.previous_id, self.owner)
         if kept is None:
             raise unknown_response(self.previous_id, param="previous_response_id")
         before = orjson.loads(kept.response)
@@ -98,7 +108,7 @@ class Exchange:
         return made
 
     def _fill_in(self, response: dict[str, Any]) -> dict[str, Any]:
-        told = {**response, "id": self.id, "previous_response_id": self.previous_id, "store": self.is_kept}
+        told = {**as_cut_off(response), "id": self.id, "previous_response_id": self.previous_id, "store": self.is_kept}
         if self.body.get("text") is not None:
             told["text"] = self.body["text"]
         usage = told.get("usage")
@@ -111,6 +121,8 @@ class Exchange:
         value = orjson.loads(data)
         is_final = event.startswith(_FINAL_EVENTS)
         value["response"] = self.finish(value["response"]) if is_final else self._fill_in(value["response"])
+        if is_final and value["response"].get("status") == "incomplete":
+            head, value["type"] = b"event: response.incomplete", "response.incomplete"
         return head + b"\ndata: " + orjson.dumps(value)
 
 
@@ -122,6 +134,31 @@ def unknown_response(response_id: object, *, param: str | None = None) -> Respon
         status=404,
         param=param,
     )
+
+
+def _refuse_what_is_not_here(body: Mapping[str, Any]) -> None:
+    # SGLang leaves it out, and would answer as if nobody had asked for it.
+    for name, instead in _KEPT_ELSEWHERE.items():
+        if body.get(name) is not None:
+            raise ResponsesError(f"{name} names what this server does not keep: {instead}", param=name)
+    for tool in _read_list(body, "tools"):
+        kind = tool.get("type", "function") if isinstance(tool, Mapping) else "function"
+        if kind != "function":
+            raise ResponsesError(
+                f"tools has one of type {short_repr(kind)}, and this server runs none itself: give functions, or leave "
+                "it out",
+                param="tools",
+            )
+    if body.get("top_logprobs") or _LOGPROBS in _read_list(body, "include"):
+        raise ResponsesError(
+            "a response has no log-probabilities here: ask /v1/chat/completions for them, or leave them out",
+            param="top_logprobs" if body.get("top_logprobs") else "include",
+        )
+
+
+def _read_list(body: Mapping[str, Any], name: str) -> list[Any]:
+    given = body.get(name)
+    return given if isinstance(given, list) else []
 
 
 def _read_previous_id(body: Mapping[str, Any]) -> str | None:

@@ -29,3 +29,14 @@ def as_responses_usage(usage: Mapping[str, Any]) -> Mapping[str, Any]:
         "output_tokens_details": {"reasoning_tokens": usage.get("reasoning_tokens") or 0},
         "total_tokens": usage["total_tokens"],
     }
+
+
+def as_cut_off(response: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a response that has `incomplete_details` with the status of such ones, which SGLang does not know."""
+    if not response.get("incomplete_details"):
+        return response
+    output = list(response.get("output") or ())
+    # What is cut off is the last of it.
+    if output and isinstance(output[-1], Mapping) and "status" in output[-1]:
+        output[-1] = {**output[-1], "status": "incomplete"}
+    return {**response, "status": "incomplete", "output": output}

@@ -26,12 +26,18 @@ class KeptResponses:
         self.store = ResponseStore(limits)
         self._running: dict[str, asyncio.Task[None]] = {}
 
-    def open(self, body: Mapping[str, Any], response_id: str | None = None) -> Exchange:
-        """Return the exchange that a call with `body` begins.
+    def open(self, body: Mapping[str, Any], response_id: str | None = None, owner: str = "") -> Exchange:
+        """Return the exchange that a call of `owner` with `body` begins.
 
         Raises: ResponsesError.
         """
-        exchange = Exchange(body, self.store, response_id)
+        exchange = Exchange(body, self.store, response_id, owner)
+        if exchange.is_background and self.store.limits.max_count == 0:
+            raise ResponsesError(
+                "background is true where none is kept (max_count under [responses] is 0), and nobody could ask for "
+                "it: leave it out",
+                param="background",
+            )
         num_running = sum(not task.done() for task in self._running.values())
         if exchange.is_background and num_running >= self.store.limits.max_background:
             raise ResponsesError(
@@ -48,47 +54,47 @@ class KeptResponses:
         task.add_done_callback(lambda _: self._running.pop(exchange.id, None))
         return exchange.announce("queued")
 
-    def get(self, response_id: str) -> bytes:
+    def get(self, response_id: str, owner: str = "") -> bytes:
         """Return the response object, as JSON.
 
         Raises: ResponsesError.
         """
-        return self._find(response_id).response
+        return self._find(response_id, owner).response
 
-    def list_items(self, response_id: str) -> dict[str, Any]:
+    def list_items(self, response_id: str, owner: str = "") -> dict[str, Any]:
         """Return the items of the conversation before the answer, newest first, as OpenAI's API has them.
 
         Raises: ResponsesError.
         """
-        items = orjson.loads(self._find(response_id).items)[::-1]
+        items = orjson.loads(self._find(response_id, owner).items)[::-1]
         ids = [item.get("id") if isinstance(item, dict) else None for item in items]
         ends = {"first_id": ids[0] if ids else None, "last_id": ids[-1] if ids else None}
         return {"object": "list", "data": items, **ends, "has_more": False}
 
-    def delete(self, response_id: str) -> dict[str, Any]:
+    def delete(self, response_id: str, owner: str = "") -> dict[str, Any]:
         """Forget a response, which ends if it is being computed.
 
         Raises: ResponsesError.
         """
-        self._find(response_id)
+        self._find(response_id, owner)
         if (task := self._running.pop(response_id, None)) is not None:
             task.cancel()
-        self.store.delete(response_id)
+        self.store.delete(response_id, owner)
         return {"id": response_id, "object": "response.deleted", "deleted": True}
 
-    def cancel(self, response_id: str) -> bytes:
+    def cancel(self, response_id: str, owner: str = "") -> bytes:
         """End a response that is computed in the background; return its object.
 
         Raises: ResponsesError.
         """
-        kept = self._find(response_id)
+        kept = self._find(response_id, owner)
         task, status = self._running.get(response_id), orjson.loads(kept.response).get("status")
         if task is None or status not in ("queued", "in_progress"):
             raise ResponsesError(f"response {response_id!r} is {status}: only one in the background can be cancelled")
         del self._running[response_id]
         task.cancel()
         told = orjson.loads(kept.response) | {"status": "cancelled"}
-        self.store.put(response_id, told, orjson.loads(kept.items))
+        self.store.put(response_id, told, orjson.loads(kept.items), owner)
         return orjson.dumps(told)
 
     async def close(self) -> None:
@@ -98,8 +104,8 @@ class KeptResponses:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _find(self, response_id: str) -> Kept:
-        kept = self.store.get(response_id)
+    def _find(self, response_id: str, owner: str) -> Kept:
+        kept = self.store.get(response_id, owner)
         if kept is None:
             raise unknown_response(response_id)
         return kept

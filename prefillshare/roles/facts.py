@@ -43,6 +43,11 @@ class PoolLook:
         return bool(self.workers) and all(worker.is_up for worker in self.workers)
 
     @property
+    def has_any(self) -> bool:
+        """Whether anybody takes calls."""
+        return any(worker.is_up for worker in self.workers)
+
+    @property
     def num_calls(self) -> int:
         """Calls that all of them work on."""
         return sum(worker.calls for worker in self.workers)

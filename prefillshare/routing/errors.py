@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from prefillshare.errors import PrefillShareError
 from prefillshare.responses.errors import ResponsesError
+from prefillshare.tenants.errors import TenantError
 from prefillshare.wire.errors import error_object
 from prefillshare.wire.text import make_printable
 
@@ -53,6 +54,16 @@ class ResponsesRefusedError(RoutingError):
         self.status = error.status
         if error.status == 404:
             self.code = "not_found"
+
+
+class TenantRefusedError(RoutingError):
+    """A tenant may not do that, or not now; it has the status of the reason."""
+
+    def __init__(self, error: TenantError) -> None:
+        super().__init__(str(error), param=error.param, headers=error.headers)
+        self.status = error.status
+        self.kind = error.kind
+        self.code = error.code
 
 
 class NotFoundError(RoutingError):

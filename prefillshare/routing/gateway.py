@@ -16,6 +16,7 @@ from prefillshare.routing.settings import RouterSettings
 from prefillshare.routing.workers.announced import Announcements
 from prefillshare.routing.workers.spec import WorkerSpec
 from prefillshare.routing.workers.worker import Worker
+from prefillshare.tenants.roster import Roster
 
 _POLL_S = 0.02
 _SWEEP_S = 5.0
@@ -47,6 +48,8 @@ class Gateway:
             num_running=lambda: self.proxy.num_running,
             is_moving=lambda: self.conductor is not None and self.conductor.order is not None,
         )
+        self.tenants = Roster(settings.tenants_file) if settings.tenants_file is not None else None
+        self._looking = asyncio.create_task(self.tenants.keep_looking()) if self.tenants is not None else None
         self.announcements = Announcements()
         self.conductor = self._make_conductor()
         self._sweeping = asyncio.create_task(self._keep_sweeping())
@@ -153,6 +156,8 @@ class Gateway:
     async def close(self) -> None:
         """Stop everything: first what asks workers by itself, then the connections that it asks them over."""
         self._sweeping.cancel()
+        if self._looking is not None:
+            self._looking.cancel()
         self._hold_end.cancel()
         await self.responses.close()
         if self.conductor is not None:

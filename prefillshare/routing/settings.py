@@ -56,6 +56,8 @@ class RouterSettings:
     """Whether workers change their role with the load."""
     responses: Responses = field(default_factory=Responses)
     """How much of what `/v1/responses` answered is remembered."""
+    tenants_file: Path | None = None
+    """Who may call beside the operator; None lets everybody with the API key."""
     modules: tuple[str, ...] = ()
     """Decode modules of the deployment file; a call for one without a worker is told to wait, and not that it does not
     exist."""

@@ -17,6 +17,7 @@ from prefillshare.serving.plan.command import ProcessCommand
 from prefillshare.serving.plan.cpu import cpu_kv_tokens
 from prefillshare.serving.plan.preflight import size_warnings
 from prefillshare.serving.plan.processes import plan_engine, plan_workers
+from prefillshare.serving.plan.tenants import check_tenants
 from prefillshare.serving.run.cluster import RunningCluster, launch_cluster
 from prefillshare.serving.run.engine import RunningEngine, launch_engine
 from prefillshare.serving.run.forks import ForkServer
@@ -52,6 +53,7 @@ def plan(deployment: ResolvedDeployment, options: LaunchOptions) -> dict[str, Pr
     Raises: ConfigError when the machine lacks what the deployment asks for.
     """
     is_disaggregated = deployment.config.topology == "disaggregated"
+    check_tenants(deployment.config, options.api_key)
     planned = plan_workers(deployment, options) if is_disaggregated else (plan_engine(deployment, options),)
     return {process.worker.name: process.command for process in planned}
 

@@ -1,6 +1,6 @@
 """What a user chooses about a launch beside the deployment file."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ class LaunchOptions:
     """Address to listen on."""
     port: int = DEFAULT_PORT
     """Port to listen on."""
-    ports: range | None = None
+    ports: Sequence[int] | None = None
     """Further ports of a worker that others reach come from these; None lets it take any free ones."""
     api_key: str | None = None
     """Key that clients must send; None for an open server."""

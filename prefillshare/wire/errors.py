@@ -36,6 +36,9 @@ _ANTHROPIC_TYPES = {
 _CODES = {401: "invalid_api_key", 404: "not_found"}
 _VALIDATION = re.compile(r"^\d+ validation errors?:\n")
 _DETAIL = re.compile(r"^  (\{.*\})$", re.MULTILINE)
+_PYDANTIC = re.compile(r"^\d+ validation errors? for \w+\n")
+_PYDANTIC_DETAIL = re.compile(r"^(\S+).*\n  (?:Value error, )?(.+?)(?: \[type=.*)?$", re.MULTILINE)
+"""Of the text of pydantic's own error: place and reason; the place ends in names of types that were tried."""
 _RAISED = re.compile(r"\b\w+Error\(((?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"))\)")
 """An exception within the literal, of which the text counts."""
 _KEYS = frozenset(ErrorObject.__annotations__)
@@ -99,6 +102,8 @@ def _read_reason(body: bytes) -> Mapping[str, Any]:
 
 def _put_in_words(text: str) -> tuple[str, str | None]:
     """A message of FastAPI's validation as "field: what is wrong", and the field; any other as it is."""
+    if _PYDANTIC.match(text):
+        return _put_pydantic_in_words(text)
     if not _VALIDATION.match(text):
         return text, None
     found = [_read_detail(literal) for literal in _DETAIL.findall(text)]
@@ -107,6 +112,15 @@ def _put_in_words(text: str) -> tuple[str, str | None]:
         return text.partition("\n\n")[0], None
     words = "; ".join(": ".join(filter(None, detail)) for detail in details[:_MAX_DETAILS])
     return words, details[0][0] or None
+
+
+def _put_pydantic_in_words(text: str) -> tuple[str, str | None]:
+    found = [
+        (re.split(r"\.[a-z-]*\[|\.[A-Z]|\.function-", place)[0], reason)
+        for place, reason in _PYDANTIC_DETAIL.findall(text.partition("\n")[2])
+    ]
+    details = list(dict.fromkeys(found))[:_MAX_DETAILS]
+    return "; ".join(": ".join(detail) for detail in details) or text, details[0][0].split(".")[0] if details else None
 
 
 def _read_detail(literal: str) -> tuple[str, str] | None:

@@ -2,18 +2,20 @@
 
 Target: ``sglang.srt.entrypoints.openai.serving_responses.OpenAIServingResponses``
 Why: this endpoint never looks at adapters: it would answer every name, a decode module's too, with the prefill module.
-    It takes two from the tokens that a caller allows, knows no format of the answer, and a stream of it that fails does
-    not say why.
+    It takes two from the tokens that a caller allows, knows no format of the answer, calls one that was cut off
+    completed, and a stream of it that fails does not say why.
 How: when a call arrives its name is resolved (404 if unknown) and the module left in a context variable; the engine
     request, which is made inside of that call, takes it from there. So does the conversation, which is rendered before
-    (:mod:`sglang_patches.eager`). What it makes of the sampling parameters is set right there, too, and
-    the reason of a failure stays with the request, for :mod:`sglang_patches.http.bodies`.
+    (:mod:`sglang_patches.eager`). What it makes of the sampling parameters is set right there, too, and how the
+    answer ends is seen: the response tells it by ``incomplete_details``, of which :mod:`prefillshare.responses` makes
+    the status. The reason of a failure stays with the request, for :mod:`sglang_patches.http.bodies`.
 Remove when: the endpoint resolves adapters as chat completions do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -28,8 +30,6 @@ from sglang_patches.http.model_names import UPSTREAM_DEFAULT_MODEL, ModelMissing
 from sglang_patches.http.request_state import SCHEMA, note_failure
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from fastapi import Request
     from sglang.srt.entrypoints.openai.protocol import (
         ChatCompletionRequest,
@@ -46,6 +46,36 @@ _selected: ContextVar[str | None] = ContextVar("prefillshare_module", default=No
 
 _wanted: ContextVar[Mapping[str, Any]] = ContextVar("prefillshare_wanted", default=MappingProxyType({}))
 """Sampling parameters of that call that SGLang leaves out, or makes others of."""
+_CUT_OFF = {"reason": "max_output_tokens"}
+_COMPLETED = "event: response.completed\n"
+
+
+class _End:
+    """How an answer ends."""
+
+    def __init__(self) -> None:
+        self.is_cut_off = False
+
+    async def watch(self, answers: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        """The answers, which are SGLang's contexts of a conversation, as they are."""
+        async for answer in answers:
+            output = getattr(answer, "last_output", None)
+            reason = output["meta_info"].get("finish_reason") if isinstance(output, dict) else None
+            self.is_cut_off = reason is not None and reason["type"] == "length"
+            yield answer
+
+    async def tell(self, events: AsyncIterator[str]) -> AsyncIterator[str]:
+        """The events of a stream; the last one says that the answer was cut off, if it was."""
+        async for event in events:
+            if self.is_cut_off and event.startswith(_COMPLETED):
+                value = json.loads(event.partition("\ndata: ")[2])
+                value["response"]["incomplete_details"] = _CUT_OFF
+                event = f"{_COMPLETED}data: {json.dumps(value)}\n\n"
+            yield event
+
+
+_end: ContextVar[_End] = ContextVar("prefillshare_end")
+"""That of the call."""
 
 
 @binds("entrypoints.openai.serving_responses:OpenAIServingResponses")
@@ -67,7 +97,17 @@ class OpenAIServingResponses(upstream.OpenAIServingResponses):
             return self.create_error_response(str(error), err_type="NotFoundError", status_code=status)
         schema = None if raw_request is None else getattr(raw_request.state, SCHEMA, None)
         _wanted.set({"max_new_tokens": request.max_output_tokens, "json_schema": schema})
-        return await super().create_responses(request, raw_request)
+        end = _End()
+        _end.set(end)
+        told = await super().create_responses(request, raw_request)
+        if isinstance(told, upstream.ResponsesResponse):
+            told.incomplete_details = _CUT_OFF if end.is_cut_off else None
+        return end.tell(told) if isinstance(told, AsyncGenerator) else told
+
+    @overrides("0942893b3a0ecdae", "refusals would end with the word None")
+    def create_error_response(self, message: str, *args: Any, **kwargs: Any) -> Any:
+        # SGLang writes an error and its cause behind each other, and most have none.
+        return super().create_error_response(message.removesuffix(" None"), *args, **kwargs)
 
     @overrides(
         "d9705a3cc1b228d6",
@@ -89,6 +129,7 @@ class OpenAIServingResponses(upstream.OpenAIServingResponses):
         if conversation is not None and self.tokenizer_manager.ended_answers is not None:
             note_conversation(adapted_request, conversation)
         made = super()._generate_with_builtin_tools(request_id, request_prompt, adapted_request, *args, **kwargs)
+        made = _end.get().watch(made)
         raw_request: Request | None = kwargs.get("raw_request")
         return made if raw_request is None else note_failure(made, raw_request)
 

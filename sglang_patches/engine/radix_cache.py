@@ -49,6 +49,7 @@ from sglang_patches.declarations import registers
 from sglang_patches.disaggregation.hand_off import report_end
 from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker
 from sglang_patches.observed.call_report import note
+from sglang_patches.prefill.leases import Leases, drop_leases, lease_prompt
 from sglang_patches.prefill.open_pages import OpenPages
 from sglang_patches.prefill.underway import PrefillsUnderway
 from sglang_patches.prefill.unshared import callers_key
@@ -77,6 +78,9 @@ class SharedPrefillRadixCache(RadixCache):
     open_pages: OpenPages | None = None
     """Pages that were begun and are not full; None where a page has one token."""
 
+    leases: Leases | None = None
+    """Prompts that their callers want to have kept; None until somebody does."""
+
     write_back: WriteBack | None = None
     """A decode worker's way to the store, where its module's answers are base-made."""
 
@@ -87,6 +91,7 @@ class SharedPrefillRadixCache(RadixCache):
             self.write_back.flush()
         self.underway = PrefillsUnderway()
         self.open_pages = OpenPages(self) if self.page_size > 1 else None
+        drop_leases(self)
         super().reset()
 
     def match_prefix(self, params: MatchPrefixParams) -> MatchResult:
@@ -135,8 +140,12 @@ class SharedPrefillRadixCache(RadixCache):
             report_end(req)  # its rows are given back when the hand-off is over
         if self.disable or (req.prefillshare.is_all_base_made and self.open_pages is None):
             super().cache_finished_req(req, is_insert=is_insert, kv_len_to_handle=kv_len_to_handle)
-            return
+        else:
+            self._share_finished(req, is_insert=is_insert, kv_len_to_handle=kv_len_to_handle)
+        if req.prefillshare.pin_s > 0 and is_insert and not self.disable:
+            lease_prompt(self, req)
 
+    def _share_finished(self, req: Req, *, is_insert: bool, kv_len_to_handle: int) -> None:
         rows = self._computed_rows(req, kv_len_to_handle)
         tokens = self._shareable_tokens(req, len(rows))
         key = RadixKey(tokens, req.extra_key).page_aligned(self.page_size)
@@ -235,6 +244,8 @@ class SharedPrefillRadixCache(RadixCache):
     def _split_node(self, key: RadixKey, child: Any, split_len: int) -> Any:
         upper = super()._split_node(key, child, split_len)
         upper.origin, upper.is_eager = child.origin, child.is_eager
+        if self.leases is not None:
+            self.leases.split(upper, child)
         return upper
 
     def _computed_rows(self, req: Req, num_tokens: int) -> torch.Tensor:
@@ -267,6 +278,8 @@ class SharedPrefillRadixCache(RadixCache):
     def _delete_leaf(self, node: Any) -> None:
         if self.open_pages is not None:
             self.open_pages.drop_of(node)
+        if self.leases is not None:
+            self.leases.end(node)
         super()._delete_leaf(node)
 
     def _insert(self, req: Req, key: RadixKey, rows: torch.Tensor, chunked: bool = False) -> int:

@@ -40,7 +40,7 @@ from sglang_patches.eager.answers import EndedAnswers
 from sglang_patches.eager.quiet import Quiet
 from sglang_patches.eager.requests import read_as_job
 from sglang_patches.eager.switch import QUIET_RID, is_eager_rid, read_min_tokens, refuse_reserved_rid
-from sglang_patches.http.request_state import take_namespace
+from sglang_patches.http.request_state import take_namespace, take_pin
 from sglang_patches.observed import requests as observed
 from sglang_patches.observed import traces
 from sglang_patches.prefill.unshared import hashes_by_id, own_namespace
@@ -56,6 +56,8 @@ if TYPE_CHECKING:
         PauseGenerationReqInput,
         TokenizedGenerateReqInput,
     )
+
+    from prefillshare.tenants.roster import Roster
 
 _UNCOUNTED = "requests would not be counted by module"
 _OTHERS_KV = "an engine with new weights would go on with the old ones' KV, and give others its own"
@@ -78,6 +80,9 @@ class TokenizerManager(upstream.TokenizerManager):
 
     gate: Gate | None = None
     """Holds calls back while memory is full; None where nobody waits for that."""
+
+    roster: Roster | None = None
+    """The tenants of a deployment that has such; None where one key is everybody's."""
 
     def get_ready(self, num_kv_tokens: int) -> None:
         """Before the first call: counting begins, and the process of trials starts, unless this worker follows none."""
@@ -173,6 +178,7 @@ class TokenizerManager(upstream.TokenizerManager):
             read_as_job(obj, request)
         take_namespace(obj, request)
         reshape = read_as_half(obj, request)
+        take_pin(obj, request)
         answers = super().generate_request(obj, request)
         return answers if reshape is None else reshape(answers)
 

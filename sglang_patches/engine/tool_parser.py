@@ -3,17 +3,21 @@
 Target: ``sglang.srt.function_call.function_call_parser.FunctionCallParser``
 Why: for parsers of the older kind (llama3, qwen and others), a named tool leaves the grammar open to every tool of the
     call, so another one is called; and any JSON value passes as arguments, a text among them, which no client reads.
-How: the constraint is made from the named tool alone; arguments that have no strict schema must be an object.
+    A call that must be made may have any arguments, too, unless the tool is strict, and small models make them up.
+How: the constraint is made from the named tool alone; arguments of a call that must be made follow the tool's schema,
+    and others without a strict one must be an object.
 Remove when: upstream heeds the name, and asks for an object.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+import json
+from typing import TYPE_CHECKING, Any, cast
 
 from sglang.srt.function_call import function_call_parser as upstream
 
+from sglang_patches.answers.schemas import find_problem
 from sglang_patches.declarations import binds, overrides
 
 if TYPE_CHECKING:
@@ -45,6 +49,13 @@ class FunctionCallParser(upstream.FunctionCallParser):
     @overrides("2e51f78d7572640f", "the arguments of a required call could be a text")
     def get_legacy_structural_tag(self, at_least_one: bool = False) -> StructuralTagResponseFormat:
         tag = super().get_legacy_structural_tag(at_least_one)
-        for structure in tag.structures:
-            structure.schema_ = structure.schema_ or {"type": "object"}
+        for structure, tool in zip(tag.structures, self.tools, strict=True):
+            wanted = tool.function.parameters if at_least_one else None
+            structure.schema_ = structure.schema_ or _usable(wanted) or {"type": "object"}
         return tag
+
+
+def _usable(schema: object) -> dict[str, Any] | None:
+    """The schema, if some value satisfies it: a caller who did not ask for strictness is not refused for it."""
+    is_usable = isinstance(schema, dict) and schema and find_problem(json.dumps(schema)) is None
+    return cast("dict[str, Any]", schema) if is_usable else None

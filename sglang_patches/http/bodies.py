@@ -18,15 +18,20 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from prefillshare.contract import MESSAGES_PATH, REPORT_HEADER
+from prefillshare.tenants.confine import check_module, confine
+from prefillshare.tenants.doors import addressed_module, is_call
+from prefillshare.tenants.errors import TenantError
 from prefillshare.wire.bodies import is_uncompressed, is_utf_8, read_stream_error
 from prefillshare.wire.errors import error_object
 from prefillshare.wire.from_router import MEMBER
+from prefillshare.wire.hints import HINT_MEMBERS, may_have_hints, read_pin_s
 from prefillshare.wire.namespace import cache_namespace
 from prefillshare.wire.text import as_json
 from sglang_patches.answers.schemas import MAX_DEPTH, depth
 from sglang_patches.disaggregation.role import worker_role
+from sglang_patches.http.model_names import get_tokenizer_manager, served_names
 from sglang_patches.http.null_members import drop_nulls
-from sglang_patches.http.request_state import FAILURE, NAMESPACE, REPORT, SCHEMA
+from sglang_patches.http.request_state import FAILURE, NAMESPACE, PIN, REPORT, SCHEMA, TENANT
 
 MAX_BODY_BYTES = 32 << 20
 BODY_SECONDS = 120
@@ -52,9 +57,11 @@ Send = Callable[[Message], Awaitable[None]]
 class RefusedBodyError(Exception):
     """What is wrong with a body, and the status to answer with."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
         self.status = status
+        self.param = param
+        self.code = code
 
 
 class CheckBodies:
@@ -75,6 +82,7 @@ class CheckBodies:
                 body = await _read_in_time(receive)
                 if body is None:
                     return
+                _check_tenants_body(body, scope)
                 body = _check_body(body, scope)
                 # What comes after the body (the caller goes away) must still reach SGLang, which aborts then.
                 receive = _replay(body, receive)
@@ -137,6 +145,8 @@ def _as_refusal(error: Exception) -> RefusedBodyError | None:
     """What to answer if the caller is to blame: our checks raise ValueError, as SGLang's do."""
     if isinstance(error, RefusedBodyError):
         return error
+    if isinstance(error, TenantError):
+        return RefusedBodyError(error.status, str(error), param=error.param, code=error.code)
     if isinstance(error, ValueError):
         return RefusedBodyError(400, str(error))
     if _is_from_reading(error):
@@ -200,20 +210,57 @@ def _check_body(body: bytes, scope: Message) -> bytes:
     except orjson.JSONDecodeError as error:
         if error.msg.startswith("Recursion limit"):
             raise RefusedBodyError(400, _TOO_DEEP) from None
+        if TENANT in scope.get("state", {}):
+            # Whose call it is must be written into it.
+            raise RefusedBodyError(400, f"the body is not JSON ({error}): send a JSON object") from None
         # Python's parser takes numbers that JSON does not have (NaN, Infinity); what becomes of them is said there.
         return body
     if depth(value) > MAX_DEPTH:
         raise RefusedBodyError(400, _TOO_DEEP)
     if isinstance(value, dict):
         _check_members(value)
-        _note_namespace(value, scope)
+        confined = _confine(value, scope)
+        confined = _note_hints(confined, body, scope)
+        _note_namespace(confined, scope)
         _note_schema(value, scope)
         # Written anew only where something was left out: parsing a long prompt twice is enough.
-        kept = drop_nulls(_take_member(value, scope), scope["path"])
+        kept = drop_nulls(_take_member(confined, scope), scope["path"])
         return body if kept is value else orjson.dumps(kept)
     if value is not None or scope["path"].startswith("/v1/"):
         raise RefusedBodyError(400, f"the body is {str(value)[:40]}: give a JSON object")
     return body
+
+
+def _check_tenants_body(body: bytes, scope: Message) -> None:
+    """What is not read here would go further as if it were nobody's."""
+    if body and TENANT in scope.get("state", {}) and _JSON.decode() not in _read_header(scope, b"content-type").lower():
+        raise RefusedBodyError(415, "the body is not declared as JSON: send the header Content-Type: application/json")
+
+
+def _confine(value: dict[str, Any], scope: Message) -> dict[str, Any]:
+    """A tenant's call as it may go further; any other as it is.
+
+    Raises: TenantError, ConfinedError.
+    """
+    account = scope.get("state", {}).get(TENANT)
+    if account is None:
+        return value
+    path = scope["path"]
+    base, _ = served_names(get_tokenizer_manager())
+    # SGLang's own interface answers with the prefill module where nothing is named.
+    check_module(value, account, base if path == "/generate" else addressed_module(path), base)
+    return confine(value, account) if is_call(path) else value
+
+
+def _note_hints(value: dict[str, Any], body: bytes, scope: Message) -> dict[str, Any]:
+    """The body without hints that SGLang's models know nothing of; what they say stays with the request."""
+    if not may_have_hints(body) or not is_call(scope["path"]):
+        return value
+    if (pin_s := read_pin_s(value)) > 0:
+        scope.setdefault("state", {})[PIN] = pin_s
+    if value.keys().isdisjoint(HINT_MEMBERS):
+        return value
+    return {name: member for name, member in value.items() if name not in HINT_MEMBERS}
 
 
 def _take_member(value: dict[str, Any], scope: Message) -> dict[str, Any]:
@@ -285,7 +332,7 @@ async def _refuse(refusal: RefusedBodyError, scope: Message, receive: Any, send:
     from fastapi.responses import ORJSONResponse
 
     # Anthropic's clients get their form of it from ``http/errors``.
-    error = error_object(str(refusal), kind="invalid_request_error")
+    error = error_object(str(refusal), kind="invalid_request_error", param=refusal.param, code=refusal.code)
     # The rest of the body is not read, so the connection cannot serve another call.
     headers = {"Connection": "close"} if refusal.status in (408, 413) else None
     response = ORJSONResponse({"error": error}, status_code=refusal.status, headers=headers)

@@ -6,9 +6,18 @@ over shared KV come with a warning.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from prefillshare.wire.errors import error_object
+from prefillshare.wire.text import as_json
 from sglang_patches.http.model_names import get_tokenizer_manager, module_warnings, served_names
+from sglang_patches.http.request_state import tenant_of
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from prefillshare.tenants.account import Account
 
 LIST_ROUTE = "/v1/models"
 ROUTE = "/v1/models/{model:path}"
@@ -16,42 +25,41 @@ ROUTE = "/v1/models/{model:path}"
 
 def replace_route(app: Any) -> None:
     """Serve both paths by ours instead of upstream's, which denies decode modules and knows no warnings."""
+    from starlette.routing import Route
+
     kept = [r for r in app.router.routes if getattr(r, "path", None) not in (LIST_ROUTE, ROUTE)]
-    app.router.routes[:] = kept
-    app.get(LIST_ROUTE)(list_models)
-    app.get(ROUTE)(retrieve_model)
+    app.router.routes[:] = [Route(LIST_ROUTE, list_models), Route(ROUTE, retrieve_model), *kept]
 
 
-async def list_models() -> Any:
-    """The prefill module and the decode modules as in the deployment file."""
-    from fastapi.responses import ORJSONResponse
-
-    return ORJSONResponse({"object": "list", "data": await _cards()})
+async def list_models(request: Request) -> Response:
+    """The prefill module and the decode modules as in the deployment file, those that whoever asks may call."""
+    return _reply({"object": "list", "data": await _cards(tenant_of(request))})
 
 
-async def retrieve_model(model: str) -> Any:
+async def retrieve_model(request: Request) -> Response:
     """The card of one model; 404 with the list of names for any other."""
-    from fastapi.responses import ORJSONResponse
-
-    cards = await _cards()
+    model, cards = request.path_params["model"], await _cards(tenant_of(request))
     found = next((card for card in cards if card["id"] == model), None)
     if found is not None:
-        return ORJSONResponse(found)
+        return _reply(found)
     known = ", ".join(card["id"] for card in cards)
-    error = {
-        "message": f"model {model!r} does not exist; this server has: {known}",
-        "type": "invalid_request_error",
-        "param": "model",
-        "code": "model_not_found",
-    }
-    return ORJSONResponse(status_code=404, content={"error": error})
+    message = f"model {model!r} does not exist; this server has: {known}"
+    error = error_object(message, kind="invalid_request_error", param="model", code="model_not_found")
+    return _reply({"error": error}, status=404)
 
 
-async def _cards() -> list[dict[str, Any]]:
+def _reply(content: Any, *, status: int = 200) -> Response:
+    from starlette.responses import Response
+
+    return Response(as_json(content), status_code=status, media_type="application/json")
+
+
+async def _cards(account: Account | None) -> list[dict[str, Any]]:
     from sglang.srt.entrypoints.http_server import available_models
 
     base, modules = served_names(get_tokenizer_manager())
     order = {name: place for place, name in enumerate((base, *modules))}
     warnings = module_warnings()
     cards = [{**card.model_dump(), "warning": warnings.get(card.id)} for card in (await available_models()).data]
+    cards = [card for card in cards if account is None or account.allows(card["id"])]
     return sorted(cards, key=lambda card: order.get(card["id"], len(order)))

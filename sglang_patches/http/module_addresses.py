@@ -12,9 +12,15 @@ Remove when: the frontend can name a model.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from prefillshare.wire.text import as_json
 from sglang_patches.http.model_names import get_tokenizer_manager, resolve_or_404, served_names
+from sglang_patches.http.request_state import tenant_of
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
 
 SHARED_ROUTES = (
     "/get_model_info",
@@ -30,12 +36,13 @@ def add_routes(app: Any) -> None:
     """Add the routes to SGLang's application; the keys they need are those of the routes they stand for."""
     from fastapi import Depends
     from fastapi.params import Depends as Dependency
+    from starlette.routing import Route
 
     known: list[Dependency] = [Depends(check_module)]
     for route in [route for route in app.router.routes if getattr(route, "path", None) in SHARED_ROUTES]:
         app.add_api_route(f"/modules/{{module}}{route.path}", route.endpoint, methods=route.methods, dependencies=known)
     app.add_api_route("/modules/{module}/generate", _generate_route(), methods=["POST", "PUT"], dependencies=known)
-    app.add_api_route("/modules", list_modules, methods=["GET"])
+    app.router.routes.append(Route("/modules", list_modules))
 
 
 def check_module(module: str) -> None:
@@ -43,15 +50,19 @@ def check_module(module: str) -> None:
     resolve_or_404(get_tokenizer_manager(), module)
 
 
-async def list_modules() -> dict[str, Any]:
-    """Names of the modules, and the chat template that all of them share."""
+async def list_modules(request: Request) -> Response:
+    """Names of the modules that whoever asks may call, and the chat template that all of them share."""
+    from starlette.responses import Response
+
     prefill, decode = served_names(get_tokenizer_manager())
     template = getattr(get_tokenizer_manager().tokenizer, "chat_template", None)
-    return {
+    account = tenant_of(request)
+    told = {
         "prefill": prefill,
-        "decode": decode,
+        "decode": [name for name in decode if account is None or account.allows(name)],
         "chat_template": template if isinstance(template, str) else None,
     }
+    return Response(as_json(told), media_type="application/json")
 
 
 def _generate_route() -> Any:

@@ -96,7 +96,7 @@ async def engine_state(manager: TokenizerManager) -> DeploymentState:
     queued = _count_by_name(manager, _count_waiting(manager, (told or {}).get("queued") or {}))
     warnings = module_warnings()
     names = [base, *adapters] if role != "prefill" else list(dict.fromkeys((base, *observer.modules)))
-    return deployment_state(
+    state = deployment_state(
         observer,
         name=os.getenv(DEPLOYMENT_VARIABLE) or base,
         topology="colocated" if role == "null" else "disaggregated",
@@ -113,6 +113,9 @@ async def engine_state(manager: TokenizerManager) -> DeploymentState:
         ],
         workers=[_describe_worker(manager, told, sum(queued.values()))],
     )
+    if manager.roster is not None:
+        state["tenants"] = manager.roster.as_dict()
+    return state
 
 
 def _describe_worker(manager: TokenizerManager, told: Mapping[str, Any] | None, num_queued: int) -> WorkerState:

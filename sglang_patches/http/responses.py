@@ -17,6 +17,7 @@ import json
 import os
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from typing import Any
 
 import orjson
@@ -27,7 +28,9 @@ from prefillshare.responses.errors import ResponsesError
 from prefillshare.responses.exchange import Exchange
 from prefillshare.responses.kept import KeptResponses
 from prefillshare.wire.errors import error_object
+from prefillshare.wire.paths import describe_method
 from prefillshare.wire.text import as_json
+from sglang_patches.http.request_state import TENANT
 
 PATH = "/v1/responses"
 _ASKED = (
@@ -71,12 +74,15 @@ class RememberResponses:
             await _answer(send, error.status, as_json({"error": told}))
 
     async def _ask(self, scope: Message, receive: Receive, send: Send) -> None:
-        for method, pattern, ask in _ASKED:
-            match = pattern.fullmatch(scope["path"])
-            if match and method == scope["method"]:
-                told = ask(self._kept, match[1])
+        matching = [(method, match[1], ask) for method, path, ask in _ASKED if (match := path.fullmatch(scope["path"]))]
+        for method, response_id, ask in matching:
+            if method == scope["method"]:
+                told = ask(self._kept, response_id, _owner(scope))
                 await _answer(send, 200, told if isinstance(told, bytes) else as_json(told))
                 return
+        methods = [method for method, _, _ in matching]
+        if methods and scope["method"] not in ("OPTIONS", "HEAD"):
+            raise ResponsesError(describe_method(scope["path"], scope["method"], methods), status=405)
         await self._app(scope, receive, send)
 
     async def _create(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -90,7 +96,7 @@ class RememberResponses:
         if not isinstance(body, dict):
             await self._app(scope, _replay(raw, receive), send)  # SGLang says what is wrong
             return
-        exchange = self._kept.open(body)
+        exchange = self._kept.open(body, owner=_owner(scope))
         asked = orjson.dumps(exchange.body)
         if exchange.is_background:
             queued = self._kept.start(exchange, lambda: self._compute(scope, asked, exchange.id))
@@ -101,8 +107,10 @@ class RememberResponses:
     async def _compute(self, scope: Message, asked: bytes, response_id: str) -> tuple[int, bytes]:
         """Status and body of an answer that nobody waits for."""
         collected, task = _Collected(), asyncio.current_task()
+        account = scope.get("state", {}).get(TENANT)
         try:
-            await self._app(dict(scope), _replay(asked, _never), collected.send)
+            with nullcontext() if account is None else account.running():
+                await self._app(dict(scope), _replay(asked, _never), collected.send)
         finally:
             # SGLang answers a cancelled call with an error, as if nothing had been cancelled.
             if task is not None and task.cancelling():
@@ -158,6 +166,11 @@ class _Answer:
         headers = [pair for pair in start["headers"] if pair[0].lower() != b"content-length"]
         await self._send({**start, "headers": [*headers, (b"content-length", str(len(body)).encode())]})
         await self._send({"type": "http.response.body", "body": body})
+
+
+def _owner(scope: Message) -> str:
+    account = scope.get("state", {}).get(TENANT)
+    return "" if account is None else str(account.name)
 
 
 def _is_stream(start: Message) -> bool:

@@ -20,6 +20,7 @@ from prefillshare.observe.sessions import Prompt
 from prefillshare.wire.text import decode_header
 from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker, worker_role
 from sglang_patches.http.model_names import served_names
+from sglang_patches.http.request_state import tenant_of
 from sglang_patches.observed.call_report import read_note
 from sglang_patches.observed.traces import describe_begin
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from sglang.srt.managers.io_struct import AbortReq, BatchStrOutput, GenerateReqInput
     from sglang.srt.managers.tokenizer_manager import ReqState, TokenizerManager
     from sglang.srt.observability.req_time_stats import SchedulerReqTimeStats
+
+    from prefillshare.tenants.account import Account
 
 
 def begin(manager: TokenizerManager, obj: GenerateReqInput, request: Request | None, states: list[ReqState]) -> None:
@@ -42,13 +45,15 @@ def begin(manager: TokenizerManager, obj: GenerateReqInput, request: Request | N
     for state in states:
         state.obj.routing_key = obj.routing_key
         state.session_name = session
-        state.observed = _begin(manager, state.obj, session)
+        state.observed = _begin(manager, state.obj, session, tenant_of(request))
         describe_begin(state, module_of(manager, state.obj), path, session)
 
 
 def _read_session(obj: GenerateReqInput, request: Request) -> str | None:
     user = getattr(request.state, "prefillshare_user", None)
-    return _read_header(request, SESSION_HEADER) or getattr(obj, "session_id", None) or user
+    given: str | None = _read_header(request, SESSION_HEADER) or getattr(obj, "session_id", None) or user
+    account = tenant_of(request)
+    return given if account is None or not given else account.session_name(given)
 
 
 def _read_header(request: Request, name: str) -> str | None:
@@ -57,14 +62,16 @@ def _read_header(request: Request, name: str) -> str | None:
     return value and decode_header(value.encode("latin-1"))
 
 
-def _begin(manager: TokenizerManager, obj: GenerateReqInput, session: str | None) -> Observed | None:
+def _begin(
+    manager: TokenizerManager, obj: GenerateReqInput, session: str | None, tenant: Account | None
+) -> Observed | None:
     """The observation of one request; None when it names an adapter that is not there, and is refused in a moment."""
     if obj.lora_path and obj.lora_path not in served_names(manager)[1]:
         return None
     # Sessions are the router's business where there is one.
     prompt = _read_prompt(obj) if worker_role() == "null" else Prompt(data=b"")
     observer: Observer = manager.observer
-    return observer.begin(module_of(manager, obj), session=session, prompt=prompt)
+    return observer.begin(module_of(manager, obj), session=session, prompt=prompt, ledger=tenant)
 
 
 def module_of(manager: TokenizerManager, obj: GenerateReqInput) -> str:

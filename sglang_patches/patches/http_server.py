@@ -5,8 +5,8 @@ Why: the list of models names the decode modules, but asking for one of them by 
     SGLang's /metrics knows nothing of decode modules.
 How: when the server state is set, the routes are put in place (``http/model_cards``, ``http/module_addresses``,
     ``http/monitoring``, ``http/health``), responses are remembered by ``http/responses``, and FastAPI's own spans
-    switched off (``observed/traces``); ``http/errors`` goes around all of them, and ``http/connections`` ends idle
-    connections.
+    switched off (``observed/traces``); ``http/tenants`` lets in who may call, ``http/errors`` goes around all of them,
+    and ``http/connections`` ends idle connections.
 Remove when: upstream's route knows adapters, and a plugin can add routes.
 """
 
@@ -16,7 +16,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sglang_patches.declarations import wraps_upstream
-from sglang_patches.http import connections, continuations, errors, health, model_cards, module_addresses, monitoring
+from sglang_patches.http import (
+    connections,
+    continuations,
+    errors,
+    health,
+    model_cards,
+    module_addresses,
+    monitoring,
+    tenants,
+)
 from sglang_patches.http.bodies import CheckBodies
 from sglang_patches.http.responses import RememberResponses, read_limits
 from sglang_patches.observed import traces
@@ -37,19 +46,22 @@ def wrap_set_global_state(original: SetState) -> SetState:
         from sglang.srt.entrypoints.http_server import app
 
         original(global_state)
+        manager = global_state.tokenizer_manager
+        if (roster := tenants.read_roster()) is not None:
+            manager.roster = roster
+            tenants.wrap_application(app, roster, manager.server_args)
         errors.wrap_application(app)
         connections.watch_connections()
         model_cards.replace_route(app)
         module_addresses.add_routes(app)
         monitoring.add_routes(app)
         health.add_route(app)
-        answers = global_state.tokenizer_manager.ended_answers
+        answers = manager.ended_answers
         continuations.add_routes(app, None if answers is None else answers.kept)
         traces.switch_framework_off(app)
         if (limits := read_limits()) is not None:
-            abort = global_state.tokenizer_manager.abort_request
-            app.add_middleware(RememberResponses, limits=limits, abort=abort)
+            app.add_middleware(RememberResponses, limits=limits, abort=manager.abort_request)
         app.add_middleware(CheckBodies)
-        global_state.tokenizer_manager.get_ready(global_state.scheduler_info["max_total_num_tokens"])
+        manager.get_ready(global_state.scheduler_info["max_total_num_tokens"])
 
     return set_global_state

@@ -20,6 +20,7 @@ import zmq
 from prefillshare.peer_keys import secure_listener
 from sglang_patches.declarations import wraps_upstream
 from sglang_patches.disaggregation.peers import own_keys
+from sglang_patches.disaggregation.ports import check_is_free
 
 if TYPE_CHECKING:
     from sglang.srt.disaggregation.kv_events import ZmqEventPublisher
@@ -36,11 +37,13 @@ def wrap_socket_setup(original: Callable[[ZmqEventPublisher], None]) -> Callable
     def _socket_setup(self: ZmqEventPublisher) -> None:
         host = os.environ.get("SGLANG_HOST_IP")
         if host and self._pub is None and self._endpoint.startswith(_EVERYWHERE):
+            port = int(self._endpoint.removeprefix(_EVERYWHERE))
+            check_is_free(host, port, "at which routers hear of KV events")
             self._pub = self._ctx.socket(zmq.PUB)
             if keys := own_keys():
                 secure_listener(self._pub, keys)
             self._pub.set_hwm(self._hwm)
-            self._pub.bind(f"tcp://{host}:{self._endpoint.removeprefix(_EVERYWHERE)}")
+            self._pub.bind(f"tcp://{host}:{port}")
         original(self)
 
     return _socket_setup

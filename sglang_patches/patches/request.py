@@ -18,6 +18,7 @@ from typing import Any
 from sglang_patches.declarations import wraps_upstream
 from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker
 from sglang_patches.icarus.modules import paired_modules
+from sglang_patches.prefill.leases import read_pin_s
 from sglang_patches.prefill.request_state import ALL_BASE_MADE, RequestState
 from sglang_patches.prefill.unshared import is_unshared
 
@@ -44,6 +45,7 @@ def wrap_req_init(original: Callable[..., None]) -> Callable[..., None]:
             decode_module=self.routing_key if is_prefill_worker() else self.lora_id,
             is_paired=is_paired,
             is_unshared=is_own,
+            pin_s=read_pin_s(self.sampling_params.custom_params),
         )
 
     return __init__

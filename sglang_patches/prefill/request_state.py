@@ -48,6 +48,8 @@ class RequestState:
     is_paired: bool = False
     """Whether its module reads base-made KV only, and so computes each token that it samples from in a second row
     (:mod:`sglang_patches.icarus.rows`)."""
+    pin_s: float = 0.0
+    """For how many seconds its caller wants its prompt to be kept (:mod:`sglang_patches.prefill.leases`)."""
     is_unshared: bool = False
     """Whether its module computes the prompt, too (:mod:`sglang_patches.prefill.unshared`): all of its rows may be in
     the tree, in the module's own namespace."""

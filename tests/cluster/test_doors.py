@@ -250,11 +250,27 @@ def test_a_response_says_what_the_chat_says_and_so_does_one_that_goes_on(url: st
     assert said(ask(url, "/v1/responses", RESPONSE | {"input": items})) == said(more)
 
 
+def test_a_response_that_was_cut_off_says_so(url: str) -> None:
+    format_ = {"format": {"type": "json_schema", "name": "thing", "schema": {"enum": ["box", "pen"]}}}
+    for fields, status in (({"max_output_tokens": 2}, "incomplete"), ({"text": format_}, "completed")):
+        last = events(url, "/v1/responses", RESPONSE | fields)[-1]
+        kept = httpx.get(f"{url}/v1/responses/{last['response']['id']}", timeout=60).json()
+        for told in (ask(url, "/v1/responses", RESPONSE | fields), last["response"], kept):
+            reason = {"reason": "max_output_tokens"} if status == "incomplete" else None
+            assert (told["status"], told["incomplete_details"]) == (status, reason)
+            assert [item["status"] for item in told["output"]] == [status]
+        assert last["type"] == f"response.{status}"
+
+
 def test_a_streamed_response_is_kept_and_read_and_deleted(url: str) -> None:
     told = events(url, "/v1/responses", RESPONSE)
     whole = "".join(event["delta"] for event in told if event["type"] == "response.output_text.delta")
     final = told[-1]["response"]
-    assert (told[0]["type"], told[-1]["type"], said(final)) == ("response.created", "response.completed", whole)
+    assert (told[0]["type"], told[-1]["type"], said(final)) == (
+        "response.created",
+        f"response.{final['status']}",
+        whole,
+    )
     assert {event["response"]["id"] for event in told if "response" in event} == {final["id"]}
     kept = f"{url}/v1/responses/{final['id']}"
     assert said(httpx.get(kept, timeout=60).json()) == whole
@@ -270,7 +286,8 @@ def test_a_streamed_response_is_kept_and_read_and_deleted(url: str) -> None:
 def test_a_response_in_the_background_is_computed_or_cancelled(url: str) -> None:
     done = ask(url, "/v1/responses", RESPONSE | {"background": True})
     assert done["status"] == "queued"
-    wait_for(lambda: httpx.get(f"{url}/v1/responses/{done['id']}", timeout=60).json()["status"] == "completed")
+    of_it = f"{url}/v1/responses/{done['id']}"
+    wait_for(lambda: httpx.get(of_it, timeout=60).json()["status"] in ("completed", "incomplete"))
     long = RESPONSE | {"model": "tool", "background": True, "max_output_tokens": 3000}
     ended = ask(url, "/v1/responses", long)
     assert httpx.post(f"{url}/v1/responses/{ended['id']}/cancel", timeout=60).json()["status"] == "cancelled"
@@ -343,6 +360,27 @@ def test_a_mistake_in_a_response_is_told(url: str, fields: dict[str, Any], statu
     assert reply.status_code == status, reply.text
     assert set(reply.json()["error"]) == {"message", "type", "param", "code"}
     assert reply.json()["error"]["message"]
+
+
+def test_an_answer_in_a_form_ends(url: str) -> None:
+    """The tiny family's module would go on with white space."""
+    either = {"enum": ["box", "pen"]}
+    schema = {"type": "object", "properties": {"of": either, "in": either}, "required": ["of", "in"]}
+    form = {"type": "json_schema", "json_schema": {"name": "thing", "schema": schema | {"additionalProperties": False}}}
+    (choice,) = ask(url, "/v1/chat/completions", CHAT | {"max_tokens": 150, "response_format": form})["choices"]
+    assert choice["finish_reason"] == "stop"
+    assert set(json.loads(choice["message"]["content"])) == {"of", "in"}
+
+
+def test_who_asks_for_a_path_that_is_not_there_learns_which_are(url: str) -> None:
+    for path, meant in (("/chat/completions", "/v1/chat/completions"), ("/v1/model", "/v1/models")):
+        reply = httpx.post(url + path, json=CHAT, timeout=60)
+        message = reply.json()["error"]["message"]
+        assert reply.status_code == 404
+        assert message.startswith(f"there is no {path} here; did you mean {meant}? There are: /v1/chat/completions, ")
+    reply = httpx.get(f"{url}/v1/chat/completions", timeout=60)
+    assert (reply.status_code, reply.headers["Allow"]) == (405, "POST")
+    assert reply.json()["error"]["message"] == "/v1/chat/completions does not take GET: use POST"
 
 
 def test_pages_in_browsers_may_call(url: str) -> None:

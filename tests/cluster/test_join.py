@@ -1,5 +1,6 @@
 """A deployment put together from a router and workers that were started one by one, at an address that others reach."""
 
+import itertools
 import os
 import signal
 import threading
@@ -115,8 +116,12 @@ def joined() -> Iterator[Joined]:
 
 @pytest.fixture(scope="module")
 def expected() -> list[list[int]]:
-    reference = Reference(TINY / "base", {"tool": TINY / "tool"})
-    return [reference.ask("tool", prompt, NUM_TOKENS).tokens for prompt in PROMPTS]
+    return _ask_reference("tool")
+
+
+def _ask_reference(module: str) -> list[list[int]]:
+    reference = Reference(TINY / "base", {module: TINY / module})
+    return [reference.ask(module, prompt, NUM_TOKENS).tokens for prompt in PROMPTS]
 
 
 def test_answers_are_those_of_one_machine(joined, expected):
@@ -218,17 +223,58 @@ def _moves(joined: Joined) -> dict[str, int]:
     return httpx.get(f"{joined.router.url}/router/roles", timeout=5).json()["moves"]
 
 
-def test_a_worker_that_is_told_to_leave_says_so_and_is_not_let_in_again(joined):
-    worker = joined.workers.pop("decode-here")
+def test_new_weights_take_the_place_of_old_ones_without_a_failed_call(joined, expected):
+    """As docs/several-machines.md says it: a worker with the new file joins, then the old one leaves."""
+    config = joined.deployment.config
+    [code] = [module for module in config.decode if module.name == "code"]
+    decode = [replace(module, path=code.path) if module.name == "tool" else module for module in config.decode]
+    renewed, wanted = resolve(replace(config, decode=tuple(decode))), _ask_reference("code")
+    assert wanted != expected
+    answers, over = [], threading.Event()
+
+    def keep_asking() -> None:
+        for number, prompt in itertools.cycle(enumerate(PROMPTS)):
+            if over.is_set():
+                return
+            answers.append((number, joined.ask(prompt)))
+
+    callers = [threading.Thread(target=keep_asking) for _ in range(4)]
+    for caller in callers:
+        caller.start()
     try:
-        url, admin = f"{joined.router.url}/workers/decode-here", {"Authorization": "Bearer the-admin"}
-        assert httpx.delete(url, headers=admin, timeout=30).json() == {"id": "decode-here", "unfinished": 0}
+        options, worker = (
+            LaunchOptions(host=own_address(), port=free_port(own_address()), **KEYS),
+            choose_worker(renewed, "decode", "tool", "decode-new"),
+        )
+        forks = fork_server(plan_joining_worker(renewed, worker, options, "key").command)
+        new = launch_worker(renewed, worker, options, [joined.router.url], borrowed=forks)
+        joined.workers["decode-new"] = new
+        joined.wait(joined.are_up, "the worker with the new weights is up")
+        joined.wait(lambda: any(tokens == wanted[number] for number, tokens in answers), "it answers")
+        joined.workers.pop("decode-here").stop(drain_s=30)
+        joined.wait(joined.are_up, "the router knows that the other has left")
+        num_answers = len(answers)
+        joined.wait(lambda: len(answers) > num_answers + len(callers) * 2, "it answers alone")
+    finally:
+        over.set()
+        for caller in callers:
+            caller.join()
+    assert all(tokens in (expected[number], wanted[number]) for number, tokens in answers)
+    # Each caller had at most one call on its way when the old one had gone.
+    assert all(tokens == wanted[number] for number, tokens in answers[num_answers + len(callers) :])
+
+
+def test_a_worker_that_is_told_to_leave_says_so_and_is_not_let_in_again(joined):
+    worker = joined.workers.pop("decode-new")
+    try:
+        url, admin = f"{joined.router.url}/workers/decode-new", {"Authorization": "Bearer the-admin"}
+        assert httpx.delete(url, headers=admin, timeout=30).json() == {"id": "decode-new", "unfinished": 0}
         deadline = time.monotonic() + KNOWN_AGAIN_S
         while not worker.is_dismissed:
             assert time.monotonic() < deadline
             worker.step()
             time.sleep(0.1)
-        assert "decode-here" not in joined.states()
+        assert "decode-new" not in joined.states()
     finally:
         worker.stop(drain_s=0)
 

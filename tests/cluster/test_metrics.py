@@ -50,8 +50,16 @@ OF_OTHER_DEPLOYMENTS = {
     "prefillshare_held_back_overdue_total",
     "prefillshare_sessions_under_way",
     "prefillshare_held_tokens",
+    "prefillshare_tenant_calls_total",
+    "prefillshare_tenant_calls_running",
+    "prefillshare_tenant_prompt_tokens_total",
+    "prefillshare_tenant_cached_tokens_total",
+    "prefillshare_tenant_generated_tokens_total",
+    "prefillshare_tenant_refusals_total",
+    "prefillshare_unknown_keys_total",
+    "prefillshare_tenants_file_usable",
 }
-"""Of several routers, where roles follow the load, and where sessions wait for memory."""
+"""Of several routers, where roles follow the load, where sessions wait for memory, and of tenants."""
 HANDOFF_TOKENS = 60 + 80 + (100 - 59) + (100 - 79) + 40 + (40 - 39)
 """A decode worker holds x_1..x_{n-1} of its module's earlier prompts."""
 

@@ -3,7 +3,6 @@
 Tests run in order on one deployment: starting it is what costs.
 """
 
-import contextlib
 import json
 import os
 import secrets
@@ -11,29 +10,27 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
-import httpx
-import psutil
 import pytest
 
 from prefillshare.serving.machine.ports import free_port
 from tests.support.engines import MODELS_DIR
 from tests.support.marks import starts_engine
+from tests.support.on_ray import (
+    NUM_TOKENS,
+    PROMPTS,
+    WAIT_S,
+    OnRay,
+    actor_of,
+    calls,
+    environment,
+    lives_of,
+    node_of,
+)
 from tests.support.reference import Reference
 
 TINY = MODELS_DIR / "tiny"
-NUM_TOKENS = 8
-WAIT_S = 600.0
-CALL_S = 120.0
-"""Longer than a call waits in the router before it is refused."""
-PROMPTS = [[20 + (start * 37 + position * 31) % 900 for position in range(60 + 30 * start)] for start in range(3)]
-ENGINE, ROUTER = "sglang_patches.forkserver", "prefillshare.routing"
 FILE = """
 name = "on-ray"
 topology = "disaggregated"
@@ -60,109 +57,19 @@ decode = {{ labels = {{ place = "behind" }} }}
 """
 
 
-@dataclass(slots=True)
-class OnRay:
-    """A deployment on a cluster, asked by HTTP and changed by commands."""
+ROLES = """
+[router]
+max_running_per_worker = 4
 
-    folder: Path
-    address: str
-    nodes: list[int]
-    """Process ids of the two nodes that decode workers run on."""
-    port: int
-    cluster: "subprocess.Popen[str]"
-    """The program that has its nodes."""
-    wrong: list[str] = field(default_factory=list)
-
-    @property
-    def file(self) -> Path:
-        """The deployment file."""
-        return self.folder / "on-ray.toml"
-
-    def run(self, *words: str, is_ok: bool = True) -> "subprocess.CompletedProcess[str]":
-        """Run a command of `prefillshare`."""
-        done = subprocess.run(
-            [sys.executable, "-m", "prefillshare", *words],
-            env=environment(self.folder, self.address),
-            capture_output=True,
-            text=True,
-            timeout=WAIT_S,
-            check=False,
-        )
-        assert (done.returncode == 0) == is_ok, done.stdout + done.stderr
-        return done
-
-    def launch(self, is_ok: bool = True) -> "subprocess.CompletedProcess[str]":
-        """Let the cluster serve what the file says."""
-        return self.run("launch", str(self.file), "--port", str(self.port), "--detach", "--json", is_ok=is_ok)
-
-    def change_head(self, word: str) -> None:
-        """Lose the head's server, or start it again."""
-        assert self.cluster.stdin is not None
-        assert self.cluster.stdout is not None
-        print(word, file=self.cluster.stdin, flush=True)
-        assert self.cluster.stdout.readline() == f"{word}\n"
-
-    def members(self) -> dict[str, dict[str, Any]]:
-        """What `ps` says of each."""
-        rosters = json.loads(self.run("ps", "--json").stdout)
-        return {member["name"]: member for roster in rosters for member in roster["members"]}
-
-    def up(self) -> set[str]:
-        """Workers to which the router sends calls."""
-        with contextlib.suppress(httpx.HTTPError):
-            workers = httpx.get(f"http://127.0.0.1:{self.port}/workers", timeout=CALL_S).json()["workers"]
-            return {worker["id"] for worker in workers if worker["state"] == "up"}
-        return set()
-
-    def wait_until_serving(self, *names: str, apart_from: dict[str, int] | None = None) -> dict[str, dict[str, Any]]:
-        """Wait until exactly these run and are up for the router, with other processes than `apart_from` names.
-
-        The router is asked first: each `ps` is a process that imports Ray, and takes the cores of what is waited for.
-        """
-        deadline, members, lost = time.monotonic() + WAIT_S, {}, apart_from or {}
-        while time.monotonic() < deadline:
-            if self.up() == set(names) and not any(map(psutil.pid_exists, lost.values())):
-                members = self.members()
-                up = {name for name, state in members.get("router-0", {}).get("workers", []) if state == "up"}
-                pids = {name: members[name]["pid"] for name in names if name in members}
-                # One that moves has no process, and may be up in the eyes of the router a little longer.
-                is_new = all(pids.get(name) and pids[name] != pid for name, pid in lost.items())
-                if set(members) == {*names, "router-0"} and up == set(names) and is_new:
-                    return members
-            time.sleep(1)
-        raise AssertionError(f"{names} do not serve: {self.up()} are up, {members}")
-
-    def ask(self, prompt: list[int]) -> list[int]:
-        """Greedy tokens of the module."""
-        sampling = {"temperature": 0, "max_new_tokens": NUM_TOKENS, "ignore_eos": True}
-        body = {"input_ids": prompt, "sampling_params": sampling}
-        reply = httpx.post(f"http://127.0.0.1:{self.port}/modules/math/generate", json=body, timeout=CALL_S)
-        assert reply.status_code == 200, reply.text
-        return reply.json()["output_ids"]
-
-    def processes(self) -> dict[str, int]:
-        """How many fork servers with engines, and routers, this deployment has on the machine."""
-        found = {ENGINE: 0, ROUTER: 0}
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error, OSError):
-                words = process.cmdline()
-                is_ours = process.environ().get("XDG_STATE_HOME") == str(self.folder)
-                if is_ours and os.getsid(process.pid) == process.pid and len(words) > 2 and words[2] in found:
-                    found[words[2]] += 1
-        return found
-
-    def check_processes(self, num_workers: int, num_routers: int = 1) -> None:
-        """Nothing was left behind and nothing is there twice: each worker has a fork server and an engine."""
-        wanted = {ENGINE: 2 * num_workers, ROUTER: num_routers}
-        deadline = time.monotonic() + WAIT_S
-        while (found := self.processes()) != wanted:
-            assert time.monotonic() < deadline, (found, wanted)
-            time.sleep(0.5)
-
-
-def environment(folder: Path, address: str = "") -> dict[str, str]:
-    """Its own places for state, by which its processes are known, too."""
-    return {**os.environ, "XDG_STATE_HOME": str(folder), "PREFILLSHARE_CLUSTER": address, "OMP_NUM_THREADS": "1"}
+[roles]
+follow_load = true
+interval_s = 0.25
+window_s = 2.0
+prefill_wait_ms = 100
+decode_wait_ms = 100
+cool_down_s = 0
+"""
+"""Calls soon wait, and moves are soon decided."""
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +96,7 @@ def on_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnRay]:
         yield running
     finally:
         nodes.stdin.close()
-        nodes.wait(60)
+        nodes.wait(WAIT_S)
         nodes.stdout.close()
 
 
@@ -202,38 +109,16 @@ def write_files(running: OnRay) -> None:
     running.file.write_text(FILE.format(base=TINY / "base", module=module, address=running.address, token=token))
 
 
+def copy_other_weights(running: OnRay) -> None:
+    """From now on the module's files are another one's."""
+    for file in (TINY / "code").iterdir():
+        shutil.copy(file, running.folder / "math" / file.name)
+
+
 @pytest.fixture(scope="module")
 def expected() -> dict[str, list[list[int]]]:
     reference = Reference(TINY / "base", {name: TINY / name for name in ("math", "code")})
     return {name: [reference.ask(name, prompt, NUM_TOKENS).tokens for prompt in PROMPTS] for name in ("math", "code")}
-
-
-@contextlib.contextmanager
-def calls(running: OnRay, allowed: list[list[list[int]]]) -> Iterator[list[str]]:
-    """Ask all the time while the block runs; what went wrong with any call is in the list that this gives."""
-    wrong: list[str] = []
-    done = threading.Event()
-
-    def keep_asking() -> None:
-        number = 0
-        while not done.wait(0.2):
-            index = number % len(PROMPTS)
-            number += 1
-            try:
-                answer = running.ask(PROMPTS[index])
-            except (AssertionError, httpx.HTTPError) as error:
-                wrong.append(f"call {number}: {error}")
-            else:
-                if answer not in [answers[index] for answers in allowed]:
-                    wrong.append(f"call {number}: {answer}")
-
-    asking = threading.Thread(target=keep_asking)
-    asking.start()
-    try:
-        yield wrong
-    finally:
-        done.set()
-        asking.join()
 
 
 def test_a_launcher_that_left_leaves_a_deployment_that_answers(on_ray, expected):
@@ -244,17 +129,16 @@ def test_a_launcher_that_left_leaves_a_deployment_that_answers(on_ray, expected)
 
 
 def test_a_launcher_that_comes_back_starts_nothing_twice(on_ray):
-    before = on_ray.members()
+    before = on_ray.lives()
     on_ray.launch()
-    assert {name: member["pid"] for name, member in on_ray.members().items()} == {
-        name: member["pid"] for name, member in before.items()
-    }
+    assert on_ray.lives() == before
 
 
 def test_a_dry_run_says_who_is_where_and_what_a_node_would_lack(on_ray):
+    on_ray.wait_until_serving("prefill-0", "decode-math-0")
     planned = json.loads(on_ray.run("launch", str(on_ray.file), "--dry-run", "--json").stdout)
     assert planned["is_reachable"]
-    assert {member["name"] for member in planned["members"]} == set(on_ray.members())
+    assert {member["name"] for member in planned["members"]} == {"prefill-0", "decode-math-0", "router-0"}
     assert all(member["is_there"] and member["node"] for member in planned["members"])
     other = on_ray.folder / "other.toml"
     other.write_text(on_ray.file.read_text().replace('"on-ray"', '"other"').replace('"behind"', '"moon"'))
@@ -269,18 +153,18 @@ def test_logs_come_from_the_node(on_ray):
 
 
 def test_a_lost_head_costs_no_call_and_comes_back_knowing_everybody(on_ray, expected):
-    before = on_ray.members()
+    before = on_ray.lives()
     on_ray.change_head("lose")
     assert "no Ray cluster answers" in on_ray.run("ps", is_ok=False).stderr
     assert [on_ray.ask(prompt) for prompt in PROMPTS] == expected["math"]
     on_ray.change_head("return")
-    assert on_ray.wait_until_serving("prefill-0", "decode-math-0") == before
+    assert lives_of(on_ray.wait_until_serving("prefill-0", "decode-math-0")) == before
     on_ray.check_processes(2)
 
 
 def test_ctrl_c_ends_what_scaling_has_started_and_nothing_else(on_ray):
     """The next test spreads two replicas, although Ray's turn is now at the node of the first."""
-    before = on_ray.members()
+    before = on_ray.lives()
     words = [sys.executable, "-m", "prefillshare", "scale", "math=2"]
     variables = environment(on_ray.folder, on_ray.address)
     with subprocess.Popen(words, env=variables, stderr=subprocess.PIPE, text=True) as scaling:
@@ -289,7 +173,7 @@ def test_ctrl_c_ends_what_scaling_has_started_and_nothing_else(on_ray):
         scaling.send_signal(signal.SIGINT)
         said = scaling.stderr.read()
     assert (scaling.returncode, "the rest stays" in said) == (130, True), said
-    assert on_ray.members() == before
+    assert on_ray.lives() == before
     on_ray.check_processes(2)
 
 
@@ -312,20 +196,9 @@ def test_a_lost_node_and_a_lost_actor_cost_no_call(on_ray, expected):
     on_ray.check_processes(3)
 
 
-def actor_of(engine: int) -> psutil.Process:
-    """The actor's process: it has the fork server that the engine was forked from."""
-    return next(parent for parent in psutil.Process(engine).parents() if parent.name().startswith("ray::"))
-
-
-def node_of(pid: int, nodes: list[int]) -> int | None:
-    """The node that started a process."""
-    return next((parent.pid for parent in psutil.Process(pid).parents() if parent.pid in nodes), None)
-
-
 def test_new_weights_replace_old_ones_without_a_failed_call(on_ray, expected):
     on_ray.run("scale", "math=1")
-    for file in (TINY / "code").iterdir():
-        shutil.copy(file, on_ray.folder / "math" / file.name)
+    copy_other_weights(on_ray)
     refused = on_ray.run("scale", "math=2", is_ok=False)
     assert "copy the same files to all nodes" in refused.stderr
     with calls(on_ray, [expected["math"], expected["code"]]) as wrong:

@@ -23,10 +23,20 @@ from prefillshare.errors import ServerError
             "RAY_AUTH_TOKEN_PATH is set but file cannot be opened: /x. Ensure that the token for the cluster is there",
             "cannot be opened: /x): let RAY_AUTH_TOKEN_PATH name the file",
         ),
+        (
+            "head:6379",
+            "Token authentication is enabled but no authentication token was found. Ensure that the token is there",
+            "no authentication token was found): let RAY_AUTH_TOKEN_PATH name the file",
+        ),
     ],
 )
 def test_the_message_names_the_fix(address: str, reason: str, said: str) -> None:
     assert said in _explain(address, reason)
+
+
+def test_a_machine_with_another_token_hears_of_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    assert "another token than this machine" in _explain("head:6379", "Failed to connect")
 
 
 def test_a_node_with_fewer_members_of_the_group_is_wanted_first() -> None:

@@ -25,7 +25,7 @@ from tests.support.forks import fork_server
 from tests.support.marks import starts_engine
 from tests.support.monitoring import read_state
 from tests.support.reference import Reference
-from tests.support.stores import store_path, wait_for_pages, whole_pages
+from tests.support.stores import damage_store, store_path, wait_for_pages, whole_pages
 
 NUM_TOKENS = 8
 TINY = MODELS_DIR / "tiny"
@@ -81,6 +81,10 @@ class Stored:
     def num_prefilled(self) -> list[int]:
         """Prompt tokens that each of them has computed."""
         return [worker["prompt_tokens"] - worker["cached_tokens"] for worker in self.prefill_workers()]
+
+    def num_damaged(self) -> list[int]:
+        """Pages that each of them found damaged."""
+        return [worker["store"]["damaged_pages"] for worker in self.prefill_workers()]
 
     def wait_until_up(self, name: str) -> None:
         """Look after the processes until the router sends calls to this one."""
@@ -150,6 +154,24 @@ def test_a_killed_prefill_worker_comes_back_warm(stored, expected):
     assert sum(stored.num_prefilled()) - before <= 2 * 16 * len(PROMPTS)
 
 
+def test_bits_flipped_under_running_workers_and_over_a_restart_cost_pages_and_no_answer(stored, expected):
+    flush(stored.http)
+    assert [stored.ask(prompt) for prompt in PROMPTS] == expected
+    wait_for_pages(stored.file, sum(whole_pages(len(prompt)) for prompt in PROMPTS) // 16, WAIT_S)
+    assert damage_store(stored.file) > 0
+    before = stored.num_damaged()
+    # Each prompt goes to the other worker now, which has nothing of it but what is stored.
+    assert [stored.ask(prompt) for prompt in PROMPTS] == expected
+    assert sum(stored.num_damaged()) > sum(before)
+
+    pid = next(process.pid for process in stored.running.processes() if process.name == "prefill-1")
+    os.killpg(pid, signal.SIGKILL)
+    assert damage_store(stored.file) > 0
+    stored.wait_until_up("prefill-1")
+    assert [stored.ask(prompt) for prompt in (*PROMPTS, *PROMPTS)] == [*expected, *expected]
+    assert stored.num_damaged()[1] > 0, "counted anew since the restart"
+
+
 def test_files_cut_at_any_moment_cost_pages_and_no_call(stored, expected):
     """Both workers leave the store, and meet in one again."""
     path, is_over, num_cuts = store_path(stored.file), threading.Event(), 0
@@ -179,7 +201,7 @@ def test_files_cut_at_any_moment_cost_pages_and_no_call(stored, expected):
         assert stored.ask(PROMPTS[0]) == expected[0]
         time.sleep(0.2)
     stored.running.step()
-    assert [worker["restarts"] for worker in stored.prefill_workers()] == [1, 0]
+    assert [worker["restarts"] for worker in stored.prefill_workers()] == [1, 1]
     flush(stored.http)
     assert [stored.ask(prompt) for prompt in PROMPTS] == expected
     wait_for_pages(stored.file, sum(whole_pages(len(prompt)) for prompt in PROMPTS) // 16, WAIT_S)

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from prefillshare.codebook import packed as packed_module
 from prefillshare.codebook.kernels.layout import has_vbmi
-from prefillshare.codebook.packed import Kernel, best_kernel, pack
+from prefillshare.codebook.packed import KERNEL_VARIABLE, Kernel, best_kernel, pack
 from prefillshare.codebook.product import look_up, multiply, multiply_expanded
 from prefillshare.codebook.reference import CodebookWeight, dequantise, multiply_by_psumbook
 from prefillshare.codebook.shape import CodebookShape
@@ -114,10 +115,14 @@ def test_rows_do_not_change_each_other() -> None:
 
 def test_the_codes_take_no_more_memory_than_on_disk() -> None:
     weight = random_weight(CodebookShape(), 4096, 512)
-    packed = pack(weight)
 
-    assert packed.codes.nbytes == weight.codes.nbytes
-    assert packed.scales.nbytes == weight.scales.nbytes
+    sizes: dict[Kernel, int] = {"vbmi": 2, "floats": 4}
+    for kernel, bytes_of_scale in sizes.items():
+        packed = pack(weight, kernel)
+        assert packed.codes.nbytes == weight.codes.nbytes
+        assert packed.scales.nbytes == weight.scales.numel() * bytes_of_scale
+        kept = (packed.codes, packed.codebooks, packed.scales)
+        assert [array.ctypes.data for array in packed.arrays] == [tensor.data_ptr() for tensor in kept]
 
 
 @pytest.mark.slow
@@ -138,6 +143,18 @@ def test_a_processor_without_the_instructions_gets_the_other_kernel() -> None:
 
     assert reply.stdout.split() == ["floats", "True"], reply.stderr
     assert best_kernel() == ("vbmi" if has_vbmi() else "floats")
+
+
+def test_the_user_may_choose_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KERNEL_VARIABLE, "floats")
+    assert best_kernel() == "floats"
+    monkeypatch.setenv(KERNEL_VARIABLE, "avx")
+    with pytest.raises(ModuleError, match=f"{KERNEL_VARIABLE} is 'avx': it may be"):
+        best_kernel()
+    monkeypatch.setenv(KERNEL_VARIABLE, "vbmi")
+    monkeypatch.setattr(packed_module, "has_vbmi", lambda: False)
+    with pytest.raises(ModuleError, match="this processor has no AVX-512 VBMI: unset it"):
+        best_kernel()
 
 
 def test_sizes_of_a_weight() -> None:

@@ -35,7 +35,7 @@ def test_all_keys(tmp_path: Path) -> None:
         'router = { replicas = 2, labels = { ps = "router" } }\ndecode = { gpus = 2, spread = false }\n',
     )
     assert cluster.token_file == tmp_path / "token"
-    assert cluster.port_range == range(20000, 21000)
+    assert (cluster.own_ports, cluster.transport_ports) == (range(20000, 20500), range(20500, 21000))
     assert (cluster.router.replicas, cluster.router.labels) == (2, {"ps": "router"})
     assert (cluster.decode.gpus, cluster.decode.spread, cluster.prefill.gpus) == (2, False, 0)
 

@@ -12,6 +12,7 @@ from prefillshare.config.responses import Responses
 from prefillshare.config.router import Router
 from prefillshare.config.schema import DecodeModule, Deployment, Engine, PrefillModule, Transfer
 from prefillshare.config.store import Store
+from prefillshare.config.tenants import Tenants
 
 PAGE = Path(__file__).parents[2] / "docs" / "deployment-file.md"
 TABLES = {
@@ -23,6 +24,7 @@ TABLES = {
     "`[router]`": Router,
     "`[transfer]`": Transfer,
     "`[responses]`": Responses,
+    "`[tenants]`": Tenants,
     "`[store]`": Store,
     "`[cluster]`": Cluster,
 }

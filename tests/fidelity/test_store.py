@@ -23,6 +23,7 @@ from tests.support.monitoring import documented_metrics, names_in
 from tests.support.stores import (
     PAGE_TOKENS,
     Relaunched,
+    damage_store,
     forget_stored,
     num_stored_pages,
     relaunched,
@@ -194,21 +195,6 @@ def computed_ahead(endpoint: Endpoint) -> dict[str, int]:
 def test_a_flush_forgets_what_is_stored(launches, working_set):
     launches.endpoint.flush()
     assert launches.endpoint.generate(working_set[0], "math", 1).cached_tokens == 0
-
-
-def damage_store(file: Path) -> int:
-    """Flip a bit in every fiftieth page of 4 KiB that is in use; return how many."""
-    path = store_path(file)
-    num_damaged = 0
-    with path.open("r+b") as store:
-        for position in range(path.stat().st_size // 8, path.stat().st_size, 50 * 4096):
-            store.seek(position)
-            byte = store.read(1)
-            if byte and byte != b"\0":
-                store.seek(position)
-                store.write(bytes([byte[0] ^ 1]))
-                num_damaged += 1
-    return num_damaged
 
 
 def test_weights_and_store_stay_while_an_engine_runs(launches):

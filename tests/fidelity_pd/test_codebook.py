@@ -1,6 +1,7 @@
 """A decode module of 2-bit codebook weights over the base's full-precision KV: tokens as with its expanded weights.
 
-The module is the tiny family's `math`, quantised here in seconds. 24 held-out prompts, cold, and twelve at a time.
+The module is the tiny family's `math`, quantised here in seconds, served by the best kernel of this processor and by
+the one for every other. 24 held-out prompts, cold, and twelve at a time.
 """
 
 import dataclasses
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from prefillshare.codebook.packed import KERNEL_VARIABLE, best_kernel
 from prefillshare.codebook.section import codebook_shape
 from prefillshare.codebook.shape import CodebookShape
 from prefillshare.modules.manifest import read_manifest
@@ -22,6 +24,8 @@ from tests.fidelity_pd.conftest import NUM_TOKENS, Prompt
 from tests.support.marks import starts_engine, takes_long
 from tests.support.pd import BASE_NAME, TINY, Pair, pd_workers
 
+KERNELS = {"best": best_kernel(), "floats": "floats"}
+"""Decode modules by name, and the kernel that each is served by."""
 NEAR_TIE = 1e-4
 """Difference of two log-probabilities below which either token is right."""
 
@@ -39,15 +43,17 @@ def quantised(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 @starts_engine
-def pair(quantised: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+def pairs(quantised: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Pair]]:
     file = tmp_path_factory.mktemp("pd") / "pd.toml"
+    modules = "".join(f'[[decode]]\nname = "{kernel}"\nkind = "full"\npath = "{quantised}"\n' for kernel in KERNELS)
     file.write_text(
         f'name = "pd"\ntopology = "disaggregated"\n[prefill]\nname = "{BASE_NAME}"\npath = "{TINY / "base"}"\n'
-        f'[[decode]]\nname = "math"\nkind = "full"\npath = "{quantised}"\n[engine]\ndtype = "float32"\n'
+        f'{modules}[engine]\ndtype = "float32"\n'
     )
-    with pd_workers(file) as workers:
-        yield workers.pairs["math"]
-        assert "codebook weights: 2.125 bits" in workers.log("decode-math-0")
+    with pd_workers(file, environment={"decode-floats-0": {KERNEL_VARIABLE: "floats"}}) as workers:
+        yield workers.pairs
+        for name, kernel in KERNELS.items():
+            assert f"codebook weights: 2.125 bits, kernel {kernel}" in workers.log(f"decode-{name}-0")
 
 
 class Expanded:
@@ -71,9 +77,11 @@ def expanded(quantised: Path) -> Expanded:
     return Expanded(quantised)
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_served_tokens_are_those_of_the_expanded_weights(
-    pair: Pair, prompts: list[Prompt], expanded: Expanded, quantised: Path
+    pairs: dict[str, Pair], kernel: str, prompts: list[Prompt], expanded: Expanded, quantised: Path
 ) -> None:
+    pair = pairs[kernel]
     assert codebook_shape(quantised) == CodebookShape()
     one_by_one = [pair.generate(prompt, NUM_TOKENS).tokens for prompt in prompts]
     pair.flush()

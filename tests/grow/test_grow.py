@@ -86,6 +86,15 @@ def test_a_unit_that_moves_far_is_a_copy_and_the_old_one_stays(family: Path, bas
     assert after["pool.bin"].startswith(before["pool.bin"])
 
 
+def test_a_unit_that_did_not_move_is_no_copy(family: Path, base: Path, tmp_path: Path) -> None:
+    held = "max_drift = 0.0\ngate_l1 = 0.0\ndrift_lasso = 5.0"
+    task = grow(family, load_task(tmp_path, base, "third", growth=held), Watcher())
+    counts = count_units(task.uses)
+    assert (counts["split"], counts["reused"] > 0) == (0, True)
+    losses = task.figures["held_out_loss"]
+    assert losses["split"] == losses["retrain"]
+
+
 def test_gates_that_do_not_help_end_at_exactly_zero(family: Path, base: Path, tmp_path: Path) -> None:
     task = grow(family, load_task(tmp_path, base, "third", growth="gate_l1 = 50.0"), Watcher())
     assert count_units(task.uses)["reused"] == 0

@@ -25,6 +25,9 @@ from prefillshare.observe.document import (
     SessionsState,
     SessionState,
     StoreState,
+    TenantRefusals,
+    TenantsState,
+    TenantState,
     WorkerState,
 )
 from tests.observe.test_exposition import document as built
@@ -33,6 +36,9 @@ from tests.support.state_document import mistakes_in
 PAGE = Path(__file__).parents[2] / "docs" / "state-document.md"
 HEADINGS = {
     "Deployment": DeploymentState,
+    "Tenants": TenantsState,
+    "Tenant": TenantState,
+    "Refusals": TenantRefusals,
     "Eager jobs": EagerJobsState,
     "Role moves": RoleMovesState,
     "Module": ModuleState,
@@ -86,6 +92,7 @@ def test_the_page_has_every_name_with_its_type_and_no_other() -> None:
 def test_every_part_of_the_document_has_its_table() -> None:
     parts = {kind for kind in vars(document).values() if is_typeddict(kind)}
     counters = {document.ModuleCounters, document.StoreCounters, document.WorkerCounters, document.ComputedAhead}
+    counters |= {document.TenantCounters}
     assert parts - set(HEADINGS.values()) == counters
 
 

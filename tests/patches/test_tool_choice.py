@@ -40,10 +40,13 @@ def test_every_tool_may_be_called_where_one_is_required() -> None:
     assert all(one in constraint.model_dump_json() for one in NAMES)
 
 
-def test_arguments_are_objects() -> None:
+def test_arguments_are_objects_and_follow_the_schema_where_a_call_must_be_made() -> None:
     parser = _parser("llama3")
-    schemas = [one.schema_ for one in parser.get_legacy_structural_tag(True).structures]
-    assert schemas == [{"type": "object"}, {"type": "object"}, SCHEMA]
+    allowed = [one.schema_ for one in parser.get_legacy_structural_tag(False).structures]
+    assert allowed == [{"type": "object"}, {"type": "object"}, SCHEMA]
+    parser.tools[0].function.parameters = {"type": "object", "required": ["a"], "properties": {"a": {"enum": []}}}
+    forced = [one.schema_ for one in parser.get_legacy_structural_tag(True).structures]
+    assert forced == [{"type": "object"}, SCHEMA, SCHEMA], "nothing satisfies the first one's"
 
 
 @pytest.mark.parametrize("text", ["", " \n"])

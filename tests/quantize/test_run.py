@@ -2,12 +2,13 @@
 
 import json
 import tomllib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from prefillshare.codebook.section import codebook_shape
 from prefillshare.config import load_quantisation
@@ -16,7 +17,7 @@ from prefillshare.modules.manifest import ModuleManifest, read_manifest
 from prefillshare.modules.merge import merge_adapter
 from prefillshare.quantize import layers, plan
 from prefillshare.quantize.run import Quantise
-from tests.support.random_models import make_family
+from tests.support.random_models import make_adapter, make_base, make_family
 from tests.support.training_runs import Stopped, Watcher, stop_at, write_rows
 
 FILE = """
@@ -129,6 +130,30 @@ def _die(*_: object, **__: object) -> None:
     raise _Killed
 
 
+def test_layers_that_are_tuned_one_by_one_go_on_after_a_kill(folder: Path) -> None:
+    by_layer = {"size": 'size = 2\nby = "layer"'}
+    undisturbed = quantise(write_file(folder, "layers", **by_layer))
+    file, steps = write_file(folder, "killed-layers", **by_layer), list[int]()
+    # Of two layers with four steps each, the second one begins anew.
+    with pytest.raises(Stopped):
+        quantise(file, watcher=stop_at(6))
+    resumed = quantise(file, resume=True, watcher=Watcher(lambda report: steps.append(report.step)))
+
+    assert steps == [5, 6, 7, 8]
+    assert not (resumed / "run" / "layers" / "states").exists()
+    before, first, again = weights(resumed / "run" / "k-means"), weights(undisturbed), weights(resumed)
+    assert {name.rpartition(".")[2] for name in before if not torch.equal(before[name], again[name])} == {
+        "codebooks",
+        "scales",
+        "weight",
+    }
+    assert all(torch.equal(again[name], tensor) for name, tensor in first.items())
+    for layer in range(2):
+        q, k, v = (again[f"model.layers.{layer}.self_attn.{name}_proj.codebooks"] for name in "qkv")
+        assert torch.equal(q, k)
+        assert torch.equal(q, v)
+
+
 @pytest.mark.parametrize("place", ["moments", "clustering", "tuning"])
 def test_a_run_that_was_killed_goes_on_and_gives_the_same(
     folder: Path, whole: Path, place: str, monkeypatch: pytest.MonkeyPatch
@@ -190,14 +215,32 @@ def test_a_dry_run_says_sizes_and_memory_and_leaves_nothing(folder: Path) -> Non
     assert not (folder / "dry").exists()
     assert found.figures["num_used"] == 12
     assert found.figures["num_held_out"] == 2
-    assert found.need.total_bytes == max(found.figures["clustering_bytes"], found.figures["tuning_bytes"])
+    stages = [found.figures[f"{stage}_bytes"] for stage in ("clustering", "tuning", "measuring")]
+    assert found.tuned_by == "module"
+    assert found.figures["memory_bytes"] == max(stages)
     assert any("bits each" in line for line in found.lines)
+
+
+def test_layers_are_tuned_one_by_one_where_the_module_does_not_fit(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "device_memory", lambda: ("CPU", 4 * 2**30))
+    found = Quantise(load_quantisation(write_file(folder, "narrow", size="size = 100000")), Watcher()).plan()
+
+    assert found.tuned_by == "layer"
+    assert found.figures["memory_bytes"] < 4 * 2**30 < found.need.module_tuning_bytes
+    assert any("for each of 2 layers (the whole module needs" in line for line in found.lines)
+    assert any(line.startswith("disk ") for line in found.lines)
 
 
 def test_a_run_that_does_not_fit_is_refused_with_the_numbers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "device_memory", lambda: ("CPU", 4 * 2**30))
-    with pytest.raises(ModuleError, match=r"needs .* of memory and this machine has 4.00 GiB; write steps = 0 under"):
-        quantise(write_file(folder, "large", size="size = 100000"))
+    whole_module = 'size = 100000\nby = "module"'
+    with pytest.raises(ModuleError, match=r'needs .* and this machine has 4\.00 GiB; write by = "layer" under'):
+        quantise(write_file(folder, "large", size=whole_module))
+    monkeypatch.setattr(plan, "device_memory", lambda: ("CPU", 2**29))
+    with pytest.raises(ModuleError, match=r"this machine has 0\.50 GiB: use a larger machine"):
+        quantise(write_file(folder, "large", size=whole_module))
     assert not (folder / "large").exists()
 
 
@@ -228,6 +271,68 @@ def test_modules_that_are_none_are_refused(folder: Path, whole: Path) -> None:
         quantise(write_file(folder, "twice", module="whole"))
     with pytest.raises(ModuleError, match="cannot be the prefill module of a module that is quantised"):
         quantise(write_file(folder, "on-small", base="whole"))
+
+
+Spoil = Callable[[dict[str, torch.Tensor], dict[str, object]], object]
+SPOILT: dict[str, tuple[Spoil, str]] = {
+    "nan": (
+        lambda tensors, _: tensors["model.layers.1.mlp.up_proj.weight"][3, 5:6].fill_(float("nan")),
+        r"has infinities or NaN in model\.layers\.1\.mlp\.up_proj\.weight",
+    ),
+    "float8": (
+        lambda tensors, _: tensors.update({"model.norm.weight": tensors["model.norm.weight"].to(torch.float8_e4m3fn)}),
+        r"is quantised already \(model\.norm\.weight is stored as F8_E4M3\)",
+    ),
+    "scales-elsewhere": (
+        lambda _, config: config.update(quantization_config={"quant_method": "fp8"}),
+        r"is quantised already \('fp8'\): name a module whose weights are float32",
+    ),
+    "narrow": (
+        lambda tensors, _: tensors.update({"model.norm.weight": torch.ones(60)}),
+        r"has model\.norm\.weight of size 60 and its config\.json says 64",
+    ),
+    "without": (
+        lambda tensors, _: tensors.pop("model.layers.0.input_layernorm.weight"),
+        r"has no tensor model\.layers\.0\.input_layernorm\.weight",
+    ),
+    "huge": (
+        lambda tensors, _: tensors["model.layers.0.mlp.down_proj.weight"].mul_(1e8),
+        "has weights too large for scales in float16",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_weights_that_are_none_are_refused(folder: Path, name: str) -> None:
+    spoil, message = SPOILT[name]
+    module = merge_adapter(folder / "math", folder / "base", folder / f"spoilt-{name}")
+    tensors = load_file(module / "model.safetensors")
+    config = json.loads((module / "config.json").read_text())
+    spoil(tensors, config)
+    save_file(tensors, module / "model.safetensors", {"format": "pt"})
+    (module / "config.json").write_text(json.dumps(config))
+
+    with pytest.raises(ModuleError, match=message):
+        quantise(write_file(folder, f"from-{name}", module=module.name, steps="steps = 0", rows="rows = 0"))
+
+
+@pytest.mark.parametrize("by", ["module", "layer"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_base_of_half_numbers_is_read_as_it_is(folder: Path, dtype: torch.dtype, by: str) -> None:
+    base = make_base(folder / f"{dtype}".removeprefix("torch."))
+    tensors = {name: tensor.to(dtype) for name, tensor in load_file(base / "model.safetensors").items()}
+    save_file(tensors, base / "model.safetensors", {"format": "pt"})
+    make_adapter(folder / f"on-{base.name}", base, "math", seed=1)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "dtype": base.name, "torch_dtype": base.name}))
+    changes = {"size": f'size = 2\nby = "{by}"', "steps": "steps = 1"}
+
+    out = quantise(write_file(folder, f"{base.name}-{by}", base=base.name, module=f"on-{base.name}", **changes))
+
+    made = weights(out)
+    assert made["model.embed_tokens.weight"].dtype == dtype
+    assert torch.equal(made["model.embed_tokens.weight"], tensors["model.embed_tokens.weight"])
+    assert all(tensor.isfinite().all() for tensor in made.values())
 
 
 def test_full_weights_give_the_same_codes_as_base_and_adapter(folder: Path, whole: Path) -> None:

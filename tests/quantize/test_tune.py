@@ -1,6 +1,6 @@
 """The tiny family's `math` in codebooks: weighed by its inputs, tuned over the base's KV, written and read again."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -17,21 +17,31 @@ from prefillshare.quantize.layers import Recipe, quantise_module
 from prefillshare.quantize.moments import input_moments
 from prefillshare.quantize.source import WeightSource
 from prefillshare.quantize.tune import Tuner, held_out_loss, write_tuned
+from prefillshare.quantize.tune_layers import LayerTuning
 from prefillshare.tiny.data import encode, tuning_pieces
 from prefillshare.tiny.language.conversations import tuning_conversations
 from prefillshare.training.layout import Layout, lay_out
 from prefillshare.training.model import load_base
+from prefillshare.training.shard import Document
 from tests.support.engines import MODELS_DIR
 
 TINY = MODELS_DIR / "tiny"
 
 
-def layouts(seed: int, size: int) -> Iterator[Layout]:
+def documents(seed: int) -> Iterator[Document]:
     tokenizer = Tokenizer.from_file(str(TINY / "base" / "tokenizer.json"))
-    documents = (encode(tokenizer, tuning_pieces(chat, "math")) for chat in tuning_conversations(seed, "math"))
-    usable = (document for document in documents if any(document.weights))
+    encoded = (encode(tokenizer, tuning_pieces(chat, "math")) for chat in tuning_conversations(seed, "math"))
+    return (document for document in encoded if any(document.weights))
+
+
+def lay_side_by_side(chats: Iterable[Document]) -> Layout:
+    return lay_out([(document.tokens, document.weights) for document in chats], packed=True)
+
+
+def layouts(seed: int, size: int) -> Iterator[Layout]:
+    usable = documents(seed)
     while True:
-        yield lay_out([(document.tokens, document.weights) for document in islice(usable, size)], packed=True)
+        yield lay_side_by_side(islice(usable, size))
 
 
 @pytest.mark.slow
@@ -61,8 +71,23 @@ def test_tuning_wins_back_what_codebooks_lose(tmp_path: Path) -> None:
     tuned = write_tuned(model, weighed, tmp_path / "tuned", manifest)
     losses["read again"] = held_out_loss(load_base(tuned, torch.float32).eval(), base, held_out)
 
+    rows = [lay_side_by_side([document]) for document in islice(documents(4), 48)]
+    one_by_one = LayerTuning(
+        source=source,
+        base=WeightSource(TINY / "base"),
+        quantised=weighed,
+        directory=tmp_path,
+        how=Tuning(warmup_steps=0, steps=6),
+        num_rows=len(rows),
+        layout_of=rows.__getitem__,
+        steps=[[*range(first, first + 8)] for first in range(0, len(rows), 8)],
+        show=lambda *_: None,
+    ).run(tmp_path / "one-by-one", manifest)
+    losses["layer by layer"] = held_out_loss(load_base(one_by_one, torch.float32).eval(), base, held_out)
+
     print(", ".join(f"{name} {loss:.4f}" for name, loss in losses.items()))
     assert losses["tuned"] < losses["weighed"]
+    assert losses["layer by layer"] < losses["weighed"]
     assert losses["tuned"] < losses["full weights"] + 0.02
     # Codebooks and scales are rounded to float16 when they are written.
     assert losses["read again"] == pytest.approx(losses["tuned"], abs=2e-3)

@@ -104,12 +104,22 @@ def test_a_call_that_goes_on_has_all_that_went_before() -> None:
         ({"background": 1}, 400, "background is 1"),
         ({"background": True, "stream": True}, 400, "background is true with stream"),
         ({"background": True, "store": False}, 400, "store false"),
+        ({"conversation": "conv_1"}, 400, "go on with previous_response_id"),
+        ({"prompt": {"id": "pmpt_1"}}, 400, "send its text"),
+        ({"tools": [{"type": "function", "name": "f"}, {"type": "web_search"}]}, 400, "of type 'web_search'"),
+        ({"include": ["message.output_text.logprobs"]}, 400, "ask /v1/chat/completions"),
+        ({"top_logprobs": 2}, 400, "ask /v1/chat/completions"),
     ],
 )
 def test_what_cannot_be_answered_is_refused(fields: dict[str, Any], status: int, reason: str) -> None:
     with pytest.raises(ResponsesError, match=reason) as caught:
         Exchange({"input": "a", **fields}, store())
     assert caught.value.status == status
+
+
+def test_none_is_computed_in_the_background_where_none_is_kept() -> None:
+    with pytest.raises(ResponsesError, match="max_count under"):
+        KeptResponses(Responses(max_count=0)).open({"input": "a", "background": True})
 
 
 def test_nobody_reads_a_response_by_an_id_that_they_choose() -> None:
@@ -135,6 +145,22 @@ def test_a_stream_is_kept_with_its_last_event_however_it_is_cut(size: int) -> No
     assert told.count(exchange.id) == 2
     assert told.endswith("\n\n")
     assert json.loads(kept.get(exchange.id).response)["output"] == ANSWER["output"]  # type: ignore[union-attr]
+
+
+def test_a_response_that_was_cut_off_says_so() -> None:
+    kept = store()
+    cut = ANSWER | {"incomplete_details": {"reason": "max_output_tokens"}}
+    cut |= {"output": [{"type": "reasoning", "status": "completed"}, ANSWER["output"][0] | {"status": "completed"}]}
+    exchange = Exchange({"input": "a", "stream": True}, kept)
+    event = {"type": "response.completed", "sequence_number": 7, "response": cut}
+    told = exchange.pass_on(b"event: response.completed\ndata: " + json.dumps(event).encode() + b"\n\n")
+    head, _, data = told.partition(b"\ndata: ")
+    value = json.loads(data)
+    assert (head, value["type"], value["sequence_number"]) == (b"event: response.incomplete", "response.incomplete", 7)
+    assert value["response"]["status"] == json.loads(kept.get(exchange.id).response)["status"] == "incomplete"  # type: ignore[union-attr]
+    assert [item["status"] for item in value["response"]["output"]] == ["completed", "incomplete"]
+    # A conversation may go on from it.
+    assert len(Exchange({"input": "b", "previous_response_id": exchange.id}, kept).items) == 4
 
 
 def test_a_response_in_the_background_is_asked_for_cancelled_and_deleted() -> None:

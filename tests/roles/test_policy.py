@@ -4,7 +4,7 @@ The clock and the deployment are the test's; nothing else is.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import pytest
@@ -86,7 +86,7 @@ class Fleet:
 
 
 def _share(calls: float, number: int, which: int) -> int:
-    whole, over = divmod(round(calls), number)
+    whole, over = divmod(round(calls), max(1, number))
     return whole + (which < over)
 
 
@@ -170,6 +170,51 @@ def test_a_load_that_swings_moves_workers_less_and_less(period_s):
     assert len(fleet.moves) > 0
     assert second <= first
     assert len(fleet.moves) * fleet.move_s < 0.03 * 4 * HOUR_S
+
+
+def test_a_pool_without_anybody_gets_a_worker_when_that_lasts():
+    """Who was the last one there came back as what it was started for; the others are not even calm."""
+    fleet = Fleet.of(ROLES, {None: 1, "math": 3, "tool": 1})
+    calls = {"math": 30.0, "tool": 2.0}
+    fleet.step(fleet.look({}, calls))
+    del fleet.kinds["None-0"]
+    while fleet.now < 300 and fleet.step(fleet.look({}, calls)) is None:
+        pass
+    assert [(move.before, move.after) for move in fleet.moves] == [("math", None)]
+    assert ROLES.cool_down_s <= fleet.now - fleet.move_s
+    fleet.run(600, lambda now, fleet: ({}, calls))
+    assert fleet.sizes() == {None: 1, "math": 2, "tool": 1}
+
+
+def test_a_module_for_which_nobody_was_ever_started_is_not_missed():
+    """Nor is whoever is still to come when a deployment starts."""
+    for sizes in ({None: 2, "math": 2, "tool": 0}, {None: 0, "math": 3, "tool": 1}):
+        fleet = Fleet.of(ROLES, sizes)
+        fleet.run(600, lambda now, fleet: ({}, {}))
+        assert fleet.moves == []
+
+
+def test_a_module_whose_workers_are_away_for_long_gets_another_one_but_for_its_limit():
+    for limits, expected in ((Limits(min=1), {None: 1, "math": 2, "tool": 2}), (Limits(max=1), None)):
+        fleet = Fleet.of(replace(ROLES, modules={"tool": limits}), {None: 1, "math": 3, "tool": 1})
+        start = fleet.sizes()
+        fleet.step(fleet.look({}, {}))
+        while fleet.now < 300 and fleet.step(fleet.look({}, {"math": 30.0}, away="tool-0")) is None:
+            pass
+        assert fleet.sizes() == (expected or start)
+
+
+def test_a_worker_that_was_needed_for_long_is_no_swing_when_it_goes_back():
+    """The next worker follows after a pause that is not doubled."""
+    fleet = Fleet.of(ROLES, {None: 1, "math": 4, "tool": 1})
+    fleet.run(400, lambda now, fleet: (waits_of({"tool": 40.0}, fleet), {"tool": 40.0}))
+    assert fleet.size("tool") > 2
+    until, count = fleet.now, len(fleet.moves)
+    fleet.run(200, lambda now, fleet: (waits_of({"math": 60.0}, fleet), {"math": 60.0}))
+    back = fleet.moved_at[count:]
+    assert len(back) >= 2
+    assert back[1] - back[0] < 2 * ROLES.cool_down_s
+    assert back[0] - until < ROLES.cool_down_s
 
 
 def test_a_worker_that_comes_back_is_no_load():

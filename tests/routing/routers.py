@@ -71,10 +71,10 @@ async def sees_others(running: Deployment, state: str) -> None:
     await until(lambda: all(peer.state == state for peer in peers))
 
 
-def session_of(owner: str, other: str) -> str:
-    """Return the name of a session that `owner` owns of the two."""
+def session_of(owner: str, other: str, start: str = "") -> str:
+    """Return the name, with this start, of a session that `owner` owns of the two."""
     for number in range(1000):
-        name = f"session-{number}"
+        name = f"{start}session-{number}"
         demand = Demand(module="math", is_prefill_only=False, prompts=(), session=name)
         if rank_owners(session_key(demand), [owner, other])[0] == owner:
             return name

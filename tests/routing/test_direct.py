@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import random
 import re
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
@@ -176,6 +177,31 @@ async def test_a_client_that_does_not_read_holds_up_nobody_but_itself() -> None:
 
 
 @in_loop
+async def test_a_client_that_asks_for_more_than_is_answered_is_not_read_on() -> None:
+    async with deployment() as running, connected(running) as (reader, writer):
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+        writer.write(call() * (24_000_000 // len(call())))
+        for _ in range(60):
+            assert b" 200 " in (await read_answer(reader))[0]
+        # The rest is where it came from, but for what the system's buffers take.
+        assert writer.transport.get_write_buffer_size() > 16_000_000
+        writer.transport.abort()
+
+
+@pytest.mark.parametrize("headers", [(), UNUSUAL])
+@in_loop
+async def test_a_client_that_leaves_while_it_is_not_read_ends_its_call(headers: tuple[bytes, ...]) -> None:
+    async with deployment() as running, connected(running) as (_, writer):
+        running["math-0"].gate = asyncio.Semaphore(0)
+        writer.write(call(STREAM, *headers) + call() * 400)
+        await until(lambda: running["math-0"].running == 1)
+        await writer.drain()
+        writer.transport.abort()
+        await until(lambda: running.gateway.num_running == running["math-0"].running == 0)
+        assert running.gateway.proxy.counters.calls == 1, "what it had asked for besides is not begun"
+
+
+@in_loop
 async def test_what_nobody_caught_is_an_error_to_read(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -227,6 +253,8 @@ async def test_a_router_that_stops_says_so_and_ends_the_connection() -> None:
         call(CHAT, b"Expect: 100-continue"),
         call(CHAT, b"Content-Encoding: gzip"),
         call(CHAT, b"Origin: https://page.example"),
+        call(CHAT, b"Proxy-Connection: close"),
+        call().replace(b"Host: router\r\n", b""),
         call(CHAT, b"Connection: upgrade", b"Upgrade: websocket"),
         call(CHAT, b"X-Folded: a", b" b"),
         call(CHAT, b"X-Nothing"),

@@ -6,10 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import zmq
 
 from prefillshare.errors import ConfigError, LaunchError
 from prefillshare.serving.machine import ports as ports_module
-from prefillshare.serving.machine.ports import check_address, client_host, free_port
+from prefillshare.serving.machine.ports import check_address, client_host, free_port, release
+from prefillshare.transport_ports import RANGE_VARIABLE
+from sglang_patches.disaggregation.ports import limit_ports
 
 
 def test_a_free_port_passes() -> None:
@@ -67,8 +70,57 @@ def test_a_port_that_another_process_was_given_is_not_given_again(monkeypatch: p
         [sys.executable, "-c", ask], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
         taken = int(other.stdout.readline())
-        monkeypatch.setattr(ports_module, "_own_ports", lambda ephemeral: [taken])
+        monkeypatch.setattr(ports_module, "usual_ports", lambda: [taken])
         with pytest.raises(LaunchError, match="no free port"):
             free_port()
         other.communicate("\n")
     assert free_port() == taken
+
+
+def test_ports_of_kv_transport_are_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else transport, which takes any of them by itself, might have the port of a server that still starts."""
+    among = range(30300, 30304)
+    monkeypatch.setenv(RANGE_VARIABLE, "30301-30303")
+    assert free_port(among=among) == 30300
+    with pytest.raises(LaunchError, match="from 30300 to 30303 outside of UCX_TCP_PORT_RANGE=30301-30303"):
+        free_port(among=among)
+    release([30300])
+    assert free_port(among=among) == 30300
+    release([30300])
+
+
+def test_the_listener_of_hand_offs_leaves_a_held_port_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ZeroMQ takes what a server holds until it listens there; this is how a server found its port in use."""
+    held = free_port()
+    neighbour = next(port for port in (held - 1, held + 1) if _can_listen(port))
+    monkeypatch.setenv(RANGE_VARIABLE, f"{min(held, neighbour)}-{max(held, neighbour)}")
+    with zmq.Context() as context, context.socket(zmq.PULL) as stock:
+        stock.bind(f"tcp://127.0.0.1:{held}")
+    for _ in range(5):
+        with zmq.Context() as context, limit_ports(context).socket(zmq.PULL) as listener:
+            assert listener.bind_to_random_port("tcp://127.0.0.1") == neighbour
+    with zmq.Context() as context, limit_ports(context).socket(zmq.PULL) as listener, socket.socket() as other:
+        other.bind(("127.0.0.1", neighbour))
+        with pytest.raises(OSError, match=f"{RANGE_VARIABLE}=.* is free on 127.0.0.1"):
+            listener.bind_to_random_port("tcp://127.0.0.1")
+
+
+def _can_listen(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def test_a_chosen_port_of_the_ephemeral_range_is_no_outgoing_connections() -> None:
+    """Ports of `[cluster]` may lie there."""
+    port = free_port(among=range(40000, 40400))
+    try:
+        with socket.socket() as outgoing, pytest.raises(OSError, match="in use"):
+            outgoing.bind(("127.0.0.1", port))
+        with socket.create_server(("127.0.0.1", port)):
+            pass
+    finally:
+        release([port])

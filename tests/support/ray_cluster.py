@@ -2,7 +2,8 @@
 
 A program of its own, so that Ray's threads and warnings stay out of the tests' process. Prints one line of JSON: the
 address, and the process ids of the two nodes without the head, which can be killed like machines. The lines `lose` and
-`return` on stdin kill the head's server and start it again, from what it keeps in FOLDER; each is answered by a line.
+`return` on stdin kill the head's server and start it again, from what it keeps in FOLDER; `grow` adds a node. Each is
+answered by a line, the last one by the process id of the new node.
 """
 
 import json
@@ -30,16 +31,18 @@ def main() -> None:
     head = {**common, "labels": {"place": "front"}, "include_dashboard": False, "include_log_monitor": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
-        others = [
-            cluster.add_node(**common, labels={"place": "behind"}, include_log_monitor=False) for _ in range(NUM_OTHERS)
-        ]
-        pids = [node.all_processes["raylet"][0].process.pid for node in others]
+
+        def grow() -> int:
+            node = cluster.add_node(**common, labels={"place": "behind"}, include_log_monitor=False)
+            pid: int = node.all_processes["raylet"][0].process.pid
+            return pid
+
+        pids = [grow() for _ in range(NUM_OTHERS)]
         print(json.dumps({"address": cluster.address, "others": pids}), flush=True)
         node = cluster.head_node
-        changes = {"lose": node.kill_gcs_server, "return": node.start_gcs_server}
+        changes = {"lose": node.kill_gcs_server, "return": node.start_gcs_server, "grow": grow}
         for line in sys.stdin:
-            changes[line.strip()]()
-            print(line, end="", flush=True)
+            print(changes[line.strip()]() or line.strip(), flush=True)
     finally:
         cluster.shutdown()
 

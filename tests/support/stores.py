@@ -18,6 +18,7 @@ from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.plan.store import plan_store
 from prefillshare.store import KvStore
 from prefillshare.store.folders import memory_folder
+from prefillshare.store.layout import TableLayout
 from prefillshare.store.opening import read_header
 from tests.support.engines import MODELS_DIR, TINY_AGENTS, Endpoint
 from tests.support.forks import fork_server
@@ -117,6 +118,23 @@ def forget_stored(file: Path) -> int:
     """Take all pages away behind the engines' backs; return how many there were."""
     with attached(file) as store:
         return store.forget_all()
+
+
+def damage_store(file: Path, every: int = 3) -> int:
+    """Flip a bit in every so many'th page of the running deployment's store; return how many."""
+    path = store_path(file)
+    header, num_damaged = read_header(path), 0
+    assert header is not None
+    data = TableLayout(num_slots=header.num_slots).end
+    with path.open("r+b") as store:
+        for slot in range(0, header.num_slots, every):
+            store.seek(data + slot * header.slot_bytes)
+            byte = store.read(1)
+            if byte and byte != b"\0":
+                store.seek(-1, os.SEEK_CUR)
+                store.write(bytes([byte[0] ^ 1]))
+                num_damaged += 1
+    return num_damaged
 
 
 def _watch(running: RunningDeployment) -> None:

@@ -18,6 +18,16 @@ def test_what_is_in_the_form_already_stays_as_it_is() -> None:
     assert openai_error(body, 400) is body
 
 
+def test_what_pydantic_says_is_put_in_words() -> None:
+    said = (
+        "2 validation errors for ChatCompletionRequest\nmessages.0.function-after[check(), Generic].role\n  Value error"
+        ", no such role [type=value_error, input_value='x', input_type=str]\n    For further information visit x\n"
+        "messages.0.User.content.str\n  Field required [type=missing, input_value={}]\n    For further information"
+    )
+    error = json.loads(openai_error(json.dumps({"message": said}).encode(), 400))["error"]
+    assert (error["message"], error["param"]) == ("messages.0: no such role; messages.0: Field required", "messages")
+
+
 @pytest.mark.parametrize(
     ("body", "reason"),
     [

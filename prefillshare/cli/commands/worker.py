@@ -75,13 +75,14 @@ def worker(
         check_log_file(log_file)
     require("engine")
     find_interface(host)  # 0.0.0.0 is no address that others could be told
-    check_address(host, port or free_port(host))
+    port = port or free_port(host)
+    check_address(host, port)
     config = load_deployment(file, changes or ())
     say(f"{config.name}: checking the modules (a large one is read once, then remembered)")
     deployment = resolve(config)
     for text in deployment.warnings:
         warn(text)
-    options = LaunchOptions(host=host, port=port or free_port(host), admin_key=admin_key, log_path=log_file)
+    options = LaunchOptions(host=host, port=port, admin_key=admin_key, log_path=log_file)
 
     def choose(role: str, module: str | None) -> "Worker":
         found = choose_worker(deployment, role, module, name)

@@ -33,6 +33,25 @@ def _add_found(codes: Any, products: Any, found: Any) -> None:
         found[output] += products[codes[output]]
 
 
+@njit(fastmath=_MATH, error_model="numpy")
+def _add_four_found(codes: Any, products: Any, found: Any) -> None:
+    # A sum is read and written once for four terms: what bounds this loop is how often it touches memory.
+    a, b, c, d = products[0], products[1], products[2], products[3]
+    for output in range(BLOCK_OUTPUTS):
+        first, second = a[codes[0, output]] + b[codes[1, output]], c[codes[2, output]] + d[codes[3, output]]
+        found[output] += first + second
+
+
+@njit(fastmath=_MATH, error_model="numpy")
+def _add_all_found(codes: Any, products: Any, found: Any) -> None:
+    num_terms, term = codes.shape[0], 0
+    while term + 4 <= num_terms:
+        _add_four_found(codes[term : term + 4], products[term : term + 4], found)
+        term += 4
+    for rest in range(term, num_terms):
+        _add_found(codes[rest], products[rest], found)
+
+
 @compile_ahead(types.void(_Floats2, _Bytes4, _Floats3, _Floats2, _Floats2), error_model="numpy")
 def multiply(rows: Any, codes: Any, codebooks: Any, scales: Any, sums: Any) -> None:
     """Add the products to the sums.
@@ -52,8 +71,7 @@ def multiply(rows: Any, codes: Any, codebooks: Any, scales: Any, sums: Any) -> N
                 _fill_products(rows[row, start : start + length], codebooks[term % num_codes], products[term])
             for block in range(num_blocks):
                 found[:] = 0
-                for term in range(num_terms):
-                    _add_found(codes[group, block, term], products[term], found)
+                _add_all_found(codes[group, block], products, found)
                 for output in range(BLOCK_OUTPUTS):
                     place = block * BLOCK_OUTPUTS + output
                     sums[row, place] += found[output] * scales[group, place]

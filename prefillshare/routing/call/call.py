@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from prefillshare.routing.choice.demand import Demand
+from prefillshare.tenants.account import Account
 
 Body = Mapping[str, Any]
 """The JSON object that a client sent; what its values are is checked where they are read."""
@@ -27,6 +28,10 @@ class Call(Demand):
     """Prompts of a batch; None when the call is not a batch."""
     num_samples: int = 1
     """Answers to each prompt."""
+    account: Account | None = None
+    """The tenant whose call it is; None for everybody else's."""
+    hides_usage: bool = False
+    """Whether the workers are to tell the usage at the end of a stream, and the client is not."""
     scoring: Mapping[str, Any] | None = None
     """What a prefill worker is asked for the log-probabilities of the prompts; None where they are not wanted."""
 

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Protocol
 
+from prefillshare.tenants.account import Account
+
 
 class StreamWriter(Protocol):
     """A stream towards the client, whose status is out or goes out with its first piece."""
@@ -53,6 +55,11 @@ class Caller(Protocol):
     @property
     def path(self) -> str:
         """The path as it came."""
+        ...
+
+    @property
+    def account(self) -> Account | None:
+        """The tenant whose request it is; None for everybody else's."""
         ...
 
     def answer(self, body: bytes, *, status: int, headers: Mapping[str, str]) -> None:

@@ -9,10 +9,13 @@ import orjson
 from prefillshare.errors import short_repr
 from prefillshare.routing.call.call import Body, Call, Endpoint
 from prefillshare.routing.call.checks import check_fields, check_items
+from prefillshare.routing.call.metering import ask_usage
 from prefillshare.routing.call.prompt import chat_prompts, text_prompts
 from prefillshare.routing.call.samples import as_list, count_samples
 from prefillshare.routing.call.scoring import make_scoring
 from prefillshare.routing.errors import BadCallError, UnknownModelError
+from prefillshare.tenants.account import Account
+from prefillshare.tenants.confine import ConfinedError, check_module, confine
 from prefillshare.wire.text import session_name
 
 Shape = tuple[int | None, tuple[bytes, ...]]
@@ -51,12 +54,19 @@ def parse_call(
     *,
     session_header: str | None = None,
     addressed: str | None = None,
+    account: Account | None = None,
 ) -> Call:
     """Return the call in the body `raw`; `addressed` is the module of the address, for a body that names none.
 
-    Raises: BadCallError when the body cannot be used, UnknownModelError when it names no decode module.
+    `account` is the tenant whose call it is, if it is one's.
+
+    Raises: BadCallError when the body cannot be used, UnknownModelError when it names no decode module,
+    ForbiddenModuleError when it names one that is not the tenant's.
     """
-    body = read_object(raw)
+    body: Body = read_object(raw)
+    hides_usage = False
+    if account is not None:
+        body, hides_usage = _confine(endpoint, body, account, served, addressed)
     is_stream = _read_flag(body, "stream")
     is_prefill_only = endpoint == "/generate" and not is_stream and _asks_for_nothing(body)
     module = _find_module(body, served, addressed, may_be_base=is_prefill_only)
@@ -78,7 +88,9 @@ def parse_call(
         num_samples=num_samples,
         scoring=None if is_prefill_only else make_scoring(endpoint, body),
         prompts=prompts,
-        session=_find_session(session_header, body),
+        session=_find_session(session_header, body, account),
+        account=account,
+        hides_usage=hides_usage,
     )
 
 
@@ -155,12 +167,23 @@ def _read_lora_path(body: Body) -> Any:
     return path[0]
 
 
-def _find_session(header: str | None, body: Body) -> str | None:
+def _confine(
+    endpoint: Endpoint, body: Body, account: Account, served: Served, addressed: str | None
+) -> tuple[Body, bool]:
+    """Return a tenant's call as it may go further, and whether its client is not to see the usage of a stream."""
+    check_module(body, account, addressed, served.base)
+    try:
+        return ask_usage(endpoint, confine(body, account))
+    except ConfinedError as error:
+        raise BadCallError(str(error), param=error.param) from None
+
+
+def _find_session(header: str | None, body: Body, account: Account | None) -> str | None:
     metadata = body.get("metadata")
     end_user = metadata.get("user_id") if isinstance(metadata, Mapping) else None  # as Anthropic's interface calls it
     for value in (header, body.get("session_id"), body.get("user"), end_user):
         if isinstance(value, str) and value:
-            return session_name(value)
+            return session_name(value if account is None else account.session_name(value))
     return None
 
 

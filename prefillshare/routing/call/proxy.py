@@ -9,6 +9,7 @@ from prefillshare.routing.call.attempt import Attempt
 from prefillshare.routing.call.call import Call
 from prefillshare.routing.call.caller import Caller
 from prefillshare.routing.call.counters import Counters
+from prefillshare.routing.call.metering import MeteredCaller
 from prefillshare.routing.call.prefill_only import answer_by_prefill
 from prefillshare.routing.call.relay import StreamBrokenError, relay
 from prefillshare.routing.call.tries import Tries
@@ -36,6 +37,8 @@ class Proxy:
 
         Raises: RoutingError.
         """
+        metered = None if call.account is None else MeteredCaller(caller, call.account, hides_usage=call.hides_usage)
+        caller = metered or caller
         observed = self._observe(call)
         # In the turn after the next: what nobody waits for is done when both legs are on their way.
         self._loop.call_soon(self._loop.call_soon, self._tell_begin, call, observed)
@@ -69,12 +72,19 @@ class Proxy:
         finally:  # a client that leaves cancels this task, wherever it waits
             self.num_running -= 1
             observed.end(outcome, seconds=time.monotonic() - started, reason=reason)
+            if metered is not None:
+                metered.close()
 
     def _observe(self, call: Call) -> Observed:
         num_prompts = 1 if call.num_prompts is None else call.num_prompts
         prompt = Prompt(data=call.prompts[0] if call.prompts else b"")
         return self._parts.observer.begin(
-            call.module, session=call.session, prompt=prompt, num_prompts=num_prompts, finds_session=False
+            call.module,
+            session=call.session,
+            prompt=prompt,
+            num_prompts=num_prompts,
+            ledger=call.account,
+            finds_session=False,
         )
 
     def _count_failure(self, error: RoutingError) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 
-from prefillshare.contract import SESSION_HEADER
+from prefillshare.contract import SESSION_HEADER, TENANT_HEADER
 from prefillshare.errors import PrefillShareError
 from prefillshare.routing.call.caller import Caller, StreamWriter
 from prefillshare.routing.call.relay import end_with_error
@@ -138,6 +138,7 @@ class Peers:
             "Content-Type": "application/json",
             HOP_HEADER: self.hops.mark_for(peer.address),
             **pick_headers(caller.headers, _CALL_HEADERS),
+            **({} if caller.account is None else {TENANT_HEADER: caller.account.name}),
         }
         try:
             reply = await self._http.request(

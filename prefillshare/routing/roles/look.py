@@ -10,10 +10,9 @@ from prefillshare.routing.workers.worker import Worker
 
 
 def take_look(pool: WorkerPool, admission: Admission, now: float | None = None) -> Look:
-    """Return how every pool stands; modules without a worker are left out: none could be taken from them, and those
-    that are missing come back by themselves."""
+    """Return how every pool stands, also those that have no worker."""
     now = time.monotonic() if now is None else now
-    modules = [module for module in pool.modules() if pool.replica_group(module)]
+    modules = pool.modules()
     looks: dict[str | None, PoolLook] = {
         module: _look_at(pool.replica_group(module), _decode_wait_s(pool, admission, module, now), now)
         for module in modules

@@ -10,18 +10,20 @@ from prefillshare.contract import MESSAGES_PATH
 from prefillshare.observe.document import STATE_PATH
 from prefillshare.responses.kept import KeptResponses
 from prefillshare.roles.report import ROLES_PATH
-from prefillshare.routing.errors import BadCallError, NotFoundError, RoutingError
+from prefillshare.routing.errors import BadCallError, NotFoundError, RoutingError, TenantRefusedError
 from prefillshare.routing.gateway import Gateway
 from prefillshare.routing.headers import read_header
 from prefillshare.routing.peers.exchange import PEER_PATH
 from prefillshare.routing.settings import RouterSettings
-from prefillshare.routing.web.auth import check_key
+from prefillshare.routing.web.auth import begin_request, check_key
 from prefillshare.routing.web.connections import Connection
 from prefillshare.routing.web.cors import allow_origin, answer_preflight
 from prefillshare.routing.web.handlers import models, monitoring, peers, responses, roles, service, tokens, workers
 from prefillshare.routing.web.handlers.calls import call_handler
-from prefillshare.routing.web.keys import GATEWAY
+from prefillshare.routing.web.keys import ACCOUNT, GATEWAY
 from prefillshare.routing.web.replies import as_anthropic, error_reply, log_failure
+from prefillshare.tenants.errors import TenantError
+from prefillshare.wire.paths import describe_method, describe_missing
 
 _CLOSING = (408, 413)
 """The rest of such a request's body is not waited for."""
@@ -112,8 +114,15 @@ async def _answer_in_form(request: web.Request, handler: Handler) -> web.StreamR
 async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         gateway = request.app[GATEWAY]
-        check_key(request, gateway.parts.settings, gateway.peers.hops if gateway.peers else None)
-        return await handler(request)
+        hops = gateway.peers.hops if gateway.peers else None
+        account = check_key(request, gateway.parts.settings, hops, gateway.tenants)
+        if account is None:
+            return await handler(request)
+        request[ACCOUNT] = account
+        with begin_request(request, account, hops):
+            return await handler(request)
+    except TenantError as error:
+        return error_reply(TenantRefusedError(error))
     except RoutingError as error:
         log_failure(request.method, request.path, error)
         return error_reply(error)
@@ -151,10 +160,10 @@ async def _answer_unknown(request: web.Request) -> web.StreamResponse:
     methods = [method for pattern, method in _PATTERNS if pattern.fullmatch(request.path)]
     if methods and request.method == "OPTIONS" and (preflight := answer_preflight(request, methods)) is not None:
         return preflight
-    if methods:
-        error = NotFoundError(f"{request.path} does not take {request.method}: use {' or '.join(methods)}")
+    # A path that only means the same, such as one with %2F for a slash, is none of ours.
+    if methods and request.method not in methods:
+        error = NotFoundError(describe_method(request.path, request.method, methods))
         reply = error_reply(error, status=405)
         reply.headers["Allow"] = ", ".join(methods)
         return reply
-    paths = ", ".join(dict.fromkeys(path for _, path, _ in _ROUTES))
-    raise NotFoundError(f"there is no {request.path} here; there are: {paths}")
+    raise NotFoundError(describe_missing(request.path, (path for _, path, _ in _ROUTES)))

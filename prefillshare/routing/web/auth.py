@@ -1,13 +1,18 @@
-"""Who may call: clients with the API key, operators with the admin key, and everybody where none is set."""
+"""Who may call: clients with the API key or a tenant's, operators with the admin key, everybody where none is set."""
 
 import hmac
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
+from prefillshare.contract import TENANT_HEADER
 from prefillshare.roles.report import ROLES_PATH
 from prefillshare.routing.errors import ForbiddenError, UnauthorizedError
 from prefillshare.routing.peers.hop import Hops
 from prefillshare.routing.settings import RouterSettings
+from prefillshare.tenants.account import Account
+from prefillshare.tenants.doors import check_door, is_costly
+from prefillshare.tenants.roster import Roster
 
 _OPEN_PATHS = frozenset({"/health"})
 _CHANGES_PATHS = ("/workers", ROLES_PATH)
@@ -32,27 +37,73 @@ class Asked(Protocol):
         ...
 
 
-def check_key(request: Asked, settings: RouterSettings, hops: Hops | None) -> None:
-    """Let the request pass, or raise.
+def check_key(
+    request: Asked, settings: RouterSettings, hops: Hops | None, tenants: Roster | None = None
+) -> Account | None:
+    """Let the request pass, or raise; return the tenant whose request it is, None for everybody else's.
 
     Raises: UnauthorizedError for a missing or wrong key, ForbiddenError when nobody may change workers or a router's
-    mark is wrong.
+    mark is wrong, TenantError for what is not for the keys of tenants.
     """
     # Browsers ask whether they may call before they send a key.
     if request.path in _OPEN_PATHS or request.method == "OPTIONS":
-        return
+        return None
     is_change = request.path.startswith(_CHANGES_PATHS) and request.method != "GET"
     if is_change and settings.admin_key is None:
         raise ForbiddenError("workers cannot be changed because this router has no admin key: start it with one")
     wanted = settings.admin_key if is_change else settings.api_key
     # Who may change workers may call, too; the other way round not.
+    if tenants is not None and not is_change:
+        return _find_tenant(request, settings, hops, tenants)
     if wanted is None or _matches_any(_read_key(request), wanted, settings.admin_key):
-        return
+        return None
     # What another router passes on was let in there, by the same key.
     if hops is not None and not is_change and hops.is_hop(request.headers):
-        return
+        return None
     what = "the admin key" if is_change else "an API key"
     raise UnauthorizedError(f"this needs {what}: send it as Authorization: Bearer KEY")
+
+
+def _find_tenant(request: Asked, settings: RouterSettings, hops: Hops | None, tenants: Roster) -> Account | None:
+    """Return the tenant; None for the operator, and for a router on its own behalf."""
+    if hops is not None and hops.is_hop(request.headers):
+        return _find_passed_on(request, tenants)
+    key = _read_key(request)
+    if _matches_any(key, settings.api_key, settings.admin_key):
+        return None
+    account = tenants.find(key)
+    if account is None:
+        tenants.num_unknown_keys += 1
+        raise UnauthorizedError(
+            "this needs a key, and none or an unknown one came: send it as Authorization: Bearer KEY"
+        )
+    check_door(account, request.method, request.path)
+    return account
+
+
+def _find_passed_on(request: Asked, tenants: Roster) -> Account | None:
+    """What another router passes on was let in there; it says for whom."""
+    name = request.headers.get(TENANT_HEADER)
+    account = None if name is None else tenants.get(name)
+    if name is not None and account is None:
+        raise UnauthorizedError(
+            f"tenant {name!r} is not in the tenants' file of this router: give all routers the same"
+        )
+    return account
+
+
+def begin_request(request: Asked, account: Account | None, hops: Hops | None) -> AbstractContextManager[None]:
+    """Count what a tenant asks while the returned context is open.
+
+    Raises: OverLimitError.
+    """
+    if account is None or not is_costly(request.method):
+        return nullcontext()
+    if hops is not None and hops.is_hop(request.headers):
+        # Whoever passed it on has counted it. What it has used of its tokens only this router knows.
+        account.check_tokens()
+        return nullcontext()
+    return account.calling()
 
 
 def _read_key(request: Asked) -> str:

@@ -5,6 +5,9 @@ from collections.abc import Callable, Mapping
 
 from aiohttp import web
 
+from prefillshare.routing.web.keys import account_of
+from prefillshare.tenants.account import Account
+
 Rewrite = Callable[[bytes], bytes]
 """Changes what is passed on, piece by piece."""
 _AT_ONCE_BYTES = 1 << 15
@@ -39,6 +42,11 @@ class AppCaller:
     def path(self) -> str:
         """The path as it came."""
         return self._request.raw_path
+
+    @property
+    def account(self) -> Account | None:
+        """The tenant whose request it is."""
+        return account_of(self._request)
 
     def answer(self, body: bytes, *, status: int, headers: Mapping[str, str]) -> None:
         """Give a whole answer."""

@@ -9,6 +9,7 @@ idle one, and where there is none it is refused before it has asked.
 import asyncio
 import itertools
 import logging
+import select
 from collections.abc import Iterator
 
 from aiohttp import web
@@ -27,13 +28,15 @@ SHORT_IDLE_S = 5.0
 _LEAST_IDLE_S = 0.05
 """One that was used more lately may have a request on its way."""
 _SWEEP_PAUSE_S = 1.0
+_LOOK_S = 1.0
+"""Pause between two looks whether a client that is not read has left."""
 _MAX_REASON = 200
 
 
 class Connection(web.RequestHandler):
     """One connection of a client."""
 
-    __slots__ = ("busy", "idle_since", "lane")
+    __slots__ = ("busy", "idle_since", "lane", "watch")
 
     def __init__(
         self, manager: web.Server, gateway: Gateway, *, loop: asyncio.AbstractEventLoop, **kwargs: object
@@ -42,6 +45,7 @@ class Connection(web.RequestHandler):
         self.busy = 0
         self.idle_since = loop.time()
         self.lane = Lane(self, gateway, loop)
+        self.watch: asyncio.TimerHandle | None = None  # while the client is not read
 
     def is_idle(self, seconds: float) -> bool:
         """Whether for so long nothing came, nothing was answered here and nothing is left to send."""
@@ -50,6 +54,9 @@ class Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Take in a request, or a part of one."""
+        if not data:  # aiohttp itself, to have it read what it had put off
+            super().data_received(data)
+            return
         self.idle_since = self._loop.time()
         if not self.lane.take(data):
             super().data_received(data)
@@ -71,6 +78,7 @@ class Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Hear that the client has left."""
         self.lane.lose()
+        self._stop_watching()
         super().connection_lost(exc)
 
     def close(self) -> None:
@@ -82,6 +90,38 @@ class Connection(web.RequestHandler):
         """End the connection, which may finish what it is answering."""
         await self.lane.shutdown(timeout)
         await super().shutdown(timeout)
+
+    def stop_reading(self) -> None:
+        """Leave what comes where it comes from."""
+        self._pause_transport_reading()
+
+    def read_on(self) -> None:
+        """Read it again."""
+        self._resume_transport_reading()
+
+    def _pause_transport_reading(self) -> None:
+        super()._pause_transport_reading()
+        if self.watch is None:
+            self.watch = self._loop.call_later(_LOOK_S, self._look_after_client)
+
+    def _resume_transport_reading(self) -> None:
+        self._stop_watching()
+        super()._resume_transport_reading()
+
+    def _stop_watching(self) -> None:
+        if self.watch is not None:
+            self.watch.cancel()
+            self.watch = None
+
+    def _look_after_client(self) -> None:
+        """End the connection of a client that has left: the event loop hears of that only where it reads."""
+        self.watch = None
+        if self.transport is None:
+            return
+        if _has_left(self.transport):
+            self.transport.abort()
+        else:
+            self.watch = self._loop.call_later(_LOOK_S, self._look_after_client)
 
     def _process_keepalive(self) -> None:
         # aiohttp's timer runs on while it waits for a request, and does not know of the one that is answered here.
@@ -218,6 +258,13 @@ def _write_out(error: RoutingError) -> bytes:
     head = f"HTTP/1.1 {error.status} {reply.reason}\r\nContent-Length: {len(reply.body)}\r\nConnection: close\r\n"
     lines = "".join(f"{name}: {value}\r\n" for name, value in reply.headers.items())
     return f"{head}{lines}\r\n".encode() + reply.body
+
+
+def _has_left(transport: asyncio.Transport) -> bool:
+    """Whether the other end sends nothing more, however much of what it sent was not read yet."""
+    asked = select.poll()
+    asked.register(transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
+    return bool(asked.poll(0))
 
 
 def _first_line(text: str) -> str:

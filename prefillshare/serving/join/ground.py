@@ -11,6 +11,7 @@ from prefillshare.errors import ConfigError
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.roles.report import ROLES_PATH, MoveReport
 from prefillshare.serving.join.announcer import Announcer
+from prefillshare.serving.machine.ports import release
 from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.plan.processes import PlannedWorker, plan_joining_worker
 from prefillshare.serving.plan.workers import Worker
@@ -45,6 +46,8 @@ class JoinGround:
         self._choose = choose
         self._describe = describe
         self._router = ""
+        self._resting: tuple[int, ...] = ()
+        """Ports of the worker before, at which others may still look for it; until the next move."""
 
     def ask_order(self) -> Order | None:
         """Return what the last answers to announcements said."""
@@ -67,7 +70,14 @@ class JoinGround:
     def exchange(self, gone: PlannedWorker, come: PlannedWorker) -> None:
         """Leave the routers that did not give the order; the one that did has let the worker go already."""
         self.workers = (come,)
+        release(self._resting)
+        self._resting = gone.place.held_ports
         self._announcer.leave(_DRAIN_S, besides=self._router)
+
+    def end(self) -> None:
+        """Give the ports back of a worker that has ended."""
+        release((*self._resting, *self.workers[0].place.held_ports))
+        self._resting = ()
 
     def let_in(self, come: PlannedWorker, gone: PlannedWorker) -> bool:
         """Announce the worker from now on."""

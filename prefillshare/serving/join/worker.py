@@ -19,7 +19,7 @@ from prefillshare.open_files import raise_limit
 from prefillshare.serving.join.announcer import Announcer
 from prefillshare.serving.join.ground import Choose, JoinGround
 from prefillshare.serving.machine.leftovers import sweep_leftovers
-from prefillshare.serving.machine.ports import check_address
+from prefillshare.serving.machine.ports import check_address, release
 from prefillshare.serving.options import LaunchOptions, Listener
 from prefillshare.serving.plan.processes import PlannedWorker, plan_joining_worker
 from prefillshare.serving.plan.workers import Worker, decode_worker, prefill_worker
@@ -139,6 +139,7 @@ class JoinedWorker:
         self.supervisor.kill()
         if self.forks is not None:
             self.forks.close()
+        self.ground.end()
         self.store.end()
 
 
@@ -205,7 +206,7 @@ def launch_worker(
     sweep_leftovers()
     raise_limit()
     started_at, key = time.monotonic(), secrets.token_hex(24)
-    supervisor, store, forks = Supervisor([], on_event), None, None
+    supervisor, store, forks, planned = Supervisor([], on_event), None, None, None
     try:
         planned = plan_joining_worker(deployment, worker, options, key, can_move=choose is not None)
         store = StoreHold([planned])
@@ -224,6 +225,8 @@ def launch_worker(
             forks.close()
         if store is not None:
             store.end()
+        if planned is not None:
+            release(planned.place.held_ports)
         raise
     announcer = Announcer(routers, _describe(deployment, planned), options.admin_key or "", on_event)
     ground = JoinGround(deployment, options, planned, announcer, choose=choose, describe=partial(_describe, deployment))

@@ -3,21 +3,26 @@
 import errno
 import random
 import socket
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from prefillshare.contract import LAST_PORT
 from prefillshare.errors import ConfigError, LaunchError
+from prefillshare.transport_ports import RANGE_VARIABLE, read_transport_ports
 
 _PORTS = range(10000, LAST_PORT + 1)
 _MIN_PORTS = 2000
 _MAX_TRIES = 200
+_held: dict[int, list[socket.socket]] = {}
+"""What holds the ports of this process, which has one set of them, whoever in it asks: until they are released."""
 
 
 def check_address(host: str, port: int) -> None:
     """Make sure that a server can listen on host:port now, and still can when it has started.
 
-    Effects: holds the port until this process ends, so that no outgoing connection of the machine gets it: a server
-    starts for minutes. One that sets SO_REUSEADDR, as all of ours do, can listen there all the same.
+    Effects: holds the port until it is released, so that no outgoing connection of the machine gets it: a server starts
+    for minutes. One that sets SO_REUSEADDR, as all of ours do, can listen there all the same.
     Raises: ConfigError when this machine has no such address, LaunchError when it cannot be had now.
     """
     check_port(port)
@@ -31,12 +36,10 @@ def check_address(host: str, port: int) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
             probe.listen(1)
-        holder = socket.socket(family, kind, protocol)
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        holder.bind(address)
+        holder = _bind(socket.socket(family, kind, protocol), address)
     except OSError as error:
         raise _explain(error, host, port) from None
-    holder.detach()
+    _held.setdefault(port, []).append(holder)
 
 
 def check_port(port: int) -> None:
@@ -45,24 +48,29 @@ def check_port(port: int) -> None:
         raise ConfigError(f"port {port} does not exist: choose one from 1 to {LAST_PORT}")
 
 
-def free_port(host: str = "127.0.0.1", among: range | None = None) -> int:
+def free_port(host: str = "127.0.0.1", among: Sequence[int] | None = None) -> int:
     """Return a port that nobody listens on, and that stays this process's own while it runs; `among` limits which.
 
     The kernel hands out ports of its ephemeral range to every outgoing connection, so one taken from there may be
-    gone before a slow server binds it: ports come from outside of that range.
-    Effects: holds the UDP port of the same number, which tells other processes that it is taken.
+    gone before a slow server binds it: ports come from outside of that range, and of that which KV transport has.
+    Effects: holds the port, and the UDP port of the same number, until it is released or this process ends. The first
+    keeps it from outgoing connections where `among` is in their range, the second tells others that it is given.
     Raises: LaunchError when there is none.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    candidates = _own_ports(_read_ephemeral_ports()) if among is None else list(among)
+    transport = read_transport_ports()
+    candidates = [port for port in (usual_ports() if among is None else among) if port not in transport]
     for port in random.SystemRandom().sample(candidates, min(_MAX_TRIES, len(candidates))):
         if _is_free(family, host, port) and _hold(family, host, port):
             return port
     where = host if among is None else f"{host} from {among[0]} to {among[-1]}"
-    raise LaunchError(f"no free port was found on {where}: stop what listens there, or name others")
+    beside = f" outside of {RANGE_VARIABLE}={transport[0]}-{transport[-1]}" if transport else ""
+    raise LaunchError(f"no free port was found on {where}{beside}: stop what listens there, or name others")
 
 
-def _own_ports(ephemeral: range) -> list[int]:
+def usual_ports() -> list[int]:
+    """Return the ports that free ones are chosen from."""
+    ephemeral = _read_ephemeral_ports()
     ports = [port for port in _PORTS if port not in ephemeral]
     return ports if len(ports) >= _MIN_PORTS else list(_PORTS)
 
@@ -85,14 +93,38 @@ def _is_free(family: int, host: str, port: int) -> bool:
 
 
 def _hold(family: int, host: str, port: int) -> bool:
-    holder = socket.socket(family, socket.SOCK_DGRAM)
+    holders: list[socket.socket] = []
     try:
-        holder.bind((host, port))
+        for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+            holders.append(_bind(socket.socket(family, kind), (host, port)))
+    except OSError:
+        for holder in holders:
+            holder.close()
+        return False
+    _held.setdefault(port, []).extend(holders)
+    return True
+
+
+def _bind(holder: socket.socket, address: Any) -> socket.socket:
+    """Bind without listening: a server that sets SO_REUSEADDR can listen there all the same.
+
+    Raises: OSError when somebody else has it.
+    """
+    try:
+        if holder.type == socket.SOCK_STREAM:
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(address)
     except OSError:
         holder.close()
-        return False
-    holder.detach()  # until this process ends
-    return True
+        raise
+    return holder
+
+
+def release(ports: Iterable[int]) -> None:
+    """Let others have ports that this process held."""
+    for port in ports:
+        for holder in _held.pop(port, ()):
+            holder.close()
 
 
 def client_host(host: str) -> str:

@@ -16,6 +16,7 @@ from prefillshare.serving.plan.kernels import GPU_ATTENTION_BACKEND, GPU_LORA_BA
 from prefillshare.serving.plan.place import Place
 from prefillshare.serving.plan.placement import GpuPlace
 from prefillshare.serving.plan.store import store_flags, store_variables
+from prefillshare.serving.plan.tenants import tenant_variables
 from prefillshare.serving.plan.variables import (
     admission_variables,
     eager_variables,
@@ -63,7 +64,7 @@ def worker_command(
     environment |= handoff_variables(deployment) if worker.role != "engine" else admission_variables(deployment)
     environment |= store_variables(deployment, worker, store)
     environment |= eager_variables(deployment) | warning_variables(deployment)
-    environment |= unshared_variables(deployment)
+    environment |= unshared_variables(deployment) | tenant_variables(deployment)
     return ProcessCommand(argv=tuple(argv), environment=environment, api_key=api_key, peer_secret=peer_secret)
 
 

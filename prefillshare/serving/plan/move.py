@@ -8,7 +8,7 @@ from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.plan.memory import worker_memory
 from prefillshare.serving.plan.placement import GpuPlace, replace_worker
-from prefillshare.serving.plan.processes import PlannedWorker, make_command, place_worker
+from prefillshare.serving.plan.processes import PlannedWorker, fill_place, make_command
 from prefillshare.serving.plan.workers import Worker, decode_worker, prefill_worker
 
 
@@ -36,9 +36,8 @@ def plan_in_place(
     Raises: ConfigError when it does not fit there.
     """
     gpu = _fit_gpu(deployment, before.worker, worker, before.place.gpu)
-    fresh = place_worker(worker, gpu, directory if before.place.kv_events is not None else None)
     # A new bootstrap port, if any: decode workers that remember another worker at the old one would ask it.
-    place = replace(fresh, port=before.place.port, nccl_port=before.place.nccl_port)
+    place = fill_place(before.place, worker, gpu, directory if before.place.kv_events is not None else None)
     command = make_command(deployment, worker, place, options, before.command.api_key, before.store)
     return replace(before, worker=worker, place=place, command=command)
 

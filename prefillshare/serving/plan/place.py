@@ -31,6 +31,13 @@ class Place:
         return None if self.kv_events is None else self.kv_events.replace("*", self.peer_host)
 
     @property
+    def held_ports(self) -> tuple[int, ...]:
+        """Ports that were chosen for it, beside that of its HTTP server."""
+        events = (self.kv_events or "").rpartition(":")[2]
+        found = (self.nccl_port, self.bootstrap_port, int(events) if events.isdigit() else None)
+        return tuple(port for port in found if port is not None)
+
+    @property
     def url(self) -> str:
         """Address of its HTTP server."""
         return f"http://{self.host}:{self.port}"

@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from prefillshare.serving.plan.place import Place
 from prefillshare.serving.plan.placement import GpuPlace, place_deployment
 from prefillshare.serving.plan.preflight import check_sizes, check_transfer
 from prefillshare.serving.plan.store import plan_store
+from prefillshare.serving.plan.tenants import check_tenants
 from prefillshare.serving.plan.workers import Worker, engine_of, narrow, workers_of
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def plan_engine(deployment: ResolvedDeployment, options: LaunchOptions) -> Plann
 
     Raises: ConfigError when the machine lacks what the deployment asks for.
     """
+    check_tenants(deployment.config, options.api_key)
     runs_on_cpu(deployment)  # says what is wrong with the device before any size is computed
     check_sizes(deployment)
     place_deployment(deployment, planned_memory(deployment))  # its weights must fit
@@ -155,12 +157,16 @@ def make_command(
 
 def place_worker(worker: Worker, gpu: GpuPlace | None, event_directory: Path | None = None) -> Place:
     """Return free ports for a worker of a disaggregated deployment; KV events, if wanted, go to `event_directory`."""
+    place = Place(host=DEFAULT_HOST, port=free_port(), nccl_port=free_port())
+    return fill_place(place, worker, gpu, event_directory)
+
+
+def fill_place(place: Place, worker: Worker, gpu: GpuPlace | None, event_directory: Path | None) -> Place:
+    """Return the place with what `worker` needs there beside its server, a bootstrap port of its own included."""
     # A socket's path must be short, however long the module's name is.
     socket = f"{zlib.crc32(worker.name.encode()):08x}.kv"
-    return Place(
-        host=DEFAULT_HOST,
-        port=free_port(),
-        nccl_port=free_port(),
+    return replace(
+        place,
         bootstrap_port=free_port() if worker.role == "prefill" else None,
         gpu=gpu,
         kv_events=None if event_directory is None else f"ipc://{event_directory}/{socket}",

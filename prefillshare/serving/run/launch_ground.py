@@ -12,6 +12,7 @@ import httpx
 
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.roles.report import ROLES_PATH, MoveReport
+from prefillshare.serving.machine.ports import release
 from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.plan.move import plan_in_place, worker_of_kind
 from prefillshare.serving.plan.processes import PlannedWorker
@@ -37,6 +38,8 @@ class LaunchGround:
         self._options = options
         self._file = file
         self._url = url
+        self._resting: set[int] = set()
+        """Ports of the worker before, at which others may still look for it; until the next move."""
 
     def ask_order(self) -> Order | None:
         """Return the order that may be carried out now."""
@@ -61,6 +64,8 @@ class LaunchGround:
     def exchange(self, gone: PlannedWorker, come: PlannedWorker) -> None:
         """Let a router that is started again know the one that comes."""
         self.workers = tuple(come if planned is gone else planned for planned in self.workers)
+        release(self._resting.difference(come.place.held_ports))
+        self._resting = set(gone.place.held_ports).difference(come.place.held_ports)
         self._file.name_workers(self.workers)
 
     def let_in(self, come: PlannedWorker, gone: PlannedWorker) -> bool:

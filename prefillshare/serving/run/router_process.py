@@ -14,6 +14,7 @@ from prefillshare.serving.machine.logs import new_log_path
 from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.plan.command import ProcessCommand
 from prefillshare.serving.plan.processes import PlannedWorker
+from prefillshare.serving.plan.tenants import check_tenants
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,12 @@ class RouterFile:
         workers: Sequence[PlannedWorker],
         worker_key: str | None,
     ) -> "RouterFile":
-        """Write the settings of the router of `deployment` into `directory`."""
+        """Write the settings of the router of `deployment` into `directory`.
+
+        Raises: ConfigError where its tenants cannot be served.
+        """
+        check_tenants(deployment.config, options.api_key)
+        tenants = deployment.config.tenants
         path = directory / "router.json"
         settings = {
             "host": options.host,
@@ -54,6 +60,7 @@ class RouterFile:
             "workers": [describe_worker(worker) for worker in workers],
             "router": dataclasses.asdict(deployment.config.router),
             "roles": dataclasses.asdict(deployment.config.roles),
+            "tenants_file": None if tenants is None else str(tenants.file),
             "responses": dataclasses.asdict(deployment.config.responses),
         }
         _write_private(path, settings)

@@ -8,9 +8,10 @@ If the next prompt begins with the tokens so far, answers share one document. Te
 (Qwen3 drops their thinking) make a document per answer; their common start is computed once in a packed batch.
 """
 
+from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any
 
-from prefillshare.errors import PrefillShareError, first_line
+from prefillshare.errors import PrefillShareError, TrainingError, first_line
 from prefillshare.training.data.chat import Chat, RowError, is_target
 from prefillshare.training.data.render import Prompt, ServedChat
 from prefillshare.training.shard import Document
@@ -45,6 +46,11 @@ def _answers(chat: Chat, tokenizer: Any) -> list[tuple[list[int], list[int]]]:
         return [_prompt_and_answer(served, number, tokenizer) for number in numbers]
     except (RowError, PrefillShareError):
         raise
+    except OSError as error:
+        # A full disk is no fault of the row: with that left out, a run would learn from less than it was given.
+        raise TrainingError(
+            f"a chat could not be tokenised ({_reason(error)}): free some space in {gettempdir()}, and run it again"
+        ) from None
     except Exception as error:  # a chat template is a program, and raises what it likes on turns not made for it
         raise RowError("malformed", f"the chat template refuses it ({_reason(error)})") from None
 

@@ -136,6 +136,9 @@ def disk_errors(what: str, directory: Path, advice: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
+        # torch raises the same for whatever goes wrong in a computation.
+        if isinstance(error, RuntimeError) and "write" not in str(error).lower():
+            raise
         raise TrainingError(
             f"{what} could not be written to {directory} ({first_line(error)}): free some space there and {advice}"
         ) from error

@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,16 @@ def nested(depth: int) -> Any:
     for _ in range(depth):
         value = [value]
     return value
+
+
+def test_a_machine_without_room_is_no_fault_of_the_rows(
+    tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps(GOOD) + "\n")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(TrainingError, match=r"could not be tokenised \(FileNotFoundError.*: free some space in"):
+        prepared(tokenizer, file=rows)
 
 
 @pytest.mark.parametrize(

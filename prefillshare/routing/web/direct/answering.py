@@ -9,6 +9,7 @@ from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import SERVER_SOFTWARE
 
 from prefillshare.routing.web.direct.asked import Asked
+from prefillshare.tenants.account import Account
 
 _AT_ONCE_BYTES = 1 << 15
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
@@ -18,11 +19,13 @@ _END = b"0\r\n\r\n"
 class DirectCaller:
     """The client of one call."""
 
-    __slots__ = ("_drain", "_transport", "asked", "has_begun", "is_over", "stays")
+    __slots__ = ("_drain", "_transport", "account", "asked", "has_begun", "is_over", "stays")
 
     def __init__(self, asked: Asked, transport: asyncio.Transport, drain: Callable[[], Awaitable[None]]) -> None:
         """`drain` waits until the client has read enough of what was written."""
         self.asked = asked
+        self.account: Account | None = None
+        """The tenant whose call it is."""
         self.stays = asked.stays
         """Whether the connection goes on after the answer; until the answer begins that may change."""
         self.has_begun = False

@@ -29,6 +29,7 @@ _UNUSUAL = (
     b"trailer",
     b"te",
     b"http2-settings",
+    b"proxy-connection",
     b"origin",
 )
 
@@ -91,7 +92,10 @@ def read_head(data: bytes) -> Asked | None:
     if head_end < 0 or path is None or not _HEADERS.fullmatch(data, line_end, head_end):
         return None
     values = _read_values(data[line_end + 2 : head_end])
-    if values is None or not values.keys().isdisjoint(_UNUSUAL) or values.get(b"content-type") not in _JSON:
+    # A call without Host is refused by aiohttp: two servers that guess one may guess two.
+    if values is None or b"host" not in values or not values.keys().isdisjoint(_UNUSUAL):
+        return None
+    if values.get(b"content-type") not in _JSON:
         return None
     connection, length = values.get(b"connection"), values.get(b"content-length", b"")
     if not _LENGTH.fullmatch(length) or not (connection in _STAYS or connection in _ENDS):

@@ -12,13 +12,14 @@ import asyncio
 import logging
 from typing import Protocol
 
-from prefillshare.routing.errors import RoutingError, error_body
+from prefillshare.routing.errors import RoutingError, TenantRefusedError, error_body
 from prefillshare.routing.gateway import Gateway
-from prefillshare.routing.web.auth import check_key
+from prefillshare.routing.web.auth import begin_request, check_key
 from prefillshare.routing.web.direct.answering import DirectCaller
 from prefillshare.routing.web.direct.asked import MAX_BODY_BYTES, MAX_HEAD_BYTES, Asked, may_be_call, read_head
 from prefillshare.routing.web.handlers.calls import answer_call, taking_call
 from prefillshare.routing.web.replies import log_failure
+from prefillshare.tenants.errors import TenantError
 from prefillshare.wire.text import as_json
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,14 @@ class Server(Protocol):
         """Give `data` to aiohttp."""
         ...
 
+    def stop_reading(self) -> None:
+        """Leave what comes where it comes from."""
+        ...
+
+    def read_on(self) -> None:
+        """Read it again."""
+        ...
+
     def force_close(self) -> None:
         """End the connection when what was written is sent."""
         ...
@@ -66,7 +75,18 @@ class Server(Protocol):
 class Lane:
     """The calls of one connection that are answered without aiohttp."""
 
-    __slots__ = ("_call", "_gateway", "_held", "_is_left", "_is_lent", "_is_stopped", "_loop", "_patience", "_server")
+    __slots__ = (
+        "_call",
+        "_gateway",
+        "_held",
+        "_is_left",
+        "_is_lent",
+        "_is_stopped",
+        "_is_unread",
+        "_loop",
+        "_patience",
+        "_server",
+    )
 
     def __init__(self, server: Server, gateway: Gateway, loop: asyncio.AbstractEventLoop) -> None:
         self._server = server
@@ -78,6 +98,7 @@ class Lane:
         self._is_lent = False  # aiohttp was given a whole request without a body
         self._is_left = False  # aiohttp was given what may not be a whole request: it has all that comes
         self._is_stopped = False
+        self._is_unread = False
 
     @property
     def is_answering(self) -> bool:
@@ -93,8 +114,8 @@ class Lane:
         self._held = self._held + data if self._held else data
         if self._call is None:
             self._look()
-        elif len(self._held) > _MAX_HELD_BYTES and self._server.transport is not None:
-            self._server.transport.pause_reading()
+        elif len(self._held) > _MAX_HELD_BYTES:
+            self._read_no_further()
         return True
 
     def stop(self) -> None:
@@ -125,6 +146,7 @@ class Lane:
             self._leave()
         elif asked is None or asked.end > len(data):
             self._keep_waiting(True)
+            self._read_on()
         else:
             self._keep_waiting(False)
             self._begin(asked, data)
@@ -145,6 +167,7 @@ class Lane:
         data, self._held = self._held, b""
         self._is_lent = _is_whole_without_body(data)
         self._is_left = not self._is_lent
+        self._read_on()  # before aiohttp has the data: it may want no more for now
         self._server.read_elsewhere(data)
 
     def _begin(self, asked: Asked, data: bytes) -> None:
@@ -152,6 +175,9 @@ class Lane:
         if transport is None:
             return
         self._held = data[asked.end :]
+        # A client may ask for more than is answered: what it sends then must stay where it comes from.
+        if len(self._held) <= _MAX_HELD_BYTES:
+            self._read_on()
         self._server.begin_answer()
         caller = DirectCaller(asked, transport, self._server.drain)
         caller.stays = asked.stays and not self._gateway.parts.descriptors.is_short
@@ -170,9 +196,12 @@ class Lane:
     async def _answer_call(self, caller: DirectCaller, body: bytes) -> None:
         gateway, asked = self._gateway, caller.asked
         try:
-            check_key(asked, gateway.parts.settings, gateway.peers.hops if gateway.peers else None)
-            with taking_call(gateway):
+            hops = gateway.peers.hops if gateway.peers else None
+            caller.account = check_key(asked, gateway.parts.settings, hops, gateway.tenants)
+            with begin_request(asked, caller.account, hops), taking_call(gateway):
                 await answer_call(gateway, caller, asked.path, body)
+        except TenantError as error:
+            _answer_error(caller, TenantRefusedError(error))
         except RoutingError as error:
             log_failure(asked.method, asked.path, error)
             _answer_error(caller, error)
@@ -191,9 +220,17 @@ class Lane:
         if not caller.is_over or not caller.stays or self._is_stopped or self._gateway.parts.descriptors.is_short:
             server.force_close()
         elif self._held:
-            if server.transport is not None:
-                server.transport.resume_reading()
             self._look()
+
+    def _read_no_further(self) -> None:
+        if not self._is_unread:
+            self._is_unread = True
+            self._server.stop_reading()
+
+    def _read_on(self) -> None:
+        if self._is_unread:
+            self._is_unread = False
+            self._server.read_on()
 
 
 def _is_begun(data: bytes) -> bool:

@@ -62,6 +62,9 @@ def parse(gateway: Gateway, caller: Caller, endpoint: Endpoint, body: bytes, *, 
     """
     settings = gateway.parts.settings
     # Asked after the body has come, which may take minutes: modules come and go.
-    served = Served(base=settings.base_model, modules=gateway.parts.pool.modules(), vocab_size=settings.vocab_size)
+    account, modules = caller.account, gateway.parts.pool.modules()
+    if account is not None:
+        modules = [name for name in modules if account.allows(name)]
+    served = Served(base=settings.base_model, modules=modules, vocab_size=settings.vocab_size)
     session = read_header(caller.headers, SESSION_HEADER)
-    return parse_call(endpoint, body, served, session_header=session, addressed=addressed)
+    return parse_call(endpoint, body, served, session_header=session, addressed=addressed, account=account)

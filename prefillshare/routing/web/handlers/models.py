@@ -10,7 +10,7 @@ from aiohttp.typedefs import Handler
 
 from prefillshare.routing.errors import UnavailableError, UnknownModelError
 from prefillshare.routing.parts import Parts
-from prefillshare.routing.web.keys import GATEWAY
+from prefillshare.routing.web.keys import GATEWAY, account_of
 from prefillshare.routing.web.replies import json_reply
 
 _SHARED_SERVER_INFO = (
@@ -22,21 +22,21 @@ _SHARED_SERVER_INFO = (
 async def list_models(request: web.Request) -> web.Response:
     """The decode modules; the prefill module never decodes, so it is no model to call."""
     parts = request.app[GATEWAY].parts
-    return json_reply({"object": "list", "data": [_card(parts, name) for name in parts.pool.modules()]})
+    return json_reply({"object": "list", "data": [_card(parts, name) for name in _visible(request)]})
 
 
 async def get_model(request: web.Request) -> web.Response:
     """One decode module; 404 with the list for any other name."""
     parts = request.app[GATEWAY].parts
     name = request.match_info["name"]
-    _check_name(parts, name, parts.pool.modules())
+    _check_name(request, name, _visible(request))
     return json_reply(_card(parts, name))
 
 
 async def show_model_info(request: web.Request) -> web.Response:
     """What a prefill worker says about the base, and the decode modules."""
     parts = request.app[GATEWAY].parts
-    return json_reply({**await _ask_prefill_worker(parts, "/model_info"), "decode_modules": parts.pool.modules()})
+    return json_reply({**await _ask_prefill_worker(parts, "/model_info"), "decode_modules": _visible(request)})
 
 
 async def show_server_info(request: web.Request) -> web.Response:
@@ -52,7 +52,7 @@ async def list_modules(request: web.Request) -> web.Response:
     """Names of the modules, and the chat template that all of them share."""
     parts = request.app[GATEWAY].parts
     template = (await _ask_prefill_worker(parts, "/modules")).get("chat_template")
-    return json_reply({"prefill": parts.settings.base_model, "decode": parts.pool.modules(), "chat_template": template})
+    return json_reply({"prefill": parts.settings.base_model, "decode": _visible(request), "chat_template": template})
 
 
 def of_module(handler: Handler) -> Handler:
@@ -60,15 +60,21 @@ def of_module(handler: Handler) -> Handler:
 
     async def handle(request: web.Request) -> web.StreamResponse:
         parts = request.app[GATEWAY].parts
-        _check_name(parts, request.match_info["module"], (parts.settings.base_model, *parts.pool.modules()))
+        _check_name(request, request.match_info["module"], (parts.settings.base_model, *_visible(request)))
         return await handler(request)
 
     return handle
 
 
-def _check_name(parts: Parts, name: str, names: Sequence[str]) -> None:
+def _visible(request: web.Request) -> list[str]:
+    """Return the decode modules that whoever asks may know of."""
+    account, modules = account_of(request), request.app[GATEWAY].parts.pool.modules()
+    return [name for name in modules if account is None or account.allows(name)]
+
+
+def _check_name(request: web.Request, name: str, names: Sequence[str]) -> None:
     if name not in names:
-        known = ", ".join(parts.pool.modules())
+        known = ", ".join(_visible(request))
         raise UnknownModelError(f"model {name!r} does not exist; this deployment has: {known}", param="model")
 
 

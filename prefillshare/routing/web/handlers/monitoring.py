@@ -50,6 +50,8 @@ async def _ask_state(gateway: Gateway) -> DeploymentState:
     told: DeploymentState = {**state, "refusals": counters.refused, "retries": counters.retries}
     if gateway.peers is not None:
         told["forwarded"] = gateway.peers.num_forwarded
+    if gateway.tenants is not None:
+        told["tenants"] = gateway.tenants.as_dict()
     if gateway.conductor is not None:
         told["role_moves"] = part_of(RoleMovesState, gateway.conductor.counts)
     return told if gateway.eager is None else {**told, "eager_jobs": gateway.eager.as_dict()}

@@ -1,6 +1,7 @@
 """`/v1/responses`: calls that the router remembers, and what is asked of them later."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -18,10 +19,11 @@ from prefillshare.routing.gateway import Gateway
 from prefillshare.routing.web.bodies import read_json_body
 from prefillshare.routing.web.callers import AppCaller
 from prefillshare.routing.web.handlers.calls import parse, taking_call
-from prefillshare.routing.web.keys import GATEWAY
+from prefillshare.routing.web.keys import GATEWAY, account_of
 from prefillshare.routing.web.replies import json_reply
 
-Ask = Callable[[KeptResponses, str], bytes | Mapping[str, Any]]
+Ask = Callable[[KeptResponses, str, str], bytes | Mapping[str, Any]]
+"""Of the responses, one by its id and its owner."""
 
 
 async def create(request: web.Request) -> web.StreamResponse:
@@ -38,7 +40,7 @@ async def create(request: web.Request) -> web.StreamResponse:
             if await gateway.peers.forward(caller, asked, own):
                 return caller.made()
         try:
-            exchange = gateway.responses.open(body, response_id)
+            exchange = gateway.responses.open(body, response_id, _owner(request))
         except ResponsesError as error:
             raise ResponsesRefusedError(error) from None
         call = parse(gateway, caller, "/v1/responses", orjson.dumps(exchange.body))
@@ -57,11 +59,17 @@ def _find_id(gateway: Gateway, request: web.Request, body: Body) -> str:
     return make_id(previous if isinstance(previous, str) else None)
 
 
+def _owner(request: web.Request) -> str:
+    account = account_of(request)
+    return "" if account is None else account.name
+
+
 async def _compute(gateway: Gateway, request: web.Request, call: Call) -> tuple[int, bytes]:
     """Return status and body of an answer that nobody waits for."""
     caller = AppCaller(request)
     try:
-        await gateway.proxy.answer(caller, call)
+        with nullcontext() if call.account is None else call.account.running():
+            await gateway.proxy.answer(caller, call)
     except RoutingError as error:
         return error.status, orjson.dumps(error_body(error))
     response = caller.made()
@@ -86,7 +94,7 @@ def ask_kept(ask: Ask) -> Callable[[web.Request], Awaitable[web.StreamResponse]]
             if await gateway.peers.forward_by_session(caller, conversation_name(response_id)):
                 return caller.made()
         try:
-            told = ask(gateway.responses, response_id)
+            told = ask(gateway.responses, response_id, _owner(request))
         except ResponsesError as error:
             raise ResponsesRefusedError(error) from None
         if isinstance(told, bytes):

@@ -10,7 +10,8 @@ from prefillshare.routing.call.parse import read_object
 from prefillshare.routing.errors import BadCallError, UnavailableError, UnknownModelError
 from prefillshare.routing.parts import Parts
 from prefillshare.routing.web.bodies import read_json_body
-from prefillshare.routing.web.keys import GATEWAY
+from prefillshare.routing.web.keys import GATEWAY, account_of
+from prefillshare.tenants.confine import check_module
 from prefillshare.wire.errors import openai_error
 
 _TIMEOUT_S = 60.0
@@ -22,6 +23,8 @@ def ask_a_worker(path: str) -> Handler:
     async def handle(request: web.Request) -> web.Response:
         parts = request.app[GATEWAY].parts
         body = read_object(await read_json_body(request, parts.settings.router))
+        if (account := account_of(request)) is not None:
+            check_module(body, account, None, parts.settings.base_model)
         _check_model(parts, body)
         status, content = await _ask(parts, path, orjson.dumps({**body, "model": parts.settings.base_model}))
         content = openai_error(content, status) if status >= 400 else content
