@@ -109,6 +109,7 @@ def _become_engine(request: dict[str, Any]) -> None:
         # After the import: what SGLang read of the environment by then is the server's, so only what it reads later
         # may differ between engines.
         os.environ.update(request["environment"], **{FORKED_VARIABLE: "1"})
+        _use_own_threads(request["environment"])
         tempfile.tempdir = None  # the server's choice is remembered there; the engine has a folder of its own
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
@@ -118,6 +119,16 @@ def _become_engine(request: dict[str, Any]) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _use_own_threads(environment: dict[str, str]) -> None:
+    """OpenMP read its variable in the server, whose number of threads is that of the first engine."""
+    wanted = environment.get("OMP_NUM_THREADS")
+    if wanted is not None:
+        import torch
+
+        if torch.get_num_threads() != int(wanted):
+            torch.set_num_threads(int(wanted))
 
 
 def _run_engine(argv: list[str]) -> int:

@@ -58,6 +58,8 @@ class EvaluateOptions:
     """Key of the server."""
     weights: Path | None
     """Deployment file whose modules are decoded in process; None asks a server."""
+    changes: tuple[str, ...] = ()
+    """Keys of it that are set in its place."""
     sharing_ratio: float | None
     """Part of each prompt whose KV is the prefill module's; None, and from a server, as the deployment file says."""
     data: Path | None
@@ -85,6 +87,10 @@ class EvaluateOptions:
         if self.weights is None and self.sharing_ratio is not None:
             raise EvaluationError(
                 f"--sharing-ratio {self.sharing_ratio} is for --weights: a server shares as its deployment file says"
+            )
+        if self.weights is None and self.changes:
+            raise EvaluationError(
+                f"--set {self.changes[0]} is for the file of --weights: a server was started as it is"
             )
         self._check_harness()
 

@@ -64,7 +64,7 @@ def _decode(suites: list[Suite], options: EvaluateOptions) -> list[Score]:
     from prefillshare.modules.deployment import resolve
 
     assert options.weights is not None
-    deployment = resolve(load_deployment(options.weights))
+    deployment = resolve(load_deployment(options.weights, options.changes))
     module = WeightsModel(deployment, str(options.model), sharing_ratio=options.sharing_ratio)
     scores = []
     for suite in suites:

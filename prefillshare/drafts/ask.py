@@ -30,9 +30,9 @@ def make_draft(
     Raises: ConfigError for what cannot be served so, with the fix.
     """
     taken: set[str] = set()
-    found = _find_base(base, directory)
+    found = find_base(base, directory)
     base_name = clean_name(base, taken | modules.keys() | full.keys())
-    drafts = [_make_module(label, text, directory) for label, text in modules.items()]
+    drafts = [find_module(label, text, directory) for label, text in modules.items()]
     drafts += [DraftModule(name=label, where=Where.find(text, directory), kind="full") for label, text in full.items()]
     if not drafts:
         raise ConfigError("there is no decode module: add --module NAME=WHERE, such as --module math=adapters/math")
@@ -62,7 +62,11 @@ def parse_module(text: str) -> tuple[str, str]:
     return name, where
 
 
-def _find_base(text: str, directory: Path) -> Where:
+def find_base(text: str, directory: Path) -> Where:
+    """Return where the base lies.
+
+    Raises: ConfigError for what is none.
+    """
     where = Where.find(text, directory)
     if where.seen.content == "adapter":
         named = f", such as {where.seen.base}" if where.seen.base else ""
@@ -71,7 +75,11 @@ def _find_base(text: str, directory: Path) -> Where:
     return where
 
 
-def _make_module(name: str, text: str, directory: Path) -> DraftModule:
+def find_module(name: str, text: str, directory: Path) -> DraftModule:
+    """Return a decode module, of the kind that lies in its directory.
+
+    Raises: ConfigError for what is none.
+    """
     where = Where.find(text, directory)
     _check_there(where, f"module {name!r}:")
     return DraftModule(name=name, where=where, kind="full" if where.seen.content == "model" else "lora")

@@ -59,10 +59,10 @@ def fit_deployment(
 
 def make_model(deployment: Deployment, found: Found) -> WorkerModel:
     """Return the model that gives the measured values back best."""
-    engine, on_cpu = deployment.engine, not gpus()
-    chunk = engine.chunked_prefill_size or (CHUNKED_PREFILL_TOKENS if on_cpu else _GPU_CHUNK_TOKENS)
-    pool = engine.max_total_tokens or (MAX_KV_TOKENS if on_cpu else 0)
-    max_running = engine.max_running_requests or (MAX_RUNNING_REQUESTS if on_cpu else 256)
+    prefill_engine, decode_engine, on_cpu = deployment.engine_of("prefill"), deployment.engine_of("decode"), not gpus()
+    chunk = prefill_engine.chunked_prefill_size or (CHUNKED_PREFILL_TOKENS if on_cpu else _GPU_CHUNK_TOKENS)
+    pool = prefill_engine.max_total_tokens or (MAX_KV_TOKENS if on_cpu else 0)
+    max_running = decode_engine.max_running_requests or (MAX_RUNNING_REQUESTS if on_cpu else 256)
     parts = _fit_cores if found.has_cores else _fit_times
     prefill, decode, machine = parts(found, chunk, pool, max_running)
     return WorkerModel(
@@ -72,7 +72,7 @@ def make_model(deployment: Deployment, found: Found) -> WorkerModel:
         decode=decode,
         handoff=_fit_link(found),
         overhead_s=_fit_overhead(found.probes, prefill, decode, machine),
-        page_size=engine.page_size or (1 if on_cpu else 16),
+        page_size=deployment.engine.page_size or (1 if on_cpu else 16),
         machine=machine,
     )
 

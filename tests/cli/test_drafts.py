@@ -9,6 +9,7 @@ import pytest
 from prefillshare.config import load_deployment
 from prefillshare.serving.machine.ports import free_port
 from tests.support.engines import MODELS_DIR
+from tests.support.tmux import Terminal, prefillshare
 
 TINY = MODELS_DIR / "tiny"
 
@@ -105,3 +106,23 @@ def test_convert_says_what_has_to_be_corrected(tmp_path: Path) -> None:
     assert "it cannot be served yet" in done.stderr
     assert "# Not found on this machine: correct it." in (tmp_path / "made.toml").read_text()
     assert run(tmp_path, "convert", "nowhere.sh").returncode == 2
+
+
+def test_init_asks_at_a_terminal_and_asks_again_after_a_slip(tmp_path: Path) -> None:
+    answers = [
+        ("The shared base", "/nowhere/base"),
+        ("/nowhere/base does not exist", str(TINY / "base")),
+        ("A decode module, NAME=WHERE", "math="),
+        ("write NAME=WHERE", f"math={TINY / 'math'}"),
+        ("One more, or Enter to end", ""),
+        ("How they are served", "everywhere"),
+        ("is neither colocated nor disaggregated", "colocated"),
+    ]
+    with Terminal(prefillshare("init", "mine.toml"), tmp_path, width=200) as terminal:
+        for asked, answer in answers:
+            terminal.wait_for(asked)
+            if answer:
+                terminal.press("-l", answer)
+            terminal.press("Enter")
+        assert terminal.wait_for_end() == 0
+    assert [module.name for module in load_deployment(tmp_path / "mine.toml").decode] == ["math"]

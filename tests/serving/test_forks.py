@@ -3,6 +3,8 @@
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,3 +61,24 @@ def test_patches_that_do_not_fit_are_said_by_the_fork_server(tmp_path: Path) -> 
         pytest.raises(LaunchError, match=r"the engine did not start: sglang_patches: .*0\.5\.17"),
     ):
         wait_for_fork_server(forks, 300)
+
+
+def test_an_engine_computes_with_threads_of_its_own() -> None:
+    """OpenMP has read its variable in the server: what a forked engine is told must still hold."""
+    program = (
+        "import os, torch; from sglang_patches.forkserver import _use_own_threads; before = torch.get_num_threads()\n"
+        "if os.fork() == 0:\n"
+        "    _use_own_threads({'OMP_NUM_THREADS': '3'})\n"
+        "    print(before, torch.get_num_threads(), flush=True)\n"
+        "    os._exit(0)\n"
+        "os.wait(); _use_own_threads({}); print(torch.get_num_threads())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stdout.split() == ["1", "3", "1"]

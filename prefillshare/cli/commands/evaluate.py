@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from prefillshare.cli import evaluate_options as given
+from prefillshare.cli.config_options import Changes
 from prefillshare.cli.server_options import ApiKey, Url, server_url
 
 
@@ -14,6 +15,7 @@ def evaluate(
     url: Url = None,
     api_key: ApiKey = None,
     weights: given.WeightsFile = None,
+    changes: Changes = None,
     sharing_ratio: given.SharingRatio = None,
     data: given.DataDir = None,
     limit: given.Limit = None,
@@ -40,6 +42,7 @@ def evaluate(
         model=model,
         api_key=api_key,
         weights=weights,
+        changes=tuple(changes or ()),
         sharing_ratio=sharing_ratio,
         data=data,
         limit=limit,

@@ -74,12 +74,23 @@ def _check_free(file: Path, force: bool) -> None:
 
 
 def _ask_base() -> str:
-    return str(typer.prompt("The shared base: a directory, or ORG/NAME on the hub", err=True))
+    """Ask until it is one: what was said before would be lost with an error."""
+    from prefillshare.drafts.ask import find_base
+    from prefillshare.errors import ConfigError
+
+    while True:
+        answer = str(typer.prompt("The shared base: a directory, or ORG/NAME on the hub", err=True))
+        try:
+            find_base(answer, Path())
+        except ConfigError as error:
+            say(str(error))
+            continue
+        return answer
 
 
 def _ask_modules() -> dict[str, str]:
     """Decode modules one after the other, until an empty line."""
-    from prefillshare.drafts.ask import parse_module
+    from prefillshare.drafts.ask import find_module, parse_module
     from prefillshare.errors import ConfigError
 
     found: dict[str, str] = {}
@@ -90,6 +101,7 @@ def _ask_modules() -> dict[str, str]:
             return found
         try:
             name, where = parse_module(answer)
+            find_module(name, where, Path())
         except ConfigError as error:
             say(str(error))
             continue
