@@ -124,6 +124,7 @@ def test_it_is_stopped_by_its_name_when_its_calls_have_ended(detached: Commands)
 
 def test_a_start_that_fails_says_why_and_with_which_code(commands: Commands) -> None:
     with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do; the port is held here
         taken.bind(("127.0.0.1", commands.port))
         taken.listen()
         code, out, said = commands.detach()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from prefillshare.config import load_deployment
 from prefillshare.serving.checkup import _secret_files
 from prefillshare.serving.machine import exposure
 from prefillshare.serving.machine.exposure import check_encryption, check_logs, check_network, check_ray, check_secrets
@@ -81,13 +82,13 @@ def test_files_that_the_deployment_names_are_looked_at(tmp_path: Path, monkeypat
     file.write_text(f'{text}\n[cluster]\nnetwork = "10.0.0.0/24"\ntoken_file = "token"\napi_key_file = "api"\n')
     monkeypatch.setenv("PREFILLSHARE_ADMIN_KEY_FILE", "admin")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "ray")
-    assert dict(_secret_files(file)) == {
+    assert dict(_secret_files(load_deployment(file))) == {
         "RAY_AUTH_TOKEN_PATH": Path("ray"),
         "PREFILLSHARE_ADMIN_KEY_FILE": Path("admin"),
         "token_file": tmp_path / "token",
         "api_key_file": tmp_path / "api",
     }
-    assert [name for name, _ in _secret_files(tmp_path / "none.toml")] == ["PREFILLSHARE_ADMIN_KEY_FILE"]
+    assert [name for name, _ in _secret_files(None)] == ["PREFILLSHARE_ADMIN_KEY_FILE"]
 
 
 def test_a_folder_of_logs_that_others_can_write_is_told(tmp_path: Path):

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
-from prefillshare.cli.commands.launch import _print_ready
+from prefillshare.cli.launch_run import _print_ready
 from prefillshare.config import load_deployment
 from prefillshare.modules.deployment import resolve
 from prefillshare.serving.launch import RunningDeployment, running_deployment

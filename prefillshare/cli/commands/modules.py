@@ -52,7 +52,10 @@ def reload(
     admin_key: AdminKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Read a decode module's directory again; calls that run end on the version they began with."""
+    """Read a decode module's directory again.
+
+    Calls that run end on the version that they began with.
+    """
     with _client(url, api_key, admin_key) as client:
         _print_done(client.change("POST", "modules", f"{name}/reload"), "serves its new version", as_json)
 
@@ -64,7 +67,10 @@ def remove(
     admin_key: AdminKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Remove a decode module, once the calls that run have ended, or an alias."""
+    """Remove a decode module, or an alias.
+
+    A module goes when the calls that run have ended.
+    """
     with _client(url, api_key, admin_key) as client:
         kind = "aliases" if name in client.aliases() else "modules"
         _print_done({**client.change("DELETE", kind, name), "name": name}, "is removed", as_json)

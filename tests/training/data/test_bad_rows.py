@@ -1,12 +1,13 @@
 """No row ends a run, and no reader puts something into a row: whatever the format, and wherever it lies."""
 
+import errno
 import gzip
 import json
+import os
 import re
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pyarrow as pa
 import pytest
@@ -15,6 +16,7 @@ from transformers import AutoTokenizer
 
 from prefillshare.config.training import Columns, Data
 from prefillshare.errors import TrainingError
+from prefillshare.training.data import tokenise
 from prefillshare.training.data.prepare import Prepared, prepare
 from tests.support.served_chats import answer, call, user
 from tests.training.data.test_data import TINY, training
@@ -48,8 +50,13 @@ def test_a_machine_without_room_is_no_fault_of_the_rows(
 ) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps(GOOD) + "\n")
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
-    with pytest.raises(TrainingError, match=r"could not be tokenised \(FileNotFoundError.*: free some space in"):
+
+    def find_no_room(*arguments: Any) -> NoReturn:
+        # What is imported for the first row writes below the folder for temporary files.
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tokenise, "ServedChat", find_no_room)
+    with pytest.raises(TrainingError, match=r"could not be tokenised \(OSError.*: free some space in"):
         prepared(tokenizer, file=rows)
 
 
