@@ -87,6 +87,8 @@ def _tell(converted: "Converted", out: Path | None) -> None:
     if converted.needs_key:
         say("the key is not in the file: set PREFILLSHARE_API_KEY for `prefillshare launch`")
     if out is None:
+        if converted.launch:
+            say(f"where it listens is said to the launch: prefillshare launch FILE {shlex.join(converted.launch)}")
         return
     if (fault := find_fault(out)) is not None:
         warn(f"it cannot be served yet: {fault}")
