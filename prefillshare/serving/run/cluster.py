@@ -181,20 +181,7 @@ def launch_cluster(
             store.end()
         raise
     ground = LaunchGround(deployment, options, workers, file, router.url)
-
-    def watch(worker: PlannedWorker) -> Supervised:
-        return supervise_worker(worker, deployment, options, borrowed or forks)
-
-    timeout_s = options.start_timeout_s
-    mover = Mover(ground, supervisor=supervisor, watch=watch, say=on_event, start_timeout_s=timeout_s)
-    changer = ModuleChanger(
-        ground=ground,
-        supervisor=supervisor,
-        watch=watch,
-        say=on_event,
-        start_timeout_s=timeout_s,
-        may_begin=lambda: not mover.is_moving,
-    )
+    mover, changer = _make_movers(ground, supervisor, options, borrowed or forks, on_event)
     return RunningCluster(
         deployment=deployment,
         ground=ground,
@@ -211,6 +198,27 @@ def launch_cluster(
         changer=changer,
         watched=watch_folder(deployment.config.modules.dir, router.url, options, on_event),
     )
+
+
+def _make_movers(
+    ground: LaunchGround, supervisor: Supervisor, options: LaunchOptions, forks: ForkServer | None, say: Listener
+) -> tuple[Mover, ModuleChanger]:
+    """Return who moves workers between roles, and who changes modules; a change waits while a worker moves."""
+
+    def watch(worker: PlannedWorker) -> Supervised:
+        return supervise_worker(worker, ground.deployment, options, forks)
+
+    timeout_s = options.start_timeout_s
+    mover = Mover(ground, supervisor=supervisor, watch=watch, say=say, start_timeout_s=timeout_s)
+    changer = ModuleChanger(
+        ground=ground,
+        supervisor=supervisor,
+        watch=watch,
+        say=say,
+        start_timeout_s=timeout_s,
+        may_begin=lambda: not mover.is_moving,
+    )
+    return mover, changer
 
 
 def _is_running(member: Supervised) -> bool:
