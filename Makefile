@@ -10,7 +10,7 @@ DEPLOYMENT ?= models/tiny-agents.toml
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast test-clients lock-clients tmux check dist install lock clean bench bench-gpu bench-choice bench-cluster bench-codebook bench-codebook-accuracy bench-codebook-served bench-den bench-grow bench-router bench-routers bench-hosts bench-train bench-accuracy bench-tui bench-store bench-simulate bench-outside
+.PHONY: help run test test-fast test-long test-clients lock-clients tmux check dist install lock clean bench bench-gpu bench-choice bench-cluster bench-codebook bench-codebook-accuracy bench-codebook-served bench-den bench-grow bench-router bench-routers bench-hosts bench-train bench-accuracy bench-tui bench-store bench-simulate bench-outside
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ test: check tmux ## everything of check, then all tests
 
 test-fast: $(READY) tmux ## the tests that need no engine and take little
 	$(BIN)/python -m tests.support.lanes --fast $(ARGS)
+
+test-long: $(READY) ## the tests that take ten minutes each: roles that move on a Ray cluster
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long $(ARGS)
 
 test-clients: $(READY) $(CLIENTS)/.ready ## try clients of the registry with both topologies (three minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.clients $(ARGS)

@@ -215,6 +215,7 @@ def test_stop_leaves_nothing(on_ray):
     assert "no deployment is on the cluster" in on_ray.run("ps").stderr
 
 
+@pytest.mark.long
 def test_moves_of_roles_outlive_their_launcher_and_a_lost_node(on_ray, expected):
     """The launcher is killed in the middle of one move, the node of the worker in the middle of another."""
     names = ("prefill-0", "decode-math-0", "decode-math-1")

@@ -3,6 +3,8 @@
     python -m tests.support.lanes [pytest's arguments]         # those with an engine, and those without beside them
     python -m tests.support.lanes --fast [pytest's arguments]  # of the latter, only what takes little
 
+What takes ten minutes by itself has the mark `long`, and is in neither: `make test-long` runs it.
+
 An engine test waits for one process after the other and leaves most of a second core idle; so do tests of the router
 and of the dashboard. Neither lane takes a port of the other: `free_port` holds what it hands out against all processes.
 With `-m` among the arguments, or with arguments for the quick ones, there is one lane.
@@ -19,8 +21,8 @@ Lane = tuple[str, ...]
 """What pytest is told so that it takes the tests of this lane."""
 
 PYTEST = (sys.executable, "-m", "pytest")
-ALL: tuple[Lane, Lane] = (("-m", "engine"), ("-m", "not engine"))
-QUICK: Lane = ("-m", "not engine and not slow")
+ALL: tuple[Lane, Lane] = (("-m", "engine and not long"), ("-m", "not engine and not long"))
+QUICK: Lane = ("-m", "not engine and not slow and not long")
 WAITING = ("tests/cli", "tests/frontend", "tests/routing", "tests/tui")
 FAST: tuple[Lane, Lane] = ((*QUICK, *WAITING), (*QUICK, *(f"--ignore={folder}" for folder in WAITING)))
 # Two runs must not write one cache; more threads than one would only take the first lane's core.
