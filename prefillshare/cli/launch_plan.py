@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from prefillshare.serving.options import LaunchOptions
 
 
-def say_what_is_planned(deployment: "ResolvedDeployment") -> None:
+def say_what_is_planned(deployment: "ResolvedDeployment", options: "LaunchOptions") -> None:
     """Say what should be known of a deployment before it is served."""
     from prefillshare.config.roles import describe_limits
     from prefillshare.serving.launch import plan_warnings
@@ -20,7 +20,7 @@ def say_what_is_planned(deployment: "ResolvedDeployment") -> None:
     from prefillshare.serving.plan.transfer import describe_transfer
 
     config = deployment.config
-    for text in (*deployment.warnings, *plan_warnings(deployment)):
+    for text in (*deployment.warnings, *plan_warnings(deployment, options)):
         warn(text)
     if (store := plan_store(deployment)) is not None:
         say(describe_store(store))

@@ -245,10 +245,12 @@ def _check_deployment(file: Path, changes: Sequence[str]) -> Finding:
     from prefillshare.config import load_deployment
     from prefillshare.modules.deployment import resolve
     from prefillshare.serving.launch import plan_warnings
+    from prefillshare.serving.options import LaunchOptions
 
     try:
         resolved = resolve(load_deployment(file, changes))
-        warnings = [*resolved.warnings, *plan_warnings(resolved)]
+        options = LaunchOptions(api_key=os.environ.get("PREFILLSHARE_API_KEY") or None)
+        warnings = [*resolved.warnings, *plan_warnings(resolved, options)]
     except PrefillShareError as error:
         return Finding(name="deployment", state="problem", value=str(file), fix=str(error))
     value = f"{file}: {', '.join(resolved.config.model_names)}"

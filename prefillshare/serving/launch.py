@@ -66,12 +66,12 @@ def plan_memory(deployment: ResolvedDeployment) -> list[Budget]:
     return plan_budgets(deployment, cpu_kv_tokens(deployment))
 
 
-def plan_warnings(deployment: ResolvedDeployment) -> list[str]:
-    """Return what the user should know about the devices although the deployment can be served.
+def plan_warnings(deployment: ResolvedDeployment, options: LaunchOptions | None = None) -> list[str]:
+    """Return what the user should know about the devices although the deployment can be served as `options` want it.
 
     Raises: ConfigError when the machine lacks what the deployment asks for.
     """
-    plan(deployment, LaunchOptions())  # what cannot be served at all is said first, and alone
+    plan(deployment, options or LaunchOptions())  # what cannot be served at all is said first, and alone
     planned = plan_memory(deployment)
     return [*device_warnings(deployment, planned), *size_warnings(deployment, planned)]
 

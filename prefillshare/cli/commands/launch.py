@@ -77,7 +77,7 @@ def _plan_here(
     if found is None:  # another machine has other addresses
         check_address(options.host, options.port)
     deployment = resolve(config, found)
-    say_what_is_planned(deployment)
+    say_what_is_planned(deployment, options)
     given.warn_if_open(options.host, options.port, options.api_key)
     print_plan(deployment, options, as_json=as_json)
 
@@ -101,7 +101,7 @@ def _launch_here(config: "Deployment", options: "LaunchOptions", *, as_json: boo
         warn(shortage)
     say(f"{config.name}: checking the modules (a large one is read once, then remembered)")
     deployment = resolve(config)
-    say_what_is_planned(deployment)
+    say_what_is_planned(deployment, options)
     given.warn_if_open(options.host, options.port, options.api_key)
     serve(deployment, options, as_json=as_json, with_dashboard=tui, detached=detached)
 
