@@ -240,23 +240,23 @@ def test_every_door_keeps_tenants_apart(served: Served, path: str, body: dict[st
 
 
 def test_who_may_not_is_told_in_the_clients_form(served: Served) -> None:
-    def client(who: str) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{served.url}/v1", api_key=served.keys.get(who, "wrong"), max_retries=0)
-
     asked: Any = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
-    with pytest.raises(openai.AuthenticationError) as unknown:
-        client("nobody").chat.completions.create(model="math", **asked)
-    assert unknown.value.code == "invalid_api_key"
-    for model in ("code", "tiny-base", "no-such"):
-        with pytest.raises(openai.PermissionDeniedError) as denied:
-            client("narrow").chat.completions.create(model=model, **asked)
-        assert denied.value.code == "model_not_found"
-    assert [model.id for model in client("narrow").models.list()] == ["math"]
-    client("slow").chat.completions.create(model="math", **asked)
-    with pytest.raises(openai.RateLimitError) as limited:
-        client("slow").chat.completions.create(model="math", **asked)
-    assert (limited.value.type, limited.value.code) == ("requests", "rate_limit_exceeded")
-    assert 1 <= int(limited.value.response.headers["Retry-After"]) <= 100
+    # One pool of connections, whose ways are closed at the end; the key is each client's own.
+    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="wrong", max_retries=0) as nobody:
+        narrow, slow = (nobody.with_options(api_key=served.keys[who]) for who in ("narrow", "slow"))
+        with pytest.raises(openai.AuthenticationError) as unknown:
+            nobody.chat.completions.create(model="math", **asked)
+        assert unknown.value.code == "invalid_api_key"
+        for model in ("code", "tiny-base", "no-such"):
+            with pytest.raises(openai.PermissionDeniedError) as denied:
+                narrow.chat.completions.create(model=model, **asked)
+            assert denied.value.code == "model_not_found"
+        assert [model.id for model in narrow.models.list()] == ["math"]
+        slow.chat.completions.create(model="math", **asked)
+        with pytest.raises(openai.RateLimitError) as limited:
+            slow.chat.completions.create(model="math", **asked)
+        assert (limited.value.type, limited.value.code) == ("requests", "rate_limit_exceeded")
+        assert 1 <= int(limited.value.response.headers["Retry-After"]) <= 100
     reply = served.post("narrow", "/v1/messages", {**asked, "model": "code"})
     assert (reply.status_code, reply.json()["error"]["type"]) == (403, "permission_error")
     reply = served.post("narrow", "/generate", {"text": "hi", "lora_path": "code"})

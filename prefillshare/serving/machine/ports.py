@@ -53,8 +53,8 @@ def free_port(host: str = "127.0.0.1", among: Sequence[int] | None = None) -> in
 
     The kernel hands out ports of its ephemeral range to every outgoing connection, so one taken from there may be
     gone before a slow server binds it: ports come from outside of that range, and of that which KV transport has.
-    Effects: holds the port, and the UDP port of the same number, until it is released or this process ends. The first
-    keeps it from outgoing connections where `among` is in their range, the second tells others that it is given.
+    Effects: holds the UDP port of the same number until it is released or this process ends, which tells others that
+    it is given; and the port itself where outgoing connections could get it, because `among` is in their range.
     Raises: LaunchError when there is none.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -94,8 +94,9 @@ def _is_free(family: int, host: str, port: int) -> bool:
 
 def _hold(family: int, host: str, port: int) -> bool:
     holders: list[socket.socket] = []
+    kinds = (socket.SOCK_DGRAM, socket.SOCK_STREAM) if port in _read_ephemeral_ports() else (socket.SOCK_DGRAM,)
     try:
-        for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+        for kind in kinds:
             holders.append(_bind(socket.socket(family, kind), (host, port)))
     except OSError:
         for holder in holders:
