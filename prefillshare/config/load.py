@@ -82,27 +82,28 @@ def _resolve_store(store: Store | None, file: Path) -> Store | None:
         store = dataclasses.replace(store, secret_file=_make_absolute(store.secret_file, file))
     if store.path is None:
         return store
-    found = _make_absolute(store.path, file)
-    if not found.is_dir():
-        state = "is not a directory" if found.exists() else "does not exist"
-        raise ConfigError(
-            f"path {str(store.path)!r} under [store] {state} ({found}): make the directory, or correct path, which is "
-            "relative to the deployment file"
-        )
-    return dataclasses.replace(store, path=found)
+    return dataclasses.replace(store, path=_find_own_directory(store.path, file, "path", "store"))
 
 
 def _resolve_modules(modules: Modules, file: Path) -> Modules:
     if modules.dir is None:
         return modules
-    found = _make_absolute(modules.dir, file)
+    return dataclasses.replace(modules, dir=_find_own_directory(modules.dir, file, "dir", "modules"))
+
+
+def _find_own_directory(path: Path, file: Path, key: str, table: str) -> Path:
+    """Return the directory that `key` under [`table`] names, which the owner of the deployment makes.
+
+    Raises: ConfigError when there is none.
+    """
+    found = _make_absolute(path, file)
     if not found.is_dir():
         state = "is not a directory" if found.exists() else "does not exist"
         raise ConfigError(
-            f"dir {str(modules.dir)!r} under [modules] {state} ({found}): make the directory, or correct dir, which is "
+            f"{key} {str(path)!r} under [{table}] {state} ({found}): make the directory, or correct {key}, which is "
             "relative to the deployment file"
         )
-    return dataclasses.replace(modules, dir=found)
+    return found
 
 
 def _resolve_cluster(cluster: Cluster | None, file: Path) -> Cluster | None:
