@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from prefillshare.errors import ConfigError, short_repr
+from prefillshare.linear_patterns import PatternError, compile_linear
 from prefillshare.naming.asked import Asked
 
 MOST_CHARACTERS = 16_384
@@ -89,16 +90,10 @@ def compile_pattern(pattern: str) -> Any:
 
     Raises: ConfigError.
     """
-    import re2  # with the engine's packages; who only reads names needs none of it
-
-    options = re2.Options()
-    options.max_mem, options.log_errors = _MAX_MEMORY, False
     try:
-        return re2.compile(pattern, options=options)
-    except re2.error as error:
-        reason = error.args[0] if error.args else error
-        text = reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)
-        raise ConfigError(f"{short_repr(pattern)} is no pattern of RE2 ({text})") from None
+        return compile_linear(pattern, _MAX_MEMORY)
+    except PatternError as error:
+        raise ConfigError(f"{short_repr(pattern)} is no pattern of RE2 ({error})") from None
 
 
 def read_by_rules(name: str, meaning: Mapping[str, Any]) -> ByRules:

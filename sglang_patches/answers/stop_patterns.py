@@ -15,7 +15,7 @@ from re import _constants as op  # type: ignore[attr-defined]
 from re import _parser as sre_parser  # type: ignore[attr-defined]
 from typing import Any
 
-import re2
+from prefillshare.linear_patterns import PatternError, compile_linear
 
 MAX_PATTERN_CHARACTERS = 1024
 MAX_PROGRAM_SIZE = 4_000
@@ -78,15 +78,10 @@ def compile_pattern(pattern: str) -> Any:
 
 
 def _compile(written: str) -> Any:
-    options = re2.Options()
-    options.max_mem = _MAX_MEMORY
-    options.log_errors = False
     try:
-        compiled = re2.compile(written, options=options)
-    except re2.error as error:
-        reason = error.args[0] if error.args else error
-        text = reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)
-        raise re.error(f"{text}; repetitions within each other may come to 1000 at most") from None
+        compiled = compile_linear(written, _MAX_MEMORY)
+    except PatternError as error:
+        raise re.error(f"{error}; repetitions within each other may come to 1000 at most") from None
     if compiled.programsize > MAX_PROGRAM_SIZE:
         raise re.error(f"it takes {compiled.programsize} steps, more than {MAX_PROGRAM_SIZE}: make it smaller")
     return compiled
