@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import re2
+
 
 class PatternError(ValueError):
     """RE2 does not take the pattern; the message is its reason."""
@@ -12,8 +14,6 @@ def compile_linear(pattern: str, max_memory: int) -> Any:
 
     Raises: PatternError.
     """
-    import re2  # with the engine's packages; who only reads names needs none of it
-
     options = re2.Options()
     options.max_mem, options.log_errors = max_memory, False
     try:

@@ -1,6 +1,8 @@
 """How many files and connections a process may have open, raised to what the system lets it raise."""
 
 import resource
+import select
+from typing import Protocol
 
 FILES_PER_CALL = 3
 """Open files of a call at the router: the client's connection, and one to either worker."""
@@ -10,10 +12,19 @@ ENOUGH = 1 << 20
 """More is not asked for: some libraries go through every possible number, or keep a table of them."""
 
 
+class HasDescriptor(Protocol):
+    """A file, socket or pipe that is open."""
+
+    def fileno(self) -> int:
+        """Return its number in this process."""
+        ...
+
+
 def raise_limit() -> int | None:
     """Let this process, and those that it starts, open as many files as the hard limit allows; return that number.
 
-    Return None when there is no limit. The usual default of 1024 is for programs that call select(): none here does.
+    Return None when there is no limit. The usual default of 1024 is for programs that call select(), which knows no
+    higher number: none here does, `is_readable` waits in its place.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
@@ -38,3 +49,10 @@ def find_shortage() -> str | None:
         "and beyond the limit calls fail and a store is not opened: raise it, as root: ulimit -Hn 4096, or nofile in "
         "/etc/security/limits.conf"
     )
+
+
+def is_readable(source: int | HasDescriptor, timeout_s: float) -> bool:
+    """Wait up to `timeout_s` seconds until `source` has something to read, its end included; return whether it has."""
+    waiter = select.poll()
+    waiter.register(source, select.POLLIN)
+    return bool(waiter.poll(1000 * timeout_s))

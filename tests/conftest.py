@@ -1,9 +1,10 @@
 """What the whole suite shares: the marks of tests, and the fidelity matrix at the end of a run."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import pytest
 
+from prefillshare.serving.machine import ports
 from tests.support.forks import close_fork_servers
 from tests.support.marks import SLOW_CPU_S, UNMARKED, cpu_seconds, guard, mark_tests
 from tests.support.scores import SCORES
@@ -44,3 +45,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section(f"more than {SLOW_CPU_S:.0f} s of CPU: mark them slow (tests/support/marks.py)")
         for name, seconds in UNMARKED.tests.items():
             terminalreporter.write_line(f"{seconds:6.1f} s  {name}")
+
+
+@pytest.fixture(autouse=True)
+def _ports_of_one_test() -> Iterator[None]:
+    """Let go the ports that a test was given; those of fixtures for many tests were held before."""
+    before = set(ports._held)
+    yield
+    ports.release(set(ports._held) - before)

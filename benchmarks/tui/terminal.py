@@ -3,7 +3,6 @@
 import fcntl
 import os
 import pty
-import select
 import struct
 import subprocess
 import termios
@@ -13,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 
 import psutil
+
+from prefillshare.open_files import is_readable
 
 
 class Terminal:
@@ -74,7 +75,7 @@ class Terminal:
         return psutil.Process(self._process.pid).memory_info().rss / 2**20
 
     def _read(self, timeout_s: float) -> bytes:
-        if not select.select([self._main], [], [], timeout_s)[0]:
+        if not is_readable(self._main, timeout_s):
             return b""
         try:
             return os.read(self._main, 1 << 16)

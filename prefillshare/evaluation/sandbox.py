@@ -13,7 +13,6 @@ models that you do not trust in a container or a virtual machine.
 import contextlib
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from prefillshare.errors import EvaluationError
+from prefillshare.open_files import is_readable
 
 CHILD = Path(__file__).with_name("sandbox_child.py")
 
@@ -108,7 +108,7 @@ def _receive(process: "subprocess.Popen[bytes]", limits: Limits) -> tuple[bytes,
     deadline, reply = time.monotonic() + limits.wall_s, b""
     while True:
         remaining = deadline - time.monotonic()
-        if remaining <= 0 or not select.select([process.stdout], [], [], remaining)[0]:
+        if remaining <= 0 or not is_readable(process.stdout, remaining):
             return b"", f"took longer than {limits.wall_s} s"
         chunk = os.read(process.stdout.fileno(), 4096)
         if not chunk:

@@ -11,7 +11,6 @@ from functools import cached_property
 from typing import Any
 
 from prefillshare.errors import ConfigError, short_repr
-from prefillshare.linear_patterns import PatternError, compile_linear
 from prefillshare.naming.asked import Asked
 
 MOST_CHARACTERS = 16_384
@@ -90,6 +89,9 @@ def compile_pattern(pattern: str) -> Any:
 
     Raises: ConfigError.
     """
+    # RE2 comes with the engine's packages; who only reads names needs none of it.
+    from prefillshare.linear_patterns import PatternError, compile_linear
+
     try:
         return compile_linear(pattern, _MAX_MEMORY)
     except PatternError as error:

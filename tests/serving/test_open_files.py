@@ -1,10 +1,15 @@
-"""The limit of open files, in a process of its own."""
+"""The limit of open files, in a process of its own, and what works beyond that of select()."""
 
+import fcntl
+import os
 import resource
 import subprocess
 import sys
 
 import pytest
+
+from prefillshare.evaluation.sandbox import run_function
+from prefillshare.open_files import is_readable, raise_limit
 
 CODE = """
 import resource, subprocess, sys
@@ -31,3 +36,29 @@ def test_a_limit_that_leaves_nothing_for_calls_is_told_with_the_fix(hard: int, i
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert (f"open files is {hard}:" in said and "ulimit -Hn" in said) if is_short else said == "None\n"
+
+
+def test_waiting_works_above_the_last_descriptor_of_select() -> None:
+    reading, writing = os.pipe()
+    high = fcntl.fcntl(reading, fcntl.F_DUPFD, 1500)
+    try:
+        assert not is_readable(high, 0.01)
+        os.write(writing, b"1")
+        assert is_readable(high, 5.0)
+        os.read(high, 1)
+        os.close(writing)
+        assert is_readable(high, 5.0)  # the end
+    finally:
+        os.close(high)
+        os.close(reading)
+
+
+def test_the_sandbox_runs_in_a_process_with_many_open_files() -> None:
+    raise_limit()
+    with open(os.devnull) as file:
+        held = [os.dup(file.fileno()) for _ in range(1100)]
+    try:
+        assert run_function("def f(x):\n    return x + 1", "f", [1]).values == (2,)
+    finally:
+        for descriptor in held:
+            os.close(descriptor)

@@ -6,7 +6,6 @@
 import contextlib
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -18,6 +17,7 @@ from typing import Any
 
 from prefillshare.contract import FORK_SERVER_PROGRAM
 from prefillshare.errors import LaunchError
+from prefillshare.open_files import is_readable
 from prefillshare.places import socket_folder
 from prefillshare.serving.machine.environment import shared_variables
 from prefillshare.serving.machine.logs import open_log
@@ -66,7 +66,7 @@ class ForkServer:
 
         Raises: LaunchError when the server ended instead.
         """
-        if not self._is_ready and select.select([self._socket], [], [], timeout_s)[0]:
+        if not self._is_ready and is_readable(self._socket, timeout_s):
             self._is_ready = bool(self._read())
         return self._is_ready
 
@@ -129,7 +129,7 @@ class ForkedEngine:
     def poll(self) -> int | None:
         """Exit code, or None while it runs."""
         # A pidfd is readable when its process has ended. That is not our child, so only the server can reap it.
-        if self._descriptor is not None and select.select([self._descriptor], [], [], 0)[0]:
+        if self._descriptor is not None and is_readable(self._descriptor, 0):
             self._exit_code = self._server.exit_code(self.pid)
             os.close(self._descriptor)
             self._descriptor = None
