@@ -41,7 +41,7 @@ PEER_SECRET_VARIABLE = "PREFILLSHARE_PEER_SECRET"
 """Environment variable of disaggregated workers: private file with the secret that all parts of a deployment share."""
 
 WORKER_VARIABLE = "PREFILLSHARE_WORKER"
-"""Environment variable of disaggregated workers: the worker's name."""
+"""Environment variable of engines: the name of the process, as `prefillshare ps` tells it."""
 
 RESTARTS_VARIABLE = "PREFILLSHARE_RESTARTS"
 """Environment variable of supervised processes: how often this one was started again."""
@@ -78,9 +78,6 @@ CONTINUATION_PATH = "/prefillshare/continuation"
 
 CHANGES_PATH = "/router/changes"
 """``PUT``, of a router: its launcher says what became of a change of modules."""
-
-ALIASES_FILE = "aliases.json"
-"""In the folder of a router's changes: the aliases, once they have changed."""
 
 STORE_BACKEND_MODULE = "sglang_patches.store.backend"
 """Module of the class by which an engine reads and writes the store; SGLang imports it by this name."""

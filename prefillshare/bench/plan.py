@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from prefillshare.bench.drivers.load import Load
+from prefillshare.bench.families.changed import check_changes
 from prefillshare.bench.metrics.summary import Slo
 from prefillshare.bench.systems.factory import make_systems
 from prefillshare.bench.workloads.base import Shape
@@ -76,6 +77,8 @@ class Plan:
     """Seconds after which each run is cut, whatever the system; None lets it come to its end."""
     time_limit_s: float | None = None
     """Seconds that each call of the command may take; what does not fit is left out."""
+    changes: tuple[str, ...] = ()
+    """Keys of the deployments that are set otherwise than the family has them, as KEY=VALUE."""
     command: str = ""
     """The command line, for the report."""
     tags: tuple[str, ...] = field(default=())
@@ -84,6 +87,7 @@ class Plan:
     def __post_init__(self) -> None:
         check_workload(self.workload, self.file)
         make_systems(self.systems, self.endpoints)
+        check_changes(self.changes, self.systems)
         if self.store_memory is not None:
             parse_size(self.store_memory, "--store")
         if not self.loads or not self.module_counts:
@@ -134,6 +138,7 @@ class Plan:
                 "loads": tuple(Load(**load) for load in content["loads"]),
                 "shape": Shape(**shape),
                 "slo": Slo(**content["slo"]),
+                "changes": tuple(content.get("changes", ())),
             }
             for name in ("systems", "endpoints", "module_counts", "tags"):
                 values[name] = tuple(values[name])

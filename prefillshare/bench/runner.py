@@ -8,6 +8,7 @@ from prefillshare.bench.deadline import Deadline
 from prefillshare.bench.drivers.drive import drive
 from prefillshare.bench.drivers.load import Load
 from prefillshare.bench.families.base import Listener
+from prefillshare.bench.families.changed import apply_changes
 from prefillshare.bench.families.factory import make_family
 from prefillshare.bench.plan import WARM_UP_TAG, Cell, Plan
 from prefillshare.bench.progress import Progress
@@ -100,7 +101,8 @@ class Runner:
     def deployment(self, num_modules: int) -> Deployment:
         """What the systems serve."""
         if num_modules not in self._deployments:
-            self._deployments[num_modules] = self._family.deployment(num_modules, self._tell)
+            made = self._family.deployment(num_modules, self._tell)
+            self._deployments[num_modules] = apply_changes(made, self._plan.changes)
         return self._deployments[num_modules]
 
     def workload(self, num_modules: int, load: Load) -> Workload:

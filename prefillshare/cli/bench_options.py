@@ -1,11 +1,13 @@
 """The options of `prefillshare bench`: one type per option, and all of them as they were given."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from prefillshare.cli.completion import complete_key
 from prefillshare.cli.text import key_option, text_option
 
 WorkloadName = Annotated[
@@ -39,6 +41,16 @@ FamilyName = Annotated[
     str | None,
     typer.Option(
         help="bench-0.1b, bench-0.1b-icarus, tiny, qwen3-1.7b-shape, qwen3-8b-shape or a colocated deployment file."
+    ),
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="A key of what all systems serve, such as engine.page_size=16; again for each further one.",
+        callback=text_option,
+        autocompletion=complete_key,
     ),
 ]
 ModuleCounts = Annotated[str | None, typer.Option(help="Numbers of decode modules, such as 1,2,4,8; else 4.")]
@@ -85,12 +97,31 @@ ResultsDir = Annotated[Path | None, typer.Option("--out", "--output", help="New 
 ResumeDir = Annotated[Path | None, typer.Option(help="Continue the measurement in this directory.")]
 
 
+_SIZES: Mapping[str, str] = {
+    "sessions": "num_sessions",
+    "start_tokens": "start_tokens",
+    "growth_tokens": "growth_tokens",
+    "turns": "turns",
+    "role_tokens": "role_tokens",
+    "think_time": "think_time_s",
+    "context_length": "context_length",
+    "vocab_size": "vocab_size",
+    "seed": "seed",
+}
+"""Fields of a workload's shape by the option that sets them."""
+
+
+def read_sizes(given: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the fields of the workload's shape that a command's options set; None for those that were not given."""
+    return {field: given[option] for option, field in _SIZES.items() if option in given}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchOptions:
     """The options as they were given; None leaves a value to the preset."""
 
-    workload: str
-    """Name of the workload."""
+    workload: str | None
+    """Name of the workload; None with --resume."""
     file: Path | None
     """File that it is made from."""
     systems: str
@@ -101,6 +132,8 @@ class BenchOptions:
     """Name of the preset."""
     family: str | None
     """Family or deployment file."""
+    changes: tuple[str, ...]
+    """Keys that are set otherwise than the family has them."""
     modules: str | None
     """Numbers of modules, separated by commas."""
     concurrency: str | None
@@ -127,3 +160,19 @@ class BenchOptions:
     """Seconds of a run."""
     time_limit_s: float | None
     """Seconds of the whole call."""
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> "BenchOptions":
+        """Return the options of the command by the names of its parameters."""
+        limit = given["time_limit"]
+        renamed: dict[str, Any] = {
+            "endpoints": tuple(given["endpoint"] or ()),
+            "changes": tuple(given["changes"] or ()),
+            "sizes": read_sizes(given),
+            "slo": {"ttft_s": given["slo_ttft"], "gap_s": given["slo_gap"]},
+            "num_checked": given["check_answers"],
+            "run_limit_s": given["run_limit"],
+            "time_limit_s": None if limit is None else 60 * limit,
+        }
+        same = {field.name: given[field.name] for field in fields(cls) if field.name not in renamed}
+        return cls(**same, **renamed)

@@ -22,6 +22,7 @@ def make_plan(options: BenchOptions) -> Plan:
 
     Raises: BenchError.
     """
+    assert options.workload is not None
     preset = choose_preset(options.preset)
     sizes: dict[str, Any] = _drop_missing(options.sizes)
     if options.output_tokens is not None:
@@ -32,6 +33,7 @@ def make_plan(options: BenchOptions) -> Plan:
         file=options.file.resolve() if options.file else None,
         # Where nothing is started, only the number of modules counts.
         family=options.family or (preset.family if systems else "tiny"),
+        changes=options.changes,
         systems=systems,
         endpoints=options.endpoints,
         module_counts=parse_numbers("--modules", options.modules, int) if options.modules else preset.module_counts,

@@ -4,7 +4,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from prefillshare.cli.launch_memory_table import memory_table
-from prefillshare.cli.launch_plan import put_settings
+from prefillshare.cli.launch_plan import put_settings, settings_as_rows
 from prefillshare.cli.output import put_comment_table, put_json, put_table, say, warn
 
 if TYPE_CHECKING:
@@ -35,7 +35,9 @@ def plan_on_cluster(
     budgets = _plan_memory(plan, cards)
     if as_json:
         memory = [asdict(budget) for budget in budgets]
-        put_json({"members": [_as_dict(each) for each in placements], "is_reachable": is_reachable, "memory": memory})
+        members = [_as_dict(each) for each in placements]
+        settings = settings_as_rows(config)
+        put_json({"settings": settings, "members": members, "is_reachable": is_reachable, "memory": memory})
     else:
         put_settings(config)
         if budgets:

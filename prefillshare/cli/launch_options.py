@@ -47,9 +47,20 @@ ClusterAddress = Annotated[
     typer.Option("--cluster", help="Address of a Ray cluster to serve it on; wins over the file's [cluster]."),
 ]
 Detach = Annotated[bool, typer.Option("--detach", help="Leave it running, and return when it serves; `stop` ends it.")]
+NoRestart = Annotated[
+    bool,
+    typer.Option("--no-restart", help="Start nothing again that died, and end when nothing can be served any more."),
+]
 ShowDashboard = Annotated[bool, typer.Option("--tui", help="Show the dashboard while it serves.")]
 
 _PRIVATE_HOSTS = ("127.0.0.1", "localhost", "::1")
+
+
+def max_restarts(no_restart: bool) -> int:
+    """Return how often a process that died is started again."""
+    from prefillshare.serving.options import MAX_RESTARTS
+
+    return 0 if no_restart else MAX_RESTARTS
 
 
 def choose_admin_key(key: str | None, file: Path | None) -> str | None:
@@ -67,6 +78,21 @@ def choose_admin_key(key: str | None, file: Path | None) -> str | None:
     found = read_private(file, "--admin-key-file")
     if not is_sendable(found):
         raise ConfigError(f"the key in {file} cannot be sent: a key is printable ASCII, without line breaks")
+    return found
+
+
+def require_admin_key(key: str | None, file: Path | None, why: str) -> str:
+    """Return the admin key of a router or worker that stands alone.
+
+    Raises: ConfigError as `choose_admin_key`, and without a key, which says `why` there must be one.
+    """
+    from prefillshare.errors import ConfigError
+
+    if not (found := choose_admin_key(key, file)):
+        raise ConfigError(
+            f"{why}: choose one, the same for routers and workers, and set PREFILLSHARE_ADMIN_KEY, or name its file "
+            "with --admin-key-file"
+        )
     return found
 
 

@@ -39,17 +39,11 @@ def print_plan(deployment: "ResolvedDeployment", options: "LaunchOptions", *, as
     commands = plan(deployment, options)
     sizes = {budget.name: budget for budget in plan_memory(deployment)}
     if as_json:
-        put_json(
-            [
-                {
-                    "name": name,
-                    "argv": command.argv,
-                    "environment": command.environment,
-                    "memory": asdict(sizes[name]),
-                }
-                for name, command in commands.items()
-            ]
-        )
+        processes = [
+            {"name": name, "argv": command.argv, "environment": command.environment, "memory": asdict(sizes[name])}
+            for name, command in commands.items()
+        ]
+        put_json({"settings": settings_as_rows(deployment.config), "processes": processes})
         return
     put_settings(deployment.config)
     put_comment_table(*memory_table(list(sizes.values())))
@@ -64,6 +58,14 @@ def put_settings(config: "Deployment") -> None:
     rows = [(setting.key, _as_toml(setting.value), setting.origin) for setting in list_settings(config)]
     put_comment_table(("key", "value", "from"), rows)
     put("#")
+
+
+def settings_as_rows(config: "Deployment") -> list[dict[str, object]]:
+    """Return every value of a deployment, defaults included, and who says so."""
+    from prefillshare.config.origins import list_settings
+
+    settings = list_settings(config, with_defaults=True)
+    return [{"key": setting.key, "value": setting.value, "from": setting.origin} for setting in settings]
 
 
 def _as_toml(value: object) -> str:

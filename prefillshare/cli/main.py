@@ -6,6 +6,9 @@ import sys
 def main() -> None:
     """Run the command line and exit with the code that fits what happened."""
     try:
+        from prefillshare.cli.streams import open_closed_streams
+
+        open_closed_streams()
         from prefillshare.cli.app import main as run
     except KeyboardInterrupt:
         from prefillshare.cli.errors import EXIT_INTERRUPTED, say_interrupted

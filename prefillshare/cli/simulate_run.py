@@ -1,14 +1,15 @@
 """`prefillshare simulate`: its options into a plan, its figures onto the terminal and into files."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from prefillshare.bench.drivers.load import Load, LoadKind
 from prefillshare.bench.families.base import module_name
 from prefillshare.bench.workloads.base import Shape
+from prefillshare.cli.bench_options import read_sizes
 from prefillshare.cli.bench_plan import parse_numbers, read_loads
 from prefillshare.cli.output import put_json, put_table, say
 from prefillshare.config import load_deployment
@@ -71,6 +72,23 @@ class Simulated:
     """Whether answers are computed ahead."""
     slo: dict[str, float | None]
     """Limits of a call that counts as good, in seconds."""
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> "Simulated":
+        """Return the options of the command by the names of its parameters."""
+        renamed: dict[str, Any] = {
+            "changes": tuple(given["changes"] or ()),
+            "workload": "trace" if given["trace"] else given["workload"],
+            "num_modules": given["modules"],
+            "loads": {"closed": given["concurrency"], "poisson": given["rate"], "timed": given["speed"]},
+            "arrival_rate": given["arrivals"],
+            "is_load_per_worker": given["per_worker"],
+            "sizes": read_sizes(given),
+            "is_eager": given["eager"],
+            "slo": {"ttft_s": given["slo_ttft"], "e2e_s": given["slo_e2e"]},
+        }
+        same = {field.name: given[field.name] for field in fields(cls) if field.name not in renamed}
+        return cls(**same, **renamed)
 
 
 def run_plan(options: Simulated, model: WorkerModel | None, *, as_json: bool, out: Path | None) -> None:

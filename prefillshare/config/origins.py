@@ -9,6 +9,10 @@ from typing import Any
 
 from prefillshare.config.overrides import HIDDEN, apply_overrides
 from prefillshare.config.schema import Deployment
+from prefillshare.naming.alias import AnyAlias, as_table
+
+DEFAULT = "default"
+"""Origin of what nobody says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,12 +27,16 @@ class Setting:
     """Who says so."""
 
 
-def list_settings(config: Deployment) -> list[Setting]:
-    """Return every value of a deployment that differs from its default."""
+def list_settings(config: Deployment, *, with_defaults: bool = False) -> list[Setting]:
+    """Return every value of a deployment that differs from its default, and the others as well where they are wanted.
+
+    A default that the file states is the file's.
+    """
     origins = {} if config.source is None else find_origins(config.source, config.overrides)
     return [
-        Setting(key=key, value=value, origin=origins.get(key, "the command line"))
-        for key, value in _differing(config, "")
+        Setting(key=key, value=value, origin=origins.get(key, DEFAULT if is_default else "the command line"))
+        for key, value, is_default in _values(config, "")
+        if with_defaults or not is_default
     ]
 
 
@@ -81,22 +89,30 @@ def _flatten(value: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-def _differing(table: Any, start: str) -> Iterator[tuple[str, Any]]:
+def _values(table: Any, start: str) -> Iterator[tuple[str, Any, bool]]:
+    """Every key with its value, and whether that is the default."""
     for item in dataclasses.fields(table):
         if item.name in HIDDEN:
             continue
         value, key = getattr(table, item.name), f"{start}{item.name}"
         if dataclasses.is_dataclass(value):
-            yield from _differing(value, f"{key}.")
+            yield from _values(value, f"{key}.")
         elif isinstance(value, tuple) and value and all(map(dataclasses.is_dataclass, value)):
             for inner in value:
-                yield from _differing(inner, f"{key}.{inner.name}.")
-        elif isinstance(value, Mapping):
-            for name, inner in value.items():
-                is_table = dataclasses.is_dataclass(inner)
-                yield from _differing(inner, f"{key}.{name}.") if is_table else [(f"{key}.{name}", inner)]
-        elif value != _default_of(item):
-            yield key, value
+                yield from _values(inner, f"{key}.{inner.name}.")
+        elif isinstance(value, Mapping) and value:
+            yield from _values_by_name(value, key)
+        else:
+            yield key, value, value == _default_of(item)
+
+
+def _values_by_name(table: Mapping[str, Any], key: str) -> Iterator[tuple[str, Any, bool]]:
+    if all(isinstance(value, AnyAlias) for value in table.values()):
+        yield from ((name, value, False) for name, value in _flatten(as_table(table), key))
+        return
+    for name, value in table.items():
+        is_table = dataclasses.is_dataclass(value)
+        yield from _values(value, f"{key}.{name}.") if is_table else [(f"{key}.{name}", value, False)]
 
 
 def _default_of(item: "dataclasses.Field[Any]") -> Any:

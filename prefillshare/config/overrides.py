@@ -9,10 +9,12 @@ import tomllib
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from prefillshare.config.tables import convert, suggest_nearest
 from prefillshare.errors import ConfigError
+
+D = TypeVar("D")
 
 HIDDEN = frozenset({"source", "overrides"})
 """Fields of what is read that are no keys of a file."""
@@ -37,6 +39,26 @@ def apply_overrides(cls: type, table: dict[str, Any], texts: Sequence[str]) -> N
     """
     for override in map(parse_override, texts):
         _change_table(cls, table, override.path, override.value, _Place(root=cls, text=override.text))
+
+
+def change_deployment(deployment: D, texts: Sequence[str]) -> D:
+    """Return a deployment that no file describes, changed as `apply_overrides` changes a file.
+
+    Raises: ConfigError as there; tables of a list have no names here.
+    """
+    table: dict[str, Any] = {}
+    apply_overrides(type(deployment), table, texts)
+    return _change_value(deployment, table)
+
+
+def _change_value(value: D, table: Mapping[str, Any]) -> D:
+    hints, changed = get_type_hints(type(value)), {}
+    for name, inner in table.items():
+        hint, current = _without_none(hints[name]), getattr(value, name)
+        is_there = dataclasses.is_dataclass(hint) and current is not None
+        changed[name] = _change_value(current, inner) if is_there else convert(inner, hint, name, "--set")
+    # Each of our dataclasses is one.
+    return dataclasses.replace(value, **changed)  # type: ignore[type-var]
 
 
 def parse_override(text: str) -> Override:

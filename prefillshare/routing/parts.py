@@ -1,12 +1,13 @@
 """The parts of one router: made here, in the order in which they stand on each other, and handed on as one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from prefillshare.naming.alias import AnyAlias
 from prefillshare.naming.names import Names
 from prefillshare.observe.observer import Observer
 from prefillshare.peer_keys import PeerKeys
+from prefillshare.routing.changes.book import AliasBook
 from prefillshare.routing.changes.kept import read_kept_aliases
 from prefillshare.routing.choice.admission import Admission
 from prefillshare.routing.choice.chooser import Chooser
@@ -52,8 +53,13 @@ class Parts:
     """Which workers take a call."""
     admission: Admission
     """When they take it."""
-    aliases: dict[str, AnyAlias]
-    """Other names of decode modules; changed while calls come."""
+    book: AliasBook
+    """Other names of decode modules, and what has changed about them."""
+
+    @property
+    def aliases(self) -> Mapping[str, AnyAlias]:
+        """Other names of decode modules as they are now."""
+        return self.book.aliases
 
     def names(self) -> Names:
         """Return all names that the deployment answers to now."""
@@ -69,7 +75,8 @@ def make_parts(settings: RouterSettings) -> Parts:
     chooser = Chooser(router, pool, make_policy(router, sessions))
     hold = StartHold(router.start_hold_s, pool, may_join=settings.admin_key is not None)
     admission = Admission(router, pool, chooser, hold)
-    kept = read_kept_aliases(settings.changes_dir)
+    kept = read_kept_aliases(settings.aliases_file)
+    aliases = dict(settings.aliases) if kept is None else kept
     changed = _follow_states(observer, chooser, admission)
     return Parts(
         settings=settings,
@@ -84,7 +91,7 @@ def make_parts(settings: RouterSettings) -> Parts:
         sessions=sessions,
         chooser=chooser,
         admission=admission,
-        aliases=dict(settings.aliases) if kept is None else kept,
+        book=AliasBook(aliases, settings.own_address, settings.aliases_file),
     )
 
 

@@ -6,10 +6,11 @@ from urllib.parse import quote
 
 import httpx
 
-from prefillshare.direct import direct_client, launch_line
+from prefillshare.direct import direct_client
 from prefillshare.errors import ServerError
 from prefillshare.serving.options import auth_header
 from prefillshare.serving.run.record import read_admin_key
+from prefillshare.serving.silence import nobody_answers
 
 _CONNECT_TIMEOUT_S = 5.0
 
@@ -49,7 +50,7 @@ class ChangeClient:
         try:
             reply = self._http.request(method, path, json=body, headers=headers)
         except httpx.ConnectError:
-            raise ServerError(f"no server answers at {self.url}: start one with `{launch_line(self.url)}`") from None
+            raise nobody_answers(self.url) from None
         except httpx.TransportError as error:
             raise ServerError(f"the server at {self.url} does not answer ({error}): look at its log") from None
         if reply.status_code in (401, 403):

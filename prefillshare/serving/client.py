@@ -8,8 +8,9 @@ from typing import Any, TypedDict
 
 import httpx
 
-from prefillshare.direct import direct_client, launch_line, parse_server
+from prefillshare.direct import direct_client, parse_server
 from prefillshare.errors import ServerError
+from prefillshare.serving.silence import nobody_answers
 
 DEFAULT_URL = "http://127.0.0.1:30000"
 _CONNECT_TIMEOUT_S = 5.0
@@ -103,7 +104,7 @@ class Client:
 
     def _explain_silence(self, error: httpx.TransportError) -> ServerError:
         if isinstance(error, httpx.ConnectError):
-            return ServerError(f"no server answers at {self.url}: start one with `{launch_line(self.url)}`")
+            return nobody_answers(self.url)
         return ServerError(f"the server at {self.url} does not answer ({error}): look at its log")
 
     def _raise_for_status(self, reply: httpx.Response) -> None:

@@ -9,6 +9,9 @@ from prefillshare.errors import LaunchError
 
 DEFAULT_HOST = "127.0.0.1"
 START_TIMEOUT_S = 1800.0
+MAX_RESTARTS = 5
+RESTART_WINDOW_S = 300.0
+"""A process that died more often than it may be started again, within so many seconds, is given up."""
 
 UNTRACED = {"traceparent": f"00-{1:032x}-{1:016x}-00"}
 """The context of a call that makes no trace: W3C's, with the flag `sampled` not set."""
@@ -39,6 +42,8 @@ class LaunchOptions:
     """File for the engine's log; None is a new one below the user's state directory."""
     extra_args: tuple[str, ...] = ()
     """Further engine arguments; they win over the deployment's."""
+    max_restarts: int = MAX_RESTARTS
+    """How often a process that died is started again within `RESTART_WINDOW_S`; 0 leaves the dead dead."""
     start_timeout_s: float = START_TIMEOUT_S
     """Seconds after which a start that makes no end counts as failed."""
 

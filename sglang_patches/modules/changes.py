@@ -216,8 +216,9 @@ class ModuleChanges:
         self._manager.observer.events.tell("module", subject, message)
         file = os.getenv(MODULES_FILE_VARIABLE)
         if file:
-            names = module_names(self._manager)
-            _write(Path(file), {"modules": list(names.modules), "aliases": as_table(names.aliases)})
+            names, adapters = module_names(self._manager), self._registry.get_all_adapters()
+            paths = {name: str(adapters[name].lora_path) for name in names.modules}
+            _write(Path(file), {"modules": paths, "aliases": as_table(names.aliases)})
 
 
 def _read_through(path: Path) -> None:

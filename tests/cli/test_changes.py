@@ -102,6 +102,15 @@ def test_modules_and_aliases_are_reloaded_removed_and_meant(deployment: Deployme
     ]
 
 
+def test_a_router_that_has_not_heard_is_named(deployment: Deployment) -> None:
+    routers = {"http://10.0.0.1:1": None, "http://10.0.0.2:1": "it does not answer"}
+    deployment.answer = (200, {"aliases": {"m": "a"}, "routers": routers})
+    for words in (("alias", "m", "a"), ("remove", "m")):
+        said = run(*words)[1]
+        assert said.splitlines()[-1] == "warning: router http://10.0.0.2:1: it does not answer"
+        assert "10.0.0.1" not in said
+
+
 def test_a_refusal_is_said(deployment: Deployment) -> None:
     deployment.answer = (400, {"error": {"message": "it does not fit"}})
     with pytest.raises(ServerError, match="it does not fit"):

@@ -161,3 +161,26 @@ def test_a_router_that_is_killed_under_load_costs_no_call_of_the_other_and_comes
         for client in clients:
             client.join()
     assert all(tokens == expected[number] for number, tokens in answers)
+
+
+def test_an_alias_that_one_router_is_told_is_at_both_and_outlives_them(running, expected):
+    def told(number: int) -> dict[str, str]:
+        try:
+            return httpx.get(f"{running.routers[number].url}/aliases", timeout=5).json()["aliases"]
+        except httpx.HTTPError:
+            return {}
+
+    headers = {"Authorization": "Bearer the-admin"}
+    first, second = (router.url for router in running.routers)
+    reply = httpx.put(f"{first}/aliases/newest", json={"module": "tool"}, headers=headers, timeout=WAIT_S)
+    assert reply.json() == {"aliases": {"newest": "tool"}, "routers": {second: None}}
+    assert told(1) == {"newest": "tool"}
+    for number in (1, 0):
+        lost = running.router_pid(number)
+        os.kill(lost, signal.SIGKILL)
+        _wait(lambda lost=lost, number=number: running.router_pid(number) not in (None, lost), "it is started again")
+        _wait(lambda number=number: told(number) == {"newest": "tool"}, "it knows the alias")
+    sampling = {"temperature": 0, "max_new_tokens": NUM_TOKENS, "ignore_eos": True}
+    body = {"input_ids": PROMPTS[0], "sampling_params": sampling}
+    reply = httpx.post(f"{second}/modules/newest/generate", json=body, timeout=WAIT_S)
+    assert reply.json()["output_ids"] == expected[0]

@@ -9,6 +9,7 @@ import pytest
 
 from prefillshare.config import Deployment, Limits, load_deployment, load_training
 from prefillshare.config.origins import find_lines, list_settings
+from prefillshare.config.overrides import change_deployment, list_keys
 from prefillshare.errors import ConfigError
 from prefillshare.serving.machine.ports import free_port
 
@@ -144,6 +145,45 @@ def test_each_setting_tells_who_says_so(file: Path) -> None:
     assert not {"source", "overrides"} & found.keys()
 
 
+def test_with_defaults_every_value_tells_where_it_comes_from(file: Path) -> None:
+    file.write_text(TEXT.replace("page_size = 8", "page_size = 8\nthreads = 1\nmemory_wait_s = 0"))
+    config = load_deployment(file, ["engine.threads=2"])
+    settings = list_settings(config, with_defaults=True)
+    found = {setting.key: (setting.value, setting.origin) for setting in settings}
+    assert len(found) == len(settings)
+    assert found["engine.threads"] == (2, "--set engine.threads=2")
+    assert found["engine.device"] == ("auto", "default")
+    assert found["decode.tool.replicas"] == (1, "default")
+    stated = {key: value for key, value in found.items() if value[1] != "default"}
+    assert stated.keys() >= {setting.key for setting in list_settings(config)}
+    assert not [origin for _, origin in stated.values() if origin == "the command line"]
+
+
+def test_an_alias_is_told_with_the_line_of_the_file(file: Path) -> None:
+    file.write_text(
+        TEXT + '[aliases]\nlatest = "tool"\nboth = { "math.v1" = 1, tool = 3 }\n'
+        '[aliases.auto]\ndefault = "tool"\nrules = [{ module = "latest", text = "x" }]\n'
+    )
+    found = {setting.key: (setting.value, setting.origin) for setting in list_settings(load_deployment(file))}
+    first = TEXT.count("\n") + 1
+    assert found["aliases.latest"] == ("tool", f"mine.toml line {first + 1}")
+    assert found["aliases.both.tool"] == (3.0, f"mine.toml line {first + 2}")
+    assert found["aliases.auto.default"] == ("tool", f"mine.toml line {first + 4}")
+    assert found["aliases.auto.rules.1.module"] == ("latest", f"mine.toml line {first + 5}")
+
+
+def test_a_deployment_without_a_file_is_changed_too(file: Path) -> None:
+    config = load_deployment(file)
+    changed = change_deployment(config, ["engine.page_size=16", "router.policy=round_robin", "store.memory=1 GiB"])
+    assert (changed.engine.page_size, changed.engine.extra_args) == (16, config.engine.extra_args)
+    assert changed.router.policy == "round_robin"
+    assert changed.store is not None
+    assert changed.store.memory == "1 GiB"
+    assert config.engine.page_size == 8
+    with pytest.raises(ConfigError, match="did you mean 'page_size'"):
+        change_deployment(config, ["engine.pagesize=16"])
+
+
 def test_files_of_runs_take_changes_too(tmp_path: Path) -> None:
     recipe = Path(__file__).parents[2] / "models" / "recipes" / "tiny-calls.toml"
     assert load_training(recipe, ["seed=77"]).seed == 77
@@ -159,12 +199,24 @@ def test_a_dry_run_shows_them(tmp_path: Path) -> None:
     rows = [line.split() for line in done.stdout.splitlines() if line.startswith("# engine.page_size")]
     assert [row[1:3] for row in rows] == [["engine.page_size", "16"]], done.stderr
     assert "--page-size 16" in done.stdout
+    done = subprocess.run(
+        [*command, "--port", str(free_port()), "--json"], capture_output=True, text=True, timeout=120, check=False
+    )
+    told = json.loads(done.stdout)
+    settings = {setting["key"]: setting for setting in told["settings"]}
+    assert settings["engine.page_size"] == {
+        "key": "engine.page_size",
+        "value": 16,
+        "from": "--set engine.page_size=16",
+    }
+    assert settings["engine.device"]["from"] == "default"
+    assert settings["prefill.name"]["from"].startswith("tiny-agents.toml line ")
+    assert [process["name"] for process in told["processes"]] == ["engine"]
 
 
 def test_every_key_of_the_schema_can_be_named() -> None:
     """What completes `--set` and what it takes are one list."""
     from prefillshare.config.json_schema import deployment_schema
-    from prefillshare.config.overrides import list_keys
 
     keys = set(list_keys(Deployment))
     assert {"engine.page_size", "decode.NAME.replicas", "router.policy"} <= keys

@@ -43,7 +43,7 @@ async def test_an_alias_is_a_name_of_a_module_everywhere() -> None:
 
 @in_loop
 async def test_aliases_change_while_calls_come_and_outlive_the_router(tmp_path: Path) -> None:
-    settings = {**KEYS, "changes_dir": tmp_path}
+    settings = {**KEYS, "aliases_file": tmp_path / "aliases.json"}
     async with deployment(settings=settings) as running:
         assert (await ask(running, "PUT", "/aliases/m", {"module": "math"}))[0] == 200
         assert await asked_module(running) == "math"

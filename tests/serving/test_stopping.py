@@ -10,26 +10,36 @@ import pytest
 
 # A deployment whose engine is a sleeping program and whose requests never finish.
 PROGRAM = """
-import os, sys, tempfile
+import os, sys
 from pathlib import Path
 from types import SimpleNamespace
 from prefillshare.serving.plan.command import ProcessCommand
 from prefillshare.serving.run.engine import RunningEngine
 from prefillshare.serving.run.process import start_engine
+from prefillshare.serving.run.store_hold import StoreHold
+from prefillshare.serving.run.supervisor import Supervised, Supervisor
 from prefillshare.serving.stopping import serve_until_stopped, stop_signals
 
 seconds, requests = float(sys.argv[2]), int(sys.argv[3])
 argv = (sys.executable, "-c", f"import time; time.sleep({seconds}); raise SystemExit('sglang_patches: broken')")
-process = start_engine(ProcessCommand(argv=argv, environment={}, api_key=None), Path(sys.argv[1]) / "engine.log")
+command, log = ProcessCommand(argv=argv, environment={}, api_key=None), Path(sys.argv[1]) / "engine.log"
 os.environ["XDG_STATE_HOME"] = sys.argv[1]
 RunningEngine.num_running = lambda self: requests
-config = SimpleNamespace(name="sleeping", topology="colocated", model_names=("one",), overrides=())
+config = SimpleNamespace(name="sleeping", topology="colocated", overrides=())
+ground = SimpleNamespace(deployment=SimpleNamespace(config=config), model_names=("one",), end=lambda: None)
+say = lambda *words: print(*words, flush=True)
+member = Supervised(
+    name="engine", role="engine", url="http://127.0.0.1:1", start=lambda: start_engine(command, log),
+    is_ready=lambda: True, log_path=log, max_restarts=0,
+)
+supervisor = Supervisor([member], say)
+supervisor.begin()
+process = member.process
 running = RunningEngine(
-    url="http://127.0.0.1:1", deployment=SimpleNamespace(config=config), process=process, forks=None, api_key=None,
-    start_s=0.0,
+    ground=ground, member=member, supervisor=supervisor, forks=None, api_key=None, admin_key=None, start_s=0.0,
+    log_path=log, store=StoreHold(()), watched=None,
 )
 with stop_signals():
-    say = lambda *words: print(*words, flush=True)
     serve_until_stopped(running, 20, say, lambda: say("ready", process.pid))
 print("ended", process.exit_code(), flush=True)
 """

@@ -3,11 +3,13 @@
 import itertools
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from prefillshare.observe.document import Role
+from prefillshare.serving.options import MAX_RESTARTS, RESTART_WINDOW_S
 from prefillshare.serving.plan.command import ProcessCommand
 from prefillshare.serving.run import supervisor
 from prefillshare.serving.run.process import EngineProcess, start_engine
@@ -71,7 +73,7 @@ def test_pauses_grow_and_a_hopeless_process_is_given_up_loudly(tmp_path: Path) -
         pauses.append(member._next_start - now)
         now = member._next_start
         member.step(said.append, now)
-    assert pauses[: supervisor.MAX_RESTARTS] == [0.5, 1.0, 2.0, 4.0, 8.0]
+    assert pauses[:MAX_RESTARTS] == [0.5, 1.0, 2.0, 4.0, 8.0]
     assert "given up: sglang_patches: no such thing" in said[-1]
     assert keeper.lost_role() == "decode"
     keeper.members.append(_supervised(tmp_path, name="decode-math-1"))
@@ -102,9 +104,30 @@ def test_what_a_process_said_before_it_ended_is_kept_and_is_not_the_next_ones_re
     assert log.read_text().count("ValueError") >= 4
 
 
-@pytest.mark.parametrize(("pause_s", "gives_up"), [(supervisor.WINDOW_S, False), (1.0, True)])
-def test_only_deaths_close_to_each_other_count(tmp_path: Path, pause_s: float, gives_up: bool) -> None:
+@pytest.mark.parametrize(
+    ("pause_s", "serves_between", "gives_up"),
+    [(RESTART_WINDOW_S, True, False), (1.0, True, True), (RESTART_WINDOW_S, False, True)],
+)
+def test_deaths_count_that_are_close_to_each_other_and_starts_that_never_serve(
+    tmp_path: Path, pause_s: float, serves_between: bool, gives_up: bool
+) -> None:
+    """A large engine takes minutes to fail at its start: it is not started for ever."""
     member = _supervised(tmp_path)
-    for number in range(supervisor.MAX_RESTARTS + 2):
+    for number in range(MAX_RESTARTS + 2):
+        if serves_between:
+            member.state = "running"
         member._count_death(lambda text: None, number * (pause_s + 0.1), "killed")
     assert (member.state == "failed") == gives_up
+
+
+def test_a_process_that_is_not_to_be_started_again_is_given_up_at_its_death(tmp_path: Path) -> None:
+    said: list[str] = []
+    member = replace(_supervised(tmp_path), max_restarts=0)
+    keeper = Supervisor([member], said.append)
+    keeper.begin()
+    keeper.step()
+    _end(member)
+    keeper.step()
+    assert (member.state, member.process, keeper.lost_role()) == ("failed", None, "decode")
+    assert said[0].startswith("decode-math-0 ended and is not started again: killed by signal 9 (log ")
+    assert member.reason() == member.last_end

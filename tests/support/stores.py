@@ -57,7 +57,7 @@ class Relaunched:
     def launch(self, switches: Mapping[str, str] | None = None) -> Endpoint:
         """Launch the file (again)."""
         deployment = resolve(load_deployment(self.file))
-        options = LaunchOptions(port=free_port(), extra_args=self._extra_args)
+        options = LaunchOptions(port=free_port(), extra_args=self._extra_args, max_restarts=0)
         command = next(iter(plan(deployment, options).values()))
         self._launched.append(launch(deployment, options, borrowed=fork_server(command, switches)))
         self.endpoint = Endpoint(self._launched[-1].url)

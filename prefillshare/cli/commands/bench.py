@@ -16,6 +16,7 @@ def bench(
     api_key: given.EndpointKey = None,
     preset: given.PresetName = None,
     family: given.FamilyName = None,
+    changes: given.Changes = None,
     modules: given.ModuleCounts = None,
     concurrency: given.Concurrency = None,
     rate: given.Rate = None,
@@ -45,6 +46,7 @@ def bench(
 
     Ctrl-C keeps what is done.
     """
+    options = given.BenchOptions.of(locals())
     from prefillshare.cli.output import say
     from prefillshare.extras import require
 
@@ -60,39 +62,8 @@ def bench(
     if resume is not None:
         _refuse_changes(context)
         measure(resume, None, api_key, check_answers)
-        return
-    options = given.BenchOptions(
-        workload=str(workload),
-        file=file,
-        systems=systems,
-        endpoints=tuple(endpoint or ()),
-        preset=preset,
-        family=family,
-        modules=modules,
-        concurrency=concurrency,
-        rate=rate,
-        speed=speed,
-        sizes={
-            "num_sessions": sessions,
-            "start_tokens": start_tokens,
-            "growth_tokens": growth_tokens,
-            "turns": turns,
-            "role_tokens": role_tokens,
-            "think_time_s": think_time,
-            "context_length": context_length,
-            "vocab_size": vocab_size,
-            "seed": seed,
-        },
-        output_tokens=output_tokens,
-        kv_tokens=kv_tokens,
-        store=store,
-        slo={"ttft_s": slo_ttft, "gap_s": slo_gap},
-        repeats=repeats,
-        num_checked=check_answers,
-        run_limit_s=run_limit,
-        time_limit_s=None if time_limit is None else 60 * time_limit,
-    )
-    measure(out, make_plan(options), api_key)
+    else:
+        measure(out, make_plan(options), api_key)
 
 
 def _refuse_changes(context: typer.Context) -> None:
@@ -100,7 +71,7 @@ def _refuse_changes(context: typer.Context) -> None:
     from prefillshare.errors import BenchError
 
     extra = [
-        f"--{name.replace('_', '-')}"
+        "--set" if name == "changes" else f"--{name.replace('_', '-')}"
         for name in context.params
         if name not in _WITH_RESUME and getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
     ]

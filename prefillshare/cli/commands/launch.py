@@ -33,6 +33,7 @@ def launch(
     tui: given.ShowDashboard = False,
     cluster: given.ClusterAddress = None,
     detach: given.Detach = False,
+    no_restart: given.NoRestart = False,
 ) -> None:
     """Serve a deployment file, until Ctrl-C or `prefillshare stop`."""
     from prefillshare.config import load_deployment
@@ -51,7 +52,7 @@ def launch(
     if otlp_endpoint is not None:
         config = replace(config, otlp_endpoint=otlp_endpoint)
     if (address := _find_cluster(config, cluster)) is not None:
-        _check_cluster_options(host, api_key, admin_key, log_file, tui)
+        _check_cluster_options(host, api_key, admin_key, log_file, tui, no_restart)
         _launch_on_cluster(config, address, port, found, dry_run=dry_run, detach=detach, as_json=as_json)
         return
     options = LaunchOptions(
@@ -60,6 +61,7 @@ def launch(
         api_key=api_key or None,
         admin_key=given.choose_admin_key(admin_key, admin_key_file),
         log_path=log_file,
+        max_restarts=given.max_restarts(no_restart),
     )
     if dry_run:
         _plan_here(config, options, found, as_json=as_json)
@@ -136,7 +138,7 @@ def _find_cluster(config: "Deployment", given_address: str | None) -> str | None
 
 
 def _check_cluster_options(
-    host: str, api_key: str | None, admin_key: str | None, log_file: "Path | None", tui: bool
+    host: str, api_key: str | None, admin_key: str | None, log_file: "Path | None", tui: bool, no_restart: bool
 ) -> None:
     from prefillshare.errors import ConfigError
 
@@ -146,6 +148,7 @@ def _check_cluster_options(
         "--admin-key": (bool(admin_key), "workers make it out of token_file under [cluster]"),
         "--log-file": (log_file is not None, "logs lie on the nodes, `prefillshare logs WORKER` reads them"),
         "--tui": (tui, "use `prefillshare top --cluster`"),
+        "--no-restart": (no_restart, "there, what was lost is always replaced, leave the option out"),
     }
     for option, (is_given, advice) in useless.items():
         if is_given:

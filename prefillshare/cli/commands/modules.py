@@ -73,7 +73,9 @@ def remove(
     """
     with _client(url, api_key, admin_key) as client:
         kind = "aliases" if name in client.aliases() else "modules"
-        _print_done({**client.change("DELETE", kind, name), "name": name}, "is removed", as_json)
+        told = client.change("DELETE", kind, name)
+    _warn_of_routers(told)
+    _print_done({**told, "name": name}, "is removed", as_json)
 
 
 def alias(
@@ -90,6 +92,7 @@ def alias(
     body = _read_meaning(meaning)
     with _client(url, api_key, admin_key) as client:
         told = client.change("PUT", "aliases", name, body)
+    _warn_of_routers(told)
     if as_json:
         put_json(told)
     else:
@@ -110,6 +113,13 @@ def _print_done(told: dict[str, Any], what: str, as_json: bool) -> None:
         warn(warning)
     seconds = f" after {told['seconds']:.1f} s" if "seconds" in told else ""
     put(f"{told['name']} {what}{seconds}")
+
+
+def _warn_of_routers(told: dict[str, Any]) -> None:
+    """Of several routers the one that was asked tells the others."""
+    for url, reason in told.get("routers", {}).items():
+        if reason is not None:
+            warn(f"router {url}: {reason}")
 
 
 def _read_meaning(words: list[str]) -> dict[str, Any]:

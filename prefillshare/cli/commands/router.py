@@ -1,7 +1,7 @@
 """`prefillshare router`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,6 +9,12 @@ from prefillshare.cli import launch_options as given
 from prefillshare.cli.config_options import Changes
 from prefillshare.cli.output import put, say
 from prefillshare.cli.text import key_option
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from prefillshare.modules.deployment import ResolvedDeployment
+    from prefillshare.serving.options import LaunchOptions
 
 DRAIN_S = 30.0
 
@@ -40,44 +46,51 @@ def router(
     address: Address = None,
     changes: Changes = None,
     log_file: given.LogFile = None,
+    no_restart: given.NoRestart = False,
 ) -> None:
     """Serve the router of a deployment until Ctrl-C.
 
     Its workers join with `prefillshare worker`.
     """
-    from prefillshare.config import load_deployment
-    from prefillshare.errors import ConfigError
     from prefillshare.extras import require
-    from prefillshare.modules.deployment import resolve
-    from prefillshare.serving.join.router import launch_router
     from prefillshare.serving.join.worker import check_router
     from prefillshare.serving.machine.logs import check_log_file
     from prefillshare.serving.options import LaunchOptions
-    from prefillshare.serving.stopping import StopRequested, serve_until_stopped, stop_signals
 
-    admin_key = given.choose_admin_key(admin_key, admin_key_file)
-    if not admin_key:
-        raise ConfigError(
-            "workers join with an admin key: choose one, and set PREFILLSHARE_ADMIN_KEY here and there, or name its "
-            "file with --admin-key-file"
-        )
+    key = given.require_admin_key(admin_key, admin_key_file, "workers join with an admin key")
     require("engine")
     if log_file is not None:
         check_log_file(log_file)
-    config = load_deployment(file, changes or ())
-    if config.topology != "disaggregated":
-        raise ConfigError(f'{config.name} has topology = "{config.topology}", which has no router: use `launch`')
-    deployment = resolve(config)
+    deployment = _resolve(file, changes or ())
     given.warn_if_open(host, port, api_key)
     options = LaunchOptions(
         host=host,
         port=port,
         api_key=api_key or None,
-        admin_key=admin_key,
+        admin_key=key,
         address=None if address is None else check_router(address, "--address"),
         peers=_read_peers(peers or [], host, address),
         log_path=log_file,
+        max_restarts=given.max_restarts(no_restart),
     )
+    _serve(deployment, options)
+
+
+def _resolve(file: Path, changes: "Sequence[str]") -> "ResolvedDeployment":
+    from prefillshare.config import load_deployment
+    from prefillshare.errors import ConfigError
+    from prefillshare.modules.deployment import resolve
+
+    config = load_deployment(file, changes)
+    if config.topology != "disaggregated":
+        raise ConfigError(f'{config.name} has topology = "{config.topology}", which has no router: use `launch`')
+    return resolve(config)
+
+
+def _serve(deployment: "ResolvedDeployment", options: "LaunchOptions") -> None:
+    from prefillshare.serving.join.router import launch_router
+    from prefillshare.serving.stopping import StopRequested, serve_until_stopped, stop_signals
+
     with stop_signals():
         try:
             running = launch_router(deployment, options, say)

@@ -61,41 +61,13 @@ def simulate(
 
     The router's own code decides, over simulated workers.
     """
+    values = locals()
     from prefillshare.extras import require
 
     require("bench")
     from prefillshare.cli.simulate_run import Simulated, fit_model, run_plan
 
-    options = Simulated(
-        file=file,
-        changes=tuple(changes or ()),
-        workload="trace" if trace else workload,
-        trace=trace,
-        workers=workers,
-        systems=systems,
-        model=model,
-        num_modules=modules,
-        loads={"closed": concurrency, "poisson": rate, "timed": speed},
-        arrival_rate=arrivals,
-        is_load_per_worker=per_worker,
-        sizes={
-            "num_sessions": sessions,
-            "start_tokens": start_tokens,
-            "growth_tokens": growth_tokens,
-            "turns": turns,
-            "role_tokens": role_tokens,
-            "think_time_s": think_time,
-            "context_length": context_length,
-            "seed": seed,
-        },
-        output_tokens=output_tokens,
-        is_eager=eager,
-        slo={"ttft_s": slo_ttft, "e2e_s": slo_e2e},
-    )
-    if fit is not None:
-        fitted = fit_model(options, fit, api_key, save_model)
-        if save_model is not None:
-            return
+    options = Simulated.of(values)
+    fitted = None if fit is None else fit_model(options, fit, api_key, save_model)
+    if fit is None or save_model is None:
         run_plan(options, fitted, as_json=as_json, out=out)
-        return
-    run_plan(options, None, as_json=as_json, out=out)

@@ -11,10 +11,11 @@ from prefillshare.cli.output import say, warn
 from prefillshare.cli.text import key_option
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from prefillshare.modules.deployment import ResolvedDeployment
     from prefillshare.serving.join.worker import JoinedWorker
-    from prefillshare.serving.options import Listener
+    from prefillshare.serving.options import LaunchOptions, Listener
     from prefillshare.serving.plan.workers import Worker
 
 DRAIN_S = 30.0
@@ -50,26 +51,20 @@ def worker(
     admin_key_file: given.AdminKeyFile = None,
     changes: Changes = None,
     log_file: given.LogFile = None,
+    no_restart: given.NoRestart = False,
 ) -> None:
     """Serve one worker of a deployment until Ctrl-C.
 
     It makes itself known to routers, here or elsewhere.
     """
-    from prefillshare.config import load_deployment
-    from prefillshare.errors import ConfigError
     from prefillshare.extras import require
-    from prefillshare.modules.deployment import resolve
-    from prefillshare.serving.join.worker import check_router, choose_worker, launch_worker, name_by_port
+    from prefillshare.serving.join.worker import check_router
     from prefillshare.serving.machine.interfaces import find_interface
     from prefillshare.serving.machine.logs import check_log_file
     from prefillshare.serving.machine.ports import check_address, free_port
     from prefillshare.serving.options import LaunchOptions
 
-    admin_key = given.choose_admin_key(admin_key, admin_key_file)
-    if not admin_key:
-        raise ConfigError(
-            "workers join with the routers' admin key: set PREFILLSHARE_ADMIN_KEY, or name a file with --admin-key-file"
-        )
+    key = given.require_admin_key(admin_key, admin_key_file, "workers join with the routers' admin key")
     routers = tuple(dict.fromkeys(check_router(url) for url in join))
     if log_file is not None:
         check_log_file(log_file)
@@ -77,33 +72,49 @@ def worker(
     find_interface(host)  # 0.0.0.0 is no address that others could be told
     port = port or free_port(host)
     check_address(host, port)
-    config = load_deployment(file, changes or ())
+    restarts = given.max_restarts(no_restart)
+    options = LaunchOptions(host=host, port=port, admin_key=key, log_path=log_file, max_restarts=restarts)
+    _serve(_make_start(_resolve(file, changes or ()), role, module, name, options, routers, any_role=any_role))
+
+
+def _resolve(file: Path, changes: "Sequence[str]") -> "ResolvedDeployment":
+    from prefillshare.config import load_deployment
+    from prefillshare.modules.deployment import resolve
+
+    config = load_deployment(file, changes)
     say(f"{config.name}: checking the modules (a large one is read once, then remembered)")
     deployment = resolve(config)
     for text in deployment.warnings:
         warn(text)
-    options = LaunchOptions(host=host, port=port, admin_key=admin_key, log_path=log_file)
+    return deployment
+
+
+def _make_start(
+    deployment: "ResolvedDeployment",
+    role: str,
+    module: str | None,
+    name: str | None,
+    options: "LaunchOptions",
+    routers: tuple[str, ...],
+    *,
+    any_role: bool,
+) -> "Callable[[Listener], JoinedWorker]":
+    """Return what starts the worker, once it is known to be one of the deployment."""
+    from prefillshare.serving.join.worker import choose_worker, launch_worker, name_by_port
 
     def choose(role: str, module: str | None) -> "Worker":
         found = choose_worker(deployment, role, module, name)
         return found if name else name_by_port(found, options.port)
 
-    chosen = choose(role, module)
-    if any_role and not config.roles.follow_load:
-        warn("--any-role without follow_load = true under [roles]: the routers of this file move nobody")
-    say(f"starting {chosen.name} at http://{host}:{options.port}")
+    def choose_again(module: str | None) -> "Worker":
+        return choose("decode" if module else "prefill", module)
 
-    _serve(
-        lambda on_stage: launch_worker(
-            deployment,
-            chosen,
-            options,
-            routers,
-            on_stage,
-            say,
-            choose=(lambda module: choose("decode" if module else "prefill", module)) if any_role else None,
-        )
-    )
+    chosen = choose(role, module)
+    if any_role and not deployment.config.roles.follow_load:
+        warn("--any-role without follow_load = true under [roles]: the routers of this file move nobody")
+    say(f"starting {chosen.name} at http://{options.host}:{options.port}")
+    changing = choose_again if any_role else None
+    return lambda on_stage: launch_worker(deployment, chosen, options, routers, on_stage, say, choose=changing)
 
 
 def _serve(start: "Callable[[Listener], JoinedWorker]") -> None:

@@ -16,8 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prefillshare.contract import ALIASES_FILE
-from prefillshare.naming.alias import AnyAlias, as_table
 from prefillshare.routing.changes.kept import write_whole
 from prefillshare.routing.errors import BadCallError, ConflictError, NotFoundError, RoutingError
 
@@ -75,8 +73,3 @@ class ChangeDesk:
         if answer is None or answer.done():
             raise NotFoundError(f"nobody waits for the change {told['id']!r}")
         answer.set_result(told)
-
-    def keep_aliases(self, aliases: Mapping[str, AnyAlias]) -> None:
-        """Keep the aliases for a router that is started again, and for `prefillshare ps`."""
-        if self.folder is not None:
-            write_whole(self.folder / ALIASES_FILE, as_table(aliases))

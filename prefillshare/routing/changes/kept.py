@@ -1,16 +1,15 @@
-"""What a router leaves in the folder that its launcher made: small files, read whole."""
+"""What a router leaves where its supervisor said: small files, read whole."""
 
 from pathlib import Path
 
 import orjson
 
-from prefillshare.contract import ALIASES_FILE
 from prefillshare.naming.alias import AnyAlias, read_aliases
 
 
-def read_kept_aliases(folder: Path | None) -> dict[str, AnyAlias] | None:
+def read_kept_aliases(file: Path | None) -> dict[str, AnyAlias] | None:
     """Return the aliases as a router before this one left them; None when none has changed any."""
-    if folder is None or not (file := folder / ALIASES_FILE).is_file():
+    if file is None or not file.is_file():
         return None
     return read_aliases(orjson.loads(file.read_bytes()))
 

@@ -77,6 +77,7 @@ class Exchange:
             running=self._num_running(),
             queued=self._parts.admission.num_queued(),
             is_moving=self._is_moving(),
+            aliases=self._parts.book.digest(),
             at_workers=loads,
         )
 
@@ -105,10 +106,35 @@ class Exchange:
         """Tell the others that the caches of these workers were emptied; who does not hear it finds out by itself."""
         await asyncio.gather(*(self._tell(peer, {"flushed": worker_ids}) for peer in self.peers.values()))
 
-    async def _tell(self, peer: Peer, content: Mapping[str, object]) -> None:
+    async def tell_aliases(self) -> dict[str, str | None]:
+        """Tell the others what has changed about the aliases; return by address why one has not taken it.
+
+        One that is away hears of it when it is back.
+        """
+        peers = self.peers.values()
+        told = await asyncio.gather(*(self._tell_aliases(peer) for peer in peers))
+        return {peer.address: reason for peer, reason in zip(peers, told, strict=True)}
+
+    async def _tell_aliases(self, peer: Peer) -> str | None:
+        if peer.state == "down":
+            return f"it does not answer ({peer.reason}), and hears of it when it does"
+        answer = await self._tell(peer, {"aliases": self._parts.book.as_dict()})
+        if answer is None:
+            return "it did not answer in time, and hears of it when it does"
+        status, content = answer
+        refused = orjson.loads(content)["refused"] if status == 200 else {"": error_text(content)}
+        lacks = "; ".join(map(str, refused.values()))
+        if lacks and lacks != peer.lacks:
+            log.warning("%s does not take the aliases of this router: %s", peer.name, lacks)
+        peer.lacks = lacks
+        return lacks or None
+
+    async def _tell(self, peer: Peer, content: Mapping[str, object]) -> tuple[int, bytes] | None:
+        """Return status and content of the answer; None when none came in time."""
         with contextlib.suppress(OSError):
             async with asyncio.timeout(_TIMEOUT_S):
-                await self._request(peer, "PUT", orjson.dumps(content))
+                return await self._request(peer, "PUT", orjson.dumps(content))
+        return None
 
     async def _request(self, peer: Peer, method: str, body: bytes = b"") -> tuple[int, bytes]:
         headers = {"Content-Type": "application/json", HOP_HEADER: self._hops.mark_for(peer.address)}
@@ -121,7 +147,9 @@ class Exchange:
         while True:
             peer.hurry.clear()
             try:
-                self._take(peer, await self._ask(peer))
+                report = await self._ask(peer)
+                self._take(peer, report)
+                await self._level_aliases(peer, report)
                 num_failures, heard_at = 0, time.monotonic()
             except (OSError, ConfigError) as error:
                 # TimeoutError is an OSError: a busy router may be late once.
@@ -154,6 +182,12 @@ class Exchange:
         if report.prefill_module != own:
             raise ConfigError(f"it has the prefill module {report.prefill_module}, this router {own}")
         return report
+
+    async def _level_aliases(self, peer: Peer, report: Report) -> None:
+        """Tell a router that was away, or has others, what has changed here; it tells this one likewise."""
+        own = self._parts.book.digest()
+        if own and own != report.aliases:
+            await self._tell_aliases(peer)
 
     def _take(self, peer: Peer, report: Report) -> None:
         if report.routers != self._routers and (peer.report is None or peer.report.routers != report.routers):

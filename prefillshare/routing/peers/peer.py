@@ -41,6 +41,8 @@ class Report:
     """Of these, calls that wait for a worker."""
     is_moving: bool
     """Whether it sees a worker into another role: meanwhile no other router decides on moves."""
+    aliases: str = ""
+    """Digest of what has changed about its aliases; empty while nothing has."""
     at_workers: dict[str, Load] = field(default_factory=dict)
     """By worker the calls that it has there, if any."""
 
@@ -54,6 +56,7 @@ class Report:
             "running": self.running,
             "queued": self.queued,
             "is_moving": self.is_moving,
+            "aliases": self.aliases,
             "at_workers": {name: [load.calls, load.tokens, load.working] for name, load in self.at_workers.items()},
         }
 
@@ -74,6 +77,7 @@ def read_report(told: object) -> Report:
             running=int(told["running"]),
             queued=int(told["queued"]),
             is_moving=bool(told["is_moving"]),
+            aliases=str(told["aliases"]),
             at_workers={
                 str(name): Load(calls=int(calls), tokens=float(tokens), working=int(working))
                 for name, (calls, tokens, working) in told["at_workers"].items()
@@ -97,6 +101,8 @@ class Peer:
         self.report: Report | None = None
         self.hurry = asyncio.Event()
         """Set by whoever doubts that it is there: it is asked at once."""
+        self.lacks = ""
+        """Why it does not take the aliases of this router; empty while it does."""
         self.underway: set[asyncio.Timeout] = set()
         """One for each call that was passed on to it and is not over; ended when the router is found to be gone."""
 

@@ -75,7 +75,7 @@ _ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", ROLES_PATH, roles.show),
     ("PUT", ROLES_PATH, roles.hear),
     ("GET", PEER_PATH, peers.show_report),
-    ("PUT", PEER_PATH, peers.note_flushed),
+    ("PUT", PEER_PATH, peers.hear),
     ("GET", STATE_PATH, monitoring.show_state),
     ("GET", "/metrics", monitoring.show_metrics),
     ("GET", "/workers", workers.list_workers),

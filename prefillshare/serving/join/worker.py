@@ -116,7 +116,7 @@ class JoinedWorker:
         if self.member.process is not None:
             self.log_path = self.member.process.log_path
         if self.member.state == "failed":
-            reason = self.member.reason()
+            reason = self.member.last_end
             self.kill()
             raise LaunchError(f"{self.planned.worker.name} is given up: {reason}; read {self.log_path}")
         # One that is being started again stays known: its routers see by themselves when it is back.
@@ -230,13 +230,7 @@ def launch_worker(
         raise
     announcer = Announcer(routers, _describe(deployment, planned), options.admin_key or "", on_event)
     ground = JoinGround(deployment, options, planned, announcer, choose=choose, describe=partial(_describe, deployment))
-    mover = Mover(
-        ground,
-        supervisor=supervisor,
-        watch=lambda planned: supervise_worker(planned, deployment, options, borrowed or forks),
-        say=on_event,
-        start_timeout_s=options.start_timeout_s,
-    )
+    mover = _make_mover(ground, supervisor, deployment, options, borrowed or forks, on_event)
     return JoinedWorker(
         deployment=deployment,
         ground=ground,
@@ -248,6 +242,24 @@ def launch_worker(
         log_path=member.process.log_path,
         start_s=time.monotonic() - started_at,
         store=store,
+    )
+
+
+def _make_mover(
+    ground: JoinGround,
+    supervisor: Supervisor,
+    deployment: ResolvedDeployment,
+    options: LaunchOptions,
+    forks: ForkServer | None,
+    say: Listener,
+) -> Mover:
+    """Return what starts the worker in another role."""
+    return Mover(
+        ground,
+        supervisor=supervisor,
+        watch=lambda planned: supervise_worker(planned, deployment, options, forks),
+        say=say,
+        start_timeout_s=options.start_timeout_s,
     )
 
 

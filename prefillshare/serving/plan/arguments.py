@@ -26,7 +26,7 @@ from prefillshare.serving.plan.variables import (
     unshared_variables,
     warning_variables,
 )
-from prefillshare.serving.plan.workers import Worker, count_slots, narrow
+from prefillshare.serving.plan.workers import Worker, count_slots, narrow, room_for
 
 if TYPE_CHECKING:
     from prefillshare.store import StoreSettings
@@ -97,9 +97,7 @@ def _server_flags(worker: Worker, place: Place) -> list[str]:
 
 
 def _lora_flags(deployment: ResolvedDeployment, worker: Worker, on_cpu: bool) -> list[str]:
-    adapters = [module.adapter for module in worker.adapters if module.adapter is not None]
-    room = deployment.config.modules
-    targets = sorted({*room.targets, *(target for adapter in adapters for target in adapter.target_modules)})
+    room = room_for(deployment, worker.adapters)
     backend = deployment.config.engine.lora_backend or ("torch_native" if on_cpu else GPU_LORA_BACKEND)
     return [
         "--enable-lora",
@@ -108,9 +106,9 @@ def _lora_flags(deployment: ResolvedDeployment, worker: Worker, on_cpu: bool) ->
         "--max-loras-per-batch",
         str(count_slots(deployment, worker)),
         "--max-lora-rank",
-        str(max(room.max_rank or 0, *(adapter.rank for adapter in adapters))),
+        str(room.max_rank),
         "--lora-target-modules",
-        *targets,
+        *room.targets,
         "--lora-backend",
         backend,
     ]

@@ -3,9 +3,11 @@
 This one description is what memory, GPUs, commands, the router's settings and `prefillshare ps` are made of.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from prefillshare.modules.added import AdapterRoom
 from prefillshare.modules.deployment import ResolvedDeployment, ResolvedModule
 from prefillshare.observe.document import Role
 
@@ -89,3 +91,19 @@ def count_slots(deployment: ResolvedDeployment, worker: Worker) -> int:
     elif deployment.config.modules.slots is not None:
         num_slots = deployment.config.modules.slots
     return num_slots + 1  # with too few, requests wait for ever
+
+
+def room_for(deployment: ResolvedDeployment, modules: Sequence[ResolvedModule]) -> AdapterRoom:
+    """Return which adapters an engine of `deployment` that begins with these modules has room for."""
+    room, adapters = deployment.config.modules, [module.adapter for module in modules if module.adapter is not None]
+    return AdapterRoom(
+        max_rank=max((room.max_rank or 0, *(adapter.rank for adapter in adapters))),
+        targets=sorted({*room.targets, *(target for adapter in adapters for target in adapter.target_modules)}),
+    )
+
+
+def with_room_of(deployment: ResolvedDeployment) -> ResolvedDeployment:
+    """Return the deployment with the room that its engine has written down, whichever modules it has later."""
+    room, slots = room_for(deployment, deployment.modules), deployment.config.modules.slots or len(deployment.modules)
+    modules = replace(deployment.config.modules, max_rank=room.max_rank, targets=tuple(room.targets), slots=slots)
+    return replace(deployment, config=replace(deployment.config, modules=modules))

@@ -135,8 +135,7 @@ class RunningCluster:
 
     def kill(self) -> None:
         """End every process at once, and give the store back."""
-        _end(self.supervisor, self.forks, self.directory)
-        self.store.end()
+        _end(self.supervisor, self.forks, self.directory, self.store)
 
 
 def launch_cluster(
@@ -176,9 +175,7 @@ def launch_cluster(
         supervisor.begin()
         _wait_for_all(supervisor, router, key, options, on_stage)
     except BaseException:
-        _end(supervisor, forks, directory)
-        if store is not None:
-            store.end()
+        _end(supervisor, forks, directory, store)
         raise
     ground = LaunchGround(deployment, options, workers, file, router.url)
     mover, changer = _make_movers(ground, supervisor, options, borrowed or forks, on_event)
@@ -230,11 +227,14 @@ def _moves_workers(deployment: ResolvedDeployment) -> bool:
     return roles.follow_load and not roles.dry_run
 
 
-def _end(supervisor: Supervisor, forks: ForkServer | None, directory: Path) -> None:
+def _end(supervisor: Supervisor, forks: ForkServer | None, directory: Path, store: StoreHold | None = None) -> None:
+    """End every process, and then give the store back; without it, that stays."""
     supervisor.kill()
     if forks is not None:
         forks.close()
     shutil.rmtree(directory, ignore_errors=True)
+    if store is not None:
+        store.end()
 
 
 def _wait_for_all(

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import httpx
 
-from prefillshare.contract import ALIASES_FILE, CHANGES_PATH
+from prefillshare.contract import CHANGES_PATH
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.roles.report import ROLES_PATH, MoveReport
 from prefillshare.serving.machine.ports import release
@@ -49,7 +49,7 @@ class LaunchGround:
     @property
     def aliases_file(self) -> Path:
         """Where the router keeps the aliases, once they have changed."""
-        return self._file.changes_folder / ALIASES_FILE
+        return self._file.aliases_file
 
     def ask_order(self) -> Order | None:
         """Return the order that may be carried out now."""

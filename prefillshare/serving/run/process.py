@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from prefillshare.contract import MODULES_FILE_VARIABLE, PEER_SECRET_VARIABLE, STORE_FOLDER_START
+from prefillshare.contract import PEER_SECRET_VARIABLE, STORE_FOLDER_START
 from prefillshare.errors import LaunchError
 from prefillshare.places import new_private_folder
 from prefillshare.serving.machine.environment import process_variables
@@ -36,8 +36,6 @@ rm -rf -- "$@" $segments
 """Its words: the group to kill, then folders to remove. Segments of shared memory are looked up before the end, as
 `EngineProcess.kill` does: what a process had mapped is not known any more when it is gone. The store of a deployment
 is no engine's own, and stays."""
-MODULES_FILE = "modules.json"
-"""In the engine's directory: its decode modules and aliases, once they have changed."""
 _POLL_S = 0.1
 _KILL_WAIT_S = 5.0
 
@@ -172,7 +170,6 @@ def _fork(command: ProcessCommand, scratch: Path, log_path: Path, forks: ForkSer
 
 def _variables(command: ProcessCommand, scratch: Path) -> dict[str, str]:
     variables = {**process_variables(scratch, command.argv), **command.environment}
-    variables[MODULES_FILE_VARIABLE] = str(scratch / MODULES_FILE)
     if command.peer_secret:
         file = scratch / "peers"
         _write_private(file, f"{command.peer_secret}\n")

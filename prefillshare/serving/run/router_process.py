@@ -18,6 +18,7 @@ from prefillshare.serving.plan.processes import PlannedWorker
 from prefillshare.serving.plan.tenants import check_tenants
 
 _CHANGES_FOLDER = "changes"
+_ALIASES_FILE = "aliases.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +61,7 @@ class RouterFile:
             "fingerprint": deployment.fingerprint,
             "modules": [module.name for module in deployment.config.decode],
             # Without workers of its own, it has no launcher that could start any.
+            "aliases_file": str(path.parent / _ALIASES_FILE),
             "changes_dir": str(_make_changes_folder(path)) if workers else None,
             "aliases": as_table(deployment.config.aliases),
             "eager_answers": deployment.config.prefill.eager_answers,
@@ -72,6 +74,11 @@ class RouterFile:
         _write_private(path, settings)
         log_path = options.log_path or new_log_path(f"{deployment.config.name}.router")
         return cls(path=path, log_path=log_path)
+
+    @property
+    def aliases_file(self) -> Path:
+        """Where the router keeps the aliases, once they have changed."""
+        return self.path.parent / _ALIASES_FILE
 
     @property
     def changes_folder(self) -> Path:

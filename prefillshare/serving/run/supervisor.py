@@ -11,6 +11,7 @@ from pathlib import Path
 
 from prefillshare.errors import LaunchError
 from prefillshare.observe.document import Role
+from prefillshare.serving.options import MAX_RESTARTS, RESTART_WINDOW_S
 from prefillshare.serving.run.process import EngineProcess
 from prefillshare.serving.run.progress import find_cause_of_death, find_reason, read_log
 from prefillshare.serving.run.record import ProcessRecord, ProcessState
@@ -19,9 +20,6 @@ FIRST_DELAY_S = 0.5
 MAX_DELAY_S = 30.0
 MAX_HELD_S = 2.0
 """Clients of a process that is started again later than this should not wait for it."""
-MAX_RESTARTS = 5
-WINDOW_S = 300.0
-"""A process that died more than `MAX_RESTARTS` times in this many seconds is given up."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -44,6 +42,8 @@ class Supervised:
     """Lets go of what is kept for it between two lives; called where the next one is far or never comes."""
     first_delay_s: float = FIRST_DELAY_S
     """Pause before the first new start in seconds; doubled with each death."""
+    max_restarts: int = MAX_RESTARTS
+    """Deaths within `RESTART_WINDOW_S` after which it is started again; one more and it is given up."""
     log_path: Path | None = None
     """File for what it says, in all of its lives."""
     process: EngineProcess | None = None
@@ -52,6 +52,8 @@ class Supervised:
     """Where it stands."""
     num_restarts: int = 0
     """How often it was started again."""
+    last_end: str = ""
+    """Why it ended the last time."""
     _deaths: deque[float] = field(default_factory=deque)
     _next_start: float = 0.0
 
@@ -94,7 +96,7 @@ class Supervised:
     def reason(self) -> str:
         """Return why it ended, in its own words, with the path of its log."""
         if self.process is None:
-            return "it could not be started"
+            return self.last_end or "it could not be started"
         log, code = read_log(self.process.log_path, self.process.log_start), self.process.exit_code()
         ending = f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
         said = find_cause_of_death(log, code) if self.state == "running" else find_reason(log)
@@ -109,19 +111,26 @@ class Supervised:
         self._count_death(say, now, reason)
 
     def _count_death(self, say: Callable[[str], None], now: float, reason: str) -> None:
-        while self._deaths and now - self._deaths[0] > WINDOW_S:
+        # Starts that fail one after the other count however long each of them takes.
+        while self.state == "running" and self._deaths and now - self._deaths[0] > RESTART_WINDOW_S:
             self._deaths.popleft()
         self._deaths.append(now)
-        if len(self._deaths) > MAX_RESTARTS:
+        self.last_end = reason
+        if len(self._deaths) > self.max_restarts:
             self.state = "failed"
             self.let_go()
-            say(f"{self.name} died {len(self._deaths)} times in {WINDOW_S:.0f} s and is given up: {reason}")
+            say(self._describe_giving_up())
             return
         delay = min(MAX_DELAY_S, self.first_delay_s * 2 ** (len(self._deaths) - 1))
         self.state, self._next_start = "restarting", now + delay
         if delay > MAX_HELD_S:
             self.let_go()
         say(f"{self.name} ended: {reason}; starting it again in {delay:.1f} s")
+
+    def _describe_giving_up(self) -> str:
+        if self.max_restarts == 0:
+            return f"{self.name} ended and is not started again: {self.last_end}"
+        return f"{self.name} died {len(self._deaths)} times in a row and is given up: {self.last_end}"
 
     def _restart(self, say: Callable[[str], None], now: float) -> None:
         self.num_restarts += 1

@@ -6,7 +6,7 @@ import orjson
 from aiohttp import web
 
 from prefillshare.errors import ConfigError
-from prefillshare.naming.alias import as_table, check_aliases, find_user, read_alias
+from prefillshare.naming.alias import AnyAlias, as_table, check_aliases, find_user, read_alias
 from prefillshare.routing.changes.desk import ChangeRefusedError
 from prefillshare.routing.errors import (
     BadCallError,
@@ -17,6 +17,7 @@ from prefillshare.routing.errors import (
     WorkerFailedError,
 )
 from prefillshare.routing.gateway import Gateway
+from prefillshare.routing.parts import Parts
 from prefillshare.routing.web.bodies import read_body
 from prefillshare.routing.web.keys import GATEWAY
 from prefillshare.routing.web.replies import json_reply
@@ -95,7 +96,7 @@ async def set_alias(request: web.Request) -> web.Response:
             check_aliases(aliases, names.base, names.modules)
         except ConfigError as error:
             raise BadCallError(str(error)) from None
-        return _keep(gateway, aliases)
+        return await _change_alias(gateway, name, aliases[name])
 
 
 async def drop_alias(request: web.Request) -> web.Response:
@@ -107,7 +108,7 @@ async def drop_alias(request: web.Request) -> web.Response:
             raise NotFoundError(f"there is no alias {name!r}; there are: {', '.join(aliases) or 'none'}")
         if user := find_user(aliases, name):
             raise ConflictError(f"alias {user!r} means {name!r}: change its rules first")
-        return _keep(gateway, aliases)
+        return await _change_alias(gateway, name, None)
 
 
 async def hear(request: web.Request) -> web.Response:
@@ -116,12 +117,19 @@ async def hear(request: web.Request) -> web.Response:
     return json_reply({})
 
 
-def _keep(gateway: Gateway, aliases: Any) -> web.Response:
-    gateway.parts.aliases.clear()
-    gateway.parts.aliases.update(aliases)
-    gateway.desk.keep_aliases(aliases)
-    _note(gateway, ", ".join(aliases) or "none", "these are the aliases now")
-    return json_reply({"aliases": as_table(aliases)})
+async def _change_alias(gateway: Gateway, name: str, alias: AnyAlias | None) -> web.Response:
+    parts = gateway.parts
+    parts.book.change(name, alias)
+    note_aliases(parts)
+    told: dict[str, Any] = {"aliases": as_table(parts.aliases)}
+    if gateway.peers is not None:
+        told["routers"] = await gateway.peers.exchange.tell_aliases()
+    return json_reply(told)
+
+
+def note_aliases(parts: Parts) -> None:
+    """Tell people which aliases there are now."""
+    parts.observer.events.tell("module", ", ".join(parts.aliases) or "none", "these are the aliases now")
 
 
 def _note(gateway: Gateway, module: str, message: str) -> None:

@@ -4,8 +4,10 @@ import orjson
 from aiohttp import web
 
 from prefillshare.routing.errors import BadCallError, ForbiddenError
+from prefillshare.routing.parts import Parts
 from prefillshare.routing.peers.forward import Peers
 from prefillshare.routing.web.bodies import read_body
+from prefillshare.routing.web.handlers.changes import note_aliases
 from prefillshare.routing.web.keys import GATEWAY
 from prefillshare.routing.web.replies import json_reply
 
@@ -15,18 +17,34 @@ async def show_report(request: web.Request) -> web.Response:
     return json_reply(_peers(request).exchange.make_report().as_dict())
 
 
-async def note_flushed(request: web.Request) -> web.Response:
-    """Hear that another router has emptied the caches of workers."""
+async def hear(request: web.Request) -> web.Response:
+    """Hear that another router has emptied the caches of workers, or what has changed about its aliases."""
     _peers(request)
     parts = request.app[GATEWAY].parts
     try:
-        worker_ids = orjson.loads(await read_body(request, parts.settings.router))["flushed"]
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        raise BadCallError('the body is not {"flushed": [worker, ...]}: send such an object') from None
+        told = orjson.loads(await read_body(request, parts.settings.router))
+    except orjson.JSONDecodeError as error:
+        raise BadCallError(f"the body is not JSON ({error}): send a JSON object") from None
+    if isinstance(told, dict) and isinstance(told.get("flushed"), list):
+        return _note_flushed(parts, told["flushed"])
+    if isinstance(told, dict) and "aliases" in told:
+        return _take_aliases(parts, told["aliases"])
+    raise BadCallError('the body is neither {"flushed": [worker, ...]} nor {"aliases": ...}: send such an object')
+
+
+def _note_flushed(parts: Parts, worker_ids: list[object]) -> web.Response:
     for worker_id in map(str, worker_ids):
         parts.chooser.index.forget(worker_id)
     parts.chooser.forget_store()
     return json_reply({})
+
+
+def _take_aliases(parts: Parts, told: object) -> web.Response:
+    """Not under the lock of changes: two routers that are told at once would wait for each other."""
+    has_changed, refused = parts.book.take(told, parts.settings.base_model, tuple(parts.pool.modules()))
+    if has_changed:
+        note_aliases(parts)
+    return json_reply({"refused": refused})
 
 
 def _peers(request: web.Request) -> Peers:

@@ -1,0 +1,120 @@
+"""The aliases of one router, and what has changed about them while it serves.
+
+Of several routers whichever is told tells the others. Each changed name has the version of its last change, one that
+was removed as well: of two changes of a name the later one counts, and of two at once that of the greater address. So
+all routers end with the same aliases, in whatever order they hear of changes, and one that was away hears of all.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from prefillshare.errors import ConfigError
+from prefillshare.naming.alias import AnyAlias, as_table, check_aliases, read_alias
+from prefillshare.routing.changes.kept import write_whole
+from prefillshare.routing.errors import BadCallError
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Version:
+    """When a name was changed."""
+
+    number: int
+    """Milliseconds since 1970, or more: greater than that of every change that its router knew."""
+    router: str
+    """Address of the router that was told."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """The last change of one name."""
+
+    version: Version
+    """When."""
+    meaning: Any
+    """As a deployment file has it; None for a name that was removed."""
+
+
+class AliasBook:
+    """The aliases of one router; `aliases` is what it answers by."""
+
+    def __init__(self, aliases: dict[str, AnyAlias], own_address: str, file: Path | None) -> None:
+        """`file` keeps them for this router's next life and for `prefillshare ps`; None keeps them nowhere."""
+        self.aliases = aliases
+        self._own = own_address
+        self._file = file
+        self._changes: dict[str, Change] = {}
+
+    def change(self, name: str, alias: AnyAlias | None) -> None:
+        """Let a name mean something else, or nothing with None; the caller has checked it."""
+        latest = max((change.version.number for change in self._changes.values()), default=0)
+        # With a clock behind it, a router that was started again is not behind what the others remember.
+        number = max(latest + 1, time.time_ns() // 10**6)
+        meaning = None if alias is None else as_table({name: alias})[name]
+        self._put(name, alias, Change(version=Version(number, self._own), meaning=meaning))
+        self._keep()
+
+    def take(self, told: object, base: str, modules: tuple[str, ...]) -> tuple[bool, dict[str, str]]:
+        """Take what another router tells, as far as it is later; return whether anything was, and what was refused.
+
+        Raises: BadCallError when it tells nothing of the kind.
+        """
+        refused, has_changed = {}, False
+        # In the order in which they were made: rules may mean an alias that came before them.
+        for name, change in sorted(_read_changes(told).items(), key=lambda item: item[1].version):
+            if name in self._changes and self._changes[name].version >= change.version:
+                continue
+            try:
+                self._put(name, self._check(name, change.meaning, base, modules), change)
+                has_changed = True
+            except ConfigError as error:
+                refused[name] = str(error)
+        if has_changed:
+            self._keep()
+        return has_changed, refused
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return every change, as another router takes it."""
+        return {
+            name: [change.version.number, change.version.router, change.meaning]
+            for name, change in self._changes.items()
+        }
+
+    def digest(self) -> str:
+        """Return text that is the same for routers with the same changes; empty where nothing was changed."""
+        if not self._changes:
+            return ""
+        return hashlib.sha256(orjson.dumps(self.as_dict(), option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
+
+    def _check(self, name: str, meaning: Any, base: str, modules: tuple[str, ...]) -> AnyAlias | None:
+        alias = None if meaning is None else read_alias(name, meaning)
+        others = {other: kept for other, kept in self.aliases.items() if other != name}
+        check_aliases(others if alias is None else {**others, name: alias}, base, modules)
+        return alias
+
+    def _put(self, name: str, alias: AnyAlias | None, change: Change) -> None:
+        self._changes[name] = change
+        if alias is None:
+            self.aliases.pop(name, None)
+        else:
+            self.aliases[name] = alias
+
+    def _keep(self) -> None:
+        if self._file is not None:
+            write_whole(self._file, as_table(self.aliases))
+
+
+def _read_changes(told: object) -> dict[str, Change]:
+    items: Iterable[tuple[Any, Any]] = told.items() if isinstance(told, Mapping) else [("", None)]
+    try:
+        return {
+            str(name): Change(version=Version(int(number), str(router)), meaning=meaning)
+            for name, (number, router, meaning) in items
+        }
+    except (TypeError, ValueError):
+        raise BadCallError("aliases is no object of changes, each [number, router, meaning]: send such a one") from None

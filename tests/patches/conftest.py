@@ -1,0 +1,15 @@
+"""Fixtures of the tests of what changes in SGLang."""
+
+import pytest
+import torch
+
+from sglang_patches.cpu import computation
+
+
+@pytest.fixture(params=["loops", "operators"])
+def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU's own loops, as with one thread, and torch's operators, as with more."""
+    if request.param == "operators":
+        monkeypatch.setattr(computation, "can_loop", lambda *tensors: False)
+    else:
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
