@@ -40,6 +40,7 @@ from prefillshare.cli.commands import (
     worker,
 )
 from prefillshare.cli.errors import DEBUG_VARIABLE, run_reporting_errors
+from prefillshare.cli.shells import prepare_completion
 from prefillshare.cli.text import print_all_text
 from prefillshare.errors import ConfigError
 from prefillshare.places import missing_variables
@@ -110,6 +111,7 @@ def main() -> None:
     """Run the command line and exit with the code that fits what happened."""
     # Usage errors and --help leave through SystemExit, with their own codes.
     print_all_text()
+    prepare_completion(sys.argv[1:], os.environ)
     sys.exit(run_reporting_errors(app))
 
 

@@ -43,8 +43,13 @@ def shown_in(page: Path) -> list[list[str]]:
 def find_command(words: list[str]) -> tuple[Any, list[str]]:
     """The command that the words begin with, and the words behind it."""
     command: Any = COMMAND
-    while words and hasattr(command, "commands") and words[0] in command.commands:
-        command, words = command.commands[words[0]], words[1:]
+    while words and hasattr(command, "commands"):
+        if words[0] in command.commands:
+            command, words = command.commands[words[0]], words[1:]
+        elif command.name == "grow":  # `grow FAMILY` is `grow add FAMILY`
+            command = command.commands["add"]
+        else:
+            break
     return command, words
 
 
@@ -54,6 +59,8 @@ def parse(words: list[str]) -> None:
     Raises: what it says of a wrong one.
     """
     command, rest = find_command(words)
+    if hasattr(command, "commands") and not (rest and rest[0].startswith("-")):
+        raise LookupError(f"there is no command {rest[:1]}")
     command.make_context("prefillshare", list(rest))
 
 
@@ -80,7 +87,7 @@ def test_the_options_in_the_text_of_a_page_are_there(page: Path) -> None:
 
 def test_a_command_that_is_not_there_would_be_found() -> None:
     """The tests above can fail."""
-    for words in (["launch", "--prot", "1"], ["lunch"], ["stop"], ["grow", "nope"], ["launch", "a.toml", "b.toml"]):
+    for words in (["launch", "--prot", "1"], ["lunch"], ["stop"], ["grow", "ls"], ["launch", "a.toml", "b.toml"]):
         with pytest.raises(Exception, match=r"."):
             parse(words)
     lines = [words for page in PAGES for words in shown_in(page)]

@@ -14,7 +14,7 @@ from prefillshare.cli.app import app
 
 HEAVY = (
     *("torch", "transformers", "sglang", "peft", "ray", "numpy", "safetensors", "tokenizers", "huggingface_hub"),
-    *("textual", "rich", "httpx", "aiohttp", "orjson", "yaml", "tomlkit", "prompt_toolkit", "matplotlib"),
+    *("textual", "rich", "httpx", "aiohttp", "yaml", "tomlkit", "prompt_toolkit", "matplotlib"),
 )
 PROGRAM = f"""
 import json, sys
@@ -23,7 +23,7 @@ try:
     sys.argv[0] = "prefillshare"
     main()
 finally:
-    print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]), file=sys.stderr)
+    print(json.dumps([name for name in {HEAVY!r} if sys.modules.get(name)]), file=sys.stderr)
 """
 ROOT = typer.main.get_command(app)
 
