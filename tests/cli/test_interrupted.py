@@ -1,8 +1,12 @@
 """Ctrl-C at any moment is one word and code 130: while the command line is imported, and within a command."""
 
+import contextlib
+import os
+import pty
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -34,3 +38,24 @@ def test_ctrl_c_is_one_word(moment: str) -> None:
         [sys.executable, "-c", program, "ps"], capture_output=True, text=True, timeout=120, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+@pytest.mark.parametrize("key", [b"\x03", b"\x04"], ids=["Ctrl-C", "Ctrl-D"])
+def test_a_question_that_is_not_answered_is_one_word_too(key: bytes, tmp_path: Path) -> None:
+    program = [sys.executable, "-m", "prefillshare", "init", str(tmp_path / "mine.toml")]
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execv(program[0], program)
+    said = b""
+    try:
+        while not said.endswith(b"hub: "):
+            said += os.read(terminal, 4096)
+        os.write(terminal, key)
+        with contextlib.suppress(OSError):  # the terminal ends with the command
+            while piece := os.read(terminal, 4096):
+                said += piece
+    finally:
+        os.close(terminal)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert (code, said.decode().splitlines()[-1]) == (130, "interrupted")
+    assert not list(tmp_path.iterdir())

@@ -17,6 +17,7 @@ import pytest
 
 from prefillshare.config import Deployment, load_deployment
 from prefillshare.modules.deployment import resolve
+from prefillshare.serving.launch import RunningDeployment
 from prefillshare.serving.machine.ports import free_port
 from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.run.cluster import RunningCluster, launch_cluster
@@ -154,3 +155,9 @@ def running_cluster(config: Deployment, folder: Path) -> Iterator[Cluster]:
         client.close()
         cluster.http.close()
         running.stop(drain_s=0)
+
+
+@pytest.fixture(params=["disaggregated", "colocated"])
+def url(request: pytest.FixtureRequest, cluster: Cluster, random_server: RunningDeployment) -> str:
+    """Each topology in turn."""
+    return cluster.running.url if request.param == "disaggregated" else random_server.url

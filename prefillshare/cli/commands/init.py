@@ -79,7 +79,7 @@ def _ask_base() -> str:
     from prefillshare.errors import ConfigError
 
     while True:
-        answer = str(typer.prompt("The shared base: a directory, or ORG/NAME on the hub", err=True))
+        answer = _ask("The shared base: a directory, or ORG/NAME on the hub")
         try:
             find_base(answer, Path())
         except ConfigError as error:
@@ -96,7 +96,7 @@ def _ask_modules() -> dict[str, str]:
     found: dict[str, str] = {}
     while True:
         asked = "A decode module, NAME=WHERE" if not found else "One more, or Enter to end"
-        answer = str(typer.prompt(asked, default="" if found else None, show_default=False, err=True))
+        answer = _ask(asked, default="" if found else None, show_default=False)
         if not answer:
             return found
         try:
@@ -111,7 +111,19 @@ def _ask_modules() -> dict[str, str]:
 def _ask_topology() -> Topology:
     choices = get_args(Topology)
     while True:
-        answer = typer.prompt(f"How they are served ({' or '.join(choices)})", default="colocated", err=True)
+        answer = _ask(f"How they are served ({' or '.join(choices)})", default="colocated")
         if answer in choices:
             return "disaggregated" if answer == "disaggregated" else "colocated"
         say(f"{answer!r} is neither {' nor '.join(choices)}")
+
+
+def _ask(question: str, default: str | None = None, *, show_default: bool = True) -> str:
+    """Return an answer of the person at the terminal.
+
+    Raises: KeyboardInterrupt for Ctrl-C and Ctrl-D, of which Typer makes an exit code and a word of its own.
+    """
+    try:
+        return str(typer.prompt(question, default=default, show_default=show_default, err=True))
+    except typer.Abort:
+        say()
+        raise KeyboardInterrupt from None

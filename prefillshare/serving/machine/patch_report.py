@@ -10,7 +10,7 @@ from prefillshare.contract import PATCHES_PROGRAM
 from prefillshare.errors import PrefillShareError
 
 REPORT_COMMAND = f"python -m {PATCHES_PROGRAM} report"
-_TIMEOUT_S = 60
+_TIMEOUT_S = 180.0
 _GOOD_STATES = frozenset(("ready", "applied", "as expected"))
 _MAX_REASON = 200
 
@@ -41,7 +41,9 @@ def read_patch_report() -> PatchReport:
     command = [sys.executable, "-m", PATCHES_PROGRAM, "report", "--json"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except subprocess.TimeoutExpired:
+        raise ReportError(f"no answer within {_TIMEOUT_S:g} s: the machine is busy, try again later") from None
+    except OSError as error:
         raise ReportError(str(error)) from None
     try:
         return _read(json.loads(done.stdout))
