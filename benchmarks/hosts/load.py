@@ -10,7 +10,7 @@ from typing import Literal
 
 import httpx
 
-from benchmarks.hosts.deployment import greedy
+from benchmarks.hosts.watched import greedy
 from prefillshare import direct
 
 HUNG_S = 60.0
