@@ -2,7 +2,7 @@
 
 Run: `python -m benchmarks.hosts [--out FILE]`, as root. Host a has the router, b and c a prefill worker and a replica
 of one module each. Answers are compared with those of the same deployment on one machine, which is started first.
-`--ray` has the hosts be nodes of a Ray cluster, which places router and workers.
+`--ray` has the hosts be nodes of a Ray cluster: a has head, router and a prefill worker, b and c a replica each.
 """
 
 import argparse
@@ -40,7 +40,6 @@ topology = "disaggregated"
 [prefill]
 name = "tiny-base"
 path = "{MODELS}/tiny/base"
-workers = 2
 
 [[decode]]
 name = "{MODULE}"

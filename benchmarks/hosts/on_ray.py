@@ -1,4 +1,4 @@
-"""A deployment on a Ray cluster whose nodes are hosts: head and router on one, workers on the others.
+"""A deployment on a Ray cluster whose nodes are hosts: head, router and prefill worker on one, a replica on each other.
 
 The cluster wants a token, as docs/several-machines.md advises. Each node is `ray start --block`, as an init system
 has it; the deployment is launched, and scaled, by the commands that people use.
@@ -31,7 +31,7 @@ network = "{network}"
 ports = "{ports}"
 token_file = "{token}"
 router = {{ labels = {{ place = "front" }} }}
-prefill = {{ labels = {{ place = "behind" }} }}
+prefill = {{ labels = {{ place = "front" }} }}
 decode = {{ labels = {{ place = "behind" }} }}
 """
 
@@ -41,20 +41,18 @@ class RayDeployment(Watched):
     """The deployment, its cluster and the hosts."""
 
     places: Mapping[str, Host]
-    """The hosts by name; the first one has the head and the router."""
+    """The hosts by name; the first one has the head, the router and the prefill worker."""
     folder: Path
     """Where deployment file, token and logs are."""
     module: str
-    """The decode module."""
-    num_replicas: int
-    """Of the module, and of prefill workers."""
+    """The decode module; each of the other hosts has a replica."""
     nodes: "dict[str, subprocess.Popen[bytes]]" = field(default_factory=dict)
     """What entered each host; its child is `ray start`."""
     _num_commands: int = 0
 
     @property
     def head(self) -> Host:
-        """The host with the head and the router."""
+        """The host with the head."""
         return next(iter(self.places.values()))
 
     @property
@@ -69,9 +67,8 @@ class RayDeployment(Watched):
 
     @property
     def workers(self) -> Sequence[str]:
-        """The members of both groups."""
-        groups = ("prefill", f"decode-{self.module}")
-        return [f"{group}-{number}" for group in groups for number in range(self.num_replicas)]
+        """The prefill worker and the replicas."""
+        return ["prefill-0", *(f"decode-{self.module}-{number}" for number in range(len(self.places) - 1))]
 
     @property
     def hosts(self) -> Sequence[Host]:
@@ -123,6 +120,7 @@ class RayDeployment(Watched):
             "RAY_AUTH_TOKEN_PATH": str(self.token),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_worker_niceness": "0",
+            "RAY_memory_monitor_refresh_ms": "0",
             "RAY_gcs_rpc_server_reconnect_timeout_s": "3600",
         }
         if is_head:
@@ -144,18 +142,18 @@ class RayDeployment(Watched):
         return log.read_text()
 
     def spread(self) -> None:
-        """Let both hosts have a worker of each group again, when all of them are on one."""
-        if len({self.host_of(name).name for name in self.workers}) > 1:
+        """Let each host have its replica again, when one has several."""
+        replicas = [name for name in self.workers if name.startswith("decode-")]
+        if len({self.host_of(name).name for name in replicas}) == len(replicas):
             return
-        groups = ("prefill", self.module)
-        self.command("scale", *(f"{group}={self.num_replicas - 1}" for group in groups))
-        self.command("scale", *(f"{group}={self.num_replicas}" for group in groups))
+        self.command("scale", f"{self.module}=1")
+        self.command("scale", f"{self.module}={len(replicas)}")
 
 
 @contextmanager
 def hosted_on_ray(text: str, places: Mapping[str, Host], folder: Path, module: str) -> Iterator[RayDeployment]:
-    """Start a cluster, and on it the deployment of a file's `text`, which has two workers of each kind."""
-    deployment = RayDeployment(places=places, folder=folder, module=module, num_replicas=2)
+    """Start a cluster, and on it the deployment of a file's `text`, whose module has a replica for each other host."""
+    deployment = RayDeployment(places=places, folder=folder, module=module)
     deployment.token.touch(mode=0o600)
     deployment.token.write_text(secrets.token_hex(32))
     network = f"{deployment.head.address.rpartition('.')[0]}.0/24"

@@ -6,6 +6,7 @@ import socket
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -18,6 +19,7 @@ from prefillshare.cluster.bounded import RAY
 from prefillshare.cluster.members import NAMESPACE
 from prefillshare.cluster.nodes import Node
 from prefillshare.cluster.plan import Member
+from prefillshare.cluster.stranger import REFUSED, ask_head
 from prefillshare.errors import ServerError
 
 _CONNECT_TIMEOUT_S = 5.0
@@ -57,10 +59,40 @@ def connect(address: str) -> None:
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     RAY.address = address
+    _check_token_file()
+    if not address.startswith(_CLIENT) and RAY.run("showing it the token", lambda: ask_head(address)) == REFUSED:
+        raise ServerError(explain_refusal(address))
     try:
         RAY.run("joining it", lambda: _join(address), timeout_s=_JOIN_TIMEOUT_S)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise ServerError(_explain(address, " ".join(str(error).split()))) from None
+
+
+def _check_token_file() -> None:
+    """Raises: ServerError when there is no token in the file that is named; Ray would end this process."""
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token" or not path or "RAY_AUTH_TOKEN" in os.environ:
+        return
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ServerError(
+            f"{path} cannot be read ({error}): let RAY_AUTH_TOKEN_PATH name the file with the token"
+        ) from None
+    if not text.strip():
+        raise ServerError(f"{path} is empty: let RAY_AUTH_TOKEN_PATH name the file with the cluster's token")
+
+
+def explain_refusal(address: str, environment: Mapping[str, str] = os.environ) -> str:
+    """Return what helps where a cluster does not take the token of the environment, or the want of one."""
+    if environment.get("RAY_AUTH_MODE", "").lower() != "token":
+        return (
+            f"the Ray cluster at {address} wants a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the file "
+            "with it"
+        )
+    own = environment.get("RAY_AUTH_TOKEN_PATH")
+    where = f"in {own}" if own else "of this machine (RAY_AUTH_TOKEN_PATH names none)"
+    return f"the Ray cluster at {address} takes another token than that {where}: copy the file of the cluster's nodes"
 
 
 def _join(address: str) -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from prefillshare.contract import STRANGER_PROGRAM
 
-_TIMEOUT_S = 20.0
+_TIMEOUT_S = 40.0
 _OF_TOKENS = "RAY_AUTH_"
 _CLIENT = "ray://"
 
