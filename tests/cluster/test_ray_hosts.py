@@ -128,5 +128,6 @@ def doctor(deployment: RayDeployment, words: list[str], variables: Mapping[str, 
 @pytest.mark.parametrize("fault", ray_faults.FAULTS[1:], ids=lambda fault: fault.name)
 def test_a_host_that_is_lost_and_comes_back_costs_only_streams(deployment, questions, fault):
     result = try_fault(deployment, fault, questions)
+    print(result)
     assert set(result.ends) <= {"right", "streamed, then failed"}, (result.ends, result.why)
     assert (result.num_orphans, result.num_doubled) == (0, 0)
