@@ -35,6 +35,8 @@ from tests.support.on_ray import (
 from tests.support.reference import Reference
 
 TINY = MODELS_DIR / "tiny"
+UNREACHED = 5
+"""Exit code of a command whose server refused it, or did not answer."""
 FILE = """
 name = "on-ray"
 topology = "disaggregated"
@@ -187,7 +189,7 @@ def test_commands_work_with_the_token_and_say_what_lacks_without(on_ray):
     ):
         for words in commands:
             refused = on_ray.run(*words, is_ok=False, variables=variables)
-            assert (refused.returncode, refused.stdout) == (1, ""), words
+            assert (refused.returncode, refused.stdout) == (UNREACHED, ""), words
             assert said in refused.stderr, (words, refused.stderr)
     assert on_ray.lives() == before
     assert "decode-math-0" in on_ray.run("top", "--once").stdout
@@ -246,6 +248,7 @@ def test_a_lost_node_and_a_lost_actor_cost_no_call(on_ray, expected):
 
 def test_new_weights_replace_old_ones_without_a_failed_call(on_ray, expected):
     """Two replicas, one after the other, under load."""
+    on_ray.run("scale", "math=2")
     copy_other_weights(on_ray)
     refused = on_ray.run("scale", "math=3", is_ok=False)
     assert "copy the same files to all nodes" in refused.stderr

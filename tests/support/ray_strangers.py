@@ -54,8 +54,19 @@ def _ask(asked: Asked) -> dict[str, str]:
     address, port, token = asked
     metadata = [("authorization", f"Bearer {token}")] if token else []
     with grpc.insecure_channel(f"{address}:{port}") as channel:
-        said = {method: _call(channel, method, metadata) for method in METHODS}
-    return said | {"web": _browse(address, port)}
+        # Who has a token asks for no more than a list: a call without contents may end who takes it.
+        methods = (METHODS[:1] if token else METHODS) if _is_ready(channel) else ()
+        said = {method: _call(channel, method, metadata) for method in methods}
+    return dict.fromkeys(METHODS, "UNAVAILABLE") | said | {"web": _browse(address, port)}
+
+
+def _is_ready(channel: grpc.Channel) -> bool:
+    """Whether somebody there speaks gRPC at all; a call that is then not answered in time was taken."""
+    try:
+        grpc.channel_ready_future(channel).result(_TIMEOUT_S)
+    except grpc.FutureTimeoutError:
+        return False
+    return True
 
 
 def _call(channel: grpc.Channel, method: str, metadata: list[tuple[str, str]]) -> str:
