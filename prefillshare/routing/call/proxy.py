@@ -14,6 +14,7 @@ from prefillshare.routing.call.prefill_only import answer_by_prefill
 from prefillshare.routing.call.relay import StreamBrokenError, relay
 from prefillshare.routing.call.tries import Tries
 from prefillshare.routing.call.underway import Underway
+from prefillshare.routing.call.whole import answer_whole
 from prefillshare.routing.choice.chooser import Pair
 from prefillshare.routing.eager.answers import EagerAnswers
 from prefillshare.routing.eager.job import Ended
@@ -119,6 +120,8 @@ class Proxy:
         return pair
 
     async def _attempt(self, underway: Underway, pair: Pair) -> int:
+        if pair.is_one_engine:
+            return await answer_whole(self._parts, underway, pair)  # what it answered is in its cache: no job follows
         if underway.call.is_prefill_only:
             return await answer_by_prefill(self._parts, underway, pair)
         async with Attempt(self._parts, underway, pair) as attempt:
