@@ -76,12 +76,24 @@ def check_changes(deployment: "Deployment") -> None:
             engine_of(deployment, role, module)
         except ConfigError as error:
             raise ConfigError(f"engine of {module or role}: {error}") from None
+    _check_store(deployment)
     kinds = [(role, module) for role, module in _kinds(deployment) if role != "engine"]  # which keeps its role
     sizes = {engine_of(deployment, role, module).tensor_parallel_size for role, module in kinds}
     if len(sizes) > 1 and deployment.roles.follow_load:
         raise ConfigError(
             f"tensor_parallel_size is {' and '.join(map(str, sorted(sizes)))} for different workers, and a worker that "
             "changes its role keeps its GPUs: write one size, or remove follow_load under [roles]"
+        )
+
+
+def _check_store(deployment: "Deployment") -> None:
+    """A store keeps pages by rank: each number of ranks would have a memory of its own."""
+    kinds = [(role, module) for role, module in _kinds(deployment) if role != "decode"]
+    sizes = {engine_of(deployment, role, module).tensor_parallel_size for role, module in kinds}
+    if deployment.store is not None and len(sizes) > 1:
+        raise ConfigError(
+            f"tensor_parallel_size is {' and '.join(map(str, sorted(sizes)))} for prefill workers and modules with "
+            "share = false, and all of them use the [store], which keeps pages by rank: write one size for them"
         )
 
 

@@ -79,9 +79,7 @@ class Roles:
         return self.prefill if module is None else self.modules.get(module, Limits())
 
 
-def check_limits(
-    roles: Roles, num_prefill: int, num_replicas: Mapping[str, int], kept: Collection[str] = ()
-) -> None:
+def check_limits(roles: Roles, num_prefill: int, num_replicas: Mapping[str, int], kept: Collection[str] = ()) -> None:
     """`kept` are modules of which no worker changes its role: they compute their prompts themselves.
 
     Raises: ConfigError where `roles` names a module that is not there or of these, or a deployment begins outside the

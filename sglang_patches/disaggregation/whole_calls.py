@@ -1,7 +1,7 @@
 """Calls that an engine behind a router answers whole, since its module computes its prompts itself.
 
-Such an engine is a colocated one in all but two things. The router names each call's id also where SGLang's model of the
-body has no member for it, so that it can end the call. And it hears beside every answer, streamed or not, what the
+Such an engine is a colocated one in all but two things. The router names each call's id also where SGLang's model of
+the body has no member for it, so that it can end the call. And it hears beside every answer, streamed or not, what the
 prompts took: it passes answers on unread.
 """
 

@@ -167,7 +167,9 @@ def test_what_an_engine_evicts_the_router_forgets(cluster: Cluster) -> None:
         assert reply.status_code == 200, reply.text
         held.append(cluster.held_bytes(reply.headers["X-Decode-Worker"]))
     # 8,192 tokens are 5 of these prompts; each id is 4 bytes of the router's.
-    cluster.wait(lambda: cluster.held_bytes(reply.headers["X-Decode-Worker"]) < 8192 * 4 * 1.3, "evictions are heard of")
+    cluster.wait(
+        lambda: cluster.held_bytes(reply.headers["X-Decode-Worker"]) < 8192 * 4 * 1.3, "evictions are heard of"
+    )
     assert max(held) > 4 * 1500 * 3
 
 

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from prefillshare.config import load_deployment
-from prefillshare.errors import ConfigError, ModuleError
+from prefillshare.errors import ModuleError
 from prefillshare.modules.deployment import ResolvedDeployment, resolve
 from prefillshare.modules.unshared import adapter_kv_sha256
 from prefillshare.serving.plan.variables import unshared_variables

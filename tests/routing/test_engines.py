@@ -1,4 +1,4 @@
-"""Modules that compute their prompts themselves: an engine answers each call whole, and prefill workers hear nothing."""
+"""Modules that compute their prompts themselves: an engine answers each call whole, prefill workers hear nothing."""
 
 import asyncio
 import contextlib
@@ -6,7 +6,6 @@ import json
 from dataclasses import replace
 from typing import Any
 
-import aiohttp
 import pytest
 
 from prefillshare.errors import ConfigError
@@ -149,6 +148,7 @@ async def test_an_engine_that_says_nothing_is_given_up_and_a_refusal_is_the_clie
 @in_loop
 async def test_a_session_keeps_its_engine_and_a_prefix_is_followed() -> None:
     async with deployment(engines=("own", "own", "own")) as running:
+
         async def engine(text: str, session: str | None = None) -> str:
             headers = {} if session is None else {"X-Session-ID": session}
             body = {"model": "own", "messages": [{"role": "user", "content": text}]}
@@ -185,6 +185,7 @@ def test_a_call_for_no_token_keeps_the_module_that_computes_its_prompts() -> Non
 @in_loop
 async def test_engines_answer_without_prefill_workers_and_shared_modules_without_engines() -> None:
     async with deployment(engines=("own",)) as running:
+
         async def health() -> tuple[int, Any]:
             async with running.http.get(f"{running.url}/health") as reply:
                 return reply.status, (await reply.json())["missing"]
@@ -217,7 +218,7 @@ async def test_an_engine_comes_and_goes_as_other_workers_do() -> None:
             async with running.http.post(f"{running.url}/workers", json=spec, headers=headers) as reply:
                 assert reply.status == 201, await reply.text()
             await running.is_up(late.id)
-            running["own-e0"].pause_s = 0.2
+            running["own-e0"].pause_s = late.pause_s = 0.2
             call = asyncio.create_task(running.chat("own", stream=True))
             await until(lambda: running["own-e0"].running or late.running)
             busy = "own-e0" if running["own-e0"].running else late.id

@@ -115,7 +115,9 @@ def test_it_has_the_settings_of_engine_and_of_its_module(file: Path) -> None:
 
 
 def test_the_router_is_told_and_nobody_moves_it(file: Path) -> None:
-    planned = {each.worker.name: each for each in plan_workers(resolved(file, "roles.follow_load=true"), LaunchOptions())}
+    planned = {
+        each.worker.name: each for each in plan_workers(resolved(file, "roles.follow_load=true"), LaunchOptions())
+    }
     told = describe_worker(planned["decode-own-0"])
     assert (told["role"], told["module"], told["bootstrap_port"]) == ("engine", "own", None)
     assert [planned[name].can_move for name in ("prefill-0", "decode-math-0", "decode-own-0")] == [True, True, False]
@@ -140,6 +142,13 @@ def test_what_it_takes_is_planned(file: Path) -> None:
     assert [argv.get("--tp-size") for name, argv in found.items() if name != "router"] == [None, None, "2", "2"]
 
 
+def test_what_shares_a_store_has_one_number_of_ranks(file: Path) -> None:
+    file.write_text(FILE + '[store]\nmemory = "64 MiB"\n')
+    with pytest.raises(ConfigError, match="tensor_parallel_size is 1 and 2 for prefill workers and modules with share"):
+        load_deployment(file, ["decode.own.engine={tensor_parallel_size=2}"])
+    load_deployment(file, ["decode.math.engine={tensor_parallel_size=2}"])
+
+
 def test_limits_of_roles_are_not_for_it(file: Path) -> None:
     with pytest.raises(ConfigError, match="limits for 'own', which has share = false"):
         load_deployment(file, ["roles.modules={own={min=1, max=2}}"])
@@ -147,7 +156,9 @@ def test_limits_of_roles_are_not_for_it(file: Path) -> None:
 
 
 def test_full_weights_are_not_served_so(file: Path) -> None:
-    file.write_text(FILE.replace('kind = "lora"\npath = "' + str(TINY / "naive"), 'kind = "full"\npath = "' + str(TINY)))
+    file.write_text(
+        FILE.replace('kind = "lora"\npath = "' + str(TINY / "naive"), 'kind = "full"\npath = "' + str(TINY))
+    )
     with pytest.raises(ConfigError, match='share = false and kind = "full"'):
         load_deployment(file)
 

@@ -134,7 +134,9 @@ class Proxy:
 
     def _tell_begin(self, call: Call, observed: Observed) -> None:
         session = observed.session
-        if self._eager is not None and session is not None and not call.is_prefill_only:
+        # A module that computes its prompts itself computes nothing that a job would, and nobody can push to it.
+        is_own = call.is_prefill_only or call.module in self._parts.pool.computing_alone()
+        if self._eager is not None and session is not None and not is_own:
             self._eager.begin_call(session, call.module)
 
     def _tell_end(self, underway: Underway, attempt: Attempt) -> None:

@@ -1,7 +1,7 @@
 """The engine of a module that computes its prompts itself: it prefills and decodes, and its KV is nobody else's.
 
-What makes it slow is not its backlog alone, as of a prefill worker, but every call that it has. So a call goes where its
-session's KV is, else to the longest prefix, unless that engine has clearly more calls than another one.
+What makes it slow is not its backlog alone, as of a prefill worker, but every call that it has. So a call goes where
+its session's KV is, else to the longest prefix, unless that engine has clearly more calls than another one.
 """
 
 from prefillshare.routing.choice.policies.base import Candidate, Wanted
