@@ -53,7 +53,8 @@ def load_deployment(file: Path, changes: Sequence[str] = ()) -> Deployment:
         _refuse_unused_tables(deployment, table)
         # Here, and not for every deployment: a part of one, made for a node, has fewer workers and modules.
         replicas = {module.name: module.replicas for module in deployment.decode}
-        check_limits(deployment.roles, deployment.prefill.workers, replicas)
+        kept = [module.name for module in deployment.decode if not module.share]
+        check_limits(deployment.roles, deployment.prefill.workers, replicas, kept)
         check_aliases(deployment.aliases, deployment.prefill.name, replicas)
         return dataclasses.replace(
             deployment,

@@ -47,7 +47,7 @@ from sglang.srt.mem_cache.radix_cache import RadixCache, RadixKey
 
 from sglang_patches.declarations import registers
 from sglang_patches.disaggregation.hand_off import report_end
-from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker
+from sglang_patches.disaggregation.role import is_behind_router, is_decode_worker, is_prefill_worker
 from sglang_patches.observed.call_report import note
 from sglang_patches.prefill.leases import Leases, drop_leases, lease_prompt
 from sglang_patches.prefill.open_pages import OpenPages
@@ -209,7 +209,7 @@ class SharedPrefillRadixCache(RadixCache):
             num_cross += continued.num_tokens
         self.eager_hit_tokens += continued.num_tokens if continued.is_eager else 0
         note(req, own_hit_tokens=num_own, cross_hit_tokens=num_cross)
-        if req.prefillshare.is_unshared:
+        if req.prefillshare.is_unshared and not is_behind_router():  # which knows what prefill workers have
             note(req, avoidable_tokens=self._count_avoidable(req, num_own + num_cross))
 
     def _count_avoidable(self, req: Req, num_cached: int) -> int:

@@ -32,7 +32,7 @@ from prefillshare.wire.namespace import cache_namespace
 from prefillshare.wire.sessions import find_session
 from prefillshare.wire.text import as_json, decode_header
 from sglang_patches.answers.schemas import MAX_DEPTH, depth
-from sglang_patches.disaggregation.role import worker_role
+from sglang_patches.disaggregation.role import is_behind_router
 from sglang_patches.http.model_names import aliases_of, get_tokenizer_manager, module_names, served_names
 from sglang_patches.http.null_members import drop_nulls
 from sglang_patches.http.request_state import FAILURE, NAMESPACE, PIN, REPORT, SCHEMA, TENANT
@@ -289,7 +289,7 @@ def _take_member(value: dict[str, Any], scope: Message) -> dict[str, Any]:
     if MEMBER not in value:
         return value
     told = value[MEMBER]
-    if not isinstance(told, dict) or worker_role() == "null":
+    if not isinstance(told, dict) or not is_behind_router():
         raise RefusedBodyError(400, f"{MEMBER} is for a router and its workers: leave it out")
     scope.setdefault("state", {})[MEMBER] = told
     return {name: member for name, member in value.items() if name != MEMBER}

@@ -19,7 +19,7 @@ from prefillshare.observe.relabel import add_labels
 from prefillshare.observe.state import ModuleFacts, deployment_state, worker_state
 from prefillshare.wire.call_report import REPORT_KEY
 from prefillshare.wire.text import as_json
-from sglang_patches.disaggregation.role import worker_role
+from sglang_patches.disaggregation.role import is_behind_router, worker_role
 from sglang_patches.http.model_names import get_tokenizer_manager, module_warnings, served_names
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ async def engine_state(manager: TokenizerManager) -> DeploymentState:
     state = deployment_state(
         observer,
         name=os.getenv(DEPLOYMENT_VARIABLE) or base,
-        topology="colocated" if role == "null" else "disaggregated",
+        topology="disaggregated" if is_behind_router() else "colocated",
         prefill_module=base,
         modules=[
             ModuleFacts(

@@ -164,6 +164,11 @@ class ModuleChanges:
                     "that it was launched with: launch the deployment anew, or add the adapter under another name"
                 )
             spec = read_added(name, table)
+            if not spec.share:
+                raise ModuleError(
+                    f"share = false for {name!r}: this engine keeps KV apart only of modules that it was launched "
+                    "with, so write it into the deployment file and launch it anew"
+                )
             if spec.kind == "full":
                 raise ModuleError(
                     f'module {name!r} has kind = "full", which topology = "colocated" cannot serve: give its LoRA '

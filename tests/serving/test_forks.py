@@ -1,12 +1,15 @@
 """The fork server imports SGLang once; its engines are processes of their own."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -61,6 +64,28 @@ def test_patches_that_do_not_fit_are_said_by_the_fork_server(tmp_path: Path) -> 
         pytest.raises(LaunchError, match=r"the engine did not start: sglang_patches: .*0\.5\.17"),
     ):
         wait_for_fork_server(forks, 300)
+
+
+def test_an_engine_is_told_nothing_that_the_server_was_told_for_another(tmp_path: Path) -> None:
+    """A fork server has the environment of its first engine, such as a prefill worker's."""
+    log, mine, others = tmp_path / "engine.log", "PREFILLSHARE_MINE", "PREFILLSHARE_OTHERS"
+    asked: list[dict[str, Any]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        process = SimpleNamespace(kill=lambda: None, wait=lambda: None)
+        patch.setattr(subprocess, "Popen", lambda *args, **kwargs: process)
+        forks = ForkServer({"SGLANG_PLUGINS": PLUGINS, mine: "0", others: "1"}, tmp_path / "forks.log")
+        patch.setattr(forks, "_ask", lambda request: asked.append(dict(request)) or {"pid": 1})
+        forks.start(["--model-path", "nowhere"], {mine: "1"}, log)
+        forks.close()
+    program = (
+        "import json, os, sys; import sglang_patches.forkserver as f\n"
+        "names = ('PREFILLSHARE_MINE', 'PREFILLSHARE_OTHERS', 'SGLANG_PLUGINS')\n"
+        "f._run_engine = lambda argv: print([os.environ.get(name) for name in names]) or 0\n"
+        "f._become_engine(json.loads(sys.argv[1]))"
+    )
+    environment = {**os.environ, "SGLANG_PLUGINS": PLUGINS, mine: "0", others: "1"}
+    subprocess.run([sys.executable, "-c", program, json.dumps(asked[0])], env=environment, check=True)
+    assert log.read_text().splitlines()[-1] == str(["1", None, PLUGINS])
 
 
 def test_an_engine_computes_with_threads_of_its_own() -> None:

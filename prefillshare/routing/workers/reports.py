@@ -89,7 +89,7 @@ class WorkerReports:
             running=now.get("running"),
             queued=now.get("queued"),
             kv=now.get("kv"),
-            handoff=report.handoffs.as_dict(),
+            handoff=None if worker.spec.role == "engine" else report.handoffs.as_dict(),
             store=report.store,
             push=report.push,
             eager=report.eager,

@@ -82,7 +82,7 @@ def plan_workers(
     for worker, gpu in zip(workers_of(deployment), gpus, strict=True):
         place = place_worker(worker, gpu, directory if deployment.config.router.kv_events else None)
         command = make_command(deployment, worker, place, options, worker_key, store)
-        can_move = deployment.config.roles.follow_load
+        can_move = deployment.config.roles.follow_load and not worker.serves_whole_calls
         planned.append(PlannedWorker(worker=worker, place=place, command=command, store=store, can_move=can_move))
     return tuple(planned)
 
