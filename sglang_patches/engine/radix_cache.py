@@ -39,6 +39,7 @@ from sglang.srt.mem_cache.base_prefix_cache import (
     EvictParams,
     EvictResult,
     InsertParams,
+    InsertResult,
     MatchPrefixParams,
     MatchResult,
 )
@@ -49,6 +50,7 @@ from sglang_patches.declarations import registers
 from sglang_patches.disaggregation.hand_off import report_end
 from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker
 from sglang_patches.observed.call_report import note
+from sglang_patches.prefill.holdings import Holdings, tenant_of
 from sglang_patches.prefill.leases import Leases, drop_leases, lease_prompt
 from sglang_patches.prefill.open_pages import OpenPages
 from sglang_patches.prefill.underway import PrefillsUnderway
@@ -81,6 +83,9 @@ class SharedPrefillRadixCache(RadixCache):
     leases: Leases | None = None
     """Prompts that their callers want to have kept; None until somebody does."""
 
+    holdings: Holdings
+    """How much of it is whose, where tenants call."""
+
     write_back: WriteBack | None = None
     """A decode worker's way to the store, where its module's answers are base-made."""
 
@@ -92,7 +97,15 @@ class SharedPrefillRadixCache(RadixCache):
         self.underway = PrefillsUnderway()
         self.open_pages = OpenPages(self) if self.page_size > 1 else None
         drop_leases(self)
+        self.holdings = Holdings(self._count_tokens)
         super().reset()
+
+    def insert(self, params: InsertParams) -> InsertResult:
+        """Add rows for a key, and count whose they are."""
+        if (tenant := tenant_of(params.key.extra_key)) is None:
+            return super().insert(params)
+        with self.holdings.changing(tenant):
+            return super().insert(params)
 
     def match_prefix(self, params: MatchPrefixParams) -> MatchResult:
         """Longest cached prefix, never past what the request may read.
@@ -217,6 +230,10 @@ class SharedPrefillRadixCache(RadixCache):
         key = RadixKey(req.origin_input_ids[:-1], callers_key(req.extra_key)).page_aligned(self.page_size)
         return max(0, self._count_known(key) - num_cached)
 
+    def _count_tokens(self) -> int:
+        """All tokens of its nodes; SGLang's numbers have the room of pages that are not full, too."""
+        return int(self.evictable_size_ + self.protected_size_) - len(self.open_pages or ()) * self.page_size
+
     def _count_known(self, key: RadixKey) -> int:
         """How many tokens of ``key`` the tree has; unlike a match it leaves the tree as it is."""
         num_known, node = 0, self.root_node
@@ -280,7 +297,11 @@ class SharedPrefillRadixCache(RadixCache):
             self.open_pages.drop_of(node)
         if self.leases is not None:
             self.leases.end(node)
-        super()._delete_leaf(node)
+        if (tenant := tenant_of(node.key.extra_key)) is None:
+            super()._delete_leaf(node)
+            return
+        with self.holdings.changing(tenant):
+            super()._delete_leaf(node)
 
     def _insert(self, req: Req, key: RadixKey, rows: torch.Tensor, chunked: bool = False) -> int:
         """Insert ``key``; the number of leading tokens that the tree already had."""

@@ -60,6 +60,7 @@ class Scheduler(upstream.Scheduler):
         reply.internal_state[REPORT_KEY] = {
             "push": self.disagg_decode_prealloc_queue.count_pushes() if is_decode_worker() else None,
             "kv": kv_usage(self.tree_cache, self.token_to_kv_pool_allocator, self.ps.tp_size),
+            "held": self.tree_cache.holdings.as_dict(),
             "queued": dict(Counter(req.prefillshare.decode_module or "" for req in waiting_requests(self))),
             "store": store_usage(self.tree_cache),
             "flushes": max(self.tree_cache.num_flushes, 0),

@@ -237,14 +237,21 @@ def _check_body(body: bytes, scope: Message) -> bytes:
 
 
 def _name_modules(value: dict[str, Any], scope: Message) -> dict[str, Any]:
-    """The body with modules in the place of aliases."""
+    """The body with modules in the place of aliases, of that in the address, too."""
     manager = get_tokenizer_manager()
     if not aliases_of(manager):
         return value
+    account, names = scope.get("state", {}).get(TENANT), module_names(manager)
+    if account is not None:
+        # An alias that may mean what is not the tenant's is no name that it knows.
+        names = names.only(account.allows)
     header = partial(_decode_header, scope)
-    session = find_session(header(SESSION_HEADER), value)
+    session = find_session(header(SESSION_HEADER), value, None if account is None else account.session_name)
     asked = Asked(session=session, says=partial(last_words, value), header=header)
-    return replace_aliases(value, module_names(manager), asked)
+    addressed = addressed_module(scope["path"])
+    if addressed in names.aliases and value.get("lora_path") is None:
+        value = {**value, "lora_path": addressed}
+    return replace_aliases(value, names, asked)
 
 
 def _decode_header(scope: Message, name: str) -> str | None:
@@ -269,7 +276,10 @@ def _confine(value: dict[str, Any], scope: Message) -> dict[str, Any]:
     path = scope["path"]
     base, _ = served_names(get_tokenizer_manager())
     # SGLang's own interface answers with the prefill module where nothing is named.
-    check_module(value, account, base if path == "/generate" else addressed_module(path), base)
+    otherwise = base if path == "/generate" else addressed_module(path)
+    # Of an alias in the address, what it means stands in the body by now.
+    named = None if otherwise in aliases_of(get_tokenizer_manager()) else otherwise
+    check_module(value, account, named, base)
     return confine(value, account) if is_call(path) else value
 
 

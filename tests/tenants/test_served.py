@@ -52,7 +52,14 @@ memory_wait_s = 0
 memory = "64 MiB"
 [tenants]
 file = "tenants.toml"
+[aliases]
+latest = "math"
 """
+OF_BOTH = """\
+either = { math = 0.5, code = 0.5 }
+auto = { default = "latest", rules = [{ module = "code", header = "X-Task" }] }
+"""
+"""Aliases that mean a module which not every tenant has."""
 MODULE = """\
 [[decode]]
 name = "{name}"
@@ -70,6 +77,7 @@ class Served:
     keys: Mapping[str, str]
     file: Path
     log: Path
+    is_colocated: bool
 
     def post(self, who: str, path: str, body: Mapping[str, Any], **headers: str) -> httpx.Response:
         return self.http.post(path, json=body, headers=bearer(self.keys[who]) | headers)
@@ -110,14 +118,15 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     modules = "".join(MODULE.format(name=name, models=MODELS_DIR) for name in names)
     text = HEAD.format(topology=request.param, models=MODELS_DIR, modules=modules, page=PAGE, kv_tokens=KV_TOKENS)
     file = folder / "deployment.toml"
-    file.write_text(text if request.param == "colocated" else text.replace("memory_wait_s = 0\n", ""))
+    file.write_text(text + OF_BOTH if request.param == "colocated" else text.replace("memory_wait_s = 0\n", ""))
     keys = write_tenants(folder / "tenants.toml", **TENANTS) | {"operator": OPERATOR}
     log = folder / "served.log"
     with (
         running_deployment(file, api_key=OPERATOR, log_path=log, fork_server=partial(fork_server)) as running,
         httpx.Client(base_url=running.url, timeout=120) as http,
     ):
-        yield Served(url=running.url, http=http, keys=keys, file=folder / "tenants.toml", log=log)
+        yield Served(url=running.url, http=http, keys=keys, file=folder / "tenants.toml", log=log,
+            is_colocated=request.param == "colocated")
 
 
 def wait_until(condition: Any) -> None:
@@ -314,6 +323,126 @@ def test_a_body_that_hides_what_it_is_goes_no_further(served: Served) -> None:
     for kind, content in (("text/plain", b'{"text": "a"}'), ("application/json", b'{"text": "a", "b": NaN}')):
         headers = bearer(served.keys["acme"]) | {"Content-Type": kind}
         assert served.http.post("/generate", content=content, headers=headers).status_code in (400, 415)
+
+
+def test_a_key_comes_in_every_form_and_one_counts(served: Served) -> None:
+    narrow, acme = served.keys["narrow"], served.keys["acme"]
+    num_all = len(served.get("acme", "/v1/models").json()["data"])
+    forms: list[tuple[Any, int | None]] = [
+        ([("X-Api-Key", narrow)], 2),
+        ([("X-Api-Key", narrow), ("Authorization", f"Bearer {acme}")], 2),
+        ([("Authorization", f"Bearer {acme}"), ("X-Api-Key", narrow)], 2),
+        ([("X-Api-Key", ""), ("Authorization", f"bearer  {narrow}")], 2),
+        ([("Authorization", f"Bearer {narrow}"), ("Authorization", f"Bearer {acme}")], 2),
+        ([("Authorization", f"Bearer {acme}")], num_all),
+        ([("Authorization", acme)], None),
+        ([("Authorization", f"Basic {acme}")], None),
+        ([("X-Api-Key", "nobody's"), ("Authorization", f"Bearer {acme}")], None),
+        ([("X-Api-Key", acme.encode() + b"\xe9")], None),
+        ([("X-Api-Key", b"\xff" * 40)], None),
+    ]
+    for headers, expected in forms:
+        reply = served.http.get("/v1/models", headers=headers)
+        found = len(reply.json()["data"]) if reply.status_code == 200 else None
+        assert (found, reply.status_code) == (expected, 401 if expected is None else 200), headers
+
+
+def test_a_path_that_only_means_another_one_opens_no_door(served: Served) -> None:
+    for path in ("/modules/math%2Fx/generate", "/modules/x%2Fgenerate", "//generate", "/v1/models/../../metrics"):
+        for method in ("PUT", "POST", "GET"):
+            reply = served.http.request(method, httpx.URL(served.url + path), headers=bearer(served.keys["acme"]))
+            assert reply.status_code in (403, 404, 405), (method, path, reply.text)
+
+
+def test_an_alias_is_the_tenants_where_all_that_it_means_is(served: Served) -> None:
+    chat = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
+    generate = {"text": "hi", "sampling_params": {"max_new_tokens": 1}}
+    names = [("latest", 200), ("no-such", 403), *([("either", 403), ("auto", 403)] if served.is_colocated else [])]
+    for name, status in names:
+        asked = (
+            ("/v1/chat/completions", chat | {"model": name}),
+            (f"/modules/{name}/generate", generate),
+            ("/tokenize", {"model": name, "prompt": "hi"}),
+        )
+        for path, body in asked:
+            for headers in ({}, {"X-Task": "code"}):
+                reply = served.post("narrow", path, body, **headers)
+                assert reply.status_code == status, (name, path, reply.text)
+                assert "code" not in reply.text or status == 200 or '"code":"model_not_found"' in reply.text
+                assert "'code'" not in reply.text
+    told = {card["id"] for card in served.get("narrow", "/v1/models").json()["data"]}
+    assert told == {"math", "latest"}
+
+
+def test_rules_hear_the_call_behind_an_alias_in_the_address(served: Served) -> None:
+    if not served.is_colocated:
+        return  # over one module there is nothing to choose; tests/routing/test_changes.py asks a router
+    before = {module["name"]: module["requests"] for module in served.state()["modules"]}
+    body = {"text": "hi", "sampling_params": {"max_new_tokens": 1}}
+    assert served.post("acme", "/modules/auto/generate", body, **{"X-Task": "any"}).status_code == 200
+    assert served.post("acme", "/modules/auto/generate", body).status_code == 200
+    after = {module["name"]: module["requests"] - before[module["name"]] for module in served.state()["modules"]}
+    assert (after["code"], after["math"]) == (1, 1)
+
+
+def test_no_field_of_the_engines_own_comes_in_by_a_modules_address(served: Served) -> None:
+    body = {"text": "hi", "sampling_params": {"max_new_tokens": 1}}
+    for path in ("/generate", "/modules/math/generate"):
+        for field, value in (("image_data", "/etc/hostname"), ("lora_id", "x"), ("http_worker_ipc", "ipc:///tmp/x")):
+            reply = served.post("acme", path, body | {"lora_path": "math", field: value})
+            assert (reply.status_code, f"{field} cannot be set" in reply.text) == (400, True), reply.text
+
+
+def test_calls_in_the_background_count_as_they_come(served: Served) -> None:
+    body = {"model": "math", "input": "hi", "background": True, "max_output_tokens": 200}
+    with ThreadPoolExecutor(8) as pool:
+        replies = list(pool.map(lambda _: served.post("narrow", "/v1/responses", body), range(8)))
+    kept = [reply.json()["id"] for reply in replies if reply.status_code == 200]
+    assert len(kept) == 1
+    served.post("narrow", f"/v1/responses/{kept[0]}/cancel", {})
+    wait_until(lambda: served.tenant("narrow")["running"] == 0)
+
+
+def test_kv_is_told_by_tenant_and_nothing_of_it_by_namespace(served: Served) -> None:
+    prompt = prompt_of(7)
+    served.generate("other", prompt)
+    before = served.tenant("other")["kv_tokens"]
+    assert before >= len(prompt) // PAGE * PAGE
+    assert served.tenant("friend")["kv_tokens"] is None
+    assert "tenant:" not in json.dumps(served.state())
+    metrics = served.get("operator", "/metrics").text
+    assert 'prefillshare_tenant_kv_tokens{tenant="other"}' in metrics
+    assert 'prefillshare_tenant_kv_tokens{tenant="friend"}' not in metrics
+    served.post("operator", "/flush_cache", {})
+    wait_until(lambda: served.tenant("other")["kv_tokens"] == 0)
+
+
+def test_what_is_pinned_is_counted(served: Served) -> None:
+    served.post("operator", "/flush_cache", {})
+    wait_until(lambda: served.prefill()["kv"]["shared_tokens"] == 0)
+    assert served.prefill()["kv"]["pinned_tokens"] == 0
+    body = {"model": "math", "messages": [{"role": "user", "content": "Omar has many beads and some boxes " * 4}]}
+    served.post("acme", "/v1/chat/completions", body | {"max_tokens": 1, "kv_hints": {"pin": True, "ttl": 60}})
+    wait_until(lambda: served.prefill()["kv"]["pinned_tokens"] > 0)
+    assert "prefillshare_kv_pinned_tokens" in served.get("operator", "/metrics").text
+
+
+def test_anthropics_usage_tells_what_was_written_to_the_cache(served: Served) -> None:
+    text = "Layla packs beads into boxes, and " * 6
+    body = {"model": "math", "max_tokens": 2, "messages": [{"role": "user", "content": text}]}
+    num_prompt = served.post("acme", "/v1/messages/count_tokens", body).json()["input_tokens"]
+    whole = (num_prompt - 1) // PAGE * PAGE
+    first = served.post("acme", "/v1/messages", body).json()["usage"]
+    assert (first["cache_creation_input_tokens"], first["input_tokens"]) == (whole, num_prompt - whole)
+    rest(served)
+    second = served.post("acme", "/v1/messages", body).json()["usage"]
+    assert second["cache_read_input_tokens"] >= whole
+    assert not second.get("cache_creation_input_tokens")
+    assert second["input_tokens"] + second["cache_read_input_tokens"] == num_prompt
+    # Of somebody else's, nothing was there.
+    other = served.post("other", "/v1/messages", body | {"stream": True}).text
+    [start] = [json.loads(line[6:]) for line in other.splitlines() if line.startswith('data: {"type":"message_start"')]
+    assert start["message"]["usage"]["cache_creation_input_tokens"] == whole
 
 
 def test_keys_are_nowhere_to_be_read(served: Served) -> None:
