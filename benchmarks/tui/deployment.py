@@ -198,7 +198,13 @@ def _new_workers(num_workers: int, modules: list[str]) -> list[Json]:
 
 def _new_worker(name: str, role: str, module: str | None, number: int) -> Json:
     kv = {"capacity_tokens": CAPACITY_TOKENS, "token_bytes": TOKEN_BYTES}
-    kv |= {"shared_tokens": 0, "private_tokens": 0, "free_tokens": CAPACITY_TOKENS, "evictable_tokens": 0, "pinned_tokens": 0}
+    kv |= {
+        "shared_tokens": 0,
+        "private_tokens": 0,
+        "free_tokens": CAPACITY_TOKENS,
+        "evictable_tokens": 0,
+        "pinned_tokens": 0,
+    }
     counters = "restarts running queued prompt_tokens cached_tokens generated_tokens retractions"
     return {
         "id": name,

@@ -48,9 +48,7 @@ class KeptResponses:
             )
         return exchange
 
-    def start(
-        self, exchange: Exchange, run: Run, during: AbstractContextManager[None] | None = None
-    ) -> dict[str, Any]:
+    def start(self, exchange: Exchange, run: Run, during: AbstractContextManager[None] | None = None) -> dict[str, Any]:
         """Let `run` compute the answer in the background; return the response object until then.
 
         The context `during` is open from now on until the answer is there.

@@ -15,6 +15,7 @@ _CALLS = frozenset(("/v1/chat/completions", "/v1/completions", "/generate", "/v1
 _COUNTS = ("/tokenize", "/detokenize", "/v1/tokenize", "/v1/detokenize", "/v1/messages/count_tokens")
 _PATHS = (*sorted(_CALLS), *_COUNTS, "/v1/models")
 _OF_MODULE = re.compile(r"/modules/([^/]+)/(generate|model_info|get_model_info)")
+_CANCEL = re.compile(r"/v1/responses/[^/]+/cancel")
 _DOORS = (
     (re.compile("|".join(map(re.escape, (*sorted(_CALLS), *_COUNTS)))), frozenset(("POST", "PUT"))),
     (re.compile(r"/v1/responses/[^/]+(/cancel|/input_items)?"), frozenset(("GET", "POST", "DELETE"))),
@@ -43,9 +44,9 @@ def is_call(path: str) -> bool:
     return path in _CALLS or (path.startswith("/modules/") and path.endswith("/generate"))
 
 
-def is_costly(method: str) -> bool:
-    """Whether a request of this method counts for limits: reading what is there does not."""
-    return method in ("POST", "PUT")
+def is_costly(method: str, path: str) -> bool:
+    """Whether a request counts for limits: reading what is there does not, nor does ending what runs."""
+    return method in ("POST", "PUT") and not _CANCEL.fullmatch(path)
 
 
 def addressed_module(path: str) -> str | None:

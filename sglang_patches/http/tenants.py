@@ -44,6 +44,8 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _NO_KEY = "this needs a key, and none or an unknown one came: send it as Authorization: Bearer KEY"
 _POLICY_VIOLATION = 1008
+_OVERRIDES = b"x-override-"
+"""Begin of headers that take the place of members such as the request's id, where SGLang is told to hear them."""
 
 
 def read_roster() -> Roster | None:
@@ -94,7 +96,7 @@ class TenantDoor:
     async def _answer_tenant(self, account: Account, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             check_door(account, scope["method"], scope["path"], lambda: module_names(get_tokenizer_manager()))
-            with account.calling() if is_costly(scope["method"]) else nullcontext():
+            with account.calling() if is_costly(scope["method"], scope["path"]) else nullcontext():
                 await self._app(self._as_own(scope, account), receive, send)
         except TenantError as error:
             told = error_object(str(error), kind=error.kind, param=error.param, code=error.code)
@@ -102,7 +104,8 @@ class TenantDoor:
 
     def _as_own(self, scope: Scope, account: Account) -> Scope:
         """The request as the rest of the engine sees it: the tenant's, with the engine's key."""
-        headers = with_key(scope["headers"], self._own_key)
+        kept = [pair for pair in scope["headers"] if not pair[0].startswith(_OVERRIDES)]
+        headers = with_key(kept, self._own_key)
         return {**scope, "headers": headers, "state": {**scope.get("state", {}), TENANT: account}}
 
     def _is_operators(self, key: str) -> bool:

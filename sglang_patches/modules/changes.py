@@ -181,7 +181,9 @@ class ModuleChanges:
             raise ChangeRefusedError(str(error)) from None
         except OSError as error:  # files that go, or change, while they are read
             what = f"{error.filename or 'a file of it'}: {error.strerror or error}"
-            raise ChangeRefusedError(f"module {name!r} cannot be read ({what}): ask again when its files rest") from None
+            raise ChangeRefusedError(
+                f"module {name!r} cannot be read ({what}): ask again when its files rest"
+            ) from None
         return module, warnings
 
     async def _load(self, module: ResolvedModule) -> LoRARef:

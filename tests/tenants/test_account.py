@@ -207,5 +207,5 @@ def test_a_path_that_is_nearly_a_door_is_named() -> None:
     for path, meant in (("/chat/completions", "/v1/chat/completions"), ("/v1/v1/messages", "/v1/messages")):
         with pytest.raises(TenantError, match=f"did you mean {meant}"):
             check_door(make(), "POST", path, lambda: NAMES)
-    with pytest.raises(TenantError, match="it needs the operator's key$"):
+    with pytest.raises(TenantError, match=r"it needs the operator's key$"):
         check_door(make(), "GET", "/metrics", lambda: NAMES)

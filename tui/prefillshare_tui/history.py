@@ -128,9 +128,7 @@ class _Counters:
             tenant.name: Point(totals=self._grow(("tenant", tenant.name), totals_of_tenant(tenant), has_restarted))
             for tenant in (snapshot.tenants.items if snapshot.tenants else ())
         }
-        return Sample(
-            time=snapshot.time, total=_together(modules), modules=modules, workers=workers, tenants=tenants
-        )
+        return Sample(time=snapshot.time, total=_together(modules), modules=modules, workers=workers, tenants=tenants)
 
     def _is_new_process(self, worker: Worker) -> bool:
         before = self._pids.get(worker.id, worker.pid)

@@ -1,6 +1,5 @@
 """The blocks of text on the Overview, computed without Textual."""
 
-from collections.abc import Sequence
 from itertools import zip_longest
 
 from prefillshare_tui import words

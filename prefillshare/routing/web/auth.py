@@ -115,7 +115,7 @@ def begin_request(request: Asked, account: Account | None, hops: Hops | None) ->
 
     Raises: OverLimitError.
     """
-    if account is None or not is_costly(request.method):
+    if account is None or not is_costly(request.method, request.path):
         return nullcontext()
     if hops is not None and hops.is_hop(request.headers):
         # Whoever passed it on has counted it. What it has used of its tokens only this router knows.

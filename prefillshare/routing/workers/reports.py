@@ -42,7 +42,9 @@ class WorkerReports:
             for worker, document in zip(asked, told, strict=True):
                 if document is not None:
                     self._count(worker, document)
-            self._held = {worker.id: self._held_by(worker, document) for worker, document in zip(asked, told, strict=True)}
+            self._held = {
+                worker.id: self._held_by(worker, document) for worker, document in zip(asked, told, strict=True)
+            }
         return [self._entry(worker, document) for worker, document in zip(asked, told, strict=True)]
 
     def held(self) -> Mapping[str, int]:

@@ -85,7 +85,9 @@ class ModuleChanger:
             self._tell_failure(f"{error.filename or 'a file'}: {error.strerror or error}", status=400)
         except Exception as error:  # a change is nothing for which what serves may end
             log.exception("module %r could not be changed", self._wish["name"])
-            self._tell_failure(f"it failed ({type(error).__name__}: {error}): the launcher's log says where", status=500)
+            self._tell_failure(
+                f"it failed ({type(error).__name__}: {error}): the launcher's log says where", status=500
+            )
 
     def _look(self) -> None:
         if not self.may_begin() or (file := self.ground.find_wish()) is None:
