@@ -79,13 +79,10 @@ class SharedPrefillRadixCache(RadixCache):
     """What running prefills will bring."""
     open_pages: OpenPages | None = None
     """Pages that were begun and are not full; None where a page has one token."""
-
     leases: Leases | None = None
     """Prompts that their callers want to have kept; None until somebody does."""
-
     holdings: Holdings
     """How much of it is whose, where tenants call."""
-
     write_back: WriteBack | None = None
     """A decode worker's way to the store, where its module's answers are base-made."""
 
@@ -97,7 +94,7 @@ class SharedPrefillRadixCache(RadixCache):
         self.underway = PrefillsUnderway()
         self.open_pages = OpenPages(self) if self.page_size > 1 else None
         drop_leases(self)
-        self.holdings = Holdings(self._count_tokens)
+        self.holdings = Holdings(self)
         super().reset()
 
     def insert(self, params: InsertParams) -> InsertResult:
@@ -229,10 +226,6 @@ class SharedPrefillRadixCache(RadixCache):
         """Tokens of a prompt that were computed although the tree has them, made by the prefill module for others."""
         key = RadixKey(req.origin_input_ids[:-1], callers_key(req.extra_key)).page_aligned(self.page_size)
         return max(0, self._count_known(key) - num_cached)
-
-    def _count_tokens(self) -> int:
-        """All tokens of its nodes; SGLang's numbers have the room of pages that are not full, too."""
-        return int(self.evictable_size_ + self.protected_size_) - len(self.open_pages or ()) * self.page_size
 
     def _count_known(self, key: RadixKey) -> int:
         """How many tokens of ``key`` the tree has; unlike a match it leaves the tree as it is."""

@@ -8,17 +8,21 @@ it (a load that evicts) is counted as theirs, and left out.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from sglang_patches.prefill.leases import owner_of
 
+if TYPE_CHECKING:
+    from sglang_patches.engine.radix_cache import SharedPrefillRadixCache
+
 
 class Holdings:
-    """Tokens in one tree by tenant; `total` gives all that are in it."""
+    """Tokens in one tree by tenant."""
 
-    def __init__(self, total: Callable[[], int]) -> None:
-        self._total = total
+    def __init__(self, tree: SharedPrefillRadixCache) -> None:
+        self._tree = tree
         self._by_owner: Counter[str] = Counter()
         self._num_counted = 0
 
@@ -35,6 +39,11 @@ class Holdings:
             self._by_owner[owner] += change
             if not self._by_owner[owner]:
                 del self._by_owner[owner]
+
+    def _total(self) -> int:
+        """All tokens of the tree's nodes; SGLang's numbers have the room of pages that are not full, too."""
+        tree = self._tree
+        return int(tree.evictable_size_ + tree.protected_size_) - len(tree.open_pages or ()) * tree.page_size
 
     def as_dict(self) -> Mapping[str, int]:
         """Tokens by the mark of each tenant that has any."""
