@@ -51,7 +51,7 @@ class Tenant:
     concurrent: int | None = None
     """Calls at a time; None is no limit."""
     modules: tuple[str, ...] = ()
-    """Names that it may put into "model"; none given are all."""
+    """Decode modules that may answer it, by their own names; none given are all."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):

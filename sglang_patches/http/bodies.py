@@ -33,7 +33,13 @@ from prefillshare.wire.sessions import find_session
 from prefillshare.wire.text import as_json, decode_header
 from sglang_patches.answers.schemas import MAX_DEPTH, depth
 from sglang_patches.disaggregation.role import worker_role
-from sglang_patches.http.model_names import aliases_of, get_tokenizer_manager, module_names, served_names
+from sglang_patches.http.model_names import (
+    UPSTREAM_DEFAULT_MODEL,
+    aliases_of,
+    get_tokenizer_manager,
+    module_names,
+    served_names,
+)
 from sglang_patches.http.null_members import drop_nulls
 from sglang_patches.http.request_state import FAILURE, NAMESPACE, PIN, REPORT, SCHEMA, TENANT
 
@@ -49,6 +55,9 @@ _CLOSED = {
     **dict.fromkeys((f"/{verb}_expert_distribution_record" for verb in ("start", "stop", "dump")), _NO_RECORDER),
     "/v1/audio/transcriptions": "the models of this server read text only",
 }
+
+_FILLED_IN = ("/v1/chat/completions", "/v1/completions")
+"""Where SGLang fills in a model."""
 
 _BEGINS = (b"event: message_start\n", b"event: response.created\n", b"event: response.in_progress\n")
 """First events of the streams of Anthropic's messages and of OpenAI's responses."""
@@ -223,6 +232,7 @@ def _check_body(body: bytes, scope: Message) -> bytes:
         raise RefusedBodyError(400, _TOO_DEEP)
     if isinstance(value, dict):
         _check_members(value)
+        _check_model(value, scope)
         # First: a tenant may have the module that an alias means, or not.
         confined = _confine(_name_modules(value, scope), scope)
         confined = _note_hints(confined, body, scope)
@@ -323,6 +333,16 @@ def _check_members(value: dict[str, Any]) -> None:
     for name in ("response_format", "stream_options"):
         if not isinstance(given := value.get(name), dict | None):
             raise RefusedBodyError(400, f"{name} is {str(given)[:40]!r}: give an object")
+
+
+def _check_model(value: dict[str, Any], scope: Message) -> None:
+    """SGLang gives a call that names no model a name that some module may have."""
+    if scope["path"] in _FILLED_IN and value.get("model") is None:
+        names = module_names(get_tokenizer_manager())
+        if names.is_taken(UPSTREAM_DEFAULT_MODEL):
+            raise RefusedBodyError(
+                400, f"model is missing: name one; this server has: {names.describe()}", param="model"
+            )
 
 
 def _note_schema(value: dict[str, Any], scope: Message) -> None:

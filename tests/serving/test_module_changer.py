@@ -91,6 +91,15 @@ def test_a_manifest_of_any_content_is_judged(
     assert "it failed" not in said[1]
 
 
+def test_a_scale_beyond_all_floats_is_judged(changer: ModuleChanger, said: list[str], tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path / "late")
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"lora_alpha": 10**400}))
+    wish(changer, kind="add", name="late", table={"path": str(folder), "kind": "lora"})
+    assert "has lora_alpha = 1000" in said[1]
+    assert "it failed" not in said[1]
+
+
 def test_a_manifest_without_an_end_is_judged(changer: ModuleChanger, said: list[str], tmp_path: Path) -> None:
     folder = write_adapter(tmp_path / "late")
     (folder / "prefillshare.json").write_text("[" * 100_000)

@@ -7,8 +7,12 @@ import httpx
 import openai
 import pytest
 
+from prefillshare.errors import ServerError
+from prefillshare.serving.change_client import ChangeClient
+from prefillshare.serving.client import Client
+from tests.support.engines import MODELS_DIR
 from tests.support.served_tenants import TENANTS, Served, wait_until
-from tests.support.tenants import bearer
+from tests.support.tenants import OPERATOR, bearer
 
 
 def test_who_may_not_is_told_in_the_clients_form(served: Served) -> None:
@@ -42,6 +46,29 @@ def test_a_response_is_its_tenants_alone(served: Served) -> None:
         assert served.get(who, f"/v1/responses/{kept}").status_code == 404
         assert served.post(who, "/v1/responses", {**body, "previous_response_id": kept}).status_code == 404
     assert served.get("acme", f"/v1/responses/{kept}").json()["id"] == kept
+
+
+def test_the_command_line_says_what_the_server_says(served: Served) -> None:
+    with Client(served.url, served.keys["narrow"]) as client, pytest.raises(ServerError, match="does not have access"):
+        list(client.chat("code", [{"role": "user", "content": "hi"}], max_tokens=1))
+    said = "not for the keys of tenants" if served.is_colocated else "wants its admin key"
+    changing = ChangeClient(served.url, admin_key=None, api_key=served.keys["acme"])
+    with changing as client, pytest.raises(ServerError, match=said):
+        client.change("PUT", "modules", "late", {"path": "/"})
+
+
+def test_a_call_that_names_nobody_is_answered_by_nobody(served: Served) -> None:
+    if not served.is_colocated:
+        return  # tests/routing/test_parse.py
+    body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
+    assert served.http.put("/aliases/default", json={"module": "math"}, headers=bearer(OPERATOR)).status_code == 200
+    try:
+        for path in ("/v1/chat/completions", "/v1/completions"):
+            reply = served.post("acme", path, body | {"prompt": "hi"})
+            assert (reply.status_code, "model is missing" in reply.text) == (400, True), reply.text
+        assert served.post("acme", "/v1/chat/completions", body | {"model": "default"}).json()["model"] == "math"
+    finally:
+        served.http.delete("/aliases/default", headers=bearer(OPERATOR))
 
 
 def test_a_tenants_key_opens_no_other_door(served: Served) -> None:
@@ -156,8 +183,11 @@ def test_keys_are_nowhere_to_be_read(served: Served) -> None:
     metrics, state = served.get("operator", "/metrics").text, served.get("operator", "/deployment/state").text
     assert 'prefillshare_tenant_calls_total{tenant="acme"}' in metrics
     logs = "".join(log.read_text(errors="replace") for log in served.log.parent.glob("*.log"))
-    for name in TENANTS:
-        assert served.keys[name] not in metrics + state + logs
+    server, models = served.get("operator", "/server_info").text, served.get("acme", "/v1/models").text
+    for name in (*TENANTS, "operator"):
+        assert served.keys[name] not in metrics + state + logs + server + models
+    assert not served.is_colocated or ("api_key='***'" in logs and '"api_key":"***"' in server)
+    assert str(MODELS_DIR) not in models
 
 
 def test_a_revoked_key_is_unknown_within_moments(served: Served) -> None:
