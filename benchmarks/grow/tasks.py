@@ -46,7 +46,7 @@ class Task:
     num_conversations: int
     """Conversations to learn from, each with one to three questions; the last tenth of them is held out."""
     epochs: int
-    """Passes over them per round."""
+    """Passes over them per cycle."""
     ask: Callable[[Random, Workspace], Asked]
     """Makes a question about a workspace."""
 
@@ -95,14 +95,14 @@ def _rank(rng: Random, workspace: Workspace) -> Asked:
 
 
 TASKS = (
-    Task(name="tool", num_conversations=300, epochs=8, ask=_plain("tool")),
-    Task(name="code", num_conversations=300, epochs=6, ask=_plain("code")),
-    Task(name="route", num_conversations=100, epochs=12, ask=_in_form("tool", _route)),
-    Task(name="plan", num_conversations=100, epochs=12, ask=_in_form("code", _plan)),
-    Task(name="brief", num_conversations=100, epochs=12, ask=_in_form("tool", _brief)),
-    Task(name="rank", num_conversations=100, epochs=12, ask=_rank),
-    Task(name="math", num_conversations=150, epochs=8, ask=_plain("math")),
-    Task(name="short", num_conversations=100, epochs=12, ask=_in_form("math", _short)),
+    Task(name="tool", num_conversations=300, epochs=5, ask=_plain("tool")),
+    Task(name="code", num_conversations=300, epochs=5, ask=_plain("code")),
+    Task(name="route", num_conversations=100, epochs=8, ask=_in_form("tool", _route)),
+    Task(name="plan", num_conversations=100, epochs=8, ask=_in_form("code", _plan)),
+    Task(name="brief", num_conversations=100, epochs=8, ask=_in_form("tool", _brief)),
+    Task(name="rank", num_conversations=100, epochs=8, ask=_rank),
+    Task(name="math", num_conversations=150, epochs=6, ask=_plain("math")),
+    Task(name="short", num_conversations=100, epochs=8, ask=_in_form("math", _short)),
 )
 
 
