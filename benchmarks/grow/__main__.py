@@ -33,7 +33,7 @@ from prefillshare.training.progress import LineReporter
 ROOT = Path(__file__).parents[2]
 RANK = 32
 WAYS = ("grown", "alone", "joint")
-TAU, MAX_CYCLES = 0.004, 4
+TAU, MAX_CYCLES = 0.004, 2
 """When to stop, the same for all ways: at this held-out loss, when a cycle of passes is no gain, or after so many."""
 GROWTH = Growth(tau=TAU, units=12, max_rounds=1, max_cycles=MAX_CYCLES)
 GROWN_RATE = 6e-3

@@ -43,7 +43,7 @@ from prefillshare.grow.fit import (
 from prefillshare.grow.units import UnitLinear, Units, new_units, normalise, scale
 from prefillshare.training.progress import Reporter
 
-TRIAL_STEPS = 48
+TRIAL_STEPS = 32
 """Steps after which starts are compared."""
 PRUNED_PARTS = (0.5, 0.35, 0.25, 0.15, 0.1, 0.05)
 ADDED = -1
