@@ -11,8 +11,9 @@ import argparse
 import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,7 @@ def main() -> None:
     names = options.tasks.split(",") if options.tasks else [task.name for task in TASKS]
     chosen = [_shorter(task, options.conversations) for task in TASKS if task.name in names]
     for seed in options.seeds:
-        bench = Benchmark(places, chosen, options.problems, seed)
-        for way in options.ways.split(","):
-            bench.run(way)
+        Benchmark(places, chosen, options.problems, seed).run(options.ways.split(","))
 
 
 class Benchmark:
@@ -80,13 +79,13 @@ class Benchmark:
         self._work = _folder(places, seed)
         self._work.mkdir(exist_ok=True)
 
-    def run(self, way: str) -> None:
-        """One way to learn the tasks."""
-        if way == "joint":
+    def run(self, ways: Sequence[str]) -> None:
+        """Learn the tasks in some ways, task by task, so that there is something to compare early."""
+        for task, way in product(self._tasks, ways):
+            if way != "joint":
+                self._keep(f"{way}-{task.name}", lambda: self._learn(way, task))  # noqa: B023 - called at once
+        if "joint" in ways:
             self._keep("joint", self._learn_joint)
-            return
-        for task in self._tasks:
-            self._keep(f"{way}-{task.name}", lambda: self._learn(way, task))  # noqa: B023 - called at once
 
     def _keep(self, step: str, measure: Callable[[], dict[str, Any]]) -> None:
         """Measure what is not there yet."""

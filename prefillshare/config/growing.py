@@ -41,7 +41,7 @@ class Growth:
     gate_l1: float = 0.5
     """Part of a step by which every gate shrinks: what helps less often than that ends at exactly 0."""
     group_lasso: float = 0.1
-    """The same for whole new units: what ends at 0 is removed."""
+    """The same for whole new units, up to the end of a round's first cycle: what ends at 0 is removed."""
     drift_lasso: float = 0.7
     """The same for how far a chosen unit moves: what ends at 0 is where it was."""
     max_drift: float = 0.12

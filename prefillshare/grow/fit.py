@@ -83,18 +83,25 @@ def fit(
 
 
 def fit_while_it_gains(
-    name: str, model: nn.Module, moving: Sequence[Moving], data: Data, task: GrowTask, *, report: Reporter
+    name: str,
+    model: nn.Module,
+    moving: Callable[[int], Sequence[Moving]],
+    data: Data,
+    task: GrowTask,
+    *,
+    report: Reporter,
 ) -> float:
     """Cycles of the task's passes, each with the whole schedule of rates: another one as long as the last took
     `min_gain` off the held-out loss, which is still above `tau`, up to `max_cycles`; returns the loss.
 
-    So one setting serves a task that a few passes teach and one that learns on for long.
+    So one setting serves a task that a few passes teach and one that learns on for long. `moving` says what learns in a
+    cycle; cycles are counted from 0.
     Effects: as `fit`.
     """
     growth, loss = task.growth, data.held_out.mean_loss(model)
     for cycle in range(growth.max_cycles):
-        title, epochs = f"{name}, cycle {cycle + 1}", task.optimizer.epochs
-        before, loss = loss, fit(title, model, moving, data, task, epochs=epochs, report=report, cycle=cycle)
+        title, epochs, before = f"{name}, cycle {cycle + 1}", task.optimizer.epochs, loss
+        loss = fit(title, model, moving(cycle), data, task, epochs=epochs, report=report, cycle=cycle)
         if loss <= growth.tau or not is_gain(before, loss, growth.min_gain):
             break
     return loss

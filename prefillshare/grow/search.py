@@ -210,10 +210,21 @@ class Search:
 
     def _settle(self, name: str) -> float:
         """Train what is the task's own, and the gates of what it shares; drop own units that came to nothing."""
-        moving = [*self._own(self._lasso), self._gates()]
-        self._losses[name] = fit_while_it_gains(name, self._model, moving, self._data, self._task, report=self._report)
-        self._keep_own(lambda _, units: units.outgoing.norm(dim=1) > 0)
+
+        def moving(cycle: int) -> list[Moving]:
+            # The lasso chooses in the first cycle. What it left learns on without it: near the optimum, where the loss
+            # pulls little, it would hold every unit back.
+            if cycle > 0:
+                self._drop_zeros()
+            return [*self._own(self._lasso if cycle == 0 else None), self._gates()]
+
+        model, data, task = self._model, self._data, self._task
+        self._losses[name] = fit_while_it_gains(name, model, moving, data, task, report=self._report)
+        self._drop_zeros()
         return self._losses[name]
+
+    def _drop_zeros(self) -> None:
+        self._keep_own(lambda _, units: units.outgoing.norm(dim=1) > 0)
 
     def _prune(self) -> None:
         """Remove the weakest units, own and shared, as many as the held-out loss does not need."""
