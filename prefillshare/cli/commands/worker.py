@@ -112,6 +112,8 @@ def _make_start(
     chosen = choose(role, module)
     if any_role and not deployment.config.roles.follow_load:
         warn("--any-role without follow_load = true under [roles]: the routers of this file move nobody")
+    if any_role and chosen.serves_whole_calls:
+        warn(f"--any-role for {module!r}, which has share = false: its workers serve whole calls and keep their role")
     say(f"starting {chosen.name} at http://{options.host}:{options.port}")
     changing = choose_again if any_role else None
     return lambda on_stage: launch_worker(deployment, chosen, options, routers, on_stage, say, choose=changing)

@@ -16,7 +16,7 @@ import orjson
 
 from prefillshare.errors import ConfigError
 from prefillshare.naming.alias import AnyAlias, as_table, check_aliases, read_alias
-from prefillshare.routing.changes.kept import write_whole
+from prefillshare.routing.changes.desk import ChangeRefusedError, write_or_refuse
 from prefillshare.routing.errors import BadCallError
 
 
@@ -51,13 +51,15 @@ class AliasBook:
         self._changes: dict[str, Change] = {}
 
     def change(self, name: str, alias: AnyAlias | None) -> None:
-        """Let a name mean something else, or nothing with None; the caller has checked it."""
+        """Let a name mean something else, or nothing with None; the caller has checked it.
+
+        Raises: ChangeRefusedError when it cannot be kept; nothing has changed then.
+        """
         latest = max((change.version.number for change in self._changes.values()), default=0)
         # With a clock behind it, a router that was started again is not behind what the others remember.
         number = max(latest + 1, time.time_ns() // 10**6)
         meaning = None if alias is None else as_table({name: alias})[name]
-        self._put(name, alias, Change(version=Version(number, self._own), meaning=meaning))
-        self._keep()
+        self._apply(name, alias, Change(version=Version(number, self._own), meaning=meaning))
 
     def take(self, told: object, base: str, modules: tuple[str, ...]) -> tuple[bool, dict[str, str]]:
         """Take what another router tells, as far as it is later; return whether anything was, and what was refused.
@@ -70,12 +72,10 @@ class AliasBook:
             if name in self._changes and self._changes[name].version >= change.version:
                 continue
             try:
-                self._put(name, self._check(name, change.meaning, base, modules), change)
+                self._apply(name, self._check(name, change.meaning, base, modules), change)
                 has_changed = True
-            except ConfigError as error:
+            except (ConfigError, ChangeRefusedError) as error:
                 refused[name] = str(error)
-        if has_changed:
-            self._keep()
         return has_changed, refused
 
     def as_dict(self) -> dict[str, Any]:
@@ -97,16 +97,15 @@ class AliasBook:
         check_aliases(others if alias is None else {**others, name: alias}, base, modules)
         return alias
 
-    def _put(self, name: str, alias: AnyAlias | None, change: Change) -> None:
-        self._changes[name] = change
-        if alias is None:
-            self.aliases.pop(name, None)
-        else:
-            self.aliases[name] = alias
-
-    def _keep(self) -> None:
+    def _apply(self, name: str, alias: AnyAlias | None, change: Change) -> None:
+        aliases = {other: kept for other, kept in self.aliases.items() if other != name}
+        if alias is not None:
+            aliases[name] = alias
         if self._file is not None:
-            write_whole(self._file, as_table(self.aliases))
+            write_or_refuse(self._file, as_table(aliases))
+        self._changes[name] = change
+        self.aliases.clear()
+        self.aliases.update(aliases)
 
 
 def _read_changes(told: object) -> dict[str, Change]:

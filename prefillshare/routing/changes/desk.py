@@ -52,8 +52,10 @@ class ChangeDesk:
                 "--join` for a new module, and stop the workers of one that is to go"
             )
         wish_id = f"{os.getpid()}-{next(self._numbers)}"
-        answer = self._waiting[wish_id] = asyncio.get_running_loop().create_future()
-        write_whole(self.folder / f"{wish_id}.wish", {"id": wish_id, "kind": kind, "name": name, "table": table})
+        answer = asyncio.get_running_loop().create_future()
+        wish = {"id": wish_id, "kind": kind, "name": name, "table": table}
+        write_or_refuse(self.folder / f"{wish_id}.wish", wish)
+        self._waiting[wish_id] = answer
         try:
             told = await answer
         finally:
@@ -73,3 +75,14 @@ class ChangeDesk:
         if answer is None or answer.done():
             raise NotFoundError(f"nobody waits for the change {told['id']!r}")
         answer.set_result(told)
+
+
+def write_or_refuse(file: Path, content: object) -> None:
+    """Write JSON into a file, all of it or nothing.
+
+    Raises: ChangeRefusedError when the disk does not take it.
+    """
+    try:
+        write_whole(file, content)
+    except OSError as error:
+        raise ChangeRefusedError(f"{file} cannot be written ({error.strerror}), and nothing has changed", 507) from None

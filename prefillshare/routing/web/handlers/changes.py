@@ -49,7 +49,8 @@ async def reload(request: web.Request) -> web.Response:
     async with gateway.desk.lock:
         _find(gateway, name)
         workers = gateway.parts.pool.replicas(name)
-        if any(worker.is_adapter for worker in workers):
+        # An engine's cache holds KV of the adapter as it was: another one takes its place.
+        if any(worker.is_adapter and worker.spec.role == "decode" for worker in workers):
             # The first one that refuses ends it: they all have the same files before them.
             [told, *_] = [await _reload_adapter(gateway, worker, name) for worker in workers]
         else:
