@@ -56,6 +56,7 @@ OF_OTHER_DEPLOYMENTS = {
     "prefillshare_tenant_cached_tokens_total",
     "prefillshare_tenant_generated_tokens_total",
     "prefillshare_tenant_refusals_total",
+    "prefillshare_tenant_kv_tokens",
     "prefillshare_unknown_keys_total",
     "prefillshare_tenants_file_usable",
 }
