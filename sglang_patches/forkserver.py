@@ -27,6 +27,8 @@ import sys
 import tempfile
 from typing import Any
 
+import setproctitle
+
 from prefillshare.contract import FORKED_VARIABLE
 
 ENGINE_MODULES = (
@@ -176,6 +178,9 @@ def _seed_again() -> None:
 
 def main() -> None:
     """Import the engine, say so, and serve."""
+    # It finds its place in memory by the environment as it was at the start: once the first variable has been changed,
+    # processes keep the names that they were started with.
+    setproctitle.getproctitle()
     # Ctrl-C reaches the whole terminal group; the launcher decides what ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection = socket.socket(fileno=int(sys.argv[1]))

@@ -77,6 +77,8 @@ class Member:
     """Which of its group it is: the lowest that was free."""
     plan: Plan
     """Its deployment."""
+    begins_as: Group | None = None
+    """What it does first where that is not what its name says: it takes the place of one whose role had changed."""
 
     @property
     def name(self) -> str:
@@ -115,29 +117,44 @@ def wanted_sizes(plan: Plan) -> dict[Group, int]:
 def revision_of(plan: Plan, group: Group) -> str:
     """Return a hash of all that decides what a member of `group` serves, and how.
 
-    How many there are and where they run decides nothing, so that scaling and other nodes replace nobody.
+    How many there are and where they run decides nothing, so that scaling and other nodes replace nobody. A worker
+    whose role follows the load may come to serve whatever is new, with what it was made from.
     """
     config = plan.config
     served: dict[str, object] = {"fingerprint": plan.fingerprint, "version": plan.version}
     if group.role == "router":
-        served["router"] = dataclasses.asdict(config.router)
+        of_routers = (config.router, config.roles, config.responses, config.tenants, config.otlp_endpoint)
+        served["router"] = repr((of_routers, sorted(config.aliases.items())))
+    elif config.roles.follow_load:
+        workers = [other for other in wanted_sizes(plan) if other.role != "router"]
+        served["any"] = {other.label: _describe_worker(plan, other) for other in workers}
     else:
-        served |= {
-            "engine": dataclasses.asdict(config.engine_of(_find_role(config, group), group.module)),
-            "transfer": dataclasses.asdict(config.transfer),
-        }
-    if group.module is not None:
-        served |= {"digest": plan.digests[group.module], "kind": _find_kind(config, group.module)}
+        served |= _describe_worker(plan, group)
     return hashlib.sha256(json.dumps(served, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def next_members(plan: Plan, group: Group, taken: Iterable[int], count: int) -> list[Member]:
+def _describe_worker(plan: Plan, group: Group) -> dict[str, object]:
+    config = plan.config
+    served: dict[str, object] = {
+        "engine": dataclasses.asdict(config.engine_of(_find_role(config, group), group.module)),
+        "transfer": dataclasses.asdict(config.transfer),
+        "store": config.store and dataclasses.asdict(config.store),
+        "eager": (config.prefill.eager_answers, config.prefill.eager_min_tokens),
+    }
+    if group.module is not None:
+        served |= {"digest": plan.digests[group.module], "kind": _find_kind(config, group.module)}
+    return served
+
+
+def next_members(
+    plan: Plan, group: Group, taken: Iterable[int], count: int, *, begins_as: Group | None = None
+) -> list[Member]:
     """Return `count` further members of a group, with the lowest numbers that nobody has."""
     members: list[Member] = []
     used, number = set(taken), 0
     while len(members) < count:
         if number not in used:
-            members.append(Member(group=group, number=number, plan=plan))
+            members.append(Member(group=group, number=number, plan=plan, begins_as=begins_as))
         number += 1
     return members
 

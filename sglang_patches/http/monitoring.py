@@ -89,8 +89,9 @@ async def engine_state(manager: TokenizerManager) -> DeploymentState:
     observer, told = manager.observer, await _ask_scheduler(manager)
     if told is not None:
         _tell_flushes(manager, told["flushes"])
-        # Counters: a scheduler that is busy is believed to have what it told last.
+        # A scheduler that is busy is believed to have what it told last.
         manager.prefillshare_eager = told["eager"]
+        manager.prefillshare_held = told["held"]
     base, adapters = served_names(manager)
     role = worker_role()
     queued = _count_by_name(manager, _count_waiting(manager, (told or {}).get("queued") or {}))
@@ -113,8 +114,12 @@ async def engine_state(manager: TokenizerManager) -> DeploymentState:
         ],
         workers=[_describe_worker(manager, told, sum(queued.values()))],
     )
+    held: Mapping[str, int] = getattr(manager, "prefillshare_held", {})
     if manager.roster is not None:
-        state["tenants"] = manager.roster.as_dict()
+        state["tenants"] = manager.roster.as_dict(held)
+    elif held:
+        # A worker of a pair knows no tenants: its router does.
+        state["held"] = [{"owner": owner, "tokens": tokens} for owner, tokens in held.items()]
     return state
 
 

@@ -107,3 +107,29 @@ def test_an_engine_computes_with_threads_of_its_own() -> None:
         check=True,
     )
     assert done.stdout.split() == ["1", "3", "1"]
+
+
+NAMED = """
+import os, socket, sys
+from pathlib import Path
+from sglang_patches import forkserver
+
+def import_engine():
+    os.environ["CHANGED_FIRST"] = "2"
+    import setproctitle
+    setproctitle.setproctitle("sglang::scheduler")
+
+forkserver.import_engine = import_engine
+ours, theirs = socket.socketpair()
+ours.shutdown(socket.SHUT_WR)
+sys.argv[1:] = [str(theirs.detach())]
+forkserver.main()
+print(Path("/proc/self/cmdline").read_text().rstrip("\\0"))
+"""
+
+
+def test_processes_get_their_names_whatever_changes_in_the_environment() -> None:
+    """`prefillshare simulate --fit` and people who look at a machine know engines by them."""
+    environment = {"CHANGED_FIRST": "1", **os.environ}
+    done = subprocess.run([sys.executable, "-c", NAMED], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "sglang::scheduler\n"), done.stderr

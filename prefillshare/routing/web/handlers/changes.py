@@ -118,9 +118,9 @@ async def hear(request: web.Request) -> web.Response:
 
 
 def _keep(gateway: Gateway, aliases: Any) -> web.Response:
+    gateway.desk.keep_aliases(aliases)
     gateway.parts.aliases.clear()
     gateway.parts.aliases.update(aliases)
-    gateway.desk.keep_aliases(aliases)
     _note(gateway, ", ".join(aliases) or "none", "these are the aliases now")
     return json_reply({"aliases": as_table(aliases)})
 
