@@ -87,6 +87,12 @@ def test_a_file_adds_its_modules(deployment: Deployment, tmp_path: Path) -> None
     assert {key for *_, key in deployment.asked} == {"Bearer other"}
 
 
+def test_an_ordinary_adapter_is_added_with_prompts_of_its_own(deployment: Deployment, tmp_path: Path) -> None:
+    (tmp_path / "late").mkdir()
+    run("add", str(tmp_path / "late"), "--no-share")
+    assert [body for _, _, body, _ in deployment.asked] == [{"path": str(tmp_path / "late"), "share": False}]
+
+
 def test_modules_and_aliases_are_reloaded_removed_and_meant(deployment: Deployment) -> None:
     assert run("reload", "late")[0] == "late serves its new version after 1.2 s\n"
     assert json.loads(run("remove", "late", "--json")[0])["name"] == "late"
