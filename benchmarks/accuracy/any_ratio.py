@@ -1,0 +1,184 @@
+"""Accuracy over the sharing ratio of modules that were trained for a range of it, beside the family's own.
+
+Run: `make bench-sharing-ratio`. Adapters of the accuracy benchmark's recipe, trained with `sharing_ratio = [0.0, 1.0]`;
+every training and measurement is kept, and a killed run goes on.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.accuracy.plan import RATIOS
+from benchmarks.accuracy.tries import (
+    BATCH,
+    RATE,
+    RESULTS,
+    ROOT,
+    TINY,
+    Results,
+    conversations,
+    describe,
+    finish,
+    judge,
+    percent,
+    tiny_training,
+)
+from prefillshare.config.training import Lora
+from prefillshare.errors import PrefillShareError
+from prefillshare.tiny.language.conversations import TASKS
+from prefillshare.tiny.language.tasks import TaskName
+from prefillshare.training.memory import keep_freed_memory
+from prefillshare.training.progress import Reporter, make_reporter
+
+NAME = "sharing-ratio"
+WAYS = (("trained for 0 to 100 %", "range"), ("trained for 100 %, as shipped", "shipped"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What is measured, and where it is kept."""
+
+    tasks: tuple[TaskName, ...]
+    """Tasks, in order."""
+    seed: int
+    """Of data, order, ratios and adapter."""
+    num_conversations: dict[str, int]
+    """Of a training."""
+    num_problems: int
+    """Held-out problems of a measurement."""
+    ratios: tuple[float, ...]
+    """At which modules are judged."""
+    work: Path
+    """Trained weights and checkpoints."""
+    out: Path
+    """Directory of the results."""
+
+
+def main() -> None:
+    """Do what is left, and write the report."""
+    options = _options()
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    try:
+        with make_reporter() as reporter:
+            measure(options, reporter)
+    except PrefillShareError as error:
+        sys.exit(f"error: {error}")
+
+
+def measure(options: Options, reporter: Reporter) -> None:
+    """Train and judge what is not there yet.
+
+    Effects: writes trainings, results and report.
+    """
+    results = Results(options.out / f"{NAME}.json")
+    for task in options.tasks:
+        name = f"{task}-range"
+        module = options.work / name
+        if name not in results.entries:
+            num = options.num_conversations[task]
+            data = conversations(options.work, task, options.seed, num)
+            lora = Lora(rank=32, alpha=64)
+            run = tiny_training(name, data, options.work, options.seed, lora=lora, sharing_ratio=(0.0, 1.0))
+            seconds = finish(run, reporter)
+            results.put(name, {"task": task, "num_conversations": num, "seed": options.seed, "seconds": seconds})
+        for way, directory in (("range", module), ("shipped", TINY / task)):
+            _judge_curve(options, results, reporter, (task, way, directory))
+    write_report(options.out, results, options.ratios)
+
+
+def _judge_curve(options: Options, results: Results, reporter: Reporter, of: tuple[TaskName, str, Path]) -> None:
+    task, way, directory = of
+    for ratio in options.ratios:
+        name = f"{task}-{way}-{round(100 * ratio)}"
+        if name not in results.entries:
+            found = judge(task, directory, ratio, options.num_problems)
+            results.put(name, {**found, "way": way})
+            reporter.say(f"{name}: {found['num_right']} of {found['num_problems']}")
+
+
+def write_report(out: Path, results: Results, ratios: tuple[float, ...]) -> None:
+    """Effects: writes sharing-ratio.md and .svg."""
+    entries = results.entries
+    tasks = [task for task in TASKS if f"{task}-range" in entries]
+    _plot(out / f"{NAME}.svg", entries, tasks)
+    trained = ", ".join(f"{entries[f'{task}-range']['num_conversations']:,} ({task})" for task in tasks)
+    lines = [
+        "# Modules for any sharing ratio",
+        "",
+        f"`make bench-sharing-ratio`, {describe(results.machine)}. Tiny family, float32: adapters of rank 32, trained "
+        f"with `sharing_ratio = [0.0, 1.0]` on {trained} conversations, {BATCH} per step, AdamW, cosine schedule, peak "
+        f"learning rate {RATE:g}; beside them the modules as shipped, which saw no other ratio than 100 %. Held-out "
+        "problems, greedy, by the reference computation; right answers in %, where it is not 500 with their number.",
+        "",
+        "| KV of the prompt that is the base's | " + " | ".join(f"{ratio:.0%}" for ratio in ratios) + " |",
+        "|---" * (1 + len(ratios)) + "|",
+        *(line for task in tasks for line in _rows(entries, task, ratios)),
+        "",
+        f"![accuracy over the sharing ratio]({NAME}.svg)",
+        "",
+        f"Every measurement, with its interval: [{NAME}.json]({NAME}.json).",
+        "",
+    ]
+    (out / f"{NAME}.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _rows(entries: dict[str, dict[str, Any]], task: str, ratios: tuple[float, ...]) -> Iterator[str]:
+    for label, way in WAYS:
+        found = [entries.get(f"{task}-{way}-{round(100 * ratio)}") for ratio in ratios]
+        yield f"| tiny-{task}, {label} | " + " | ".join(percent(entry) for entry in found) + " |"
+
+
+def _plot(file: Path, entries: dict[str, dict[str, Any]], tasks: list[TaskName]) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    size = (3.4 * max(1, len(tasks)), 3.4)
+    figure, axes = pyplot.subplots(
+        1, max(1, len(tasks)), figsize=size, sharey=True, layout="constrained", squeeze=False
+    )
+    for plot, task in zip(axes[0], tasks, strict=False):
+        for (label, way), colour in zip(WAYS, ("#2ca02c", "#1f77b4"), strict=True):
+            of = [entry for entry in entries.values() if (entry["task"], entry.get("way")) == (task, way)]
+            points = sorted((100 * entry["ratio"], 100 * entry["num_right"] / entry["num_problems"]) for entry in of)
+            plot.plot(*zip(*points, strict=True), marker="o", label=label, color=colour)
+        plot.set(title=f"tiny-{task}", xlabel="sharing ratio, %", ylim=(-3, 103))
+        plot.grid(alpha=0.3)
+    axes[0][0].set_ylabel("accuracy, %")
+    axes[0][0].legend(fontsize="small", loc="lower right")
+    # A file that only changes when its content does.
+    figure.savefig(file, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def _options() -> Options:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", default=",".join(TASKS), help="some of math,tool,code")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--conversations", type=int, help="per training; by default as in the accuracy benchmark")
+    parser.add_argument("--problems", type=int, default=500, help="held-out problems per measurement")
+    parser.add_argument("--ratios", default=",".join(map(str, RATIOS)))
+    parser.add_argument("--work", type=Path, default=ROOT / ".bench-accuracy" / NAME)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    given = parser.parse_args()
+    default = {"math": 2000, "tool": 3000, "code": 2500}
+    return Options(
+        tasks=tuple(given.tasks.split(",")),
+        seed=given.seed,
+        num_conversations=dict.fromkeys(TASKS, given.conversations) if given.conversations else default,
+        num_problems=given.problems,
+        ratios=tuple(float(ratio) for ratio in given.ratios.split(",")),
+        work=given.work.resolve(),
+        out=given.out.resolve(),
+    )
+
+
+if __name__ == "__main__":
+    main()
