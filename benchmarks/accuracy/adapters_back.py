@@ -135,7 +135,8 @@ def write_report(out: Path, results: Results) -> None:
         "",
         f"`make bench-adapters-back`, {describe(results.machine)}. The tiny family's ordinary adapters go on over "
         f"shared KV. 100 % are the steps in which the accuracy benchmark trains adapters anew: {steps}, of {BATCH} "
-        "conversations each; a part of them sees the same part of the conversations, each once. AdamW, cosine schedule, float32. "
+        "conversations each; a part of them sees the same part of the conversations, each once. AdamW, cosine "
+        "schedule, float32. "
         "Held-out problems over shared KV, greedy, by the reference computation; right answers in %.",
         "",
         "| steps, and conversations | 0 % | " + " | ".join(f"{share:.0%}" for share in shares) + " |",

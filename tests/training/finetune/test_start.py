@@ -77,7 +77,7 @@ def test_keys_and_values_have_no_use_where_all_are_the_bases(tmp_path: Path, ran
 )
 def test_bad_values(tmp_path: Path, random_base: Path, line: str, said: str) -> None:
     file = going_on(tmp_path, random_base, tmp_path)
-    text = file.read_text().partition("\n")[2]
+    text = "".join(kept for kept in file.read_text().splitlines(keepends=True) if not kept.startswith("start"))
     file.write_text(line.partition("\n")[0] + "\n" + text + line.partition("\n")[2] + "\n")
     with pytest.raises(ConfigError, match=said):
         train(file)
