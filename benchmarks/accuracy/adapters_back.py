@@ -15,8 +15,10 @@ from typing import Any
 import torch
 
 from benchmarks.accuracy.tries import (
+    BACK_RATE,
     BATCH,
     BETA2,
+    FULL,
     RESULTS,
     ROOT,
     TINY,
@@ -38,8 +40,6 @@ from prefillshare.training.memory import keep_freed_memory
 from prefillshare.training.progress import Reporter, make_reporter
 
 NAME = "adapters-back"
-FULL = {"math": 2000, "tool": 3000, "code": 2500}
-"""Conversations of training anew, in steps of two."""
 WAYS: dict[str, Distillation | None] = {
     "labels": None,
     "answers": Distillation(states=0.0),
@@ -96,17 +96,17 @@ def measure(tries: list[Try], out: Path, work: Path, judged: tuple[int, int], re
             reporter.say(f"{name}: {found['num_right']} of {found['num_problems']}")
     for each in tries:
         if each.name not in results.entries:
-            seconds = train(each, work, reporter)
+            train(each, work, reporter)
             found = judge(each.task, work / each.name, 1.0, num_problems, problem_seed)
             steps = each.num_conversations // each.batch
             settings = {"way": each.way, "share": each.share, "rate": each.rate, "batch": each.batch, "seed": each.seed}
-            counts = {"num_steps": steps, "num_conversations": each.num_conversations, "seconds": seconds}
+            counts = {"num_steps": steps, "num_conversations": each.num_conversations}
             results.put(each.name, {**found, **settings, **counts})
             reporter.say(f"{each.name}: {found['num_right']} of {found['num_problems']} after {steps} steps")
 
 
-def train(each: Try, work: Path, reporter: Reporter) -> float:
-    """Effects: writes the adapter that went on; returns CPU seconds."""
+def train(each: Try, work: Path, reporter: Reporter) -> None:
+    """Effects: writes the adapter that went on."""
     data = conversations(work, each.task, each.seed, each.num_conversations)
     wanted = WAYS[each.way]
     if wanted is not None and each.states is not None:
@@ -120,7 +120,7 @@ def train(each: Try, work: Path, reporter: Reporter) -> float:
         distillation=wanted,
         optimizer=Optimizer(learning_rate=each.rate, warmup_ratio=WARMUP, beta2=BETA2),
     )
-    return finish(replace(training, batch=replace(training.batch, size=each.batch)), reporter)
+    finish(replace(training, batch=replace(training.batch, size=each.batch)), reporter)
 
 
 def write_report(out: Path, results: Results) -> None:
@@ -145,7 +145,7 @@ def write_report(out: Path, results: Results) -> None:
         "",
         f"![accuracy over the steps]({NAME}.svg)",
         "",
-        f"Every measurement, with its interval, learning rate and CPU seconds: [{NAME}.json]({NAME}.json).",
+        f"Every measurement, with its interval and learning rate: [{NAME}.json]({NAME}.json).",
         "",
     ]
     (out / f"{NAME}.md").write_text("\n".join(lines), encoding="utf-8")
@@ -198,6 +198,10 @@ def main() -> None:
     ]
     try:
         with make_reporter() as reporter:
+            if given.train_only:
+                for each in tries:
+                    train(each, given.work.resolve(), reporter)
+                return
             measure(tries, given.out, given.work.resolve(), (given.problems, given.problem_seed), reporter)
     except PrefillShareError as error:
         sys.exit(f"error: {error}")
@@ -209,12 +213,15 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--tasks", default=",".join(TASKS), help="some of math,tool,code")
     parser.add_argument("--ways", default="labels,states", help=f"some of {','.join(WAYS)}")
     parser.add_argument("--shares", default="0.1,0.25,0.5,1", help="parts of the steps of training anew")
-    parser.add_argument("--rates", type=float, nargs="+", default=[4e-3], help="peak learning rates")
+    parser.add_argument("--rates", type=float, nargs="+", default=[BACK_RATE], help="peak learning rates")
     parser.add_argument("--states", type=float, help="weight of the states")
     parser.add_argument("--batch", type=int, default=BATCH, help="conversations per step")
     parser.add_argument("--seed", type=int, default=1, help="of data and order")
     parser.add_argument("--problems", type=int, default=500, help="held-out problems per measurement")
     parser.add_argument("--problem-seed", type=int, default=SUITE_SEED, help="other held-out problems than the suite's")
+    parser.add_argument(
+        "--train-only", action="store_true", help="train; another call judges, and trains nothing again"
+    )
     parser.add_argument("--work", type=Path, default=ROOT / ".bench-accuracy" / NAME)
     parser.add_argument("--out", type=Path, default=RESULTS)
     return parser.parse_args()

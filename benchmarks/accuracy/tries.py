@@ -4,7 +4,6 @@ import json
 import os
 import platform
 import shutil
-import time
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,10 @@ from prefillshare.training.progress import Reporter
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "models" / "tiny"
 RESULTS = ROOT / "docs" / "results"
+BACK_RATE = 3e-3
+"""Peak learning rate of adapters that go on."""
+FULL: dict[TaskName, int] = {"math": 2000, "tool": 3000, "code": 2500}
+"""Conversations of training anew, in steps of `BATCH`."""
 NUM_PROBLEMS = 500
 """Held-out problems of a measurement."""
 RATE, WARMUP, BETA2, BATCH = 4e-3, 0.05, 0.98, 2
@@ -86,20 +89,18 @@ def tiny_training(name: str, data: Path, work: Path, seed: int, **settings: Any)
     )
 
 
-def finish(training: Training, reporter: Reporter) -> float:
-    """Train, or go on where a killed run stopped; returns the CPU seconds of this call.
+def finish(training: Training, reporter: Reporter) -> None:
+    """Train, or go on where a killed run stopped.
 
     Effects: writes the run's output.
     """
     output = training.output
     if (output / "prefillshare.json").exists():
-        return 0.0
+        return
     begun = (output / "run" / "run.json").exists()
     if output.exists() and not begun:
         shutil.rmtree(output)
-    started = time.process_time()
     Finetune(training, reporter).run(resume=begun)
-    return round(time.process_time() - started, 1)
 
 
 def judge(task: TaskName, module: Path, ratio: float, num_problems: int, seed: int = SUITE_SEED) -> dict[str, Any]:
