@@ -1,8 +1,8 @@
 """Accuracy over the sharing ratio of modules that were trained for a range of it, beside the family's own.
 
 Run: `make bench-sharing-ratio`. The tiny family's ordinary adapters go on with `sharing_ratio = [0.0, 1.0]` and learn
-from themselves over KV of their own (`prefillshare adapt --any-ratio`); with `--anew`, fresh adapters are trained for it by
-the accuracy benchmark's recipe. Every training and measurement is kept, and a killed run goes on.
+from themselves over KV of their own, as with `prefillshare adapt --any-ratio`; with `--anew`, fresh adapters are
+trained for it by the accuracy benchmark's recipe. Every training and measurement is kept, and a killed run goes on.
 """
 
 import argparse
