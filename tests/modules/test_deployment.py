@@ -9,10 +9,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from prefillshare.config import load_deployment
-from prefillshare.errors import ConfigError, ModuleError
+from prefillshare.errors import ModuleError
 from prefillshare.modules.deployment import ResolvedDeployment, resolve
 from prefillshare.modules.unshared import adapter_kv_sha256
 from prefillshare.serving.plan.variables import unshared_variables
+from prefillshare.serving.plan.workers import engine_of
 from tests.support.random_models import make_adapter, make_base, make_family, write_deployment
 
 
@@ -99,12 +100,12 @@ def test_an_ordinary_adapter_may_compute_its_prompts_itself(file: Path, has_mani
     resolved = _resolve(file)
     assert resolved.warnings == ()
     assert resolved.modules[0].warning == "its prompts are not shared (share = false)"
-    told = json.loads(unshared_variables(resolved)["PREFILLSHARE_UNSHARED_MODULES"])
+    told = json.loads(unshared_variables(engine_of(resolved))["PREFILLSHARE_UNSHARED_MODULES"])
     assert told == {"math": adapter_kv_sha256(file.parent / "math")}
 
 
 def test_nothing_is_told_of_modules_that_share(file: Path) -> None:
-    assert unshared_variables(_resolve(file)) == {}
+    assert unshared_variables(engine_of(_resolve(file))) == {}
 
 
 @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
@@ -136,13 +137,6 @@ def test_one_that_was_trained_for_any_ratio_need_not(file: Path, lowest: float, 
     else:
         with pytest.raises(ModuleError, match="without which it answers badly: remove share = false"):
             _resolve(file)
-
-
-def test_workers_that_hold_the_prefill_module_alone_serve_no_such_adapter(file: Path) -> None:
-    _do_not_share(file)
-    file.write_text(file.read_text().replace('"colocated"', '"disaggregated"'))
-    with pytest.raises(ConfigError, match=r"'math' has share = false.* hold the prefill module alone"):
-        _resolve(file)
 
 
 def _do_not_share(file: Path) -> None:
