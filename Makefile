@@ -10,7 +10,7 @@ DEPLOYMENT ?= models/tiny-agents.toml
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast test-long test-clients lock-clients tmux check dist install lock clean bench bench-gpu bench-choice bench-cluster bench-codebook bench-codebook-accuracy bench-codebook-served bench-den bench-grow bench-router bench-routers bench-hosts bench-train bench-accuracy bench-tui bench-store bench-simulate bench-outside
+.PHONY: help run test test-fast test-long test-clients lock-clients tmux check dist install lock clean bench bench-gpu bench-choice bench-cluster bench-codebook bench-codebook-accuracy bench-codebook-served bench-den bench-grow bench-router bench-routers bench-hosts bench-train bench-accuracy bench-sharing-ratio bench-adapters-back bench-tui bench-store bench-simulate bench-outside
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -102,6 +102,12 @@ bench-train: $(READY) ## measure cache-conditioned beside ordinary fine-tuning
 
 bench-accuracy: $(READY) ## train and judge modules of all kinds on the tiny family (hours; goes on after a kill)
 	$(BIN)/python -W ignore -m benchmarks.accuracy $(ARGS)
+
+bench-sharing-ratio: $(READY) ## train and judge modules for any sharing ratio on the tiny family (goes on after a kill)
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.accuracy.any_ratio $(ARGS)
+
+bench-adapters-back: $(READY) ## ordinary adapters back over shared KV, by steps (goes on after a kill)
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.accuracy.adapters_back $(ARGS)
 
 bench-grow: $(READY) ## grow a family of eight tasks beside modules trained alone (goes on after a kill)
 	$(BIN)/python -W ignore -m benchmarks.grow $(ARGS)

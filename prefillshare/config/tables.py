@@ -103,7 +103,8 @@ def _check_choice(value: object, choices: tuple[str, ...], key: str, where: str)
 def _convert_list(value: object, inner: Any, key: str, where: str) -> tuple[Any, ...]:
     is_table = dataclasses.is_dataclass(inner)
     if not isinstance(value, list):
-        form = f"write [[{key}]] with two brackets" if is_table else f'write {key} = ["..."]'
+        item = "0.5" if inner is float else '"..."'
+        form = f"write [[{key}]] with two brackets" if is_table else f"write {key} = [{item}]"
         raise ConfigError(f"{where}: {key} is {_quote(value)}, not a list: {form}")
     if is_table:
         return tuple(_build_table(item, inner, key, number) for number, item in enumerate(value, start=1))

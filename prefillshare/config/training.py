@@ -216,6 +216,30 @@ class HeldOut:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Distillation:
+    """What the run learns from the adapter that it goes on from, which is asked over KV of its own.
+
+    Each is the weight of one part of an answer token's loss.
+    """
+
+    labels: float = 1.0
+    """Of the data's answers: cross entropy, as without a teacher."""
+    answers: float = 1.0
+    """Of what the adapter would say next: Kullback-Leibler divergence from its distribution."""
+    states: float = 1.0
+    """Of how it comes to say it: squared distance from its hidden states, relative to them, mean over layers."""
+
+    def __post_init__(self) -> None:
+        weights = {name: getattr(self, name) for name in ("labels", "answers", "states")}
+        for name, weight in weights.items():
+            # Not "weight < 0", which is false for nan.
+            if not 0 <= weight < float("inf"):
+                raise ConfigError(f"{name} is {weight}: it must be 0 or more")
+        if not weights["answers"] and not weights["states"]:
+            raise ConfigError("answers and states are 0, so nothing is learned from the adapter: remove the table")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
     """One training file."""
 
@@ -228,8 +252,11 @@ class Training:
     objective: Literal["cache-conditioned", "icarus", "full-ft"] = "cache-conditioned"
     """`cache-conditioned`: over the base's KV of the prompt. `icarus`: over the base's KV of prompt and answer.
     `full-ft`: ordinary fine-tuning, for comparison."""
+    sharing_ratio: tuple[float, ...] | None = None
+    """Range of the part of a prompt whose KV is the base's, such as [0.0, 1.0], drawn for each conversation; when not
+    given, all of it is."""
     seed: int = 0
-    """Seed of the order of rows and of the adapter's first weights."""
+    """Seed of the order of rows, of what is drawn, and of the adapter's first weights."""
     start: Path | None = None
     """Directory of an adapter to go on from, which gives the new one its shape; when not given, a fresh one."""
     base: BaseModel
@@ -242,6 +269,8 @@ class Training:
     """How weights change."""
     lora: Lora | None = None
     """The adapter's shape; only with `kind = "lora"`."""
+    distillation: Distillation | None = None
+    """What is learned from the adapter that `start` names; when not given, nothing."""
     run: Run = field(default_factory=Run)
     """How the run computes."""
     evaluation: HeldOut = field(default_factory=HeldOut)
@@ -256,6 +285,8 @@ class Training:
             raise ConfigError('start stands beside kind = "full": it is an adapter, write kind = "lora" or remove it')
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed is {self.seed}: it must lie between 0 and 4294967295")
+        self._check_sharing_ratio()
+        self._check_distillation()
         if self.objective == "icarus":
             self._check_icarus()
 
@@ -270,6 +301,35 @@ class Training:
         if self.adapter.targets is not None:
             return self.adapter.targets
         return tuple(name for name in PROJECTIONS if self.objective != "icarus" or name not in KV_PROJECTIONS)
+
+    def _check_sharing_ratio(self) -> None:
+        ratio = self.sharing_ratio
+        if ratio is None:
+            return
+        if self.objective != "cache-conditioned":
+            raise ConfigError(
+                f'sharing_ratio stands beside objective "{self.objective}", which has none: remove it, or train with '
+                'objective "cache-conditioned"'
+            )
+        # What is served is 1: a module that never met it there would answer badly.
+        if len(ratio) != 2 or not 0 <= ratio[0] <= 1 or ratio[1] != 1:
+            raise ConfigError(
+                f"sharing_ratio is {list(ratio)}: write the lowest part of a prompt that is the base's, between 0 and "
+                "1, and 1 for what is served, such as [0.0, 1.0]"
+            )
+
+    def _check_distillation(self) -> None:
+        if self.distillation is None:
+            return
+        if self.start is None:
+            raise ConfigError(
+                "[distillation] stands without start: there is no adapter to learn from, name one or remove the table"
+            )
+        if self.objective != "cache-conditioned":
+            raise ConfigError(
+                f'[distillation] stands beside objective "{self.objective}": remove the table, or train with objective '
+                '"cache-conditioned"'
+            )
 
     def _check_icarus(self) -> None:
         if self.kind == "full":

@@ -76,6 +76,13 @@ class ModuleManifest:
         """Whether it was trained over another module's KV, so that it is right over the prefill module's."""
         return self.objective in ("cache-conditioned", "icarus")
 
+    @property
+    def answers_alone(self) -> bool:
+        """Whether it is right over KV that is all its own: trained the ordinary way, or for any sharing ratio."""
+        config = self.training.get("config")
+        ratios = config.get("sharing_ratio") if isinstance(config, dict) else None
+        return not self.shares_prefill or (isinstance(ratios, list) and ratios[:1] == [0])
+
 
 def rule_of(objective: Objective) -> KvRule:
     """Return the KV rule that an objective trains a module for."""

@@ -1,4 +1,5 @@
-"""Decode modules that compute their prompts themselves (`share = false`): adapters that were trained the ordinary way.
+"""Decode modules that compute their prompts themselves (`share = false`): adapters that were trained the ordinary way,
+or for any sharing ratio.
 
 They answer as they were trained to, since no KV of theirs is anybody else's, and share nothing.
 """
@@ -18,7 +19,7 @@ COST = "its prompts are not shared (share = false)"
 
 def refuse_trained_to_share(manifest: ModuleManifest | None, name: str) -> None:
     """Raise ModuleError for a module that was trained over the prefill module's KV, and would not find it."""
-    if manifest is not None and manifest.shares_prefill:
+    if manifest is not None and not manifest.answers_alone:
         raise ModuleError(
             f"decode module {name!r} has share = false and was trained over the prefill module's KV (objective "
             f"{manifest.objective!r}), without which it answers badly: remove share = false"

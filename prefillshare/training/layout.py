@@ -20,8 +20,9 @@ Under the KV rule "all-base" (ICaRus modules) the answer's KV is the prefill mod
     queries                      x_n  y_1 ... y_{m-1}       each sees the KV of the tokens up to itself, itself included
     targets                      y_1  y_2 ... y_m
 
-`sharing_ratio` r moves the boundary forward for measurements: of the n-1 tokens the first r(n-1), rounded down, are
-the prefill module's; the decode module computes the others itself, as queries without target.
+`sharing_ratio` r moves the boundary forward, for measurements and for modules that are to answer at any ratio: of the
+n-1 tokens the first r(n-1), rounded down, are the prefill module's; the decode module computes the others itself, as
+queries without target, through whose KV the gradient of the answer reaches it.
 """
 
 from collections.abc import Sequence
@@ -101,13 +102,15 @@ class _Segment:
     """Columns of the row's prefill tokens that every query sees; under "all-base" those that the last one sees."""
 
 
-def lay_out(documents: Documents, *, packed: bool, sharing_ratio: float = 1.0) -> Layout:
-    """Documents for cache-conditioned training.
+def lay_out(documents: Documents, *, packed: bool, sharing_ratio: float | Sequence[float] = 1.0) -> Layout:
+    """Documents for cache-conditioned training, at one sharing ratio or each at its own.
 
     Raises: TrainingError when a document has no target or starts with one.
     """
-    groups = [list(documents)] if packed else [[document] for document in documents]
-    return _build_layout([_build_row(group, sharing_ratio) for group in groups], _count_tokens(documents))
+    ratios = [sharing_ratio] * len(documents) if isinstance(sharing_ratio, float | int) else sharing_ratio
+    shared = list(zip(documents, ratios, strict=True))
+    groups = [shared] if packed else [[document] for document in shared]
+    return _build_layout([_build_row(group) for group in groups], _count_tokens(documents))
 
 
 def lay_out_all_base(documents: Documents, *, packed: bool) -> Layout:
@@ -134,13 +137,18 @@ def segment_bounds(weights: Weights) -> list[tuple[int, int]]:
     return list(zip(np.flatnonzero(edges == 1).tolist(), np.flatnonzero(edges == -1).tolist(), strict=True))
 
 
-def _build_row(documents: Documents, sharing_ratio: float) -> _Row:
+def boundaries_of(bounds: Sequence[tuple[int, int]], sharing_ratio: float) -> list[int]:
+    """How many tokens of each answer's prompt are the prefill module's, of the answers in `segment_bounds`."""
+    # first is where y_1 stands, first - 1 is x_n: the prefill module gets what lies before x_n, and not x_n.
+    return [int(sharing_ratio * (first - 1)) for first, _ in bounds]
+
+
+def _build_row(documents: Sequence[tuple[tuple[Tokens, Weights], float]]) -> _Row:
     row = _Row([], [], [], [])
     children: dict[tuple[int, int], int] = {}
-    for number, (tokens, weights) in enumerate(documents):
+    for number, ((tokens, weights), sharing_ratio) in enumerate(documents):
         bounds = _check_bounds(weights, number)
-        # first is where y_1 stands, first - 1 is x_n: the prefill module gets what lies before x_n, and not x_n.
-        boundaries = [int(sharing_ratio * (first - 1)) for first, _ in bounds]
+        boundaries = boundaries_of(bounds, sharing_ratio)
         # One path serves all segments of a document: the prompt of each is the beginning of the next one's.
         path = _walk(row, children, np.asarray(tokens[: max(boundaries)]).tolist())
         row.paths.append(path)

@@ -20,6 +20,7 @@ Source: arXiv 2602.12029, section 3; the boundary at x_n follows the serving pat
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,6 +33,23 @@ from prefillshare.training.batch import Batch
 from prefillshare.training.layout import NO_TARGET, Documents, Layout, lay_out, lay_out_all_base
 
 Objective = Callable[[nn.Module, Batch], Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetOutputs:
+    """What a model makes of a layout at each target, one after the other.
+
+    Shapes: N targets of all rows, row by row.
+    """
+
+    logits: Tensor
+    """[N, vocabulary]."""
+    labels: Tensor
+    """The target tokens [N]."""
+    weights: Tensor
+    """Their weights [N], float32."""
+    states: tuple[Tensor, ...]
+    """Hidden states behind each layer [N, hidden size], the last one normed; empty if nobody wants them."""
 
 
 def cache_conditioned_loss(model: nn.Module, batch: Batch, *, prefill_model: nn.Module | None = None) -> Tensor:
@@ -74,33 +92,58 @@ def layout_hits(model: nn.Module, layout: Layout) -> int:
     return int((_target_logits(model, layout, None).argmax(dim=-1) == labels)[labels != NO_TARGET].sum())
 
 
-def _target_logits(model: nn.Module, layout: Layout, prefill_model: nn.Module | None) -> Tensor:
-    """What the model says in the columns that have a target [B, columns, vocabulary]."""
+def target_outputs(
+    model: nn.Module, layout: Layout, *, prefill_model: nn.Module | None = None, with_states: bool = False
+) -> "TargetOutputs":
+    """What the model makes of a layout where it has a target; with its hidden states, if wanted."""
+    outputs = _forward(model, layout, prefill_model, output_hidden_states=with_states)
+    kept = _target_columns(layout)
+    # Both pick row by row, column by column: entry i is the same target in each.
+    chosen = layout.labels != NO_TARGET
+    return TargetOutputs(
+        logits=outputs.logits[chosen[:, kept]],
+        labels=layout.labels[chosen],
+        weights=layout.weights[chosen],
+        # The first are the embeddings, which no adapter changes.
+        states=tuple(states[chosen] for states in outputs.hidden_states[1:]) if with_states else (),
+    )
+
+
+def _forward(model: nn.Module, layout: Layout, prefill_model: nn.Module | None, **options: Any) -> Any:
+    """The model's outputs in the columns that have a target: logits [B, columns, vocabulary]."""
     if layout.prefill_tokens.shape[1] == 0:
-        return _own_logits(model, layout)
+        return _own_outputs(model, layout, **options)
     _check_attention(model, prefill_model or model)
     # The prefill module first, always as a whole: the decode module's pass reads its KV layer by layer and adds none.
-    return _logits_over(model, layout, prefill_kv(model if prefill_model is None else prefill_model, layout))
+    return _outputs_over(
+        model, layout, prefill_kv(model if prefill_model is None else prefill_model, layout), **options
+    )
+
+
+def _target_logits(model: nn.Module, layout: Layout, prefill_model: nn.Module | None) -> Tensor:
+    logits: Tensor = _forward(model, layout, prefill_model).logits
+    return logits
 
 
 def loss_over(model: nn.Module, layout: Layout, sink: KvSink) -> Tensor:
     """Weighted sum of the token losses of a layout over KV that the prefill module made of it before."""
-    return _target_loss(_logits_over(model, layout, sink), layout)
+    return _target_loss(_outputs_over(model, layout, sink).logits, layout)
 
 
-def _logits_over(model: nn.Module, layout: Layout, sink: KvSink) -> Tensor:
+def _outputs_over(model: nn.Module, layout: Layout, sink: KvSink, **options: Any) -> Any:
     shared = SharedKv(sink, _required_mask(layout), layout.kv_rule)
-    logits: Tensor = model(
+    outputs = model(
         input_ids=layout.inputs,
         position_ids=layout.positions,
         attention_mask=layout.mask,
         use_cache=False,
         logits_to_keep=_target_columns(layout),
         shared_kv=shared,
-    ).logits
+        **options,
+    )
     # A layer that took no notice of the shared KV would train on half of its context, without a sign of it.
     shared.check(config_of(model).num_hidden_layers)
-    return logits
+    return outputs
 
 
 @torch.no_grad()
@@ -150,6 +193,25 @@ def adapter_off(model: nn.Module) -> Iterator[None]:
             layer._disable_adapters = is_off
 
 
+@contextmanager
+def adapter_named(model: nn.Module, name: str) -> Iterator[None]:
+    """A context in which another adapter of a PEFT model, wrapped or not, is the one that computes.
+
+    PEFT's own `set_adapter` also decides who is trained, and takes the gradient from the one that was on.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    before = [layer._active_adapter for layer in layers]
+    for layer in layers:
+        layer._active_adapter = [name]
+    try:
+        yield
+    finally:
+        for layer, active in zip(layers, before, strict=True):
+            layer._active_adapter = active
+
+
 def unwrap(model: nn.Module) -> nn.Module:
     """The model inside the wrappers of distributed training."""
     while isinstance(getattr(model, "module", None), nn.Module):
@@ -171,15 +233,15 @@ def documents_of(batch: Batch) -> Documents:
     ]
 
 
-def _own_logits(model: nn.Module, layout: Layout) -> Tensor:
-    logits: Tensor = model(
+def _own_outputs(model: nn.Module, layout: Layout, **options: Any) -> Any:
+    return model(
         input_ids=layout.inputs,
         position_ids=None if layout.mask is None else layout.positions,
         attention_mask=layout.mask,
         use_cache=False,
         logits_to_keep=_target_columns(layout),
-    ).logits
-    return logits
+        **options,
+    )
 
 
 def _target_columns(layout: Layout) -> Tensor:

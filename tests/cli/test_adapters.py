@@ -65,9 +65,13 @@ def test_a_module_that_learned_to_share_is_better_when_it_does(family: Path) -> 
 
 def test_a_dry_run_starts_nothing(family: Path) -> None:
     rows = ("--data", str(family / "rows.jsonl"), "--base", str(family / "base"))
-    done = run("adapt", str(family / "sums"), *rows, "--dry-run")
+    done = run("adapt", str(family / "sums"), *rows, "--dry-run", "--any-ratio")
     assert done.exit_code == 0, done.output
-    assert "tokens" in done.output
+    assert "teacher   the adapter as it is" in done.output
+    assert "sharing   0% to 100% of a prompt" in done.output
+    plain = run("adapt", str(family / "sums"), *rows, "--dry-run", "--no-distil")
+    assert "tokens" in plain.output
+    assert not {"teacher", "sharing"} & set(plain.output.split())
     assert not (family / "sums-shared").exists()
 
 

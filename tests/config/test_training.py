@@ -90,6 +90,30 @@ def test_a_valid_file_gives_absolute_paths_and_the_papers_defaults(training_file
         ("rank = 8", "rank = 8\n[evaluation]\nrows = -1", "rows is -1: it must be 0 or more"),
         ("rank = 8", "targets = []", "targets is empty: name at least one layer"),
         ('kind = "lora"', 'kind = "lora"\nobjective = "icarius"', "objective is 'icarius': did you mean 'icarus'?"),
+        (
+            'kind = "lora"',
+            'kind = "lora"\nsharing_ratio = 0.5',
+            "sharing_ratio is 0.5, not a list: write sharing_ratio = [0",
+        ),
+        ('kind = "lora"', 'kind = "lora"\nsharing_ratio = [0.5]', "sharing_ratio is [0.5]: write the lowest part"),
+        ('kind = "lora"', 'kind = "lora"\nsharing_ratio = [1.0, 0.0]', "sharing_ratio is [1.0, 0.0]: write the lowest"),
+        (
+            'kind = "lora"',
+            'kind = "lora"\nsharing_ratio = [0.0, 100.0]',
+            "and 1 for what is served, such as [0.0, 1.0]",
+        ),
+        ('kind = "lora"', 'kind = "lora"\nsharing_ratio = [0.0, 0.5]', "sharing_ratio is [0.0, 0.5]: write the lowest"),
+        ('kind = "lora"', 'kind = "lora"\nsharing_ratio = [nan, 1.0]', "sharing_ratio is [nan, 1.0]: write the lowest"),
+        ('kind = "lora"', 'kind = "lora"\nsharing_ratio = ["0", "1"]', "sharing_ratio is '0': it must be a number"),
+        (
+            'kind = "lora"',
+            'kind = "lora"\nobjective = "full-ft"\nsharing_ratio = [0.0, 1.0]',
+            'sharing_ratio stands beside objective "full-ft", which has none',
+        ),
+        ("rank = 8", "rank = 8\n[distillation]", "[distillation] stands without start"),
+        ("rank = 8", "rank = 8\n[distillation]\nstates = -1.0", "states is -1.0: it must be 0 or more"),
+        ("rank = 8", "rank = 8\n[distillation]\nlabels = nan", "labels is nan: it must be 0 or more"),
+        ("rank = 8", "rank = 8\n[distillation]\nstates = 0\nanswers = 0", "so nothing is learned from the adapter"),
     ],
 )
 def test_a_mistake_is_one_sentence(training_file: Path, old: str, new: str, said: str) -> None:
@@ -120,6 +144,17 @@ def test_what_means_nothing_where_all_kv_is_the_bases_is_refused(
         load_training(training_file)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("objective", ["icarus", "full-ft"])
+def test_only_a_module_over_shared_kv_learns_from_the_adapter_as_it_was(training_file: Path, objective: str) -> None:
+    start = training_file.parent / "start"
+    start.mkdir()
+    (start / "adapter_config.json").touch()
+    text = FILE.replace("[lora]\nrank = 8\n", "[distillation]\n")
+    training_file.write_text(text.replace("[base]", f'start = "start"\nobjective = "{objective}"\n\n[base]'))
+    with pytest.raises(ConfigError, match=rf'\[distillation\] stands beside objective "{objective}": remove the table'):
+        load_training(training_file)
 
 
 @pytest.mark.parametrize(("objective", "makes_kv"), [("icarus", False), ("cache-conditioned", True)])

@@ -125,6 +125,20 @@ def test_a_module_that_was_trained_to_share_has_to(file: Path) -> None:
         _resolve(file)
 
 
+@pytest.mark.parametrize(("lowest", "may"), [(0.0, True), (0.25, False)])
+def test_one_that_was_trained_for_any_ratio_need_not(file: Path, lowest: float, may: bool) -> None:
+    _do_not_share(file)
+    manifest = file.parent / "math" / "prefillshare.json"
+    content = json.loads(manifest.read_text())
+    content["training"] = {"config": {"sharing_ratio": [lowest, 1.0]}}
+    manifest.write_text(json.dumps(content))
+    if may:
+        assert _resolve(file).warnings == ()
+    else:
+        with pytest.raises(ModuleError, match="without which it answers badly: remove share = false"):
+            _resolve(file)
+
+
 def _do_not_share(file: Path) -> None:
     file.write_text(file.read_text().replace('path = "math"', 'path = "math"\nshare = false'))
 

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +68,11 @@ def write_training(
     kind: str = "lora",
     objective: str = "cache-conditioned",
     output: str = "out",
+    top: Mapping[str, Any] | None = None,
     **tables: dict[str, Any],
 ) -> Path:
-    """Write a training file, and its rows, into `directory`; `tables` adds or replaces keys of a table."""
+    """Write a training file, and its rows, into `directory`; `tables` adds or replaces keys of a table, `top` some
+    that stand in none."""
     if not (directory / "rows.jsonl").exists():
         write_rows(directory / "rows.jsonl")
     content: dict[str, dict[str, Any]] = {
@@ -84,10 +86,19 @@ def write_training(
     for name, keys in tables.items():
         content.setdefault(name, {}).update(keys)
     lines = [f'name = "sums"\noutput = "{output}"\nkind = "{kind}"\nobjective = "{objective}"\nseed = 7\n']
+    lines += [f"{key} = {_toml(value)}" for key, value in (top or {}).items()]
     for name, keys in content.items():
         lines.append(f"[{name}]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in keys.items()))
     file = directory / f"{output}.toml"
     file.write_text("\n".join(lines))
+    return file
+
+
+def going_on(folder: Path, base: Path, start: Path, **tables: Any) -> Path:
+    """A training file that goes on from the adapter `start`."""
+    file = write_training(folder, base, top={"start": str(start)}, **tables)
+    lines = [line for line in file.read_text().splitlines() if not line.startswith(("rank", "alpha", "targets"))]
+    file.write_text("\n".join(line for line in lines if line != "[lora]") + "\n")
     return file
 
 

@@ -20,6 +20,14 @@ def adapt(
     batch: Annotated[int, typer.Option(min=1, help="Conversations per step.")] = 16,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-4,
     held_out: Annotated[int, typer.Option(min=0, help="Last rows to measure by, not to train on.")] = 0,
+    distil: Annotated[
+        bool,
+        typer.Option("--distil/--no-distil", help="Learn from the adapter itself, too, asked over KV of its own."),
+    ] = True,
+    any_ratio: Annotated[
+        bool,
+        typer.Option("--any-ratio", help="Train it for any part of a prompt being shared, none among them."),
+    ] = False,
     messages: given.MessagesColumn = None,
     prompt: given.PromptColumn = None,
     answer: given.AnswerColumn = None,
@@ -39,19 +47,21 @@ def adapt(
 
     require("train")
     from prefillshare.cli.train_run import run_training
-    from prefillshare.config.training import Batch, HeldOut, Optimizer, Run, Training
+    from prefillshare.config.training import Batch, Distillation, HeldOut, Optimizer, Run, Training
     from prefillshare.training.finetune.models import best_run_dtype
 
     training = Training(
         name=adapter.resolve().name,
         output=(output or adapter.resolve().with_name(f"{adapter.resolve().name}-shared")).resolve(),
         kind="lora",
+        sharing_ratio=(0.0, 1.0) if any_ratio else None,
         start=adapter.resolve(),
         seed=seed,
         base=given.base_of(adapter, base),
         data=given.data_of(data, messages=messages, prompt=prompt, answer=answer),
         batch=Batch(max_tokens=max_tokens, accumulation=batch),
         optimizer=Optimizer(learning_rate=learning_rate, max_steps=steps),
+        distillation=Distillation() if distil else None,
         run=Run(dtype=best_run_dtype()),
         evaluation=HeldOut(rows=held_out),
     )

@@ -58,15 +58,17 @@ def suite_names() -> list[str]:
     return [f"{PREFIX}{task}" for task in TASKS]
 
 
-def load_suite(name: str, num_problems: int = 500) -> TinySuite:
+def load_suite(name: str, num_problems: int = 500, seed: int = SUITE_SEED) -> TinySuite:
     """The first `num_problems` problems of a suite; always the same ones.
+
+    Another seed gives other held-out problems of the same kind, to choose settings by.
 
     Raises: EvaluationError for an unknown name.
     """
     task = next((task for task in TASKS if f"{PREFIX}{task}" == name), None)
     if task is None:
         raise EvaluationError(f"there is no suite {name!r}: choose one of {', '.join(suite_names())}")
-    asked = islice(held_out_conversations(SUITE_SEED, task), num_problems)
+    asked = islice(held_out_conversations(seed, task), num_problems)
     questions = tuple(
         TinyQuestion(
             problem=conversation.problems[-1],

@@ -14,6 +14,7 @@ import numpy as np
 
 from prefillshare.config.training import Training
 from prefillshare.training.finetune.examples import Collator, Examples
+from prefillshare.training.layout import Documents, lay_out_ordinary
 
 GIB = 2**30
 
@@ -82,7 +83,9 @@ def estimate(training: Training, base: Path, examples: Examples) -> Estimate:
         num_steps=_num_steps(training, len(examples)),
         num_parameters=num_parameters,
         num_trained=num_trained,
-        weight_bytes=(frozen * num_parameters if has_base else 0) + 4 * num_trained,
+        # An adapter that is learned from stands beside the one that is trained.
+        weight_bytes=(frozen * num_parameters if has_base else 0)
+        + 4 * num_trained * (1 if training.distillation is None else 2),
         state_bytes=12 * num_trained,
         activation_bytes=_activations(training, config.get_text_config(), examples, frozen),
     )
@@ -101,11 +104,13 @@ def _adapter_size(training: Training, model: Any) -> int:
 
 
 def _activations(training: Training, config: Any, examples: Examples, width: int) -> int:
-    """Bytes of the pass with the longest examples."""
+    """Bytes of the pass with the longest examples, at the lowest sharing ratio."""
     lengths = examples.shard.starts[1:] - examples.shard.starts[:-1]
     longest = np.argsort(lengths)[-training.batch.size :].tolist()
     pairs = [examples.shard.document(index) for index in longest]
-    layout = Collator(objective=training.objective, packed=training.batch.packed).layout([pairs])
+    lowest = 1.0 if training.sharing_ratio is None else training.sharing_ratio[0]
+    collate = Collator(objective=training.objective, packed=training.batch.packed, sharing_ratio=lowest)
+    layout = collate.layout([pairs])
     num_queries, num_prefill = layout.inputs.numel(), layout.prefill_tokens.numel()
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     queries, kv = size * config.num_attention_heads, size * config.num_key_value_heads
@@ -120,7 +125,18 @@ def _activations(training: Training, config: Any, examples: Examples, width: int
     else:
         kept = num_layers * (layer + num_copies * shared)
     num_targets = int((layout.weights > 0).sum())
-    return width * kept + 12 * num_targets * config.vocab_size
+    taught = 0 if training.distillation is None else _taught_bytes(training, config, pairs, num_targets, width)
+    return width * kept + 12 * num_targets * config.vocab_size + taught
+
+
+def _taught_bytes(training: Training, config: Any, documents: Documents, num_targets: int, width: int) -> int:
+    """Bytes of what the adapter that is learned from leaves of its pass, and of the comparison with it."""
+    assert training.distillation is not None
+    num_tokens = lay_out_ordinary(documents, packed=training.batch.packed).inputs.numel()
+    states = (config.num_hidden_layers + 1) * config.hidden_size if training.distillation.states else 0
+    # Of each target: states in float32, theirs, ours and the difference; logits, both distributions, their product.
+    compared = 12 * config.num_hidden_layers * config.hidden_size if training.distillation.states else 0
+    return width * num_tokens * states + num_targets * (compared + 16 * config.vocab_size)
 
 
 def _gib(num_bytes: int) -> str:

@@ -59,19 +59,19 @@ class SeededOrder(Sampler[int]):
     """
 
     def __init__(self, num_examples: int, seed: int) -> None:
-        self._num_examples, self._seed, self._epoch = num_examples, seed, 0
+        self._num_examples, self._seed, self.epoch = num_examples, seed, 0
 
     def __len__(self) -> int:
         return self._num_examples
 
     def __iter__(self) -> Iterator[int]:
         order = list(range(self._num_examples))
-        Random(f"order-{self._seed}-{self._epoch}").shuffle(order)
+        Random(f"order-{self._seed}-{self.epoch}").shuffle(order)
         return iter(order)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order comes next."""
-        self._epoch = epoch
+        self.epoch = epoch
 
 
 class Collator:
@@ -83,8 +83,12 @@ class Collator:
     def __call__(self, examples: Sequence[Documents]) -> dict[str, object]:
         return self.layout(examples).as_dict()
 
+    def documents(self, examples: Sequence[Documents]) -> Documents:
+        """All documents, in the order in which they are laid out."""
+        return [document for example in examples for document in example]
+
     def layout(self, examples: Sequence[Documents]) -> Layout:
-        documents = [document for example in examples for document in example]
+        documents = self.documents(examples)
         if self._objective == "full-ft":
             return lay_out_ordinary(documents, packed=self._packed)
         if self._objective == "icarus":

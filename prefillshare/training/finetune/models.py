@@ -19,7 +19,7 @@ from prefillshare.modules.codebook_rule import refuse_as_base
 from prefillshare.modules.fingerprint import geometry, tokenizer_sha256, weight_files
 from prefillshare.modules.locate import locate
 from prefillshare.training.data.render import served_tokenizer
-from prefillshare.training.finetune.start import load_start
+from prefillshare.training.finetune.start import add_teacher, load_start
 from prefillshare.training.model import add_adapter, load_base
 
 if TYPE_CHECKING:
@@ -86,12 +86,13 @@ def load_modules(training: Training, base: Path) -> Modules:
     """
     frozen_dtype = torch.bfloat16 if training.run.dtype == "bf16" else torch.float32
     if training.kind == "lora":
-        lora = training.adapter
+        lora, name = training.adapter, training.base.hub or base.name
         if training.start is not None:
-            start = load_start(load_base(base, frozen_dtype), training.start, training.base.hub or base.name)
+            start = load_start(load_base(base, frozen_dtype), training.start, name)
+            if training.distillation is not None:
+                add_teacher(start, training.start, name)
             return Modules(decode=start, prefill=None)
         shape = LoraShape(rank=lora.rank, alpha=lora.alpha, targets=training.targets)
-        name = training.base.hub or base.name
         adapted: nn.Module = add_adapter(
             load_base(base, frozen_dtype), shape, name, training.seed, trains_in_float32=True
         )

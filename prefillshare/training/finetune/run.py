@@ -11,6 +11,7 @@ from typing import Any
 from prefillshare.config.training import Training
 from prefillshare.modules.targets import check_targets
 from prefillshare.training.data.prepare import Prepared, prepare
+from prefillshare.training.finetune.costs import cost_figures, cost_lines
 from prefillshare.training.finetune.estimate import Estimate, device_memory, estimate
 from prefillshare.training.finetune.examples import Examples, read_examples, write_examples
 from prefillshare.training.finetune.models import load_modules, load_tokenizer, locate_base
@@ -139,9 +140,10 @@ def _plan(training: Training, base: Path, prepared: Prepared) -> Plan:
     with TemporaryDirectory() as scratch:
         examples = write_examples(Path(scratch), "data", prepared.training)
         needed = estimate(training, base, examples)
-    figures = _row_figures(prepared)
-    lines = (*prepared.report.lines(), *_token_lines(examples), *needed.lines())
-    return Plan(lines=lines, figures={**figures, **_token_figures(examples), **_estimate_figures(needed)})
+    costs = cost_figures(training, examples)
+    lines = (*prepared.report.lines(), *_token_lines(examples), *cost_lines(training, costs), *needed.lines())
+    figures = {**_row_figures(prepared), **_token_figures(examples), **costs, **_estimate_figures(needed)}
+    return Plan(lines=lines, figures=figures)
 
 
 def _row_figures(prepared: Prepared) -> dict[str, Any]:

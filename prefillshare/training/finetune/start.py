@@ -13,6 +13,7 @@ from prefillshare.modules.adapter import Adapter, check_adapter_fits, read_adapt
 from prefillshare.modules.fingerprint import prefill_fingerprint
 from prefillshare.modules.manifest import read_manifest
 from prefillshare.modules.unshared import adapter_kv_sha256
+from prefillshare.training.distillation import TEACHER
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -55,12 +56,29 @@ def start_record(training: Training) -> dict[str, str]:
 
 def load_start(model: "PreTrainedModel", directory: Path, base_name: str) -> "PeftModel":
     """Wrap the model with the adapter in `directory`, trainable, in float32."""
-    from peft import LoraConfig, PeftModel
+    from peft import PeftModel
 
     model.name_or_path = base_name
+    config = _read_config(directory, base_name)
+    return PeftModel.from_pretrained(model, directory, config=config, is_trainable=True, autocast_adapter_dtype=True)
+
+
+def add_teacher(model: "PeftModel", directory: Path, base_name: str) -> None:
+    """Put the adapter in `directory` a second time beside the one that is trained, frozen, in float32."""
+    model.add_adapter(TEACHER, _read_config(directory, base_name))
+    model.load_adapter(directory, TEACHER, is_trainable=False)
+    # PEFT decides about gradients by which adapter was added or chosen last.
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.requires_grad_(f".{TEACHER}." not in name)
+
+
+def _read_config(directory: Path, base_name: str) -> Any:
+    from peft import LoraConfig
+
     config: Any = LoraConfig.from_pretrained(directory)
     config.lora_dropout, config.inference_mode, config.base_model_name_or_path = 0.0, False, base_name
-    return PeftModel.from_pretrained(model, directory, config=config, is_trainable=True, autocast_adapter_dtype=True)
+    return config
 
 
 def _alpha(adapter: Adapter) -> int:

@@ -22,7 +22,9 @@ from transformers import (
 )
 
 from prefillshare.config.training import Training
+from prefillshare.training.distillation import distilled_loss
 from prefillshare.training.finetune.examples import Collator, Examples, SeededOrder
+from prefillshare.training.finetune.feed import make_feed, split_layouts
 from prefillshare.training.finetune.models import Modules
 from prefillshare.training.finetune.output import RunDirectory, disk_errors
 from prefillshare.training.layout import Documents, Layout
@@ -71,13 +73,14 @@ class CacheConditionedTrainer(Trainer):
     """Trains a decode module over the KV of a frozen prefill module."""
 
     def __init__(self, modules: Modules, examples: Examples, training: Training, directory: RunDirectory) -> None:
+        feed: Any = make_feed(training, examples)
         super().__init__(
             model=modules.decode,
             args=arguments_of(training, directory),
-            data_collator=Collator(objective=training.objective, packed=training.batch.packed),
-            train_dataset=examples,
+            data_collator=feed.collate,
+            train_dataset=feed.examples,
         )
-        self._order = SeededOrder(len(examples), training.seed)
+        self._order: SeededOrder = feed.order
         self.remove_callback(PrinterCallback)
         self.add_callback(_EpochOrder(self._order))
         # The Trainer counts target tokens over accumulation and processes, in labels that are aligned already.
@@ -96,12 +99,18 @@ class CacheConditionedTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         """Sum of the token losses over all target tokens of the step, whichever pass and process they are in."""
-        layout = Layout(**inputs)
+        layout, own = split_layouts(inputs)
         self.num_tokens += layout.num_tokens * self.accelerator.num_processes
-        total = layout_loss(model, layout, prefill_model=self._prefill)
+        total = self._total_loss(model, layout, own)
         assert num_items_in_batch is not None
         # Data parallelism averages gradients over processes, and the sum is wanted.
         return total / num_items_in_batch * self.accelerator.num_processes
+
+    def _total_loss(self, model: nn.Module, layout: Layout, own: Layout | None) -> Tensor:
+        wanted = self._training.distillation
+        if own is None or wanted is None:
+            return layout_loss(model, layout, prefill_model=self._prefill)
+        return distilled_loss(model, layout, own, wanted, prefill_model=self._prefill)
 
     @torch.no_grad()
     def held_out_loss(self, examples: Sequence[Documents], sharing_ratio: float) -> float:
@@ -168,7 +177,9 @@ class CacheConditionedTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         model: Any = self.accelerator.unwrap_model(self.model)
-        extra = {"save_embedding_layers": False} if self._training.kind == "lora" else {}
+        # Of the adapter that is learned from, its own directory is the only copy.
+        is_lora = self._training.kind == "lora"
+        extra = {"save_embedding_layers": False, "selected_adapters": ["default"]} if is_lora else {}
         model.save_pretrained(output_dir, state_dict=state_dict, **extra)
 
 

@@ -1,9 +1,7 @@
 """A run that goes on from an adapter: it begins where that one ended, in its shape, and leaves it as it is."""
 
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,29 +10,7 @@ from prefillshare.modules.adapter import read_adapter
 from prefillshare.modules.manifest import read_manifest
 from prefillshare.modules.unshared import adapter_kv_sha256
 from tests.support.random_models import make_adapter, make_base
-from tests.support.training_runs import Stopped, losses, stop_at, train, write_training
-
-
-@pytest.fixture
-def ordinary(tmp_path: Path, random_base: Path) -> Path:
-    """An adapter that was trained the ordinary way, of a shape that is nobody's default."""
-    folder = tmp_path / "ordinary"
-    make_adapter(
-        folder, random_base, "ordinary", seed=3, objective="full-ft", rank=6, target_modules=("q_proj", "up_proj")
-    )
-    config = json.loads((folder / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(json.dumps({**config, "lora_dropout": 0.5, "lora_alpha": 24}))
-    return folder
-
-
-def going_on(folder: Path, base: Path, start: Path, **tables: Any) -> Path:
-    """A training file that goes on from `start`."""
-    file = write_training(folder, base, **tables)
-    lines = [
-        line for line in file.read_text().splitlines() if not line.startswith(("rank", "alpha", "targets", "[lora]"))
-    ]
-    file.write_text(f"start = {json.dumps(str(start))}\n" + "\n".join(lines) + "\n")
-    return file
+from tests.support.training_runs import Stopped, going_on, losses, stop_at, train
 
 
 def test_it_has_the_shape_of_what_it_began_from_which_stays(tmp_path: Path, random_base: Path, ordinary: Path) -> None:
@@ -101,7 +77,7 @@ def test_keys_and_values_have_no_use_where_all_are_the_bases(tmp_path: Path, ran
 )
 def test_bad_values(tmp_path: Path, random_base: Path, line: str, said: str) -> None:
     file = going_on(tmp_path, random_base, tmp_path)
-    text = file.read_text().partition("\n")[2]
+    text = "".join(kept for kept in file.read_text().splitlines(keepends=True) if not kept.startswith("start"))
     file.write_text(line.partition("\n")[0] + "\n" + text + line.partition("\n")[2] + "\n")
     with pytest.raises(ConfigError, match=said):
         train(file)
