@@ -179,15 +179,15 @@ def test_a_dry_run_says_who_is_where_and_what_a_node_would_lack(on_ray):
 def test_commands_work_with_the_token_and_say_what_lacks_without(on_ray):
     """Nobody gets anything, and the deployment stays as it is."""
     before = on_ray.lives()
-    commands = (("ps",), ("top", "--once"), ("logs", "router-0"), ("scale", "math=2"), ("stop", "on-ray"))
+    others = (("top", "--once"), ("logs", "router-0"), ("scale", "math=2"), ("stop", "on-ray"))
     other = on_ray.folder / "other-token"
     write_token(other)
-    for variables, said in (
-        ({"RAY_AUTH_MODE": "disabled"}, "wants a token: set RAY_AUTH_MODE=token"),
-        ({"RAY_AUTH_TOKEN_PATH": str(other)}, f"takes another token than that in {other}"),
-        ({"RAY_AUTH_TOKEN_PATH": str(on_ray.folder / "none")}, "let RAY_AUTH_TOKEN_PATH name the file"),
+    for variables, said, commands in (
+        ({"RAY_AUTH_MODE": "disabled"}, "wants a token: set RAY_AUTH_MODE=token", others),
+        ({"RAY_AUTH_TOKEN_PATH": str(other)}, f"takes another token than that in {other}", ()),
+        ({"RAY_AUTH_TOKEN_PATH": str(on_ray.folder / "none")}, "let RAY_AUTH_TOKEN_PATH name the file", ()),
     ):
-        for words in commands:
+        for words in (("ps",), *commands):
             refused = on_ray.run(*words, is_ok=False, variables=variables)
             assert (refused.returncode, refused.stdout) == (UNREACHED, ""), words
             assert said in refused.stderr, (words, refused.stderr)
