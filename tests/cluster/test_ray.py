@@ -196,6 +196,17 @@ def test_commands_work_with_the_token_and_say_what_lacks_without(on_ray):
     assert "decode-math-0" in on_ray.run("ps").stdout
 
 
+def test_a_role_outlives_the_process_that_came_to_it(on_ray):
+    """And not the member: another one of its name begins with the role of its name."""
+    words = [sys.executable, "-W", "ignore", "-m", "tests.support.ray_memory", on_ray.address]
+    variables = environment(on_ray.folder, on_ray.address)
+    done = subprocess.run(words, env=variables, capture_output=True, text=True, timeout=WAIT_S, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
+    assert told["is_new"]
+    assert told["said"] == [None, {"role": "prefill", "module": None}, None]
+
+
 def test_logs_come_from_the_node(on_ray):
     assert "/generate" in on_ray.run("logs", "decode-math-0").stdout
     assert "router-0" in on_ray.run("logs", "nobody", is_ok=False).stderr
