@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from prefillshare.config import Cluster, Deployment
+from prefillshare.config import Cluster, DecodeModule, Deployment
 from prefillshare.config.cluster import Spot
 from prefillshare.errors import ConfigError
 
@@ -136,7 +136,7 @@ def revision_of(plan: Plan, group: Group) -> str:
 def _describe_worker(plan: Plan, group: Group) -> dict[str, object]:
     config = plan.config
     served: dict[str, object] = {
-        "engine": dataclasses.asdict(config.engine_of(group.role, group.module)),
+        "engine": dataclasses.asdict(config.engine_of(_find_role(config, group), group.module)),
         "transfer": dataclasses.asdict(config.transfer),
         "store": config.store and dataclasses.asdict(config.store),
         "eager": (config.prefill.eager_answers, config.prefill.eager_min_tokens),
@@ -190,6 +190,17 @@ def unmerged(config: Deployment) -> Deployment:
     return replace(config, decode=decode)
 
 
-def _find_kind(config: Deployment, name: str) -> tuple[str, bool]:
+def _find_role(config: Deployment, group: Group) -> str:
+    """What members of a group are; of a decode module, that depends on whether it shares its prompts."""
+    return group.role if group.module is None else _find_module(config, group.module).worker_role
+
+
+def _find_module(config: Deployment, name: str) -> DecodeModule:
+    """Return the decode module of that name."""
     (module,) = [module for module in config.decode if module.name == name]
-    return module.kind, module.merge
+    return module
+
+
+def _find_kind(config: Deployment, name: str) -> tuple[str, bool, bool]:
+    module = _find_module(config, name)
+    return module.kind, module.merge, module.share
