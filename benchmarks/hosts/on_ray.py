@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import psutil
@@ -109,7 +108,16 @@ class RayDeployment(Watched):
         words += ["--head", "--port", str(RAY_PORT), "--include-dashboard=false"] if is_head else []
         words += [] if is_head else ["--address", self.address]
         argv = [sys.executable, "-W", "ignore", "-m", "ray.scripts.scripts", "start", "--block", *words]
-        self.nodes[host.name] = host.start(argv, self.folder / f"node-{host.name}.log", self.variables(is_head))
+        log = self._node_log(host)
+        log.unlink(missing_ok=True)  # what it says must be this node's
+        self.nodes[host.name] = host.start(argv, log, self.variables(is_head))
+
+    def wait_for_node(self, host: Host) -> None:
+        """Wait until `ray start` says that a host is a node."""
+        self.wait(lambda: "Ray runtime started" in self._node_log(host).read_text(), f"{host.name} is a node")
+
+    def _node_log(self, host: Host) -> Path:
+        return self.folder / f"node-{host.name}.log"
 
     def variables(self, is_head: bool = False) -> dict[str, str]:
         """Return what nodes and commands are started with: docs/several-machines.md."""
@@ -143,6 +151,8 @@ class RayDeployment(Watched):
 
     def spread(self) -> None:
         """Let each host have its replica again, when one has several."""
+        for host in self.hosts:
+            self.wait_for_node(host)
         replicas = [name for name in self.workers if name.startswith("decode-")]
         if len({self.host_of(name).name for name in replicas}) == len(replicas):
             return
@@ -161,7 +171,7 @@ def hosted_on_ray(text: str, places: Mapping[str, Host], folder: Path, module: s
     try:
         for host in deployment.hosts:
             deployment.start_node(host)
-            deployment.wait(partial(_is_started, folder / f"node-{host.name}.log"), f"{host.name} is a node")
+            deployment.wait_for_node(host)
         deployment.command("launch", str(deployment.file), "--port", str(PORT), "--detach")
         deployment.wait(deployment.is_whole, "all workers are up")
         yield deployment
@@ -169,8 +179,3 @@ def hosted_on_ray(text: str, places: Mapping[str, Host], folder: Path, module: s
         for node in deployment.nodes.values():
             node.kill()
             node.wait()
-
-
-def _is_started(log: Path) -> bool:
-    """Whether `ray start` says that it has its node."""
-    return "Ray runtime started" in log.read_text()

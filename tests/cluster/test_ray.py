@@ -179,21 +179,32 @@ def test_a_dry_run_says_who_is_where_and_what_a_node_would_lack(on_ray):
 def test_commands_work_with_the_token_and_say_what_lacks_without(on_ray):
     """Nobody gets anything, and the deployment stays as it is."""
     before = on_ray.lives()
-    commands = (("ps",), ("top", "--once"), ("logs", "router-0"), ("scale", "math=2"), ("stop", "on-ray"))
+    others = (("top", "--once"), ("logs", "router-0"), ("scale", "math=2"), ("stop", "on-ray"))
     other = on_ray.folder / "other-token"
     write_token(other)
-    for variables, said in (
-        ({"RAY_AUTH_MODE": "disabled"}, "wants a token: set RAY_AUTH_MODE=token"),
-        ({"RAY_AUTH_TOKEN_PATH": str(other)}, f"takes another token than that in {other}"),
-        ({"RAY_AUTH_TOKEN_PATH": str(on_ray.folder / "none")}, "let RAY_AUTH_TOKEN_PATH name the file"),
+    for variables, said, commands in (
+        ({"RAY_AUTH_MODE": "disabled"}, "wants a token: set RAY_AUTH_MODE=token", others),
+        ({"RAY_AUTH_TOKEN_PATH": str(other)}, f"takes another token than that in {other}", ()),
+        ({"RAY_AUTH_TOKEN_PATH": str(on_ray.folder / "none")}, "let RAY_AUTH_TOKEN_PATH name the file", ()),
     ):
-        for words in commands:
+        for words in (("ps",), *commands):
             refused = on_ray.run(*words, is_ok=False, variables=variables)
             assert (refused.returncode, refused.stdout) == (UNREACHED, ""), words
             assert said in refused.stderr, (words, refused.stderr)
     assert on_ray.lives() == before
     assert "decode-math-0" in on_ray.run("top", "--once").stdout
     assert "decode-math-0" in on_ray.run("ps").stdout
+
+
+def test_a_role_outlives_the_process_that_came_to_it(on_ray):
+    """And not the member: another one of its name begins with the role of its name."""
+    words = [sys.executable, "-W", "ignore", "-m", "tests.support.ray_memory", on_ray.address]
+    variables = environment(on_ray.folder, on_ray.address)
+    done = subprocess.run(words, env=variables, capture_output=True, text=True, timeout=WAIT_S, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
+    assert told["is_new"]
+    assert told["said"] == [None, {"role": "prefill", "module": None}, None]
 
 
 def test_logs_come_from_the_node(on_ray):

@@ -27,6 +27,8 @@ from tests.support.strangers import Address
 pytestmark = [
     pytest.mark.skipif(not can_have_hosts(), reason="hosts are namespaces, which only root can make"),
     pytest.mark.long,
+    # A lost node is given up after a minute, and its worker is started anew: minutes, where the machine is busy.
+    pytest.mark.timeout(2400),
 ]
 COUNTS_PORT = 44217
 """Where the head's autoscaler, which nothing here uses, tells its counts."""
