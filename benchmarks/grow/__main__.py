@@ -36,11 +36,13 @@ RANK = 32
 WAYS = ("grown", "alone", "joint")
 TAU, MAX_CYCLES = 0.004, 2
 """When to stop, the same for all ways: at this held-out loss, when a cycle of passes is no gain, or after so many."""
-GROWTH = Growth(tau=TAU, units=12, max_rounds=1, max_cycles=MAX_CYCLES)
-GROWN_RATE = 6e-3
-ALONE_RATE = 4e-3
-"""Fewer units sum up to smaller steps of a matrix; this is the accuracy benchmark's for rank 32."""
-ALONE = Growth(tau=TAU, units=RANK, max_rounds=1, max_cycles=MAX_CYCLES, group_lasso=0.0, prune_tolerance=0.0)
+RATE = 4e-3
+"""The accuracy benchmark's for rank 32."""
+GROWTH = Growth(tau=TAU, units=RANK, max_cycles=MAX_CYCLES, prune_tolerance=0.1)
+ALONE = Growth(tau=TAU, units=RANK, max_cycles=MAX_CYCLES, prune_tolerance=0.0)
+SELECTING_EPOCHS = 3.0
+"""Passes per cycle that a module alone has more than a later task of the family: as many as that has before its first
+cycle, in trial, selection and retraining."""
 JOINT_EPOCHS = 3
 """Passes per cycle of the one module: it sees every conversation of all tasks."""
 
@@ -124,14 +126,15 @@ class Benchmark:
         return round(time.process_time() - started, 1)
 
     def _settings(self, task: Task, data: Path, growth: Growth) -> GrowTask:
-        rate = ALONE_RATE if growth is ALONE else GROWN_RATE
+        is_later_alone = growth is ALONE and task.name in [later.name for later in self._tasks[1:]]
+        epochs = task.epochs + (SELECTING_EPOCHS if is_later_alone else 0.0)
         return GrowTask(
             name=task.name,
             seed=self._seed,
             base=BaseModel(path=self._places.tiny / "base"),
             data=Data(file=data, columns=Columns(messages="messages")),
             batch=Batch(max_tokens=2048, size=4, accumulation=1, packed=False),
-            optimizer=Optimizer(learning_rate=rate, epochs=float(task.epochs), warmup_ratio=0.05, beta2=0.98),
+            optimizer=Optimizer(learning_rate=RATE, epochs=epochs, warmup_ratio=0.05, beta2=0.98),
             run=Run(dtype="fp32"),
             evaluation=HeldOut(rows=task.num_conversations // 10),
             growth=growth,
