@@ -6,8 +6,8 @@ the user said last: nobody's text holds up anybody else's call.
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from typing import Any
 
 from prefillshare.errors import ConfigError, short_repr
@@ -15,6 +15,8 @@ from prefillshare.naming.asked import Asked
 
 MOST_CHARACTERS = 16_384
 """Of a text, so many are looked at: the first half of them and the last."""
+MAX_RULES = 256
+"""Of one alias: each may search the whole of that text."""
 _MEMBERS = ("module", "text", "header", "value")
 _MAX_MEMORY = 8 << 20
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -22,7 +24,7 @@ _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """When a module answers: everything that is given must fit."""
+    """When a module answers: everything that is given must fit; of a call's text only a bounded part is given."""
 
     module: str
     """Decode module, or an alias of one or several."""
@@ -37,7 +39,7 @@ class Rule:
         """Return whether the call is one of those that the rule is for."""
         if self.header is not None and not self._fits_header(asked.header(self.header)):
             return False
-        return self._text is None or self._text.search(_shorten(asked.says())) is not None
+        return self._text is None or self._text.search(asked.says()) is not None
 
     def _fits_header(self, value: str | None) -> bool:
         return value is not None and (self._value is None or self._value.fullmatch(value) is not None)
@@ -70,6 +72,8 @@ class ByRules:
 
     def find(self, asked: Asked, draw: Callable[[], float]) -> str:
         """Return what is meant; `draw` is for aliases that mean several by weight."""
+        # Read once, whatever number of rules look at it.
+        asked = replace(asked, says=cache(lambda says=asked.says: _shorten(says())))
         return next((rule.module for rule in self.rules if rule.fits(asked)), self.default)
 
     def as_table(self) -> dict[str, Any]:
@@ -108,6 +112,8 @@ def read_by_rules(name: str, meaning: Mapping[str, Any]) -> ByRules:
     default, rules = meaning.get("default"), meaning["rules"]
     if not isinstance(default, str) or not default:
         raise ConfigError(f"alias {name!r} chooses by rules and has no default: name the module where no rule fits")
+    if isinstance(rules, list | tuple) and len(rules) > MAX_RULES:
+        raise ConfigError(f"alias {name!r} has {len(rules)} rules, and {MAX_RULES} are the most: every call tries them")
     if not isinstance(rules, list | tuple):
         raise ConfigError(f"alias {name!r} has rules = {short_repr(rules)}: write a list of tables")
     return ByRules(name=name, default=default, rules=tuple(_read_rule(name, rule) for rule in rules))

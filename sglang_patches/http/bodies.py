@@ -32,8 +32,14 @@ from prefillshare.wire.namespace import cache_namespace
 from prefillshare.wire.sessions import find_session
 from prefillshare.wire.text import as_json, decode_header
 from sglang_patches.answers.schemas import MAX_DEPTH, depth
-from sglang_patches.disaggregation.role import worker_role
-from sglang_patches.http.model_names import aliases_of, get_tokenizer_manager, module_names, served_names
+from sglang_patches.disaggregation.role import is_behind_router
+from sglang_patches.http.model_names import (
+    UPSTREAM_DEFAULT_MODEL,
+    aliases_of,
+    get_tokenizer_manager,
+    module_names,
+    served_names,
+)
 from sglang_patches.http.null_members import drop_nulls
 from sglang_patches.http.request_state import FAILURE, NAMESPACE, PIN, REPORT, SCHEMA, TENANT
 
@@ -49,6 +55,9 @@ _CLOSED = {
     **dict.fromkeys((f"/{verb}_expert_distribution_record" for verb in ("start", "stop", "dump")), _NO_RECORDER),
     "/v1/audio/transcriptions": "the models of this server read text only",
 }
+
+_FILLED_IN = ("/v1/chat/completions", "/v1/completions")
+"""Where SGLang fills in a model."""
 
 _BEGINS = (b"event: message_start\n", b"event: response.created\n", b"event: response.in_progress\n")
 """First events of the streams of Anthropic's messages and of OpenAI's responses."""
@@ -223,6 +232,7 @@ def _check_body(body: bytes, scope: Message) -> bytes:
         raise RefusedBodyError(400, _TOO_DEEP)
     if isinstance(value, dict):
         _check_members(value)
+        _check_model(value, scope)
         # First: a tenant may have the module that an alias means, or not.
         confined = _confine(_name_modules(value, scope), scope)
         confined = _note_hints(confined, body, scope)
@@ -237,14 +247,21 @@ def _check_body(body: bytes, scope: Message) -> bytes:
 
 
 def _name_modules(value: dict[str, Any], scope: Message) -> dict[str, Any]:
-    """The body with modules in the place of aliases."""
+    """The body with modules in the place of aliases, of that in the address, too."""
     manager = get_tokenizer_manager()
     if not aliases_of(manager):
         return value
+    account, names = scope.get("state", {}).get(TENANT), module_names(manager)
+    if account is not None:
+        # An alias that may mean what is not the tenant's is no name that it knows.
+        names = names.only(account.allows)
     header = partial(_decode_header, scope)
-    session = find_session(header(SESSION_HEADER), value)
+    session = find_session(header(SESSION_HEADER), value, None if account is None else account.session_name)
     asked = Asked(session=session, says=partial(last_words, value), header=header)
-    return replace_aliases(value, module_names(manager), asked)
+    addressed = addressed_module(scope["path"])
+    if addressed in names.aliases and value.get("lora_path") is None:
+        value = {**value, "lora_path": addressed}
+    return replace_aliases(value, names, asked)
 
 
 def _decode_header(scope: Message, name: str) -> str | None:
@@ -269,7 +286,10 @@ def _confine(value: dict[str, Any], scope: Message) -> dict[str, Any]:
     path = scope["path"]
     base, _ = served_names(get_tokenizer_manager())
     # SGLang's own interface answers with the prefill module where nothing is named.
-    check_module(value, account, base if path == "/generate" else addressed_module(path), base)
+    otherwise = base if path == "/generate" else addressed_module(path)
+    # Of an alias in the address, what it means stands in the body by now.
+    named = None if otherwise in aliases_of(get_tokenizer_manager()) else otherwise
+    check_module(value, account, named, base)
     return confine(value, account) if is_call(path) else value
 
 
@@ -289,7 +309,7 @@ def _take_member(value: dict[str, Any], scope: Message) -> dict[str, Any]:
     if MEMBER not in value:
         return value
     told = value[MEMBER]
-    if not isinstance(told, dict) or worker_role() == "null":
+    if not isinstance(told, dict) or not is_behind_router():
         raise RefusedBodyError(400, f"{MEMBER} is for a router and its workers: leave it out")
     scope.setdefault("state", {})[MEMBER] = told
     return {name: member for name, member in value.items() if name != MEMBER}
@@ -313,6 +333,16 @@ def _check_members(value: dict[str, Any]) -> None:
     for name in ("response_format", "stream_options"):
         if not isinstance(given := value.get(name), dict | None):
             raise RefusedBodyError(400, f"{name} is {str(given)[:40]!r}: give an object")
+
+
+def _check_model(value: dict[str, Any], scope: Message) -> None:
+    """SGLang gives a call that names no model a name that some module may have."""
+    if scope["path"] in _FILLED_IN and value.get("model") is None:
+        names = module_names(get_tokenizer_manager())
+        if names.is_taken(UPSTREAM_DEFAULT_MODEL):
+            raise RefusedBodyError(
+                400, f"model is missing: name one; this server has: {names.describe()}", param="model"
+            )
 
 
 def _note_schema(value: dict[str, Any], scope: Message) -> None:

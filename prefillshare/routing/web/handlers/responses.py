@@ -1,7 +1,6 @@
 """`/v1/responses`: calls that the router remembers, and what is asked of them later."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -45,7 +44,8 @@ async def create(request: web.Request) -> web.StreamResponse:
             raise ResponsesRefusedError(error) from None
         call = parse(gateway, caller, "/v1/responses", orjson.dumps(exchange.body))
         if exchange.is_background:
-            return json_reply(gateway.responses.start(exchange, lambda: _compute(gateway, request, call)))
+            during = None if call.account is None else call.account.running()
+            return json_reply(gateway.responses.start(exchange, lambda: _compute(gateway, request, call), during))
         rewritten = AppCaller(request, exchange.pass_on)
         await gateway.proxy.answer(rewritten, call)
     return _finish(exchange, rewritten.made())
@@ -68,8 +68,7 @@ async def _compute(gateway: Gateway, request: web.Request, call: Call) -> tuple[
     """Return status and body of an answer that nobody waits for."""
     caller = AppCaller(request)
     try:
-        with nullcontext() if call.account is None else call.account.running():
-            await gateway.proxy.answer(caller, call)
+        await gateway.proxy.answer(caller, call)
     except RoutingError as error:
         return error.status, orjson.dumps(error_body(error))
     response = caller.made()
