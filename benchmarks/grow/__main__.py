@@ -78,7 +78,7 @@ class Benchmark:
 
     def __init__(self, places: Places, tasks: list[Task], num_problems: int, seed: int) -> None:
         self._places, self._tasks, self._num_problems, self._seed = places, tasks, num_problems, seed
-        self._work = _folder(places, seed)
+        self._work = folder_of(places, seed)
         self._work.mkdir(exist_ok=True)
 
     def run(self, ways: Sequence[str]) -> None:
@@ -99,7 +99,7 @@ class Benchmark:
     def _learn(self, way: str, task: Task) -> dict[str, Any]:
         is_grown = way == "grown"
         directory = self._work / ("family" if is_grown else f"alone-{task.name}")
-        settings = self._settings(task, self._data(task), GROWTH if is_grown else ALONE)
+        settings = self.settings(task, self.data(task), GROWTH if is_grown else ALONE)
         seconds = self._grow(directory, settings)
         known = Family(directory).task(task.name)
         assert known is not None
@@ -108,10 +108,10 @@ class Benchmark:
 
     def _learn_joint(self) -> dict[str, Any]:
         data, directory = self._work / "all.jsonl", self._work / "joint"
-        write_whole(data, "".join(self._data(task).read_text() for task in self._tasks))
+        write_whole(data, "".join(self.data(task).read_text() for task in self._tasks))
         num = sum(task.num_conversations for task in self._tasks)
         everything = replace(self._tasks[0], name="all", num_conversations=num, epochs=JOINT_EPOCHS)
-        seconds = self._grow(directory, self._settings(everything, data, ALONE))
+        seconds = self._grow(directory, self.settings(everything, data, ALONE))
         return {
             "accuracies": {task.name: self._accuracy(task, directory / "all") for task in self._tasks},
             "seconds": seconds,
@@ -125,7 +125,8 @@ class Benchmark:
         check_modules(Family(directory))
         return round(time.process_time() - started, 1)
 
-    def _settings(self, task: Task, data: Path, growth: Growth) -> GrowTask:
+    def settings(self, task: Task, data: Path, growth: Growth) -> GrowTask:
+        """How a task is learned, grown or alone."""
         is_later_alone = growth is ALONE and task.name in [later.name for later in self._tasks[1:]]
         epochs = task.epochs + (SELECTING_EPOCHS if is_later_alone else 0.0)
         return GrowTask(
@@ -146,7 +147,11 @@ class Benchmark:
         is_right = [given.strip() == wanted for given, (_, wanted) in zip(answers, asked, strict=True)]
         return sum(is_right) / len(is_right)
 
-    def _data(self, task: Task) -> Path:
+    def data(self, task: Task) -> Path:
+        """Its conversations.
+
+        Effects: writes the file where it is not there.
+        """
         file = self._work / f"{task.name}-{task.num_conversations}.jsonl"
         if not file.exists():
             write_task(file, task, self._seed)
@@ -166,7 +171,7 @@ class Benchmark:
 
     def _results(self, seed: int) -> dict[str, Any]:
         """What is measured so far of one seed."""
-        folder = _folder(self._places, seed)
+        folder = folder_of(self._places, seed)
         done = {file.stem: json.loads(file.read_text()) for file in folder.glob("*.json")}
         family = Family(folder / "family")
         return {
@@ -182,7 +187,8 @@ class Benchmark:
         }
 
 
-def _folder(places: Places, seed: int) -> Path:
+def folder_of(places: Places, seed: int) -> Path:
+    """Data and families of a seed."""
     return places.work / f"seed-{seed}"
 
 
