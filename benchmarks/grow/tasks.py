@@ -6,8 +6,7 @@ family's three teach with more conversations. Whoever learns one of the four fro
 these words a few times. `rank` is the control: what came before cannot help it.
 
 Answers have only tokens that the base has seen in its own training. The rows of the others in its tied embedding are as
-good as equal, whatever a module does: each would have a loss of the logarithm of their number, in which all that a
-module learns is lost, and which of them is said is chance.
+good as equal, whatever a module does: each such token would have a loss of some nats, beside which nothing else shows.
 """
 
 import hashlib
