@@ -244,6 +244,10 @@ class Search:
         if kept > 0:
             self._drop_below(float(strengths.quantile(kept)))
         self._losses["prune"] = self._measure()
+        self._report.say(
+            f"{self._task.name}: {round(kept * len(strengths))} of {len(strengths)} units are not needed; held-out "
+            f"loss {self._losses['prune']:.4f}"
+        )
 
     def _turn_to_axes(self) -> None:
         """The units that were added, as singular directions of their sum; copies stay what they are."""
