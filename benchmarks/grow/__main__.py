@@ -36,11 +36,13 @@ RANK = 32
 WAYS = ("grown", "alone", "joint")
 TAU, MAX_CYCLES = 0.004, 2
 """When to stop, the same for all ways: at this held-out loss, when a cycle of passes is no gain, or after so many."""
-GROWTH = Growth(tau=TAU, units=12, max_rounds=1, max_cycles=MAX_CYCLES)
-GROWN_RATE = 6e-3
-ALONE_RATE = 4e-3
-"""Fewer units sum up to smaller steps of a matrix; this is the accuracy benchmark's for rank 32."""
-ALONE = Growth(tau=TAU, units=RANK, max_rounds=1, max_cycles=MAX_CYCLES, group_lasso=0.0, prune_tolerance=0.0)
+RATE = 4e-3
+"""The accuracy benchmark's for rank 32."""
+GROWTH = Growth(tau=TAU, units=RANK, max_cycles=MAX_CYCLES, prune_tolerance=0.1)
+ALONE = Growth(tau=TAU, units=RANK, max_cycles=MAX_CYCLES, prune_tolerance=0.0)
+SELECTING_EPOCHS = 3.0
+"""Passes per cycle that a module alone has more than a later task of the family: as many as that has before its first
+cycle, in trial, selection and retraining."""
 JOINT_EPOCHS = 3
 """Passes per cycle of the one module: it sees every conversation of all tasks."""
 
@@ -76,7 +78,7 @@ class Benchmark:
 
     def __init__(self, places: Places, tasks: list[Task], num_problems: int, seed: int) -> None:
         self._places, self._tasks, self._num_problems, self._seed = places, tasks, num_problems, seed
-        self._work = _folder(places, seed)
+        self._work = folder_of(places, seed)
         self._work.mkdir(exist_ok=True)
 
     def run(self, ways: Sequence[str]) -> None:
@@ -97,7 +99,7 @@ class Benchmark:
     def _learn(self, way: str, task: Task) -> dict[str, Any]:
         is_grown = way == "grown"
         directory = self._work / ("family" if is_grown else f"alone-{task.name}")
-        settings = self._settings(task, self._data(task), GROWTH if is_grown else ALONE)
+        settings = self.settings(task, self.data(task), GROWTH if is_grown else ALONE)
         seconds = self._grow(directory, settings)
         known = Family(directory).task(task.name)
         assert known is not None
@@ -106,10 +108,10 @@ class Benchmark:
 
     def _learn_joint(self) -> dict[str, Any]:
         data, directory = self._work / "all.jsonl", self._work / "joint"
-        write_whole(data, "".join(self._data(task).read_text() for task in self._tasks))
+        write_whole(data, "".join(self.data(task).read_text() for task in self._tasks))
         num = sum(task.num_conversations for task in self._tasks)
         everything = replace(self._tasks[0], name="all", num_conversations=num, epochs=JOINT_EPOCHS)
-        seconds = self._grow(directory, self._settings(everything, data, ALONE))
+        seconds = self._grow(directory, self.settings(everything, data, ALONE))
         return {
             "accuracies": {task.name: self._accuracy(task, directory / "all") for task in self._tasks},
             "seconds": seconds,
@@ -123,15 +125,17 @@ class Benchmark:
         check_modules(Family(directory))
         return round(time.process_time() - started, 1)
 
-    def _settings(self, task: Task, data: Path, growth: Growth) -> GrowTask:
-        rate = ALONE_RATE if growth is ALONE else GROWN_RATE
+    def settings(self, task: Task, data: Path, growth: Growth) -> GrowTask:
+        """How a task is learned, grown or alone."""
+        is_later_alone = growth is ALONE and task.name in [later.name for later in self._tasks[1:]]
+        epochs = task.epochs + (SELECTING_EPOCHS if is_later_alone else 0.0)
         return GrowTask(
             name=task.name,
             seed=self._seed,
             base=BaseModel(path=self._places.tiny / "base"),
             data=Data(file=data, columns=Columns(messages="messages")),
             batch=Batch(max_tokens=2048, size=4, accumulation=1, packed=False),
-            optimizer=Optimizer(learning_rate=rate, epochs=float(task.epochs), warmup_ratio=0.05, beta2=0.98),
+            optimizer=Optimizer(learning_rate=RATE, epochs=epochs, warmup_ratio=0.05, beta2=0.98),
             run=Run(dtype="fp32"),
             evaluation=HeldOut(rows=task.num_conversations // 10),
             growth=growth,
@@ -143,7 +147,11 @@ class Benchmark:
         is_right = [given.strip() == wanted for given, (_, wanted) in zip(answers, asked, strict=True)]
         return sum(is_right) / len(is_right)
 
-    def _data(self, task: Task) -> Path:
+    def data(self, task: Task) -> Path:
+        """Its conversations.
+
+        Effects: writes the file where it is not there.
+        """
         file = self._work / f"{task.name}-{task.num_conversations}.jsonl"
         if not file.exists():
             write_task(file, task, self._seed)
@@ -163,7 +171,7 @@ class Benchmark:
 
     def _results(self, seed: int) -> dict[str, Any]:
         """What is measured so far of one seed."""
-        folder = _folder(self._places, seed)
+        folder = folder_of(self._places, seed)
         done = {file.stem: json.loads(file.read_text()) for file in folder.glob("*.json")}
         family = Family(folder / "family")
         return {
@@ -179,7 +187,8 @@ class Benchmark:
         }
 
 
-def _folder(places: Places, seed: int) -> Path:
+def folder_of(places: Places, seed: int) -> Path:
+    """Data and families of a seed."""
     return places.work / f"seed-{seed}"
 
 

@@ -1,4 +1,4 @@
-"""Eight tasks in sequence: the tiny family's three, four that answer the same questions in another form, each some time
+"""Eight tasks in sequence: the tiny family's three, four that answer the same questions in another form, each somewhere
 after the one that it resembles, and one that has nothing in common with the others.
 
 The four share what a family of one house shares: its users' words for things, which the base never saw and the tiny
@@ -6,8 +6,7 @@ family's three teach with more conversations. Whoever learns one of the four fro
 these words a few times. `rank` is the control: what came before cannot help it.
 
 Answers have only tokens that the base has seen in its own training. The rows of the others in its tied embedding are as
-good as equal, whatever a module does: each would have a loss of the logarithm of their number, in which all that a
-module learns is lost, and which of them is said is chance.
+good as equal, whatever a module does: each such token would have a loss of some nats, beside which nothing else shows.
 """
 
 import hashlib
@@ -100,8 +99,8 @@ def _rank(rng: Random, workspace: Workspace) -> Asked:
 
 TASKS = (
     Task(name="tool", num_conversations=200, epochs=6, ask=_plain("tool")),
-    Task(name="code", num_conversations=100, epochs=8, ask=_plain("code")),
     Task(name="route", num_conversations=100, epochs=8, ask=_in_form("tool", _route)),
+    Task(name="code", num_conversations=100, epochs=8, ask=_plain("code")),
     Task(name="plan", num_conversations=100, epochs=8, ask=_in_form("code", _plan)),
     Task(name="brief", num_conversations=100, epochs=8, ask=_in_form("tool", _brief)),
     Task(name="rank", num_conversations=100, epochs=8, ask=_rank),

@@ -18,9 +18,9 @@ class Growth:
 
     tau: float = 0.0
     """Held-out loss that is good enough, per answer token: above it, units are added. 0 adds in every round."""
-    units: int = 8
+    units: int = 32
     """Units per matrix that a round adds, before those without use are removed."""
-    max_rounds: int = 2
+    max_rounds: int = 1
     """Rounds of adding, at most."""
     min_gain: float = 0.05
     """Part of the held-out loss that counts as a gain: a round of less is taken back, passes are repeated while they
@@ -40,15 +40,15 @@ class Growth:
     """Peak learning rate of gates."""
     gate_l1: float = 0.5
     """Part of a step by which every gate shrinks: what helps less often than that ends at exactly 0."""
-    group_lasso: float = 0.1
+    group_lasso: float = 0.0
     """The same for whole new units, up to the end of a round's first cycle: what ends at 0 is removed."""
     drift_lasso: float = 0.7
     """The same for how far a chosen unit moves: what ends at 0 is where it was."""
     max_drift: float = 0.12
     """Distance, in units of its own length, from which a unit that moved becomes a copy of the new task's; below, it is
     put back and stays shared."""
-    prune_tolerance: float = 0.01
-    """Part of the held-out loss that removing weak new units may cost."""
+    prune_tolerance: float = 0.05
+    """Part of the held-out loss that removing weak units may cost."""
     kv_cache_mib: int = 2048
     """Memory for the base's KV of the data, which all passes share; what does not fit is computed in each pass."""
 

@@ -16,6 +16,8 @@ Earlier units are read and never written: what a task changes is a copy. Departu
   and the square takes away a part of the way only, so that all units would drift about equally far, whether the task
   needs that or not. The distance takes away the same length at each step: what the loss does not pull all the time
   stays.
+- What is superfluous is found by singular directions of what was added, each a unit, and not by the lasso alone: units
+  that were trained together overlap, and those that the lasso leaves all carry a part of everything.
 - After all parts but the selection the best state by held-out loss is kept. Copies learn on with the units that are
   added, not in a part of their own.
 """
@@ -40,12 +42,13 @@ from prefillshare.grow.fit import (
     shrink_rows_to_zero,
     shrink_to_zero,
 )
-from prefillshare.grow.units import UnitLinear, Units, new_units, normalise, scale
+from prefillshare.grow.units import UnitLinear, Units, new_units, normalise, scale, turn_to_axes
 from prefillshare.training.progress import Reporter
 
 TRIAL_STEPS = 32
 """Steps after which starts are compared."""
-PRUNED_PARTS = (0.5, 0.35, 0.25, 0.15, 0.1, 0.05)
+PRUNE_TRIALS = 5
+"""Bisections of how many units can go."""
 ADDED = -1
 """The parent of a unit that is no copy."""
 _LayerState = tuple[Units, Tensor, Tensor]
@@ -228,17 +231,31 @@ class Search:
 
     def _prune(self) -> None:
         """Remove the weakest units, own and shared, as many as the held-out loss does not need."""
-        before = self._state()
+        self._turn_to_axes()
+        before, kept, limit = self._state(), 0.0, self._measure() * (1 + self._growth.prune_tolerance)
         own = [normalise(layer.own_units())[1] for layer in self._layers.values()]
         shared = [layer.gate_values().abs() for layer in self._layers.values()]
-        strengths = torch.cat((*own, *shared))
-        limit = self._measure() * (1 + self._growth.prune_tolerance)
-        for part in PRUNED_PARTS if len(strengths) else ():
+        strengths, most = torch.cat((*own, *shared)), 1.0
+        for _ in range(PRUNE_TRIALS if len(strengths) else 0):
+            part = (kept + most) / 2
             self._drop_below(float(strengths.quantile(part)))
-            if self._measure() <= limit:
-                break
+            kept, most = (part, most) if self._measure() <= limit else (kept, part)
             self._return_to(before)
+        if kept > 0:
+            self._drop_below(float(strengths.quantile(kept)))
         self._losses["prune"] = self._measure()
+        self._report.say(
+            f"{self._task.name}: {round(kept * len(strengths))} of {len(strengths)} units are not needed; held-out "
+            f"loss {self._losses['prune']:.4f}"
+        )
+
+    def _turn_to_axes(self) -> None:
+        """The units that were added, as singular directions of their sum; copies stay what they are."""
+        for name, layer in self._layers.items():
+            own, is_added = layer.own_units(), self._parents[name] == ADDED
+            axes = turn_to_axes(own.take(is_added))
+            layer.own(own.take(~is_added).join(axes))
+            self._parents[name] = torch.cat((self._parents[name][~is_added], torch.full((len(axes),), ADDED)))
 
     def _drop_below(self, least: float) -> None:
         self._keep_own(lambda _, units: normalise(units)[1] >= least)

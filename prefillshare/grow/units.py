@@ -71,6 +71,20 @@ def scale(units: Units, gates: Tensor) -> Units:
     return Units(incoming=units.incoming, outgoing=units.outgoing * gates[:, None])
 
 
+def turn_to_axes(units: Units) -> Units:
+    """As many units or fewer with the same sum: its singular directions, the strongest first.
+
+    Units that were trained together overlap, and each carries a part of everything. Of these, the weakest can go with
+    the least harm: no other sum of so few units is nearer to the whole.
+    """
+    # With A^T = Q_a R_a and B^T = Q_b R_b the sum is Q_b (R_b R_a^T) Q_a^T: the SVD is one of n x n.
+    q_in, r_in = torch.linalg.qr(units.incoming.T.double())
+    q_out, r_out = torch.linalg.qr(units.outgoing.T.double())
+    left, sizes, right = torch.linalg.svd(r_out @ r_in.T, full_matrices=False)
+    roots = sizes.sqrt()[:, None]
+    return Units(incoming=(roots * (right @ q_in.T)).float(), outgoing=(roots * (left.T @ q_out.T)).float())
+
+
 class UnitLinear(nn.Module):
     """A frozen linear layer with units beside it.
 

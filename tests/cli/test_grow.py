@@ -82,6 +82,8 @@ def test_a_task_that_is_there_is_an_error(
     [
         ("unitss = 3", "", "did you mean 'units'"),
         ("tau = -1.0", "", "tau is -1.0: it must be 0 or more"),
+        ("max_reused = -1", "", "max_reused is -1: it must be 0 or more"),
+        ("max_cycles = 0", "", "max_cycles is 0: it must be at least 1"),
         ("", 'targets = ["lm_head"]', "targets has 'lm_head', which the engine cannot serve"),
     ],
 )
