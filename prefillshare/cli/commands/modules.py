@@ -81,13 +81,22 @@ def alias(
     meaning: Annotated[
         list[str], typer.Argument(metavar="MODULE[=SHARE]...", help="One module, or shares: math-v1=0.9 math-v2=0.1.")
     ],
+    classifier: Annotated[
+        Path | None,
+        typer.Option("--classifier", help="Directory of a classifier that chooses; MODULE is the default."),
+    ] = None,
+    min_probability: Annotated[
+        float, typer.Option("--min-probability", help="How likely its choice must be, else the default answers.")
+    ] = 0.0,
     url: given.Url = None,
     api_key: given.ApiKey = None,
     admin_key: AdminKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let a name mean a decode module, or several by weight."""
+    """Let a name mean a decode module, several by weight, or what a classifier chooses."""
     body = _read_meaning(meaning)
+    if classifier is not None:
+        body = _with_classifier(body, classifier, min_probability)
     with _client(url, api_key, admin_key) as client:
         told = client.change("PUT", "aliases", name, body)
     if as_json:
@@ -110,6 +119,18 @@ def _print_done(told: dict[str, Any], what: str, as_json: bool) -> None:
         warn(warning)
     seconds = f" after {told['seconds']:.1f} s" if "seconds" in told else ""
     put(f"{told['name']} {what}{seconds}")
+
+
+def _with_classifier(body: dict[str, Any], directory: Path, min_probability: float) -> dict[str, Any]:
+    from prefillshare.errors import ConfigError
+
+    if "module" not in body:
+        raise ConfigError("shares stand beside --classifier: name one module, the default where it is not sure")
+    return {
+        "default": body["module"],
+        "classifier": str(directory.expanduser().resolve()),
+        "min_probability": min_probability,
+    }
 
 
 def _read_meaning(words: list[str]) -> dict[str, Any]:
