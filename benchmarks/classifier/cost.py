@@ -42,7 +42,11 @@ class Cost:
 def measure_cost(classifier: Path, num_calls: int) -> list[Cost]:
     """Ask one engine of the tiny family."""
     with TemporaryDirectory() as folder:
-        text = (MODELS / "tiny-agents.toml").read_text(encoding="utf-8").replace('path = "tiny/', f'path = "{MODELS}/tiny/')
+        text = (
+            (MODELS / "tiny-agents.toml")
+            .read_text(encoding="utf-8")
+            .replace('path = "tiny/', f'path = "{MODELS}/tiny/')
+        )
         file = Path(folder) / "auto.toml"
         file.write_text(f'{text}\n[aliases.auto]\ndefault = "math"\nclassifier = "{classifier}"\n', encoding="utf-8")
         with running_deployment(file) as running, httpx.Client(base_url=running.url, timeout=120) as http:

@@ -6,7 +6,13 @@ other is decided by `prefillshare.modules.deployment`, whether a run can start b
 
 from prefillshare.config.cluster import Cluster
 from prefillshare.config.growing import GrowTask
-from prefillshare.config.load import load_deployment, load_grow_task, load_quantisation, load_router_training, load_training
+from prefillshare.config.load import (
+    load_deployment,
+    load_grow_task,
+    load_quantisation,
+    load_router_training,
+    load_training,
+)
 from prefillshare.config.modules import Modules
 from prefillshare.config.quantisation import Quantisation
 from prefillshare.config.responses import Responses

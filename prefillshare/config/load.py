@@ -187,7 +187,9 @@ def load_router_training(file: Path, changes: Sequence[str] = ()) -> RouterTrain
 
 
 def _place_base(base: BaseModel, file: Path) -> BaseModel:
-    return base if base.path is None else dataclasses.replace(base, path=_find_directory(base.path, file, "of the base"))
+    return (
+        base if base.path is None else dataclasses.replace(base, path=_find_directory(base.path, file, "of the base"))
+    )
 
 
 def _place_data(data: Data, file: Path) -> Data:

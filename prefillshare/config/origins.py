@@ -9,6 +9,10 @@ from typing import Any
 
 from prefillshare.config.overrides import HIDDEN, apply_overrides
 from prefillshare.config.schema import Deployment
+from prefillshare.naming.alias import AnyAlias, as_table
+
+_UNSAID = (("rules", []), ("min_probability", 0.0))
+"""Of an alias that a classifier decides: what it has without saying so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +90,9 @@ def _differing(table: Any, start: str) -> Iterator[tuple[str, Any]]:
         if item.name in HIDDEN:
             continue
         value, key = getattr(table, item.name), f"{start}{item.name}"
-        if dataclasses.is_dataclass(value):
+        if key == "aliases":
+            yield from _of_aliases(value)
+        elif dataclasses.is_dataclass(value):
             yield from _differing(value, f"{key}.")
         elif isinstance(value, tuple) and value and all(map(dataclasses.is_dataclass, value)):
             for inner in value:
@@ -97,6 +103,17 @@ def _differing(table: Any, start: str) -> Iterator[tuple[str, Any]]:
                 yield from _differing(inner, f"{key}.{name}.") if is_table else [(f"{key}.{name}", inner)]
         elif value != _default_of(item):
             yield key, value
+
+
+def _of_aliases(aliases: Mapping[str, AnyAlias]) -> Iterator[tuple[str, Any]]:
+    """What a file says of aliases; what a classifier chooses from stands in the classifier."""
+    for name, meaning in as_table(aliases).items():
+        told = (
+            {"": meaning} if not isinstance(meaning, Mapping) else {f".{key}": value for key, value in meaning.items()}
+        )
+        for key, value in told.items():
+            if key != ".labels" and (key, value) not in _UNSAID:
+                yield from _flatten(value, f"aliases.{name}{key}")
 
 
 def _default_of(item: "dataclasses.Field[Any]") -> Any:

@@ -183,6 +183,7 @@ def write_head(directory: Path, head: Head) -> None:
     from safetensors.numpy import save_file
 
     save_file({"weight": head.weight, "bias": head.bias}, directory / WEIGHTS_FILE)
+    (directory / WEIGHTS_FILE).chmod(0o644)
     text = json.dumps(asdict(head.manifest), indent=2, ensure_ascii=False)
     partial = directory / f"partial-{MANIFEST_FILE}"
     partial.write_text(text + "\n", encoding="utf-8")

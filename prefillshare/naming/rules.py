@@ -1,7 +1,8 @@
 """Names behind which rules or a classifier choose: `"model": "auto"` and what the call says decide who answers.
 
-The first rule that fits wins, else the module that the classifier finds likeliest, else the default. Patterns are RE2's, which take linear time, over a bounded part of what
-the user said last: nobody's text holds up anybody else's call.
+The first rule that fits wins, else the module that the classifier finds likeliest, else the default. Patterns are
+RE2's, which take linear time, over a bounded part of what the user said last: nobody's text holds up anybody else's
+call.
 """
 
 import re
@@ -145,7 +146,10 @@ def read_by_rules(name: str, meaning: Mapping[str, Any]) -> ByRules:
     if not isinstance(rules, list | tuple):
         raise ConfigError(f"alias {name!r} has rules = {short_repr(rules)}: write a list of tables")
     return ByRules(
-        name=name, default=default, rules=tuple(_read_rule(name, rule) for rule in rules), **_read_classifier(name, meaning)
+        name=name,
+        default=default,
+        rules=tuple(_read_rule(name, rule) for rule in rules),
+        **_read_classifier(name, meaning),
     )
 
 
@@ -157,13 +161,15 @@ def _read_classifier(name: str, meaning: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     if not isinstance(path, str) or not path.strip():
         raise ConfigError(
-            f"alias {name!r} has classifier = {short_repr(path)}: name the directory that `prefillshare train --router` "
-            "made"
+            f"alias {name!r} has classifier = {short_repr(path)}: name the directory that "
+            "`prefillshare train --router` made"
         )
     least = 0.0 if least is None else least
     if isinstance(least, bool) or not isinstance(least, int | float) or not 0 <= least <= 1:
         raise ConfigError(f"alias {name!r} has min_probability = {short_repr(least)}: it must lie between 0 and 1")
-    if labels is not None and (not isinstance(labels, list | tuple) or not all(isinstance(each, str) for each in labels)):
+    if labels is not None and (
+        not isinstance(labels, list | tuple) or not all(isinstance(each, str) for each in labels)
+    ):
         raise ConfigError(f"alias {name!r} has labels = {short_repr(labels)}: leave them out, the classifier has them")
     return {"classifier": path, "min_probability": float(least), "labels": tuple(labels or ())}
 

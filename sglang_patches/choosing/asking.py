@@ -15,8 +15,6 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from prefillshare.contract import SESSION_HEADER
 from prefillshare.naming.asked import Asked, last_words
 from prefillshare.naming.bodies import NAMING_MEMBERS, find_undecided, replace_aliases
@@ -139,7 +137,9 @@ def _refuse_sessions(body: Body) -> None:
 def _count(manager: TokenizerManager, body: Body, decided: Body, names: Names, asked: Asked) -> None:
     for member in NAMING_MEMBERS:
         given, meant = body.get(member), decided.get(member)
-        pairs = zip(given, meant, strict=True) if isinstance(given, list) and isinstance(meant, list) else [(given, meant)]
+        pairs = (
+            zip(given, meant, strict=True) if isinstance(given, list) and isinstance(meant, list) else [(given, meant)]
+        )
         for name, module in pairs:
             if isinstance(name, str) and isinstance(module, str) and names.is_undecided(replace(asked, name=name)):
                 manager.observer.choices.note(name, module)

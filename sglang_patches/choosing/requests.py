@@ -1,7 +1,7 @@
 """A choice among the requests of the HTTP process: made of a call, for no token, with the hidden state as its answer.
 
-:mod:`sglang_patches.engine.tokenizer_manager` asks when a call arrives; :mod:`sglang_patches.choosing.asking` has left a
-:class:`Choice` on the HTTP request.
+:mod:`sglang_patches.engine.tokenizer_manager` asks when a call arrives; :mod:`sglang_patches.choosing.asking` has left
+a :class:`Choice` on the HTTP request.
 """
 
 from __future__ import annotations

@@ -13,9 +13,7 @@ if TYPE_CHECKING:
     from sglang.srt.managers.utils import GenerationBatchResult
 
 
-def keep_states(
-    processor: SchedulerBatchResultProcessor, batch: ScheduleBatch, result: GenerationBatchResult
-) -> None:
+def keep_states(processor: SchedulerBatchResultProcessor, batch: ScheduleBatch, result: GenerationBatchResult) -> None:
     """Put the states that requests of a batch have asked for where the output streamer finds them."""
     if not batch.return_hidden_states or result.logits_output.hidden_states is None:
         return
@@ -38,11 +36,13 @@ def keep_states(
 _STATES = "how a hidden state finds its request"
 
 RELIED_ON = {
-    "managers.scheduler_components.batch_result_processor:SchedulerBatchResultProcessor._append_prefill_hidden_states": (
+    "managers.scheduler_components.batch_result_processor:"
+    "SchedulerBatchResultProcessor._append_prefill_hidden_states": (
         "bb9cd5364d93d0df",
         _STATES,
     ),
-    "managers.scheduler_components.batch_result_processor:SchedulerBatchResultProcessor._get_prefill_hidden_capture_mode": (
+    "managers.scheduler_components.batch_result_processor:"
+    "SchedulerBatchResultProcessor._get_prefill_hidden_capture_mode": (
         "48344866ab75918d",
         _STATES,
     ),

@@ -1,4 +1,4 @@
-"""`"model": "auto"` by a classifier across workers: a prefill worker looks, the router chooses, a decode worker answers."""
+"""`"model": "auto"` by a classifier across workers: one looks at the prompt, the router chooses, another answers."""
 
 import json
 from collections.abc import Iterator
@@ -25,7 +25,9 @@ NUM_PROMPTS = 5
 STATE_TOLERANCE = 2e-4
 CHAT = {
     "model": "auto",
-    "messages": [{"role": "user", "content": "Omar 3 boxes, beads 7 per box\nOmar's shelf grows by 3 boxes. What stands on it?"}],
+    "messages": [
+        {"role": "user", "content": "Omar 3 boxes, beads 7 per box\nOmar's shelf grows by 3 boxes. What stands on it?"}
+    ],
     "max_tokens": 8,
     "temperature": 0,
 }
@@ -70,7 +72,12 @@ def test_choices_are_those_of_plain_transformers(auto: Cluster, prompts: list[li
         chosen = [
             assert_is_the_choice(reply.headers[HEADER], prompt) for reply, prompt in zip(replies, prompts, strict=True)
         ]
-        print(state, "chosen right:", sum(chosen[number] == MODULES[number // NUM_PROMPTS] for number in range(15)), "of 15")
+        print(
+            state,
+            "chosen right:",
+            sum(chosen[number] == MODULES[number // NUM_PROMPTS] for number in range(15)),
+            "of 15",
+        )
         assert set(chosen) == set(MODULES)
         named = [generate(auto, prompt, module) for prompt, module in zip(prompts, chosen, strict=True)]
         assert [reply.json()["output_ids"] for reply in replies] == [reply.json()["output_ids"] for reply in named]
@@ -122,10 +129,13 @@ def test_every_door_answers_as_the_chosen_module(auto: Cluster) -> None:
     )
     assert follow_up.model in MODULES
     scored = auto.http.post(
-        "/v1/completions", json={"model": "auto", "prompt": "Omar 3 boxes", "max_tokens": 2, "echo": True, "logprobs": 1}
+        "/v1/completions",
+        json={"model": "auto", "prompt": "Omar 3 boxes", "max_tokens": 2, "echo": True, "logprobs": 1},
     )
     assert scored.json()["model"] in MODULES, scored.text
-    addressed = auto.http.post("/modules/auto/generate", json={"text": "Omar 3", "sampling_params": {"max_new_tokens": 1}})
+    addressed = auto.http.post(
+        "/modules/auto/generate", json={"text": "Omar 3", "sampling_params": {"max_new_tokens": 1}}
+    )
     assert addressed.status_code == 200, addressed.text
     assert HEADER in addressed.headers
 
@@ -170,7 +180,9 @@ def test_what_cannot_be_is_refused_as_for_a_named_module(auto: Cluster) -> None:
         {"messages": [{"role": "user", "content": "x " * 20000}]},
         {"temperature": -1},
     ):
-        replies = [auto.http.post("/v1/chat/completions", json={**CHAT, **wrong, "model": name}) for name in ("auto", "math")]
+        replies = [
+            auto.http.post("/v1/chat/completions", json={**CHAT, **wrong, "model": name}) for name in ("auto", "math")
+        ]
         assert [reply.status_code for reply in replies] == [400, 400], [reply.text for reply in replies]
         assert replies[0].json()["error"]["message"] == replies[1].json()["error"]["message"]
 

@@ -1,8 +1,10 @@
 """`"model": "auto"` by a classifier, in one engine: the choice is that of the plain computation, whatever is cached."""
 
 import json
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,16 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.fidelity.conftest import MODULES, NUM_TOKENS, Expected, Prompt
+from prefillshare.modules.heads import read_head, write_head
+from tests.fidelity.conftest import MODULES, Prompt
 from tests.support.classifiers import AUTO, HEADER, TINY_ROUTER, assert_is_the_choice, plain_probabilities, told
 from tests.support.engines import MODELS_DIR, TINY_AGENTS, Endpoint, shared_engine, with_key
 from tests.support.marks import starts_engine
+from tests.support.reference import Reference
 
+NUM_TOKENS = 4
+NUM_ASKED = 18
+"""Prompts of a test, of the three tasks in turn."""
 CHUNKED = ("--page-size", "16", "--chunked-prefill-size", "64", "--enable-mixed-chunk")
 OTHERS = {"page 16, chunk 64, mixed batches": CHUNKED, "page 1, chunk 64, overlap": ("--chunked-prefill-size", "64")}
 
@@ -50,41 +57,60 @@ def ask(endpoint: Endpoint, prompt: Prompt, **fields: Any) -> tuple[httpx.Respon
     return reply, reply.json()["meta_info"]["prefillshare"][0]
 
 
-def check(endpoint: Endpoint, prompt: Prompt, expected: Expected) -> str:
+class Plain:
+    """What each module must say."""
+
+    def __init__(self, reference: Reference) -> None:
+        self._reference = reference
+        self._known: dict[tuple[Prompt, str], list[int]] = {}
+        self._lock = threading.Lock()
+
+    def tokens(self, prompt: Prompt, module: str) -> list[int]:
+        """The reference answer."""
+        with self._lock:
+            if (prompt, module) not in self._known:
+                self._known[prompt, module] = self._reference.ask(module, prompt, NUM_TOKENS).tokens
+            return self._known[prompt, module]
+
+
+@pytest.fixture(scope="session")
+def plain(reference: Reference) -> Plain:
+    """The reference, asked once for each answer."""
+    return Plain(reference)
+
+
+def check(endpoint: Endpoint, prompt: Prompt, plain: Plain) -> str:
     """Ask, and hold choice and answer against the plain computation; who was chosen."""
     reply, _ = ask(endpoint, prompt)
     module = assert_is_the_choice(reply.headers[HEADER], prompt)
-    assert reply.json()["output_ids"] == expected[prompt, module].tokens
+    assert reply.json()["output_ids"] == plain.tokens(prompt, module)
     return module
 
 
-def test_choices_are_those_of_plain_transformers(auto: Endpoint, prompts: list[Prompt], expected: Expected) -> None:
+def test_choices_are_those_of_plain_transformers(auto: Endpoint, prompts: list[Prompt], plain: Plain) -> None:
+    some = prompts[:NUM_ASKED]
     auto.flush()
-    cold = [check(auto, prompt, expected) for prompt in prompts]
-    warm = [check(auto, prompt, expected) for prompt in prompts]
+    cold = [check(auto, prompt, plain) for prompt in some]
+    warm = [check(auto, prompt, plain) for prompt in some]
     assert cold == warm
-    # The prompts are of the three tasks in turn.
-    wanted = [MODULES[number % 3] for number in range(len(prompts))]
-    right = sum(module == task for module, task in zip(cold, wanted, strict=True))
-    print(f"chosen right: {right} of {len(prompts)}")
+    right = sum(module == MODULES[number % 3] for number, module in enumerate(cold))
+    print(f"chosen right: {right} of {NUM_ASKED}")
     assert set(cold) == set(MODULES)
 
 
-def test_choices_hold_in_chunks_pages_and_mixed_batches(
-    other: Endpoint, prompts: list[Prompt], expected: Expected
-) -> None:
-    some = prompts[:24]
+def test_choices_hold_in_chunks_pages_and_mixed_batches(other: Endpoint, prompts: list[Prompt], plain: Plain) -> None:
+    some, further = prompts[:NUM_ASKED], prompts[NUM_ASKED : NUM_ASKED + 9]
     other.flush()
     with ThreadPoolExecutor(8) as pool:
-        cold = list(pool.map(lambda prompt: check(other, prompt, expected), some))
-    assert cold == [check(other, prompt, expected) for prompt in some]
+        cold = list(pool.map(lambda prompt: check(other, prompt, plain), some))
+    assert cold == [check(other, prompt, plain) for prompt in some]
     # Choices among named calls in the same batches.
-    asked = [(prompt, MODULES[number % 3]) for number, prompt in enumerate(some)]
+    asked = [(prompt, MODULES[(number + 1) % 3]) for number, prompt in enumerate(some)]
     with ThreadPoolExecutor(12) as pool:
-        chosen = [pool.submit(check, other, prompt, expected) for prompt in prompts[24:40]]
+        chosen = [pool.submit(check, other, prompt, plain) for prompt in further]
         named = list(pool.map(lambda pair: other.generate(*pair, NUM_TOKENS), asked))
-    assert [answer.tokens for answer in named] == [expected[pair].tokens for pair in asked]
-    assert len([future.result() for future in chosen]) == 16
+    assert [answer.tokens for answer in named] == [plain.tokens(*pair) for pair in asked]
+    assert {future.result() for future in chosen} == set(MODULES)
 
 
 def test_what_a_choice_computes_is_counted_once_and_as_the_modules_own(auto: Endpoint, prompts: list[Prompt]) -> None:
@@ -123,7 +149,7 @@ def test_nothing_of_a_choice_but_the_prompt_stays_in_the_cache(auto: Endpoint, p
     assert held() == named == len(prompt) - 1
 
 
-def test_each_prompt_of_a_batch_has_its_own_choice(auto: Endpoint, prompts: list[Prompt], expected: Expected) -> None:
+def test_each_prompt_of_a_batch_has_its_own_choice(auto: Endpoint, prompts: list[Prompt], plain: Plain) -> None:
     some = prompts[:6]
     body = {
         "input_ids": [list(prompt) for prompt in some],
@@ -133,14 +159,16 @@ def test_each_prompt_of_a_batch_has_its_own_choice(auto: Endpoint, prompts: list
     reply = auto.http.post("/generate", json=body)
     assert reply.status_code == 200, reply.text
     likely = [plain_probabilities(prompt) for prompt in some]
-    chosen = [max(each, key=lambda label: each[label]) for each in likely]  # noqa: B023
+    chosen = [max(each, key=lambda label: each[label]) for each in likely]
     wanted = [chosen[0], "code", chosen[2], chosen[3], chosen[4], "math"]
     assert [answer["output_ids"] for answer in reply.json()] == [
-        expected[prompt, module].tokens for prompt, module in zip(some, wanted, strict=True)
+        plain.tokens(prompt, module) for prompt, module in zip(some, wanted, strict=True)
     ]
 
 
-MESSAGES = [{"role": "user", "content": "Omar 3 boxes, beads 7 per box\nOmar's shelf grows by 3 boxes. What stands on it?"}]
+MESSAGES = [
+    {"role": "user", "content": "Omar 3 boxes, beads 7 per box\nOmar's shelf grows by 3 boxes. What stands on it?"}
+]
 
 
 def test_every_door_answers_as_the_chosen_module(auto: Endpoint) -> None:
@@ -154,10 +182,15 @@ def test_every_door_answers_as_the_chosen_module(auto: Endpoint) -> None:
     assert whole.json()["choices"][0]["message"] == named.json()["choices"][0]["message"]
     assert whole.json()["usage"]["prompt_tokens"] == named.json()["usage"]["prompt_tokens"]
     probabilities = whole.headers[HEADER]
-    assert probabilities.startswith("math=0.9")
+    assert probabilities.startswith("math=")
 
     stream = auto.openai.chat.completions.create(
-        model="auto", messages=MESSAGES, max_tokens=12, temperature=0, stream=True, stream_options={"include_usage": True}
+        model="auto",
+        messages=MESSAGES,
+        max_tokens=12,
+        temperature=0,
+        stream=True,
+        stream_options={"include_usage": True},
     )
     pieces = list(stream)
     assert {piece.model for piece in pieces} == {"math"}
@@ -183,20 +216,28 @@ def test_every_door_answers_as_the_chosen_module(auto: Endpoint) -> None:
     )
     assert completion.json()["model"] in MODULES
     assert HEADER in completion.headers
-    addressed = auto.http.post("/modules/auto/generate", json={"text": "Omar 3 boxes", "sampling_params": {"max_new_tokens": 1}})
+    addressed = auto.http.post(
+        "/modules/auto/generate", json={"text": "Omar 3 boxes", "sampling_params": {"max_new_tokens": 1}}
+    )
     assert addressed.status_code == 200, addressed.text
     assert HEADER in addressed.headers
 
 
-def test_rules_go_before_and_doubt_goes_to_the_default(auto: Endpoint) -> None:
+def test_rules_go_before_and_doubt_goes_to_the_default(auto: Endpoint, tmp_path: Path) -> None:
     rules = [{"module": "code", "header": "X-Task", "value": "code"}]
-    auto.http.put("/aliases/auto", json={**AUTO, "default": "tool", "rules": rules, "min_probability": 1.0})
+    known = read_head(TINY_ROUTER)
+    write_head(tmp_path, replace(known, weight=known.weight * 0))
+    doubtful = {**AUTO, "classifier": str(tmp_path), "default": "tool", "rules": rules, "min_probability": 0.5}
+    assert auto.http.put("/aliases/auto", json=doubtful).status_code == 200
     chat = {"model": "auto", "messages": MESSAGES, "max_tokens": 1}
     ruled = auto.http.post("/v1/chat/completions", json=chat, headers={"X-Task": "code"})
     assert (ruled.json()["model"], ruled.headers.get(HEADER)) == ("code", None)
     unsure = auto.http.post("/v1/chat/completions", json=chat)
     assert unsure.json()["model"] == "tool"
-    assert unsure.headers[HEADER].startswith("math=")
+    assert max(told(unsure.headers[HEADER]).values()) < 0.5
+    auto.http.put("/aliases/auto", json={**doubtful, "min_probability": 0.0})
+    likely = told(auto.http.post("/v1/chat/completions", json=chat).headers[HEADER])
+    assert auto.http.post("/v1/chat/completions", json=chat).json()["model"] == max(likely, key=likely.__getitem__)
 
 
 def test_a_call_that_cannot_be_is_refused_as_one_of_a_named_module_is(auto: Endpoint) -> None:

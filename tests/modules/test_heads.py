@@ -103,10 +103,10 @@ def test_damaged_files_are_refused(directory: Path, tmp_path: Path) -> None:
     with pytest.raises(ModuleError, match=r"router.safetensors cannot be read .* make it again with `prefillshare tr"):
         read_head(directory)
     weights.unlink()
-    with pytest.raises(ModuleError, match="has no router.safetensors"):
+    with pytest.raises(ModuleError, match=r"has no router\.safetensors"):
         read_head(directory)
     (directory / "router.json").write_text("[1")
-    with pytest.raises(ModuleError, match="router.json cannot be read"):
+    with pytest.raises(ModuleError, match=r"router\.json cannot be read"):
         read_head(directory)
     (directory / "router.json").write_text("[1]")
     with pytest.raises(ModuleError, match="is not a JSON object"):
@@ -143,7 +143,7 @@ def test_a_classifier_of_another_prefill_module_is_refused(directory: Path) -> N
 
 
 def test_what_is_no_classifier_is_refused_by_the_aliass_name(tmp_path: Path) -> None:
-    with pytest.raises(ModuleError, match="alias 'auto': .* holds no classifier"):
+    with pytest.raises(ModuleError, match=r"alias 'auto': .* holds no classifier"):
         read_classifier(read_alias("auto", {"default": "math", "classifier": str(tmp_path)}), OURS)
     with pytest.raises(ModuleError, match="classifier = 'here': give the whole path"):
         read_classifier(read_alias("auto", {"default": "math", "classifier": "here"}), OURS)

@@ -249,7 +249,10 @@ def test_a_classifier_is_written_as_it_is_read() -> None:
         ({"default": "math-v1", "rules": [], "min_probability": 0.5}, "min_probability and no classifier"),
         ({"default": "math-v1", "classifier": "a", "labels": "code"}, "leave them out"),
         ({"default": "math-v1", "classifier": "a", "threshold": 1}, "'threshold'"),
-        ({"default": "math-v1", "classifier": "a", "labels": ["code", "law"]}, "has the label 'law', which is no decode"),
+        (
+            {"default": "math-v1", "classifier": "a", "labels": ["code", "law"]},
+            "has the label 'law', which is no decode",
+        ),
     ],
 )
 def test_a_classifier_that_cannot_be_is_refused(meaning: dict[str, object], reason: str) -> None:

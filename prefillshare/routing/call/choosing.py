@@ -1,7 +1,7 @@
-"""Calls whose module a classifier chooses: a prefill worker is asked first what the prefill module makes of the prompts.
+"""Calls whose module a classifier chooses: a prefill worker is asked first what it makes of the prompts.
 
-    call --> choice: one leg to a prefill worker, x_1 .. x_n --> hidden state of x_n --> classifier --> module
-    then the call, as if it had named that module: its prefill leg finds the prompt where the choice has left it
+call --> choice: one leg to a prefill worker, x_1 .. x_n --> hidden state of x_n --> classifier --> module
+then the call, as if it had named that module: its prefill leg finds the prompt where the choice has left it
 """
 
 import asyncio

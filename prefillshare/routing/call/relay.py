@@ -8,6 +8,7 @@ import orjson
 from prefillshare.config.router import Router
 from prefillshare.contract import CHOICE_HEADER, MESSAGES_PATH
 from prefillshare.errors import PrefillShareError
+from prefillshare.naming.asked import describe_probabilities
 from prefillshare.routing.call.caller import Caller, StreamWriter
 from prefillshare.routing.call.underway import Underway
 from prefillshare.routing.errors import CallTimeoutError, RoutingError, WorkerFailedError, error_body

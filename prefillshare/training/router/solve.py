@@ -15,8 +15,9 @@ from torch.nn.functional import cross_entropy
 
 _MAX_STEPS = 500
 _LEAST_DEVIATION = 1e-6
-_LOG_TEMPERATURES = np.linspace(-3.0, 3.0, 121)
-"""From a twentieth to twenty times."""
+_LOG_TEMPERATURES = np.linspace(0.0, 3.0, 61)
+"""From 1 to 20: a head is never made more sure. Where every held-out prompt is told apart, the least loss is that of a
+head without any doubt, which would know none of what it has not seen either."""
 
 Array = np.ndarray[Any, Any]
 
@@ -58,10 +59,10 @@ def fit_head(states: Array, labels: Array, num_labels: int, weight_decay: float)
         # Each label weighs the same, however many prompts it has.
         loss = cross_entropy(inputs @ weight.T + bias, targets, weight=_balance(labels, num_labels))
         loss = loss + 0.5 * weight_decay * weight.square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
-    optimizer.step(measure)  # type: ignore[no-untyped-call]
+    optimizer.step(measure)
     scaled = weight.detach().numpy() / deviation
     return Fit(weight=scaled, bias=bias.detach().numpy() - scaled @ mean)
 
@@ -77,7 +78,7 @@ def mean_loss(logits: Array, labels: Array) -> float:
     """Return the mean negative log-probability of the right label, natural logarithm."""
     shifted = logits - logits.max(axis=1, keepdims=True)
     likely = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return float(-likely[np.arange(len(labels)), labels].mean())
+    return abs(float(likely[np.arange(len(labels)), labels].mean()))
 
 
 def _balance(labels: Array, num_labels: int) -> torch.Tensor:

@@ -53,7 +53,9 @@ class Trial:
         share = self.num_right / self.num_prompts
         out = [f"held out  {self.num_right} of {self.num_prompts} right ({share:.1%}), loss {self.loss:.4f}"]
         width = max(10, *(len(label) + 2 for label in self.labels))
-        out.append("  for \\ chosen".ljust(width + 4) + "".join(label.rjust(width) for label in self.labels) + "   right")
+        out.append(
+            "  for \\ chosen".ljust(width + 4) + "".join(label.rjust(width) for label in self.labels) + "   right"
+        )
         for number, label, row in self._rows():
             counts = "".join(str(count).rjust(width) for count in row)
             out.append(f"  {label}".ljust(width + 4) + counts + f"{_share(row[number], sum(row)):8.1%}")
@@ -61,8 +63,7 @@ class Trial:
 
     def _rows(self) -> list[tuple[int, str, tuple[int, ...]]]:
         return [
-            (number, label, row)
-            for number, (label, row) in enumerate(zip(self.labels, self.confusion, strict=True))
+            (number, label, row) for number, (label, row) in enumerate(zip(self.labels, self.confusion, strict=True))
         ]
 
 

@@ -111,13 +111,18 @@ def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(argv, capture_output=True, text=True, timeout=300, check=False)
 
 
-def test_the_command_plans_and_trains(router_file: Path) -> None:
-    planned = command(str(router_file), "--router", "--dry-run")
-    assert planned.returncode == 0, planned.stderr
-    assert "sums: rows      32 from" in planned.stdout
-    assert "    row 32: " in planned.stdout
-    assert "prompts   48 to fit on, 6 for how sure it may be, 6 to try it on" in planned.stdout
+def test_a_plan_says_what_a_run_would_do_and_leaves_nothing(router_file: Path) -> None:
+    plan = RouterRun(load_router_training(router_file), Watcher()).plan()
+    text = "\n".join(plan.lines)
+    assert "sums: rows      32 from" in text
+    assert "sums:     row 32: " in text
+    assert "prompts   48 to fit on, 6 for how sure it may be, 6 to try it on" in text
+    assert plan.figures["prompts"] == {"fitted": 48, "calibration": 6, "trial": 6}
     assert not (router_file.parent / "out").exists()
+
+
+@pytest.mark.slow
+def test_the_command_trains(router_file: Path) -> None:
     done = command(str(router_file), "--router", "--json")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)

@@ -72,8 +72,8 @@ async def decide(
     if choice is None:
         return None
     decided = parse(gateway, caller, call.endpoint, body, addressed=addressed, choice=choice)
-    gateway.parts.observer.choices.note(call.asked_name, decided.module)
-    return replace(decided, session=call.session)
+    gateway.parts.observer.choices.note(call.undecided, decided.module)
+    return decided
 
 
 def parse(
