@@ -34,11 +34,11 @@ def choose(head: Head, prompts: Sequence[str]) -> list[str]:
     return [head.manifest.labels[number] for number in numbers]
 
 
-def measure_accuracy(head: Head, num_problems: int) -> None:
+def measure_accuracy(head: Head, ways: Sequence[str], num_problems: int) -> None:
     """Print a row for each way of asking, as Markdown, and who was taken for whom."""
     print("| asked |", " | ".join(TASKS), "| all | 95 % interval |")
     print("|---|", "---|" * (len(TASKS) + 2), sep="")
-    for way in WAYS:
+    for way in ways:
         wanted, prompts = [], []
         for task in TASKS:
             found = [render(turns) for turns in conversations(task, way, num_problems)]
@@ -67,6 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.classifier", description=__doc__)
     parser.add_argument("--classifier", type=Path, default=MODELS / "tiny-router")
     parser.add_argument("--num-problems", type=int, default=500, help="of each task and way")
+    parser.add_argument("--ways", nargs="*", choices=WAYS, help="of asking; all of them, if not given")
     parser.add_argument("--cost", action="store_true", help="what choosing costs, in place of how often it is right")
     parser.add_argument("--num-calls", type=int, default=150, help="with --cost")
     options = parser.parse_args()
@@ -74,7 +75,7 @@ def main() -> None:
     if options.cost:
         print_cost(measure_cost(classifier, options.num_calls))
     else:
-        measure_accuracy(read_head(classifier), options.num_problems)
+        measure_accuracy(read_head(classifier), options.ways or list(WAYS), options.num_problems)
     print(f"\n{platform.machine()}, python -m benchmarks.classifier")
 
 

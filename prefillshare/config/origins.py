@@ -108,12 +108,13 @@ def _differing(table: Any, start: str) -> Iterator[tuple[str, Any]]:
 def _of_aliases(aliases: Mapping[str, AnyAlias]) -> Iterator[tuple[str, Any]]:
     """What a file says of aliases; what a classifier chooses from stands in the classifier."""
     for name, meaning in as_table(aliases).items():
-        told = (
-            {"": meaning} if not isinstance(meaning, Mapping) else {f".{key}": value for key, value in meaning.items()}
-        )
-        for key, value in told.items():
-            if key != ".labels" and (key, value) not in _UNSAID:
-                yield from _flatten(value, f"aliases.{name}{key}")
+        is_table = isinstance(meaning, Mapping)
+        said = {key: value for key, value in meaning.items() if _is_said(key, value)} if is_table else meaning
+        yield from _flatten(said, f"aliases.{name}")
+
+
+def _is_said(key: str, value: object) -> bool:
+    return key != "labels" and (key, value) not in _UNSAID
 
 
 def _default_of(item: "dataclasses.Field[Any]") -> Any:

@@ -27,8 +27,8 @@ def find_undecided(body: Mapping[str, Any], names: Names, asked: Asked) -> str |
     """Return an alias in `body` whose classifier has still to see the prompt; None where every name is clear."""
     given = [body[member] for member in NAMING_MEMBERS if member in body]
     named = [each for value in given for each in (value if isinstance(value, list) else [value])]
-    texts = (name for name in named if isinstance(name, str))
-    return next((name for name in texts if names.is_undecided(replace(asked, name=name))), None)
+    found = (names.find_undecided(replace(asked, name=name)) for name in named if isinstance(name, str))
+    return next((alias for alias in found if alias is not None), None)
 
 
 def mean_alias(name: str, names: Names, asked: Asked) -> str:

@@ -37,10 +37,10 @@ class Names:
             return self.find(replace(asked, name=alias.find(asked, draw)), draw)
         return self.base if name == self.base else None
 
-    def is_undecided(self, asked: Asked) -> bool:
-        """Return whether a classifier decides what is meant, and has not seen the prompt."""
+    def find_undecided(self, asked: Asked) -> str | None:
+        """Return the alias that is meant, if its classifier has still to see the prompt."""
         alias = self.aliases.get(self._of_adapter(asked.name))
-        return isinstance(alias, ByRules) and alias.is_undecided(asked)
+        return alias.name if isinstance(alias, ByRules) and alias.is_undecided(asked) else None
 
     def _of_adapter(self, name: str) -> str:
         """Return the name without the prefill module's before it: SGLang's form of an adapter's name."""

@@ -28,6 +28,7 @@ from sglang_patches.choosing.requests import CHOICE, CHOSEN, Choice
 from sglang_patches.http.asgi import KeptAnswer, Message, Receive, Send, read_header, replay
 from sglang_patches.http.model_names import aliases_of, get_tokenizer_manager, module_names
 from sglang_patches.http.request_state import PIN
+from sglang_patches.http.responses import PATH as RESPONSES_PATH
 
 if TYPE_CHECKING:
     from sglang_patches.engine.tokenizer_manager import TokenizerManager
@@ -66,7 +67,7 @@ class Chooser:
             return replace_aliases(body, names, asked)
         _refuse_sessions(named)
         started = time.monotonic()
-        choice, kept = await self._ask(_as_question(named, names.base), scope, receive, Choice())
+        choice, kept = await self._ask(_as_question(named, names.base, scope), scope, receive, Choice())
         if not choice.states:
             await kept.pass_on(send)
             raise AnsweredError
@@ -119,10 +120,11 @@ def _with_addressed(body: Body, scope: Message, names: Names) -> Body:
     return {**body, "lora_path": addressed} if decides else body
 
 
-def _as_question(body: Body, base: str) -> Body:
+def _as_question(body: Body, base: str, scope: Message) -> Body:
     """What is asked of the prefill module in the place of the call: nothing is streamed, or remembered."""
     question = {name: value for name, value in body.items() if name not in (*NAMING_MEMBERS, *_OF_THE_ANSWER)}
-    return question | {"stream": False, "store": False} | ({"model": base} if "model" in body else {})
+    question |= {"stream": False} | ({"model": base} if "model" in body else {})
+    return question | ({"store": False} if scope["path"] == RESPONSES_PATH else {})
 
 
 def _refuse_sessions(body: Body) -> None:
@@ -141,8 +143,9 @@ def _count(manager: TokenizerManager, body: Body, decided: Body, names: Names, a
             zip(given, meant, strict=True) if isinstance(given, list) and isinstance(meant, list) else [(given, meant)]
         )
         for name, module in pairs:
-            if isinstance(name, str) and isinstance(module, str) and names.is_undecided(replace(asked, name=name)):
-                manager.observer.choices.note(name, module)
+            alias = names.find_undecided(replace(asked, name=name)) if isinstance(name, str) else None
+            if alias is not None:
+                manager.observer.choices.note(alias, module)
 
 
 def asked_by_router(body: Body) -> str | None:

@@ -215,7 +215,7 @@ def test_a_classifier_that_is_not_sure_leaves_it_to_the_default() -> None:
 def test_a_name_is_undecided_until_its_classifier_has_seen_the_prompt() -> None:
     known = names(auto=CLASSIFIED, latest="math-v2")
     body = {"model": "base:auto", "messages": []}
-    assert find_undecided(body, known, Asked()) == "base:auto"
+    assert find_undecided(body, known, Asked()) == "auto"
     assert find_undecided({"lora_path": ["math-v1", "auto"]}, known, Asked()) == "auto"
     for clear in ({"model": "latest"}, {"model": "math-v1"}, {"model": 3}, {}):
         assert find_undecided(clear, known, Asked()) is None

@@ -1,7 +1,8 @@
-"""What a classifier must say, computed by plain transformers: nothing of SGLang, and nothing of this project."""
+"""What a classifier must say, computed by plain transformers and safetensors; and classifiers with other labels."""
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel
 
+from prefillshare.modules.heads import Head, read_head, write_head
 from tests.support.engines import MODELS_DIR
 
 TINY_ROUTER = MODELS_DIR / "tiny-router"
@@ -18,6 +20,14 @@ HEADER = "X-PrefillShare-Choice"
 TOLERANCE = 2e-5
 """Of a probability; the header has four digits, which adds half of the last one."""
 HEADER_TOLERANCE = TOLERANCE + 5e-5
+
+
+def write_classifier(directory: Path, labels: tuple[str, ...]) -> None:
+    """A classifier of the tiny base with other labels, the first of the tiny one's in their places."""
+    known = read_head(TINY_ROUTER)
+    directory.mkdir()
+    weight, bias = known.weight[: len(labels)].copy(), known.bias[: len(labels)].copy()
+    write_head(directory, Head(manifest=replace(known.manifest, labels=labels), weight=weight, bias=bias))
 
 
 @cache

@@ -19,6 +19,7 @@ import openai
 import pytest
 
 from prefillshare.serving.launch import running_deployment
+from tests.support.classifiers import write_classifier
 from tests.support.engines import MODELS_DIR
 from tests.support.forks import fork_server
 from tests.support.marks import starts_engine
@@ -52,6 +53,11 @@ memory_wait_s = 0
 memory = "64 MiB"
 [tenants]
 file = "tenants.toml"
+[aliases]
+also-math = "math"
+[aliases.auto]
+default = "math"
+classifier = "head"
 """
 MODULE = """\
 [[decode]]
@@ -110,6 +116,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     modules = "".join(MODULE.format(name=name, models=MODELS_DIR) for name in names)
     text = HEAD.format(topology=request.param, models=MODELS_DIR, modules=modules, page=PAGE, kv_tokens=KV_TOKENS)
     file = folder / "deployment.toml"
+    write_classifier(folder / "head", ("math", "also-math"))
     file.write_text(text if request.param == "colocated" else text.replace("memory_wait_s = 0\n", ""))
     keys = write_tenants(folder / "tenants.toml", **TENANTS) | {"operator": OPERATOR}
     log = folder / "served.log"
@@ -157,6 +164,14 @@ def test_a_prefix_that_another_tenant_asked_costs_what_an_unknown_one_costs(serv
     assert told == [(0, len(known))] * 2
     # Whose namespace it is changes no token.
     assert answers[0] == first["output_ids"]
+
+
+def test_a_prompt_that_a_classifier_has_seen_for_another_tenant_is_not_there(served: Served) -> None:
+    prompt = prompt_of(11)
+    for who in ("acme", "narrow", "other"):
+        first, again = (served.generate(who, prompt, lora_path="auto")["meta_info"] for _ in range(2))
+        assert (first["cached_tokens"], again["cached_tokens"] > 0) == (0, True)
+        rest(served)
 
 
 def test_what_was_computed_ahead_for_another_tenant_is_not_there(served: Served) -> None:
@@ -251,7 +266,7 @@ def test_who_may_not_is_told_in_the_clients_form(served: Served) -> None:
             with pytest.raises(openai.PermissionDeniedError) as denied:
                 narrow.chat.completions.create(model=model, **asked)
             assert denied.value.code == "model_not_found"
-        assert [model.id for model in narrow.models.list()] == ["math"]
+        assert [model.id for model in narrow.models.list()] == ["math", "also-math", "auto"]
         slow.chat.completions.create(model="math", **asked)
         with pytest.raises(openai.RateLimitError) as limited:
             slow.chat.completions.create(model="math", **asked)
