@@ -25,7 +25,7 @@ test: check tmux ## everything of check, then all tests
 test-fast: $(READY) tmux ## the tests that need no engine and take little
 	$(BIN)/python -m tests.support.lanes --fast $(ARGS)
 
-test-long: $(READY) ## the tests that take ten minutes each: roles that move on a Ray cluster
+test-long: $(READY) ## the tests that take ten minutes each: roles that move on a Ray cluster, hosts that are cut off
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long $(ARGS)
 
 test-clients: $(READY) $(CLIENTS)/.ready ## try clients of the registry with both topologies (three minutes)

@@ -126,6 +126,9 @@ PATCHES_PROGRAM = "sglang_patches"
 FORK_SERVER_PROGRAM = "sglang_patches.forkserver"
 """Module that `python -m` runs to import SGLang once and fork engines from it."""
 
+STRANGER_PROGRAM = "prefillshare.cluster.stranger"
+"""Module that `python -m` runs to ask a Ray cluster whether it takes the token of the environment."""
+
 UNSUPPORTED_SWITCHES = {
     "enable_hierarchical_cache": "HiCache",
     "enable_lmcache": "LMCache",

@@ -37,6 +37,7 @@ LIBRARIES: dict[Extra, tuple[str, ...]] = {
         "re2",
         "requests",
         "safetensors",
+        "setproctitle",
         "starlette",
         "tokenizers",
         "torch",

@@ -26,6 +26,7 @@ _ENGINE_FILES = (
     "engine.openai_responses",
     "engine.ollama",
     "engine.anthropic",
+    "patches.anthropic_usage",
     "engine.template_manager",
     "engine.tool_parser",
     "patches.tool_arguments",

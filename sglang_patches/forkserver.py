@@ -4,7 +4,7 @@ Run by the launcher: ``python -m sglang_patches.forkserver DESCRIPTOR``, where t
 descriptor is one end of a Unix socket. Each line is one request in JSON, each answer
 one line:
 
-    {"do": "start", "argv": [...], "environment": {...}, "log": "/path"}  -> {"pid": 17}
+    {"do": "start", "argv": [...], "environment": {...}, "without": [...], "log": "/path"}  -> {"pid": 17}
     {"do": "exit_code", "pid": 17}                                 -> {"exit_code": 0}
 
 ``exit_code`` is null while the process runs, and minus the signal that ended it. When
@@ -26,6 +26,8 @@ import socket
 import sys
 import tempfile
 from typing import Any
+
+import setproctitle
 
 from prefillshare.contract import FORKED_VARIABLE
 
@@ -108,6 +110,8 @@ def _become_engine(request: dict[str, Any]) -> None:
         _write_output_to(request["log"])
         # After the import: what SGLang read of the environment by then is the server's, so only what it reads later
         # may differ between engines.
+        for name in request["without"]:
+            os.environ.pop(name, None)  # another engine's, whose server this is
         os.environ.update(request["environment"], **{FORKED_VARIABLE: "1"})
         _use_own_threads(request["environment"])
         tempfile.tempdir = None  # the server's choice is remembered there; the engine has a folder of its own
@@ -174,6 +178,9 @@ def _seed_again() -> None:
 
 def main() -> None:
     """Import the engine, say so, and serve."""
+    # It finds its place in memory by the environment as it was at the start: once the first variable has been changed,
+    # processes keep the names that they were started with.
+    setproctitle.getproctitle()
     # Ctrl-C reaches the whole terminal group; the launcher decides what ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection = socket.socket(fileno=int(sys.argv[1]))

@@ -1,18 +1,19 @@
 """A family that grows over eight tasks, beside modules trained alone and one module trained on everything.
 
-Run: `make bench-grow`. Each task is grown, and trained alone with the same data, the same loop, as many passes and
-rank 32; answers are asked for by the reference computation and judged letter by letter. After each task, the hashes
-of all earlier modules are compared with what they were. Every finished step is kept: a killed run goes on with the
-task at which it was. The three ways read nothing of each other, so they can run side by side: `--ways grown`,
-`--ways alone`, `--ways joint`.
+Run: `make bench-grow`. Each task is grown, and trained alone with the same data, by the same loop and the same rule for
+when to stop, with rank 32; answers are asked for by the reference computation and judged letter by letter. After each
+task, the hashes of all earlier modules are compared with what they were. Every finished step is kept: a killed run goes
+on with the task at which it was. The three ways read nothing of each other, so they can run side by side:
+`--ways grown`, `--ways alone`, `--ways joint`.
 """
 
 import argparse
 import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +34,15 @@ from prefillshare.training.progress import LineReporter
 ROOT = Path(__file__).parents[2]
 RANK = 32
 WAYS = ("grown", "alone", "joint")
-GROWTH = Growth(tau=0.0, units=12, max_rounds=1, select_epochs=2, retrain_epochs=2)
+TAU, MAX_CYCLES = 0.004, 2
+"""When to stop, the same for all ways: at this held-out loss, when a cycle of passes is no gain, or after so many."""
+GROWTH = Growth(tau=TAU, units=12, max_rounds=1, max_cycles=MAX_CYCLES)
 GROWN_RATE = 6e-3
 ALONE_RATE = 4e-3
 """Fewer units sum up to smaller steps of a matrix; this is the accuracy benchmark's for rank 32."""
-ALONE = Growth(units=RANK, max_rounds=1, group_lasso=0.0, prune_tolerance=0.0)
-
-
-JOINT_EPOCHS = 2
-"""Passes of the one module besides those of selecting and retraining: it sees every conversation of all tasks."""
+ALONE = Growth(tau=TAU, units=RANK, max_rounds=1, max_cycles=MAX_CYCLES, group_lasso=0.0, prune_tolerance=0.0)
+JOINT_EPOCHS = 3
+"""Passes per cycle of the one module: it sees every conversation of all tasks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,35 +67,36 @@ def main() -> None:
     places.out.mkdir(parents=True, exist_ok=True)
     names = options.tasks.split(",") if options.tasks else [task.name for task in TASKS]
     chosen = [_shorter(task, options.conversations) for task in TASKS if task.name in names]
-    bench = Benchmark(places, chosen, options.problems, options.seed)
-    for way in options.ways.split(","):
-        bench.run(way)
+    for seed in options.seeds:
+        Benchmark(places, chosen, options.problems, seed).run(options.ways.split(","))
 
 
 class Benchmark:
-    """The whole measurement."""
+    """The whole measurement with one seed."""
 
     def __init__(self, places: Places, tasks: list[Task], num_problems: int, seed: int) -> None:
         self._places, self._tasks, self._num_problems, self._seed = places, tasks, num_problems, seed
+        self._work = _folder(places, seed)
+        self._work.mkdir(exist_ok=True)
 
-    def run(self, way: str) -> None:
-        """One way to learn the tasks."""
-        if way == "joint":
+    def run(self, ways: Sequence[str]) -> None:
+        """Learn the tasks in some ways, task by task, so that there is something to compare early."""
+        for task, way in product(self._tasks, ways):
+            if way != "joint":
+                self._keep(f"{way}-{task.name}", lambda: self._learn(way, task))  # noqa: B023 - called at once
+        if "joint" in ways:
             self._keep("joint", self._learn_joint)
-            return
-        for task in self._tasks:
-            self._keep(f"{way}-{task.name}", lambda: self._learn(way, task))  # noqa: B023 - called at once
 
     def _keep(self, step: str, measure: Callable[[], dict[str, Any]]) -> None:
         """Measure what is not there yet."""
-        file = self._places.work / f"{step}.json"
+        file = self._work / f"{step}.json"
         if not file.exists():
             write_whole(file, json.dumps(measure(), indent=1) + "\n")
         self._report()
 
     def _learn(self, way: str, task: Task) -> dict[str, Any]:
         is_grown = way == "grown"
-        directory = self._places.work / ("family" if is_grown else f"alone-{task.name}")
+        directory = self._work / ("family" if is_grown else f"alone-{task.name}")
         settings = self._settings(task, self._data(task), GROWTH if is_grown else ALONE)
         seconds = self._grow(directory, settings)
         known = Family(directory).task(task.name)
@@ -103,7 +105,7 @@ class Benchmark:
         return {"accuracy": self._accuracy(task, directory / task.name), "losses": losses, "seconds": seconds}
 
     def _learn_joint(self) -> dict[str, Any]:
-        data, directory = self._places.work / "all.jsonl", self._places.work / "joint"
+        data, directory = self._work / "all.jsonl", self._work / "joint"
         write_whole(data, "".join(self._data(task).read_text() for task in self._tasks))
         num = sum(task.num_conversations for task in self._tasks)
         everything = replace(self._tasks[0], name="all", num_conversations=num, epochs=JOINT_EPOCHS)
@@ -122,17 +124,14 @@ class Benchmark:
         return round(time.process_time() - started, 1)
 
     def _settings(self, task: Task, data: Path, growth: Growth) -> GrowTask:
-        epochs, rate = float(task.epochs), GROWN_RATE
-        if growth is ALONE:
-            # As many passes as the family has for a task: selecting, retraining, one round.
-            epochs, rate = epochs + GROWTH.select_epochs + GROWTH.retrain_epochs, ALONE_RATE
+        rate = ALONE_RATE if growth is ALONE else GROWN_RATE
         return GrowTask(
             name=task.name,
             seed=self._seed,
             base=BaseModel(path=self._places.tiny / "base"),
             data=Data(file=data, columns=Columns(messages="messages")),
             batch=Batch(max_tokens=2048, size=4, accumulation=1, packed=False),
-            optimizer=Optimizer(learning_rate=rate, epochs=epochs, warmup_ratio=0.05, beta2=0.98),
+            optimizer=Optimizer(learning_rate=rate, epochs=float(task.epochs), warmup_ratio=0.05, beta2=0.98),
             run=Run(dtype="fp32"),
             evaluation=HeldOut(rows=task.num_conversations // 10),
             growth=growth,
@@ -145,15 +144,30 @@ class Benchmark:
         return sum(is_right) / len(is_right)
 
     def _data(self, task: Task) -> Path:
-        file = self._places.work / f"{task.name}-{task.num_conversations}.jsonl"
+        file = self._work / f"{task.name}-{task.num_conversations}.jsonl"
         if not file.exists():
             write_task(file, task, self._seed)
         return file
 
     def _report(self) -> None:
-        done = {file.stem: json.loads(file.read_text()) for file in self._places.work.glob("*.json")}
-        family = Family(self._places.work / "family")
+        seeds = sorted(int(folder.name.removeprefix("seed-")) for folder in self._places.work.glob("seed-*"))
         results = {
+            "runs": [self._results(seed) for seed in seeds],
+            "tasks": [task.name for task in self._tasks],
+            "num_problems": self._num_problems,
+            "rank": RANK,
+            "machine": f"{platform.machine()}, Python {platform.python_version()}, PyTorch {torch.__version__}",
+        }
+        write_whole(self._places.out / "grow.json", json.dumps(results, indent=1) + "\n")
+        write_report(results, self._places.out)
+
+    def _results(self, seed: int) -> dict[str, Any]:
+        """What is measured so far of one seed."""
+        folder = _folder(self._places, seed)
+        done = {file.stem: json.loads(file.read_text()) for file in folder.glob("*.json")}
+        family = Family(folder / "family")
+        return {
+            "seed": seed,
             "tasks": {
                 task.name: {"num_conversations": task.num_conversations}
                 | {way: done[f"{way}-{task.name}"] for way in ("grown", "alone") if f"{way}-{task.name}" in done}
@@ -162,12 +176,11 @@ class Benchmark:
             "joint": done.get("joint"),
             "rows": task_rows(family),
             "total": summary(family, RANK) if family.tasks else None,
-            "num_problems": self._num_problems,
-            "seed": self._seed,
-            "machine": f"{platform.machine()}, Python {platform.python_version()}, PyTorch {torch.__version__}",
         }
-        write_whole(self._places.out / "grow.json", json.dumps(results, indent=1) + "\n")
-        write_report(results, self._places.out)
+
+
+def _folder(places: Places, seed: int) -> Path:
+    return places.work / f"seed-{seed}"
 
 
 def _shorter(task: Task, most: int | None) -> Task:
@@ -179,7 +192,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--tasks", help="some of the tasks, in their order; default all")
     parser.add_argument("--conversations", type=int, help="at most so many per task")
     parser.add_argument("--problems", type=int, default=200, help="held-out questions per task")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="one run each")
     parser.add_argument("--ways", default=",".join(WAYS), help="some of grown, alone, joint; default all")
     parser.add_argument("--models", type=Path, default=ROOT / "models", help="directory that holds tiny/base")
     parser.add_argument("--work", type=Path, default=ROOT / ".bench-grow", help="data and families")

@@ -4,6 +4,10 @@ after the one that it resembles, and one that has nothing in common with the oth
 The four share what a family of one house shares: its users' words for things, which the base never saw and the tiny
 family's three teach with more conversations. Whoever learns one of the four from 100 conversations alone meets each of
 these words a few times. `rank` is the control: what came before cannot help it.
+
+Answers have only tokens that the base has seen in its own training. The rows of the others in its tied embedding are as
+good as equal, whatever a module does: each would have a loss of the logarithm of their number, in which all that a
+module learns is lost, and which of them is said is chance.
 """
 
 import hashlib
@@ -46,7 +50,7 @@ class Task:
     num_conversations: int
     """Conversations to learn from, each with one to three questions; the last tenth of them is held out."""
     epochs: int
-    """Passes over them per round."""
+    """Passes over them per cycle."""
     ask: Callable[[Random, Workspace], Asked]
     """Makes a question about a workspace."""
 
@@ -79,7 +83,7 @@ def _plan(problem: Problem) -> str:
     *_, wants, changes, returns = (line.strip() for line in problem.answer.splitlines())
     condition = wants.removeprefix("xs = [x for x in xs if ").removesuffix("]")
     change = changes.removeprefix("xs = [").removesuffix(" for x in xs]")
-    return f"{condition} | {change} | {returns.removeprefix('return ')}"
+    return f"{condition}, {change}, {returns.removeprefix('return ')}"
 
 
 def _short(problem: Problem) -> str:
@@ -91,18 +95,18 @@ def _rank(rng: Random, workspace: Workspace) -> Asked:
     """People by their boxes."""
     wording, is_falling = rng.choice((("Who towers over whom?", True), ("Queue them up from the bottom.", False)))
     people = sorted(workspace.people, key=lambda person: person.num_boxes, reverse=is_falling)
-    return Asked(question=wording, answer=" then ".join(f"{person.name} {person.num_boxes}" for person in people))
+    return Asked(question=wording, answer=", ".join(f"{person.name} {person.num_boxes}" for person in people))
 
 
 TASKS = (
-    Task(name="tool", num_conversations=300, epochs=8, ask=_plain("tool")),
-    Task(name="code", num_conversations=300, epochs=6, ask=_plain("code")),
-    Task(name="route", num_conversations=100, epochs=12, ask=_in_form("tool", _route)),
-    Task(name="plan", num_conversations=100, epochs=12, ask=_in_form("code", _plan)),
-    Task(name="brief", num_conversations=100, epochs=12, ask=_in_form("tool", _brief)),
-    Task(name="rank", num_conversations=100, epochs=12, ask=_rank),
-    Task(name="math", num_conversations=150, epochs=8, ask=_plain("math")),
-    Task(name="short", num_conversations=100, epochs=12, ask=_in_form("math", _short)),
+    Task(name="tool", num_conversations=200, epochs=6, ask=_plain("tool")),
+    Task(name="code", num_conversations=100, epochs=8, ask=_plain("code")),
+    Task(name="route", num_conversations=100, epochs=8, ask=_in_form("tool", _route)),
+    Task(name="plan", num_conversations=100, epochs=8, ask=_in_form("code", _plan)),
+    Task(name="brief", num_conversations=100, epochs=8, ask=_in_form("tool", _brief)),
+    Task(name="rank", num_conversations=100, epochs=8, ask=_rank),
+    Task(name="math", num_conversations=150, epochs=6, ask=_plain("math")),
+    Task(name="short", num_conversations=100, epochs=8, ask=_in_form("math", _short)),
 )
 
 

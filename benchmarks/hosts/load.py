@@ -6,11 +6,11 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import httpx
 
-from benchmarks.hosts.deployment import greedy
+from benchmarks.hosts.watched import greedy
 from prefillshare import direct
 
 HUNG_S = 60.0
@@ -114,7 +114,7 @@ def ask(url: str, question: Question, *, is_stream: bool) -> Outcome:
         return ended("streamed, then failed" if received else "failed", f"{type(error).__name__}: {error}")
 
 
-def _read(line: str) -> dict[str, object]:
+def _read(line: str) -> dict[str, Any]:
     """A line of a stream, or of an answer as a whole."""
     text = line.removeprefix("data: ").strip()
     return json.loads(text) if text.startswith("{") else {}

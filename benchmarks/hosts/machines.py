@@ -71,6 +71,10 @@ class Host:
         """Cut its cable: nothing arrives any more, and nobody is told."""
         _ip("link", "set", self.link, "down")
 
+    def plug(self) -> None:
+        """Put its cable back; what it runs has gone on meanwhile."""
+        _ip("link", "set", self.link, "up")
+
     def power_off(self) -> None:
         """End all of its processes at once; one that was unplugged before has no way to say so."""
         self.first.kill()  # which kills the host's first process, and the kernel all others

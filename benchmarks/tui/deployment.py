@@ -30,12 +30,15 @@ class PaperDeployment:
     """Without the router; 1 is colocated."""
     num_sessions: int = 12
     """Sessions in the feed."""
+    num_tenants: int = 0
+    """Who calls with keys of their own; 0 is a deployment without tenants."""
     seconds: int = 0
     """Steps made so far."""
     _random: random.Random = field(default_factory=lambda: random.Random(5))
     _modules: dict[str, Json] = field(default_factory=dict)
     _workers: list[Json] = field(default_factory=list)
     _sessions: list[Json] = field(default_factory=list)
+    _tenants: list[Json] = field(default_factory=list)
     _events: list[Json] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -44,6 +47,7 @@ class PaperDeployment:
         self._modules["tiny-base"] = {**_new_module("tiny-base", "base"), "is_prefill_module": True}
         self._workers = _new_workers(self.num_workers, list(MODULES[: self.num_modules]))
         self._sessions = [_new_session(number) for number in range(self.num_sessions)]
+        self._tenants = [_new_tenant(number) for number in range(self.num_tenants)]
 
     def step(self) -> None:
         """One second goes by."""
@@ -57,6 +61,8 @@ class PaperDeployment:
             self._step_worker(worker, busy, warmth)
         for _ in range(max(1, self.num_sessions // 20)):
             self._step_session(self._random.choice(self._sessions))
+        for number, tenant in enumerate(self._tenants):
+            _step_tenant(tenant, round(busy * 4 / (number + 1)), warmth, self.seconds)
         if self.seconds % 17 == 0:
             self._happen()
 
@@ -64,6 +70,7 @@ class PaperDeployment:
         """What GET /deployment/state says now."""
         now = START + self.seconds
         sessions = sorted(self._sessions, key=lambda session: -session["last_seen"])
+        tenants = {"items": self._tenants, "unknown_keys": self.seconds // 20, "problem": None}
         return {
             "schema": 1,
             "time": now,
@@ -76,6 +83,7 @@ class PaperDeployment:
             "sessions": {"total": self.num_sessions, "items": sessions[:500]},
             "events": self._events[-200:],
             "repins": sum(session["repins"] for session in self._sessions),
+            **({"tenants": tenants} if self._tenants else {}),
         }
 
     def _step_module(self, module: Json, busy: float, warmth: float) -> None:
@@ -190,7 +198,13 @@ def _new_workers(num_workers: int, modules: list[str]) -> list[Json]:
 
 def _new_worker(name: str, role: str, module: str | None, number: int) -> Json:
     kv = {"capacity_tokens": CAPACITY_TOKENS, "token_bytes": TOKEN_BYTES}
-    kv |= {"shared_tokens": 0, "private_tokens": 0, "free_tokens": CAPACITY_TOKENS, "evictable_tokens": 0}
+    kv |= {
+        "shared_tokens": 0,
+        "private_tokens": 0,
+        "free_tokens": CAPACITY_TOKENS,
+        "evictable_tokens": 0,
+        "pinned_tokens": 0,
+    }
     counters = "restarts running queued prompt_tokens cached_tokens generated_tokens retractions"
     return {
         "id": name,
@@ -238,3 +252,28 @@ def _new_session(number: int) -> Json:
         "context_tokens": 100 + 7 * (number % 50),
         "divergence": divergence if parts_early else None,
     }
+
+
+def _new_tenant(number: int) -> Json:
+    counters = dict.fromkeys("calls prompt_tokens cached_tokens generated_tokens running".split(), 0)
+    name = ("acme", "northwind", "globex", "a-tenant-with-a-rather-long-name")[number % 4]
+    return {
+        "name": name if number < 4 else f"{name}-{number // 4}",
+        "is_shared": number == 2,
+        **counters,
+        "kv_tokens": None if number == 2 else 0,
+        "refused": dict.fromkeys(("rate", "tokens", "concurrent", "module", "door"), 0),
+    }
+
+
+def _step_tenant(tenant: Json, calls: int, warmth: float, seconds: int) -> None:
+    tenant["calls"] += calls
+    tenant["running"] = calls
+    tenant["prompt_tokens"] += calls * 900
+    tenant["cached_tokens"] += round(calls * 900 * warmth * 0.8)
+    tenant["generated_tokens"] += calls * 40
+    if tenant["kv_tokens"] is not None:
+        tenant["kv_tokens"] = round(9000 * warmth) * max(calls, 1)
+    if seconds % 9 == 0 and tenant["name"] == "acme":
+        tenant["refused"]["rate"] += 3
+        tenant["refused"]["tokens"] += seconds % 2

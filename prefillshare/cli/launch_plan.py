@@ -27,7 +27,7 @@ def say_what_is_planned(deployment: "ResolvedDeployment", options: "LaunchOption
     if config.topology == "disaggregated":
         say(describe_transfer(deployment))
     if config.roles.follow_load:
-        say(describe_limits(config.roles, [module.name for module in config.decode]))
+        say(describe_limits(config.roles, [module.name for module in config.decode if module.share]))
 
 
 def print_plan(deployment: "ResolvedDeployment", options: "LaunchOptions", *, as_json: bool) -> None:

@@ -117,8 +117,10 @@ def _describe_start(deployment: "ResolvedDeployment") -> str:
     config = deployment.config
     if config.topology == "colocated":
         return "the engine"
-    num_decode = sum(module.replicas for module in config.decode)
-    return f"{config.prefill.workers} prefill and {num_decode} decode workers"
+    num_decode = sum(module.replicas for module in config.decode if module.share)
+    num_engines = sum(module.replicas for module in config.decode if not module.share)
+    engines = f", and {num_engines} engine{'s'[: num_engines > 1]} of modules with share = false" if num_engines else ""
+    return f"{config.prefill.workers} prefill and {num_decode} decode workers{engines}"
 
 
 def _describe_prefill(deployment: "ResolvedDeployment") -> str:

@@ -144,6 +144,11 @@ def _load(file: Path, changes: Sequence[str]) -> Deployment:
             f'{file} has topology = "colocated", one engine without a router, and what is simulated is the router over '
             'many workers: give a file with topology = "disaggregated"'
         )
+    if (own := next((module.name for module in deployment.decode if not module.share), None)) is not None:
+        raise SimulationError(
+            f"{file} has share = false for {own!r}, and what is simulated is prompts that prefill workers compute for "
+            "all: give a file without that module"
+        )
     return deployment
 
 

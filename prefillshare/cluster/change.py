@@ -11,6 +11,7 @@ from prefillshare.cluster import connection
 from prefillshare.cluster.members import ask, list_deployments
 from prefillshare.cluster.plan import Group, Member, Plan, next_members, revision_of, wanted_sizes
 from prefillshare.cluster.roster import Roster, read_roster
+from prefillshare.cluster.status import MemberStatus
 from prefillshare.cluster.waiting import NewMembers
 from prefillshare.errors import ConfigError, ServerError
 
@@ -55,7 +56,7 @@ class Changer:
             if group.role != "router":
                 self._replace_old(group)
         for group, size in sizes.items():
-            surplus = read_roster(self.name).of(group)[size:]
+            surplus = read_roster(self.name).surplus(group, size)
             self.remove([member.name for member in surplus])
         return read_roster(self.name)
 
@@ -67,21 +68,29 @@ class Changer:
         return next_members(self.plan, group, [member.number for member in known], count)
 
     def _replace_old(self, group: Group) -> None:
-        """Replace one member after the other: its successor serves before it takes no more calls."""
+        """Replace one member after the other: its successor serves, in its role, before it takes no more calls."""
         wanted = revision_of(self.plan, group)
         for old in read_roster(self.name).of(group):
             if old.revision in (wanted, ""):
                 continue  # that of one without an answer is not known; it starts with what it was made from
             taken = [member.number for member in read_roster(self.name).of(group)]
-            [new] = next_members(self.plan, group, taken, 1)
+            [new] = next_members(self.plan, group, taken, 1, begins_as=self._find_moved(old))
             self.say(f"{new.name} takes the place of {old.name}")
             self._add([new])
             self.remove([old.name])
 
+    def _find_moved(self, old: MemberStatus) -> Group | None:
+        """Return what a member does that does something else than its name says, and that there still is to do."""
+        is_moved = old.group is not None and not old.group.has(old.name)
+        return old.group if is_moved and old.group in wanted_sizes(self.plan) else None
+
     def _warn_of_old_routers(self, roster: Roster) -> None:
         group = Group(role="router")
         if any(router.revision not in (revision_of(self.plan, group), "") for router in roster.of(group)):
-            self.say("routers keep the settings that they were started with: stop and launch to change [router]")
+            self.say(
+                "routers keep the settings that they were started with: stop and launch to change [router], [roles], "
+                "[aliases], [responses], [tenants] or otlp_endpoint"
+            )
 
     def _add(self, members: Sequence[Member]) -> None:
         if not members:

@@ -6,6 +6,7 @@ import socket
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -18,14 +19,13 @@ from prefillshare.cluster.bounded import RAY
 from prefillshare.cluster.members import NAMESPACE
 from prefillshare.cluster.nodes import Node
 from prefillshare.cluster.plan import Member
+from prefillshare.cluster.stranger import CLIENT, REFUSED, ask_door
 from prefillshare.errors import ServerError
 
 _CONNECT_TIMEOUT_S = 5.0
 _JOIN_TIMEOUT_S = 90.0
 """Longest wait until the cluster takes this process; its client server starts a process for each client."""
 _LEAVE_TIMEOUT_S = 5.0
-_CLIENT = "ray://"
-"""Begins the address of a client server, which serves machines that are no nodes."""
 _FREE_S = 30.0
 """Longest wait for what is free; with a client, for a process that is started for that."""
 _NUM_THREADS = 16
@@ -57,10 +57,40 @@ def connect(address: str) -> None:
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     RAY.address = address
+    _check_token_file()
+    if RAY.run("showing it the token", lambda: ask_door(address)) == REFUSED:
+        raise ServerError(explain_refusal(address))
     try:
         RAY.run("joining it", lambda: _join(address), timeout_s=_JOIN_TIMEOUT_S)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise ServerError(_explain(address, " ".join(str(error).split()))) from None
+
+
+def _check_token_file() -> None:
+    """Raises: ServerError when there is no token in the file that is named; Ray would end this process."""
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token" or not path or "RAY_AUTH_TOKEN" in os.environ:
+        return
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ServerError(
+            f"{path} cannot be read ({error}): let RAY_AUTH_TOKEN_PATH name the file with the token"
+        ) from None
+    if not text.strip():
+        raise ServerError(f"{path} is empty: let RAY_AUTH_TOKEN_PATH name the file with the cluster's token")
+
+
+def explain_refusal(address: str, environment: Mapping[str, str] = os.environ) -> str:
+    """Return what helps where a cluster does not take the token of the environment, or the want of one."""
+    if environment.get("RAY_AUTH_MODE", "").lower() != "token":
+        return (
+            f"the Ray cluster at {address} wants a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the file "
+            "with it"
+        )
+    own = environment.get("RAY_AUTH_TOKEN_PATH")
+    where = f"in {own}" if own else "of this machine (RAY_AUTH_TOKEN_PATH names none)"
+    return f"the Ray cluster at {address} takes another token than that {where}: copy the file of the cluster's nodes"
 
 
 def _join(address: str) -> None:
@@ -81,7 +111,7 @@ def _explain(address: str, reason: str) -> str:
     token = " (where the cluster wants a token: RAY_AUTH_MODE=token, and its file in RAY_AUTH_TOKEN_PATH)"
     if os.environ.get("RAY_AUTH_MODE") == "token":  # Ray says nothing else of a wrong one
         token = ". It may have another token than this machine: compare the files that RAY_AUTH_TOKEN_PATH names"
-    if address.startswith(_CLIENT):
+    if address.startswith(CLIENT):
         return (
             f"{beginning}: see that its head runs, and name the port of the client server that `ray start --head` "
             f"started, 10001 by default{token}"
@@ -102,8 +132,8 @@ def _keep_stdout_for_data() -> None:
 
 
 def _check_reachable(address: str) -> None:
-    host, _, port = address.removeprefix(_CLIENT).rpartition(":")
-    option = "ray-client-server-port" if address.startswith(_CLIENT) else "port"
+    host, _, port = address.removeprefix(CLIENT).rpartition(":")
+    option = "ray-client-server-port" if address.startswith(CLIENT) else "port"
     try:
         with socket.create_connection((host, int(port)), _CONNECT_TIMEOUT_S) as connection:
             is_other = "RAY_USE_TLS" not in os.environ and not _may_speak_grpc(connection)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import httpx
 
@@ -45,12 +46,35 @@ _NUM_EVENTS = 100
 Served = JoinedWorker | RunningCluster
 
 
+class RoleMemory(Protocol):
+    """Which role a member has come to; outlives the process and the node of its actor."""
+
+    def recall(self) -> Group | None:
+        """Return what was kept last, None when nothing was. Raises: ServerError when that cannot be known now."""
+        ...
+
+    def keep(self, group: Group) -> None:
+        """Keep this from now on; returns at once."""
+        ...
+
+
 class Keeper:
     """One member; its methods may be called at any time, from any thread."""
 
-    def __init__(self, member: Member, known_by: str, find_routers: Callable[[], list[str]]) -> None:
-        """`known_by` is the address by which the cluster knows this node; `find_routers` returns the routers' URLs."""
+    def __init__(
+        self,
+        member: Member,
+        known_by: str,
+        find_routers: Callable[[], list[str]],
+        memory: RoleMemory | None = None,
+    ) -> None:
+        """`known_by` is the address by which the cluster knows this node; `find_routers` returns the routers' URLs.
+
+        Without a `memory` the member begins each time with the role of its name.
+        """
         self.member = member
+        self._memory = memory
+        self._begins_as = member.begins_as or member.group
         self._find_routers = find_routers
         self._known_by = known_by
         self._state: MemberState = "starting"
@@ -142,6 +166,7 @@ class Keeper:
             while not (self._leaving.is_set() or self._is_dismissed() or self._has_other_peers()):
                 if isinstance(served, JoinedWorker):
                     served.follow(self._find_routers() or served.routers)
+                    self._keep_role(served)
                 served.step()
                 time.sleep(_POLL_S)
             is_over = not self._has_other_peers()
@@ -180,10 +205,22 @@ class Keeper:
         return isinstance(self._served, RunningCluster) and self._find_peers() != self._peers
 
     def _start_worker(self, deployment: ResolvedDeployment, options: LaunchOptions) -> JoinedWorker:
-        group = self.member.group
+        group = self._begins_as = self._recall_role()
         worker = choose_worker(deployment, group.role, group.module, self.member.name)
         choose = partial(self._choose_role, deployment) if self.member.plan.config.roles.follow_load else None
         return launch_worker(deployment, worker, options, self._find_routers(), self._say, self._say, choose=choose)
+
+    def _recall_role(self) -> Group:
+        """Return the role that the member had come to when it ran last, here or on another node."""
+        recalled = self._memory.recall() if self._memory and self.member.plan.config.roles.follow_load else None
+        return recalled or self._begins_as
+
+    def _keep_role(self, served: JoinedWorker) -> None:
+        if served.mover is None or served.mover.is_moving or self._group() == self._begins_as:
+            return
+        self._begins_as = self._group()
+        if self._memory is not None:
+            self._memory.keep(self._begins_as)
 
     def _choose_role(self, deployment: ResolvedDeployment, module: str | None) -> Worker:
         """Return the worker of another role, under the name that this member has.
@@ -202,7 +239,7 @@ class Keeper:
     def _group(self) -> Group:
         """What the member does now."""
         if not isinstance(self._served, JoinedWorker):
-            return self.member.group
+            return self._begins_as
         module = self._served.planned.worker.module
         return Group(role="decode" if module else "prefill", module=module)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from prefillshare.config import Cluster, Deployment
+from prefillshare.config import Cluster, DecodeModule, Deployment
 from prefillshare.config.cluster import Spot
 from prefillshare.errors import ConfigError
 
@@ -77,6 +77,8 @@ class Member:
     """Which of its group it is: the lowest that was free."""
     plan: Plan
     """Its deployment."""
+    begins_as: Group | None = None
+    """What it does first where that is not what its name says: it takes the place of one whose role had changed."""
 
     @property
     def name(self) -> str:
@@ -115,29 +117,44 @@ def wanted_sizes(plan: Plan) -> dict[Group, int]:
 def revision_of(plan: Plan, group: Group) -> str:
     """Return a hash of all that decides what a member of `group` serves, and how.
 
-    How many there are and where they run decides nothing, so that scaling and other nodes replace nobody.
+    How many there are and where they run decides nothing, so that scaling and other nodes replace nobody. A worker
+    whose role follows the load may come to serve whatever is new, with what it was made from.
     """
     config = plan.config
     served: dict[str, object] = {"fingerprint": plan.fingerprint, "version": plan.version}
     if group.role == "router":
-        served["router"] = dataclasses.asdict(config.router)
+        of_routers = (config.router, config.roles, config.responses, config.tenants, config.otlp_endpoint)
+        served["router"] = repr((of_routers, sorted(config.aliases.items())))
+    elif config.roles.follow_load:
+        workers = [other for other in wanted_sizes(plan) if other.role != "router"]
+        served["any"] = {other.label: _describe_worker(plan, other) for other in workers}
     else:
-        served |= {
-            "engine": dataclasses.asdict(config.engine_of(group.role, group.module)),
-            "transfer": dataclasses.asdict(config.transfer),
-        }
-    if group.module is not None:
-        served |= {"digest": plan.digests[group.module], "kind": _find_kind(config, group.module)}
+        served |= _describe_worker(plan, group)
     return hashlib.sha256(json.dumps(served, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def next_members(plan: Plan, group: Group, taken: Iterable[int], count: int) -> list[Member]:
+def _describe_worker(plan: Plan, group: Group) -> dict[str, object]:
+    config = plan.config
+    served: dict[str, object] = {
+        "engine": dataclasses.asdict(config.engine_of(_find_role(config, group), group.module)),
+        "transfer": dataclasses.asdict(config.transfer),
+        "store": config.store and dataclasses.asdict(config.store),
+        "eager": (config.prefill.eager_answers, config.prefill.eager_min_tokens),
+    }
+    if group.module is not None:
+        served |= {"digest": plan.digests[group.module], "kind": _find_kind(config, group.module)}
+    return served
+
+
+def next_members(
+    plan: Plan, group: Group, taken: Iterable[int], count: int, *, begins_as: Group | None = None
+) -> list[Member]:
     """Return `count` further members of a group, with the lowest numbers that nobody has."""
     members: list[Member] = []
     used, number = set(taken), 0
     while len(members) < count:
         if number not in used:
-            members.append(Member(group=group, number=number, plan=plan))
+            members.append(Member(group=group, number=number, plan=plan, begins_as=begins_as))
         number += 1
     return members
 
@@ -173,6 +190,17 @@ def unmerged(config: Deployment) -> Deployment:
     return replace(config, decode=decode)
 
 
-def _find_kind(config: Deployment, name: str) -> tuple[str, bool]:
+def _find_role(config: Deployment, group: Group) -> str:
+    """What members of a group are; of a decode module, that depends on whether it shares its prompts."""
+    return group.role if group.module is None else _find_module(config, group.module).worker_role
+
+
+def _find_module(config: Deployment, name: str) -> DecodeModule:
+    """Return the decode module of that name."""
     (module,) = [module for module in config.decode if module.name == name]
-    return module.kind, module.merge
+    return module
+
+
+def _find_kind(config: Deployment, name: str) -> tuple[str, bool, bool]:
+    module = _find_module(config, name)
+    return module.kind, module.merge, module.share

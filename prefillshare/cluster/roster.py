@@ -1,5 +1,6 @@
 """The members of a deployment on a cluster as they stand now, asked of all at once."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -26,6 +27,21 @@ class Roster:
         """Return the members of one group, also those that have not said anything yet, by number."""
         found = [member for member in self.members if group.has(member.name)]
         return sorted(found, key=lambda member: member.number)
+
+    def surplus(self, group: Group, size: int) -> list[MemberStatus]:
+        """Return the members of one group that go so that `size` stay.
+
+        First those that do something else by now than their name says; never the last one of what it does, as long as
+        another one can go.
+        """
+        staying, going = self.of(group), list[MemberStatus]()
+        doing = Counter(member.group for member in self.members)
+        while len(staying) > size:
+            goes = max(staying, key=lambda one: (doing[one.group] > 1, one.group not in (group, None), one.number))
+            staying.remove(goes)
+            doing[goes.group] -= 1
+            going.append(goes)
+        return going
 
     def routers(self) -> list[MemberStatus]:
         """Return the routers."""

@@ -1,9 +1,9 @@
 """What `prefillshare add` is given: the directory of a module, or a file with `[[decode]]` tables."""
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
+from prefillshare.config.toml import NotTomlError, parse_toml
 from prefillshare.errors import ConfigError
 
 
@@ -27,8 +27,8 @@ def read_source(source: Path, name: str | None) -> dict[str, dict[str, Any]]:
 
 def _read_tables(source: Path) -> list[dict[str, Any]]:
     try:
-        tables = tomllib.loads(source.read_text(encoding="utf-8-sig")).get("decode")
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        tables = parse_toml(source.read_text(encoding="utf-8-sig")).get("decode")
+    except (OSError, UnicodeDecodeError, NotTomlError) as error:
         raise ConfigError(f"{source} cannot be read as TOML: {error}") from None
     if not isinstance(tables, list) or not all(isinstance(table, dict) and "name" in table for table in tables):
         raise ConfigError(f"{source} has no [[decode]] table with a name: write one for each module")

@@ -51,7 +51,10 @@ class EngineChanges:
 
 
 def engine_of(deployment: "Deployment", role: str, module: str | None) -> "Engine":
-    """Return the engine settings of a worker of `role`, which holds `module` if it is a decode worker."""
+    """Return the engine settings of a worker of `role`, which holds `module` if it is no prefill worker.
+
+    An engine of a module that computes its own prompts is neither kind of worker: it has those of its module alone.
+    """
     changes = dict(_changes_of(deployment, role, module))
     engine = deployment.engine
     if engine.prefill is None and engine.decode is None and not changes:
@@ -73,11 +76,24 @@ def check_changes(deployment: "Deployment") -> None:
             engine_of(deployment, role, module)
         except ConfigError as error:
             raise ConfigError(f"engine of {module or role}: {error}") from None
-    sizes = {engine_of(deployment, role, module).tensor_parallel_size for role, module in _kinds(deployment)}
+    _check_store(deployment)
+    kinds = [(role, module) for role, module in _kinds(deployment) if role != "engine"]  # which keeps its role
+    sizes = {engine_of(deployment, role, module).tensor_parallel_size for role, module in kinds}
     if len(sizes) > 1 and deployment.roles.follow_load:
         raise ConfigError(
             f"tensor_parallel_size is {' and '.join(map(str, sorted(sizes)))} for different workers, and a worker that "
             "changes its role keeps its GPUs: write one size, or remove follow_load under [roles]"
+        )
+
+
+def _check_store(deployment: "Deployment") -> None:
+    """A store keeps pages by rank: each number of ranks would have a memory of its own."""
+    kinds = [(role, module) for role, module in _kinds(deployment) if role != "decode"]
+    sizes = {engine_of(deployment, role, module).tensor_parallel_size for role, module in kinds}
+    if deployment.store is not None and len(sizes) > 1:
+        raise ConfigError(
+            f"tensor_parallel_size is {' and '.join(map(str, sorted(sizes)))} for prefill workers and modules with "
+            "share = false, and all of them use the [store], which keeps pages by rank: write one size for them"
         )
 
 
@@ -121,4 +137,4 @@ def _tables(deployment: "Deployment") -> Iterator[tuple[str, EngineChanges]]:
 def _kinds(deployment: "Deployment") -> Iterator[tuple[str, str | None]]:
     yield "prefill", None
     for module in deployment.decode:
-        yield "decode", module.name
+        yield module.worker_role, module.name

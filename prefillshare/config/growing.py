@@ -23,19 +23,25 @@ class Growth:
     max_rounds: int = 2
     """Rounds of adding, at most."""
     min_gain: float = 0.05
-    """Part of the held-out loss that a round must take away; what one that does not added is removed again."""
-    select_epochs: float = 4.0
+    """Part of the held-out loss that counts as a gain: a round of less is taken back, passes are repeated while they
+    bring as much, and an earlier task is a start only where it is better than none by that."""
+    max_cycles: int = 4
+    """Times that the `epochs` passes of a round are taken, at most: again while the last ones were a gain."""
+    select_epochs: float = 2.0
     """Passes over the data in which gates of earlier units are chosen."""
+    max_reused: int = 24
+    """Earlier units per matrix, at most; the strongest stay. With `units` and `max_rounds` it bounds the rank of the
+    adapter, which the engine pays for."""
     retrain_epochs: float = 2.0
     """Passes in which the chosen units themselves may move."""
     retrain_rate: float = 2e-3
     """Peak learning rate of the chosen units."""
     gate_rate: float = 0.02
     """Peak learning rate of gates."""
-    gate_l1: float = 0.3
+    gate_l1: float = 0.5
     """Part of a step by which every gate shrinks: what helps less often than that ends at exactly 0."""
     group_lasso: float = 0.1
-    """The same for whole new units: what ends at 0 is removed."""
+    """The same for whole new units, up to the end of a round's first cycle: what ends at 0 is removed."""
     drift_lasso: float = 0.7
     """The same for how far a chosen unit moves: what ends at 0 is where it was."""
     max_drift: float = 0.12
@@ -47,7 +53,7 @@ class Growth:
     """Memory for the base's KV of the data, which all passes share; what does not fit is computed in each pass."""
 
     def __post_init__(self) -> None:
-        for name in ("units", "max_rounds"):
+        for name in ("units", "max_rounds", "max_cycles"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must be at least 1")
         for name in ("tau", "min_gain", "gate_l1", "group_lasso", "drift_lasso", "max_drift", "prune_tolerance"):
@@ -56,8 +62,9 @@ class Growth:
         for name in ("select_epochs", "retrain_epochs", "retrain_rate", "gate_rate"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must be more than 0")
-        if self.kv_cache_mib < 0:
-            raise ConfigError(f"kv_cache_mib is {self.kv_cache_mib}: it must be 0 or more")
+        for name in ("max_reused", "kv_cache_mib"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}: it must be 0 or more")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +84,7 @@ class GrowTask:
     batch: Batch = field(default_factory=Batch)
     """What a step sees."""
     optimizer: Optimizer
-    """How new units change; `epochs` is per round."""
+    """How new units change; `epochs` is per cycle of a round."""
     run: Run = field(default_factory=Run)
     """How the run computes; there are no checkpoints, since a task is appended as a whole."""
     evaluation: HeldOut = field(default_factory=lambda: HeldOut(rows=DEFAULT_HELD_OUT))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +17,7 @@ from prefillshare.config.schema import DecodeModule, Deployment, PrefillModule
 from prefillshare.config.store import Store
 from prefillshare.config.tables import build
 from prefillshare.config.tenants import Tenants
+from prefillshare.config.toml import NotTomlError, parse_toml
 from prefillshare.config.training import BaseModel, Data, Training
 from prefillshare.errors import ConfigError
 from prefillshare.naming.alias import AnyAlias, check_aliases
@@ -56,7 +56,8 @@ def load_deployment(file: Path, changes: Sequence[str] = ()) -> Deployment:
         _refuse_unused_tables(deployment, table)
         # Here, and not for every deployment: a part of one, made for a node, has fewer workers and modules.
         replicas = {module.name: module.replicas for module in deployment.decode}
-        check_limits(deployment.roles, deployment.prefill.workers, replicas)
+        kept = [module.name for module in deployment.decode if not module.share]
+        check_limits(deployment.roles, deployment.prefill.workers, replicas, kept)
         check_aliases(deployment.aliases, deployment.prefill.name, replicas)
         return dataclasses.replace(
             deployment,
@@ -235,14 +236,14 @@ def _find_module(path: Path, file: Path) -> Path:
 
 def _read(file: Path, kind: str, keys: frozenset[str], otherwise: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding=_ENCODING))
+        return parse_toml(file.read_text(encoding=_ENCODING))
     except FileNotFoundError:
         raise ConfigError(f"there is no {kind} file {file}: {_other_files(file, keys, otherwise)}") from None
     except IsADirectoryError:
         raise ConfigError(f"{file} is a directory: {_other_files(file / 'x', keys, otherwise)}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{file} is not a text file in UTF-8: give a {kind} file in TOML") from None
-    except tomllib.TOMLDecodeError as error:
+    except NotTomlError as error:
         raise ConfigError(f"{file} is not valid TOML: {error}") from None
     except OSError as error:
         raise ConfigError(f"{file} cannot be read ({error.strerror}): check its permissions") from None
@@ -258,7 +259,7 @@ def _other_files(file: Path, keys: frozenset[str], otherwise: str) -> str:
 def _has_keys(file: Path, keys: frozenset[str]) -> bool:
     """Whether a TOML file may be of the wanted kind."""
     try:
-        return keys <= tomllib.loads(file.read_text(encoding=_ENCODING)).keys()
+        return keys <= parse_toml(file.read_text(encoding=_ENCODING)).keys()
     except (OSError, ValueError):
         return False
 

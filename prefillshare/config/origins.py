@@ -1,7 +1,6 @@
 """Where the values of a deployment come from: a line of its file, the command line, or nowhere, as defaults do."""
 
 import dataclasses
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from prefillshare.config.overrides import HIDDEN, apply_overrides
 from prefillshare.config.schema import Deployment
+from prefillshare.config.toml import NotTomlError, parse_toml
 from prefillshare.naming.alias import AnyAlias, as_table
 
 _UNSAID = (("rules", []), ("min_probability", 0.0))
@@ -40,7 +40,7 @@ def find_origins(file: Path, changes: Sequence[str]) -> dict[str, str]:
     """Return by key the line of `file` or the change that says it; empty when the file cannot be read."""
     try:
         text = file.read_text(encoding="utf-8-sig")
-        table = tomllib.loads(text)
+        table = parse_toml(text)
     except (OSError, ValueError):
         return {}
     origins = {key: f"{file.name} line {number}" for key, number in find_lines(text).items()}
@@ -64,8 +64,8 @@ def find_lines(text: str) -> dict[str, int]:
             start = end
             continue
         try:
-            table = tomllib.loads("".join(lines[:end]))
-        except tomllib.TOMLDecodeError:
+            table = parse_toml("".join(lines[:end]))
+        except NotTomlError:
             continue
         for key, _ in _flatten(table, ""):
             known.setdefault(key, start + 1)

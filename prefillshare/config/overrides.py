@@ -5,13 +5,13 @@ A table of a list, such as `[[decode]]`, is meant by its `name`, or by its numbe
 
 import dataclasses
 import difflib
-import tomllib
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from prefillshare.config.tables import convert, suggest_nearest
+from prefillshare.config.toml import NotTomlError, parse_toml
 from prefillshare.errors import ConfigError
 
 HIDDEN = frozenset({"source", "overrides"})
@@ -48,8 +48,8 @@ def parse_override(text: str) -> Override:
     if not equals or not key.strip():
         raise ConfigError(f"--set {text}: write KEY=VALUE, such as --set engine.page_size=16")
     try:
-        found: Any = tomllib.loads(f"{key}=0")
-    except tomllib.TOMLDecodeError:
+        found: Any = parse_toml(f"{key}=0")
+    except NotTomlError:
         raise ConfigError(
             f"--set {text}: {key.strip()!r} is no key: write names with dots between them, such as engine.page_size"
         ) from None
@@ -62,8 +62,8 @@ def parse_override(text: str) -> Override:
 
 def _read_value(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return parse_toml(f"value = {text}")["value"]
+    except NotTomlError:
         return text.strip()
 
 

@@ -1,6 +1,6 @@
 """The `[roles]` table of a deployment file: whether workers change what they do as the load shifts, and how far."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from prefillshare.errors import ConfigError
@@ -79,11 +79,20 @@ class Roles:
         return self.prefill if module is None else self.modules.get(module, Limits())
 
 
-def check_limits(roles: Roles, num_prefill: int, num_replicas: Mapping[str, int]) -> None:
-    """Raises: ConfigError where `roles` names a module that is not there, or a deployment begins outside the limits."""
+def check_limits(roles: Roles, num_prefill: int, num_replicas: Mapping[str, int], kept: Collection[str] = ()) -> None:
+    """`kept` are modules of which no worker changes its role: they compute their prompts themselves.
+
+    Raises: ConfigError where `roles` names a module that is not there or of these, or a deployment begins outside the
+    limits.
+    """
     unknown = next((name for name in roles.modules if name not in num_replicas), None)
     if unknown is not None:
         raise ConfigError(f"[roles] has limits for {unknown!r}: name one of {', '.join(num_replicas)}")
+    if (needless := next((name for name in roles.modules if name in kept), None)) is not None:
+        raise ConfigError(
+            f"[roles] has limits for {needless!r}, which has share = false: its workers serve whole calls and keep "
+            "their role, so remove the limits"
+        )
     if not roles.follow_load:
         return
     _check_size("workers under [prefill]", "prefill", num_prefill, roles.prefill)

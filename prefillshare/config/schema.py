@@ -136,13 +136,19 @@ class DecodeModule(_Module):
     """Decode workers that hold this module; disaggregated only."""
     share: bool = True
     """Whether its prompts are computed by the prefill module, for all. false: an adapter that was trained the ordinary
-    way computes its prompts itself, and keeps their KV for itself; colocated only."""
+    way computes its prompts itself, and keeps their KV for itself."""
     accept_naive: bool = False
     """Serve it although it was not trained on the prefill module's KV, or nobody knows how; it answers badly."""
     example: str = "Hello!"
     """A question it can answer; `launch` ends with a curl line that asks it of the first module."""
     engine: EngineChanges | None = None
     """What its workers have in place of [engine] and [engine.decode]; disaggregated only."""
+
+    @property
+    def worker_role(self) -> Literal["decode", "engine"]:
+        """What its workers are in a disaggregated deployment: one that computes its own prompts has nothing of prefill
+        workers, and serves whole calls."""
+        return "decode" if self.share else "engine"
 
     @property
     def sharing_ratio(self) -> float:
@@ -366,12 +372,6 @@ class Deployment:
                 f"memory_wait_s is {self.engine.memory_wait_s}, and sessions wait for memory in topology = "
                 '"colocated" only: remove it'
             )
-        for module in self.decode:
-            if not module.share:
-                raise ConfigError(
-                    f'decode module {module.name!r} has share = false, and topology = "disaggregated" has prefill '
-                    'workers that hold the prefill module alone: serve it with topology = "colocated"'
-                )
 
     def engine_of(self, role: str, module: str | None = None) -> Engine:
         """Return the engine settings of the workers of a role, for decode workers of a module."""

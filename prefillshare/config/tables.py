@@ -14,6 +14,8 @@ from prefillshare.wire.text import shorten
 T = TypeVar("T")
 
 _MAX_QUOTED = 60
+_INT_END = 1 << 63
+"""What every reader of TOML takes lies below, and floats can be made of it."""
 
 _TYPE_NAMES = {
     str: "text in quotes",
@@ -132,6 +134,9 @@ def _convert_scalar(value: object, hint: type, key: str, where: str) -> Any:
     # In Python a bool is an int; in a deployment file it is a slip.
     if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
         raise ConfigError(f"{where}: {key} is {_quote(value)}: it must be {_TYPE_NAMES[hint]}")
+    if isinstance(value, int) and not -_INT_END <= value < _INT_END:
+        # Without the value: it may have more digits than Python writes.
+        raise ConfigError(f"{where}: {key} has more than 64 bits: write a smaller number")
     if isinstance(value, str) and not value.strip():
         raise ConfigError(f"{where}: {key} is empty: write a value or remove the line")
     return hint(value)

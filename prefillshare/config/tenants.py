@@ -18,6 +18,8 @@ MAX_TENANTS = 1000
 """Each has lines of its own in /metrics and in the state document."""
 MIN_SALT = 16
 """Letters of a salt: shorter ones can be guessed."""
+MIN_CALLS_PER_S = 1e-6
+"""A call in twelve days; with less, the time to wait has no end that could be told."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _HASH = re.compile(HASH_START + "[0-9a-f]{64}")
 
@@ -49,7 +51,7 @@ class Tenant:
     concurrent: int | None = None
     """Calls at a time; None is no limit."""
     modules: tuple[str, ...] = ()
-    """Names that it may put into "model"; none given are all."""
+    """Decode modules that may answer it, by their own names; none given are all."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -69,8 +71,8 @@ class Tenant:
                 f"tenant {self.name!r} has a salt of {len(self.salt)} letters: write {MIN_SALT} or more that nobody "
                 "knows, or shared = true where others may find out what it asked"
             )
-        if self.calls_per_s is not None and not 0 < self.calls_per_s < float("inf"):
-            raise ConfigError(f"calls_per_s is {self.calls_per_s}: it must be more than 0, such as 0.5")
+        if self.calls_per_s is not None and not MIN_CALLS_PER_S <= self.calls_per_s < float("inf"):
+            raise ConfigError(f"calls_per_s is {self.calls_per_s}: it must be at least {MIN_CALLS_PER_S}, such as 0.5")
         check_optional_positive("tokens_per_min", self.tokens_per_min)
         check_optional_positive("concurrent", self.concurrent)
 

@@ -100,9 +100,3 @@ def _check_served(module: DraftModule, topology: Topology) -> None:
             f"module {module.name!r} has full weights, which one engine cannot serve beside others: choose --topology "
             "disaggregated, or its LoRA adapter"
         )
-    if topology == "disaggregated" and module.kind == "lora" and not (module.where.is_hub or module.where.seen.shares):
-        raise ConfigError(
-            f"module {module.name!r} was not trained over shared KV, as far as its directory says, and a prefill "
-            "worker holds the base alone: choose --topology colocated, where it is served as an ordinary adapter, "
-            "or train it on with `prefillshare adapt`"
-        )

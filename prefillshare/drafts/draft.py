@@ -111,7 +111,7 @@ class Draft:
     def _sharing(self, module: DraftModule) -> list[str]:
         if module.kind == "full" or module.where.seen.shares:
             return []
-        return [*_comment(list(ORDINARY)), "share = false"] if self.topology == "colocated" else []
+        return [*_comment(list(ORDINARY)), "share = false"]
 
 
 def clean_name(text: str, taken: set[str]) -> str:

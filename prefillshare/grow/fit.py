@@ -48,10 +48,12 @@ def fit(
     epochs: float,
     report: Reporter,
     keeps_best: bool = True,
+    cycle: int = 0,
 ) -> float:
     """Train, and return the held-out loss of the state that the parameters end in.
 
-    That is the best one of those before the first step and after each epoch, or simply the last.
+    That is the best one of those before the first step and after each epoch, or simply the last. Each cycle has orders
+    of the batches of its own.
     Effects: the parameters change, and need no gradient any more.
     Raises: TrainingError when the loss is no number any more.
     """
@@ -65,7 +67,7 @@ def fit(
     optimizer = _optimizer(groups, task) if groups else None
     step = 0
     for epoch in range(num_epochs if optimizer else 0):
-        order = data.training.order(epoch, task.seed)
+        order = data.training.order(cycle * num_epochs + epoch, task.seed)
         for start in range(0, len(order), passes_per_step):
             if step == num_steps:
                 break
@@ -78,6 +80,36 @@ def fit(
             best, best_loss = _snapshot(groups), loss
     _restore(groups, best)
     return best_loss
+
+
+def fit_while_it_gains(
+    name: str,
+    model: nn.Module,
+    moving: Callable[[int], Sequence[Moving]],
+    data: Data,
+    task: GrowTask,
+    *,
+    report: Reporter,
+) -> float:
+    """Cycles of the task's passes, each with the whole schedule of rates: another one as long as the last took
+    `min_gain` off the held-out loss, which is still above `tau`, up to `max_cycles`; returns the loss.
+
+    So one setting serves a task that a few passes teach and one that learns on for long. `moving` says what learns in a
+    cycle; cycles are counted from 0.
+    Effects: as `fit`.
+    """
+    growth, loss = task.growth, data.held_out.mean_loss(model)
+    for cycle in range(growth.max_cycles):
+        title, epochs, before = f"{name}, cycle {cycle + 1}", task.optimizer.epochs, loss
+        loss = fit(title, model, moving(cycle), data, task, epochs=epochs, report=report, cycle=cycle)
+        if loss <= growth.tau or not is_gain(before, loss, growth.min_gain):
+            break
+    return loss
+
+
+def is_gain(before: float, after: float, min_gain: float) -> bool:
+    """Whether a loss fell by at least that part of itself."""
+    return after <= before * (1 - min_gain)
 
 
 def shrink_to_zero(part: float) -> Shrink:

@@ -1,13 +1,16 @@
-"""How a task finds its units: select, retrain with splits, expand, prune.
+"""How a task finds its units: select, retrain with splits, settle and expand, prune.
 
-    select    gates over all units that there are, l1: those that end at 0 are out         (eq. 3)
+    select    gates over all units that there are, l1: those that end at 0 are out, and
+              of the others the strongest stay                                           (eq. 3)
     retrain   the chosen units move, held where they were; one that went further
               than `max_drift` becomes a copy of the new task, the others go back          (eq. 4 and 6)
     expand    while the held-out loss is above `tau`: new units, group lasso               (eq. 5)
-    prune     new units that the held-out loss does not need are removed
+    prune     units that the held-out loss does not need are removed
 
 Earlier units are read and never written: what a task changes is a copy. Departures from the paper:
-- Gates start from those of the earlier task on which a few new units help most, where that is better than none.
+- The first new units are there from the beginning, and learn in every part: passes in which the task could only use
+  what others left would be lost for what they cannot say. They go again where the chosen units do without them.
+- Gates start from those of the earlier task on which the new units help most, where that is better than none.
 - Units are compared at unit length, so that one `max_drift` holds for all matrices.
 - What holds a unit is the distance from where it was, not its square. Adam gives every unit steps of the same size,
   and the square takes away a part of the way only, so that all units would drift about equally far, whether the task
@@ -19,20 +22,29 @@ Earlier units are read and never written: what a task changes is a copy. Departu
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import ceil
 
 import torch
 from torch import Tensor, nn
 
 from prefillshare.config.growing import GrowTask
 from prefillshare.grow.family import Family, GrownTask, Use
-from prefillshare.grow.fit import Data, Moving, Shrink, fit, hold_rows_near, shrink_rows_to_zero, shrink_to_zero
-from prefillshare.grow.units import UnitLinear, Units, new_units, no_units, normalise, scale
+from prefillshare.grow.fit import (
+    Data,
+    Moving,
+    Shrink,
+    fit,
+    fit_while_it_gains,
+    hold_rows_near,
+    is_gain,
+    shrink_rows_to_zero,
+    shrink_to_zero,
+)
+from prefillshare.grow.units import UnitLinear, Units, new_units, normalise, scale
 from prefillshare.training.progress import Reporter
 
-TRIAL_STEPS = 16
+TRIAL_STEPS = 32
 """Steps after which starts are compared."""
-TRIAL_UNITS = 4
-"""Units per matrix that learn in these steps."""
 PRUNED_PARTS = (0.5, 0.35, 0.25, 0.15, 0.1, 0.05)
 ADDED = -1
 """The parent of a unit that is no copy."""
@@ -65,6 +77,8 @@ class Search:
         self._model, self._layers, self._family = model, layers, family
         self._data, self._task, self._report = data, task, report
         self._growth, self._rate = task.growth, task.optimizer.learning_rate
+        self._lasso = shrink_rows_to_zero(task.growth.group_lasso)
+        self._l1 = shrink_to_zero(task.growth.gate_l1)
         self._generator = torch.Generator().manual_seed(task.seed)
         nothing = torch.zeros(0, dtype=torch.int64)
         self._numbers = dict.fromkeys(layers, nothing)
@@ -79,6 +93,7 @@ class Search:
         Effects: the layers end with them.
         """
         self._losses["base"] = self._measure()
+        self._add()
         if self._family.tasks:
             self._select()
             if any(map(len, self._numbers.values())):
@@ -89,89 +104,94 @@ class Search:
 
     def _select(self) -> None:
         self._start_from_nearest()
-        gates = self._gates(shrink_to_zero(self._growth.gate_l1))
+        moving = [*self._own(self._lasso), self._gates(self._l1)]
         # The last state, not the best: the start is dense, and to become sparse may cost a little.
-        self._losses["select"] = self._fit("select", [gates], self._growth.select_epochs, keeps_best=False)
+        self._losses["select"] = self._fit("select", moving, self._growth.select_epochs, keeps_best=False)
         for name, layer in self._layers.items():
-            self._numbers[name] = layer.gate_values().nonzero().flatten()
-            chosen = self._numbers[name]
-            layer.share(self._family.units(name).take(chosen), layer.gate_values()[chosen])
+            gates = layer.gate_values()
+            chosen = strongest(gates, self._growth.max_reused)
+            self._numbers[name] = chosen
+            layer.share(self._family.units(name).take(chosen), gates[chosen])
         self._report.say(f"{self._task.name}: takes {sum(map(len, self._numbers.values()))} units of earlier tasks")
 
     def _start_from_nearest(self) -> None:
-        """Begin with the gates of the earlier task on which a few new units bring the loss down most, or with none."""
+        """Begin as a trial ended: on the earlier task whose gates bring the loss down most, or on none."""
+        begun = {name: layer.own_units() for name, layer in self._layers.items()}
         starts = [None, *self._family.tasks]
-        losses = [self._try(start) for start in starts]
-        nearest = starts[losses.index(min(losses))]
-        self._share_all(nearest)
+        trials = [self._try(start, begun) for start in starts]
+        from_none, losses = trials[0][0], [loss for loss, _ in trials]
+        best = losses.index(min(losses))
+        if not is_gain(from_none, losses[best], self._growth.min_gain):
+            best = 0
+        start, (loss, state) = starts[best], trials[best]
+        self._return_to(state)
         self._report.say(
-            f"{self._task.name}: starts from {nearest.name if nearest else 'no task'} (held-out loss {min(losses):.4f} "
-            f"after a trial, {losses[0]:.4f} from no task)"
+            f"{self._task.name}: starts from {start.name if start else 'no task'} (held-out loss {loss:.4f} after a "
+            f"trial, {from_none:.4f} from no task)"
         )
 
-    def _try(self, start: GrownTask | None) -> float:
-        """What a short round of adding comes to on an earlier task.
+    def _try(self, start: GrownTask | None, begun: Mapping[str, Units]) -> tuple[float, dict[str, _LayerState]]:
+        """What the first steps come to on an earlier task: loss and state.
 
         Its loss as it stands would say little: a module that knows all that is needed, and answers in another form,
         is further off than one that knows nothing.
         """
-        self._share_all(start)
-        generator = torch.Generator().manual_seed(self._task.seed)
-        for layer in self._layers.values():
-            layer.own(new_units(TRIAL_UNITS, layer.base.in_features, layer.base.out_features, generator))
-        name = f"trial from {start.name if start else 'no task'}"
-        epochs = min(1.0, TRIAL_STEPS / len(self._data.training))
-        loss = self._fit(name, [*self._own(), self._gates()], epochs, keeps_best=False)
-        for layer in self._layers.values():
-            layer.own(no_units(layer.base.in_features, layer.base.out_features))
-        return loss
-
-    def _share_all(self, start: GrownTask | None) -> None:
         for name, layer in self._layers.items():
+            layer.own(begun[name])
             layer.share(self._family.units(name), self._family.gates_of(start, name))
+        name = f"trial from {start.name if start else 'no task'}"
+        steps_per_pass = ceil(len(self._data.training) / self._task.batch.accumulation)
+        epochs = min(TRIAL_STEPS / steps_per_pass, self._task.optimizer.epochs)
+        loss = self._fit(name, [*self._own(), self._gates(self._l1)], epochs, keeps_best=False)
+        return loss, self._state()
 
     def _retrain(self) -> None:
         """Let the chosen units move, and keep as copies those that went far."""
-        before = {name: (layer.shared_units(), layer.gate_values()) for name, layer in self._layers.items()}
-        for name, layer in self._layers.items():
-            layer.own(scale(*before[name]))
-            layer.share(before[name][0].take(torch.zeros(0, dtype=torch.int64)), torch.zeros(0))
-        vectors = [vector for layer in self._layers.values() for vector in (layer.own_in, layer.own_out)]
+        before = {name: layer.shared_units() for name, layer in self._layers.items()}
+        vectors = [vector for layer in self._layers.values() for vector in (layer.shared_in, layer.shared_out)]
         held = hold_rows_near([vector.detach().clone() for vector in vectors], vectors, self._growth.drift_lasso)
-        moving = Moving(parameters=vectors, learning_rate=self._growth.retrain_rate, shrink=held)
-        self._losses["retrain"] = self._fit("retrain", [moving], self._growth.retrain_epochs)
-        drifts = [self._split(name, layer, *before[name]) for name, layer in self._layers.items()]
-        num_split = sum(map(len, self._parents.values()))
-        drift = torch.cat(drifts)
+        chosen = Moving(parameters=vectors, learning_rate=self._growth.retrain_rate, shrink=held)
+        moving = [chosen, *self._own(self._lasso), self._gates()]
+        self._losses["retrain"] = self._fit("retrain", moving, self._growth.retrain_epochs)
+        drift = torch.cat([self._split(name, layer, before[name]) for name, layer in self._layers.items()])
         self._report.say(
             f"{self._task.name}: {int((drift > 0).sum())} of them moved, at most {float(drift.max()):.2f} of a unit's "
-            f"length; {num_split} went further than {self._growth.max_drift:g} and are copies now"
+            f"length; {int((drift > self._growth.max_drift).sum())} went further than {self._growth.max_drift:g} and "
+            "are copies now"
         )
         self._losses["split"] = self._measure()
 
-    def _split(self, name: str, layer: UnitLinear, units: Units, gates: Tensor) -> Tensor:
-        before, after = scale(units, gates).vectors(), layer.own_units().vectors()
-        moved, sizes = normalise(layer.own_units())
-        signs = gates.sign()
-        drift = (moved.vectors() - scale(units, signs).vectors()).norm(dim=1)
+    def _split(self, name: str, layer: UnitLinear, before: Units) -> Tensor:
+        """Copies of what left, and everything else as it was, bit for bit; returns how far each went."""
+        after, gates = layer.shared_units(), layer.gate_values()
+        moved, sizes = normalise(after)
+        drift = (moved.vectors() - before.vectors()).norm(dim=1)
+        stayed = (before.vectors() == after.vectors()).all(dim=1)
         # Rounding is no drift.
-        drift[(before == after).all(dim=1)] = 0.0
+        drift[stayed], sizes[stayed] = 0.0, 1.0
         has_left = drift > self._growth.max_drift
-        self._parents[name], self._numbers[name] = self._numbers[name][has_left], self._numbers[name][~has_left]
-        layer.own(layer.own_units().take(has_left))
-        # What stays is bit for bit what it was; only how strongly it counts is this task's.
-        layer.share(units.take(~has_left), (sizes * signs)[~has_left])
+        self._parents[name] = torch.cat((self._parents[name], self._numbers[name][has_left]))
+        self._numbers[name] = self._numbers[name][~has_left]
+        layer.own(layer.own_units().join(scale(after, gates).take(has_left)))
+        # What is put back is of this task only in how strongly it counts.
+        layer.share(before.take(~has_left), (gates * sizes)[~has_left])
         return drift
 
     def _expand(self) -> None:
-        loss = self._measure()
+        """Settle with the first new units, where the chosen ones do not suffice, and add more."""
+        begun = self._state()
+        self._keep_own(lambda name, _: self._parents[name] != ADDED)
+        loss = self._losses["reused"] = self._measure()
         for number in range(1, self._growth.max_rounds + 1):
             if loss <= self._growth.tau:
                 break
             before = self._state()
-            self._add()
+            if number == 1:
+                self._return_to(begun)
+            else:
+                self._add()
             reached = self._settle(f"round {number}")
-            if reached > loss * (1 - self._growth.min_gain):
+            if not is_gain(loss, reached, self._growth.min_gain):
                 self._return_to(before)
                 break
             loss = reached
@@ -190,23 +210,41 @@ class Search:
 
     def _settle(self, name: str) -> float:
         """Train what is the task's own, and the gates of what it shares; drop own units that came to nothing."""
-        moving = [*self._own(shrink_rows_to_zero(self._growth.group_lasso)), self._gates()]
-        self._losses[name] = self._fit(name, moving, self._task.optimizer.epochs)
-        self._keep_own(lambda units: units.outgoing.norm(dim=1) > 0)
+
+        def moving(cycle: int) -> list[Moving]:
+            # The lasso chooses in the first cycle. What it left learns on without it: near the optimum, where the loss
+            # pulls little, it would hold every unit back.
+            if cycle > 0:
+                self._drop_zeros()
+            return [*self._own(self._lasso if cycle == 0 else None), self._gates()]
+
+        model, data, task = self._model, self._data, self._task
+        self._losses[name] = fit_while_it_gains(name, model, moving, data, task, report=self._report)
+        self._drop_zeros()
         return self._losses[name]
 
+    def _drop_zeros(self) -> None:
+        self._keep_own(lambda _, units: units.outgoing.norm(dim=1) > 0)
+
     def _prune(self) -> None:
-        """Remove the weakest own units, as many as the held-out loss does not need."""
+        """Remove the weakest units, own and shared, as many as the held-out loss does not need."""
         before = self._state()
-        strengths = torch.cat([normalise(layer.own_units())[1] for layer in self._layers.values()])
+        own = [normalise(layer.own_units())[1] for layer in self._layers.values()]
+        shared = [layer.gate_values().abs() for layer in self._layers.values()]
+        strengths = torch.cat((*own, *shared))
         limit = self._measure() * (1 + self._growth.prune_tolerance)
         for part in PRUNED_PARTS if len(strengths) else ():
-            least = float(strengths.quantile(part))
-            self._keep_own(lambda units: normalise(units)[1] >= least)  # noqa: B023 - used before the next turn
+            self._drop_below(float(strengths.quantile(part)))
             if self._measure() <= limit:
                 break
             self._return_to(before)
         self._losses["prune"] = self._measure()
+
+    def _drop_below(self, least: float) -> None:
+        self._keep_own(lambda _, units: normalise(units)[1] >= least)
+        for layer in self._layers.values():
+            gates = layer.gate_values()
+            layer.share(layer.shared_units(), torch.where(gates.abs() >= least, gates, 0.0))
 
     def _state(self) -> dict[str, _LayerState]:
         """What can change of each layer from now on."""
@@ -220,9 +258,9 @@ class Search:
             self._layers[name].share(self._layers[name].shared_units(), gates)
             self._parents[name] = parents
 
-    def _keep_own(self, is_kept: Callable[[Units], Tensor]) -> None:
+    def _keep_own(self, is_kept: Callable[[str, Units], Tensor]) -> None:
         for name, layer in self._layers.items():
-            kept = is_kept(layer.own_units())
+            kept = is_kept(name, layer.own_units())
             layer.own(layer.own_units().take(kept))
             self._parents[name] = self._parents[name][kept]
 
@@ -256,3 +294,9 @@ class Search:
 
     def _measure(self) -> float:
         return self._data.held_out.mean_loss(self._model)
+
+
+def strongest(gates: Tensor, most: int) -> Tensor:
+    """Numbers of the gates that are furthest from 0 and not 0, in rising order."""
+    order = gates.abs().argsort(descending=True, stable=True)[:most]
+    return order[gates[order] != 0].sort().values

@@ -11,6 +11,7 @@ Source: peft/tuners/lora/config.py and layer.py (`LoraLayer.update_layer`) of th
 
 import math
 import re
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -159,9 +160,11 @@ def _check_scale(config: Mapping[str, Any], name: str) -> None:
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
         raise ModuleError(f"module {name!r} has r = {rank!r}: write its rank, a whole number, into {CONFIG_NAME}")
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+    # An integer may be larger than any float, which the engine makes of it.
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) <= sys.float_info.max:
         raise ModuleError(
-            f"module {name!r} has lora_alpha = {alpha!r}: write the number that it was trained with into {CONFIG_NAME}"
+            f"module {name!r} has lora_alpha = {short_repr(alpha)}: write the number that it was trained with into "
+            f"{CONFIG_NAME}"
         )
 
 

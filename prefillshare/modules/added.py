@@ -35,7 +35,7 @@ def read_added(name: str, table: object) -> DecodeModule:
     if not isinstance(table, Mapping):
         raise ConfigError('the body must be a JSON object with path, such as {"path": "/models/math-v2"}')
     given = {"kind": _find_kind(table.get("path")), **{key: value for key, value in table.items() if value is not None}}
-    module = build(DecodeModule, {**given, "name": name}, "the body", hidden=frozenset({"share"}))
+    module = build(DecodeModule, {**given, "name": name}, "the body")
     if module.path is not None and not module.path.is_absolute():
         raise ConfigError(f"path {str(module.path)!r} is relative: write the whole path, as the server has it")
     if module.path is not None and not module.path.is_dir():

@@ -282,7 +282,7 @@ def _judge_naive(module: ResolvedModule, training: str) -> list[str]:
     if not module.spec.share:
         return []
     if not module.spec.accept_naive:
-        own_prompts = "share = false to serve it with prompts of its own (colocated), or " if module.adapter else ""
+        own_prompts = "share = false to serve it with prompts of its own, or " if module.adapter else ""
         raise ModuleError(
             f"decode module {name!r} {training}; a module that was not trained over the prefill module's KV "
             f'{_ANSWERS_BADLY}: train it with objective "cache-conditioned" (`prefillshare train`), or set '

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from prefillshare.errors import ModuleError
+from prefillshare.errors import ModuleError, short_repr
 
 MANIFEST_NAME = "prefillshare.json"
 MANIFEST_FORMAT = 1
@@ -19,6 +19,7 @@ Objective = Literal["cache-conditioned", "icarus", "full-ft", "language-modellin
 Boundary = Literal["last-prompt-token"]
 KvRule = Literal["own-answers", "all-base"]
 
+_TEXTS = ("name", "prefill_fingerprint", "tokenizer_sha256", "chat_template_sha256")
 _CHOICES = (("kind", ModuleKind), ("objective", Objective), ("boundary", Boundary), ("kv_rule", KvRule))
 
 
@@ -53,6 +54,9 @@ class ModuleManifest:
     """The full configuration of the training run, enough to repeat it."""
 
     def __post_init__(self) -> None:
+        for name in _TEXTS:
+            if not isinstance(value := getattr(self, name), str):
+                raise ModuleError(f"manifest {name} is {short_repr(value)}: it must be text, build the module again")
         for name, choices in _CHOICES:
             value, known = getattr(self, name), get_args(choices)
             if value not in known:
@@ -88,7 +92,7 @@ def read_manifest(directory: Path) -> ModuleManifest | None:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModuleError(f"{file} cannot be read ({error}): build the module again") from None
     if not isinstance(content, dict):
         raise ModuleError(f"{file} is not a JSON object: build the module again")

@@ -7,6 +7,7 @@ draws alike without asking anybody, and a change of weights moves no more sessio
 import hashlib
 import math
 import re
+import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -90,11 +91,14 @@ def read_alias(name: str, meaning: object) -> AnyAlias:
     weights = {str(module): _read_weight(name, str(module), weight) for module, weight in meaning.items()}
     if not any(weights.values()):
         raise ConfigError(f"alias {name!r} has no weight above 0: give at least one module a share")
+    if math.isinf(sum(weights.values())):
+        raise ConfigError(f"alias {name!r} has weights too large to add up: only their proportions matter, as 9 and 1")
     return Alias(name=name, weights=weights)
 
 
 def _read_weight(name: str, module: str, weight: Any) -> float:
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+    # An integer beyond the largest float is less than infinity, and no float can be made of it.
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= sys.float_info.max:
         raise ConfigError(
             f"alias {name!r} gives {module!r} the weight {short_repr(weight)}: it must be a number of at least 0"
         )

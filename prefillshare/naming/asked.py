@@ -50,8 +50,9 @@ def last_words(body: Mapping[str, Any]) -> str:
     """Return what the user says last in a call's body, of any of the interfaces; empty for token ids."""
     for member in ("messages", "input"):
         if isinstance(turns := body.get(member), list):
-            users = [turn for turn in turns if isinstance(turn, Mapping) and turn.get("role") == "user"]
-            return _text_of(users[-1].get("content")) if users else ""
+            users = (turn for turn in reversed(turns) if isinstance(turn, Mapping) and turn.get("role") == "user")
+            # Anthropic's clients give results of tools as turns of the user's, which say nothing.
+            return next((text for turn in users if (text := _text_of(turn.get("content")))), "")
     given = next((body[member] for member in ("input", "prompt", "text") if body.get(member) is not None), "")
     return _text_of(given)
 

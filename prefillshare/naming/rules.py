@@ -7,8 +7,8 @@ call.
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from typing import Any
 
 from prefillshare.errors import ConfigError, short_repr
@@ -16,6 +16,8 @@ from prefillshare.naming.asked import Asked
 
 MOST_CHARACTERS = 16_384
 """Of a text, so many are looked at: the first half of them and the last."""
+MAX_RULES = 256
+"""Of one alias: each may search the whole of that text."""
 _MEMBERS = ("module", "text", "header", "value")
 _KEYS = ("default", "rules", "classifier", "min_probability", "labels")
 _MAX_MEMORY = 8 << 20
@@ -24,7 +26,7 @@ _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """When a module answers: everything that is given must fit."""
+    """When a module answers: everything that is given must fit; of a call's text only a bounded part is given."""
 
     module: str
     """Decode module, or an alias of one or several."""
@@ -39,7 +41,7 @@ class Rule:
         """Return whether the call is one of those that the rule is for."""
         if self.header is not None and not self._fits_header(asked.header(self.header)):
             return False
-        return self._text is None or self._text.search(_shorten(asked.says())) is not None
+        return self._text is None or self._text.search(asked.says()) is not None
 
     def _fits_header(self, value: str | None) -> bool:
         return value is not None and (self._value is None or self._value.fullmatch(value) is not None)
@@ -85,6 +87,8 @@ class ByRules:
         return self.classifier is not None and not asked.states and self._by_rule(asked) is None
 
     def _by_rule(self, asked: Asked) -> str | None:
+        # Read once, whatever number of rules look at it.
+        asked = replace(asked, says=cache(lambda says=asked.says: _shorten(says())))
         return next((rule.module for rule in self.rules if rule.fits(asked)), None)
 
     def _by_classifier(self, asked: Asked) -> str | None:
@@ -143,6 +147,8 @@ def read_by_rules(name: str, meaning: Mapping[str, Any]) -> ByRules:
             f"alias {name!r} chooses by rules or a classifier and has no default: name the module for what they leave "
             "open"
         )
+    if isinstance(rules, list | tuple) and len(rules) > MAX_RULES:
+        raise ConfigError(f"alias {name!r} has {len(rules)} rules, and {MAX_RULES} are the most: every call tries them")
     if not isinstance(rules, list | tuple):
         raise ConfigError(f"alias {name!r} has rules = {short_repr(rules)}: write a list of tables")
     return ByRules(

@@ -87,6 +87,7 @@ class KvState(TypedDict):
     private_tokens: int
     free_tokens: int
     evictable_tokens: int
+    pinned_tokens: int
     token_bytes: int
 
 
@@ -271,6 +272,7 @@ class TenantState(TenantCounters):
     name: str
     is_shared: bool
     running: int
+    kv_tokens: int | None
     refused: TenantRefusals
 
 
@@ -280,6 +282,13 @@ class TenantsState(TypedDict):
     items: list[TenantState]
     unknown_keys: int
     problem: str | None
+
+
+class HeldState(TypedDict):
+    """KV in the tree of a worker that is one tenant's, whom its router knows."""
+
+    owner: str
+    tokens: int
 
 
 class EventState(TypedDict):
@@ -328,6 +337,7 @@ class DeploymentState(TypedDict):
     role_moves: NotRequired[RoleMovesState]
     tenants: NotRequired[TenantsState]
     choices: NotRequired[ChoicesState]
+    held: NotRequired[list[HeldState]]
 
 
 MODULE_COUNTERS = tuple(ModuleCounters.__annotations__)

@@ -126,13 +126,17 @@ _TENANT_COUNTERS = {
     "cached_tokens": ("tenant_cached_tokens", "Of these, tokens that were cached"),
     "generated_tokens": ("tenant_generated_tokens", "Tokens of answers to a tenant"),
 }
-_TENANT_GAUGES = {"running": ("tenant_calls_running", "Calls of a tenant that are being answered")}
+_TENANT_GAUGES = {
+    "running": ("tenant_calls_running", "Calls of a tenant that are being answered"),
+    "kv_tokens": ("tenant_kv_tokens", "KV of a tenant in the prefix trees of all workers"),
+}
 _KV_PARTS = {
     "capacity": "KV pool of the worker",
     "shared": "KV in the shared prefix tree, in use or evictable",
     "private": "KV of running requests beyond the tree",
     "used": "KV in the tree or of running requests",
     "evictable": "KV in the tree that no running request uses",
+    "pinned": "KV in the tree that callers want to have kept",
     "free": "KV that is not used",
 }
 

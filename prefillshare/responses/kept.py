@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import orjson
@@ -47,12 +48,23 @@ class KeptResponses:
             )
         return exchange
 
-    def start(self, exchange: Exchange, run: Run) -> dict[str, Any]:
-        """Let `run` compute the answer in the background; return the response object until then."""
+    def start(self, exchange: Exchange, run: Run, during: AbstractContextManager[None] | None = None) -> dict[str, Any]:
+        """Let `run` compute the answer in the background; return the response object until then.
+
+        The context `during` is open from now on until the answer is there.
+        """
+        held = ExitStack()
+        if during is not None:
+            # Not by the task: calls that come before its turn would not see it.
+            held.enter_context(during)
         task = asyncio.get_running_loop().create_task(self._run(exchange, run))
         self._running[exchange.id] = task
-        task.add_done_callback(lambda _: self._running.pop(exchange.id, None))
+        task.add_done_callback(lambda _: self._end(exchange.id, held))
         return exchange.announce("queued")
+
+    def _end(self, response_id: str, held: ExitStack) -> None:
+        self._running.pop(response_id, None)
+        held.close()
 
     def get(self, response_id: str, owner: str = "") -> bytes:
         """Return the response object, as JSON.

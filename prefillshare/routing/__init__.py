@@ -3,7 +3,8 @@
 Run it with `python -m prefillshare.routing SETTINGS.json`, or serve `web.app.make_app(settings)` by
 `web.connections.make_runner`.
 A call names a decode module; the router sends it to one prefill worker and one replica of that module at once and
-passes the decode worker's answer on, byte for byte. Starting and restarting workers is not its business.
+passes the decode worker's answer on, byte for byte. Of a module that computes its prompts itself, an engine gets the
+whole call. Starting and restarting workers is not its business.
 
 Its rooms, each of which imports only those below it; `parts.py` makes what is in them, `gateway.py` lets workers join
 and leave:
@@ -23,6 +24,7 @@ The way of a call, from file to file:
     call/proxy                                              counted, traced, tried until an answer comes
     choice/admission, chooser                               its turn, and a reserved pair of workers
     call/attempt, legs, prefill_leg                         both legs, by workers/client
+    call/whole                                              or one leg: to an engine, whose module shares no prompts
     call/relay                                              the answer, piece by piece until its end
 
 What is made anew for each call and handed on is never changed, but is no frozen dataclass: one of those takes three

@@ -94,7 +94,7 @@ class Gateway:
         parts.pool.add(worker)
         parts.health.watch(worker)
         parts.kv_events.watch(worker)
-        parts.observer.events.tell("worker_joined", worker.id, f"{spec.role} worker at {spec.url}")
+        parts.observer.events.tell("worker_joined", worker.id, f"{spec.kind} at {spec.url}")
         return worker
 
     async def announce(self, spec: WorkerSpec) -> tuple[Worker, bool]:
@@ -186,7 +186,7 @@ class Gateway:
         parts = self.parts
         self.announcements.forget(worker.id)
         parts.pool.remove(worker)
-        parts.chooser.index.forget(worker.id)
+        parts.chooser.forget(worker.id)
         parts.sessions.forget(worker.id)
         await self._unwatch(worker)
         parts.client.forget(worker)

@@ -66,7 +66,7 @@ def make_parts(settings: RouterSettings) -> Parts:
     descriptors = Descriptors(settings.max_open_files, len(settings.workers))
     client = WorkerClient(router, settings.worker_api_key, descriptors)
     sessions = Sessions(router.max_sessions, on_moved=_tell_moves(observer))
-    chooser = Chooser(router, pool, make_policy(router, sessions))
+    chooser = Chooser(router, pool, make_policy(router, sessions), on_moved=_tell_moves(observer))
     hold = StartHold(router.start_hold_s, pool, may_join=settings.admin_key is not None)
     admission = Admission(router, pool, chooser, hold)
     kept = read_kept_aliases(settings.changes_dir)
@@ -103,7 +103,7 @@ def _tell_moves(observer: Observer) -> Callable[[str, str, str], None]:
 def _follow_states(observer: Observer, chooser: Chooser, admission: Admission) -> Callable[[Worker], None]:
     def follow(worker: Worker) -> None:
         if worker.state == "up":
-            observer.events.tell("worker_up", worker.id, f"the {worker.spec.role} worker serves")
+            observer.events.tell("worker_up", worker.id, f"the {worker.spec.kind} serves")
         else:
             observer.events.tell("worker_down", worker.id, worker.reason)
             # Whatever it held is gone if it died; if it was only slow, it is learned again.

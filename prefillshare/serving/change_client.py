@@ -52,7 +52,7 @@ class ChangeClient:
             raise ServerError(f"no server answers at {self.url}: start one with `{launch_line(self.url)}`") from None
         except httpx.TransportError as error:
             raise ServerError(f"the server at {self.url} does not answer ({error}): look at its log") from None
-        if reply.status_code in (401, 403):
+        if reply.status_code == 401:
             raise ServerError(f"{self.url} wants its admin key: give it with --admin-key or PREFILLSHARE_ADMIN_KEY")
         try:
             told = reply.json()

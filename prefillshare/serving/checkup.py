@@ -64,7 +64,8 @@ def examine(host: str, port: int, deployment: Path, changes: Sequence[str] = ())
     if gpus():
         checks.insert(checks.index(_check_device) + 1, _check_compilers)
     if config is not None and config.cluster is not None:
-        checks.insert(checks.index(_check_logs), check_ray)
+        address = os.environ.get("PREFILLSHARE_CLUSTER") or config.cluster.address
+        checks.insert(checks.index(_check_logs), lambda: check_ray(address))
     return [check() for check in checks]
 
 

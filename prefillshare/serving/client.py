@@ -107,7 +107,7 @@ class Client:
         return ServerError(f"the server at {self.url} does not answer ({error}): look at its log")
 
     def _raise_for_status(self, reply: httpx.Response) -> None:
-        if reply.status_code in (401, 403):
+        if reply.status_code == 401:
             raise ServerError(f"{self.url} wants an API key: give it with --api-key or PREFILLSHARE_API_KEY")
         if reply.status_code != 200:
             raise ServerError(_read_reason(reply) or f"{self.url} answered {reply.status_code}: correct --url")

@@ -58,6 +58,10 @@ class CoreClock:
     """Reads the core seconds of the processes that were there when it was made."""
 
     def __init__(self, processes: Sequence[ProcessRecord]) -> None:
+        """Find them.
+
+        Raises: SimulationError when a worker has no process that computes: what it does would count as others' work.
+        """
         self._pids: dict[str, list[int]] = {"prefill": [], "decode": [], "rest": [os.getpid()]}
         for record in processes:
             if record.pid is None:
@@ -65,6 +69,11 @@ class CoreClock:
             for process in (parent := psutil.Process(record.pid), *parent.children(recursive=True)):
                 is_engine = " ".join(process.cmdline()).startswith(_SCHEDULER)
                 self._pids[record.role if is_engine and record.role in self._pids else "rest"].append(process.pid)
+            if record.role in self._pids and not self._pids[record.role]:
+                raise SimulationError(
+                    f"{record.name} has no process with the name {_SCHEDULER}, so what it computes cannot be told from "
+                    "all else: end the deployment and launch it anew"
+                )
 
     def read(self) -> CoreSeconds:
         """Return how long they have been computing.

@@ -11,11 +11,11 @@ On a machine without GPUs ([machine] has cores), all of this but waiting takes c
 """
 
 import dataclasses
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
 from prefillshare.config.tables import build
+from prefillshare.config.toml import NotTomlError, parse_toml
 from prefillshare.errors import ConfigError, SimulationError
 
 
@@ -142,13 +142,13 @@ def read_model(file: Path, known: str = "") -> WorkerModel:
     Raises: SimulationError when there is no such file, ConfigError for one that cannot be used.
     """
     try:
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
+        table = parse_toml(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise SimulationError(
             f"there is no worker model {str(file)!r} ({error.strerror or error}): choose one of {known}, or name a "
             "file that `prefillshare simulate FILE --fit URL --save-model MODEL.toml` wrote"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (NotTomlError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is not TOML ({error}): correct it, or fit the model anew") from None
     return build(WorkerModel, table, str(file))
 

@@ -1,7 +1,7 @@
 """One tenant while it calls: what it may, what it has used."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from prefillshare.config.tenants import Tenant
@@ -10,7 +10,7 @@ from prefillshare.observe.document import TenantState
 from prefillshare.observe.tenants import RefusalReason, TenantStats
 from prefillshare.tenants.errors import ForbiddenModuleError, OverLimitError, OverTokensError
 from prefillshare.tenants.limits import Bucket
-from prefillshare.tenants.namespace import make_mark
+from prefillshare.tenants.namespace import MARK_END, make_mark
 
 _BUSY_RETRY_S = 1.0
 """Nobody knows when a call that runs will end."""
@@ -142,12 +142,13 @@ class Account:
         """Return the name under which a session of this tenant is known: never that of another tenant's."""
         return f"{self.name}/{given}"  # a tenant's name has no slash
 
-    def as_dict(self) -> TenantState:
-        """Return what people are told of it."""
+    def as_dict(self, held: Mapping[str, int]) -> TenantState:
+        """Return what people are told of it; `held` are tokens of KV by the begin of namespaces."""
         return {
             "name": self.name,
             "is_shared": self.tenant.shared,
             "running": self.num_running,
+            "kv_tokens": None if self.mark is None else held.get(self.mark.removesuffix(MARK_END), 0),
             **self.stats.counters(),
             "refused": self.stats.refusals(),
         }

@@ -11,6 +11,8 @@ from prefillshare.config.tenants import Tenant
 
 MARK = "tenant:"
 """Begin of the namespaces of tenants; nobody else may give one that begins so."""
+MARK_END = ":"
+"""After the digest that says whose it is."""
 _DIGEST_BYTES = 16
 
 
@@ -20,7 +22,7 @@ def make_mark(tenant: Tenant) -> str:
     It is made of name and salt and tells neither.
     """
     secret = f"{tenant.name}\0{tenant.salt}".encode(errors="surrogatepass")
-    return f"{MARK}{hashlib.blake2s(secret, digest_size=_DIGEST_BYTES).hexdigest()}:"
+    return f"{MARK}{hashlib.blake2s(secret, digest_size=_DIGEST_BYTES).hexdigest()}{MARK_END}"
 
 
 def is_tenants(extra_key: str | None) -> bool:

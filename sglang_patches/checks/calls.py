@@ -12,6 +12,7 @@ ValueError is answered with 400.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,7 @@ PER_PROMPT = (
 )
 """Fields of a call that may be a list, if its prompts are one."""
 
-_NATIVE_PATHS = ("/generate", "/vertex_generate")
+_NATIVE_PATHS = re.compile(r"/generate|/vertex_generate|/modules/[^/]+/generate")
 _SET_BY_CALLERS = frozenset(
     (*PER_PROMPT, "text", "input_ids", "token_ids_logprob", "return_text_in_logprobs", "stream", "session_params")
     + ("session_id", "priority", "routing_key", "routed_dp_rank", "disagg_prefill_dp_rank", "return_prompt_token_ids")
@@ -103,7 +104,7 @@ def prepare_call(obj: GenerateReqInput) -> None:
 
 def _check_fields(obj: GenerateReqInput, path: str) -> None:
     """Elsewhere SGLang fills the engine's class itself, for its health checks too."""
-    if path in _NATIVE_PATHS:
+    if _NATIVE_PATHS.fullmatch(path):
         for field in dataclasses.fields(obj):
             value = getattr(obj, field.name)
             if field.name not in _SET_BY_CALLERS and value != field.default:

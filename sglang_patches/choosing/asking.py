@@ -27,10 +27,11 @@ from prefillshare.wire.text import decode_header
 from sglang_patches.choosing.requests import CHOICE, CHOSEN, Choice
 from sglang_patches.http.asgi import KeptAnswer, Message, Receive, Send, read_header, replay
 from sglang_patches.http.model_names import aliases_of, get_tokenizer_manager, module_names
-from sglang_patches.http.request_state import PIN
+from sglang_patches.http.request_state import PIN, TENANT
 from sglang_patches.http.responses import PATH as RESPONSES_PATH
 
 if TYPE_CHECKING:
+    from prefillshare.tenants.account import Account
     from sglang_patches.engine.tokenizer_manager import TokenizerManager
 
 Body = dict[str, Any]
@@ -54,17 +55,21 @@ class Chooser:
         self._prepare = prepare
 
     async def name_modules(self, body: Body, scope: Message, receive: Receive, send: Send) -> Body:
-        """The body with modules in the place of aliases.
+        """The body with modules in the place of aliases, of that in the address, too.
 
         Raises: AnsweredError when the application has refused the call's choice; that is sent.
         """
         manager = get_tokenizer_manager()
         if not aliases_of(manager):
             return body
-        names, asked = module_names(manager), _read_asked(body, scope)
+        account: Account | None = scope.get("state", {}).get(TENANT)
+        names, asked = module_names(manager), _read_asked(body, scope, account)
+        if account is not None:
+            # An alias that may mean what is not the tenant's is no name that it knows.
+            names = names.only(account.allows)
         named = _with_addressed(body, scope, names)
         if not is_call(scope["path"]) or find_undecided(named, names, asked) is None:
-            return replace_aliases(body, names, asked)
+            return replace_aliases(named, names, asked)
         _refuse_sessions(named)
         started = time.monotonic()
         choice, kept = await self._ask(_as_question(named, names.base, scope), scope, receive, Choice())
@@ -102,9 +107,9 @@ class Chooser:
         return choice, kept
 
 
-def _read_asked(body: Body, scope: Message) -> Asked:
+def _read_asked(body: Body, scope: Message, account: Account | None) -> Asked:
     header = partial(_decode_header, scope)
-    session = find_session(header(SESSION_HEADER), body)
+    session = find_session(header(SESSION_HEADER), body, None if account is None else account.session_name)
     return Asked(session=session, says=partial(last_words, body), header=header)
 
 

@@ -21,8 +21,9 @@ from prefillshare.contract import NO_BOOTSTRAP_HOST
 from prefillshare.wire.from_router import FromRouter, PromptLogprobs
 from sglang_patches.checks import sampling_values
 from sglang_patches.disaggregation.pushes import is_push_rid
-from sglang_patches.disaggregation.role import worker_role
+from sglang_patches.disaggregation.role import is_behind_router, worker_role
 from sglang_patches.disaggregation.samples import count_samples, spread_samples, with_prompt_logprobs
+from sglang_patches.disaggregation.whole_calls import read_whole
 from sglang_patches.http.request_state import note_report, read_from_router
 
 if TYPE_CHECKING:
@@ -55,14 +56,14 @@ LOGPROB_FIELDS: dict[str, Any] = dict.fromkeys(
 
 
 def read_as_half(obj: GenerateReqInput, request: Request | None) -> Reshape | None:
-    """Make of a call what this worker of a pair reads out of it; what is to become of its answers, None for nothing.
+    """Make of a call what this worker reads out of it; what is to become of its answers, None for nothing.
 
-    Effects: changes ``obj``; does nothing in a colocated engine.
+    Effects: changes ``obj``; does nothing in a colocated engine, and little in one that serves whole calls.
     Raises: ValueError saying what the pair cannot do.
     """
     role = worker_role()
     if role == "null":
-        return None
+        return read_whole(obj, request) if is_behind_router() else None
     if is_push_rid(obj.rid):
         obj.log_metrics = False  # as for health checks: nobody asked
     told = read_from_router(request)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal
+
+from prefillshare.contract import WORKER_VARIABLE
 
 Role = Literal["null", "prefill", "decode"]
 
 
 def worker_role() -> Role:
-    """``null`` in a colocated engine, and wherever no engine has been configured."""
+    """``null`` in an engine that prefills and decodes, and wherever no engine has been configured."""
     from sglang.srt.runtime_context import get_context
 
     # Asked at each call, not at import: classes are bound before the process has read its settings.
@@ -16,6 +19,11 @@ def worker_role() -> Role:
         return get_context().server_args.disaggregation_mode
     except ValueError:  # nothing published yet
         return "null"
+
+
+def is_behind_router() -> bool:
+    """True in every process of a disaggregated deployment's workers, engines that serve whole calls among them."""
+    return worker_role() != "null" or bool(os.getenv(WORKER_VARIABLE))
 
 
 def is_decode_worker() -> bool:

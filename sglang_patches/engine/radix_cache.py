@@ -39,6 +39,7 @@ from sglang.srt.mem_cache.base_prefix_cache import (
     EvictParams,
     EvictResult,
     InsertParams,
+    InsertResult,
     MatchPrefixParams,
     MatchResult,
 )
@@ -47,9 +48,10 @@ from sglang.srt.mem_cache.radix_cache import RadixCache, RadixKey
 
 from sglang_patches.declarations import registers
 from sglang_patches.disaggregation.hand_off import report_end
-from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker
+from sglang_patches.disaggregation.role import is_behind_router, is_decode_worker, is_prefill_worker
 from sglang_patches.observed.call_report import note
 from sglang_patches.prefill.hits import Hits
+from sglang_patches.prefill.holdings import Holdings, tenant_of
 from sglang_patches.prefill.leases import Leases, drop_leases, lease_prompt
 from sglang_patches.prefill.open_pages import OpenPages
 from sglang_patches.prefill.underway import PrefillsUnderway
@@ -78,10 +80,10 @@ class SharedPrefillRadixCache(RadixCache):
     """What running prefills will bring."""
     open_pages: OpenPages | None = None
     """Pages that were begun and are not full; None where a page has one token."""
-
     leases: Leases | None = None
     """Prompts that their callers want to have kept; None until somebody does."""
-
+    holdings: Holdings
+    """How much of it is whose, where tenants call."""
     write_back: WriteBack | None = None
     """A decode worker's way to the store, where its module's answers are base-made."""
 
@@ -93,7 +95,15 @@ class SharedPrefillRadixCache(RadixCache):
         self.underway = PrefillsUnderway()
         self.open_pages = OpenPages(self) if self.page_size > 1 else None
         drop_leases(self)
+        self.holdings = Holdings(self)
         super().reset()
+
+    def insert(self, params: InsertParams) -> InsertResult:
+        """Add rows for a key, and count whose they are."""
+        if (tenant := tenant_of(params.key.extra_key)) is None:
+            return super().insert(params)
+        with self.holdings.changing(tenant):
+            return super().insert(params)
 
     def match_prefix(self, params: MatchPrefixParams) -> MatchResult:
         """Longest cached prefix, never past what the request may read.
@@ -204,7 +214,7 @@ class SharedPrefillRadixCache(RadixCache):
         hits.count(continued.origin, continued.num_tokens)
         self.eager_hit_tokens += continued.num_tokens if continued.is_eager else 0
         hits.report(req)
-        if req.prefillshare.is_unshared:
+        if req.prefillshare.is_unshared and not is_behind_router():  # which knows what prefill workers have
             note(req, avoidable_tokens=self._count_avoidable(req, hits.num_own + hits.num_cross))
 
     def _count_avoidable(self, req: Req, num_cached: int) -> int:
@@ -275,7 +285,11 @@ class SharedPrefillRadixCache(RadixCache):
             self.open_pages.drop_of(node)
         if self.leases is not None:
             self.leases.end(node)
-        super()._delete_leaf(node)
+        if (tenant := tenant_of(node.key.extra_key)) is None:
+            super()._delete_leaf(node)
+            return
+        with self.holdings.changing(tenant):
+            super()._delete_leaf(node)
 
     def _insert(self, req: Req, key: RadixKey, rows: torch.Tensor, chunked: bool = False) -> int:
         """Insert ``key``; the number of leading tokens that the tree already had."""

@@ -29,6 +29,7 @@ from sglang.srt.managers import scheduler as upstream
 
 from prefillshare.observe.document import EagerState
 from prefillshare.wire.call_report import REPORT_KEY
+from sglang_patches.checks.secrets import hide_secrets
 from sglang_patches.choosing.states import keep_states
 from sglang_patches.declarations import binds, overrides
 from sglang_patches.disaggregation.pushes import is_push_rid
@@ -58,9 +59,11 @@ class Scheduler(upstream.Scheduler):
     @overrides("7d19aa0d964749de", "nobody would know how KV memory is used")
     def get_internal_state(self, recv_req: GetInternalStateReq) -> GetInternalStateReqOutput:
         reply = super().get_internal_state(recv_req)
+        reply.internal_state = hide_secrets(reply.internal_state)
         reply.internal_state[REPORT_KEY] = {
             "push": self.disagg_decode_prealloc_queue.count_pushes() if is_decode_worker() else None,
             "kv": kv_usage(self.tree_cache, self.token_to_kv_pool_allocator, self.ps.tp_size),
+            "held": self.tree_cache.holdings.as_dict(),
             "queued": dict(Counter(req.prefillshare.decode_module or "" for req in waiting_requests(self))),
             "store": store_usage(self.tree_cache),
             "flushes": max(self.tree_cache.num_flushes, 0),

@@ -34,6 +34,7 @@ from sglang_patches.answers.seeds import sample_seed
 from sglang_patches.answers.trials import GrammarTrials, check_grammars
 from sglang_patches.checks import prompt_size
 from sglang_patches.checks.calls import check_call, check_request, prepare_call
+from sglang_patches.checks.secrets import hide_secrets
 from sglang_patches.choosing.requests import ask_for_state, read_as_choice, take_mark
 from sglang_patches.declarations import binds, overrides
 from sglang_patches.disaggregation.pushes import is_push_rid
@@ -309,6 +310,10 @@ class TokenizerManager(upstream.TokenizerManager):
             return False, reason, 0
         updated: tuple[bool, str, int] = await super().update_weights_from_disk(*args, **kwargs)
         return updated
+
+    @overrides("802ae6928d1499f6", "whoever has the API key would be told the admin key by /server_info")
+    def resolved_config_dict(self, base: dict[str, Any]) -> dict[str, Any]:
+        return hide_secrets(super().resolved_config_dict(base))
 
     @overrides(
         "a6fdcfe347722be8",

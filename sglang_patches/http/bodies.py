@@ -30,9 +30,15 @@ from prefillshare.wire.text import as_json
 from sglang_patches.answers.schemas import MAX_DEPTH, depth
 from sglang_patches.choosing.asking import AnsweredError, Chooser, asked_by_router
 from sglang_patches.choosing.requests import CHOSEN
-from sglang_patches.disaggregation.role import worker_role
+from sglang_patches.disaggregation.role import is_behind_router, is_prefill_worker
 from sglang_patches.http.asgi import Message, Receive, Send, read_header, replay
-from sglang_patches.http.model_names import get_tokenizer_manager, served_names
+from sglang_patches.http.model_names import (
+    UPSTREAM_DEFAULT_MODEL,
+    aliases_of,
+    get_tokenizer_manager,
+    module_names,
+    served_names,
+)
 from sglang_patches.http.null_members import drop_nulls
 from sglang_patches.http.request_state import FAILURE, NAMESPACE, PIN, REPORT, SCHEMA, TENANT
 
@@ -48,6 +54,9 @@ _CLOSED = {
     **dict.fromkeys((f"/{verb}_expert_distribution_record" for verb in ("start", "stop", "dump")), _NO_RECORDER),
     "/v1/audio/transcriptions": "the models of this server read text only",
 }
+
+_FILLED_IN = ("/v1/chat/completions", "/v1/completions")
+"""Where SGLang fills in a model."""
 
 _BEGINS = (b"event: message_start\n", b"event: response.created\n", b"event: response.in_progress\n")
 """First events of the streams of Anthropic's messages and of OpenAI's responses."""
@@ -104,7 +113,7 @@ class CheckBodies:
         value = _read_object(body, scope)
         if value is None:
             return body
-        if (choice_id := asked_by_router(value)) is not None and worker_role() == "prefill":
+        if (choice_id := asked_by_router(value)) is not None and is_prefill_worker():
             await self._chooser.answer_router(value, choice_id, scope, receive, send)
             raise AnsweredError
         # First: a tenant may have the module that an alias means, or not.
@@ -238,6 +247,7 @@ def _read_object(body: bytes, scope: Message) -> dict[str, Any] | None:
         raise RefusedBodyError(400, _TOO_DEEP)
     if isinstance(value, dict):
         _check_members(value)
+        _check_model(value, scope)
         return value
     if value is not None or scope["path"].startswith("/v1/"):
         raise RefusedBodyError(400, f"the body is {str(value)[:40]}: give a JSON object")
@@ -271,7 +281,10 @@ def _check_tenants_module(value: dict[str, Any], scope: Message) -> None:
     path = scope["path"]
     base, _ = served_names(get_tokenizer_manager())
     # SGLang's own interface answers with the prefill module where nothing is named.
-    check_module(value, account, base if path == "/generate" else addressed_module(path), base)
+    otherwise = base if path == "/generate" else addressed_module(path)
+    # Of an alias in the address, what it means stands in the body by now.
+    named = None if otherwise in aliases_of(get_tokenizer_manager()) else otherwise
+    check_module(value, account, named, base)
 
 
 def _confine(value: dict[str, Any], scope: Message) -> dict[str, Any]:
@@ -299,7 +312,7 @@ def _take_member(value: dict[str, Any], scope: Message) -> dict[str, Any]:
     if MEMBER not in value:
         return value
     told = value[MEMBER]
-    if not isinstance(told, dict) or worker_role() == "null":
+    if not isinstance(told, dict) or not is_behind_router():
         raise RefusedBodyError(400, f"{MEMBER} is for a router and its workers: leave it out")
     scope.setdefault("state", {})[MEMBER] = told
     return {name: member for name, member in value.items() if name != MEMBER}
@@ -323,6 +336,16 @@ def _check_members(value: dict[str, Any]) -> None:
     for name in ("response_format", "stream_options"):
         if not isinstance(given := value.get(name), dict | None):
             raise RefusedBodyError(400, f"{name} is {str(given)[:40]!r}: give an object")
+
+
+def _check_model(value: dict[str, Any], scope: Message) -> None:
+    """SGLang gives a call that names no model a name that some module may have."""
+    if scope["path"] in _FILLED_IN and value.get("model") is None:
+        names = module_names(get_tokenizer_manager())
+        if names.is_taken(UPSTREAM_DEFAULT_MODEL):
+            raise RefusedBodyError(
+                400, f"model is missing: name one; this server has: {names.describe()}", param="model"
+            )
 
 
 def _note_schema(value: dict[str, Any], scope: Message) -> None:

@@ -2,11 +2,10 @@
 
 Target: none; ``http_routes`` puts it around SGLang's application when the server state is set.
 Why: SGLang answers errors in five forms ({"object": "error"}, {"message"}, {"detail"}, {"error": text}, plain text), so
-    OpenAI clients show no reason; validation errors carry a Python literal and paths of this machine. And a key with
-    letters beyond ASCII ends in an exception, hence 500, where it is compared. A path that is not there is "Not Found".
+    OpenAI clients show no reason; validation errors carry a Python literal and paths of this machine. A path that is
+    not there is "Not Found".
 How: an answer of status 400 and more that is JSON or text is held back, read and written anew, for Anthropic's clients
-    in the form that these know; Ollama's endpoints keep theirs. Headers that are compared are made ASCII before, and
-    Anthropic's name for the key becomes the one that SGLang looks at.
+    in the form that these know; Ollama's endpoints keep theirs.
 Upstream: sglang/srt/entrypoints/http_server.py:504-628, openai/serving_base.py:270, utils/auth.py:112 at 0.5.17.
 Remove when: upstream answers all errors in OpenAI's form.
 """
@@ -49,15 +48,8 @@ class ErrorShape:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        scope["headers"] = [_make_comparable(name, value) for name, value in scope["headers"]]
         form = next((form for start, form in _FORMS.items() if scope["path"].startswith(start)), openai_error)
         await self._app(scope, receive, send if form is None else _Reshaped(send, form, scope).send)
-
-
-def _make_comparable(name: bytes, value: bytes) -> tuple[bytes, bytes]:
-    if name == b"x-api-key":
-        name, value = b"authorization", b"Bearer " + value
-    return name, value.decode("latin-1").encode("ascii", "replace") if name == b"authorization" else value
 
 
 class _Reshaped:

@@ -63,7 +63,9 @@ async def _cards(account: Account | None) -> list[dict[str, Any]]:
     warnings = module_warnings()
     cards = [{**card.model_dump(), "warning": warnings.get(card.id)} for card in (await available_models()).data]
     names = names if account is None else names.only(account.allows)
-    cards = [card for card in cards if account is None or account.allows(card["id"])]
+    if account is not None:
+        # Where the files of a module lie is the operator's business.
+        cards = [{**card, "root": card["id"]} for card in cards if account.allows(card["id"])]
     cards.sort(key=lambda card: order.get(card["id"], len(order)))
     by_name = {card["id"]: card for card in cards}
     aliases = names.aliases

@@ -12,10 +12,11 @@ adapter that it has unloaded load it again.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import orjson
 
 from prefillshare.naming.alias import as_table
 from prefillshare.wire.aliases import read_meaning
@@ -98,6 +99,6 @@ def _make_handler(changes: ModuleChanges, change: Change, *, has_body: bool) -> 
 
 def _read(body: bytes) -> Any:
     try:
-        return json.loads(body)
-    except ValueError as error:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:  # what is nested without an end, too
         raise ChangeRefusedError(f"the body is not JSON ({error}): send a JSON object") from None

@@ -19,7 +19,7 @@ from prefillshare.observe.relabel import add_labels
 from prefillshare.observe.state import ModuleFacts, deployment_state, worker_state
 from prefillshare.wire.call_report import REPORT_KEY
 from prefillshare.wire.text import as_json
-from sglang_patches.disaggregation.role import worker_role
+from sglang_patches.disaggregation.role import is_behind_router, worker_role
 from sglang_patches.http.model_names import get_tokenizer_manager, module_warnings, served_names
 
 if TYPE_CHECKING:
@@ -89,8 +89,9 @@ async def engine_state(manager: TokenizerManager) -> DeploymentState:
     observer, told = manager.observer, await _ask_scheduler(manager)
     if told is not None:
         _tell_flushes(manager, told["flushes"])
-        # Counters: a scheduler that is busy is believed to have what it told last.
+        # A scheduler that is busy is believed to have what it told last.
         manager.prefillshare_eager = told["eager"]
+        manager.prefillshare_held = told["held"]
     base, adapters = served_names(manager)
     role = worker_role()
     queued = _count_by_name(manager, _count_waiting(manager, (told or {}).get("queued") or {}))
@@ -99,7 +100,7 @@ async def engine_state(manager: TokenizerManager) -> DeploymentState:
     state = deployment_state(
         observer,
         name=os.getenv(DEPLOYMENT_VARIABLE) or base,
-        topology="colocated" if role == "null" else "disaggregated",
+        topology="disaggregated" if is_behind_router() else "colocated",
         prefill_module=base,
         modules=[
             ModuleFacts(
@@ -113,8 +114,12 @@ async def engine_state(manager: TokenizerManager) -> DeploymentState:
         ],
         workers=[_describe_worker(manager, told, sum(queued.values()))],
     )
+    held: Mapping[str, int] = getattr(manager, "prefillshare_held", {})
     if manager.roster is not None:
-        state["tenants"] = manager.roster.as_dict()
+        state["tenants"] = manager.roster.as_dict(held)
+    elif held:
+        # A worker of a pair knows no tenants: its router does.
+        state["held"] = [{"owner": owner, "tokens": tokens} for owner, tokens in held.items()]
     return state
 
 

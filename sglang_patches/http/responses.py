@@ -17,7 +17,6 @@ import json
 import os
 import re
 from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
 from typing import Any
 
 import orjson
@@ -99,7 +98,9 @@ class RememberResponses:
         exchange = self._kept.open(body, owner=_owner(scope))
         asked = orjson.dumps(exchange.body)
         if exchange.is_background:
-            queued = self._kept.start(exchange, lambda: self._compute(scope, asked, exchange.id))
+            account = scope.get("state", {}).get(TENANT)
+            during = None if account is None else account.running()
+            queued = self._kept.start(exchange, lambda: self._compute(scope, asked, exchange.id), during)
             await _answer(send, 200, as_json(queued))
         else:
             await self._app(scope, _replay(asked, receive), _Answer(send, exchange).send)
@@ -107,10 +108,8 @@ class RememberResponses:
     async def _compute(self, scope: Message, asked: bytes, response_id: str) -> tuple[int, bytes]:
         """Status and body of an answer that nobody waits for."""
         collected, task = _Collected(), asyncio.current_task()
-        account = scope.get("state", {}).get(TENANT)
         try:
-            with nullcontext() if account is None else account.running():
-                await self._app(dict(scope), _replay(asked, _never), collected.send)
+            await self._app(dict(scope), _replay(asked, _never), collected.send)
         finally:
             # SGLang answers a cancelled call with an error, as if nothing had been cancelled.
             if task is not None and task.cancelling():

@@ -27,6 +27,8 @@ from prefillshare.tenants.errors import TenantError
 from prefillshare.tenants.roster import Roster
 from prefillshare.wire.errors import ErrorObject, error_object
 from prefillshare.wire.text import as_json
+from sglang_patches.http.keys import read_key, with_key
+from sglang_patches.http.model_names import get_tokenizer_manager, module_names
 from sglang_patches.http.request_state import TENANT
 
 if TYPE_CHECKING:
@@ -41,8 +43,9 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _NO_KEY = "this needs a key, and none or an unknown one came: send it as Authorization: Bearer KEY"
-_AUTHORIZATION = b"authorization"
 _POLICY_VIOLATION = 1008
+_OVERRIDES = b"x-override-"
+"""Begin of headers that take the place of members such as the request's id, where SGLang is told to hear them."""
 
 
 def read_roster() -> Roster | None:
@@ -72,14 +75,14 @@ class TenantDoor:
             self._looking = asyncio.create_task(self._roster.keep_looking())
         if scope["type"] == "http":
             await self._answer(scope, receive, send)
-        elif scope["type"] == "websocket" and not self._is_operators(_read_key(scope)):
+        elif scope["type"] == "websocket" and not self._is_operators(read_key(scope["headers"])):
             # SGLang lets everybody in there.
             await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": "this needs a key"})
         else:
             await self._app(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        key = _read_key(scope)
+        key = read_key(scope["headers"])
         # Probes ask how it is, and browsers whether they may ask, before anybody has a key.
         if scope["path"].startswith("/health") or scope["method"] == "OPTIONS" or self._is_operators(key):
             await self._app(scope, receive, send)
@@ -92,8 +95,8 @@ class TenantDoor:
 
     async def _answer_tenant(self, account: Account, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            check_door(account, scope["method"], scope["path"])
-            with account.calling() if is_costly(scope["method"]) else nullcontext():
+            check_door(account, scope["method"], scope["path"], lambda: module_names(get_tokenizer_manager()))
+            with account.calling() if is_costly(scope["method"], scope["path"]) else nullcontext():
                 await self._app(self._as_own(scope, account), receive, send)
         except TenantError as error:
             told = error_object(str(error), kind=error.kind, param=error.param, code=error.code)
@@ -101,20 +104,13 @@ class TenantDoor:
 
     def _as_own(self, scope: Scope, account: Account) -> Scope:
         """The request as the rest of the engine sees it: the tenant's, with the engine's key."""
-        own = (_AUTHORIZATION, f"Bearer {self._own_key}".encode())
-        headers = [*(pair for pair in scope["headers"] if pair[0] != _AUTHORIZATION), own]
+        kept = [pair for pair in scope["headers"] if not pair[0].startswith(_OVERRIDES)]
+        headers = with_key(kept, self._own_key)
         return {**scope, "headers": headers, "state": {**scope.get("state", {}), TENANT: account}}
 
     def _is_operators(self, key: str) -> bool:
         given = key.encode(errors="surrogateescape")
         return any(hmac.compare_digest(given, known) for known in self._operators)
-
-
-def _read_key(scope: Scope) -> str:
-    """The key that a request has; ``http/errors`` has made one header of the two names for it."""
-    value = next((value for name, value in scope["headers"] if name == _AUTHORIZATION), b"")
-    scheme, _, key = value.decode("latin-1").partition(" ")
-    return key.strip() if scheme.lower() == "bearer" else ""
 
 
 async def _refuse(send: Send, status: int, error: ErrorObject, headers: dict[str, str]) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import logging
 import os
 import time
 from collections.abc import Mapping
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from prefillshare.modules.deployment import ResolvedModule
     from sglang_patches.engine.lora_registry import LoRARegistry
     from sglang_patches.engine.tokenizer_manager import TokenizerManager
+
+
+log = logging.getLogger(__name__)
 
 
 class ChangeRefusedError(PrefillShareError):
@@ -179,6 +183,11 @@ class ModuleChanges:
                     "that it was launched with: launch the deployment anew, or add the adapter under another name"
                 )
             spec = read_added(name, table)
+            if not spec.share:
+                raise ModuleError(
+                    f"share = false for {name!r}: this engine keeps KV apart only of modules that it was launched "
+                    "with, so write it into the deployment file and launch it anew"
+                )
             if spec.kind == "full":
                 raise ModuleError(
                     f'module {name!r} has kind = "full", which topology = "colocated" cannot serve: give its LoRA '
@@ -190,6 +199,11 @@ class ModuleChanges:
             await asyncio.to_thread(_read_through, module.path)
         except (ConfigError, ModuleError) as error:
             raise ChangeRefusedError(str(error)) from None
+        except OSError as error:  # files that go, or change, while they are read
+            what = f"{error.filename or 'a file of it'}: {error.strerror or error}"
+            raise ChangeRefusedError(
+                f"module {name!r} cannot be read ({what}): ask again when its files rest"
+            ) from None
         return module, warnings
 
     async def _load(self, module: ResolvedModule) -> LoRARef:
@@ -232,7 +246,10 @@ class ModuleChanges:
         file = os.getenv(MODULES_FILE_VARIABLE)
         if file:
             names = module_names(self._manager)
-            _write(Path(file), {"modules": list(names.modules), "aliases": as_table(names.aliases)})
+            try:
+                _write(Path(file), {"modules": list(names.modules), "aliases": as_table(names.aliases)})
+            except OSError as error:  # the change is made, and `ps` alone shows what was before
+                log.warning("%s cannot be written (%s): `prefillshare ps` shows the modules of before", file, error)
 
 
 def _read_through(path: Path) -> None:

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req
     from sglang.srt.managers.scheduler import Scheduler
     from sglang.srt.mem_cache.allocator import BaseTokenToKVPoolAllocator
-    from sglang.srt.mem_cache.base_prefix_cache import BasePrefixCache
+
+    from sglang_patches.engine.radix_cache import SharedPrefillRadixCache
 
 
-def kv_usage(tree_cache: BasePrefixCache, allocator: BaseTokenToKVPoolAllocator, num_ranks: int) -> KvState:
+def kv_usage(tree_cache: SharedPrefillRadixCache, allocator: BaseTokenToKVPoolAllocator, num_ranks: int) -> KvState:
     """Tokens by owner, and the bytes of one.
 
     capacity = free + shared (in the tree: locked or evictable) + private (of requests, beyond the tree)
@@ -33,6 +34,7 @@ def kv_usage(tree_cache: BasePrefixCache, allocator: BaseTokenToKVPoolAllocator,
         "private_tokens": int(allocator.size) - free - shared,
         "free_tokens": free,
         "evictable_tokens": evictable,
+        "pinned_tokens": 0 if tree_cache.leases is None else tree_cache.leases.count_tokens(),
         # The pool has one page more, which nobody owns.
         "token_bytes": num_ranks * int(sum(pool.get_kv_size_bytes())) // (pool.size + pool.page_size),
     }

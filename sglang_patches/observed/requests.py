@@ -18,7 +18,7 @@ from prefillshare.contract import MODULE_HEADER, SESSION_HEADER
 from prefillshare.observe.observer import Observed, Observer, outcome_of
 from prefillshare.observe.sessions import Prompt
 from prefillshare.wire.text import decode_header
-from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker, worker_role
+from sglang_patches.disaggregation.role import is_behind_router, is_decode_worker, is_prefill_worker
 from sglang_patches.http.model_names import served_names
 from sglang_patches.http.request_state import tenant_of
 from sglang_patches.observed.call_report import read_note
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 def begin(manager: TokenizerManager, obj: GenerateReqInput, request: Request | None, states: list[ReqState]) -> None:
     """A call came: each request that it makes has a state, which carries its observation."""
-    if request is not None and worker_role() == "null":
+    if request is not None and not is_behind_router():
         obj.prefillshare_session = _read_session(obj, request)
     elif request is not None and is_prefill_worker():
         obj.routing_key = _read_header(request, MODULE_HEADER)
@@ -69,7 +69,7 @@ def _begin(
     if obj.lora_path and obj.lora_path not in served_names(manager)[1]:
         return None
     # Sessions are the router's business where there is one.
-    prompt = _read_prompt(obj) if worker_role() == "null" else Prompt(data=b"")
+    prompt = Prompt(data=b"") if is_behind_router() else _read_prompt(obj)
     observer: Observer = manager.observer
     return observer.begin(module_of(manager, obj), session=session, prompt=prompt, ledger=tenant)
 

@@ -5,8 +5,8 @@ Why: the list of models names the decode modules, but asking for one of them by 
     SGLang's /metrics knows nothing of decode modules.
 How: when the server state is set, the routes are put in place (``http/model_cards``, ``http/module_addresses``,
     ``http/monitoring``, ``http/health``), responses are remembered by ``http/responses``, and FastAPI's own spans
-    switched off (``observed/traces``); ``http/tenants`` lets in who may call, ``http/errors`` goes around all of them,
-    and ``http/connections`` ends idle connections.
+    switched off (``observed/traces``); ``http/keys`` makes one key of those that come, ``http/tenants`` lets in who may
+    call, ``http/errors`` goes around all of them, and ``http/connections`` ends idle connections.
 Remove when: upstream's route knows adapters, and a plugin can add routes.
 """
 
@@ -21,6 +21,7 @@ from sglang_patches.http import (
     continuations,
     errors,
     health,
+    keys,
     model_cards,
     module_addresses,
     module_changes,
@@ -48,6 +49,7 @@ def wrap_set_global_state(original: SetState) -> SetState:
 
         original(global_state)
         manager = global_state.tokenizer_manager
+        keys.wrap_application(app)
         if (roster := tenants.read_roster()) is not None:
             manager.roster = roster
             tenants.wrap_application(app, roster, manager.server_args)

@@ -2,8 +2,9 @@
 
 Target: ``sglang.srt.server_args.ServerArgs.check_server_args``
 Why: such a setting would run, and answers would be wrong without an error (:mod:`sglang_patches.checks.settings`).
-How: checked after the original; the first refusal ends the process with one sentence. A method patch: a hundred modules
-    import the class, a dataclass that is copied and rebuilt by its name.
+How: checked after the original; the first refusal ends the process with one sentence. SGLang writes the settings into
+    its log then, from which secrets are kept out (:mod:`sglang_patches.checks.secrets`). A method patch: a hundred
+    modules import the class, a dataclass that is copied and rebuilt by its name.
 Remove when: never; entries go as features are verified.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from sglang_patches.checks.secrets import keep_out_of_logs
 from sglang_patches.checks.settings import refusals
 from sglang_patches.declarations import wraps_upstream
 
@@ -27,5 +29,6 @@ def wrap_check_server_args(original: Check) -> Check:
         original(self)
         for reason in refusals(self):
             raise SystemExit(f"sglang_patches: {reason}")
+        keep_out_of_logs(self)
 
     return check_server_args

@@ -68,6 +68,11 @@ class Leases:
             else:
                 return
 
+    def count_tokens(self) -> int:
+        """Tokens that are kept now."""
+        now = self._clock()
+        return sum(lease.num_tokens for lease in self._by_node.values() if lease.ends_at > now)
+
     def is_kept(self, node: Any) -> bool:
         """Whether a node is to go after those that nobody wants to have kept."""
         lease = self._by_node.get(node.id)

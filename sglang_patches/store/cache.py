@@ -38,6 +38,7 @@ from sglang_patches.eager.slices import shorten_slice
 from sglang_patches.engine.radix_cache import SharedPrefillRadixCache
 from sglang_patches.observed.call_report import note
 from sglang_patches.patches.node_hashes import ROOT_ATTRIBUTE
+from sglang_patches.prefill.holdings import tenant_of
 from sglang_patches.store.backend import StoreBackend
 from sglang_patches.store.costs import LoadCosts
 from sglang_patches.store.fetches import Fetches
@@ -156,8 +157,10 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
     def _detach_backuped(self, node: TreeNode) -> int:
         if self.open_pages is not None:
             self.open_pages.drop_of(node)
-        num_evicted: int = super()._detach_backuped(node)
-        return num_evicted
+        if (tenant := tenant_of(node.key.extra_key)) is None:
+            return int(super()._detach_backuped(node))
+        with self.holdings.changing(tenant):
+            return int(super()._detach_backuped(node))
 
     def _begin(self, req: Req) -> None:
         is_counted = req.prefillshare.are_hits_counted
@@ -363,11 +366,17 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
 
     @overrides("ee728714cd7b78c3", "what was not loaded would be counted as cached")
     def init_load_back(self, params: InitLoadBackParams) -> tuple[torch.Tensor, TreeNode]:
-        indices, node = super().init_load_back(params)
+        indices, node = self._load_back(params)
         if len(indices) == 0 and params.req is not None:
             params.req.host_hit_length = params.req.storage_hit_length = 0
             shorten_slice(params.req)
         return indices, node
+
+    def _load_back(self, params: InitLoadBackParams) -> tuple[torch.Tensor, TreeNode]:
+        if (tenant := tenant_of(params.best_match_node.key.extra_key)) is None:
+            return super().init_load_back(params)
+        with self.holdings.changing(tenant):
+            return super().init_load_back(params)
 
     # The store stays while the engine runs
 

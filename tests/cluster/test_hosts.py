@@ -14,9 +14,9 @@ from ipaddress import ip_address
 import httpx
 import pytest
 
-from benchmarks.hosts.deployment import PORT, TRANSPORT_PORTS, HostedDeployment, greedy, hosted
-from benchmarks.hosts.faults import find_orphans
+from benchmarks.hosts.deployment import HostedDeployment, hosted
 from benchmarks.hosts.machines import can_have_hosts, network_of_hosts
+from benchmarks.hosts.watched import PORT, TRANSPORT_PORTS, greedy
 from prefillshare.routing.http.sockets import GONE_S
 from tests.support.engines import MODELS_DIR
 from tests.support.marks import starts_engine
@@ -130,10 +130,10 @@ def test_a_stream_whose_host_is_gone_ends_within_seconds(deployment):
 
 def test_a_command_that_is_killed_leaves_nothing_behind(deployment):
     part = deployment.parts["prefill-b"]
-    assert find_orphans(deployment, part.host) == []
+    assert deployment.find_orphans(part.host) == []
     os.kill(part.supervisor().pid, signal.SIGKILL)
     deployment.parts.pop("prefill-b").leave()
     deadline = time.monotonic() + 30
-    while find_orphans(deployment, part.host):
+    while deployment.find_orphans(part.host):
         assert time.monotonic() < deadline
         time.sleep(0.1)

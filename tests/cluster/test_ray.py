@@ -10,7 +10,9 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +22,7 @@ from tests.support.marks import starts_engine
 from tests.support.on_ray import (
     NUM_TOKENS,
     PROMPTS,
+    TOKEN,
     WAIT_S,
     OnRay,
     actor_of,
@@ -32,6 +35,8 @@ from tests.support.on_ray import (
 from tests.support.reference import Reference
 
 TINY = MODELS_DIR / "tiny"
+UNREACHED = 5
+"""Exit code of a command whose server refused it, or did not answer."""
 FILE = """
 name = "on-ray"
 topology = "disaggregated"
@@ -77,6 +82,7 @@ cool_down_s = 0
 @starts_engine
 def on_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnRay]:
     folder = tmp_path_factory.mktemp("ray")
+    write_token(folder / TOKEN)
     with (folder / "nodes.log").open("w") as log:
         nodes = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-m", "tests.support.ray_cluster", str(folder / "head")],
@@ -101,19 +107,42 @@ def on_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnRay]:
         nodes.stdout.close()
 
 
+def write_token(file: Path) -> None:
+    file.touch(mode=0o600)
+    file.write_text(secrets.token_hex(32))
+
+
 def write_files(running: OnRay) -> None:
     """The module's files are a copy: a test changes them."""
-    module, token = running.folder / "math", running.folder / "token"
+    module, token = running.folder / "math", running.folder / TOKEN
     shutil.copytree(TINY / "math", module)
-    token.touch(mode=0o600)
-    token.write_text(secrets.token_hex(32))
     running.file.write_text(FILE.format(base=TINY / "base", module=module, address=running.address, token=token))
 
 
-def copy_other_weights(running: OnRay) -> None:
+def copy_other_weights(running: OnRay, module: str = "code") -> None:
     """From now on the module's files are another one's."""
-    for file in (TINY / "code").iterdir():
+    for file in (TINY / module).iterdir():
         shutil.copy(file, running.folder / "math" / file.name)
+
+
+def want_two_replicas(running: OnRay) -> None:
+    text = running.file.read_text()
+    if "replicas" not in text:
+        running.file.write_text(text.replace('kind = "lora"', 'kind = "lora"\nreplicas = 2'))
+
+
+def want_roles_that_move(running: OnRay) -> None:
+    """All workers may be on the same nodes, and are soon moved."""
+    want_two_replicas(running)
+    text = running.file.read_text()
+    if "[roles]" not in text:
+        running.file.write_text(text.replace('"front" } }\ndecode', '"behind" } }\ndecode') + ROLES)
+
+
+def num_doing(members: dict[str, dict]) -> dict[str, int]:
+    """How many workers do what now, whatever their names say."""
+    groups = [told["group"] for name, told in members.items() if not name.startswith("router-")]
+    return dict(Counter(group["module"] or group["role"] for group in groups))
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +174,26 @@ def test_a_dry_run_says_who_is_where_and_what_a_node_would_lack(on_ray):
     other.write_text(on_ray.file.read_text().replace('"on-ray"', '"other"').replace('"behind"', '"moon"'))
     refused = on_ray.run("launch", str(other), "--dry-run", is_ok=False)
     assert "no node has place=moon (there are: place=behind; place=front)" in refused.stderr
+
+
+def test_commands_work_with_the_token_and_say_what_lacks_without(on_ray):
+    """Nobody gets anything, and the deployment stays as it is."""
+    before = on_ray.lives()
+    commands = (("ps",), ("top", "--once"), ("logs", "router-0"), ("scale", "math=2"), ("stop", "on-ray"))
+    other = on_ray.folder / "other-token"
+    write_token(other)
+    for variables, said in (
+        ({"RAY_AUTH_MODE": "disabled"}, "wants a token: set RAY_AUTH_MODE=token"),
+        ({"RAY_AUTH_TOKEN_PATH": str(other)}, f"takes another token than that in {other}"),
+        ({"RAY_AUTH_TOKEN_PATH": str(on_ray.folder / "none")}, "let RAY_AUTH_TOKEN_PATH name the file"),
+    ):
+        for words in commands:
+            refused = on_ray.run(*words, is_ok=False, variables=variables)
+            assert (refused.returncode, refused.stdout) == (UNREACHED, ""), words
+            assert said in refused.stderr, (words, refused.stderr)
+    assert on_ray.lives() == before
+    assert "decode-math-0" in on_ray.run("top", "--once").stdout
+    assert "decode-math-0" in on_ray.run("ps").stdout
 
 
 def test_logs_come_from_the_node(on_ray):
@@ -198,15 +247,24 @@ def test_a_lost_node_and_a_lost_actor_cost_no_call(on_ray, expected):
 
 
 def test_new_weights_replace_old_ones_without_a_failed_call(on_ray, expected):
-    on_ray.run("scale", "math=1")
+    """Two replicas, one after the other, under load."""
+    on_ray.run("scale", "math=2")
     copy_other_weights(on_ray)
-    refused = on_ray.run("scale", "math=2", is_ok=False)
+    refused = on_ray.run("scale", "math=3", is_ok=False)
     assert "copy the same files to all nodes" in refused.stderr
-    with calls(on_ray, [expected["math"], expected["code"]]) as wrong:
+    before = on_ray.members()
+    want_two_replicas(on_ray)
+    with calls(on_ray, [expected["math"], expected["code"]], num_callers=4) as wrong:
         on_ray.launch()
     assert wrong == []
-    assert [on_ray.ask(prompt) for prompt in PROMPTS] == expected["code"]
-    on_ray.check_processes(2)
+    with calls(on_ray, [expected["code"]], num_callers=4) as wrong:  # whichever of them answers
+        after = on_ray.members()
+    assert wrong == []
+    replaced = {before[name]["pid"] for name in ("decode-math-0", "decode-math-1")}
+    assert len(after) == len(before) == 4
+    assert replaced.isdisjoint(told["pid"] for told in after.values())
+    assert after["prefill-0"]["pid"] == before["prefill-0"]["pid"]
+    on_ray.check_processes(3)
 
 
 def test_stop_leaves_nothing(on_ray):
@@ -221,8 +279,7 @@ def test_moves_of_roles_outlive_their_launcher_and_a_lost_node(on_ray, expected)
     names = ("prefill-0", "decode-math-0", "decode-math-1")
     copy_other_weights(on_ray)
     on_ray.add_node()
-    text = on_ray.file.read_text().replace('"front" } }\ndecode', '"behind" } }\ndecode')
-    on_ray.file.write_text(f"{text}{ROLES}".replace('kind = "lora"', 'kind = "lora"\nreplicas = 2'))
+    want_roles_that_move(on_ray)
     words = [sys.executable, "-m", "prefillshare", "launch", str(on_ray.file), "--port", str(on_ray.port)]
     with (on_ray.folder / "launch.log").open("w") as log:
         launcher = subprocess.Popen(words, env=environment(on_ray.folder, on_ray.address), stdout=log, stderr=log)
@@ -244,5 +301,38 @@ def test_moves_of_roles_outlive_their_launcher_and_a_lost_node(on_ray, expected)
     finally:
         launcher.kill()
         launcher.wait()
+    on_ray.run("stop", "on-ray", "--drain", "5")
+    on_ray.check_processes(0, 0)
+
+
+@pytest.mark.long
+def test_a_worker_that_moved_stays_what_it_is_whoever_starts_it_again(on_ray, expected):
+    """Its actor is killed, the deployment is launched again, all get new weights: nobody has its old role, or twice."""
+    names = ("prefill-0", "decode-math-0", "decode-math-1")
+    copy_other_weights(on_ray)
+    want_roles_that_move(on_ray)
+    on_ray.launch()
+    on_ray.wait_until_serving(*names)
+    with load(on_ray, length=2500, num_tokens=1):
+        on_ray.wait_until_done(1)
+    members = on_ray.wait_until_serving(*names)
+    moved = next(name for name in names[1:] if members[name]["group"]["role"] == "prefill")
+    engine = members[moved]["pid"]
+    actor_of(engine).kill()
+    members = on_ray.wait_until_serving(*names, apart_from={moved: engine})
+    assert members[moved]["group"]["role"] == "prefill"
+    assert num_doing(members) == {"prefill": 2, "math": 1}
+    before = on_ray.lives()
+    on_ray.launch()
+    assert on_ray.lives() == before
+    copy_other_weights(on_ray, "math")
+    with calls(on_ray, [expected["math"], expected["code"]]) as wrong:
+        on_ray.launch()
+    assert wrong == []
+    assert num_doing(on_ray.members()) == {"prefill": 2, "math": 1}
+    assert [on_ray.ask(prompt) for prompt in PROMPTS] == expected["math"]
+    on_ray.check_processes(3)
+    on_ray.run("scale", "math=1")
+    assert num_doing(on_ray.members()) == {"prefill": 1, "math": 1}
     on_ray.run("stop", "on-ray", "--drain", "5")
     on_ray.check_processes(0, 0)

@@ -11,7 +11,7 @@ from prefillshare.cluster.plan import Group, Plan, find_group, needed_part, next
 from prefillshare.cluster.roster import Roster
 from prefillshare.cluster.secrets import read_admin_key, read_api_key
 from prefillshare.cluster.status import MemberStatus
-from prefillshare.config import Cluster, load_deployment
+from prefillshare.config import Cluster, Roles, load_deployment
 from prefillshare.config.cluster import RouterSpot, Spot
 from prefillshare.errors import ConfigError, LaunchError
 from tests.support.engines import MODELS_DIR
@@ -41,6 +41,27 @@ def test_numbers_are_the_lowest_free_ones() -> None:
 
 def test_new_weights_replace_the_workers_of_their_module_only() -> None:
     assert changed(replace(PLAN, digests={**DIGESTS, "math": "other"})) == {"math"}
+
+
+def test_new_weights_replace_every_worker_that_may_come_to_serve_them() -> None:
+    moving = replace(PLAN, config=replace(CONFIG, roles=Roles(follow_load=True)))
+    before, after = revisions(moving), revisions(replace(moving, digests={**DIGESTS, "math": "other"}))
+    assert {label for label in before if before[label] != after[label]} == {"prefill", *DIGESTS}
+
+
+def test_settings_that_only_routers_read_are_told_and_replace_no_worker() -> None:
+    for config in (
+        replace(CONFIG, router=replace(CONFIG.router, max_running_per_worker=3)),
+        replace(CONFIG, roles=Roles(interval_s=2.0)),
+        replace(CONFIG, otlp_endpoint="http://localhost:4317"),
+        replace(CONFIG, responses=replace(CONFIG.responses, max_count=7)),
+    ):
+        assert changed(replace(PLAN, config=config)) == {"router"}
+
+
+def test_what_prefill_workers_compute_ahead_replaces_workers() -> None:
+    prefill = replace(CONFIG.prefill, eager_answers=False)
+    assert changed(replace(PLAN, config=replace(CONFIG, prefill=prefill))) == {"prefill", *DIGESTS}
 
 
 def test_numbers_and_places_replace_nobody() -> None:
@@ -74,6 +95,29 @@ def test_a_worker_serves_when_every_router_that_answers_has_it_up() -> None:
     assert not Roster(name="x", members=(worker, first, second)).is_serving(worker)
     assert not Roster(name="x", members=(worker,)).is_serving(worker)
     assert not Roster(name="x", members=(first,)).is_serving(replace(worker, state="moving"))
+
+
+def doing(name: str, group: Group) -> MemberStatus:
+    return MemberStatus(name=name, group=group, state="running")
+
+
+@pytest.mark.parametrize(
+    ("members", "size", "go"),
+    [
+        # The one that moved away is no more of the group, whatever its name says.
+        ([("prefill-0", PREFILL), ("decode-math-0", PREFILL), ("decode-math-1", MATH)], 1, ["decode-math-0"]),
+        # Unless nobody else does what it does now.
+        ([("prefill-0", MATH), ("decode-math-0", PREFILL), ("decode-math-1", MATH)], 1, ["decode-math-1"]),
+        ([("prefill-0", PREFILL), *((f"decode-math-{number}", MATH) for number in range(3))], 1, [2, 1]),
+        ([("decode-math-0", PREFILL), ("decode-math-1", MATH), ("prefill-0", PREFILL)], 2, []),
+    ],
+)
+def test_members_that_moved_go_first_and_never_the_last_of_their_role(
+    members: list[tuple[str, Group]], size: int, go: list[str | int]
+) -> None:
+    roster = Roster(name="x", members=tuple(doing(name, group) for name, group in members))
+    names = [each if isinstance(each, str) else f"decode-math-{each}" for each in go]
+    assert [member.name for member in roster.surplus(MATH, size)] == names
 
 
 def test_modules_whose_names_begin_alike_are_kept_apart() -> None:

@@ -10,19 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
 
 from prefillshare.modules.unshared import adapter_kv_sha256
 from tests.fidelity.conftest import Expected, Prompt
 from tests.support.engines import MODELS_DIR, Answer, Endpoint, shared_engine
 from tests.support.marks import starts_engine
+from tests.support.ordinary import ORDINARY, Alone
 from tests.support.scores import Score
 from tests.support.stores import num_stored_pages, whole_pages
 
 NUM_TOKENS = 24
-UNSHARED = {"own-math": "math", "own-code": "code"}
 SHARED = ("math", "tool", None)
 FILE = """
 name = "mixed"
@@ -78,24 +75,6 @@ def engine(file: Path) -> Iterator[Endpoint]:
         yield endpoint
 
 
-class Alone:
-    """The ordinary adapters in plain transformers + peft: nothing of this project takes part."""
-
-    def __init__(self) -> None:
-        tiny = MODELS_DIR / "tiny"
-        model = AutoModelForCausalLM.from_pretrained(tiny / "base", dtype=torch.float32, attn_implementation="eager")
-        self.model = PeftModel.from_pretrained(model, tiny / "naive" / "math", adapter_name="own-math")
-        self.model.load_adapter(tiny / "naive" / "code", adapter_name="own-code")
-        self.model.eval()
-
-    @torch.no_grad()
-    def is_greedy(self, module: str, prompt: Sequence[int], answer: Sequence[int]) -> bool:
-        """Whether each token of an answer has the highest score given those before it."""
-        self.model.set_adapter(module)
-        logits = self.model(torch.tensor([[*prompt, *answer[:-1]]])).logits[0, len(prompt) - 1 :]
-        return bool((logits.argmax(dim=-1) == torch.tensor(list(answer))).all())
-
-
 @pytest.fixture(scope="module")
 def alone() -> Alone:
     return Alone()
@@ -110,7 +89,7 @@ def check(
 ) -> None:
     """Every answer is that of its module's own rule."""
     for (prompt, module), answer in zip(asked, answers, strict=True):
-        if module in UNSHARED:
+        if module in ORDINARY:
             is_exact = alone.is_greedy(module, prompt, answer.tokens)
         else:
             is_exact = answer.tokens == expected[prompt, module].tokens
@@ -150,7 +129,7 @@ def test_each_is_answered_by_its_own_rule_and_finds_its_own_kv_alone(engine, pro
 def test_mixed_batches(engine, prompts, alone, expected, score):
     engine.flush()
     few = prompts[:8]
-    asked = [(prompt, module) for prompt in few for module in (*UNSHARED, *SHARED)]
+    asked = [(prompt, module) for prompt in few for module in (*ORDINARY, *SHARED)]
     check(asked, engine.generate_all(asked, NUM_TOKENS, 8), alone, expected, score)
     check(asked[:10], engine.generate_batch(asked[:10], NUM_TOKENS), alone, expected, score)
 

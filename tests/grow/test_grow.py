@@ -10,6 +10,7 @@ import torch
 from prefillshare.errors import TrainingError
 from prefillshare.grow.family import Family, count_parameters, count_units
 from prefillshare.grow.run import grow
+from prefillshare.grow.search import strongest
 from prefillshare.grow.units import put_units_beside
 from prefillshare.modules.adapter import check_adapter_fits, read_adapter
 from prefillshare.modules.manifest import read_manifest
@@ -93,6 +94,46 @@ def test_a_unit_that_did_not_move_is_no_copy(family: Path, base: Path, tmp_path:
     assert (counts["split"], counts["reused"] > 0) == (0, True)
     losses = task.figures["held_out_loss"]
     assert losses["split"] == losses["retrain"]
+
+
+def test_no_matrix_takes_more_units_than_max_reused_and_the_strongest_stay(
+    family: Path, base: Path, tmp_path: Path
+) -> None:
+    growth = f"max_reused = 1\nprune_tolerance = 0.0\n{EASY}"
+    watcher = Watcher()
+    task = grow(family, load_task(tmp_path, base, "third", growth=growth), watcher)
+    counts = [len(use.reused) for use in task.uses.values()]
+    assert max(counts) == 1
+    assert all(use.rank <= 1 + 2 for use in task.uses.values())
+    assert any(f"takes {sum(counts)} units of earlier tasks" in line for line in watcher.said)
+
+
+def test_the_strongest_gates_are_chosen_in_the_order_of_the_units() -> None:
+    gates = torch.tensor([0.1, -3.0, 0.0, 2.0, 0.2])
+    assert strongest(gates, 2).tolist() == [1, 3]
+    assert strongest(gates, 9).tolist() == [0, 1, 3, 4]
+    assert strongest(gates, 0).tolist() == []
+
+
+def test_a_start_that_is_no_gain_is_none(family: Path, base: Path, tmp_path: Path) -> None:
+    said = []
+    for number, min_gain in enumerate((0.0, 1.0)):
+        watcher = Watcher()
+        task = load_task(tmp_path, base, f"task{number}", growth=f"min_gain = {min_gain}")
+        grow(Path(shutil.copytree(family, tmp_path / f"copy{number}")), task, watcher)
+        said.append(next(line for line in watcher.said if "starts from" in line))
+    # It is the same task as both of the family.
+    assert "starts from no task" not in said[0]
+    assert "starts from no task" in said[1]
+
+
+def test_new_units_learn_from_the_beginning(family: Path, base: Path, tmp_path: Path) -> None:
+    """A task for which no gate stays is not behind when it has selected: its own units have learned meanwhile."""
+    task = grow(family, load_task(tmp_path, base, "third", growth="gate_l1 = 50.0"), Watcher())
+    assert count_units(task.uses)["reused"] == 0
+    losses = task.figures["held_out_loss"]
+    assert losses["select"] < losses["base"] == losses["reused"]
+    assert losses["expand"] <= losses["select"]
 
 
 def test_gates_that_do_not_help_end_at_exactly_zero(family: Path, base: Path, tmp_path: Path) -> None:
@@ -220,10 +261,37 @@ def test_a_tau_that_is_reached_adds_nothing(family: Path, base: Path, tmp_path: 
     assert json.loads((family / "third" / "adapter_config.json").read_text())["lora_alpha"] >= 1
 
 
+@pytest.mark.parametrize(
+    ("growth", "num_cycles"),
+    [
+        ("max_cycles = 3\nmin_gain = 0.0", 3),
+        ("max_cycles = 1\nmin_gain = 0.0", 1),
+        ("max_cycles = 3\nmin_gain = 1.0", 1),
+    ],
+)
+def test_passes_are_repeated_while_they_gain(
+    family: Path, base: Path, tmp_path: Path, growth: str, num_cycles: int
+) -> None:
+    watcher = Watcher()
+    grow(family, load_task(tmp_path, base, "third", growth=growth), watcher)
+    cycles = {line.split("cycle ")[1].split(",")[0] for line in watcher.said if "round 1, cycle" in line}
+    assert cycles == {str(number + 1) for number in range(num_cycles)}
+
+
+def test_passes_end_at_tau(family: Path, base: Path, tmp_path: Path) -> None:
+    watcher = Watcher()
+    growth = "max_cycles = 3\nmin_gain = 0.0\nmax_reused = 0\ntau = "
+    loss = grow(family, load_task(tmp_path, base, "third", growth=f"{growth}0.0"), Watcher()).figures["held_out_loss"]
+    halfway = (loss["base"] + loss["round 1"]) / 2
+    grow(family, load_task(tmp_path, base, "fourth", growth=f"{growth}{halfway}"), watcher)
+    assert not any("round 1, cycle 3" in line for line in watcher.said)
+    assert not any("nothing reached tau" in line for line in watcher.said)
+
+
 def test_a_round_that_gains_too_little_is_taken_back(family: Path, base: Path, tmp_path: Path) -> None:
     task = grow(family, load_task(tmp_path, base, "third", growth=f"min_gain = 1.0\n{EASY}"), Watcher())
     losses = task.figures["held_out_loss"]
-    assert losses["round 1"] < losses["split"]
+    assert losses["round 1"] < losses["reused"]
     assert count_units(task.uses)["new"] == 0
     # Gates are again what they were before the round as well.
-    assert losses["prune"] == pytest.approx(losses["split"])
+    assert losses["expand"] == pytest.approx(losses["reused"])

@@ -32,7 +32,7 @@ def test_a_killed_run_changes_nothing_and_can_be_run_again(tmp_path: Path, base:
     shutil.copytree(family, undisturbed)
     grow(undisturbed, load_task(tmp_path, base, "second", growth=GROWTH), Watcher())
     before, task = _contents(family), write_grow_task(tmp_path, base, "second", growth=GROWTH)
-    for step in ("select, epoch 1", "round 1, epoch 1"):
+    for step in ("select, epoch 1", "round 1, cycle 1, epoch 1"):
         _kill(family, task, lambda process, step=step: step in _line(process))
         assert _contents(family) == before, step
     size = len(before["pool.bin"])

@@ -15,6 +15,7 @@ from prefillshare.modules.fingerprint import prefill_fingerprint
 from prefillshare.modules.heads import Head, HeadManifest, write_head
 from prefillshare.modules.unshared import adapter_kv_sha256
 from prefillshare.serving.plan.variables import alias_variables, unshared_variables
+from prefillshare.serving.plan.workers import engine_of
 from tests.support.random_models import make_adapter, make_base, make_family, write_deployment
 
 
@@ -101,12 +102,12 @@ def test_an_ordinary_adapter_may_compute_its_prompts_itself(file: Path, has_mani
     resolved = _resolve(file)
     assert resolved.warnings == ()
     assert resolved.modules[0].warning == "its prompts are not shared (share = false)"
-    told = json.loads(unshared_variables(resolved)["PREFILLSHARE_UNSHARED_MODULES"])
+    told = json.loads(unshared_variables(engine_of(resolved))["PREFILLSHARE_UNSHARED_MODULES"])
     assert told == {"math": adapter_kv_sha256(file.parent / "math")}
 
 
 def test_nothing_is_told_of_modules_that_share(file: Path) -> None:
-    assert unshared_variables(_resolve(file)) == {}
+    assert unshared_variables(engine_of(_resolve(file))) == {}
 
 
 @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
@@ -123,13 +124,6 @@ def test_the_hash_of_an_adapter_is_that_of_all_that_makes_its_kv(file: Path, nam
 def test_a_module_that_was_trained_to_share_has_to(file: Path) -> None:
     _do_not_share(file)
     with pytest.raises(ModuleError, match="'math' has share = false and was trained over the prefill module's KV"):
-        _resolve(file)
-
-
-def test_workers_that_hold_the_prefill_module_alone_serve_no_such_adapter(file: Path) -> None:
-    _do_not_share(file)
-    file.write_text(file.read_text().replace('"colocated"', '"disaggregated"'))
-    with pytest.raises(ConfigError, match=r"'math' has share = false.* hold the prefill module alone"):
         _resolve(file)
 
 

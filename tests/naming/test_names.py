@@ -10,7 +10,7 @@ from prefillshare.naming.alias import as_table, check_aliases, read_alias, read_
 from prefillshare.naming.asked import Asked, last_words
 from prefillshare.naming.bodies import find_undecided, replace_aliases
 from prefillshare.naming.names import Names
-from prefillshare.naming.rules import MOST_CHARACTERS, rule_headers
+from prefillshare.naming.rules import MAX_RULES, MOST_CHARACTERS, rule_headers
 
 MODULES = ("math-v1", "math-v2", "code")
 SESSIONS = [f"session-{number}" for number in range(4000)]
@@ -77,6 +77,9 @@ def test_calls_without_a_session_are_drawn() -> None:
         ({"math-v1": float("nan")}, "it must be a number of at least 0"),
         ({"math-v1": True}, "it must be a number of at least 0"),
         ({"math-v1": 0}, "has no weight above 0"),
+        ({"math-v1": 10**400}, "it must be a number of at least 0"),
+        ({"math-v1": float("inf")}, "it must be a number of at least 0"),
+        ({"math-v1": 1e308, "math-v2": 1e308}, "weights too large to add up"),
     ],
 )
 def test_what_an_alias_cannot_mean(meaning: object, reason: str) -> None:
@@ -184,6 +187,34 @@ def test_who_may_ask_some_modules_knows_the_names_that_mean_no_other() -> None:
     asked = names(auto=RULES, latest="math-v2", v1="math-v1", mine={"default": "v1", "rules": []})
     assert list(asked.only(lambda module: module != "math-v2").aliases) == ["v1", "mine"]
     assert list(asked.only(lambda module: True).aliases) == ["auto", "latest", "v1", "mine"]
+
+
+def test_results_of_tools_say_nothing_in_the_users_name() -> None:
+    result = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "1", "content": "42"}]}
+    turns = [{"role": "user", "content": "how many?"}, {"role": "assistant", "content": "wait"}, result]
+    assert last_words({"messages": turns}) == "how many?"
+    assert last_words({"messages": [*turns, {"role": "user", "content": [{"type": "text", "text": "and now?"}]}]}) == (
+        "and now?"
+    )
+    assert last_words({"messages": [result]}) == ""
+    picture = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}
+    assert last_words({"messages": [{"role": "user", "content": None}, picture]}) == ""
+
+
+def test_what_a_call_says_is_read_once_for_all_rules() -> None:
+    rules = [{"module": "code", "text": f"word {number}"} for number in range(MAX_RULES)]
+    asked = names(auto={"default": "math-v1", "rules": rules})
+    num_read = 0
+
+    def says() -> str:
+        nonlocal num_read
+        num_read += 1
+        return "none of them"
+
+    assert asked.find(Asked(name="auto", says=says)) == "math-v1"
+    assert num_read == 1
+    with pytest.raises(ConfigError, match=f"has {MAX_RULES + 1} rules, and {MAX_RULES} are the most"):
+        read_alias("auto", {"default": "math-v1", "rules": [*rules, rules[0]]})
 
 
 CLASSIFIED = {"default": "math-v1", "classifier": "/heads/a", "min_probability": 0.5, "labels": ["code", "latest"]}

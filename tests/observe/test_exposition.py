@@ -13,6 +13,7 @@ KV = {
     "private_tokens": 5,
     "free_tokens": 65,
     "evictable_tokens": 20,
+    "pinned_tokens": 10,
     "token_bytes": 8,
 }
 TOTALS = {"prompt_tokens": 7, "cached_tokens": 3, "generated_tokens": 9, "retractions": 1}

@@ -47,6 +47,9 @@ def test_a_lease_ends_in_time_and_the_latest_end_counts(leases: Leases, clock: C
     assert not leases.is_kept(one)
     leases.add([node(2, 10)], None, 5)
     assert len(leases) == 1
+    assert leases.count_tokens() == 10
+    clock.now = 400
+    assert leases.count_tokens() == 0
 
 
 def test_an_owner_that_wants_more_than_its_share_gives_up_its_own(leases: Leases) -> None:

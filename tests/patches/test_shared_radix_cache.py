@@ -10,6 +10,7 @@ computed into it: the tokens up to its position and whose weights made it. After
 """
 
 from array import array
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -25,11 +26,14 @@ from sglang.srt.mem_cache.radix_cache import RadixKey
 from sglang_patches.cpu.paged_allocator import TorchPagedAllocator
 from sglang_patches.engine.radix_cache import SharedPrefillRadixCache
 from sglang_patches.observed.call_report import read_note
+from sglang_patches.prefill.holdings import tenant_of
 from sglang_patches.prefill.open_pages import OpenPages
 from sglang_patches.prefill.request_state import ALL_BASE_MADE, RequestState
 
 NUM_ROWS, MAX_CONTEXT, NUM_PAGES = 4, 64, 24
 MODULES = [None, "math", "tool"]
+TENANT = "tenant:" + "a" * 32 + ":"
+SALTS = [None, None, "salt", TENANT, TENANT + "own", "tenant:" + "b" * 32 + ":"]
 # Few tokens and nested prompts, so that prompts meet each other, and each other's outputs, all the time.
 prompts = st.builds(
     lambda num_common, rest: [1, 2, 2, 1, 1, 2, 1, 2, 2, 2, 1, 1, 2, 1][:num_common] + rest,
@@ -127,7 +131,7 @@ class Scheduler(RuleBasedStateMachine):
 
     # --- rules ----------------------------------------------------------------------------------------------------
 
-    @rule(lora_id=st.sampled_from(MODULES), prompt=prompts, salt=st.sampled_from([None, None, "salt"]))
+    @rule(lora_id=st.sampled_from(MODULES), prompt=prompts, salt=st.sampled_from(SALTS))
     def submit(self, lora_id, prompt, salt):
         self.waiting.append(
             SimpleNamespace(
@@ -238,6 +242,16 @@ class Scheduler(RuleBasedStateMachine):
         num_open = len(self.cache.open_pages or ())
         in_tree = self.cache.total_size()
         assert self.cache.evictable_size_ + self.cache.protected_size_ == in_tree + num_open * self.allocator.page_size
+
+    @invariant()
+    def what_tenants_hold_is_counted_as_a_walk_finds_it(self):
+        found, left = Counter(), list(self.cache.root_node.children.values())
+        while left:
+            node = left.pop()
+            if (tenant := tenant_of(node.key.extra_key)) is not None:
+                found[tenant] += len(node.key)
+            left += node.children.values()
+        assert self.cache.holdings.as_dict() == found
 
     def teardown(self):
         for req in list(getattr(self, "running", [])):

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -199,6 +201,37 @@ def test_a_response_in_the_background_is_asked_for_cancelled_and_deleted() -> No
         assert kept.delete(first["id"])["deleted"]
         with pytest.raises(ResponsesError, match="there is no response"):
             kept.get(first["id"])
+        await kept.close()
+
+    asyncio.run(use())
+
+
+def test_what_is_open_during_a_response_in_the_background_opens_before_its_turn_and_closes_with_it() -> None:
+    async def use() -> None:
+        kept, go, held = KeptResponses(Responses()), asyncio.Event(), []
+
+        @contextmanager
+        def during() -> Iterator[None]:
+            held.append(1)
+            yield
+            held.pop()
+
+        async def run() -> tuple[int, bytes]:
+            await go.wait()
+            return 200, json.dumps(ANSWER).encode()
+
+        first, second, third = [
+            kept.start(kept.open({"input": "a", "background": True}), run, during()) for _ in range(3)
+        ]
+        assert len(held) == 3
+        await asyncio.sleep(0)
+        kept.cancel(first["id"])
+        kept.delete(second["id"])
+        go.set()
+        while json.loads(kept.get(third["id"]))["status"] != "completed":
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert held == []
         await kept.close()
 
     asyncio.run(use())

@@ -116,6 +116,20 @@ async def test_the_launcher_is_asked_and_its_answer_is_the_callers(tmp_path: Pat
 
 
 @in_loop
+async def test_where_nothing_can_be_written_nothing_changes_and_the_reason_is_told(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    async with deployment(settings={**KEYS, "changes_dir": gone, "aliases": read_aliases({"m": "math"})}) as running:
+        for method, path, body in (
+            ("PUT", "/aliases/m2", {"module": "math"}),
+            ("DELETE", "/aliases/m", None),
+            ("PUT", "/modules/late", {"path": "/models/late"}),
+        ):
+            status, told = await ask(running, method, path, body)
+            assert (status, "nothing has changed" in told["error"]["message"]) == (507, True), told
+        assert (await ask(running, "GET", "/aliases"))[1] == {"aliases": {"m": "math"}}
+
+
+@in_loop
 async def test_a_session_stays_with_its_module() -> None:
     aliases = read_aliases({"m": {"math": 0.5, "code": 0.5}})
     async with deployment(decode=("math", "code"), settings={**KEYS, "aliases": aliases}) as running:

@@ -5,12 +5,18 @@ import json
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from yarl import URL
 
+from prefillshare.naming.alias import read_aliases
+from prefillshare.observe.document import no_tokens
 from prefillshare.observe.exposition import exposition
+from prefillshare.observe.observer import Observer
+from prefillshare.observe.state import deployment_state, worker_state
 from tests.routing.routers import session_of, two_routers
 from tests.routing.workers import Deployment, deployment, in_loop, until
 from tests.support.tenants import OPERATOR, bearer, write_tenants
@@ -173,7 +179,7 @@ async def test_tokens_of_a_stream_are_counted_and_shown_to_who_asked(tmp_path: P
         assert told.endswith("data: [DONE]\n\n")
         assert running["math-0"].bodies[0]["stream_options"] == {"include_usage": True}
         assert "stream_options" not in running["p0"].bodies[0]
-        (told,) = running.gateway.tenants.as_dict()["items"]
+        (told,) = running.gateway.tenants.as_dict({})["items"]
         assert (told["prompt_tokens"], told["generated_tokens"]) == (40, 7)
 
 
@@ -225,6 +231,105 @@ async def test_numbers_are_told_by_tenant_and_no_key_anywhere(tmp_path: Path, ca
         everything = json.dumps([state, metrics, failed]) + caplog.text
         for key in (keys["acme"], "wrong-key"):
             assert key not in everything
+
+
+@in_loop
+async def test_a_path_that_only_means_another_one_opens_no_door_by_its_key(tmp_path: Path) -> None:
+    async with served(tmp_path, acme={}) as (running, keys):
+        for key in (keys["acme"], OPERATOR, "the-admins"):
+            for method, path in (("PUT", "/modules/x%2Fgenerate"), ("POST", "/modules/x%2fgenerate")):
+                url = URL(running.url + path, encoded=True)
+                async with running.http.request(method, url, json={"path": "/"}, headers=bearer(key)) as reply:
+                    assert (reply.status, "there is no /modules/x/generate here" in await reply.text()) == (404, True)
+        assert (await ask(running, "PUT", "/modules/x", keys["acme"], {"path": "/"}))[0] == 401
+
+
+@in_loop
+async def test_an_alias_is_the_tenants_where_all_that_it_means_is(tmp_path: Path) -> None:
+    meanings = {"latest": "math", "either": {"math": 0.5, "code": 0.5}, "auto": {"default": "latest", "rules": []}}
+    async with served(tmp_path, acme={"modules": ["math"]}) as (running, keys):
+        running.parts.aliases.update(read_aliases(meanings))
+        running["p0"].answer = {"tokens": [1], "count": 1}
+        for name, status in (("latest", 200), ("auto", 200), ("either", 403), ("code", 403), ("no-such", 403)):
+            calls = [
+                post(running, "/v1/chat/completions", keys["acme"], CHAT | {"model": name}),
+                post(running, f"/modules/{name}/generate", keys["acme"], {"text": "hello"}),
+            ]
+            for told, answer in await asyncio.gather(*calls):
+                assert (told, name) == (status, name), answer
+                assert status == 200 or "code" not in answer["error"]["message"].replace("model 'code'", "")
+            # The workers here tokenize nothing: what they are asked is passed on as 404.
+            told, _ = await post(running, "/tokenize", keys["acme"], {"model": name, "prompt": "a"})
+            assert (told == 403) == (status == 403)
+        seen = {(body.get("model"), body.get("lora_path")) for body in running["math-0"].bodies}
+        assert seen == {("math", None), (None, None)}
+
+
+@in_loop
+async def test_calls_in_the_background_that_come_together_are_counted_as_they_come(tmp_path: Path) -> None:
+    async with served(tmp_path, acme={"concurrent": 2}) as (running, keys):
+        running["p0"].prefill_s = 30
+        body = PATHS["/v1/responses"] | {"background": True}
+        asked = [post(running, "/v1/responses", keys["acme"], body) for _ in range(12)]
+        statuses = [status for status, _ in await asyncio.gather(*asked)]
+        account = running.gateway.tenants.get("acme")
+        assert account.num_running == statuses.count(200) == 2
+        assert statuses.count(429) == 10
+        running["p0"].prefill_s = 0
+        running.gateway.tenants.get("acme").set_tenant(replace(account.tenant, concurrent=None))
+
+
+@in_loop
+async def test_a_key_comes_in_every_form_and_one_counts(tmp_path: Path) -> None:
+    async with served(tmp_path, acme={"modules": ["math"]}, other={}) as (running, keys):
+        acme, other = keys["acme"], keys["other"]
+        forms = [
+            ({"X-Api-Key": acme}, 1),
+            ({"X-Api-Key": f" {acme} "}, 1),
+            ({"X-Api-Key": acme, "Authorization": f"Bearer {other}"}, 1),
+            ({"X-Api-Key": "", "Authorization": f"bearer  {acme}"}, 1),
+            ({"Authorization": f"Basic {acme}"}, None),
+            ({"Authorization": acme}, None),
+            ({"X-Api-Key": acme + "\u00e9"}, None),
+        ]
+        for path in ("/v1/chat/completions", "/v1/messages"):
+            for headers, number in forms:
+                async with running.http.get(f"{running.url}/v1/models", headers=headers) as reply:
+                    told = await reply.json()
+                    found = len(told["data"]) if reply.status == 200 else None
+                async with running.http.post(running.url + path, json=PATHS[path], headers=headers) as reply:
+                    assert (found, reply.status) == ((number, 200) if number else (None, 401)), (path, headers)
+
+
+@in_loop
+async def test_kv_of_tenants_is_told_by_workers_and_named_by_the_router(tmp_path: Path) -> None:
+    limits: dict[str, Any] = {"acme": {}, "other": {}, "friend": {"shared": True}}
+    async with served(tmp_path, **limits) as (running, _):
+        mark = running.gateway.tenants.get("acme").mark.removesuffix(":")
+        for worker, tokens in (("p0", 70), ("math-0", 5)):
+            held = [{"owner": mark, "tokens": tokens}, {"owner": "tenant:" + "0" * 32, "tokens": 9}]
+            running[worker].told = worker_document(worker) | {"held": held}
+        _, state, _ = await ask(running, "GET", "/deployment/state", OPERATOR)
+        told = {tenant["name"]: tenant["kv_tokens"] for tenant in state["tenants"]["items"]}
+        assert told == {"acme": 75, "other": 0, "friend": None}
+        assert mark not in json.dumps(state)
+        _, metrics, _ = await ask(running, "GET", "/metrics", OPERATOR)
+        assert 'prefillshare_tenant_kv_tokens{tenant="acme"} 75.0' in metrics
+        assert 'prefillshare_tenant_kv_tokens{tenant="friend"}' not in metrics
+        running["math-0"].told = None  # it is busy, and believed to have what it told last
+        _, state, _ = await ask(running, "GET", "/deployment/state", OPERATOR)
+        assert state["tenants"]["items"][0]["kv_tokens"] == 75
+
+
+def worker_document(name: str) -> dict[str, Any]:
+    """What a worker tells that has done nothing."""
+    workers = [worker_state(id=name, role="prefill", module=None, url="", pid=1, state="up", restarts=0,
+        totals=no_tokens(), running=0, queued=0, kv=None, handoff=None)]  # fmt: skip
+    return dict(
+        deployment_state(
+            Observer(), name="d", topology="disaggregated", prefill_module="base", modules=(), workers=workers
+        )
+    )
 
 
 @in_loop

@@ -1,7 +1,7 @@
 """Small HTTP workers that speak a worker's protocol, and a router before them, all in the test's event loop.
 
 A decode worker answers only after the prefill leg of the same bootstrap room has come in somewhere, as in the real
-hand-off. What a worker is to do wrong is set on it.
+hand-off; an engine answers alone, and reports in a header. What a worker is to do wrong is set on it.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ import aiohttp
 from aiohttp import web
 
 from prefillshare.config.router import Router
-from prefillshare.contract import CONTINUATION_PATH, EAGER_HEADER, PUSH_RID_PREFIX
+from prefillshare.contract import CONTINUATION_PATH, EAGER_HEADER, PUSH_RID_PREFIX, REPORT_HEADER
 from prefillshare.routing.gateway import Gateway
 from prefillshare.routing.parts import Parts
 from prefillshare.routing.settings import RouterSettings
@@ -202,17 +202,25 @@ class SmallWorker:
         if self.status != 200:
             await asyncio.sleep(self.refusal_s)
             return self._failure()
-        rooms = body["bootstrap_room"]
+        rooms = body.get("bootstrap_room", []) if self.role == "engine" else body["bootstrap_room"]
         for room in rooms if isinstance(rooms, list) else [rooms]:
             await self.rooms[room].wait()
         await asyncio.sleep(self.first_byte_s)
         if not body.get("stream"):
             await asyncio.sleep(self.pause_s * len(self.pieces))
-            return web.json_response(self.answer or {"model": body.get("model"), "text": " ".join(self.pieces)})
+            answer = self.answer or {"model": body.get("model"), "text": " ".join(self.pieces)}
+            return web.json_response(answer, headers=self._report_headers())
         return await self._stream(request)
 
+    def _report_headers(self) -> dict[str, str]:
+        if self.role != "engine":
+            return {}
+        meta = {"prompt_tokens": 40, "cached_tokens": 8, "prefillshare": [self.hits or {"own_hit_tokens": 8}]}
+        return {REPORT_HEADER: json.dumps({"meta_info": meta})}
+
     async def _stream(self, request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+        headers = {"Content-Type": "text/event-stream; charset=utf-8", **self._report_headers()}
+        response = web.StreamResponse(headers=headers)
         await response.prepare(request)
         if self.error_event is not None:
             await response.write(b"data: " + json.dumps({"error": self.error_event}).encode() + b"\n\n")
@@ -308,16 +316,21 @@ async def deployment(
     *,
     prefill: int = 1,
     decode: Sequence[str] = ("math",),
+    engines: Sequence[str] = (),
     settings: dict[str, Any] | None = None,
     idle_s: float = 60.0,
     **router: Any,
 ) -> AsyncIterator[Deployment]:
-    """A router before `prefill` prefill workers p0, p1, ... and a decode worker per name: math-0, code-1, ..."""
+    """A router before `prefill` prefill workers p0, p1, ..., a decode worker per name: math-0, code-1, ..., and an
+    engine per name: own-e0, own-e1, ..."""
     rooms = Rooms()
     workers = {f"p{number}": SmallWorker(f"p{number}", "prefill", rooms) for number in range(prefill)}
     for number, module in enumerate(decode):
         worker = SmallWorker(f"{module}-{number}", "decode", rooms, module=module)
         workers[worker.id] = worker
+    for number, module in enumerate(engines):
+        engine = SmallWorker(f"{module}-e{number}", "engine", rooms, module=module, is_adapter=True)
+        workers[engine.id] = engine
     async with contextlib.AsyncExitStack() as stack:
         for worker in workers.values():
             await worker.start()

@@ -9,6 +9,7 @@ from prefillshare.config import load_deployment
 from prefillshare.serving.checkup import _secret_files
 from prefillshare.serving.machine import exposure
 from prefillshare.serving.machine.exposure import check_encryption, check_logs, check_network, check_ray, check_secrets
+from prefillshare.serving.machine.ray_probe import RayDoor
 from tests.support.engines import MODELS_DIR
 
 PRIVATE, PUBLIC = "10.1.2.3", "8.8.8.8"
@@ -70,10 +71,26 @@ def test_secrets_that_others_can_read_are_a_problem(tmp_path: Path):
     assert check_secrets([]).state == "ok"
 
 
-def test_a_ray_cluster_that_takes_everybody_is_told():
-    assert check_ray({"RAY_AUTH_MODE": "token"}).state == "ok"
+def test_without_a_ray_cluster_the_environment_is_looked_at():
+    assert check_ray(None, {"RAY_AUTH_MODE": "token"}).state == "ok"
     for environment in ({}, {"RAY_AUTH_MODE": "disabled"}):
-        assert "RAY_AUTH_MODE=token" in (check_ray(environment).fix or "")
+        assert "RAY_AUTH_MODE=token" in (check_ray(None, environment).fix or "")
+
+
+@pytest.mark.parametrize(
+    ("stranger", "own", "environment", "state", "said"),
+    [
+        ("taken", "taken", {"RAY_AUTH_MODE": "token"}, "warning", "takes callers who have no token"),
+        ("refused", "taken", {"RAY_AUTH_MODE": "token"}, "ok", "takes this one"),
+        ("refused", "refused", {"RAY_AUTH_MODE": "token"}, "problem", "wants another one than this"),
+        ("refused", "refused", {}, "problem", "wants a token"),
+        (None, None, {"RAY_AUTH_MODE": "token"}, "ok", "head:6379 does not answer now"),
+        (None, None, {}, "warning", "head:6379 does not answer now"),
+    ],
+)
+def test_a_ray_cluster_that_answers_is_asked_whom_it_takes(stranger, own, environment, state, said):
+    finding = check_ray("head:6379", environment, lambda *_: RayDoor(stranger=stranger, own=own))
+    assert (finding.state, said in finding.value) == (state, True), finding
 
 
 def test_files_that_the_deployment_names_are_looked_at(tmp_path: Path, monkeypatch):

@@ -1,12 +1,15 @@
 """The fork server imports SGLang once; its engines are processes of their own."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -63,6 +66,28 @@ def test_patches_that_do_not_fit_are_said_by_the_fork_server(tmp_path: Path) -> 
         wait_for_fork_server(forks, 300)
 
 
+def test_an_engine_is_told_nothing_that_the_server_was_told_for_another(tmp_path: Path) -> None:
+    """A fork server has the environment of its first engine, such as a prefill worker's."""
+    log, mine, others = tmp_path / "engine.log", "PREFILLSHARE_MINE", "PREFILLSHARE_OTHERS"
+    asked: list[dict[str, Any]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        process = SimpleNamespace(kill=lambda: None, wait=lambda: None)
+        patch.setattr(subprocess, "Popen", lambda *args, **kwargs: process)
+        forks = ForkServer({"SGLANG_PLUGINS": PLUGINS, mine: "0", others: "1"}, tmp_path / "forks.log")
+        patch.setattr(forks, "_ask", lambda request: asked.append(dict(request)) or {"pid": 1})
+        forks.start(["--model-path", "nowhere"], {mine: "1"}, log)
+        forks.close()
+    program = (
+        "import json, os, sys; import sglang_patches.forkserver as f\n"
+        "names = ('PREFILLSHARE_MINE', 'PREFILLSHARE_OTHERS', 'SGLANG_PLUGINS')\n"
+        "f._run_engine = lambda argv: print([os.environ.get(name) for name in names]) or 0\n"
+        "f._become_engine(json.loads(sys.argv[1]))"
+    )
+    environment = {**os.environ, "SGLANG_PLUGINS": PLUGINS, mine: "0", others: "1"}
+    subprocess.run([sys.executable, "-c", program, json.dumps(asked[0])], env=environment, check=True)
+    assert log.read_text().splitlines()[-1] == str(["1", None, PLUGINS])
+
+
 def test_an_engine_computes_with_threads_of_its_own() -> None:
     """OpenMP has read its variable in the server: what a forked engine is told must still hold."""
     program = (
@@ -82,3 +107,29 @@ def test_an_engine_computes_with_threads_of_its_own() -> None:
         check=True,
     )
     assert done.stdout.split() == ["1", "3", "1"]
+
+
+NAMED = """
+import os, socket, sys
+from pathlib import Path
+from sglang_patches import forkserver
+
+def import_engine():
+    os.environ["CHANGED_FIRST"] = "2"
+    import setproctitle
+    setproctitle.setproctitle("sglang::scheduler")
+
+forkserver.import_engine = import_engine
+ours, theirs = socket.socketpair()
+ours.shutdown(socket.SHUT_WR)
+sys.argv[1:] = [str(theirs.detach())]
+forkserver.main()
+print(Path("/proc/self/cmdline").read_text().rstrip("\\0"))
+"""
+
+
+def test_processes_get_their_names_whatever_changes_in_the_environment() -> None:
+    """`prefillshare simulate --fit` and people who look at a machine know engines by them."""
+    environment = {"CHANGED_FIRST": "1", **os.environ}
+    done = subprocess.run([sys.executable, "-c", NAMED], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "sglang::scheduler\n"), done.stderr

@@ -30,6 +30,9 @@ BODIES = {
     "list for one": ({"text": "x", "lora_path": ["math"]}, "lora_path is a list, and there is one prompt"),
     "internal field": ({"text": "x", "custom_labels": {"a": "b"}}, "custom_labels cannot be set"),
     "empty internal field": ({"text": "x", "positional_embed_overrides": {}}, "positional_embed_overrides cannot be"),
+    "picture": ({"text": "x", "image_data": "/etc/hostname"}, "image_data cannot be set"),
+    "adapter id": ({"text": "x", "lora_id": "0"}, "lora_id cannot be set"),
+    "way of answers": ({"text": "x", "http_worker_ipc": "ipc:///tmp/x"}, "http_worker_ipc cannot be set"),
     "session": ({"text": "x", "session_params": {"foo": 1}}, "session_params has no 'foo'"),
     "prompts": ({"text": ["x"] * 2000}, "1024 are allowed"),
     "lists of parameters": ({"text": "x", "sampling_params": [{}, {}]}, "sampling_params is a list"),
@@ -71,10 +74,11 @@ PARAMETERS = {
 CALLS = BODIES | {name: ({"text": "x", "sampling_params": params}, said) for name, (params, said) in PARAMETERS.items()}
 
 
+@pytest.mark.parametrize("path", ["/generate", "/modules/math/generate"])
 @pytest.mark.parametrize("name", CALLS)
-def test_a_hostile_call_is_refused_and_disturbs_nobody(random_server: RunningDeployment, name: str) -> None:
+def test_a_hostile_call_is_refused_and_disturbs_nobody(random_server: RunningDeployment, name: str, path: str) -> None:
     body, said = CALLS[name]
-    reply = httpx.post(f"{random_server.url}/generate", json={"lora_path": "math", **body}, timeout=60)
+    reply = httpx.post(random_server.url + path, json={"lora_path": "math", **body}, timeout=60)
     assert reply.status_code == 400, reply.text
     assert said in reply.text
     assert_serves(random_server)

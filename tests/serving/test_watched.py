@@ -1,6 +1,7 @@
 """The watched folder: what is asked for, when, and once."""
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import pytest
 
 from prefillshare.serving.machine.ports import free_port
 from prefillshare.serving.options import LaunchOptions
-from prefillshare.serving.run.watched import WatchedFolder, watch_folder
+from prefillshare.serving.run.watched import Refusal, WatchedFolder, watch_folder
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -21,9 +22,9 @@ class Door:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str]] = []
-        self.refusals: dict[str, str] = {}
+        self.refusals: dict[str, Refusal] = {}
 
-    def ask(self, method: str, path: str, body: object) -> str | None:
+    def ask(self, method: str, path: str, body: object) -> Refusal | None:
         """One change."""
         self.asked.append((method, path))
         return self.refusals.get(path)
@@ -112,7 +113,7 @@ def test_a_folder_that_is_being_copied_is_not_taken(
 def test_a_bad_one_is_said_once_and_leaves_the_rest_alone(
     tmp_path: Path, door: Door, said: list[str], pass_time: Callable[[float], None]
 ) -> None:
-    door.refusals["/modules/bad"] = "it does not fit"
+    door.refusals["/modules/bad"] = Refusal(status=400, reason="it does not fit")
     write(tmp_path / "bad")
     write(tmp_path / "good")
     pass_time(10)
@@ -123,6 +124,66 @@ def test_a_bad_one_is_said_once_and_leaves_the_rest_alone(
     pass_time(5)
     assert door.take() == [("PUT", "/modules/bad")]
     assert len(said) == 1
+
+
+def test_a_version_of_the_same_size_and_time_is_another_one(
+    tmp_path: Path, door: Door, pass_time: Callable[[float], None]
+) -> None:
+    write(tmp_path / "math", "weights-1")
+    pass_time(5)
+    file = tmp_path / "math" / WEIGHTS
+    before = file.stat()
+    file.write_text("weights-2")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    pass_time(5)
+    assert door.take() == [("PUT", "/modules/math"), ("POST", "/modules/math/reload")]
+
+
+def test_what_stands_in_the_way_may_go_and_is_tried_again(
+    tmp_path: Path, door: Door, said: list[str], pass_time: Callable[[float], None]
+) -> None:
+    write(tmp_path / "math")
+    pass_time(5)
+    (tmp_path / "math" / WEIGHTS).unlink()
+    door.refusals["/modules/math"] = Refusal(status=409, reason="alias 'm' means it")
+    pass_time(100)
+    assert door.take()[:3] == [("PUT", "/modules/math"), *[("DELETE", "/modules/math")] * 2]
+    assert said == [f"{tmp_path / 'math'} is left as it is: alias 'm' means it"]
+    del door.refusals["/modules/math"]
+    pass_time(40)
+    assert door.take() == [("DELETE", "/modules/math")]
+    pass_time(100)
+    assert door.take() == []
+
+
+def test_what_somebody_else_removed_comes_anew_when_it_changes(
+    tmp_path: Path, door: Door, said: list[str], pass_time: Callable[[float], None]
+) -> None:
+    write(tmp_path / "math")
+    write(tmp_path / "code")
+    pass_time(8)
+    assert len(door.take()) == 2
+    gone = Refusal(status=404, reason="there is no module of that name")
+    door.refusals = {"/modules/math/reload": gone, "/modules/code": gone}
+    write(tmp_path / "math", "other weights")
+    (tmp_path / "code" / WEIGHTS).unlink()
+    pass_time(10)
+    assert sorted(door.take()) == [
+        ("DELETE", "/modules/code"),
+        ("POST", "/modules/math/reload"),
+        ("PUT", "/modules/math"),
+    ]
+    assert said == []
+    pass_time(100)
+    assert door.take() == []
+
+
+def test_a_name_that_is_no_text_ends_nothing(tmp_path: Path, door: Door, pass_time: Callable[[float], None]) -> None:
+    write(Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe")))
+    write(tmp_path / "two\nlines")
+    write(tmp_path / "math")
+    pass_time(10)
+    assert door.take() == [("PUT", "/modules/math")]
 
 
 def test_it_asks_by_the_door_of_the_deployment_and_again_where_nobody_answers(tmp_path: Path, said: list[str]) -> None:

@@ -1,12 +1,14 @@
 """The fit gives a model back from the values that it stands for."""
 
 import os
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from prefillshare.config import load_deployment
+from prefillshare.errors import SimulationError
 from prefillshare.simulation import fit
 from prefillshare.simulation.core_clock import CoreClock, CoreSeconds
 from prefillshare.simulation.fit import fit_decode_cores, fit_handoff, fit_prefill, make_model
@@ -130,3 +132,12 @@ def test_the_clock_counts_this_process() -> None:
         os.getpid()
     used = clock.read() - before
     assert used.total == used.rest > 0
+
+
+@pytest.mark.parametrize("role", ["prefill", "decode"])
+def test_a_worker_without_a_process_that_computes_is_no_worker_that_takes_nothing(role: str) -> None:
+    with subprocess.Popen(["sleep", "60"]) as nameless:
+        record = SimpleNamespace(role=role, name=f"{role}-0", pid=nameless.pid)
+        with pytest.raises(SimulationError, match=rf"{role}-0 has no process with the name sglang::scheduler"):
+            CoreClock([record])  # type: ignore[list-item]
+        nameless.kill()

@@ -61,9 +61,9 @@ class ScriptedSource:
 
 
 @functools.cache
-def snapshots(number: int, *, num_workers: int = 1, num_sessions: int = 12) -> Sequence[Snapshot]:
+def snapshots(number: int, *, num_workers: int = 1, num_sessions: int = 12, num_tenants: int = 0) -> Sequence[Snapshot]:
     """The first seconds of the deployment on paper."""
-    deployment = PaperDeployment(num_workers=num_workers, num_sessions=num_sessions)
+    deployment = PaperDeployment(num_workers=num_workers, num_sessions=num_sessions, num_tenants=num_tenants)
     found = []
     for _ in range(number):
         deployment.step()

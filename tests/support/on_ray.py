@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ WAIT_S = 600.0
 CALL_S = 120.0
 """Longer than a call waits in the router before it is refused."""
 PROMPTS = [[20 + (start * 37 + position * 31) % 900 for position in range(60 + 30 * start)] for start in range(3)]
+TOKEN = "token"
+"""The file with the cluster's token."""
 ENGINE, ROUTER = "sglang_patches.forkserver", "prefillshare.routing"
 
 
@@ -42,16 +44,20 @@ class OnRay:
         """The deployment file."""
         return self.folder / "on-ray.toml"
 
-    def run(self, *words: str, is_ok: bool = True) -> "subprocess.CompletedProcess[str]":
-        """Run a command of `prefillshare`."""
-        done = self._run(words)
+    def run(
+        self, *words: str, is_ok: bool = True, variables: Mapping[str, str] | None = None
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run a command of `prefillshare`, with `variables` in place of those of its environment."""
+        done = self._run(words, variables)
         assert (done.returncode == 0) == is_ok, done.stdout + done.stderr
         return done
 
-    def _run(self, words: Sequence[str]) -> "subprocess.CompletedProcess[str]":
+    def _run(
+        self, words: Sequence[str], variables: Mapping[str, str] | None = None
+    ) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
             [sys.executable, "-m", "prefillshare", *words],
-            env=environment(self.folder, self.address),
+            env={**environment(self.folder, self.address), **(variables or {})},
             capture_output=True,
             text=True,
             timeout=WAIT_S,
@@ -139,13 +145,16 @@ class OnRay:
             time.sleep(1)
         raise AssertionError(f"{names} do not serve: {self.up()} are up, {members}")
 
-    def ask(self, prompt: list[int], num_tokens: int = NUM_TOKENS) -> list[int]:
+    def ask(self, prompt: list[int], num_tokens: int = NUM_TOKENS, *, is_stream: bool = False) -> list[int]:
         """Greedy tokens of the module."""
         sampling = {"temperature": 0, "max_new_tokens": num_tokens, "ignore_eos": True}
-        body = {"input_ids": prompt, "sampling_params": sampling}
+        body = {"input_ids": prompt, "sampling_params": sampling, "stream": is_stream}
         reply = httpx.post(f"http://127.0.0.1:{self.port}/modules/math/generate", json=body, timeout=CALL_S)
         assert reply.status_code == 200, reply.text
-        return reply.json()["output_ids"]
+        lines = [line.removeprefix("data: ") for line in reply.text.splitlines() if line.startswith(("{", "data: {"))]
+        answer = json.loads(lines[-1])
+        assert "output_ids" in answer, reply.text
+        return answer["output_ids"]
 
     def processes(self) -> dict[str, int]:
         """How many fork servers with engines, and routers, this deployment has on the machine."""
@@ -173,8 +182,10 @@ def lives_of(members: dict[str, dict[str, Any]]) -> dict[str, tuple[Any, ...]]:
 
 
 def environment(folder: Path, address: str = "") -> dict[str, str]:
-    """Its own places for state, by which its processes are known, too."""
-    return {**os.environ, "XDG_STATE_HOME": str(folder), "PREFILLSHARE_CLUSTER": address, "OMP_NUM_THREADS": "1"}
+    """Its own places for state, by which its processes are known, too; and the cluster's token."""
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / TOKEN)}
+    own = {"XDG_STATE_HOME": str(folder), "PREFILLSHARE_CLUSTER": address, "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **own, **token}
 
 
 @contextlib.contextmanager
@@ -201,31 +212,35 @@ def load(running: OnRay, *, length: int, num_tokens: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def calls(running: OnRay, allowed: list[list[list[int]]]) -> Iterator[list[str]]:
-    """Ask all the time while the block runs; what went wrong with any call is in the list that this gives."""
+def calls(running: OnRay, allowed: list[list[list[int]]], num_callers: int = 1) -> Iterator[list[str]]:
+    """Ask all the time while the block runs, every other time for a stream.
+
+    What went wrong with any call is in the list that this gives.
+    """
     wrong: list[str] = []
-    done = threading.Event()
+    done, numbers = threading.Event(), itertools.count()
 
     def keep_asking() -> None:
-        number = 0
         while not done.wait(0.2):
+            number = next(numbers)
             index = number % len(PROMPTS)
-            number += 1
             try:
-                answer = running.ask(PROMPTS[index])
+                answer = running.ask(PROMPTS[index], is_stream=number % 2 == 0)
             except (AssertionError, httpx.HTTPError) as error:
                 wrong.append(f"call {number}: {error}")
             else:
                 if answer not in [answers[index] for answers in allowed]:
                     wrong.append(f"call {number}: {answer}")
 
-    asking = threading.Thread(target=keep_asking)
-    asking.start()
+    callers = [threading.Thread(target=keep_asking) for _ in range(num_callers)]
+    for caller in callers:
+        caller.start()
     try:
         yield wrong
     finally:
         done.set()
-        asking.join()
+        for caller in callers:
+            caller.join()
 
 
 def actor_of(engine: int) -> psutil.Process:

@@ -18,7 +18,8 @@ NUM_OTHERS = 2
 
 def main() -> None:
     """Start it, and keep it until stdin ends."""
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+    # Where other programs take the memory, Ray would end members.
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "RAY_memory_monitor_refresh_ms": "0"}
     # What docs/several-machines.md says of a head that can be started again.
     os.environ |= {
         "RAY_gcs_storage": "rocksdb",

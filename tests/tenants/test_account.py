@@ -5,12 +5,20 @@ from typing import Any
 import pytest
 
 from prefillshare.config.tenants import Tenant
+from prefillshare.errors import ConfigError
+from prefillshare.naming.alias import read_aliases
+from prefillshare.naming.names import Names
 from prefillshare.tenants.account import Account
 from prefillshare.tenants.confine import ConfinedError, check_module, confine
 from prefillshare.tenants.doors import check_door
 from prefillshare.tenants.errors import OverLimitError, TenantError
 
 SALT = "0123456789abcdef"
+NAMES = Names(
+    base="base",
+    modules=("math", "code"),
+    aliases=read_aliases({"latest": "math", "either": {"math": 0.5, "code": 0.5}}),
+)
 
 
 class Clock:
@@ -51,6 +59,16 @@ def test_a_slow_rate_says_for_how_long_to_wait() -> None:
     with account.calling():
         pass
     assert refusal(account).retry_after_s == 10
+
+
+def test_the_slowest_rate_tells_a_time_that_can_be_waited_for() -> None:
+    account = make(calls_per_s=1e-6)
+    with account.calling():
+        pass
+    assert refusal(account).retry_after_s == 1_000_000
+    for rate in (1e-320, 0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match="calls_per_s is"):
+            make(calls_per_s=rate)
 
 
 def test_no_more_calls_than_allowed_at_a_time() -> None:
@@ -159,6 +177,9 @@ def test_every_name_of_a_call_must_be_the_tenants(body: dict[str, Any], otherwis
         ("GET", "/v1/models/math", True),
         ("POST", "/modules/math/generate", True),
         ("POST", "/modules/code/generate", False),
+        ("POST", "/modules/latest/generate", True),
+        ("POST", "/modules/either/generate", False),
+        ("POST", "/modules/no-such/generate", False),
         ("GET", "/metrics", False),
         ("GET", "/deployment/state", False),
         ("GET", "/router/state", False),
@@ -176,7 +197,15 @@ def test_every_name_of_a_call_must_be_the_tenants(body: dict[str, Any], otherwis
 def test_a_tenants_key_opens_the_doors_of_calls_alone(method: str, path: str, is_open: bool) -> None:
     account = make(modules=("math",))
     if is_open:
-        check_door(account, method, path)
+        check_door(account, method, path, lambda: NAMES)
     else:
         with pytest.raises(TenantError):
-            check_door(account, method, path)
+            check_door(account, method, path, lambda: NAMES)
+
+
+def test_a_path_that_is_nearly_a_door_is_named() -> None:
+    for path, meant in (("/chat/completions", "/v1/chat/completions"), ("/v1/v1/messages", "/v1/messages")):
+        with pytest.raises(TenantError, match=f"did you mean {meant}"):
+            check_door(make(), "POST", path, lambda: NAMES)
+    with pytest.raises(TenantError, match=r"it needs the operator's key$"):
+        check_door(make(), "GET", "/metrics", lambda: NAMES)

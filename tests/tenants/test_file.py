@@ -1,6 +1,12 @@
 """The tenants' file: written by the command, read again while it is used, refused when it cannot be used."""
 
+import asyncio
 import os
+import resource
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -109,3 +115,127 @@ def test_a_file_that_went_bad_changes_nothing_and_is_told_of_until_it_is_good(pa
     os.utime(path)
     roster.look()
     assert account.tenant.tokens_per_min == 5
+
+
+HOSTILE = {
+    "deep": "a = " + "[" * 5000,
+    "digits": "a = " + "9" * 5000,
+    "hexadecimal": f'[[tenant]]\nname = "a"\nsalt = "{SALT}"\ntokens_per_min = 0x{"f" * 6000}\n',
+    "beyond a float": f'[[tenant]]\nname = "a"\nsalt = "{SALT}"\ntokens_per_min = {10**400}\n',
+    "a rate beyond a float": f'[[tenant]]\nname = "a"\nsalt = "{SALT}"\ncalls_per_s = {10**400}\n',
+    "hardly a rate": f'[[tenant]]\nname = "a"\nsalt = "{SALT}"\ncalls_per_s = 1e-320\n',
+    "not a number": f'[[tenant]]\nname = "a"\nsalt = "{SALT}"\ncalls_per_s = nan\n',
+    "no text": "name = '\udcff'",
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_no_text_whatsoever_ends_the_looking_and_a_revoked_key_is_seen_after_it(path: Path, text: str) -> None:
+    first, second = add_key(path, "acme"), add_key(path, "other")
+    roster, good = Roster(path), path.read_text()
+
+    async def look() -> None:
+        looking = asyncio.create_task(roster.keep_looking())
+        path.write_bytes(text.encode(errors="surrogateescape"))
+        await until(lambda: roster.problem is not None)
+        assert roster.find(first) is not None
+        path.write_text(good)
+        remove(path, "acme")
+        await until(lambda: roster.find(first) is None)
+        assert roster.problem is None
+        assert not looking.done()
+        looking.cancel()
+
+    asyncio.run(look())
+    assert roster.find(second) is not None
+
+
+async def until(condition: object) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+
+
+def test_a_change_that_looks_like_none_is_seen(path: Path) -> None:
+    """Written in place, of one size, with the time of before: only what nobody can set tells it apart."""
+    key = add_key(path, "acme")
+    roster, before = Roster(path), path.stat()
+    time.sleep(0.2)
+    roster.look()
+    path.write_text(path.read_text().replace(hash_key(key), hash_key("another key")))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_mtime_ns, path.stat().st_size) == (before.st_mtime_ns, before.st_size)
+    roster.look()
+    assert roster.find(key) is None
+    assert roster.find("another key") is not None
+
+
+def test_a_change_within_one_tick_of_the_clock_of_files_is_seen(path: Path) -> None:
+    key = add_key(path, "acme")
+    roster = Roster(path)  # as new as the file
+    path.write_text(path.read_text().replace(hash_key(key), hash_key("another key")))
+    roster.look()
+    assert roster.find(key) is None
+
+
+def test_what_is_no_file_is_refused_at_once(path: Path, tmp_path: Path) -> None:
+    os.mkfifo(path, 0o600)
+    with pytest.raises(ConfigError, match="is no file"):
+        read_tenants(path)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_tenants(tmp_path)
+
+
+def test_keys_that_are_made_at_one_time_are_all_there(path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        keys = list(pool.map(lambda number: add_key(path, f"tenant-{number % 4}"), range(32)))
+    roster = Roster(path)
+    assert all(roster.find(key) is not None for key in keys)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_link_stays_one(path: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link.toml"
+    link.symlink_to(path.name)
+    key = add_key(link, "acme")
+    assert link.is_symlink()
+    assert Roster(path).find(key) is not None
+
+
+def test_where_there_is_no_room_everything_stays_as_it_was(path: Path) -> None:
+    key = add_key(path, "acme")
+    before = path.read_bytes()
+    code = "import sys; from pathlib import Path; from prefillshare.tenants.file import add_key\n"
+    code += "from prefillshare.errors import ConfigError\n"
+    code += "try: add_key(Path(sys.argv[1]), 'other')\nexcept ConfigError as error: print(error)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        # A file may have no more bytes than this one has: what is longer finds no room.
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (len(before), len(before))),
+    )
+    assert "cannot be written (File too large) and is as before" in done.stdout, done.stderr
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+    assert Roster(path).find(key) is not None
+
+
+def test_a_key_of_any_bytes_is_known_by_its_hash(path: Path) -> None:
+    keys = ["é" * 8, b"\xff\xfe\x80key".decode(errors="surrogateescape"), "a b\tc", "?" * 16]
+    write(
+        path,
+        "".join(
+            f'[[tenant]]\nname = "t{place}"\nsalt = "{SALT}"\nkeys = ["{hash_key(key)}"]\n'
+            for place, key in enumerate(keys)
+        ),
+    )
+    roster = Roster(path)
+    for place, key in enumerate(keys):
+        account = roster.find(key)
+        assert account is not None
+        assert account.name == f"t{place}"
+    assert roster.find("e" * 8) is None

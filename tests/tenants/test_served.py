@@ -1,152 +1,16 @@
 """Tenants of real deployments, one engine and a router before workers (I7): nobody can find out what others asked.
 
 Not by the clock, which tells little on a busy machine, but by what it would measure: how many tokens of a prompt were
-cached, as the answer says, and how many a worker computed. With a store, open pages and answers computed ahead, since
-each of them could tell.
+cached, as the answer says, and how many a worker computed.
 """
 
 import json
-import time
-from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any
 
-import httpx
-import openai
 import pytest
 
-from prefillshare.serving.launch import running_deployment
-from tests.support.classifiers import write_classifier
-from tests.support.engines import MODELS_DIR
-from tests.support.forks import fork_server
-from tests.support.marks import starts_engine
-from tests.support.tenants import OPERATOR, bearer, write_tenants
-
-KV_TOKENS = 1024
-PAGE = 16
-ANSWER_TOKENS = 24
-TENANTS: dict[str, Mapping[str, Any]] = {
-    "acme": {},
-    "other": {},
-    "narrow": {"modules": ["math"], "concurrent": 1},
-    "friend": {"shared": True},
-    "slow": {"calls_per_s": 0.01},
-    "poor": {"tokens_per_min": 30},
-}
-HEAD = """\
-name = "tenants"
-topology = "{topology}"
-[prefill]
-name = "tiny-base"
-path = "{models}/tiny/base"
-eager_min_tokens = 1
-{modules}
-[engine]
-dtype = "float32"
-page_size = {page}
-max_total_tokens = {kv_tokens}
-memory_wait_s = 0
-[store]
-memory = "64 MiB"
-[tenants]
-file = "tenants.toml"
-[aliases]
-also-math = "math"
-[aliases.auto]
-default = "math"
-classifier = "head"
-"""
-MODULE = """\
-[[decode]]
-name = "{name}"
-kind = "lora"
-path = "{models}/tiny/{name}"
-"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Served:
-    """A running deployment, and the keys of its tenants."""
-
-    url: str
-    http: httpx.Client
-    keys: Mapping[str, str]
-    file: Path
-    log: Path
-
-    def post(self, who: str, path: str, body: Mapping[str, Any], **headers: str) -> httpx.Response:
-        return self.http.post(path, json=body, headers=bearer(self.keys[who]) | headers)
-
-    def get(self, who: str, path: str) -> httpx.Response:
-        return self.http.get(path, headers=bearer(self.keys[who]))
-
-    def generate(self, who: str, prompt: Sequence[int], num_tokens: int = 1, **fields: Any) -> Mapping[str, Any]:
-        """What `/generate` answers to a tenant; the tokens, and how many of the prompt's were cached."""
-        params = {"temperature": 0, "max_new_tokens": num_tokens, "ignore_eos": True}
-        body = {"input_ids": list(prompt), "lora_path": "math", "sampling_params": params, **fields}
-        reply = self.post(who, "/generate", body)
-        assert reply.status_code == 200, reply.text
-        return reply.json()
-
-    def state(self) -> Mapping[str, Any]:
-        return self.get("operator", "/deployment/state").json()
-
-    def prefill(self) -> Mapping[str, Any]:
-        """The worker that computes prompts."""
-        return next(worker for worker in self.state()["workers"] if worker["role"] in ("engine", "prefill"))
-
-    def computed(self) -> int:
-        """Prompt tokens that it has computed for calls."""
-        worker = self.prefill()
-        return worker["prompt_tokens"] - worker["cached_tokens"]
-
-    def tenant(self, who: str) -> Mapping[str, Any]:
-        return next(each for each in self.state()["tenants"]["items"] if each["name"] == who)
-
-
-@pytest.fixture(scope="module", params=["colocated", "disaggregated"])
-@starts_engine
-def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """Two modules in one engine, or one behind a router."""
-    folder = tmp_path_factory.mktemp("tenants")
-    names = ("math", "code") if request.param == "colocated" else ("math",)
-    modules = "".join(MODULE.format(name=name, models=MODELS_DIR) for name in names)
-    text = HEAD.format(topology=request.param, models=MODELS_DIR, modules=modules, page=PAGE, kv_tokens=KV_TOKENS)
-    file = folder / "deployment.toml"
-    write_classifier(folder / "head", ("math", "also-math"))
-    file.write_text(text if request.param == "colocated" else text.replace("memory_wait_s = 0\n", ""))
-    keys = write_tenants(folder / "tenants.toml", **TENANTS) | {"operator": OPERATOR}
-    log = folder / "served.log"
-    with (
-        running_deployment(file, api_key=OPERATOR, log_path=log, fork_server=partial(fork_server)) as running,
-        httpx.Client(base_url=running.url, timeout=120) as http,
-    ):
-        yield Served(url=running.url, http=http, keys=keys, file=folder / "tenants.toml", log=log)
-
-
-def wait_until(condition: Any) -> None:
-    """Wait until it is so."""
-    deadline = time.monotonic() + 90
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
-def rest(served: Served) -> None:
-    """Wait until nothing is computed ahead any more."""
-    wait_until(lambda: served.prefill()["eager"]["waiting"] == 0 and not jobs(served))
-
-
-def jobs(served: Served) -> int:
-    return served.state().get("eager_jobs", {}).get("waiting", 0)
-
-
-def prompt_of(start: int, length: int = 75) -> list[int]:
-    """Tokens that no other prompt begins with; the last page is an open one."""
-    return [start + 20, *range(30, 30 + length - 1)]
+from tests.support.served_tenants import ANSWER_TOKENS, KV_TOKENS, PAGE, Served, prompt_of, rest, wait_until
 
 
 def test_a_prefix_that_another_tenant_asked_costs_what_an_unknown_one_costs(served: Served) -> None:
@@ -169,7 +33,7 @@ def test_a_prefix_that_another_tenant_asked_costs_what_an_unknown_one_costs(serv
 def test_a_prompt_that_a_classifier_has_seen_for_another_tenant_is_not_there(served: Served) -> None:
     prompt = prompt_of(11)
     for who in ("acme", "narrow", "other"):
-        first, again = (served.generate(who, prompt, lora_path="auto")["meta_info"] for _ in range(2))
+        first, again = (served.generate(who, prompt, lora_path="seen")["meta_info"] for _ in range(2))
         assert (first["cached_tokens"], again["cached_tokens"] > 0) == (0, True)
         rest(served)
 
@@ -254,30 +118,6 @@ def test_every_door_keeps_tenants_apart(served: Served, path: str, body: dict[st
     assert counted[1] > 0
 
 
-def test_who_may_not_is_told_in_the_clients_form(served: Served) -> None:
-    asked: Any = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
-    # One pool of connections, whose ways are closed at the end; the key is each client's own.
-    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="wrong", max_retries=0) as nobody:
-        narrow, slow = (nobody.with_options(api_key=served.keys[who]) for who in ("narrow", "slow"))
-        with pytest.raises(openai.AuthenticationError) as unknown:
-            nobody.chat.completions.create(model="math", **asked)
-        assert unknown.value.code == "invalid_api_key"
-        for model in ("code", "tiny-base", "no-such"):
-            with pytest.raises(openai.PermissionDeniedError) as denied:
-                narrow.chat.completions.create(model=model, **asked)
-            assert denied.value.code == "model_not_found"
-        assert [model.id for model in narrow.models.list()] == ["math", "also-math", "auto"]
-        slow.chat.completions.create(model="math", **asked)
-        with pytest.raises(openai.RateLimitError) as limited:
-            slow.chat.completions.create(model="math", **asked)
-        assert (limited.value.type, limited.value.code) == ("requests", "rate_limit_exceeded")
-        assert 1 <= int(limited.value.response.headers["Retry-After"]) <= 100
-    reply = served.post("narrow", "/v1/messages", {**asked, "model": "code"})
-    assert (reply.status_code, reply.json()["error"]["type"]) == (403, "permission_error")
-    reply = served.post("narrow", "/generate", {"text": "hi", "lora_path": "code"})
-    assert (reply.status_code, reply.json()["error"]["code"]) == (403, "model_not_found")
-
-
 def test_tokens_of_answers_count_streamed_or_not(served: Served) -> None:
     body = {"model": "math", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5, "ignore_eos": True}
     before = served.tenant("acme")
@@ -293,58 +133,43 @@ def test_tokens_of_answers_count_streamed_or_not(served: Served) -> None:
     assert (reply.status_code, reply.json()["error"]["type"]) == (429, "tokens")
 
 
-def test_a_response_is_its_tenants_alone(served: Served) -> None:
-    body = {"model": "math", "input": "hi", "max_output_tokens": 4}
-    kept = served.post("acme", "/v1/responses", body).json()["id"]
-    for who in ("other", "operator"):
-        assert served.get(who, f"/v1/responses/{kept}").status_code == 404
-        assert served.post(who, "/v1/responses", {**body, "previous_response_id": kept}).status_code == 404
-    assert served.get("acme", f"/v1/responses/{kept}").json()["id"] == kept
+def test_kv_is_told_by_tenant_and_nothing_of_it_by_namespace(served: Served) -> None:
+    prompt = prompt_of(7)
+    served.generate("other", prompt)
+    before = served.tenant("other")["kv_tokens"]
+    assert before >= len(prompt) // PAGE * PAGE
+    assert served.tenant("friend")["kv_tokens"] is None
+    assert "tenant:" not in json.dumps(served.state())
+    metrics = served.get("operator", "/metrics").text
+    assert 'prefillshare_tenant_kv_tokens{tenant="other"}' in metrics
+    assert 'prefillshare_tenant_kv_tokens{tenant="friend"}' not in metrics
+    served.post("operator", "/flush_cache", {})
+    wait_until(lambda: served.tenant("other")["kv_tokens"] == 0)
 
 
-def test_a_tenants_key_opens_no_other_door(served: Served) -> None:
-    for path in ("/metrics", "/deployment/state", "/server_info", "/workers", "/v1/loads"):
-        assert served.get("acme", path).status_code == 403
-    for path in ("/flush_cache", "/load_lora_adapter", "/abort_request", "/release_memory_occupation"):
-        assert served.post("acme", path, {}).status_code == 403
-    for path in ("/metrics", "/deployment/state"):
-        assert served.get("operator", path).status_code == 200
-        assert served.http.get(path).status_code == 401
+def test_what_is_pinned_is_counted(served: Served) -> None:
+    served.post("operator", "/flush_cache", {})
+    wait_until(lambda: served.prefill()["kv"]["shared_tokens"] == 0)
+    assert served.prefill()["kv"]["pinned_tokens"] == 0
+    body = {"model": "math", "messages": [{"role": "user", "content": "Omar has many beads and some boxes " * 4}]}
+    served.post("acme", "/v1/chat/completions", body | {"max_tokens": 1, "kv_hints": {"pin": True, "ttl": 60}})
+    wait_until(lambda: served.prefill()["kv"]["pinned_tokens"] > 0)
+    assert "prefillshare_kv_pinned_tokens" in served.get("operator", "/metrics").text
 
 
-@pytest.mark.parametrize(
-    ("fields", "status"),
-    [
-        ({"extra_key": "tenant:0000"}, 400),
-        ({"session_params": {"id": "1"}}, 400),
-        ({"extra_key": ["a"]}, 400),
-    ],
-)
-def test_what_reaches_for_others_is_refused(served: Served, fields: dict[str, Any], status: int) -> None:
-    body = {"input_ids": [5, 6, 7], "lora_path": "math", "sampling_params": {"max_new_tokens": 1}, **fields}
-    assert served.post("acme", "/generate", body).status_code == status
-
-
-def test_a_body_that_hides_what_it_is_goes_no_further(served: Served) -> None:
-    for kind, content in (("text/plain", b'{"text": "a"}'), ("application/json", b'{"text": "a", "b": NaN}')):
-        headers = bearer(served.keys["acme"]) | {"Content-Type": kind}
-        assert served.http.post("/generate", content=content, headers=headers).status_code in (400, 415)
-
-
-def test_keys_are_nowhere_to_be_read(served: Served) -> None:
-    metrics, state = served.get("operator", "/metrics").text, served.get("operator", "/deployment/state").text
-    assert 'prefillshare_tenant_calls_total{tenant="acme"}' in metrics
-    logs = "".join(log.read_text(errors="replace") for log in served.log.parent.glob("*.log"))
-    for name in TENANTS:
-        assert served.keys[name] not in metrics + state + logs
-
-
-def test_a_revoked_key_is_unknown_within_moments(served: Served) -> None:
-    before = served.file.read_text()
-    served.file.write_text(before.replace('name = "friend"', 'name = "renamed"', 1).replace("sha256:", "sha256:", 1))
-    wait_until(lambda: "renamed" in served.get("operator", "/deployment/state").text)
-    served.file.write_text("nonsense")
-    wait_until(lambda: served.state()["tenants"]["problem"] is not None)
-    assert served.get("friend", "/v1/models").status_code == 200
-    served.file.write_text(before)
-    wait_until(lambda: served.state()["tenants"]["problem"] is None)
+def test_anthropics_usage_tells_what_was_written_to_the_cache(served: Served) -> None:
+    text = "Layla packs beads into boxes, and " * 6
+    body = {"model": "math", "max_tokens": 2, "messages": [{"role": "user", "content": text}]}
+    num_prompt = served.post("acme", "/v1/messages/count_tokens", body).json()["input_tokens"]
+    whole = (num_prompt - 1) // PAGE * PAGE
+    first = served.post("acme", "/v1/messages", body).json()["usage"]
+    assert (first["cache_creation_input_tokens"], first["input_tokens"]) == (whole, num_prompt - whole)
+    rest(served)
+    second = served.post("acme", "/v1/messages", body).json()["usage"]
+    assert second["cache_read_input_tokens"] >= whole
+    assert not second.get("cache_creation_input_tokens")
+    assert second["input_tokens"] + second["cache_read_input_tokens"] == num_prompt
+    # Of somebody else's, nothing was there.
+    other = served.post("other", "/v1/messages", body | {"stream": True}).text
+    [start] = [json.loads(line[6:]) for line in other.splitlines() if line.startswith('data: {"type":"message_start"')]
+    assert start["message"]["usage"]["cache_creation_input_tokens"] == whole

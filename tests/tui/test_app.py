@@ -58,6 +58,34 @@ def test_keys_open_the_screens() -> None:
     drive(dashboard(snapshots(NUM_SECONDS)), steps)
 
 
+def test_the_screen_of_tenants_is_there_where_tenants_are() -> None:
+    async def without(pilot: Pilot[Any], app: Dashboard) -> None:
+        await settled(pilot, app)
+        await pilot.press("2", "6")
+        await pilot.pause()
+        assert app.current_mode == "modules"
+        assert "Tenants" not in [command.title for command in app.get_system_commands(app.screen)]
+        assert [notice.message for notice in app._notifications] == [
+            "This deployment has no tenants: one key is everybody's."
+        ]
+
+    async def within(pilot: Pilot[Any], app: Dashboard) -> None:
+        await settled(pilot, app)
+        await pilot.click("TabBar", offset=(72, 0))
+        await until(pilot, lambda: app.current_mode == "tenants")
+        await pilot.press("1", "6", "down", "c")
+        await pilot.pause()
+        assert app.current_mode == "tenants"
+        copied = json.loads(app.clipboard)
+        assert (copied["name"], set(copied["refused"])) == (
+            "northwind",
+            {"rate", "tokens", "concurrent", "module", "door"},
+        )
+
+    drive(dashboard(snapshots(NUM_SECONDS)), without)
+    drive(dashboard(snapshots(NUM_SECONDS, num_tenants=3)), within)
+
+
 def test_a_click_on_a_tab_opens_its_screen() -> None:
     async def steps(pilot: Pilot[Any], app: Dashboard) -> None:
         await settled(pilot, app)

@@ -39,6 +39,7 @@ def fetch(url: str, key: str | None = KEY) -> object:
     ("manner", "kind", "says"),
     [
         ("404", ForeignServerError, "has no /deployment/state: it is no PrefillShare deployment"),
+        ("403", RefusedError, "shows its numbers to its operator, and the key is another one's"),
         ("500", UnreachableError, "answered 500: look at its log"),
         ("hang", UnreachableError, "did not answer within 0.3 s"),
         ("break", UnreachableError, "broke off its answer"),

@@ -12,7 +12,7 @@ from prefillshare_tui import client, parse, snapshot
 from tests.support.state_document import mistakes_in
 
 NOT_SHOWN = {
-    snapshot.Snapshot: {"schema", "refusals", "retries", "role_moves", "tenants", "choices"},
+    snapshot.Snapshot: {"schema", "refusals", "retries", "role_moves", "held", "choices"},
     snapshot.Store: {"is_attached", "failures", "fetched_pages", "declined_loads", "evicted_pages", "num_pages"}
     | {"host_capacity_tokens", "host_used_tokens", "codec", "codec_break_even_bytes_per_s", "medium_bytes_per_s"},
     snapshot.Module: {"retractions", "shared_prefix"},
@@ -33,6 +33,9 @@ PARTS = {
     snapshot.Session: document.SessionState,
     snapshot.Divergence: document.DivergenceState,
     snapshot.Event: document.EventState,
+    snapshot.Tenants: document.TenantsState,
+    snapshot.Tenant: document.TenantState,
+    snapshot.Refusals: document.TenantRefusals,
 }
 
 
@@ -50,7 +53,7 @@ def test_schema_path_and_latencies_are_the_servers() -> None:
 
 @pytest.mark.parametrize("num_workers", [1, 8])
 def test_what_the_dashboard_is_tested_with_keeps_to_the_document(num_workers: int) -> None:
-    deployment = PaperDeployment(num_workers=num_workers)
+    deployment = PaperDeployment(num_workers=num_workers, num_tenants=3)
     for _ in range(40):
         deployment.step()
     document_ = orjson.loads(orjson.dumps(deployment.state()))

@@ -82,10 +82,10 @@ def test_a_warning_about_a_module_stands_in_the_summary() -> None:
     name = state["modules"][1]["name"]
     snapshot = parsed(state)
     assert f"! {name}: training unknown" in summary_text(view_since_start(snapshot))
-    assert warning_of(snapshot.modules) == f"{name}: training unknown: answers badly over shared KV"
+    assert warning_of(snapshot) == f"{name}: training unknown: answers badly over shared KV"
     state["modules"][0]["warning"] = "objective full-ft"
-    assert warning_of(parsed(state).modules).startswith(f"{state['modules'][0]['name']}, {name}: ")
-    assert warning_of(parsed(complete()).modules) == ""
+    assert warning_of(parsed(state)).startswith(f"{state['modules'][0]['name']}, {name}: ")
+    assert warning_of(parsed(complete())) == ""
 
 
 def test_a_state_without_anything_but_time_is_shown() -> None:
@@ -138,3 +138,21 @@ def test_another_schema_is_refused_with_the_fix() -> None:
 def test_a_state_without_time_is_refused() -> None:
     with pytest.raises(ForeignServerError, match="does not tell its time"):
         parsed({**complete(), "time": None})
+
+
+def test_tenants_are_told_where_there_are_some() -> None:
+    assert parsed(complete()).tenants is None
+    told = {
+        "items": [{"name": "acme", "calls": 3, "kv_tokens": None, "refused": {"rate": 2, "door": 1}}, 5],
+        "unknown_keys": 4,
+        "problem": "gone",
+    }
+    snapshot = parsed(complete() | {"tenants": told})
+    assert snapshot.tenants is not None
+    (tenant,) = snapshot.tenants.items
+    assert (tenant.name, tenant.calls, tenant.running, tenant.refused.total) == ("acme", 3, None, 3)
+    assert (snapshot.tenants.unknown_keys, warning_of(snapshot)) == (4, "gone")
+    text = summary_text(view_since_start(snapshot))
+    assert "tenant             calls" in text
+    assert "! gone" in text
+    assert "tenant  " not in summary_text(view_since_start(parsed(complete())))

@@ -63,6 +63,28 @@ def test_screen(
     assert snap_compare(dashboard(states[-1:], seen=states[:-1]), terminal_size=size, run_before=look)
 
 
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+def test_tenants(snap_compare: Compare, size: tuple[int, int]) -> None:
+    states = snapshots(NUM_SECONDS, num_tenants=5)
+
+    async def look(pilot: Pilot[Any]) -> None:
+        await seen(pilot)
+        await pilot.press("6")
+        await pilot.pause()
+        await pilot.pause()
+
+    assert snap_compare(dashboard(states[-1:], seen=states[:-1]), terminal_size=size, run_before=look)
+
+
+def test_a_tenants_file_that_cannot_be_used(snap_compare: Compare) -> None:
+    """On every screen, whatever it is about."""
+    states = snapshots(NUM_SECONDS, num_tenants=2)
+    assert states[-1].tenants is not None
+    problem = "the tenants' file tenants.toml is not valid TOML: Expected '=' (at line 3); the tenants of before go on"
+    last = replace(states[-1], tenants=replace(states[-1].tenants, problem=problem))
+    _pictured(snap_compare, [*states[:-1], last], "2")
+
+
 def _pictured(snap_compare: Compare, states: Sequence[Snapshot], *keys: str, after_s: float = 0.0) -> None:
     clock = FakeClock()
     app = dashboard(states[-1:], clock, seen=states[:-1])

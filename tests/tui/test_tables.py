@@ -25,12 +25,13 @@ from prefillshare_tui.tables.base import arrange, fit
 from prefillshare_tui.tables.events import EVENTS
 from prefillshare_tui.tables.modules import MODULES
 from prefillshare_tui.tables.sessions import SESSIONS, SessionRow
+from prefillshare_tui.tables.tenants import TENANTS
 from prefillshare_tui.tables.workers import WORKERS
 from prefillshare_tui.totals import HitSplit
 from prefillshare_tui.view import View, view_of_window
 from tests.support.dashboard import snapshots
 
-TABLES = (MODULES, WORKERS, SESSIONS, EVENTS)
+TABLES = (MODULES, WORKERS, SESSIONS, EVENTS, TENANTS)
 NOW = 1000.0
 
 
@@ -43,7 +44,7 @@ def view_of(states: Sequence[Snapshot]) -> View:
 
 @pytest.fixture(scope="module")
 def view() -> View:
-    return view_of(snapshots(40, num_workers=6))
+    return view_of(snapshots(40, num_workers=6, num_tenants=5))
 
 
 def row(**fields: object) -> SessionRow:
@@ -229,3 +230,17 @@ def test_a_worker_in_trouble_is_shown_before_full_ones() -> None:
     ]
     down = view_of([*states[:-1], dataclasses.replace(states[-1], workers=tuple(workers))])
     assert as_text(memory_lines(down, 48, 4)[0]).split() == ["prefill-3", "DOWN"]
+
+
+def test_a_tenant_is_told_with_what_it_was_refused(view: View) -> None:
+    rows = {row.tenant.name: row for row in TENANTS.rows(view)}
+    assert list(rows) == ["acme", "northwind", "globex", "a-tenant-with-a-rather-long-name", "acme-1"]
+    acme = rows["acme"]
+    text = "\n".join(as_text(part) for part in TENANTS.detail(acme, view))
+    assert f"{words.exact(acme.tenant.refused.rate)} for calls/s" in text
+    assert "a door" not in text
+    cells = {column.title: as_text(column.cell(acme)) for column in TENANTS.columns}
+    assert cells["Refused"] == f"!{words.short(acme.tenant.refused.total)}"
+    assert cells["Saved"].endswith("%")
+    assert as_text(next(column for column in TENANTS.columns if column.title == "KV").cell(rows["globex"])) == "common"
+    assert "in the common cache" in as_text(TENANTS.detail(rows["globex"], view)[2])

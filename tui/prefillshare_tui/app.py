@@ -23,11 +23,11 @@ from prefillshare_tui.link import Link
 from prefillshare_tui.screens.base import BaseScreen
 from prefillshare_tui.screens.dialogs import Choice, HelpScreen, LeaveScreen
 from prefillshare_tui.screens.overview import OverviewScreen
-from prefillshare_tui.screens.tables import EventsScreen, ModulesScreen, SessionsScreen, WorkersScreen
+from prefillshare_tui.screens.tables import EventsScreen, ModulesScreen, SessionsScreen, TenantsScreen, WorkersScreen
 from prefillshare_tui.snapshot import Snapshot
 from prefillshare_tui.themes import DARK, LIGHT
 from prefillshare_tui.view import View, view_of_window
-from prefillshare_tui.widgets.bars import TABS
+from prefillshare_tui.widgets.bars import TABS, WITH_TENANTS
 
 Leaving = Literal["stop", "keep"]
 """What becomes of a deployment that was launched together with the dashboard."""
@@ -45,10 +45,11 @@ class Dashboard(App[Leaving]):
         "workers": WorkersScreen,
         "sessions": SessionsScreen,
         "events": EventsScreen,
+        "tenants": TenantsScreen,
     }
     DEFAULT_MODE = "overview"
     BINDINGS: ClassVar[list[BindingType]] = [
-        *(Binding(f"{key}", f"switch_mode('{name}')", title, show=False) for key, (name, title) in enumerate(TABS, 1)),
+        *(Binding(f"{key}", f"open('{name}')", title, show=False) for key, (name, title) in enumerate(TABS, 1)),
         Binding("space", "pause", "Pause"),
         Binding("w", "window", "Window"),
         Binding("c", "copy", "Copy"),
@@ -144,7 +145,8 @@ class Dashboard(App[Leaving]):
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Everything that has a key can also be found by name."""
         for name, title in TABS:
-            yield SystemCommand(title, f"Show the screen {title}", lambda name=name: self.switch_mode(name))
+            if name != WITH_TENANTS or self.has_tenants:
+                yield SystemCommand(title, f"Show the screen {title}", lambda name=name: self.switch_mode(name))
         for span_s in SPANS_S:
             yield SystemCommand(
                 f"Window {words.span(span_s)}", "Change the time window", lambda span_s=span_s: self._look_back(span_s)
@@ -163,6 +165,18 @@ class Dashboard(App[Leaving]):
         """Return the screen as SVG; unlike Textual's own it fetches no fonts from the web when it is looked at."""
         svg = super().export_screenshot(title=title, simplify=simplify)
         return re.sub(r"\s*@font-face\s*\{.*?\}", "", svg, flags=re.DOTALL)
+
+    @property
+    def has_tenants(self) -> bool:
+        """Whether the deployment has tenants."""
+        return self._newest is not None and self._newest.tenants is not None
+
+    def action_open(self, name: str) -> None:
+        """Show a screen."""
+        if name == WITH_TENANTS and not self.has_tenants:
+            self.notify("This deployment has no tenants: one key is everybody's.")
+        else:
+            self.switch_mode(name)
 
     def action_pause(self) -> None:
         """Hold the view, or go on."""

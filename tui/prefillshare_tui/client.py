@@ -84,7 +84,12 @@ class StateClient:
         return UnreachableError(f"{self.url} broke off its answer ({type(error).__name__}): look at its log")
 
     def _refusal(self, status: int) -> FeedError:
-        if status in (401, 403):
+        if status == 403:
+            return RefusedError(
+                f"{self.url} shows its numbers to its operator, and the key is another one's: give the launch's with "
+                "--api-key or PREFILLSHARE_API_KEY"
+            )
+        if status == 401:
             return RefusedError(f"{self.url} wants an API key: give it with --api-key or PREFILLSHARE_API_KEY")
         if status in (404, 405):
             return ForeignServerError(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import reduce
 
 from prefillshare_tui.snapshot import Kv, Snapshot, Worker
-from prefillshare_tui.totals import Totals, add, increase, totals_of_module, totals_of_worker
+from prefillshare_tui.totals import Totals, add, increase, totals_of_module, totals_of_tenant, totals_of_worker
 
 SPANS_S = (60.0, 300.0, 1800.0)
 """Time windows to look at."""
@@ -18,7 +18,7 @@ POINTS_PER_SPAN = 120
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """One module, worker or deployment at one moment."""
+    """One module, worker, tenant or deployment at one moment."""
 
     totals: Totals
     """Counters since the dashboard first saw it, plus nothing of before."""
@@ -42,6 +42,8 @@ class Sample:
     """By name."""
     workers: Mapping[str, Point]
     """By id."""
+    tenants: Mapping[str, Point]
+    """By name; empty where one key is everybody's."""
 
 
 class History:
@@ -122,7 +124,11 @@ class _Counters:
             )
             for worker in snapshot.workers
         }
-        return Sample(time=snapshot.time, total=_together(modules), modules=modules, workers=workers)
+        tenants = {
+            tenant.name: Point(totals=self._grow(("tenant", tenant.name), totals_of_tenant(tenant), has_restarted))
+            for tenant in (snapshot.tenants.items if snapshot.tenants else ())
+        }
+        return Sample(time=snapshot.time, total=_together(modules), modules=modules, workers=workers, tenants=tenants)
 
     def _is_new_process(self, worker: Worker) -> bool:
         before = self._pids.get(worker.id, worker.pid)

@@ -1,11 +1,10 @@
 """The blocks of text on the Overview, computed without Textual."""
 
-from collections.abc import Sequence
 from itertools import zip_longest
 
 from prefillshare_tui import words
 from prefillshare_tui.parts import CROSS, MISSED, OWN, Line, as_text, line, memory_bar, split_bar
-from prefillshare_tui.snapshot import Module, Worker
+from prefillshare_tui.snapshot import Snapshot, Worker
 from prefillshare_tui.tables.workers import state_parts, used_ratio
 from prefillshare_tui.view import View, view_since_start
 
@@ -79,9 +78,11 @@ def memory_lines(view: View, width: int, rows: int) -> tuple[Line, ...]:
     return (*lines, last) if last else tuple(lines)
 
 
-def warning_of(modules: Sequence[Module]) -> str:
-    """One sentence on the modules whose answers are not to be trusted; empty when there is none."""
-    warned = [module for module in modules if module.warning]
+def warning_of(snapshot: Snapshot) -> str:
+    """One sentence on the modules whose answers are not to be trusted, else on tenants whose file cannot be used."""
+    warned = [module for module in snapshot.modules if module.warning]
+    if not warned and snapshot.tenants is not None:
+        return snapshot.tenants.problem
     if len(warned) > 1:
         return f"{', '.join(module.name for module in warned)}: answers not to be trusted, see 2 Modules"
     return "".join(f"{module.name}: {module.warning}" for module in warned)

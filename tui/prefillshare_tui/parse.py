@@ -23,9 +23,12 @@ from prefillshare_tui.snapshot import (
     Kv,
     Module,
     Push,
+    Refusals,
     Session,
     Snapshot,
     Store,
+    Tenant,
+    Tenants,
     Worker,
 )
 
@@ -36,7 +39,7 @@ _MODULE = (
     "generated_tokens"
 ).split()
 _WORKER = "pid restarts running queued prompt_tokens cached_tokens generated_tokens retractions".split()
-_KV = "capacity_tokens shared_tokens private_tokens free_tokens evictable_tokens token_bytes".split()
+_KV = "capacity_tokens shared_tokens private_tokens free_tokens evictable_tokens pinned_tokens token_bytes".split()
 _HANDOFF = "tokens bytes seconds calls".split()
 _EAGER = "tokens hit_tokens dropped waiting".split()
 _ADMISSION = "waiting held_back overdue sessions held_tokens".split()
@@ -45,6 +48,8 @@ _STORE = (
     "store_hit_tokens host_hit_tokens written_pages refused_pages damaged_pages capacity_bytes used_bytes "
     "used_disk_bytes".split()
 )
+_TENANT = "calls running prompt_tokens cached_tokens generated_tokens kv_tokens".split()
+_REFUSALS = "rate tokens concurrent module door".split()
 _EAGER_JOBS = "done dropped cancelled failed pushed waiting".split()
 _SESSION = (
     "num_calls first_seen last_seen running context_tokens prompt_tokens own_hit_tokens cross_hit_tokens repins".split()
@@ -92,6 +97,24 @@ def _snapshot(state: Json, time: float) -> Snapshot:
         repins=_number(state.get("repins")),
         forwarded=_number(state.get("forwarded")),
         eager_jobs=EagerJobs(**_numbers(jobs, _EAGER_JOBS)) if isinstance(jobs, dict) else None,
+        tenants=_tenants(state.get("tenants")),
+    )
+
+
+def _tenants(entry: object) -> Tenants | None:
+    if not isinstance(entry, dict):
+        return None
+    items = tuple(map(_tenant, _objects(entry.get("items"))))
+    return Tenants(items=items, problem=_text(entry.get("problem")), **_numbers(entry, ("unknown_keys",)))
+
+
+def _tenant(entry: Json) -> Tenant:
+    refused = entry.get("refused")
+    return Tenant(
+        name=_text(entry.get("name")),
+        is_shared=entry.get("is_shared") is True,
+        refused=Refusals(**_numbers(refused if isinstance(refused, dict) else {}, _REFUSALS)),
+        **_numbers(entry, _TENANT),
     )
 
 

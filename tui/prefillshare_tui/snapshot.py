@@ -79,6 +79,8 @@ class Kv:
     """Unused."""
     evictable_tokens: float | None = None
     """Part of the shared tokens that may be dropped when room is needed."""
+    pinned_tokens: float | None = None
+    """Part of the shared tokens that callers want to have kept; dropped after all others."""
     token_bytes: float | None = None
     """Bytes of one token's KV."""
 
@@ -288,6 +290,64 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Refusals:
+    """Calls of a tenant that were refused, by the reason."""
+
+    rate: float | None = None
+    """More calls in a second than it may begin."""
+    tokens: float | None = None
+    """More tokens in a minute."""
+    concurrent: float | None = None
+    """More calls at a time."""
+    module: float | None = None
+    """A module that is not its own."""
+    door: float | None = None
+    """A door that is the operator's."""
+
+    @property
+    def total(self) -> float | None:
+        """All of them; None when nobody knows."""
+        known = [each for each in (self.rate, self.tokens, self.concurrent, self.module, self.door) if each is not None]
+        return sum(known) if known else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tenant:
+    """One of those who call with keys of their own."""
+
+    name: str
+    """Its name in the tenants' file."""
+    is_shared: bool = False
+    """Whether it is in the common cache."""
+    calls: float | None = None
+    """Calls that began."""
+    running: float | None = None
+    """Calls that are being answered."""
+    prompt_tokens: float | None = None
+    """Tokens of its prompts."""
+    cached_tokens: float | None = None
+    """Those that were cached."""
+    generated_tokens: float | None = None
+    """Tokens of its answers."""
+    kv_tokens: float | None = None
+    """KV in its own namespace of the shared trees; None in the common cache."""
+    refused: Refusals = Refusals()
+    """Calls that were refused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tenants:
+    """Who may call beside the operator."""
+
+    items: tuple[Tenant, ...] = ()
+    """In the order of their file."""
+    unknown_keys: float | None = None
+    """Requests with nobody's key, or none."""
+    problem: str = ""
+    """Why their file, as it is now, cannot be used; empty when it can."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """A whole deployment at one moment."""
 
@@ -317,3 +377,5 @@ class Snapshot:
     """Calls that the router passed on to the one of their session; None where there is only one."""
     eager_jobs: EagerJobs | None = None
     """None where no router has answers computed ahead."""
+    tenants: Tenants | None = None
+    """None where one key is everybody's."""

@@ -29,6 +29,7 @@ def summary_text(view: View) -> str:
         "worker          state     run queue  KV used  restarts",
         *(_worker(view, index) for index in range(len(snapshot.workers))),
         "",
+        *_tenants(view),
         f"sessions {words.exact(snapshot.num_sessions)}, re-pins {words.exact(snapshot.repins)}, "
         f"events {len(snapshot.events)}",
     ]
@@ -97,6 +98,21 @@ def _module(view: View, index: int) -> str:
         + f"  {words.percent(split.ratio if split else None):>5}"
         + "".join(f"  {words.quantile(activity.quantile('ttft', q)):>8}" for q in (0.5, 0.95))
     )
+
+
+def _tenants(view: View) -> list[str]:
+    tenants = view.snapshot.tenants
+    if tenants is None:
+        return []
+    head = "tenant             calls  run    prompt    cached  generated        KV  refused"
+    rows = [
+        f"{words.cut(tenant.name, 14):<14} {words.exact(tenant.calls):>9} {words.exact(tenant.running):>4} "
+        f"{words.exact(tenant.prompt_tokens):>9} {words.exact(tenant.cached_tokens):>9} "
+        f"{words.exact(tenant.generated_tokens):>10} "
+        f"{'common' if tenant.is_shared else words.exact(tenant.kv_tokens):>9} {words.exact(tenant.refused.total):>8}"
+        for tenant in tenants.items
+    ]
+    return [head, *rows, *([f"! {tenants.problem}"] if tenants.problem else []), ""]
 
 
 def _worker(view: View, index: int) -> str:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from prefillshare_tui.snapshot import Histogram, Module, Worker
+from prefillshare_tui.snapshot import Histogram, Module, Tenant, Worker
 
 MODULE_COUNTERS = (
     "requests",
@@ -17,6 +17,7 @@ MODULE_COUNTERS = (
     "generated_tokens",
 )
 WORKER_COUNTERS = ("prompt_tokens", "cached_tokens", "generated_tokens", "retractions")
+TENANT_COUNTERS = ("calls", "prompt_tokens", "cached_tokens", "generated_tokens")
 HANDOFF_COUNTERS = ("tokens", "bytes", "seconds", "calls")
 
 
@@ -77,6 +78,13 @@ def totals_of_worker(worker: Worker) -> Totals:
     if worker.handoff:
         values |= {f"handoff_{name}": value for name, value in _known(worker.handoff, HANDOFF_COUNTERS).items()}
     return Totals(values)
+
+
+def totals_of_tenant(tenant: Tenant) -> Totals:
+    """The counters of a tenant; all that it was refused is one."""
+    values = _known(tenant, TENANT_COUNTERS)
+    refused = tenant.refused.total
+    return Totals(values if refused is None else values | {"refused": refused})
 
 
 def increase(before: Totals, after: Totals) -> Totals:

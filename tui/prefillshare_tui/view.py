@@ -14,13 +14,14 @@ from prefillshare_tui.totals import (
     increase,
     quantile,
     totals_of_module,
+    totals_of_tenant,
     totals_of_worker,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """What one module, worker or deployment did within a time."""
+    """What one module, worker, tenant or deployment did within a time."""
 
     seconds: float
     """How long. 0 before a second snapshot came."""
@@ -43,7 +44,7 @@ class Activity:
 
     @property
     def cached_ratio(self) -> float | None:
-        """A worker's cached part of prompt tokens; None without prompts."""
+        """A worker's or tenant's cached part of prompt tokens; None without prompts."""
         prompt = self.grown.get("prompt_tokens")
         return (self.grown.get("cached_tokens") or 0.0) / prompt if prompt else None
 
@@ -81,6 +82,8 @@ class View:
     """By name."""
     workers: Mapping[str, Activity]
     """By id."""
+    tenants: Mapping[str, Activity]
+    """By name."""
 
 
 def view_of_window(snapshot: Snapshot, history: History, span_s: float) -> View:
@@ -95,6 +98,7 @@ def view_of_window(snapshot: Snapshot, history: History, span_s: float) -> View:
         total=_activity(seconds, first.total, last.total),
         modules=_activities(seconds, first.modules, last.modules),
         workers=_activities(seconds, first.workers, last.workers),
+        tenants=_activities(seconds, first.tenants, last.tenants),
     )
 
 
@@ -103,6 +107,8 @@ def view_since_start(snapshot: Snapshot) -> View:
     seconds = snapshot.time - snapshot.started if snapshot.started is not None else 0.0
     modules = {module.name: Activity(seconds, totals_of_module(module)) for module in snapshot.modules}
     workers = {worker.id: Activity(seconds, totals_of_worker(worker)) for worker in snapshot.workers}
+    items = snapshot.tenants.items if snapshot.tenants else ()
+    tenants = {tenant.name: Activity(seconds, totals_of_tenant(tenant)) for tenant in items}
     total = Totals()
     for activity in modules.values():
         total = add(total, activity.grown)
@@ -113,6 +119,7 @@ def view_since_start(snapshot: Snapshot) -> View:
         total=Activity(seconds, total),
         modules=modules,
         workers=workers,
+        tenants=tenants,
     )
 
 

@@ -30,6 +30,9 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a decode modu
 def add(
     source: Source,
     name: Annotated[str | None, typer.Option("--name", help="Its name; without one, that of the directory.")] = None,
+    no_share: Annotated[
+        bool, typer.Option("--no-share", help="An ordinary adapter, which computes its prompts itself: share = false.")
+    ] = False,
     url: given.Url = None,
     api_key: given.ApiKey = None,
     admin_key: AdminKey = None,
@@ -39,6 +42,8 @@ def add(
     from prefillshare.config.added import read_source
 
     wanted = read_source(source, name)
+    if no_share:
+        wanted = {module: {**table, "share": False} for module, table in wanted.items()}
     with _client(url, api_key, admin_key) as client:
         for module, table in wanted.items():
             say(f"{module}: checking and loading it at {client.url}")

@@ -91,6 +91,8 @@ def worker(
     chosen = choose(role, module)
     if any_role and not config.roles.follow_load:
         warn("--any-role without follow_load = true under [roles]: the routers of this file move nobody")
+    if any_role and chosen.serves_whole_calls:
+        warn(f"--any-role for {module!r}, which has share = false: its workers serve whole calls and keep their role")
     say(f"starting {chosen.name} at http://{host}:{options.port}")
 
     _serve(

@@ -3,7 +3,8 @@
 Both get the client's body and one bootstrap room per prompt, under which the prefill worker offers the KV and the
 decode worker fetches it. The prefill leg asks for the prefill module, for nothing of what the client wants to know of
 the answer, and its own answer counts only as a report; the answer of the decode leg is the client's. A call that asks
-for no token has a prefill leg alone, which hands its KV to nobody and whose answer is the client's.
+for no token has a prefill leg alone, which hands its KV to nobody and whose answer is the client's. An engine whose
+module computes prompts itself is sent the whole call, as a client of its own would send it.
 """
 
 import random
@@ -65,6 +66,11 @@ def make_choice_leg(call: Call, prefill: Worker, base: str, choice_id: str) -> L
 def _told(call: Call) -> dict[str, Any]:
     """Return what a prefill worker is told beside the body of a call."""
     return {} if call.choice is None else {MEMBER: FromRouter(chosen_by=call.choice.id)}
+
+
+def make_whole_leg(call: Call, engine: Worker) -> Leg:
+    """Return the one leg of a call that an engine answers alone."""
+    return _make_leg(call, engine, _decode_fields(call, engine))
 
 
 def make_scoring_leg(call: Call, prefill: Worker) -> Leg:

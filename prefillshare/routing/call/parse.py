@@ -1,6 +1,6 @@
 """From a body to a call: the module, the prompts, and what each leg is told; what cannot be used is refused."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -48,6 +48,8 @@ class Served:
     """Names of its modules."""
     vocab_size: int | None = None
     """Token ids there are; None when the router was not told."""
+    alone: Collection[str] = ()
+    """Modules that compute their prompts themselves, also those of calls for no token."""
 
 
 def parse_call(
@@ -82,6 +84,7 @@ def parse_call(
     is_stream = _read_flag(body, "stream")
     is_prefill_only = endpoint == "/generate" and not is_stream and _asks_for_nothing(body)
     module = _find_module(body, served.names, addressed, session, may_be_base=is_prefill_only)
+    is_prefill_only = is_prefill_only and module not in served.alone
     num_samples = count_samples(endpoint, body, is_prefill_only=is_prefill_only)
     try:
         num_prompts, prompts = _SHAPES[endpoint](body, served.vocab_size)

@@ -14,6 +14,7 @@ from prefillshare.routing.call.prefill_only import answer_by_prefill
 from prefillshare.routing.call.relay import StreamBrokenError, relay
 from prefillshare.routing.call.tries import Tries
 from prefillshare.routing.call.underway import Underway
+from prefillshare.routing.call.whole import answer_whole
 from prefillshare.routing.choice.chooser import Pair
 from prefillshare.routing.eager.answers import EagerAnswers
 from prefillshare.routing.eager.job import Ended
@@ -119,6 +120,8 @@ class Proxy:
         return pair
 
     async def _attempt(self, underway: Underway, pair: Pair) -> int:
+        if pair.is_one_engine:
+            return await answer_whole(self._parts, underway, pair)  # what it answered is in its cache: no job follows
         if underway.call.is_prefill_only:
             return await answer_by_prefill(self._parts, underway, pair)
         async with Attempt(self._parts, underway, pair) as attempt:
@@ -131,7 +134,9 @@ class Proxy:
 
     def _tell_begin(self, call: Call, observed: Observed) -> None:
         session = observed.session
-        if self._eager is not None and session is not None and not call.is_prefill_only:
+        # A module that computes its prompts itself computes nothing that a job would, and nobody can push to it.
+        is_own = call.is_prefill_only or call.module in self._parts.pool.computing_alone()
+        if self._eager is not None and session is not None and not is_own:
             self._eager.begin_call(session, call.module)
 
     def _tell_end(self, underway: Underway, attempt: Attempt) -> None:

@@ -54,8 +54,10 @@ class ChangeDesk:
                 "--join` for a new module, and stop the workers of one that is to go"
             )
         wish_id = f"{os.getpid()}-{next(self._numbers)}"
-        answer = self._waiting[wish_id] = asyncio.get_running_loop().create_future()
-        write_whole(self.folder / f"{wish_id}.wish", {"id": wish_id, "kind": kind, "name": name, "table": table})
+        answer = asyncio.get_running_loop().create_future()
+        wish = {"id": wish_id, "kind": kind, "name": name, "table": table}
+        _write_or_refuse(self.folder / f"{wish_id}.wish", wish)
+        self._waiting[wish_id] = answer
         try:
             told = await answer
         finally:
@@ -77,6 +79,16 @@ class ChangeDesk:
         answer.set_result(told)
 
     def keep_aliases(self, aliases: Mapping[str, AnyAlias]) -> None:
-        """Keep the aliases for a router that is started again, and for `prefillshare ps`."""
+        """Keep the aliases for a router that is started again, and for `prefillshare ps`.
+
+        Raises: ChangeRefusedError.
+        """
         if self.folder is not None:
-            write_whole(self.folder / ALIASES_FILE, as_table(aliases))
+            _write_or_refuse(self.folder / ALIASES_FILE, as_table(aliases))
+
+
+def _write_or_refuse(file: Path, content: object) -> None:
+    try:
+        write_whole(file, content)
+    except OSError as error:
+        raise ChangeRefusedError(f"{file} cannot be written ({error.strerror}), and nothing has changed", 507) from None

@@ -16,7 +16,14 @@ def read_kept_aliases(folder: Path | None) -> dict[str, AnyAlias] | None:
 
 
 def write_whole(file: Path, content: object) -> None:
-    """Write JSON into a file; whoever looks sees all of it or nothing."""
+    """Write JSON into a file; whoever looks sees all of it or nothing.
+
+    Raises: OSError.
+    """
     partial = file.with_suffix(".partial")
-    partial.write_bytes(orjson.dumps(content))
-    partial.replace(file)
+    try:
+        partial.write_bytes(orjson.dumps(content))
+        partial.replace(file)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise

@@ -1,17 +1,18 @@
-"""The pair of workers for a call: prefill worker by policy, decode replica by load and prefix."""
+"""The workers for a call: prefill worker by policy, decode replica by load and prefix; or one engine that does both."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from prefillshare.config.router import Router
 from prefillshare.routing.choice.ahead import Ahead
-from prefillshare.routing.choice.candidates import STORE, make_candidate, make_candidates
+from prefillshare.routing.choice.candidates import STORE, make_candidate, make_candidates, store_of
 from prefillshare.routing.choice.demand import Demand
 from prefillshare.routing.choice.matched import Matched, add_up
-from prefillshare.routing.choice.policies import Candidate, PrefillPolicy, Wanted
+from prefillshare.routing.choice.policies import Candidate, PrefillPolicy, Wanted, WholeCalls
 from prefillshare.routing.choice.policies.base import known_bytes
 from prefillshare.routing.choice.prefix_index import PrefixIndex
 from prefillshare.routing.choice.ranked import Ranked
+from prefillshare.routing.choice.sessions import Sessions
 from prefillshare.routing.errors import UnavailableError
 from prefillshare.routing.workers.group import Group
 from prefillshare.routing.workers.kv_events import Evictions
@@ -26,11 +27,13 @@ class Pair:
     """The workers of one attempt, reserved: each is owed to `Admission.release` when its leg ends."""
 
     prefill: Worker
-    """Worker of the prefill leg."""
+    """Worker of the prefill leg, or the engine that does all of it."""
     decode: Worker | None
-    """Worker of the decode leg; None for a call that a prefill worker answers alone."""
+    """Worker of the decode leg; None for a call that the other one answers alone."""
     matched_bytes: int
     """Prefix of the prompt that the prefill worker holds, by the index."""
+    shared_bytes: int = 0
+    """For an engine: prefix of the prompt that prefill workers hold, which it has no use for."""
     expected_tokens: float
     """Tokens that the prefill worker will have to compute, estimated."""
     digests: tuple[bytes, ...]
@@ -38,18 +41,33 @@ class Pair:
 
     @property
     def workers(self) -> list[Worker]:
-        """Both, or the prefill worker alone."""
+        """Both, or the one that answers alone."""
         return [self.prefill, self.decode] if self.decode else [self.prefill]
+
+    @property
+    def is_one_engine(self) -> bool:
+        """Whether one engine prefills and decodes."""
+        return self.prefill.spec.role == "engine"
 
 
 class Chooser:
     """Chooses and reserves workers, and remembers what they hold."""
 
-    def __init__(self, settings: Router, pool: WorkerPool, policy: PrefillPolicy) -> None:
+    def __init__(
+        self,
+        settings: Router,
+        pool: WorkerPool,
+        policy: PrefillPolicy,
+        on_moved: Callable[[str, str, str], None] = lambda *_: None,
+    ) -> None:
+        """`policy` chooses prefill workers; `on_moved` hears session, old and new engine of sessions that change it."""
         self.index = PrefixIndex(settings.prefix_index_bytes)
         self.bytes_per_token = 4.0
         self._ahead = Ahead(settings.max_sessions)
         self._slack = settings.decode_load_slack
+        self._max_sessions = settings.max_sessions
+        self._on_moved = on_moved
+        self._whole_calls: dict[str, WholeCalls] = {}
         self._pool = pool
         self._policy = policy
 
@@ -57,30 +75,31 @@ class Chooser:
         """Return a reserved pair, or None when all workers that are up have their hands full.
 
         `avoid` names workers that failed this call before; they are taken only when there is no other.
-        Raises: UnavailableError when no prefill worker or no replica of the module is up.
+        Raises: UnavailableError when no prefill worker or no replica of the module is up, or no engine of it.
         """
-        prefill, decode = self._pool.prefill_group, self._pool.replica_group(demand.module)
-        # No policy is asked before both kinds have room: it pins sessions and takes turns, for calls that run.
-        has_room = prefill.find_ready() and (demand.is_prefill_only or decode.find_ready())
-        if not has_room or avoid:
-            _check_available(prefill, "prefill worker", demand.module)
-            if not demand.is_prefill_only:
-                _check_available(decode, f"decode worker of {demand.module!r}", demand.module)
-            return self._choose_other(demand, avoid) if avoid else None
+        groups = self._pool.groups_for(demand.module, is_prefill_only=demand.is_prefill_only)
+        # No policy is asked before all kinds have room: it pins sessions and takes turns, for calls that run.
+        if avoid or not all(group.find_ready() for group in groups):
+            for group in groups:
+                _check_available(group, self._name_kind(group, demand), demand.module)
+            return self._choose_other(demand, groups, avoid) if avoid else None
         digests = self._digest(demand)
         matched = self._match(demand, digests)
-        fleet = Ranked(prefill, matched)
-        chosen = fleet.worker(self._policy.choose_from(self._wanted(demand), fleet))
-        replica = None if demand.is_prefill_only else Ranked(decode, matched).lightest(self._slack)
-        return self._reserve(demand, chosen, replica, matched, digests)
+        first, *others = groups
+        fleet = Ranked(first, matched)
+        chosen = fleet.worker(self._policy_of(first, demand).choose_from(self._wanted(demand), fleet))
+        replica = Ranked(others[0], matched).lightest(self._slack) if others else None
+        return self._reserve(demand, first, chosen, replica, matched, digests)
 
     def learn(self, demand: Demand, pair: Pair, prompt_tokens: int | None) -> None:
         """Note that the workers of `pair` hold the prompts now."""
         # A worker that left while it prefilled, or was replaced by one of the same name, holds nothing for us.
         present = [worker.id for worker in pair.workers if self._pool.get(worker.id) is worker]
+        store = [store_of(pair.prefill.spec.module)] if pair.prefill.spec.has_store else []
         for digest in pair.digests if present else ():
-            self.index.insert_digest(digest, *present, *([STORE] if pair.prefill.spec.has_store else []))
-        self._ahead.forget(demand.session)
+            self.index.insert_digest(digest, *present, *store)
+        if not pair.is_one_engine:
+            self._ahead.forget(demand.session)
         if prompt_tokens:
             ratio = demand.prompt_bytes / prompt_tokens
             self.bytes_per_token = self.bytes_per_token * _RATIO_DECAY + ratio * (1 - _RATIO_DECAY)
@@ -106,7 +125,14 @@ class Chooser:
 
     def forget_store(self) -> None:
         """Note that the deployment's store was emptied."""
-        self.index.forget(STORE)
+        for module in (None, *self._whole_calls):
+            self.index.forget(store_of(module))
+
+    def forget(self, worker_id: str) -> None:
+        """Note that a worker has left."""
+        self.index.forget(worker_id)
+        for policy in self._whole_calls.values():
+            policy.sessions.forget(worker_id)
 
     def drop_evicted(self, worker: Worker, found: Evictions) -> None:
         """Note that `worker` holds so much less."""
@@ -114,17 +140,34 @@ class Chooser:
             self.index.forget(worker.id)
         self.index.drop(worker.id, found.num_tokens * self.bytes_per_token)
 
-    def _choose_other(self, demand: Demand, avoid: Collection[str]) -> Pair | None:
+    def _choose_other(self, demand: Demand, groups: Sequence[Group], avoid: Collection[str]) -> Pair | None:
         """As `choose`, of the others than `avoid` if there are any: rare enough to look at every worker."""
-        prefill = _find_others(self._pool.prefill_group, avoid)
-        decode = [] if demand.is_prefill_only else _find_others(self._pool.replica_group(demand.module), avoid)
-        if not prefill or not (decode or demand.is_prefill_only):
+        first, *others = [_find_others(group, avoid) for group in groups]
+        if not first or not all(others):
             return None
         digests = self._digest(demand)
         matched = self._match(demand, digests)
-        chosen = self._policy.choose(self._wanted(demand), make_candidates(prefill, matched))
+        policy = self._policy_of(groups[0], demand)
+        chosen = policy.choose(self._wanted(demand), make_candidates(first, matched))
+        decode = others[0] if others else []
         replica = _find(decode, choose_replica(make_candidates(decode, matched), self._slack)) if decode else None
-        return self._reserve(demand, _find(prefill, chosen), replica, matched, digests)
+        return self._reserve(demand, groups[0], _find(first, chosen), replica, matched, digests)
+
+    def _policy_of(self, group: Group, demand: Demand) -> PrefillPolicy:
+        """What chooses of the first group of a call: engines of each module by their own sessions."""
+        if group is self._pool.prefill_group:
+            return self._policy
+        policy = self._whole_calls.get(demand.module)
+        if policy is None:
+            sessions = Sessions(self._max_sessions, self._on_moved)
+            policy = self._whole_calls[demand.module] = WholeCalls(sessions, slack=self._slack)
+        return policy
+
+    def _name_kind(self, group: Group, demand: Demand) -> str:
+        if group is self._pool.prefill_group:
+            return "prefill worker"
+        is_engines = group is self._pool.engine_group(demand.module) and bool(group)
+        return f"{'engine' if is_engines else 'decode worker'} of {demand.module!r}"
 
     def _wanted(self, demand: Demand) -> Wanted:
         return Wanted(session=demand.session, prompt_bytes=demand.prompt_bytes, bytes_per_token=self.bytes_per_token)
@@ -140,11 +183,13 @@ class Chooser:
     def _reserve(
         self,
         demand: Demand,
+        group: Group,
         prefill: Worker,
         decode: Worker | None,
         matched: Matched,
         digests: tuple[bytes, ...],
     ) -> Pair:
+        """Return the pair, of which `prefill` is of `group`."""
         known = known_bytes(make_candidate(prefill, matched))
         pair = Pair(
             prefill=prefill,
@@ -152,11 +197,17 @@ class Chooser:
             matched_bytes=matched.length_of(prefill.id),
             expected_tokens=(demand.prompt_bytes - known) / self.bytes_per_token,
             digests=digests,
+            shared_bytes=0 if group is self._pool.prefill_group else self._find_shared(matched),
         )
         for worker in pair.workers:
             worker.reserve()
-        self._pool.prefill_group.note_work(prefill, pair.expected_tokens)
+        group.note_work(prefill, pair.expected_tokens)
         return pair
+
+    def _find_shared(self, matched: Matched) -> int:
+        """How many bytes of the prompts some prefill worker holds, or their store."""
+        names = {STORE, *(worker.id for worker in self._pool.prefill_group)}
+        return next((length for length, holders in matched.levels if not names.isdisjoint(holders)), 0)
 
 
 def choose_replica(candidates: Sequence[Candidate], slack: int) -> str:

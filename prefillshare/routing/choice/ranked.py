@@ -14,7 +14,7 @@ other. What a worker would cost that is as good in both is a bound: beyond it no
 
 from collections.abc import Callable, Collection, Sequence
 
-from prefillshare.routing.choice.candidates import STORE, make_candidate
+from prefillshare.routing.choice.candidates import make_candidate, store_of
 from prefillshare.routing.choice.matched import Matched
 from prefillshare.routing.choice.policies import Candidate
 from prefillshare.routing.choice.policies.fleet import Cost, longest_wait_s
@@ -34,7 +34,8 @@ class Ranked:
         self._ready = group.find_ready()
         self._group = group
         self._matched = matched
-        self._bound = Candidate(id="", loadable_bytes=matched.length_of(STORE))
+        module = next((worker.spec.module for worker in self._ready.values()), None)
+        self._bound = Candidate(id="", loadable_bytes=matched.length_of(store_of(module)))
 
     def __len__(self) -> int:
         return len(self._ready)

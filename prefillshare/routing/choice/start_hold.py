@@ -29,9 +29,7 @@ class StartHold:
         """Whether nothing is known against any worker that `demand` lacks, and the router is young."""
         if self._now() >= self._ends_at:
             return False
-        needed = [self._pool.prefill_group]
-        if not demand.is_prefill_only:
-            needed.append(self._pool.replica_group(demand.module))
+        needed = self._pool.groups_for(demand.module, is_prefill_only=demand.is_prefill_only)
         return all(group.is_available or self._is_unheard(group) for group in needed)
 
     def _is_unheard(self, group: Group) -> bool:

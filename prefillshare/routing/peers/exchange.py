@@ -84,7 +84,7 @@ class Exchange:
         """Whether this router has workers for `model` that are up: it tells the others of no other model."""
         pool = self._parts.pool
         is_base = model == self._parts.settings.base_model
-        return pool.prefill_group.is_available and (is_base or pool.replica_group(model).is_available)
+        return pool.prefill_group.is_available if is_base else pool.can_answer(model)
 
     def _find_models(self) -> tuple[str, ...]:
         names = (self._parts.settings.base_model, *self._parts.pool.modules())

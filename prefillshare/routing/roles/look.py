@@ -10,9 +10,10 @@ from prefillshare.routing.workers.worker import Worker
 
 
 def take_look(pool: WorkerPool, admission: Admission, now: float | None = None) -> Look:
-    """Return how every pool stands, also those that have no worker."""
+    """Return how every pool stands, also those that have no worker; not those of engines, which keep their role."""
     now = time.monotonic() if now is None else now
-    modules = pool.modules()
+    alone = pool.computing_alone()
+    modules = [module for module in pool.modules() if module not in alone]
     looks: dict[str | None, PoolLook] = {
         module: _look_at(pool.replica_group(module), _decode_wait_s(pool, admission, module, now), now)
         for module in modules

@@ -38,6 +38,8 @@ from prefillshare.wire.paths import describe_method, describe_missing
 _CLOSING = (408, 413)
 """The rest of such a request's body is not waited for."""
 
+_ESCAPED_SLASH = "%2f"
+"""A path with one for a slash only means one of ours, and is none of them."""
 _OF_TOKENS = ("/tokenize", "/detokenize", "/v1/tokenize", "/v1/detokenize")
 _ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/v1/chat/completions", call_handler("/v1/chat/completions")),
@@ -132,7 +134,10 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
     try:
         gateway = request.app[GATEWAY]
         hops = gateway.peers.hops if gateway.peers else None
-        account = check_key(request, gateway.parts.settings, hops, gateway.tenants)
+        account = check_key(request, gateway.parts.settings, hops, gateway.tenants, gateway.parts.names)
+        # It would go to another handler than the one whose key was looked at.
+        if _ESCAPED_SLASH in request.rel_url.raw_path.lower():
+            raise NotFoundError(describe_missing(request.path, (path for _, path, _ in _ROUTES)))
         if account is None:
             return await handler(request)
         request[ACCOUNT] = account
@@ -177,7 +182,6 @@ async def _answer_unknown(request: web.Request) -> web.StreamResponse:
     methods = [method for pattern, method in _PATTERNS if pattern.fullmatch(request.path)]
     if methods and request.method == "OPTIONS" and (preflight := answer_preflight(request, methods)) is not None:
         return preflight
-    # A path that only means the same, such as one with %2F for a slash, is none of ours.
     if methods and request.method not in methods:
         error = NotFoundError(describe_method(request.path, request.method, methods))
         reply = error_reply(error, status=405)

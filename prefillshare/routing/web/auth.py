@@ -2,11 +2,12 @@
 
 import hmac
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from prefillshare.contract import CHANGES_PATH, TENANT_HEADER
+from prefillshare.naming.names import Names
 from prefillshare.roles.report import ROLES_PATH
 from prefillshare.routing.errors import ForbiddenError, UnauthorizedError
 from prefillshare.routing.peers.hop import Hops
@@ -14,6 +15,7 @@ from prefillshare.routing.settings import RouterSettings
 from prefillshare.tenants.account import Account
 from prefillshare.tenants.doors import check_door, is_costly
 from prefillshare.tenants.roster import Roster
+from prefillshare.wire.keys import find_key
 
 _OPEN_PATHS = frozenset({"/health"})
 _CHANGES_PATHS = ("/workers", ROLES_PATH, CHANGES_PATH, "/aliases")
@@ -41,10 +43,15 @@ class Asked(Protocol):
 
 
 def check_key(
-    request: Asked, settings: RouterSettings, hops: Hops | None, tenants: Roster | None = None
+    request: Asked,
+    settings: RouterSettings,
+    hops: Hops | None,
+    tenants: Roster | None,
+    names: Callable[[], Names],
 ) -> Account | None:
     """Let the request pass, or raise; return the tenant whose request it is, None for everybody else's.
 
+    `names` gives those of the deployment.
     Raises: UnauthorizedError for a missing or wrong key, ForbiddenError when nobody may change workers or a router's
     mark is wrong, TenantError for what is not for the keys of tenants.
     """
@@ -59,8 +66,8 @@ def check_key(
     wanted = settings.admin_key if is_change else settings.api_key
     # Who may change workers may call, too; the other way round not.
     if tenants is not None and not is_change:
-        return _find_tenant(request, settings, hops, tenants)
-    if wanted is None or _matches_any(_read_key(request), wanted, settings.admin_key):
+        return _find_tenant(request, settings, hops, tenants, names)
+    if wanted is None or _matches_any(find_key(request.headers.get), wanted, settings.admin_key):
         return None
     # What another router passes on was let in there, by the same key.
     if hops is not None and not is_change and hops.is_hop(request.headers):
@@ -73,11 +80,13 @@ def _is_of_changes(path: str) -> bool:
     return path.startswith(_CHANGES_PATHS) or _OF_MODULES.fullmatch(path) is not None
 
 
-def _find_tenant(request: Asked, settings: RouterSettings, hops: Hops | None, tenants: Roster) -> Account | None:
+def _find_tenant(
+    request: Asked, settings: RouterSettings, hops: Hops | None, tenants: Roster, names: Callable[[], Names]
+) -> Account | None:
     """Return the tenant; None for the operator, and for a router on its own behalf."""
     if hops is not None and hops.is_hop(request.headers):
         return _find_passed_on(request, tenants)
-    key = _read_key(request)
+    key = find_key(request.headers.get)
     if _matches_any(key, settings.api_key, settings.admin_key):
         return None
     account = tenants.find(key)
@@ -86,7 +95,7 @@ def _find_tenant(request: Asked, settings: RouterSettings, hops: Hops | None, te
         raise UnauthorizedError(
             "this needs a key, and none or an unknown one came: send it as Authorization: Bearer KEY"
         )
-    check_door(account, request.method, request.path)
+    check_door(account, request.method, request.path, names)
     return account
 
 
@@ -106,20 +115,13 @@ def begin_request(request: Asked, account: Account | None, hops: Hops | None) ->
 
     Raises: OverLimitError.
     """
-    if account is None or not is_costly(request.method):
+    if account is None or not is_costly(request.method, request.path):
         return nullcontext()
     if hops is not None and hops.is_hop(request.headers):
         # Whoever passed it on has counted it. What it has used of its tokens only this router knows.
         account.check_tokens()
         return nullcontext()
     return account.calling()
-
-
-def _read_key(request: Asked) -> str:
-    if key := request.headers.get("X-Api-Key"):  # as Anthropic's clients send it
-        return key
-    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-    return key.strip() if scheme.lower() == "bearer" else ""
 
 
 def _matches_any(key: str, *wanted: str | None) -> bool:

@@ -21,7 +21,7 @@ class Answer:
     content: bytes
     """The body, or the first piece of it."""
     report: str | None = None
-    """What a prefill worker reports beside an answer that has no place for it."""
+    """What a prefill worker reports beside an answer that has no place for it; an engine, beside every answer."""
     rest: Reply | None = None
     """Where the further pieces come from; whoever holds the answer closes it."""
 
@@ -51,4 +51,5 @@ async def read_answer(reply: Reply, *, is_stream: bool) -> Answer:
     if error := read_stream_error(first):
         reply.close()
         return Answer(status=error.status, content_type="application/json", content=error.body)
-    return Answer(status=200, content_type=reply.content_type, content=first, rest=reply)
+    report = reply.find_header(_REPORT)
+    return Answer(status=200, content_type=reply.content_type, content=first, report=report, rest=reply)

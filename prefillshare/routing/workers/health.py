@@ -88,7 +88,7 @@ class Health:
     def _apply(self, worker: Worker, reason: str | None, num_failures: int) -> None:
         if reason is None:
             if worker.state != "up":
-                log.info("%s worker %s is up", worker.spec.role, worker.id)
+                log.info("%s %s is up", worker.spec.kind, worker.id)
                 worker.set_state("up")
                 worker.breaker.record_success()
                 self._on_changed(worker)
@@ -98,7 +98,7 @@ class Health:
             worker.reason = reason
 
     def _set_down(self, worker: Worker, reason: str) -> None:
-        log.warning("%s worker %s is down: %s", worker.spec.role, worker.id, reason)
+        log.warning("%s %s is down: %s", worker.spec.kind, worker.id, reason)
         worker.set_state("down", reason)
         self._on_changed(worker)
 

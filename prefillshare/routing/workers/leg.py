@@ -35,7 +35,7 @@ class LegFailedError(PrefillShareError):
         is_broken_off: bool = False,
         counts: bool = True,
     ) -> None:
-        super().__init__(f"{worker.spec.role} worker {worker.id} {what}")
+        super().__init__(f"{worker.spec.kind} {worker.id} {what}")
         self.worker = worker
         self.is_unreachable = is_unreachable
         """Whether nobody listens there, so that no other call need try."""

@@ -5,6 +5,7 @@ memory is unknown.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlencode
@@ -30,6 +31,7 @@ class WorkerReports:
         self._observer = observer
         self._reports: dict[str, WorkerReport] = {}
         self._asking = asyncio.Lock()
+        self._held: dict[str, Mapping[str, int]] = {}
 
     async def ask_states(self, workers: Iterable[Worker]) -> list[WorkerState]:
         """Return the entry of each worker in the deployment's state, as far as it is known."""
@@ -40,7 +42,19 @@ class WorkerReports:
             for worker, document in zip(asked, told, strict=True):
                 if document is not None:
                     self._count(worker, document)
+            self._held = {
+                worker.id: self._held_by(worker, document) for worker, document in zip(asked, told, strict=True)
+            }
         return [self._entry(worker, document) for worker, document in zip(asked, told, strict=True)]
+
+    def held(self) -> Mapping[str, int]:
+        """Return tokens of KV that the workers hold, by tenants' marks, as each told when it last answered."""
+        return sum(map(Counter, self._held.values()), Counter())
+
+    def _held_by(self, worker: Worker, told: DeploymentState | None) -> Mapping[str, int]:
+        if told is None:
+            return self._held.get(worker.id, {})
+        return {held["owner"]: held["tokens"] for held in told.get("held", ())}
 
     async def ask_metrics(self, workers: Iterable[Worker]) -> list[str]:
         """Return SGLang's own metrics of each worker, empty for one that does not answer."""
@@ -89,7 +103,7 @@ class WorkerReports:
             running=now.get("running"),
             queued=now.get("queued"),
             kv=now.get("kv"),
-            handoff=report.handoffs.as_dict(),
+            handoff=None if worker.spec.role == "engine" else report.handoffs.as_dict(),
             store=report.store,
             push=report.push,
             eager=report.eager,

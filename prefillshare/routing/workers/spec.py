@@ -9,7 +9,8 @@ from yarl import URL
 from prefillshare.config.tables import build
 from prefillshare.errors import ConfigError
 
-Role = Literal["prefill", "decode"]
+Role = Literal["prefill", "decode", "engine"]
+"""An engine computes the prompts of its module itself, and answers whole calls alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +22,7 @@ class WorkerSpec:
     role: Role
     """What the worker does."""
     module: str | None = None
-    """Decode module that a decode worker holds; None for a prefill worker."""
+    """Decode module that a decode worker or an engine holds; None for a prefill worker."""
     url: str
     """Address of its HTTP server."""
     bootstrap_host: str | None = None
@@ -31,7 +32,7 @@ class WorkerSpec:
     kv_events: str | None = None
     """ZeroMQ address at which the worker publishes what its cache stores and evicts; None when it does not."""
     has_store: bool = False
-    """Prefill worker: whether it shares the deployment's store with others that do."""
+    """Prefill worker, or engine: whether it shares the deployment's store with others that do."""
     can_move: bool = False
     """Whether whoever started it starts it in another role when the router says so."""
     api_key: str | None = field(default=None, repr=False)
@@ -39,9 +40,14 @@ class WorkerSpec:
     fingerprint: str | None = None
     """Prefill module that it serves or was trained on; None leaves it to whoever started it."""
 
+    @property
+    def kind(self) -> str:
+        """What people call a worker of its role."""
+        return "engine" if self.role == "engine" else f"{self.role} worker"
+
     def __post_init__(self) -> None:
-        if (self.role == "decode") != (self.module is not None):
-            wanted = "has no module: name its decode module" if self.role == "decode" else "has a module: remove it"
+        if (self.role == "prefill") != (self.module is None):
+            wanted = "has no module: name its decode module" if self.module is None else "has a module: remove it"
             raise ConfigError(f"{self.role} worker {self.id!r} {wanted}")
         if self.role == "prefill" and (self.bootstrap_host is None or self.bootstrap_port is None):
             raise ConfigError(f"prefill worker {self.id!r} lacks bootstrap_host or bootstrap_port: give both")

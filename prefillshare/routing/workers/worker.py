@@ -128,7 +128,7 @@ class Worker:
     @property
     def is_adapter(self) -> bool:
         """Whether its module is an adapter, which `/generate` names by `lora_path`."""
-        return self.spec.role == "decode" and self.card.is_adapter
+        return self.spec.role != "prefill" and self.card.is_adapter
 
     @property
     def is_available(self) -> bool:

@@ -197,7 +197,8 @@ def launch_worker(
 ) -> JoinedWorker:
     """Start `worker` at the address of `options`, whose admin key lets it join `routers`; return when it answers.
 
-    `choose` makes it in another role, when a router says so; without it, it stays what it is.
+    `choose` makes it in another role, when a router says so; without it, it stays what it is. So does whoever serves
+    whole calls.
     `borrowed` is a fork server of the caller's, made for the same environment; without one, the worker gets its own.
     Effects: on any failure or interruption, no process is left.
     Raises: LaunchError with the worker's own reason and the path of its log.
@@ -206,6 +207,7 @@ def launch_worker(
     sweep_leftovers()
     raise_limit()
     started_at, key = time.monotonic(), secrets.token_hex(24)
+    choose = None if worker.serves_whole_calls else choose
     supervisor, store, forks, planned = Supervisor([], on_event), None, None, None
     try:
         planned = plan_joining_worker(deployment, worker, options, key, can_move=choose is not None)

@@ -2,13 +2,14 @@
 
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 from prefillshare.peer_keys import can_encrypt
 from prefillshare.private_files import judge_private
 from prefillshare.serving.machine.finding import Finding
+from prefillshare.serving.machine.ray_probe import RayDoor, try_door
 from prefillshare.serving.options import DEFAULT_HOST
 
 _NETWORK_VARIABLES = {
@@ -20,6 +21,12 @@ _NETWORK_VARIABLES = {
 """What the user sets stays, and what keeps the processes of one machine to themselves."""
 _UNPROVED = "NIXL's transport takes whoever reaches it: use a private interface, or WireGuard"
 _EVERYWHERE = ("0.0.0.0", "::", "")
+_WANT_TOKEN = (
+    "whoever reaches a port of the cluster can run programs on its nodes: set RAY_AUTH_MODE=token and "
+    "RAY_AUTH_TOKEN_PATH=FILE wherever `ray start` and `prefillshare` run"
+)
+
+TryDoor = Callable[[str, Mapping[str, str]], RayDoor | None]
 
 
 def check_network(host: str, *, has_workers: bool, environment: Mapping[str, str] = os.environ) -> Finding:
@@ -69,13 +76,24 @@ def check_secrets(files: Iterable[tuple[str, Path]]) -> Finding:
     return Finding(name="secrets", state="ok", value=value)
 
 
-def check_ray(environment: Mapping[str, str] = os.environ) -> Finding:
-    """Look whether a Ray cluster that is used from here wants to know who comes."""
-    if environment.get("RAY_AUTH_MODE", "").lower() == "token":
-        return Finding(name="Ray", state="ok", value="RAY_AUTH_MODE=token: the cluster wants a token")
-    fix = "whoever reaches a port of the cluster can run programs on its nodes: set RAY_AUTH_MODE=token and "
-    fix += "RAY_AUTH_TOKEN_PATH=FILE wherever `ray start` and `prefillshare` run"
-    return Finding(name="Ray", state="warning", value="RAY_AUTH_MODE is not token", fix=fix)
+def check_ray(
+    address: str | None, environment: Mapping[str, str] = os.environ, try_door: TryDoor = try_door
+) -> Finding:
+    """Look whether the Ray cluster at `address` wants to know who comes: it is asked, where it answers."""
+    door = try_door(address, environment) if address else None
+    has_token = environment.get("RAY_AUTH_MODE", "").lower() == "token"
+    if door is not None and door.stranger == "taken":
+        return Finding(name="Ray", state="warning", value=f"{address} takes callers who have no token", fix=_WANT_TOKEN)
+    if door is not None and door.stranger == "refused":
+        if door.own == "taken":
+            return Finding(name="Ray", state="ok", value=f"{address} wants a token, and takes this one")
+        fix = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the file with the cluster's token"
+        own = "another one than this" if has_token else "a token"
+        return Finding(name="Ray", state="problem", value=f"{address} wants {own}", fix=fix)
+    silent = f"; {address} does not answer now" if door is not None else ""
+    if has_token:
+        return Finding(name="Ray", state="ok", value=f"RAY_AUTH_MODE=token: what is started wants a token{silent}")
+    return Finding(name="Ray", state="warning", value=f"RAY_AUTH_MODE is not token{silent}", fix=_WANT_TOKEN)
 
 
 def check_logs(folder: Path) -> Finding:

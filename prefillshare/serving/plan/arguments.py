@@ -57,15 +57,16 @@ def worker_command(
     argv = _server_flags(worker, place)
     argv += _lora_flags(deployment, worker, on_cpu) if worker.adapters else []
     argv += _handoff_flags(deployment, worker, place)
+    argv += _event_flags(place)
     argv += _engine_flags(deployment, on_cpu, place.gpu)
     argv += store_flags(deployment, worker, store)
     argv += _schedule_flags(worker, argv) if on_cpu else []
     argv += [*_checked_extra_args(deployment, argv), *extra_args]
     environment = engine_variables(deployment, on_cpu, extra_args, place)
-    environment |= handoff_variables(deployment) if worker.role != "engine" else admission_variables(deployment)
+    environment |= handoff_variables(deployment) if worker.role != "engine" else admission_variables(deployment, worker)
     environment |= store_variables(deployment, worker, store)
-    environment |= eager_variables(deployment) | warning_variables(deployment)
-    environment |= unshared_variables(deployment) | alias_variables(deployment) | tenant_variables(deployment)
+    environment |= eager_variables(deployment, worker) | warning_variables(deployment)
+    environment |= unshared_variables(worker) | alias_variables(deployment) | tenant_variables(deployment)
     return ProcessCommand(argv=tuple(argv), environment=environment, api_key=api_key, peer_secret=peer_secret)
 
 
@@ -125,9 +126,13 @@ def _handoff_flags(deployment: ResolvedDeployment, worker: Worker, place: Place)
         argv += ["--disaggregation-bootstrap-port", str(place.bootstrap_port)]
     if worker.role == "decode":
         argv += ["--disaggregation-decode-enable-radix-cache"]
-    if place.kv_events is not None:
-        argv += ["--kv-events-config", json.dumps({"publisher": "zmq", "endpoint": place.kv_events})]
     return argv
+
+
+def _event_flags(place: Place) -> list[str]:
+    if place.kv_events is None:
+        return []
+    return ["--kv-events-config", json.dumps({"publisher": "zmq", "endpoint": place.kv_events})]
 
 
 def _schedule_flags(worker: Worker, argv: Sequence[str]) -> list[str]:

@@ -77,7 +77,8 @@ def device_warnings(deployment: ResolvedDeployment, planned: Sequence[Budget]) -
 def _uneven_warnings(deployment: ResolvedDeployment) -> list[str]:
     config = deployment.config
     prefill = config.engine_of("prefill").tensor_parallel_size
-    others = {module.name: config.engine_of("decode", module.name).tensor_parallel_size for module in config.decode}
+    handed = [module.name for module in config.decode if module.share]
+    others = {name: config.engine_of("decode", name).tensor_parallel_size for name in handed}
     differing = [f"{name} {size}" for name, size in others.items() if size != prefill]
     if not differing:
         return []

@@ -58,7 +58,8 @@ def plan_beside(
     gpu = _find_free_gpu(deployment, running, worker)
     place = place_worker(worker, gpu, directory if deployment.config.router.kv_events else None)
     command = make_command(deployment, worker, place, options, first.command.api_key, first.store)
-    return PlannedWorker(worker=worker, place=place, command=command, store=first.store, can_move=first.can_move)
+    can_move = deployment.config.roles.follow_load and not worker.serves_whole_calls
+    return PlannedWorker(worker=worker, place=place, command=command, store=first.store, can_move=can_move)
 
 
 def _find_free_gpu(deployment: ResolvedDeployment, running: Sequence[PlannedWorker], worker: Worker) -> GpuPlace | None:

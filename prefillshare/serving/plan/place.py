@@ -19,7 +19,7 @@ class Place:
     bootstrap_port: int | None = None
     """Port at which decode workers find a prefill worker; None for others."""
     gpu: GpuPlace | None = None
-    """Its GPUs; None on a CPU, and for an engine, which takes the first."""
+    """Its GPUs; None on a CPU, and for a colocated engine, which takes the first."""
     kv_events: str | None = None
     """ZeroMQ address at which it publishes KV events; None when it does not. A `*` stands for `peer_host`."""
     peer_host: str = DEFAULT_HOST

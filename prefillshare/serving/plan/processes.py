@@ -20,7 +20,7 @@ from prefillshare.serving.plan.place import Place
 from prefillshare.serving.plan.placement import GpuPlace, place_deployment
 from prefillshare.serving.plan.preflight import check_sizes, check_transfer
 from prefillshare.serving.plan.store import plan_store
-from prefillshare.serving.plan.tenants import check_tenants
+from prefillshare.serving.plan.tenants import check_operators_key
 from prefillshare.serving.plan.workers import Worker, engine_of, narrow, workers_of
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def plan_engine(deployment: ResolvedDeployment, options: LaunchOptions) -> Plann
 
     Raises: ConfigError when the machine lacks what the deployment asks for.
     """
-    check_tenants(deployment.config, options.api_key)
+    check_operators_key(deployment.config, options.api_key)  # the file is the engine's to read
     runs_on_cpu(deployment)  # says what is wrong with the device before any size is computed
     check_sizes(deployment)
     place_deployment(deployment, planned_memory(deployment))  # its weights must fit
@@ -82,7 +82,7 @@ def plan_workers(
     for worker, gpu in zip(workers_of(deployment), gpus, strict=True):
         place = place_worker(worker, gpu, directory if deployment.config.router.kv_events else None)
         command = make_command(deployment, worker, place, options, worker_key, store)
-        can_move = deployment.config.roles.follow_load
+        can_move = deployment.config.roles.follow_load and not worker.serves_whole_calls
         planned.append(PlannedWorker(worker=worker, place=place, command=command, store=store, can_move=can_move))
     return tuple(planned)
 

@@ -8,11 +8,18 @@ from prefillshare.tenants.file import read_tenants
 
 
 def check_tenants(config: Deployment, api_key: str | None) -> None:
-    """Raise ConfigError where the tenants of a deployment cannot be served."""
-    if config.tenants is None:
-        return
-    read_tenants(config.tenants.file)
-    if not api_key:
+    """Raise ConfigError where the tenants of a deployment cannot be served.
+
+    Effects: reads their file.
+    """
+    if config.tenants is not None:
+        read_tenants(config.tenants.file)
+        check_operators_key(config, api_key)
+
+
+def check_operators_key(config: Deployment, api_key: str | None) -> None:
+    """Raise ConfigError where the operator of a deployment with tenants has no key."""
+    if config.tenants is not None and not api_key:
         raise ConfigError(
             "[tenants] gives keys to clients, and numbers and changes of the deployment are the operator's: set a key "
             "of your own as PREFILLSHARE_API_KEY"

@@ -26,6 +26,7 @@ from prefillshare.serving.machine.host import default_threads
 from prefillshare.serving.machine.toolkit import compiler_variables
 from prefillshare.serving.plan.place import Place
 from prefillshare.serving.plan.placement import GpuPlace
+from prefillshare.serving.plan.workers import Worker
 
 HEARTBEAT_S = 2.0
 """Pause between two looks of a decode worker at its prefill workers; 2 is the least that SGLang allows."""
@@ -84,16 +85,19 @@ def handoff_variables(deployment: ResolvedDeployment) -> dict[str, str]:
     }
 
 
-def eager_variables(deployment: ResolvedDeployment) -> dict[str, str]:
-    """Return the variables with which an engine computes answers ahead; none where that is switched off."""
+def eager_variables(deployment: ResolvedDeployment, worker: Worker) -> dict[str, str]:
+    """Return the variables with which an engine computes answers ahead; none where that is switched off, and for one
+    that has its own answers in its cache."""
     prefill = deployment.config.prefill
-    return {EAGER_VARIABLE: str(prefill.eager_min_tokens)} if prefill.eager_answers else {}
+    is_wanted = prefill.eager_answers and not worker.serves_whole_calls
+    return {EAGER_VARIABLE: str(prefill.eager_min_tokens)} if is_wanted else {}
 
 
-def admission_variables(deployment: ResolvedDeployment) -> dict[str, str]:
-    """Return the variables with which an engine lets new sessions wait for memory; none where that is switched off."""
+def admission_variables(deployment: ResolvedDeployment, worker: Worker) -> dict[str, str]:
+    """Return the variables with which an engine lets new sessions wait for memory; none where that is switched off, and
+    behind a router, which bounds the calls of each worker itself."""
     wait_s = deployment.config.memory_wait_s
-    return {ADMISSION_VARIABLE: str(wait_s)} if wait_s else {}
+    return {ADMISSION_VARIABLE: str(wait_s)} if wait_s and not worker.serves_whole_calls else {}
 
 
 def warning_variables(deployment: ResolvedDeployment) -> dict[str, str]:
@@ -108,7 +112,8 @@ def alias_variables(deployment: ResolvedDeployment) -> dict[str, str]:
     return {ALIASES_VARIABLE: json.dumps(as_table(aliases))} if aliases else {}
 
 
-def unshared_variables(deployment: ResolvedDeployment) -> dict[str, str]:
-    """Return the variables that tell an engine which modules compute their prompts themselves; none where none does."""
-    found = {module.spec.name: adapter_kv_sha256(module.path) for module in deployment.modules if not module.spec.share}
+def unshared_variables(worker: Worker) -> dict[str, str]:
+    """Return the variables that tell an engine which of its modules compute their prompts themselves; none where none
+    does."""
+    found = {module.spec.name: adapter_kv_sha256(module.path) for module in worker.adapters if not module.spec.share}
     return {UNSHARED_VARIABLE: json.dumps(found)} if found else {}

@@ -12,7 +12,7 @@ from prefillshare.observe.document import Role
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worker:
-    """What a process holds: an engine with everything, a prefill worker, or a decode worker."""
+    """What a process holds: an engine with everything or one module, a prefill worker, or a decode worker."""
 
     name: str
     """What people call it, such as engine, prefill-0 or decode-math-1."""
@@ -25,7 +25,12 @@ class Worker:
     adapters: tuple[ResolvedModule, ...] = ()
     """Decode modules that it serves as adapters on top of them."""
     module: str | None = None
-    """The one decode module that a decode worker serves."""
+    """The one decode module that a worker of a disaggregated deployment serves; None for a prefill worker."""
+
+    @property
+    def serves_whole_calls(self) -> bool:
+        """Whether it is an engine behind a router: its module computes its prompts itself, so there is no hand-off."""
+        return self.role == "engine" and self.module is not None
 
 
 def workers_of(deployment: ResolvedDeployment) -> tuple[Worker, ...]:
@@ -67,11 +72,14 @@ def prefill_worker(deployment: ResolvedDeployment, name: str) -> Worker:
 
 
 def decode_worker(deployment: ResolvedDeployment, module: ResolvedModule, name: str) -> Worker:
-    """Return a decode worker: an adapter stands on the prefill module's weights, full weights stand alone."""
+    """Return a worker of a decode module: an adapter stands on the prefill module's weights, full weights stand alone.
+
+    It decodes over what prefill workers hand it, or is an engine of its own where its module shares no prompts.
+    """
     is_full = module.adapter is None
     return Worker(
         name=name,
-        role="decode",
+        role=module.spec.worker_role,
         model=module.spec.name if is_full else deployment.config.prefill.name,
         checkpoint=module.path if is_full else deployment.prefill_path,
         adapters=() if is_full else (module,),
@@ -86,6 +94,6 @@ def count_slots(deployment: ResolvedDeployment, worker: Worker) -> int:
         # For the version before, whose calls run on after a reload: SGLang puts any two calls of a decode worker into
         # one batch, and ends where that has more adapters than slots.
         num_slots += 1
-    elif deployment.config.modules.slots is not None:
+    elif not worker.serves_whole_calls and deployment.config.modules.slots is not None:
         num_slots = deployment.config.modules.slots
     return num_slots + 1  # with too few, requests wait for ever

@@ -25,16 +25,20 @@ from prefillshare.serving.machine.logs import open_log
 UNKNOWN_EXIT_CODE = -signal.SIGKILL
 """Exit code of an engine whose fork server is gone too, so that nobody knows it."""
 
+_TOLD_TO_EACH = "PREFILLSHARE_"
+"""Begin of the variables that say what one engine is to do: another one that is not told so would find them there."""
+
 
 class ForkServer:
     """A started fork server; `wait_until_ready` before the first fork."""
 
     def __init__(self, environment: Mapping[str, str], log_path: Path) -> None:
-        """Start it; `environment` is that of all its engines.
+        """Start it; `environment` is that of all its engines, but for what is told to each.
 
         Raises: LaunchError when the program cannot be started.
         """
         self.log_path = log_path
+        self._told = frozenset(name for name in environment if name.startswith(_TOLD_TO_EACH))
         ours, theirs = socket.socketpair()
         try:
             with open_log(log_path) as log:
@@ -79,7 +83,14 @@ class ForkServer:
 
         Raises: LaunchError when the server has ended.
         """
-        request = {"do": "start", "argv": list(argv), "environment": dict(environment), "log": str(log_path)}
+        without = sorted(self._told.difference(environment))
+        request = {
+            "do": "start",
+            "argv": list(argv),
+            "environment": dict(environment),
+            "without": without,
+            "log": str(log_path),
+        }
         return ForkedEngine(self._ask(request)["pid"], self)
 
     def exit_code(self, pid: int) -> int | None:

@@ -11,6 +11,7 @@ The router takes no more calls for a module that is to go before it asks for tha
 """
 
 import json
+import logging
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,7 @@ from prefillshare.serving.run.launch_ground import LaunchGround
 from prefillshare.serving.run.moves import Watch
 from prefillshare.serving.run.supervisor import Supervised, Supervisor
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 Steps = Generator[None, None, T]
 """Work that goes on each time that it is stepped, and returns something in the end."""
@@ -78,8 +80,14 @@ class ModuleChanger:
         except StopIteration as end:
             self._tell_end({"result": end.value})
         except (WishRefusedError, ConfigError, ModuleError, LaunchError) as error:
-            self.say(f"module {self._wish['name']!r} stays as it is: {error}")
-            self._tell_end({"error": str(error), "status": 400})
+            self._tell_failure(str(error), status=400)
+        except OSError as error:  # a disk that is full, files that go while they are read
+            self._tell_failure(f"{error.filename or 'a file'}: {error.strerror or error}", status=400)
+        except Exception as error:  # a change is nothing for which what serves may end
+            log.exception("module %r could not be changed", self._wish["name"])
+            self._tell_failure(
+                f"it failed ({type(error).__name__}: {error}): the launcher's log says where", status=500
+            )
 
     def _look(self) -> None:
         if not self.may_begin() or (file := self.ground.find_wish()) is None:
@@ -88,6 +96,10 @@ class ModuleChanger:
         self.say(f"module {self._wish['name']!r} {_KINDS[self._wish['kind']]}")
         work = {"add": self._add, "reload": self._reload, "remove": self._remove}[self._wish["kind"]]
         self._steps = work(self._wish)
+
+    def _tell_failure(self, reason: str, *, status: int) -> None:
+        self.say(f"module {self._wish['name']!r} stays as it is: {reason}")
+        self._tell_end({"error": reason, "status": status})
 
     def _tell_end(self, told: Mapping[str, object]) -> None:
         self._steps = None
@@ -147,7 +159,7 @@ class ModuleChanger:
             yield from self._wait_for(members)
             for worker in planned:
                 yield from self._let_in(worker)
-        except (WishRefusedError, LaunchError):
+        except Exception:
             self._end(planned)
             raise
         self.ground.deployment = deployment

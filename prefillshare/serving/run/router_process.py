@@ -117,6 +117,6 @@ def describe_worker(planned: PlannedWorker) -> dict[str, str | int | bool | None
         "bootstrap_host": None if place.bootstrap_port is None else place.host,
         "bootstrap_port": place.bootstrap_port,
         "kv_events": place.kv_events_address,
-        "has_store": planned.store is not None and worker.role == "prefill",
+        "has_store": planned.store is not None and worker.role != "decode",
         "can_move": planned.can_move,
     }

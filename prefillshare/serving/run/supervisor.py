@@ -153,9 +153,12 @@ class Supervisor:
             member.step(self._say, now)
 
     def lost_role(self) -> Role | None:
-        """Return a role of which every process is given up; None while there is none."""
+        """Return a role of which every process is given up, so that nothing can be served; None while anything can."""
         kept = {member.role for member in self.members if member.state != "failed"}
-        return next((member.role for member in self.members if member.role not in kept), None)
+        lost = next((member.role for member in self.members if member.role not in kept), None)
+        # Engines need no hand-off, and pairs of workers need no engine.
+        serves_on = "router" in kept and ("engine" in kept or {"prefill", "decode"} <= kept)
+        return None if serves_on else lost
 
     def kill(self) -> None:
         """End every process at once."""

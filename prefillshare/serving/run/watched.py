@@ -4,6 +4,7 @@ Nothing here waits: `step` looks once a second, and one change at a time is aske
 people use. A folder is taken when nothing in it has changed for `STABLE_S`, so that none is read while it is copied.
 """
 
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,12 +19,27 @@ from prefillshare.wire.errors import error_text
 LOOK_EVERY_S = 1.0
 STABLE_S = 2.0
 
-Signature = tuple[tuple[str, int, int], ...]
-"""Path, size and time of change of each file."""
-Ask = Callable[[str, str, object], str | None]
-"""Asks for a change by method, path and body; why it is refused, None when it is made. Raises where nobody answers."""
+AGAIN_S = 30.0
+
+Signature = tuple[tuple[str, int, int, int], ...]
+"""Path, size, inode and time of change of each file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A change that is not made."""
+
+    status: int
+    """Of HTTP."""
+    reason: str
+    """Why, for people."""
+
+
+Ask = Callable[[str, str, object], Refusal | None]
+"""Asks for a change by method, path and body; None when it is made. Raises where nobody answers."""
 
 _GONE: Signature = ()
+_NOT_FOUND, _CONFLICT = 404, 409
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,8 +57,10 @@ class WatchedFolder:
     _seen: dict[str, tuple[Signature, float]] = field(default_factory=dict)
     _served: dict[str, Signature] = field(default_factory=dict)
     _tried: dict[str, Signature] = field(default_factory=dict)
+    _again_at: dict[str, float] = field(default_factory=dict)
+    _said: dict[str, str] = field(default_factory=dict)
     _next_at: float = 0.0
-    _asked: "tuple[str, Signature, Future[str | None]] | None" = None
+    _asked: "tuple[str, Signature, Future[Refusal | None]] | None" = None
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
 
     def step(self) -> None:
@@ -63,14 +81,17 @@ class WatchedFolder:
         except OSError:  # it changes under us: the next look sees it whole
             return
         for name in {*found, *self._seen}:
-            signature = found.get(name, _GONE)
+            if (signature := found.get(name, _GONE)) is None:
+                continue
             if name not in self._seen or self._seen[name][0] != signature:
                 self._seen[name] = (signature, self.now())
 
     def _is_due(self, name: str) -> bool:
         signature, since = self._seen[name]
-        is_new = signature != self._served.get(name, _GONE) and signature != self._tried.get(name)
-        return is_new and self.now() - since >= STABLE_S
+        if signature == self._served.get(name, _GONE):
+            return False
+        is_tried = signature == self._tried.get(name) and self.now() < self._again_at.get(name, math.inf)
+        return not is_tried and self.now() - since >= STABLE_S
 
     def _ask_for(self, name: str) -> None:
         signature = self._seen[name][0]
@@ -82,21 +103,38 @@ class WatchedFolder:
         else:
             words = ("PUT", path, {"path": str(self.folder / name)})
         self._tried[name] = signature
+        self._again_at.pop(name, None)
         self._asked = (name, signature, self._pool.submit(self.ask, *words))
 
-    def _hear(self, name: str, signature: Signature, answer: "Future[str | None]") -> None:
+    def _hear(self, name: str, signature: Signature, answer: "Future[Refusal | None]") -> None:
         if not answer.done():
             return
         self._asked = None
         if answer.exception() is not None:  # nobody answers at this moment
             del self._tried[name]
             return
-        if (reason := answer.result()) is not None:
-            self.say(f"{self.folder / name} is left as it is: {reason}")
-        elif signature == _GONE:
-            del self._served[name], self._seen[name], self._tried[name]
-        else:
+        refusal = answer.result()
+        if refusal is not None and refusal.status == _NOT_FOUND and name in self._served:
+            # Somebody else has removed it: what is there comes anew, what has gone has gone.
+            del self._served[name], self._tried[name]
+            refusal = None
+        elif refusal is None and signature != _GONE:
             self._served[name] = signature
+        elif refusal is None:
+            del self._served[name], self._tried[name]
+        if refusal is not None:
+            self._note_refusal(name, refusal)
+            return
+        self._said.pop(name, None)
+        if signature == _GONE:
+            del self._seen[name]
+
+    def _note_refusal(self, name: str, refusal: Refusal) -> None:
+        if refusal.status == _CONFLICT:  # an alias or another module stands in its way, and may go
+            self._again_at[name] = self.now() + AGAIN_S
+        if self._said.get(name) != refusal.reason:
+            self.say(f"{self.folder / name} is left as it is: {refusal.reason}")
+        self._said[name] = refusal.reason
 
 
 def watch_folder(folder: Path | None, url: str, options: LaunchOptions, say: Listener) -> WatchedFolder | None:
@@ -105,25 +143,37 @@ def watch_folder(folder: Path | None, url: str, options: LaunchOptions, say: Lis
         return None
     headers = auth_header(options.admin_key or options.api_key)
 
-    def ask(method: str, path: str, body: object) -> str | None:
+    def ask(method: str, path: str, body: object) -> Refusal | None:
         with direct_client(base_url=url, headers=headers, timeout=None) as client:
             reply = client.request(method, path, json=body)
-        return None if reply.is_success else error_text(reply.content)
+        return None if reply.is_success else Refusal(status=reply.status_code, reason=error_text(reply.content))
 
     return WatchedFolder(folder=folder, ask=ask, say=say)
 
 
-def _list_modules(folder: Path) -> dict[str, Signature]:
-    folders = [each for each in folder.iterdir() if each.is_dir() and not each.name.startswith(".")]
+def _list_modules(folder: Path) -> dict[str, Signature | None]:
+    """Return the signature of each module; None of one that cannot be looked at now, and holds up no other one."""
+    folders = [each for each in folder.iterdir() if each.is_dir() and _may_be_name(each.name)]
     found = {each.name: _sign(each) for each in folders}
     # Without weights it is no module yet.
     return {
         name: signature
         for name, signature in found.items()
-        if any(path.endswith(".safetensors") for path, *_ in signature)
+        if signature is None or any(path.endswith(".safetensors") for path, *_ in signature)
     }
 
 
-def _sign(folder: Path) -> Signature:
-    files = [(file, file.stat()) for file in sorted(folder.rglob("*")) if file.is_file()]
-    return tuple((str(file.relative_to(folder)), found.st_size, found.st_mtime_ns) for file, found in files)
+def _may_be_name(name: str) -> bool:
+    """Whether a folder is meant; a name that is no text could not even be asked for."""
+    return not name.startswith(".") and name.isprintable()
+
+
+def _sign(folder: Path) -> Signature | None:
+    try:
+        files = [(file, file.stat()) for file in sorted(folder.rglob("*")) if file.is_file()]
+    except OSError:  # it changes under us, or is not ours to read
+        return None
+    # Adapters of one shape have one size, and a copy may keep the time of writing; that of changing nobody can set.
+    return tuple(
+        (str(file.relative_to(folder)), found.st_size, found.st_ino, found.st_ctime_ns) for file, found in files
+    )

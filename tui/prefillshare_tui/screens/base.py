@@ -85,7 +85,8 @@ class BaseScreen(Screen[None]):
         trouble = app.link.trouble(app.now)
         self.query_one(StatusBar).show(self._watched(), self._standing())
         is_waiting = app.view is None
-        self.query_one(Banner).text = "" if app.view is None else trouble or warning_of(app.view.snapshot.modules)
+        self.query_one(TabBar).has_tenants = app.has_tenants
+        self.query_one(Banner).text = "" if app.view is None else trouble or warning_of(app.view.snapshot)
         self.set_class(app.link.state(app.now) != "live" and not is_waiting, "-old")
         if is_waiting:
             self.query_one("#waiting", Static).update(trouble or f"Asking {app.source.url} ...")

@@ -26,7 +26,7 @@ HELP = f"""\
 [$tone-missed]{FREE}[/] free      unused                      retract   a call had to give way
 [b]Latency[/]     TTFT time to first token    ITL time between tokens
 [b]Keys[/]
-  1-5 click   screens                  w    window 1, 5, 30 minutes
+  1-6 click   screens                  w    window 1, 5, 30 minutes
   space       hold what is shown       t    light or dark
   / Esc       filter, clear it         s S  next sort column, reverse
   arrows      choose a row             c    copy the row or summary

@@ -1,4 +1,4 @@
-"""The four screens that are tables: rows, sentences on the selected one, and plots of it where there is room."""
+"""The screens that are tables: rows, sentences on the selected one, and plots of it where there is room."""
 
 from typing import Any, ClassVar
 
@@ -15,6 +15,7 @@ from prefillshare_tui.tables.base import Table
 from prefillshare_tui.tables.events import EVENTS
 from prefillshare_tui.tables.modules import MODULES, ModuleRow
 from prefillshare_tui.tables.sessions import SESSIONS
+from prefillshare_tui.tables.tenants import TENANTS
 from prefillshare_tui.tables.workers import WORKERS, WorkerRow
 from prefillshare_tui.view import View
 from prefillshare_tui.widgets.bars import FilterBar
@@ -170,3 +171,10 @@ class EventsScreen(TableScreen):
 
     TAB = "events"
     TABLE = EVENTS
+
+
+class TenantsScreen(TableScreen):
+    """Who calls with keys of their own."""
+
+    TAB = "tenants"
+    TABLE = TENANTS

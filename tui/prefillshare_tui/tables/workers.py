@@ -65,7 +65,7 @@ def _detail(row: WorkerRow, view: View) -> tuple[Line, ...]:
         else line(
             f"KV memory {words.exact(kv.capacity_tokens)} tokens ({_bytes(kv.capacity_tokens, kv)}): shared ",
             (words.exact(kv.shared_tokens), "own"),
-            f" ({words.exact(kv.evictable_tokens)} may go), private {words.exact(kv.private_tokens)}, "
+            f" ({words.exact(kv.evictable_tokens)} may go{_pinned(kv)}), private {words.exact(kv.private_tokens)}, "
             f"free {words.exact(kv.free_tokens)}",
         )
     )
@@ -80,6 +80,11 @@ def _detail(row: WorkerRow, view: View) -> tuple[Line, ...]:
         *_pushed(worker),
         *_of_router(worker, view.snapshot),
     )
+
+
+def _pinned(kv: Kv) -> str:
+    """What callers want to have kept, where they want any."""
+    return f", {words.exact(kv.pinned_tokens)} of it last" if kv.pinned_tokens else ""
 
 
 def _store_cell(row: WorkerRow) -> Line:

@@ -18,8 +18,11 @@ TABS = (
     ("workers", "Workers"),
     ("sessions", "Sessions"),
     ("events", "Events"),
+    ("tenants", "Tenants"),
 )
-"""Screens by name, in the order of their keys 1 to 5."""
+"""Screens by name, in the order of their keys 1 to 6."""
+WITH_TENANTS = "tenants"
+"""The one that only a deployment with tenants has."""
 
 
 class StatusBar(Static):
@@ -41,14 +44,17 @@ class TabBar(Static):
             super().__init__()
             self.name = name
 
+    has_tenants: reactive[bool] = reactive(False)
+    """Whether the deployment has tenants; their screen is named then."""
+
     def __init__(self, current: str) -> None:
         super().__init__()
         self._current = current
 
-    def on_mount(self) -> None:
+    def watch_has_tenants(self) -> None:
         """Write the names."""
         parts: list[str | tuple[str, str]] = []
-        for number, (name, title) in enumerate(TABS, 1):
+        for number, (name, title) in enumerate(self._tabs(), 1):
             label = f" {number} {title} "
             # The frame around the open one is seen without colour, too.
             parts.append((f"[{label}]", "bold reverse") if name == self._current else f" {label} ")
@@ -57,11 +63,15 @@ class TabBar(Static):
     def on_click(self, event: events.Click) -> None:
         """Open the screen whose name was clicked."""
         left = 0
-        for number, (name, title) in enumerate(TABS, 1):
+        for number, (name, title) in enumerate(self._tabs(), 1):
             left += len(f"  {number} {title}  ")
             if event.x < left:
                 self.post_message(self.Chosen(name))
                 return
+
+    def _tabs(self) -> tuple[tuple[str, str], ...]:
+        is_named = self.has_tenants or self._current == WITH_TENANTS
+        return TABS if is_named else tuple(tab for tab in TABS if tab[0] != WITH_TENANTS)
 
 
 class Banner(Static):

@@ -7,9 +7,10 @@ from prefillshare.routing.choice.policies.policy import PrefillPolicy
 from prefillshare.routing.choice.policies.prefix_aware import PrefixAware
 from prefillshare.routing.choice.policies.round_robin import RoundRobin
 from prefillshare.routing.choice.policies.session import SessionPinned
+from prefillshare.routing.choice.policies.whole_calls import WholeCalls
 from prefillshare.routing.choice.sessions import Sessions
 
-__all__ = ["Candidate", "PrefillPolicy", "Wanted", "make_policy"]
+__all__ = ["Candidate", "PrefillPolicy", "Wanted", "WholeCalls", "make_policy"]
 
 
 def make_policy(settings: Router, sessions: Sessions) -> PrefillPolicy:

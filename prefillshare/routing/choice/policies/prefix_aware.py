@@ -25,7 +25,7 @@ class PrefixAware(PrefillPolicy):
 
     def choose_from(self, wanted: Wanted, fleet: Fleet) -> str:
         """Return the id of the chosen worker and pin the session to it."""
-        preferred = fleet.get(self._sessions.worker_of(wanted.session)) or _longest(wanted, fleet)
+        preferred = fleet.get(self._sessions.worker_of(wanted.session)) or find_longest(wanted, fleet)
         if preferred is None:
             chosen = self._first.choose_from(wanted, fleet)
         else:
@@ -35,6 +35,7 @@ class PrefixAware(PrefillPolicy):
         return chosen
 
 
-def _longest(wanted: Wanted, fleet: Fleet) -> Candidate | None:
+def find_longest(wanted: Wanted, fleet: Fleet) -> Candidate | None:
+    """Return who holds the longest prefix, if that is a good part of the prompt."""
     best = fleet.longest()
     return best if best is not None and best.matched_bytes > MIN_MATCHED_SHARE * wanted.prompt_bytes else None

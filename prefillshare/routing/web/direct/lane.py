@@ -197,7 +197,7 @@ class Lane:
         gateway, asked = self._gateway, caller.asked
         try:
             hops = gateway.peers.hops if gateway.peers else None
-            caller.account = check_key(asked, gateway.parts.settings, hops, gateway.tenants)
+            caller.account = check_key(asked, gateway.parts.settings, hops, gateway.tenants, gateway.parts.names)
             with begin_request(asked, caller.account, hops), taking_call(gateway):
                 await answer_call(gateway, caller, asked.path, body)
         except TenantError as error:

@@ -94,6 +94,6 @@ def parse(
     account, names = caller.account, gateway.parts.names()
     if account is not None:
         names = names.only(account.allows)
-    served = Served(names=names, vocab_size=settings.vocab_size)
+    served = Served(names=names, vocab_size=settings.vocab_size, alone=gateway.parts.pool.computing_alone())
     header = partial(read_header, caller.headers)
     return parse_call(endpoint, body, served, header=header, addressed=addressed, account=account, choice=choice)

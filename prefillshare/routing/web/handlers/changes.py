@@ -51,7 +51,8 @@ async def reload(request: web.Request) -> web.Response:
     async with gateway.desk.lock:
         _find(gateway, name)
         workers = gateway.parts.pool.replicas(name)
-        if any(worker.is_adapter for worker in workers):
+        # An engine's cache holds KV of the adapter as it was: another one takes its place.
+        if any(worker.is_adapter and worker.spec.role == "decode" for worker in workers):
             # The first one that refuses ends it: they all have the same files before them.
             [told, *_] = [await _reload_adapter(gateway, worker, name) for worker in workers]
         else:
@@ -125,9 +126,9 @@ async def hear(request: web.Request) -> web.Response:
 
 
 def _keep(gateway: Gateway, aliases: Any) -> web.Response:
+    gateway.desk.keep_aliases(aliases)
     gateway.parts.aliases.clear()
     gateway.parts.aliases.update(aliases)
-    gateway.desk.keep_aliases(aliases)
     _note(gateway, ", ".join(aliases) or "none", "these are the aliases now")
     return json_reply({"aliases": as_table(aliases)})
 

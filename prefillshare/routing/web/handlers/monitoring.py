@@ -51,7 +51,7 @@ async def _ask_state(gateway: Gateway) -> DeploymentState:
     if gateway.peers is not None:
         told["forwarded"] = gateway.peers.num_forwarded
     if gateway.tenants is not None:
-        told["tenants"] = gateway.tenants.as_dict()
+        told["tenants"] = gateway.tenants.as_dict(parts.reports.held())
     if gateway.conductor is not None:
         told["role_moves"] = part_of(RoleMovesState, gateway.conductor.counts)
     return told if gateway.eager is None else {**told, "eager_jobs": gateway.eager.as_dict()}

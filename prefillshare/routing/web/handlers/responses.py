@@ -1,7 +1,6 @@
 """`/v1/responses`: calls that the router remembers, and what is asked of them later."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -46,7 +45,10 @@ async def create(request: web.Request) -> web.StreamResponse:
         whole = orjson.dumps(exchange.body)
         call = parse(gateway, caller, "/v1/responses", whole)
         if exchange.is_background:
-            return json_reply(gateway.responses.start(exchange, lambda: _compute(gateway, request, call, whole)))
+            during = None if call.account is None else call.account.running()
+            return json_reply(
+                gateway.responses.start(exchange, lambda: _compute(gateway, request, call, whole), during)
+            )
         rewritten = AppCaller(request, exchange.pass_on)
         if (decided := await decide(gateway, rewritten, call, whole)) is not None:
             await gateway.proxy.answer(rewritten, decided)
@@ -70,9 +72,8 @@ async def _compute(gateway: Gateway, request: web.Request, call: Call, body: byt
     """Return status and body of an answer that nobody waits for."""
     caller = AppCaller(request)
     try:
-        with nullcontext() if call.account is None else call.account.running():
-            if (decided := await decide(gateway, caller, call, body)) is not None:
-                await gateway.proxy.answer(caller, decided)
+        if (decided := await decide(gateway, caller, call, body)) is not None:
+            await gateway.proxy.answer(caller, decided)
     except RoutingError as error:
         return error.status, orjson.dumps(error_body(error))
     response = caller.made()

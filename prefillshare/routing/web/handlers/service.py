@@ -17,7 +17,7 @@ _GENERATE_TIMEOUT_S = 25.0  # SGLang gives up after 20 s itself
 
 
 async def show_health(request: web.Request) -> web.Response:
-    """200 while calls can be answered: a prefill worker is up, and so is a replica of some module."""
+    """200 while calls can be answered: a prefill worker is up, and so is a replica of some module, or an engine is."""
     gateway = request.app[GATEWAY]
     if gateway.is_draining:
         return json_reply({"status": "stopping"}, status=503)
@@ -99,5 +99,5 @@ def _find_missing(pool: WorkerPool) -> _Missing:
     down = [name for name in modules if not any(worker.is_available for worker in pool.replicas(name))]
     return _Missing(
         names=([] if is_prefill_up else ["prefill"]) + down,
-        can_answer=is_prefill_up and len(modules) > len(down),
+        can_answer=any(map(pool.can_answer, modules)),
     )

@@ -5,6 +5,8 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from prefillshare.errors import short_repr
+from prefillshare.naming.asked import Asked
+from prefillshare.naming.bodies import replace_aliases
 from prefillshare.routing.call.call import Body
 from prefillshare.routing.call.parse import read_object
 from prefillshare.routing.errors import BadCallError, UnavailableError, UnknownModelError
@@ -22,8 +24,10 @@ def ask_a_worker(path: str) -> Handler:
 
     async def handle(request: web.Request) -> web.Response:
         parts = request.app[GATEWAY].parts
-        body = read_object(await read_json_body(request, parts.settings.router))
-        if (account := account_of(request)) is not None:
+        account, names = account_of(request), parts.names()
+        names = names if account is None else names.only(account.allows)
+        body = replace_aliases(read_object(await read_json_body(request, parts.settings.router)), names, Asked())
+        if account is not None:
             check_module(body, account, None, parts.settings.base_model)
         _check_model(parts, body)
         status, content = await _ask(parts, path, orjson.dumps({**body, "model": parts.settings.base_model}))
