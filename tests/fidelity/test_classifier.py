@@ -226,7 +226,7 @@ def test_every_door_answers_as_the_chosen_module(auto: Endpoint) -> None:
 def test_rules_go_before_and_doubt_goes_to_the_default(auto: Endpoint, tmp_path: Path) -> None:
     rules = [{"module": "code", "header": "X-Task", "value": "code"}]
     known = read_head(TINY_ROUTER)
-    write_head(tmp_path, replace(known, weight=known.weight * 0))
+    write_head(tmp_path, replace(known, weight=known.weight * 0, bias=known.bias * 0))
     doubtful = {**AUTO, "classifier": str(tmp_path), "default": "tool", "rules": rules, "min_probability": 0.5}
     assert auto.http.put("/aliases/auto", json=doubtful).status_code == 200
     chat = {"model": "auto", "messages": MESSAGES, "max_tokens": 1}
