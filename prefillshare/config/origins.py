@@ -11,7 +11,7 @@ from prefillshare.config.schema import Deployment
 from prefillshare.config.toml import NotTomlError, parse_toml
 from prefillshare.naming.alias import AnyAlias, as_table
 
-_UNSAID = (("rules", []), ("min_probability", 0.0))
+_UNSAID: tuple[tuple[str, object], ...] = (("rules", []), ("min_probability", 0.0))
 """Of an alias that a classifier decides: what it has without saying so."""
 
 
