@@ -149,7 +149,7 @@ def _count(manager: TokenizerManager, body: Body, decided: Body, names: Names, a
         )
         for name, module in pairs:
             alias = names.find_undecided(replace(asked, name=name)) if isinstance(name, str) else None
-            if alias is not None:
+            if alias is not None and isinstance(module, str):
                 manager.observer.choices.note(alias, module)
 
 
