@@ -10,7 +10,7 @@ DEPLOYMENT ?= models/tiny-agents.toml
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast test-long test-clients lock-clients tmux check dist install lock clean bench bench-gpu bench-choice bench-cluster bench-codebook bench-codebook-accuracy bench-codebook-served bench-den bench-grow bench-router bench-routers bench-hosts bench-train bench-accuracy bench-sharing-ratio bench-adapters-back bench-tui bench-store bench-simulate bench-outside
+.PHONY: help run test test-fast test-long test-clients lock-clients tmux check dist install lock clean bench bench-gpu bench-choice bench-classifier bench-cluster bench-codebook bench-codebook-accuracy bench-codebook-served bench-den bench-grow bench-router bench-routers bench-hosts bench-train bench-accuracy bench-sharing-ratio bench-adapters-back bench-tui bench-store bench-simulate bench-outside
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ bench-gpu: $(if $(PYTHON),,$(READY)) ## the same with a Qwen3 1.7B shape on a GP
 
 bench-choice: $(READY) ## what the choice of workers costs, by their number
 	$(BIN)/python -m benchmarks.choice $(ARGS)
+
+bench-classifier: $(READY) ## how often "model": "auto" is right (ARGS=--cost: what choosing costs, on a quiet machine)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.classifier $(ARGS)
 
 bench-cluster: $(READY) ## measure a disaggregated deployment beside a plain server
 	$(BIN)/python -m benchmarks.cluster --out docs/results/cluster.md $(ARGS)

@@ -61,6 +61,9 @@ MODULE_HEADER = "X-PrefillShare-Module"
 REPORT_HEADER = "X-PrefillShare-Report"
 """HTTP header of a prefill worker's answer in a form that has no place for it: `meta_info` of `/generate`, as JSON."""
 
+CHOICE_HEADER = "X-PrefillShare-Choice"
+"""HTTP header of an answer whose module a classifier has chosen: how likely each was, `math=0.9800, code=0.0200`."""
+
 MESSAGES_PATH = "/v1/messages"
 """Begin of the paths of Anthropic's interface, which has errors of its own form."""
 

@@ -50,6 +50,7 @@ _ENGINE_FILES = (
     "patches.grammar_memory",
     "patches.stop_search",
     # through the model,
+    "choosing.states",
     "patches.forward_batch",
     "patches.model_runner",
     "patches.eager_runner",

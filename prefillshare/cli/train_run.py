@@ -2,6 +2,7 @@
 
 import os
 
+from prefillshare.config.router_training import RouterTraining
 from prefillshare.config.training import Training
 
 
@@ -25,3 +26,24 @@ def run_training(training: Training, *, resume: bool, dry_run: bool, as_json: bo
         return
     put_json({"module": str(module)}) if as_json else put(str(module))
     say(f'serve it: a [[decode]] table with kind = "{training.kind}" and path = "{module}"')
+
+
+def run_router_training(training: RouterTraining, *, dry_run: bool, as_json: bool) -> None:
+    """Plan or run the training of a classifier; print the plan, or its directory and how it is used.
+
+    Raises: TrainingError as the run does.
+    """
+    from prefillshare.cli.output import put, put_json, say
+    from prefillshare.training.progress import make_reporter
+    from prefillshare.training.router.run import RouterRun
+
+    with make_reporter() as reporter:
+        run = RouterRun(training, reporter)
+        if dry_run:
+            plan = run.plan()
+            put_json(plan.figures) if as_json else put("\n".join(plan.lines))
+            return
+        directory, trial = run.run()
+    put_json({"classifier": str(directory), **trial.as_dict()}) if as_json else put(str(directory))
+    default = training.modules[0].name
+    say(f'use it: [aliases.auto] with default = "{default}" and classifier = "{directory}"')

@@ -6,12 +6,19 @@ other is decided by `prefillshare.modules.deployment`, whether a run can start b
 
 from prefillshare.config.cluster import Cluster
 from prefillshare.config.growing import GrowTask
-from prefillshare.config.load import load_deployment, load_grow_task, load_quantisation, load_training
+from prefillshare.config.load import (
+    load_deployment,
+    load_grow_task,
+    load_quantisation,
+    load_router_training,
+    load_training,
+)
 from prefillshare.config.modules import Modules
 from prefillshare.config.quantisation import Quantisation
 from prefillshare.config.responses import Responses
 from prefillshare.config.roles import Limits, Roles
 from prefillshare.config.router import Router
+from prefillshare.config.router_training import RouterTraining
 from prefillshare.config.schema import DecodeModule, Deployment, Engine, PrefillModule, Transfer
 from prefillshare.config.store import Store
 from prefillshare.config.tenants import Tenants
@@ -30,6 +37,7 @@ __all__ = [
     "Responses",
     "Roles",
     "Router",
+    "RouterTraining",
     "Store",
     "Tenants",
     "Training",
@@ -37,5 +45,6 @@ __all__ = [
     "load_deployment",
     "load_grow_task",
     "load_quantisation",
+    "load_router_training",
     "load_training",
 ]

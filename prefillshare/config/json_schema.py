@@ -67,8 +67,14 @@ def _describe_type(hint: Any) -> Schema:
         rule = {"type": "object", "additionalProperties": {"type": "string"}, "required": ["module"]}
         rules = {
             "type": "object",
-            "properties": {"default": {"type": "string"}, "rules": {"type": "array", "items": rule}},
-            "required": ["default", "rules"],
+            "properties": {
+                "default": {"type": "string"},
+                "rules": {"type": "array", "items": rule},
+                "classifier": {"type": "string"},
+                "min_probability": {"type": "number", "minimum": 0, "maximum": 1},
+            },
+            "required": ["default"],
+            "anyOf": [{"required": ["rules"]}, {"required": ["classifier"]}],
         }
         return {"type": "object", "additionalProperties": {"anyOf": [{"type": "string"}, weights, rules]}}
     if origin is dict:

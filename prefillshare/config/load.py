@@ -12,19 +12,22 @@ from prefillshare.config.modules import Modules
 from prefillshare.config.overrides import HIDDEN, apply_overrides
 from prefillshare.config.quantisation import Quantisation
 from prefillshare.config.roles import check_limits
+from prefillshare.config.router_training import RouterTraining
 from prefillshare.config.schema import DecodeModule, Deployment, PrefillModule
 from prefillshare.config.store import Store
 from prefillshare.config.tables import build
 from prefillshare.config.tenants import Tenants
 from prefillshare.config.toml import NotTomlError, parse_toml
-from prefillshare.config.training import Training
+from prefillshare.config.training import BaseModel, Data, Training
 from prefillshare.errors import ConfigError
-from prefillshare.naming.alias import check_aliases
+from prefillshare.naming.alias import AnyAlias, check_aliases
+from prefillshare.naming.rules import ByRules
 
 _ENCODING = "utf-8-sig"
 """Some editors put a byte-order mark before the text."""
 _DEPLOYMENT_KEYS = frozenset({"prefill", "decode"})
 _TRAINING_KEYS = frozenset({"base", "data"})
+_ROUTER_KEYS = frozenset({"base", "modules"})
 _QUANTISATION_KEYS = frozenset({"base", "module"})
 _KEYS: Mapping[type, frozenset[str]] = {
     Training: _TRAINING_KEYS,
@@ -64,6 +67,7 @@ def load_deployment(file: Path, changes: Sequence[str] = ()) -> Deployment:
             modules=_resolve_modules(deployment.modules, file),
             cluster=_resolve_cluster(deployment.cluster, file),
             tenants=_resolve_tenants(deployment.tenants, file),
+            aliases={name: _resolve_classifier(alias, file) for name, alias in deployment.aliases.items()},
             source=file.resolve(),
             overrides=tuple(changes),
         )
@@ -122,6 +126,13 @@ def _resolve_tenants(tenants: Tenants | None, file: Path) -> Tenants | None:
     return None if tenants is None else dataclasses.replace(tenants, file=_make_absolute(tenants.file, file))
 
 
+def _resolve_classifier(alias: AnyAlias, file: Path) -> AnyAlias:
+    if not isinstance(alias, ByRules) or alias.classifier is None:
+        return alias
+    found = _find_own_directory(Path(alias.classifier), file, "classifier", f"aliases.{alias.name}")
+    return dataclasses.replace(alias, classifier=str(found))
+
+
 def _refuse_unused_tables(deployment: Deployment, table: Mapping[str, Any]) -> None:
     unused = [name for name in ("router", "transfer", "cluster", "roles") if name in table]
     if deployment.topology == "colocated" and unused:
@@ -156,6 +167,36 @@ def load_quantisation(file: Path, changes: Sequence[str] = ()) -> Quantisation:
     return _load_run(Quantisation, Path(file), changes, "quantisation", example, _place_quantisation)
 
 
+def load_router_training(file: Path, changes: Sequence[str] = ()) -> RouterTraining:
+    """Return the training of a classifier that `file` describes, its paths absolute; base and data files must exist.
+
+    Raises: ConfigError, naming the file, the table and the fix.
+    """
+    file = Path(file)
+    table = _read(file, "training", _ROUTER_KEYS, "models/recipes/tiny-router.toml is an example")
+    apply_overrides(RouterTraining, table, changes)
+    try:
+        if "data" in table and "modules" not in table:
+            raise ConfigError("this is the training file of a module, with [data] of its own: leave --router out")
+        run = build(RouterTraining, table, "the file", hidden=HIDDEN)
+        modules = tuple(dataclasses.replace(module, data=_place_data(module.data, file)) for module in run.modules)
+        output = _make_absolute(run.output, file)
+        base = _place_base(run.base, file)
+        return dataclasses.replace(run, base=base, modules=modules, output=output, source=file.resolve())
+    except ConfigError as error:
+        raise _name_file(error, file, changes) from None
+
+
+def _place_base(base: BaseModel, file: Path) -> BaseModel:
+    return (
+        base if base.path is None else dataclasses.replace(base, path=_find_directory(base.path, file, "of the base"))
+    )
+
+
+def _place_data(data: Data, file: Path) -> Data:
+    return data if data.file is None else dataclasses.replace(data, file=_find_file(data.file, file))
+
+
 def _load_run(
     kind: type[R], file: Path, changes: Sequence[str], called: str, otherwise: str, place: Callable[[R, Path], R]
 ) -> R:
@@ -164,11 +205,7 @@ def _load_run(
     apply_overrides(kind, table, changes)
     try:
         run = build(kind, table, "the file", hidden=HIDDEN)
-        base, data = run.base, run.data
-        if base.path is not None:
-            base = dataclasses.replace(base, path=_find_directory(base.path, file, "of the base"))
-        if data is not None and data.file is not None:
-            data = dataclasses.replace(data, file=_find_file(data.file, file))
+        base, data = _place_base(run.base, file), None if run.data is None else _place_data(run.data, file)
         return place(dataclasses.replace(run, base=base, data=data, source=file.resolve()), file)
     except ConfigError as error:
         raise _name_file(error, file, changes) from None

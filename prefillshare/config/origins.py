@@ -13,6 +13,8 @@ from prefillshare.naming.alias import AnyAlias, as_table
 
 DEFAULT = "default"
 """Origin of what nobody says."""
+_UNSAID: tuple[tuple[str, object], ...] = (("rules", []), ("min_probability", 0.0))
+"""Of an alias that a classifier decides: what it has without saying so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,11 +110,23 @@ def _values(table: Any, start: str) -> Iterator[tuple[str, Any, bool]]:
 
 def _values_by_name(table: Mapping[str, Any], key: str) -> Iterator[tuple[str, Any, bool]]:
     if all(isinstance(value, AnyAlias) for value in table.values()):
-        yield from ((name, value, False) for name, value in _flatten(as_table(table), key))
+        yield from ((name, value, False) for name, value in _of_aliases(table))
         return
     for name, value in table.items():
         is_table = dataclasses.is_dataclass(value)
         yield from _values(value, f"{key}.{name}.") if is_table else [(f"{key}.{name}", value, False)]
+
+
+def _of_aliases(aliases: Mapping[str, AnyAlias]) -> Iterator[tuple[str, Any]]:
+    """What a file says of aliases; what a classifier chooses from stands in the classifier."""
+    for name, meaning in as_table(aliases).items():
+        is_table = isinstance(meaning, Mapping)
+        said = {key: value for key, value in meaning.items() if _is_said(key, value)} if is_table else meaning
+        yield from _flatten(said, f"aliases.{name}")
+
+
+def _is_said(key: str, value: object) -> bool:
+    return key != "labels" and (key, value) not in _UNSAID
 
 
 def _default_of(item: "dataclasses.Field[Any]") -> Any:

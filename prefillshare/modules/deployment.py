@@ -6,7 +6,7 @@ on the KV of exactly this prefill module. Checked here by fingerprint, before an
 
 import glob
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prefillshare.accelerators import Gpu, gpus
@@ -23,12 +23,14 @@ from prefillshare.modules.fingerprint import (
     tokenizer_sha256,
     weight_files,
 )
+from prefillshare.modules.heads import read_classifiers
 from prefillshare.modules.kv_rule import check_no_kv_matrices, refuse_full_weights
 from prefillshare.modules.locate import locate
 from prefillshare.modules.manifest import MANIFEST_NAME, ModuleManifest, read_manifest
 from prefillshare.modules.merge import merge_once
 from prefillshare.modules.precision import Dtype, served_dtype
 from prefillshare.modules.unshared import COST, refuse_trained_to_share
+from prefillshare.naming.alias import check_aliases
 
 GPU_HAND_OFF_PAGE = 16
 """Tokens per page where KV goes from GPU to GPU: NIXL prepares a descriptor for every page, layer and peer."""
@@ -119,7 +121,8 @@ def resolve(deployment: Deployment, found: Sequence[Gpu] | None = None) -> Resol
 
     `found` are the GPUs to plan for; None asks this machine.
     Effects: reads headers and, once, the whole prefill module (remembered afterwards); may download from the hub.
-    Raises: ModuleError for the first module that is missing, broken or does not fit.
+    Raises: ModuleError for the first module or classifier that is missing, broken or does not fit; ConfigError for a
+    classifier that chooses a module which is not there.
     """
     prefill_path = _require_plain_path(locate(deployment.prefill), deployment.prefill.name)
     fingerprint = prefill_fingerprint(prefill_path)
@@ -137,7 +140,7 @@ def resolve(deployment: Deployment, found: Sequence[Gpu] | None = None) -> Resol
         warnings += found_warnings
         modules.append(module)
     return ResolvedDeployment(
-        config=deployment,
+        config=_with_classifiers(deployment, fingerprint),
         prefill_path=prefill_path,
         fingerprint=fingerprint,
         modules=tuple(modules),
@@ -146,6 +149,15 @@ def resolve(deployment: Deployment, found: Sequence[Gpu] | None = None) -> Resol
         dtype=dtype,
         warnings=tuple(warnings),
     )
+
+
+def _with_classifiers(deployment: Deployment, fingerprint: str) -> Deployment:
+    """The deployment with what the classifiers of its aliases choose from."""
+    if not deployment.aliases:
+        return deployment
+    aliases = read_classifiers(deployment.aliases, fingerprint)
+    check_aliases(aliases, deployment.prefill.name, [module.name for module in deployment.decode])
+    return replace(deployment, aliases=aliases)
 
 
 def resolve_module(spec: DecodeModule, base: CheckedBase) -> tuple[ResolvedModule, list[str]]:

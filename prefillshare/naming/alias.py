@@ -81,12 +81,12 @@ def read_alias(name: str, meaning: object) -> AnyAlias:
         )
     if isinstance(meaning, str) and meaning:
         return Alias(name=name, weights={meaning: 1.0})
-    if isinstance(meaning, Mapping) and "rules" in meaning:
+    if isinstance(meaning, Mapping) and ("rules" in meaning or "classifier" in meaning):
         return read_by_rules(name, meaning)
     if not isinstance(meaning, Mapping) or not meaning:
         raise ConfigError(
             f'alias {name!r} is {short_repr(meaning)}: name a module ("math-v2"), or weights by module '
-            '({ "math-v1" = 0.9, "math-v2" = 0.1 }), or default and rules'
+            '({ "math-v1" = 0.9, "math-v2" = 0.1 }), or default with rules or a classifier'
         )
     weights = {str(module): _read_weight(name, str(module), weight) for module, weight in meaning.items()}
     if not any(weights.values()):
@@ -116,6 +116,11 @@ def check_aliases(aliases: Mapping[str, AnyAlias], base: str, modules: Collectio
         # Rules choose among aliases, too, though not among further rules: a name would mean itself.
         known = [*modules, *_of_modules(aliases)] if isinstance(alias, ByRules) else modules
         for target in alias.targets:
+            if target not in known and isinstance(alias, ByRules) and target in alias.labels:
+                raise ConfigError(
+                    f"the classifier of alias {alias.name!r} has the label {target!r}, which is no decode module or "
+                    f"alias of {', '.join(known)}: serve one of that name, or train the classifier without it"
+                )
             if target not in known:
                 kind = "no decode module or alias" if isinstance(alias, ByRules) else "no decode module"
                 raise ConfigError(f"alias {alias.name!r} means {target!r}, which is {kind} of {', '.join(known)}")

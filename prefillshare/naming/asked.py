@@ -1,6 +1,6 @@
 """What a call says that may decide which module answers it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,21 @@ def _says_nothing() -> str:
 
 def has_none(name: str) -> None:
     """Give no header: the call has none, or nobody asks."""
+
+
+Probabilities = Mapping[str, float]
+"""How likely each label of a classifier is; they add up to 1."""
+
+
+def describe_probabilities(found: Probabilities) -> str:
+    """Return them as text, the likeliest first."""
+    ranked = sorted(found.items(), key=lambda item: -item[1])
+    return ", ".join(f"{label}={likely:.4f}" for label, likely in ranked)
+
+
+def knows_none(classifier: str, states: Sequence[object]) -> Probabilities:
+    """Give no probabilities: nobody has looked at the prompt."""
+    return {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +40,10 @@ class Asked:
     """Return what the user says last."""
     header: Callable[[str], str | None] = has_none
     """Return the value of a header; None when the call has none of that name."""
+    states: Sequence[object] = ()
+    """What the prefill module makes of each prompt, for classifiers; empty until somebody has asked it."""
+    classify: Callable[[str, Sequence[object]], Probabilities] = knows_none
+    """Return what the classifier in a directory says of `states`."""
 
 
 def last_words(body: Mapping[str, Any]) -> str:

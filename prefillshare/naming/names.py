@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from prefillshare.naming.alias import Alias, AnyAlias
 from prefillshare.naming.asked import Asked
+from prefillshare.naming.rules import ByRules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,15 +29,23 @@ class Names:
         `draw` gives a number in [0, 1) for a call without a session.
         """
         name = asked.name
-        # SGLang's form of an adapter's name.
-        base, _, adapter = name.partition(":")
-        module = adapter.strip() if adapter and base.strip() == self.base else name
+        module = self._of_adapter(name)
         if module in self.modules:
             return module
         if (alias := self.aliases.get(module)) is not None:
             # Rules may mean an alias; an alias by weight means modules only, so this ends.
             return self.find(replace(asked, name=alias.find(asked, draw)), draw)
         return self.base if name == self.base else None
+
+    def find_undecided(self, asked: Asked) -> str | None:
+        """Return the alias that is meant, if its classifier has still to see the prompt."""
+        alias = self.aliases.get(self._of_adapter(asked.name))
+        return alias.name if isinstance(alias, ByRules) and alias.is_undecided(asked) else None
+
+    def _of_adapter(self, name: str) -> str:
+        """Return the name without the prefill module's before it: SGLang's form of an adapter's name."""
+        base, _, adapter = name.partition(":")
+        return adapter.strip() if adapter and base.strip() == self.base else name
 
     def only(self, allows: Callable[[str], bool]) -> "Names":
         """Return the names that whoever may ask only these modules knows: an alias when it means no other one."""

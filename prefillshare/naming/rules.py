@@ -1,7 +1,8 @@
-"""Names behind which rules choose: `"model": "auto"` and what the call says decide which module answers.
+"""Names behind which rules or a classifier choose: `"model": "auto"` and what the call says decide who answers.
 
-The first rule that fits wins, else the default. Patterns are RE2's, which take linear time, over a bounded part of what
-the user said last: nobody's text holds up anybody else's call.
+The first rule that fits wins, else the module that the classifier finds likeliest, else the default. Patterns are
+RE2's, which take linear time, over a bounded part of what the user said last: nobody's text holds up anybody else's
+call.
 """
 
 import re
@@ -18,6 +19,7 @@ MOST_CHARACTERS = 16_384
 MAX_RULES = 256
 """Of one alias: each may search the whole of that text."""
 _MEMBERS = ("module", "text", "header", "value")
+_KEYS = ("default", "rules", "classifier", "min_probability", "labels")
 _MAX_MEMORY = 8 << 20
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
@@ -61,25 +63,52 @@ class ByRules:
     name: str
     """Name that clients put into "model"."""
     default: str
-    """Module, or alias, where no rule fits."""
+    """Module, or alias, where no rule fits and no classifier is sure enough."""
     rules: tuple[Rule, ...] = ()
     """Tried in their order."""
+    classifier: str | None = None
+    """Directory of a classifier, which is asked where no rule fits; None where there is none."""
+    min_probability: float = 0.0
+    """How likely its choice must be; where it is less, the default answers."""
+    labels: tuple[str, ...] = ()
+    """Modules or aliases that the classifier chooses from, once it was read (`prefillshare.modules.heads`)."""
 
     @property
     def targets(self) -> tuple[str, ...]:
         """Every module or alias that may be meant, each once, the default first."""
-        return tuple(dict.fromkeys((self.default, *(rule.module for rule in self.rules))))
+        return tuple(dict.fromkeys((self.default, *(rule.module for rule in self.rules), *self.labels)))
 
     def find(self, asked: Asked, draw: Callable[[], float]) -> str:
         """Return what is meant; `draw` is for aliases that mean several by weight."""
+        return self._by_rule(asked) or self._by_classifier(asked) or self.default
+
+    def is_undecided(self, asked: Asked) -> bool:
+        """Return whether the classifier must see what the prefill module makes of the prompt."""
+        return self.classifier is not None and not asked.states and self._by_rule(asked) is None
+
+    def _by_rule(self, asked: Asked) -> str | None:
         # Read once, whatever number of rules look at it.
         asked = replace(asked, says=cache(lambda says=asked.says: _shorten(says())))
-        return next((rule.module for rule in self.rules if rule.fits(asked)), self.default)
+        return next((rule.module for rule in self.rules if rule.fits(asked)), None)
+
+    def _by_classifier(self, asked: Asked) -> str | None:
+        if self.classifier is None or not asked.states:
+            return None
+        found = asked.classify(self.classifier, asked.states)
+        likeliest = max(found, key=lambda label: found[label])
+        return likeliest if found[likeliest] >= self.min_probability else None
 
     def as_table(self) -> dict[str, Any]:
         """Return the table that `read_by_rules` reads."""
         rules = [{name: told for name in _MEMBERS if (told := getattr(rule, name)) is not None} for rule in self.rules]
-        return {"default": self.default, "rules": rules}
+        table = {"default": self.default, "rules": rules}
+        if self.classifier is None:
+            return table
+        return table | {
+            "classifier": self.classifier,
+            "min_probability": self.min_probability,
+            "labels": list(self.labels),
+        }
 
 
 def rule_headers(aliases: Mapping[str, object]) -> tuple[str, ...]:
@@ -103,20 +132,52 @@ def compile_pattern(pattern: str) -> Any:
 
 
 def read_by_rules(name: str, meaning: Mapping[str, Any]) -> ByRules:
-    """Return the rules of a table with `default` and `rules`.
+    """Return what a table with `default`, and `rules`, a `classifier` or both, says.
 
     Raises: ConfigError.
     """
-    if unknown := meaning.keys() - {"default", "rules"}:
-        raise ConfigError(f"alias {name!r} has {sorted(unknown)[0]!r} beside its rules: it takes default and rules")
-    default, rules = meaning.get("default"), meaning["rules"]
+    if unknown := meaning.keys() - set(_KEYS):
+        raise ConfigError(
+            f"alias {name!r} has {sorted(unknown)[0]!r} beside its default: it takes rules, classifier and "
+            "min_probability"
+        )
+    default, rules = meaning.get("default"), meaning.get("rules", ())
     if not isinstance(default, str) or not default:
-        raise ConfigError(f"alias {name!r} chooses by rules and has no default: name the module where no rule fits")
+        raise ConfigError(
+            f"alias {name!r} chooses by rules or a classifier and has no default: name the module for what they leave "
+            "open"
+        )
     if isinstance(rules, list | tuple) and len(rules) > MAX_RULES:
         raise ConfigError(f"alias {name!r} has {len(rules)} rules, and {MAX_RULES} are the most: every call tries them")
     if not isinstance(rules, list | tuple):
         raise ConfigError(f"alias {name!r} has rules = {short_repr(rules)}: write a list of tables")
-    return ByRules(name=name, default=default, rules=tuple(_read_rule(name, rule) for rule in rules))
+    return ByRules(
+        name=name,
+        default=default,
+        rules=tuple(_read_rule(name, rule) for rule in rules),
+        **_read_classifier(name, meaning),
+    )
+
+
+def _read_classifier(name: str, meaning: Mapping[str, Any]) -> dict[str, Any]:
+    path, least, labels = (meaning.get(key) for key in ("classifier", "min_probability", "labels"))
+    if path is None:
+        if least is not None:
+            raise ConfigError(f"alias {name!r} has min_probability and no classifier: name its directory, or remove it")
+        return {}
+    if not isinstance(path, str) or not path.strip():
+        raise ConfigError(
+            f"alias {name!r} has classifier = {short_repr(path)}: name the directory that "
+            "`prefillshare train --router` made"
+        )
+    least = 0.0 if least is None else least
+    if isinstance(least, bool) or not isinstance(least, int | float) or not 0 <= least <= 1:
+        raise ConfigError(f"alias {name!r} has min_probability = {short_repr(least)}: it must lie between 0 and 1")
+    if labels is not None and (
+        not isinstance(labels, list | tuple) or not all(isinstance(each, str) for each in labels)
+    ):
+        raise ConfigError(f"alias {name!r} has labels = {short_repr(labels)}: leave them out, the classifier has them")
+    return {"classifier": path, "min_probability": float(least), "labels": tuple(labels or ())}
 
 
 def _read_rule(name: str, table: object) -> Rule:

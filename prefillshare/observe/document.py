@@ -301,6 +301,21 @@ class EventState(TypedDict):
     message: str
 
 
+class ChoiceState(TypedDict):
+    """How often a classifier chose a module for an alias."""
+
+    alias: str
+    module: str
+    calls: int
+
+
+class ChoicesState(TypedDict):
+    """What classifiers chose; `seconds` is what calls waited for it."""
+
+    items: list[ChoiceState]
+    seconds: HistogramState
+
+
 class DeploymentState(TypedDict):
     """The document."""
 
@@ -321,6 +336,7 @@ class DeploymentState(TypedDict):
     eager_jobs: NotRequired[EagerJobsState]
     role_moves: NotRequired[RoleMovesState]
     tenants: NotRequired[TenantsState]
+    choices: NotRequired[ChoicesState]
     held: NotRequired[list[HeldState]]
 
 

@@ -14,6 +14,7 @@ from prefillshare.observe.document import (
     EAGER_OUTCOMES,
     MOVE_OUTCOMES,
     REFUSAL_REASONS,
+    ChoicesState,
     DeploymentState,
     EagerJobsState,
     HistogramState,
@@ -196,6 +197,8 @@ def _of_deployment(state: DeploymentState) -> Iterator[Metric]:
         yield from _of_eager_jobs(state["eager_jobs"])
     if "role_moves" in state:
         yield _of_role_moves(state["role_moves"])
+    if "choices" in state:
+        yield from _of_choices(state["choices"])
     if "tenants" in state:
         yield from _of_tenants(state["tenants"])
 
@@ -212,6 +215,20 @@ def _of_eager_jobs(jobs: EagerJobsState) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "prefillshare_eager_jobs_waiting", "Answers whose KV is still to be made", value=jobs["waiting"]
     )
+
+
+def _of_choices(choices: ChoicesState) -> Iterator[Metric]:
+    chosen = CounterMetricFamily(
+        "prefillshare_choices", "Calls for which a classifier chose the module", labels=("alias", "module")
+    )
+    for item in choices["items"]:
+        chosen.add_metric((item["alias"], item["module"]), item["calls"])
+    yield chosen
+    waited = HistogramMetricFamily(
+        "prefillshare_choice_seconds", "What a call waited for the prefill module's look at its prompt"
+    )
+    waited.add_metric((), _buckets(choices["seconds"]), choices["seconds"]["sum"])
+    yield waited
 
 
 def _of_role_moves(moves: RoleMovesState) -> Metric:
@@ -315,9 +332,14 @@ def _memory(samples: Sequence[tuple[KvState, tuple[str, ...]]]) -> Iterator[Metr
 def _histogram(name: str, help_text: str, samples: Sequence[tuple[str, HistogramState]]) -> Metric:
     metric = HistogramMetricFamily(f"prefillshare_{name}", help_text, labels=("module",))
     for module, histogram in samples:
-        total, buckets = 0, []
-        for bound, count in zip(histogram["le"], histogram["counts"], strict=True):
-            total += count
-            buckets.append(("+Inf" if bound is None else str(bound), total))
-        metric.add_metric((module,), buckets, histogram["sum"])
+        metric.add_metric((module,), _buckets(histogram), histogram["sum"])
     return metric
+
+
+def _buckets(histogram: HistogramState) -> list[tuple[str, int]]:
+    """Return how many values are at most each bound."""
+    total, buckets = 0, []
+    for bound, count in zip(histogram["le"], histogram["counts"], strict=True):
+        total += count
+        buckets.append(("+Inf" if bound is None else str(bound), total))
+    return buckets

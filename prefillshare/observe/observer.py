@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from prefillshare.observe.choices import Choices
 from prefillshare.observe.document import MODULE_COUNTERS, HandoffState, part_of
 from prefillshare.observe.events import Events
 from prefillshare.observe.modules import ModuleStats
@@ -215,6 +216,7 @@ class Observer:
         self.started = clock()
         self.modules: dict[str, ModuleStats] = {}
         self.handoffs = Handoffs()
+        self.choices = Choices()
         self.events = Events(clock)
         self.sessions = SessionTable(clock)
 

@@ -50,7 +50,8 @@ def deployment_state(
     repins: int = 0,
 ) -> DeploymentState:
     """Return the document; `workers` are as `worker_state` makes them."""
-    return {
+    choices = observer.choices.as_dict()
+    state: DeploymentState = {
         "schema": SCHEMA,
         "time": observer.clock(),
         "started": observer.started,
@@ -63,6 +64,9 @@ def deployment_state(
         "events": observer.events.as_list(),
         "repins": repins,
     }
+    if choices is not None:
+        state["choices"] = choices
+    return state
 
 
 def _module_state(observer: Observer, facts: ModuleFacts) -> ModuleState:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from prefillshare.responses.kept import KeptResponses
+from prefillshare.routing.call.choosing import Choices
 from prefillshare.routing.call.proxy import Proxy
 from prefillshare.routing.changes.desk import ChangeDesk
 from prefillshare.routing.eager.answers import EagerAnswers
@@ -42,6 +43,7 @@ class Gateway:
         self.parts = make_parts(settings)
         self.eager = EagerAnswers(self.parts) if settings.eager_answers else None
         self.proxy = Proxy(self.parts, self.eager)
+        self.choices = Choices(self.parts)
         self.responses = KeptResponses(settings.responses)
         self.conductor: Conductor | None = None
         self.peers = make_peers(
@@ -64,7 +66,8 @@ class Gateway:
     @property
     def num_running(self) -> int:
         """Calls that are being answered, those that were passed on to other routers included."""
-        return self.proxy.num_running + (self.peers.num_underway if self.peers else 0)
+        own = self.proxy.num_running + self.choices.num_running
+        return own + (self.peers.num_underway if self.peers else 0)
 
     def _make_conductor(self) -> Conductor | None:
         roles = self.parts.settings.roles

@@ -16,6 +16,8 @@ class CallReport(TypedDict, total=False):
     """Cached tokens of the prompt that the call's own module had prefilled; with the next, all cached ones."""
     cross_hit_tokens: int
     """Cached tokens of the prompt that other modules had prefilled."""
+    choice_tokens: int
+    """Tokens of the prompt that were computed just before, to choose the call's module; they are no cached ones."""
     avoidable_tokens: int
     """Tokens of the prompt that a module with `share = false` computed although the cache had them, made by the prefill
     module for others."""

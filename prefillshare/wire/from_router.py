@@ -27,3 +27,7 @@ class FromRouter(TypedDict, total=False):
     """Room there; samples of one call have rooms that follow each other."""
     prompt_logprobs: Sequence[PromptLogprobs]
     """Log-probabilities of each prompt, from a prefill worker: a decode worker has no logits of them."""
+    choice: str
+    """That the hidden states of the prompts are wanted, to choose a module, and an id of that question."""
+    chosen_by: str
+    """Id of the question by which this call's module was chosen, just before."""

@@ -50,6 +50,7 @@ from sglang_patches.declarations import registers
 from sglang_patches.disaggregation.hand_off import report_end
 from sglang_patches.disaggregation.role import is_behind_router, is_decode_worker, is_prefill_worker
 from sglang_patches.observed.call_report import note
+from sglang_patches.prefill.hits import Hits
 from sglang_patches.prefill.holdings import Holdings, tenant_of
 from sglang_patches.prefill.leases import Leases, drop_leases, lease_prompt
 from sglang_patches.prefill.open_pages import OpenPages
@@ -196,31 +197,25 @@ class SharedPrefillRadixCache(RadixCache):
         what SGLang counts as cached tokens. A retracted request matches again, which counts neither there nor here. The
         prefix that a decode worker holds was counted by the prefill worker.
         """
-        self._writer, self._is_eager = req.prefillshare.decode_module, req.prefillshare.is_eager
+        self._writer, self._is_eager = req.prefillshare.origin, req.prefillshare.is_eager
         self.underway.end(req)
         if req.prefillshare.are_hits_counted or req.last_node is None or is_decode_worker():
             return
         req.prefillshare.are_hits_counted = True
-        num_own, num_cross, node = 0, 0, req.last_node
+        hits, node = Hits(req), req.last_node
         while node is not self.root_node:
-            if node.origin == req.prefillshare.decode_module:
-                num_own += len(node.key)
-            else:
-                num_cross += len(node.key)
+            node.origin = hits.count(node.origin, len(node.key))
             if node.is_eager:
                 # Counted once: whether it paid to compute it ahead is known with the first hit.
                 node.is_eager = False
                 self.eager_hit_tokens += len(node.key)
             node = node.parent
         continued = req.prefillshare.continued
-        if continued.origin == req.prefillshare.decode_module:
-            num_own += continued.num_tokens
-        else:
-            num_cross += continued.num_tokens
+        hits.count(continued.origin, continued.num_tokens)
         self.eager_hit_tokens += continued.num_tokens if continued.is_eager else 0
-        note(req, own_hit_tokens=num_own, cross_hit_tokens=num_cross)
+        hits.report(req)
         if req.prefillshare.is_unshared and not is_behind_router():  # which knows what prefill workers have
-            note(req, avoidable_tokens=self._count_avoidable(req, num_own + num_cross))
+            note(req, avoidable_tokens=self._count_avoidable(req, hits.num_own + hits.num_cross))
 
     def _count_avoidable(self, req: Req, num_cached: int) -> int:
         """Tokens of a prompt that were computed although the tree has them, made by the prefill module for others."""

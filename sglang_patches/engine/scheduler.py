@@ -30,6 +30,7 @@ from sglang.srt.managers import scheduler as upstream
 from prefillshare.observe.document import EagerState
 from prefillshare.wire.call_report import REPORT_KEY
 from sglang_patches.checks.secrets import hide_secrets
+from sglang_patches.choosing.states import keep_states
 from sglang_patches.declarations import binds, overrides
 from sglang_patches.disaggregation.pushes import is_push_rid
 from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker
@@ -134,13 +135,14 @@ class Scheduler(upstream.Scheduler):
 
     @overrides(
         "94cc0733d9e3b10b",
-        "a job would be handed over, to nobody",
+        "a job would be handed over, to nobody, and a choice would have no answer",
         of="disaggregation.prefill:SchedulerDisaggregationPrefillMixin.process_batch_result_disagg_prefill",
     )
     def process_batch_result_disagg_prefill(self, batch: ScheduleBatch, result: GenerationBatchResult) -> None:
         if self._eager is not None and is_eager_batch(batch):
             self.batch_result_processor.process_batch_result_prefill(batch, result)
         else:
+            keep_states(self.batch_result_processor, batch, result)
             super().process_batch_result_disagg_prefill(batch, result)
 
     @overrides("c9242868390c1e97", "a job would go on after all calls were aborted, or whoever wants it has gone")

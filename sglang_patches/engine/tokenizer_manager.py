@@ -9,7 +9,8 @@ How: at each step of a call's way its part is looked at, before or after upstrea
     pair by ``disaggregation/requests``, sizes by ``checks/prompt_size``, values by ``checks/calls``, grammars by
     ``answers/trials``, seeds by ``answers/seeds``. A request's state carries an observation (``observed/requests``)
     from its beginning to its end, and then tells what comes after it (``eager/answers``); a prefill worker takes jobs
-    of that kind from its router (``eager/requests``). New weights are refused where KV of the old ones is in a store.
+    of that kind from its router (``eager/requests``). A call whose module is still to be chosen becomes a request for
+    its prompt's hidden state (``choosing/requests``). New weights are refused where KV of the old ones is in a store.
 Remove when: upstream has the checks, metrics per adapter, and a hook for the end of a request.
 """
 
@@ -19,11 +20,13 @@ import copy
 from collections.abc import AsyncIterator
 from functools import cached_property
 from http import HTTPStatus
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastapi import HTTPException
 from sglang.srt.managers import tokenizer_manager as upstream
 
+from prefillshare.modules.heads import Heads, classifiers_of, read_head
 from prefillshare.observe.observer import Observer
 from sglang_patches.admission.gate import Gate
 from sglang_patches.admission.switch import read_longest_wait_s
@@ -32,6 +35,7 @@ from sglang_patches.answers.trials import GrammarTrials, check_grammars
 from sglang_patches.checks import prompt_size
 from sglang_patches.checks.calls import check_call, check_request, prepare_call
 from sglang_patches.checks.secrets import hide_secrets
+from sglang_patches.choosing.requests import ask_for_state, read_as_choice, take_mark
 from sglang_patches.declarations import binds, overrides
 from sglang_patches.disaggregation.pushes import is_push_rid
 from sglang_patches.disaggregation.requests import read_as_half
@@ -41,6 +45,7 @@ from sglang_patches.eager.answers import EndedAnswers
 from sglang_patches.eager.quiet import Quiet
 from sglang_patches.eager.requests import read_as_job
 from sglang_patches.eager.switch import QUIET_RID, is_eager_rid, read_min_tokens, refuse_reserved_rid
+from sglang_patches.http.model_names import aliases_of
 from sglang_patches.http.request_state import take_namespace, take_pin
 from sglang_patches.observed import requests as observed
 from sglang_patches.observed import traces
@@ -89,6 +94,8 @@ class TokenizerManager(upstream.TokenizerManager):
         """Before the first call: counting begins, and the process of trials starts, unless this worker follows none."""
         self.observer = Observer()
         self.gate = self._make_gate(num_kv_tokens)
+        for directory in classifiers_of(aliases_of(self).values()):
+            self.heads.add(directory, read_head(Path(directory)))
         if self.tokenizer is not None and not is_prefill_worker():
             self.grammar_trials.start()
 
@@ -96,6 +103,11 @@ class TokenizerManager(upstream.TokenizerManager):
     def observer(self) -> Observer:
         """What this process has counted; an engine without an HTTP server begins with its first call."""
         return Observer()
+
+    @cached_property
+    def heads(self) -> Heads:
+        """The classifiers that aliases choose by."""
+        return Heads()
 
     @cached_property
     def _unshared(self) -> dict[str, str]:
@@ -174,13 +186,17 @@ class TokenizerManager(upstream.TokenizerManager):
     def generate_request(self, obj: GenerateReqInput, request: Request | None = None) -> AsyncIterator[Any]:
         prepare_call(obj)
         check_call(obj, None if request is None else request.url.path)
+        choice = read_as_choice(obj, request)
         if self.eager_min_tokens is not None:
             refuse_reserved_rid(obj.rid)
             read_as_job(obj, request)
         take_namespace(obj, request)
         reshape = read_as_half(obj, request)
         take_pin(obj, request)
+        take_mark(obj, request, choice)
         answers = super().generate_request(obj, request)
+        if choice is not None:
+            answers = choice.collect(answers)
         return answers if reshape is None else reshape(answers)
 
     @overrides("a1a2a1a47255a080", "generated tokens would be prefilled by the base")
@@ -204,11 +220,15 @@ class TokenizerManager(upstream.TokenizerManager):
         await check_grammars(self.grammar_trials, params if isinstance(params, list) else [params])
         await super()._validate_and_resolve_lora(obj)
 
-    @overrides("73bce132ae96f2dc", "KV of a module that computes its prompts itself would be others', too")
+    @overrides(
+        "73bce132ae96f2dc",
+        "KV of a module that computes its prompts itself would be others', too; choices would have no answer",
+    )
     def _create_tokenized_object(self, obj: GenerateReqInput, *args: Any, **kwargs: Any) -> Any:
         tokenized = super()._create_tokenized_object(obj, *args, **kwargs)
         if (sha256 := self._unshared.get(tokenized.lora_id)) is not None:
             tokenized.extra_key = own_namespace(sha256, tokenized.extra_key)
+        ask_for_state(tokenized)
         return tokenized
 
     @overrides("02bcddcf7ca48618", "a seed would be taken silently and change nothing")

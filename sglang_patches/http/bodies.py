@@ -14,13 +14,10 @@ from __future__ import annotations
 import asyncio
 import json
 import traceback
-from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Any
 
-from prefillshare.contract import MESSAGES_PATH, REPORT_HEADER, SESSION_HEADER
-from prefillshare.naming.asked import Asked, last_words
-from prefillshare.naming.bodies import replace_aliases
+from prefillshare.contract import CHOICE_HEADER, MESSAGES_PATH, REPORT_HEADER
+from prefillshare.naming.asked import describe_probabilities
 from prefillshare.tenants.confine import check_module, confine
 from prefillshare.tenants.doors import addressed_module, is_call
 from prefillshare.tenants.errors import TenantError
@@ -29,10 +26,12 @@ from prefillshare.wire.errors import error_object
 from prefillshare.wire.from_router import MEMBER
 from prefillshare.wire.hints import HINT_MEMBERS, may_have_hints, read_pin_s
 from prefillshare.wire.namespace import cache_namespace
-from prefillshare.wire.sessions import find_session
-from prefillshare.wire.text import as_json, decode_header
+from prefillshare.wire.text import as_json
 from sglang_patches.answers.schemas import MAX_DEPTH, depth
-from sglang_patches.disaggregation.role import is_behind_router
+from sglang_patches.choosing.asking import AnsweredError, Chooser, asked_by_router
+from sglang_patches.choosing.requests import CHOSEN
+from sglang_patches.disaggregation.role import is_behind_router, is_prefill_worker
+from sglang_patches.http.asgi import Message, Receive, Send, read_header, replay
 from sglang_patches.http.model_names import (
     UPSTREAM_DEFAULT_MODEL,
     aliases_of,
@@ -62,10 +61,6 @@ _FILLED_IN = ("/v1/chat/completions", "/v1/completions")
 _BEGINS = (b"event: message_start\n", b"event: response.created\n", b"event: response.in_progress\n")
 """First events of the streams of Anthropic's messages and of OpenAI's responses."""
 
-Message = dict[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-
 
 class RefusedBodyError(Exception):
     """What is wrong with a body, and the status to answer with."""
@@ -82,6 +77,7 @@ class CheckBodies:
 
     def __init__(self, app: Any) -> None:
         self._app = app
+        self._chooser = Chooser(app, _prepare)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -96,16 +92,34 @@ class CheckBodies:
                 if body is None:
                     return
                 _check_tenants_body(body, scope)
-                body = _check_body(body, scope)
+                body = await self._read_body(body, scope, receive, held.send)
                 # What comes after the body (the caller goes away) must still reach SGLang, which aborts then.
-                receive = _replay(body, receive)
+                receive = replay(body, receive)
             await self._app(scope, receive, held.send)
+        except AnsweredError:
+            return
         except Exception as error:
             refusal = _as_refusal(error)
             # Once a part is on its way, its status is too, and the connection can only be cut.
             if refusal is None or not held.is_unsent:
                 raise
             await _refuse(refusal, scope, receive, send)
+
+    async def _read_body(self, body: bytes, scope: Message, receive: Receive, send: Send) -> bytes:
+        """The body as it is to be read.
+
+        Raises: RefusedBodyError, TenantError, ValueError; AnsweredError when the call has its answer already.
+        """
+        value = _read_object(body, scope)
+        if value is None:
+            return body
+        if (choice_id := asked_by_router(value)) is not None and is_prefill_worker():
+            await self._chooser.answer_router(value, choice_id, scope, receive, send)
+            raise AnsweredError
+        # First: a tenant may have the module that an alias means, or not.
+        named = await self._chooser.name_modules(value, scope, receive, send)
+        _check_tenants_module(named, scope)
+        return _prepare(named, scope, body if named is value else None)
 
 
 class HeldStart:
@@ -125,7 +139,7 @@ class HeldStart:
         if self.is_unsent and self._held:
             self._raise_failure(message)
             _raise_error_event(self._held[0], message)
-            self._add_report(self._held[0])
+            self._add_headers(self._held[0])
             for held in self._held:
                 await self._send(held)
         self.is_unsent = False
@@ -136,10 +150,15 @@ class HeldStart:
         if reason is not None and message.get("body", b"").startswith(b"event: response.failed\n"):
             raise RefusedBodyError(400, reason)
 
-    def _add_report(self, start: Message) -> None:
-        report = self._scope.get("state", {}).get(REPORT)
-        if report is not None:
-            start["headers"] = [*start["headers"], (REPORT_HEADER.lower().encode(), as_json(report))]
+    def _add_headers(self, start: Message) -> None:
+        state = self._scope.get("state", {})
+        told = {}
+        if (report := state.get(REPORT)) is not None:
+            told[REPORT_HEADER] = as_json(report)
+        if (choice := state.get(CHOSEN)) is not None:
+            told[CHOICE_HEADER] = describe_probabilities(choice.probabilities).encode()
+        if told:
+            start["headers"] = [*start["headers"], *((name.lower().encode(), value) for name, value in told.items())]
 
 
 def _is_only_a_begin(message: Message) -> bool:
@@ -173,15 +192,11 @@ def _check_path(scope: Message) -> None:
         raise RefusedBodyError(404, f"{scope['path']} is not here: {reason}")
 
 
-def _read_header(scope: Message, name: bytes) -> str:
-    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), "")
-
-
 def _check_headers(scope: Message) -> None:
-    encoding = _read_header(scope, b"content-encoding").strip().lower()
+    encoding = read_header(scope, b"content-encoding").strip().lower()
     if not is_uncompressed(encoding):
         raise RefusedBodyError(415, f"Content-Encoding is {encoding!r}: send the body as it is, without compression")
-    charset = _read_header(scope, b"content-type").lower().partition("charset=")[2].split(";")[0].strip(" \"'")
+    charset = read_header(scope, b"content-type").lower().partition("charset=")[2].split(";")[0].strip(" \"'")
     if not is_utf_8(charset):
         raise RefusedBodyError(415, f"the charset is {charset!r}: send JSON in UTF-8")
 
@@ -209,10 +224,10 @@ async def _read(receive: Receive) -> bytes | None:
             return b"".join(parts)
 
 
-def _check_body(body: bytes, scope: Message) -> bytes:
-    """The body as it is to be read."""
-    if not body or _JSON not in _read_header(scope, b"content-type").lower().encode():
-        return body
+def _read_object(body: bytes, scope: Message) -> dict[str, Any] | None:
+    """The object in a body; None for what is read by whoever it is for."""
+    if not body or _JSON not in read_header(scope, b"content-type").lower().encode():
+        return None
     import orjson
 
     try:
@@ -227,62 +242,42 @@ def _check_body(body: bytes, scope: Message) -> bytes:
             # Whose call it is must be written into it.
             raise RefusedBodyError(400, f"the body is not JSON ({error}): send a JSON object") from None
         # Python's parser takes numbers that JSON does not have (NaN, Infinity); what becomes of them is said there.
-        return body
+        return None
     if depth(value) > MAX_DEPTH:
         raise RefusedBodyError(400, _TOO_DEEP)
     if isinstance(value, dict):
         _check_members(value)
         _check_model(value, scope)
-        # First: a tenant may have the module that an alias means, or not.
-        confined = _confine(_name_modules(value, scope), scope)
-        confined = _note_hints(confined, body, scope)
-        _note_namespace(confined, scope)
-        _note_schema(value, scope)
-        # Written anew only where something was left out: parsing a long prompt twice is enough.
-        kept = drop_nulls(_take_member(confined, scope), scope["path"])
-        return body if kept is value else orjson.dumps(kept)
+        return value
     if value is not None or scope["path"].startswith("/v1/"):
         raise RefusedBodyError(400, f"the body is {str(value)[:40]}: give a JSON object")
-    return body
+    return None
 
 
-def _name_modules(value: dict[str, Any], scope: Message) -> dict[str, Any]:
-    """The body with modules in the place of aliases, of that in the address, too."""
-    manager = get_tokenizer_manager()
-    if not aliases_of(manager):
-        return value
-    account, names = scope.get("state", {}).get(TENANT), module_names(manager)
-    if account is not None:
-        # An alias that may mean what is not the tenant's is no name that it knows.
-        names = names.only(account.allows)
-    header = partial(_decode_header, scope)
-    session = find_session(header(SESSION_HEADER), value, None if account is None else account.session_name)
-    asked = Asked(session=session, says=partial(last_words, value), header=header)
-    addressed = addressed_module(scope["path"])
-    if addressed in names.aliases and value.get("lora_path") is None:
-        value = {**value, "lora_path": addressed}
-    return replace_aliases(value, names, asked)
+def _prepare(value: dict[str, Any], scope: Message, raw: bytes | None = None) -> bytes:
+    """What SGLang reads of a call; the rest stays with the request. ``raw`` is its body, if ``value`` is all of it."""
+    import orjson
 
-
-def _decode_header(scope: Message, name: str) -> str | None:
-    header = _read_header(scope, name.lower().encode())
-    return decode_header(header.encode("latin-1")) if header else None
+    confined = _confine(value, scope)
+    confined = _note_hints(confined, scope, raw)
+    _note_namespace(confined, scope)
+    _note_schema(value, scope)
+    # Written anew only where something was left out: parsing a long prompt twice is enough.
+    kept = drop_nulls(_take_member(confined, scope), scope["path"])
+    return raw if raw is not None and kept is value else orjson.dumps(kept)
 
 
 def _check_tenants_body(body: bytes, scope: Message) -> None:
     """What is not read here would go further as if it were nobody's."""
-    if body and TENANT in scope.get("state", {}) and _JSON.decode() not in _read_header(scope, b"content-type").lower():
+    if body and TENANT in scope.get("state", {}) and _JSON.decode() not in read_header(scope, b"content-type").lower():
         raise RefusedBodyError(415, "the body is not declared as JSON: send the header Content-Type: application/json")
 
 
-def _confine(value: dict[str, Any], scope: Message) -> dict[str, Any]:
-    """A tenant's call as it may go further; any other as it is.
-
-    Raises: TenantError, ConfinedError.
-    """
+def _check_tenants_module(value: dict[str, Any], scope: Message) -> None:
+    """Raise TenantError for a tenant's call of a module that is not the tenant's."""
     account = scope.get("state", {}).get(TENANT)
     if account is None:
-        return value
+        return
     path = scope["path"]
     base, _ = served_names(get_tokenizer_manager())
     # SGLang's own interface answers with the prefill module where nothing is named.
@@ -290,12 +285,20 @@ def _confine(value: dict[str, Any], scope: Message) -> dict[str, Any]:
     # Of an alias in the address, what it means stands in the body by now.
     named = None if otherwise in aliases_of(get_tokenizer_manager()) else otherwise
     check_module(value, account, named, base)
-    return confine(value, account) if is_call(path) else value
 
 
-def _note_hints(value: dict[str, Any], body: bytes, scope: Message) -> dict[str, Any]:
+def _confine(value: dict[str, Any], scope: Message) -> dict[str, Any]:
+    """A tenant's call in the tenant's namespace; any other as it is.
+
+    Raises: ConfinedError.
+    """
+    account = scope.get("state", {}).get(TENANT)
+    return confine(value, account) if account is not None and is_call(scope["path"]) else value
+
+
+def _note_hints(value: dict[str, Any], scope: Message, raw: bytes | None) -> dict[str, Any]:
     """The body without hints that SGLang's models know nothing of; what they say stays with the request."""
-    if not may_have_hints(body) or not is_call(scope["path"]):
+    if (raw is not None and not may_have_hints(raw)) or not is_call(scope["path"]):
         return value
     if (pin_s := read_pin_s(value)) > 0:
         scope.setdefault("state", {})[PIN] = pin_s
@@ -363,15 +366,6 @@ def _note_schema(value: dict[str, Any], scope: Message) -> None:
 
 
 _TOO_DEEP = f"the body is nested more than {MAX_DEPTH} levels deep: make it flatter"
-
-
-def _replay(body: bytes, receive: Receive) -> Receive:
-    pending = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def next_message() -> Message:
-        return pending.pop() if pending else await receive()
-
-    return next_message
 
 
 def _is_from_reading(error: Exception) -> bool:

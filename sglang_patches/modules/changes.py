@@ -21,7 +21,10 @@ from typing import TYPE_CHECKING, Any
 from prefillshare.contract import MODULES_FILE_VARIABLE
 from prefillshare.errors import ConfigError, ModuleError, PrefillShareError
 from prefillshare.modules.added import check_room, describe_added, read_added
+from prefillshare.modules.fingerprint import prefill_fingerprint
+from prefillshare.modules.heads import read_classifier
 from prefillshare.naming.alias import AnyAlias, as_table, check_aliases, find_user, read_alias
+from prefillshare.naming.rules import ByRules
 from sglang_patches.checks.adapters import VERSION_MARK, find_room, resolve_late
 from sglang_patches.disaggregation.role import is_decode_worker
 from sglang_patches.http.model_names import module_names, set_aliases
@@ -108,18 +111,30 @@ class ModuleChanges:
             return {"name": name}
 
     async def set_alias(self, name: str, meaning: object) -> dict[str, Any]:
-        """Let a name mean a module, or several by weight or by rules.
+        """Let a name mean a module, or several by weight, by rules or by a classifier.
 
         Raises: ChangeRefusedError.
         """
         async with self._lock:
             names = module_names(self._manager)
             try:
-                aliases = {**names.aliases, name: read_alias(name, meaning)}
+                alias = await self._read_alias(name, meaning)
+                aliases = {**names.aliases, name: alias}
                 check_aliases(aliases, names.base, names.modules)
-            except ConfigError as error:
+            except (ConfigError, ModuleError) as error:
                 raise ChangeRefusedError(str(error)) from None
             return self._keep(aliases)
+
+    async def _read_alias(self, name: str, meaning: object) -> AnyAlias:
+        """Read what a name is to mean, and the classifier that it names, if it does."""
+        alias = read_alias(name, meaning)
+        if not isinstance(alias, ByRules) or alias.classifier is None:
+            return alias
+        fingerprint = await asyncio.to_thread(prefill_fingerprint, Path(self._manager.server_args.model_path))
+        known, head = await asyncio.to_thread(read_classifier, alias, fingerprint)
+        assert head is not None
+        self._manager.heads.add(alias.classifier, head)
+        return known
 
     def _keep(self, aliases: Mapping[str, AnyAlias]) -> dict[str, Any]:
         set_aliases(self._manager, aliases)

@@ -4,12 +4,12 @@ Target: ``sglang.srt.entrypoints.openai.serving_base.OpenAIServingBase``
 Why: SGLang answers every unknown name with the base model, so a typing error would silently bypass the decode module.
     It joins ``cache_salt`` and ``extra_key`` without a separator, so two salts can meet in one namespace (I7). ``user``
     names a call's session where nothing else does, but is parsed and then dropped; the counting of sessions sees the
-    converted request only. A prefill worker samples nothing, and fails with 500 where it makes up a reply with
-    log-probabilities.
+    converted request only. A prefill worker samples nothing, nor does a choice (``choosing``), and SGLang fails with
+    500 where it makes up a reply with log-probabilities.
 How: names are resolved by :mod:`sglang_patches.http.model_names`, salts encoded so that different salts give different
-    keys. ``user`` is kept on the HTTP request, which goes along; what is wanted of the answer is neutral on a prefill
-    worker. Values that SGLang takes silently are refused (``checks/openai_values``). Method patches: nine classes of
-    upstream's stand on this one, and each would have to be bound.
+    keys. ``user`` is kept on the HTTP request, which goes along; what is wanted of the answer is neutral there.
+    Values that SGLang takes silently are refused (``checks/openai_values``). Method patches: nine classes of upstream's
+    stand on this one, and each would have to be bound.
 Remove when: upstream resolves plain adapter names and rejects unknown models, and passes ``user`` on.
 """
 
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefillshare.wire.namespace import cache_namespace
 from sglang_patches.checks import openai_values
+from sglang_patches.choosing.requests import CHOICE
 from sglang_patches.declarations import wraps_upstream
 from sglang_patches.disaggregation.role import is_prefill_worker
 from sglang_patches.http.model_names import UPSTREAM_DEFAULT_MODEL, resolve_or_404
@@ -92,7 +93,7 @@ def wrap_handle_request(original: Handle) -> Handle:
             return self.create_error_response(refusal)
         if isinstance(request, TokenizeRequest | DetokenizeRequest) and request.model != UPSTREAM_DEFAULT_MODEL:
             resolve_or_404(self.tokenizer_manager, request.model)  # it makes no difference, but a slip should show
-        if is_prefill_worker():
+        if is_prefill_worker() or (raw_request is not None and hasattr(raw_request.state, CHOICE)):
             _neutralize(request)
         return await original(self, request, raw_request)
 

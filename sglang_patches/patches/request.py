@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from sglang_patches.choosing.marks import CHOICE_PARAMETER, CHOSEN_PARAMETER, read_mark
 from sglang_patches.declarations import wraps_upstream
 from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker
 from sglang_patches.icarus.modules import paired_modules
@@ -37,15 +38,22 @@ def wrap_req_init(original: Callable[..., None]) -> Callable[..., None]:
         # Whatever a decode worker runs is a decode module, with weights of its own or with an adapter.
         is_decoded, is_paired = self.lora_id is not None or is_decode_worker(), self.lora_id in paired_modules
         is_own = is_unshared(self.extra_key)
+        params = self.sampling_params.custom_params
+        choice = read_mark(params, CHOICE_PARAMETER)
         last = max(len(self.origin_input_ids) - 1, 0)
         boundary = last if is_decoded and not is_paired and not is_own else ALL_BASE_MADE
+        if choice is not None and not is_prefill_worker():
+            # What it leaves in the tree is what its call would have left there.
+            boundary = last
         self.prefillshare = RequestState(
             boundary=boundary,
             match_limit=last if is_decode_worker() else ALL_BASE_MADE,
             decode_module=self.routing_key if is_prefill_worker() else self.lora_id,
             is_paired=is_paired,
             is_unshared=is_own,
-            pin_s=read_pin_s(self.sampling_params.custom_params),
+            pin_s=read_pin_s(params),
+            choice=choice,
+            chosen_by=read_mark(params, CHOSEN_PARAMETER),
         )
 
     return __init__

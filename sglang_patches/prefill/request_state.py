@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sglang_patches.choosing.marks import origin_of
+
 ALL_BASE_MADE = 1 << 62
 """Boundary of a base request of a colocated engine or a prefill worker, and of requests whose module reads base-made
 KV only: every position is the prefill module's. Of requests that share nothing, too: every position is their module's,
@@ -50,6 +52,10 @@ class RequestState:
     (:mod:`sglang_patches.icarus.rows`)."""
     pin_s: float = 0.0
     """For how many seconds its caller wants its prompt to be kept (:mod:`sglang_patches.prefill.leases`)."""
+    choice: str | None = None
+    """Id of the choice that it is (:mod:`sglang_patches.choosing`)."""
+    chosen_by: str | None = None
+    """Id of the choice by which its module was found, just before."""
     is_unshared: bool = False
     """Whether its module computes the prompt, too (:mod:`sglang_patches.prefill.unshared`): all of its rows may be in
     the tree, in the module's own namespace."""
@@ -74,6 +80,11 @@ class RequestState:
     def is_eager(self) -> bool:
         """Whether nobody asked for it."""
         return self.slice_tokens > 0
+
+    @property
+    def origin(self) -> str | None:
+        """Whose rows in the tree its own are: its module's; of a choice nobody knows yet."""
+        return self.decode_module if self.choice is None else origin_of(self.choice)
 
     @property
     def adapter_start(self) -> int:

@@ -44,6 +44,8 @@ SCRIPT = (
 )
 OF_OTHER_DEPLOYMENTS = {
     "prefillshare_forwarded_total",
+    "prefillshare_choices_total",
+    "prefillshare_choice_seconds",
     "prefillshare_role_moves_total",
     "prefillshare_waiting_for_memory",
     "prefillshare_held_back_total",
@@ -60,7 +62,8 @@ OF_OTHER_DEPLOYMENTS = {
     "prefillshare_unknown_keys_total",
     "prefillshare_tenants_file_usable",
 }
-"""Of several routers, where roles follow the load, where sessions wait for memory, and of tenants."""
+"""Of several routers, where roles follow the load, where sessions wait for memory, of
+classifiers, and of tenants."""
 HANDOFF_TOKENS = 60 + 80 + (100 - 59) + (100 - 79) + 40 + (40 - 39)
 """A decode worker holds x_1..x_{n-1} of its module's earlier prompts."""
 

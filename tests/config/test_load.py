@@ -77,6 +77,12 @@ def test_a_valid_file_gives_absolute_paths_and_defaults(deployment_file: Path) -
         ("[engine]\n", "[aliases]\nlatest = 'nope'\n[engine]\n", "means 'nope', which is no decode module of math"),
         ("[engine]\n", "[aliases]\nmath = 'tool'\n[engine]\n", "alias 'math' is also the name of a module"),
         ("[engine]\n", "[aliases]\n'a b' = 'math'\n[engine]\n", "alias 'a b' cannot be a model name"),
+        (
+            "[engine]\n",
+            "[aliases.auto]\ndefault = 'math'\nclassifier = 'head'\n[engine]\n",
+            "classifier 'head' under [aliases.auto] does not exist",
+        ),
+        ("[engine]\n", "[aliases.auto]\nclassifier = 'math'\n[engine]\n", "alias 'auto' chooses by rules or a cl"),
         ("[engine]\n", "[aliases]\na = {math = '1'}\n[engine]\n", "it must be a number of at least 0"),
         ('topology = "colocated"', "topology = 1", "topology is 1: it must be one of colocated"),
     ],

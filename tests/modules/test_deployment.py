@@ -9,10 +9,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from prefillshare.config import load_deployment
-from prefillshare.errors import ModuleError
+from prefillshare.errors import ConfigError, ModuleError
 from prefillshare.modules.deployment import ResolvedDeployment, resolve
+from prefillshare.modules.fingerprint import prefill_fingerprint
+from prefillshare.modules.heads import Head, HeadManifest, write_head
 from prefillshare.modules.unshared import adapter_kv_sha256
-from prefillshare.serving.plan.variables import unshared_variables
+from prefillshare.serving.plan.variables import alias_variables, unshared_variables
 from prefillshare.serving.plan.workers import engine_of
 from tests.support.random_models import make_adapter, make_base, make_family, write_deployment
 
@@ -285,3 +287,53 @@ def test_full_weights_without_a_manifest_need_accept_naive(file: Path) -> None:
     resolved = _resolve(file)
     assert resolved.modules[0].path == file.parent / "other"
     assert "has no prefillshare.json" in resolved.warnings[0]
+
+
+def _add_classifier(file: Path, **changes: object) -> Path:
+    """Let an alias of the deployment be decided by a classifier that fits it, but for `changes` of its manifest."""
+    directory = file.parent / "head"
+    directory.mkdir()
+    known = {
+        "name": "head",
+        "labels": ("math", "tool"),
+        "hidden_size": 64,
+        "prefill_fingerprint": prefill_fingerprint(file.parent / "base"),
+        "data_sha256": "sha256:0",
+        "seed": 0,
+    }
+    manifest = HeadManifest(**{**known, **changes})  # type: ignore[arg-type]
+    shape = (len(manifest.labels), 64)
+    write_head(directory, Head(manifest=manifest, weight=np.zeros(shape, "f4"), bias=np.zeros(shape[0], "f4")))
+    file.write_text(file.read_text() + '\n[aliases.auto]\ndefault = "math"\nclassifier = "head"\n')
+    return directory
+
+
+def test_an_alias_knows_what_its_classifier_chooses_from(file: Path) -> None:
+    directory = _add_classifier(file)
+    resolved = _resolve(file)
+    assert resolved.config.aliases["auto"].targets == ("math", "tool")
+    (variable,) = alias_variables(resolved).values()
+    told = {"default": "math", "rules": [], "classifier": str(directory), "min_probability": 0.0}
+    assert json.loads(variable) == {"auto": {**told, "labels": ["math", "tool"]}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"prefill_fingerprint": "sha256:" + "0" * 64}, "hidden states of the prefill module 000000000000, and this"),
+        ({"labels": ("math", "law")}, "has the label 'law', which is no decode module or alias of math, tool"),
+        ({"hidden_size": 32}, r"a weight of shape \[2, 64\] \(float32\) and its manifest says \[2, 32\]"),
+    ],
+)
+def test_a_classifier_that_does_not_belong_to_a_deployment_is_refused(
+    file: Path, changes: dict[str, object], reason: str
+) -> None:
+    _add_classifier(file, **changes)
+    with pytest.raises((ConfigError, ModuleError), match=reason):
+        _resolve(file)
+
+
+def test_a_damaged_classifier_is_refused_before_anything_starts(file: Path) -> None:
+    (_add_classifier(file) / "router.safetensors").write_bytes(b"half")
+    with pytest.raises(ModuleError, match=r"alias 'auto': .*router\.safetensors cannot be read"):
+        _resolve(file)

@@ -8,6 +8,7 @@ import pytest
 from prefillshare.errors import ConfigError
 from prefillshare.naming.alias import as_table, check_aliases, read_alias, read_aliases
 from prefillshare.naming.asked import Asked, last_words
+from prefillshare.naming.bodies import find_undecided, replace_aliases
 from prefillshare.naming.names import Names
 from prefillshare.naming.rules import MAX_RULES, MOST_CHARACTERS, rule_headers
 
@@ -214,3 +215,83 @@ def test_what_a_call_says_is_read_once_for_all_rules() -> None:
     assert num_read == 1
     with pytest.raises(ConfigError, match=f"has {MAX_RULES + 1} rules, and {MAX_RULES} are the most"):
         read_alias("auto", {"default": "math-v1", "rules": [*rules, rules[0]]})
+
+
+CLASSIFIED = {"default": "math-v1", "classifier": "/heads/a", "min_probability": 0.5, "labels": ["code", "latest"]}
+
+
+def classified(states: list[float], **meaning: object) -> Asked:
+    """A call whose prompts' states are how likely `code` is."""
+    return Asked(
+        name="auto",
+        says=lambda: "def",
+        states=states,
+        classify=lambda directory, seen: {"code": sum(map(float, seen)) / len(seen), "latest": 1 - float(seen[0])},
+    )
+
+
+def test_a_classifier_decides_what_no_rule_does() -> None:
+    known = names(auto=CLASSIFIED, latest="math-v2")
+    assert known.find(classified([0.9])) == "code"
+    assert known.find(classified([0.2])) == "math-v2"
+    with_rule = names(auto={**CLASSIFIED, "rules": [{"module": "math-v2", "text": "def"}]}, latest="math-v2")
+    assert with_rule.find(classified([0.9])) == "math-v2"
+
+
+def test_a_classifier_that_is_not_sure_leaves_it_to_the_default() -> None:
+    assert names(auto={**CLASSIFIED, "min_probability": 0.95}, latest="math-v2").find(classified([0.9])) == "math-v1"
+    assert names(auto=CLASSIFIED, latest="math-v2").find(Asked(name="auto")) == "math-v1"
+
+
+def test_a_name_is_undecided_until_its_classifier_has_seen_the_prompt() -> None:
+    known = names(auto=CLASSIFIED, latest="math-v2")
+    body = {"model": "base:auto", "messages": []}
+    assert find_undecided(body, known, Asked()) == "auto"
+    assert find_undecided({"lora_path": ["math-v1", "auto"]}, known, Asked()) == "auto"
+    for clear in ({"model": "latest"}, {"model": "math-v1"}, {"model": 3}, {}):
+        assert find_undecided(clear, known, Asked()) is None
+    assert find_undecided(body, known, classified([0.9])) is None
+    ruled = names(auto={**CLASSIFIED, "rules": [{"module": "code", "text": "def"}]}, latest="math-v2")
+    assert find_undecided({"model": "auto"}, ruled, Asked(says=lambda: "def")) is None
+    assert find_undecided({"model": "auto"}, ruled, Asked(says=lambda: "other")) == "auto"
+
+
+def test_each_prompt_of_a_batch_is_judged_by_its_own_state() -> None:
+    known = names(auto=CLASSIFIED, latest="math-v2")
+    body = {"lora_path": ["auto", "math-v1", "auto"]}
+    assert replace_aliases(body, known, classified([0.9, 0.9, 0.1])) == {"lora_path": ["code", "math-v1", "math-v2"]}
+    assert replace_aliases({"model": "auto"}, known, classified([0.9, 0.9, 0.1])) == {"model": "code"}
+
+
+def test_a_classifier_is_written_as_it_is_read() -> None:
+    aliases = read_aliases({"auto": CLASSIFIED, "latest": "math-v2"})
+    assert as_table(aliases) == {"auto": {**CLASSIFIED, "rules": []}, "latest": "math-v2"}
+    assert aliases["auto"].targets == ("math-v1", "code", "latest")
+
+
+@pytest.mark.parametrize(
+    ("meaning", "reason"),
+    [
+        ({"classifier": "a"}, "has no default"),
+        ({"default": "math-v1", "classifier": 3}, "classifier = 3: name the directory"),
+        ({"default": "math-v1", "classifier": " "}, "name the directory that `prefillshare train --router` made"),
+        ({"default": "math-v1", "classifier": "a", "min_probability": 2}, "must lie between 0 and 1"),
+        ({"default": "math-v1", "classifier": "a", "min_probability": True}, "must lie between 0 and 1"),
+        ({"default": "math-v1", "rules": [], "min_probability": 0.5}, "min_probability and no classifier"),
+        ({"default": "math-v1", "classifier": "a", "labels": "code"}, "leave them out"),
+        ({"default": "math-v1", "classifier": "a", "threshold": 1}, "'threshold'"),
+        (
+            {"default": "math-v1", "classifier": "a", "labels": ["code", "law"]},
+            "has the label 'law', which is no decode",
+        ),
+    ],
+)
+def test_a_classifier_that_cannot_be_is_refused(meaning: dict[str, object], reason: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(reason)):
+        check_aliases(read_aliases({"auto": meaning}), "base", MODULES)
+
+
+def test_who_may_not_ask_a_label_does_not_know_the_classifier() -> None:
+    known = names(auto=CLASSIFIED, latest="math-v2")
+    assert list(known.only(lambda module: module != "code").aliases) == ["latest"]
+    assert list(known.only(lambda module: True).aliases) == ["auto", "latest"]

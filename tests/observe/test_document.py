@@ -10,6 +10,8 @@ import pytest
 from prefillshare.observe import document, exposition
 from prefillshare.observe.document import (
     AdmissionState,
+    ChoicesState,
+    ChoiceState,
     DeploymentState,
     DivergenceState,
     EagerJobsState,
@@ -37,6 +39,8 @@ from tests.support.state_document import mistakes_in
 PAGE = Path(__file__).parents[2] / "docs" / "state-document.md"
 HEADINGS = {
     "Deployment": DeploymentState,
+    "Choices": ChoicesState,
+    "Choice": ChoiceState,
     "Tenants": TenantsState,
     "Tenant": TenantState,
     "Refusals": TenantRefusals,

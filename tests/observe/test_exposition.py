@@ -128,3 +128,23 @@ def test_merged_texts_have_each_family_once() -> None:
     assert len(samples) == 5
     assert samples["sglang:free", (("worker", "b"),)] == 2.5e9
     assert merge_texts([]) == ""
+
+
+def test_choices_are_told_once_there_are_any() -> None:
+    before = document()
+    assert "choices" not in before
+    assert "prefillshare_choice" not in exposition(before).decode()
+    observer = Observer()
+    for module in ("math", "code", "math"):
+        observer.choices.note("auto", module)
+        observer.choices.note_time(0.02)
+    state = deployment_state(observer, name="n", topology="colocated", prefill_module="base", modules=[], workers=[])
+    assert state["choices"]["items"] == [
+        {"alias": "auto", "module": "code", "calls": 1},
+        {"alias": "auto", "module": "math", "calls": 2},
+    ]
+    samples = scraped(exposition(state).decode())
+    assert samples["prefillshare_choices_total", (("alias", "auto"), ("module", "math"))] == 2
+    assert samples["prefillshare_choice_seconds_count", ()] == 3
+    assert samples["prefillshare_choice_seconds_bucket", (("le", "0.01"),)] == 0
+    assert samples["prefillshare_choice_seconds_bucket", (("le", "0.05"),)] == 3

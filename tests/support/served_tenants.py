@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 
 from prefillshare.serving.launch import running_deployment
+from tests.support.classifiers import write_classifier
 from tests.support.engines import MODELS_DIR
 from tests.support.forks import fork_server
 from tests.support.tenants import OPERATOR, bearer, write_tenants
@@ -47,6 +48,7 @@ memory = "64 MiB"
 file = "tenants.toml"
 [aliases]
 latest = "math"
+seen = {{ default = "math", classifier = "head" }}
 """
 OF_BOTH = """\
 either = { math = 0.5, code = 0.5 }
@@ -109,6 +111,7 @@ def serving_tenants(topology: str, folder: Path) -> Iterator[Served]:
     modules = "".join(MODULE.format(name=name, models=MODELS_DIR) for name in names)
     text = HEAD.format(topology=topology, models=MODELS_DIR, modules=modules, page=PAGE, kv_tokens=KV_TOKENS)
     file = folder / "deployment.toml"
+    write_classifier(folder / "head", ("math", "latest"))
     file.write_text(text + OF_BOTH if topology == "colocated" else text.replace("memory_wait_s = 0\n", ""))
     keys = write_tenants(folder / "tenants.toml", **TENANTS) | {"operator": OPERATOR}
     log = folder / "served.log"

@@ -30,6 +30,14 @@ def test_a_prefix_that_another_tenant_asked_costs_what_an_unknown_one_costs(serv
     assert answers[0] == first["output_ids"]
 
 
+def test_a_prompt_that_a_classifier_has_seen_for_another_tenant_is_not_there(served: Served) -> None:
+    prompt = prompt_of(11)
+    for who in ("acme", "narrow", "other"):
+        first, again = (served.generate(who, prompt, lora_path="seen")["meta_info"] for _ in range(2))
+        assert (first["cached_tokens"], again["cached_tokens"] > 0) == (0, True)
+        rest(served)
+
+
 def test_what_was_computed_ahead_for_another_tenant_is_not_there(served: Served) -> None:
     prompt = prompt_of(3)
     prompt += [*served.generate("acme", prompt, ANSWER_TOKENS)["output_ids"], 5]

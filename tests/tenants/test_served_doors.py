@@ -27,7 +27,7 @@ def test_who_may_not_is_told_in_the_clients_form(served: Served) -> None:
             with pytest.raises(openai.PermissionDeniedError) as denied:
                 narrow.chat.completions.create(model=model, **asked)
             assert denied.value.code == "model_not_found"
-        assert [model.id for model in narrow.models.list()] == ["math", "latest"]
+        assert [model.id for model in narrow.models.list()] == ["math", "latest", "seen"]
         slow.chat.completions.create(model="math", **asked)
         with pytest.raises(openai.RateLimitError) as limited:
             slow.chat.completions.create(model="math", **asked)
@@ -146,7 +146,7 @@ def test_an_alias_is_the_tenants_where_all_that_it_means_is(served: Served) -> N
                 assert "code" not in reply.text or status == 200 or '"code":"model_not_found"' in reply.text
                 assert "'code'" not in reply.text
     told = {card["id"] for card in served.get("narrow", "/v1/models").json()["data"]}
-    assert told == {"math", "latest"}
+    assert told == {"math", "latest", "seen"}
 
 
 def test_rules_hear_the_call_behind_an_alias_in_the_address(served: Served) -> None:

@@ -12,7 +12,7 @@ from prefillshare_tui import client, parse, snapshot
 from tests.support.state_document import mistakes_in
 
 NOT_SHOWN = {
-    snapshot.Snapshot: {"schema", "refusals", "retries", "role_moves", "held"},
+    snapshot.Snapshot: {"schema", "refusals", "retries", "role_moves", "held", "choices"},
     snapshot.Store: {"is_attached", "failures", "fetched_pages", "declined_loads", "evicted_pages", "num_pages"}
     | {"host_capacity_tokens", "host_used_tokens", "codec", "codec_break_even_bytes_per_s", "medium_bytes_per_s"},
     snapshot.Module: {"retractions", "shared_prefix"},

@@ -88,13 +88,22 @@ def alias(
     meaning: Annotated[
         list[str], typer.Argument(metavar="MODULE[=SHARE]...", help="One module, or shares: math-v1=0.9 math-v2=0.1.")
     ],
+    classifier: Annotated[
+        Path | None,
+        typer.Option("--classifier", help="Directory of a classifier that chooses; MODULE is the default."),
+    ] = None,
+    min_probability: Annotated[
+        float, typer.Option("--min-probability", help="How likely its choice must be, else the default answers.")
+    ] = 0.0,
     url: given.Url = None,
     api_key: given.ApiKey = None,
     admin_key: AdminKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let a name mean a decode module, or several by weight."""
+    """Let a name mean a decode module, several by weight, or what a classifier chooses."""
     body = _read_meaning(meaning)
+    if classifier is not None:
+        body = _with_classifier(body, classifier, min_probability)
     with _client(url, api_key, admin_key) as client:
         told = client.change("PUT", "aliases", name, body)
     _warn_of_routers(told)
@@ -125,6 +134,18 @@ def _warn_of_routers(told: dict[str, Any]) -> None:
     for url, reason in told.get("routers", {}).items():
         if reason is not None:
             warn(f"router {url}: {reason}")
+
+
+def _with_classifier(body: dict[str, Any], directory: Path, min_probability: float) -> dict[str, Any]:
+    from prefillshare.errors import ConfigError
+
+    if "module" not in body:
+        raise ConfigError("shares stand beside --classifier: name one module, the default where it is not sure")
+    return {
+        "default": body["module"],
+        "classifier": str(directory.expanduser().resolve()),
+        "min_probability": min_probability,
+    }
 
 
 def _read_meaning(words: list[str]) -> dict[str, Any]:

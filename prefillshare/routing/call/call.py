@@ -1,15 +1,44 @@
 """A client's call, as far as the router understands it; the rest is the worker's to judge."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from prefillshare.errors import ModuleError
+from prefillshare.modules.heads import Heads
+from prefillshare.naming.asked import Probabilities
 from prefillshare.routing.choice.demand import Demand
+from prefillshare.routing.errors import RoutingError
 from prefillshare.tenants.account import Account
 
 Body = Mapping[str, Any]
 """The JSON object that a client sent; what its values are is checked where they are read."""
 Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/generate", "/v1/messages", "/v1/responses"]
+
+
+@dataclass(slots=True, kw_only=True)
+class Choice:
+    """What the prefill module has made of a call's prompts, and what a classifier says of that."""
+
+    id: str
+    """Id under which a prefill worker was asked."""
+    states: Sequence[object]
+    """Hidden state of the last token of each prompt."""
+    heads: Heads
+    """The classifiers."""
+    probabilities: Probabilities = field(default_factory=dict)
+    """How likely each module is, once a classifier was asked."""
+
+    def classify(self, directory: str, states: Sequence[object]) -> Probabilities:
+        """Ask the classifier in a directory.
+
+        Raises: RoutingError when it cannot be asked.
+        """
+        try:
+            self.probabilities = self.heads.classify(directory, states)
+        except ModuleError as error:
+            raise RoutingError(f"the classifier of this model cannot be asked: {error}") from None
+        return self.probabilities
 
 
 @dataclass(slots=True, kw_only=True)
@@ -30,6 +59,11 @@ class Call(Demand):
     """Answers to each prompt."""
     account: Account | None = None
     """The tenant whose call it is; None for everybody else's."""
+    undecided: str | None = None
+    """Alias whose classifier has still to choose the module, by what a prefill worker makes of the prompts; until then
+    that is the alias's default. None where the module is known."""
+    choice: Choice | None = None
+    """What was asked about it just before; None where its module was known."""
     hides_usage: bool = False
     """Whether the workers are to tell the usage at the end of a stream, and the client is not."""
     scoring: Mapping[str, Any] | None = None

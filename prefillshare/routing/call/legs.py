@@ -39,7 +39,7 @@ def make_legs(call: Call, prefill: Worker, decode: Worker, base: str) -> tuple[L
     }
     return (
         # It is asked for the base, and counts its cache hits by whom it works for.
-        _make_leg(call, prefill, bootstrap | _prefill_fields(call, base), {MODULE_HEADER: call.module}),
+        _make_leg(call, prefill, bootstrap | _prefill_fields(call, base) | _told(call), {MODULE_HEADER: call.module}),
         _make_leg(call, decode, bootstrap | _decode_fields(call, decode)),
     )
 
@@ -51,6 +51,21 @@ def make_prefill_only_leg(call: Call, prefill: Worker) -> Leg:
         "bootstrap_room": _make_rooms(call),
     }
     return _make_leg(call, prefill, bootstrap | {"stream": False, **call.answer_fields}, {MODULE_HEADER: call.module})
+
+
+def make_choice_leg(call: Call, prefill: Worker, base: str, choice_id: str) -> Leg:
+    """Return the leg that asks `prefill` what it makes of the prompts of a call whose module is still to be chosen."""
+    bootstrap: dict[str, Any] = {
+        "bootstrap_host": _per_prompt(call, lambda: NO_BOOTSTRAP_HOST),
+        "bootstrap_room": _make_rooms(call),
+    }
+    told: FromRouter = {"choice": choice_id}
+    return _make_leg(call, prefill, bootstrap | _prefill_fields(call, base) | {MEMBER: told})
+
+
+def _told(call: Call) -> dict[str, Any]:
+    """Return what a prefill worker is told beside the body of a call."""
+    return {} if call.choice is None else {MEMBER: FromRouter(chosen_by=call.choice.id)}
 
 
 def make_whole_leg(call: Call, engine: Worker) -> Leg:
@@ -86,7 +101,8 @@ def _make_leg(call: Call, worker: Worker, fields: Mapping[str, Any], headers: Ma
 def _wrap(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return `fields`, those that SGLang's models have no place for under a member that they never see."""
     told = {name: value for name, value in fields.items() if name in FromRouter.__annotations__}
-    return {name: value for name, value in fields.items() if name not in told} | {MEMBER: told}
+    others = {name: value for name, value in fields.items() if name not in told}
+    return others | {MEMBER: {**others.get(MEMBER, {}), **told}}
 
 
 def _make_rooms(call: Call) -> int | list[int]:

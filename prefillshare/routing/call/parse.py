@@ -1,7 +1,7 @@
 """From a body to a call: the module, the prompts, and what each leg is told; what cannot be used is refused."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -10,9 +10,9 @@ import orjson
 from prefillshare.contract import SESSION_HEADER
 from prefillshare.errors import short_repr
 from prefillshare.naming.asked import Asked, has_none, last_words
-from prefillshare.naming.bodies import mean_alias, replace_aliases
+from prefillshare.naming.bodies import find_undecided, mean_alias, replace_aliases
 from prefillshare.naming.names import Names
-from prefillshare.routing.call.call import Body, Call, Endpoint
+from prefillshare.routing.call.call import Body, Call, Choice, Endpoint
 from prefillshare.routing.call.checks import check_fields, check_items
 from prefillshare.routing.call.metering import ask_usage
 from prefillshare.routing.call.prompt import chat_prompts, text_prompts
@@ -60,10 +60,12 @@ def parse_call(
     header: Callable[[str], str | None] = has_none,
     addressed: str | None = None,
     account: Account | None = None,
+    choice: Choice | None = None,
 ) -> Call:
     """Return the call in the body `raw`; `addressed` is the module of the address, for a body that names none.
 
-    `header` gives the value of one of its headers. `account` is the tenant whose call it is, if it is one's.
+    `header` gives the value of one of its headers. `account` is the tenant whose call it is, if it is one's. `choice`
+    is what a prefill worker has made of its prompts; without it the call may come back undecided.
 
     Raises: BadCallError when the body cannot be used, UnknownModelError when it names no decode module,
     ForbiddenModuleError when it names one that is not the tenant's.
@@ -71,7 +73,10 @@ def parse_call(
     given = read_object(raw)
     session = find_session(header(SESSION_HEADER), given, None if account is None else account.session_name)
     asked = Asked(session=session, says=partial(last_words, given), header=header)
-    body: Body = replace_aliases(given, served.names, asked)
+    if choice is not None:
+        asked = replace(asked, states=choice.states, classify=choice.classify)
+    undecided = _find_undecided(given, addressed, served.names, asked)
+    body: Body = replace_aliases(_with_one_path(given), served.names, asked)
     hides_usage = False
     addressed = None if addressed is None else mean_alias(addressed, served.names, asked)
     if account is not None:
@@ -100,6 +105,8 @@ def parse_call(
         prompts=prompts,
         session=session,
         account=account,
+        undecided=None if is_prefill_only else undecided,
+        choice=choice,
         hides_usage=hides_usage,
     )
 
@@ -116,6 +123,21 @@ def read_object(raw: bytes) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise BadCallError(f"the body is {_kind(body)}: send a JSON object")
     return body
+
+
+def _find_undecided(body: Body, addressed: str | None, names: Names, asked: Asked) -> str | None:
+    """Return the alias whose classifier is to choose the module, and has not seen the prompts."""
+    if not names.aliases:
+        return None
+    decides = addressed is not None and body.get("model") is None and body.get("lora_path") is None
+    return find_undecided({"model": addressed} if decides else body, names, asked)
+
+
+def _with_one_path(body: dict[str, Any]) -> dict[str, Any]:
+    """Return the body with one name where it gives the same for each prompt: one module answers all of them."""
+    paths = body.get("lora_path")
+    is_one = isinstance(paths, list) and bool(paths) and all(path == paths[0] for path in paths)
+    return {**body, "lora_path": paths[0]} if is_one and paths else body
 
 
 def _split(body: Body) -> tuple[bytes, dict[str, Any]]:

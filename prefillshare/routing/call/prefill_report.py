@@ -21,6 +21,8 @@ class PrefillReport:
     """Cached tokens that the call's own module had prefilled."""
     cross_hit_tokens: int = 0
     """Cached tokens that other modules had prefilled."""
+    choice_tokens: int = 0
+    """Tokens that were computed just before, to choose the module."""
     computing_s: float | None = None
     """From when it could begin to the end of the computation, of the longest; None when it was not told."""
     handoff_s: float = 0.0
@@ -30,7 +32,7 @@ class PrefillReport:
     def computed_tokens(self) -> int | None:
         """Tokens that were computed; None when it was not told."""
         known = self.prompt_tokens and self.cached_tokens is not None
-        return self.prompt_tokens - (self.cached_tokens or 0) if known else None
+        return self.prompt_tokens - (self.cached_tokens or 0) - self.choice_tokens if known else None
 
 
 def read_report(content: bytes | str, num_samples: int = 1) -> PrefillReport:
@@ -51,6 +53,7 @@ def read_report(content: bytes | str, num_samples: int = 1) -> PrefillReport:
         cached_tokens=None if not cached or None in cached else sum(count or 0 for count in cached),
         own_hit_tokens=sum(hit.get("own_hit_tokens", 0) for hit in hits),
         cross_hit_tokens=sum(hit.get("cross_hit_tokens", 0) for hit in hits),
+        choice_tokens=sum(hit.get("choice_tokens", 0) for hit in hits),
         computing_s=max((hit["prefill_seconds"] for hit in hits if "prefill_seconds" in hit), default=None),
         handoff_s=max((hit.get("handoff_seconds", 0.0) for hit in hits), default=0.0),
     )

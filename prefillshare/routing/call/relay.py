@@ -6,8 +6,9 @@ import time
 import orjson
 
 from prefillshare.config.router import Router
-from prefillshare.contract import MESSAGES_PATH
+from prefillshare.contract import CHOICE_HEADER, MESSAGES_PATH
 from prefillshare.errors import PrefillShareError
+from prefillshare.naming.asked import describe_probabilities
 from prefillshare.routing.call.caller import Caller, StreamWriter
 from prefillshare.routing.call.underway import Underway
 from prefillshare.routing.errors import CallTimeoutError, RoutingError, WorkerFailedError, error_body
@@ -33,6 +34,8 @@ async def relay(underway: Underway, prefill: Worker, decode: Worker, answer: Ans
     Raises: StreamBrokenError.
     """
     headers = {"Content-Type": answer.content_type, "X-Prefill-Worker": prefill.id, "X-Decode-Worker": decode.id}
+    if (choice := underway.call.choice) is not None:
+        headers[CHOICE_HEADER] = describe_probabilities(choice.probabilities)
     if answer.rest is None:
         underway.caller.answer(answer.body, status=answer.status, headers=headers)
         return

@@ -1,12 +1,13 @@
 """All of a run's data: documents to train on, documents held out, and what was left out and why."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from prefillshare.config.training import Data, Training
 from prefillshare.errors import TrainingError
-from prefillshare.training.data.chat import REASONS, Reason, RowError
+from prefillshare.training.data.chat import REASONS, Chat, Reason, RowError
 from prefillshare.training.data.rows import MappedRows, read_rows
 from prefillshare.training.data.tokenise import documents_of_chat
 from prefillshare.training.shard import Document
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NUM_EXAMPLES = 3
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -106,31 +109,39 @@ def prepare_rows(
 
     Raises: TrainingError when none can be.
     """
+    return usable_rows(data, partial(documents_of_chat, tokenizer=tokenizer, max_tokens=max_tokens))
+
+
+def usable_rows(data: Data, make: Callable[[Chat], T]) -> tuple[list[T], RowReport]:
+    """Read and map rows, and return what `make` makes of each one that can be used, and what became of all.
+
+    Raises: TrainingError when none can be.
+    """
     mapped = read_rows(data)
     report = RowReport(origin=mapped.origin)
-    usable = list(_usable(mapped, tokenizer, max_tokens, report))
+    usable = list(_usable(mapped, make, report))
     if not usable:
         raise TrainingError(f"no row of {mapped.origin} can be used: {_first_example(report)}")
     return usable, report
 
 
-def _usable(mapped: MappedRows, tokenizer: Any, max_tokens: int, report: RowReport) -> Iterable[list[Document]]:
+def _usable(mapped: MappedRows, make: Callable[[Chat], T], report: RowReport) -> Iterable[T]:
     for number, row in enumerate(mapped.rows, start=1):
         report.num_rows += 1
         try:
             if isinstance(row, RowError):
                 raise row
-            documents = _documents(mapped, row, tokenizer, max_tokens)
+            made = _make(mapped, row, make)
         except RowError as error:
             report.leave_out(number, error)
             continue
         report.num_used += 1
-        yield documents
+        yield made
 
 
-def _documents(mapped: MappedRows, row: Mapping[str, Any], tokenizer: Any, max_tokens: int) -> list[Document]:
+def _make(mapped: MappedRows, row: Mapping[str, Any], make: Callable[[Chat], T]) -> T:
     try:
-        return documents_of_chat(mapped.mapper(row).check(), tokenizer, max_tokens)
+        return make(mapped.mapper(row).check())
     except RecursionError:
         raise RowError("malformed", "it is nested too deeply") from None
 

@@ -8,8 +8,9 @@ If the next prompt begins with the tokens so far, answers share one document. Te
 (Qwen3 drops their thinking) make a document per answer; their common start is computed once in a packed batch.
 """
 
+from collections.abc import Callable
 from tempfile import gettempdir
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from prefillshare.errors import PrefillShareError, TrainingError, first_line
 from prefillshare.training.data.chat import Chat, RowError, is_target
@@ -18,6 +19,8 @@ from prefillshare.training.shard import Document
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+T = TypeVar("T")
 
 
 def documents_of_chat(chat: Chat, tokenizer: "PreTrainedTokenizerBase", max_tokens: int) -> list[Document]:
@@ -40,10 +43,18 @@ def documents_of_chat(chat: Chat, tokenizer: "PreTrainedTokenizerBase", max_toke
 
 def _answers(chat: Chat, tokenizer: Any) -> list[tuple[list[int], list[int]]]:
     """Token ids of prompt and answer of every turn to learn."""
+    return render_turns(chat, tokenizer, lambda served, number: _prompt_and_answer(served, number, tokenizer))
+
+
+def render_turns(chat: Chat, tokenizer: Any, render: Callable[[ServedChat, int], T]) -> list[T]:
+    """What `render` makes of every turn to learn.
+
+    Raises: RowError when server or template refuse the chat.
+    """
     numbers = [number for number, message in enumerate(chat.messages) if is_target(message)]
     try:
         served = ServedChat(chat, tokenizer)
-        return [_prompt_and_answer(served, number, tokenizer) for number in numbers]
+        return [render(served, number) for number in numbers]
     except (RowError, PrefillShareError):
         raise
     except OSError as error:

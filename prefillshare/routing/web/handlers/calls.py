@@ -6,7 +6,7 @@ from functools import partial
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from prefillshare.routing.call.call import Call, Endpoint
+from prefillshare.routing.call.call import Call, Choice, Endpoint
 from prefillshare.routing.call.caller import Caller
 from prefillshare.routing.call.parse import Served, parse_call
 from prefillshare.routing.errors import UnavailableError
@@ -52,11 +52,40 @@ async def answer_call(
     """
     call = parse(gateway, caller, endpoint, body, addressed=addressed)
     if gateway.peers is None or not await gateway.peers.forward(caller, body, call):
-        await gateway.proxy.answer(caller, call)
+        decided = await decide(gateway, caller, call, body, addressed=addressed)
+        if decided is not None:
+            await gateway.proxy.answer(caller, decided)
 
 
-def parse(gateway: Gateway, caller: Caller, endpoint: Endpoint, body: bytes, *, addressed: str | None = None) -> Call:
-    """Return the call in the `body` that came from `caller`.
+async def decide(
+    gateway: Gateway, caller: Caller, call: Call, body: bytes, *, addressed: str | None = None
+) -> Call | None:
+    """Return `call`, which is in `body`, with its module chosen where that is still to be done.
+
+    None when a worker refused it: the caller has the answer.
+
+    Raises: RoutingError.
+    """
+    if call.undecided is None:
+        return call
+    choice = await gateway.choices.choose(caller, call)
+    if choice is None:
+        return None
+    decided = parse(gateway, caller, call.endpoint, body, addressed=addressed, choice=choice)
+    gateway.parts.observer.choices.note(call.undecided, decided.module)
+    return decided
+
+
+def parse(
+    gateway: Gateway,
+    caller: Caller,
+    endpoint: Endpoint,
+    body: bytes,
+    *,
+    addressed: str | None = None,
+    choice: Choice | None = None,
+) -> Call:
+    """Return the call in the `body` that came from `caller`; `choice` is what was asked about an undecided one.
 
     Raises: BadCallError, UnknownModelError.
     """
@@ -67,4 +96,4 @@ def parse(gateway: Gateway, caller: Caller, endpoint: Endpoint, body: bytes, *, 
         names = names.only(account.allows)
     served = Served(names=names, vocab_size=settings.vocab_size, alone=gateway.parts.pool.computing_alone())
     header = partial(read_header, caller.headers)
-    return parse_call(endpoint, body, served, header=header, addressed=addressed, account=account)
+    return parse_call(endpoint, body, served, header=header, addressed=addressed, account=account, choice=choice)

@@ -1,12 +1,15 @@
 """`/modules/NAME`, `/aliases/NAME`, `/router/changes`: modules and aliases that change while the router serves."""
 
+import asyncio
 from typing import Any
 
 import orjson
 from aiohttp import web
 
-from prefillshare.errors import ConfigError
+from prefillshare.errors import ConfigError, ModuleError
+from prefillshare.modules.heads import read_classifier
 from prefillshare.naming.alias import AnyAlias, as_table, check_aliases, find_user, read_alias
+from prefillshare.naming.rules import ByRules
 from prefillshare.routing.changes.desk import ChangeRefusedError
 from prefillshare.routing.errors import (
     BadCallError,
@@ -87,16 +90,21 @@ async def list_aliases(request: web.Request) -> web.Response:
 
 
 async def set_alias(request: web.Request) -> web.Response:
-    """Let a name mean a module, or several by weight."""
+    """Let a name mean a module, or several by weight, by rules or by a classifier."""
     gateway, name = request.app[GATEWAY], request.match_info["name"]
     meaning = read_meaning(await _read(request))
     async with gateway.desk.lock:
         names = gateway.parts.names()
         try:
-            aliases = {**names.aliases, name: read_alias(name, meaning)}
+            alias, head = await asyncio.to_thread(
+                read_classifier, read_alias(name, meaning), gateway.parts.settings.fingerprint
+            )
+            aliases = {**names.aliases, name: alias}
             check_aliases(aliases, names.base, names.modules)
-        except ConfigError as error:
+        except (ConfigError, ModuleError) as error:
             raise BadCallError(str(error)) from None
+        if head is not None and isinstance(alias, ByRules) and alias.classifier is not None:
+            gateway.choices.heads.add(alias.classifier, head)
         return await _change_alias(gateway, name, aliases[name])
 
 

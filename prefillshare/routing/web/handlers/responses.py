@@ -17,7 +17,7 @@ from prefillshare.routing.errors import ResponsesRefusedError, RoutingError, err
 from prefillshare.routing.gateway import Gateway
 from prefillshare.routing.web.bodies import read_json_body
 from prefillshare.routing.web.callers import AppCaller
-from prefillshare.routing.web.handlers.calls import parse, taking_call
+from prefillshare.routing.web.handlers.calls import decide, parse, taking_call
 from prefillshare.routing.web.keys import GATEWAY, account_of
 from prefillshare.routing.web.replies import json_reply
 
@@ -42,12 +42,16 @@ async def create(request: web.Request) -> web.StreamResponse:
             exchange = gateway.responses.open(body, response_id, _owner(request))
         except ResponsesError as error:
             raise ResponsesRefusedError(error) from None
-        call = parse(gateway, caller, "/v1/responses", orjson.dumps(exchange.body))
+        whole = orjson.dumps(exchange.body)
+        call = parse(gateway, caller, "/v1/responses", whole)
         if exchange.is_background:
             during = None if call.account is None else call.account.running()
-            return json_reply(gateway.responses.start(exchange, lambda: _compute(gateway, request, call), during))
+            return json_reply(
+                gateway.responses.start(exchange, lambda: _compute(gateway, request, call, whole), during)
+            )
         rewritten = AppCaller(request, exchange.pass_on)
-        await gateway.proxy.answer(rewritten, call)
+        if (decided := await decide(gateway, rewritten, call, whole)) is not None:
+            await gateway.proxy.answer(rewritten, decided)
     return _finish(exchange, rewritten.made())
 
 
@@ -64,11 +68,12 @@ def _owner(request: web.Request) -> str:
     return "" if account is None else account.name
 
 
-async def _compute(gateway: Gateway, request: web.Request, call: Call) -> tuple[int, bytes]:
+async def _compute(gateway: Gateway, request: web.Request, call: Call, body: bytes) -> tuple[int, bytes]:
     """Return status and body of an answer that nobody waits for."""
     caller = AppCaller(request)
     try:
-        await gateway.proxy.answer(caller, call)
+        if (decided := await decide(gateway, caller, call, body)) is not None:
+            await gateway.proxy.answer(caller, decided)
     except RoutingError as error:
         return error.status, orjson.dumps(error_body(error))
     response = caller.made()

@@ -1,0 +1,1 @@
+"""What a classifier chooses, and what choosing costs."""

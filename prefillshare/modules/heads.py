@@ -1,0 +1,235 @@
+"""Classifier heads: which decode module a prompt is for, read off the prefill module's hidden state of it.
+
+DIRECTORY/router.json          what the head says about itself
+DIRECTORY/router.safetensors   weight (labels, hidden size) and bias (labels), float32
+
+`prefillshare train --router` makes them. The state is the prefill module's last one, behind its final norm, of the
+prompt's last token; a head belongs to the prefill module whose states it has learned, and to no other.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefillshare.errors import ModuleError
+from prefillshare.naming.alias import AnyAlias
+from prefillshare.naming.asked import Probabilities
+from prefillshare.naming.rules import ByRules
+
+if TYPE_CHECKING:
+    import numpy as np
+
+HEAD_FORMAT = 1
+MANIFEST_FILE = "router.json"
+WEIGHTS_FILE = "router.safetensors"
+_AGAIN = "make it again with `prefillshare train --router`"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadManifest:
+    """Contents of `router.json`."""
+
+    format: int = HEAD_FORMAT
+    """Version of this file's layout."""
+    name: str
+    """Name of the head as its author calls it."""
+    labels: tuple[str, ...]
+    """Decode modules, or aliases, that it chooses from, in the order of its rows."""
+    hidden_size: int
+    """Length of a hidden state."""
+    prefill_fingerprint: str
+    """`sha256:<hex>` of the prefill module whose states it has learned."""
+    data_sha256: str
+    """Hash of the prompts and labels that it was trained on."""
+    seed: int
+    """Seed of the choice of held-out rows."""
+    training: dict[str, Any] = field(default_factory=dict)
+    """The full configuration of the training run, enough to repeat it."""
+    report: dict[str, Any] = field(default_factory=dict)
+    """What was measured on rows that it has not seen."""
+
+    def __post_init__(self) -> None:
+        if self.format != HEAD_FORMAT:
+            raise ModuleError(f"format is {self.format!r} and this version reads {HEAD_FORMAT}: update prefillshare")
+        if len(self.labels) < 2 or len(set(self.labels)) != len(self.labels):
+            raise ModuleError(f"labels are {list(self.labels)}: there must be two or more, each once; {_AGAIN}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Head:
+    """One classifier head, in memory."""
+
+    manifest: HeadManifest
+    """What it says about itself."""
+    weight: "np.ndarray[Any, np.dtype[np.float32]]"
+    """Shape (labels, hidden size)."""
+    bias: "np.ndarray[Any, np.dtype[np.float32]]"
+    """Shape (labels,)."""
+
+    def classify(self, states: Sequence[object]) -> Probabilities:
+        """Return how likely each label is; for several prompts, the mean of what is said of each.
+
+        Shapes: each state (hidden size,), at least one.
+        Raises: ModuleError for states of another model.
+        """
+        import numpy as np
+
+        found = np.asarray(states, dtype=np.float32)
+        if found.ndim != 2 or found.shape[1] != self.manifest.hidden_size:
+            raise ModuleError(
+                f"classifier {self.manifest.name!r} reads hidden states of {self.manifest.hidden_size} numbers and got "
+                f"{found.shape[-1]}: it was trained on another prefill module"
+            )
+        logits = found @ self.weight.T + self.bias
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        likely = (powers / powers.sum(axis=1, keepdims=True)).mean(axis=0)
+        return dict(zip(self.manifest.labels, map(float, likely), strict=True))
+
+
+class Heads:
+    """The classifier heads of one process, read once each."""
+
+    def __init__(self) -> None:
+        self._read: dict[str, Head] = {}
+
+    def add(self, directory: str, head: Head) -> None:
+        """Use `head` from now on where an alias names `directory`."""
+        self._read[directory] = head
+
+    def classify(self, directory: str, states: Sequence[object]) -> Probabilities:
+        """Return what the head in `directory` says.
+
+        Effects: reads the head when it is first asked.
+        Raises: ModuleError.
+        """
+        head = self._read.get(directory)
+        if head is None:
+            head = self._read[directory] = read_head(Path(directory))
+        return head.classify(states)
+
+
+def read_head(directory: Path) -> Head:
+    """Return the head in `directory`.
+
+    Raises: ModuleError when it is missing, damaged, or not what its manifest says.
+    """
+    manifest = read_head_manifest(directory)
+    file = directory / WEIGHTS_FILE
+    try:
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        tensors = load_file(file)
+        weight, bias = tensors["weight"], tensors["bias"]
+    except FileNotFoundError:
+        raise ModuleError(f"classifier {directory} has no {WEIGHTS_FILE}: {_AGAIN}") from None
+    except (OSError, SafetensorError, KeyError) as error:
+        raise ModuleError(f"{file} cannot be read ({error}): {_AGAIN}") from None
+    wanted = (len(manifest.labels), manifest.hidden_size)
+    if weight.shape != wanted or bias.shape != wanted[:1] or not {str(weight.dtype), str(bias.dtype)} == {"float32"}:
+        raise ModuleError(
+            f"{file} holds a weight of shape {list(weight.shape)} ({weight.dtype}) and its manifest says "
+            f"{list(wanted)} (float32): the files do not belong together, {_AGAIN}"
+        )
+    if not _is_finite(weight, bias):
+        raise ModuleError(f"{file} holds numbers that are none (NaN or infinite): {_AGAIN}")
+    return Head(manifest=manifest, weight=weight, bias=bias)
+
+
+def _is_finite(*arrays: Any) -> bool:
+    import numpy as np
+
+    return all(bool(np.isfinite(array).all()) for array in arrays)
+
+
+def read_head_manifest(directory: Path) -> HeadManifest:
+    """Return what the head in `directory` says about itself.
+
+    Raises: ModuleError when there is none, or it cannot be used.
+    """
+    file = directory / MANIFEST_FILE
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ModuleError(f"{directory} holds no classifier ({MANIFEST_FILE} is missing): {_AGAIN}") from None
+    except (OSError, ValueError) as error:
+        raise ModuleError(f"{file} cannot be read ({error}): {_AGAIN}") from None
+    try:
+        return _from_dict(content)
+    except ModuleError as error:
+        raise ModuleError(f"{file}: {error}") from None
+
+
+def _from_dict(content: object) -> HeadManifest:
+    known = {item.name for item in fields(HeadManifest)}
+    if not isinstance(content, Mapping):
+        raise ModuleError(f"it is not a JSON object: {_AGAIN}")
+    if unknown := sorted(content.keys() - known):
+        raise ModuleError(f"it has the unknown key {unknown[0]!r}: update prefillshare, or {_AGAIN}")
+    labels = content.get("labels")
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise ModuleError(f"labels are not a list of names: {_AGAIN}")
+    try:
+        return HeadManifest(**{**content, "labels": tuple(labels)})
+    except TypeError as error:
+        missing = str(error).partition("argument")[2].lstrip("s: ") or str(error)
+        raise ModuleError(f"it lacks {missing}: {_AGAIN}") from None
+
+
+def write_head(directory: Path, head: Head) -> None:
+    """Write a head into `directory`, which must exist; the manifest comes last, so that no half of one is read."""
+    from safetensors.numpy import save_file
+
+    save_file({"weight": head.weight, "bias": head.bias}, directory / WEIGHTS_FILE)
+    (directory / WEIGHTS_FILE).chmod(0o644)
+    text = json.dumps(asdict(head.manifest), indent=2, ensure_ascii=False)
+    partial = directory / f"partial-{MANIFEST_FILE}"
+    partial.write_text(text + "\n", encoding="utf-8")
+    partial.rename(directory / MANIFEST_FILE)
+
+
+def read_classifiers(aliases: Mapping[str, AnyAlias], fingerprint: str | None) -> dict[str, AnyAlias]:
+    """Return the aliases, those with a classifier with its labels, as `read_classifier` does.
+
+    Raises: ModuleError.
+    """
+    return {name: read_classifier(alias, fingerprint)[0] for name, alias in aliases.items()}
+
+
+def read_classifier(alias: AnyAlias, fingerprint: str | None) -> tuple[AnyAlias, Head | None]:
+    """Return an alias with what its classifier chooses from, and the classifier; None where it has none.
+
+    `fingerprint` is that of the prefill module; None where it is not known.
+    Raises: ModuleError for a head that is missing, damaged, or another prefill module's.
+    """
+    if not isinstance(alias, ByRules) or alias.classifier is None:
+        return alias, None
+    directory = Path(alias.classifier)
+    if not directory.is_absolute():
+        raise ModuleError(
+            f"alias {alias.name!r} has classifier = {alias.classifier!r}: give the whole path, as the server's machine "
+            "has it"
+        )
+    try:
+        head = read_head(directory)
+    except ModuleError as error:
+        raise ModuleError(f"alias {alias.name!r}: {error}") from None
+    _check_fingerprint(alias, head.manifest, fingerprint)
+    return replace(alias, labels=head.manifest.labels), head
+
+
+def classifiers_of(aliases: Iterable[AnyAlias]) -> set[str]:
+    """Return the directories of the classifiers of these aliases."""
+    return {alias.classifier for alias in aliases if isinstance(alias, ByRules) and alias.classifier is not None}
+
+
+def _check_fingerprint(alias: ByRules, manifest: HeadManifest, fingerprint: str | None) -> None:
+    if fingerprint is None or manifest.prefill_fingerprint == fingerprint:
+        return
+    theirs, ours = (text.removeprefix("sha256:")[:12] for text in (manifest.prefill_fingerprint, fingerprint))
+    raise ModuleError(
+        f"the classifier of alias {alias.name!r} ({alias.classifier}) has learned the hidden states of the prefill "
+        f"module {theirs}, and this deployment's is {ours}: train it again on this one"
+    )

@@ -1,0 +1,1 @@
+"""Classifier heads: which module a prompt is for, learned from the prefill module's hidden states."""
