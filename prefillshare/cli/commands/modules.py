@@ -100,7 +100,7 @@ def alias(
     admin_key: AdminKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let a name mean a decode module, several by weight, or what a classifier chooses."""
+    """Let a name mean one decode module, or choose of several."""
     body = _read_meaning(meaning)
     if classifier is not None:
         body = _with_classifier(body, classifier, min_probability)

@@ -23,7 +23,9 @@ def train(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the plan or the result as JSON.")] = False,
 ) -> None:
-    """Fine-tune a decode module over the KV of a frozen base; with --router, a classifier for "model": "auto".
+    """Train a decode module over the KV of a frozen base.
+
+    With --router, train a classifier that chooses modules ("model": "auto").
 
     Distributed: accelerate launch -m prefillshare train.
     """
