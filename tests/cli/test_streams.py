@@ -52,4 +52,5 @@ def test_a_reader_that_leaves_ends_the_command_without_a_word(tmp_path: Path, li
     assert len(done.stdout.splitlines()) == 1
     assert "Traceback" not in done.stderr
     assert "Broken pipe" not in done.stderr
-    assert done.returncode == 0
+    # 0 where all was written before the reader left, else 1.
+    assert done.returncode in (0, 1)
