@@ -43,6 +43,10 @@ PEER_SECRET_VARIABLE = "PREFILLSHARE_PEER_SECRET"
 WORKER_VARIABLE = "PREFILLSHARE_WORKER"
 """Environment variable of engines: the name of the process, as `prefillshare ps` tells it."""
 
+ROUTED_VARIABLE = "PREFILLSHARE_BEHIND_ROUTER"
+"""Environment variable of engines that serve whole calls for a router, 1: what it knows of a call is not their matter.
+Prefill and decode workers are known by SGLang's own mode."""
+
 RESTARTS_VARIABLE = "PREFILLSHARE_RESTARTS"
 """Environment variable of supervised processes: how often this one was started again."""
 

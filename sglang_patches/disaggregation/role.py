@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Literal
 
-from prefillshare.contract import WORKER_VARIABLE
+from prefillshare.contract import ROUTED_VARIABLE
 
 Role = Literal["null", "prefill", "decode"]
 
@@ -23,7 +23,7 @@ def worker_role() -> Role:
 
 def is_behind_router() -> bool:
     """True in every process of a disaggregated deployment's workers, engines that serve whole calls among them."""
-    return worker_role() != "null" or bool(os.getenv(WORKER_VARIABLE))
+    return worker_role() != "null" or bool(os.getenv(ROUTED_VARIABLE))
 
 
 def is_decode_worker() -> bool:

@@ -13,7 +13,13 @@ from prefillshare.cli.launch_run import _describe_start
 from prefillshare.cluster.plan import Group, Plan, revision_of
 from prefillshare.config import load_deployment
 from prefillshare.config.cluster import Cluster
-from prefillshare.contract import ADMISSION_VARIABLE, EAGER_VARIABLE, FINGERPRINT_VARIABLE, UNSHARED_VARIABLE
+from prefillshare.contract import (
+    ADMISSION_VARIABLE,
+    EAGER_VARIABLE,
+    FINGERPRINT_VARIABLE,
+    ROUTED_VARIABLE,
+    UNSHARED_VARIABLE,
+)
 from prefillshare.errors import ConfigError, SimulationError
 from prefillshare.modules.deployment import ResolvedDeployment, resolve
 from prefillshare.modules.unshared import adapter_kv_sha256
@@ -78,7 +84,8 @@ def test_its_workers_are_ordinary_engines_and_the_others_know_nothing_of_it(file
     assert engine["--lora-paths"] == f"own={TINY / 'naive' / 'code'}"
     assert engine["--max-loras-per-batch"] == "2"
     assert json.loads(engine[UNSHARED_VARIABLE]) == {"own": adapter_kv_sha256(TINY / "naive" / "code")}
-    assert [name for name in names if UNSHARED_VARIABLE in found[name]] == ["decode-own-0", "decode-own-1"]
+    for variable in (UNSHARED_VARIABLE, ROUTED_VARIABLE):
+        assert [name for name in names if variable in found[name]] == ["decode-own-0", "decode-own-1"]
     # Its answers are in its cache, and the router bounds its calls.
     assert EAGER_VARIABLE not in engine
     assert ADMISSION_VARIABLE not in engine

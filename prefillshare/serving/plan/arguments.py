@@ -23,6 +23,7 @@ from prefillshare.serving.plan.variables import (
     eager_variables,
     engine_variables,
     handoff_variables,
+    routed_variables,
     unshared_variables,
     warning_variables,
 )
@@ -66,7 +67,8 @@ def worker_command(
     environment |= handoff_variables(deployment) if worker.role != "engine" else admission_variables(deployment, worker)
     environment |= store_variables(deployment, worker, store)
     environment |= eager_variables(deployment, worker) | warning_variables(deployment)
-    environment |= unshared_variables(worker) | alias_variables(deployment) | tenant_variables(deployment)
+    environment |= unshared_variables(worker) | routed_variables(worker)
+    environment |= alias_variables(deployment) | tenant_variables(deployment)
     return ProcessCommand(argv=tuple(argv), environment=environment, api_key=api_key, peer_secret=peer_secret)
 
 

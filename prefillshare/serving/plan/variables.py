@@ -14,6 +14,7 @@ from prefillshare.contract import (
     FINGERPRINT_VARIABLE,
     PLUGINS,
     RESPONSES_VARIABLE,
+    ROUTED_VARIABLE,
     SHARED_MEMORY_VARIABLE,
     UNSHARED_VARIABLE,
     WARNINGS_VARIABLE,
@@ -83,6 +84,11 @@ def handoff_variables(deployment: ResolvedDeployment) -> dict[str, str]:
         "SGLANG_DISAGGREGATION_HEARTBEAT_INTERVAL": str(HEARTBEAT_S),
         "SGLANG_DISAGGREGATION_HEARTBEAT_MAX_FAILURE": str(HEARTBEAT_FAILURES),
     }
+
+
+def routed_variables(worker: Worker) -> dict[str, str]:
+    """Return the variable that tells an engine that a router stands before it; none where clients ask it themselves."""
+    return {ROUTED_VARIABLE: "1"} if worker.serves_whole_calls else {}
 
 
 def eager_variables(deployment: ResolvedDeployment, worker: Worker) -> dict[str, str]:
