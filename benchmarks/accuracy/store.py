@@ -6,16 +6,13 @@ Several calls may fill one file side by side, each with seeds of its own.
 import fcntl
 import json
 import os
-import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import date
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from benchmarks.accuracy.machine import describe_machine
 from benchmarks.accuracy.plan import Measurement, Recipe, Run
 from benchmarks.accuracy.train import Trained
 from prefillshare.errors import EvaluationError
@@ -37,7 +34,7 @@ class Store:
             "format": FORMAT,
             "recipe_sha256": recipe.sha256(),
             "recipe": recipe.as_dict(),
-            "machine": _describe_machine(),
+            "machine": describe_machine(),
             "trainings": {},
             "accuracies": {},
         }
@@ -89,7 +86,7 @@ class Store:
             self._content[key] = stored[key]
 
     def _write(self) -> None:
-        self._content["machine"] = _describe_machine()
+        self._content["machine"] = describe_machine()
         with _lock(self.file.parent):
             self._take_others()
             partial = self.file.with_name(f"partial-{self.file.name}")
@@ -113,17 +110,6 @@ def _lock(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _describe_machine() -> dict[str, Any]:
-    return {
-        "date": date.today().isoformat(),
-        "architecture": platform.machine(),
-        "num_cores": os.cpu_count(),
-        "num_threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
 
 
 def _read(file: Path) -> dict[str, Any]:

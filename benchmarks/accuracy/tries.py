@@ -1,15 +1,11 @@
 """What further measurements on the tiny family share: a training, a judgement, results that are kept as they come."""
 
 import json
-import os
-import platform
 import shutil
-from datetime import date
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from benchmarks.accuracy.machine import describe_machine
 from prefillshare.config.training import BaseModel, Batch, Columns, Data, Optimizer, Run, Training
 from prefillshare.errors import EvaluationError
 from prefillshare.evaluation.driver import score_answers
@@ -132,15 +128,3 @@ def describe(machine: dict[str, Any]) -> str:
         f"as of {machine['date']}: {machine['architecture']}, {machine['num_cores']} cores, no GPU, threads: "
         f"{machine['num_threads']}, Python {machine['python']}, PyTorch {machine['torch']}"
     )
-
-
-def describe_machine() -> dict[str, Any]:
-    """Where and when a result was made."""
-    return {
-        "date": date.today().isoformat(),
-        "architecture": platform.machine(),
-        "num_cores": os.cpu_count(),
-        "num_threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }

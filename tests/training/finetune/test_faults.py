@@ -44,6 +44,14 @@ def run(*command: str, limit_bytes: int | None = None) -> "subprocess.CompletedP
     )
 
 
+def train_in_two_processes(file: Path) -> None:
+    # --multi_gpu is accelerate's word for one process per rank; without a GPU they talk over gloo.
+    launcher = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
+    rest = ("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(free_port()))
+    done = run(*launcher, *rest, "-m", "prefillshare", "train", str(file))
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
 def test_a_killed_run_goes_on_with_the_same_losses(tmp_path: Path, random_base: Path, whole_run: Path) -> None:
     file = write_training(tmp_path, random_base)
@@ -110,11 +118,7 @@ def test_two_processes_equal_one_with_twice_the_accumulation(
     tmp_path: Path, random_base: Path, whole_run: Path
 ) -> None:
     file = write_training(tmp_path, random_base, batch={"accumulation": 2})
-    # --multi_gpu is accelerate's word for one process per rank; without a GPU they talk over gloo.
-    launcher = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
-    rest = ("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(free_port()))
-    done = run(*launcher, *rest, "-m", "prefillshare", "train", str(file))
-    assert done.returncode == 0, done.stderr
+    train_in_two_processes(file)
     assert len(losses(tmp_path / "out")) == NUM_STEPS
     pairs = zip(losses(tmp_path / "out"), losses(whole_run), strict=True)
     worst = max(abs(loss - other) for (_, loss), (_, other) in pairs)

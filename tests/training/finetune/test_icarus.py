@@ -11,13 +11,12 @@ from safetensors.torch import load_file
 from prefillshare.config import load_deployment
 from prefillshare.modules.deployment import resolve
 from prefillshare.modules.manifest import read_manifest
-from prefillshare.serving.machine.ports import free_port
 from prefillshare.training.finetune.examples import read_examples
 from prefillshare.training.layout import lay_out_all_base
 from prefillshare.training.model import load_base
 from prefillshare.training.objective import layout_loss
 from tests.support.training_runs import NUM_STEPS, Watcher, losses, train, write_training
-from tests.training.finetune.test_faults import KILLED_AT, run
+from tests.training.finetune.test_faults import KILLED_AT, run, train_in_two_processes
 from tests.training.finetune.test_run import write_deployment
 
 TOLERANCE = 1e-5
@@ -129,10 +128,7 @@ def test_a_killed_run_goes_on_with_the_same_losses(tmp_path: Path, random_base: 
 @pytest.mark.slow
 def test_two_processes_equal_one_with_twice_the_accumulation(tmp_path: Path, random_base: Path, whole: Path) -> None:
     file = write(tmp_path, random_base, batch={"accumulation": 2})
-    launcher = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
-    rest = ("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(free_port()))
-    done = run(*launcher, *rest, "-m", "prefillshare", "train", str(file))
-    assert done.returncode == 0, done.stderr
+    train_in_two_processes(file)
     worst = largest_difference(tmp_path / "out", whole)
     print(f"two processes against one: losses differ by at most {worst:.1e}")
     assert worst < TOLERANCE

@@ -9,7 +9,6 @@ from safetensors.torch import load_file
 
 from prefillshare.config import load_training
 from prefillshare.modules.manifest import read_manifest
-from prefillshare.serving.machine.ports import free_port
 from prefillshare.training.distillation import TEACHER
 from prefillshare.training.finetune.estimate import estimate
 from prefillshare.training.finetune.examples import read_examples, write_examples
@@ -19,7 +18,7 @@ from prefillshare.training.finetune.run import Finetune
 from prefillshare.training.finetune.trainer import CacheConditionedTrainer
 from prefillshare.training.shard import Document
 from tests.support.training_runs import NUM_STEPS, Stopped, Watcher, going_on, losses, stop_at, train
-from tests.training.finetune.test_faults import run
+from tests.training.finetune.test_faults import train_in_two_processes
 
 TOLERANCE = 1e-5
 WEIGHTS = "adapter_model.safetensors"
@@ -98,10 +97,7 @@ def test_two_processes_equal_one_with_twice_the_accumulation(
     tmp_path: Path, random_base: Path, ordinary: Path, whole: Path
 ) -> None:
     file = write(tmp_path, random_base, ordinary, batch={"accumulation": 2})
-    launcher = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
-    rest = ("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(free_port()))
-    done = run(*launcher, *rest, "-m", "prefillshare", "train", str(file))
-    assert done.returncode == 0, done.stderr
+    train_in_two_processes(file)
     assert len(losses(tmp_path / "out")) == NUM_STEPS
     pairs = zip(losses(tmp_path / "out"), losses(whole), strict=True)
     worst = max(abs(loss - other) for (_, loss), (_, other) in pairs)

@@ -9,7 +9,6 @@ import pytest
 from prefillshare.config import load_training
 from prefillshare.errors import TrainingError
 from prefillshare.modules.manifest import read_manifest
-from prefillshare.serving.machine.ports import free_port
 from prefillshare.training.finetune.costs import cost_figures
 from prefillshare.training.finetune.estimate import estimate
 from prefillshare.training.finetune.examples import Examples, read_examples, write_examples
@@ -18,7 +17,7 @@ from prefillshare.training.finetune.ratios import RatioRange
 from prefillshare.training.finetune.run import Finetune
 from prefillshare.training.shard import Document
 from tests.support.training_runs import NUM_STEPS, Stopped, Watcher, losses, stop_at, train, write_training
-from tests.training.finetune.test_faults import run
+from tests.training.finetune.test_faults import train_in_two_processes
 
 TOLERANCE = 1e-5
 RANGE = [0.2, 1.0]
@@ -123,10 +122,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path: Path, random_base: Path, wh
 @pytest.mark.slow
 def test_two_processes_equal_one_with_twice_the_accumulation(tmp_path: Path, random_base: Path, whole: Path) -> None:
     file = write(tmp_path, random_base, batch={"accumulation": 2})
-    launcher = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
-    rest = ("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(free_port()))
-    done = run(*launcher, *rest, "-m", "prefillshare", "train", str(file))
-    assert done.returncode == 0, done.stderr
+    train_in_two_processes(file)
     worst = largest_difference(tmp_path / "out", whole)
     print(f"two processes against one: losses differ by at most {worst:.1e}")
     assert worst < TOLERANCE
