@@ -7,7 +7,7 @@ import psutil
 
 from benchmarks.hosts.deployment import HostedDeployment, Part
 from benchmarks.hosts.trial import Fault
-from benchmarks.hosts.watched import is_engine
+from benchmarks.hosts.watched import is_engine, is_program
 
 _UNPLUGGED_S = 2.0
 _OFF_S = 30.0
@@ -46,7 +46,7 @@ def kill_worker_command(role: str) -> Strike:
 def kill_router(deployment: HostedDeployment) -> Sequence[str]:
     """Kill the router, but not the command that looks after it."""
     children = deployment.parts["router"].supervisor().children()
-    [router] = [child for child in children if "prefillshare.routing" in child.cmdline()]
+    [router] = [child for child in children if is_program(child, "prefillshare.routing")]
     router.kill()
     return ()
 

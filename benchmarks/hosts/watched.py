@@ -122,10 +122,15 @@ def find_engines(host: Host) -> list[psutil.Process]:
     return [process for process in host.processes() if is_engine(process)]
 
 
+def is_program(process: psutil.Process, module: str) -> bool:
+    """Whether it runs `python -m MODULE`. The words of one that sets its title are one string."""
+    return module in " ".join(process.cmdline()).split()
+
+
 def is_engine(process: psutil.Process) -> bool:
     """Whether it is an engine's first process: the leader of a group, made by a fork server, which is one itself."""
     try:
-        is_leader = os.getpgid(process.pid) == process.pid and _FORKED in process.cmdline()
+        is_leader = os.getpgid(process.pid) == process.pid and is_program(process, _FORKED)
         parent = process.parent()
         return is_leader and parent is not None and _is_forked_or_first(parent)
     except (psutil.NoSuchProcess, ProcessLookupError):
@@ -134,4 +139,4 @@ def is_engine(process: psutil.Process) -> bool:
 
 def _is_forked_or_first(parent: psutil.Process) -> bool:
     """Fork servers are children of who looks after them; an engine may have lost its own to a host's first process."""
-    return _FORKED in parent.cmdline() or parent.name() == "bash"
+    return is_program(parent, _FORKED) or parent.name() == "bash"

@@ -161,7 +161,7 @@ class OnRay:
         found = {ENGINE: 0, ROUTER: 0}
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
-                words = process.cmdline()
+                words = words_of(process)
                 is_ours = process.environ().get("XDG_STATE_HOME") == str(self.folder)
                 if is_ours and os.getsid(process.pid) == process.pid and len(words) > 2 and words[2] in found:
                     found[words[2]] += 1
@@ -174,6 +174,11 @@ class OnRay:
         while (found := self.processes()) != wanted:
             assert time.monotonic() < deadline, (found, wanted)
             time.sleep(0.5)
+
+
+def words_of(process: psutil.Process) -> list[str]:
+    """Its command line's words. One that sets its title has all of them in one string."""
+    return " ".join(process.cmdline()).split()
 
 
 def lives_of(members: dict[str, dict[str, Any]]) -> dict[str, tuple[Any, ...]]:
