@@ -39,6 +39,8 @@ ENGINE_MODULES = (
     "sglang.srt.models.registry",
 )
 """What an engine's three processes import."""
+NOT_FOR_CPUS = ("inkling",)
+"""SGLang's model files that import a compiler for GPUs, which takes a sixth of all: fork servers serve on CPUs only."""
 
 
 class ForkServer:
@@ -93,8 +95,12 @@ def import_engine() -> None:
 
     Effects: ends the process when the patches do not fit (see ``plugin``).
     """
-    for name in ENGINE_MODULES:
-        importlib.import_module(name)
+    from sglang.srt.environ import envs
+
+    unwanted = envs.SGLANG_DISABLED_MODEL_ARCHS
+    with unwanted.override(",".join((*unwanted.get(), *NOT_FOR_CPUS))):
+        for name in ENGINE_MODULES:
+            importlib.import_module(name)
     from sglang.srt.plugins import load_plugins
 
     load_plugins()
