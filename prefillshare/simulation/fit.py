@@ -103,13 +103,8 @@ def _fit_cores(found: Found, chunk: int, pool: int, max_running: int) -> tuple[P
     step_s, token_s, pair_s = fit_prefill(
         probes, chunk, [probe.cold.cores.prefill - probe.held.cores.prefill for probe in probes]
     )
-    held = statistics.median(probe.held.cores.decode for probe in probes)
-    decode = fit_decode_cores(found.steps, held)
-    # What joining takes is what a running sequence is held up for; the rest of it, nobody waits for.
-    first_step_s = decode[0] + decode[1] + decode[2] * statistics.median(probe.length for probe in probes)
-    own_s = max(0.0, held - first_step_s)
-    rest = statistics.median(probe.held.cores.rest for probe in probes)
-    send_s, piece_s = fit_sending(found.steps, rest)
+    own_s, *decode = fit_decode_cores(probes, found.steps)
+    call_s, send_s, piece_s = fit_sending(probes, found.steps)
     prompt_s = statistics.median(probe.held.cores.prefill for probe in probes) - step_s - token_s
     return (
         PrefillModel(
@@ -124,6 +119,7 @@ def _fit_cores(found: Found, chunk: int, pool: int, max_running: int) -> tuple[P
             step_s=decode[0],
             sequence_s=decode[1],
             context_token_s=decode[2],
+            # What joining takes is what a running sequence is held up for; the rest of it, nobody waits for.
             join_s=min(own_s, found.join_s),
             beside_s=max(0.0, own_s - found.join_s),
             max_running=max_running,
@@ -131,7 +127,7 @@ def _fit_cores(found: Found, chunk: int, pool: int, max_running: int) -> tuple[P
         ),
         MachineModel(
             cores=num_cores(),
-            call_s=max(0.0, rest - send_s - piece_s),
+            call_s=call_s,
             send_s=send_s,
             piece_s=piece_s,
             wait_share=_fit_wait(probes),
@@ -147,29 +143,27 @@ def fit_prefill(probes: Sequence[Probe], chunk: int, seconds: Sequence[float]) -
     rows = [
         (-(-probe.length // chunk) - 1, probe.length - 1, probe.length * (probe.length - 2) / 2) for probe in probes
     ]
-    return _fit(rows, seconds)
+    step_s, token_s, pair_s = _fit(rows, seconds)
+    return step_s, token_s, pair_s
 
 
-def fit_decode_cores(steps: Sequence[Step], held: float) -> tuple[float, float, float]:
-    """Return seconds per step, per sequence and per token of KV.
+def fit_decode_cores(probes: Sequence[Probe], steps: Sequence[Step]) -> tuple[float, float, float, float]:
+    """Return seconds per call, per step, per sequence of a step and per token of KV that a step reads.
 
-    `held` is what a decode engine takes for a call of one token, which has a step of its own in it.
+    A call of one token by itself is a batch like the others. What it takes cannot be taken off theirs beforehand: calls
+    that come together wake each process once, and the little that remained would be the difference of large numbers.
     """
-    rows = [
-        (
-            step.num_steps - step.batch,
-            step.batch * (step.num_tokens - 1),
-            step.context * step.num_tokens - step.batch * step.length,
-        )
-        for step in steps
-    ]
-    return _fit(rows, [step.cores.decode - step.batch * held for step in steps])
+    length = statistics.median(probe.length for probe in probes)
+    rows = [(1, 1, 1, length), *((*_counts(step), step.context * step.num_tokens) for step in steps)]
+    held = statistics.median(probe.held.cores.decode for probe in probes)
+    own_s, step_s, sequence_s, token_s = _fit(rows, [held, *(step.cores.decode for step in steps)])
+    return own_s, step_s, sequence_s, token_s
 
 
 def fit_handoff(probes: Sequence[Probe]) -> tuple[float, float]:
     """Return seconds per hand-off and per token."""
-    rows = [(1, probe.length - 1, 0) for probe in probes]
-    latency_s, token_s, _ = _fit(rows, [probe.moved.first_s - probe.held.first_s for probe in probes])
+    rows = [(1, probe.length - 1) for probe in probes]
+    latency_s, token_s = _fit(rows, [probe.moved.first_s - probe.held.first_s for probe in probes])
     return latency_s, token_s
 
 
@@ -180,11 +174,18 @@ def _fit_link(found: Found) -> HandoffModel:
     )
 
 
-def fit_sending(steps: Sequence[Step], rest: float) -> tuple[float, float]:
-    """Return what sending takes, each time and for each piece; `rest` is what a call of one token takes in all."""
-    rows = [(step.num_steps - step.batch, step.batch * (step.num_tokens - 1), 0) for step in steps]
-    send_s, piece_s, _ = _fit(rows, [step.cores.rest - step.batch * rest for step in steps])
-    return send_s, piece_s
+def fit_sending(probes: Sequence[Probe], steps: Sequence[Step]) -> tuple[float, float, float]:
+    """Return what a call takes beside engines, and what sending takes, each time and for each piece."""
+    held = statistics.median(probe.held.cores.rest for probe in probes)
+    call_s, send_s, piece_s = _fit(
+        [(1, 1, 1), *(_counts(step) for step in steps)], [held, *(step.cores.rest for step in steps)]
+    )
+    return call_s, send_s, piece_s
+
+
+def _counts(step: Step) -> tuple[float, float, float]:
+    """Calls, steps and tokens of a batch."""
+    return step.batch, step.num_steps, step.batch * step.num_tokens
 
 
 def _fit_wait(probes: Sequence[Probe]) -> float:
@@ -202,19 +203,20 @@ def _fit_overhead(probes: Sequence[Probe], prefill: PrefillModel, decode: Decode
     return max(0.0, statistics.median(rest))
 
 
-def _fit(rows: Sequence[Sequence[float]], seconds: Sequence[float]) -> tuple[float, float, float]:
+def _fit(rows: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[float]:
     """Return the coefficients of least relative error of which none is negative: zeros, if nothing took any time."""
     wanted = np.array(seconds, dtype=float)
     # What is too small to be measured well must not outweigh all else.
     weights = 1 / np.maximum(wanted, max(1e-9, float(np.median(wanted)) / 5))
     matrix, wanted = np.array(rows, dtype=float) * weights[:, None], wanted * weights
-    best, least = np.zeros(3), np.inf
-    # With three of them, the best of all subsets is found by trying each.
-    for number in range(1, 4):
-        for kept in map(list, itertools.combinations(range(3), number)):
+    num_columns = matrix.shape[1]
+    best, least = np.zeros(num_columns), np.inf
+    # There are so few of them that the best of all subsets is found by trying each.
+    for number in range(1, num_columns + 1):
+        for kept in map(list, itertools.combinations(range(num_columns), number)):
             found = np.linalg.lstsq(matrix[:, kept], wanted, rcond=None)[0]
             error = float(((matrix[:, kept] @ found - wanted) ** 2).sum())
             if (found >= 0).all() and error < least:
-                best, least = np.zeros(3), error
+                best, least = np.zeros(num_columns), error
                 best[kept] = found
-    return float(best[0]), float(best[1]), float(best[2])
+    return [float(value) for value in best]

@@ -1,5 +1,6 @@
 """The fit gives a model back from the values that it stands for."""
 
+import dataclasses
 import os
 import subprocess
 from pathlib import Path
@@ -11,7 +12,7 @@ from prefillshare.config import load_deployment
 from prefillshare.errors import SimulationError
 from prefillshare.simulation import fit
 from prefillshare.simulation.core_clock import CoreClock, CoreSeconds
-from prefillshare.simulation.fit import fit_decode_cores, fit_handoff, fit_prefill, make_model
+from prefillshare.simulation.fit import fit_decode_cores, fit_handoff, fit_prefill, fit_sending, make_model
 from prefillshare.simulation.measure import Asked, Found, Probe, Step
 
 _CHUNK = 512
@@ -76,9 +77,25 @@ def test_coefficients_are_found_again() -> None:
         (0.004, 1e-4, 1e-8), rel=1e-3
     )
     assert fit_handoff(probes) == pytest.approx((0.003, 2e-6), rel=1e-3)
-    assert fit_decode_cores(_found(has_cores=True).steps, 0.003 + _step_s(1, 0)) == pytest.approx(
-        (0.004, 0.001, 0.0), rel=1e-3, abs=1e-9
+    assert fit_decode_cores(probes, _found(has_cores=True).steps) == pytest.approx(
+        (0.003, 0.004, 0.001, 0.0), rel=1e-3, abs=1e-9
     )
+
+
+def test_what_a_lone_call_takes_more_than_calls_in_a_batch_hides_no_sending() -> None:
+    """Each process is woken for it alone: a third more, of which what tokens take is to be told apart all the same."""
+    found = _found(has_cores=True)
+    lone = [
+        dataclasses.replace(
+            probe, held=dataclasses.replace(probe.held, cores=dataclasses.replace(probe.held.cores, rest=0.012))
+        )
+        for probe in found.probes
+    ]
+    model = fit_sending(lone, found.steps)
+    for step in found.steps:
+        counts = (step.batch, step.num_steps, step.batch * step.num_tokens)
+        told = sum(count * seconds for count, seconds in zip(counts, model, strict=True))
+        assert told == pytest.approx(step.cores.rest, rel=0.1)
 
 
 def test_no_coefficient_is_negative_and_noise_does_not_rule() -> None:
