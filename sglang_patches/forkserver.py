@@ -40,7 +40,7 @@ ENGINE_MODULES = (
 )
 """What an engine's three processes import."""
 NOT_FOR_CPUS = ("inkling",)
-"""SGLang's model files that import a compiler for GPUs, which takes a sixth of all: fork servers serve on CPUs only."""
+"""SGLang's model files that import a compiler for GPUs, which takes a tenth of all: fork servers serve on CPUs only."""
 
 
 class ForkServer:
