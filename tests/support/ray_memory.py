@@ -42,6 +42,10 @@ class Remembering:
         """Its process."""
         return os.getpid()
 
+    def url(self) -> str:
+        """As a router has none that does not serve yet: others ask for it."""
+        return ""
+
     def keep(self, group: Group, changes: Changes) -> None:
         """As a member does that moved, or was told of aliases."""
         self._head.keep_role(group)
