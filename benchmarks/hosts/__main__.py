@@ -22,7 +22,7 @@ from benchmarks.hosts.machines import Host, can_have_hosts, network_of_hosts
 from benchmarks.hosts.on_ray import hosted_on_ray
 from benchmarks.hosts.table import write_table
 from benchmarks.hosts.trial import Fault, Result, try_fault
-from benchmarks.hosts.watched import Watched, greedy
+from benchmarks.hosts.watched import ANSWER_S, Watched, greedy
 from prefillshare import direct
 from prefillshare.config import load_deployment
 from prefillshare.modules.deployment import resolve
@@ -121,7 +121,9 @@ def ask_one_machine() -> list[Question]:
             num_prompt, num_tokens = _LENGTHS[number % len(_LENGTHS)]
             prompt = [20 + (number * 37 + position * 31 + position * position) % 900 for position in range(num_prompt)]
             body = greedy(prompt, num_tokens)
-            reply = direct.post(f"{running.url}/modules/{MODULE}/generate", json=body, timeout=60).raise_for_status()
+            reply = direct.post(
+                f"{running.url}/modules/{MODULE}/generate", json=body, timeout=ANSWER_S
+            ).raise_for_status()
             tokens = reply.json()["output_ids"]
             questions.append(Question(module=MODULE, prompt=tuple(prompt), tokens=tuple(tokens)))
     finally:
@@ -136,7 +138,7 @@ def compare(deployment: Watched, questions: Sequence[Question]) -> tuple[int, in
     for question in questions:
         address = f"{deployment.url}/modules/{question.module}/generate"
         body = greedy(question.prompt, len(question.tokens))
-        reply = direct.post(address, json=body, timeout=60).raise_for_status()
+        reply = direct.post(address, json=body, timeout=ANSWER_S).raise_for_status()
         num_equal += tuple(reply.json()["output_ids"]) == question.tokens
         num_remote += hosts[reply.headers["X-Prefill-Worker"]] != hosts[reply.headers["X-Decode-Worker"]]
     return num_equal, num_remote

@@ -95,7 +95,7 @@ class RayDeployment(Watched):
 
     def host_of(self, worker: str) -> Host:
         """Return the host of a worker, by its address."""
-        url = str(self.describe_workers()[worker]["url"])
+        url = str(self.known_workers()[worker]["url"])
         [host] = [host for host in self.hosts if f"//{host.address}:" in url]
         return host
 
@@ -113,8 +113,13 @@ class RayDeployment(Watched):
         self.nodes[host.name] = host.start(argv, log, self.variables(is_head))
 
     def wait_for_node(self, host: Host) -> None:
-        """Wait until `ray start` says that a host is a node."""
-        self.wait(lambda: "Ray runtime started" in self._node_log(host).read_text(), f"{host.name} is a node")
+        """Wait until `ray start` says that a host is a node; where it gave up, as it does after 30 s, once more."""
+        self.wait(lambda: self._is_node(host), f"{host.name} is a node")
+
+    def _is_node(self, host: Host) -> bool:
+        if self.nodes[host.name].poll() is not None:
+            self.start_node(host)
+        return "Ray runtime started" in self._node_log(host).read_text()
 
     def _node_log(self, host: Host) -> Path:
         return self.folder / f"node-{host.name}.log"
@@ -129,6 +134,8 @@ class RayDeployment(Watched):
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_worker_niceness": "0",
             "RAY_memory_monitor_refresh_ms": "0",
+            # Else it starts an idle process for each of its cores, of which there are fewer here than it is told.
+            "RAY_prestart_worker_first_driver": "0",
             "RAY_gcs_rpc_server_reconnect_timeout_s": "3600",
         }
         if is_head:

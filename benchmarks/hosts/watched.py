@@ -16,7 +16,10 @@ from prefillshare import direct
 PORT = 30000
 TRANSPORT_PORTS = range(31000, 31100)
 """Ports for UCX and the messages of hand-offs, which else take any."""
-START_S = 300.0
+START_S = 900.0
+"""Longest wait for workers to be up: each imports SGLang on its own host, for minutes where others take the cores."""
+ANSWER_S = 300.0
+"""Longest wait for an answer that is compared, and not timed."""
 VARIABLES = {
     "CUDA_VISIBLE_DEVICES": "",
     "OMP_NUM_THREADS": "1",
@@ -62,13 +65,24 @@ class Watched(ABC):
         except (httpx.HTTPError, ValueError, KeyError):
             return {}
 
+    def known_workers(self) -> dict[str, dict[str, Any]]:
+        """Return what the router says of each worker, once it says anything: a busy one may not answer in time."""
+        told: dict[str, dict[str, Any]] = {}
+
+        def is_told() -> bool:
+            told.update(self.describe_workers())
+            return bool(told)
+
+        self.wait(is_told, "the router tells of its workers")
+        return told
+
     def states(self) -> dict[str, str]:
         """Return what the router thinks of each worker; nothing when it does not answer."""
         return {name: worker["state"] for name, worker in self.describe_workers().items()}
 
     def busiest(self, role: str) -> str:
         """Return the name of the worker of `role` that has the most calls now, the last of several."""
-        workers = [worker for worker in self.describe_workers().values() if worker["role"] == role]
+        workers = [worker for worker in self.known_workers().values() if worker["role"] == role]
         return str(max(workers, key=lambda worker: (worker["running"], worker["id"]))["id"])
 
     def is_whole(self) -> bool:
@@ -90,17 +104,18 @@ class Watched(ABC):
 
     def ask(self, module: str, prompt: Sequence[int], num_tokens: int) -> dict[str, Any]:
         """Return a greedy answer as `/generate` gives it."""
-        reply = direct.post(f"{self.url}/modules/{module}/generate", json=greedy(prompt, num_tokens), timeout=START_S)
+        reply = direct.post(f"{self.url}/modules/{module}/generate", json=greedy(prompt, num_tokens), timeout=ANSWER_S)
         reply.raise_for_status()
         answer: dict[str, Any] = reply.json()
         return answer
 
     def find_orphans(self, host: Host) -> list[psutil.Process]:
         """Return processes of a host that nobody looks after."""
+        found = host.processes()  # first: one that is started meanwhile is looked after, and in neither
         kept = set[psutil.Process]()
         for keeper in self.keepers_on(host):
             kept |= {keeper, *keeper.children(recursive=True)}
-        return [process for process in host.processes() if process not in kept]
+        return [process for process in found if process not in kept and process.is_running()]
 
     def count_orphans(self) -> int:
         """Return how many such processes there are."""

@@ -3,11 +3,14 @@
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from prefillshare.cli.completion import complete_deployment
+
+if TYPE_CHECKING:
+    from prefillshare.cluster.plan import Plan
 
 Address = Annotated[
     str | None,
@@ -23,6 +26,23 @@ Deployment = Annotated[
         "--deployment", help="Name of the deployment, where there are several.", autocompletion=complete_deployment
     ),
 ]
+
+
+def find_router(address: str, deployment: str | None) -> "tuple[str, Plan]":
+    """Return the address of a router of a deployment on a cluster, and what the deployment was launched with.
+
+    Raises: ConfigError, ServerError.
+    """
+    from prefillshare.errors import ServerError
+
+    with connected(address):
+        from prefillshare.cluster.roster import choose_deployment, read_plan, read_roster
+
+        roster = read_roster(choose_deployment(deployment))
+        plan, url = read_plan(roster), roster.url()
+    if url is None:
+        raise ServerError(f"no router answers: look at `prefillshare ps --cluster {address}`")
+    return url, plan
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from prefillshare.cluster.secrets import read_admin_key, read_api_key
 from prefillshare.cluster.status import LogPiece, MemberState, MemberStatus
 from prefillshare.errors import ConfigError, PrefillShareError
 from prefillshare.modules.deployment import ResolvedDeployment
+from prefillshare.naming.changes import Changes
 from prefillshare.serving.join.router import launch_router
 from prefillshare.serving.join.worker import JoinedWorker, choose_worker, launch_worker
 from prefillshare.serving.machine.ports import client_host, free_port, release, usual_ports
@@ -46,15 +47,26 @@ _NUM_EVENTS = 100
 Served = JoinedWorker | RunningCluster
 
 
-class RoleMemory(Protocol):
-    """Which role a member has come to; outlives the process and the node of its actor."""
+class Memory(Protocol):
+    """What a member has come to since it was placed; outlives the process and the node of its actor."""
 
-    def recall(self) -> Group | None:
-        """Return what was kept last, None when nothing was. Raises: ServerError when that cannot be known now."""
+    def recall_role(self) -> Group | None:
+        """Return the role that was kept last, None when none was. Raises: ServerError when that cannot be known now."""
         ...
 
-    def keep(self, group: Group) -> None:
-        """Keep this from now on; returns at once."""
+    def keep_role(self, group: Group) -> None:
+        """Keep this role from now on; returns at once."""
+        ...
+
+    def recall_aliases(self) -> Changes:
+        """Return what has changed about the aliases, by all that any router of the deployment has kept.
+
+        Raises: ServerError when that cannot be known now.
+        """
+        ...
+
+    def keep_aliases(self, changes: Changes) -> None:
+        """Keep what has changed about the aliases from now on; returns at once."""
         ...
 
 
@@ -66,11 +78,11 @@ class Keeper:
         member: Member,
         known_by: str,
         find_routers: Callable[[], list[str]],
-        memory: RoleMemory | None = None,
+        memory: Memory | None = None,
     ) -> None:
         """`known_by` is the address by which the cluster knows this node; `find_routers` returns the routers' URLs.
 
-        Without a `memory` the member begins each time with the role of its name.
+        Without a `memory` the member begins each time with the role of its name, and the aliases of its file.
         """
         self.member = member
         self._memory = memory
@@ -83,6 +95,7 @@ class Keeper:
         self._served: Served | None = None
         self._api_key: str | None = None
         self._peers: tuple[str, ...] = ()
+        self._changes: Changes | None = None
         self._port_before: tuple[int, ...] = ()
         self._drain_s = 0.0
         self._events: deque[str] = deque(maxlen=_NUM_EVENTS)
@@ -167,9 +180,13 @@ class Keeper:
                 if isinstance(served, JoinedWorker):
                     served.follow(self._find_routers() or served.routers)
                     self._keep_role(served)
+                else:
+                    self._keep_aliases(served)
                 served.step()
                 time.sleep(_POLL_S)
             is_over = not self._has_other_peers()
+            if isinstance(served, RunningCluster):
+                self._keep_aliases(served)  # while the router's file is there
             served.stop(self._drain_s if self._leaving.is_set() else PEER_DRAIN_S)
             return is_over or self._leaving.is_set()
         finally:
@@ -186,7 +203,7 @@ class Keeper:
         if group.role == "router":
             self._peers = self._wait_for_peers()
             options = replace(options, address=self._url, peers=self._peers)
-            return launch_router(deployment, options, self._say)
+            return launch_router(deployment, options, self._say, self._recall_aliases())
         return self._start_worker(deployment, options)
 
     def _wait_for_peers(self) -> tuple[str, ...]:
@@ -204,6 +221,22 @@ class Keeper:
         """Whether a router was added, left, or moved to another address: routers with different lists do not agree."""
         return isinstance(self._served, RunningCluster) and self._find_peers() != self._peers
 
+    def _recall_aliases(self) -> Changes:
+        """Return what has changed about the aliases, of a router that starts.
+
+        One that starts anew in this process knows it, and need not ask a head that may be away.
+        """
+        if self._changes is None:
+            self._changes = self._memory.recall_aliases() if self._memory else {}
+        return self._changes
+
+    def _keep_aliases(self, served: RunningCluster) -> None:
+        if (changes := served.alias_changes()) == self._changes:
+            return
+        self._changes = changes
+        if self._memory is not None:
+            self._memory.keep_aliases(changes)
+
     def _start_worker(self, deployment: ResolvedDeployment, options: LaunchOptions) -> JoinedWorker:
         group = self._begins_as = self._recall_role()
         worker = choose_worker(deployment, group.role, group.module, self.member.name)
@@ -212,7 +245,7 @@ class Keeper:
 
     def _recall_role(self) -> Group:
         """Return the role that the member had come to when it ran last, here or on another node."""
-        recalled = self._memory.recall() if self._memory and self.member.plan.config.roles.follow_load else None
+        recalled = self._memory.recall_role() if self._memory and self.member.plan.config.roles.follow_load else None
         return recalled or self._begins_as
 
     def _keep_role(self, served: JoinedWorker) -> None:
@@ -220,7 +253,7 @@ class Keeper:
             return
         self._begins_as = self._group()
         if self._memory is not None:
-            self._memory.keep(self._begins_as)
+            self._memory.keep_role(self._begins_as)
 
     def _choose_role(self, deployment: ResolvedDeployment, module: str | None) -> Worker:
         """Return the worker of another role, under the name that this member has.

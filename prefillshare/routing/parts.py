@@ -8,7 +8,7 @@ from prefillshare.naming.names import Names
 from prefillshare.observe.observer import Observer
 from prefillshare.peer_keys import PeerKeys
 from prefillshare.routing.changes.book import AliasBook
-from prefillshare.routing.changes.kept import read_kept_aliases
+from prefillshare.routing.changes.kept import read_kept_changes
 from prefillshare.routing.choice.admission import Admission
 from prefillshare.routing.choice.chooser import Chooser
 from prefillshare.routing.choice.policies import make_policy
@@ -75,8 +75,7 @@ def make_parts(settings: RouterSettings) -> Parts:
     chooser = Chooser(router, pool, make_policy(router, sessions), on_moved=_tell_moves(observer))
     hold = StartHold(router.start_hold_s, pool, may_join=settings.admin_key is not None)
     admission = Admission(router, pool, chooser, hold)
-    kept = read_kept_aliases(settings.aliases_file)
-    aliases = dict(settings.aliases) if kept is None else kept
+    kept = read_kept_changes(settings.aliases_file)
     changed = _follow_states(observer, chooser, admission)
     return Parts(
         settings=settings,
@@ -91,7 +90,7 @@ def make_parts(settings: RouterSettings) -> Parts:
         sessions=sessions,
         chooser=chooser,
         admission=admission,
-        book=AliasBook(aliases, settings.own_address, settings.aliases_file),
+        book=AliasBook(settings.aliases, settings.own_address, settings.aliases_file, kept),
     )
 
 

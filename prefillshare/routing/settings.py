@@ -65,7 +65,7 @@ class RouterSettings:
     """Decode modules of the deployment file; a call for one without a worker is told to wait, and not that it does not
     exist."""
     aliases_file: Path | None = None
-    """File for the aliases once they have changed, for this router's next life; None keeps them nowhere."""
+    """File for what has changed about the aliases, for this router's next life; None keeps it nowhere."""
     changes_dir: Path | None = None
     """Folder in which whoever started the workers looks for changes of modules; None where nobody does."""
     workers: tuple[WorkerSpec, ...] = ()

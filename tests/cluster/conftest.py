@@ -23,14 +23,15 @@ from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.run.cluster import RunningCluster, launch_cluster
 from prefillshare.serving.run.progress import read_log
 from prefillshare.serving.run.record import ProcessRecord
-from tests.support.engines import MODELS_DIR
+from tests.support.engines import MODELS_DIR, START_TIMEOUT_S
 from tests.support.marks import starts_engine
 from tests.support.otlp import Receiver, otlp_receiver
 from tests.support.proxies import PROXIES
 
 MODULES = ("math", "tool", "code")
 STEP_S = 0.1
-WAIT_S = 90.0
+WAIT_S = START_TIMEOUT_S
+"""What is waited for may take an engine's start."""
 KV_TOKENS = 12288
 """Three times the longest context, so that a test can fill it."""
 ONE_WAY = {"UCX_TLS": "tcp", "SGLANG_DISAGGREGATION_QUEUE_SIZE": "1"}

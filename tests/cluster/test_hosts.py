@@ -25,11 +25,17 @@ from tests.support.reference import Reference
 from tests.support.sockets import tcp_listening_at
 from tests.support.strangers import BROWSER, disturb, greet_everybody, overhear, refusing
 
-pytestmark = pytest.mark.skipif(not can_have_hosts(), reason="hosts are namespaces, which only root can make")
+pytestmark = [
+    pytest.mark.skipif(not can_have_hosts(), reason="hosts are namespaces, which only root can make"),
+    # Each host imports SGLang by itself: minutes, where the machine is busy.
+    pytest.mark.timeout(1800),
+]
 
 NUM_TOKENS = 12
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 """In which a server on a busy machine says something."""
+BUSY_S = 300.0
+"""In which a busy machine answers, or ends what it should."""
 LISTEN_S = 0.7
 """In which a call or two are answered."""
 PROMPTS = [[20 + (start * 37 + position * 31) % 900 for position in range(80 + 300 * start)] for start in range(4)]
@@ -60,7 +66,7 @@ def answers(deployment: HostedDeployment) -> list[list[int]]:
 
 def test_answers_are_those_of_one_machine_and_kv_crosses_the_network(deployment, expected):
     assert answers(deployment) == expected
-    with httpx.Client(base_url=deployment.url, timeout=60) as http:
+    with httpx.Client(base_url=deployment.url, timeout=BUSY_S) as http:
         handoff = worker_of(read_state(http), "prefill-b")["handoff"]
     assert handoff["calls"] >= len(PROMPTS)
     assert handoff["memory_calls"] == 0
@@ -120,11 +126,13 @@ def test_a_stream_whose_host_is_gone_ends_within_seconds(deployment):
     """Nobody closes the connection: the cable is cut."""
     body = greedy(PROMPTS[0], 3000, is_stream=True)
     host = deployment.parts["tool-c"].host
-    with httpx.stream("POST", f"{deployment.url}/modules/tool/generate", json=body, timeout=GONE_S + 30) as reply:
+    with httpx.stream("POST", f"{deployment.url}/modules/tool/generate", json=body, timeout=BUSY_S) as reply:
         lines = (line for line in reply.iter_lines() if line)
         assert json.loads(next(lines).removeprefix("data: "))["output_ids"]
         host.unplug()
+        unplugged = time.monotonic()
         assert '"error"' in list(lines)[-1]
+    assert time.monotonic() - unplugged < GONE_S + 30
     deployment.wait(lambda: deployment.states().get("tool-c") != "up", "the router knows")
 
 
@@ -133,7 +141,7 @@ def test_a_command_that_is_killed_leaves_nothing_behind(deployment):
     assert deployment.find_orphans(part.host) == []
     os.kill(part.supervisor().pid, signal.SIGKILL)
     deployment.parts.pop("prefill-b").leave()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + BUSY_S
     while deployment.find_orphans(part.host):
         assert time.monotonic() < deadline
         time.sleep(0.1)

@@ -13,7 +13,9 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from prefillshare.serving.machine.ports import free_port
@@ -196,15 +198,39 @@ def test_commands_work_with_the_token_and_say_what_lacks_without(on_ray):
     assert "decode-math-0" in on_ray.run("ps").stdout
 
 
-def test_a_role_outlives_the_process_that_came_to_it(on_ray):
-    """And not the member: another one of its name begins with the role of its name."""
-    words = [sys.executable, "-W", "ignore", "-m", "tests.support.ray_memory", on_ray.address]
-    variables = environment(on_ray.folder, on_ray.address)
-    done = subprocess.run(words, env=variables, capture_output=True, text=True, timeout=WAIT_S, check=False)
-    assert done.returncode == 0, done.stderr
-    told = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
+def test_roles_and_aliases_outlive_the_processes_that_came_to_them(on_ray):
+    """All at once, and whichever router knew what. Not the members: others of their names begin anew."""
+    told = ask_head(on_ray)
     assert told["is_new"]
-    assert told["said"] == [None, {"role": "prefill", "module": None}, None]
+    nothing = {"role": None, "aliases": {}}
+    changed = {
+        "old": [1, "http://10.0.0.1:1", "math"],
+        "new": [3, "http://10.0.0.2:1", "code"],
+        "both": [4, "http://10.0.0.2:1", None],
+    }
+    kept = {"role": {"role": "prefill", "module": None}, "aliases": changed}
+    assert told["said"] == [nothing, kept, nothing]
+
+
+def ask_head(running: OnRay, *words: str) -> dict[str, Any]:
+    """What `tests.support.ray_memory` says."""
+    argv = [sys.executable, "-W", "ignore", "-m", "tests.support.ray_memory", running.address, *words]
+    variables = environment(running.folder, running.address)
+    done = subprocess.run(argv, env=variables, capture_output=True, text=True, timeout=WAIT_S, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
+
+
+def test_an_alias_outlives_all_routers(on_ray):
+    """There is one, and it is lost with its actor."""
+    assert on_ray.run("alias", "newest", "math").stdout == 'newest = "math"\n'
+    on_ray.wait(lambda: "newest" in ask_head(on_ray, "on-ray"), "the head keeps it")
+    router = on_ray.members()["router-0"]["pid"]
+    actor_of(router).kill()
+    on_ray.wait(lambda: on_ray.members()["router-0"]["pid"] not in (None, router), "there is another router")
+    on_ray.wait_until_serving("prefill-0", "decode-math-0")
+    assert httpx.get(f"http://127.0.0.1:{on_ray.port}/aliases", timeout=60).json() == {"aliases": {"newest": "math"}}
+    assert on_ray.run("remove", "newest").stdout == "newest is removed\n"
 
 
 def test_logs_come_from_the_node(on_ray):

@@ -16,7 +16,7 @@ from benchmarks.hosts import ray_faults
 from benchmarks.hosts.__main__ import MODULE, ON_RAY, ask_one_machine, compare
 from benchmarks.hosts.load import Question
 from benchmarks.hosts.machines import Host, can_have_hosts, network_of_hosts
-from benchmarks.hosts.on_ray import RAY_PORT, RayDeployment, hosted_on_ray
+from benchmarks.hosts.on_ray import COMMAND_S, RAY_PORT, RayDeployment, hosted_on_ray
 from benchmarks.hosts.trial import try_fault
 from benchmarks.hosts.watched import PORT
 from tests.support.marks import starts_engine
@@ -125,7 +125,7 @@ def doctor(deployment: RayDeployment, words: list[str], variables: Mapping[str, 
     log = deployment.folder / "doctor.json"
     log.unlink(missing_ok=True)
     process = deployment.head.start(words, log, {**deployment.variables(), **variables})
-    process.wait(120)
+    process.wait(COMMAND_S)
     line = next(line for line in log.read_text().splitlines() if line.startswith("["))
     return next(finding for finding in json.loads(line) if finding["name"] == "Ray")
 

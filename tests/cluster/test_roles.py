@@ -23,7 +23,7 @@ from tests.support.reference import Reference
 
 TINY = MODELS_DIR / "tiny"
 NUM_TOKENS = 8
-WAIT_S = 120.0
+WAIT_S = 300.0
 PROMPTS = [[20 + (start * 37 + position * 31) % 900 for position in range(40 + 30 * start)] for start in range(3)]
 LOST_ROUTER = re.compile(r"Connect|disconnected|reset|attempts failed|no (prefill|decode) worker|50[23]|starting")
 """What callers hear while no router is there, or one that has not found its workers yet."""
@@ -41,14 +41,23 @@ ROLES = Roles(
 
 
 def configured(roles: Roles) -> Deployment:
-    """1 prefill worker, two replicas of `math`, one of `tool`; a worker takes 4 calls, so further ones wait."""
+    """1 prefill worker, two replicas of `math`, one of `tool`; a worker takes 4 calls, so further ones wait.
+
+    As long as that takes: on a busy machine no call is given up, and no worker taken for dead.
+    """
     config = load_deployment(MODELS_DIR / "tiny-agents-pd.toml")
     math, tool, _ = config.decode
     return replace(
         config,
         name="roles",
         decode=(replace(math, replicas=2), tool),
-        router=replace(config.router, max_running_per_worker=4, health_interval_s=1.0),
+        router=replace(
+            config.router,
+            max_running_per_worker=4,
+            health_interval_s=1.0,
+            health_timeout_s=WAIT_S,
+            queue_timeout_s=WAIT_S,
+        ),
         engine=replace(config.engine, max_total_tokens=KV_TOKENS),
         roles=roles,
     )

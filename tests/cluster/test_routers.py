@@ -27,7 +27,7 @@ from tests.support.reference import Reference
 
 TINY = MODELS_DIR / "tiny"
 NUM_TOKENS = 8
-WAIT_S = 120.0
+WAIT_S = 300.0
 PROMPTS = [[20 + (start * 37 + position * 31) % 900 for position in range(60 + 30 * start)] for start in range(3)]
 
 
@@ -52,10 +52,16 @@ class Routers:
         except httpx.HTTPError:
             return {}
 
+    def told(self, number: int) -> dict:
+        """What a router says of itself, once it answers."""
+        states: list[dict] = []
+        _wait(lambda: bool(states.append(self.state(number)) or states[-1]), "it answers")
+        return states[-1]
+
     def num_calls(self, number: int) -> int:
-        """How many calls a router has answered; 0 while it does not tell."""
-        state = self.state(number)
-        return state["counters"]["calls"] if state else 0
+        """How many calls a router has answered."""
+        calls: int = self.told(number)["counters"]["calls"]
+        return calls
 
     def sees(self, number: int, other: str) -> bool:
         """Whether a router has both workers, and the other router in this state."""
@@ -129,8 +135,9 @@ def test_answers_are_equal_whichever_router_is_asked(running, expected):
     for session in _sessions(running):
         for number in (0, 1):
             assert [running.ask(number, prompt, session) for prompt in PROMPTS] == expected
-    assert running.num_calls(0) + running.num_calls(1) == 4 * len(PROMPTS)
-    assert all(running.state(number)["routers"]["forwarded"] > 0 for number in (0, 1))
+    states = [running.told(number) for number in (0, 1)]
+    assert sum(state["counters"]["calls"] for state in states) == 4 * len(PROMPTS)
+    assert all(state["routers"]["forwarded"] > 0 for state in states)
 
 
 def test_a_router_that_is_killed_under_load_costs_no_call_of_the_other_and_comes_back(running, expected):
@@ -173,13 +180,16 @@ def test_an_alias_that_one_router_is_told_is_at_both_and_outlives_them(running, 
     headers = {"Authorization": "Bearer the-admin"}
     first, second = (router.url for router in running.routers)
     reply = httpx.put(f"{first}/aliases/newest", json={"module": "tool"}, headers=headers, timeout=WAIT_S)
-    assert reply.json() == {"aliases": {"newest": "tool"}, "routers": {second: None}}
-    assert told(1) == {"newest": "tool"}
-    for number in (1, 0):
-        lost = running.router_pid(number)
-        os.kill(lost, signal.SIGKILL)
-        _wait(lambda lost=lost, number=number: running.router_pid(number) not in (None, lost), "it is started again")
-        _wait(lambda number=number: told(number) == {"newest": "tool"}, "it knows the alias")
+    assert reply.json()["aliases"] == {"newest": "tool"}
+    assert reply.json()["routers"].keys() == {second}  # which may be too busy to answer at once
+    _wait(lambda: told(1) == {"newest": "tool"}, "the other knows the alias")
+    for numbers in ((1,), (0,), (0, 1)):
+        lost = {number: running.router_pid(number) for number in numbers}
+        for pid in lost.values():
+            os.kill(pid, signal.SIGKILL)
+        for number, pid in lost.items():
+            _wait(lambda pid=pid, number=number: running.router_pid(number) not in (None, pid), "it is started again")
+            _wait(lambda number=number: told(number) == {"newest": "tool"}, "it knows the alias")
     sampling = {"temperature": 0, "max_new_tokens": NUM_TOKENS, "ignore_eos": True}
     body = {"input_ids": PROMPTS[0], "sampling_params": sampling}
     reply = httpx.post(f"{second}/modules/newest/generate", json=body, timeout=WAIT_S)

@@ -19,8 +19,6 @@ from prefillshare.serving.machine.ports import free_port
 from tests.routing.workers import BASE, FAST, Deployment, Rooms, SmallWorker, until
 
 ADMIN_KEY = "the-admin"
-PATIENT = {"health_timeout_s": 10.0, "health_failures": 3}
-"""What is tested is not how a busy machine looks to a probe."""
 
 
 async def start_router(stack: contextlib.AsyncExitStack, settings: RouterSettings, **seen: Any) -> Deployment:
@@ -50,7 +48,7 @@ async def two_routers(*, settings: dict[str, Any] | None = None, **router: Any) 
             base_model=BASE,
             peers=peers,
             admin_key=ADMIN_KEY,
-            router=Router(**(FAST | PATIENT | router)),
+            router=Router(**(FAST | router)),
             workers=tuple(worker.spec for worker in workers.values()),
             **(settings or {}),
         )

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import random
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -17,7 +18,7 @@ from prefillshare.routing.peers.exchange import PEER_PATH
 from prefillshare.routing.peers.hop import HOP_HEADER, Hops
 from prefillshare.routing.settings import RouterSettings
 from prefillshare.serving.machine.ports import free_port
-from tests.routing.routers import ADMIN_KEY, PATIENT, start_router, two_routers
+from tests.routing.routers import ADMIN_KEY, start_router, two_routers
 from tests.routing.workers import BASE, FAST, Deployment, in_loop, until
 
 ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
@@ -54,7 +55,7 @@ async def test_a_router_that_is_away_is_named_and_hears_of_every_change_later() 
         modules=("math",),
         peers=tuple(f"http://127.0.0.1:{port}" for port in ports),
         admin_key=ADMIN_KEY,
-        router=Router(**(FAST | PATIENT)),
+        router=Router(**FAST),
         aliases=read_aliases({"old": "math"}),
     )
     async with contextlib.AsyncExitStack() as stack:
@@ -68,6 +69,41 @@ async def test_a_router_that_is_away_is_named_and_hears_of_every_change_later() 
         second = await start_router(stack, replace(settings, port=ports[1]), workers={}, http=http)
         await until(lambda: as_table(second.parts.aliases) == {"m": "math"})
         assert first.parts.book.digest() == second.parts.book.digest() != ""
+
+
+@in_loop
+async def test_routers_that_are_killed_at_once_come_back_with_the_latest_that_any_of_them_knew(tmp_path: Path) -> None:
+    """One of them was away when the other was told: what it knows is older, and it says so."""
+    ports = [free_port(), free_port()]
+    common = RouterSettings(
+        base_model=BASE,
+        modules=("math", "code"),
+        peers=tuple(f"http://127.0.0.1:{port}" for port in ports),
+        admin_key=ADMIN_KEY,
+        router=Router(**FAST),
+    )
+    first_settings, second_settings = (
+        replace(common, port=port, aliases_file=tmp_path / f"{port}.json") for port in ports
+    )
+    async with contextlib.AsyncExitStack() as stack:
+        http = await stack.enter_async_context(aiohttp.ClientSession())
+        first = await start_router(stack, first_settings, workers={}, http=http)
+        for name in ("m", "n"):
+            await ask(first, "PUT", f"/aliases/{name}", {"module": "math"})
+        async with contextlib.AsyncExitStack() as life:
+            second = await start_router(life, second_settings, workers={}, http=http)
+            await until(lambda: second.parts.book.digest() == first.parts.book.digest())
+        await ask(first, "PUT", "/aliases/m", {"module": "code"})
+        await ask(first, "DELETE", "/aliases/n")
+    async with contextlib.AsyncExitStack() as stack:
+        http = await stack.enter_async_context(aiohttp.ClientSession())
+        second = await start_router(stack, second_settings, workers={}, http=http)
+        assert await aliases(second) == {"m": "math", "n": "math"}
+        first = await start_router(stack, first_settings, workers={}, http=http)
+        assert await aliases(first) == {"m": "code"}
+        await until(lambda: as_table(second.parts.aliases) == {"m": "code"})
+        assert first.parts.book.digest() == second.parts.book.digest()
+        assert await aliases(first) == {"m": "code"}
 
 
 @in_loop

@@ -145,7 +145,9 @@ async def test_limits_and_workers_that_nobody_moves_are_left_alone() -> None:
 
 @in_loop
 async def test_a_worker_whose_calls_do_not_end_serves_on() -> None:
-    async with deployment(decode=DECODE, settings=roles(busy_calls=8), drain_timeout_s=0.3) as running:
+    async with deployment(
+        decode=DECODE, settings=roles(busy_calls=8), drain_timeout_s=0.3, decode_load_slack=0
+    ) as running:
         await make_movable(running)
         stay = [running[name] for name in ("math-0", "math-1")]
         for worker in stay:
@@ -166,7 +168,10 @@ async def test_a_worker_whose_calls_do_not_end_serves_on() -> None:
 
 @in_loop
 async def test_a_worker_that_is_killed_while_it_drains_is_moved_all_the_same() -> None:
-    async with deployment(decode=DECODE, settings=roles(busy_calls=8)) as running:
+    # Each of the two gets a call, whatever the other holds of its prompt; and it drains until it is killed.
+    async with deployment(
+        decode=DECODE, settings=roles(busy_calls=8), drain_timeout_s=60.0, decode_load_slack=0
+    ) as running:
         await make_movable(running)
         stay = [running[name] for name in ("math-0", "math-1")]
         for worker in stay:

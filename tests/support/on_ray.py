@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,12 +88,16 @@ class OnRay:
             return httpx.get(f"http://127.0.0.1:{self.port}/router/roles", timeout=CALL_S).json()
         return {}
 
+    def wait(self, until: Callable[[], bool], what: str) -> None:
+        """Wait until it is so."""
+        deadline = time.monotonic() + WAIT_S
+        while not until():
+            assert time.monotonic() < deadline, what
+            time.sleep(0.1)
+
     def wait_until_done(self, number: int) -> None:
         """Wait until so many moves, or more, have come to their end."""
-        deadline = time.monotonic() + WAIT_S
-        while self.roles().get("moves", {}).get("done", 0) < number:
-            assert time.monotonic() < deadline, self.roles()
-            time.sleep(0.1)
+        self.wait(lambda: self.roles().get("moves", {}).get("done", 0) >= number, f"{number} moves are done")
 
     def wait_for_order(self, state: str) -> str:
         """Return the worker of a move once that has come to a state."""

@@ -9,11 +9,15 @@ answered by a line, the last one by the process id of the new node.
 import json
 import os
 import sys
+import time
+from typing import Any
 
 OBJECT_STORE_BYTES = 80 << 20
 """The least that Ray takes; nothing of ours lies there."""
 NUM_CPUS = 8
 NUM_OTHERS = 2
+NODE_WAIT_S = 300.0
+"""Longest wait for a node to be known. Ray itself gives up after 30 s, and a busy machine takes longer."""
 
 
 def main() -> None:
@@ -26,8 +30,24 @@ def main() -> None:
         "RAY_gcs_storage_path": sys.argv[1],
         "RAY_gcs_rpc_server_reconnect_timeout_s": "3600",
     }
+    # Else Ray starts an idle process for each of a node's cores, of which there are fewer here than it is told.
+    os.environ |= {"RAY_prestart_worker_first_driver": "0"}
+    from ray._private import services
     from ray.cluster_utils import Cluster
 
+    find_node = services.get_node
+
+    def find_node_in_time(*asked: Any) -> Any:
+        deadline = time.monotonic() + NODE_WAIT_S
+        while True:
+            try:
+                return find_node(*asked)
+            except RuntimeError:  # not known yet
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)
+
+    services.get_node = find_node_in_time
     common = {"num_cpus": NUM_CPUS, "object_store_memory": OBJECT_STORE_BYTES}
     head = {**common, "labels": {"place": "front"}, "include_dashboard": False, "include_log_monitor": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from prefillshare.cli import cluster_options
 from prefillshare.cli import server_options as given
 from prefillshare.cli.output import put, put_json, say, warn
 
@@ -70,13 +71,15 @@ def remove(
     url: given.Url = None,
     api_key: given.ApiKey = None,
     admin_key: AdminKey = None,
+    cluster: cluster_options.Address = None,
+    deployment: cluster_options.Deployment = None,
     as_json: AsJson = False,
 ) -> None:
     """Remove a decode module, or an alias.
 
     A module goes when the calls that run have ended.
     """
-    with _client(url, api_key, admin_key) as client:
+    with _client(url, api_key, admin_key, cluster, deployment) as client:
         kind = "aliases" if name in client.aliases() else "modules"
         told = client.change("DELETE", kind, name)
     _warn_of_routers(told)
@@ -98,13 +101,15 @@ def alias(
     url: given.Url = None,
     api_key: given.ApiKey = None,
     admin_key: AdminKey = None,
+    cluster: cluster_options.Address = None,
+    deployment: cluster_options.Deployment = None,
     as_json: AsJson = False,
 ) -> None:
     """Let a name mean one decode module, or choose of several."""
     body = _read_meaning(meaning)
     if classifier is not None:
         body = _with_classifier(body, classifier, min_probability)
-    with _client(url, api_key, admin_key) as client:
+    with _client(url, api_key, admin_key, cluster, deployment) as client:
         told = client.change("PUT", "aliases", name, body)
     _warn_of_routers(told)
     if as_json:
@@ -113,10 +118,32 @@ def alias(
         put(f"{name} = {json.dumps(told['aliases'][name])}")
 
 
-def _client(url: str | None, api_key: str | None, admin_key: str | None) -> "ChangeClient":
+def _client(
+    url: str | None,
+    api_key: str | None,
+    admin_key: str | None,
+    cluster: str | None = None,
+    deployment: str | None = None,
+) -> "ChangeClient":
     from prefillshare.serving.change_client import ChangeClient
 
-    return ChangeClient(given.server_url(url), admin_key=admin_key, api_key=api_key)
+    if cluster and not url:
+        url, own_api_key, own_admin_key = _find_on_cluster(cluster, deployment, has_key=admin_key is not None)
+        return ChangeClient(url, admin_key=admin_key or own_admin_key, api_key=api_key or own_api_key)
+    return ChangeClient(given.server_url(url, deployment), admin_key=admin_key, api_key=api_key)
+
+
+def _find_on_cluster(address: str, deployment: str | None, *, has_key: bool) -> tuple[str, str | None, str | None]:
+    """Return the address of a router on a cluster, and the deployment's keys: what its files say on this node.
+
+    Of somebody who has the admin key no files are wanted: another machine than a node has none.
+    """
+    url, plan = cluster_options.find_router(address, deployment)
+    if has_key:
+        return url, None, None
+    from prefillshare.cluster.secrets import read_admin_key, read_api_key
+
+    return url, read_api_key(plan.cluster), read_admin_key(plan.cluster, plan.config.name)
 
 
 def _print_done(told: dict[str, Any], what: str, as_json: bool) -> None:

@@ -32,9 +32,8 @@ def top(
     if not once and not _can_draw():
         raise ConfigError("the dashboard needs a terminal: use --once, or --once --json in scripts")
     try:
-        client = StateClient(
-            _find_router(cluster, deployment) if cluster and not url else server_url(url, deployment), api_key
-        )
+        found = given.find_router(cluster, deployment)[0] if cluster and not url else server_url(url, deployment)
+        client = StateClient(found, api_key)
         if once:
             from prefillshare_tui.once import ask_once
 
@@ -52,16 +51,3 @@ def _can_draw() -> bool:
 
     # `textual serve` gives the program a pipe and draws in a browser.
     return "TEXTUAL_DRIVER" in os.environ or (sys.stdin.isatty() and sys.stdout.isatty())
-
-
-def _find_router(address: str, deployment: str | None) -> str:
-    """Return the address of a router of a deployment on a cluster."""
-    from prefillshare.errors import ServerError
-
-    with given.connected(address):
-        from prefillshare.cluster.roster import choose_deployment, read_roster
-
-        url = read_roster(choose_deployment(deployment)).url()
-    if url is None:
-        raise ServerError(f"no router answers: look at `prefillshare ps --cluster {address}`")
-    return url

@@ -1,14 +1,12 @@
 """The aliases of one router, and what has changed about them while it serves.
 
-Of several routers whichever is told tells the others. Each changed name has the version of its last change, one that
-was removed as well: of two changes of a name the later one counts, and of two at once that of the greater address. So
-all routers end with the same aliases, in whatever order they hear of changes, and one that was away hears of all.
+Of several routers whichever is told tells the others, and one that was away hears of all changes. They outlive the
+process with their versions: one that comes back with what it knew is not taken for one that knows better.
 """
 
 import hashlib
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,39 +14,33 @@ import orjson
 
 from prefillshare.errors import ConfigError
 from prefillshare.naming.alias import AnyAlias, as_table, check_aliases, read_alias
+from prefillshare.naming.changes import (
+    Change,
+    Changes,
+    Version,
+    apply_changes,
+    changes_as_dict,
+    in_order,
+    read_changes,
+)
 from prefillshare.routing.changes.desk import ChangeRefusedError, write_or_refuse
 from prefillshare.routing.errors import BadCallError
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Version:
-    """When a name was changed."""
-
-    number: int
-    """Milliseconds since 1970, or more: greater than that of every change that its router knew."""
-    router: str
-    """Address of the router that was told."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """The last change of one name."""
-
-    version: Version
-    """When."""
-    meaning: Any
-    """As a deployment file has it; None for a name that was removed."""
 
 
 class AliasBook:
     """The aliases of one router; `aliases` is what it answers by."""
 
-    def __init__(self, aliases: dict[str, AnyAlias], own_address: str, file: Path | None) -> None:
-        """`file` keeps them for this router's next life and for `prefillshare ps`; None keeps them nowhere."""
-        self.aliases = aliases
+    def __init__(
+        self, aliases: Mapping[str, AnyAlias], own_address: str, file: Path | None, changes: Changes | None = None
+    ) -> None:
+        """`aliases` are those of the deployment file, `changes` what was changed about them before.
+
+        `file` keeps changes for this router's next life, and for whoever started it; None keeps them nowhere.
+        """
+        self._changes = dict(changes or {})
+        self.aliases = apply_changes(aliases, self._changes)
         self._own = own_address
         self._file = file
-        self._changes: dict[str, Change] = {}
 
     def change(self, name: str, alias: AnyAlias | None) -> None:
         """Let a name mean something else, or nothing with None; the caller has checked it.
@@ -67,8 +59,11 @@ class AliasBook:
         Raises: BadCallError when it tells nothing of the kind.
         """
         refused, has_changed = {}, False
-        # In the order in which they were made: rules may mean an alias that came before them.
-        for name, change in sorted(_read_changes(told).items(), key=lambda item: item[1].version):
+        try:
+            changes = read_changes(told)
+        except ConfigError as error:
+            raise BadCallError(str(error)) from None
+        for name, change in in_order(changes):
             if name in self._changes and self._changes[name].version >= change.version:
                 continue
             try:
@@ -80,10 +75,7 @@ class AliasBook:
 
     def as_dict(self) -> dict[str, Any]:
         """Return every change, as another router takes it."""
-        return {
-            name: [change.version.number, change.version.router, change.meaning]
-            for name, change in self._changes.items()
-        }
+        return changes_as_dict(self._changes)
 
     def digest(self) -> str:
         """Return text that is the same for routers with the same changes; empty where nothing was changed."""
@@ -101,19 +93,9 @@ class AliasBook:
         aliases = {other: kept for other, kept in self.aliases.items() if other != name}
         if alias is not None:
             aliases[name] = alias
+        changes = {**self._changes, name: change}
         if self._file is not None:
-            write_or_refuse(self._file, as_table(aliases))
-        self._changes[name] = change
+            write_or_refuse(self._file, changes_as_dict(changes))
+        self._changes = changes
         self.aliases.clear()
         self.aliases.update(aliases)
-
-
-def _read_changes(told: object) -> dict[str, Change]:
-    items: Iterable[tuple[Any, Any]] = told.items() if isinstance(told, Mapping) else [("", None)]
-    try:
-        return {
-            str(name): Change(version=Version(int(number), str(router)), meaning=meaning)
-            for name, (number, router, meaning) in items
-        }
-    except (TypeError, ValueError):
-        raise BadCallError("aliases is no object of changes, each [number, router, meaning]: send such a one") from None

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import orjson
 
-from prefillshare.naming.alias import AnyAlias, read_aliases
+from prefillshare.naming.changes import Change, read_changes
 
 
-def read_kept_aliases(file: Path | None) -> dict[str, AnyAlias] | None:
-    """Return the aliases as a router before this one left them; None when none has changed any."""
+def read_kept_changes(file: Path | None) -> dict[str, Change]:
+    """Return what was changed about the aliases in earlier lives of the router; nothing where none has changed any."""
     if file is None or not file.is_file():
-        return None
-    return read_aliases(orjson.loads(file.read_bytes()))
+        return {}
+    return read_changes(orjson.loads(file.read_bytes()))
 
 
 def write_whole(file: Path, content: object) -> None:

@@ -4,6 +4,7 @@ import shutil
 import time
 
 from prefillshare.modules.deployment import ResolvedDeployment
+from prefillshare.naming.changes import Changes
 from prefillshare.open_files import raise_limit
 from prefillshare.places import new_private_folder
 from prefillshare.serving.machine.ports import check_address
@@ -18,10 +19,14 @@ from prefillshare.serving.run.supervisor import Supervisor
 
 
 def launch_router(
-    deployment: ResolvedDeployment, options: LaunchOptions, on_event: Listener = lambda text: None
+    deployment: ResolvedDeployment,
+    options: LaunchOptions,
+    on_event: Listener = lambda text: None,
+    changes: Changes | None = None,
 ) -> RunningCluster:
     """Start the router of `deployment` without any worker; return when it answers.
 
+    `changes` are those of the aliases that it is to know from the first.
     Effects: on any failure or interruption, no process is left.
     Raises: LaunchError with the router's own reason and the path of its log.
     """
@@ -31,6 +36,7 @@ def launch_router(
     supervisor = Supervisor([], on_event)
     try:
         file = RouterFile.create(directory, deployment, options, (), None)
+        file.tell_changes(changes or {})
         router = supervise_router(file, options)
         supervisor.members.append(router)
         supervisor.begin()

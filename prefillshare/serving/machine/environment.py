@@ -50,6 +50,9 @@ def shared_variables() -> dict[str, str]:
     # Compiled kernels must outlive a process's own folder.
     compiled = str(temporary_folder() / f"torchinductor_{os.getuid()}")
     kept = {"TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", compiled)}
+    # A process that gives itself a name writes it over its command line, and not over what /proc tells of its
+    # environment, too.
+    kept["SPT_NOENV"] = "1"
     return {**kept, **missing_variables(), **proxy_exceptions(_OWN_HOSTS)}
 
 

@@ -15,6 +15,7 @@ import httpx
 from prefillshare import direct
 from prefillshare.errors import LaunchError
 from prefillshare.modules.deployment import ResolvedDeployment
+from prefillshare.naming.changes import Change, apply_changes
 from prefillshare.places import new_private_folder
 from prefillshare.serving.machine.leftovers import sweep_leftovers
 from prefillshare.serving.machine.ports import check_address
@@ -31,7 +32,7 @@ from prefillshare.serving.run.progress import LAST_STAGE
 from prefillshare.serving.run.readiness import start_fork_server, wait_until_healthy, wait_until_listening
 from prefillshare.serving.run.record import ProcessRecord
 from prefillshare.serving.run.router_process import RouterFile
-from prefillshare.serving.run.served_file import read_aliases_file
+from prefillshare.serving.run.served_file import read_alias_changes
 from prefillshare.serving.run.store_hold import StoreHold
 from prefillshare.serving.run.supervisor import Supervised, Supervisor
 from prefillshare.serving.run.watched import WatchedFolder, watch_folder
@@ -88,9 +89,12 @@ class RunningCluster:
     @property
     def model_names(self) -> tuple[str, ...]:
         """Every name a client may put into "model"."""
-        changed = read_aliases_file(self.ground.aliases_file)
-        aliases = self.deployment.config.aliases if changed is None else changed
+        aliases = apply_changes(self.deployment.config.aliases, self.alias_changes())
         return (*(module.spec.name for module in self.ground.deployment.modules), *aliases)
+
+    def alias_changes(self) -> dict[str, Change]:
+        """Return what has changed about the aliases since the launch."""
+        return read_alias_changes(self.ground.aliases_file)
 
     def processes(self) -> list[ProcessRecord]:
         """Return workers and router, for `prefillshare ps`."""

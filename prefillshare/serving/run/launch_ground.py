@@ -48,7 +48,7 @@ class LaunchGround:
 
     @property
     def aliases_file(self) -> Path:
-        """Where the router keeps the aliases, once they have changed."""
+        """Where the router keeps what has changed about its aliases."""
         return self._file.aliases_file
 
     def ask_order(self) -> Order | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.modules.fingerprint import geometry
 from prefillshare.naming.alias import as_table
+from prefillshare.naming.changes import Changes, changes_as_dict
 from prefillshare.serving.machine.logs import new_log_path
 from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.plan.command import ProcessCommand
@@ -77,8 +78,13 @@ class RouterFile:
 
     @property
     def aliases_file(self) -> Path:
-        """Where the router keeps the aliases, once they have changed."""
+        """Where the router keeps what has changed about its aliases."""
         return self.path.parent / _ALIASES_FILE
+
+    def tell_changes(self, changes: Changes) -> None:
+        """Let a router that is to be started know what was changed about its aliases before."""
+        if changes:
+            self.aliases_file.write_text(json.dumps(changes_as_dict(changes)), encoding="utf-8")
 
     @property
     def changes_folder(self) -> Path:

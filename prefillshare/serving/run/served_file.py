@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prefillshare.naming.changes import Change, read_changes
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
@@ -26,9 +28,9 @@ def read_served(file: Path) -> Served | None:
     return Served(paths=content["modules"], aliases=content["aliases"])
 
 
-def read_aliases_file(file: Path) -> tuple[str, ...] | None:
-    """Return the aliases that a router has left in `file`; None while they are those that it was launched with."""
+def read_alias_changes(file: Path) -> dict[str, Change]:
+    """Return what a router says in `file` that has changed about its aliases; nothing while they are its first ones."""
     try:
-        return tuple(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return None
+        return read_changes(json.loads(file.read_text(encoding="utf-8")))
+    except OSError:
+        return {}
