@@ -99,7 +99,7 @@ def test_a_unit_that_did_not_move_is_no_copy(family: Path, base: Path, tmp_path:
 def test_no_matrix_takes_more_units_than_max_reused_and_the_strongest_stay(
     family: Path, base: Path, tmp_path: Path
 ) -> None:
-    growth = f"max_reused = 1\nprune_tolerance = 0.0\n{EASY}"
+    growth = f"max_reused = 1\nprune_tolerance = 0.0\nmax_repairs = 0\n{EASY}"
     watcher = Watcher()
     task = grow(family, load_task(tmp_path, base, "third", growth=growth), watcher)
     counts = [len(use.reused) for use in task.uses.values()]
