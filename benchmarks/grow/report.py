@@ -40,9 +40,9 @@ def _head(results: Mapping[str, Any]) -> list[str]:
         f"search; {results['num_problems']} other questions per task, greedy, by the reference computation, right "
         f"when every letter is; so two accuracies of one row may differ by {_chance(results['num_problems']):.0f} "
         f"points by chance. Alone: rank {results['rank']} by the same loop, with the same data, as many passes "
-        "and the same rule for when to stop: cycles of passes are repeated while the held-out loss falls, and its best state is kept. One "
-        "module for all: the same, on all conversations at once. `route` and `brief` ask what `tool` asks, `plan` "
-        "what `code`, `short` what `math`, and want another form of answer, so that there is something to reuse; "
+        "and the same rule for when to stop: cycles of passes are repeated while the held-out loss falls, and its best "
+        "state is kept. One module for all: the same, on all conversations at once. `route` and `brief` ask what "
+        "`tool` asks, `plan` what `code`, `short` what `math`, and want another form of answer, so that there is something to reuse; "
         "`rank` shares nothing with the others.",
         "",
     ]
