@@ -42,8 +42,8 @@ def _head(results: Mapping[str, Any]) -> list[str]:
         f"points by chance. Alone: rank {results['rank']} by the same loop, with the same data, as many passes "
         "and the same rule for when to stop: cycles of passes are repeated while the held-out loss falls, and its best "
         "state is kept. One module for all: the same, on all conversations at once. `route` and `brief` ask what "
-        "`tool` asks, `plan` what `code`, `short` what `math`, and want another form of answer, so that there is something to reuse; "
-        "`rank` shares nothing with the others.",
+        "`tool` asks, `plan` what `code`, `short` what `math`, and want another form of answer, so that there is "
+        "something to reuse; `rank` shares nothing with the others.",
         "",
     ]
 
