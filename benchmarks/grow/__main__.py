@@ -10,6 +10,7 @@ on with the task at which it was. The three ways read nothing of each other, so 
 import argparse
 import json
 import platform
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -83,7 +84,8 @@ class Benchmark:
     ) -> None:
         self._places, self._tasks, self._num_problems, self._seed = places, tasks, num_problems, seed
         self._growth = replace(GROWTH, max_repairs=max_repairs)
-        self._work = folder_of(places, seed)
+        # Of the program that runs, whatever is committed while it does.
+        self._commit, self._work = read_commit(ROOT), folder_of(places, seed)
         self._work.mkdir(exist_ok=True)
 
     def run(self, ways: Sequence[str]) -> None:
@@ -98,7 +100,7 @@ class Benchmark:
         """Measure what is not there yet."""
         file = self._work / f"{step}.json"
         if not file.exists():
-            write_whole(file, json.dumps(measure(), indent=1) + "\n")
+            write_whole(file, json.dumps({**measure(), "commit": self._commit}, indent=1) + "\n")
         self._report()
 
     def _learn(self, way: str, task: Task) -> dict[str, Any]:
@@ -191,6 +193,16 @@ class Benchmark:
             "rows": task_rows(family),
             "total": summary(family, RANK) if family.tasks else None,
         }
+
+
+def read_commit(directory: Path) -> str:
+    """The commit that is checked out there; "unknown" where that cannot be told."""
+    command = ["git", "rev-parse", "--short=8", "HEAD"]
+    try:
+        found = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return found.stdout.strip()
 
 
 def folder_of(places: Places, seed: int) -> Path:

@@ -35,7 +35,7 @@ def _head(results: Mapping[str, Any]) -> list[str]:
     return [
         "# A family that grows, on the tiny base",
         "",
-        f"`{_command(results)}`, {results['machine']}, one thread. "
+        f"`{_command(results)}`, {results['machine']}, one thread, commit {_commits(results)}. "
         f"{num_rows:,} conversations in {len(entries)} tasks, a tenth of each held out for the decisions of the "
         f"search; {results['num_problems']} other questions per task, greedy, by the reference computation, right "
         f"when every letter is; so two accuracies of one row may differ by {_chance(results['num_problems']):.0f} "
@@ -59,6 +59,16 @@ def _command(results: Mapping[str, Any]) -> str:
     options += [] if seeds == [1] else ["--seeds", *map(str, seeds)]
     options += [] if results["max_repairs"] == Growth().max_repairs else ["--repairs", str(results["max_repairs"])]
     return f'make bench-grow ARGS="{" ".join(options)}"' if options else "make bench-grow"
+
+
+def _commits(results: Mapping[str, Any]) -> str:
+    """Those of all steps; a run that was killed may have gone on with another one."""
+    steps = [
+        step
+        for run in results["runs"]
+        for step in (*(entry.get(way) for entry in run["tasks"].values() for way in ("grown", "alone")), run["joint"])
+    ]
+    return ", ".join(dict.fromkeys(f"`{step['commit']}`" for step in steps if step))
 
 
 def _done(run: Mapping[str, Any]) -> dict[str, Any]:
