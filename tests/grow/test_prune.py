@@ -31,7 +31,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _lay(base: Path, directory: Path, size: int) -> tuple[torch.nn.Module, Carried, Data]:
     """A decode module with random units in every matrix, and data in batches of a size."""
     task = load_task(directory, base, "task")
-    task = replace(task, batch=replace(task.batch, size=size))
+    task = replace(task, batch=replace(task.batch, size=size, packed=False))
     prefill = load_base(base, torch.float32).requires_grad_(False).eval()
     model, layers = put_units_beside(prefill, PROJECTIONS)
     generator, carried = torch.Generator().manual_seed(1), Carried(layers)
@@ -87,7 +87,8 @@ def test_worth_is_the_part_of_the_output_times_the_need(base: Path, tmp_path: Pa
 def test_a_matrix_that_does_nothing_is_needed_least(base: Path, tmp_path: Path) -> None:
     model, carried, data = _lay(base, tmp_path, 4)
     idle, empty, *_ = carried.layers
-    carried.layers[idle].own(Units(incoming=torch.ones(1, 32), outgoing=torch.zeros(1, 64)))
+    silent = carried.layers[idle].own_units()
+    carried.layers[idle].own(replace(silent, outgoing=torch.zeros_like(silent.outgoing)))
     carried.keep(idle, shared=torch.zeros(NUM_UNITS, dtype=torch.bool))
     carried.keep(empty, own=torch.zeros(NUM_UNITS, dtype=torch.bool), shared=torch.zeros(NUM_UNITS, dtype=torch.bool))
     before = carried.state()
@@ -127,16 +128,18 @@ def _num(tasks: list[GrownTask]) -> list[int]:
 
 
 def test_a_repair_takes_more_away_and_says_what_that_came_to(base: Path, tmp_path: Path) -> None:
-    growth = "prune_tolerance = 0.5\nretrain_rate = 0.01\nmax_repairs = "
+    growth = "prune_tolerance = 0.2\nretrain_rate = 0.01\nrepair_epochs = 6\nmax_repairs = "
     whole, _ = _grow(base, tmp_path / "none", f"{growth}0")
-    repaired, watcher = _grow(base, tmp_path / "two", f"{growth}2")
+    repaired, watcher = _grow(base, tmp_path / "one", f"{growth}1")
     print(f"units {_num(whole)}, repaired {_num(repaired)}")
-    assert _num(repaired)[0] < 0.75 * _num(whole)[0]
-    for task, num in zip(repaired, _num(repaired), strict=True):
-        assert task.figures["held_out_loss"]["prune"] <= 1.5 * task.figures["held_out_loss"]["expand"]
-        # Gates of units that went do not learn again.
-        assert any(line.startswith(f"{task.name}: with {num} of ") for line in watcher.said)
+    assert _num(repaired)[0] < _num(whole)[0]
     assert count_units(repaired[1].uses)["reused"] > 0
+    for task, num in zip(repaired, _num(repaired), strict=True):
+        losses = task.figures["held_out_loss"]
+        assert losses["prune"] <= 1.2 * losses["expand"]
+        # Gates of units that went do not learn again.
+        told = f"{task.name}: with {num} of "
+        assert any(line.startswith(told) and line.endswith(f"{losses['prune']:.4f}") for line in watcher.said)
 
 
 def test_a_repair_that_does_not_make_good_is_taken_back(base: Path, tmp_path: Path) -> None:
