@@ -10,6 +10,7 @@ on with the task at which it was. The three ways read nothing of each other, so 
 import argparse
 import json
 import platform
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -39,10 +40,12 @@ TAU, MAX_CYCLES = 0.004, 2
 RATE = 4e-3
 """The accuracy benchmark's for rank 32."""
 GROWTH = Growth(tau=TAU, units=RANK, max_cycles=MAX_CYCLES, prune_tolerance=0.1)
-ALONE = Growth(tau=TAU, units=RANK, max_cycles=MAX_CYCLES, prune_tolerance=0.0)
+ALONE = Growth(tau=TAU, units=RANK, max_cycles=MAX_CYCLES, prune_tolerance=0.0, max_repairs=0)
 SELECTING_EPOCHS = 3.0
 """Passes per cycle that a module alone has more than a later task of the family: as many as that has before its first
 cycle, in trial, selection and retraining."""
+REPAIRING_EPOCHS = GROWTH.max_repairs * GROWTH.repair_epochs / MAX_CYCLES
+"""Passes per cycle that every module alone has more: as many as repairs take."""
 JOINT_EPOCHS = 3
 """Passes per cycle of the one module: it sees every conversation of all tasks."""
 
@@ -70,15 +73,19 @@ def main() -> None:
     names = options.tasks.split(",") if options.tasks else [task.name for task in TASKS]
     chosen = [_shorter(task, options.conversations) for task in TASKS if task.name in names]
     for seed in options.seeds:
-        Benchmark(places, chosen, options.problems, seed).run(options.ways.split(","))
+        Benchmark(places, chosen, options.problems, seed, options.repairs).run(options.ways.split(","))
 
 
 class Benchmark:
     """The whole measurement with one seed."""
 
-    def __init__(self, places: Places, tasks: list[Task], num_problems: int, seed: int) -> None:
+    def __init__(
+        self, places: Places, tasks: list[Task], num_problems: int, seed: int, max_repairs: int = GROWTH.max_repairs
+    ) -> None:
         self._places, self._tasks, self._num_problems, self._seed = places, tasks, num_problems, seed
-        self._work = folder_of(places, seed)
+        self._growth = replace(GROWTH, max_repairs=max_repairs)
+        # Of the program that runs, whatever is committed while it does.
+        self._commit, self._work = read_commit(ROOT), folder_of(places, seed)
         self._work.mkdir(exist_ok=True)
 
     def run(self, ways: Sequence[str]) -> None:
@@ -93,13 +100,13 @@ class Benchmark:
         """Measure what is not there yet."""
         file = self._work / f"{step}.json"
         if not file.exists():
-            write_whole(file, json.dumps(measure(), indent=1) + "\n")
+            write_whole(file, json.dumps({**measure(), "commit": self._commit}, indent=1) + "\n")
         self._report()
 
     def _learn(self, way: str, task: Task) -> dict[str, Any]:
         is_grown = way == "grown"
         directory = self._work / ("family" if is_grown else f"alone-{task.name}")
-        settings = self.settings(task, self.data(task), GROWTH if is_grown else ALONE)
+        settings = self.settings(task, self.data(task), self._growth if is_grown else ALONE)
         seconds = self._grow(directory, settings)
         known = Family(directory).task(task.name)
         assert known is not None
@@ -127,8 +134,8 @@ class Benchmark:
 
     def settings(self, task: Task, data: Path, growth: Growth) -> GrowTask:
         """How a task is learned, grown or alone."""
-        is_later_alone = growth is ALONE and task.name in [later.name for later in self._tasks[1:]]
-        epochs = task.epochs + (SELECTING_EPOCHS if is_later_alone else 0.0)
+        is_alone, is_later = growth is ALONE, task.name in [later.name for later in self._tasks[1:]]
+        epochs = task.epochs + is_alone * (REPAIRING_EPOCHS + is_later * SELECTING_EPOCHS)
         return GrowTask(
             name=task.name,
             seed=self._seed,
@@ -164,6 +171,7 @@ class Benchmark:
             "tasks": [task.name for task in self._tasks],
             "num_problems": self._num_problems,
             "rank": RANK,
+            "max_repairs": self._growth.max_repairs,
             "machine": f"{platform.machine()}, Python {platform.python_version()}, PyTorch {torch.__version__}",
         }
         write_whole(self._places.out / "grow.json", json.dumps(results, indent=1) + "\n")
@@ -187,6 +195,16 @@ class Benchmark:
         }
 
 
+def read_commit(directory: Path) -> str:
+    """The commit that is checked out there; "unknown" where that cannot be told."""
+    command = ["git", "rev-parse", "--short=8", "HEAD"]
+    try:
+        found = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return found.stdout.strip()
+
+
 def folder_of(places: Places, seed: int) -> Path:
     """Data and families of a seed."""
     return places.work / f"seed-{seed}"
@@ -203,6 +221,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--problems", type=int, default=200, help="held-out questions per task")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="one run each")
     parser.add_argument("--ways", default=",".join(WAYS), help="some of grown, alone, joint; default all")
+    parser.add_argument(
+        "--repairs",
+        type=int,
+        default=GROWTH.max_repairs,
+        help="max_repairs of the family; another number, another --work",
+    )
     parser.add_argument("--models", type=Path, default=ROOT / "models", help="directory that holds tiny/base")
     parser.add_argument("--work", type=Path, default=ROOT / ".bench-grow", help="data and families")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results", help="grow.md, grow.json and plots")

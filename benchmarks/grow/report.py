@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.grow.tasks import TASKS
+from prefillshare.config.growing import Growth
 from prefillshare.grow.plot import draw
 
 MOST_BELOW = 0.5
@@ -34,15 +35,15 @@ def _head(results: Mapping[str, Any]) -> list[str]:
     return [
         "# A family that grows, on the tiny base",
         "",
-        f"`{_command(results)}`, {results['machine']}, one thread. "
+        f"`{_command(results)}`, {results['machine']}, one thread, commit {_commits(results)}. "
         f"{num_rows:,} conversations in {len(entries)} tasks, a tenth of each held out for the decisions of the "
         f"search; {results['num_problems']} other questions per task, greedy, by the reference computation, right "
         f"when every letter is; so two accuracies of one row may differ by {_chance(results['num_problems']):.0f} "
-        f"points by chance. Alone: rank {results['rank']} by the same loop, with the same data and the same rule for "
-        "when to stop: cycles of passes are repeated while the held-out loss falls, and its best state is kept. One "
-        "module for all: the same, on all conversations at once. `route` and `brief` ask what `tool` asks, `plan` "
-        "what `code`, `short` what `math`, and want another form of answer, so that there is something to reuse; "
-        "`rank` shares nothing with the others.",
+        f"points by chance. Alone: rank {results['rank']} by the same loop, with the same data, as many passes "
+        "and the same rule for when to stop: cycles of passes are repeated while the held-out loss falls, and its best "
+        "state is kept. One module for all: the same, on all conversations at once. `route` and `brief` ask what "
+        "`tool` asks, `plan` what `code`, `short` what `math`, and want another form of answer, so that there is "
+        "something to reuse; `rank` shares nothing with the others.",
         "",
     ]
 
@@ -56,7 +57,18 @@ def _command(results: Mapping[str, Any]) -> str:
     names, seeds = results["tasks"], [run["seed"] for run in results["runs"]]
     options = [] if names == [task.name for task in TASKS] else ["--tasks", ",".join(names)]
     options += [] if seeds == [1] else ["--seeds", *map(str, seeds)]
+    options += [] if results["max_repairs"] == Growth().max_repairs else ["--repairs", str(results["max_repairs"])]
     return f'make bench-grow ARGS="{" ".join(options)}"' if options else "make bench-grow"
+
+
+def _commits(results: Mapping[str, Any]) -> str:
+    """Those of all steps; a run that was killed may have gone on with another one."""
+    steps = [
+        step
+        for run in results["runs"]
+        for step in (*(entry.get(way) for entry in run["tasks"].values() for way in ("grown", "alone")), run["joint"])
+    ]
+    return ", ".join(dict.fromkeys(f"`{step['commit']}`" for step in steps if step))
 
 
 def _done(run: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class Growth:
     retrain_epochs: float = 2.0
     """Passes in which the chosen units themselves may move."""
     retrain_rate: float = 2e-3
-    """Peak learning rate of the chosen units."""
+    """Peak learning rate of units that have learned before: the chosen ones, and in a repair all of the task's own."""
     gate_rate: float = 0.02
     """Peak learning rate of gates."""
     gate_l1: float = 0.5
@@ -48,7 +48,11 @@ class Growth:
     """Distance, in units of its own length, from which a unit that moved becomes a copy of the new task's; below, it is
     put back and stays shared."""
     prune_tolerance: float = 0.05
-    """Part of the held-out loss that removing weak units may cost."""
+    """Part of the held-out loss that removing weak units may cost, in the end."""
+    max_repairs: int = 2
+    """Times that more units go and the others make good for it, at most; 0 removes only what costs no more at once."""
+    repair_epochs: float = 2.0
+    """Passes over the data of a repair, at `retrain_rate`."""
     kv_cache_mib: int = 2048
     """Memory for the base's KV of the data, which all passes share; what does not fit is computed in each pass."""
 
@@ -59,10 +63,10 @@ class Growth:
         for name in ("tau", "min_gain", "gate_l1", "group_lasso", "drift_lasso", "max_drift", "prune_tolerance"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must be 0 or more")
-        for name in ("select_epochs", "retrain_epochs", "retrain_rate", "gate_rate"):
+        for name in ("select_epochs", "retrain_epochs", "repair_epochs", "retrain_rate", "gate_rate"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must be more than 0")
-        for name in ("max_reused", "kv_cache_mib"):
+        for name in ("max_reused", "max_repairs", "kv_cache_mib"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must be 0 or more")
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from prefillshare.training.attention import KvSink
 from prefillshare.training.finetune.examples import Collator
-from prefillshare.training.layout import Documents, Layout
+from prefillshare.training.layout import NO_TARGET, Documents, Layout
 from prefillshare.training.objective import loss_over, prefill_kv
 from prefillshare.training.shard import WEIGHT_UNIT, Document
 
@@ -49,6 +49,10 @@ class Material:
         """Mean loss per answer token of one batch."""
         layout = self._batches[number].layout
         return loss_over(model, layout, self._kv(number)) / layout.weights.sum()
+
+    def is_query(self, number: int) -> Tensor:
+        """Which places of the decode module's pass over one batch are no padding [B, Q]."""
+        return self._batches[number].layout.labels != NO_TARGET
 
     @torch.no_grad()
     def mean_loss(self, model: nn.Module, num_batches: int | None = None) -> float:

@@ -5,7 +5,7 @@
     retrain   the chosen units move, held where they were; one that went further
               than `max_drift` becomes a copy of the new task, the others go back          (eq. 4 and 6)
     expand    while the held-out loss is above `tau`: new units, group lasso               (eq. 5)
-    prune     units that the held-out loss does not need are removed
+    prune     units that the held-out loss does not need are removed (`prune`)
 
 Earlier units are read and never written: what a task changes is a copy. Departures from the paper:
 - The first new units are there from the beginning, and learn in every part: passes in which the task could only use
@@ -16,13 +16,14 @@ Earlier units are read and never written: what a task changes is a copy. Departu
   and the square takes away a part of the way only, so that all units would drift about equally far, whether the task
   needs that or not. The distance takes away the same length at each step: what the loss does not pull all the time
   stays.
-- What is superfluous is found by singular directions of what was added, each a unit, and not by the lasso alone: units
-  that were trained together overlap, and those that the lasso leaves all carry a part of everything.
+- What is superfluous is found by principal directions of what was added, each a unit, and not by the lasso alone: units
+  that were trained together overlap, and those that the lasso leaves all carry a part of everything. What is left makes
+  good for more that goes.
 - After all parts but the selection the best state by held-out loss is kept. Copies learn on with the units that are
   added, not in a part of their own.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 
@@ -30,11 +31,11 @@ import torch
 from torch import Tensor, nn
 
 from prefillshare.config.growing import GrowTask
+from prefillshare.grow.carried import ADDED, Carried, Held
 from prefillshare.grow.family import Family, GrownTask, Use
 from prefillshare.grow.fit import (
     Data,
     Moving,
-    Shrink,
     fit,
     fit_while_it_gains,
     hold_rows_near,
@@ -42,17 +43,12 @@ from prefillshare.grow.fit import (
     shrink_rows_to_zero,
     shrink_to_zero,
 )
-from prefillshare.grow.units import UnitLinear, Units, new_units, normalise, scale, turn_to_axes
+from prefillshare.grow.prune import Pruning
+from prefillshare.grow.units import UnitLinear, Units, new_units, normalise, scale
 from prefillshare.training.progress import Reporter
 
 TRIAL_STEPS = 32
 """Steps after which starts are compared."""
-PRUNE_TRIALS = 5
-"""Bisections of how many units can go."""
-ADDED = -1
-"""The parent of a unit that is no copy."""
-_LayerState = tuple[Units, Tensor, Tensor]
-"""Own units, their parents, and the gates of the shared ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,11 +79,7 @@ class Search:
         self._lasso = shrink_rows_to_zero(task.growth.group_lasso)
         self._l1 = shrink_to_zero(task.growth.gate_l1)
         self._generator = torch.Generator().manual_seed(task.seed)
-        nothing = torch.zeros(0, dtype=torch.int64)
-        self._numbers = dict.fromkeys(layers, nothing)
-        """Number in the pool of each shared unit, by layer."""
-        self._parents = dict.fromkeys(layers, nothing)
-        """Number in the pool of what each own unit is a copy of."""
+        self._carried = Carried(layers)
         self._losses: dict[str, float] = {}
 
     def run(self) -> Found:
@@ -99,23 +91,22 @@ class Search:
         self._add()
         if self._family.tasks:
             self._select()
-            if any(map(len, self._numbers.values())):
+            if any(map(len, self._carried.numbers.values())):
                 self._retrain()
         self._expand()
-        self._prune()
-        return Found(uses={name: self._use(name) for name in self._layers}, losses=self._losses)
+        self._losses["prune"] = Pruning(self._model, self._carried, self._data, self._task, self._report).run()
+        return Found(uses=self._carried.uses(), losses=self._losses)
 
     def _select(self) -> None:
         self._start_from_nearest()
-        moving = [*self._own(self._lasso), self._gates(self._l1)]
+        gates = self._carried.gates_moving(self._growth.gate_rate, self._l1)
+        moving = [*self._carried.own_moving(self._rate, self._lasso), gates]
         # The last state, not the best: the start is dense, and to become sparse may cost a little.
         self._losses["select"] = self._fit("select", moving, self._growth.select_epochs, keeps_best=False)
         for name, layer in self._layers.items():
-            gates = layer.gate_values()
-            chosen = strongest(gates, self._growth.max_reused)
-            self._numbers[name] = chosen
-            layer.share(self._family.units(name).take(chosen), gates[chosen])
-        self._report.say(f"{self._task.name}: takes {sum(map(len, self._numbers.values()))} units of earlier tasks")
+            self._carried.keep(name, shared=strongest(layer.gate_values(), self._growth.max_reused))
+        num_chosen = sum(map(len, self._carried.numbers.values()))
+        self._report.say(f"{self._task.name}: takes {num_chosen} units of earlier tasks")
 
     def _start_from_nearest(self) -> None:
         """Begin as a trial ended: on the earlier task whose gates bring the loss down most, or on none."""
@@ -127,26 +118,27 @@ class Search:
         if not is_gain(from_none, losses[best], self._growth.min_gain):
             best = 0
         start, (loss, state) = starts[best], trials[best]
-        self._return_to(state)
+        self._carried.return_to(state)
         self._report.say(
             f"{self._task.name}: starts from {start.name if start else 'no task'} (held-out loss {loss:.4f} after a "
             f"trial, {from_none:.4f} from no task)"
         )
 
-    def _try(self, start: GrownTask | None, begun: Mapping[str, Units]) -> tuple[float, dict[str, _LayerState]]:
+    def _try(self, start: GrownTask | None, begun: Mapping[str, Units]) -> tuple[float, dict[str, Held]]:
         """What the first steps come to on an earlier task: loss and state.
 
         Its loss as it stands would say little: a module that knows all that is needed, and answers in another form,
         is further off than one that knows nothing.
         """
-        for name, layer in self._layers.items():
-            layer.own(begun[name])
-            layer.share(self._family.units(name), self._family.gates_of(start, name))
+        for name in self._layers:
+            units = self._family.units(name)
+            self._carried.own(name, begun[name], self._carried.parents[name])
+            self._carried.share(name, torch.arange(len(units)), units, self._family.gates_of(start, name))
         name = f"trial from {start.name if start else 'no task'}"
         steps_per_pass = ceil(len(self._data.training) / self._task.batch.accumulation)
         epochs = min(TRIAL_STEPS / steps_per_pass, self._task.optimizer.epochs)
-        loss = self._fit(name, [*self._own(), self._gates(self._l1)], epochs, keeps_best=False)
-        return loss, self._state()
+        moving = [*self._carried.own_moving(self._rate), self._carried.gates_moving(self._growth.gate_rate)]
+        return self._fit(name, moving, epochs, keeps_best=False), self._carried.state()
 
     def _retrain(self) -> None:
         """Let the chosen units move, and keep as copies those that went far."""
@@ -154,7 +146,8 @@ class Search:
         vectors = [vector for layer in self._layers.values() for vector in (layer.shared_in, layer.shared_out)]
         held = hold_rows_near([vector.detach().clone() for vector in vectors], vectors, self._growth.drift_lasso)
         chosen = Moving(parameters=vectors, learning_rate=self._growth.retrain_rate, shrink=held)
-        moving = [chosen, *self._own(self._lasso), self._gates()]
+        own = self._carried.own_moving(self._rate, self._lasso)
+        moving = [chosen, *own, self._carried.gates_moving(self._growth.gate_rate)]
         self._losses["retrain"] = self._fit("retrain", moving, self._growth.retrain_epochs)
         drift = torch.cat([self._split(name, layer, before[name]) for name, layer in self._layers.items()])
         self._report.say(
@@ -173,29 +166,30 @@ class Search:
         # Rounding is no drift.
         drift[stayed], sizes[stayed] = 0.0, 1.0
         has_left = drift > self._growth.max_drift
-        self._parents[name] = torch.cat((self._parents[name], self._numbers[name][has_left]))
-        self._numbers[name] = self._numbers[name][~has_left]
-        layer.own(layer.own_units().join(scale(after, gates).take(has_left)))
+        numbers = self._carried.numbers[name]
+        parents = torch.cat((self._carried.parents[name], numbers[has_left]))
+        self._carried.own(name, layer.own_units().join(scale(after, gates).take(has_left)), parents)
         # What is put back is of this task only in how strongly it counts.
-        layer.share(before.take(~has_left), (gates * sizes)[~has_left])
+        self._carried.share(name, numbers[~has_left], before.take(~has_left), (gates * sizes)[~has_left])
         return drift
 
     def _expand(self) -> None:
         """Settle with the first new units, where the chosen ones do not suffice, and add more."""
-        begun = self._state()
-        self._keep_own(lambda name, _: self._parents[name] != ADDED)
+        begun = self._carried.state()
+        for name in self._layers:
+            self._carried.keep(name, own=self._carried.parents[name] != ADDED)
         loss = self._losses["reused"] = self._measure()
         for number in range(1, self._growth.max_rounds + 1):
             if loss <= self._growth.tau:
                 break
-            before = self._state()
+            before = self._carried.state()
             if number == 1:
-                self._return_to(begun)
+                self._carried.return_to(begun)
             else:
                 self._add()
             reached = self._settle(f"round {number}")
             if not is_gain(loss, reached, self._growth.min_gain):
-                self._return_to(before)
+                self._carried.return_to(before)
                 break
             loss = reached
         self._losses["expand"] = loss
@@ -207,9 +201,8 @@ class Search:
 
     def _add(self) -> None:
         for name, layer in self._layers.items():
-            added = new_units(self._growth.units, layer.base.in_features, layer.base.out_features, self._generator)
-            layer.own(layer.own_units().join(added))
-            self._parents[name] = torch.cat((self._parents[name], torch.full((len(added),), ADDED)))
+            num_in, num_out = layer.base.in_features, layer.base.out_features
+            self._carried.add(name, new_units(self._growth.units, num_in, num_out, self._generator))
 
     def _settle(self, name: str) -> float:
         """Train what is the task's own, and the gates of what it shares; drop own units that came to nothing."""
@@ -218,92 +211,14 @@ class Search:
             # The lasso chooses in the first cycle. What it left learns on without it: near the optimum, where the loss
             # pulls little, it would hold every unit back.
             if cycle > 0:
-                self._drop_zeros()
-            return [*self._own(self._lasso if cycle == 0 else None), self._gates()]
+                self._carried.drop_zeros()
+            own = self._carried.own_moving(self._rate, self._lasso if cycle == 0 else None)
+            return [*own, self._carried.gates_moving(self._growth.gate_rate)]
 
         model, data, task = self._model, self._data, self._task
         self._losses[name] = fit_while_it_gains(name, model, moving, data, task, report=self._report)
-        self._drop_zeros()
+        self._carried.drop_zeros()
         return self._losses[name]
-
-    def _drop_zeros(self) -> None:
-        self._keep_own(lambda _, units: units.outgoing.norm(dim=1) > 0)
-
-    def _prune(self) -> None:
-        """Remove the weakest units, own and shared, as many as the held-out loss does not need."""
-        self._turn_to_axes()
-        before, kept, limit = self._state(), 0.0, self._measure() * (1 + self._growth.prune_tolerance)
-        own = [normalise(layer.own_units())[1] for layer in self._layers.values()]
-        shared = [layer.gate_values().abs() for layer in self._layers.values()]
-        strengths, most = torch.cat((*own, *shared)), 1.0
-        for _ in range(PRUNE_TRIALS if len(strengths) else 0):
-            part = (kept + most) / 2
-            self._drop_below(float(strengths.quantile(part)))
-            kept, most = (part, most) if self._measure() <= limit else (kept, part)
-            self._return_to(before)
-        if kept > 0:
-            self._drop_below(float(strengths.quantile(kept)))
-        self._losses["prune"] = self._measure()
-        self._report.say(
-            f"{self._task.name}: {round(kept * len(strengths))} of {len(strengths)} units are not needed; held-out "
-            f"loss {self._losses['prune']:.4f}"
-        )
-
-    def _turn_to_axes(self) -> None:
-        """The units that were added, as singular directions of their sum; copies stay what they are."""
-        for name, layer in self._layers.items():
-            own, is_added = layer.own_units(), self._parents[name] == ADDED
-            axes = turn_to_axes(own.take(is_added))
-            layer.own(own.take(~is_added).join(axes))
-            self._parents[name] = torch.cat((self._parents[name][~is_added], torch.full((len(axes),), ADDED)))
-
-    def _drop_below(self, least: float) -> None:
-        self._keep_own(lambda _, units: normalise(units)[1] >= least)
-        for layer in self._layers.values():
-            gates = layer.gate_values()
-            layer.share(layer.shared_units(), torch.where(gates.abs() >= least, gates, 0.0))
-
-    def _state(self) -> dict[str, _LayerState]:
-        """What can change of each layer from now on."""
-        return {
-            name: (layer.own_units(), self._parents[name], layer.gate_values()) for name, layer in self._layers.items()
-        }
-
-    def _return_to(self, state: Mapping[str, _LayerState]) -> None:
-        for name, (units, parents, gates) in state.items():
-            self._layers[name].own(units)
-            self._layers[name].share(self._layers[name].shared_units(), gates)
-            self._parents[name] = parents
-
-    def _keep_own(self, is_kept: Callable[[str, Units], Tensor]) -> None:
-        for name, layer in self._layers.items():
-            kept = is_kept(name, layer.own_units())
-            layer.own(layer.own_units().take(kept))
-            self._parents[name] = self._parents[name][kept]
-
-    def _use(self, name: str) -> Use:
-        layer, gates = self._layers[name], self._layers[name].gate_values()
-        new, new_gates = normalise(layer.own_units())
-        counts = gates != 0
-        return Use(
-            reused=self._numbers[name][counts],
-            reused_gates=gates[counts],
-            new=new,
-            new_gates=new_gates,
-            parents=self._parents[name],
-        )
-
-    def _own(self, shrink: Shrink | None = None) -> list[Moving]:
-        incoming = [layer.own_in for layer in self._layers.values()]
-        outgoing = [layer.own_out for layer in self._layers.values()]
-        return [
-            Moving(parameters=incoming, learning_rate=self._rate),
-            Moving(parameters=outgoing, learning_rate=self._rate, shrink=shrink),
-        ]
-
-    def _gates(self, shrink: Shrink | None = None) -> Moving:
-        gates = [layer.gates for layer in self._layers.values()]
-        return Moving(parameters=gates, learning_rate=self._growth.gate_rate, shrink=shrink)
 
     def _fit(self, name: str, moving: list[Moving], epochs: float, *, keeps_best: bool = True) -> float:
         model, data, task = self._model, self._data, self._task

@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+NO_INPUT = 1e-6
+"""How much a direction counts that no input has, beside the mean one."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Units:
@@ -71,18 +74,31 @@ def scale(units: Units, gates: Tensor) -> Units:
     return Units(incoming=units.incoming, outgoing=units.outgoing * gates[:, None])
 
 
-def turn_to_axes(units: Units) -> Units:
-    """As many units or fewer with the same sum: its singular directions, the strongest first.
+def turn_to_axes(units: Units, moment: Tensor | None = None) -> tuple[Units, Tensor]:
+    """As many units or fewer with the same sum: the principal directions of what they put out, the strongest first.
 
     Units that were trained together overlap, and each carries a part of everything. Of these, the weakest can go with
-    the least harm: no other sum of so few units is nearer to the whole.
+    the least harm: no other sum of so few units is nearer to the whole in what it puts out, in the mean square.
+    Shapes: `moment` is the mean of (a_u . x)(a_v . x) over inputs x [n, n]; without it every direction of x counts
+    alike, and these are the singular directions of the sum. Returns the units, and the mean square of what each puts
+    out [k], float64.
     """
-    # With A^T = Q_a R_a and B^T = Q_b R_b the sum is Q_b (R_b R_a^T) Q_a^T: the SVD is one of n x n.
-    q_in, r_in = torch.linalg.qr(units.incoming.T.double())
+    if not len(units):
+        return units, torch.zeros(0, dtype=torch.float64)
+    incoming, num = units.incoming.double(), min(len(units), units.incoming.shape[1], units.outgoing.shape[1])
+    alike = incoming @ incoming.T
+    if moment is not None:
+        # A little of every direction: those that no input has would have no order, nor those that the sum lacks.
+        moment = moment + NO_INPUT * moment.trace() / alike.trace().clamp_min(1e-30) * alike
+    # With B^T = Q R the sum is Q (R A): what it puts out has the moment Q (R S R^T) Q^T.
     q_out, r_out = torch.linalg.qr(units.outgoing.T.double())
-    left, sizes, right = torch.linalg.svd(r_out @ r_in.T, full_matrices=False)
-    roots = sizes.sqrt()[:, None]
-    return Units(incoming=(roots * (right @ q_in.T)).float(), outgoing=(roots * (left.T @ q_out.T)).float())
+    squares, vectors = torch.linalg.eigh(r_out @ (alike if moment is None else moment) @ r_out.T)
+    strongest = vectors.T.flip(0)[:num]
+    turned_in, turned_out = strongest @ r_out @ incoming, strongest @ q_out.T
+    # Both vectors equally long, so that both learn equally fast.
+    roots = turned_in.norm(dim=1, keepdim=True).clamp_min(1e-20).sqrt()
+    axes = Units(incoming=(turned_in / roots).float(), outgoing=(turned_out * roots).float())
+    return axes, squares.flip(0)[:num].clamp_min(0)
 
 
 class UnitLinear(nn.Module):

@@ -84,6 +84,8 @@ def test_a_task_that_is_there_is_an_error(
         ("tau = -1.0", "", "tau is -1.0: it must be 0 or more"),
         ("max_reused = -1", "", "max_reused is -1: it must be 0 or more"),
         ("max_cycles = 0", "", "max_cycles is 0: it must be at least 1"),
+        ("max_repairs = -1", "", "max_repairs is -1: it must be 0 or more"),
+        ("repair_epochs = 0", "", "repair_epochs is 0.0: it must be more than 0"),
         ("", 'targets = ["lm_head"]', "targets has 'lm_head', which the engine cannot serve"),
     ],
 )
