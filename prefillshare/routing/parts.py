@@ -1,8 +1,10 @@
 """The parts of one router: made here, in the order in which they stand on each other, and handed on as one."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from prefillshare.modules.heads import read_again
 from prefillshare.naming.alias import AnyAlias
 from prefillshare.naming.names import Names
 from prefillshare.observe.observer import Observer
@@ -23,6 +25,8 @@ from prefillshare.routing.workers.kv_events import KvEvents
 from prefillshare.routing.workers.pool import WorkerPool
 from prefillshare.routing.workers.reports import WorkerReports
 from prefillshare.routing.workers.worker import Worker
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +79,7 @@ def make_parts(settings: RouterSettings) -> Parts:
     chooser = Chooser(router, pool, make_policy(router, sessions), on_moved=_tell_moves(observer))
     hold = StartHold(router.start_hold_s, pool, may_join=settings.admin_key is not None)
     admission = Admission(router, pool, chooser, hold)
-    kept = read_kept_aliases(settings.aliases_file)
-    aliases = dict(settings.aliases) if kept is None else kept
+    aliases = _read_aliases(settings, observer)
     changed = _follow_states(observer, chooser, admission)
     return Parts(
         settings=settings,
@@ -93,6 +96,18 @@ def make_parts(settings: RouterSettings) -> Parts:
         admission=admission,
         book=AliasBook(aliases, settings.own_address, settings.aliases_file),
     )
+
+
+def _read_aliases(settings: RouterSettings, observer: Observer) -> dict[str, AnyAlias]:
+    """Return the aliases as they were left, or as the file has them, without those that cannot be any more."""
+    kept = read_kept_aliases(settings.aliases_file)
+
+    def leave_out(name: str, reason: str) -> None:
+        log.error("alias %r is left out: %s", name, reason)
+        observer.events.tell("module", name, f"the alias is left out: {reason}")
+
+    aliases = settings.aliases if kept is None else kept
+    return read_again(aliases, settings.fingerprint, settings.modules, leave_out)
 
 
 def _peer_keys(settings: RouterSettings) -> PeerKeys | None:

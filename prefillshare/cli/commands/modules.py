@@ -1,6 +1,7 @@
 """`prefillshare add`, `remove`, `reload` and `alias`: change the modules of a deployment that serves."""
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -93,17 +94,16 @@ def alias(
         typer.Option("--classifier", help="Directory of a classifier that chooses; MODULE is the default."),
     ] = None,
     min_probability: Annotated[
-        float, typer.Option("--min-probability", help="How likely its choice must be, else the default answers.")
-    ] = 0.0,
+        float | None,
+        typer.Option("--min-probability", help="How likely its choice must be, else the default answers."),
+    ] = None,
     url: given.Url = None,
     api_key: given.ApiKey = None,
     admin_key: AdminKey = None,
     as_json: AsJson = False,
 ) -> None:
     """Let a name mean one decode module, or choose of several."""
-    body = _read_meaning(meaning)
-    if classifier is not None:
-        body = _with_classifier(body, classifier, min_probability)
+    body = _with_classifier(_read_meaning(meaning), classifier, min_probability)
     with _client(url, api_key, admin_key) as client:
         told = client.change("PUT", "aliases", name, body)
     _warn_of_routers(told)
@@ -136,15 +136,21 @@ def _warn_of_routers(told: dict[str, Any]) -> None:
             warn(f"router {url}: {reason}")
 
 
-def _with_classifier(body: dict[str, Any], directory: Path, min_probability: float) -> dict[str, Any]:
+def _with_classifier(body: dict[str, Any], directory: Path | None, min_probability: float | None) -> dict[str, Any]:
     from prefillshare.errors import ConfigError
 
+    if directory is None and min_probability is not None:
+        raise ConfigError("--min-probability stands without --classifier: name the directory of one, or leave it out")
+    if directory is None:
+        return body
+    if min_probability is not None and not 0 <= min_probability <= 1:
+        raise ConfigError(f"--min-probability is {min_probability}: it must lie between 0 and 1")
     if "module" not in body:
         raise ConfigError("shares stand beside --classifier: name one module, the default where it is not sure")
     return {
         "default": body["module"],
         "classifier": str(directory.expanduser().resolve()),
-        "min_probability": min_probability,
+        "min_probability": min_probability or 0.0,
     }
 
 
@@ -156,10 +162,12 @@ def _read_meaning(words: list[str]) -> dict[str, Any]:
     weights = {}
     for word in words:
         module, _, share = word.rpartition("=")
+        if module in weights:
+            raise ConfigError(f"{module!r} has two shares: add them up")
         try:
             weights[module] = float(share)
         except ValueError:
             module = ""
-        if not module:
+        if not module or not math.isfinite(weights[module]):
             raise ConfigError(f"{word!r} is no share: write MODULE=SHARE, such as math-v1=0.9, or one module alone")
     return {"weights": weights}
