@@ -84,9 +84,11 @@ def parse_override(text: str) -> Override:
 
 def _read_value(text: str) -> Any:
     try:
-        return parse_toml(f"value = {text}")["value"]
+        found = parse_toml(f"value = {text}")
     except NotTomlError:
         return text.strip()
+    # Of several lines it is more than a value.
+    return found["value"] if len(found) == 1 else text.strip()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

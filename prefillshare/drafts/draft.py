@@ -9,6 +9,7 @@ from typing import Literal
 from prefillshare.config import load_deployment
 from prefillshare.drafts.look import Seen, look_at
 from prefillshare.errors import ConfigError
+from prefillshare.wire.text import make_printable
 
 Topology = Literal["colocated", "disaggregated"]
 _HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -135,6 +136,8 @@ def write_draft(draft: Draft, file: Path, directory: Path, *, may_replace: bool)
             stream.write(text)
     except FileExistsError:
         raise ConfigError(f"{file} is there already: give another name, or --force to replace it") from None
+    except UnicodeEncodeError:
+        raise ConfigError("a name or path in it is no UTF-8, which TOML wants: rename the folder") from None
     except OSError as error:
         raise ConfigError(f"{file} cannot be written ({error.strerror}): give a file in a folder of yours") from None
 
@@ -161,9 +164,10 @@ def _place(where: Where, file: Path, directory: Path) -> list[str]:
 
 
 def _comment(texts: list[str]) -> list[str]:
-    return [f"# {line}".rstrip() for text in texts for line in text.splitlines()]
+    # TOML takes no control characters in comments.
+    return [f"# {make_printable(line)}".rstrip() for text in texts for line in text.splitlines()]
 
 
 def _toml(value: object) -> str:
     """What TOML writes like JSON: texts, numbers, truth, and lists of them."""
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
