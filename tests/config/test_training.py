@@ -112,7 +112,7 @@ def test_a_valid_file_gives_absolute_paths_and_the_papers_defaults(training_file
         ),
         ("rank = 8", "rank = 8\n[distillation]", "[distillation] stands without start"),
         ("rank = 8", "rank = 8\n[distillation]\nstates = -1.0", "states is -1.0: it must be 0 or more"),
-        ("rank = 8", "rank = 8\n[distillation]\nlabels = nan", "labels is nan: it must be 0 or more"),
+        ("rank = 8", "rank = 8\n[distillation]\nlabels = nan", "labels is nan: write a number with an end"),
         ("rank = 8", "rank = 8\n[distillation]\nstates = 0\nanswers = 0", "so nothing is learned from the adapter"),
     ],
 )
