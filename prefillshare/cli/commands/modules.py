@@ -9,6 +9,7 @@ import typer
 
 from prefillshare.cli import server_options as given
 from prefillshare.cli.output import put, put_json, say, warn
+from prefillshare.cli.text import number_option, text_option
 
 if TYPE_CHECKING:
     from prefillshare.serving.change_client import ChangeClient
@@ -25,12 +26,14 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 Source = Annotated[
     Path, typer.Argument(metavar="FILE_OR_DIR", help="Directory of a module, or a TOML file with [[decode]] tables.")
 ]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a decode module.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a decode module.", callback=text_option)]
 
 
 def add(
     source: Source,
-    name: Annotated[str | None, typer.Option("--name", help="Its name; without one, that of the directory.")] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Its name; without one, that of the directory.", callback=text_option)
+    ] = None,
     no_share: Annotated[
         bool, typer.Option("--no-share", help="An ordinary adapter, which computes its prompts itself: share = false.")
     ] = False,
@@ -85,9 +88,14 @@ def remove(
 
 
 def alias(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The alias.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The alias.", callback=text_option)],
     meaning: Annotated[
-        list[str], typer.Argument(metavar="MODULE[=SHARE]...", help="One module, or shares: math-v1=0.9 math-v2=0.1.")
+        list[str],
+        typer.Argument(
+            metavar="MODULE[=SHARE]...",
+            help="One module, or shares: math-v1=0.9 math-v2=0.1.",
+            callback=text_option,
+        ),
     ],
     classifier: Annotated[
         Path | None,
@@ -95,7 +103,11 @@ def alias(
     ] = None,
     min_probability: Annotated[
         float | None,
-        typer.Option("--min-probability", help="How likely its choice must be, else the default answers."),
+        typer.Option(
+            "--min-probability",
+            help="How likely its choice must be, else the default answers.",
+            callback=number_option,
+        ),
     ] = None,
     url: given.Url = None,
     api_key: given.ApiKey = None,
