@@ -131,5 +131,4 @@ def test_no_option_takes_a_number_without_an_end() -> None:
     for name, parameter in found.items():
         for value in ("nan", "inf", "-inf"):
             with pytest.raises((ConfigError, typer.BadParameter)):
-                parameter.process_value(typer.Context(command), value)
-                pytest.fail(f"{name} takes {value}")
+                print(name, value, parameter.process_value(typer.Context(command), value))
