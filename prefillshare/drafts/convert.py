@@ -169,9 +169,7 @@ class _Conversion:
     def _set(self, use: Use, key: str, make: Convert) -> None:
         text = self._one(use)
         try:
-            value = make(text)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError("it is no number that can be")
+            value = _finite(make(text))
         except (ValueError, OverflowError) as error:
             self._left.append(f"{use.flag} {text}: {error}")
             return
@@ -255,6 +253,13 @@ def _as_list(values: Sequence[str]) -> list[str]:
         found = _read_json(values[0])
         return [item if isinstance(item, str) else json.dumps(item) for item in found or values]
     return list(values)
+
+
+def _finite(value: object) -> object:
+    number = value.value if isinstance(value, Noted) else value
+    if isinstance(number, float) and not math.isfinite(number):
+        raise ValueError("it is a number without an end")
+    return value
 
 
 def _read_json(text: str) -> Any:

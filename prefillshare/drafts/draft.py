@@ -9,6 +9,7 @@ from typing import Literal
 from prefillshare.config import load_deployment
 from prefillshare.drafts.look import Seen, look_at
 from prefillshare.errors import ConfigError
+from prefillshare.places import expand_home
 from prefillshare.wire.text import make_printable
 
 Topology = Literal["colocated", "disaggregated"]
@@ -35,7 +36,7 @@ class Where:
     @classmethod
     def find(cls, text: str, directory: Path) -> "Where":
         """Return where `text`, given in `directory`, is: what is there wins over a repository of that name."""
-        seen = look_at(directory / Path(text).expanduser())
+        seen = look_at(directory / expand_home(Path(text)))
         return cls(text=text, is_hub=seen.content == "nothing" and _HUB.fullmatch(text) is not None, seen=seen)
 
 
@@ -154,10 +155,9 @@ def find_fault(file: Path) -> str | None:
 def _place(where: Where, file: Path, directory: Path) -> list[str]:
     if where.is_hub:
         return [f"hub = {_toml(where.text)}"]
-    path = Path(where.text).expanduser()
-    found = (directory / path).resolve()
     if where.seen.content == "nothing":
         return [*_comment(["Not found on this machine: correct it."]), f"path = {_toml(where.text)}"]
+    found = (directory / expand_home(Path(where.text))).resolve()
     inside = file.resolve().parent
     shown = found.relative_to(inside) if found.is_relative_to(inside) else found
     return [f"path = {_toml(str(shown))}"]

@@ -167,6 +167,7 @@ def test_secrets_are_in_no_file_and_named(line: str, tmp_path: Path) -> None:
         ("--lora-modules '[null, 3]'", None),
         ("--lora-modules '{" + "[" * 5000 + "'", "no JSON object with name and path"),
         ("--lora-modules '" + "[" * 5000 + "'", None),
+        ("--lora-modules a=~nobody-of-that-name/b", "home of a user who does not exist"),
         ("--lora-modules a=b --max-model-len " + "9" * 400, None),
         ("--lora-modules a=b --gpu-memory-utilization nan", None),
         ("--lora-modules a=b\x7f --mystery \x1b[31m", None),

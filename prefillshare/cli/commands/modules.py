@@ -150,6 +150,7 @@ def _warn_of_routers(told: dict[str, Any]) -> None:
 
 def _with_classifier(body: dict[str, Any], directory: Path | None, min_probability: float | None) -> dict[str, Any]:
     from prefillshare.errors import ConfigError
+    from prefillshare.places import expand_home
 
     if directory is None and min_probability is not None:
         raise ConfigError("--min-probability stands without --classifier: name the directory of one, or leave it out")
@@ -161,7 +162,7 @@ def _with_classifier(body: dict[str, Any], directory: Path | None, min_probabili
         raise ConfigError("shares stand beside --classifier: name one module, the default where it is not sure")
     return {
         "default": body["module"],
-        "classifier": str(directory.expanduser().resolve()),
+        "classifier": str(expand_home(directory).resolve()),
         "min_probability": min_probability or 0.0,
     }
 
