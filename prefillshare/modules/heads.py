@@ -269,7 +269,7 @@ def read_again(
                 raise ModuleError(f"its classifier has the label {min(new)!r} now, which is no decode module or alias")
         except ModuleError as error:
             kept.pop(name, None)
-            leave_out(name, str(error))
+            leave_out(name, str(error).removeprefix(f"alias {name!r}: "))
     return kept
 
 

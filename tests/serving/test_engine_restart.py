@@ -184,7 +184,7 @@ def test_a_module_that_is_gone_from_the_disk_is_left_out_and_said(launched: Laun
     told = launched.said.read_text()
     assert "module 'gone' cannot come back" in told
     assert "alias 'of-gone' cannot come back" in told
-    assert f"alias 'chosen' cannot come back: alias 'chosen': {classifier} holds no classifier" in told
+    assert f"alias 'chosen' cannot come back: {classifier} holds no classifier" in told
     models = {model["id"] for model in launched.http.get("/v1/models").json()["data"]}
     assert "late" in models or "math" in models
     assert not {"gone", "of-gone", "chosen"} & models
