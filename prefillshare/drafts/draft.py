@@ -131,14 +131,15 @@ def write_draft(draft: Draft, file: Path, directory: Path, *, may_replace: bool)
 
     Raises: ConfigError when it is there already, unless `may_replace`, or cannot be written.
     """
-    text = draft.render(file, directory)
     try:
-        with file.open("w" if may_replace else "x", encoding="utf-8") as stream:
-            stream.write(text)
-    except FileExistsError:
-        raise ConfigError(f"{file} is there already: give another name, or --force to replace it") from None
+        content = draft.render(file, directory).encode()
     except UnicodeEncodeError:
         raise ConfigError("a name or path in it is no UTF-8, which TOML wants: rename the folder") from None
+    try:
+        with file.open("wb" if may_replace else "xb") as stream:
+            stream.write(content)
+    except FileExistsError:
+        raise ConfigError(f"{file} is there already: give another name, or --force to replace it") from None
     except OSError as error:
         raise ConfigError(f"{file} cannot be written ({error.strerror}): give a file in a folder of yours") from None
 
