@@ -235,7 +235,8 @@ def launch_worker(
         if borrowed is None:
             log_path = log_path_of(deployment, options, "forks")
             forks = start_fork_server(planned.command, log_path, options.start_timeout_s, on_stage)
-            undo.callback(forks.close)
+            if forks is not None:
+                undo.callback(forks.close)
         undo.callback(supervisor.kill)
         member = supervise_worker(planned, deployment, options, borrowed or forks)
         log_path = _begin(supervisor, member, planned, key, options, on_stage)
