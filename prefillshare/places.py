@@ -48,6 +48,19 @@ def home_directory() -> Path:
     return home if home is not None and can_be_written(home) else _stand_in()
 
 
+def expand_home(path: Path) -> Path:
+    """Return a path that people write, with a user's home for `~` or `~NAME`.
+
+    Raises: ConfigError where nobody of that name is here.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ConfigError(
+            f"path {str(path)!r} begins with the home of a user who does not exist: write the whole path"
+        ) from None
+
+
 def is_stand_in(home: Path) -> bool:
     """Whether `home` is the private folder that stands in for a home."""
     return home.name == _STAND_IN

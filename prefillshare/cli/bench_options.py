@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from prefillshare.cli.completion import complete_key
-from prefillshare.cli.text import key_option, text_option
+from prefillshare.cli.text import key_option, number_option, text_option
 
 WorkloadName = Annotated[
     str | None, typer.Argument(help="react, reflexion, unshared, trace FILE or gsm8k-agents FILE.")
@@ -67,7 +67,9 @@ GrowthTokens = Annotated[int | None, typer.Option(help="Tokens that join between
 OutputTokens = Annotated[str | None, typer.Option(help="Answer lengths, taken in turn, such as 8 or 64,8.")]
 Turns = Annotated[int | None, typer.Option(help="Calls per session.")]
 RoleTokens = Annotated[int | None, typer.Option(help="Instructions at the end of each prompt.")]
-ThinkTime = Annotated[float | None, typer.Option(help="Seconds from an answer to the session's next call.")]
+ThinkTime = Annotated[
+    float | None, typer.Option(help="Seconds from an answer to the session's next call.", callback=number_option)
+]
 ContextLength = Annotated[int | None, typer.Option(help="Context window that a trace is scaled to.")]
 VocabSize = Annotated[int | None, typer.Option(help="Made-up tokens lie below this id.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything made up.")]
@@ -78,18 +80,26 @@ StoreSize = Annotated[
     str | None,
     typer.Option("--store", help="A store of that size in memory, such as '4 GiB', for PrefillShare's systems."),
 ]
-SloTtft = Annotated[float | None, typer.Option(help="Goodput: longest time to the first token, s.")]
-SloGap = Annotated[float | None, typer.Option(help="Goodput: longest mean time between tokens, s.")]
+SloTtft = Annotated[
+    float | None, typer.Option(help="Goodput: longest time to the first token, s.", callback=number_option)
+]
+SloGap = Annotated[
+    float | None, typer.Option(help="Goodput: longest mean time between tokens, s.", callback=number_option)
+]
 Repeats = Annotated[int | None, typer.Option(help="Starts of each system; else 3.")]
 NumChecked = Annotated[
     int | None,
     typer.Option(help="Answers per shared run compared with the reference; 8, with --resume as it was.", min=0),
 ]
 RunLimit = Annotated[
-    float | None, typer.Option(help="Seconds after which a run is cut; its figures are of the calls until then.")
+    float | None,
+    typer.Option(
+        help="Seconds after which a run is cut; its figures are of the calls until then.", callback=number_option
+    ),
 ]
 TimeLimit = Annotated[
-    float | None, typer.Option(help="Minutes that this call may take; it leaves out what does not fit.")
+    float | None,
+    typer.Option(help="Minutes that this call may take; it leaves out what does not fit.", callback=number_option),
 ]
 
 # Where the results go.

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from prefillshare.cli.text import text_option
+from prefillshare.cli.text import number_option, text_option
 from prefillshare.errors import EvaluationError
 
 SuiteNames = Annotated[
@@ -23,6 +23,7 @@ SharingRatio = Annotated[
         min=0,
         max=1,
         help="With --weights: part of each prompt whose KV is the prefill module's; without it, as the file serves it.",
+        callback=number_option,
     ),
 ]
 DataDir = Annotated[Path | None, typer.Option(help="Directory of the suites' files.", envvar="PREFILLSHARE_DATA")]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prefillshare.cli.completion import complete_url
-from prefillshare.cli.text import key_option, text_option
+from prefillshare.cli.text import key_option, number_option, text_option
 
 if TYPE_CHECKING:
     from prefillshare.serving.run.record import DeploymentRecord
@@ -26,7 +26,9 @@ ApiKey = Annotated[
     str | None, typer.Option("--api-key", help="Key of the server.", envvar="PREFILLSHARE_API_KEY", callback=key_option)
 ]
 MaxTokens = Annotated[int | None, typer.Option("--max-tokens", min=1, help="Longest answer in tokens.")]
-Temperature = Annotated[float, typer.Option("--temperature", min=0.0, help="0 always takes the likeliest token.")]
+Temperature = Annotated[
+    float, typer.Option("--temperature", min=0.0, help="0 always takes the likeliest token.", callback=number_option)
+]
 System = Annotated[str | None, typer.Option("--system", help="System message.", callback=text_option)]
 
 

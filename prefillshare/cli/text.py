@@ -1,5 +1,6 @@
 """Text that people give: bytes that are none are refused where they come in, with the place."""
 
+import math
 import sys
 from collections.abc import Iterator
 from typing import TextIO, TypeVar
@@ -48,6 +49,13 @@ def text_option(parameter: typer.CallbackParam, value: T) -> T:
     texts: list[str] = [value] if isinstance(value, str) else value or []
     for text in texts:
         check_text(text, f"{parameter.name}")
+    return value
+
+
+def number_option(parameter: typer.CallbackParam, value: float | None) -> float | None:
+    """For `callback=` of an option that is a number: "nan" and "inf" are numbers to Python, and get past any limit."""
+    if value is not None and not math.isfinite(value):
+        raise ConfigError(f"{parameter.opts[0]} is {value}: give a number with an end")
     return value
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from prefillshare.config.toml import NotTomlError, parse_toml
 from prefillshare.errors import ConfigError
+from prefillshare.places import expand_home
 
 
 def read_source(source: Path, name: str | None) -> dict[str, dict[str, Any]]:
@@ -38,5 +39,5 @@ def _read_tables(source: Path) -> list[dict[str, Any]]:
 def _place(table: dict[str, Any], source: Path) -> dict[str, Any]:
     given = {key: value for key, value in table.items() if key != "name"}
     if isinstance(path := given.get("path"), str):
-        given["path"] = str((source.resolve().parent / Path(path).expanduser()).resolve())
+        given["path"] = str((source.resolve().parent / expand_home(Path(path))).resolve())
     return given

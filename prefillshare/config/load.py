@@ -22,6 +22,7 @@ from prefillshare.config.training import BaseModel, Data, Training
 from prefillshare.errors import ConfigError
 from prefillshare.naming.alias import AnyAlias, check_aliases
 from prefillshare.naming.rules import ByRules
+from prefillshare.places import expand_home
 
 _ENCODING = "utf-8-sig"
 """Some editors put a byte-order mark before the text."""
@@ -303,9 +304,4 @@ def _find_file(path: Path, file: Path) -> Path:
 
 
 def _make_absolute(path: Path, file: Path) -> Path:
-    try:
-        return (file.resolve().parent / path.expanduser()).resolve()
-    except RuntimeError:
-        raise ConfigError(
-            f"path {str(path)!r} begins with the home of a user who does not exist: write the whole path"
-        ) from None
+    return (file.resolve().parent / expand_home(path)).resolve()

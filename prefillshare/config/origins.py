@@ -126,7 +126,7 @@ def _of_aliases(aliases: Mapping[str, AnyAlias]) -> Iterator[tuple[str, Any]]:
 
 
 def _is_said(key: str, value: object) -> bool:
-    return key != "labels" and (key, value) not in _UNSAID
+    return key not in ("labels", "classifier_sha256") and (key, value) not in _UNSAID
 
 
 def _default_of(item: "dataclasses.Field[Any]") -> Any:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from prefillshare.config.tables import convert, suggest_nearest
 from prefillshare.config.toml import NotTomlError, parse_toml
 from prefillshare.errors import ConfigError
+from prefillshare.naming.alias import AnyAlias, read_alias
 
 D = TypeVar("D")
 
@@ -84,9 +85,11 @@ def parse_override(text: str) -> Override:
 
 def _read_value(text: str) -> Any:
     try:
-        return parse_toml(f"value = {text}")["value"]
+        found = parse_toml(f"value = {text}")
     except NotTomlError:
         return text.strip()
+    # Of several lines it is more than a value.
+    return found["value"] if len(found) == 1 else text.strip()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +116,8 @@ def _change_table(hint: Any, table: dict[str, Any], path: tuple[str, ...], value
         found = _find_table(table.get(name), name, chosen, place)
         for keys, each in _spread(tuple(further), value, f"{name}.{chosen}", place):
             _change_table(get_args(inner)[0], found, keys, each, place)
+    elif inner == AnyAlias:
+        _change_alias(table, (name, *rest), value, place)
     elif rest:
         raise place.error(f"{name} is a value and has no key {'.'.join(rest)!r}")
     else:
@@ -127,6 +132,21 @@ def _change_inner(inner: Any, table: dict[str, Any], path: tuple[str, ...], valu
         raise place.error(f"the file says {name} = {below!r}, which is no table")
     for keys, each in _spread(tuple(rest), value, name, place):
         _change_table(inner, below, keys, each, place)
+
+
+def _change_alias(table: dict[str, Any], path: tuple[str, ...], value: Any, place: _Place) -> None:
+    """An alias, or with a further key one share of it, or one key beside its rules or its classifier."""
+    name, *rest = path
+    if rest:
+        below = table.get(name, {})
+        if not isinstance(below, dict):
+            raise place.error(f"the file says {name} = {below!r}, which is no table")
+        value = {**below, ".".join(rest): value}
+    try:
+        read_alias(name, value)
+    except ConfigError as error:
+        raise place.error(str(error)) from None
+    table[name] = value
 
 
 def _spread(path: tuple[str, ...], value: Any, name: str, place: _Place) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -180,7 +200,7 @@ def is_table_list(hint: Any) -> bool:
 
 
 def _without_none(hint: Any) -> Any:
-    if get_origin(hint) in (Union, types.UnionType):
+    if hint != AnyAlias and get_origin(hint) in (Union, types.UnionType):
         (hint,) = (arm for arm in get_args(hint) if arm is not types.NoneType)
     return hint
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import types
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -138,6 +139,9 @@ def _convert_scalar(value: object, hint: type, key: str, where: str) -> Any:
     if isinstance(value, int) and not -_INT_END <= value < _INT_END:
         # Without the value: it may have more digits than Python writes.
         raise ConfigError(f"{where}: {key} has more than 64 bits: write a smaller number")
+    # TOML has them, and a check such as "value < 0" lets nan in.
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where}: {key} is {value}: write a number with an end")
     if isinstance(value, str) and not value.strip():
         raise ConfigError(f"{where}: {key} is empty: write a value or remove the line")
     return hint(value)

@@ -141,12 +141,12 @@ class Optimizer:
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "epochs", "clip_norm"):
-            if getattr(self, name) <= 0:
+            if not 0 < getattr(self, name) < float("inf"):
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must be more than 0")
         for name in ("warmup_ratio", "beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must lie between 0 and 1")
-        if self.weight_decay < 0:
+        if not 0 <= self.weight_decay < float("inf"):
             raise ConfigError(f"weight_decay is {self.weight_decay}: it must be 0 or more")
         check_optional_positive("max_steps", self.max_steps)
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import yaml
 
-from prefillshare.errors import ConfigError
+from prefillshare.errors import ConfigError, short_repr
 
 Server = Literal["vllm", "sglang"]
 _MODULES: Mapping[str, Server] = {
@@ -127,10 +127,10 @@ def _find_in_manifest(text: str) -> Iterator[CommandLine]:
     """Commands of a compose file, or of a Kubernetes manifest."""
     try:
         documents = list(yaml.safe_load_all(text))
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):  # a script, mostly
         return
     for document in documents:
-        for container in _containers(document):
+        for container in _containers(document, set()):
             words = [word for key in ("entrypoint", "command", "args") for word in _as_words(container.get(key))]
             if len(words) == 3 and words[1] in ("-c", "-lc"):
                 yield from _find_in_script(words[2])
@@ -141,20 +141,23 @@ def _find_in_manifest(text: str) -> Iterator[CommandLine]:
                 yield found
 
 
-def _containers(value: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(value, dict):
-        if any(key in value for key in ("command", "args", "entrypoint")):
-            yield value
-        for inner in value.values():
-            yield from _containers(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _containers(inner)
+def _containers(value: Any, seen: set[int]) -> Iterator[dict[str, Any]]:
+    """Containers below `value`, each once: anchors may stand in each other, or in themselves."""
+    if not isinstance(value, dict | list) or id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, dict) and any(key in value for key in ("command", "args", "entrypoint")):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value:
+        yield from _containers(inner, seen)
 
 
 def _as_words(value: object) -> list[str]:
     if isinstance(value, str):
-        return shlex.split(value.replace("\\\n", " "), comments=True)
+        try:
+            return shlex.split(value.replace("\\\n", " "), comments=True)
+        except ValueError as error:
+            raise ConfigError(f"{short_repr(value)} is no command of a shell ({error}): correct it") from None
     return [str(word) for word in value] if isinstance(value, list) else []
 
 

@@ -4,14 +4,20 @@ Each option becomes a key, or is listed with the reason why it needs none or has
 """
 
 import json
+import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from prefillshare.drafts.command_line import CommandLine, Use
 from prefillshare.drafts.draft import Draft, DraftModule, Where, clean_name
-from prefillshare.errors import ConfigError
+from prefillshare.errors import ConfigError, short_repr
 from prefillshare.serving.plan.known_options import known_options
+
+_SECRET = re.compile(r"(?i)(key|token|password|secret)$")
+"""Names of options and variables whose values are nobody else's; what becomes of a command line is read by many."""
 
 Convert = Callable[[str], object]
 """Makes the value of a key of an option's value; ValueError where it cannot."""
@@ -151,6 +157,8 @@ class _Conversion:
         elif use.flag in dialect.implied:
             self._positional += () if use.flag in _TAKES_VALUE else use.values
             self._implied.append(f"{use.flag}: {dialect.implied[use.flag]}")
+        elif _SECRET.search(use.flag) and use.flag not in dialect.missing:
+            self._left.append(f"{_written(use)}: a secret is written into no file")
         elif use.flag in dialect.missing:
             self._left.append(f"{_written(use)}: {dialect.missing[use.flag]}")
         else:
@@ -161,8 +169,8 @@ class _Conversion:
     def _set(self, use: Use, key: str, make: Convert) -> None:
         text = self._one(use)
         try:
-            value = make(text)
-        except ValueError as error:
+            value = _finite(make(text))
+        except (ValueError, OverflowError) as error:
             self._left.append(f"{use.flag} {text}: {error}")
             return
         if isinstance(value, Noted):
@@ -189,7 +197,8 @@ class _Conversion:
             if name in ("VLLM_API_KEY", "SGLANG_API_KEY"):
                 self._needs_key = True
             elif name.startswith(("VLLM_", "SGLANG_", "SGL_")):
-                self._left.append(f"{name}={value}: a variable of {self._dialect.server}")
+                shown = "..." if _SECRET.search(name) else value
+                self._left.append(f"{name}={shown}: a variable of {self._dialect.server}")
             elif name == "CUDA_VISIBLE_DEVICES":
                 self._left.append(f"{name}={value}: set it for `prefillshare launch` as well")
 
@@ -228,11 +237,12 @@ def read_dtype(text: str) -> str:
 def _read_adapter(text: str) -> tuple[str | None, str]:
     """Name and place out of NAME=PATH, JSON, or a path alone."""
     if text.startswith("{"):
-        try:
-            content = json.loads(text)
-            return content.get("name") or content.get("lora_name"), content.get("path") or content["lora_path"]
-        except (ValueError, KeyError, AttributeError):
-            raise ConfigError(f"adapter {text} is no JSON object with name and path: correct it") from None
+        found = _read_json(text)
+        content = found if isinstance(found, dict) else {}
+        name, path = content.get("name") or content.get("lora_name"), content.get("path") or content.get("lora_path")
+        if not isinstance(name, str | None) or not isinstance(path, str):
+            raise ConfigError(f"adapter {short_repr(text)} is no JSON object with name and path: correct it")
+        return name, path
     name, equals, path = text.partition("=")
     return (name, path) if equals else (None, text)
 
@@ -240,13 +250,25 @@ def _read_adapter(text: str) -> tuple[str | None, str]:
 def _as_list(values: Sequence[str]) -> list[str]:
     """Values of an option that may be written as a list of JSON, too."""
     if len(values) == 1 and values[0].startswith("["):
-        try:
-            found = json.loads(values[0])
-            return [item if isinstance(item, str) else json.dumps(item) for item in found]
-        except ValueError:
-            return list(values)
+        found = _read_json(values[0])
+        return [item if isinstance(item, str) else json.dumps(item) for item in found or values]
     return list(values)
 
 
+def _finite(value: object) -> object:
+    number = value.value if isinstance(value, Noted) else value
+    if isinstance(number, float) and not math.isfinite(number):
+        raise ValueError("it is a number without an end")
+    return value
+
+
+def _read_json(text: str) -> Any:
+    """What JSON text says; None where it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
 def _written(use: Use) -> str:
-    return " ".join((use.flag, *use.values))
+    return f"{use.flag} ..." if _SECRET.search(use.flag) else " ".join((use.flag, *use.values))

@@ -9,6 +9,8 @@ from typing import Literal
 from prefillshare.config import load_deployment
 from prefillshare.drafts.look import Seen, look_at
 from prefillshare.errors import ConfigError
+from prefillshare.places import expand_home
+from prefillshare.wire.text import make_printable
 
 Topology = Literal["colocated", "disaggregated"]
 _HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -34,7 +36,7 @@ class Where:
     @classmethod
     def find(cls, text: str, directory: Path) -> "Where":
         """Return where `text`, given in `directory`, is: what is there wins over a repository of that name."""
-        seen = look_at(directory / Path(text).expanduser())
+        seen = look_at(directory / expand_home(Path(text)))
         return cls(text=text, is_hub=seen.content == "nothing" and _HUB.fullmatch(text) is not None, seen=seen)
 
 
@@ -129,10 +131,13 @@ def write_draft(draft: Draft, file: Path, directory: Path, *, may_replace: bool)
 
     Raises: ConfigError when it is there already, unless `may_replace`, or cannot be written.
     """
-    text = draft.render(file, directory)
     try:
-        with file.open("w" if may_replace else "x", encoding="utf-8") as stream:
-            stream.write(text)
+        content = draft.render(file, directory).encode()
+    except UnicodeEncodeError:
+        raise ConfigError("a name or path in it is no UTF-8, which TOML wants: rename the folder") from None
+    try:
+        with file.open("wb" if may_replace else "xb") as stream:
+            stream.write(content)
     except FileExistsError:
         raise ConfigError(f"{file} is there already: give another name, or --force to replace it") from None
     except OSError as error:
@@ -151,19 +156,19 @@ def find_fault(file: Path) -> str | None:
 def _place(where: Where, file: Path, directory: Path) -> list[str]:
     if where.is_hub:
         return [f"hub = {_toml(where.text)}"]
-    path = Path(where.text).expanduser()
-    found = (directory / path).resolve()
     if where.seen.content == "nothing":
         return [*_comment(["Not found on this machine: correct it."]), f"path = {_toml(where.text)}"]
+    found = (directory / expand_home(Path(where.text))).resolve()
     inside = file.resolve().parent
     shown = found.relative_to(inside) if found.is_relative_to(inside) else found
     return [f"path = {_toml(str(shown))}"]
 
 
 def _comment(texts: list[str]) -> list[str]:
-    return [f"# {line}".rstrip() for text in texts for line in text.splitlines()]
+    # TOML takes no control characters in comments.
+    return [f"# {make_printable(line)}".rstrip() for text in texts for line in text.splitlines()]
 
 
 def _toml(value: object) -> str:
     """What TOML writes like JSON: texts, numbers, truth, and lists of them."""
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -25,8 +25,11 @@ class Seen:
 
 def look_at(path: Path) -> Seen:
     """Return what the directory holds; nothing of it is checked beyond that."""
-    if not path.is_dir():
-        return Seen(content="something else" if path.exists() else "nothing")
+    try:
+        if not path.is_dir():
+            return Seen(content="something else" if path.exists() else "nothing")
+    except OSError:  # no file system takes such a path, or it is not ours to look at
+        return Seen(content="nothing")
     if (path / "adapter_config.json").is_file():
         return Seen(content="adapter", shares=_shares_prefill(path), base=_base_of(path))
     if (path / "config.json").is_file():

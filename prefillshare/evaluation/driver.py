@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from prefillshare.errors import EvaluationError
-from prefillshare.evaluation.base import Question, Suite
+from prefillshare.evaluation.base import Question, Suite, Verdict
 from prefillshare.evaluation.statistics import wilson_interval
 from prefillshare.serving.options import auth_header
 
@@ -143,7 +143,11 @@ def _text(message: dict[str, Any]) -> str:
 
 def judge_answer(question: Question, answer: str, usage: dict[str, Any] | None = None) -> Sample:
     """Judge an answer; `usage` as in the chat API."""
-    verdict = question.judge(answer)
+    try:
+        verdict = question.judge(answer)
+    except (ValueError, TypeError, RecursionError, MemoryError) as error:
+        # Models write what no parser foresees, nested or counted without an end: one answer ends no evaluation.
+        verdict = Verdict(is_right=False, reason=f"cannot be read ({type(error).__name__})")
     usage = usage or {}
     return Sample(
         question=question.asked,

@@ -7,13 +7,14 @@ DIRECTORY/router.safetensors   weight (labels, hidden size) and bias (labels), f
 prompt's last token; a head belongs to the prefill module whose states it has learned, and to no other.
 """
 
+import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefillshare.errors import ModuleError
+from prefillshare.errors import ModuleError, short_repr
 from prefillshare.naming.alias import AnyAlias
 from prefillshare.naming.asked import Probabilities
 from prefillshare.naming.rules import ByRules
@@ -25,6 +26,9 @@ HEAD_FORMAT = 1
 MANIFEST_FILE = "router.json"
 WEIGHTS_FILE = "router.safetensors"
 _AGAIN = "make it again with `prefillshare train --router`"
+_TEXTS = ("name", "prefill_fingerprint", "data_sha256")
+_MAX_HEADER_BYTES = 1 << 20
+"""Of the file of weights, beside its numbers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +56,16 @@ class HeadManifest:
 
     def __post_init__(self) -> None:
         if self.format != HEAD_FORMAT:
-            raise ModuleError(f"format is {self.format!r} and this version reads {HEAD_FORMAT}: update prefillshare")
+            raise ModuleError(
+                f"format is {short_repr(self.format)} and this version reads {HEAD_FORMAT}: update prefillshare"
+            )
+        for name in _TEXTS:
+            if not isinstance(value := getattr(self, name), str):
+                raise ModuleError(f"{name} is {short_repr(value)}: it must be text, {_AGAIN}")
+        if type(self.hidden_size) is not int or self.hidden_size < 1:
+            raise ModuleError(
+                f"hidden_size is {short_repr(self.hidden_size)}: it must be a whole number above 0, {_AGAIN}"
+            )
         if len(self.labels) < 2 or len(set(self.labels)) != len(self.labels):
             raise ModuleError(f"labels are {list(self.labels)}: there must be two or more, each once; {_AGAIN}")
 
@@ -67,6 +80,8 @@ class Head:
     """Shape (labels, hidden size)."""
     bias: "np.ndarray[Any, np.dtype[np.float32]]"
     """Shape (labels,)."""
+    sha256: str = ""
+    """Hash of its files as they were read; empty for one that was not read from any."""
 
     def classify(self, states: Sequence[object]) -> Probabilities:
         """Return how likely each label is; for several prompts, the mean of what is said of each.
@@ -88,46 +103,18 @@ class Head:
         return dict(zip(self.manifest.labels, map(float, likely), strict=True))
 
 
-class Heads:
-    """The classifier heads of one process, read once each."""
-
-    def __init__(self) -> None:
-        self._read: dict[str, Head] = {}
-
-    def add(self, directory: str, head: Head) -> None:
-        """Use `head` from now on where an alias names `directory`."""
-        self._read[directory] = head
-
-    def classify(self, directory: str, states: Sequence[object]) -> Probabilities:
-        """Return what the head in `directory` says.
-
-        Effects: reads the head when it is first asked.
-        Raises: ModuleError.
-        """
-        head = self._read.get(directory)
-        if head is None:
-            head = self._read[directory] = read_head(Path(directory))
-        return head.classify(states)
-
-
 def read_head(directory: Path) -> Head:
     """Return the head in `directory`.
 
     Raises: ModuleError when it is missing, damaged, or not what its manifest says.
     """
-    manifest = read_head_manifest(directory)
-    file = directory / WEIGHTS_FILE
-    try:
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-
-        tensors = load_file(file)
-        weight, bias = tensors["weight"], tensors["bias"]
-    except FileNotFoundError:
-        raise ModuleError(f"classifier {directory} has no {WEIGHTS_FILE}: {_AGAIN}") from None
-    except (OSError, SafetensorError, KeyError) as error:
-        raise ModuleError(f"{file} cannot be read ({error}): {_AGAIN}") from None
+    told = _read_file(directory, MANIFEST_FILE, f"{directory} holds no classifier ({MANIFEST_FILE} is missing)")
+    manifest = _read_manifest(directory / MANIFEST_FILE, told)
     wanted = (len(manifest.labels), manifest.hidden_size)
+    limit_bytes = 4 * (wanted[0] * wanted[1] + wanted[0]) + _MAX_HEADER_BYTES
+    missing = f"classifier {directory} has no {WEIGHTS_FILE}"
+    file, numbers = directory / WEIGHTS_FILE, _read_file(directory, WEIGHTS_FILE, missing, limit_bytes)
+    weight, bias = _read_tensors(file, numbers)
     if weight.shape != wanted or bias.shape != wanted[:1] or not {str(weight.dtype), str(bias.dtype)} == {"float32"}:
         raise ModuleError(
             f"{file} holds a weight of shape {list(weight.shape)} ({weight.dtype}) and its manifest says "
@@ -135,13 +122,8 @@ def read_head(directory: Path) -> Head:
         )
     if not _is_finite(weight, bias):
         raise ModuleError(f"{file} holds numbers that are none (NaN or infinite): {_AGAIN}")
-    return Head(manifest=manifest, weight=weight, bias=bias)
-
-
-def _is_finite(*arrays: Any) -> bool:
-    import numpy as np
-
-    return all(bool(np.isfinite(array).all()) for array in arrays)
+    sha256 = hashlib.sha256(hashlib.sha256(told).digest() + hashlib.sha256(numbers).digest()).hexdigest()
+    return Head(manifest=manifest, weight=weight, bias=bias, sha256=sha256)
 
 
 def read_head_manifest(directory: Path) -> HeadManifest:
@@ -149,17 +131,50 @@ def read_head_manifest(directory: Path) -> HeadManifest:
 
     Raises: ModuleError when there is none, or it cannot be used.
     """
-    file = directory / MANIFEST_FILE
+    told = _read_file(directory, MANIFEST_FILE, f"{directory} holds no classifier ({MANIFEST_FILE} is missing)")
+    return _read_manifest(directory / MANIFEST_FILE, told)
+
+
+def _read_file(directory: Path, name: str, missing: str, limit_bytes: int = 16 << 20) -> bytes:
+    """Return what is in a file of a head, none of which is large."""
+    file = directory / name
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise ModuleError(f"{directory} holds no classifier ({MANIFEST_FILE} is missing): {_AGAIN}") from None
-    except (OSError, ValueError) as error:
+        # A pipe or a device would be read for ever.
+        if not file.is_file():
+            raise ModuleError(f"{missing}: {_AGAIN}")
+        if (size := file.stat().st_size) > limit_bytes:
+            raise ModuleError(f"{file} has {size} bytes, and {limit_bytes} are the most: it is no file of a classifier")
+        return file.read_bytes()
+    except (OSError, ValueError) as error:  # a path that no file system takes is a ValueError
+        raise ModuleError(f"{file} cannot be read ({error}): {_AGAIN}") from None
+
+
+def _read_manifest(file: Path, told: bytes) -> HeadManifest:
+    try:
+        content = json.loads(told.decode())
+    except (ValueError, RecursionError) as error:
         raise ModuleError(f"{file} cannot be read ({error}): {_AGAIN}") from None
     try:
         return _from_dict(content)
     except ModuleError as error:
         raise ModuleError(f"{file}: {error}") from None
+
+
+def _read_tensors(file: Path, content: bytes) -> tuple[Any, Any]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        tensors = load(content)
+        return tensors["weight"], tensors["bias"]
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise ModuleError(f"{file} cannot be read ({error}): {_AGAIN}") from None
+
+
+def _is_finite(*arrays: Any) -> bool:
+    import numpy as np
+
+    return all(bool(np.isfinite(array).all()) for array in arrays)
 
 
 def _from_dict(content: object) -> HeadManifest:
@@ -191,21 +206,21 @@ def write_head(directory: Path, head: Head) -> None:
 
 
 def read_classifiers(aliases: Mapping[str, AnyAlias], fingerprint: str | None) -> dict[str, AnyAlias]:
-    """Return the aliases, those with a classifier with its labels, as `read_classifier` does.
+    """Return the aliases, those with a classifier with what `read_classifier` finds.
 
     Raises: ModuleError.
     """
-    return {name: read_classifier(alias, fingerprint)[0] for name, alias in aliases.items()}
+    return {name: read_classifier(alias, fingerprint) for name, alias in aliases.items()}
 
 
-def read_classifier(alias: AnyAlias, fingerprint: str | None) -> tuple[AnyAlias, Head | None]:
-    """Return an alias with what its classifier chooses from, and the classifier; None where it has none.
+def read_classifier(alias: AnyAlias, fingerprint: str | None) -> AnyAlias:
+    """Return an alias with its classifier and what that chooses from; itself where it has none.
 
     `fingerprint` is that of the prefill module; None where it is not known.
     Raises: ModuleError for a head that is missing, damaged, or another prefill module's.
     """
     if not isinstance(alias, ByRules) or alias.classifier is None:
-        return alias, None
+        return alias
     directory = Path(alias.classifier)
     if not directory.is_absolute():
         raise ModuleError(
@@ -217,12 +232,50 @@ def read_classifier(alias: AnyAlias, fingerprint: str | None) -> tuple[AnyAlias,
     except ModuleError as error:
         raise ModuleError(f"alias {alias.name!r}: {error}") from None
     _check_fingerprint(alias, head.manifest, fingerprint)
-    return replace(alias, labels=head.manifest.labels), head
+    return replace(alias, labels=head.manifest.labels, classifier_sha256=head.sha256, judge=head.classify)
 
 
-def classifiers_of(aliases: Iterable[AnyAlias]) -> set[str]:
-    """Return the directories of the classifiers of these aliases."""
-    return {alias.classifier for alias in aliases if isinstance(alias, ByRules) and alias.classifier is not None}
+def read_told_classifier(alias: AnyAlias, fingerprint: str | None) -> AnyAlias:
+    """Return an alias that another process has read, with the classifier that this one finds in its directory.
+
+    Raises: ModuleError as `read_classifier`, and when that is another one than the other process has.
+    """
+    known = read_classifier(alias, fingerprint)
+    if isinstance(alias, ByRules) and isinstance(known, ByRules) and alias.classifier_sha256 != known.classifier_sha256:
+        ours, theirs = (str(sha256)[:12] for sha256 in (known.classifier_sha256, alias.classifier_sha256))
+        raise ModuleError(
+            f"alias {alias.name!r}: {alias.classifier} holds the classifier {ours} here, and the router that was told "
+            f"of it has {theirs}: give both machines the same files, or set the alias again"
+        )
+    return known
+
+
+def read_again(
+    aliases: Mapping[str, AnyAlias],
+    fingerprint: str | None,
+    modules: Collection[str],
+    leave_out: Callable[[str, str], None],
+) -> dict[str, AnyAlias]:
+    """Return the aliases of a process that begins, each with its classifier as its files are now.
+
+    `leave_out` hears name and reason of each one whose classifier is gone, or is not for this deployment any more: all
+    that is served beside it is served without it.
+    """
+    kept: dict[str, AnyAlias] = {}
+    for name, alias in aliases.items():
+        try:
+            kept[name] = read_classifier(alias, fingerprint)
+            if new := set(kept[name].targets).difference(alias.targets, modules, aliases):
+                raise ModuleError(f"its classifier has the label {min(new)!r} now, which is no decode module or alias")
+        except ModuleError as error:
+            kept.pop(name, None)
+            leave_out(name, str(error).removeprefix(f"alias {name!r}: "))
+    return kept
+
+
+def has_classifier(alias: AnyAlias) -> bool:
+    """Return whether a classifier decides what an alias means."""
+    return isinstance(alias, ByRules) and alias.classifier is not None
 
 
 def _check_fingerprint(alias: ByRules, manifest: HeadManifest, fingerprint: str | None) -> None:

@@ -121,6 +121,11 @@ def check_aliases(aliases: Mapping[str, AnyAlias], base: str, modules: Collectio
                     f"the classifier of alias {alias.name!r} has the label {target!r}, which is no decode module or "
                     f"alias of {', '.join(known)}: serve one of that name, or train the classifier without it"
                 )
+            if isinstance(alias, Alias) and target in aliases:
+                raise ConfigError(
+                    f"alias {alias.name!r} means {target!r}, which is an alias: name a decode module of "
+                    f"{', '.join(modules)}"
+                )
             if target not in known:
                 kind = "no decode module or alias" if isinstance(alias, ByRules) else "no decode module"
                 raise ConfigError(f"alias {alias.name!r} means {target!r}, which is {kind} of {', '.join(known)}")

@@ -23,9 +23,13 @@ def describe_probabilities(found: Probabilities) -> str:
     return ", ".join(f"{label}={likely:.4f}" for label, likely in ranked)
 
 
-def knows_none(classifier: str, states: Sequence[object]) -> Probabilities:
-    """Give no probabilities: nobody has looked at the prompt."""
-    return {}
+Judge = Callable[[Sequence[object]], Probabilities]
+"""Says of what the prefill module makes of a call's prompts how likely each label is."""
+
+
+def ask_judge(judge: Judge, states: Sequence[object]) -> Probabilities:
+    """Ask, and tell nobody else."""
+    return judge(states)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +46,8 @@ class Asked:
     """Return the value of a header; None when the call has none of that name."""
     states: Sequence[object] = ()
     """What the prefill module makes of each prompt, for classifiers; empty until somebody has asked it."""
-    classify: Callable[[str, Sequence[object]], Probabilities] = knows_none
-    """Return what the classifier in a directory says of `states`."""
+    classify: Callable[[Judge, Sequence[object]], Probabilities] = ask_judge
+    """Ask an alias's classifier about `states`; whoever wants to know what it says puts a function of its own here."""
 
 
 def last_words(body: Mapping[str, Any]) -> str:

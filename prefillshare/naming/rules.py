@@ -7,19 +7,19 @@ call.
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import Any
 
 from prefillshare.errors import ConfigError, short_repr
-from prefillshare.naming.asked import Asked
+from prefillshare.naming.asked import Asked, Judge
 
 MOST_CHARACTERS = 16_384
 """Of a text, so many are looked at: the first half of them and the last."""
 MAX_RULES = 256
 """Of one alias: each may search the whole of that text."""
 _MEMBERS = ("module", "text", "header", "value")
-_KEYS = ("default", "rules", "classifier", "min_probability", "labels")
+_KEYS = ("default", "rules", "classifier", "min_probability", "labels", "classifier_sha256")
 _MAX_MEMORY = 8 << 20
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
@@ -72,6 +72,11 @@ class ByRules:
     """How likely its choice must be; where it is less, the default answers."""
     labels: tuple[str, ...] = ()
     """Modules or aliases that the classifier chooses from, once it was read (`prefillshare.modules.heads`)."""
+    classifier_sha256: str | None = None
+    """Hash of the classifier's files as they were read; another process that reads others has another classifier."""
+    judge: Judge | None = field(default=None, compare=False, repr=False)
+    """The classifier itself. It belongs to the alias, as `labels` do: what is written into its directory later, or read
+    for another alias, changes nothing here. None until it was read; then the default answers."""
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -84,7 +89,7 @@ class ByRules:
 
     def is_undecided(self, asked: Asked) -> bool:
         """Return whether the classifier must see what the prefill module makes of the prompt."""
-        return self.classifier is not None and not asked.states and self._by_rule(asked) is None
+        return self.judge is not None and not asked.states and self._by_rule(asked) is None
 
     def _by_rule(self, asked: Asked) -> str | None:
         # Read once, whatever number of rules look at it.
@@ -92,9 +97,9 @@ class ByRules:
         return next((rule.module for rule in self.rules if rule.fits(asked)), None)
 
     def _by_classifier(self, asked: Asked) -> str | None:
-        if self.classifier is None or not asked.states:
+        if self.judge is None or not asked.states:
             return None
-        found = asked.classify(self.classifier, asked.states)
+        found = asked.classify(self.judge, asked.states)
         likeliest = max(found, key=lambda label: found[label])
         return likeliest if found[likeliest] >= self.min_probability else None
 
@@ -108,6 +113,7 @@ class ByRules:
             "classifier": self.classifier,
             "min_probability": self.min_probability,
             "labels": list(self.labels),
+            "classifier_sha256": self.classifier_sha256,
         }
 
 
@@ -160,7 +166,7 @@ def read_by_rules(name: str, meaning: Mapping[str, Any]) -> ByRules:
 
 
 def _read_classifier(name: str, meaning: Mapping[str, Any]) -> dict[str, Any]:
-    path, least, labels = (meaning.get(key) for key in ("classifier", "min_probability", "labels"))
+    path, least, labels, sha256 = (meaning.get(key) for key in _KEYS[2:])
     if path is None:
         if least is not None:
             raise ConfigError(f"alias {name!r} has min_probability and no classifier: name its directory, or remove it")
@@ -177,7 +183,14 @@ def _read_classifier(name: str, meaning: Mapping[str, Any]) -> dict[str, Any]:
         not isinstance(labels, list | tuple) or not all(isinstance(each, str) for each in labels)
     ):
         raise ConfigError(f"alias {name!r} has labels = {short_repr(labels)}: leave them out, the classifier has them")
-    return {"classifier": path, "min_probability": float(least), "labels": tuple(labels or ())}
+    if not isinstance(sha256, str | None):
+        raise ConfigError(f"alias {name!r} has classifier_sha256 = {short_repr(sha256)}: leave it out, it is computed")
+    return {
+        "classifier": path,
+        "min_probability": float(least),
+        "labels": tuple(labels or ()),
+        "classifier_sha256": sha256,
+    }
 
 
 def _read_rule(name: str, table: object) -> Rule:

@@ -1,9 +1,12 @@
 """The parts of one router: made here, in the order in which they stand on each other, and handed on as one."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from prefillshare.modules.heads import read_again
 from prefillshare.naming.alias import AnyAlias
+from prefillshare.naming.changes import Changes, apply_changes
 from prefillshare.naming.names import Names
 from prefillshare.observe.observer import Observer
 from prefillshare.peer_keys import PeerKeys
@@ -23,6 +26,8 @@ from prefillshare.routing.workers.kv_events import KvEvents
 from prefillshare.routing.workers.pool import WorkerPool
 from prefillshare.routing.workers.reports import WorkerReports
 from prefillshare.routing.workers.worker import Worker
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +81,7 @@ def make_parts(settings: RouterSettings) -> Parts:
     hold = StartHold(router.start_hold_s, pool, may_join=settings.admin_key is not None)
     admission = Admission(router, pool, chooser, hold)
     kept = read_kept_changes(settings.aliases_file)
+    aliases = _read_aliases(settings, kept, observer)
     changed = _follow_states(observer, chooser, admission)
     return Parts(
         settings=settings,
@@ -90,8 +96,18 @@ def make_parts(settings: RouterSettings) -> Parts:
         sessions=sessions,
         chooser=chooser,
         admission=admission,
-        book=AliasBook(settings.aliases, settings.own_address, settings.aliases_file, kept),
+        book=AliasBook(aliases, settings.own_address, settings.aliases_file, kept),
     )
+
+
+def _read_aliases(settings: RouterSettings, kept: Changes, observer: Observer) -> dict[str, AnyAlias]:
+    """Return the aliases as they were left, or as the file has them, without those that cannot be any more."""
+
+    def leave_out(name: str, reason: str) -> None:
+        log.error("alias %r is left out: %s", name, reason)
+        observer.events.tell("module", name, f"the alias is left out: {reason}")
+
+    return read_again(apply_changes(settings.aliases, kept), settings.fingerprint, settings.modules, leave_out)
 
 
 def _peer_keys(settings: RouterSettings) -> PeerKeys | None:

@@ -77,7 +77,7 @@ class Chooser:
             await kept.pass_on(send)
             raise AnsweredError
         manager.observer.choices.note_time(time.monotonic() - started)
-        seen = replace(asked, states=choice.states, classify=partial(choice.ask, manager.heads))
+        seen = replace(asked, states=choice.states, classify=choice.ask)
         decided = replace_aliases(named, names, seen)
         _count(manager, named, decided, names, asked)
         scope.setdefault("state", {})[CHOSEN] = choice

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from fastapi import Request
     from sglang.srt.managers.io_struct import GenerateReqInput, TokenizedGenerateReqInput
 
-    from prefillshare.modules.heads import Heads
-    from prefillshare.naming.asked import Probabilities
+    from prefillshare.naming.asked import Judge, Probabilities
 
 CHOICE = "prefillshare_choice"
 """Attribute of an HTTP request's state: the choice that is made of it."""
@@ -41,12 +40,12 @@ class Choice:
         self.probabilities: Probabilities = {}
         """How likely each module is, once a classifier was asked."""
 
-    def ask(self, heads: Heads, directory: str, states: Sequence[object]) -> Probabilities:
-        """Ask the classifier in a directory.
+    def ask(self, judge: Judge, states: Sequence[object]) -> Probabilities:
+        """Ask a classifier.
 
         Raises: ModuleError.
         """
-        self.probabilities = heads.classify(directory, states)
+        self.probabilities = judge(states)
         return self.probabilities
 
     async def collect(self, answers: AsyncIterator[Any]) -> AsyncIterator[Any]:

@@ -20,13 +20,11 @@ import copy
 from collections.abc import AsyncIterator
 from functools import cached_property
 from http import HTTPStatus
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastapi import HTTPException
 from sglang.srt.managers import tokenizer_manager as upstream
 
-from prefillshare.modules.heads import Heads, classifiers_of, read_head
 from prefillshare.observe.observer import Observer
 from sglang_patches.admission.gate import Gate
 from sglang_patches.admission.switch import read_longest_wait_s
@@ -35,6 +33,7 @@ from sglang_patches.answers.trials import GrammarTrials, check_grammars
 from sglang_patches.checks import prompt_size
 from sglang_patches.checks.calls import check_call, check_request, prepare_call
 from sglang_patches.checks.secrets import hide_secrets
+from sglang_patches.choosing.classifiers import read_classifiers
 from sglang_patches.choosing.requests import ask_for_state, read_as_choice, take_mark
 from sglang_patches.declarations import binds, overrides
 from sglang_patches.disaggregation.pushes import is_push_rid
@@ -45,7 +44,6 @@ from sglang_patches.eager.answers import EndedAnswers
 from sglang_patches.eager.quiet import Quiet
 from sglang_patches.eager.requests import read_as_job
 from sglang_patches.eager.switch import QUIET_RID, is_eager_rid, read_min_tokens, refuse_reserved_rid
-from sglang_patches.http.model_names import aliases_of
 from sglang_patches.http.request_state import take_namespace, take_pin
 from sglang_patches.observed import requests as observed
 from sglang_patches.observed import traces
@@ -94,8 +92,7 @@ class TokenizerManager(upstream.TokenizerManager):
         """Before the first call: counting begins, and the process of trials starts, unless this worker follows none."""
         self.observer = Observer()
         self.gate = self._make_gate(num_kv_tokens)
-        for directory in classifiers_of(aliases_of(self).values()):
-            self.heads.add(directory, read_head(Path(directory)))
+        read_classifiers(self)
         if self.tokenizer is not None and not is_prefill_worker():
             self.grammar_trials.start()
 
@@ -103,11 +100,6 @@ class TokenizerManager(upstream.TokenizerManager):
     def observer(self) -> Observer:
         """What this process has counted; an engine without an HTTP server begins with its first call."""
         return Observer()
-
-    @cached_property
-    def heads(self) -> Heads:
-        """The classifiers that aliases choose by."""
-        return Heads()
 
     @cached_property
     def _unshared(self) -> dict[str, str]:

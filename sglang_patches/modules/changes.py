@@ -22,9 +22,8 @@ from prefillshare.contract import MODULES_FILE_VARIABLE
 from prefillshare.errors import ConfigError, ModuleError, PrefillShareError
 from prefillshare.modules.added import check_room, describe_added, read_added
 from prefillshare.modules.fingerprint import prefill_fingerprint
-from prefillshare.modules.heads import read_classifier
+from prefillshare.modules.heads import has_classifier, read_classifier
 from prefillshare.naming.alias import AnyAlias, as_table, check_aliases, find_user, read_alias
-from prefillshare.naming.rules import ByRules
 from sglang_patches.checks.adapters import VERSION_MARK, find_room, resolve_late
 from sglang_patches.disaggregation.role import is_decode_worker
 from sglang_patches.http.model_names import module_names, set_aliases
@@ -128,13 +127,10 @@ class ModuleChanges:
     async def _read_alias(self, name: str, meaning: object) -> AnyAlias:
         """Read what a name is to mean, and the classifier that it names, if it does."""
         alias = read_alias(name, meaning)
-        if not isinstance(alias, ByRules) or alias.classifier is None:
+        if not has_classifier(alias):
             return alias
         fingerprint = await asyncio.to_thread(prefill_fingerprint, Path(self._manager.server_args.model_path))
-        known, head = await asyncio.to_thread(read_classifier, alias, fingerprint)
-        assert head is not None
-        self._manager.heads.add(alias.classifier, head)
-        return known
+        return await asyncio.to_thread(read_classifier, alias, fingerprint)
 
     def _keep(self, aliases: Mapping[str, AnyAlias]) -> dict[str, Any]:
         set_aliases(self._manager, aliases)

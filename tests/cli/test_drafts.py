@@ -130,3 +130,16 @@ def test_init_asks_at_a_terminal_and_asks_again_after_a_slip(tmp_path: Path) -> 
             terminal.press("Enter")
         assert terminal.wait_for_end() == 0
     assert [module.name for module in load_deployment(tmp_path / "mine.toml").decode] == ["math"]
+
+
+def test_a_name_that_is_no_text_leaves_no_file(tmp_path: Path) -> None:
+    words = ["--", "vllm", "serve", b"b\xff", "--enable-lora", "--lora-modules", "a=b"]
+    command = [sys.executable, "-m", "prefillshare", "convert", "-o", str(tmp_path / "made.toml"), *words]
+    done = subprocess.run(command, capture_output=True, timeout=120, check=False)
+    assert (done.returncode, b"is no UTF-8" in done.stderr) == (2, True)
+    assert not (tmp_path / "made.toml").exists()
+
+
+def test_a_file_without_an_end_is_not_read_to_one(tmp_path: Path) -> None:
+    done = run(tmp_path, "convert", "/dev/zero")
+    assert (done.returncode, "/dev/zero has more than 4 MiB" in done.stderr) == (2, True)

@@ -4,10 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
+from prefillshare.cli.app import app
 from prefillshare.cli.text import decode_text
 from prefillshare.errors import ConfigError
 from tests.support.random_models import make_family
@@ -51,6 +55,10 @@ def test_a_question_on_stdin_that_is_no_text_is_refused(stdin: bytes, says: str,
         ("bench", "react", "--endpoint", b"a=http://" + LATIN),
         ("models", "evaluate", "tiny", "--url", LATIN),
         ("launch", LATIN),
+        ("alias", LATIN, "math"),
+        ("alias", "a", LATIN),
+        ("reload", LATIN),
+        ("add", ".", "--name", LATIN),
     ],
     ids=repr,
 )
@@ -106,3 +114,21 @@ def test_json_stays_json_where_stdout_has_no_unicode() -> None:
             env={**os.environ, "PYTHONIOENCODING": encoding},
         )
         assert json.loads(done.stdout) == {"name": "café"}
+
+
+def _number_options(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from _number_options(inner, (*words, name))
+    for parameter in command.params:
+        if parameter.type_descriptor.annotation is float:
+            yield " ".join((*words, parameter.opts[0])), parameter
+
+
+def test_no_option_takes_a_number_without_an_end() -> None:
+    command = typer.main.get_command(app)
+    found = dict(_number_options(command))
+    assert len(found) > 10
+    for name, parameter in found.items():
+        for value in ("nan", "inf", "-inf"):
+            with pytest.raises((ConfigError, typer.BadParameter)):
+                print(name, value, parameter.process_value(typer.Context(command), value))

@@ -16,7 +16,7 @@ from prefillshare.tiny.language.chatml import generation_prompt
 from prefillshare.tiny.language.conversations import held_out_conversations
 from prefillshare.wire.hidden_states import read_states
 from tests.cluster.conftest import MODULES, Cluster
-from tests.support.classifiers import AUTO, HEADER, TINY_ROUTER, assert_is_the_choice, plain_state
+from tests.support.classifiers import AUTO, HEADER, TINY_ROUTER, assert_is_the_choice, assert_stays, plain_state
 from tests.support.engines import MODELS_DIR, flush
 
 ADMIN = {"Authorization": "Bearer admin"}
@@ -191,6 +191,18 @@ def test_clients_cannot_ask_for_states(auto: Cluster) -> None:
     reply = auto.http.post("/v1/chat/completions", json={**CHAT, "prefillshare_router": {"choice": "c"}})
     assert reply.status_code == 400
     assert "for a router and its workers" in reply.json()["error"]["message"]
+
+
+def test_a_classifier_stays_as_it_was_read(auto: Cluster, tmp_path: Path) -> None:
+    chat = {**CHAT, "max_tokens": 1}
+    try:
+        assert_stays(
+            tmp_path / "classifier",
+            lambda name, meaning: set_alias(auto, meaning, name),
+            lambda: auto.http.post("/v1/chat/completions", json=chat).headers[HEADER],
+        )
+    finally:
+        auto.http.delete("/aliases/other", headers=ADMIN)
 
 
 def test_a_foreign_classifier_is_refused(auto: Cluster, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`--set KEY=VALUE`: what it changes, in which words it refuses, and where each value of a deployment comes from."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -73,6 +74,14 @@ def file(tmp_path: Path) -> Path:
         ("engine.extra_args=[]", lambda config: config.engine.extra_args, ()),
         ("engine={page_size=2, threads=1}", lambda config: (config.engine.page_size, config.engine.threads), (2, 1)),
         ("name=a=b", lambda config: config.name, "a=b"),
+        ("aliases.latest=tool", lambda config: config.aliases["latest"].targets, ("tool",)),
+        ('aliases={latest="tool"}', lambda config: config.aliases["latest"].targets, ("tool",)),
+        ("aliases.both.math.v1=3", lambda config: dict(config.aliases["both"].weights), {"math.v1": 3.0}),
+        (
+            'aliases.auto={default="tool",classifier="."}',
+            lambda config: (config.aliases["auto"].default, Path(config.aliases["auto"].classifier).is_dir()),
+            ("tool", True),
+        ),
     ],
 )  # fmt: skip
 def test_a_key_is_changed(file: Path, change: str, read: object, expected: object) -> None:
@@ -106,6 +115,12 @@ def test_the_last_of_two_wins_and_all_are_kept(file: Path) -> None:
         ("name=5", "name is 5: it must be text in quotes"),
         ("engine.device=gpu", "device is 'gpu': did you mean 'cpu'?"),
         ("engine.page_size=-1", "mine.toml with --set engine.page_size=-1: [engine]: page_size is -1"),
+        ("aliases.latest=nobody", "alias 'latest' means 'nobody', which is no decode module"),
+        ("aliases.latest.tool=x", "--set aliases.latest.tool=x: alias 'latest' gives 'tool' the weight 'x'"),
+        ("aliases.auto.rules=[]", "--set aliases.auto.rules=[]: alias 'auto' chooses by rules"),
+        ("aliases=3", "aliases is a table: say which key of it"),
+        ("engine.mem_fraction_static=nan", "mem_fraction_static is nan: write a number with an end"),
+        ("engine.page_size=2\nx=3", "it must be a whole number"),
         ("page_size", "--set page_size: write KEY=VALUE"),
         ("=1", "--set =1: write KEY=VALUE"),
         ("a b=1", "--set a b=1: 'a b' is no key"),
@@ -222,3 +237,12 @@ def test_every_key_of_the_schema_can_be_named() -> None:
     assert {"engine.page_size", "decode.NAME.replicas", "router.policy"} <= keys
     assert {key.split(".")[0] for key in keys} == set(deployment_schema()["properties"])
     assert json.dumps(sorted(keys))
+
+
+@pytest.mark.parametrize("value", ["1", "x", "[]", "{}", '{a = "b"}', "[{}]", "nan"])
+def test_whatever_a_key_is_set_to_is_taken_or_refused(file: Path, value: str) -> None:
+    keys = [key.replace("NAME", "tool") for key in list_keys(Deployment)]
+    assert len(keys) > 60
+    for key in (*keys, *(f"{key}.deeper.still" for key in keys)):
+        with contextlib.suppress(ConfigError):
+            load_deployment(file, [f"{key}={value}"])

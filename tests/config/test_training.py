@@ -103,7 +103,11 @@ def test_a_valid_file_gives_absolute_paths_and_the_papers_defaults(training_file
             "and 1 for what is served, such as [0.0, 1.0]",
         ),
         ('kind = "lora"', 'kind = "lora"\nsharing_ratio = [0.0, 0.5]', "sharing_ratio is [0.0, 0.5]: write the lowest"),
-        ('kind = "lora"', 'kind = "lora"\nsharing_ratio = [nan, 1.0]', "sharing_ratio is [nan, 1.0]: write the lowest"),
+        (
+            'kind = "lora"',
+            'kind = "lora"\nsharing_ratio = [nan, 1.0]',
+            "sharing_ratio is nan: write a number with an end",
+        ),
         ('kind = "lora"', 'kind = "lora"\nsharing_ratio = ["0", "1"]', "sharing_ratio is '0': it must be a number"),
         (
             'kind = "lora"',
@@ -112,7 +116,7 @@ def test_a_valid_file_gives_absolute_paths_and_the_papers_defaults(training_file
         ),
         ("rank = 8", "rank = 8\n[distillation]", "[distillation] stands without start"),
         ("rank = 8", "rank = 8\n[distillation]\nstates = -1.0", "states is -1.0: it must be 0 or more"),
-        ("rank = 8", "rank = 8\n[distillation]\nlabels = nan", "labels is nan: it must be 0 or more"),
+        ("rank = 8", "rank = 8\n[distillation]\nlabels = nan", "labels is nan: write a number with an end"),
         ("rank = 8", "rank = 8\n[distillation]\nstates = 0\nanswers = 0", "so nothing is learned from the adapter"),
     ],
 )

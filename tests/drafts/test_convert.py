@@ -141,3 +141,63 @@ def test_what_cannot_be_converted_is_said(line: str, said: str) -> None:
 def test_options_of_sglang_are_those_of_the_pinned_version() -> None:
     named = {*SGLANG.engine, *SGLANG.switches, *SGLANG.implied, *SGLANG.missing, SGLANG.adapters, *SGLANG.model}
     assert named - {"--tp"} <= known_options().keys()  # which argparse takes for --tp-size
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"{SGLANG_LINE} --admin-api-key hush-hush --ssl-keyfile-password=hush-hush",
+        f"SGLANG_SOME_TOKEN=hush-hush {SGLANG_LINE}",
+        f"{VLLM_LINE} --hf-token hush-hush --lora-api-key hush-hush",
+        f"VLLM_SOME_SECRET=hush-hush {VLLM_LINE}",
+    ],
+)
+def test_secrets_are_in_no_file_and_named(line: str, tmp_path: Path) -> None:
+    converted = convert_line(line)
+    assert "hush-hush" not in write(converted, tmp_path).read_text()
+    assert "hush-hush" not in repr(converted)
+    assert any("..." in text for text in converted.draft.left)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ('--lora-modules \'{"name": 5, "path": "a"}\'', "no JSON object with name and path"),
+        ('--lora-modules \'{"name": "a", "path": [1]}\'', "no JSON object with name and path"),
+        ("--lora-modules '[null, 3]'", None),
+        ("--lora-modules '{" + "[" * 5000 + "'", "no JSON object with name and path"),
+        ("--lora-modules '" + "[" * 5000 + "'", None),
+        ("--lora-modules a=~nobody-of-that-name/b", "home of a user who does not exist"),
+        ("--lora-modules a=b --max-model-len " + "9" * 400, None),
+        ("--lora-modules a=b --gpu-memory-utilization nan", None),
+        ("--lora-modules a=b\x7f --mystery \x1b[31m", None),
+    ],
+)
+def test_values_that_cannot_be_are_refused_or_left_out(words: str, reason: str | None, tmp_path: Path) -> None:
+    line = f"vllm serve tiny/base --enable-lora {words}"
+    if reason is not None:
+        with pytest.raises(ConfigError, match=reason):
+            convert_line(line)
+        return
+    tomllib.loads(write(convert_line(line), tmp_path).read_text())
+
+
+DOUBLED = "\n".join(["a0: &a0 {args: [x]}", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 60))])
+"""Each line means the one before it twice."""
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[" * 5000, "no command of a server"),
+        ("a: &a [*a]", "no command of a server"),
+        (
+            "\n".join(["a0: &a0 {args: [x]}", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 60))]),
+            "no command",
+        ),
+        ('command: "vllm serve \'x"', "is no command of a shell"),
+    ],
+)
+def test_manifests_that_have_no_end_are_read_to_one(text: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        find_command(text)

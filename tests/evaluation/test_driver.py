@@ -1,12 +1,15 @@
 """The HTTP driver against a small server that answers like an OpenAI-compatible one."""
 
 import json
+from decimal import Decimal
 from http.server import BaseHTTPRequestHandler
 
 import pytest
 
 from prefillshare.errors import EvaluationError
-from prefillshare.evaluation.driver import score_served
+from prefillshare.evaluation.driver import judge_answer, score_served
+from prefillshare.evaluation.suites.gsm import GsmQuestion
+from prefillshare.evaluation.suites.registry import load
 from prefillshare.evaluation.suites.tiny import load_suite
 from tests.support.http import serving
 
@@ -56,3 +59,27 @@ def test_refusals_and_dead_servers_are_errors(url):
         score_served(Handler.suite, "right", "http://127.0.0.1:9")
     with pytest.raises(EvaluationError, match="is not an address"):
         score_served(Handler.suite, "right", "http://127.0.0.1:none")
+
+
+@pytest.mark.parametrize("suite", ["tiny-math", "tiny-tool", "bfcl-simple", "gsm"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "#### " + "9" * 5000,
+        "[" * 100_000,
+        '{"a":' * 100_000,
+        "<tool_call>" + "[" * 100_000,
+        "f(a={[1]: 2})",
+        "f(a=" + "(" * 100_000,
+        "f(a=" + "-" * 100_000 + "1)",
+        "\0\ud800",
+    ],
+)
+def test_an_answer_that_no_parser_takes_is_wrong_and_ends_nothing(suite, answer):
+    if suite == "gsm":
+        question = GsmQuestion(asked="1 + 1?", reference="2", final=Decimal(7))
+    else:
+        [question] = load(suite, directory=None, limit=1, may_run_code=False).questions
+    sample = judge_answer(question, answer)
+    assert not sample.is_right
+    assert sample.reason

@@ -14,7 +14,15 @@ import pytest
 
 from prefillshare.modules.heads import read_head, write_head
 from tests.fidelity.conftest import MODULES, Prompt
-from tests.support.classifiers import AUTO, HEADER, TINY_ROUTER, assert_is_the_choice, plain_probabilities, told
+from tests.support.classifiers import (
+    AUTO,
+    HEADER,
+    TINY_ROUTER,
+    assert_is_the_choice,
+    assert_stays,
+    plain_probabilities,
+    told,
+)
 from tests.support.engines import MODELS_DIR, TINY_AGENTS, Endpoint, shared_engine, with_key
 from tests.support.marks import starts_engine
 from tests.support.reference import Reference
@@ -313,6 +321,18 @@ def test_a_classifier_that_does_not_belong_here_is_refused(auto: Endpoint, tmp_p
     (foreign / "router.json").write_text(json.dumps({**manifest, "labels": ["math", "tool", "law"]}))
     assert "has the label 'law', which is no decode module" in reason(classifier=str(foreign))
     assert "other" not in auto.http.get("/aliases").json()["aliases"]
+
+
+def test_a_classifier_stays_as_it_was_read(auto: Endpoint, tmp_path: Path) -> None:
+    chat = {"model": "auto", "messages": MESSAGES, "max_tokens": 1, "temperature": 0}
+    try:
+        assert_stays(
+            tmp_path / "classifier",
+            lambda name, meaning: auto.http.put(f"/aliases/{name}", json=meaning),
+            lambda: auto.http.post("/v1/chat/completions", json=chat).headers[HEADER],
+        )
+    finally:
+        auto.http.delete("/aliases/other")
 
 
 def test_a_module_that_a_classifier_chooses_is_not_removed(auto: Endpoint) -> None:

@@ -2,23 +2,36 @@
 
 import re
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from prefillshare.errors import ConfigError
-from prefillshare.naming.alias import as_table, check_aliases, read_alias, read_aliases
+from prefillshare.naming.alias import AnyAlias, as_table, check_aliases, read_alias, read_aliases
 from prefillshare.naming.asked import Asked, last_words
 from prefillshare.naming.bodies import find_undecided, replace_aliases
 from prefillshare.naming.names import Names
-from prefillshare.naming.rules import MAX_RULES, MOST_CHARACTERS, rule_headers
+from prefillshare.naming.rules import MAX_RULES, MOST_CHARACTERS, ByRules, rule_headers
 
 MODULES = ("math-v1", "math-v2", "code")
 SESSIONS = [f"session-{number}" for number in range(4000)]
 
 
+def judge(states: Sequence[object]) -> dict[str, float]:
+    """A classifier to which each prompt's state is how likely `code` is."""
+    likely = sum(map(float, states)) / len(states)  # type: ignore[arg-type]
+    return {"code": likely, "latest": 1 - likely}
+
+
 def names(**meanings: object) -> Names:
-    """The names of a deployment with these aliases."""
-    return Names(base="base", modules=MODULES, aliases=read_aliases(meanings))
+    """The names of a deployment with these aliases, whose classifiers were read."""
+    aliases = read_aliases(meanings)
+    return Names(base="base", modules=MODULES, aliases={name: with_judge(alias) for name, alias in aliases.items()})
+
+
+def with_judge(alias: AnyAlias) -> AnyAlias:
+    return replace(alias, judge=judge) if isinstance(alias, ByRules) and alias.classifier is not None else alias
 
 
 def meant_by(asked: Names, session: str) -> str | None:
@@ -218,16 +231,12 @@ def test_what_a_call_says_is_read_once_for_all_rules() -> None:
 
 
 CLASSIFIED = {"default": "math-v1", "classifier": "/heads/a", "min_probability": 0.5, "labels": ["code", "latest"]}
+CLASSIFIED["classifier_sha256"] = "ab"
 
 
-def classified(states: list[float], **meaning: object) -> Asked:
-    """A call whose prompts' states are how likely `code` is."""
-    return Asked(
-        name="auto",
-        says=lambda: "def",
-        states=states,
-        classify=lambda directory, seen: {"code": sum(map(float, seen)) / len(seen), "latest": 1 - float(seen[0])},
-    )
+def classified(states: list[float]) -> Asked:
+    """A call whose prompts the prefill module has seen."""
+    return Asked(name="auto", says=lambda: "def", states=states)
 
 
 def test_a_classifier_decides_what_no_rule_does() -> None:
@@ -265,7 +274,7 @@ def test_each_prompt_of_a_batch_is_judged_by_its_own_state() -> None:
 
 def test_a_classifier_is_written_as_it_is_read() -> None:
     aliases = read_aliases({"auto": CLASSIFIED, "latest": "math-v2"})
-    assert as_table(aliases) == {"auto": {**CLASSIFIED, "rules": []}, "latest": "math-v2"}
+    assert as_table(aliases) == {"auto": {**CLASSIFIED, "rules": [], "classifier_sha256": "ab"}, "latest": "math-v2"}
     assert aliases["auto"].targets == ("math-v1", "code", "latest")
 
 
@@ -279,6 +288,7 @@ def test_a_classifier_is_written_as_it_is_read() -> None:
         ({"default": "math-v1", "classifier": "a", "min_probability": True}, "must lie between 0 and 1"),
         ({"default": "math-v1", "rules": [], "min_probability": 0.5}, "min_probability and no classifier"),
         ({"default": "math-v1", "classifier": "a", "labels": "code"}, "leave them out"),
+        ({"default": "math-v1", "classifier": "a", "classifier_sha256": 3}, "classifier_sha256 = 3: leave it out"),
         ({"default": "math-v1", "classifier": "a", "threshold": 1}, "'threshold'"),
         (
             {"default": "math-v1", "classifier": "a", "labels": ["code", "law"]},

@@ -3,16 +3,20 @@
 import asyncio
 import contextlib
 import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import numpy as np
 import pytest
 
 from prefillshare.config.router import Router
+from prefillshare.modules.heads import Head, HeadManifest, read_classifier, read_head, write_head
 from prefillshare.naming.alias import as_table, read_alias, read_aliases
-from prefillshare.routing.changes.book import AliasBook
+from prefillshare.naming.rules import ByRules
+from prefillshare.routing.changes.book import AliasBook, read_told
 from prefillshare.routing.errors import BadCallError
 from prefillshare.routing.peers.exchange import PEER_PATH
 from prefillshare.routing.peers.hop import HOP_HEADER, Hops
@@ -150,7 +154,13 @@ def _make_book(address: str) -> AliasBook:
 
 
 def _take(book: AliasBook, told: object) -> None:
-    book.take(told, "base", ("math", "code"))
+    _hear(book, told, ("math", "code"))
+
+
+def _hear(book: AliasBook, told: object, modules: tuple[str, ...]) -> dict[str, str]:
+    later = book.later(told)
+    read, unread = read_told(later, None)
+    return unread | book.take(later, read, "base", modules)[1]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -175,8 +185,68 @@ def test_rules_that_mean_an_alias_come_after_it() -> None:
     book, other = _make_book("http://10.0.0.1:1"), _make_book("http://10.0.0.2:1")
     book.change("zeta", read_alias("zeta", "math"))
     book.change("auto", read_alias("auto", {"default": "zeta", "rules": [{"module": "code", "text": "x"}]}))
-    assert book.take({"bad": [1, "x", "nope"]}, "base", ("math",))[1].keys() == {"bad"}
+    assert _hear(book, {"bad": [1, "x", "nope"]}, ("math",)).keys() == {"bad"}
     _take(other, book.as_dict())
     assert other.digest() == book.digest()
     with pytest.raises(BadCallError, match="no object of changes"):
-        other.take([], "base", ())
+        other.later([])
+
+
+def _classify(directory: Path, seed: int, labels: tuple[str, ...] = ("math", "tool")) -> dict[str, Any]:
+    """A classifier in a directory, and the alias that asks it."""
+    told = {"name": "c", "hidden_size": 2, "prefill_fingerprint": "sha256:0", "data_sha256": ""}
+    weight, bias = np.full((2, 2), seed, dtype=np.float32), np.zeros(2, dtype=np.float32)
+    directory.mkdir(exist_ok=True)
+    write_head(directory, Head(manifest=HeadManifest(**told, labels=labels, seed=seed), weight=weight, bias=bias))
+    return {"default": "math", "classifier": str(directory)}
+
+
+def _classifier_of(running: Deployment) -> tuple[str | None, tuple[str, ...]]:
+    alias = running.parts.aliases["auto"]
+    assert isinstance(alias, ByRules)
+    assert alias.judge is not None
+    return alias.classifier_sha256, tuple(alias.judge([[1.0, 2.0]]))
+
+
+@in_loop
+async def test_a_classifier_that_is_set_again_is_the_new_one_at_every_router(tmp_path: Path) -> None:
+    async with two_routers(settings={"modules": ("math", "tool")}) as (first, second):
+        for seed, labels in ((1, ("math", "tool")), (2, ("tool", "math"))):
+            status, told = await ask(first, "PUT", "/aliases/auto", _classify(tmp_path / "c", seed, labels))
+            assert (status, told["routers"]) == (200, {second.url: None})
+            assert _classifier_of(first) == _classifier_of(second) == (read_head(tmp_path / "c").sha256, labels)
+            assert await aliases(first) == await aliases(second)
+        # What is refused changes nothing, here and there.
+        before = _classifier_of(first)
+        status, told = await ask(second, "PUT", "/aliases/auto", _classify(tmp_path / "c", 3, ("math", "law")))
+        assert (status, "the label 'law'" in told["error"]["message"]) == (400, True)
+        assert _classifier_of(first) == _classifier_of(second) == before
+
+
+@in_loop
+async def test_a_router_with_other_files_says_so_and_takes_the_alias_when_it_has_the_same(tmp_path: Path) -> None:
+    """Both routers are on this machine: what one finds in its directory is changed before it hears of the alias."""
+    async with two_routers(settings={"modules": ("math", "tool")}) as (first, second):
+        meaning = _classify(tmp_path / "c", 1)
+        alias = read_classifier(read_alias("auto", meaning), None)
+        _classify(tmp_path / "c", 2)
+        first.parts.book.change("auto", alias)
+        assert first.gateway.peers is not None
+        [reason] = (await first.gateway.peers.exchange.tell_aliases()).values()
+        assert reason is not None
+        assert "give both machines the same files, or set the alias again" in reason
+        assert "auto" not in second.parts.aliases
+        _classify(tmp_path / "c", 1)
+        await until(lambda: "auto" in second.parts.aliases)
+        assert _classifier_of(first) == _classifier_of(second)
+
+
+@in_loop
+async def test_a_router_begins_without_an_alias_whose_classifier_is_gone(tmp_path: Path) -> None:
+    kept = read_aliases({"auto": _classify(tmp_path / "c", 1), "gone": _classify(tmp_path / "gone", 1), "m": "math"})
+    shutil.rmtree(tmp_path / "gone")
+    async with two_routers(settings={"modules": ("math", "tool"), "aliases": kept}) as (first, _):
+        assert list(await aliases(first)) == ["auto", "m"]
+        assert _classifier_of(first)[1] == ("math", "tool")
+        events = [event["message"] for event in first.parts.observer.events.as_list() if event["subject"] == "gone"]
+        assert any("holds no classifier" in message for message in events), events

@@ -20,6 +20,7 @@ import pytest
 
 from prefillshare.serving.machine.ports import free_port
 from prefillshare.serving.run.process import group_members
+from tests.support.classifiers import TINY_ROUTER
 from tests.support.engines import MODELS_DIR
 from tests.support.marks import starts_engine
 from tests.support.stores import stored_agents, wait_for_pages, whole_pages
@@ -172,16 +173,21 @@ def test_a_module_that_is_gone_from_the_disk_is_left_out_and_said(launched: Laun
     gone = shutil.copytree(MODELS_DIR / "tiny" / "math", tmp_path / "gone")
     assert launched.run("add", str(gone)).returncode == 0
     assert launched.run("alias", "of-gone", "gone").returncode == 0
+    classifier = shutil.copytree(TINY_ROUTER, tmp_path / "classifier")
+    done = launched.run("alias", "chosen", "math", "--classifier", str(classifier))
+    assert done.returncode == 0, done.stderr
     shutil.rmtree(gone)
+    shutil.rmtree(classifier)
     engine = launched.engine()
     os.killpg(engine["pid"], signal.SIGKILL)
     launched.wait_until_back(engine["num_restarts"] + 1)
     told = launched.said.read_text()
     assert "module 'gone' cannot come back" in told
     assert "alias 'of-gone' cannot come back" in told
+    assert f"alias 'chosen' cannot come back: {classifier} holds no classifier" in told
     models = {model["id"] for model in launched.http.get("/v1/models").json()["data"]}
     assert "late" in models or "math" in models
-    assert not {"gone", "of-gone"} & models
+    assert not {"gone", "of-gone", "chosen"} & models
 
 
 def test_ctrl_c_while_the_engine_is_away_ends_the_launch(launched: Launched) -> None:

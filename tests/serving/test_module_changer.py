@@ -73,6 +73,12 @@ def test_a_wish_that_nobody_understands_ends_nothing(changer: ModuleChanger, sai
     assert "is no directory of the server's machine" in said[3]
 
 
+@pytest.mark.parametrize("kind", ["reload", "remove"])
+def test_a_module_of_workers_that_joined_is_theirs(changer: ModuleChanger, said: list[str], kind: str) -> None:
+    wish(changer, kind=kind, name="joined")
+    assert "module 'joined' is that of workers which joined by themselves: stop them" in said[1]
+
+
 @pytest.mark.parametrize(
     ("manifest", "reason"),
     [

@@ -1,12 +1,15 @@
 """What a classifier must say, computed by plain transformers and safetensors; and classifiers with other labels."""
 
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import httpx
+import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModel
@@ -25,9 +28,40 @@ HEADER_TOLERANCE = TOLERANCE + 5e-5
 def write_classifier(directory: Path, labels: tuple[str, ...]) -> None:
     """A classifier of the tiny base with other labels, the first of the tiny one's in their places."""
     known = read_head(TINY_ROUTER)
-    directory.mkdir()
+    directory.mkdir(exist_ok=True)
     weight, bias = known.weight[: len(labels)].copy(), known.bias[: len(labels)].copy()
     write_head(directory, Head(manifest=replace(known.manifest, labels=labels), weight=weight, bias=bias))
+
+
+def assert_stays(directory: Path, set_alias: Callable[[str, object], httpx.Response], ask: Callable[[], str]) -> None:
+    """Hold what an alias means against what becomes of its classifier's directory; `ask` gives an answer's header."""
+    meaning = {"default": "math", "classifier": str(directory)}
+    write_classifier(directory, ("math", "tool", "code"))
+    assert set_alias("auto", meaning).status_code == 200
+    before = _approximately(ask())
+    write_classifier(directory, ("math", "tool", "law"))
+    for name in ("auto", "other"):
+        refused = set_alias(name, meaning)
+        assert refused.status_code == 400, refused.text
+        assert "has the label 'law'" in refused.json()["error"]["message"]
+    assert told(ask()) == before, "what was refused has changed something"
+    write_classifier(directory, ("code", "tool", "math"))
+    assert set_alias("other", meaning).status_code == 200
+    assert told(ask()) == before, "another alias's version has come to this one"
+    shutil.rmtree(directory)
+    assert told(ask()) == before, "the directory is needed after it was read"
+    refused = set_alias("auto", meaning)
+    assert refused.status_code == 400
+    assert f"{directory} holds no classifier" in refused.json()["error"]["message"]
+    write_classifier(directory, ("code", "tool", "math"))
+    assert set_alias("auto", meaning).status_code == 200
+    now = told(ask())
+    assert now.keys() == {"math", "tool", "code"}
+    assert now != before
+
+
+def _approximately(header: str) -> Any:
+    return pytest.approx(told(header), abs=2 * HEADER_TOLERANCE)
 
 
 @cache

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from prefillshare.cli import adapter_options as given
+from prefillshare.cli.text import number_option
 
 
 def adapt(
@@ -18,7 +19,7 @@ def adapt(
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps; without it, one pass over the data.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Conversations per step.")] = 16,
-    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-4,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.", callback=number_option)] = 2e-4,
     held_out: Annotated[int, typer.Option(min=0, help="Last rows to measure by, not to train on.")] = 0,
     distil: Annotated[
         bool,

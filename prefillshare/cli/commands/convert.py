@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from prefillshare.drafts.convert import Converted
 
 STDIN = "-"
+_MAX_BYTES = 4 << 20
 
 Words = Annotated[
     list[str] | None,
@@ -63,11 +64,15 @@ def _read(words: list[str]) -> tuple[str, Path]:
         return shlex.join(words), Path()
     file = Path(words[0])
     try:
-        return decode_text(file.read_bytes(), str(file)), Path()
+        with file.open("rb") as stream:
+            content = stream.read(_MAX_BYTES + 1)
     except OSError as error:
         raise ConfigError(
             f"{file} cannot be read ({error.strerror}): name a file, or write the command after --"
         ) from None
+    if len(content) > _MAX_BYTES:
+        raise ConfigError(f"{file} has more than {_MAX_BYTES >> 20} MiB: give a script or a manifest")
+    return decode_text(content, str(file)), Path()
 
 
 def _tell(converted: "Converted", out: Path | None) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from prefillshare.cli.text import key_option, text_option
+from prefillshare.cli.text import key_option, number_option, text_option
 
 app = typer.Typer(
     help="Build, merge and evaluate modules.",
@@ -43,7 +43,13 @@ def build_tiny(
         bool, typer.Option("--fresh/--resume", help="Delete what is there and start over, or continue (the default).")
     ] = False,
     steps_scale: Annotated[
-        float, typer.Option(min=0.001, max=10.0, help="Factor on the length of every run; below 1 for a quick try.")
+        float,
+        typer.Option(
+            min=0.001,
+            max=10.0,
+            help="Factor on the length of every run; below 1 for a quick try.",
+            callback=number_option,
+        ),
     ] = 1.0,
 ) -> None:
     """Build tiny-base and its modules: data, tokenizer, pretraining, fine-tuning. About an hour on 2 cores."""

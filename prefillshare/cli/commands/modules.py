@@ -1,6 +1,7 @@
 """`prefillshare add`, `remove`, `reload` and `alias`: change the modules of a deployment that serves."""
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 from prefillshare.cli import cluster_options
 from prefillshare.cli import server_options as given
 from prefillshare.cli.output import put, put_json, say, warn
+from prefillshare.cli.text import number_option, text_option
 
 if TYPE_CHECKING:
     from prefillshare.serving.change_client import ChangeClient
@@ -25,12 +27,14 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 Source = Annotated[
     Path, typer.Argument(metavar="FILE_OR_DIR", help="Directory of a module, or a TOML file with [[decode]] tables.")
 ]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a decode module.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a decode module.", callback=text_option)]
 
 
 def add(
     source: Source,
-    name: Annotated[str | None, typer.Option("--name", help="Its name; without one, that of the directory.")] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Its name; without one, that of the directory.", callback=text_option)
+    ] = None,
     no_share: Annotated[
         bool, typer.Option("--no-share", help="An ordinary adapter, which computes its prompts itself: share = false.")
     ] = False,
@@ -87,17 +91,27 @@ def remove(
 
 
 def alias(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The alias.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The alias.", callback=text_option)],
     meaning: Annotated[
-        list[str], typer.Argument(metavar="MODULE[=SHARE]...", help="One module, or shares: math-v1=0.9 math-v2=0.1.")
+        list[str],
+        typer.Argument(
+            metavar="MODULE[=SHARE]...",
+            help="One module, or shares: math-v1=0.9 math-v2=0.1.",
+            callback=text_option,
+        ),
     ],
     classifier: Annotated[
         Path | None,
         typer.Option("--classifier", help="Directory of a classifier that chooses; MODULE is the default."),
     ] = None,
     min_probability: Annotated[
-        float, typer.Option("--min-probability", help="How likely its choice must be, else the default answers.")
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            "--min-probability",
+            help="How likely its choice must be, else the default answers.",
+            callback=number_option,
+        ),
+    ] = None,
     url: given.Url = None,
     api_key: given.ApiKey = None,
     admin_key: AdminKey = None,
@@ -106,9 +120,7 @@ def alias(
     as_json: AsJson = False,
 ) -> None:
     """Let a name mean one decode module, or choose of several."""
-    body = _read_meaning(meaning)
-    if classifier is not None:
-        body = _with_classifier(body, classifier, min_probability)
+    body = _with_classifier(_read_meaning(meaning), classifier, min_probability)
     with _client(url, api_key, admin_key, cluster, deployment) as client:
         told = client.change("PUT", "aliases", name, body)
     _warn_of_routers(told)
@@ -163,15 +175,22 @@ def _warn_of_routers(told: dict[str, Any]) -> None:
             warn(f"router {url}: {reason}")
 
 
-def _with_classifier(body: dict[str, Any], directory: Path, min_probability: float) -> dict[str, Any]:
+def _with_classifier(body: dict[str, Any], directory: Path | None, min_probability: float | None) -> dict[str, Any]:
     from prefillshare.errors import ConfigError
+    from prefillshare.places import expand_home
 
+    if directory is None and min_probability is not None:
+        raise ConfigError("--min-probability stands without --classifier: name the directory of one, or leave it out")
+    if directory is None:
+        return body
+    if min_probability is not None and not 0 <= min_probability <= 1:
+        raise ConfigError(f"--min-probability is {min_probability}: it must lie between 0 and 1")
     if "module" not in body:
         raise ConfigError("shares stand beside --classifier: name one module, the default where it is not sure")
     return {
         "default": body["module"],
-        "classifier": str(directory.expanduser().resolve()),
-        "min_probability": min_probability,
+        "classifier": str(expand_home(directory).resolve()),
+        "min_probability": min_probability or 0.0,
     }
 
 
@@ -183,10 +202,12 @@ def _read_meaning(words: list[str]) -> dict[str, Any]:
     weights = {}
     for word in words:
         module, _, share = word.rpartition("=")
+        if module in weights:
+            raise ConfigError(f"{module!r} has two shares: add them up")
         try:
             weights[module] = float(share)
         except ValueError:
             module = ""
-        if not module:
+        if not module or not math.isfinite(weights[module]):
             raise ConfigError(f"{word!r} is no share: write MODULE=SHARE, such as math-v1=0.9, or one module alone")
     return {"weights": weights}

@@ -7,7 +7,7 @@ import typer
 
 from prefillshare.cli import bench_options as given
 from prefillshare.cli.config_options import Changes
-from prefillshare.cli.text import key_option, text_option
+from prefillshare.cli.text import key_option, number_option, text_option
 
 
 def simulate(
@@ -27,7 +27,10 @@ def simulate(
     rate: given.Rate = None,
     speed: given.Speed = None,
     arrivals: Annotated[
-        float | None, typer.Option(help="With --concurrency: sessions arrive by chance, so many per second.", min=1e-6)
+        float | None,
+        typer.Option(
+            help="With --concurrency: sessions arrive by chance, so many per second.", min=1e-6, callback=number_option
+        ),
     ] = None,
     per_worker: Annotated[bool, typer.Option("--per-worker", help="The load is that of one worker.")] = False,
     sessions: given.NumSessions = None,
@@ -40,10 +43,12 @@ def simulate(
     context_length: given.ContextLength = None,
     eager: Annotated[bool, typer.Option("--eager", help="Compute answers ahead when nobody waits.")] = False,
     slo_ttft: Annotated[
-        float | None, typer.Option(help="A call is good up to so many seconds to its first token.", min=0)
+        float | None,
+        typer.Option(help="A call is good up to so many seconds to its first token.", min=0, callback=number_option),
     ] = None,
     slo_e2e: Annotated[
-        float | None, typer.Option(help="A call is good up to so many seconds to its last token.", min=0)
+        float | None,
+        typer.Option(help="A call is good up to so many seconds to its last token.", min=0, callback=number_option),
     ] = None,
     seed: given.Seed = 1,
     fit: Annotated[

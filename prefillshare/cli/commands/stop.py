@@ -7,6 +7,7 @@ import typer
 from prefillshare.cli import cluster_options as given
 from prefillshare.cli.completion import complete_deployment
 from prefillshare.cli.output import say
+from prefillshare.cli.text import number_option
 
 
 def stop(
@@ -15,7 +16,9 @@ def stop(
         typer.Argument(help="Name of the deployment, or the pid of its launcher.", autocompletion=complete_deployment),
     ],
     cluster: given.Address = None,
-    drain_s: Annotated[float, typer.Option("--drain", help="Seconds for running calls to end.", min=0)] = 30.0,
+    drain_s: Annotated[
+        float, typer.Option("--drain", help="Seconds for running calls to end.", min=0, callback=number_option)
+    ] = 30.0,
 ) -> None:
     """End a deployment on this machine, or on a cluster."""
     if cluster:

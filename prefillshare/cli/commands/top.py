@@ -8,12 +8,13 @@ import typer
 from prefillshare.cli import cluster_options as given
 from prefillshare.cli.output import put
 from prefillshare.cli.server_options import ApiKey, Url, server_url
+from prefillshare.cli.text import number_option
 
 
 def top(
     url: Url = None,
     api_key: ApiKey = None,
-    interval: Annotated[float, typer.Option(help="Seconds between looks.", min=0.1)] = 1.0,
+    interval: Annotated[float, typer.Option(help="Seconds between looks.", min=0.1, callback=number_option)] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="Print one look as text and exit.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --once: print one line of JSON.")] = False,
     cluster: given.Address = None,

@@ -16,7 +16,7 @@ from prefillshare.evaluation.suites.problem_file import FieldSuite, read_problem
 
 INSTRUCTION = "Complete this Python function. Answer with the whole function in one code block."
 MAX_NEW_TOKENS = 768
-LIMITS = Limits(cpu_s=10, wall_s=30.0, memory_bytes=512 * 2**20)
+LIMITS = Limits(cpu_s=10, wall_s=120.0, memory_bytes=512 * 2**20)
 _BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
 _JUDGE = "run_the_tests"
 _Made = TypeVar("_Made", bound=Question)

@@ -16,7 +16,7 @@ from prefillshare.evaluation.suites.humaneval import CompletionQuestion, complet
 from prefillshare.evaluation.suites.problem_file import FieldSuite
 
 FILE = "HumanEvalPlus.jsonl.gz"
-LIMITS = Limits(cpu_s=30, wall_s=90.0, memory_bytes=1024 * 2**20)
+LIMITS = Limits(cpu_s=30, wall_s=360.0, memory_bytes=1024 * 2**20)
 _JUDGE = "agrees"
 _RULES = """
 import copy as _copy, math as _math

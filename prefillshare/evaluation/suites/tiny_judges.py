@@ -7,12 +7,10 @@ from functools import cache
 from typing import Any
 
 from prefillshare.evaluation.base import Verdict
-from prefillshare.evaluation.sandbox import Limits, run_function
+from prefillshare.evaluation.sandbox import run_function
 from prefillshare.tiny.language.tasks import Problem, TaskName
 from prefillshare.tiny.language.tasks.code import CASES
 
-_LIMITS = Limits(wall_s=60.0)
-"""CPU time ends what runs for ever. On a busy machine a right answer can take long to get any."""
 FINAL = re.compile(r"####\s*(-?\d+)\s*$")
 
 
@@ -43,7 +41,7 @@ def _judge_tool(problem: Problem, answer: str) -> Verdict:
 def _judge_code(problem: Problem, answer: str) -> Verdict:
     """The function returns what the reference returns on every hidden case."""
     function = problem.judge["function"]
-    outcome = run_function(answer, function, _cases(), _LIMITS)
+    outcome = run_function(answer, function, _cases())
     if outcome.error:
         return Verdict(is_right=False, reason=outcome.error)
     is_right = _canonical(outcome.values) == _run_reference(problem.judge["reference"], function)
@@ -52,7 +50,7 @@ def _judge_code(problem: Problem, answer: str) -> Verdict:
 
 @cache
 def _run_reference(reference: str, function: str) -> str:
-    outcome = run_function(reference, function, _cases(), _LIMITS)
+    outcome = run_function(reference, function, _cases())
     assert outcome.error is None, f"the reference answer fails: {outcome.error}"
     return _canonical(outcome.values)
 

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from prefillshare.errors import ModuleError
-from prefillshare.modules.heads import Heads
-from prefillshare.naming.asked import Probabilities
+from prefillshare.naming.asked import Judge, Probabilities
 from prefillshare.routing.choice.demand import Demand
 from prefillshare.routing.errors import RoutingError
 from prefillshare.tenants.account import Account
@@ -24,18 +23,16 @@ class Choice:
     """Id under which a prefill worker was asked."""
     states: Sequence[object]
     """Hidden state of the last token of each prompt."""
-    heads: Heads
-    """The classifiers."""
     probabilities: Probabilities = field(default_factory=dict)
     """How likely each module is, once a classifier was asked."""
 
-    def classify(self, directory: str, states: Sequence[object]) -> Probabilities:
-        """Ask the classifier in a directory.
+    def classify(self, judge: Judge, states: Sequence[object]) -> Probabilities:
+        """Ask a classifier.
 
         Raises: RoutingError when it cannot be asked.
         """
         try:
-            self.probabilities = self.heads.classify(directory, states)
+            self.probabilities = judge(states)
         except ModuleError as error:
             raise RoutingError(f"the classifier of this model cannot be asked: {error}") from None
         return self.probabilities

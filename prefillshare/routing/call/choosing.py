@@ -9,7 +9,6 @@ import time
 import uuid
 from dataclasses import replace
 
-from prefillshare.modules.heads import Heads
 from prefillshare.observe.observer import Observer
 from prefillshare.observe.sessions import Prompt
 from prefillshare.routing.call.call import Call, Choice
@@ -27,10 +26,9 @@ from prefillshare.wire.hidden_states import read_states
 
 
 class Choices:
-    """Asks prefill workers about prompts, and has the classifiers."""
+    """Asks prefill workers about prompts."""
 
     def __init__(self, parts: Parts) -> None:
-        self.heads = Heads()
         self.num_running = 0
         """Calls whose module is being chosen."""
         self._parts = parts
@@ -53,7 +51,7 @@ class Choices:
             caller.answer(answer.body, status=answer.status, headers={"Content-Type": answer.content_type})
             return None
         parts.observer.choices.note_time(time.monotonic() - started)
-        return Choice(id=choice_id, states=states, heads=self.heads)
+        return Choice(id=choice_id, states=states)
 
     def _begin(self, caller: Caller, call: Call, span: CallSpan) -> Underway:
         base, loop = self._parts.settings.base_model, asyncio.get_running_loop()

@@ -71,10 +71,7 @@ def parse_call(
     ForbiddenModuleError when it names one that is not the tenant's.
     """
     given = read_object(raw)
-    session = find_session(header(SESSION_HEADER), given, None if account is None else account.session_name)
-    asked = Asked(session=session, says=partial(last_words, given), header=header)
-    if choice is not None:
-        asked = replace(asked, states=choice.states, classify=choice.classify)
+    asked = _read_asked(given, header, account, choice)
     undecided = _find_undecided(given, addressed, served.names, asked)
     body: Body = replace_aliases(_with_one_path(given), served.names, asked)
     hides_usage = False
@@ -83,7 +80,7 @@ def parse_call(
         body, hides_usage = _confine(endpoint, body, account, served, addressed)
     is_stream = _read_flag(body, "stream")
     is_prefill_only = endpoint == "/generate" and not is_stream and _asks_for_nothing(body)
-    module = _find_module(body, served.names, addressed, session, may_be_base=is_prefill_only)
+    module = _find_module(body, served.names, addressed, asked.session, may_be_base=is_prefill_only)
     is_prefill_only = is_prefill_only and module not in served.alone
     num_samples = count_samples(endpoint, body, is_prefill_only=is_prefill_only)
     try:
@@ -103,7 +100,7 @@ def parse_call(
         num_samples=num_samples,
         scoring=None if is_prefill_only else make_scoring(endpoint, body),
         prompts=prompts,
-        session=session,
+        session=asked.session,
         account=account,
         undecided=None if is_prefill_only else undecided,
         choice=choice,
@@ -123,6 +120,14 @@ def read_object(raw: bytes) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise BadCallError(f"the body is {_kind(body)}: send a JSON object")
     return body
+
+
+def _read_asked(
+    body: Body, header: Callable[[str], str | None], account: Account | None, choice: Choice | None
+) -> Asked:
+    session = find_session(header(SESSION_HEADER), body, None if account is None else account.session_name)
+    asked = Asked(session=session, says=partial(last_words, body), header=header)
+    return asked if choice is None else replace(asked, states=choice.states, classify=choice.classify)
 
 
 def _find_undecided(body: Body, addressed: str | None, names: Names, asked: Asked) -> str | None:

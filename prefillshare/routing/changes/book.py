@@ -12,13 +12,13 @@ from typing import Any
 
 import orjson
 
-from prefillshare.errors import ConfigError
+from prefillshare.errors import ConfigError, ModuleError
+from prefillshare.modules.heads import read_told_classifier
 from prefillshare.naming.alias import AnyAlias, as_table, check_aliases, read_alias
 from prefillshare.naming.changes import (
     Change,
     Changes,
     Version,
-    apply_changes,
     changes_as_dict,
     in_order,
     read_changes,
@@ -33,12 +33,12 @@ class AliasBook:
     def __init__(
         self, aliases: Mapping[str, AnyAlias], own_address: str, file: Path | None, changes: Changes | None = None
     ) -> None:
-        """`aliases` are those of the deployment file, `changes` what was changed about them before.
+        """`aliases` are as they are now, `changes` what was changed about those of the deployment file before.
 
         `file` keeps changes for this router's next life, and for whoever started it; None keeps them nowhere.
         """
         self._changes = dict(changes or {})
-        self.aliases = apply_changes(aliases, self._changes)
+        self.aliases = dict(aliases)
         self._own = own_address
         self._file = file
 
@@ -53,25 +53,39 @@ class AliasBook:
         meaning = None if alias is None else as_table({name: alias})[name]
         self._apply(name, alias, Change(version=Version(number, self._own), meaning=meaning))
 
-    def take(self, told: object, base: str, modules: tuple[str, ...]) -> tuple[bool, dict[str, str]]:
-        """Take what another router tells, as far as it is later; return whether anything was, and what was refused.
+    def later(self, told: object) -> dict[str, Change]:
+        """Return what another router tells, as far as it is later than what is known here, in the order in which it was
+        made: rules may mean an alias that came before them.
 
         Raises: BadCallError when it tells nothing of the kind.
         """
-        refused, has_changed = {}, False
         try:
             changes = read_changes(told)
         except ConfigError as error:
             raise BadCallError(str(error)) from None
-        for name, change in in_order(changes):
-            if name in self._changes and self._changes[name].version >= change.version:
+        return {name: change for name, change in in_order(changes) if self._is_later(name, change)}
+
+    def take(
+        self, told: Mapping[str, Change], read: Mapping[str, AnyAlias], base: str, modules: tuple[str, ...]
+    ) -> tuple[bool, dict[str, str]]:
+        """Take changes of other routers; return whether anything has changed, and what was refused.
+
+        `told` comes from `later`, maybe some time ago; `read` are its aliases as this router has read them.
+        """
+        refused, has_changed = {}, False
+        for name, change in told.items():
+            if (change.meaning is not None and name not in read) or not self._is_later(name, change):
                 continue
             try:
-                self._apply(name, self._check(name, change.meaning, base, modules), change)
+                self._check(name, read.get(name), base, modules)
+                self._apply(name, read.get(name), change)
                 has_changed = True
             except (ConfigError, ChangeRefusedError) as error:
                 refused[name] = str(error)
         return has_changed, refused
+
+    def _is_later(self, name: str, change: Change) -> bool:
+        return name not in self._changes or self._changes[name].version < change.version
 
     def as_dict(self) -> dict[str, Any]:
         """Return every change, as another router takes it."""
@@ -83,11 +97,9 @@ class AliasBook:
             return ""
         return hashlib.sha256(orjson.dumps(self.as_dict(), option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
 
-    def _check(self, name: str, meaning: Any, base: str, modules: tuple[str, ...]) -> AnyAlias | None:
-        alias = None if meaning is None else read_alias(name, meaning)
+    def _check(self, name: str, alias: AnyAlias | None, base: str, modules: tuple[str, ...]) -> None:
         others = {other: kept for other, kept in self.aliases.items() if other != name}
         check_aliases(others if alias is None else {**others, name: alias}, base, modules)
-        return alias
 
     def _apply(self, name: str, alias: AnyAlias | None, change: Change) -> None:
         aliases = {other: kept for other, kept in self.aliases.items() if other != name}
@@ -99,3 +111,18 @@ class AliasBook:
         self._changes = changes
         self.aliases.clear()
         self.aliases.update(aliases)
+
+
+def read_told(told: Mapping[str, Change], fingerprint: str | None) -> tuple[dict[str, AnyAlias], dict[str, str]]:
+    """Return the aliases that other routers tell of, with the classifiers that lie here, and why others cannot be read.
+
+    Effects: reads files.
+    """
+    found, refused = {}, {}
+    for name, change in told.items():
+        try:
+            if change.meaning is not None:
+                found[name] = read_told_classifier(read_alias(name, change.meaning), fingerprint)
+        except (ConfigError, ModuleError) as error:
+            refused[name] = str(error)
+    return found, refused

@@ -4,6 +4,7 @@ What decides where workers run (systemd, Slurm, Kubernetes, a person) starts as 
 make themselves known.
 """
 
+import contextlib
 import secrets
 import socket
 import time
@@ -184,6 +185,23 @@ def choose_worker(deployment: ResolvedDeployment, role: str, module: str | None,
     return decode_worker(deployment, modules[module], name or f"decode-{module}-{where}")
 
 
+def _begin(
+    supervisor: Supervisor,
+    member: Supervised,
+    planned: PlannedWorker,
+    key: str,
+    options: LaunchOptions,
+    on_stage: Listener,
+) -> Path:
+    """Start the worker's process, wait until it listens, and return the path of its log."""
+    supervisor.members.append(member)
+    supervisor.begin()
+    assert member.process is not None
+    wait_until_listening([(member.process, planned.place.url)], key, options.start_timeout_s, on_stage)
+    member.state = "running"
+    return member.process.log_path
+
+
 def launch_worker(
     deployment: ResolvedDeployment,
     worker: Worker,
@@ -208,28 +226,21 @@ def launch_worker(
     raise_limit()
     started_at, key = time.monotonic(), secrets.token_hex(24)
     choose = None if worker.serves_whole_calls else choose
-    supervisor, store, forks, planned = Supervisor([], on_event), None, None, None
-    try:
+    supervisor, forks = Supervisor([], on_event), None
+    with contextlib.ExitStack() as undo:
         planned = plan_joining_worker(deployment, worker, options, key, can_move=choose is not None)
+        undo.callback(release, planned.place.held_ports)
         store = StoreHold([planned])
+        undo.callback(store.end)
         if borrowed is None:
             log_path = log_path_of(deployment, options, "forks")
             forks = start_fork_server(planned.command, log_path, options.start_timeout_s, on_stage)
+            if forks is not None:
+                undo.callback(forks.close)
+        undo.callback(supervisor.kill)
         member = supervise_worker(planned, deployment, options, borrowed or forks)
-        supervisor.members.append(member)
-        supervisor.begin()
-        assert member.process is not None
-        wait_until_listening([(member.process, planned.place.url)], key, options.start_timeout_s, on_stage)
-        member.state = "running"
-    except BaseException:
-        supervisor.kill()
-        if forks is not None:
-            forks.close()
-        if store is not None:
-            store.end()
-        if planned is not None:
-            release(planned.place.held_ports)
-        raise
+        log_path = _begin(supervisor, member, planned, key, options, on_stage)
+        undo.pop_all()
     announcer = Announcer(routers, _describe(deployment, planned), options.admin_key or "", on_event)
     ground = JoinGround(deployment, options, planned, announcer, choose=choose, describe=partial(_describe, deployment))
     mover = _make_mover(ground, supervisor, deployment, options, borrowed or forks, on_event)
@@ -241,7 +252,7 @@ def launch_worker(
         forks=forks,
         announcer=announcer,
         routers=tuple(routers),
-        log_path=member.process.log_path,
+        log_path=log_path,
         start_s=time.monotonic() - started_at,
         store=store,
     )

@@ -16,7 +16,8 @@ from prefillshare.contract import MODULES_FILE_VARIABLE
 from prefillshare.errors import ConfigError, LaunchError, ModuleError, PrefillShareError
 from prefillshare.modules.added import read_added
 from prefillshare.modules.deployment import ResolvedDeployment, ResolvedModule, base_of, resolve_module
-from prefillshare.naming.alias import AnyAlias, read_aliases
+from prefillshare.modules.heads import read_again
+from prefillshare.naming.alias import AnyAlias, as_table, read_aliases
 from prefillshare.naming.rules import ByRules
 from prefillshare.places import new_private_folder
 from prefillshare.serving.options import LaunchOptions, Listener
@@ -63,15 +64,14 @@ class EngineGround:
 
         Raises: LaunchError when they cannot be served any more.
         """
-        served = read_served(self._modules_file)
-        if served is not None:
-            try:
-                deployment = self._with_served(served)
-                self.planned = plan_engine(deployment, self._options)
-            except PrefillShareError as error:
-                raise LaunchError(f"what it served cannot be planned again: {error}") from None
-            self.deployment = deployment
-            self._modules_file.unlink()
+        try:
+            # What was launched may have gone from the disk, too.
+            deployment = self._with_served(read_served(self._modules_file) or _as_launched(self.deployment))
+            self.planned = plan_engine(deployment, self._options)
+        except PrefillShareError as error:
+            raise LaunchError(f"what it served cannot be planned again: {error}") from None
+        self.deployment = deployment
+        self._modules_file.unlink(missing_ok=True)
         return self.command()
 
     def end(self) -> None:
@@ -109,10 +109,19 @@ class EngineGround:
 
     def _find_aliases(self, table: Mapping[str, Any], modules: set[str]) -> dict[str, AnyAlias]:
         kept: dict[str, AnyAlias] = {}
+        found = read_again(read_aliases(table), self.deployment.fingerprint, modules, self._leave_out_alias)
         # Rules may mean an alias by weight, so these are looked at first.
-        for alias in sorted(read_aliases(table).values(), key=lambda alias: isinstance(alias, ByRules)):
+        for alias in sorted(found.values(), key=lambda alias: isinstance(alias, ByRules)):
             if modules | kept.keys() >= {*alias.targets}:
                 kept[alias.name] = alias
             else:
-                self._say(f"alias {alias.name!r} cannot come back: it means a module that is not there")
+                self._leave_out_alias(alias.name, "it means a module that is not there")
         return kept
+
+    def _leave_out_alias(self, name: str, reason: str) -> None:
+        self._say(f"alias {name!r} cannot come back: {reason}")
+
+
+def _as_launched(deployment: ResolvedDeployment) -> Served:
+    paths = {module.spec.name: str(module.path) for module in deployment.modules}
+    return Served(paths=paths, aliases=as_table(deployment.config.aliases))

@@ -121,7 +121,7 @@ class ModuleChanger:
         return self._describe(module, warnings, started_at)
 
     def _remove(self, wish: Wish) -> Steps[dict[str, Any]]:
-        name, deployment = wish["name"], self.ground.deployment
+        name, deployment = self._spec_of(wish["name"]).name, self.ground.deployment
         kept = tuple(module for module in deployment.modules if module.spec.name != name)
         if not kept:
             raise WishRefusedError(f"module {name!r} is the only one of this deployment: add another one first")
@@ -136,7 +136,13 @@ class ModuleChanger:
         return told
 
     def _spec_of(self, name: str) -> DecodeModule:
-        return next(module.spec for module in self.ground.deployment.modules if module.spec.name == name)
+        specs = {module.spec.name: module.spec for module in self.ground.deployment.modules}
+        if name not in specs:
+            raise WishRefusedError(
+                f"module {name!r} is that of workers which joined by themselves: stop them, and start them anew with "
+                "`prefillshare worker --join`"
+            )
+        return specs[name]
 
     def _workers_of(self, name: str) -> list[PlannedWorker]:
         return [planned for planned in self.ground.workers if planned.worker.module == name]

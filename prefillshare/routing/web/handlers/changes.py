@@ -9,7 +9,6 @@ from aiohttp import web
 from prefillshare.errors import ConfigError, ModuleError
 from prefillshare.modules.heads import read_classifier
 from prefillshare.naming.alias import AnyAlias, as_table, check_aliases, find_user, read_alias
-from prefillshare.naming.rules import ByRules
 from prefillshare.routing.changes.desk import ChangeRefusedError
 from prefillshare.routing.errors import (
     BadCallError,
@@ -96,15 +95,13 @@ async def set_alias(request: web.Request) -> web.Response:
     async with gateway.desk.lock:
         names = gateway.parts.names()
         try:
-            alias, head = await asyncio.to_thread(
+            alias = await asyncio.to_thread(
                 read_classifier, read_alias(name, meaning), gateway.parts.settings.fingerprint
             )
             aliases = {**names.aliases, name: alias}
             check_aliases(aliases, names.base, names.modules)
         except (ConfigError, ModuleError) as error:
             raise BadCallError(str(error)) from None
-        if head is not None and isinstance(alias, ByRules) and alias.classifier is not None:
-            gateway.choices.heads.add(alias.classifier, head)
         return await _change_alias(gateway, name, aliases[name])
 
 

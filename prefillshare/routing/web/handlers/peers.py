@@ -1,8 +1,11 @@
 """`/router/peer`: what other routers of the deployment ask of this one, and tell it."""
 
+import asyncio
+
 import orjson
 from aiohttp import web
 
+from prefillshare.routing.changes.book import read_told
 from prefillshare.routing.errors import BadCallError, ForbiddenError
 from prefillshare.routing.parts import Parts
 from prefillshare.routing.peers.forward import Peers
@@ -28,7 +31,7 @@ async def hear(request: web.Request) -> web.Response:
     if isinstance(told, dict) and isinstance(told.get("flushed"), list):
         return _note_flushed(parts, told["flushed"])
     if isinstance(told, dict) and "aliases" in told:
-        return _take_aliases(parts, told["aliases"])
+        return await _take_aliases(parts, told["aliases"])
     raise BadCallError('the body is neither {"flushed": [worker, ...]} nor {"aliases": ...}: send such an object')
 
 
@@ -39,12 +42,14 @@ def _note_flushed(parts: Parts, worker_ids: list[object]) -> web.Response:
     return json_reply({})
 
 
-def _take_aliases(parts: Parts, told: object) -> web.Response:
+async def _take_aliases(parts: Parts, told: object) -> web.Response:
     """Not under the lock of changes: two routers that are told at once would wait for each other."""
-    has_changed, refused = parts.book.take(told, parts.settings.base_model, tuple(parts.pool.modules()))
+    later, settings = parts.book.later(told), parts.settings
+    read, unread = await asyncio.to_thread(read_told, later, settings.fingerprint)
+    has_changed, refused = parts.book.take(later, read, settings.base_model, tuple(parts.pool.modules()))
     if has_changed:
         note_aliases(parts)
-    return json_reply({"refused": refused})
+    return json_reply({"refused": unread | refused})
 
 
 def _peers(request: web.Request) -> Peers:

@@ -1,0 +1,34 @@
+"""The classifiers of an engine's aliases, read when it begins; one that comes later is read by who changes aliases."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prefillshare.modules.fingerprint import prefill_fingerprint
+from prefillshare.modules.heads import has_classifier, read_again
+from sglang_patches.http.model_names import aliases_of, served_names, set_aliases
+
+if TYPE_CHECKING:
+    from sglang_patches.engine.tokenizer_manager import TokenizerManager
+
+log = logging.getLogger(__name__)
+
+
+def read_classifiers(manager: TokenizerManager) -> None:
+    """Let every alias have its classifier; without one that cannot be read, an engine that begins again still serves.
+
+    Effects: changes the aliases; tells people of those that are left out.
+    """
+    aliases = aliases_of(manager)
+    if not any(map(has_classifier, aliases.values())):
+        return
+
+    def leave_out(name: str, reason: str) -> None:
+        log.error("alias %r is left out: %s", name, reason)
+        manager.observer.events.tell("module", name, f"the alias is left out: {reason}")
+
+    fingerprint = prefill_fingerprint(Path(manager.server_args.model_path))
+    _, modules = served_names(manager)
+    set_aliases(manager, read_again(aliases, fingerprint, modules, leave_out))
