@@ -12,7 +12,7 @@ from prefillshare.config import load_deployment
 from prefillshare.errors import ConfigError, ModuleError
 from prefillshare.modules.deployment import ResolvedDeployment, resolve
 from prefillshare.modules.fingerprint import prefill_fingerprint
-from prefillshare.modules.heads import Head, HeadManifest, write_head
+from prefillshare.modules.heads import Head, HeadManifest, read_head, write_head
 from prefillshare.modules.unshared import adapter_kv_sha256
 from prefillshare.serving.plan.variables import alias_variables, unshared_variables
 from prefillshare.serving.plan.workers import engine_of
@@ -314,7 +314,8 @@ def test_an_alias_knows_what_its_classifier_chooses_from(file: Path) -> None:
     assert resolved.config.aliases["auto"].targets == ("math", "tool")
     (variable,) = alias_variables(resolved).values()
     told = {"default": "math", "rules": [], "classifier": str(directory), "min_probability": 0.0}
-    assert json.loads(variable) == {"auto": {**told, "labels": ["math", "tool"]}}
+    computed = {"labels": ["math", "tool"], "classifier_sha256": read_head(directory).sha256}
+    assert json.loads(variable) == {"auto": {**told, **computed}}
 
 
 @pytest.mark.parametrize(

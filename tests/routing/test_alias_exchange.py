@@ -67,7 +67,8 @@ async def test_a_router_that_is_away_is_named_and_hears_of_every_change_later() 
         first = await start_router(stack, replace(settings, port=ports[0]), workers={}, http=http)
         told = (await ask(first, "PUT", "/aliases/m", {"module": "math"}))[1]
         assert told["aliases"] == {"old": "math", "m": "math"}
-        assert "it does not answer" in told["routers"][settings.peers[1]]
+        # Whether the first router has found out by now depends on the machine.
+        assert told["routers"][settings.peers[1]].startswith(("it does not answer", "it did not answer in time"))
         assert "hears of it when it does" in told["routers"][settings.peers[1]]
         await ask(first, "DELETE", "/aliases/old")
         second = await start_router(stack, replace(settings, port=ports[1]), workers={}, http=http)
