@@ -48,7 +48,7 @@ class Growth:
     """Distance, in units of its own length, from which a unit that moved becomes a copy of the new task's; below, it is
     put back and stays shared."""
     prune_tolerance: float = 0.05
-    """Part of the held-out loss that removing weak units may cost, in the end."""
+    """Part of the held-out loss that removing weak units may cost, in the end; 0 removes nothing."""
     max_repairs: int = 2
     """Times that more units go and the others make good for it, at most; 0 removes only what costs no more at once."""
     repair_epochs: float = 2.0

@@ -76,6 +76,8 @@ class Pruning:
         Effects: the layers carry what is left.
         """
         loss = self._measure()
+        if not self._growth.prune_tolerance:
+            return loss
         limit = loss * (1 + self._growth.prune_tolerance)
         self._needs = matrix_needs(self._carried, self._data.held_out, self._model)
         self._remove_up_to(limit)

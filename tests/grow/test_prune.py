@@ -143,8 +143,16 @@ def test_a_repair_takes_more_away_and_says_what_that_came_to(base: Path, tmp_pat
 
 
 def test_a_repair_that_does_not_make_good_is_taken_back(base: Path, tmp_path: Path) -> None:
-    growth = "prune_tolerance = 0.0\nretrain_rate = 1e-9\ngate_rate = 1e-9\nmax_repairs = "
+    growth = "prune_tolerance = 1e-6\nretrain_rate = 1e-9\ngate_rate = 1e-9\nmax_repairs = "
     whole, _ = _grow(base, tmp_path / "none", f"{growth}0")
     tried, watcher = _grow(base, tmp_path / "two", f"{growth}2")
     assert sum("the others are needed" in line for line in watcher.said) == 2
     assert [task.adapter_sha256 for task in tried] == [task.adapter_sha256 for task in whole]
+
+
+def test_without_tolerance_nothing_goes(base: Path, tmp_path: Path) -> None:
+    tasks, watcher = _grow(base, tmp_path / "none", "prune_tolerance = 0.0")
+    assert {len(use.new) for use in tasks[0].uses.values()} == {2}
+    assert not any("not needed" in line or "repair" in line for line in watcher.said)
+    losses = tasks[0].figures["held_out_loss"]
+    assert losses["prune"] == losses["expand"]
