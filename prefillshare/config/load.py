@@ -205,6 +205,8 @@ def _load_run(
     table = _read(file, called, _KEYS[kind], otherwise)
     apply_overrides(kind, table, changes)
     try:
+        if "modules" in table and "data" not in table:
+            raise ConfigError("this is the training file of a classifier: run it with `prefillshare train --router`")
         run = build(kind, table, "the file", hidden=HIDDEN)
         base, data = _place_base(run.base, file), None if run.data is None else _place_data(run.data, file)
         return place(dataclasses.replace(run, base=base, data=data, source=file.resolve()), file)

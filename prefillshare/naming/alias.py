@@ -121,7 +121,7 @@ def check_aliases(aliases: Mapping[str, AnyAlias], base: str, modules: Collectio
                     f"the classifier of alias {alias.name!r} has the label {target!r}, which is no decode module or "
                     f"alias of {', '.join(known)}: serve one of that name, or train the classifier without it"
                 )
-            if isinstance(alias, Alias) and target in aliases:
+            if target not in known and isinstance(alias, Alias) and target in aliases:
                 raise ConfigError(
                     f"alias {alias.name!r} means {target!r}, which is an alias: name a decode module of "
                     f"{', '.join(modules)}"

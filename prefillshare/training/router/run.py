@@ -100,7 +100,10 @@ class RouterRun:
         """
         from prefillshare.modules.heads import write_head
 
-        base = self._start()
+        base, output = self._start(), self.training.output
+        # Before all the work: what cannot be written then cannot be written in the end.
+        with disk_errors("the classifier", output, "run it again"):
+            output.mkdir(parents=True, exist_ok=True)
         self.reporter.say("reads and renders the data")
         parts = _read_parts(self.training, base)
         for line in parts.lines():
@@ -108,9 +111,7 @@ class RouterRun:
         head, trial = _fit(self.training, base, parts)
         for line in trial.lines():
             self.reporter.say(line)
-        output = self.training.output
         with disk_errors("the classifier", output, "run it again"):
-            output.mkdir(parents=True, exist_ok=True)
             write_head(output, head)
         return output, trial
 

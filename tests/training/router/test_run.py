@@ -64,6 +64,13 @@ def test_a_run_leaves_a_head_of_its_base_and_repeats(router_file: Path) -> None:
     assert other.manifest.data_sha256 != manifest.data_sha256
 
 
+def test_an_output_that_cannot_be_is_said_before_any_work(router_file: Path) -> None:
+    training, watcher = load_router_training(router_file, ['output="/proc/out"']), Watcher()
+    with pytest.raises(TrainingError, match="could not be written to /proc/out"):
+        RouterRun(training, watcher).run()
+    assert watcher.said == []
+
+
 def test_nothing_is_overwritten(router_file: Path) -> None:
     (router_file.parent / "out").mkdir()
     (router_file.parent / "out" / "mine").write_text("a")
@@ -139,5 +146,5 @@ def test_the_two_kinds_of_files_are_told_apart(router_file: Path) -> None:
     other.write_text('name = "a"\noutput = "b"\nkind = "lora"\n[base]\npath = "base"\n[data]\nfile = "sums.jsonl"\n')
     done = command(str(other), "--router")
     assert "this is the training file of a module, with [data] of its own: leave --router out" in done.stderr
-    assert "unknown key 'modules'" in command(str(router_file)).stderr
+    assert "run it with `prefillshare train --router`" in command(str(router_file)).stderr
     assert "leave --resume out" in command(str(router_file), "--router", "--resume").stderr
