@@ -53,7 +53,7 @@ LIBRARIES: dict[Extra, tuple[str, ...]] = {
     "train": ("accelerate", "datasets", "tensorboard"),
     "bench": ("matplotlib",),
     "dashboard": ("textual", "textual_plotext"),
-    "cluster": ("ray",),
+    "cluster": ("grpc", "ray"),
 }
 """What is imported from an extra, by the name that an `import` has; some come with SGLang's own dependencies."""
 _WITH_THE_ENGINE: tuple[Extra, ...] = ("train", "bench", "cluster")
