@@ -38,7 +38,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     config = load_deployment(MODELS_DIR / "tiny-agents-pd.toml")
     math = DecodeModule(name="math", kind="lora", path=TINY / "math")
     own = DecodeModule(name="own", kind="lora", path=TINY / "naive" / "math", share=False, replicas=len(ENGINES))
-    router = replace(config.router, kv_events=True)
+    # Sooner than a worker that died is there again.
+    router = replace(config.router, kv_events=True, health_interval_s=0.2)
     engine = replace(config.engine, max_total_tokens=8192)
     config = replace(config, name="engines", decode=(math, own), router=router, engine=engine)
     with running_cluster(config, tmp_path_factory.mktemp("engines")) as cluster:
@@ -155,7 +156,7 @@ def test_without_any_engine_its_calls_say_so_and_others_are_served(cluster: Clus
 
 def test_engines_serve_on_while_no_prefill_worker_is_there(cluster: Cluster) -> None:
     kill(cluster, "prefill-0")
-    # `wait` tries again: of a worker that died the router hears with the next probe.
+    # `wait` tries again: of a worker that died the router hears with the next probes.
     cluster.wait(lambda: cluster.http.get("/health").json()["missing"] == ["prefill"], "it is missed")
     assert cluster.http.get("/health").status_code == 200
     assert cluster.complete("own").status_code == 200
