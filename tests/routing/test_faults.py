@@ -78,7 +78,7 @@ async def test_a_connection_that_takes_too_long_is_tried_again_and_the_worker_st
         decode = running["math-0"]
         await decode.stop()
         with contextlib.ExitStack() as stack:
-            busy = stack.enter_context(socket.create_server(("127.0.0.1", decode.port), backlog=0))
+            busy = socket.create_server(("127.0.0.1", decode.port), backlog=0)
             for _ in range(2):  # fill its queue: the system drops what comes then
                 waiting = stack.enter_context(socket.socket())
                 waiting.setblocking(False)
@@ -86,8 +86,9 @@ async def test_a_connection_that_takes_too_long_is_tried_again_and_the_worker_st
             call = asyncio.create_task(running.chat())
             await until(lambda: running.parts.pool.get("math-0").num_failed > 0)
             assert running.parts.pool.get("math-0").is_available
-        await decode.start()
-        assert (await call).status == 200
+            # The same socket: a port where nobody listens meanwhile would refuse, which says that the worker is gone.
+            await decode.start(busy)
+            assert (await call).status == 200
 
 
 @in_loop

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import functools
 import json
+import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec
@@ -103,7 +104,8 @@ class SmallWorker:
             if EAGER_HEADER in headers or str(body["rid"]).startswith(PUSH_RID_PREFIX)
         ]
 
-    async def start(self) -> None:
+    async def start(self, listener: socket.socket | None = None) -> None:
+        """Take connections at its port, or of a socket that listens already."""
         app = web.Application(client_max_size=2**30)
         for path in ("/v1/chat/completions", "/v1/completions", "/generate", "/v1/messages", "/v1/responses"):
             app.router.add_post(path, self._call)
@@ -117,8 +119,10 @@ class SmallWorker:
         app.router.add_post("/abort_request", self._abort)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.01)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self.port)
-        await site.start()
+        if listener is None:
+            await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
+        else:
+            await web.SockSite(self._runner, listener).start()
         self.port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:
