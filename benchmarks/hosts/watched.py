@@ -137,9 +137,14 @@ def find_engines(host: Host) -> list[psutil.Process]:
     return [process for process in host.processes() if is_engine(process)]
 
 
+def words_of(process: psutil.Process) -> list[str]:
+    """Return its command line's words. One that sets its title has all of them in one string."""
+    return " ".join(process.cmdline()).split()
+
+
 def is_program(process: psutil.Process, module: str) -> bool:
-    """Whether it runs `python -m MODULE`. The words of one that sets its title are one string."""
-    return module in " ".join(process.cmdline()).split()
+    """Whether it runs `python -m MODULE`."""
+    return module in words_of(process)
 
 
 def is_engine(process: psutil.Process) -> bool:

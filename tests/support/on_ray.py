@@ -16,6 +16,8 @@ from typing import Any
 import httpx
 import psutil
 
+from benchmarks.hosts.watched import words_of
+
 NUM_TOKENS = 8
 WAIT_S = 600.0
 CALL_S = 120.0
@@ -178,11 +180,6 @@ class OnRay:
         while (found := self.processes()) != wanted:
             assert time.monotonic() < deadline, (found, wanted)
             time.sleep(0.5)
-
-
-def words_of(process: psutil.Process) -> list[str]:
-    """Its command line's words. One that sets its title has all of them in one string."""
-    return " ".join(process.cmdline()).split()
 
 
 def lives_of(members: dict[str, dict[str, Any]]) -> dict[str, tuple[Any, ...]]:
