@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from prefillshare.config.toml import NotTomlError, parse_toml
+from prefillshare.config.toml import NotTomlError, read_toml
 from prefillshare.errors import ConfigError
 from prefillshare.places import expand_home
 
@@ -28,8 +28,8 @@ def read_source(source: Path, name: str | None) -> dict[str, dict[str, Any]]:
 
 def _read_tables(source: Path) -> list[dict[str, Any]]:
     try:
-        tables = parse_toml(source.read_text(encoding="utf-8-sig")).get("decode")
-    except (OSError, UnicodeDecodeError, NotTomlError) as error:
+        tables = read_toml(source).get("decode")
+    except (OSError, NotTomlError) as error:
         raise ConfigError(f"{source} cannot be read as TOML: {error}") from None
     if not isinstance(tables, list) or not all(isinstance(table, dict) and "name" in table for table in tables):
         raise ConfigError(f"{source} has no [[decode]] table with a name: write one for each module")

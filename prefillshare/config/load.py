@@ -17,15 +17,13 @@ from prefillshare.config.schema import DecodeModule, Deployment, PrefillModule
 from prefillshare.config.store import Store
 from prefillshare.config.tables import build
 from prefillshare.config.tenants import Tenants
-from prefillshare.config.toml import NotTomlError, parse_toml
+from prefillshare.config.toml import NotTomlError, read_toml
 from prefillshare.config.training import BaseModel, Data, Training
 from prefillshare.errors import ConfigError
 from prefillshare.naming.alias import AnyAlias, check_aliases
 from prefillshare.naming.rules import ByRules
 from prefillshare.places import expand_home
 
-_ENCODING = "utf-8-sig"
-"""Some editors put a byte-order mark before the text."""
 _DEPLOYMENT_KEYS = frozenset({"prefill", "decode"})
 _TRAINING_KEYS = frozenset({"base", "data"})
 _ROUTER_KEYS = frozenset({"base", "modules"})
@@ -239,15 +237,13 @@ def _find_module(path: Path, file: Path) -> Path:
 
 def _read(file: Path, kind: str, keys: frozenset[str], otherwise: str) -> dict[str, Any]:
     try:
-        return parse_toml(file.read_text(encoding=_ENCODING))
+        return read_toml(file)
     except FileNotFoundError:
         raise ConfigError(f"there is no {kind} file {file}: {_other_files(file, keys, otherwise)}") from None
     except IsADirectoryError:
         raise ConfigError(f"{file} is a directory: {_other_files(file / 'x', keys, otherwise)}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{file} is not a text file in UTF-8: give a {kind} file in TOML") from None
     except NotTomlError as error:
-        raise ConfigError(f"{file} is not valid TOML: {error}") from None
+        raise ConfigError(f"{file} is not valid TOML: {error}: give a {kind} file in TOML") from None
     except OSError as error:
         raise ConfigError(f"{file} cannot be read ({error.strerror}): check its permissions") from None
 
@@ -262,7 +258,7 @@ def _other_files(file: Path, keys: frozenset[str], otherwise: str) -> str:
 def _has_keys(file: Path, keys: frozenset[str]) -> bool:
     """Whether a TOML file may be of the wanted kind."""
     try:
-        return keys <= parse_toml(file.read_text(encoding=_ENCODING)).keys()
+        return file.is_file() and keys <= read_toml(file).keys()
     except (OSError, ValueError):
         return False
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from prefillshare.config.overrides import HIDDEN, apply_overrides
 from prefillshare.config.schema import Deployment
-from prefillshare.config.toml import NotTomlError, parse_toml
+from prefillshare.config.toml import NotTomlError, parse_toml, read_text
 from prefillshare.naming.alias import AnyAlias, as_table
 
 DEFAULT = "default"
@@ -45,7 +45,7 @@ def list_settings(config: Deployment, *, with_defaults: bool = False) -> list[Se
 def find_origins(file: Path, changes: Sequence[str]) -> dict[str, str]:
     """Return by key the line of `file` or the change that says it; empty when the file cannot be read."""
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = read_text(file)
         table = parse_toml(text)
     except (OSError, ValueError):
         return {}

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prefillshare.config.tables import build
-from prefillshare.config.toml import NotTomlError, parse_toml
+from prefillshare.config.toml import NotTomlError, read_toml
 from prefillshare.errors import ConfigError, SimulationError
 
 
@@ -142,13 +142,13 @@ def read_model(file: Path, known: str = "") -> WorkerModel:
     Raises: SimulationError when there is no such file, ConfigError for one that cannot be used.
     """
     try:
-        table = parse_toml(file.read_text(encoding="utf-8"))
+        table = read_toml(file)
     except OSError as error:
         raise SimulationError(
             f"there is no worker model {str(file)!r} ({error.strerror or error}): choose one of {known}, or name a "
             "file that `prefillshare simulate FILE --fit URL --save-model MODEL.toml` wrote"
         ) from None
-    except (NotTomlError, UnicodeDecodeError) as error:
+    except NotTomlError as error:
         raise ConfigError(f"{file} is not TOML ({error}): correct it, or fit the model anew") from None
     return build(WorkerModel, table, str(file))
 
