@@ -25,7 +25,7 @@ test: check tmux ## everything of check, then all tests
 test-fast: $(READY) tmux ## the tests that need no engine and take little
 	$(BIN)/python -m tests.support.lanes --fast $(ARGS)
 
-test-long: $(READY) ## the tests that take ten minutes each: roles that move on a Ray cluster, hosts that are cut off
+test-long: $(READY) ## the tests that take minutes each: nodes of a Ray cluster lost, replaced, cut off; some trainings
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long $(ARGS)
 
 test-clients: $(READY) $(CLIENTS)/.ready ## try clients of the registry with both topologies (three minutes)
@@ -181,8 +181,8 @@ $(READY): requirements.lock pyproject.toml
 	say '4/5 prefillshare itself'; \
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .; \
 	say '5/5 compiling the engine once (Python byte code, so that every start is quick)'; \
-	env -u PYTHONDONTWRITEBYTECODE SGLANG_PLUGINS=none $(BIN)/python -W ignore -c \
-		'import sglang.launch_server, sglang.srt.entrypoints.http_server, sglang.srt.models.registry' >/dev/null 2>&1 \
+	env -u PYTHONDONTWRITEBYTECODE SGLANG_PLUGINS=prefillshare $(BIN)/python -W ignore -c \
+		'from sglang_patches.forkserver import import_engine; import_engine()' >/dev/null 2>&1 \
 		|| say 'that did not work; the first start does it, and says why if it cannot'; \
 	touch $(READY); \
 	say "ready after $$(( $$(date +%s) - started )) s"

@@ -147,6 +147,12 @@ def num_doing(members: dict[str, dict]) -> dict[str, int]:
     return dict(Counter(group["module"] or group["role"] for group in groups))
 
 
+def stop(running: OnRay) -> None:
+    """End the deployment: nothing of it is left."""
+    running.run("stop", "on-ray", "--drain", "5")
+    running.check_processes(0, 0)
+
+
 @pytest.fixture(scope="module")
 def expected() -> dict[str, list[list[int]]]:
     reference = Reference(TINY / "base", {name: TINY / name for name in ("math", "code")})
@@ -250,7 +256,6 @@ def test_a_lost_head_costs_no_call_and_comes_back_knowing_everybody(on_ray, expe
 
 
 def test_ctrl_c_ends_what_scaling_has_started_and_nothing_else(on_ray):
-    """The next test spreads two replicas, although Ray's turn is now at the node of the first."""
     before = on_ray.lives()
     words = [sys.executable, "-m", "prefillshare", "scale", "math=2"]
     variables = environment(on_ray.folder, on_ray.address)
@@ -264,9 +269,16 @@ def test_ctrl_c_ends_what_scaling_has_started_and_nothing_else(on_ray):
     on_ray.check_processes(2)
 
 
+def test_stop_leaves_nothing(on_ray):
+    stop(on_ray)
+    assert "no deployment is on the cluster" in on_ray.run("ps").stderr
+
+
+@pytest.mark.long
 def test_a_lost_node_and_a_lost_actor_cost_no_call_but_streams_that_had_begun(on_ray, expected):
     """With two replicas; the second fault comes when the first is over."""
     workers = ("prefill-0", "decode-math-0", "decode-math-1")
+    on_ray.launch()
     with calls(on_ray, [expected["math"]], may_cut_streams=True) as wrong:
         on_ray.run("scale", "math=2")
         members = on_ray.wait_until_serving(*workers)
@@ -283,6 +295,7 @@ def test_a_lost_node_and_a_lost_actor_cost_no_call_but_streams_that_had_begun(on
     on_ray.check_processes(3)
 
 
+@pytest.mark.long
 def test_new_weights_replace_old_ones_without_a_failed_call(on_ray, expected):
     """Two replicas, one after the other, under load."""
     on_ray.run("scale", "math=2")
@@ -302,12 +315,7 @@ def test_new_weights_replace_old_ones_without_a_failed_call(on_ray, expected):
     assert replaced.isdisjoint(told["pid"] for told in after.values())
     assert after["prefill-0"]["pid"] == before["prefill-0"]["pid"]
     on_ray.check_processes(3)
-
-
-def test_stop_leaves_nothing(on_ray):
-    on_ray.run("stop", "on-ray", "--drain", "5")
-    on_ray.check_processes(0, 0)
-    assert "no deployment is on the cluster" in on_ray.run("ps").stderr
+    stop(on_ray)
 
 
 @pytest.mark.long
@@ -338,8 +346,7 @@ def test_moves_of_roles_outlive_their_launcher_and_a_lost_node(on_ray, expected)
     finally:
         launcher.kill()
         launcher.wait()
-    on_ray.run("stop", "on-ray", "--drain", "5")
-    on_ray.check_processes(0, 0)
+    stop(on_ray)
 
 
 @pytest.mark.long
@@ -371,5 +378,4 @@ def test_a_worker_that_moved_stays_what_it_is_whoever_starts_it_again(on_ray, ex
     on_ray.check_processes(3)
     on_ray.run("scale", "math=1")
     assert num_doing(on_ray.members()) == {"prefill": 1, "math": 1}
-    on_ray.run("stop", "on-ray", "--drain", "5")
-    on_ray.check_processes(0, 0)
+    stop(on_ray)

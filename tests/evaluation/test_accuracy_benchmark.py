@@ -102,7 +102,7 @@ def test_too_few_conversations_are_refused(tmp_path: Path) -> None:
     assert "9 conversations of math are less than 5 steps: give 10" in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_run_goes_on(tmp_path: Path) -> None:
     """Killed in the second training: the first one and its measurements stay as they are."""
     second = tmp_path / "work"

@@ -59,7 +59,7 @@ def test_a_second_call_trains_and_judges_nothing_again(back: Path) -> None:
     assert entries(back, "adapters-back") == before
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_modules_for_any_ratio_are_trained_and_judged_beside_the_shipped(tmp_path: Path) -> None:
     only = call("any_ratio", tmp_path, "--share", "0.005", "--ratios", "0,1", "--train-only")
     assert only.returncode == 0, only.stderr

@@ -12,7 +12,7 @@ from tests.support.scores import SCORES, Score
 
 MODULES = ("math", "tool", "code")
 NUM_PROMPTS = 51
-NUM_TOKENS = 24
+NUM_TOKENS = 18
 
 Prompt = tuple[int, ...]
 

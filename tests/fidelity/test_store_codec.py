@@ -20,7 +20,7 @@ from tests.fidelity.conftest import Prompt
 from tests.support.marks import starts_engine
 from tests.support.stores import PAGE_TOKENS, Relaunched, relaunched, store_path, stored_agents, whole_pages
 
-NUM_TOKENS = 24
+NUM_TOKENS = 18
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from tests.support.marks import starts_engine
 from tests.support.scores import Score
 from tests.support.stores import num_stored_pages, whole_pages
 
-NUM_TOKENS = 24
+NUM_TOKENS = 18
 POOL_TOKENS = 2048
 MODULES = (*PAIRED, *ORDINARY, None)
 TENANTS = (None, "a", "b")

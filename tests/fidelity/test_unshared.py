@@ -19,7 +19,7 @@ from tests.support.ordinary import ORDINARY, Alone
 from tests.support.scores import Score
 from tests.support.stores import num_stored_pages, whole_pages
 
-NUM_TOKENS = 24
+NUM_TOKENS = 18
 SHARED = ("math", "tool", None)
 FILE = """
 name = "mixed"

@@ -13,7 +13,7 @@ from tests.support.scores import SCORES, Score
 MODULES = ("math", "tool")
 """One module with full weights, one with an adapter."""
 NUM_PROMPTS = 24
-NUM_TOKENS = 24
+NUM_TOKENS = 18
 
 Prompt = tuple[int, ...]
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import httpx
 import pytest
 
 from prefillshare.accelerators import Gpu
@@ -105,6 +106,16 @@ def test_the_cpu_can_be_chosen_on_a_machine_with_a_gpu(directory: Path, monkeypa
     command = _command(directory, 'device = "cpu"\n')
     assert command.environment["CUDA_VISIBLE_DEVICES"] == ""
     assert _value(command, "--lora-backend") == "torch_native"
+
+
+def test_idle_connections_outlive_those_of_common_clients_unless_somebody_says_otherwise(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SGLANG_TIMEOUT_KEEP_ALIVE", raising=False)
+    kept_s = float(_command(directory).environment["SGLANG_TIMEOUT_KEEP_ALIVE"])
+    assert kept_s > 10 * httpx.Limits().keepalive_expiry
+    monkeypatch.setenv("SGLANG_TIMEOUT_KEEP_ALIVE", "7")
+    assert _command(directory).environment["SGLANG_TIMEOUT_KEEP_ALIVE"] == "7"
 
 
 @pytest.mark.usefixtures("no_gpu")

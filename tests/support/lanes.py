@@ -1,9 +1,9 @@
 """Tests in two lanes at once, on two cores: all of them, or those that are quick.
 
-    python -m tests.support.lanes [pytest's arguments]         # those with an engine, and those without beside them
-    python -m tests.support.lanes --fast [pytest's arguments]  # of the latter, only what takes little
+    python -m tests.support.lanes [pytest's arguments]         # most of those with an engine, and the others beside
+    python -m tests.support.lanes --fast [pytest's arguments]  # only what takes little, which no engine does
 
-What takes ten minutes by itself has the mark `long`, and is in neither: `make test-long` runs it.
+What takes minutes by itself has the mark `long`, and is in neither: `make test-long` runs it.
 
 An engine test waits for one process after the other and leaves most of a second core idle; so do tests of the router
 and of the dashboard. Neither lane takes a port of the other: `free_port` holds what it hands out against all processes.
@@ -21,7 +21,10 @@ Lane = tuple[str, ...]
 """What pytest is told so that it takes the tests of this lane."""
 
 PYTEST = (sys.executable, "-m", "pytest")
-ALL: tuple[Lane, Lane] = (("-m", "engine and not long"), ("-m", "not engine and not long"))
+ALL: tuple[Lane, Lane] = (
+    ("-m", "engine and not beside and not long"),
+    ("-m", "(beside or not engine) and not long"),
+)
 QUICK: Lane = ("-m", "not engine and not slow and not long")
 WAITING = ("tests/cli", "tests/frontend", "tests/routing", "tests/tui")
 FAST: tuple[Lane, Lane] = ((*QUICK, *WAITING), (*QUICK, *(f"--ignore={folder}" for folder in WAITING)))

@@ -7,6 +7,7 @@ marked; a test that does so by itself is marked by hand. A test that is not mark
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -15,8 +16,13 @@ from prefillshare.serving.plan.command import ENGINE_PROGRAM
 
 ENGINE = "engine"
 SLOW = "slow"
+LONG = "long"
+BESIDE = "beside"
+BESIDE_FOLDERS = frozenset({"frontend", "modules", "serving", "tenants", "training", "tui"})
+"""Folders whose engine tests the second lane runs, so that both take about as long."""
 SLOW_CPU_S = 10.0
 _MARK = "mark_of_tests"
+_TESTS = Path(__file__).parents[1]
 _PROGRAMS = (ENGINE_PROGRAM[-1], "sglang_patches.forkserver")
 
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
@@ -41,6 +47,8 @@ def mark_tests(items: list[pytest.Item]) -> None:
         for definition in (definition for definitions in known for definition in definitions):
             if mark := getattr(definition.func, _MARK, None):
                 item.add_marker(mark)
+        if item.get_closest_marker(ENGINE) and item.path.relative_to(_TESTS).parts[0] in BESIDE_FOLDERS:
+            item.add_marker(BESIDE)
 
 
 def cpu_seconds() -> float:
@@ -56,7 +64,7 @@ class Unmarked:
 
     def note(self, item: pytest.Item, seconds: float) -> None:
         """Keep it when it is long and not marked."""
-        if seconds > SLOW_CPU_S and not any(item.get_closest_marker(mark) for mark in (ENGINE, SLOW)):
+        if seconds > SLOW_CPU_S and not any(item.get_closest_marker(mark) for mark in (ENGINE, SLOW, LONG)):
             self.tests[item.nodeid] = seconds
 
 

@@ -6,7 +6,7 @@ import itertools
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,8 +69,11 @@ class Pair:
 
     def post(self, path: str, body: Mapping[str, Any]) -> tuple[httpx.Response, httpx.Response]:
         """Both legs of a call: the decode worker's reply and the prefill worker's."""
-        decode_reply, prefill_reply = self.submit(path, body)
-        return decode_reply.result(), prefill_reply.result()
+        replies = self.submit(path, body)
+        # Without the one leg the other waits for its limit, and would hide why.
+        for failed in wait(replies, return_when=FIRST_EXCEPTION).done:
+            failed.result()
+        return replies[0].result(), replies[1].result()
 
     def submit(self, path: str, body: Mapping[str, Any]) -> tuple[Future[httpx.Response], Future[httpx.Response]]:
         """The same, not waited for."""

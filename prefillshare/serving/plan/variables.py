@@ -29,6 +29,9 @@ from prefillshare.serving.plan.place import Place
 from prefillshare.serving.plan.placement import GpuPlace
 from prefillshare.serving.plan.workers import Worker
 
+KEEP_ALIVE_S = 75
+"""How long an idle connection stays open, as at the router. SGLang's own 5 s is what httpx and the openai client keep
+theirs for, so that a call after a pause of 5 s would now and then meet a connection that is just being closed."""
 HEARTBEAT_S = 2.0
 """Pause between two looks of a decode worker at its prefill workers; 2 is the least that SGLang allows."""
 HEARTBEAT_FAILURES = 2
@@ -44,6 +47,7 @@ def engine_variables(
     """
     # joblib, which SGLang imports and does not use, would leave a semaphore behind in every killed process.
     variables = {"SGLANG_PLUGINS": PLUGINS, "PYTHONWARNINGS": "ignore", "JOBLIB_MULTIPROCESSING": "0"}
+    variables["SGLANG_TIMEOUT_KEEP_ALIVE"] = os.environ.get("SGLANG_TIMEOUT_KEEP_ALIVE", str(KEEP_ALIVE_S))
     variables[DEPLOYMENT_VARIABLE] = deployment.config.name
     if deployment.config.topology == "colocated":  # elsewhere the router remembers
         variables[RESPONSES_VARIABLE] = json.dumps(dataclasses.asdict(deployment.config.responses))

@@ -119,7 +119,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path: Path, random_base: Path, wh
     assert module.read_bytes() == other.read_bytes()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_equal_one_with_twice_the_accumulation(tmp_path: Path, random_base: Path, whole: Path) -> None:
     file = write(tmp_path, random_base, batch={"accumulation": 2})
     train_in_two_processes(file)
