@@ -31,8 +31,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 
 def pytest_sessionfinish() -> None:
-    """End what the session's engines were forked from."""
+    """End what the session's engines were forked from, and let go the ports of its fixtures."""
     close_fork_servers()
+    ports.release(set(ports._held))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -251,3 +251,15 @@ async def test_a_router_begins_without_an_alias_whose_classifier_is_gone(tmp_pat
         assert _classifier_of(first)[1] == ("math", "tool")
         events = [event["message"] for event in first.parts.observer.events.as_list() if event["subject"] == "gone"]
         assert any("holds no classifier" in message for message in events), events
+
+
+@in_loop
+async def test_whoever_asks_an_alias_hears_of_that_when_nobody_can_look_at_the_prompt(tmp_path: Path) -> None:
+    kept = read_aliases({"auto": _classify(tmp_path / "c", 1)})
+    async with two_routers(settings={"modules": ("math", "tool"), "aliases": kept}) as (running, _):
+        for worker in running.parts.pool.prefill():
+            await running[worker.id].stop()
+        await until(lambda: not any(worker.is_available for worker in running.parts.pool.prefill()))
+        reply = await running.chat("auto")
+        assert reply.status == 503
+        assert (await reply.json())["error"]["message"].startswith("model 'auto' cannot answer now: no prefill worker")

@@ -67,6 +67,11 @@ class Call(Demand):
     """What a prefill worker is asked for the log-probabilities of the prompts; None where they are not wanted."""
 
     @property
+    def asked(self) -> str:
+        """As there: of an undecided call, and of the look at its prompts, the alias."""
+        return self.undecided or self.module
+
+    @property
     def has_one_answer(self) -> bool:
         """Whether a conversation can only go on from one answer."""
         return self.num_prompts is None and self.num_samples == 1

@@ -107,7 +107,7 @@ class Admission:
         queue = self._queues.setdefault(demand.module, deque())
         if len(queue) >= self._max_queued:
             self._drop_empty(demand.module)
-            raise self._make_refusal(demand.module)
+            raise self._make_refusal(demand)
         loop = asyncio.get_running_loop()
         waiting = _Waiting(demand=demand, avoid=avoid, pair=loop.create_future(), since=loop.time())
         queue.append(waiting)
@@ -118,7 +118,7 @@ class Admission:
         except TimeoutError:
             self._give_up(waiting, queue)
             raise UnavailableError(
-                f"no worker had room for model {demand.module!r} within {self._timeout_s:g} s: try again later",
+                f"no worker had room for model {demand.asked!r} within {self._timeout_s:g} s: try again later",
                 headers={"Retry-After": str(self._retry_after_s(demand.module))},
             ) from None
         except asyncio.CancelledError:
@@ -140,10 +140,10 @@ class Admission:
         if not self._queues.get(module, True):
             del self._queues[module]
 
-    def _make_refusal(self, module: str) -> QueueFullError:
-        seconds = self._retry_after_s(module)
+    def _make_refusal(self, demand: Demand) -> QueueFullError:
+        seconds = self._retry_after_s(demand.module)
         return QueueFullError(
-            f"{self.num_queued(module)} calls wait for model {module!r} already: try again in {seconds} s",
+            f"{self.num_queued(demand.module)} calls wait for model {demand.asked!r} already: try again in {seconds} s",
             headers={"Retry-After": str(seconds)},
         )
 

@@ -81,7 +81,7 @@ class Chooser:
         # No policy is asked before all kinds have room: it pins sessions and takes turns, for calls that run.
         if avoid or not all(group.find_ready() for group in groups):
             for group in groups:
-                _check_available(group, self._name_kind(group, demand), demand.module)
+                _check_available(group, self._name_kind(group, demand), demand.asked)
             return self._choose_other(demand, groups, avoid) if avoid else None
         digests = self._digest(demand)
         matched = self._match(demand, digests)
@@ -221,12 +221,12 @@ def choose_replica(candidates: Sequence[Candidate], slack: int) -> str:
     return max(light, key=lambda candidate: (candidate.matched_bytes, -candidate.num_running)).id
 
 
-def _check_available(group: Group, what: str, module: str) -> None:
+def _check_available(group: Group, what: str, asked: str) -> None:
     """Raise UnavailableError when none of `group` is up, so that waiting for room would be in vain."""
     if not group.is_available:
         states = ", ".join(f"{worker.id} is {_describe_state(worker)}" for worker in group) or "none has joined"
         raise UnavailableError(
-            f"model {module!r} cannot answer now: no {what} is up ({states}); try again later",
+            f"model {asked!r} cannot answer now: no {what} is up ({states}); try again later",
             headers={"Retry-After": "2"},
         )
 

@@ -17,6 +17,11 @@ class Demand:
     """Session that the client named."""
 
     @property
+    def asked(self) -> str:
+        """Name that the client knows what it asks by."""
+        return self.module
+
+    @property
     def prompt_bytes(self) -> int:
         """Length of all canonical prompts."""
         return sum(map(len, self.prompts))
