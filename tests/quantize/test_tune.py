@@ -44,7 +44,7 @@ def layouts(seed: int, size: int) -> Iterator[Layout]:
         yield lay_side_by_side(islice(usable, size))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_tuning_wins_back_what_codebooks_lose(tmp_path: Path) -> None:
     source, base = WeightSource(TINY / "base", TINY / "math"), map_model(TINY / "base")
     manifest = read_manifest(TINY / "math")

@@ -94,7 +94,7 @@ def test_shipped_weights_are_small_and_over_the_shipped_base() -> None:
     assert {module.manifest.kv_rule for module in resolved.modules if module.manifest} == {"all-base"}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("task", TASKS)
 def test_shipped_modules_solve_held_out_problems(task: str) -> None:
     suite = load_suite(f"tiny-{task}", 40)

@@ -92,7 +92,7 @@ def test_another_way_of_batching_does_not_change_the_losses(
         assert worst < TOLERANCE
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_equal_one_with_twice_the_accumulation(
     tmp_path: Path, random_base: Path, ordinary: Path, whole: Path
 ) -> None:
