@@ -19,7 +19,8 @@ SLOW = "slow"
 LONG = "long"
 BESIDE = "beside"
 BESIDE_FOLDERS = frozenset({"frontend", "modules", "serving", "tenants", "training", "tui"})
-"""Folders whose engine tests the second lane runs, so that both take about as long."""
+"""Folders whose engine tests the second lane runs, so that both take about as long; last, when the first is through
+with tests of many engines at once."""
 SLOW_CPU_S = 10.0
 _MARK = "mark_of_tests"
 _TESTS = Path(__file__).parents[1]
@@ -41,7 +42,7 @@ def takes_long(function: AnyFunction) -> AnyFunction:
 
 
 def mark_tests(items: list[pytest.Item]) -> None:
-    """Mark the tests that ask for such a fixture, directly or through another one."""
+    """Mark the tests that ask for such a fixture, directly or through another one, and put some of them last."""
     for item in items:
         known = item._fixtureinfo.name2fixturedefs.values() if isinstance(item, pytest.Function) else ()
         for definition in (definition for definitions in known for definition in definitions):
@@ -49,6 +50,7 @@ def mark_tests(items: list[pytest.Item]) -> None:
                 item.add_marker(mark)
         if item.get_closest_marker(ENGINE) and item.path.relative_to(_TESTS).parts[0] in BESIDE_FOLDERS:
             item.add_marker(BESIDE)
+    items.sort(key=lambda item: item.get_closest_marker(BESIDE) is not None)
 
 
 def cpu_seconds() -> float:
