@@ -21,7 +21,7 @@ from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.plan.processes import plan_joining_worker
 from prefillshare.serving.plan.workers import Worker
 from prefillshare.serving.run.cluster import RunningCluster
-from tests.support.engines import MODELS_DIR
+from tests.support.engines import MODELS_DIR, flush
 from tests.support.forks import fork_server
 from tests.support.marks import starts_engine
 from tests.support.reference import Reference
@@ -147,7 +147,8 @@ def test_the_router_hears_what_the_prefill_worker_evicts(joined):
     joined.wait(lambda: _held_bytes(joined) > 0, "the router knows what is held")
     worker = joined.workers["prefill-here"]
     key = {"Authorization": f"Bearer {worker.api_key}"}
-    assert httpx.post(f"{worker.planned.place.url}/flush_cache", headers=key, timeout=30).status_code == 200
+    with httpx.Client(base_url=worker.planned.place.url, headers=key, timeout=30) as http:
+        flush(http)
     joined.wait(lambda: _held_bytes(joined) == 0, "the router knows what was evicted")
 
 

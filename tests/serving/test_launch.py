@@ -236,7 +236,10 @@ def _running_request(url: str) -> "subprocess.Popen[str]":
     answer = None
     with httpx.Client(base_url=url, headers=auth_header("key"), timeout=30) as http:
         while True:
-            if answer is None or answer.poll() is not None:  # it was over before anybody saw it
+            if answer is not None and answer.poll() is not None:  # it was over before anybody saw it
+                answer.communicate()
+                answer = None
+            if answer is None:
                 answer = subprocess.Popen([sys.executable, "-c", _LONG_REQUEST, url], stdout=subprocess.PIPE, text=True)
             loads = http.get("/v1/loads", params={"include": "core"}).json()["loads"]
             if any(load["num_running_reqs"] for load in loads):

@@ -88,6 +88,10 @@ class Served:
         assert reply.status_code == 200, reply.text
         return reply.json()
 
+    def flush(self) -> None:
+        """Empty the caches. SGLang refuses while it is not idle, which it is a moment after the last answer."""
+        wait_until(lambda: self.post("operator", "/flush_cache", {}).status_code == 200)
+
     def state(self) -> Mapping[str, Any]:
         return self.get("operator", "/deployment/state").json()
 

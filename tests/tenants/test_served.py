@@ -143,12 +143,12 @@ def test_kv_is_told_by_tenant_and_nothing_of_it_by_namespace(served: Served) -> 
     metrics = served.get("operator", "/metrics").text
     assert 'prefillshare_tenant_kv_tokens{tenant="other"}' in metrics
     assert 'prefillshare_tenant_kv_tokens{tenant="friend"}' not in metrics
-    served.post("operator", "/flush_cache", {})
+    served.flush()
     wait_until(lambda: served.tenant("other")["kv_tokens"] == 0)
 
 
 def test_what_is_pinned_is_counted(served: Served) -> None:
-    served.post("operator", "/flush_cache", {})
+    served.flush()
     wait_until(lambda: served.prefill()["kv"]["shared_tokens"] == 0)
     assert served.prefill()["kv"]["pinned_tokens"] == 0
     body = {"model": "math", "messages": [{"role": "user", "content": "Omar has many beads and some boxes " * 4}]}
