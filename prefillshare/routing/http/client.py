@@ -13,7 +13,8 @@ from prefillshare.routing.http.errors import CannotConnectError, ConnectTimeoutE
 from prefillshare.routing.http.reply import Reply
 from prefillshare.routing.http.sockets import open_socket
 
-# SGLang closes a connection that was idle for 5 s; reusing one at that moment would fail the call.
+# SGLang by itself, as a worker that was started elsewhere, closes a connection that was idle for 5 s; reusing one at
+# that moment would fail the call.
 KEEP_ALIVE_S = 3.0
 _SMALL_BODY_BYTES = 1 << 18
 _NEXT_ADDRESS_S = 0.25
