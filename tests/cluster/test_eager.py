@@ -61,7 +61,7 @@ def settled(cluster: Cluster, before: dict[str, Any]) -> dict[str, Any]:
         num_jobs = sum(jobs(after).values()) - jobs(after)["pushed"]
         has_ended = [rise[0] for rise in rises] == [1] and all(rise[3] for rise in rises)
         if has_ended and num_jobs > sum(jobs(before).values()) - jobs(before)["pushed"]:
-            return after
+            return state(cluster)
         assert time.monotonic() < deadline, (rises, jobs(after))
         time.sleep(0.02)
 

@@ -61,7 +61,7 @@ def test_a_decode_worker_of_another_prefill_module_is_refused_by_name(tmp_path):
         for _ in range(2):  # the second call finds a worker that goes on, and refuses again
             started = time.monotonic()
             decoded, prefilled = pair.post("/generate", body)
-            assert time.monotonic() - started < TIMEOUT_S + 10
+            assert time.monotonic() - started < TIMEOUT_S + 60
             assert decoded.status_code == 500
             message = decoded.json()["error"]["message"]
             assert message.startswith("decode worker 'tiny-base' needs prefill module sha256:000000000000...")

@@ -57,7 +57,7 @@ async def test_beyond_the_limit_new_clients_are_told_no_and_health_answers(tmp_p
         started = time.monotonic()
         idle = [await connect(url) for _ in range(130)]
         refusals = []
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(120):
             while (answered := await send(url))[0] != 200:
                 refusals.append(answered)
                 assert (await send(url, b"", head=b"GET /health"))[0] == 200
@@ -90,7 +90,7 @@ async def test_half_sent_requests_end() -> None:
         status, answer = answer_of(await reader.readuntil(b"again"))
         assert (status, b"did not arrive within 0.3 s" in answer) == (408, True)
         await close(writer)
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 60
         assert running.parts.descriptors.num_calls == 0
 
 

@@ -165,11 +165,10 @@ async def test_a_client_that_leaves_ends_its_call(read_directly: list[bool]) -> 
 @in_loop
 async def test_a_client_that_does_not_read_holds_up_nobody_but_itself() -> None:
     async with deployment(idle_timeout_s=1.0) as running, connected(running) as (_, writer):
-        running["math-0"].pieces = ["x" * (1 << 20)] * 64
+        running["math-0"].pieces, running["math-0"].answer = ["x" * (1 << 20)] * 64, {"text": "ok"}
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         writer.write(call(STREAM) + call())
         await until(lambda: running.gateway.proxy.counters.calls == 1)
-        running["math-0"].pieces = ["ok"]
         async with connected(running) as (reader, other):
             other.write(call())
             assert b" 200 " in (await read_answer(reader))[0]

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import socket
-import time
 
 import aiohttp
 import pytest
@@ -64,9 +63,8 @@ async def test_a_call_that_may_have_killed_two_workers_meets_no_third() -> None:
 async def test_a_failed_prefill_leg_ends_the_decode_leg_at_once() -> None:
     async with deployment(max_retries=0) as running:
         running["p0"].status = 503
-        started = time.monotonic()
+        # The decode worker alone would never answer.
         assert (await running.chat(stream=True)).status == 502
-        assert time.monotonic() - started < 1.0
         await until(lambda: running["math-0"].cut_off and running["math-0"].aborted)
 
 
@@ -100,7 +98,7 @@ async def test_a_fault_of_the_router_in_the_prefill_leg_ends_the_call_at_once(mo
 
         monkeypatch.setattr(running.parts.chooser, "learn", learn)
         running["math-0"].gate = asyncio.Semaphore(0)  # no answer that would come first
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert (await running.chat()).status == 500
         await until(lambda: all(worker.num_running == 0 for worker in running.parts.pool))
         await until(lambda: running["math-0"].aborted)
@@ -108,14 +106,12 @@ async def test_a_fault_of_the_router_in_the_prefill_leg_ends_the_call_at_once(mo
 
 @in_loop
 async def test_a_dead_module_is_named_and_the_others_go_on() -> None:
-    async with deployment(decode=("math", "code")) as running:
+    async with deployment(decode=("math", "code"), queue_timeout_s=3600.0) as running:
         await running["code-1"].stop()
-        started = time.monotonic()
         reply = await running.chat("code")
         assert reply.status == 503
         assert "model 'code' cannot answer now" in (await reply.json())["error"]["message"]
         assert reply.headers["Retry-After"]
-        assert time.monotonic() - started < 2.0
         assert (await running.chat("math")).status == 200
         async with running.http.get(f"{running.url}/health") as health:
             assert (health.status, await health.json()) == (200, {"status": "degraded", "missing": ["code"]})
@@ -245,10 +241,8 @@ async def test_a_call_that_gets_no_first_byte_ends_in_time_and_says_whose_fault_
 @in_loop
 async def test_a_whole_call_has_a_limit_too() -> None:
     async with deployment(total_timeout_s=0.5) as running:
-        running["math-0"].pause_s = 10.0
-        started = time.monotonic()
+        running["math-0"].pause_s = 3600.0
         assert (await running.chat()).status == 504
-        assert time.monotonic() - started < 1.5
 
 
 @in_loop

@@ -50,7 +50,7 @@ class Routers:
 
     async def sees(self, number: int, state: str) -> None:
         """Wait until a router has all workers, and the other router in this state."""
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(120):
             while True:
                 with contextlib.suppress(aiohttp.ClientError):
                     found = await self.state(number)

@@ -58,7 +58,7 @@ async def running_router(
 
 async def _has_status(url: str, status: str) -> None:
     """Wait until the router says so of itself."""
-    async with aiohttp.ClientSession() as http, asyncio.timeout(20):
+    async with aiohttp.ClientSession() as http, asyncio.timeout(120):
         while True:
             with contextlib.suppress(aiohttp.ClientError):
                 async with http.get(f"{url}/health") as reply:

@@ -38,11 +38,11 @@ async def test_calls_over_the_queue_are_told_when_to_come_back() -> None:
 @in_loop
 async def test_one_modules_queue_does_not_hold_up_another() -> None:
     async with deployment(decode=("math", "code"), prefill=2, max_running_per_worker=1) as running:
-        running["math-0"].pause_s = 1.0
-        slow = [asyncio.create_task(running.chat("math")) for _ in range(2)]
+        running["math-0"].gate = asyncio.Semaphore(0)
+        slow = [asyncio.create_task(running.chat("math", stream=True)) for _ in range(2)]
         await until(lambda: running.parts.admission.num_queued("math") == 1)
-        async with asyncio.timeout(1.0):
-            assert (await running.chat("code")).status == 200
+        assert (await running.chat("code")).status == 200
+        assert running.parts.admission.num_queued("math") == 1
         for call in slow:
             call.cancel()
         await asyncio.gather(*slow, return_exceptions=True)
@@ -96,7 +96,7 @@ async def test_nothing_is_lost_when_clients_come_and_leave_at_any_moment(num_cli
 
         async def call(number: int) -> None:
             try:
-                async with asyncio.timeout(0.01 * (1 + number % 9) if number % 2 else 10):
+                async with asyncio.timeout(0.01 * (1 + number % 9) if number % 2 else 60):
                     await (await running.chat(stream=bool(number % 3))).read()
             except TimeoutError:
                 assert number % 2

@@ -226,7 +226,7 @@ def test_an_engine_on_a_gpu_is_a_program_of_its_own_whoever_offers_a_fork(tmp_pa
 
     command = ProcessCommand(argv=("true", "--dtype", "bfloat16"), environment={}, api_key=None)
     engine = start_engine(command, tmp_path / "engine.log", Offered())  # type: ignore[arg-type]
-    assert engine.main.wait(timeout=30) == 0
+    assert engine.main.wait(timeout=120) == 0
     engine.kill()
     assert start_fork_server(command, tmp_path / "forks.log", 1.0) is None
 

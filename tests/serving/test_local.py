@@ -60,7 +60,7 @@ class Launchers:
 
     def said(self, pid: int) -> str:
         launcher = next(launcher for launcher in self.running if launcher.pid == pid)
-        said, _ = launcher.communicate(timeout=30)
+        said, _ = launcher.communicate(timeout=120)
         return said
 
 

@@ -40,7 +40,7 @@ running = RunningEngine(
     log_path=log, store=StoreHold(()), watched=None,
 )
 with stop_signals():
-    serve_until_stopped(running, 20, say, lambda: say("ready", process.pid))
+    serve_until_stopped(running, 200, say, lambda: say("ready", process.pid))
 print("ended", process.exit_code(), flush=True)
 """
 
@@ -57,7 +57,7 @@ def _start(tmp_path: Path, engine_s: float, num_requests: int) -> "subprocess.Po
 def test_an_idle_server_ends_at_the_first_signal(tmp_path: Path, number: signal.Signals) -> None:
     owner = _start(tmp_path, 100, 0)
     owner.send_signal(number)
-    said, _ = owner.communicate(timeout=15)
+    said, _ = owner.communicate(timeout=100)
     assert said.startswith("ended -")
     assert owner.returncode == 0
 
@@ -66,16 +66,16 @@ def test_a_second_signal_does_not_wait_for_requests(tmp_path: Path) -> None:
     owner = _start(tmp_path, 100, 3)
     assert owner.stdout is not None
     owner.send_signal(signal.SIGINT)
-    assert "3 running requests get up to 20 s" in owner.stdout.readline()
+    assert "3 running requests get up to 200 s" in owner.stdout.readline()
     start = time.monotonic()
     owner.send_signal(signal.SIGINT)
-    said, _ = owner.communicate(timeout=15)
+    said, _ = owner.communicate(timeout=100)
     assert said.startswith("ended -")
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 100
 
 
 def test_an_engine_that_ends_by_itself_is_an_error_with_its_reason(tmp_path: Path) -> None:
     owner = _start(tmp_path, 1, 0)
-    said, _ = owner.communicate(timeout=30)
+    said, _ = owner.communicate(timeout=100)
     assert owner.returncode == 1
     assert "the engine ended by itself: sglang_patches: broken" in said

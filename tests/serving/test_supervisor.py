@@ -30,7 +30,7 @@ def _supervised(tmp_path: Path, program: str = SLEEPING, name: str = "decode-mat
 def _end(member: Supervised) -> None:
     assert member.process is not None
     member.process.main.send_signal(9)
-    member.process.main.wait(timeout=10)
+    member.process.main.wait(timeout=120)
 
 
 def test_a_killed_process_is_back_after_a_pause(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_pauses_grow_and_a_hopeless_process_is_given_up_loudly(tmp_path: Path) -
     now, pauses = 0.0, []
     while member.state != "failed":
         assert member.process is not None
-        member.process.main.wait(timeout=30)
+        member.process.main.wait(timeout=120)
         member.step(said.append, now)
         pauses.append(member._next_start - now)
         now = member._next_start
@@ -94,7 +94,7 @@ def test_what_a_process_said_before_it_ended_is_kept_and_is_not_the_next_ones_re
     member.begin()
     for now in (0.0, 10.0):
         assert member.process is not None
-        member.process.main.wait(timeout=30)
+        member.process.main.wait(timeout=120)
         member.step(said.append, now)
         member.step(said.append, now + 5.0)
     Supervisor([member], said.append).kill()

@@ -56,19 +56,28 @@ STATE_WITHIN_S = 60.0
 
 
 def read_state(http: httpx.Client) -> dict[str, Any]:
-    """The state of a deployment to which every worker in service has just answered.
+    """The state of a deployment at rest, to which every worker in service has just answered.
 
-    A router gives what a worker told last, or nothing yet, where the worker is too busy to answer in time.
+    A call is answered before its prefill leg has reported, and a router gives what a worker told last, or nothing yet,
+    where the worker is too busy to answer in time. The workers answer before the router reads its own counters: who
+    waits for one of these finds what the workers did for it in the state after.
     """
     deadline = time.monotonic() + STATE_WITHIN_S
     while True:
-        reply = http.get("/deployment/state")
-        assert reply.status_code == 200, reply.text
-        found: dict[str, Any] = reply.json()
+        legs = {worker["id"]: worker["running"] for worker in _read(http, "/router/state")["workers"]}
+        found = _read(http, "/deployment/state")
         silent = [worker["id"] for worker in found["workers"] if worker["state"] == "up" and worker["running"] is None]
-        if not silent:
+        if not silent and not any(legs.values()):
             return found
-        assert time.monotonic() < deadline, f"{silent} told nothing for {STATE_WITHIN_S:.0f} s"
+        assert time.monotonic() < deadline, f"{silent} told nothing for {STATE_WITHIN_S:.0f} s; calls: {legs}"
+        time.sleep(0.02)
+
+
+def _read(http: httpx.Client, path: str) -> dict[str, Any]:
+    reply = http.get(path)
+    assert reply.status_code == 200, reply.text
+    found: dict[str, Any] = reply.json()
+    return found
 
 
 def module_of(state: Mapping[str, Any], name: str) -> Mapping[str, Any]:
