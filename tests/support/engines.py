@@ -102,7 +102,7 @@ def flush(http: httpx.Client) -> None:
 
     SGLang refuses while a scheduler is not idle, which it is a moment after the last answer: asked until it does it.
     """
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while http.post("/flush_cache").status_code != 200:
         assert time.monotonic() < deadline, f"{http.base_url} did not become idle"
         time.sleep(0.05)

@@ -52,7 +52,7 @@ class Step:
     """Cached tokens that others had prefilled."""
 
 
-STATE_WITHIN_S = 60.0
+STATE_WITHIN_S = 120.0
 
 
 def read_state(http: httpx.Client) -> dict[str, Any]:

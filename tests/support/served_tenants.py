@@ -121,7 +121,7 @@ def serving_tenants(topology: str, folder: Path) -> Iterator[Served]:
     log = folder / "served.log"
     with (
         running_deployment(file, api_key=OPERATOR, log_path=log, fork_server=partial(fork_server)) as running,
-        httpx.Client(base_url=running.url, timeout=120) as http,
+        httpx.Client(base_url=running.url, timeout=300) as http,
     ):
         yield Served(
             url=running.url,
@@ -135,7 +135,7 @@ def serving_tenants(topology: str, folder: Path) -> Iterator[Served]:
 
 def wait_until(condition: Any) -> None:
     """Wait until it is so."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 180
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)
