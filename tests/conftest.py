@@ -3,6 +3,7 @@
 from collections.abc import Generator, Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from prefillshare.serving.machine import ports
 from tests.support.forks import close_fork_servers
@@ -11,6 +12,10 @@ from tests.support.scores import SCORES
 from tests.support.servers import random_server
 
 __all__ = ["random_server"]
+
+# A busy machine holds up an example, or the drawing of one, for seconds.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 @pytest.hookimpl(tryfirst=True)

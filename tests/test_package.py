@@ -154,7 +154,7 @@ def _run_with(
         text=True,
         stdin=subprocess.DEVNULL,
         check=False,
-        timeout=120,
+        timeout=300,
         cwd=home,
         env={"PYTHONPATH": str(installed), "PATH": "", "XDG_STATE_HOME": str(home), "HOME": str(home)},
     )

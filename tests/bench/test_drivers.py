@@ -97,7 +97,7 @@ async def _serving(answer: Callable[[web.Request], Awaitable[web.StreamResponse]
 def _drive(server: Server, workload: Workload, load: Load) -> RunRecord:
     async def run() -> RunRecord:
         async with _serving(server.answer) as running:
-            return await drive(running, workload, WARM_UP, load, seed=1, on_call=lambda call: None, timeout_s=20)
+            return await drive(running, workload, WARM_UP, load, seed=1, on_call=lambda call: None, timeout_s=120)
 
     return asyncio.run(run())
 
@@ -236,7 +236,7 @@ def test_a_plain_pair_is_asked_on_both_legs(statuses: tuple[int, int], expected:
             target = Target(url=url, prefill=PrefillLeg(url=url, bootstrap_port=1))
             running = Running(targets={"a": target}, kv_token_bytes=10)
             load = Load(kind="closed", value=1)
-            return await drive(running, workload, warm_up, load, seed=1, on_call=lambda call: None, timeout_s=20)
+            return await drive(running, workload, warm_up, load, seed=1, on_call=lambda call: None, timeout_s=120)
 
     workload = make_workload("react", Shape(num_sessions=1, start_tokens=20, turns=1), ("a",))
     warm_up = make_workload("react", Shape(num_sessions=1, start_tokens=2, turns=1, tags=("warm-up",)), ("a",))

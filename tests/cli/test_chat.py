@@ -1,5 +1,6 @@
 """`chat` at a real terminal and behind a pipe: questions of several lines, and what is kept of them."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from prefillshare.cli.chat_history import NAME, NUM_KEPT, open_history
@@ -8,6 +9,7 @@ from prefillshare.serving.launch import RunningDeployment
 from tests.support.tmux import Terminal, prefillshare
 
 ANSWERED = "generated 2"
+PROMPT = "math>"
 
 
 def _kept(state: Path) -> list[str]:
@@ -15,21 +17,26 @@ def _kept(state: Path) -> list[str]:
     return ["\n".join(line[1:] for line in entry.splitlines() if line.startswith("+")) for entry in entries]
 
 
+def _asks_after(said: str, times: int = 1) -> Callable[[str], bool]:
+    """Whether that was said so often and the next question is asked for: keys that come before reach no editor."""
+    return lambda screen: screen.count(said) == times and screen.rstrip().endswith(PROMPT)
+
+
 def test_what_is_pasted_is_one_question(random_server: RunningDeployment, tmp_path: Path) -> None:
     state = tmp_path / "state"
     chat = prefillshare("chat", "math", "--max-tokens", "2", "--url", random_server.url)
     with Terminal(["env", f"XDG_STATE_HOME={state}", *chat], tmp_path) as terminal:
-        terminal.wait_for("math>")
+        terminal.wait_for(PROMPT)
         terminal.paste("pasted one\n/models two\nthree")
         terminal.press("Enter")
-        terminal.wait_for(lambda screen: screen.count(ANSWERED) == 1)
+        terminal.wait_for(_asks_after(ANSWERED))
         terminal.press("typed", "M-Enter", "more", "Enter")
-        terminal.wait_for(lambda screen: screen.count(ANSWERED) == 2)
+        terminal.wait_for(_asks_after(ANSWERED, 2))
         terminal.press('"""', "Enter", "quoted", "Enter", "last", '"""', "Enter")
-        terminal.wait_for(lambda screen: screen.count(ANSWERED) == 3)
+        terminal.wait_for(_asks_after(ANSWERED, 3))
         terminal.press("-H", "e9")
         terminal.press("Enter")
-        terminal.wait_for("is not UTF-8 text")
+        terminal.wait_for(_asks_after("is not UTF-8 text"))
         terminal.press("C-d")
         assert terminal.wait_for_end() == 0
     assert _kept(state)[:3] == ["pasted one\n/models two\nthree", "typed\nmore", '"""\nquoted\nlast"""']

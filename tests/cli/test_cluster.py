@@ -35,7 +35,7 @@ def test_the_message_names_the_fix(case: str, tmp_path: Path) -> None:
         env={**environment, "XDG_STATE_HOME": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert (done.returncode, said in done.stderr) == (code, True), done.stderr

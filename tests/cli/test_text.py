@@ -109,7 +109,7 @@ def test_json_stays_json_where_stdout_has_no_unicode() -> None:
         done = subprocess.run(
             [sys.executable, "-c", program],
             capture_output=True,
-            timeout=60,
+            timeout=120,
             check=True,
             env={**os.environ, "PYTHONIOENCODING": encoding},
         )

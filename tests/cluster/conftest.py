@@ -32,6 +32,8 @@ MODULES = ("math", "tool", "code")
 STEP_S = 0.1
 WAIT_S = START_TIMEOUT_S
 """What is waited for may take an engine's start."""
+CALL_S = WAIT_S / 2
+"""A call that is not answered within this is lost; where one waits for an answer, there is time for a second."""
 KV_TOKENS = 12288
 """Three times the longest context, so that a test can fill it."""
 ONE_WAY = {"UCX_TLS": "tcp", "SGLANG_DISAGGREGATION_QUEUE_SIZE": "1"}
@@ -51,11 +53,19 @@ class Cluster:
     said: list[str]
     """What the supervisor told people."""
     stopped: threading.Event = field(default_factory=threading.Event)
+    looking: threading.Lock = field(default_factory=threading.Lock)
 
     def look_after(self) -> None:
         """Restart what dies until `stopped`."""
         while not self.stopped.wait(STEP_S):
-            self.running.step()
+            with self.looking:
+                self.running.step()
+
+    @contextlib.contextmanager
+    def unattended(self) -> Iterator[None]:
+        """Restart nothing meanwhile: what is killed stays away, however slow the test is."""
+        with self.looking:
+            yield
 
     def process(self, name: str) -> ProcessRecord:
         """One process, as `prefillshare ps` shows it."""
@@ -72,7 +82,7 @@ class Cluster:
         """Ask one worker itself, past the router."""
         planned = next(planned for planned in self.running.workers if planned.worker.name == name)
         key = {"Authorization": f"Bearer {planned.command.api_key}"}
-        return httpx.request(method, f"{planned.place.url}{path}", headers=key, timeout=10)
+        return httpx.request(method, f"{planned.place.url}{path}", headers=key, timeout=CALL_S)
 
     def state(self) -> dict:
         """What the router says of itself."""
@@ -127,7 +137,8 @@ def configured(traces: Receiver) -> Deployment:
     config = load_deployment(MODELS_DIR / "tiny-agents-pd.toml")
     return replace(
         config,
-        router=replace(config.router, kv_events=True),
+        # A worker that a busy machine holds up is not taken for dead.
+        router=replace(config.router, kv_events=True, health_timeout_s=60.0),
         engine=replace(config.engine, max_total_tokens=KV_TOKENS),
         otlp_endpoint=traces.endpoint,
     )
@@ -144,8 +155,9 @@ def running_cluster(config: Deployment, folder: Path) -> Iterator[Cluster]:
         for name, value in {**ONE_WAY, **PROXIES}.items():
             patch.setenv(name, value)
         running = launch_cluster(deployment, options, on_event=said.append)
-    client = openai.OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0, timeout=60)
-    cluster = Cluster(running=running, http=httpx.Client(base_url=running.url, timeout=60), openai=client, said=said)
+    client = openai.OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0, timeout=CALL_S)
+    http = httpx.Client(base_url=running.url, timeout=CALL_S)
+    cluster = Cluster(running=running, http=http, openai=client, said=said)
     keeper = threading.Thread(target=cluster.look_after)
     keeper.start()
     try:

@@ -172,7 +172,7 @@ def test_models_stand_in_the_order_of_the_file(cluster: Cluster, random_server: 
             assert httpx.post(url + CHAT_PATH, json=CHAT | {"model": module}, timeout=60).status_code == 200
     names = {url: _models(url) for url in (cluster.running.url, random_server.url)}
     assert names == {cluster.running.url: [*NAMES], random_server.url: ["random-base", *NAMES]}
-    assert httpx.get(f"{random_server.url}/modules").json()["decode"] == [*NAMES]
+    assert httpx.get(f"{random_server.url}/modules", timeout=60).json()["decode"] == [*NAMES]
     base = httpx.post(random_server.url + CHAT_PATH, json=CHAT | {"model": "random-base"}, timeout=60)
     assert base.status_code == 200
     base = httpx.post(cluster.running.url + CHAT_PATH, json=CHAT | {"model": "tiny-base"}, timeout=60)
@@ -181,7 +181,7 @@ def test_models_stand_in_the_order_of_the_file(cluster: Cluster, random_server: 
 
 
 def _models(url: str) -> list[str]:
-    return [card["id"] for card in httpx.get(f"{url}/v1/models").json()["data"]]
+    return [card["id"] for card in httpx.get(f"{url}/v1/models", timeout=60).json()["data"]]
 
 
 @pytest.mark.parametrize("name", ["café".encode(), "café".encode("latin-1")], ids=["utf-8", "latin-1"])

@@ -18,6 +18,7 @@ from prefillshare.wire.hidden_states import read_states
 from tests.cluster.conftest import MODULES, Cluster
 from tests.support.classifiers import AUTO, HEADER, TINY_ROUTER, assert_is_the_choice, assert_stays, plain_state
 from tests.support.engines import MODELS_DIR, flush
+from tests.support.monitoring import read_state
 
 ADMIN = {"Authorization": "Bearer admin"}
 NUM_PROMPTS = 5
@@ -142,7 +143,7 @@ def test_every_door_answers_as_the_chosen_module(auto: Cluster) -> None:
 
 def test_a_choice_is_counted_and_the_prompt_once(auto: Cluster, prompts: list[list[int]]) -> None:
     def numbers() -> dict[str, int]:
-        state = auto.http.get("/deployment/state").json()
+        state = read_state(auto.http)
         modules = {module["name"]: module for module in state["modules"]}
         keys = ("prompt_tokens", "own_hit_tokens", "cross_hit_tokens", "requests")
         told = {key: sum(module[key] for module in modules.values()) for key in keys}

@@ -132,7 +132,7 @@ def test_a_stream_whose_host_is_gone_ends_within_seconds(deployment):
         host.unplug()
         unplugged = time.monotonic()
         assert '"error"' in list(lines)[-1]
-    assert time.monotonic() - unplugged < GONE_S + 30
+    assert time.monotonic() - unplugged < GONE_S + 120
     deployment.wait(lambda: deployment.states().get("tool-c") != "up", "the router knows")
 
 

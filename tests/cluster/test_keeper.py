@@ -91,7 +91,7 @@ def others(keeper: Keeper) -> dict[str, str]:
 def aliases(keeper: Keeper) -> dict[str, str] | None:
     """The aliases of a router; None while it does not answer."""
     try:
-        return dict(httpx.get(f"{keeper.url}/aliases", timeout=5).json()["aliases"])
+        return dict(httpx.get(f"{keeper.url}/aliases", timeout=60).json()["aliases"])
     except httpx.HTTPError:
         return None
 
@@ -100,7 +100,7 @@ def change_alias(keeper: Keeper, method: str, name: str) -> None:
     plan = keeper.member.plan
     headers = {"Authorization": f"Bearer {read_admin_key(plan.cluster, plan.config.name)}"}
     body = {"module": "tool"} if method == "PUT" else None
-    reply = httpx.request(method, f"{keeper.url}/aliases/{name}", json=body, headers=headers, timeout=30)
+    reply = httpx.request(method, f"{keeper.url}/aliases/{name}", json=body, headers=headers, timeout=WAIT_S)
     assert reply.status_code == 200, reply.text
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.cluster.conftest import Cluster
+from tests.cluster.conftest import MODULES, Cluster
 from tests.support.engines import MODELS_DIR
 
 TINY = MODELS_DIR / "tiny"
@@ -107,7 +107,7 @@ def test_full_weights_come_change_and_go(cluster: Cluster, folder: Path) -> None
 
     cluster.kill("decode-late-1")
     cluster.kill("router")
-    cluster.wait(lambda: answers(cluster, "late"), "the module answers again")
+    cluster.wait(lambda: answers(cluster, "late") and answers(cluster, "math"), "the modules answer again")
     assert texts(cluster, "late") == code
     with calling(cluster, "math") as others:
         assert change(cluster, "DELETE", "/modules/late").json() == {"name": "late"}
@@ -137,7 +137,7 @@ def test_an_adapter_is_read_anew_by_its_worker(cluster: Cluster, folder: Path) -
     assert cluster.complete("latest").json()["model"] == "late"
     assert "alias 'latest' means module 'late'" in reason(change(cluster, "DELETE", "/modules/late"), 409)
     cluster.kill("router")
-    cluster.wait(lambda: answers(cluster, "latest"), "the alias is still there")
+    cluster.wait(lambda: all(answers(cluster, name) for name in (*MODULES, "latest")), "the alias is still there")
     assert cluster.http.get("/v1/models/latest").json()["alias_of"] == {"late": 1.0}
     assert change(cluster, "DELETE", "/aliases/latest").status_code == 200
 

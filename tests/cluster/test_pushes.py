@@ -37,7 +37,7 @@ def post(cluster: Cluster, path: str, body: dict[str, Any]) -> httpx.Response:
     """Ask the decode worker itself."""
     planned = next(planned for planned in cluster.running.workers if planned.worker.name == WORKER)
     key = {"Authorization": f"Bearer {planned.command.api_key}"}
-    return httpx.post(f"{planned.place.url}{path}", json=body, headers=key, timeout=60)
+    return httpx.post(f"{planned.place.url}{path}", json=body, headers=key, timeout=300)
 
 
 def push_without_prefill(cluster: Cluster, seed: int) -> httpx.Response:

@@ -75,7 +75,7 @@ def ask_as(stranger: Host, asked: set[Address], token: str | None) -> dict[Addre
     file.write_text(json.dumps([[*address, token] for address in ordered]))
     log.unlink(missing_ok=True)
     process = stranger.start([sys.executable, "-W", "ignore", "-m", "tests.support.ray_strangers", str(file)], log)
-    assert process.wait(300) == 0, log.read_text()
+    assert process.wait(900) == 0, log.read_text()
     return dict(zip(ordered, json.loads(log.read_text().splitlines()[-1]), strict=True))
 
 

@@ -29,7 +29,7 @@ from tests.support.stores import damage_store, store_path, wait_for_pages, whole
 
 NUM_TOKENS = 8
 TINY = MODELS_DIR / "tiny"
-WAIT_S = 120.0
+WAIT_S = 300.0
 DEPLOYMENT = f"""
 name = "stored-pd"
 topology = "disaggregated"

@@ -21,7 +21,7 @@ from tests.support.stores import PAGE_TOKENS, num_stored_pages, wait_for_pages
 NUM_TOKENS = 48
 NUM_NEW = 16
 NUM_TURNS = 6
-WAIT_S = 120.0
+WAIT_S = 300.0
 DEPLOYMENT = f"""
 name = "answers-pd"
 topology = "disaggregated"

@@ -90,7 +90,7 @@ def test_an_abandoned_stream_leaves_nothing_wrong_behind(agents, prompts, expect
             "stream": True,
             "sampling_params": {"max_new_tokens": 2000, "ignore_eos": True},
         }
-        with httpx.stream("POST", f"{agents.url}/generate", json=body, timeout=60) as reply:
+        with httpx.stream("POST", f"{agents.url}/generate", json=body, timeout=300) as reply:
             for number, _ in enumerate(reply.iter_lines()):
                 if number > 6:
                     return

@@ -23,7 +23,7 @@ from tests.support.classifiers import (
     plain_probabilities,
     told,
 )
-from tests.support.engines import MODELS_DIR, TINY_AGENTS, Endpoint, shared_engine, with_key
+from tests.support.engines import MODELS_DIR, TINY_AGENTS, Endpoint, engine_state, shared_engine, with_key
 from tests.support.marks import starts_engine
 from tests.support.reference import Reference
 
@@ -143,7 +143,7 @@ def test_what_a_choice_computes_is_counted_once_and_as_the_modules_own(auto: End
 
 def test_nothing_of_a_choice_but_the_prompt_stays_in_the_cache(auto: Endpoint, prompts: list[Prompt]) -> None:
     def held() -> int:
-        (worker,) = auto.http.get("/deployment/state").json()["workers"]
+        (worker,) = engine_state(auto.http)["workers"]
         assert worker["kv"]["private_tokens"] == 0
         return worker["kv"]["shared_tokens"]
 

@@ -3,16 +3,19 @@
 Each engine of this file computes answers of every length ahead, as the default leaves short ones out.
 """
 
+import json
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from tests.fidelity.conftest import MODULES, NUM_TOKENS, Prompt
-from tests.support.engines import TINY_AGENTS, Endpoint, shared_engine, with_prefill_key
+from tests.support.engines import TINY_AGENTS, Endpoint, engine_state, shared_engine, with_prefill_key
 from tests.support.marks import starts_engine
 
 NUM_TURNS = 5
@@ -42,11 +45,11 @@ def counts(endpoint: Endpoint) -> dict[str, int]:
 
 
 def worker(endpoint: Endpoint) -> dict[str, Any]:
-    return endpoint.http.get("/deployment/state").json()["workers"][0]
+    return engine_state(endpoint.http)["workers"][0]
 
 
 def wait_until(is_so: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not is_so():
         assert time.monotonic() < deadline, what
         time.sleep(0.02)
@@ -97,10 +100,11 @@ def test_tokens_count_as_hit_once(eager, prompts):
 
 def test_nobody_sees_it(eager, prompts):
     eager.flush()
-    before, seen = eager.http.get("/deployment/state").json(), counts(eager)["tokens"]
+    before = engine_state(eager.http)
+    seen = before["workers"][0]["eager"]["tokens"]
     answer = eager.generate(prompts[3], "math", ANSWER_TOKENS)
     wait_for_tokens(eager, seen + len(prompts[3]) + len(answer.tokens) - (len(prompts[3]) - 1))
-    after = eager.http.get("/deployment/state").json()
+    after = engine_state(eager.http)
     rises = [
         (
             module["name"],
@@ -119,39 +123,70 @@ def test_nobody_sees_it(eager, prompts):
 
 def test_nothing_is_computed_beside_calls(eager, prompts):
     """A call that decodes would wait for it, or carry it."""
-    eager.flush()
-    before, num_looks = counts(eager)["tokens"], 0
-    with ThreadPoolExecutor(1) as pool:
-        going_on = pool.submit(eager.generate, prompts[13], "code", 300)
-        wait_until(lambda: worker(eager)["running"] == 1, "the long answer has not begun")
-        eager.generate(prompts[14], "math", ANSWER_TOKENS)
-        while not going_on.done():
-            now = worker(eager)
-            num_looks += now["running"] == 1
-            assert now["running"] == 0 or now["eager"]["tokens"] == before
-            time.sleep(0.02)
-    assert num_looks > 5
-    wait_for_tokens(eager, before + ANSWER_TOKENS + 1 + 300 + 1)
+
+    def count_looks(number: int) -> int:
+        """How often the engine was seen with a long answer and one that is over, and had computed nothing ahead."""
+        eager.flush()
+        before, num_looks = counts(eager)["tokens"], 0
+        params = {"temperature": 0, "max_new_tokens": 3000, "ignore_eos": True}
+        body = {"input_ids": [number, *prompts[13]], "lora_path": "code", "stream": True, "sampling_params": params}
+        # It is left in the end: nothing of it is computed ahead.
+        with eager.http.stream("POST", "/generate", json=body) as reply:
+            next(reply.iter_lines())
+            eager.generate([number, *prompts[14]], "math", ANSWER_TOKENS)
+            while num_looks < 20 and (now := worker(eager))["running"] > 0:
+                assert now["eager"]["tokens"] == before
+                num_looks += 1
+                time.sleep(0.02)
+        wait_until(lambda: counts(eager)["tokens"] > before + ANSWER_TOKENS, "nothing is computed in the end")
+        wait_until(lambda: counts(eager)["waiting"] == 0, "jobs are left")
+        return num_looks
+
+    # A machine that holds up the client lets the long answer end meanwhile.
+    assert any(count_looks(20 + number) > 5 for number in range(8))
 
 
 def test_callers_who_go_on_at_once_do_not_wait_for_what_others_left(eager, prompts):
     """Between their calls the engine is idle for a moment; a slice that began there would be in the next one's way.
 
-    A machine that holds up the client makes it one that does not go on at once, so not every round shows it.
+    The next call is there when the last one ends, however busy the machine is. Only where the engine itself is held up
+    between the two its calls do not follow at once, so not every round shows it.
     """
 
     def round_shows_it(number: int) -> bool:
         eager.flush()
         before = counts(eager)["tokens"]
-        eager.generate([number, *prompts[2]], "code", ANSWER_TOKENS)
-        for module in (*MODULES, *MODULES[:2]):
-            eager.generate([number, *prompts[3]], module, 2)
-        is_untouched = counts(eager)["tokens"] == before
+        calls = [([number, *prompts[2]], "code", ANSWER_TOKENS)]
+        calls += [([number, *prompts[3]], module, 2) for module in (*MODULES, *MODULES[:2])]
+        told = state_after(eager, calls)
+        is_untouched = told["running"] is not None and told["eager"]["tokens"] == before
         wait_until(lambda: counts(eager)["tokens"] > before, "nothing is computed in the end")
         wait_until(lambda: counts(eager)["waiting"] == 0, "jobs are left")
         return is_untouched
 
     assert any(round_shows_it(20 + number) for number in range(12))
+
+
+def state_after(endpoint: Endpoint, calls: Sequence[tuple[Sequence[int], str, int]]) -> dict[str, Any]:
+    """What the engine tells of itself right after these calls, all of which are sent at once on one connection: a
+    server takes them one after the other (RFC 9112, 9.3.2).
+    """
+    address, sent = urlsplit(endpoint.url), []
+    for prompt, module, num_tokens in calls:
+        params = {"temperature": 0, "max_new_tokens": num_tokens, "ignore_eos": True}
+        body = json.dumps({"input_ids": list(prompt), "lora_path": module, "sampling_params": params})
+        sent.append(
+            f"POST /generate HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n{body}"
+        )
+    sent.append(f"GET /deployment/state HTTP/1.1\r\nHost: {address.netloc}\r\nConnection: close\r\n\r\n")
+    with socket.create_connection((address.hostname, address.port), timeout=300) as connection:
+        connection.sendall("".join(sent).encode())
+        with connection.makefile("rb") as reader:
+            said = reader.read()
+    assert said.count(b"HTTP/1.1 200 OK\r\n") == len(sent), said
+    found: dict[str, Any] = json.loads(said.rpartition(b"\r\n\r\n")[2])["workers"][0]
+    return found
 
 
 def test_a_tenant_finds_no_other_tenants_answer(eager, prompts):

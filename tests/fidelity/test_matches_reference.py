@@ -15,7 +15,15 @@ import pytest
 
 from sglang_patches.prefill.underway import MIN_TOKENS
 from tests.fidelity.conftest import MODULES, NUM_TOKENS, Prompt
-from tests.support.engines import TINY_AGENTS, Answer, Endpoint, shared_engine, with_key, with_prefill_key
+from tests.support.engines import (
+    TINY_AGENTS,
+    Answer,
+    Endpoint,
+    engine_state,
+    shared_engine,
+    with_key,
+    with_prefill_key,
+)
 from tests.support.marks import starts_engine
 from tests.support.reference import Continuation, Reference
 from tests.support.scores import Score
@@ -25,7 +33,7 @@ LOGPROB_TOLERANCE = 1e-4
 NUM_TURNS = 3
 NEW = (30, 31, 32)
 """What a conversation says between two calls."""
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 
 Asked = tuple[Prompt, str | None]
 
@@ -234,7 +242,7 @@ def check_stored(
 
 def count(engine: Endpoint, part: str, name: str) -> int:
     """A number of what the engine tells of itself."""
-    told: dict[str, Any] = engine.http.get("/deployment/state").json()["workers"][0]
+    told: dict[str, Any] = engine_state(engine.http)["workers"][0]
     found: int = told[part][name]
     return found
 

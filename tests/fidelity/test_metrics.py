@@ -10,7 +10,7 @@ from itertools import pairwise
 import httpx
 import pytest
 
-from tests.support.engines import Endpoint
+from tests.support.engines import Endpoint, engine_state
 from tests.support.monitoring import SAMPLES, Step, counted, module_of, names_in, observed, scraped, worker_of
 from tests.support.state_document import mistakes_in
 
@@ -36,9 +36,7 @@ def engine(agents: Endpoint) -> Endpoint:
 
 
 def state(engine: Endpoint) -> dict:
-    reply = engine.http.get("/deployment/state")
-    assert reply.status_code == 200, reply.text
-    found: dict = reply.json()
+    found = engine_state(engine.http)
     assert mistakes_in(found) == []
     return found
 
@@ -164,7 +162,7 @@ def test_refused_requests_are_no_errors_and_left_ones_aborts(engine: Endpoint) -
     }
     with engine.http.stream("POST", "/generate", json=body) as reply:
         next(reply.iter_lines())
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while module_of(state(engine), "tool")["aborted"] == module_of(before, "tool")["aborted"]:
         assert time.monotonic() < deadline, "the engine did not notice that the client left"
     after = state(engine)

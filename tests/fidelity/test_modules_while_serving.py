@@ -92,7 +92,7 @@ def test_calls_that_run_end_on_the_version_that_they_began_with(
 
     running = threading.Thread(target=stream)
     running.start()
-    assert seen.wait(60)
+    assert seen.wait(300)
     write_version(folder, "code")
     assert agents.http.post("/modules/late/reload").status_code == 200
     assert agents.generate(prompt, "late", 8).tokens == after[:8]

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.fidelity.conftest import MODULES, NUM_TOKENS, Prompt
-from tests.support.engines import Answer, Endpoint
+from tests.support.engines import Answer, Endpoint, engine_state
 from tests.support.marks import starts_engine
 from tests.support.monitoring import documented_metrics, names_in
 from tests.support.stores import (
@@ -34,6 +34,7 @@ from tests.support.stores import (
 
 LONG = 600
 """Tokens of an answer that takes longer than what comes meanwhile."""
+NUM_TRIES = 8
 SMALL_POOL = ("--max-total-tokens", "1600", "--chunked-prefill-size", "256")
 
 
@@ -162,21 +163,13 @@ def test_what_the_store_lost_of_a_chain_in_the_pool_is_written_again(launches, w
 def test_what_is_computed_ahead_is_loaded_as_far_as_it_is_stored(launches, prompts, expected):
     """A conversation has left the pool and the host tier by the time of its job: a long call was in the way."""
     endpoint = launches.endpoint
-    prompt = [20, *prompts[1], *prompts[2], *prompts[3]]
-    with ThreadPoolExecutor(1) as pool:
-        in_the_way = pool.submit(endpoint.generate, prompts[0], "tool", LONG)
-        while endpoint.http.get("/deployment/state").json()["workers"][0]["running"] == 0:
-            assert not in_the_way.done()
-        answer = endpoint.generate(prompt, "math", 40)
-        for number in range(2, 24):
-            endpoint.generate((30 + number, *prompts[number]), "code", 1)
-        assert not in_the_way.done(), "the job has had its turn"
-        before = computed_ahead(endpoint)
-        in_the_way.result()
-    deadline = time.monotonic() + 60
-    while (after := computed_ahead(endpoint))["waiting"]:
-        assert time.monotonic() < deadline, after
-        time.sleep(0.05)
+    for number in range(NUM_TRIES):
+        prompt = [20 + number, *prompts[1], *prompts[2], *prompts[3]]
+        answer, before, had_turn = ask_while_one_is_in_the_way(endpoint, prompt, prompts)
+        after = wait_for_jobs(endpoint)
+        if not had_turn:
+            break
+    assert not had_turn, "the job has had its turn"
     print(f"of {len(prompt) + 40} tokens: before {before}, after {after}")
     assert after["dropped"] == before["dropped"]
     assert after["loaded_tokens"] - before["loaded_tokens"] >= whole_pages(len(prompt)) / 2
@@ -187,8 +180,36 @@ def test_what_is_computed_ahead_is_loaded_as_far_as_it_is_stored(launches, promp
     assert found.cached_tokens >= whole_pages(len(prompt) + 40)
 
 
+def ask_while_one_is_in_the_way(
+    endpoint: Endpoint, prompt: list[int], prompts: list[Prompt]
+) -> tuple[Answer, dict[str, int], bool]:
+    """An answer whose job waits while others take its room; what was computed ahead by then, and whether the job may
+    have been, since a machine that held up the client let the call in the way end first.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        in_the_way = pool.submit(endpoint.generate, prompts[0], "tool", LONG)
+        while engine_state(endpoint.http)["workers"][0]["running"] == 0 and not in_the_way.done():
+            pass
+        answer = endpoint.generate(prompt, "math", 40)
+        for number in range(2, 24):
+            endpoint.generate((30 + number, *prompts[number]), "code", 1)
+        before = computed_ahead(endpoint)
+        had_turn = in_the_way.done()
+        in_the_way.result()
+    return answer, before, had_turn
+
+
+def wait_for_jobs(endpoint: Endpoint) -> dict[str, int]:
+    """What was computed ahead once no job is left."""
+    deadline = time.monotonic() + 120
+    while (told := computed_ahead(endpoint))["waiting"]:
+        assert time.monotonic() < deadline, told
+        time.sleep(0.05)
+    return told
+
+
 def computed_ahead(endpoint: Endpoint) -> dict[str, int]:
-    told: dict[str, int] = endpoint.http.get("/deployment/state").json()["workers"][0]["eager"]
+    told: dict[str, int] = engine_state(endpoint.http)["workers"][0]["eager"]
     return told
 
 
@@ -247,9 +268,9 @@ def test_an_engine_goes_on_without_its_store_and_takes_it_up_again(launches, wor
 
 def wait_until_attached(launches: Relaunched) -> dict[str, Any]:
     """What the engine tells of the store once it has one."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while True:
-        (worker,) = launches.endpoint.http.get("/deployment/state").json()["workers"]
+        (worker,) = engine_state(launches.endpoint.http)["workers"]
         told: dict[str, Any] = worker["store"]
         if told["is_attached"]:
             assert told["why_off"] is None

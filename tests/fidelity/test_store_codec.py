@@ -44,7 +44,7 @@ def wait_until_stored(file: Path, identity: StoreIdentity, asked: list[Prompt]) 
     settings = plan_store(resolve(load_deployment(file)))
     assert settings is not None
     chains = [chain_keys(identity, None, prompt[:-1], PAGE_TOKENS) for prompt in asked]
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     with contextlib.closing(KvStore.attach(settings, identity)) as store:
         while not all(store.count_present(keys) == len(keys) for keys in chains):
             assert time.monotonic() < deadline, [(store.count_present(keys), len(keys)) for keys in chains]

@@ -16,7 +16,7 @@ import pytest
 
 from tests.fidelity.icarus_expected import Rules
 from tests.fidelity.icarus_family import ORDINARY, PAIRED, make_icarus_family
-from tests.support.engines import Answer, Endpoint, shared_engine, with_prefill_key
+from tests.support.engines import Answer, Endpoint, engine_state, shared_engine, with_prefill_key
 from tests.support.marks import starts_engine
 from tests.support.scores import Score
 from tests.support.stores import num_stored_pages, whole_pages
@@ -94,7 +94,7 @@ def check(rules: Rules, calls: list[Call], answers: list[Answer], score: Score) 
 
 def state(engine: Endpoint) -> dict[str, Any]:
     """What the engine tells of itself."""
-    found: dict[str, Any] = engine.http.get("/deployment/state").json()["workers"][0]
+    found: dict[str, Any] = engine_state(engine.http)["workers"][0]
     return found
 
 
@@ -131,7 +131,7 @@ def test_all_is_found_again_though_pool_and_host_tier_hold_half_of_it(engine, fe
 
 
 def test_what_the_engine_counts_adds_up(engine, file):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while (store := state(engine)["store"])["written_pages"] < num_stored_pages(file):  # the last ones just now
         assert time.monotonic() < deadline, store
     assert store["is_attached"]

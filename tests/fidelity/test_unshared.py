@@ -13,7 +13,7 @@ import pytest
 
 from prefillshare.modules.unshared import adapter_kv_sha256
 from tests.fidelity.conftest import Expected, Prompt
-from tests.support.engines import MODELS_DIR, Answer, Endpoint, shared_engine
+from tests.support.engines import MODELS_DIR, Answer, Endpoint, engine_state, shared_engine
 from tests.support.marks import starts_engine
 from tests.support.ordinary import ORDINARY, Alone
 from tests.support.scores import Score
@@ -100,7 +100,7 @@ def check(
 
 def counters(engine: Endpoint, name: str) -> dict[str, Any]:
     """What the engine has counted of a module."""
-    (module,) = (m for m in engine.http.get("/deployment/state").json()["modules"] if m["name"] == name)
+    (module,) = (m for m in engine_state(engine.http)["modules"] if m["name"] == name)
     return dict(module)
 
 
@@ -136,7 +136,7 @@ def test_mixed_batches(engine, prompts, alone, expected, score):
 
 def test_its_answers_stay_in_the_cache_and_are_not_computed_ahead(engine, prompts, alone, expected, score):
     engine.flush()
-    before = engine.http.get("/deployment/state").json()["workers"][0]["eager"]
+    before = engine_state(engine.http)["workers"][0]["eager"]
     prompt = prompts[1]
     first = engine.generate(prompt, "own-code", NUM_TOKENS)
     longer = (*prompt, *first.tokens, *prompts[2][:5])
@@ -144,7 +144,7 @@ def test_its_answers_stay_in_the_cache_and_are_not_computed_ahead(engine, prompt
     check([(longer, "own-code"), (longer, "own-math")], answers, alone, expected, score)
     assert answers[0].cached_tokens >= whole_pages(len(prompt) + NUM_TOKENS - 1)
     assert answers[1].cached_tokens == 0
-    after = engine.http.get("/deployment/state").json()["workers"][0]["eager"]
+    after = engine_state(engine.http)["workers"][0]["eager"]
     assert (after["tokens"], after["waiting"]) == (before["tokens"], 0)
 
 

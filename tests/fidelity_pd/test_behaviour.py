@@ -153,8 +153,9 @@ def test_a_grammar_binds_the_first_token(pair, kind):
 
 
 def test_a_stream_says_what_a_whole_answer_says(pair, prompts, expected):
-    prompt = prompts[2]
-    params = {"temperature": 0, "max_new_tokens": NUM_TOKENS, "ignore_eos": True}
+    # So many tokens that a reader that is held up does not get all of them in one piece.
+    prompt, num_tokens = prompts[2], 100
+    params = {"temperature": 0, "max_new_tokens": num_tokens, "ignore_eos": True}
     pieces = list(
         pair.stream("/generate", {"input_ids": list(prompt), "sampling_params": params, "return_logprob": True})
     )
@@ -162,11 +163,11 @@ def test_a_stream_says_what_a_whole_answer_says(pair, prompts, expected):
     counts = [piece["meta_info"]["completion_tokens"] for piece in pieces]
     assert len(counts) > 1
     assert counts == sorted(set(counts))
-    assert counts[-1] == NUM_TOKENS
+    assert counts[-1] == num_tokens
     last = as_answer(pieces[-1])
     assert all(last.tokens[:count] == as_answer(piece).tokens for count, piece in zip(counts, pieces, strict=True))
-    assert last.tokens == expected.tokens(prompt, pair.module)
-    assert len(last.meta["output_token_logprobs"]) == NUM_TOKENS
+    assert last.tokens[:NUM_TOKENS] == expected.tokens(prompt, pair.module)
+    assert len(last.meta["output_token_logprobs"]) == num_tokens
 
 
 def test_chat_streams_and_counts(pair):

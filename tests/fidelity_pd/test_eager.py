@@ -1,14 +1,22 @@
 """Across workers: a decode worker tells what follows its answer, a prefill worker computes it when nobody waits."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
+import pytest
+
 from prefillshare.contract import EAGER_HEADER, NO_BOOTSTRAP_HOST
 from tests.fidelity_pd.conftest import NUM_TOKENS
+from tests.support.engines import engine_state
 from tests.support.pd import Pair
 
 ANSWER_TOKENS = 40
 HEADERS = {EAGER_HEADER: "1"}
+NUM_TRIES = 12
+"""A machine that holds up the client lets a job come to its end before anything is done about it: then the next one is
+tried."""
 
 
 def counts(pair: Pair) -> dict[str, int]:
@@ -16,7 +24,7 @@ def counts(pair: Pair) -> dict[str, int]:
 
 
 def state(pair: Pair) -> dict[str, Any]:
-    return pair.prefill.get("/deployment/state").json()
+    return engine_state(pair.prefill)
 
 
 def long_prompt(pair: Pair, seed: int) -> list[int]:
@@ -74,39 +82,49 @@ def test_a_chat_is_told_as_history(pair):
 
 def test_a_call_overtakes_a_job(pair, prompts):
     """A job is thousands of tokens long; a call that comes meanwhile waits for a slice of it at most."""
-    with ThreadPoolExecutor(1) as pool:
-        job = pool.submit(pair.compute_ahead, long_prompt(pair, 1))
-        while counts(pair)["tokens"] == 0:
-            assert not job.done(), job.result().text
-        for prompt in prompts[:4]:
-            pair.generate(prompt, 1)
-        assert not job.done()
-        assert job.result().json()["meta_info"]["finish_reason"]["type"] == "length"
-    body = {"input_ids": [*long_prompt(pair, 1), 7], "sampling_params": {"temperature": 0, "max_new_tokens": 1}}
+    for seed in range(10, 10 + NUM_TRIES):
+        before = counts(pair)["tokens"]
+        with ThreadPoolExecutor(1) as pool:
+            job = pool.submit(pair.compute_ahead, long_prompt(pair, seed))
+            while counts(pair)["tokens"] == before and not job.done():
+                pass
+            for prompt in prompts[:4]:
+                pair.generate(prompt, 1)
+            is_overtaken = not job.done()
+            assert job.result().json()["meta_info"]["finish_reason"]["type"] == "length"
+        if is_overtaken:
+            break
+    assert is_overtaken
+    body = {"input_ids": [*long_prompt(pair, seed), 7], "sampling_params": {"temperature": 0, "max_new_tokens": 1}}
     _, prefilled = pair.post("/generate", body)
     assert prefilled.json()["meta_info"]["cached_tokens"] == 3000
 
 
+def end_a_job(pair: Pair, first_seed: int, end: Callable[[], httpx.Response]) -> dict[str, int]:
+    """End a job that is under way, and see that it ends so; what the worker had counted before."""
+    for seed in range(first_seed, first_seed + NUM_TRIES):
+        before = counts(pair)
+        with ThreadPoolExecutor(1) as pool:
+            job = pool.submit(pair.compute_ahead, long_prompt(pair, seed))
+            while counts(pair)["tokens"] == before["tokens"] and not job.done():
+                pass
+            ended = end()
+            reason = job.result().json()["meta_info"]["finish_reason"]["type"]
+        if reason == "abort":
+            assert ended.status_code == 200, ended.text
+            return before
+        assert reason == "length"
+    pytest.fail("every job was computed to its end")
+
+
 def test_a_flush_ends_a_job_at_once(pair):
-    before = counts(pair)
-    with ThreadPoolExecutor(1) as pool:
-        job = pool.submit(pair.compute_ahead, long_prompt(pair, 2))
-        while counts(pair)["tokens"] == before["tokens"]:
-            assert not job.done(), job.result().text
-        assert pair.prefill.post("/flush_cache").status_code == 200
-        assert job.result().json()["meta_info"]["finish_reason"]["type"] == "abort"
+    before = end_a_job(pair, 30, lambda: pair.prefill.post("/flush_cache"))
     assert counts(pair)["dropped"] == before["dropped"] + 1
     assert state(pair)["workers"][0]["kv"]["shared_tokens"] == 0
 
 
 def test_an_abort_of_all_ends_a_job(pair):
-    with ThreadPoolExecutor(1) as pool:
-        job = pool.submit(pair.compute_ahead, long_prompt(pair, 3))
-        before = counts(pair)["tokens"]
-        while counts(pair)["tokens"] == before:
-            assert not job.done(), job.result().text
-        assert pair.prefill.post("/abort_request", json={"abort_all": True}).status_code == 200
-        assert job.result().json()["meta_info"]["finish_reason"]["type"] == "abort"
+    end_a_job(pair, 50, lambda: pair.prefill.post("/abort_request", json={"abort_all": True}))
 
 
 def test_a_job_is_no_part_of_the_load(pair, prompts):

@@ -61,7 +61,7 @@ def deployment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     file = with_prefill_key(MODELS_DIR / FILES[request.param], "eager_answers = false", folder)
     with (
         running_deployment(file, api_key=API_KEY, fork_server=fork_server) as running,
-        httpx.Client(base_url=running.url, headers={"Authorization": f"Bearer {API_KEY}"}, timeout=60) as http,
+        httpx.Client(base_url=running.url, headers={"Authorization": f"Bearer {API_KEY}"}, timeout=300) as http,
     ):
         yield Deployment(request.param, running.url, http)
 

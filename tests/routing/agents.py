@@ -36,6 +36,12 @@ async def settled(running: Deployment) -> None:
     await until(lambda: not running.gateway.eager._jobs)
 
 
+async def waiting(running: Deployment, number: int) -> None:
+    """Wait until there are so many jobs."""
+    assert running.gateway.eager is not None
+    await until(lambda: len(running.gateway.eager._jobs) == number)
+
+
 async def ask(running: Deployment, module: str = "math", session: str = "s", **fields: Any) -> None:
     """One call, answered to its end."""
     reply = await running.chat(module, session_id=session, **fields)

@@ -98,7 +98,7 @@ async def test_half_sent_requests_end() -> None:
 async def test_connections_and_calls_are_given_back() -> None:
     async with deployment() as running:
         descriptors = running.parts.descriptors
-        running["math-0"].pause_s = 0.2
+        running["math-0"].pause_s = 1.0
         calls = [asyncio.create_task(send(running.url)) for _ in range(5)]
         await until(lambda: descriptors.num_calls == 5)
         assert descriptors.num_connections >= 5

@@ -110,14 +110,14 @@ async def test_a_killed_router_costs_its_open_streams_and_its_sessions_come_back
         # The other router is up before this one hears that it has workers, too.
         while await running.num_calls(1) == 0:
             await asyncio.sleep(0.05)
-        running.workers[1].pause_s = 0.3
+        running.workers[1].gate = asyncio.Semaphore(1)  # of a stream, the first piece
         async with running.ask(0, its, stream=True) as stream:
             assert await stream.content.readany() == b"data: one\n\n"
             running.processes[1].kill()
             content = await stream.read()
         assert b"broke off" in content
         assert b"[DONE]" not in content
-        running.workers[1].pause_s = 0.02
+        running.workers[1].gate = None
         await running.sees(0, "down")
         before = len(answers)
         while len(answers) < before + 20:

@@ -53,11 +53,13 @@ async def test_a_worker_that_leaves_finishes_its_calls_first() -> None:
 @in_loop
 async def test_a_worker_that_does_not_finish_leaves_all_the_same() -> None:
     async with deployment(decode=("math", "math"), settings=KEYS, drain_timeout_s=0.3) as running:
-        running["math-0"].pause_s = running["math-1"].pause_s = 1.0
+        gate = running["math-0"].gate = running["math-1"].gate = asyncio.Semaphore(1)
         reply = await running.chat(stream=True)
         leaving = reply.headers["X-Decode-Worker"]
         async with running.http.delete(f"{running.url}/workers/{leaving}", headers=ADMIN) as left:
             assert await left.json() == {"id": leaving, "unfinished": 1}
+        for _ in range(3):
+            gate.release()
         assert b"[DONE]" in await reply.read()
 
 

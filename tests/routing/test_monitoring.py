@@ -68,12 +68,16 @@ async def test_a_client_that_leaves_and_a_full_queue() -> None:
 @in_loop
 async def test_a_call_in_the_queue_is_queued_and_not_running() -> None:
     async with deployment(max_running_per_worker=1) as running:
-        running["math-0"].pause_s = 0.2
-        calls = [asyncio.create_task(running.chat()) for _ in range(2)]
+        gate = running["math-0"].gate = asyncio.Semaphore(0)
+        calls = [asyncio.create_task(running.chat(stream=True)) for _ in range(2)]
         await until(lambda: running.parts.admission.num_queued("math") == 1)
         told = module_of(await state(running), "math")
         assert (told["running"], told["queued"]) == (1, 1)
-        await asyncio.gather(*calls)
+        await asyncio.sleep(0.2)
+        running["math-0"].gate = None
+        gate.release()
+        for call in calls:
+            await (await call).read()
         assert module_of(await ended(running, "math", 2), "math")["latency"]["queue"]["sum"] > 0.1
 
 

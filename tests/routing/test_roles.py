@@ -55,7 +55,7 @@ async def order_of(running: Deployment, state: str = "open") -> dict[str, Any]:
             found.append(order)
         return bool(found)
 
-    for _ in range(500):
+    for _ in range(5000):
         if await look():
             return found[0]
         await asyncio.sleep(0.02)
@@ -246,7 +246,7 @@ async def test_only_who_may_change_workers_may_speak_of_moves() -> None:
 
 async def is_deciding(running: Deployment, wanted: bool) -> None:
     """Wait until a router decides on moves, or does not."""
-    for _ in range(500):
+    for _ in range(5000):
         if (await told(running))["is_deciding"] == wanted:
             return
         await asyncio.sleep(0.02)

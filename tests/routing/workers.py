@@ -58,6 +58,7 @@ class SmallWorker:
     pause_s: float = 0.0
     end_s: float = 0.0
     prefill_s: float = 0.0
+    eager_s: float = 0.0  # beside prefill_s, for what comes before anybody asked
     first_byte_s: float = 0.0
     refusal_s: float = 0.0
     drops_calls: bool = False
@@ -71,7 +72,7 @@ class SmallWorker:
     state_s: float = 0.0
     hits: dict[str, int] | None = None
     continuation: dict[str, Any] | None = None
-    continuation_s: float = 0.0
+    continuation_gate: asyncio.Event | None = None
     knows_rids: bool = False
     gives_up: bool = False
     gives_pushes_up: bool = False
@@ -148,7 +149,8 @@ class SmallWorker:
 
     async def _continue(self, request: web.Request) -> web.Response:
         self.asked.append(request.query["rid"])
-        await asyncio.sleep(self.continuation_s)
+        if self.continuation_gate is not None:
+            await self.continuation_gate.wait()
         if self.continuation is None:
             error = {"message": "no", "type": "not_found", "param": "rid" if self.knows_rids else None, "code": None}
             return web.json_response({"error": error}, status=404)
@@ -186,7 +188,7 @@ class SmallWorker:
             return self._failure()
         if self.eager_status != 200 and body in self.eager:
             return self._failure(self.eager_status)
-        await asyncio.sleep(self.prefill_s)
+        await asyncio.sleep(self.prefill_s + (self.eager_s if body in self.eager else 0.0))
         if self.gives_pushes_up and str(body["rid"]).startswith(PUSH_RID_PREFIX):
             return web.json_response({"meta_info": {"finish_reason": {"type": "abort", "message": "no room"}}})
         if "logprob_start_len" in body:

@@ -36,7 +36,7 @@ class Launched:
     """One launch with a store, and what it says."""
 
     def __init__(self, folder: Path) -> None:
-        self.file, self.port = stored_agents(folder), free_port()
+        self.folder, self.file, self.port = folder, stored_agents(folder), free_port()
         self.said = folder / "launch.err"
         self.environment = {**os.environ, "XDG_STATE_HOME": str(folder / "state")}
         argv = [*PREFILLSHARE, "launch", str(self.file), "--port", str(self.port), "--json"]
@@ -53,7 +53,7 @@ class Launched:
     def run(self, *words: str) -> "subprocess.CompletedProcess[str]":
         """A command of the same user."""
         return subprocess.run(
-            [*PREFILLSHARE, *words], env=self.environment, capture_output=True, text=True, timeout=120, check=False
+            [*PREFILLSHARE, *words], env=self.environment, capture_output=True, text=True, timeout=WAIT_S, check=False
         )
 
     def engine(self) -> dict[str, Any]:
@@ -61,6 +61,15 @@ class Launched:
         [record] = json.loads(self.run("ps", "--json").stdout)
         [engine] = record["processes"]
         return dict(engine)
+
+    def kill_engine(self, engine: dict[str, Any]) -> None:
+        """Kill it, and wait until its launch has noted that. In the file: `ps` may look when it is back again."""
+        [file] = (self.folder / "state" / "prefillshare" / "run").glob("*.json")
+        os.killpg(engine["pid"], signal.SIGKILL)
+        deadline = time.monotonic() + WAIT_S
+        while json.loads(file.read_text())["processes"][0]["pid"] == engine["pid"]:
+            assert time.monotonic() < deadline, self.said.read_text()
+            time.sleep(0.02)
 
     def generate(self, module: str, num_tokens: int = NUM_TOKENS) -> dict[str, Any]:
         """A greedy answer."""
@@ -129,11 +138,14 @@ def test_a_killed_engine_comes_back_warm_with_all_that_came_while_it_served(laun
         while launched.http.get("/v1/loads").json()["loads"][0]["num_running_reqs"] < 3:
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        os.killpg(engine["pid"], signal.SIGKILL)
+        launched.kill_engine(engine)
+        # No other one comes before somebody has asked.
+        launched.process.send_signal(signal.SIGSTOP)
         # Each caller hears at once that nothing more will come.
         ends = [stream.result(timeout=60) for stream in streams]
-    assert [type(error) for _, error in ends] == [httpx.RemoteProtocolError] * 3, ends
     refused = launched.run("ask", "math", "hello", "--url", launched.url)
+    launched.process.send_signal(signal.SIGCONT)
+    assert [type(error) for _, error in ends] == [httpx.RemoteProtocolError] * 3, ends
     assert refused.returncode == 5
     assert "starts engine again after a failure: try again in a moment" in refused.stderr
 
@@ -192,11 +204,8 @@ def test_a_module_that_is_gone_from_the_disk_is_left_out_and_said(launched: Laun
 
 def test_ctrl_c_while_the_engine_is_away_ends_the_launch(launched: Launched) -> None:
     engine = launched.engine()
-    os.killpg(engine["pid"], signal.SIGKILL)
-    deadline = time.monotonic() + 60
-    while launched.engine()["state"] == "running":
-        assert time.monotonic() < deadline
+    launched.kill_engine(engine)
     launched.process.send_signal(signal.SIGINT)
-    assert launched.process.wait(timeout=60) == 0
+    assert launched.process.wait(timeout=WAIT_S) == 0
     assert not group_members(engine["pid"])
     assert json.loads(launched.run("ps", "--json").stdout) == []

@@ -125,7 +125,7 @@ def test_a_stop_pattern_takes_linear_time(random_server: RunningDeployment) -> N
             "stop_regex": "(.+.+)+\\d\\d\\d\\d\\d\\d\\d\\d\\d\\d\\dy",
         },
     }
-    reply = httpx.post(f"{random_server.url}/generate", json=body, timeout=60)
+    reply = httpx.post(f"{random_server.url}/generate", json=body, timeout=300)
     assert reply.json()["meta_info"]["completion_tokens"] == 200, reply.text
 
 
@@ -142,7 +142,8 @@ def test_a_stop_pattern_stops_the_answer(random_server: RunningDeployment) -> No
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_answer_that_cannot_go_on_is_an_error(random_server: RunningDeployment, stream: bool) -> None:
     """One of many ways leads to a dead end; the trial does not happen to take it, and the answer is made to."""
-    (z,) = httpx.post(f"{random_server.url}/v1/tokenize", json={"model": "math", "prompt": "z"}).json()["tokens"]
+    asked = {"model": "math", "prompt": "z"}
+    (z,) = httpx.post(f"{random_server.url}/v1/tokenize", json=asked, timeout=60).json()["tokens"]
     grammar = 'root ::= [a-y]+ | "z" dead\n' + 'dead ::= dead "x"'
     params = {"ebnf": grammar, "max_new_tokens": 20, "temperature": 0, "logit_bias": {z: 100}}
     body = {"text": "x", "lora_path": "math", "sampling_params": params, "stream": stream}

@@ -29,6 +29,7 @@ from tests.support.sockets import beyond_loopback, is_private, listening, unix_l
 
 PREFILLSHARE = [sys.executable, "-m", "prefillshare"]
 START_TIMEOUT_S = 800
+WAIT_S = 300.0
 OPEN = ("--host", "0.0.0.0")
 
 
@@ -87,10 +88,10 @@ class Launched:
 
 
 def test_the_server_lists_its_modules_and_answers_unknown_ones_with_the_list(random_server: RunningDeployment) -> None:
-    reply = httpx.get(f"{random_server.url}/v1/models")
+    reply = httpx.get(f"{random_server.url}/v1/models", timeout=WAIT_S)
     assert {model["id"] for model in reply.json()["data"]} == {"math", "tool", "code", "random-base"}
     body = {"model": "maths", "messages": [{"role": "user", "content": "hi"}]}
-    reply = httpx.post(f"{random_server.url}/v1/chat/completions", json=body)
+    reply = httpx.post(f"{random_server.url}/v1/chat/completions", json=body, timeout=WAIT_S)
     assert reply.status_code == 404
     assert all(name in reply.text for name in ("math", "tool", "code", "random-base"))
 
@@ -112,7 +113,7 @@ def test_a_module_of_unknown_training_is_told_everywhere(launched: Launched) -> 
     (warning,) = launched.ready["warnings"]
     assert "'code' has no prefillshare.json" in warning
     assert f"warning: {warning}" in launched.stderr.read_text()
-    with httpx.Client(base_url=launched.ready["url"], headers=auth_header("key")) as http:
+    with httpx.Client(base_url=launched.ready["url"], headers=auth_header("key"), timeout=WAIT_S) as http:
         cards = {card["id"]: card for card in http.get("/v1/models").json()["data"]}
         card = http.get("/v1/models/code").json()
         modules = {one["name"]: one for one in http.get("/deployment/state").json()["modules"]}
@@ -134,8 +135,8 @@ def test_the_table_of_a_start_tells_what_answers_badly(family: Path, capsys: pyt
 
 def test_without_the_key_nothing_is_answered(launched: Launched) -> None:
     url = f"{launched.ready['url']}/v1/models"
-    assert httpx.get(url).status_code == 401
-    assert httpx.get(url, headers=auth_header("key")).status_code == 200
+    assert httpx.get(url, timeout=WAIT_S).status_code == 401
+    assert httpx.get(url, headers=auth_header("key"), timeout=WAIT_S).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,7 @@ def test_commands_reach_it_past_every_proxy(launched: Launched, command: tuple[s
         input="hi\n",
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=WAIT_S,
         check=False,
         env=launched.environment,
     )
@@ -182,7 +183,7 @@ def test_a_second_launch_on_the_port_is_refused_at_once(launched: Launched, fami
         [*PREFILLSHARE, "launch", str(family), "--port", str(launched.port)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=WAIT_S,
         check=False,
     )
     assert second.returncode == 4
@@ -194,12 +195,12 @@ def test_sigterm_lets_a_running_request_finish_and_leaves_nothing(launched: Laun
     group = launched.ready["pid"]
     answer = _running_request(launched.ready["url"])
     launched.process.send_signal(signal.SIGTERM)
-    code = launched.process.wait(timeout=120)
+    code = launched.process.wait(timeout=WAIT_S)
     assert code == 0, launched.stderr.read_text()
-    assert answer.communicate(timeout=30)[0].strip() == "200 64"
+    assert answer.communicate(timeout=WAIT_S)[0].strip() == "200 64"
     assert group_members(group) == []
     with pytest.raises(httpx.ConnectError):
-        httpx.get(launched.ready["url"])
+        httpx.get(launched.ready["url"], timeout=WAIT_S)
     assert launched.folders
     assert not [folder for folder in launched.folders if folder.exists()]
     assert not [name for name in set(os.listdir("/dev/shm")) - launched.segments_before if f"-{group}-" in name]
@@ -232,7 +233,7 @@ def test_running_deployment_stops_what_it_started_when_the_block_fails(random_se
 def _running_request(url: str) -> "subprocess.Popen[str]":
     """A request that the engine works on by now, however slowly its client started."""
     answer = None
-    with httpx.Client(base_url=url, headers=auth_header("key"), timeout=30) as http:
+    with httpx.Client(base_url=url, headers=auth_header("key"), timeout=WAIT_S) as http:
         while True:
             if answer is not None and answer.poll() is not None:  # it was over before anybody saw it
                 answer.communicate()
@@ -248,6 +249,6 @@ def _running_request(url: str) -> "subprocess.Popen[str]":
 _LONG_REQUEST = """
 import sys, httpx
 body = {"text": "hello", "lora_path": "math", "sampling_params": {"max_new_tokens": 64, "ignore_eos": True}}
-reply = httpx.post(sys.argv[1] + "/generate", json=body, headers={"Authorization": "Bearer key"}, timeout=60)
+reply = httpx.post(sys.argv[1] + "/generate", json=body, headers={"Authorization": "Bearer key"}, timeout=300)
 print(reply.status_code, reply.json()["meta_info"]["completion_tokens"])
 """

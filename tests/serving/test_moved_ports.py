@@ -15,6 +15,7 @@ from prefillshare.serving.plan.workers import Worker
 from prefillshare.serving.run.launch_ground import LaunchGround
 from prefillshare.serving.run.router_process import RouterFile
 from tests.support.engines import MODELS_DIR
+from tests.support.port_ranges import neighbouring_ports
 
 NUM_PORTS = 8
 NUM_MOVES = 12
@@ -30,7 +31,7 @@ def test_a_worker_that_joined_needs_few_ports(deployment: ResolvedDeployment) ->
     def choose(module: str | None) -> Worker:
         return choose_worker(deployment, "decode" if module else "prefill", module, "any")
 
-    options = LaunchOptions(port=30400, ports=range(30401, 30401 + NUM_PORTS), admin_key=KEY)
+    options = LaunchOptions(port=30400, ports=neighbouring_ports(NUM_PORTS), admin_key=KEY)
     planned = plan_joining_worker(deployment, choose(None), options, "key", can_move=True)
     announcer = Announcer([], {"id": "any"}, KEY, lambda text: None)
     ground = JoinGround(deployment, options, planned, announcer, choose=choose, describe=lambda planned: {})

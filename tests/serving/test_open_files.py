@@ -39,6 +39,7 @@ def test_a_limit_that_leaves_nothing_for_calls_is_told_with_the_fix(hard: int, i
 
 
 def test_waiting_works_above_the_last_descriptor_of_select() -> None:
+    raise_limit()
     reading, writing = os.pipe()
     high = fcntl.fcntl(reading, fcntl.F_DUPFD, 1500)
     try:

@@ -13,6 +13,7 @@ from prefillshare.serving.machine import ports as ports_module
 from prefillshare.serving.machine.ports import check_address, client_host, free_port, release
 from prefillshare.transport_ports import RANGE_VARIABLE
 from sglang_patches.disaggregation.ports import limit_ports
+from tests.support.port_ranges import neighbouring_ports
 
 
 def test_a_free_port_passes() -> None:
@@ -79,14 +80,15 @@ def test_a_port_that_another_process_was_given_is_not_given_again(monkeypatch: p
 
 def test_ports_of_kv_transport_are_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else transport, which takes any of them by itself, might have the port of a server that still starts."""
-    among = range(30300, 30304)
-    monkeypatch.setenv(RANGE_VARIABLE, "30301-30303")
-    assert free_port(among=among) == 30300
-    with pytest.raises(LaunchError, match="from 30300 to 30303 outside of UCX_TCP_PORT_RANGE=30301-30303"):
+    among = neighbouring_ports(4)
+    first, second, _, last = among
+    monkeypatch.setenv(RANGE_VARIABLE, f"{second}-{last}")
+    assert free_port(among=among) == first
+    with pytest.raises(LaunchError, match=f"from {first} to {last} outside of UCX_TCP_PORT_RANGE={second}-{last}"):
         free_port(among=among)
-    release([30300])
-    assert free_port(among=among) == 30300
-    release([30300])
+    release([first])
+    assert free_port(among=among) == first
+    release([first])
 
 
 def test_the_listener_of_hand_offs_leaves_a_held_port_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ import pytest
 from prefillshare.errors import LaunchError
 from prefillshare.serving.machine.logs import bound_log, new_log_path, older_log, open_log
 from prefillshare.serving.plan.command import ProcessCommand
+from prefillshare.serving.run.engine_load import count_running
 from prefillshare.serving.run.process import EngineProcess, group_members, start_engine
 
 # An engine with a child and a segment of shared memory, as SGLang is, that ignores SIGTERM.
@@ -99,7 +101,7 @@ def test_a_process_whose_first_thread_has_ended_still_counts(tmp_path: Path) -> 
     """It holds locks and shared memory until its last thread is gone."""
     process = _start(tmp_path, HEADLESS)
     child = _child_pid(process.log_path)
-    assert _wait_until_dead(child, 20)  # by the state of its first thread
+    assert _wait_until_dead(child, 60)  # by the state of its first thread
     assert child in group_members(process.pid)
     process.kill()
     assert child not in group_members(process.pid)
@@ -107,16 +109,23 @@ def test_a_process_whose_first_thread_has_ended_still_counts(tmp_path: Path) -> 
 
 def test_stop_waits_for_running_requests_but_not_for_ever(tmp_path: Path) -> None:
     process = _start(tmp_path)
-    left = iter([2, 1, 0])
+    left = iter([2, None, 1, 0])  # None: too busy to say
     _child_pid(process.log_path)
-    process.stop(drain_s=30, num_running=lambda: next(left))
-    assert next(left, None) is None
+    process.stop(drain_s=300, num_running=lambda: next(left))
+    assert list(left) == []
 
     process = _start(tmp_path)
     _child_pid(process.log_path)
     start = time.monotonic()
     process.stop(drain_s=0.5, num_running=lambda: 1)
     assert time.monotonic() - start >= 0.5
+
+
+def test_who_does_not_answer_in_time_is_busy_and_who_is_gone_is_not() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        assert count_running(url, None) is None
+    assert count_running(url, None) == 0
 
 
 def test_the_engine_dies_with_its_owner_even_when_that_is_killed(tmp_path: Path) -> None:
@@ -142,8 +151,8 @@ def test_the_engine_dies_with_its_owner_even_when_that_is_killed(tmp_path: Path)
     owner.send_signal(signal.SIGKILL)
     owner.wait()
     owner.stdout.close()
-    assert _wait_until_dead(int(pid), 20)
-    assert _wait_until_dead(child, 20)
+    assert _wait_until_dead(int(pid), 60)
+    assert _wait_until_dead(child, 60)
     _wait_until_gone(Path(scratch))
     _wait_until_gone(tmp_path / "private")
     _wait_until_gone(segment)
@@ -204,7 +213,7 @@ def test_a_log_that_is_too_long_is_begun_anew_and_the_process_goes_on_in_it(tmp_
 
 
 def _wait_until_written(log: Path) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while log.stat().st_size == 0:
         assert time.monotonic() < deadline
         time.sleep(0.01)

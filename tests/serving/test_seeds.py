@@ -36,7 +36,7 @@ def test_a_seed_decides_whatever_else_runs(random_server: RunningDeployment, fie
         for call in running:
             call.result()
     assert answers == [first] * 6
-    with httpx.Client(base_url=random_server.url) as http:
+    with httpx.Client(base_url=random_server.url, timeout=120) as http:
         flush(http)
     assert ask(random_server, 5, **fields) == first
 

@@ -213,7 +213,7 @@ def _cut_for_ever(where: StoreSettings, done: threading.Event) -> None:
 
 def _reopen(link: StoreLink, now: list[float]) -> None:
     now[0] += 100.0
-    deadline = time.monotonic() + 30.0
+    deadline = time.monotonic() + 120.0
     while not link.is_open:
         assert time.monotonic() < deadline
         time.sleep(0.005)

@@ -25,7 +25,7 @@ def both(tmp_path: Path) -> StoreSettings:
 
 def run(*arguments: object) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "prefillshare", "store", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 def where(both: StoreSettings) -> tuple[object, ...]:

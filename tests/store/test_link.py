@@ -19,7 +19,7 @@ from prefillshare.store.memory import MappedPages
 from tests.store.stores import PAGE_BYTES, chain, identity, pages, read, settings
 
 KEYS = chain(8)
-LONGEST_S = 30.0
+LONGEST_S = 120.0
 
 
 class Clock:

@@ -162,7 +162,7 @@ def test_threads_end_their_part_before_a_failure_reaches_the_caller() -> None:
         if item == 1:
             has_failed.set()
             raise OSError("no")
-        assert has_failed.wait(30)
+        assert has_failed.wait(120)
         time.sleep(0.05)
         filled[0] = True
 

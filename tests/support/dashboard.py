@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import orjson
+from textual.pilot import Pilot
 
 from benchmarks.tui.deployment import PaperDeployment
 from prefillshare_tui.app import Dashboard
@@ -14,6 +15,8 @@ from prefillshare_tui.parse import parse
 from prefillshare_tui.snapshot import Snapshot
 
 URL = "http://127.0.0.1:30000"
+_ROUNDS = 8
+"""Of messages through the app and every widget: more than any action here takes."""
 
 
 class FakeClock:
@@ -58,6 +61,23 @@ class ScriptedSource:
     async def close(self) -> None:
         """Note it."""
         self.is_closed = True
+
+
+async def calm(pilot: Pilot[Any]) -> None:
+    """Let the app do what is due.
+
+    By itself, a pilot's pause ends by the clock, whether or not a busy machine let the app run meanwhile.
+    """
+    await pilot.pause()
+    for _ in range(_ROUNDS):
+        await pilot.pause(0)
+
+
+async def press(pilot: Pilot[Any], *keys: str) -> None:
+    """Press keys, each when the one before has done its work, such as moving the focus."""
+    for key in keys:
+        await pilot.press(key)
+        await calm(pilot)
 
 
 @functools.cache

@@ -12,14 +12,14 @@ CHAT: dict[str, Any] = {"model": "math", "messages": MESSAGES, "max_tokens": 12,
 
 def ask(url: str, path: str, body: dict[str, Any]) -> Any:
     """The JSON answer, which must be one."""
-    reply = httpx.post(url + path, json=body, timeout=60)
+    reply = httpx.post(url + path, json=body, timeout=300)
     assert reply.status_code == 200, reply.text
     return reply.json()
 
 
 def events(url: str, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
     """The events of a streamed answer that are JSON."""
-    reply = httpx.post(url + path, json={**body, "stream": True}, timeout=60)
+    reply = httpx.post(url + path, json={**body, "stream": True}, timeout=300)
     assert reply.status_code == 200, reply.text
     lines = [line.removeprefix("data: ") for line in reply.text.splitlines() if line.startswith("data: {")]
     return [json.loads(line) for line in lines]

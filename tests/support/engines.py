@@ -1,15 +1,18 @@
 """Real engines for tests that need a particular start, and what they say on the wire."""
 
 import contextlib
+import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import openai
@@ -26,6 +29,7 @@ from tests.support.forks import fork_server
 MODELS_DIR = Path(__file__).parents[2] / "models"
 TINY_AGENTS = MODELS_DIR / "tiny-agents.toml"
 START_TIMEOUT_S = 300.0
+WAIT_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +106,37 @@ def flush(http: httpx.Client) -> None:
 
     SGLang refuses while a scheduler is not idle, which it is a moment after the last answer: asked until it does it.
     """
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + WAIT_S
     while http.post("/flush_cache").status_code != 200:
         assert time.monotonic() < deadline, f"{http.base_url} did not become idle"
         time.sleep(0.05)
+
+
+def engine_state(http: httpx.Client) -> dict[str, Any]:
+    """The state of an engine, or of one worker of a pair, to which its scheduler has just answered.
+
+    Of a scheduler that is too busy to answer in time nothing is told, or what it said last.
+    """
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        reply = http.get("/deployment/state")
+        assert reply.status_code == 200, reply.text
+        found: dict[str, Any] = reply.json()
+        if found["workers"][0]["running"] is not None:
+            return found
+        assert time.monotonic() < deadline, f"the scheduler of {http.base_url} told nothing for {WAIT_S:.0f} s"
+
+
+def call_and_leave(
+    url: str, body: Mapping[str, Any], has_come: Callable[[], bool], headers: Mapping[str, str] | None = None
+) -> None:
+    """Send a call to ``/generate``, and hang up without a look at the answer as soon as the call has come."""
+    deadline, sent = time.monotonic() + WAIT_S, {"Content-Type": "application/json", **(headers or {})}
+    with contextlib.closing(HTTPConnection(urlsplit(url).netloc)) as connection:
+        connection.request("POST", "/generate", json.dumps(body), sent)
+        while not has_come():
+            assert time.monotonic() < deadline, "the call has not come"
+            time.sleep(0.02)
 
 
 def _answer(reply: Mapping[str, Any]) -> Answer:

@@ -54,11 +54,11 @@ class Server:
 
     def start(self) -> None:
         """Listen."""
-        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(30)
+        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(120)
 
     def stop(self) -> None:
         """Listen no more and drop every connection."""
-        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(30)
+        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(120)
 
     def close(self) -> None:
         """End the thread."""

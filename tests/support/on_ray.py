@@ -20,6 +20,8 @@ from benchmarks.hosts.watched import words_of
 
 NUM_TOKENS = 8
 WAIT_S = 600.0
+UNREACHED = 5
+"""Exit code of a command whose server refused it, or did not answer."""
 CALL_S = 120.0
 """Longer than a call waits in the router before it is refused."""
 PROMPTS = [[20 + (start * 37 + position * 31) % 900 for position in range(60 + 30 * start)] for start in range(3)]
@@ -52,6 +54,15 @@ class OnRay:
         """Run a command of `prefillshare`, with `variables` in place of those of its environment."""
         done = self._run(words, variables)
         assert (done.returncode == 0) == is_ok, done.stdout + done.stderr
+        return done
+
+    def run_when_answered(self, *words: str) -> "subprocess.CompletedProcess[str]":
+        """Run a command that asks members: again, where one that is busy did not answer in time."""
+        deadline, done = time.monotonic() + WAIT_S, self._run(words)
+        while done.returncode == UNREACHED:
+            assert time.monotonic() < deadline, done.stderr
+            done = self._run(words)
+        assert done.returncode == 0, done.stdout + done.stderr
         return done
 
     def _run(

@@ -21,12 +21,12 @@ from prefillshare.serving.plan.processes import PlannedWorker, plan_workers
 from prefillshare.serving.run.process import EngineProcess, start_engine
 from prefillshare.serving.run.readiness import wait_until_listening
 from prefillshare.serving.run.store_hold import StoreHold
-from tests.support.engines import MODELS_DIR, START_TIMEOUT_S, flush
+from tests.support.engines import MODELS_DIR, START_TIMEOUT_S, engine_state, flush
 from tests.support.forks import fork_server
 
 TINY = MODELS_DIR / "tiny"
 BASE_NAME = "tiny-base"
-LEG_TIMEOUT_S = 120.0
+LEG_TIMEOUT_S = 300.0
 
 _rooms = itertools.count(time.time_ns() % (1 << 40) << 20, 128)
 """As far apart as a call has samples at most: their rooms are counted up from the call's."""
@@ -139,7 +139,7 @@ class Pair:
 
     def prefill_worker(self) -> dict[str, Any]:
         """The prefill worker's entry in its state."""
-        found: dict[str, Any] = self.prefill.get("/deployment/state").json()["workers"][0]
+        found: dict[str, Any] = engine_state(self.prefill)["workers"][0]
         return found
 
     def flush(self) -> None:

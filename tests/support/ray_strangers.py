@@ -38,7 +38,8 @@ METHODS = (
     "ray.rpc.RayletDriver/KVList",
     "ray.rpc.ReporterService/GetTraceback",
 )
-_TIMEOUT_S = 5.0
+_TIMEOUT_S = 20.0
+_CALL_S = 60.0
 _NUM_AT_A_TIME = 16
 Asked = tuple[str, int, str | None]
 
@@ -71,7 +72,7 @@ def _is_ready(channel: grpc.Channel) -> bool:
 
 def _call(channel: grpc.Channel, method: str, metadata: list[tuple[str, str]]) -> str:
     try:
-        channel.unary_unary(f"/{method}")(b"", timeout=_TIMEOUT_S, metadata=metadata)
+        channel.unary_unary(f"/{method}")(b"", timeout=_CALL_S, metadata=metadata)
     except grpc.RpcError as error:
         return str(error.code().name) if isinstance(error, grpc.Call) else repr(error)
     return "OK"

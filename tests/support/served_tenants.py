@@ -16,6 +16,7 @@ from prefillshare.serving.launch import running_deployment
 from tests.support.classifiers import write_classifier
 from tests.support.engines import MODELS_DIR
 from tests.support.forks import fork_server
+from tests.support.monitoring import read_state
 from tests.support.tenants import OPERATOR, bearer, write_tenants
 
 KV_TOKENS = 1024
@@ -95,9 +96,13 @@ class Served:
     def state(self) -> Mapping[str, Any]:
         return self.get("operator", "/deployment/state").json()
 
+    def state_at_rest(self) -> Mapping[str, Any]:
+        """The same when every call is counted: a router answers before the prefill leg has reported."""
+        return read_state(self.http, bearer(self.keys["operator"]), has_router=not self.is_colocated)
+
     def prefill(self) -> Mapping[str, Any]:
-        """The worker that computes prompts."""
-        return next(worker for worker in self.state()["workers"] if worker["role"] in ("engine", "prefill"))
+        """The worker that computes prompts, at rest."""
+        return next(worker for worker in self.state_at_rest()["workers"] if worker["role"] in ("engine", "prefill"))
 
     def computed(self) -> int:
         """Prompt tokens that it has computed for calls."""
@@ -105,7 +110,7 @@ class Served:
         return worker["prompt_tokens"] - worker["cached_tokens"]
 
     def tenant(self, who: str) -> Mapping[str, Any]:
-        return next(each for each in self.state()["tenants"]["items"] if each["name"] == who)
+        return next(each for each in self.state_at_rest()["tenants"]["items"] if each["name"] == who)
 
 
 @contextmanager
@@ -121,7 +126,7 @@ def serving_tenants(topology: str, folder: Path) -> Iterator[Served]:
     log = folder / "served.log"
     with (
         running_deployment(file, api_key=OPERATOR, log_path=log, fork_server=partial(fork_server)) as running,
-        httpx.Client(base_url=running.url, timeout=120) as http,
+        httpx.Client(base_url=running.url, timeout=300) as http,
     ):
         yield Served(
             url=running.url,
@@ -135,7 +140,7 @@ def serving_tenants(topology: str, folder: Path) -> Iterator[Served]:
 
 def wait_until(condition: Any) -> None:
     """Wait until it is so."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)

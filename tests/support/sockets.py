@@ -23,7 +23,11 @@ def listening(pids: Iterable[int]) -> set[tuple[str, int]]:
     """Addresses and ports at which the processes and their children take TCP connections or UDP packets."""
     found = set()
     for process in family_of(pids):
-        for connection in process.net_connections(kind="inet"):
+        try:
+            connections = process.net_connections(kind="inet")
+        except psutil.NoSuchProcess:  # ended meanwhile
+            continue
+        for connection in connections:
             if connection.status == psutil.CONN_LISTEN or (
                 connection.type == socket.SOCK_DGRAM and not connection.raddr
             ):
@@ -74,7 +78,11 @@ def _read_address(text: str) -> IPv4Address | IPv6Address:
 
 def _socket_inodes(pid: int) -> list[str]:
     links = []
-    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+    try:
+        descriptors = list(Path(f"/proc/{pid}/fd").iterdir())
+    except FileNotFoundError:  # ended meanwhile
+        return []
+    for descriptor in descriptors:
         try:
             links.append(os.readlink(descriptor))
         except OSError:  # closed meanwhile

@@ -82,7 +82,7 @@ class Relaunched:
         wait_for_pages(self.file, num_pages)
 
 
-def wait_for_pages(file: Path, num_pages: int, longest_s: float = 60.0) -> None:
+def wait_for_pages(file: Path, num_pages: int, longest_s: float = 300.0) -> None:
     """Wait until the store of a deployment file has so many pages: what is answered is written a moment later."""
     deadline = time.monotonic() + longest_s
     while (found := num_stored_pages(file)) < num_pages:
@@ -138,7 +138,7 @@ def damage_store(file: Path, every: int = 3) -> int:
 
 
 def _watch(running: RunningDeployment) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         running.step()
         time.sleep(0.1)

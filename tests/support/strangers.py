@@ -61,7 +61,7 @@ def _disturb(address: Address) -> dict[str, bytes]:
 
 
 def _say(address: Address, words: bytes, patience_s: float = _PATIENCE_S) -> bytes:
-    with socket.create_connection(address, timeout=5) as stranger:
+    with socket.create_connection(address, timeout=60) as stranger:
         stranger.settimeout(patience_s)
         try:
             stranger.sendall(words)

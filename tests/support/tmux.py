@@ -47,7 +47,7 @@ class Terminal:
         """What is to be seen."""
         return self._tmux("capture-pane", "-p")
 
-    def wait_for(self, found: str | Callable[[str], object], timeout_s: float = 60.0) -> str:
+    def wait_for(self, found: str | Callable[[str], object], timeout_s: float = 120.0) -> str:
         """The screen once it contains, or passes, what is wanted."""
         deadline = time.monotonic() + timeout_s
         while True:
@@ -72,7 +72,7 @@ class Terminal:
             capture_output=True,
             text=True,
             check=True,
-            timeout=30,
+            timeout=120,
             env={**environment, "TERM": "xterm-256color", "LANG": "C.UTF-8"},
         )
         return done.stdout

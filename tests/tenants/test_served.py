@@ -128,9 +128,10 @@ def test_tokens_of_answers_count_streamed_or_not(served: Served) -> None:
     assert after["generated_tokens"] - before["generated_tokens"] == 10
     assert after["calls"] - before["calls"] == 2
     assert after["prompt_tokens"] > before["prompt_tokens"]
-    for _ in range(8):
-        reply = served.post("poor", "/v1/chat/completions", body)
-    assert (reply.status_code, reply.json()["error"]["type"]) == (429, "tokens")
+    replies = [served.post("poor", "/v1/chat/completions", body) for _ in range(8)]
+    # Not the last one for sure: with time, tokens come again.
+    refused = [(reply.status_code, reply.json()["error"]["type"]) for reply in replies if reply.status_code != 200]
+    assert set(refused) == {(429, "tokens")}
 
 
 def test_kv_is_told_by_tenant_and_nothing_of_it_by_namespace(served: Served) -> None:
@@ -148,13 +149,15 @@ def test_kv_is_told_by_tenant_and_nothing_of_it_by_namespace(served: Served) -> 
 
 
 def test_what_is_pinned_is_counted(served: Served) -> None:
+    rest(served)
     served.flush()
     wait_until(lambda: served.prefill()["kv"]["shared_tokens"] == 0)
     assert served.prefill()["kv"]["pinned_tokens"] == 0
     body = {"model": "math", "messages": [{"role": "user", "content": "Omar has many beads and some boxes " * 4}]}
     served.post("acme", "/v1/chat/completions", body | {"max_tokens": 1, "kv_hints": {"pin": True, "ttl": 60}})
     wait_until(lambda: served.prefill()["kv"]["pinned_tokens"] > 0)
-    assert "prefillshare_kv_pinned_tokens" in served.get("operator", "/metrics").text
+    # Of a worker that is too busy to answer in time, the memory is unknown.
+    wait_until(lambda: "prefillshare_kv_pinned_tokens" in served.get("operator", "/metrics").text)
 
 
 def test_anthropics_usage_tells_what_was_written_to_the_cache(served: Served) -> None:

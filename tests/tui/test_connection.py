@@ -15,7 +15,8 @@ from prefillshare_tui.parts import as_text
 from prefillshare_tui.widgets.bars import Banner
 from tests.support.misbehaving import KEY, Server, served_deployment
 
-TIMEOUT_S = 0.3
+TIMEOUT_S = 60.0
+OF_ONE_THAT_HANGS_S = 0.3
 
 
 @pytest.fixture
@@ -24,9 +25,9 @@ def server() -> Iterator[Server]:
         yield server
 
 
-def fetch(url: str, key: str | None = KEY) -> object:
+def fetch(url: str, key: str | None = KEY, timeout_s: float = TIMEOUT_S) -> object:
     async def once() -> object:
-        client = StateClient(url, key, timeout_s=TIMEOUT_S)
+        client = StateClient(url, key, timeout_s=timeout_s)
         try:
             return await client.fetch()
         finally:
@@ -49,7 +50,7 @@ def fetch(url: str, key: str | None = KEY) -> object:
 def test_each_fault_has_its_sentence(server: Server, manner: str, kind: type[FeedError], says: str) -> None:
     server.deployment.manner = manner
     with pytest.raises(kind, match=says):
-        fetch(server.deployment.url)
+        fetch(server.deployment.url, timeout_s=OF_ONE_THAT_HANGS_S if manner == "hang" else TIMEOUT_S)
 
 
 def test_a_wrong_key_is_said(server: Server) -> None:
@@ -115,16 +116,14 @@ def test_a_server_that_comes_later_is_found(server: Server) -> None:
     server.stop()
 
     async def run() -> None:
-        app = Dashboard(StateClient(server.deployment.url, KEY), interval_s=0.1)
+        app = Dashboard(StateClient(server.deployment.url, KEY, timeout_s=60), interval_s=0.1)
         async with app.run_test(size=(80, 24)) as pilot, asyncio.timeout(120):
             while "No server answers" not in str(app.screen.query_one("#waiting", Static).visual):
                 await pilot.pause(0.02)
             server.start()
             await pilot.press("r")
-            while app.view is None:
+            # For how long it is live depends on the machine: after three seconds without an answer it is stale.
+            while "LIVE" not in badge(app) or app.screen.query_one("#waiting").display:
                 await pilot.pause(0.02)
-            await pilot.pause()
-            assert "LIVE" in badge(app)
-            assert not app.screen.query_one("#waiting").display
 
     asyncio.run(run())

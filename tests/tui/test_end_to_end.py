@@ -68,16 +68,17 @@ def test_the_screen_shows_what_prometheus_is_told(tiny: RunningDeployment, http:
         terminal.press("2")
         unfiltered = f"─ {len(MODULES) + 1} modules ─"
         terminal.wait_for(unfiltered)
-        for number, module in enumerate(sorted(MODULES)):
+        for module in sorted(MODULES):
             terminal.press("/", *module, "Enter")
             expected = scraped(http, module)
             assert expected[0] >= NUM_TURNS // len(MODULES)
-            screen = terminal.wait_for(
+            # The first letters of a name may leave one row as well: the keys have all come when the title has the name.
+            terminal.wait_for(f'1 of {len(MODULES) + 1} modules, with "{module}"')
+            terminal.wait_for(
                 lambda screen, module=module, expected=expected: (
                     f"{module} since the start:" in screen and on_screen(screen, module) == expected
                 )
             )
-            assert f'1 of {len(MODULES) + 1} modules, with "{module}"' in screen, number
             terminal.press("Escape")
             # Only once it has left: a key that follows Escape at once is another key (Alt and it).
             terminal.wait_for(unfiltered)
@@ -113,8 +114,8 @@ def test_launch_shows_the_dashboard_and_goes_on_without_it(tmp_path: Path) -> No
         terminal.wait_for("Stop the deployment, too?")
         terminal.press("k")
         terminal.wait_for(f"still serving at {url}")
-        assert httpx.get(f"{url}/health").status_code == 200
+        assert httpx.get(f"{url}/health", timeout=120).status_code == 200
         terminal.press("C-c")
-        assert terminal.wait_for_end() == 0
+        assert terminal.wait_for_end(timeout_s=300) == 0
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{url}/health")

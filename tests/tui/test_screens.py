@@ -15,7 +15,7 @@ from textual.pilot import Pilot
 from prefillshare_tui.app import Dashboard
 from prefillshare_tui.errors import FeedError, RefusedError
 from prefillshare_tui.snapshot import Snapshot, Store
-from tests.support.dashboard import FakeClock, dashboard, snapshots
+from tests.support.dashboard import FakeClock, calm, dashboard, press, snapshots
 
 SIZES = ((80, 24), (120, 40), (200, 60))
 SCREENS = ("overview", "modules", "workers", "sessions", "events")
@@ -44,8 +44,8 @@ async def seen(pilot: Pilot[Any]) -> Dashboard:
     assert isinstance(app, Dashboard)
     async with asyncio.timeout(120):
         while not app.num_snapshots:
-            await pilot.pause()
-    await pilot.pause()
+            await calm(pilot)
+    await calm(pilot)
     return app
 
 
@@ -56,9 +56,7 @@ def test_screen(
 ) -> None:
     async def look(pilot: Pilot[Any]) -> None:
         await seen(pilot)
-        await pilot.press(str(key))
-        await pilot.pause()
-        await pilot.pause()
+        await press(pilot, str(key))
 
     assert snap_compare(dashboard(states[-1:], seen=states[:-1]), terminal_size=size, run_before=look)
 
@@ -69,9 +67,7 @@ def test_tenants(snap_compare: Compare, size: tuple[int, int]) -> None:
 
     async def look(pilot: Pilot[Any]) -> None:
         await seen(pilot)
-        await pilot.press("6")
-        await pilot.pause()
-        await pilot.pause()
+        await press(pilot, "6")
 
     assert snap_compare(dashboard(states[-1:], seen=states[:-1]), terminal_size=size, run_before=look)
 
@@ -94,9 +90,8 @@ def _pictured(snap_compare: Compare, states: Sequence[Snapshot], *keys: str, aft
         if after_s:
             clock.time_s += after_s
             app.tick()
-        await pilot.press(*keys)
-        await pilot.pause()
-        await pilot.pause()
+        await press(pilot, *keys)
+        await calm(pilot)
 
     assert snap_compare(app, terminal_size=(80, 24), run_before=look)
 
@@ -143,8 +138,8 @@ def test_disconnected(snap_compare: Compare, states: Sequence[Snapshot]) -> None
         await seen(pilot)
         async with asyncio.timeout(120):
             while not app.link.error:
-                await pilot.pause()
-        await pilot.pause()
+                await calm(pilot)
+        await calm(pilot)
 
     assert snap_compare(app, terminal_size=(80, 24), run_before=look)
 
@@ -155,8 +150,8 @@ def test_never_connected(snap_compare: Compare) -> None:
     async def look(pilot: Pilot[Any]) -> None:
         async with asyncio.timeout(120):
             while not app.link.error:
-                await pilot.pause()
-        await pilot.pause()
+                await calm(pilot)
+        await calm(pilot)
 
     assert snap_compare(app, terminal_size=(80, 24), run_before=look)
 
@@ -174,7 +169,6 @@ def test_question_before_leaving(snap_compare: Compare, states: Sequence[Snapsho
 
     async def look(pilot: Pilot[Any]) -> None:
         await seen(pilot)
-        await pilot.press("q")
-        await pilot.pause()
+        await press(pilot, "q")
 
     assert snap_compare(app, terminal_size=(80, 24), run_before=look)

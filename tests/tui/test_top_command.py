@@ -25,7 +25,7 @@ def run(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]"
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
         env={**environment, **variables},
     )
@@ -78,7 +78,7 @@ def test_the_dashboard_is_a_program_of_its_own_that_imports_no_engine() -> None:
         "import sys, prefillshare_tui.__main__;"
         "print([name for name in ('torch', 'sglang', 'transformers', 'prefillshare') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
     assert done.stdout.strip() == "[]"
 
 
@@ -86,7 +86,7 @@ def test_the_dashboard_by_itself_needs_a_terminal_too() -> None:
     command = [sys.executable, "-m", "prefillshare_tui"]
     environment = {name: value for name, value in os.environ.items() if name != "TEXTUAL_DRIVER"}
     done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, env=environment, timeout=60
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, env=environment, timeout=300
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert "needs a terminal" in done.stderr

@@ -97,8 +97,8 @@ class JoinedWorker:
         """Return the worker, for `prefillshare ps`."""
         return [self.member.record()]
 
-    def num_running(self) -> int:
-        """Return how many calls the worker has; 0 when it does not say."""
+    def num_running(self) -> int | None:
+        """Return how many calls the worker has, as :func:`count_running` says it."""
         return count_running(self.planned.place.url, self.api_key)
 
     def follow(self, routers: Sequence[str]) -> None:

@@ -100,11 +100,13 @@ class RunningCluster:
         """Return workers and router, for `prefillshare ps`."""
         return [member.record() for member in self.supervisor.members]
 
-    def num_running(self) -> int:
-        """Return how many calls the router works on; 0 when it does not say."""
+    def num_running(self) -> int | None:
+        """Return how many calls the router works on; 0 when there is none to ask, None when it is too busy to say."""
         try:
             reply = direct.get(f"{self.url}/router/state", headers=auth_header(self.api_key), timeout=2)
             return int(reply.json()["running"]) if reply.status_code == 200 else 0
+        except httpx.TimeoutException:
+            return None
         except (httpx.HTTPError, ValueError, KeyError, TypeError):
             return 0
 

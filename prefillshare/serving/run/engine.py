@@ -75,8 +75,8 @@ class RunningEngine:
         """Return the engine, for `prefillshare ps`."""
         return [self.member.record()]
 
-    def num_running(self) -> int:
-        """Return how many requests the engine works on; 0 when it does not say."""
+    def num_running(self) -> int | None:
+        """Return how many requests the engine works on, as :func:`count_running` says it."""
         return count_running(self.url, self.api_key)
 
     def step(self) -> None:

@@ -71,15 +71,17 @@ class EngineProcess:
         """Return the exit code of the engine's first process, or None while it runs."""
         return self.main.poll()
 
-    def stop(self, drain_s: float = 8.0, num_running: Callable[[], int] = lambda: 0) -> None:
+    def stop(self, drain_s: float = 8.0, num_running: Callable[[], int | None] = lambda: 0) -> None:
         """End the engine: let running requests finish for at most `drain_s` seconds, then end every process.
+
+        `num_running` tells how many there are, None when that is not known now: then it is asked again.
 
         Effects: afterwards no process of the engine runs and its port is free.
         """
         if self.exit_code() is None:
             self.main.send_signal(signal.SIGTERM)
             deadline = time.monotonic() + drain_s
-            while time.monotonic() < deadline and self.exit_code() is None and num_running() > 0:
+            while time.monotonic() < deadline and self.exit_code() is None and num_running() != 0:
                 time.sleep(_POLL_S)
         self.kill()
 

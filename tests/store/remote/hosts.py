@@ -2,10 +2,10 @@
 
 import contextlib
 import secrets
-import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from prefillshare.serving.machine.ports import free_port
 from prefillshare.store import KvStore, StoreIdentity, StoreSettings
 from prefillshare.store.remote.client import FetchClient
 from prefillshare.store.remote.process import SharingProcess
@@ -16,9 +16,7 @@ TIMEOUT_S = 20.0
 
 def free_address() -> str:
     """An address of the loopback interface that nobody listens at."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{taken.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
 
 
 def secret_file(folder: Path, name: str = "secret") -> Path:
@@ -47,7 +45,7 @@ class Host:
 
     def fetch(self, keys: Sequence[bytes], prefix: Sequence[bytes] = (), timeout_s: float = TIMEOUT_S) -> int:
         """Fetch pages from peers, as an engine does."""
-        return self._client.begin(keys, prefix, timeout_s).result(timeout_s + 30)
+        return self._client.begin(keys, prefix, timeout_s).result(timeout_s + 120)
 
     def close(self) -> None:
         """End what runs."""

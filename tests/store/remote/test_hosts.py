@@ -5,7 +5,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -50,11 +50,21 @@ def second(folder: Path, secret: Path, first: Host) -> Iterator[Host]:
         yield running
 
 
+def fetch_all(asking: Host, keys: Sequence[bytes], num_pages: int, prefix: Sequence[bytes] = ()) -> None:
+    """Fetch until so many pages have come: of a peer that stands still for a second, as on a busy machine, the rest
+    comes later."""
+    deadline, num_got = time.monotonic() + 180, 0
+    while (num_got := num_got + asking.fetch(keys[num_got:], prefix=[*prefix, *keys[:num_got]])) < num_pages:
+        assert time.monotonic() < deadline, num_got
+        time.sleep(0.2)
+    assert num_got == num_pages
+
+
 def test_pages_of_another_host_come_once_and_stay(first: Host, second: Host) -> None:
     keys = chain(300)
     first.store.write(keys, pages(keys))
     assert read(second.store, keys) == 0
-    assert second.fetch(keys) == 300
+    fetch_all(second, keys, 300)
     assert read(second.store, keys) == 300
     # What is here already is not written again, and the peer need not live for it.
     first.process.end()
@@ -66,7 +76,7 @@ def test_of_a_chain_the_part_that_the_peer_has_is_fetched_behind_what_is_here(fi
     keys = chain(40)
     first.store.write(keys[:30], pages(keys[:30]))
     second.store.write(keys[:10], pages(keys[:10]))
-    assert second.fetch(keys[10:], prefix=keys[:10]) == 20
+    fetch_all(second, keys[10:], 20, prefix=keys[:10])
     assert read(second.store, keys) == 30
     assert second.fetch(chain(8, of=1)) == 0
 
@@ -80,11 +90,11 @@ def test_the_peer_with_most_pages_is_asked_and_the_next_one_for_the_rest(folder:
     ):
         short.store.write(keys[:10], pages(keys[:10]))
         long.store.write(keys, pages(keys))
-        assert asking.fetch(keys) == 30
+        fetch_all(asking, keys, 30)
         more = chain(20, of=2)
         short.store.write(more, pages(more))
         long.process.end()
-        assert asking.fetch(more) == 20
+        fetch_all(asking, more, 20)
         assert read(asking.store, keys) == 30
         assert read(asking.store, more) == 20
 
@@ -112,7 +122,7 @@ def test_a_peer_that_stands_still_holds_up_one_fetch_and_is_left_alone_then(firs
         started = time.monotonic()
         # Not asked: the answer does not wait for the peer's second that a question may take.
         assert second.fetch(keys, timeout_s=1.0) == 0
-        assert time.monotonic() - started < 30
+        assert time.monotonic() - started < 60
     finally:
         os.kill(first.process.pid, signal.SIGCONT)
     _step_until(first, lambda: second.fetch(keys) == 50)
@@ -126,7 +136,7 @@ def test_a_host_without_the_secret_gets_and_gives_nothing(tmp_path: Path, folder
     with host(folder / "stranger", other, peers=(f"http://{first.settings.serve}",)) as stranger:
         assert stranger.fetch(keys) == 0
         assert "status 403" in stranger.log
-    assert httpx.post(f"http://{first.settings.serve}/find", content=b"\x00").status_code == 403
+    assert httpx.post(f"http://{first.settings.serve}/find", content=b"\x00", timeout=120).status_code == 403
 
 
 def test_pages_of_other_weights_are_not_found(first: Host, second: Host) -> None:
@@ -140,7 +150,7 @@ def test_pages_of_other_weights_are_not_found(first: Host, second: Host) -> None
 
     store = KvStore.attach(second.settings, second.identity)
     client = FetchClient(second.settings, second.identity)
-    assert client.begin(keys, (), 5.0).result(30) == 0
+    assert client.begin(keys, (), 5.0).result(120) == 0
     assert read(store, keys) == 0
     client.close()
     store.close()
@@ -169,7 +179,7 @@ def test_a_secret_that_others_can_read_or_guess_is_refused(tmp_path: Path, secre
 
 def _step_until(sharing: Host, is_done: object) -> None:
     """Look after a host's process until what is asked is so; a peer that failed is asked again after a while."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not is_done():  # type: ignore[operator]
         assert time.monotonic() < deadline
         sharing.process.step()
@@ -187,7 +197,7 @@ def test_pages_cross_encoded_or_not_and_are_the_same(folder: Path, secret: Path,
         # Half of them are like KV; the codec makes nothing of the others.
         right = [kv_like(key) if number % 2 else page(key) for number, key in enumerate(keys)]
         assert first.store.write(keys, right) == 60
-        assert second.fetch(keys) == 60
+        fetch_all(second, keys, 60)
         into = [np.empty(PAGE_BYTES, dtype=np.uint8) for _ in keys]
         assert second.store.read(keys, into) == 60
         assert [came.tobytes() for came in into] == [there.tobytes() for there in right]
