@@ -86,8 +86,8 @@ class Announcer:
         try:
             with direct_client(headers=self._headers, timeout=timeout_s) as client:
                 client.delete(url)
-        except httpx.HTTPError:
-            return  # it finds out by itself
+        except httpx.HTTPError as error:
+            self._tell(url, f"did not answer that this worker leaves ({type(error).__name__}): it finds out by itself")
 
     def _announce(self, url: str) -> bool:
         try:
