@@ -256,6 +256,18 @@ def test_only_the_last_logs_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert path.name.startswith("my-agents-")
 
 
+def test_launches_at_the_same_time_do_not_trip_over_logs_that_the_other_removes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    logs = tmp_path / "prefillshare" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "kept.log").write_text("")
+    removed_meanwhile = [logs / "gone.log", *logs.glob("*.log")]
+    monkeypatch.setattr(Path, "glob", lambda folder, pattern: iter(removed_meanwhile))
+    assert new_log_path("x").parent == logs
+
+
 def test_a_state_directory_that_cannot_be_made_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
