@@ -144,6 +144,4 @@ def _end_members(deployment: str, names: Sequence[str], drain_s: float, say: Say
     while (left := set(names) & set(list_deployments().get(deployment, []))) and time.monotonic() < deadline:
         time.sleep(_POLL_S)
     if left:
-        say(
-            f"the cluster still has {', '.join(sorted(left))} after {_LEAVE_EXTRA_S:.0f} s: wait before a launch"
-        )
+        say(f"the cluster still has {', '.join(sorted(left))} after {_LEAVE_EXTRA_S:.0f} s: wait before a launch")
