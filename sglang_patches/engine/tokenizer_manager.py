@@ -165,7 +165,8 @@ class TokenizerManager(upstream.TokenizerManager):
         super().abort_request(rid, abort_all)
         if self.gate is not None and (rid or abort_all):
             # The scheduler knows nothing of them, so it does not answer.
-            for held in self.gate.list_held("" if abort_all else rid):
+            its_own = (rid, *self.logical_rid_to_child_rids.get(rid, ()))
+            for held in self.gate.list_held(None if abort_all else its_own):
                 self._handle_abort_req(upstream.AbortReq(rid=held))
 
     def _forget_answers(self) -> None:
