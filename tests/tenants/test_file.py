@@ -1,6 +1,7 @@
 """The tenants' file: written by the command, read again while it is used, refused when it cannot be used."""
 
 import asyncio
+import errno
 import os
 import resource
 import subprocess
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from prefillshare.errors import ConfigError
+from prefillshare.tenants import file as file_module
+from prefillshare.tenants import roster as roster_module
 from prefillshare.tenants.file import add_key, read_tenants, remove
 from prefillshare.tenants.keys import hash_key
 from prefillshare.tenants.roster import Roster
@@ -115,6 +118,31 @@ def test_a_file_that_went_bad_changes_nothing_and_is_told_of_until_it_is_good(pa
     os.utime(path)
     roster.look()
     assert account.tenant.tokens_per_min == 5
+
+
+def test_a_file_that_cannot_be_read_for_a_moment_is_read_when_it_can_be(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What kept it from being read need not change the file: nothing else would say that a key was revoked."""
+    key = add_key(path, "acme")
+    roster = Roster(path)
+    remove(path, "acme")
+    # Long ago: within a tick of its clock, a file is read again anyway.
+    monkeypatch.setattr(roster_module, "_TICK_NS", 0)
+    with monkeypatch.context() as without_descriptors:
+        without_descriptors.setattr(file_module, "_open_at_once", _refuse_to_open)
+        for _ in range(3):
+            roster.look()
+            assert "Too many open files" in (roster.problem or "")
+    assert roster.find(key) is not None
+    assert len(caplog.records) == 1
+    roster.look()
+    assert roster.find(key) is None
+    assert roster.problem is None
+
+
+def _refuse_to_open(path: str, flags: int) -> int:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 HOSTILE = {
