@@ -12,6 +12,7 @@ import pytest
 from prefillshare.errors import TrainingError
 from prefillshare.modules.manifest import read_manifest
 from prefillshare.serving.machine.ports import free_port
+from prefillshare.training.finetune.output import RunDirectory
 from tests.support.random_models import make_base
 from tests.support.training_runs import NUM_STEPS, SAVE_STEPS, Stopped, losses, stop_at, train, write_training
 
@@ -105,6 +106,36 @@ def test_a_run_that_ended_before_it_had_data_starts_anew(tmp_path: Path, random_
         train(file)
     mine.unlink()
     assert read_manifest(train(file)) is not None
+
+
+def test_a_second_run_keeps_its_hands_off_the_directory_of_the_first(tmp_path: Path) -> None:
+    """It would remove what the first is writing, and a checkpoint without it could get its name."""
+    first, second = RunDirectory(tmp_path / "out"), RunDirectory(tmp_path / "out")
+    refused = pytest.raises(TrainingError, match="another run writes to")
+    with first.held(makes=True):
+        first.run.mkdir()
+        for makes in (True, False):
+            with refused, second.held(makes=makes):
+                pass
+    with second.held(makes=False):
+        second.claim(resume=False)
+
+
+def test_a_run_that_is_refused_leaves_no_directory(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "out")
+    with pytest.raises(TrainingError, match="no row"), directory.held(makes=True):
+        raise TrainingError("no row can be used")
+    assert not directory.output.exists()
+    directory.output.touch()
+    with pytest.raises(TrainingError, match=r"cannot be written to \(File exists\)"), directory.held(makes=True):
+        pass
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_run_begins_by_keeping_others_out(tmp_path: Path, random_base: Path, resume: bool) -> None:
+    file = write_training(tmp_path, random_base)
+    with RunDirectory(tmp_path / "out").held(makes=True), pytest.raises(TrainingError, match="another run writes to"):
+        train(file, resume=resume)
 
 
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path, random_base: Path) -> None:
