@@ -62,6 +62,19 @@ def test_the_last_tenant_goes_and_another_one_comes(path: Path) -> None:
         remove(path, "acme")
 
 
+def test_a_tenant_is_added_to_an_empty_list_and_one_with_others_is_named(path: Path) -> None:
+    write(path, "# nobody yet\ntenant = []\n")
+    add_key(path, "acme")
+    assert [tenant.name for tenant in read_tenants(path).tenant] == ["acme"]
+    assert path.read_text().startswith("# nobody yet\n")
+    write(path, f'tenant = [{{name = "acme", salt = "{SALT}"}}]\n')
+    add_key(path, "acme")
+    before = path.read_text()
+    with pytest.raises(ConfigError, match=r"in one list: write each as a \[\[tenant\]\] table"):
+        add_key(path, "other")
+    assert path.read_text() == before
+
+
 def test_what_the_owner_wrote_around_it_stays(path: Path) -> None:
     add_key(path, "acme")
     write(path, path.read_text() + "calls_per_s = 2.5  # agreed in May\n")
