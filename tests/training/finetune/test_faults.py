@@ -12,7 +12,9 @@ import pytest
 from prefillshare.errors import TrainingError
 from prefillshare.modules.manifest import read_manifest
 from prefillshare.serving.machine.ports import free_port
+from prefillshare.training.finetune.examples import read_examples, write_examples
 from prefillshare.training.finetune.output import RunDirectory
+from prefillshare.training.shard import Document
 from tests.support.random_models import make_base
 from tests.support.training_runs import NUM_STEPS, SAVE_STEPS, Stopped, losses, stop_at, train, write_training
 
@@ -136,6 +138,19 @@ def test_a_run_begins_by_keeping_others_out(tmp_path: Path, random_base: Path, r
     file = write_training(tmp_path, random_base)
     with RunDirectory(tmp_path / "out").held(makes=True), pytest.raises(TrainingError, match="another run writes to"):
         train(file, resume=resume)
+
+
+@pytest.mark.parametrize("name", ["data.npz", "data-rows.npy"])
+def test_data_that_was_cut_or_damaged_is_named(tmp_path: Path, name: str) -> None:
+    write_examples(tmp_path, "data", [[Document(tokens=range(500), weights=[1.0] * 500)]])
+    whole = (tmp_path / name).read_bytes()
+    place = len(whole) // 3
+    damages = {"empty": b"", "cut": whole[:place], "flipped": whole[:place] + b"?" + whole[place + 1 :]}
+    # numpy's own files have no checksum.
+    for damaged in list(damages.values())[: 3 if name.endswith(".npz") else 2]:
+        (tmp_path / name).write_bytes(damaged)
+        with pytest.raises(TrainingError, match=f"{name} cannot be read .*: start the run again in another output"):
+            read_examples(tmp_path, "data")
 
 
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path, random_base: Path) -> None:
