@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any, BinaryIO
 
 from prefillshare.contract import PEER_SECRET_VARIABLE, STORE_FOLDER_START
@@ -182,14 +183,22 @@ def _guard(group: int, folders: Sequence[Path]) -> "subprocess.Popen[bytes]":
 
 @contextlib.contextmanager
 def _signals_held() -> Iterator[None]:
-    """Let signals that are to end this process wait: between a process and its guardian, one would leave it behind."""
+    """Let a signal that is to end this process wait: between a process and its guardian, it would leave that behind. A
+    second one does not wait: what is started may stand still.
+    """
     came: list[int] = []
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():  # no other one hears them
         handlers = {number: signal.getsignal(number) for number in _SIGNALS}
         before = {number: handler for number, handler in handlers.items() if callable(handler)}
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        if len(came) > 1:
+            before[number](number, frame)
+
     for number in before:
-        signal.signal(number, lambda number, frame: came.append(number))
+        signal.signal(number, hold)
     try:
         yield
     finally:
