@@ -175,6 +175,23 @@ async def test_a_client_that_does_not_read_holds_up_nobody_but_itself() -> None:
         await until(lambda: running.gateway.proxy.counters.failed == 1)
 
 
+@pytest.mark.parametrize("headers", [(), UNUSUAL])
+@in_loop
+async def test_a_client_that_reads_not_even_the_end_is_cut_off(headers: tuple[bytes, ...]) -> None:
+    async with deployment(idle_timeout_s=0.5) as running, connected(running) as (_, writer):
+        # Whole events, one after the other: the client could be told why its stream ends, if it read.
+        worker, gate = running["math-0"], asyncio.Semaphore(0)
+        worker.pieces, worker.gate = ["x" * (1 << 15)] * 2000, gate
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(call(STREAM, *headers))
+        while running.gateway.proxy.num_running or not worker.bodies:
+            gate.release()
+            await asyncio.sleep(0.001)
+        counters = running.gateway.proxy.counters
+        assert (counters.failed, counters.aborted) == (1, 0)
+        await until(lambda: running.parts.descriptors.num_connections == 0)
+
+
 @in_loop
 async def test_a_client_that_asks_for_more_than_is_answered_is_not_read_on() -> None:
     async with deployment() as running, connected(running) as (reader, writer):
