@@ -5,7 +5,7 @@ import contextlib
 import random
 import re
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 import pytest
 
@@ -202,6 +202,30 @@ async def test_a_client_that_asks_for_more_than_is_answered_is_not_read_on() -> 
         # The rest is where it came from, but for what the system's buffers take.
         assert writer.transport.get_write_buffer_size() > 16_000_000
         writer.transport.abort()
+
+
+@in_loop
+async def test_a_client_that_reads_no_answer_is_given_no_more_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = []
+
+    class Caller(DirectCaller):
+        def answer(self, body: bytes, *, status: int, headers: Mapping[str, str]) -> None:
+            super().answer(body, status=status, headers=headers)
+            waiting.append(self._transport.get_write_buffer_size())
+
+    monkeypatch.setattr(lane, "DirectCaller", Caller)
+    size, num_calls = 1 << 20, 60
+    async with deployment() as running, connected(running) as (reader, writer):
+        running["math-0"].answer = {"text": "x" * size}
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(call() * num_calls)
+        await until(lambda: any(waiting))
+        for _ in range(num_calls):  # meanwhile all of its calls could be answered
+            assert (await running.chat()).status == 200
+        assert max(waiting) < 2 * size
+        writer.transport.resume_reading()  # type: ignore[attr-defined]
+        for _ in range(num_calls):
+            assert b" 200 " in (await read_answer(reader))[0]
 
 
 @pytest.mark.parametrize("headers", [(), UNUSUAL])
