@@ -116,6 +116,20 @@ async def test_the_launcher_is_asked_and_its_answer_is_the_callers(tmp_path: Pat
 
 
 @in_loop
+async def test_a_removal_whose_client_leaves_ends_as_the_launcher_says(tmp_path: Path) -> None:
+    async with deployment(decode=("math", "code"), settings={**KEYS, "changes_dir": tmp_path}) as running:
+        leaving = asyncio.create_task(ask(running, "DELETE", "/modules/code"))
+        await until(lambda: bool(list(tmp_path.glob("*.wish"))))
+        wish = json.loads(next(tmp_path.glob("*.wish")).read_text())
+        leaving.cancel()
+        await until(lambda: not running.gateway.desk.lock.locked())  # the router has seen it leave
+        assert (await ask(running, "GET", "/v1/models/code"))[0] == 404
+        told = {"id": wish["id"], "error": "it still has calls", "status": 409}
+        assert (await ask(running, "PUT", "/router/changes", told))[0] == 200
+        assert (await ask(running, "GET", "/v1/models/code"))[0] == 200
+
+
+@in_loop
 async def test_where_nothing_can_be_written_nothing_changes_and_the_reason_is_told(tmp_path: Path) -> None:
     gone, aliases = tmp_path / "gone", read_aliases({"m": "math"})
     settings = {**KEYS, "changes_dir": gone, "aliases_file": gone / "aliases.json", "aliases": aliases}
