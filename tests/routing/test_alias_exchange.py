@@ -122,6 +122,26 @@ async def test_a_router_without_the_module_says_so_and_takes_the_alias_when_it_h
         await until(lambda: "newest" in second.parts.aliases)
 
 
+@pytest.mark.parametrize("content", [b"no JSON", b"[]", b"{}", b'{"refused": 1}'])
+@in_loop
+async def test_a_router_that_answers_something_else_is_named_and_asked_on(
+    content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with two_routers() as (first, second):
+        exchange = first.gateway.peers.exchange
+        told: list[object] = []
+
+        async def answer(*asked: object) -> tuple[int, bytes]:
+            told.append(asked)
+            return 200, content
+
+        monkeypatch.setattr(exchange, "_tell", answer)
+        status, answered = await ask(first, "PUT", "/aliases/m", {"module": "math"})
+        assert (status, "not as a router" in answered["routers"][second.url]) == (200, True)
+        # Beside the change itself, each round tells it, for the other one has not got it.
+        await until(lambda: len(told) >= 4)
+
+
 @in_loop
 async def test_changes_at_both_at_once_are_kept_by_both() -> None:
     async with two_routers() as (first, second):
