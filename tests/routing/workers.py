@@ -188,7 +188,7 @@ class SmallWorker:
             return self._failure()
         if self.eager_status != 200 and body in self.eager:
             return self._failure(self.eager_status)
-        await asyncio.sleep(self.prefill_s + (self.eager_s if body in self.eager else 0.0))
+        await asyncio.sleep(self.prefill_s + (self.eager_s if self.eager_s and body in self.eager else 0.0))
         if self.gives_pushes_up and str(body["rid"]).startswith(PUSH_RID_PREFIX):
             return web.json_response({"meta_info": {"finish_reason": {"type": "abort", "message": "no room"}}})
         if "logprob_start_len" in body:
