@@ -132,12 +132,16 @@ def stop_deployment(name: str, names: Sequence[str], drain_s: float, say: Say) -
 
 
 def _end_members(deployment: str, names: Sequence[str], drain_s: float, say: Say) -> None:
-    """Let members end their calls, and end their actors; returns when their names are free again."""
+    """Let members end their calls, and end their actors; returns when their names are free again, or says which are not
+    after `_LEAVE_EXTRA_S`.
+    """
     ask(deployment, names, "leave", drain_s, timeout_s=drain_s + _LEAVE_EXTRA_S)
     for name in names:
         connection.remove_member(deployment, name)
         say(f"{name} has left")
     deadline = time.monotonic() + _LEAVE_EXTRA_S
     # Who launches next must not be given an actor that is about to end.
-    while set(names) & set(list_deployments().get(deployment, [])) and time.monotonic() < deadline:
+    while (left := set(names) & set(list_deployments().get(deployment, []))) and time.monotonic() < deadline:
         time.sleep(_POLL_S)
+    if left:
+        say(f"the cluster still has {', '.join(sorted(left))} after {_LEAVE_EXTRA_S:.0f} s: wait before a launch")

@@ -31,8 +31,15 @@ def _read_tables(source: Path) -> list[dict[str, Any]]:
         tables = read_toml(source).get("decode")
     except (OSError, NotTomlError) as error:
         raise ConfigError(f"{source} cannot be read as TOML: {error}") from None
-    if not isinstance(tables, list) or not all(isinstance(table, dict) and "name" in table for table in tables):
+    if (
+        not isinstance(tables, list)
+        or not tables
+        or not all(isinstance(table, dict) and "name" in table for table in tables)
+    ):
         raise ConfigError(f"{source} has no [[decode]] table with a name: write one for each module")
+    names = [str(table["name"]) for table in tables]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ConfigError(f"{source} has two [[decode]] tables with the name {twice!r}: give one another name")
     return tables
 
 

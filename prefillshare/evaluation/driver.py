@@ -125,8 +125,13 @@ async def _ask(
         raise EvaluationError(f"no answer from {client.base_url}: {error or type(error).__name__}") from error
     if response.status_code != 200:
         raise EvaluationError(f"{client.base_url} answered {response.status_code}: {response.text[:300]}")
-    reply = response.json()
-    return _text(reply["choices"][0]["message"]), reply.get("usage") or {}
+    try:
+        reply = response.json()
+        return _text(reply["choices"][0]["message"]), reply.get("usage") or {}
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise EvaluationError(
+            f"{client.base_url} answered what is no chat completion ({response.text[:100]!r}): correct --url"
+        ) from None
 
 
 def _text(message: dict[str, Any]) -> str:

@@ -244,6 +244,9 @@ class SessionTable:
     def _keep(self, session: Session, module: str, data: bytes, per_token: float) -> None:
         if module not in session.prompts and len(session.prompts) >= MAX_MODULES:
             return
+        # One that was forgotten during its call is not met again, and what it kept would count for ever.
+        if self._sessions.get(session.id) is not session:
+            return
         self._num_kept_bytes += len(data) - len(session.prompts.get(module, (b"", 0))[0])
         session.prompts[module] = (data, per_token)
         self._shrink()

@@ -70,7 +70,8 @@ class Quantise:
 
         Raises: PrefillShareError as a run would.
         """
-        self.directory.claim(resume=False)
+        with self.directory.held(makes=False):
+            self.directory.claim(resume=False)
         opened = open_module(self.wanted)
         return make_plan(opened, self.wanted, self._prepare(opened))
 
@@ -81,7 +82,12 @@ class Quantise:
         Raises: PrefillShareError when it cannot start, go on, or write.
         """
         opened = open_module(self.wanted)
-        self._start(opened, resume=resume)
+        with self.directory.held(makes=not resume):
+            self._start(opened, resume=resume)
+            self._make(opened)
+        return self.directory.output
+
+    def _make(self, opened: OpenModule) -> None:
         with disk_errors("the module", self.directory.output, "run it again with --resume"):
             measured = read_measured(self._run)
             clustered = self._cluster(opened)
@@ -91,7 +97,6 @@ class Quantise:
             self._measure_loss(opened, "module", measured, finished)
             self._measure(opened, {"k-means": clustered, "module": finished}, measured)
             self._publish(opened, finished, measured)
-        return self.directory.output
 
     def _prepare(self, opened: OpenModule) -> Prepared | None:
         if self.wanted.data is None or not self.wanted.needs_data:

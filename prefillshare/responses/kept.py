@@ -135,6 +135,8 @@ class KeptResponses:
         except asyncio.CancelledError:
             raise  # whoever cancelled it has said so
         except Exception as cause:  # a task of its own: nobody else would hear of it
+            if exchange.id not in self._running:
+                return  # cancelled, and what ended so did not end well; it must not come back as a failed one
             log.exception("response %s failed", exchange.id)
             error = {"code": "server_error", "message": str(cause)}
         exchange.announce("failed", error=error)

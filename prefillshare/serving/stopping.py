@@ -12,7 +12,7 @@ from typing import Protocol
 from prefillshare.serving.join.worker import JoinedWorker
 from prefillshare.serving.launch import RunningDeployment
 from prefillshare.serving.machine.logs import bound_log
-from prefillshare.serving.run.record import asked_drain_s, record_of, remove_record, write_record
+from prefillshare.serving.run.record import asked_drain_s, forget_wish, record_of, remove_record, write_record
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _POLL_S = 0.2
@@ -83,6 +83,7 @@ def serve_until_stopped(
     Effects: returns with no process left. By the time of `announce`, other commands find the deployment.
     Raises: LaunchError when the deployment cannot go on by itself.
     """
+    forget_wish()
     try:
         _record(running, log_path)
         announce()

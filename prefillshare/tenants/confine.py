@@ -9,8 +9,8 @@ from prefillshare.tenants.namespace import MARK, is_tenants
 from prefillshare.wire.namespace import cache_namespace
 
 _LEFT_OUT = frozenset(("rid", "cache_salt", "extra_key"))
-"""What a call says of its namespace goes into one key. An engine ends requests by the begin of their ids (`rid`), so
-that one tenant's could end another's."""
+"""What a call says of its namespace goes into one key. Ids of requests (`rid`) are one
+space for all: a tenant's could be another's, whose call would be refused."""
 _OTHERS_SESSIONS = "session_params"
 """SGLang's sessions are known by ids that anybody can guess, and hold what was said in them."""
 

@@ -109,7 +109,13 @@ def add_key(path: Path, name: str) -> str:
         if table is None:
             table = tomlkit.table()
             table["name"], table["keys"], table["salt"] = name, [], make_salt()
-            document.setdefault("tenant", tomlkit.aot()).append(table)
+            if not document.get("tenant"):
+                document["tenant"] = tomlkit.aot()  # in place of a `tenant = []`
+            elif not isinstance(document["tenant"], tomlkit.items.AoT):
+                raise ConfigError(
+                    f"{path} has its tenants in one list: write each as a [[tenant]] table, then add others"
+                )
+            document["tenant"].append(table)
         table.setdefault("keys", tomlkit.array()).append(hash_key(key))
     return key
 

@@ -63,8 +63,7 @@ class Roster:
                 if await asyncio.to_thread(self._has_changed):
                     self._hear(await asyncio.to_thread(_try_to_read, self._path))
             except Exception as error:  # nobody else would hear of it, and revoked keys would open doors for ever
-                log.exception("%s could not be looked at", self._path)
-                self.problem = f"{self._path} could not be looked at ({error}); the tenants of before go on"
+                self._go_on_with_before(f"{self._path} could not be looked at ({error})", error)
 
     def as_dict(self, held: Mapping[str, int]) -> TenantsState:
         """Return what people are told of them; `held` is what workers hold, in tokens by tenants' marks."""
@@ -81,12 +80,20 @@ class Roster:
 
     def _hear(self, read: Sequence[Tenant] | ConfigError) -> None:
         if isinstance(read, ConfigError):
-            self.problem = f"{read}; the tenants of before go on"
-            log.error("%s", self.problem)
+            self._go_on_with_before(str(read))
         else:
             self._take(read)
             self.problem = None
             log.info("%s was read again: %d tenants", self._path, len(self._accounts))
+
+    def _go_on_with_before(self, reason: str, unforeseen: Exception | None = None) -> None:
+        # The reason may lie in this process (no free file descriptor) and end without a change of the file: it is read
+        # again at each look, and each reason told once.
+        self._seen = None
+        problem = f"{reason}; the tenants of before go on"
+        if problem != self.problem:
+            log.error("%s", problem, exc_info=unforeseen)
+        self.problem = problem
 
     def _take(self, tenants: Sequence[Tenant]) -> None:
         accounts = {}

@@ -4,15 +4,19 @@ A run's data is a deterministic function of its step, so a resumed run sees what
 """
 
 import hashlib
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
 from prefillshare.errors import TrainingError
 
 WEIGHT_UNIT = 100
+DAMAGES = (OSError, ValueError, EOFError, BadZipFile, zlib.error)
+"""What numpy raises of a file that is not there, was cut or was damaged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,13 +79,14 @@ def write_shard(path: Path, documents: Iterable[Document]) -> Shard:
     return shard
 
 
-def read_shard(path: Path) -> Shard:
-    """Read what `write_shard` stored.
+def read_shard(path: Path, advice: str = "build it again with --fresh") -> Shard:
+    """Read what `write_shard` stored; `advice` is what helps where that cannot be.
 
     Raises: TrainingError when the file is missing or broken.
     """
     try:
-        with np.load(path) as arrays:
+        # Opened here: numpy leaves a file open that it cannot read.
+        with path.open("rb") as file, np.load(file) as arrays:
             return Shard(tokens=arrays["tokens"], weights=arrays["weights"], starts=arrays["starts"])
-    except (OSError, ValueError, KeyError) as error:
-        raise TrainingError(f"training data {path} cannot be read ({error}): build it again with --fresh") from error
+    except (*DAMAGES, KeyError) as error:
+        raise TrainingError(f"training data {path} cannot be read ({error}): {advice}") from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from prefillshare.observe.document import AdmissionState, part_of
@@ -96,9 +96,9 @@ class Gate:
         """What is said of it."""
         return part_of(AdmissionState, self.admission)
 
-    def list_held(self, rid_prefix: str) -> list[str]:
-        """Calls that wait here whose ids begin so."""
-        return [rid for rid in self._held_back if rid.startswith(rid_prefix)]
+    def list_held(self, rids: Collection[str] | None) -> list[str]:
+        """Those of ``rids`` that wait here; all that do for None."""
+        return [rid for rid in self._held_back if rids is None or rid in rids]
 
     def _send_taken(self) -> None:
         if not self._held_back:

@@ -67,26 +67,32 @@ class GrammarTrials:
         return self._verdicts[key]
 
     def _try(self, kind: str, text: str) -> str | None:
-        ours, theirs = socket.socketpair()
-        with ours:
-            # Closed here once it is handed over: only the trial holds it then, so its death ends our reading.
-            with theirs:
-                self._hand_over(theirs)
-            data = text.encode(errors="replace")
-            with ours.makefile("rwb") as stream:
-                try:
-                    stream.write(f"{kind}\n{len(data)}\n".encode() + data)
-                    stream.flush()
-                    answer = stream.readline()
-                except OSError:
-                    answer = b""
-        # No line at all, not even an empty one: the trial ran into one of its limits.
+        # Once more: a trial is lost with the process that forks it, too (no memory, no further process), and whoever
+        # comes with the same text later is told what is found here.
+        answer = self._ask(kind, text) or self._ask(kind, text)
         if not answer:
             return (
                 f"preparing it takes more than {trial.CPU_SECONDS:g} s, or more than "
                 f"{trial.MEMORY_BYTES >> 20} MiB of memory"
             )
         return answer.decode().strip() or None
+
+    def _ask(self, kind: str, text: str) -> bytes:
+        """The line that a trial answers; not even an empty one where it was lost, as at one of its limits."""
+        ours, theirs = socket.socketpair()
+        with ours:
+            # Closed here once it is handed over: only the trial holds it then, so its death ends our reading.
+            with theirs:
+                self._hand_over(theirs)
+            data = text.encode(errors="replace")
+            try:
+                # What could not be written is tried again when the stream is closed.
+                with ours.makefile("rwb") as stream:
+                    stream.write(f"{kind}\n{len(data)}\n".encode() + data)
+                    stream.flush()
+                    return stream.readline()
+            except OSError:
+                return b""
 
     def _hand_over(self, connection: socket.socket) -> None:
         # Several threads try at the same time, and they share the one process that forks the trials.

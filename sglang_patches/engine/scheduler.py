@@ -30,6 +30,7 @@ from sglang.srt.managers import scheduler as upstream
 from prefillshare.observe.document import EagerState
 from prefillshare.wire.call_report import REPORT_KEY
 from sglang_patches.checks.secrets import hide_secrets
+from sglang_patches.checks.whole_ids import longer_ids_hidden
 from sglang_patches.choosing.states import keep_states
 from sglang_patches.declarations import binds, overrides
 from sglang_patches.disaggregation.pushes import is_push_rid
@@ -145,14 +146,18 @@ class Scheduler(upstream.Scheduler):
             keep_states(self.batch_result_processor, batch, result)
             super().process_batch_result_disagg_prefill(batch, result)
 
-    @overrides("c9242868390c1e97", "a job would go on after all calls were aborted, or whoever wants it has gone")
+    @overrides("c9242868390c1e97", "a job would go on when nobody wants it, and calls end whose ids begin as another's")
     def abort_request(self, recv_req: AbortReq) -> None:
         if recv_req.rid == QUIET_RID and not recv_req.abort_all:
             if self._eager is not None:
                 self._eager.begin_quiet()
             return
-        super().abort_request(recv_req)
-        if self._eager is not None:
+        if recv_req.abort_all:
+            super().abort_request(recv_req)
+        else:
+            with longer_ids_hidden(self, str(recv_req.rid)):
+                super().abort_request(recv_req)
+        if self._eager is not None and (recv_req.abort_all or is_eager_rid(recv_req.rid)):
             self._eager.drop(EVERY_JOB if recv_req.abort_all else str(recv_req.rid))
 
     @overrides("03a97b19f3aae8eb", "a job would hold up a flush, or fill the cache again after it")

@@ -16,13 +16,14 @@ Remove when: upstream has the checks, metrics per adapter, and a hook for the en
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from collections.abc import AsyncIterator
 from functools import cached_property
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from fastapi import HTTPException
+from fastapi import BackgroundTasks, HTTPException
 from sglang.srt.managers import tokenizer_manager as upstream
 
 from prefillshare.observe.observer import Observer
@@ -64,6 +65,10 @@ if TYPE_CHECKING:
     from prefillshare.tenants.roster import Roster
 
 _UNCOUNTED = "requests would not be counted by module"
+LEFT_STREAM_S = 2.0
+"""As upstream: how long what is left of a stream may take to end by itself."""
+LIFECYCLES = "prefillshare_lifecycles"
+"""Attribute of a call: what tells its requests, by id, from later ones with the same ids."""
 _OTHERS_KV = "an engine with new weights would go on with the old ones' KV, and give others its own"
 
 
@@ -160,7 +165,8 @@ class TokenizerManager(upstream.TokenizerManager):
         super().abort_request(rid, abort_all)
         if self.gate is not None and (rid or abort_all):
             # The scheduler knows nothing of them, so it does not answer.
-            for held in self.gate.list_held("" if abort_all else rid):
+            its_own = (rid, *self.logical_rid_to_child_rids.get(rid, ()))
+            for held in self.gate.list_held(None if abort_all else its_own):
                 self._handle_abort_req(upstream.AbortReq(rid=held))
 
     def _forget_answers(self) -> None:
@@ -253,11 +259,35 @@ class TokenizerManager(upstream.TokenizerManager):
             priority_sign=sign if args.enable_priority_scheduling else 0,
         )
 
+    @overrides("35a1d7d08e1109ff", "a call would be ended because an earlier one had its id")
+    def create_abort_task(self, obj: GenerateReqInput) -> BackgroundTasks:
+        tasks = BackgroundTasks()
+        tasks.add_task(self._end_left_stream, obj)
+        return tasks
+
+    async def _end_left_stream(self, obj: GenerateReqInput) -> None:
+        """Abort what still runs of a stream that is over, since its client has left; mostly nothing does."""
+        if self._list_own(obj):
+            await asyncio.sleep(LEFT_STREAM_S)
+            for rid in self._list_own(obj):
+                self.abort_request(rid)
+
+    def _list_own(self, obj: GenerateReqInput) -> list[str]:
+        """Ids of a call's requests that are still its own: whoever has given an id may give it again."""
+        own: dict[str, object] = getattr(obj, LIFECYCLES, {})
+        return [rid for rid, lifecycle in own.items() if lifecycle in self._lifecycles_of(rid)]
+
+    def _lifecycles_of(self, rid: str) -> list[object]:
+        # Of several samples, the call's own request goes when theirs have been sent.
+        known = (self.rid_to_state.get(name) for name in (rid, *self.logical_rid_to_child_rids.get(rid, ())))
+        return [state.lifecycle_id for state in known if state is not None]
+
     @overrides("e8d69ee3e74f86be", _UNCOUNTED)
     def _init_req_state(
         self, obj: GenerateReqInput, request: Request | None = None, *args: Any, **kwargs: Any
     ) -> dict[str, object]:
         lifecycles: dict[str, object] = super()._init_req_state(obj, request, *args, **kwargs)
+        setattr(obj, LIFECYCLES, lifecycles)
         # Health checks are no part of the load.
         if getattr(obj, "log_metrics", False):
             observed.begin(self, obj, request, [self.rid_to_state[rid] for rid in lifecycles])

@@ -3,8 +3,8 @@
 Target: ``uvicorn.protocols.http``, the ``connection_made`` of both of its protocols.
 Why: uvicorn closes a connection that was idle after an answer, but never one that has not asked yet, or only half: some
     thousand of these and the process has no file descriptors left, and nobody is served.
-How: each connection is looked at now and then; one that has no request running and has completed none since the last
-    look is closed.
+How: each connection is looked at now and then; one that two looks in a row have found without a request, and without
+    uvicorn's own clock for what was idle after an answer, is closed.
 Upstream: uvicorn/protocols/http/h11_impl.py:92.
 Remove when: uvicorn has a limit for the head of a request.
 """
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 IDLE_S = 60.0
 """As the router's ``client_idle_timeout_s``."""
 _WATCHED = "prefillshare_idle_s"
+_IN_USE = object()
+"""Seen in place of a cycle on a connection that has a request, or that uvicorn looks after."""
 
 
 class Cycle(Protocol):
@@ -34,6 +36,7 @@ class HttpProtocol(Protocol):
     loop: asyncio.AbstractEventLoop
     transport: asyncio.Transport
     cycle: Cycle | None
+    timeout_keep_alive_task: asyncio.TimerHandle | None
 
 
 Made = Callable[[HttpProtocol, "asyncio.Transport"], None]
@@ -65,17 +68,25 @@ def _wrap_connection_made(original: Made) -> Made:
     return connection_made
 
 
-def _look_later(protocol: HttpProtocol, cycle: Cycle | None) -> None:
-    protocol.loop.call_later(getattr(protocol, _WATCHED), _look, protocol, cycle)
+def _look_later(protocol: HttpProtocol, seen: object) -> None:
+    protocol.loop.call_later(getattr(protocol, _WATCHED), _look, protocol, seen)
 
 
-def _look(protocol: HttpProtocol, last_cycle: Cycle | None) -> None:
-    """Close a connection whose latest request is the one of the last look, and over; look again otherwise."""
+def _look(protocol: HttpProtocol, last_seen: object) -> None:
+    """Close a connection that waits for a request, or for the rest of one, as it did at the last look."""
     if protocol.transport.is_closing():
         return
-    cycle = protocol.cycle
-    # The same cycle at both looks, and over: no request has come in between. None twice: none has ever come.
-    if cycle is last_cycle and (cycle is None or cycle.response_complete):
+    seen = _see(protocol)
+    if seen is last_seen and seen is not _IN_USE:
         protocol.transport.close()
     else:
-        _look_later(protocol, cycle)
+        _look_later(protocol, seen)
+
+
+def _see(protocol: HttpProtocol) -> object:
+    """The latest request, None before the first, of a connection that waits for one that does not come."""
+    cycle = protocol.cycle
+    is_running = cycle is not None and not cycle.response_complete
+    # Uvicorn's clock runs from the end of an answer to the first byte of the next request: who pauses between two calls
+    # has all of that time, however long ago the last call began.
+    return _IN_USE if is_running or protocol.timeout_keep_alive_task is not None else cycle

@@ -17,7 +17,7 @@ import asyncio
 import hmac
 import os
 from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,8 +96,10 @@ class TenantDoor:
     async def _answer_tenant(self, account: Account, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             check_door(account, scope["method"], scope["path"], lambda: module_names(get_tokenizer_manager()))
-            with account.calling() if is_costly(scope["method"], scope["path"]) else nullcontext():
-                await self._app(self._as_own(scope, account), receive, send)
+            with ExitStack() as running:
+                if is_costly(scope["method"], scope["path"]):
+                    running.enter_context(account.calling())
+                await self._app(self._as_own(scope, account), receive, _end_with_answer(send, running.close))
         except TenantError as error:
             told = error_object(str(error), kind=error.kind, param=error.param, code=error.code)
             await _refuse(send, error.status, told, error.headers)
@@ -111,6 +113,18 @@ class TenantDoor:
     def _is_operators(self, key: str) -> bool:
         given = key.encode(errors="surrogateescape")
         return any(hmac.compare_digest(given, known) for known in self._operators)
+
+
+def _end_with_answer(send: Send, end: Callable[[], None]) -> Send:
+    """Call ``end`` just before the last part of an answer is sent: its client may then call again."""
+
+    # Not when the application returns: SGLang stays for 2 s more with every stream.
+    async def send_part(message: Message) -> None:
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            end()
+        await send(message)
+
+    return send_part
 
 
 async def _refuse(send: Send, status: int, error: ErrorObject, headers: dict[str, str]) -> None:

@@ -9,6 +9,7 @@ from aiohttp.test_utils import TestServer
 
 from prefillshare.bench.drivers.engines import Prefilled, Watcher
 from prefillshare.bench.systems.base import Engine
+from prefillshare.errors import BenchError
 
 SGLANG = """# TYPE sglang:realtime_tokens_total counter
 sglang:realtime_tokens_total{mode="prefill_compute"} 70
@@ -53,6 +54,19 @@ def test_what_was_computed_ahead_is_a_part_of_what_was_computed(pages, found) ->
 
 def test_decode_workers_prefill_nothing() -> None:
     assert asyncio.run(read(SGLANG + OURS, is_decoding=True)) == Prefilled(tokens=0, eager_tokens=None)
+
+
+def test_an_engine_that_died_before_its_cache_was_emptied_is_named() -> None:
+    async def flush() -> None:
+        server = TestServer(web.Application())
+        await server.start_server()
+        url = str(server.make_url("")).rstrip("/")
+        await server.close()
+        async with aiohttp.ClientSession() as http:
+            await Watcher(http, [Engine(url=url, prefills=True)]).flush()
+
+    with pytest.raises(BenchError, match=r"the cache of http://127\.0\.0\.1:\d+ could not be emptied \(.+\): look at"):
+        asyncio.run(flush())
 
 
 def test_a_run_is_over_when_what_follows_its_answers_is_computed() -> None:

@@ -136,6 +136,20 @@ def test_what_cannot_be_added(tmp_path: Path) -> None:
         read_source(tmp_path / "a.toml", None)
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("decode = []", "has no"),
+        ("[[decode]]\nname = 'math'\npath = 'old'\n[[decode]]\nname = 'math'\npath = 'new'", "the name 'math'"),
+    ],
+)
+def test_no_table_of_a_file_is_left_out_without_a_word(tmp_path: Path, text: str, reason: str) -> None:
+    file = tmp_path / "modules.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=reason):
+        read_source(file, None)
+
+
 def test_the_key_of_a_launch_is_for_its_user_alone(deployment: Deployment, tmp_path: Path) -> None:
     [file] = (tmp_path / "state").rglob("*.key")
     assert file.stat().st_mode & 0o777 == 0o600

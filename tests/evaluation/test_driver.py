@@ -61,6 +61,25 @@ def test_refusals_and_dead_servers_are_errors(url):
         score_served(Handler.suite, "right", "http://127.0.0.1:none")
 
 
+@pytest.mark.parametrize(
+    "said", [b"<html>", b"", b"[]", b"null", b'{"choices": []}', b'{"choices": [{"message": "no"}]}']
+)
+def test_a_server_of_another_kind_is_an_error(said: bytes):
+    class Other(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(said)))
+            self.end_headers()
+            self.wfile.write(said)
+
+        def log_message(self, *_):
+            pass
+
+    with serving(Other) as address, pytest.raises(EvaluationError, match=r"no chat completion .*: correct --url"):
+        score_served(Handler.suite, "right", address)
+
+
 @pytest.mark.parametrize("suite", ["tiny-math", "tiny-tool", "bfcl-simple", "gsm"])
 @pytest.mark.parametrize(
     "answer",

@@ -151,6 +151,17 @@ def test_remembered_prompts_stay_within_their_memory() -> None:
     assert len(table) == 80, "the sessions themselves are kept"
 
 
+def test_a_session_that_is_forgotten_during_its_call_keeps_nothing() -> None:
+    table, prompt = SessionTable(Clock(), max_sessions=2), ids(*range(100))
+    session = table.begin("slow", "math", prompt)
+    assert session is not None
+    for name in ("a", "b"):
+        call(table, name, "math", ids(1, 2, 3, 4))
+    table.note_prefill(session, "math", prompt, tokens=100, own=0, cross=0)
+    table.end_call(session)
+    assert table._num_kept_bytes == 2 * 16
+
+
 def test_a_session_that_moved_counts_it() -> None:
     table = SessionTable(Clock())
     call(table, "s", "math", ids(1))

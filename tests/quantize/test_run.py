@@ -18,6 +18,7 @@ from prefillshare.modules.manifest import ModuleManifest, read_manifest
 from prefillshare.modules.merge import merge_adapter
 from prefillshare.quantize import layers, plan
 from prefillshare.quantize.run import Quantise
+from prefillshare.training.finetune.output import RunDirectory
 from tests.support.random_models import make_adapter, make_base, make_family
 from tests.support.training_runs import Stopped, Watcher, stop_at, write_rows
 
@@ -195,6 +196,13 @@ def test_another_recipe_does_not_go_on_from_the_first(folder: Path, monkeypatch:
         quantise(write_file(folder, "changed"), watcher=stop_at(1))
     with pytest.raises(TrainingError, match=r"started with config.codebooks.rounds = 4 and now it is 5: put it back"):
         quantise(write_file(folder, "changed", rounds="rounds = 5"), resume=True)
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_run_begins_by_keeping_others_out(folder: Path, resume: bool) -> None:
+    file = write_file(folder, "taken")
+    with RunDirectory(folder / "taken").held(makes=True), pytest.raises(TrainingError, match="another run writes to"):
+        quantise(file, resume=resume)
 
 
 def test_without_data_it_is_k_means_alone(folder: Path) -> None:

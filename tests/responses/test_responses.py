@@ -206,6 +206,33 @@ def test_a_response_in_the_background_is_asked_for_cancelled_and_deleted() -> No
     asyncio.run(use())
 
 
+def test_what_was_cancelled_or_deleted_stays_so_even_if_its_call_ends_with_an_error() -> None:
+    """Servers between may answer the end of a call that is cancelled with an error of their own."""
+
+    async def use() -> None:
+        kept, num_ended = KeptResponses(Responses()), 0
+
+        async def run() -> tuple[int, bytes]:
+            nonlocal num_ended
+            try:
+                await asyncio.Future()
+            except asyncio.CancelledError:
+                num_ended += 1
+            raise RuntimeError("no response returned")
+
+        cancelled, deleted = [kept.start(kept.open({"input": "a", "background": True}), run) for _ in range(2)]
+        await asyncio.sleep(0)
+        kept.cancel(cancelled["id"])
+        kept.delete(deleted["id"])
+        while num_ended < 2:
+            await asyncio.sleep(0)
+        assert json.loads(kept.get(cancelled["id"]))["status"] == "cancelled"
+        with pytest.raises(ResponsesError, match="there is no response"):
+            kept.get(deleted["id"])
+
+    asyncio.run(use())
+
+
 def test_what_is_open_during_a_response_in_the_background_opens_before_its_turn_and_closes_with_it() -> None:
     async def use() -> None:
         kept, go, held = KeptResponses(Responses()), asyncio.Event(), []

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
-import aiohttp
 from aiohttp import web
 
 from prefillshare.config.router import Router
@@ -16,7 +15,7 @@ from prefillshare.routing.web.app import make_app
 from prefillshare.routing.web.connections import make_runner
 from prefillshare.routing.web.keys import GATEWAY
 from prefillshare.serving.machine.ports import free_port
-from tests.routing.workers import BASE, FAST, Deployment, Rooms, SmallWorker, until
+from tests.routing.workers import BASE, FAST, Deployment, Rooms, SmallWorker, closing_session, until
 
 ADMIN_KEY = "the-admin"
 
@@ -41,7 +40,7 @@ async def two_routers(*, settings: dict[str, Any] | None = None, **router: Any) 
         for worker in workers.values():
             await worker.start()
             stack.push_async_callback(worker.stop)
-        http = await stack.enter_async_context(aiohttp.ClientSession())
+        http = await stack.enter_async_context(closing_session())
         ports = [free_port(), free_port()]
         peers = tuple(f"http://127.0.0.1:{port}" for port in ports)
         told = RouterSettings(

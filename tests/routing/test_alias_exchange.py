@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import numpy as np
 import pytest
 
@@ -23,7 +22,7 @@ from prefillshare.routing.peers.hop import HOP_HEADER, Hops
 from prefillshare.routing.settings import RouterSettings
 from prefillshare.serving.machine.ports import free_port
 from tests.routing.routers import ADMIN_KEY, start_router, two_routers
-from tests.routing.workers import BASE, FAST, Deployment, in_loop, until
+from tests.routing.workers import BASE, FAST, Deployment, closing_session, in_loop, until
 
 ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
 
@@ -63,7 +62,7 @@ async def test_a_router_that_is_away_is_named_and_hears_of_every_change_later() 
         aliases=read_aliases({"old": "math"}),
     )
     async with contextlib.AsyncExitStack() as stack:
-        http = await stack.enter_async_context(aiohttp.ClientSession())
+        http = await stack.enter_async_context(closing_session())
         first = await start_router(stack, replace(settings, port=ports[0]), workers={}, http=http)
         told = (await ask(first, "PUT", "/aliases/m", {"module": "math"}))[1]
         assert told["aliases"] == {"old": "math", "m": "math"}
@@ -91,7 +90,7 @@ async def test_routers_that_are_killed_at_once_come_back_with_the_latest_that_an
         replace(common, port=port, aliases_file=tmp_path / f"{port}.json") for port in ports
     )
     async with contextlib.AsyncExitStack() as stack:
-        http = await stack.enter_async_context(aiohttp.ClientSession())
+        http = await stack.enter_async_context(closing_session())
         first = await start_router(stack, first_settings, workers={}, http=http)
         for name in ("m", "n"):
             await ask(first, "PUT", f"/aliases/{name}", {"module": "math"})
@@ -101,7 +100,7 @@ async def test_routers_that_are_killed_at_once_come_back_with_the_latest_that_an
         await ask(first, "PUT", "/aliases/m", {"module": "code"})
         await ask(first, "DELETE", "/aliases/n")
     async with contextlib.AsyncExitStack() as stack:
-        http = await stack.enter_async_context(aiohttp.ClientSession())
+        http = await stack.enter_async_context(closing_session())
         second = await start_router(stack, second_settings, workers={}, http=http)
         assert await aliases(second) == {"m": "math", "n": "math"}
         first = await start_router(stack, first_settings, workers={}, http=http)
@@ -120,6 +119,26 @@ async def test_a_router_without_the_module_says_so_and_takes_the_alias_when_it_h
         assert await aliases(second) == {}
         second.parts.pool.declare("late")
         await until(lambda: "newest" in second.parts.aliases)
+
+
+@pytest.mark.parametrize("content", [b"no JSON", b"[]", b"{}", b'{"refused": 1}'])
+@in_loop
+async def test_a_router_that_answers_something_else_is_named_and_asked_on(
+    content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with two_routers() as (first, second):
+        exchange = first.gateway.peers.exchange
+        told: list[object] = []
+
+        async def answer(*asked: object) -> tuple[int, bytes]:
+            told.append(asked)
+            return 200, content
+
+        monkeypatch.setattr(exchange, "_tell", answer)
+        status, answered = await ask(first, "PUT", "/aliases/m", {"module": "math"})
+        assert (status, "not as a router" in answered["routers"][second.url]) == (200, True)
+        # Beside the change itself, each round tells it, for the other one has not got it.
+        await until(lambda: len(told) >= 4)
 
 
 @in_loop

@@ -111,6 +111,19 @@ async def test_a_worker_that_was_refused_does_not_send_the_one_of_its_name_away(
 
 
 @in_loop
+async def test_a_router_that_does_not_hear_that_a_worker_leaves_is_named() -> None:
+    said: list[str] = []
+    async with deployment(settings=KEYS) as running:
+        worker = SmallWorker("code-9", "decode", running["p0"].rooms, module="code")
+        await worker.start()
+        announcer = Announcer([running.url], asdict(worker.spec), "a", said.append)
+        await asyncio.to_thread(announcer.step)
+        await worker.stop()
+    await asyncio.to_thread(announcer.leave, 5.0)
+    assert said[1:] == [f"{running.url} did not answer that this worker leaves (ConnectError): it finds out by itself"]
+
+
+@in_loop
 async def test_what_a_router_was_started_with_is_not_replaced_by_what_announces_itself() -> None:
     async with deployment(settings=KEYS) as running:
         spec = replace(running["math-0"].spec, url="http://127.0.0.1:1")

@@ -103,6 +103,22 @@ async def test_a_client_that_leaves_after_the_prefill_ends_the_decode_leg() -> N
 
 
 @in_loop
+async def test_a_batch_that_its_client_leaves_is_aborted_over_few_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with deployment() as running:
+        http, opened = running.parts.client._http, []
+        connect = http._connect
+        monkeypatch.setattr(http, "_connect", lambda origin: opened.append(origin) or connect(origin))
+        running["p0"].prefill_s = 3600.0
+        body = {"model": "math", "prompt": ["hello there"] * 300}
+        call = asyncio.create_task(running.http.post(f"{running.url}/v1/completions", json=body))
+        await until(lambda: running["p0"].running == running["math-0"].running == 1)
+        call.cancel()
+        for worker in running.workers.values():
+            await until(lambda worker=worker: sorted(worker.aborted) == sorted(worker.bodies[0]["rid"]))
+        assert len(opened) < 30
+
+
+@in_loop
 async def test_a_client_that_leaves_in_the_middle_of_a_stream_ends_the_decode_leg() -> None:
     async with deployment() as running:
         worker = running["math-0"]

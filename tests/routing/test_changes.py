@@ -5,7 +5,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from prefillshare.naming.alias import read_aliases
+from prefillshare.routing.changes.desk import ChangeDesk
+from prefillshare.routing.errors import NotFoundError
 from tests.routing.workers import Deployment, deployment, in_loop, until
 
 ADMIN = {"Authorization": "Bearer admin"}
@@ -113,6 +117,35 @@ async def test_the_launcher_is_asked_and_its_answer_is_the_callers(tmp_path: Pat
         status, answer = await refused
         assert (status, answer["error"]["message"]) == (400, "no room")
         assert (await ask(running, "GET", "/v1/models/late"))[0] == 200
+
+
+@in_loop
+async def test_a_removal_whose_client_leaves_ends_as_the_launcher_says(tmp_path: Path) -> None:
+    async with deployment(decode=("math", "code"), settings={**KEYS, "changes_dir": tmp_path}) as running:
+        leaving = asyncio.create_task(ask(running, "DELETE", "/modules/code"))
+        await until(lambda: bool(list(tmp_path.glob("*.wish"))))
+        wish = json.loads(next(tmp_path.glob("*.wish")).read_text())
+        leaving.cancel()
+        await until(lambda: not running.gateway.desk.lock.locked())  # the router has seen it leave
+        assert (await ask(running, "GET", "/v1/models/code"))[0] == 404
+        told = {"id": wish["id"], "error": "it still has calls", "status": 409}
+        assert (await ask(running, "PUT", "/router/changes", told))[0] == 200
+        assert (await ask(running, "GET", "/v1/models/code"))[0] == 200
+
+
+@in_loop
+async def test_an_answer_for_an_earlier_life_of_the_router_is_nobodys(tmp_path: Path) -> None:
+    # Two routers that count from one, in one process: as a router that was started again with the number of the first.
+    first, second = ChangeDesk(folder=tmp_path), ChangeDesk(folder=tmp_path)
+    asked = [asyncio.create_task(desk.ask("remove", "math")) for desk in (first, second)]
+    await until(lambda: len(list(tmp_path.glob("*.wish"))) == 2)
+    wishes = {json.loads(file.read_text())["id"] for file in tmp_path.glob("*.wish")}
+    (early,) = wishes & first._waiting.keys()
+    with pytest.raises(NotFoundError):
+        second.hear({"id": early, "result": {}})
+    for task in asked:
+        task.cancel()
+    await asyncio.gather(*asked, return_exceptions=True)
 
 
 @in_loop

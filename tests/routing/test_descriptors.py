@@ -8,12 +8,10 @@ import resource
 import time
 from pathlib import Path
 
-import aiohttp
-
 from prefillshare.routing.descriptors import Descriptors
 from tests.routing.raw import answer_of, close, connect, error_of, send
 from tests.routing.test_process import running_router
-from tests.routing.workers import deployment, in_loop, until
+from tests.routing.workers import closing_session, deployment, in_loop, until
 
 FAST = {"health_interval_s": 0.2, "health_failures": 1, "breaker_failures": 1}
 IDLE_S = 4.0
@@ -25,7 +23,7 @@ def _num_open(pid: int) -> int:
 
 @in_loop
 async def test_a_shortage_at_connecting_is_not_the_workers_fault(tmp_path: Path) -> None:
-    async with running_router(tmp_path, FAST) as (process, url, _), aiohttp.ClientSession() as http:
+    async with running_router(tmp_path, FAST) as (process, url, _), closing_session() as http:
         limits = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
         connections = [await connect(url) for _ in range(8)]
         await send(url, b"", head=b"GET /health")  # by now they are accepted

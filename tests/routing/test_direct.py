@@ -5,7 +5,7 @@ import contextlib
 import random
 import re
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 import pytest
 
@@ -175,6 +175,23 @@ async def test_a_client_that_does_not_read_holds_up_nobody_but_itself() -> None:
         await until(lambda: running.gateway.proxy.counters.failed == 1)
 
 
+@pytest.mark.parametrize("headers", [(), UNUSUAL])
+@in_loop
+async def test_a_client_that_reads_not_even_the_end_is_cut_off(headers: tuple[bytes, ...]) -> None:
+    async with deployment(idle_timeout_s=0.5) as running, connected(running) as (_, writer):
+        # Whole events, one after the other: the client could be told why its stream ends, if it read.
+        worker, gate = running["math-0"], asyncio.Semaphore(0)
+        worker.pieces, worker.gate = ["x" * (1 << 15)] * 2000, gate
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(call(STREAM, *headers))
+        while running.gateway.proxy.num_running or not worker.bodies:
+            gate.release()
+            await asyncio.sleep(0.001)
+        counters = running.gateway.proxy.counters
+        assert (counters.failed, counters.aborted) == (1, 0)
+        await until(lambda: running.parts.descriptors.num_connections == 0)
+
+
 @in_loop
 async def test_a_client_that_asks_for_more_than_is_answered_is_not_read_on() -> None:
     async with deployment() as running, connected(running) as (reader, writer):
@@ -185,6 +202,30 @@ async def test_a_client_that_asks_for_more_than_is_answered_is_not_read_on() -> 
         # The rest is where it came from, but for what the system's buffers take.
         assert writer.transport.get_write_buffer_size() > 16_000_000
         writer.transport.abort()
+
+
+@in_loop
+async def test_a_client_that_reads_no_answer_is_given_no_more_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = []
+
+    class Caller(DirectCaller):
+        def answer(self, body: bytes, *, status: int, headers: Mapping[str, str]) -> None:
+            super().answer(body, status=status, headers=headers)
+            waiting.append(self._transport.get_write_buffer_size())
+
+    monkeypatch.setattr(lane, "DirectCaller", Caller)
+    size, num_calls = 1 << 20, 60
+    async with deployment() as running, connected(running) as (reader, writer):
+        running["math-0"].answer = {"text": "x" * size}
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(call() * num_calls)
+        await until(lambda: any(waiting))
+        for _ in range(num_calls):  # meanwhile all of its calls could be answered
+            assert (await running.chat()).status == 200
+        assert max(waiting) < 2 * size
+        writer.transport.resume_reading()  # type: ignore[attr-defined]
+        for _ in range(num_calls):
+            assert b" 200 " in (await read_answer(reader))[0]
 
 
 @pytest.mark.parametrize("headers", [(), UNUSUAL])

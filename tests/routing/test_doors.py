@@ -52,6 +52,19 @@ async def test_a_stream_of_messages_that_breaks_off_ends_with_an_event_that_its_
         assert json.loads(last.partition("data: ")[2])["type"] == "error"
 
 
+@pytest.mark.parametrize("path", ["/tokenize", "/detokenize", "/v1/messages/count_tokens", "/v1/responses"])
+@pytest.mark.parametrize("stream", [False, True])
+@in_loop
+async def test_a_body_that_can_be_read_and_not_be_written_is_its_senders_fault(path: str, stream: bool) -> None:
+    nested: list[Any] = []
+    for _ in range(300):
+        nested = [nested]
+    async with deployment() as running:
+        status, told = await post(running, path, RESPONSE | {"stream": stream, "metadata": nested})
+        assert (status, told["error"]["type"]) == (400, "invalid_request_error")
+        assert "nest it less deeply" in told["error"]["message"]
+
+
 @in_loop
 async def test_the_key_is_taken_as_anthropics_clients_send_it() -> None:
     async with deployment(settings={"api_key": "right"}) as running:

@@ -3,10 +3,14 @@
 import asyncio
 import contextlib
 import socket
+from collections.abc import Mapping
 
 import aiohttp
 import pytest
 
+from prefillshare.routing.errors import ShortageError
+from prefillshare.routing.workers.answer import Answer
+from prefillshare.routing.workers.leg import Leg
 from tests.routing.workers import Deployment, deployment, in_loop, until
 
 
@@ -102,6 +106,23 @@ async def test_a_fault_of_the_router_in_the_prefill_leg_ends_the_call_at_once(mo
             assert (await running.chat()).status == 500
         await until(lambda: all(worker.num_running == 0 for worker in running.parts.pool))
         await until(lambda: running["math-0"].aborted)
+
+
+@in_loop
+async def test_a_decode_leg_that_fails_at_once_leaves_no_place_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with deployment() as running:
+        send = running.parts.client.send
+
+        async def fall_short(leg: Leg, headers: Mapping[str, str], *, is_stream: bool) -> Answer:
+            # As where there is no descriptor for a connection to an address: nothing was waited for.
+            if leg.worker.id == "math-0":
+                raise ShortageError("no descriptor is left")
+            return await send(leg, headers, is_stream=is_stream)
+
+        monkeypatch.setattr(running.parts.client, "send", fall_short)
+        assert (await running.chat()).status == 503
+        assert [(worker.id, worker.num_running) for worker in running.parts.pool] == [("p0", 0), ("math-0", 0)]
+        assert not running["p0"].bodies
 
 
 @in_loop

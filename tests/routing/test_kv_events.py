@@ -78,10 +78,8 @@ class Publisher:
         self._context.destroy(linger=0)
 
 
-@contextlib.asynccontextmanager
-async def _listening(tmp_path: Path) -> AsyncIterator[tuple[Gateway, Publisher]]:
-    address = f"ipc://{tmp_path}/p0.kv"
-    publisher = Publisher(address)
+def _gateway(address: str) -> Gateway:
+    """A router before one worker that publishes there."""
     spec = WorkerSpec(
         id="p0",
         role="prefill",
@@ -90,7 +88,14 @@ async def _listening(tmp_path: Path) -> AsyncIterator[tuple[Gateway, Publisher]]
         bootstrap_port=1,
         kv_events=address,
     )
-    gateway = Gateway(RouterSettings(base_model=BASE, workers=(spec,)))
+    return Gateway(RouterSettings(base_model=BASE, workers=(spec,)))
+
+
+@contextlib.asynccontextmanager
+async def _listening(tmp_path: Path) -> AsyncIterator[tuple[Gateway, Publisher]]:
+    address = f"ipc://{tmp_path}/p0.kv"
+    publisher = Publisher(address)
+    gateway = _gateway(address)
     try:
         await publisher.subscribed()
         gateway.parts.chooser.index.insert(PROMPT, "p0", "d0")
@@ -134,3 +139,15 @@ async def test_a_worker_that_left_is_not_listened_to(tmp_path: Path) -> None:
         await publisher.unsubscribed()
         await publisher.send(_batch(["AllBlocksCleared"]))
         assert gateway.parts.chooser.index.match(PROMPT)["p0"] == 384
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1", "ipc://" + "x" * 200])
+@in_loop
+async def test_a_worker_whose_events_cannot_be_heard_is_named_and_leaves_as_others_do(
+    address: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway = _gateway(address)
+    await until(lambda: "p0 publishes its KV events at" in caplog.text)
+    await gateway.leave("p0")
+    assert [event["kind"] for event in gateway.parts.observer.events.as_list()] == ["worker_joined", "worker_left"]
+    await gateway.close()

@@ -14,7 +14,7 @@ import aiohttp
 
 from prefillshare.serving.machine.ports import free_port
 from tests.routing.routers import ADMIN_KEY, session_of
-from tests.routing.workers import BASE, Rooms, SmallWorker, in_loop
+from tests.routing.workers import BASE, Rooms, SmallWorker, closing_session, in_loop
 
 
 @dataclass(kw_only=True)
@@ -77,7 +77,7 @@ async def _two_processes(folder: Path) -> AsyncIterator[Routers]:
     for worker in workers:
         worker.pause_s = 0.02
         await worker.start()
-    async with aiohttp.ClientSession() as http:
+    async with closing_session() as http:
         running = Routers(folder=folder, workers=workers, http=http)
         try:
             for number in (0, 1):

@@ -82,6 +82,11 @@ async def test_a_worker_that_makes_no_sense_is_refused_with_the_reason() -> None
             (b'{"id": "x"}', "no 'role'"),
             (b'{"id": "x", "role": "decode", "url": "http://h:1"}', "has no module"),
             (b'{"id": "x", "role": "prefill", "url": "file:///etc"}', "bootstrap"),
+            # No request to it could be made: neither its health nor anything else could be asked.
+            (
+                b'{"id": "x", "role": "decode", "module": "m", "url": "http://h:1", "api_key": "k\\n"}',
+                "worker 'x' holds a line end",
+            ),
         ]
         for body, reason in cases:
             async with running.http.post(f"{running.url}/workers", data=body, headers=ADMIN) as reply:

@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 
 from prefillshare.serving.machine.ports import free_port
-from tests.routing.workers import BASE, Rooms, SmallWorker, in_loop, until
+from tests.routing.workers import BASE, Rooms, SmallWorker, closing_session, in_loop, until
 
 
 def _settings(tmp_path: Path, **content: object) -> Path:
@@ -58,7 +58,7 @@ async def running_router(
 
 async def _has_status(url: str, status: str) -> None:
     """Wait until the router says so of itself."""
-    async with aiohttp.ClientSession() as http, asyncio.timeout(120):
+    async with closing_session() as http, asyncio.timeout(120):
         while True:
             with contextlib.suppress(aiohttp.ClientError):
                 async with http.get(f"{url}/health") as reply:
@@ -74,7 +74,7 @@ CHAT = {"model": "math", "messages": [{"role": "user", "content": "hi"}], "strea
 
 @in_loop
 async def test_a_signal_lets_running_calls_finish_and_takes_no_others(tmp_path: Path) -> None:
-    async with running_router(tmp_path, PATIENT) as (process, url, worker), aiohttp.ClientSession() as http:
+    async with running_router(tmp_path, PATIENT) as (process, url, worker), closing_session() as http:
         gate = worker.gate = asyncio.Semaphore(1)
         reply = await http.post(f"{url}/v1/chat/completions", json=CHAT)
         process.send_signal(signal.SIGTERM)
@@ -90,7 +90,7 @@ async def test_a_signal_lets_running_calls_finish_and_takes_no_others(tmp_path: 
 
 @in_loop
 async def test_a_second_signal_ends_it_and_the_workers_are_told(tmp_path: Path) -> None:
-    async with running_router(tmp_path, PATIENT) as (process, url, worker), aiohttp.ClientSession() as http:
+    async with running_router(tmp_path, PATIENT) as (process, url, worker), closing_session() as http:
         worker.pause_s = 30.0
         await http.post(f"{url}/v1/chat/completions", json=CHAT)
         process.send_signal(signal.SIGTERM)
@@ -102,7 +102,7 @@ async def test_a_second_signal_ends_it_and_the_workers_are_told(tmp_path: Path) 
 
 @in_loop
 async def test_a_killed_router_leaves_no_call_running(tmp_path: Path) -> None:
-    async with running_router(tmp_path) as (process, url, worker), aiohttp.ClientSession() as http:
+    async with running_router(tmp_path) as (process, url, worker), closing_session() as http:
         worker.pause_s = 30.0
         await http.post(f"{url}/v1/chat/completions", json=CHAT)
         process.kill()

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from yarl import URL
 
@@ -194,6 +195,21 @@ async def test_a_stream_that_its_client_leaves_costs_what_was_sent(tmp_path: Pat
         await until(lambda: account.num_running == 0)
         assert account.stats.generated_tokens == 2
         gate.release()
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/responses"])
+@pytest.mark.parametrize("name", ["acme", "operator"])
+@in_loop
+async def test_a_stream_that_breaks_within_an_event_is_cut(tmp_path: Path, path: str, name: str) -> None:
+    async with served(tmp_path, acme={}) as (running, keys):
+        worker = running["math-0"]
+        # A whole event and half of the next one, which whoever reads whole events keeps back.
+        worker.pieces, worker.terminator, worker.break_after = ("one\n\ndata: tw", "o"), "", 1
+        worker.pause_s = 0.05
+        body, headers = PATHS[path] | {"stream": True}, bearer(keys.get(name, OPERATOR))
+        async with running.http.post(running.url + path, json=body, headers=headers) as reply:
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await reply.read()
 
 
 @in_loop

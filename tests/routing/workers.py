@@ -188,7 +188,7 @@ class SmallWorker:
             return self._failure()
         if self.eager_status != 200 and body in self.eager:
             return self._failure(self.eager_status)
-        await asyncio.sleep(self.prefill_s + (self.eager_s if body in self.eager else 0.0))
+        await asyncio.sleep(self.prefill_s + (self.eager_s if self.eager_s and body in self.eager else 0.0))
         if self.gives_pushes_up and str(body["rid"]).startswith(PUSH_RID_PREFIX):
             return web.json_response({"meta_info": {"finish_reason": {"type": "abort", "message": "no room"}}})
         if "logprob_start_len" in body:
@@ -280,6 +280,22 @@ class Deployment:
         await until(lambda: all((worker := self.parts.pool.get(i)) and worker.state == "up" for i in ids))
 
 
+@contextlib.asynccontextmanager
+async def closing_session() -> AsyncIterator[aiohttp.ClientSession]:
+    """A session that closes every answer in the end: one that is dropped half read may warn of its connection later."""
+    replies: list[aiohttp.ClientResponse] = []
+
+    async def keep(_session: object, _context: object, ended: aiohttp.TraceRequestEndParams) -> None:
+        replies.append(ended.response)
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_end.append(keep)
+    async with aiohttp.ClientSession(trace_configs=[trace]) as http:
+        yield http
+        for reply in replies:
+            reply.close()
+
+
 P = ParamSpec("P")
 
 
@@ -354,7 +370,7 @@ async def deployment(
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         await web.TCPSite(runner, "127.0.0.1", 0).start()
-        http = await stack.enter_async_context(aiohttp.ClientSession())
+        http = await stack.enter_async_context(closing_session())
         url = f"http://127.0.0.1:{runner.addresses[0][1]}"
         running = Deployment(url=url, gateway=app[GATEWAY], workers=workers, http=http)
         await running.is_up(*workers)

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from prefillshare.errors import ConfigError
 from prefillshare.serving.run import local
 from prefillshare.serving.run.local import choose_deployment, find_remains, stop_deployment
-from prefillshare.serving.run.record import read_left_over, read_records
+from prefillshare.serving.run.record import DeploymentRecord, read_left_over, read_records
 
 # A launcher that writes its record, and at SIGTERM says how long calls may take; `ignore` makes it deaf.
 LAUNCHER = """
@@ -30,6 +31,9 @@ process = ProcessRecord(name=f"{role}-0", role=role, module=None, pid=engine.pid
 def end(number, frame):
     print("drain", asked_drain_s(), flush=True)
     engine.kill()
+    engine.wait()
+    if how == "store":
+        sys.stdin.readline()
     os._exit(0)
 
 signal.signal(signal.SIGTERM, signal.SIG_IGN if how == "ignore" else end)
@@ -47,7 +51,7 @@ class Launchers:
 
     def start(self, name: str, url: str = "http://127.0.0.1:1", role: str = "engine", how: str = "") -> int:
         argv = [sys.executable, "-c", LAUNCHER, name, url, role, how]
-        launcher = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+        launcher = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert launcher.stdout is not None
         assert launcher.stdout.readline() == "ready\n"
         self.running.append(launcher)
@@ -57,6 +61,13 @@ class Launchers:
         """As the kernel or an administrator does: nothing is cleared up."""
         os.kill(pid, signal.SIGKILL)
         self.said(pid)
+
+    def end_writing(self, pid: int) -> None:
+        """What a launcher started with `store` does when it has ended its engine."""
+        launcher = next(launcher for launcher in self.running if launcher.pid == pid)
+        assert launcher.stdin is not None
+        launcher.stdin.write("\n")
+        launcher.stdin.flush()
 
     def said(self, pid: int) -> str:
         launcher = next(launcher for launcher in self.running if launcher.pid == pid)
@@ -108,8 +119,36 @@ def test_a_launcher_that_does_not_hear_is_killed_with_its_engines(
     launchers.start("deaf", how="ignore")
     [record], said = choose_deployment("deaf"), []
     stop_deployment([record], 0, said.append)
-    assert "has not ended 30 s later and is killed" in said[1]
+    assert said[1] == "it has not ended in time and is killed"
     assert (find_remains(record), read_records(), read_left_over()) == ({}, [], [])
+
+
+def test_a_launcher_that_writes_its_store_to_disk_is_let_to(
+    launchers: Launchers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in the middle, it would leave the store's memory taken."""
+    has_ended = local._has_ended
+
+    def look(record: DeploymentRecord, timeout_s: float) -> bool:
+        if timeout_s == local._KEEP_S:
+            return has_ended(record, timeout_s)
+        while find_remains(record):
+            time.sleep(0.01)
+        return False
+
+    monkeypatch.setattr(local, "_has_ended", look)
+    pid, said = launchers.start("stored", how="store"), list[str]()
+
+    def say(text: str) -> None:
+        said.append(text)
+        if "waiting for that" in text:
+            launchers.end_writing(pid)
+
+    stop_deployment(choose_deployment("stored"), 0, say)
+    assert said[1:] == ["its processes have ended, and its store is still written to disk: waiting for that"]
+    assert launchers.said(pid) == "drain 0.0\n"
+    assert launchers.running[-1].returncode == 0
+    assert read_records() == read_left_over() == []
 
 
 def test_what_a_killed_launcher_left_is_found_and_ended(launchers: Launchers) -> None:

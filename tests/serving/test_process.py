@@ -1,20 +1,27 @@
 """Processes are never left behind, whatever happens to their owner."""
 
+import contextlib
+import errno
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
-from prefillshare.errors import LaunchError
+from prefillshare.errors import ConfigError, LaunchError
 from prefillshare.serving.machine.logs import bound_log, new_log_path, older_log, open_log
 from prefillshare.serving.plan.command import ProcessCommand
+from prefillshare.serving.run import process as process_module
 from prefillshare.serving.run.engine_load import count_running
+from prefillshare.serving.run.forks import ForkedEngine, ForkServer
 from prefillshare.serving.run.process import EngineProcess, group_members, start_engine
+from prefillshare.serving.stopping import StopRequested, stop_signals
 
 # An engine with a child and a segment of shared memory, as SGLang is, that ignores SIGTERM.
 STUBBORN = """
@@ -175,6 +182,68 @@ def test_a_program_that_does_not_exist_is_said(tmp_path: Path) -> None:
         start_engine(command, tmp_path / "engine.log")
 
 
+def _note_group(monkeypatch: pytest.MonkeyPatch, then: Callable[[], object] = lambda: None) -> list[int]:
+    """The pids of what is started from now on; `then` happens before there is a guardian."""
+    groups, really_start = [], process_module._start
+
+    def start(*arguments: Any) -> "subprocess.Popen[bytes]":
+        main = really_start(*arguments)
+        groups.append(main.pid)
+        then()
+        return main
+
+    monkeypatch.setattr(process_module, "_start", start)
+    return groups
+
+
+def test_without_a_guardian_nothing_is_left_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    groups = _note_group(monkeypatch)
+    monkeypatch.setattr(process_module, "_guard", refuse)
+    with pytest.raises(LaunchError, match="temporarily unavailable"):
+        _start(tmp_path)
+    [group] = groups
+    assert group_members(group) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_between_a_process_and_its_guardian_leaves_nothing_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    groups = _note_group(monkeypatch, lambda: signal.raise_signal(number))
+    with stop_signals():
+        with contextlib.suppress(StopRequested):
+            _start(tmp_path)
+            pytest.fail("the signal was forgotten")
+        assert signal.getsignal(number) not in (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler)
+    [group] = groups
+    assert group_members(group) == []
+
+
+def test_no_folder_for_a_process_is_no_mistake_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be a disk that is full just now: a supervisor tries again, as after any start that fails."""
+
+    def refuse() -> Path:
+        raise ConfigError("no folder can be made in /tmp (No space left on device): set TMPDIR to another")
+
+    monkeypatch.setattr(process_module, "new_private_folder", refuse)
+    with pytest.raises(LaunchError, match="No space left on device"):
+        _start(tmp_path)
+
+
+def test_a_forked_engine_that_nobody_could_look_after_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(pid: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    engine = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"], start_new_session=True)
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    with pytest.raises(OSError, match="Too many open files"):
+        ForkedEngine(engine.pid, cast(ForkServer, None))
+    assert engine.wait(60) == -signal.SIGKILL
+
+
 def test_only_the_last_logs_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     logs = tmp_path / "prefillshare" / "logs"
@@ -185,6 +254,18 @@ def test_only_the_last_logs_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(list(logs.glob("*.log"))) <= 60
     assert (logs / "69.log").exists()
     assert path.name.startswith("my-agents-")
+
+
+def test_launches_at_the_same_time_do_not_trip_over_logs_that_the_other_removes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    logs = tmp_path / "prefillshare" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "kept.log").write_text("")
+    removed_meanwhile = [logs / "gone.log", *logs.glob("*.log")]
+    monkeypatch.setattr(Path, "glob", lambda folder, pattern: iter(removed_meanwhile))
+    assert new_log_path("x").parent == logs
 
 
 def test_a_state_directory_that_cannot_be_made_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

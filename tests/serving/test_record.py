@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,12 @@ from prefillshare.serving.run.record import (
     DeploymentRecord,
     ProcessRecord,
     boot_of,
+    read_admin_key,
     read_left_over,
     read_records,
     record_of,
     remove_record,
+    write_admin_key,
     write_record,
 )
 
@@ -71,7 +74,29 @@ def test_a_record_of_an_earlier_version_is_read(state: Path) -> None:
 
 
 def test_a_broken_file_is_no_error(state: Path) -> None:
-    state.mkdir(parents=True)
-    for name, text in (("1.json", "{"), ("2.json", "[]"), ("3.json", '{"pid": 1}')):
-        (state / name).write_text(text)
-    assert read_records() == []
+    record = record_of("mine", "disaggregated", "http://127.0.0.1:1", ("math",), [ROUTER])
+    write_record(record)
+    for number, text in enumerate(("{", "[]", '{"pid": 1}')):
+        write_record(replace(record, pid=number))
+        [file] = state.glob(f"{number}@*.json")
+        file.write_text(text)
+    assert read_records() == [record]
+
+
+def test_a_machine_with_the_same_home_is_left_alone(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its processes' numbers, what runs there would be taken for what a launcher left here, and forgotten."""
+    record = record_of("mine", "disaggregated", "http://127.0.0.1:1", ("math",), [ROUTER])
+    write_record(record)
+    write_admin_key(record.pid, "its key")
+    here = os.uname()
+    for name in ("other", f"x{here.nodename}"):
+        elsewhere = os.uname_result((here.sysname, name, here.release, here.version, here.machine))
+        monkeypatch.setattr(os, "uname", lambda elsewhere=elsewhere: elsewhere)
+        assert read_records() == read_left_over() == []
+        assert read_admin_key(record.url) is None
+        write_record(replace(record, name="theirs"))
+        assert [found.name for found in read_records()] == ["theirs"]
+        remove_record(record.pid)
+    monkeypatch.setattr(os, "uname", lambda: here)
+    assert read_records() == [record]
+    assert read_admin_key(record.url) == "its key"

@@ -45,8 +45,19 @@ print("ended", process.exit_code(), flush=True)
 """
 
 
-def _start(tmp_path: Path, engine_s: float, num_requests: int) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-c", PROGRAM, str(tmp_path), str(engine_s), str(num_requests)]
+# Before it, one with its number was asked to stop, and killed before it had heard that.
+KILLED_BEFORE = """
+import os, sys
+from prefillshare.serving.run.record import _wish_of
+os.environ["XDG_STATE_HOME"] = sys.argv[1]
+wish = _wish_of(os.getpid())
+wish.parent.mkdir(parents=True)
+wish.write_text("0")
+"""
+
+
+def _start(tmp_path: Path, engine_s: float, num_requests: int, before: str = "") -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", before + PROGRAM, str(tmp_path), str(engine_s), str(num_requests)]
     owner = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert owner.stdout is not None
     assert owner.stdout.readline().startswith("ready")
@@ -72,6 +83,15 @@ def test_a_second_signal_does_not_wait_for_requests(tmp_path: Path) -> None:
     said, _ = owner.communicate(timeout=100)
     assert said.startswith("ended -")
     assert time.monotonic() - start < 100
+
+
+def test_what_an_earlier_launcher_of_that_number_was_asked_is_forgotten(tmp_path: Path) -> None:
+    owner = _start(tmp_path, 100, 3, KILLED_BEFORE)
+    assert owner.stdout is not None
+    owner.send_signal(signal.SIGTERM)
+    assert "3 running requests get up to 200 s" in owner.stdout.readline()
+    owner.send_signal(signal.SIGTERM)
+    owner.communicate(timeout=100)
 
 
 def test_an_engine_that_ends_by_itself_is_an_error_with_its_reason(tmp_path: Path) -> None:

@@ -140,13 +140,14 @@ def test_a_version_of_the_same_size_and_time_is_another_one(
     assert door.take() == [("PUT", "/modules/math"), ("POST", "/modules/math/reload")]
 
 
+@pytest.mark.parametrize("status", [409, 503, 507])
 def test_what_stands_in_the_way_may_go_and_is_tried_again(
-    tmp_path: Path, door: Door, said: list[str], pass_time: Callable[[float], None]
+    tmp_path: Path, door: Door, said: list[str], pass_time: Callable[[float], None], status: int
 ) -> None:
     write(tmp_path / "math")
     pass_time(5)
     (tmp_path / "math" / WEIGHTS).unlink()
-    door.refusals["/modules/math"] = Refusal(status=409, reason="alias 'm' means it")
+    door.refusals["/modules/math"] = Refusal(status=status, reason="alias 'm' means it")
     pass_time(100)
     assert door.take()[:3] == [("PUT", "/modules/math"), *[("DELETE", "/modules/math")] * 2]
     assert said == [f"{tmp_path / 'math'} is left as it is: alias 'm' means it"]

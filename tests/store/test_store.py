@@ -170,3 +170,26 @@ def test_threads_end_their_part_before_a_failure_reaches_the_caller() -> None:
         workers.map(fill, [0, 1])
     assert filled == [True]
     workers.close()
+
+
+def test_where_no_thread_is_to_be_had_the_caller_does_all_and_nothing_is_done_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A pool keeps what it could not begin: a later thread would fill buffers that are somebody else's by then."""
+    workers, done = Workers(3), []
+
+    def do(item: int) -> int:
+        done.append(item)
+        return -item
+
+    with monkeypatch.context() as crowded:
+        crowded.setattr(threading.Thread, "start", _refuse_thread)
+        assert workers.map(do, [1, 2, 3]) == [-1, -2, -3]
+    was_done = sorted(done)
+    assert workers.map(str, [4, 5, 6]) == ["4", "5", "6"]
+    workers.close()
+    assert sorted(done) == was_done == [1, 2, 3]
+
+
+def _refuse_thread(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")

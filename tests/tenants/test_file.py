@@ -1,6 +1,7 @@
 """The tenants' file: written by the command, read again while it is used, refused when it cannot be used."""
 
 import asyncio
+import errno
 import os
 import resource
 import subprocess
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from prefillshare.errors import ConfigError
+from prefillshare.tenants import file as file_module
+from prefillshare.tenants import roster as roster_module
 from prefillshare.tenants.file import add_key, read_tenants, remove
 from prefillshare.tenants.keys import hash_key
 from prefillshare.tenants.roster import Roster
@@ -57,6 +60,19 @@ def test_the_last_tenant_goes_and_another_one_comes(path: Path) -> None:
     assert "[[tenant]]" in path.read_text()
     with pytest.raises(ConfigError, match=r"there are: other"):
         remove(path, "acme")
+
+
+def test_a_tenant_is_added_to_an_empty_list_and_one_with_others_is_named(path: Path) -> None:
+    write(path, "# nobody yet\ntenant = []\n")
+    add_key(path, "acme")
+    assert [tenant.name for tenant in read_tenants(path).tenant] == ["acme"]
+    assert path.read_text().startswith("# nobody yet\n")
+    write(path, f'tenant = [{{name = "acme", salt = "{SALT}"}}]\n')
+    add_key(path, "acme")
+    before = path.read_text()
+    with pytest.raises(ConfigError, match=r"in one list: write each as a \[\[tenant\]\] table"):
+        add_key(path, "other")
+    assert path.read_text() == before
 
 
 def test_what_the_owner_wrote_around_it_stays(path: Path) -> None:
@@ -115,6 +131,31 @@ def test_a_file_that_went_bad_changes_nothing_and_is_told_of_until_it_is_good(pa
     os.utime(path)
     roster.look()
     assert account.tenant.tokens_per_min == 5
+
+
+def test_a_file_that_cannot_be_read_for_a_moment_is_read_when_it_can_be(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What kept it from being read need not change the file: nothing else would say that a key was revoked."""
+    key = add_key(path, "acme")
+    roster = Roster(path)
+    remove(path, "acme")
+    # Long ago: within a tick of its clock, a file is read again anyway.
+    monkeypatch.setattr(roster_module, "_TICK_NS", 0)
+    with monkeypatch.context() as without_descriptors:
+        without_descriptors.setattr(file_module, "_open_at_once", _refuse_to_open)
+        for _ in range(3):
+            roster.look()
+            assert "Too many open files" in (roster.problem or "")
+    assert roster.find(key) is not None
+    assert len(caplog.records) == 1
+    roster.look()
+    assert roster.find(key) is None
+    assert roster.problem is None
+
+
+def _refuse_to_open(path: str, flags: int) -> int:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 HOSTILE = {

@@ -105,16 +105,25 @@ class Watcher:
     async def flush(self) -> None:
         """Empty the prefix caches.
 
-        Raises: BenchError when an engine does not become idle enough for it.
+        Raises: BenchError when an engine does not become idle enough for it, or is gone.
         """
         for engine in self._engines:
             for _ in range(int(_WAIT_S / _SETTLE_S)):
-                async with self._http.post(f"{engine.url}/flush_cache", headers=auth_header(engine.api_key)) as reply:
-                    if reply.status == 200:
-                        break
+                if await self._is_flushed(engine):
+                    break
                 await asyncio.sleep(_SETTLE_S)
             else:
                 raise BenchError(f"the cache of {engine.url} could not be emptied: look at the engine's log")
+
+    async def _is_flushed(self, engine: Engine) -> bool:
+        try:
+            async with self._http.post(f"{engine.url}/flush_cache", headers=auth_header(engine.api_key)) as reply:
+                return reply.status == 200
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise BenchError(
+                f"the cache of {engine.url} could not be emptied ({str(error) or type(error).__name__}): look at the "
+                "engine's log"
+            ) from None
 
     async def _prefilled(self, engine: Engine) -> Prefilled:
         tokens, eager = 0.0, None

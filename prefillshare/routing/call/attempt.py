@@ -41,6 +41,7 @@ class Attempt:
         scored = underway.call.scoring is not None
         self._scoring = Scoring(make_scoring_leg(underway.call, pair.prefill)) if scored else None
         self._answer: Answer | None = None
+        self._is_prefill_begun = False
         self._is_decode_over = False
         self._is_waiting = False
         self._refusal: Answer | BaseException | None = None
@@ -128,6 +129,7 @@ class Attempt:
 
     async def _run_prefill(self) -> PrefillResult:
         # An error is returned, not raised: after a good answer nobody waits for this task any more.
+        self._is_prefill_begun = True
         try:
             report = await run_prefill_leg(self._parts, self._underway, self._pair, self._prefill_leg, self._scoring)
             self._begin_decoding(report)
@@ -159,7 +161,12 @@ class Attempt:
         # Whoever waits for a leg and is cancelled has cancelled the leg, too: the worker still computes it.
         is_prefilling = self._is_prefilling or self._prefill.cancelled()
         self._prefill.cancel()
-        if is_prefilling:
+        if not self._is_prefill_begun:
+            # The decode leg failed without waiting for anything: a task that is cancelled before it runs gives no
+            # worker back.
+            self.prefill.breaker.record_nothing()
+            self._parts.admission.release(self.prefill)
+        elif is_prefilling:
             self._parts.client.abort(self._prefill_leg)
             if self._scoring is not None:
                 self._parts.client.abort(self._scoring.leg)

@@ -131,9 +131,10 @@ class _MeteredWriter:
 
     async def write(self, piece: bytes) -> None:
         """Write what `piece` makes whole."""
+        # What is held back for the rest of its event counts as written: nothing else may follow it.
+        self.last = piece
         if rewritten := self._meter.pass_on(piece):
             await self._writer.write(rewritten)
-            self.last = self._writer.last
 
     def write_at_once(self, piece: bytes) -> bool:
         """Leave it to `write`, which reads it."""

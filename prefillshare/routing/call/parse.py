@@ -88,7 +88,7 @@ def parse_call(
         check_fields(body, num_prompts, served.vocab_size)
         shared_body, answer_fields = _split(body)
     except orjson.JSONEncodeError as error:
-        raise BadCallError(f"the body cannot be passed on ({error}): nest it less deeply") from None
+        raise _cannot_write(error) from None
     return Call(
         endpoint=endpoint,
         module=served.names.base if is_prefill_only else module,
@@ -120,6 +120,21 @@ def read_object(raw: bytes) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise BadCallError(f"the body is {_kind(body)}: send a JSON object")
     return body
+
+
+def write_object(body: Body) -> bytes:
+    """Return `body` as JSON, as a worker is sent it.
+
+    Raises: BadCallError: more can be read than be written.
+    """
+    try:
+        return orjson.dumps(body)
+    except orjson.JSONEncodeError as error:
+        raise _cannot_write(error) from None
+
+
+def _cannot_write(error: orjson.JSONEncodeError) -> BadCallError:
+    return BadCallError(f"the body cannot be passed on ({error}): nest it less deeply")
 
 
 def _read_asked(

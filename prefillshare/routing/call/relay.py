@@ -113,9 +113,13 @@ async def _pass_on(underway: Underway, writer: StreamWriter, decode: Worker, ans
 
 
 async def end_with_error(caller: Caller, writer: StreamWriter, error: RoutingError) -> None:
-    """End a stream with an error event; in the middle of an event, cut the connection, so that nobody reads on."""
-    if writer.last.endswith(b"\n\n"):
-        await writer.write(_error_event(caller, error))
+    """End a stream with an error event; in the middle of an event, cut the connection, so that nobody reads on.
+
+    So is that of a client that does not read: what is written would stay here for as long as the client does.
+    """
+    event = _error_event(caller, error)
+    if writer.last.endswith(b"\n\n") and writer.takes(event):
+        await writer.write(event)
         await writer.write_last(b"")
     else:
         writer.cut_off()

@@ -9,8 +9,7 @@ although the router was started again, and finds nobody who wants to hear of it 
 """
 
 import asyncio
-import itertools
-import os
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +36,6 @@ class ChangeDesk:
     folder: Path | None
     """Where the launcher looks for wishes; None where nobody starts workers for this router."""
     _waiting: dict[str, "asyncio.Future[Mapping[str, Any]]"] = field(default_factory=dict)
-    _numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by the one change that is being made."""
 
@@ -51,7 +49,8 @@ class ChangeDesk:
                 "this router was started without its workers, so it cannot start or end any: use `prefillshare worker "
                 "--join` for a new module, and stop the workers of one that is to go"
             )
-        wish_id = f"{os.getpid()}-{next(self._numbers)}"
+        # Process ids are used again, and a launcher may still be busy with a wish of an earlier life.
+        wish_id = uuid.uuid4().hex
         answer = asyncio.get_running_loop().create_future()
         wish = {"id": wish_id, "kind": kind, "name": name, "table": table}
         write_or_refuse(self.folder / f"{wish_id}.wish", wish)

@@ -121,9 +121,7 @@ class Exchange:
         answer = await self._tell(peer, {"aliases": self._parts.book.as_dict()})
         if answer is None:
             return "it did not answer in time, and hears of it when it does"
-        status, content = answer
-        refused = orjson.loads(content)["refused"] if status == 200 else {"": error_text(content)}
-        lacks = "; ".join(map(str, refused.values()))
+        lacks = _read_refused(*answer)
         if lacks and lacks != peer.lacks:
             log.warning("%s does not take the aliases of this router: %s", peer.name, lacks)
         peer.lacks = lacks
@@ -229,6 +227,16 @@ class Exchange:
                 worker.note_elsewhere(now.calls, now.tokens, now.working)
         self._added = added
         self._parts.admission.start_waiting()  # somebody may have room that had none
+
+
+def _read_refused(status: int, content: bytes) -> str:
+    """Return why another router does not take aliases, by its answer; empty where it does."""
+    if status != 200:
+        return error_text(content)
+    try:
+        return "; ".join(map(str, orjson.loads(content)["refused"].values()))
+    except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
+        return "it answers, but not as a router: correct its address"
 
 
 def _describe(error: Exception) -> str:

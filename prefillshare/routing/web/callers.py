@@ -89,10 +89,11 @@ class AppStreamWriter:
 
     async def write(self, piece: bytes) -> None:
         """Write a piece, and wait for a client that does not read."""
+        # Also what is kept back for the rest of its event: nothing else may follow it.
+        self.last = piece
         if self._rewrite is not None and not (piece := self._rewrite(piece)):
             return
         await self._response.write(piece)
-        self.last = piece
 
     def write_at_once(self, piece: bytes) -> bool:
         """Write a further piece if that waits for nobody; return whether it did."""

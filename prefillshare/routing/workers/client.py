@@ -127,19 +127,19 @@ class WorkerClient:
 
         Closing the connection does that too, but SGLang looks for closed connections only every few seconds.
         """
-        for rid in leg.rids:
-            self._run(self._abort(leg.worker, rid))
+        self._run(self._abort(leg))
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    async def _abort(self, worker: Worker, rid: str) -> None:
-        body = orjson.dumps({"rid": rid})
+    async def _abort(self, leg: Leg) -> None:
         try:
-            async with asyncio.timeout(_ABORT_TIMEOUT_S):
-                await self._fetch(worker, "/abort_request", "POST", body)
+            # One after the other: a batch has thousands, and connections for all of them would be missed elsewhere.
+            for rid in leg.rids:
+                async with asyncio.timeout(_ABORT_TIMEOUT_S):
+                    await self._fetch(leg.worker, "/abort_request", "POST", orjson.dumps({"rid": rid}))
         except OSError:
             return  # a worker that cannot be told has nothing running, or is about to be found dead
 

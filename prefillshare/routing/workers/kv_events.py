@@ -109,6 +109,22 @@ class KvEvents:
         self._context.destroy(linger=0)
 
     async def _listen(self, worker: Worker, address: str) -> None:
+        try:
+            await self._hear(worker, address)
+        except zmq.ZMQError as error:  # of an address that is none, or where no descriptor is left
+            log.warning(
+                "%s publishes its KV events at %s, and they cannot be heard (%s): what it evicts counts as held; give "
+                "another kv_events, and let it join again",
+                worker.id,
+                address,
+                error.strerror,
+            )
+
+    async def _hear(self, worker: Worker, address: str) -> None:
+        """Listen for as long as it takes.
+
+        Raises: zmq.ZMQError.
+        """
         found = Evictions()
         with self._context.socket(zmq.SUB) as socket:
             socket.subscribe(b"")

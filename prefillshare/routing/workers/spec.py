@@ -1,5 +1,6 @@
 """A worker as the launcher or an operator describes it."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -9,6 +10,7 @@ from yarl import URL
 from prefillshare.config.tables import build
 from prefillshare.errors import ConfigError
 
+_HEADER_TEXT = re.compile(r"[^\r\n\0]*")
 Role = Literal["prefill", "decode", "engine"]
 """An engine computes the prompts of its module itself, and answers whole calls alone."""
 
@@ -57,6 +59,8 @@ class WorkerSpec:
             raise ConfigError(
                 f"kv_events {self.kv_events!r} is not a ZeroMQ address: use one such as tcp://127.0.0.1:5557"
             )
+        if self.api_key is not None and not _HEADER_TEXT.fullmatch(self.api_key):
+            raise ConfigError(f"the api_key of {self.kind} {self.id!r} holds a line end: leave it out of the key")
         if not is_server_address(self.url):
             raise ConfigError(
                 f"url {self.url!r} is not the address of a server: use one such as http://127.0.0.1:41234"

@@ -76,7 +76,9 @@ class Announcer:
 
     def leave(self, timeout_s: float, *, besides: str | None = None) -> None:
         """Tell each router that took the worker that it leaves; each answers when its calls have ended, within
-        `timeout_s`. One that refused it may have another worker of its name, which stays; `besides` is not told."""
+        `timeout_s`, a second at least. One that refused it may have another worker of its name, which stays; `besides`
+        is not told."""
+        timeout_s = max(timeout_s, _TIMEOUT_S)  # who gives calls no time must still let the routers hear of it
         urls = [url for url in self._urls if url in self._joined and not url.startswith(f"{besides}/workers/")]
         # At once: while one lets its calls end, no other may send further ones.
         with ThreadPoolExecutor(max_workers=max(1, len(urls))) as pool:
@@ -86,8 +88,8 @@ class Announcer:
         try:
             with direct_client(headers=self._headers, timeout=timeout_s) as client:
                 client.delete(url)
-        except httpx.HTTPError:
-            return  # it finds out by itself
+        except httpx.HTTPError as error:
+            self._tell(url, f"did not answer that this worker leaves ({type(error).__name__}): it finds out by itself")
 
     def _announce(self, url: str) -> bool:
         try:
@@ -97,11 +99,14 @@ class Announcer:
             self._tell(url, f"does not answer ({type(error).__name__}): asked again every {INTERVAL_S:g} s")
             return False
         self._joined.discard(url)
-        if reply.is_success:
+        told = _read_object(reply) if reply.is_success else None
+        if told is not None:
             self._joined.add(url)
             self._tell(url, "knows this worker")
-            if (order := reply.json().get("order")) is not None:
-                self.order = (url.partition("/workers/")[0], order)
+            if (order := told.get("order")) is not None:
+                self.order = (_router_of(url), order)
+        elif reply.is_success:
+            self._tell(url, f"does not answer as a router (status {reply.status_code}): is that its address?")
         elif reply.status_code == httpx.codes.UNAUTHORIZED:
             self._tell(url, "wants another admin key: set PREFILLSHARE_ADMIN_KEY to the one that it was started with")
         elif reply.status_code != httpx.codes.GONE:
@@ -117,6 +122,15 @@ class Announcer:
 
 def _router_of(url: str) -> str:
     return url.partition("/workers/")[0]
+
+
+def _read_object(reply: httpx.Response) -> dict[str, Any] | None:
+    """What a router says; None of a server of another kind."""
+    try:
+        told = reply.json()
+    except ValueError:
+        return None
+    return told if isinstance(told, dict) else None
 
 
 def _read_error(reply: httpx.Response) -> str:

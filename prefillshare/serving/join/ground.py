@@ -11,7 +11,7 @@ from prefillshare.errors import ConfigError
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.roles.report import ROLES_PATH, MoveReport
 from prefillshare.serving.join.announcer import Announcer
-from prefillshare.serving.machine.ports import release
+from prefillshare.serving.machine.ports import all_or_none, release
 from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.plan.processes import PlannedWorker, plan_joining_worker
 from prefillshare.serving.plan.workers import Worker
@@ -86,7 +86,8 @@ class JoinGround:
 
     def _plan(self, worker: Worker) -> PlannedWorker:
         key = secrets.token_hex(24)
-        return plan_joining_worker(self._deployment, worker, self._options, key, can_move=True)
+        with all_or_none():
+            return plan_joining_worker(self._deployment, worker, self._options, key, can_move=True)
 
     def report(self, report: MoveReport) -> int:
         """Tell the router that gave the order."""

@@ -26,10 +26,17 @@ def new_log_path(name: str) -> Path:
         raise LaunchError(
             f"no log can be written below {root} ({error.strerror}): name a file with --log-file"
         ) from None
-    for old in sorted(root.glob("*.log"), key=lambda file: file.stat().st_mtime)[: -_NUM_KEPT_LOGS + 1]:
+    for old in sorted(root.glob("*.log"), key=_written_at)[: -_NUM_KEPT_LOGS + 1]:
         old.unlink(missing_ok=True)
     stamp = time.strftime("%Y%m%d-%H%M%S")
     return root / f"{_file_name(name)}-{stamp}-{os.getpid()}.log"
+
+
+def _written_at(file: Path) -> float:
+    try:
+        return file.stat().st_mtime
+    except OSError:  # another launch has removed it meanwhile
+        return 0.0
 
 
 def _file_name(name: str) -> str:

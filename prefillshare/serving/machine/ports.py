@@ -1,9 +1,10 @@
 """Addresses to listen on: checked before anything slow starts."""
 
+import contextlib
 import errno
 import random
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,17 @@ def release(ports: Iterable[int]) -> None:
     for port in ports:
         for holder in _held.pop(port, ()):
             holder.close()
+
+
+@contextlib.contextmanager
+def all_or_none() -> Iterator[None]:
+    """Let others have the ports that were chosen in the block when it fails: nobody knows of them then."""
+    before = set(_held)
+    try:
+        yield
+    except BaseException:
+        release(_held.keys() - before)
+        raise
 
 
 def client_host(host: str) -> str:

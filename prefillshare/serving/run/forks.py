@@ -134,7 +134,12 @@ class ForkedEngine:
     def __init__(self, pid: int, server: ForkServer) -> None:
         self.pid = pid
         self._server = server
-        self._descriptor: int | None = os.pidfd_open(pid)
+        try:
+            self._descriptor: int | None = os.pidfd_open(pid)
+        except OSError:  # too many open files: nobody could look after it
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+            raise
         self._exit_code: int | None = None
 
     def poll(self) -> int | None:

@@ -14,7 +14,7 @@ import httpx
 from prefillshare.contract import CHANGES_PATH
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.roles.report import ROLES_PATH, MoveReport
-from prefillshare.serving.machine.ports import release
+from prefillshare.serving.machine.ports import all_or_none, release
 from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.plan.move import plan_beside, plan_in_place, worker_of_kind
 from prefillshare.serving.plan.processes import PlannedWorker
@@ -44,7 +44,7 @@ class LaunchGround:
         self._file = file
         self._url = url
         self._resting: set[int] = set()
-        """Ports of the worker before, at which others may still look for it; until the next move."""
+        """Ports of workers that went last, at which others may still look for them; until further ones go."""
 
     @property
     def aliases_file(self) -> Path:
@@ -65,7 +65,8 @@ class LaunchGround:
     def plan(self, before: PlannedWorker, module: str | None) -> PlannedWorker:
         """Return a worker with a name of its own in the place of another one."""
         worker = worker_of_kind(self.deployment, module, [planned.worker.name for planned in self.workers])
-        return plan_in_place(self.deployment, before, worker, self._options, self._file.path.parent)
+        with all_or_none():
+            return plan_in_place(self.deployment, before, worker, self._options, self._file.path.parent)
 
     def renew(self, before: PlannedWorker) -> PlannedWorker:
         """Return the worker as it was."""
@@ -103,12 +104,13 @@ class LaunchGround:
         Raises: ConfigError when the machine has no room for them.
         """
         planned: list[PlannedWorker] = []
-        for _ in range(number):
-            taken = [each.worker.name for each in (*self.workers, *planned)]
-            worker = worker_of_kind(deployment, module, taken)
-            planned.append(
-                plan_beside(deployment, (*self.workers, *planned), worker, self._options, self._file.path.parent)
-            )
+        with all_or_none():
+            for _ in range(number):
+                taken = [each.worker.name for each in (*self.workers, *planned)]
+                worker = worker_of_kind(deployment, module, taken)
+                planned.append(
+                    plan_beside(deployment, (*self.workers, *planned), worker, self._options, self._file.path.parent)
+                )
         return planned
 
     def add(self, planned: Sequence[PlannedWorker]) -> None:
@@ -118,6 +120,8 @@ class LaunchGround:
 
     def drop(self, planned: Sequence[PlannedWorker]) -> None:
         """Let a router that is started again know these no more."""
+        release(self._resting)
+        self._resting = {port for each in planned for port in (each.place.port, *each.place.held_ports)}
         gone = {each.worker.name for each in planned}
         self.workers = tuple(each for each in self.workers if each.worker.name not in gone)
         self._file.name_workers(self.workers)

@@ -24,6 +24,8 @@ from prefillshare.serving.run.record import (
 
 _END_S = 30.0
 """What a launcher may take beside the time for calls: engines end within some seconds on a busy machine."""
+_KEEP_S = 3600.0
+"""What it may take after that for a store whose pages go from memory to disk: many GiB, as fast as the disk is."""
 _POLL_S = 0.1
 
 
@@ -97,14 +99,23 @@ def _stop(record: DeploymentRecord, drain_s: float, say: Callable[[str], None]) 
         pass  # it ended meanwhile
     except OSError as error:
         raise LaunchError(f"launcher {record.pid} cannot be asked to stop ({error.strerror}): end it by hand") from None
-    if _has_ended(record, drain_s + _END_S):
+    if _has_ended(record, drain_s + _END_S) or (_only_keeps_store(record, say) and _has_ended(record, _KEEP_S)):
         remove_record(record.pid)
         return
-    say(f"it has not ended {drain_s + _END_S:g} s later and is killed")
+    say("it has not ended in time and is killed")
     with contextlib.suppress(ProcessLookupError):
         os.kill(record.pid, signal.SIGKILL)
     _has_ended(record, _END_S)
     clear_left_over(record, say)
+
+
+def _only_keeps_store(record: DeploymentRecord, say: Callable[[str], None]) -> bool:
+    """Whether a launcher that was asked to stop has ended its processes: its store is what it is busy with."""
+    now = next((found for found in read_records() if (found.pid, found.boot) == (record.pid, record.boot)), record)
+    if not now.processes or find_remains(now):
+        return False
+    say("its processes have ended, and its store is still written to disk: waiting for that")
+    return True
 
 
 def _has_ended(record: DeploymentRecord, timeout_s: float) -> bool:

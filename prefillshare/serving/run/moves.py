@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from prefillshare.errors import ConfigError, LaunchError
 from prefillshare.roles.report import MoveReport, Word
+from prefillshare.serving.machine.ports import release
 from prefillshare.serving.options import Listener
 from prefillshare.serving.plan.processes import PlannedWorker
 from prefillshare.serving.run.supervisor import Supervised, Supervisor
@@ -42,7 +43,10 @@ class Ground(Protocol):
         ...
 
     def plan(self, before: PlannedWorker, module: str | None) -> PlannedWorker:
-        """Return a worker of a module, a prefill worker for None, in the place of another one. Raises: ConfigError."""
+        """Return a worker of a module, a prefill worker for None, in the place of another one.
+
+        Raises: ConfigError, and LaunchError when no port is free for it.
+        """
         ...
 
     def renew(self, before: PlannedWorker) -> PlannedWorker:
@@ -114,12 +118,13 @@ class Mover:
         [before] = [planned for planned in self._ground.workers if planned.worker.name == order["worker"]]
         try:
             after = self._ground.plan(before, order["after"])
-        except ConfigError as error:
+        except (ConfigError, LaunchError) as error:
             self._refuse(order, before, str(error))
             return
         move = _Move(order=order["id"], before=before, after=after, member=self._watch(after))
         # Only where the router knows of it may the worker go: else it is asked for the order again.
         if self._ground.report(_make_report(move, "begun")) != 200:
+            release(set(after.place.held_ports).difference(before.place.held_ports))
             return
         self._say(f"{before.worker.name} becomes {_describe(after)}: {order['reason']}")
         self._move = move

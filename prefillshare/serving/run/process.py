@@ -9,14 +9,16 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from types import FrameType
+from typing import Any, BinaryIO
 
 from prefillshare.contract import PEER_SECRET_VARIABLE, STORE_FOLDER_START
-from prefillshare.errors import LaunchError
+from prefillshare.errors import ConfigError, LaunchError, PrefillShareError
 from prefillshare.places import new_private_folder
 from prefillshare.serving.machine.environment import process_variables
 from prefillshare.serving.machine.logs import bound_log, open_log
@@ -36,6 +38,7 @@ rm -rf -- "$@" $segments
 """Its words: the group to kill, then folders to remove. Segments of shared memory are looked up before the end, as
 `EngineProcess.kill` does: what a process had mapped is not known any more when it is gone. The store of a deployment
 is no engine's own, and stays."""
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _POLL_S = 0.1
 _KILL_WAIT_S = 5.0
 
@@ -89,14 +92,7 @@ class EngineProcess:
         """End every process of the engine at once."""
         # Asked before the end: what a process had mapped is not known any more when it is gone.
         deadline, shared_memory = time.monotonic() + _KILL_WAIT_S, _shared_memory_of(group_members(self.pid))
-        # Again and again: one that forks while the group is killed leaves a child behind.
-        while group_members(self.pid) and time.monotonic() < deadline:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.pid, signal.SIGKILL)
-            self.main.poll()
-            time.sleep(_POLL_S / 2)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.main.wait(timeout=_KILL_WAIT_S)
+        _kill_group(self.main, deadline)
         # The guardian goes after the group, or nobody would end it if this process died in between.
         self.guardian.kill()
         self.guardian.wait()
@@ -121,34 +117,106 @@ def start_engine(
     What stands in the log is kept for `is_restart`: it tells why the process before this one ended. `private` are
     directories of the caller's that go, too, when it dies without having removed them, and `inherited` descriptors of
     the caller's that the program gets under the same numbers.
-    Raises: LaunchError when the log cannot be written or the program does not exist.
+    Raises: LaunchError when the log cannot be written, the program does not exist, or there is no room for its files or
+    for one process more.
     """
     forks = forks if command.can_be_forked else None
-    scratch = new_private_folder()
     try:
-        with open_log(log_path, is_new=forks is None and not is_restart) as log:
-            # The command is the log's first line, before anything that the process says.
-            log_start = os.fstat(log.fileno()).st_size
-            log.write(os.fsencode(f"{command.as_shell()}\n"))
-            log.flush()
-            main = (
-                _start(command, scratch, log, inherited) if forks is None else _fork(command, scratch, log_path, forks)
-            )
+        scratch = new_private_folder()
+    except ConfigError as error:  # a full disk, say: it may be another time
+        raise LaunchError(str(error)) from None
+    process = None
+    try:
+        with _signals_held():
+            process = _start_guarded(command, log_path, scratch, forks, is_restart, private, inherited)
     except OSError as error:
         shutil.rmtree(scratch, ignore_errors=True)
         raise LaunchError(f"the engine could not be started ({error}): check the installation and --log-file") from None
-    except LaunchError:
+    except PrefillShareError as error:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise LaunchError(str(error)) from None
+    except BaseException:  # a signal that came meanwhile: the caller never hears of the process
+        if process is not None:
+            process.kill()
         shutil.rmtree(scratch, ignore_errors=True)
         raise
-    guardian = subprocess.Popen(
-        ["/bin/sh", "-c", _GUARDIAN, str(main.pid), str(scratch), *map(str, private)],
+    return process
+
+
+def _start_guarded(
+    command: ProcessCommand,
+    log_path: Path,
+    scratch: Path,
+    forks: ForkServer | None,
+    is_restart: bool,
+    private: Sequence[Path],
+    inherited: Sequence[int],
+) -> EngineProcess:
+    """Start a process and its guardian, or neither.
+
+    Raises: OSError, PrefillShareError.
+    """
+    with open_log(log_path, is_new=forks is None and not is_restart) as log:
+        # The command is the log's first line, before anything that the process says.
+        log_start = os.fstat(log.fileno()).st_size
+        log.write(os.fsencode(f"{command.as_shell()}\n"))
+        log.flush()
+        main = _start(command, scratch, log, inherited) if forks is None else _fork(command, scratch, log_path, forks)
+    try:
+        guardian = _guard(main.pid, [scratch, *private])
+    except OSError:  # no process more, or no memory for it: nobody would ever end the one that runs
+        _kill_group(main, time.monotonic() + _KILL_WAIT_S)
+        raise
+    return EngineProcess(main=main, guardian=guardian, log_path=log_path, scratch=scratch, log_start=log_start)
+
+
+def _guard(group: int, folders: Sequence[Path]) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        ["/bin/sh", "-c", _GUARDIAN, str(group), *map(str, folders)],
         stdin=subprocess.PIPE,
         # Whoever reads what the launcher says reads its end when that ends, and not when the guardian does.
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    return EngineProcess(main=main, guardian=guardian, log_path=log_path, scratch=scratch, log_start=log_start)
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Let a signal that is to end this process wait: between a process and its guardian, it would leave that behind. A
+    second one does not wait: what is started may stand still.
+    """
+    came: list[int] = []
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():  # no other one hears them
+        handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+        before = {number: handler for number, handler in handlers.items() if callable(handler)}
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        if len(came) > 1:
+            before[number](number, frame)
+
+    for number in before:
+        signal.signal(number, hold)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
+
+
+def _kill_group(main: "subprocess.Popen[bytes] | ForkedEngine", deadline: float) -> None:
+    # Again and again: one that forks while the group is killed leaves a child behind.
+    while group_members(main.pid) and time.monotonic() < deadline:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(main.pid, signal.SIGKILL)
+        main.poll()
+        time.sleep(_POLL_S / 2)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        main.wait(timeout=_KILL_WAIT_S)
 
 
 def _start(

@@ -1,10 +1,12 @@
 """What runs where: one small file per running deployment, read by `prefillshare ps`.
 
 The launcher writes it and removes it in the end. A file whose launcher is gone is left over from a crash:
-`prefillshare ps` says so, `prefillshare stop` removes it with whatever still runs of it.
+`prefillshare ps` says so, `prefillshare stop` removes it with whatever still runs of it. Several machines may have one
+home: each looks at the files of its own launchers, for of other machines' processes it knows nothing.
 """
 
 import contextlib
+import glob
 import json
 import os
 import signal
@@ -128,6 +130,12 @@ def ask_to_stop(record: DeploymentRecord, drain_s: float) -> None:
     os.kill(record.pid, signal.SIGTERM)
 
 
+def forget_wish() -> None:
+    """Forget what an earlier launcher with the number of this one was asked, and had no time to hear."""
+    with contextlib.suppress(OSError, ConfigError):
+        _wish_of(os.getpid()).unlink(missing_ok=True)
+
+
 def asked_drain_s() -> float | None:
     """Return how long calls may take by whoever asked this launcher to stop; None when nobody said."""
     try:
@@ -174,7 +182,7 @@ def record_of(
 
 def _read_all() -> list[DeploymentRecord]:
     records = []
-    for file in sorted(_directory().glob("*.json")):
+    for file in sorted(_directory().glob(f"*{glob.escape(_machine())}.json")):
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             records.append(_parse_record(json.loads(file.read_text(encoding="utf-8"))))
     return sorted(records, key=lambda record: record.boot)
@@ -190,13 +198,18 @@ def _directory() -> Path:
     return state_directory() / "run"
 
 
+def _machine() -> str:
+    """The end of the names of this machine's files."""
+    return f"@{os.uname().nodename}"
+
+
 def _file_of(pid: int) -> Path:
-    return _directory() / f"{pid}.json"
+    return _directory() / f"{pid}{_machine()}.json"
 
 
 def _key_file_of(pid: int) -> Path:
-    return _directory() / f"{pid}.key"
+    return _directory() / f"{pid}{_machine()}.key"
 
 
 def _wish_of(pid: int) -> Path:
-    return _directory() / f"{pid}.stop"
+    return _directory() / f"{pid}{_machine()}.stop"

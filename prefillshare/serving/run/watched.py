@@ -39,7 +39,9 @@ Ask = Callable[[str, str, object], Refusal | None]
 """Asks for a change by method, path and body; None when it is made. Raises where nobody answers."""
 
 _GONE: Signature = ()
-_NOT_FOUND, _CONFLICT = 404, 409
+_NOT_FOUND = 404
+_NOT_NOW = (409, 503, 507)
+"""An alias or another module stands in its way, the server has no room, or its disk has none: all of that may pass."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -130,7 +132,7 @@ class WatchedFolder:
             del self._seen[name]
 
     def _note_refusal(self, name: str, refusal: Refusal) -> None:
-        if refusal.status == _CONFLICT:  # an alias or another module stands in its way, and may go
+        if refusal.status in _NOT_NOW:
             self._again_at[name] = self.now() + AGAIN_S
         if self._said.get(name) != refusal.reason:
             self.say(f"{self.folder / name} is left as it is: {refusal.reason}")

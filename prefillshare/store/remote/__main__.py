@@ -97,5 +97,7 @@ if __name__ == "__main__":
     try:
         asyncio.run(_main(answer))
     except StoreError as error:
+        # A launcher listens at the first start only, and names this log at each later one.
+        logging.getLogger(__name__).error("%s", error)
         answer({"error": str(error)})
         sys.exit(1)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 from aiohttp import web
@@ -11,6 +12,9 @@ from prefillshare.store.remote.fetching import Fetcher
 from prefillshare.store.remote.messages import FETCH_PATH, MAC_HEADER, MOST_BODY_BYTES, Fetch, Fetched
 from prefillshare.store.remote.secret import Secret, is_same
 from prefillshare.store.remote.sharing import Sharing
+
+_MOST_FETCHES = 32
+"""Fetches at a time; further ones wait for their turn, as they would for the peer's."""
 
 logger = logging.getLogger(__name__)
 
@@ -25,13 +29,16 @@ def peers_app(sharing: Sharing, secret: Secret) -> web.Application:
 
 def engines_app(fetcher: Fetcher) -> web.Application:
     """What engines of this host ask."""
+    # Of their own: a fetch waits for a peer, and peers are answered by the loop's threads. Two hosts that fetch of each
+    # other would wait, each with all of its threads, for an answer that no thread of the other is left to give.
+    threads = ThreadPoolExecutor(_MOST_FETCHES, thread_name_prefix="fetch")
 
     async def fetch(request: web.Request) -> web.Response:
         try:
             asked = msgspec.msgpack.decode(await request.read(), type=Fetch)
         except msgspec.DecodeError as error:
             raise web.HTTPBadRequest(text=str(error)) from error
-        num_pages = await asyncio.to_thread(fetcher.fetch, asked)
+        num_pages = await asyncio.get_running_loop().run_in_executor(threads, fetcher.fetch, asked)
         return web.Response(body=msgspec.msgpack.encode(Fetched(num_pages=num_pages)))
 
     app = web.Application(client_max_size=2 * MOST_BODY_BYTES)

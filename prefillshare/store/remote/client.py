@@ -41,7 +41,13 @@ class FetchClient:
     def begin(self, keys: Sequence[bytes], prefix: Sequence[bytes], timeout_s: float) -> "Future[int]":
         """Begin to fetch pages, which continue those of `prefix`; the future has how many came, from the first on."""
         asked = Fetch(identity=self._identity, prefix=list(prefix), keys=list(keys), timeout_s=timeout_s)
-        return self._threads.submit(self._fetch, asked)
+        try:
+            return self._threads.submit(self._fetch, asked)
+        except RuntimeError as error:  # no more threads for this user: the scheduler that asks must not end of it
+            self._tell(error)
+            nothing: Future[int] = Future()
+            nothing.set_result(0)
+            return nothing
 
     def close(self) -> None:
         """End the threads; what they wait for is not waited for."""

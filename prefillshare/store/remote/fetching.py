@@ -27,6 +27,7 @@ from prefillshare.store.tier import page_digest
 FIND_TIMEOUT_S = 1.0
 STEP_TIMEOUT_S = 5.0
 """Longest wait for one batch of pages, however long the engine would wait."""
+_MAX_TOLD = 16
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class Source:
         self._preparation = preparation
         self._encodings: dict[bytes, tuple[Encoding, Decoders]] = {}
         """By identity: of the way from the peer."""
-        self._told = ""
+        self._told: set[str] = set()
 
     def count(self, identity: bytes, keys: Sequence[bytes], deadline: float) -> int:
         """How many of the pages, from the first on, the peer says it has; 0 when it says nothing."""
@@ -82,10 +83,10 @@ class Source:
         return pages
 
     def fail(self, error: Exception) -> None:
-        """Leave the peer alone for a while; each new reason is told once."""
+        """Leave the peer alone for a while; each reason is told once, and no more than `_MAX_TOLD` of them."""
         self.peer.fail()
-        if (reason := type(error).__name__) != self._told:
-            self._told = reason
+        if (reason := str(error)) not in self._told and len(self._told) < _MAX_TOLD:
+            self._told.add(reason)
             logger.warning("the store of %s gives no pages, which are computed here: %s", self.peer.url, error)
 
     def _check_sizes(self, staged: Staged, identity: StoreIdentity, num_keys: int) -> None:

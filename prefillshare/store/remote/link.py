@@ -57,12 +57,22 @@ class Exporter:
         self._agent = make_agent(self.memory)
         self.name: str = self._agent.name
         self.metadata: bytes = self._agent.get_agent_metadata()
+        self._is_told = False
 
     def turn(self) -> list[bytes]:
         """Let the network go on; what readers have said since the last turn. Called by one thread only."""
-        said = self._agent.get_new_notifs()
+        said: dict[str, list[bytes]] = {}
+        try:
+            said = self._agent.get_new_notifs()
+        except Exception as error:  # NIXL's errors have no class in common; nobody else would turn the agent
+            self._tell(error)
         time.sleep(_TURN_S)
         return [message for messages in said.values() for message in messages]
+
+    def _tell(self, error: Exception) -> None:
+        if not self._is_told:
+            self._is_told = True
+            logger.warning("what peers say cannot be heard, and their pages are kept for them longer: %s", error)
 
 
 class Importer:

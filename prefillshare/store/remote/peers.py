@@ -37,7 +37,12 @@ class Peer:
         return time.monotonic() >= self._asked_again_at
 
     def fail(self) -> None:
-        """Count a failure: ask nothing for a while."""
+        """Count a failure: ask nothing for a while.
+
+        What else was asked before it and fails, too, is the same failure: many prompts ask at a time.
+        """
+        if not self.is_worth_asking:
+            return
         self._pause_s = min(max(2 * self._pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
         self._asked_again_at = time.monotonic() + self._pause_s
 

@@ -50,7 +50,10 @@ class SharingProcess:
         logger.warning("the process that shares the store ended and is started again: %s", self._log_path)
         self._started_at = time.monotonic()
         self._close_pipes()
-        self._process = self._start()
+        try:
+            self._process = self._start()
+        except OSError as error:  # no process, no room for its log: the engines serve, and it is tried again
+            logger.warning("the process that shares the store cannot be started now: %s", error)
 
     def end(self) -> None:
         """End it."""

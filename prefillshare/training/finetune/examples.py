@@ -9,7 +9,7 @@ from torch.utils.data import Sampler
 
 from prefillshare.errors import TrainingError
 from prefillshare.training.layout import Documents, Layout, lay_out, lay_out_all_base, lay_out_ordinary
-from prefillshare.training.shard import WEIGHT_UNIT, Document, Shard, read_shard, write_shard
+from prefillshare.training.shard import DAMAGES, WEIGHT_UNIT, Document, Shard, read_shard, write_shard
 
 
 class Examples(Sequence[Documents]):
@@ -45,11 +45,12 @@ def read_examples(directory: Path, name: str) -> Examples:
 
     Raises: TrainingError when it is missing or broken.
     """
-    shard, rows = read_shard(directory / f"{name}.npz"), directory / f"{name}-rows.npy"
+    advice = "start the run again in another output"
+    shard, rows = read_shard(directory / f"{name}.npz", advice), directory / f"{name}-rows.npy"
     try:
         return Examples(shard, np.load(rows))
-    except (OSError, ValueError) as error:
-        raise TrainingError(f"{rows} cannot be read ({error}): start the run again in another output") from None
+    except DAMAGES as error:
+        raise TrainingError(f"{rows} cannot be read ({error}): {advice}") from None
 
 
 class SeededOrder(Sampler[int]):

@@ -7,11 +7,13 @@ OUTPUT/run/checkpoint-N/    complete checkpoints
 OUTPUT/run/log.jsonl        one line per log step; TensorBoard's files are under tensorboard/
 """
 
+import fcntl
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,19 @@ class RunDirectory:
         """Where a checkpoint or the module is written before it takes its name."""
         return self.run / "partial"
 
+    @contextmanager
+    def held(self, *, makes: bool) -> Iterator[None]:
+        """Keep other runs out while this one looks at the directory and writes there; `makes` it if it is not there.
+
+        Raises: TrainingError when another run is there, or the directory cannot be made.
+        """
+        with ExitStack() as until_the_end:
+            if makes and not self.output.exists():
+                until_the_end.callback(_remove_empty, self.output)
+            if makes or self.output.exists():
+                until_the_end.callback(os.close, _lock(self.output))
+            yield
+
     def claim(self, *, resume: bool) -> None:
         """Refuse a directory that holds something, unless a run there is to go on.
 
@@ -68,7 +83,7 @@ class RunDirectory:
         if not self.run.is_dir() or len(list(self.output.iterdir())) != 1:
             return
         if all(_DATA_FILE.fullmatch(path.name) for path in self.run.iterdir()):
-            shutil.rmtree(self.output)
+            shutil.rmtree(self.run)
 
     def last_checkpoint(self) -> Path | None:
         """The newest checkpoint; every one with its final name is complete."""
@@ -100,6 +115,29 @@ class RunDirectory:
             return json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise TrainingError(f"{file} cannot be read ({error}): start the run again in another output") from None
+
+
+def _lock(output: Path) -> int:
+    """Make a directory if it is not there, and keep other runs out of it until the descriptor is closed.
+
+    Raises: TrainingError.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(output, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise TrainingError(f"output {output} cannot be written to ({error.strerror}): choose another output") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise TrainingError(f"another run writes to {output}: wait for its end, or choose another output") from None
+    return descriptor
+
+
+def _remove_empty(directory: Path) -> None:
+    with suppress(OSError):
+        directory.rmdir()
 
 
 def config_record(training: Training) -> dict[str, Any]:

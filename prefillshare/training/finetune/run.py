@@ -4,6 +4,7 @@ Killed at any moment, the same call with --resume goes on: data is tokenised onc
 the order of examples is a function of the seed and the step.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,8 @@ class Finetune:
 
         Raises: TrainingError as a run would.
         """
-        self.directory.claim(resume=False)
+        with self.directory.held(makes=False):
+            self.directory.claim(resume=False)
         base = self._base()
         prepared = prepare(self.training, load_tokenizer(base))
         return _plan(self.training, base, prepared)
@@ -58,13 +60,14 @@ class Finetune:
         from accelerate import PartialState
 
         state = PartialState(cpu=not torch.cuda.is_available())
-        base = self._base()
-        if state.is_main_process:
-            self._start(base, resume=resume)
-        state.wait_for_everyone()
-        record = self.directory.read_record()
-        self._train(base, record, is_main=state.is_main_process)
-        state.wait_for_everyone()
+        base, is_main = self._base(), state.is_main_process
+        with self.directory.held(makes=not resume) if is_main else nullcontext():
+            if is_main:
+                self._start(base, resume=resume)
+            state.wait_for_everyone()
+            record = self.directory.read_record()
+            self._train(base, record, is_main=is_main)
+            state.wait_for_everyone()
         return self.directory.output
 
     def _base(self) -> Path:

@@ -12,6 +12,9 @@ import pytest
 from prefillshare.errors import TrainingError
 from prefillshare.modules.manifest import read_manifest
 from prefillshare.serving.machine.ports import free_port
+from prefillshare.training.finetune.examples import read_examples, write_examples
+from prefillshare.training.finetune.output import RunDirectory
+from prefillshare.training.shard import Document
 from tests.support.random_models import make_base
 from tests.support.training_runs import NUM_STEPS, SAVE_STEPS, Stopped, losses, stop_at, train, write_training
 
@@ -105,6 +108,49 @@ def test_a_run_that_ended_before_it_had_data_starts_anew(tmp_path: Path, random_
         train(file)
     mine.unlink()
     assert read_manifest(train(file)) is not None
+
+
+def test_a_second_run_keeps_its_hands_off_the_directory_of_the_first(tmp_path: Path) -> None:
+    """It would remove what the first is writing, and a checkpoint without it could get its name."""
+    first, second = RunDirectory(tmp_path / "out"), RunDirectory(tmp_path / "out")
+    refused = pytest.raises(TrainingError, match="another run writes to")
+    with first.held(makes=True):
+        first.run.mkdir()
+        for makes in (True, False):
+            with refused, second.held(makes=makes):
+                pass
+    with second.held(makes=False):
+        second.claim(resume=False)
+
+
+def test_a_run_that_is_refused_leaves_no_directory(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "out")
+    with pytest.raises(TrainingError, match="no row"), directory.held(makes=True):
+        raise TrainingError("no row can be used")
+    assert not directory.output.exists()
+    directory.output.touch()
+    with pytest.raises(TrainingError, match=r"cannot be written to \(File exists\)"), directory.held(makes=True):
+        pass
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_run_begins_by_keeping_others_out(tmp_path: Path, random_base: Path, resume: bool) -> None:
+    file = write_training(tmp_path, random_base)
+    with RunDirectory(tmp_path / "out").held(makes=True), pytest.raises(TrainingError, match="another run writes to"):
+        train(file, resume=resume)
+
+
+@pytest.mark.parametrize("name", ["data.npz", "data-rows.npy"])
+def test_data_that_was_cut_or_damaged_is_named(tmp_path: Path, name: str) -> None:
+    write_examples(tmp_path, "data", [[Document(tokens=range(500), weights=[1.0] * 500)]])
+    whole = (tmp_path / name).read_bytes()
+    place = len(whole) // 3
+    damages = {"empty": b"", "cut": whole[:place], "flipped": whole[:place] + b"?" + whole[place + 1 :]}
+    # numpy's own files have no checksum.
+    for damaged in list(damages.values())[: 3 if name.endswith(".npz") else 2]:
+        (tmp_path / name).write_bytes(damaged)
+        with pytest.raises(TrainingError, match=f"{name} cannot be read .*: start the run again in another output"):
+            read_examples(tmp_path, "data")
 
 
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path, random_base: Path) -> None:

@@ -186,6 +186,7 @@ class Lane:
     async def _answer(self, caller: DirectCaller, body: bytes) -> None:
         try:
             await self._answer_call(caller, body)
+            await self._server.drain()  # else the answers of who asks on and on, and does not read, would pile up here
         except ConnectionResetError:
             pass  # nobody is there any more
         except Exception as error:  # one call's failure must not be the connection's end without a word

@@ -73,14 +73,20 @@ async def remove(request: web.Request) -> web.Response:
         pool = gateway.parts.pool
         if len(pool.modules()) == 1:
             raise ConflictError(f"module {name!r} is the only one of this deployment: add another one first")
-        pool.retire(name)
-        try:
-            told = await gateway.desk.ask("remove", name)
-        except RoutingError:
-            pool.declare(name)
-            raise
+        told = await asyncio.shield(asyncio.ensure_future(_retire(gateway, name)))
         _note(gateway, name, "it was removed, and its calls have ended")
         return json_reply(told)
+
+
+async def _retire(gateway: Gateway, name: str) -> dict[str, Any]:
+    """Let a module be none any more unless the launcher refuses, and whoever waits for that may leave meanwhile."""
+    pool = gateway.parts.pool
+    pool.retire(name)
+    try:
+        return await gateway.desk.ask("remove", name)
+    except RoutingError:
+        pool.declare(name)
+        raise
 
 
 async def list_aliases(request: web.Request) -> web.Response:

@@ -12,7 +12,7 @@ from prefillshare.responses.exchange import Exchange
 from prefillshare.responses.ids import conversation_name, make_id, read_tag
 from prefillshare.responses.kept import KeptResponses
 from prefillshare.routing.call.call import Body, Call
-from prefillshare.routing.call.parse import read_object
+from prefillshare.routing.call.parse import read_object, write_object
 from prefillshare.routing.errors import ResponsesRefusedError, RoutingError, error_body
 from prefillshare.routing.gateway import Gateway
 from prefillshare.routing.web.bodies import read_json_body
@@ -35,14 +35,14 @@ async def create(request: web.Request) -> web.StreamResponse:
         if gateway.peers is not None:
             # One router has the whole conversation, by its name: that is in the ids of all of its responses.
             own = replace(parse(gateway, caller, "/v1/responses", raw), session=conversation_name(response_id))
-            asked = orjson.dumps({**body, "request_id": response_id})
+            asked = write_object({**body, "request_id": response_id})
             if await gateway.peers.forward(caller, asked, own):
                 return caller.made()
         try:
             exchange = gateway.responses.open(body, response_id, _owner(request))
         except ResponsesError as error:
             raise ResponsesRefusedError(error) from None
-        whole = orjson.dumps(exchange.body)
+        whole = write_object(exchange.body)
         call = parse(gateway, caller, "/v1/responses", whole)
         if exchange.is_background:
             during = None if call.account is None else call.account.running()

@@ -1,6 +1,5 @@
 """`/tokenize`, `/detokenize`, `/v1/messages/count_tokens`: any worker can tell, for all modules have one tokenizer."""
 
-import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
@@ -8,7 +7,7 @@ from prefillshare.errors import short_repr
 from prefillshare.naming.asked import Asked
 from prefillshare.naming.bodies import replace_aliases
 from prefillshare.routing.call.call import Body
-from prefillshare.routing.call.parse import read_object
+from prefillshare.routing.call.parse import read_object, write_object
 from prefillshare.routing.errors import BadCallError, UnavailableError, UnknownModelError
 from prefillshare.routing.parts import Parts
 from prefillshare.routing.web.bodies import read_json_body
@@ -30,7 +29,7 @@ def ask_a_worker(path: str) -> Handler:
         if account is not None:
             check_module(body, account, None, parts.settings.base_model)
         _check_model(parts, body)
-        status, content = await _ask(parts, path, orjson.dumps({**body, "model": parts.settings.base_model}))
+        status, content = await _ask(parts, path, write_object({**body, "model": parts.settings.base_model}))
         content = openai_error(content, status) if status >= 400 else content
         return web.Response(body=content, status=status, content_type="application/json")
 
