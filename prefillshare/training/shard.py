@@ -15,7 +15,7 @@ import numpy as np
 from prefillshare.errors import TrainingError
 
 WEIGHT_UNIT = 100
-DAMAGES = (OSError, ValueError, EOFError, BadZipFile, zlib.error)
+DAMAGES = (OSError, ValueError, EOFError, RuntimeError, BadZipFile, zlib.error)
 """What numpy raises of a file that is not there, was cut or was damaged."""
 
 

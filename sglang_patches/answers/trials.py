@@ -17,6 +17,7 @@ import multiprocessing
 import re
 import socket
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -69,7 +70,10 @@ class GrammarTrials:
     def _try(self, kind: str, text: str) -> str | None:
         # Once more: a trial is lost with the process that forks it, too (no memory, no further process), and whoever
         # comes with the same text later is told what is found here.
-        answer = self._ask(kind, text) or self._ask(kind, text)
+        began = time.monotonic()
+        answer = self._ask(kind, text)
+        if not answer and time.monotonic() - began < trial.CPU_SECONDS:  # later, it ran into its limit
+            answer = self._ask(kind, text)
         if not answer:
             return (
                 f"preparing it takes more than {trial.CPU_SECONDS:g} s, or more than "

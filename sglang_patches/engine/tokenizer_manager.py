@@ -159,13 +159,16 @@ class TokenizerManager(upstream.TokenizerManager):
         if abort_all:
             self._forget_answers()
         # On a worker of a pair, samples of a call are requests of their own (disaggregation/samples).
-        samples = [] if rid in self.rid_to_state else [known for known in self.rid_to_state if is_sample_of(known, rid)]
+        # Neither where the call itself is known: others' ids may end as samples' do.
+        is_known = rid in self.rid_to_state or rid in self.logical_rid_to_child_rids
+        samples = [] if is_known else [known for known in self.rid_to_state if is_sample_of(known, rid)]
+        its_own = {rid, *samples}
+        its_own |= {child for name in its_own for child in self.logical_rid_to_child_rids.get(name, ())}
         for sample in samples:
             super().abort_request(sample)
         super().abort_request(rid, abort_all)
         if self.gate is not None and (rid or abort_all):
             # The scheduler knows nothing of them, so it does not answer.
-            its_own = (rid, *self.logical_rid_to_child_rids.get(rid, ()))
             for held in self.gate.list_held(None if abort_all else its_own):
                 self._handle_abort_req(upstream.AbortReq(rid=held))
 

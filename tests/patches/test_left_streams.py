@@ -1,6 +1,7 @@
 """When a stream is over, what is left of it is aborted; a later call that was given the same id is not."""
 
 import asyncio
+from collections.abc import Collection
 from types import SimpleNamespace
 from typing import Any
 
@@ -90,3 +91,30 @@ def test_samples_that_are_left_are_aborted(pauses: list[float]) -> None:
     end_stream(manager, left)
     assert manager.aborted == ["a_child"]
     assert pauses == [tokenizer_manager.LEFT_STREAM_S]
+
+
+class Held:
+    """A gate at which every call waits."""
+
+    def list_held(self, rids: Collection[str] | None) -> list[str]:
+        return sorted(rids or ())
+
+
+def test_a_batch_that_is_aborted_by_its_name_waits_for_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    manager, ended = Manager(), list[str]()
+    monkeypatch.setattr(Manager, "gate", Held(), raising=False)
+    monkeypatch.setattr(Manager, "_handle_abort_req", lambda self, message: ended.append(message.rid))
+    manager.begin("task_0", "task_1")
+    manager.begin("other_0")
+    manager.abort_request("task")
+    assert ended == ["task", "task_0", "task_1"]
+
+
+def test_the_samples_of_a_call_are_its_own_and_not_whose_ids_look_like_it() -> None:
+    manager = Manager()
+    manager.begin("task_1")
+    manager.begin("a", "b")
+    # As of a call with two samples whose own request has been sent.
+    manager.logical_rid_to_child_rids["task"] = {"a", "b"}
+    manager.abort_request("task")
+    assert manager.aborted == ["a", "b"]

@@ -178,7 +178,7 @@ async def test_a_client_that_does_not_read_holds_up_nobody_but_itself() -> None:
 @pytest.mark.parametrize("headers", [(), UNUSUAL])
 @in_loop
 async def test_a_client_that_reads_not_even_the_end_is_cut_off(headers: tuple[bytes, ...]) -> None:
-    async with deployment(idle_timeout_s=0.5) as running, connected(running) as (_, writer):
+    async with deployment(idle_timeout_s=3.0) as running, connected(running) as (_, writer):
         # Whole events, one after the other: the client could be told why its stream ends, if it read.
         worker, gate = running["math-0"], asyncio.Semaphore(0)
         worker.pieces, worker.gate = ["x" * (1 << 15)] * 2000, gate

@@ -12,10 +12,11 @@ Make = Callable[[bytes], tuple[Announcer, list[str], list[str]]]
 
 
 @pytest.fixture
-def make() -> Iterator[Make]:
+def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     """An announcer, what it says, and the methods of the requests that come to the one router, which always answers
     the same.
     """
+    monkeypatch.setattr("prefillshare.serving.join.announcer._TIMEOUT_S", 60.0)
     servers = []
 
     def make(answer: bytes) -> tuple[Announcer, list[str], list[str]]:

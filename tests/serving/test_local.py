@@ -21,18 +21,24 @@ from prefillshare.serving.run.record import DeploymentRecord, read_left_over, re
 
 # A launcher that writes its record, and at SIGTERM says how long calls may take; `ignore` makes it deaf.
 LAUNCHER = """
-import os, signal, subprocess, sys, time
+import mmap, os, signal, subprocess, sys, tempfile, time
+from prefillshare.contract import STORE_FOLDER_START
 from prefillshare.serving.run.record import ProcessRecord, asked_drain_s, record_of, write_record
 
 name, url, role, how = sys.argv[1:]
 engine = subprocess.Popen(["sleep", "100"], start_new_session=True, stdout=subprocess.DEVNULL)
 process = ProcessRecord(name=f"{role}-0", role=role, module=None, pid=engine.pid, url=url, state="running")
 
+if how == "store":
+    with tempfile.NamedTemporaryFile(prefix=STORE_FOLDER_START) as pages:
+        pages.truncate(mmap.PAGESIZE)
+        store = mmap.mmap(pages.fileno(), 0)
+
 def end(number, frame):
     print("drain", asked_drain_s(), flush=True)
     engine.kill()
     engine.wait()
-    if how == "store":
+    if how in ("store", "hung"):
         sys.stdin.readline()
     os._exit(0)
 
@@ -170,3 +176,18 @@ def test_a_pid_that_somebody_else_has_now_is_left_alone(launchers: Launchers) ->
     [engine] = record.processes
     assert find_remains(replace(record, processes=(replace(engine, boot="another start"),))) == {}
     assert find_remains(record)
+
+
+def test_a_launcher_that_hangs_without_a_store_is_killed(launchers: Launchers, monkeypatch: pytest.MonkeyPatch) -> None:
+    has_ended = local._has_ended
+
+    def look(record: DeploymentRecord, timeout_s: float) -> bool:
+        while find_remains(record):
+            time.sleep(0.01)
+        return has_ended(record, 0.0)
+
+    monkeypatch.setattr(local, "_has_ended", look)
+    launchers.start("hung", how="hung")
+    said: list[str] = []
+    stop_deployment(choose_deployment("hung"), 0, said.append)
+    assert said[1:2] == ["it has not ended in time and is killed"]

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -182,14 +181,13 @@ def test_a_program_that_does_not_exist_is_said(tmp_path: Path) -> None:
         start_engine(command, tmp_path / "engine.log")
 
 
-def _note_group(monkeypatch: pytest.MonkeyPatch, then: Callable[[], object] = lambda: None) -> list[int]:
-    """The pids of what is started from now on; `then` happens before there is a guardian."""
+def _note_group(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The pids of what is started from now on."""
     groups, really_start = [], process_module._start
 
     def start(*arguments: Any) -> "subprocess.Popen[bytes]":
         main = really_start(*arguments)
         groups.append(main.pid)
-        then()
         return main
 
     monkeypatch.setattr(process_module, "_start", start)
@@ -208,11 +206,20 @@ def test_without_a_guardian_nothing_is_left_running(tmp_path: Path, monkeypatch:
     assert group_members(group) == []
 
 
+@pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_between_a_process_and_its_guardian_leaves_nothing_running(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, times: int
 ) -> None:
-    groups = _note_group(monkeypatch, lambda: signal.raise_signal(number))
+    really_guard = process_module._guard
+
+    def guard(*arguments: Any) -> "subprocess.Popen[bytes]":
+        for _ in range(times):
+            signal.raise_signal(number)
+        return really_guard(*arguments)
+
+    groups = _note_group(monkeypatch)
+    monkeypatch.setattr(process_module, "_guard", guard)
     with stop_signals():
         with contextlib.suppress(StopRequested):
             _start(tmp_path)

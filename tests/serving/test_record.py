@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from prefillshare.serving.run import record as record_module
 from prefillshare.serving.run.record import (
     DeploymentRecord,
     ProcessRecord,
@@ -88,15 +89,14 @@ def test_a_machine_with_the_same_home_is_left_alone(state: Path, monkeypatch: py
     record = record_of("mine", "disaggregated", "http://127.0.0.1:1", ("math",), [ROUTER])
     write_record(record)
     write_admin_key(record.pid, "its key")
-    here = os.uname()
-    for name in ("other", f"x{here.nodename}"):
-        elsewhere = os.uname_result((here.sysname, name, here.release, here.version, here.machine))
-        monkeypatch.setattr(os, "uname", lambda elsewhere=elsewhere: elsewhere)
+    here = record_module._machine()
+    for elsewhere in ("@other", f"@x{here.removeprefix('@')}"):
+        monkeypatch.setattr(record_module, "_machine", lambda elsewhere=elsewhere: elsewhere)
         assert read_records() == read_left_over() == []
         assert read_admin_key(record.url) is None
         write_record(replace(record, name="theirs"))
         assert [found.name for found in read_records()] == ["theirs"]
         remove_record(record.pid)
-    monkeypatch.setattr(os, "uname", lambda: here)
+    monkeypatch.setattr(record_module, "_machine", lambda: here)
     assert read_records() == [record]
     assert read_admin_key(record.url) == "its key"

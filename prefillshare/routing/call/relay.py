@@ -44,7 +44,8 @@ async def relay(underway: Underway, prefill: Worker, decode: Worker, answer: Ans
     try:
         await _pass_on(underway, writer, decode, answer, settings.idle_timeout_s)
     except LegFailedError as error:
-        await end_with_error(underway.caller, writer, WorkerFailedError(f"the answer broke off: {error}"))
+        told = WorkerFailedError(f"the answer broke off: {error}")
+        await end_with_error(underway.caller, writer, told, patience_s=settings.idle_timeout_s)
         raise StreamBrokenError(str(error)) from error
     except TimeoutError:
         what = f"sent nothing for {settings.idle_timeout_s:g} s, or the call took too long"
@@ -112,16 +113,20 @@ async def _pass_on(underway: Underway, writer: StreamWriter, decode: Worker, ans
         await _Pump(underway, writer, decode, limit, idle_s).run(answer.content, answer.rest)
 
 
-async def end_with_error(caller: Caller, writer: StreamWriter, error: RoutingError) -> None:
+async def end_with_error(caller: Caller, writer: StreamWriter, error: RoutingError, *, patience_s: float = 0.0) -> None:
     """End a stream with an error event; in the middle of an event, cut the connection, so that nobody reads on.
 
-    So is that of a client that does not read: what is written would stay here for as long as the client does.
+    So is that of a client that reads none of it within `patience_s`: it would stay here for as long as the client does.
     """
     event = _error_event(caller, error)
-    if writer.last.endswith(b"\n\n") and writer.takes(event):
-        await writer.write(event)
-        await writer.write_last(b"")
-    else:
+    if not writer.last.endswith(b"\n\n") or not (patience_s or writer.takes(event)):
+        writer.cut_off()
+        return
+    try:
+        async with asyncio.timeout(patience_s or None):
+            await writer.write(event)
+            await writer.write_last(b"")
+    except TimeoutError:
         writer.cut_off()
 
 

@@ -128,7 +128,9 @@ class Peers:
             lost = error if isinstance(error, PeerLostError) else PeerLostError(f"{peer.name} is not heard of any more")
             if answer.stream is None:
                 raise lost from None
-            await end_with_error(caller, answer.stream, WorkerFailedError(f"the answer broke off: {lost}"))
+            told = WorkerFailedError(f"the answer broke off: {lost}")
+            patience_s = self._parts.settings.router.idle_timeout_s
+            await end_with_error(caller, answer.stream, told, patience_s=patience_s)
 
     async def _ask(self, caller: Caller, body: bytes, peer: Peer) -> tuple[Reply, bytes]:
         """Send the call to `peer`; return its answer, which whoever has it closes, and the first piece of it.

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
 from typing import Any, TypedDict
 
 import orjson
@@ -17,6 +17,8 @@ from prefillshare.routing.workers.worker import Worker
 from prefillshare.wire.errors import error_text
 
 _ABORT_TIMEOUT_S = 5.0
+_ABORTS_AT_ONCE = 4
+"""To one worker, for one leg."""
 
 
 class Reply(TypedDict):
@@ -127,21 +129,25 @@ class WorkerClient:
 
         Closing the connection does that too, but SGLang looks for closed connections only every few seconds.
         """
-        self._run(self._abort(leg))
+        rids = iter(leg.rids)
+        # Some at a time: a batch has thousands, and connections for all of them would be missed elsewhere.
+        for _ in range(min(len(leg.rids), _ABORTS_AT_ONCE)):
+            self._run(self._abort(leg.worker, rids))
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    async def _abort(self, leg: Leg) -> None:
-        try:
-            # One after the other: a batch has thousands, and connections for all of them would be missed elsewhere.
-            for rid in leg.rids:
+    async def _abort(self, worker: Worker, rids: Iterator[str]) -> None:
+        for rid in rids:
+            try:
                 async with asyncio.timeout(_ABORT_TIMEOUT_S):
-                    await self._fetch(leg.worker, "/abort_request", "POST", orjson.dumps({"rid": rid}))
-        except OSError:
-            return  # a worker that cannot be told has nothing running, or is about to be found dead
+                    await self._fetch(worker, "/abort_request", "POST", orjson.dumps({"rid": rid}))
+            except TimeoutError:
+                continue  # one that stands still may hear of the next
+            except OSError:
+                return  # a worker that cannot be told has nothing running, or is about to be found dead
 
     def _raise_own_shortage(self, worker: Worker, error: OSError) -> None:
         if is_own_shortage(error):

@@ -65,6 +65,8 @@ class JoinGround:
 
     def renew(self, before: PlannedWorker) -> PlannedWorker:
         """Return the worker with another key: under its old one, routers know that it has left."""
+        release(self._resting)  # what rested there has ended, and this one may need the ports
+        self._resting = ()
         return self._plan(before.worker)
 
     def exchange(self, gone: PlannedWorker, come: PlannedWorker) -> None:

@@ -20,7 +20,7 @@ from prefillshare.modules.heads import read_again
 from prefillshare.naming.alias import AnyAlias, as_table, read_aliases
 from prefillshare.naming.rules import ByRules
 from prefillshare.places import new_private_folder
-from prefillshare.serving.machine.ports import release
+from prefillshare.serving.machine.ports import all_or_none, release
 from prefillshare.serving.options import LaunchOptions, Listener
 from prefillshare.serving.plan.command import ProcessCommand
 from prefillshare.serving.plan.processes import PlannedWorker, plan_engine
@@ -68,7 +68,8 @@ class EngineGround:
         try:
             # What was launched may have gone from the disk, too.
             deployment = self._with_served(read_served(self._modules_file) or _as_launched(self.deployment))
-            gone, self.planned = self.planned, plan_engine(deployment, self._options)
+            with all_or_none():
+                gone, self.planned = self.planned, plan_engine(deployment, self._options)
         except PrefillShareError as error:
             raise LaunchError(f"what it served cannot be planned again: {error}") from None
         release(gone.place.held_ports)

@@ -9,7 +9,9 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+from prefillshare.contract import STORE_FOLDER_START
 from prefillshare.errors import ConfigError, LaunchError
 from prefillshare.serving.machine.leftovers import sweep_leftovers
 from prefillshare.serving.run.process import group_members
@@ -112,10 +114,18 @@ def _stop(record: DeploymentRecord, drain_s: float, say: Callable[[str], None]) 
 def _only_keeps_store(record: DeploymentRecord, say: Callable[[str], None]) -> bool:
     """Whether a launcher that was asked to stop has ended its processes: its store is what it is busy with."""
     now = next((found for found in read_records() if (found.pid, found.boot) == (record.pid, record.boot)), record)
-    if not now.processes or find_remains(now):
+    if not now.processes or find_remains(now) or not _has_store(record.pid):
         return False
     say("its processes have ended, and its store is still written to disk: waiting for that")
     return True
+
+
+def _has_store(pid: int) -> bool:
+    """Whether a process has the memory of a store, as one that writes it to disk does."""
+    try:
+        return f"/{STORE_FOLDER_START}" in Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
 
 
 def _has_ended(record: DeploymentRecord, timeout_s: float) -> bool:

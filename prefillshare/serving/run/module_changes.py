@@ -10,6 +10,7 @@ beside the supervisor, one change after the other.
 The router takes no more calls for a module that is to go before it asks for that.
 """
 
+import errno
 import json
 import logging
 import time
@@ -82,7 +83,8 @@ class ModuleChanger:
         except (WishRefusedError, ConfigError, ModuleError, LaunchError) as error:
             self._tell_failure(str(error), status=400)
         except OSError as error:  # a disk that is full, files that go while they are read
-            self._tell_failure(f"{error.filename or 'a file'}: {error.strerror or error}", status=400)
+            status = 507 if error.errno in (errno.ENOSPC, errno.EDQUOT) else 400
+            self._tell_failure(f"{error.filename or 'a file'}: {error.strerror or error}", status=status)
         except Exception as error:  # a change is nothing for which what serves may end
             log.exception("module %r could not be changed", self._wish["name"])
             self._tell_failure(

@@ -164,7 +164,7 @@ def _start_guarded(
         main = _start(command, scratch, log, inherited) if forks is None else _fork(command, scratch, log_path, forks)
     try:
         guardian = _guard(main.pid, [scratch, *private])
-    except OSError:  # no process more, or no memory for it: nobody would ever end the one that runs
+    except BaseException:  # no process more, or a second signal: nobody would ever end the one that runs
         _kill_group(main, time.monotonic() + _KILL_WAIT_S)
         raise
     return EngineProcess(main=main, guardian=guardian, log_path=log_path, scratch=scratch, log_start=log_start)
@@ -197,9 +197,9 @@ def _signals_held() -> Iterator[None]:
         if len(came) > 1:
             before[number](number, frame)
 
-    for number in before:
-        signal.signal(number, hold)
     try:
+        for number in before:
+            signal.signal(number, hold)
         yield
     finally:
         for number, handler in before.items():

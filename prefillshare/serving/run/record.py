@@ -6,6 +6,7 @@ home: each looks at the files of its own launchers, for of other machines' proce
 """
 
 import contextlib
+import functools
 import glob
 import json
 import os
@@ -198,6 +199,7 @@ def _directory() -> Path:
     return state_directory() / "run"
 
 
+@functools.cache
 def _machine() -> str:
     """The end of the names of this machine's files."""
     return f"@{os.uname().nodename}"

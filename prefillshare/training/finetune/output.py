@@ -132,6 +132,9 @@ def _lock(output: Path) -> int:
     except BlockingIOError:
         os.close(descriptor)
         raise TrainingError(f"another run writes to {output}: wait for its end, or choose another output") from None
+    except OSError as error:
+        os.close(descriptor)
+        raise TrainingError(f"output {output} cannot be locked ({error.strerror}): choose another output") from None
     return descriptor
 
 

@@ -39,10 +39,15 @@ async def add(request: web.Request) -> web.Response:
         if taken := gateway.parts.names().is_taken(name):
             fix = "reload it, or choose another name" if taken == "a decode module" else "choose another name"
             raise ConflictError(f"name {name!r} is that of {taken}: {fix}")
-        told = await gateway.desk.ask("add", name, table)
-        gateway.parts.pool.declare(name)
-        _note(gateway, name, f"it was added, from {told['path']}")
-        return json_reply(told)
+        return json_reply(await asyncio.shield(asyncio.ensure_future(_bring(gateway, name, table))))
+
+
+async def _bring(gateway: Gateway, name: str, table: object) -> dict[str, Any]:
+    """Let the launcher start a module's workers; whoever waits for that may leave meanwhile."""
+    told = await gateway.desk.ask("add", name, table)
+    gateway.parts.pool.declare(name)
+    _note(gateway, name, f"it was added, from {told['path']}")
+    return told
 
 
 async def reload(request: web.Request) -> web.Response:
@@ -73,9 +78,7 @@ async def remove(request: web.Request) -> web.Response:
         pool = gateway.parts.pool
         if len(pool.modules()) == 1:
             raise ConflictError(f"module {name!r} is the only one of this deployment: add another one first")
-        told = await asyncio.shield(asyncio.ensure_future(_retire(gateway, name)))
-        _note(gateway, name, "it was removed, and its calls have ended")
-        return json_reply(told)
+        return json_reply(await asyncio.shield(asyncio.ensure_future(_retire(gateway, name))))
 
 
 async def _retire(gateway: Gateway, name: str) -> dict[str, Any]:
@@ -83,10 +86,12 @@ async def _retire(gateway: Gateway, name: str) -> dict[str, Any]:
     pool = gateway.parts.pool
     pool.retire(name)
     try:
-        return await gateway.desk.ask("remove", name)
+        told = await gateway.desk.ask("remove", name)
     except RoutingError:
         pool.declare(name)
         raise
+    _note(gateway, name, "it was removed, and its calls have ended")
+    return told
 
 
 async def list_aliases(request: web.Request) -> web.Response:
