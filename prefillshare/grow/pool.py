@@ -8,7 +8,6 @@ What a killed run or a power failure left of a write stands at the end, fails it
 run; damage before the end is refused.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -22,6 +21,7 @@ from typing import Any
 from torch import Tensor
 
 from prefillshare.errors import TrainingError
+from prefillshare.training.finetune.output import lock_opened
 
 POOL_NAME = "pool.bin"
 _MAGIC = b"PSUNITS1"
@@ -106,13 +106,8 @@ def lock_family(directory: Path) -> Iterator[None]:
     Raises: TrainingError when another run is there.
     """
     descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise TrainingError(
-            f"another run grows the family in {directory}: wait for its end, since a task builds on all before it"
-        ) from None
+    busy = f"another run grows the family in {directory}: wait for its end, since a task builds on all before it"
+    lock_opened(descriptor, directory, busy)
     try:
         yield
     finally:

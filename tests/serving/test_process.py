@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +18,7 @@ from prefillshare.errors import ConfigError, LaunchError
 from prefillshare.serving.machine.logs import bound_log, new_log_path, older_log, open_log
 from prefillshare.serving.plan.command import ProcessCommand
 from prefillshare.serving.run import process as process_module
-from prefillshare.serving.run.engine_load import count_running
+from prefillshare.serving.run.engine_load import count_calls, count_running
 from prefillshare.serving.run.forks import ForkedEngine, ForkServer
 from prefillshare.serving.run.process import EngineProcess, group_members, start_engine
 from prefillshare.serving.stopping import StopRequested, stop_signals
@@ -127,11 +128,14 @@ def test_stop_waits_for_running_requests_but_not_for_ever(tmp_path: Path) -> Non
     assert time.monotonic() - start >= 0.5
 
 
-def test_who_does_not_answer_in_time_is_busy_and_who_is_gone_is_not() -> None:
+@pytest.mark.parametrize("count", [count_running, count_calls])
+def test_who_does_not_answer_in_time_is_busy_and_who_is_gone_is_not(
+    count: Callable[[str, str | None], int | None],
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
-        assert count_running(url, None) is None
-    assert count_running(url, None) == 0
+        assert count(url, None) is None
+    assert count(url, None) == 0
 
 
 def test_the_engine_dies_with_its_owner_even_when_that_is_killed(tmp_path: Path) -> None:

@@ -10,17 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import httpx
-
-from prefillshare import direct
 from prefillshare.errors import LaunchError
 from prefillshare.modules.deployment import ResolvedDeployment
 from prefillshare.naming.changes import Change, apply_changes
 from prefillshare.places import new_private_folder
 from prefillshare.serving.machine.leftovers import sweep_leftovers
 from prefillshare.serving.machine.ports import check_address
-from prefillshare.serving.options import LaunchOptions, Listener, auth_header
+from prefillshare.serving.options import LaunchOptions, Listener
 from prefillshare.serving.plan.processes import PlannedWorker, plan_workers
+from prefillshare.serving.run.engine_load import count_calls
 from prefillshare.serving.run.first_answers import answer_through_router
 from prefillshare.serving.run.forks import ForkServer
 from prefillshare.serving.run.launch_ground import LaunchGround
@@ -101,14 +99,8 @@ class RunningCluster:
         return [member.record() for member in self.supervisor.members]
 
     def num_running(self) -> int | None:
-        """Return how many calls the router works on; 0 when there is none to ask, None when it is too busy to say."""
-        try:
-            reply = direct.get(f"{self.url}/router/state", headers=auth_header(self.api_key), timeout=2)
-            return int(reply.json()["running"]) if reply.status_code == 200 else 0
-        except httpx.TimeoutException:
-            return None
-        except (httpx.HTTPError, ValueError, KeyError, TypeError):
-            return 0
+        """Return how many calls the router works on, as :func:`count_calls` says it."""
+        return count_calls(self.url, self.api_key)
 
     def step(self) -> None:
         """Look after every process once.

@@ -127,15 +127,21 @@ def _lock(output: Path) -> int:
         descriptor = os.open(output, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise TrainingError(f"output {output} cannot be written to ({error.strerror}): choose another output") from None
+    lock_opened(descriptor, output, f"another run writes to {output}: wait for its end, or choose another output")
+    return descriptor
+
+
+def lock_opened(descriptor: int, directory: Path, busy: str) -> None:
+    """Keep other runs out of a directory until its `descriptor` is closed, which it is at once where that fails.
+
+    Raises: TrainingError that says `busy` when another run has it.
+    """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise TrainingError(f"another run writes to {output}: wait for its end, or choose another output") from None
     except OSError as error:
         os.close(descriptor)
-        raise TrainingError(f"output {output} cannot be locked ({error.strerror}): choose another output") from None
-    return descriptor
+        reason = f"{directory} cannot be locked ({error.strerror}): choose another place"
+        raise TrainingError(busy if isinstance(error, BlockingIOError) else reason) from None
 
 
 def _remove_empty(directory: Path) -> None:

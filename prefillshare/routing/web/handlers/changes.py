@@ -39,7 +39,7 @@ async def add(request: web.Request) -> web.Response:
         if taken := gateway.parts.names().is_taken(name):
             fix = "reload it, or choose another name" if taken == "a decode module" else "choose another name"
             raise ConflictError(f"name {name!r} is that of {taken}: {fix}")
-        return json_reply(await asyncio.shield(asyncio.ensure_future(_bring(gateway, name, table))))
+        return json_reply(await asyncio.shield(_bring(gateway, name, table)))
 
 
 async def _bring(gateway: Gateway, name: str, table: object) -> dict[str, Any]:
@@ -78,7 +78,7 @@ async def remove(request: web.Request) -> web.Response:
         pool = gateway.parts.pool
         if len(pool.modules()) == 1:
             raise ConflictError(f"module {name!r} is the only one of this deployment: add another one first")
-        return json_reply(await asyncio.shield(asyncio.ensure_future(_retire(gateway, name))))
+        return json_reply(await asyncio.shield(_retire(gateway, name)))
 
 
 async def _retire(gateway: Gateway, name: str) -> dict[str, Any]:
