@@ -74,8 +74,8 @@ class SharedPrefillRadixCache(RadixCache):
     """Tokens that were computed ahead, and that a call has hit since."""
     _writer: str | None = None
     """Decode module whose request is being inserted."""
-    _is_eager = False
-    """Whether nobody asked for what is being inserted."""
+    _num_eager = 0
+    """Tokens at the end of what is being inserted that were computed now, and that nobody asked for."""
     underway: PrefillsUnderway
     """What running prefills will bring."""
     open_pages: OpenPages | None = None
@@ -197,7 +197,8 @@ class SharedPrefillRadixCache(RadixCache):
         what SGLang counts as cached tokens. A retracted request matches again, which counts neither there nor here. The
         prefix that a decode worker holds was counted by the prefill worker.
         """
-        self._writer, self._is_eager = req.prefillshare.origin, req.prefillshare.is_eager
+        self._writer = req.prefillshare.origin
+        self._num_eager = req.extend_range.length if req.prefillshare.is_eager else 0
         self.underway.end(req)
         if req.prefillshare.are_hits_counted or req.last_node is None or is_decode_worker():
             return
@@ -205,14 +206,12 @@ class SharedPrefillRadixCache(RadixCache):
         hits, node = Hits(req), req.last_node
         while node is not self.root_node:
             node.origin = hits.count(node.origin, len(node.key))
-            if node.is_eager:
-                # Counted once: whether it paid to compute it ahead is known with the first hit.
-                node.is_eager = False
-                self.eager_hit_tokens += len(node.key)
+            # Counted once: whether it paid to compute them ahead is known with the first hit.
+            self.eager_hit_tokens += node.num_eager
+            node.num_eager = 0
             node = node.parent
         continued = req.prefillshare.continued
         hits.count(continued.origin, continued.num_tokens)
-        self.eager_hit_tokens += continued.num_tokens if continued.is_eager else 0
         hits.report(req)
         if req.prefillshare.is_unshared and not is_behind_router():  # which knows what prefill workers have
             note(req, avoidable_tokens=self._count_avoidable(req, hits.num_own + hits.num_cross))
@@ -243,12 +242,18 @@ class SharedPrefillRadixCache(RadixCache):
         return num_known, last
 
     def _sign(self, node: Any) -> None:
-        """Say of a new node whose request put it there."""
-        node.origin, node.is_eager = self._writer, self._is_eager
+        """Say of a new node whose request put it there.
+
+        It may begin before what was computed now: a page whose start a prompt had computed is full only now.
+        """
+        node.origin, node.num_eager = self._writer, min(self._num_eager, len(node.key))
 
     def _split_node(self, key: RadixKey, child: Any, split_len: int) -> Any:
         upper = super()._split_node(key, child, split_len)
-        upper.origin, upper.is_eager = child.origin, child.is_eager
+        upper.origin = child.origin
+        num_eager = child.num_eager
+        child.num_eager = min(num_eager, len(child.key))
+        upper.num_eager = num_eager - child.num_eager
         if self.leases is not None:
             self.leases.split(upper, child)
         return upper
@@ -277,7 +282,7 @@ class SharedPrefillRadixCache(RadixCache):
             return num_whole
         node = super().match_prefix(MatchPrefixParams(key=key)).last_device_node
         begun_rows = rows[num_whole : len(tokens)]
-        is_kept = self.open_pages.keep(node, begun, begun_rows, self._writer, self._is_eager)
+        is_kept = self.open_pages.keep(node, begun, begun_rows, self._writer)
         return num_whole + self.page_size if is_kept else num_whole
 
     def _delete_leaf(self, node: Any) -> None:

@@ -49,7 +49,6 @@ class OpenPage:
     rows: torch.Tensor
     """One for each token: the first rows of the page."""
     origin: str | None
-    is_eager: bool
     last_access_time: float = field(default_factory=time.monotonic)
 
 
@@ -57,7 +56,6 @@ class OpenPage:
 class _Source:
     rows: torch.Tensor
     origin: str | None
-    is_eager: bool
     page: OpenPage | None
     """None for a full page of the tree."""
 
@@ -77,9 +75,7 @@ class OpenPages:
     def __iter__(self) -> Iterator[OpenPage]:
         return iter(self._pages)
 
-    def keep(
-        self, node: TreeNode, tokens: Sequence[int], rows: torch.Tensor, origin: str | None, is_eager: bool
-    ) -> bool:
+    def keep(self, node: TreeNode, tokens: Sequence[int], rows: torch.Tensor, origin: str | None) -> bool:
         """Take a page over from a request that ends; False where it brings nothing new and stays the request's."""
         begun = tuple(tokens)
         if node is self._cache.root_node or not begun or self._is_known(node, begun):
@@ -91,7 +87,7 @@ class OpenPages:
             self.drop(page)
         # A copy: the pool's row of the request will be another one's.
         kept = rows.to(dtype=torch.int64, copy=True)
-        page = OpenPage(node=node, tokens=begun, rows=kept, origin=origin, is_eager=is_eager)
+        page = OpenPage(node=node, tokens=begun, rows=kept, origin=origin)
         setattr(node, ATTRIBUTE, [*getattr(node, ATTRIBUTE, []), page])
         self._pages[page] = None
         self._cache.evictable_size_ += self._page_size
@@ -114,7 +110,7 @@ class OpenPages:
             return Continued()
         req.prefix_indices = torch.cat([req.prefix_indices, rows.to(req.prefix_indices.dtype)])
         req.set_extend_range(start + len(rows), req.extend_range.end)
-        return Continued(num_tokens=len(rows), origin=source.origin, is_eager=source.is_eager)
+        return Continued(num_tokens=len(rows), origin=source.origin)
 
     def evict(self, num_tokens: int, *, older_than: float = math.inf) -> int:
         """Give up pages that were last used before then, the oldest first; the number of tokens that are free then."""
@@ -149,11 +145,11 @@ class OpenPages:
         for page in getattr(node, ATTRIBUTE, []):
             num_common = _num_common(page.tokens, wanted)
             if num_common > (len(best.rows) if best is not None else 0):
-                best = _Source(rows=page.rows[:num_common], origin=page.origin, is_eager=page.is_eager, page=page)
+                best = _Source(rows=page.rows[:num_common], origin=page.origin, page=page)
         for child in self._children_beginning_with(node, wanted[0]):
             num_common = _num_common(child.key.token_ids[: self._page_size], wanted)
             if num_common > (len(best.rows) if best is not None else 0):
-                best = _Source(rows=child.value[:num_common], origin=child.origin, is_eager=False, page=None)
+                best = _Source(rows=child.value[:num_common], origin=child.origin, page=None)
         return best
 
     def _children_beginning_with(self, node: TreeNode, token: int) -> Iterator[Any]:

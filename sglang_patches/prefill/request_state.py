@@ -33,8 +33,6 @@ class Continued:
     num_tokens: int = 0
     origin: str | None = None
     """For whom they were computed."""
-    is_eager: bool = False
-    """Whether they were computed ahead and nobody has hit them before."""
 
 
 @dataclass(kw_only=True, slots=True)

@@ -143,7 +143,7 @@ class SharedHiRadixCache(SharedPrefillRadixCache, HiRadixCache):
         num_known: int = super()._insert_helper_host(node, key, host_value, hash_value)
         last = self._end_of(node, key)
         if not _is_signed(last):
-            last.origin, last.is_eager = STORED, False
+            last.origin, last.num_eager = STORED, 0
         return num_known
 
     def _end_of(self, node: TreeNode, key: RadixKey) -> TreeNode:

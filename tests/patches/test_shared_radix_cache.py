@@ -6,7 +6,8 @@ computed into it: the tokens up to its position and whose weights made it. After
 - a row that a request matched holds base-made KV of exactly its own tokens, before its boundary (I2, I5);
 - every slot in the tree is base-made, and no slot has two owners or none (no leak, no double free);
 - so does a row of a page that was begun and not full, which a request goes on in or gets a copy of;
-- a request's own and cross-module hits are those of its first match, by the module that put each slot into the tree.
+- a request's own and cross-module hits are those of its first match, by the module that put each slot into the tree;
+- of the slots that were computed ahead, those are counted as hit that the first match of a call brought, each once.
 """
 
 from array import array
@@ -63,6 +64,7 @@ class Scheduler(RuleBasedStateMachine):
         self.all_slots = set(range(page_size, (NUM_PAGES + 1) * page_size))
         self.content = {}
         self.origins = {}
+        self.ahead, self.num_ahead_hit = set(), 0
         self.free_rows = list(range(1, NUM_ROWS + 1))
         self.running, self.waiting = [], []
 
@@ -120,6 +122,11 @@ class Scheduler(RuleBasedStateMachine):
         """Slots that are new in the tree are `req`'s; what its first match brought is counted by whose it was."""
         in_tree = self.cache.all_values_flatten().tolist() if self.cache.root_node.children else []
         self.origins = {slot: self.origins.get(slot, req.prefillshare.decode_module) for slot in in_tree}
+        if not req.prefillshare.is_eager:
+            hit = self.ahead.intersection(req.matched)
+            self.ahead, self.num_ahead_hit = self.ahead - hit, self.num_ahead_hit + len(hit)
+            req.matched = []
+        self.ahead.intersection_update(in_tree)
         assert read_note(req.customized_info) == req.hits
 
     def release(self, req, is_insert):
@@ -148,6 +155,27 @@ class Scheduler(RuleBasedStateMachine):
             )
         )
 
+    @precondition(lambda self: self.free_rows)
+    @rule(prompt=prompts, salt=st.sampled_from(SALTS))
+    def compute_ahead(self, prompt, salt):
+        """A part of a prompt that nobody has asked for: whole pages, in one step."""
+        num_tokens = len(prompt) // self.allocator.page_size * self.allocator.page_size
+        if not num_tokens:
+            return
+        self.submit(lora_id=None, prompt=prompt[:num_tokens], salt=salt)
+        req = self.waiting.pop()
+        self.waiting.insert(0, req)
+        req.prefillshare.slice_tokens, req.prefillshare.are_hits_counted = num_tokens, True
+        req.hits = read_note(None)
+        self.admit(may_copy=True)
+        start = req.kv_committed_len
+        is_computed = self.compute(req, num_tokens)
+        req.extend_range = SimpleNamespace(end=num_tokens, length=num_tokens - start)
+        self.release(req, is_insert=is_computed)
+        if is_computed:
+            computed = self.rows.req_to_token[req.req_pool_idx, start:num_tokens].tolist()
+            self.ahead.update(set(computed).intersection(self.origins))
+
     @precondition(lambda self: self.waiting and self.free_rows)
     @rule(may_copy=st.booleans())
     def admit(self, may_copy):
@@ -161,6 +189,7 @@ class Scheduler(RuleBasedStateMachine):
             is_own = [self.origins[slot] == req.prefillshare.decode_module for slot in found.device_indices.tolist()]
             is_own += [continued.origin == req.prefillshare.decode_module] * continued.num_tokens
             req.hits = {"own_hit_tokens": sum(is_own), "cross_hit_tokens": len(is_own) - sum(is_own)}
+            req.matched = found.device_indices.tolist()
         req.req_pool_idx = self.free_rows.pop()
         self.cache.inc_lock_ref(req.last_node)
         req.kv_committed_len = len(req.prefix_indices)
@@ -214,6 +243,7 @@ class Scheduler(RuleBasedStateMachine):
         self.cache.evict(EvictParams(num_tokens=num_tokens))
         in_tree = set(self.cache.all_values_flatten().tolist() if self.cache.root_node.children else [])
         self.origins = {slot: module for slot, module in self.origins.items() if slot in in_tree}
+        self.ahead.intersection_update(in_tree)
 
     # --- what must hold -------------------------------------------------------------------------------------------
 
@@ -242,6 +272,10 @@ class Scheduler(RuleBasedStateMachine):
         num_open = len(self.cache.open_pages or ())
         in_tree = self.cache.total_size()
         assert self.cache.evictable_size_ + self.cache.protected_size_ == in_tree + num_open * self.allocator.page_size
+
+    @invariant()
+    def hits_of_what_was_computed_ahead_are_counted(self):
+        assert self.cache.eager_hit_tokens == self.num_ahead_hit
 
     @invariant()
     def what_tenants_hold_is_counted_as_a_walk_finds_it(self):
@@ -316,6 +350,15 @@ def test_the_next_call_goes_on_in_a_page_that_is_not_full():
     # Its own page is full by now, and in the tree: another one that begins alike gets a copy of the start.
     assert ask(machine, "tool", [1, 2, 1, 2, 1, 1, 1, 2, 2]) == 3
     assert ask(machine, "tool", [1, 2, 1, 2, 1, 1, 1, 2, 1], may_copy=False) == 0
+
+
+def test_the_start_of_a_page_that_a_prompt_had_computed_is_no_hit_of_what_was_computed_ahead():
+    machine = pages_of_four()
+    ask(machine, "math", [1, 2, 1, 2, 1, 1, 2])
+    machine.compute_ahead(prompt=[1, 2, 1, 2, 1, 1, 2, 1, 2], salt=None)
+    assert len(machine.ahead) == 2
+    ask(machine, "tool", [1, 2, 1, 2, 1, 1, 2, 1, 2, 2])
+    assert machine.cache.eager_hit_tokens == 2
 
 
 def test_no_row_from_the_boundary_on_is_given():

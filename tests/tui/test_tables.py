@@ -2,9 +2,11 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import get_args
 
 import pytest
 
+from prefillshare.observe.document import EventKind
 from prefillshare_tui import words
 from prefillshare_tui.history import SPANS_S, History
 from prefillshare_tui.overview import hits_lines, latency_lines, load_lines, memory_lines
@@ -14,6 +16,7 @@ from prefillshare_tui.snapshot import (
     Divergence,
     Eager,
     EagerJobs,
+    Event,
     Kv,
     Push,
     Session,
@@ -22,7 +25,7 @@ from prefillshare_tui.snapshot import (
     Worker,
 )
 from prefillshare_tui.tables.base import arrange, fit
-from prefillshare_tui.tables.events import EVENTS
+from prefillshare_tui.tables.events import EVENTS, EventRow
 from prefillshare_tui.tables.modules import MODULES
 from prefillshare_tui.tables.sessions import SESSIONS, SessionRow
 from prefillshare_tui.tables.tenants import TENANTS
@@ -67,6 +70,23 @@ def test_every_cell_and_sentence_can_be_written(table, view: View) -> None:  # t
         assert [as_text(column.cell(row)) for column in table.columns]
         assert all(as_text(text) for text in table.detail(row, view))
     assert len({table.key(row) for row in rows}) == len(rows)
+
+
+@pytest.mark.parametrize("seconds", [14 * 60 + 31, 23 * 3600 + 59 * 60, 99 * 86400 + 23 * 3600])
+def test_times_are_not_cut(seconds: int) -> None:
+    for table, title, old in (
+        (SESSIONS, "Idle", row(last_seen=NOW - seconds)),
+        (EVENTS, "Ago", EventRow(Event(id=1, time=NOW - seconds), NOW)),
+    ):
+        column = next(column for column in table.columns if column.title == title)
+        assert as_text(column.cell(old)).strip() == words.span(seconds)
+        assert len(words.span(seconds)) <= column.width
+
+
+@pytest.mark.parametrize("kind", get_args(EventKind))
+def test_kinds_of_events_are_not_cut(kind: str) -> None:
+    column = next(column for column in EVENTS.columns if column.title == "Kind")
+    assert len(as_text(column.cell(EventRow(Event(id=1, kind=kind), NOW)))) <= column.width
 
 
 def test_a_worker_says_what_it_computed_ahead_where_it_does() -> None:

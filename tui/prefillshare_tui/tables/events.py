@@ -60,7 +60,7 @@ EVENTS: Table[EventRow] = Table(
     columns=(
         Column(
             title="Ago",
-            width=8,
+            width=9,
             cell=lambda row: line((words.span(row.age_s), "dim")),
             sort_key=lambda row: row.age_s,
         ),

@@ -165,7 +165,7 @@ SESSIONS: Table[SessionRow] = Table(
         ),
         Column(
             title="Idle",
-            width=8,
+            width=9,
             cell=lambda row: line(words.span(row.idle_s)),
             sort_key=lambda row: row.idle_s,
             priority=2,
