@@ -80,7 +80,7 @@ class StoreLink:
                 return
             with self._looking:  # there is a store, so that nobody opens another one, which takes long
                 if self._store is store:
-                    self._give_up(store, _NOT_FORGOTTEN)
+                    self._give_up(store, store.find_loss() or _NOT_FORGOTTEN)
 
     def stats(self) -> StoreStats:
         """What the store holds, what this process did with it since its start, and why there is none."""
