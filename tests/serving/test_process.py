@@ -268,7 +268,10 @@ def test_only_the_last_logs_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert path.name.startswith("my-agents-")
 
 
-WRITERS = ("", "from pathlib import Path; from sglang_patches.forkserver import _write_output_to; _write_output_to({log!r}); ")
+WRITERS = (
+    "",
+    "from pathlib import Path; from sglang_patches.forkserver import _write_output_to; _write_output_to({log!r}); ",
+)
 """A process that is given a log, and one that a fork server has made."""
 
 
