@@ -71,8 +71,10 @@ class StoreLink:
         return store.write(keys, pages, prefix=prefix) if (store := self._view()) is not None else 0
 
     def forget_all(self) -> None:
-        """Forget all pages of this identity, for everybody who uses the store; where that cannot be done now, nothing of
-        it is found here until it is done."""
+        """Forget all pages of this identity, for everybody who uses the store.
+
+        Where that cannot be done now, nothing of it is found here until it is done.
+        """
         with self._changing:
             store = self._view()
             self._has_to_forget = store is None or store.forget_all() is None

@@ -1,5 +1,5 @@
-"""A decode worker gets to know its prefill workers beside its steps: one that accepts and then stalls holds up the calls
-that name it, and nobody else's.
+"""A decode worker gets to know its prefill workers beside its steps: one that accepts and then stalls holds up the
+calls that name it, and nobody else's.
 
 The scheduler's thread begins a greeting and looks what became of it; a thread asks, and may be held up for as long as
 it likes. What a greeting finds is noted by whoever makes it, so that the end of it is all that is looked for here.

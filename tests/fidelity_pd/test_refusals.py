@@ -100,10 +100,8 @@ def test_a_prefill_worker_that_stalls_holds_up_its_own_calls_only(pair):
             assert not waiting.done()
         reply = waiting.result()
     assert reply.status_code == 500
-    assert (
-        reply.json()["error"]["message"]
-        == f"the prefill worker at 127.0.0.1:{port} does not answer: see whether it runs"
-    )
+    reason = f"the prefill worker at 127.0.0.1:{port} does not answer: see whether it runs"
+    assert reply.json()["error"]["message"] == reason
 
 
 @contextlib.contextmanager
@@ -126,10 +124,12 @@ def dripping() -> Iterator[tuple[int, threading.Event]]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         accepting = threading.Thread(target=accept, args=(server,))
         accepting.start()
-        yield server.getsockname()[1], is_asked
-        is_over.set()
-        server.shutdown(socket.SHUT_RDWR)
-        accepting.join()
+        try:
+            yield server.getsockname()[1], is_asked
+        finally:
+            is_over.set()
+            server.shutdown(socket.SHUT_RDWR)
+            accepting.join()
 
 
 @pytest.fixture
