@@ -39,8 +39,8 @@ class RayThread:
     def run(self, doing: str, call: Callable[[], Answer], *, timeout_s: float = CALL_S) -> Answer:
         """Return what `call` returns, or raise what it raises; `doing` says what was wanted.
 
-        Raises: ServerError when that takes longer than `timeout_s` seconds, or there is no thread for it. A call that has
-        not begun by then never does.
+        Raises: ServerError when that takes longer than `timeout_s` seconds, or no thread can be had for it. A call that
+        has not begun by then never does.
         """
         self._begin()
         answer: Future[Answer] = Future()
