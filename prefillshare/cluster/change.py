@@ -44,20 +44,25 @@ class Changer:
     def apply(self, sizes: Mapping[Group, int] | None = None) -> Roster:
         """Start what is missing, wait until it serves, replace members of another revision, end those over.
 
-        `sizes` are the wanted numbers of members; without them, those of the file.
+        `sizes` are the wanted numbers of members, and whoever is not in it stays; without them, those of the file, and
+        members of modules that it has no more end, too.
         Effects: on failure, ends again what it has started.
         Raises: LaunchError with the reason of a member that cannot start, ConfigError where the prefill module differs.
         """
-        sizes = sizes or wanted_sizes(self.plan)
         roster = read_roster(self.name)
+        gone = [] if sizes else roster.others(wanted_sizes(self.plan))
+        sizes = sizes or wanted_sizes(self.plan)
         self._warn_of_old_routers(roster)
+        # Nobody else may do what those do that go: successors then begin as what their names say.
+        keeps_moved = not any(self._find_moved(member) for member in gone)
         self._add([member for group, size in sizes.items() for member in self._missing(roster, group, size)])
         for group in sizes:
             if group.role != "router":
-                self._replace_old(group)
+                self._replace_old(group, keeps_moved=keeps_moved)
         for group, size in sizes.items():
             surplus = read_roster(self.name).surplus(group, size)
             self.remove([member.name for member in surplus])
+        self._remove_gone(gone)
         return read_roster(self.name)
 
     def _missing(self, roster: Roster, group: Group, size: int) -> list[Member]:
@@ -67,14 +72,24 @@ class Changer:
         count = max(0, size - len(known) + len(over))
         return next_members(self.plan, group, [member.number for member in known], count)
 
-    def _replace_old(self, group: Group) -> None:
+    def _remove_gone(self, gone: Sequence[MemberStatus]) -> None:
+        if not gone:
+            return
+        names = [member.name for member in gone]
+        self.say(
+            f"the file has no module of {', '.join(names)} any more: routers refuse its calls from now on, and name it "
+            "until the deployment is stopped and launched"
+        )
+        self.remove(names)
+
+    def _replace_old(self, group: Group, *, keeps_moved: bool) -> None:
         """Replace one member after the other: its successor serves, in its role, before it takes no more calls."""
         wanted = revision_of(self.plan, group)
         for old in read_roster(self.name).of(group):
             if old.revision in (wanted, ""):
                 continue  # that of one without an answer is not known; it starts with what it was made from
             taken = [member.number for member in read_roster(self.name).of(group)]
-            [new] = next_members(self.plan, group, taken, 1, begins_as=self._find_moved(old))
+            [new] = next_members(self.plan, group, taken, 1, begins_as=self._find_moved(old) if keeps_moved else None)
             self.say(f"{new.name} takes the place of {old.name}")
             self._add([new])
             self.remove([old.name])
