@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from prefillshare.cluster.node import find_address
 from prefillshare.cluster import roster as roster_module
+from prefillshare.cluster.node import find_address
 from prefillshare.cluster.plan import (
     Group,
     Member,
