@@ -6,19 +6,27 @@ Each step leaves a deployment that serves, and can be taken up again by anybody:
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from urllib.parse import quote
+
+import httpx
 
 from prefillshare.cluster import connection
 from prefillshare.cluster.members import ask, list_deployments
 from prefillshare.cluster.plan import Group, Member, Plan, next_members, revision_of, wanted_sizes
 from prefillshare.cluster.roster import Roster, read_roster
+from prefillshare.cluster.secrets import read_admin_key
 from prefillshare.cluster.status import MemberStatus
 from prefillshare.cluster.waiting import NewMembers
+from prefillshare.direct import direct_client
 from prefillshare.errors import ConfigError, ServerError
+from prefillshare.serving.options import auth_header
+from prefillshare.wire.errors import error_text
 
 DRAIN_S = 30.0
 _LEAVE_EXTRA_S = 20.0
 """Longer than a member drains, before its actor is ended without it."""
 _POLL_S = 0.5
+_ROUTER_S = 5.0
 
 Say = Callable[[str], None]
 
@@ -76,11 +84,14 @@ class Changer:
         if not gone:
             return
         names = [member.name for member in gone]
-        self.say(
-            f"the file has no module of {', '.join(names)} any more: routers refuse its calls from now on, and name it "
-            "until the deployment is stopped and launched"
-        )
+        self.say(f"the file has no module of {', '.join(names)} any more: calls for it are refused from now on")
         self.remove(names)
+        modules = {name.removeprefix("decode-").rpartition("-")[0] for name in names}
+        key = read_admin_key(self.plan.cluster, self.name)
+        for router in read_roster(self.name).routers():
+            for module in sorted(modules):
+                if (reason := _forget_module(router.url, key, module)) is not None:
+                    self.say(f"{router.name} goes on to name {module}: {reason}")
 
     def _replace_old(self, group: Group, *, keeps_moved: bool) -> None:
         """Replace one member after the other: its successor serves, in its role, before it takes no more calls."""
@@ -127,6 +138,16 @@ class Changer:
         if not names:
             return
         _end_members(self.name, names, drain_s, self.say)
+
+
+def _forget_module(router: str, key: str, module: str) -> str | None:
+    """Let a router name a module no more whose workers have left; return why it does."""
+    try:
+        with direct_client(base_url=router, headers=auth_header(key), timeout=_ROUTER_S) as client:
+            reply = client.delete(f"/modules/{quote(module, safe='')}")
+    except httpx.HTTPError as error:
+        return f"it does not answer ({type(error).__name__})"
+    return None if reply.status_code in (httpx.codes.OK, httpx.codes.NOT_FOUND) else error_text(reply.content)
 
 
 def check_prefill(plan: Plan, running: Plan) -> None:

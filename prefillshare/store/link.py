@@ -151,12 +151,13 @@ class StoreLink:
                 store.close()
                 self._turn_off(_NOT_FORGOTTEN)
                 return
-            self._has_to_forget, self._store = False, store
+            was_off = self._why_off is not None
+            self._why_off, self._pause_s, self._due = None, _FIRST_PAUSE_S, self._clock() + _LOOK_EVERY_S
+            self._has_to_forget, self._store = False, store  # last: who sees a store is told nothing against it
         if self._is_closed:
             self.close()
-        if self._why_off is not None:
+        if was_off:
             logger.warning("prefillshare: the store is open again")
-        self._why_off, self._pause_s, self._due = None, _FIRST_PAUSE_S, self._clock() + _LOOK_EVERY_S
 
     def _turn_off(self, reason: str) -> None:
         self._why_off = reason

@@ -291,6 +291,8 @@ def test_a_module_that_the_file_has_no_more_is_ended_when_all_others_serve(on_ra
     assert all(after[name] == before[name] for name in ("router-0", "prefill-0"))
     assert "the file has no module of decode-math-0 any more" in said
     assert "decode-math-0 has left" in said
+    listed = httpx.get(f"http://127.0.0.1:{on_ray.port}/v1/models", timeout=60).json()["data"]
+    assert {"sums", "math"} & {card["id"] for card in listed} == {"sums"}
     assert [on_ray.ask(prompt, module="sums") for prompt in PROMPTS] == expected["math"]
     on_ray.check_processes(2)
     # `scale` is asked for some numbers, and leaves the rest as it is.
