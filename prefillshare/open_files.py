@@ -1,8 +1,14 @@
-"""How many files and connections a process may have open, raised to what the system lets it raise."""
+"""How many files and connections a process may have open, raised to what the system lets it raise; and logs, which tell
+whether somebody still writes to them.
+"""
 
+import contextlib
+import fcntl
+import os
 import resource
 import select
-from typing import Protocol
+from pathlib import Path
+from typing import BinaryIO, Protocol
 
 FILES_PER_CALL = 3
 """Open files of a call at the router: the client's connection, and one to either worker."""
@@ -56,3 +62,36 @@ def is_readable(source: int | HasDescriptor, timeout_s: float) -> bool:
     waiter = select.poll()
     waiter.register(source, select.POLLIN)
     return bool(waiter.poll(1000 * timeout_s))
+
+
+def open_log(path: Path, *, is_new: bool = True) -> BinaryIO:
+    """Open a log for appending, readable by this user only; `is_new` empties it.
+
+    Effects: `is_log_in_use` is true until the last process that has it from here, by whatever inheritance, has ended or
+    closed it.
+    Raises: OSError.
+    """
+    # The engine writes its arguments into the log, the API key among them. Shared network folders lock for sharing what
+    # can be read.
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if is_new else 0)
+    descriptor = os.open(path, flags, 0o600)
+    with contextlib.suppress(OSError):  # a file system without locks: its logs count as left
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    return os.fdopen(descriptor, "ab")
+
+
+def is_log_in_use(path: Path) -> bool:
+    """Whether a process, of this machine or of another with the same folder, still writes to a log."""
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False

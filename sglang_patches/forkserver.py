@@ -25,11 +25,13 @@ import signal
 import socket
 import sys
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import setproctitle
 
 from prefillshare.contract import FORKED_VARIABLE
+from prefillshare.open_files import open_log
 
 ENGINE_MODULES = (
     "sglang.launch_server",
@@ -167,10 +169,9 @@ def _run_engine(argv: list[str]) -> int:
 
 
 def _write_output_to(path: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    for standard in (1, 2):
-        os.dup2(descriptor, standard)
-    os.close(descriptor)
+    with open_log(Path(path), is_new=False) as log:
+        for standard in (1, 2):
+            os.dup2(log.fileno(), standard)
 
 
 def _seed_again() -> None:

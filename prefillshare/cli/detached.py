@@ -36,7 +36,7 @@ class Detached:
 
     def leave(self, log_path: Path) -> None:
         """Let the command return with exit code 0; what this process says from here on goes to `log_path`."""
-        from prefillshare.serving.machine.logs import open_log
+        from prefillshare.open_files import open_log
 
         for stream in (sys.stdout, sys.stderr):
             stream.flush()

@@ -1,7 +1,7 @@
 """`prefillshare launch` on a cluster."""
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from prefillshare.cli.errors import EXIT_INTERRUPTED
@@ -56,6 +56,7 @@ def _apply(plan: "Plan", stop: StopWish) -> "Roster":
         check_prefill(plan, running)
         if running.port != plan.port:
             warn(f"its routers keep port {running.port}: stop and launch to move them to {plan.port}")
+        plan = replace(plan, number=running.number + 1)
     return Changer(plan=plan, say=say, timeout_s=START_TIMEOUT_S, check=stop.check).apply()
 
 

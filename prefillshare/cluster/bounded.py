@@ -39,8 +39,8 @@ class RayThread:
     def run(self, doing: str, call: Callable[[], Answer], *, timeout_s: float = CALL_S) -> Answer:
         """Return what `call` returns, or raise what it raises; `doing` says what was wanted.
 
-        Raises: ServerError when that takes longer than `timeout_s` seconds. A call that has not begun by then never
-        does.
+        Raises: ServerError when that takes longer than `timeout_s` seconds, or no thread can be had for it. A call that
+        has not begun by then never does.
         """
         self._begin()
         answer: Future[Answer] = Future()
@@ -57,10 +57,15 @@ class RayThread:
 
     def _begin(self) -> None:
         with self._lock:
-            if self._thread is None:
-                # A process ends although its call hangs.
-                self._thread = threading.Thread(target=self._answer_all, name="ray-calls", daemon=True)
-                self._thread.start()
+            if self._thread is not None:
+                return
+            # A process ends although its call hangs.
+            thread = threading.Thread(target=self._answer_all, name="ray-calls", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                raise ServerError(f"Ray cannot be called ({error}): raise the limit of processes (ulimit -u)") from None
+            self._thread = thread
 
     def _answer_all(self) -> None:
         while True:

@@ -6,19 +6,27 @@ Each step leaves a deployment that serves, and can be taken up again by anybody:
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from urllib.parse import quote
+
+import httpx
 
 from prefillshare.cluster import connection
 from prefillshare.cluster.members import ask, list_deployments
 from prefillshare.cluster.plan import Group, Member, Plan, next_members, revision_of, wanted_sizes
 from prefillshare.cluster.roster import Roster, read_roster
+from prefillshare.cluster.secrets import read_admin_key
 from prefillshare.cluster.status import MemberStatus
 from prefillshare.cluster.waiting import NewMembers
+from prefillshare.direct import direct_client
 from prefillshare.errors import ConfigError, ServerError
+from prefillshare.serving.options import auth_header
+from prefillshare.wire.errors import error_text
 
 DRAIN_S = 30.0
 _LEAVE_EXTRA_S = 20.0
 """Longer than a member drains, before its actor is ended without it."""
 _POLL_S = 0.5
+_ROUTER_S = 5.0
 
 Say = Callable[[str], None]
 
@@ -44,20 +52,25 @@ class Changer:
     def apply(self, sizes: Mapping[Group, int] | None = None) -> Roster:
         """Start what is missing, wait until it serves, replace members of another revision, end those over.
 
-        `sizes` are the wanted numbers of members; without them, those of the file.
+        `sizes` are the wanted numbers of members, and whoever is not in it stays; without them, those of the file, and
+        members of modules that it has no more end, too.
         Effects: on failure, ends again what it has started.
         Raises: LaunchError with the reason of a member that cannot start, ConfigError where the prefill module differs.
         """
-        sizes = sizes or wanted_sizes(self.plan)
         roster = read_roster(self.name)
+        gone = [] if sizes else roster.others(wanted_sizes(self.plan))
+        sizes = sizes or wanted_sizes(self.plan)
         self._warn_of_old_routers(roster)
+        # Nobody else may do what those do that go: successors then begin as what their names say.
+        keeps_moved = not any(self._find_moved(member) for member in gone)
         self._add([member for group, size in sizes.items() for member in self._missing(roster, group, size)])
         for group in sizes:
             if group.role != "router":
-                self._replace_old(group)
+                self._replace_old(group, keeps_moved=keeps_moved)
         for group, size in sizes.items():
             surplus = read_roster(self.name).surplus(group, size)
             self.remove([member.name for member in surplus])
+        self._remove_gone(gone)
         return read_roster(self.name)
 
     def _missing(self, roster: Roster, group: Group, size: int) -> list[Member]:
@@ -67,14 +80,27 @@ class Changer:
         count = max(0, size - len(known) + len(over))
         return next_members(self.plan, group, [member.number for member in known], count)
 
-    def _replace_old(self, group: Group) -> None:
+    def _remove_gone(self, gone: Sequence[MemberStatus]) -> None:
+        if not gone:
+            return
+        names = [member.name for member in gone]
+        self.say(f"the file has no module of {', '.join(names)} any more: calls for it are refused from now on")
+        self.remove(names)
+        modules = {name.removeprefix("decode-").rpartition("-")[0] for name in names}
+        key = read_admin_key(self.plan.cluster, self.name)
+        for router in read_roster(self.name).routers():
+            for module in sorted(modules):
+                if (reason := _forget_module(router.url, key, module)) is not None:
+                    self.say(f"{router.name} goes on to name {module}: {reason}")
+
+    def _replace_old(self, group: Group, *, keeps_moved: bool) -> None:
         """Replace one member after the other: its successor serves, in its role, before it takes no more calls."""
         wanted = revision_of(self.plan, group)
         for old in read_roster(self.name).of(group):
             if old.revision in (wanted, ""):
                 continue  # that of one without an answer is not known; it starts with what it was made from
             taken = [member.number for member in read_roster(self.name).of(group)]
-            [new] = next_members(self.plan, group, taken, 1, begins_as=self._find_moved(old))
+            [new] = next_members(self.plan, group, taken, 1, begins_as=self._find_moved(old) if keeps_moved else None)
             self.say(f"{new.name} takes the place of {old.name}")
             self._add([new])
             self.remove([old.name])
@@ -112,6 +138,16 @@ class Changer:
         if not names:
             return
         _end_members(self.name, names, drain_s, self.say)
+
+
+def _forget_module(router: str, key: str, module: str) -> str | None:
+    """Let a router name a module no more whose workers have left; return why it does."""
+    try:
+        with direct_client(base_url=router, headers=auth_header(key), timeout=_ROUTER_S) as client:
+            reply = client.delete(f"/modules/{quote(module, safe='')}")
+    except httpx.HTTPError as error:
+        return f"it does not answer ({type(error).__name__})"
+    return None if reply.status_code in (httpx.codes.OK, httpx.codes.NOT_FOUND) else error_text(reply.content)
 
 
 def check_prefill(plan: Plan, running: Plan) -> None:

@@ -31,6 +31,8 @@ class Plan:
     """Of PrefillShare, the same on every node."""
     port: int
     """Port of the first router."""
+    number: int = 0
+    """Which launch of the running deployment made it: of several that members have, the last one counts."""
 
     @property
     def cluster(self) -> Cluster:

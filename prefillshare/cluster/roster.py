@@ -1,7 +1,7 @@
 """The members of a deployment on a cluster as they stand now, asked of all at once."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from prefillshare.cluster.connection import read_nodes
@@ -27,6 +27,10 @@ class Roster:
         """Return the members of one group, also those that have not said anything yet, by number."""
         found = [member for member in self.members if group.has(member.name)]
         return sorted(found, key=lambda member: member.number)
+
+    def others(self, groups: Collection[Group]) -> list[MemberStatus]:
+        """Return the members of none of these groups, such as those of a module that is no more in the file."""
+        return [member for member in self.members if not any(group.has(member.name) for group in groups)]
 
     def surplus(self, group: Group, size: int) -> list[MemberStatus]:
         """Return the members of one group that go so that `size` stay.
@@ -93,16 +97,16 @@ def explain_waits(roster: Roster) -> Roster:
 
 
 def read_plan(roster: Roster) -> Plan:
-    """Return what a deployment was launched with, from whichever member answers.
+    """Return what a deployment was launched with last, as far as any member that answers knows.
 
     Raises: ServerError when none does.
     """
     answers = ask(roster.name, [member.name for member in roster.members], "member", timeout_s=_TIMEOUT_S)
-    for answer in answers.values():
-        if not isinstance(answer, Exception):
-            plan: Plan = answer.plan
-            return plan
-    raise ServerError(f"no member of {roster.name} answers: look at `prefillshare ps`, and try again")
+    plans: list[Plan] = [answer.plan for answer in answers.values() if not isinstance(answer, Exception)]
+    if not plans:
+        raise ServerError(f"no member of {roster.name} answers: look at `prefillshare ps`, and try again")
+    # Members that a launch did not replace keep the plan that they were made by.
+    return max(plans, key=lambda plan: plan.number)
 
 
 def choose_deployment(name: str | None) -> str:

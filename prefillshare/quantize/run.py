@@ -71,7 +71,7 @@ class Quantise:
         Raises: PrefillShareError as a run would.
         """
         with self.directory.held(makes=False):
-            self.directory.claim(resume=False)
+            self.directory.check(resume=False)
         opened = open_module(self.wanted)
         return make_plan(opened, self.wanted, self._prepare(opened))
 

@@ -1,6 +1,7 @@
 """An engine's link to its deployment's store: it serves without one where it has to, and takes it up when it can.
 
     open --files removed, replaced, cut--> off --opened again, 5 s later, then 10, at most every minute--> open
+    open --to forget all, which cannot be now--> off --opened again and all forgotten--> open
 
 While the store is off everything is a miss and nothing is kept. Each reason is told once; what the engine counted
 before goes on to count.
@@ -22,6 +23,7 @@ from prefillshare.store.store import KvStore
 _LOOK_EVERY_S = 1.0
 _FIRST_PAUSE_S = 5.0
 _LONGEST_PAUSE_S = 60.0
+_NOT_FORGOTTEN = "all is to be forgotten, and another process holds the store's table (one that was stopped?)"
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +49,7 @@ class StoreLink:
         self._changing = threading.Lock()
         """Held while all is forgotten, and while another view comes: none comes with pages from before a flush."""
         self._has_to_forget = False
-        """Whether all was to be forgotten while the store was off."""
+        """Whether all is to be forgotten before the store is open again."""
         self._open()
 
     @property
@@ -68,12 +70,19 @@ class StoreLink:
         """As `KvStore.write`."""
         return store.write(keys, pages, prefix=prefix) if (store := self._view()) is not None else 0
 
-    def forget_all(self) -> int:
-        """As `KvStore.forget_all`."""
+    def forget_all(self) -> None:
+        """Forget all pages of this identity, for everybody who uses the store.
+
+        Where that cannot be done now, nothing of it is found here until it is done.
+        """
         with self._changing:
             store = self._view()
-            self._has_to_forget = store is None
-            return store.forget_all() if store is not None else 0
+            self._has_to_forget = store is None or store.forget_all() is None
+            if store is None or not self._has_to_forget:
+                return
+            with self._looking:  # there is a store, so that nobody opens another one, which takes long
+                if self._store is store:
+                    self._give_up(store, store.find_loss() or _NOT_FORGOTTEN)
 
     def stats(self) -> StoreStats:
         """What the store holds, what this process did with it since its start, and why there is none."""
@@ -138,15 +147,17 @@ class StoreLink:
             self._turn_off(str(error))
             return
         with self._changing:
-            if self._has_to_forget:
-                self._has_to_forget = False
-                store.forget_all()
-            self._store = store
+            if self._has_to_forget and store.forget_all() is None:
+                store.close()
+                self._turn_off(_NOT_FORGOTTEN)
+                return
+            was_off = self._why_off is not None
+            self._why_off, self._pause_s, self._due = None, _FIRST_PAUSE_S, self._clock() + _LOOK_EVERY_S
+            self._has_to_forget, self._store = False, store  # last: who sees a store is told nothing against it
         if self._is_closed:
             self.close()
-        if self._why_off is not None:
+        if was_off:
             logger.warning("prefillshare: the store is open again")
-        self._why_off, self._pause_s, self._due = None, _FIRST_PAUSE_S, self._clock() + _LOOK_EVERY_S
 
     def _turn_off(self, reason: str) -> None:
         self._why_off = reason

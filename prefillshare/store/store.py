@@ -83,13 +83,14 @@ class KvStore:
         """
         return self._guarded(self._spill, 0)
 
-    def forget_all(self) -> int:
+    def forget_all(self) -> int | None:
         """Forget all pages of this identity, for everybody who uses the store; return how many there were.
 
+        None where that cannot be done now, as when another process holds a table too long: some or all are still there.
         On disk their bytes stay until others take their room: a store that is opened after the machine was started
         anew finds them again.
         """
-        return self._guarded(lambda: sum(tier.table.forget_all() for tier in self._tiers), 0)
+        return self._guarded(lambda: sum(tier.table.forget_all() for tier in self._tiers), None)
 
     def stats(self) -> StoreStats:
         """What is there, for all processes, and what this one did."""

@@ -85,7 +85,6 @@ def refusal(address: str, ask: Ask | None = None) -> str | None:
     Raises: OSError when nobody answers there yet.
     """
     own = own_identity()
-    # On the scheduler's thread, between two steps of everybody's answers: new addresses only, and not for long.
     status, body = (ask or _get)(f"http://{address}{ROUTE}")
     try:
         theirs = KvIdentity(**json.loads(body))

@@ -17,6 +17,8 @@ from collections.abc import Callable
 NAME = "(bootstrap_thread)"
 """End of the thread's name: Python's own way to name a thread after its function."""
 PAUSE_S = 0.05
+AGAIN_S = 1.0
+"""Pause where this user may have no more threads."""
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +30,14 @@ def keep_listening(start: Callable[[], None]) -> None:
 
 def _keep(start: Callable[[], None]) -> None:
     while True:
+        try:
+            threads = _start_threads(start)
+        except RuntimeError as error:
+            logger.error("Decode workers are not heard, and it is tried again: %s", error)
+            time.sleep(AGAIN_S)
+            continue
         # It never ends but by a message that it could not use; the socket, and what waits in it, stays.
-        for thread in _start_threads(start):
+        for thread in threads:
             thread.join()
         logger.error("A message of a decode worker could not be used (see above): listening to the next one.")
         time.sleep(PAUSE_S)

@@ -4,11 +4,12 @@ Target: ``sglang.srt.disaggregation.decode``: ``DecodeTransferQueue`` and ``Deco
 Why: the token that the prefill worker sampled, its log-probability and its sampling mask would become the request's
     first output. A resumed request is matched with the tree again while its own copy of the KV already fills its row:
     rows would leak and a node be unlocked that was never locked. The stock hand-shake never compares models, and
-    raises inside the scheduler loop when a page size differs.
+    raises inside the scheduler loop when a page size differs, and waits there for a prefill worker that stalls.
     And a push (:mod:`sglang_patches.disaggregation.pushes`) would be a call among calls: they would wait for its room.
 How: what the commit appended is cut off again, and the size of the hand-off noted. A resumed request starts at the
     tree's root, so its rows enter the tree like a new request's. Before upstream asks a prefill worker for its layout,
     its identity is compared (:mod:`sglang_patches.disaggregation.handshake`); a wrong one ends the calls that named it.
+    Both are asked beside the scheduler (:mod:`sglang_patches.disaggregation.greetings`).
     Pushes stand behind all calls. They get rows only where much room is left, else they are ended at once; and those
     that have rows give them back when a call finds none, as an aborted call does: when nobody writes to them any more.
 Remove when: upstream can hand over a request without a first token, and checks what it is paired with.
@@ -24,7 +25,6 @@ Who owns the rows of a request of n tokens, of which the tree here has k, while 
 
 from __future__ import annotations
 
-import time
 from functools import cached_property
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,7 @@ from sglang.srt.disaggregation.utils import prepare_abort
 
 from sglang_patches.declarations import binds, overrides
 from sglang_patches.disaggregation import hand_off, handshake
+from sglang_patches.disaggregation.greetings import Greetings
 from sglang_patches.disaggregation.pushes import NO_ROOM, PushedRows, is_push
 from sglang_patches.patches.kv_buffers import shared_memory_of
 
@@ -193,68 +194,77 @@ class DecodePreallocQueue(upstream.DecodePreallocQueue):
             receiver._send_abort_notification()
             receiver.abort_notified = True
 
-    @overrides("886a2f6c8b95e1f0", "KV of another prefill module would be decoded")
+    @overrides(
+        "886a2f6c8b95e1f0",
+        "KV of another prefill module would be decoded, and all calls wait for a prefill worker that stalls",
+    )
     def _ensure_prefill_info(self, addr_to_reqs: ByAddress) -> tuple[ByAddress, list[DecodeRequest]]:
-        """Calls whose prefill worker is known and the right one, by its address, and those that must wait."""
-        asked, unanswered, waiting = self._compare_identities(addr_to_reqs)
-        ready, remaining = super()._ensure_prefill_info(asked)
-        for address in unanswered:
-            # It came up in this very moment: its identity is asked for in the next round.
-            if address in ready:
-                del self.kv_manager.prefill_info_table[address]
-                remaining += ready.pop(address)
-        self._record_who_is_away(asked, ready, remaining)
-        return ready, remaining + waiting
+        """Calls whose prefill worker is known and the right one, by its address, and those that must wait.
 
-    def _compare_identities(self, addr_to_reqs: ByAddress) -> tuple[ByAddress, list[str], list[DecodeRequest]]:
-        """Whom upstream may ask for its layout, who of them does not answer, and calls that are not due yet.
-
-        Effects: ends calls that name a prefill worker of another deployment.
+        Effects: ends calls that name a prefill worker of another deployment, or one that is away. Waits for nobody.
         """
-        asked: ByAddress = {}
-        unanswered: list[str] = []
+        ready: ByAddress = {}
         waiting: list[DecodeRequest] = []
         for address, decode_reqs in addr_to_reqs.items():
             # Upstream forgets a worker that was away, so one that came back as another is asked again.
-            if address not in self.kv_manager.prefill_info_table:
-                if not self._is_due(address):
-                    waiting += decode_reqs
-                    continue
-                try:
-                    reason = handshake.refusal(address)
-                except OSError:
-                    unanswered.append(address)
-                else:
-                    if reason is not None:
-                        _refuse(decode_reqs, reason)
-                        continue
-            asked[address] = decode_reqs
-        return asked, unanswered, waiting
+            is_known = address in self.kv_manager.prefill_info_table
+            reason = None if is_known else self._greetings.look(address)
+            if reason is not None:
+                self._fail(decode_reqs, reason)
+            elif is_known or address in self.kv_manager.prefill_info_table:
+                ready[address] = decode_reqs
+            else:
+                waiting += decode_reqs
+        self._greetings.forget_others(set(addr_to_reqs))
+        return ready, waiting
 
-    def _is_due(self, address: str) -> bool:
-        """Upstream's own pause between two attempts: each blocks the scheduler until it is answered."""
-        last: float | None = self._ensure_last_attempt_time.get(address)
-        return last is None or bool(time.monotonic() - last >= self._ensure_retry_interval)
+    @cached_property
+    def _greetings(self) -> Greetings:
+        return Greetings(self._greet, pause_s=self._ensure_retry_interval, max_tries=self._max_ensure_retries)
 
-    def _record_who_is_away(self, asked: ByAddress, ready: ByAddress, remaining: list[DecodeRequest]) -> None:
-        """Upstream gave the other calls up, and would say "Aborted by AbortReq." as the reason."""
-        kept = {id(decode_req) for decode_req in remaining}
-        for address, decode_reqs in asked.items():
-            for decode_req in decode_reqs if address not in ready else ():
-                if id(decode_req) not in kept:
-                    reason = f"the prefill worker at {address} does not answer: see whether it runs"
-                    self.kv_manager.record_failure(decode_req.req.bootstrap_room, reason)
+    def _greet(self, address: str) -> str | None:
+        """Compare identities, and then fetch the worker's layout, with which upstream knows it; in a thread."""
+        reason = handshake.refusal(address)
+        if reason is not None and self.tp_rank != 0:
+            # The first rank ends the calls, as it is the one that answers; all others end them in the same pass.
+            raise OSError(reason)
+        if reason is None:
+            try:
+                is_known = self.kv_manager.try_ensure_parallel_info(address)
+            except (RuntimeError, AssertionError) as error:  # sizes that do not fit, which upstream compares here
+                return f"the prefill worker at {address} does not fit: {error}"
+            if not is_known:
+                raise OSError("its layout is not known, see above")
+        return reason
 
+    def _fail(self, decode_reqs: list[DecodeRequest], reason: str) -> None:
+        """End these calls on all ranks: the ranks agree on it when the queue looks at its waiters, in the same pass."""
+        for decode_req in decode_reqs:
+            if decode_req.kv_receiver is not None:
+                decode_req.kv_receiver.abort()
+                # In place of the reason that upstream has for an abort.
+                self.kv_manager.record_failure(decode_req.req.bootstrap_room, reason)
+                self._reasons[decode_req.req.rid] = reason
 
-def _refuse(decode_reqs: list[DecodeRequest], reason: str) -> None:
-    """End these calls; the queue streams the abort and forgets them in the same pass."""
-    for decode_req in decode_reqs:
-        prepare_abort(decode_req.req, reason, status_code=HTTPStatus.INTERNAL_SERVER_ERROR)
+    @cached_property
+    def _reasons(self) -> dict[str, str]:
+        """Why calls were ended in this pass, by their ids."""
+        return {}
+
+    @overrides("8862950935f1de38", "callers would be told ranks and rooms in place of what is wrong")
+    def _update_handshake_waiters(self, *args: Any, **kwargs: Any) -> None:
+        super()._update_handshake_waiters(*args, **kwargs)
+        for decode_req in self.queue if self._reasons else ():
+            if (reason := self._reasons.pop(decode_req.req.rid, None)) is not None:
+                prepare_abort(decode_req.req, reason, status_code=HTTPStatus.INTERNAL_SERVER_ERROR)
+        self._reasons.clear()
 
 
 _ROWS = "who owns which rows during a hand-off"
+_KNOWN = "a thread calls it, and a prefill worker is known from its last step on"
 
 RELIED_ON = {
+    "disaggregation.common.conn:CommonKVManager.try_ensure_parallel_info": ("3b9e5cba79e162a6", _KNOWN),
     "disaggregation.decode:DecodePreallocQueue._match_prefix_and_lock": ("d82ed29516232ffd", _ROWS),
     "disaggregation.decode:DecodePreallocQueue._allocatable_token_budgets": ("b925e21922cf4806", _ROWS),
     "disaggregation.decode:DecodePreallocQueue._required_alloc_tokens": ("b53cc1b42fa1844a", _ROWS),

@@ -11,8 +11,8 @@ file's, and the rows may be freed and used again. No decode step waits for the s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -50,14 +50,14 @@ class WriteBack:
     ) -> None:
         self._store, self._identity, self._pool = store, identity, pool
         self._max_pending = max_pending_bytes // identity.page_bytes
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="write back")
+        self._thread = _new_thread()
         self._num_begun = 0
         """Pages that were copied; counted by the scheduler's thread."""
         self._num_ended = 0
         """Of these, pages that were written or given up; counted by the own thread."""
         self._num_flushes = 0
         self.num_dropped = 0
-        """Pages that found no room beside those that wait."""
+        """Pages that found no room beside those that wait, or nobody to write them."""
 
     def add(self, key: RadixKey, rows: torch.Tensor) -> None:
         """Take the whole pages of ``key``, whose KV is in ``rows``, as far as the store lacks them.
@@ -77,7 +77,8 @@ class WriteBack:
         self.num_dropped += len(keys) - max(start, end)
 
     def _begin(self, keys: list[bytes], rows: torch.Tensor) -> bool:
-        """Copy the rows, which hold the last pages of ``keys``, and have the copy written; False without memory."""
+        """Copy the rows, which hold the last pages of ``keys``, and have the copy written; False without memory, or
+        without a thread."""
         try:
             pages = self._copy(rows.to(torch.int64))
         except torch.OutOfMemoryError:  # the rows' own pool has left a GPU less than the copies may take
@@ -87,14 +88,27 @@ class WriteBack:
             # The thread has a stream of its own, and must not read before the copy is made.
             is_copied = torch.get_device_module(pages.device).Event()
             is_copied.record()
+        if self._submit(self._write, self._num_flushes, keys, pages, is_copied) is None:
+            return False
         self._num_begun += len(pages)
-        self._thread.submit(self._write, self._num_flushes, keys, pages, is_copied)
         return True
+
+    def _submit(self, work: Callable[..., Any], *given: Any) -> Future[Any] | None:
+        """Give work to the thread, which the first work starts; None where this user may have no more threads now."""
+        try:
+            return self._thread.submit(work, *given)
+        except RuntimeError:
+            # The old one keeps the work for a thread that never comes, or comes late.
+            self._thread = _new_thread()
+            return None
 
     def flush(self) -> None:
         """Forget what waits and what the store has: an answer from before a flush must not come in after it."""
         self._num_flushes += 1
-        self._thread.submit(self._store.forget_all).result()
+        if (forgotten := self._submit(self._store.forget_all)) is None:
+            self._store.forget_all()  # nobody writes
+        else:
+            forgotten.result()
 
     def stats(self) -> StoreStats:
         """What the store holds and what this rank did with it."""
@@ -119,6 +133,10 @@ class WriteBack:
                 self._store.write(keys[known:], _as_bytes(pages.cpu()), prefix=keys[:known])
         finally:
             self._num_ended += len(pages)
+
+
+def _new_thread() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="write back")
 
 
 def _as_bytes(pages: torch.Tensor) -> list[np.ndarray]:

@@ -279,6 +279,30 @@ def test_ctrl_c_ends_what_scaling_has_started_and_nothing_else(on_ray):
     on_ray.check_processes(2)
 
 
+@pytest.mark.long
+def test_a_module_that_the_file_has_no_more_is_ended_when_all_others_serve(on_ray, expected):
+    """It was given another name, so that there are three workers for a moment."""
+    on_ray.launch()
+    before, text = on_ray.lives(), on_ray.file.read_text()
+    on_ray.file.write_text(text.replace('name = "math"', 'name = "sums"'))
+    said = on_ray.launch().stderr
+    after = on_ray.lives()
+    assert after.keys() == (before.keys() - {"decode-math-0"}) | {"decode-sums-0"}
+    assert all(after[name] == before[name] for name in ("router-0", "prefill-0"))
+    assert "the file has no module of decode-math-0 any more" in said
+    assert "decode-math-0 has left" in said
+    listed = httpx.get(f"http://127.0.0.1:{on_ray.port}/v1/models", timeout=60).json()["data"]
+    assert {"sums", "math"} & {card["id"] for card in listed} == {"sums"}
+    assert [on_ray.ask(prompt, module="sums") for prompt in PROMPTS] == expected["math"]
+    on_ray.check_processes(2)
+    # `scale` is asked for some numbers, and leaves the rest as it is.
+    on_ray.run("scale", "prefill=1")
+    assert on_ray.lives() == after
+    on_ray.file.write_text(text)
+    on_ray.launch()
+    assert on_ray.lives().keys() == before.keys()
+
+
 def test_stop_leaves_nothing(on_ray):
     stop(on_ray)
     assert "no deployment is on the cluster" in on_ray.run("ps").stderr

@@ -23,6 +23,18 @@ def test_a_call_that_hangs_ends_with_what_was_wanted_and_the_next_one_never_begi
     assert not begun.is_set()
 
 
+def test_without_a_thread_it_is_said_and_the_next_call_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    calls = RayThread()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(ServerError, match=r"can't start new thread.*ulimit -u"):
+            calls.run("listing", lambda: 1, timeout_s=SHORT_S)
+    assert calls.run("listing", lambda: 1, timeout_s=LONG_S) == 1
+
+
 def test_an_answer_and_an_error_are_the_calls_own() -> None:
     def fail() -> None:
         raise TimeoutError("of the call")

@@ -6,14 +6,24 @@ from pathlib import Path
 
 import pytest
 
+from prefillshare.cluster import roster as roster_module
 from prefillshare.cluster.node import find_address
-from prefillshare.cluster.plan import Group, Plan, find_group, needed_part, next_members, revision_of, wanted_sizes
+from prefillshare.cluster.plan import (
+    Group,
+    Member,
+    Plan,
+    find_group,
+    needed_part,
+    next_members,
+    revision_of,
+    wanted_sizes,
+)
 from prefillshare.cluster.roster import Roster
 from prefillshare.cluster.secrets import read_admin_key, read_api_key
 from prefillshare.cluster.status import MemberStatus
 from prefillshare.config import Cluster, Roles, load_deployment
 from prefillshare.config.cluster import RouterSpot, Spot
-from prefillshare.errors import ConfigError, LaunchError
+from prefillshare.errors import ConfigError, LaunchError, ServerError
 from tests.support.engines import MODELS_DIR
 
 CONFIG = load_deployment(MODELS_DIR / "tiny-agents-pd.toml")
@@ -125,6 +135,29 @@ def test_modules_whose_names_begin_alike_are_kept_apart() -> None:
     roster = Roster(name="x", members=members)
     assert [member.name for member in roster.of(MATH)] == ["decode-math-0"]
     assert [member.name for member in roster.of(Group(role="decode", module="math-2"))] == ["decode-math-2-0"]
+
+
+def test_members_of_modules_that_are_no_more_in_the_file_are_the_others() -> None:
+    names = ("router-1", "prefill-7", "decode-math-3", "decode-math-2-0", "decode-maths-0", "decode-code-0")
+    roster = Roster(name="x", members=tuple(MemberStatus(name=name, state="moving") for name in names))
+    assert [member.name for member in roster.others(wanted_sizes(PLAN))] == ["decode-math-2-0", "decode-maths-0"]
+
+
+def test_the_plan_of_the_latest_launch_counts_whoever_answers_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Members that a launch did not replace keep the plan that they were made by."""
+    latest = replace(PLAN, number=2, digests={**DIGESTS, "math": "new"})
+    made_by = {"decode-code-0": PLAN, "decode-math-0": latest, "prefill-0": replace(PLAN, number=1)}
+    answers = {name: Member(group=MATH, number=0, plan=plan) for name, plan in made_by.items()}
+    asked: list[str] = []
+
+    def ask(deployment: str, names: list[str], method: str, *, timeout_s: float) -> dict[str, object]:
+        asked.extend([deployment, *names, method])
+        return {"router-0": ServerError("it is gone"), **answers}
+
+    monkeypatch.setattr(roster_module, "ask", ask)
+    members = tuple(MemberStatus(name=name, state="running") for name in made_by)
+    assert roster_module.read_plan(Roster(name="x", members=members)) == latest
+    assert asked == ["x", *made_by, "member"]
 
 
 @pytest.mark.parametrize(("mode", "text", "said"), [(0o644, "s" * 32, "chmod 600"), (0o600, "short", "5 letters")])

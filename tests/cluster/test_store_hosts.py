@@ -4,6 +4,7 @@ when the first is killed."""
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +18,8 @@ from tests.support.reference import Reference
 from tests.support.stores import Relaunched, relaunched, stored_agents, whole_pages
 
 TINY = MODELS_DIR / "tiny"
+WAIT_S = 300.0
+Counts = dict[str, int]
 FLAGS = ("--max-total-tokens", "8192")
 """Of both engines: one machine has to hold them."""
 
@@ -58,25 +61,38 @@ def ask(launches: Relaunched, asked: list[int]) -> list[int]:
     return launches.endpoint.generate(asked, "tool", NUM_TOKENS).tokens
 
 
-def store_of(launches: Relaunched) -> dict[str, int]:
+def store_of(launches: Relaunched) -> Counts:
     """What the engine tells of its store."""
     (worker,) = launches.endpoint.http.get("/deployment/state").json()["workers"]
     return {**worker["store"], "prefilled": worker["prompt_tokens"] - worker["cached_tokens"]}
 
 
+def ask_until_in_time(launches: Relaunched, asked: list[int], answer: list[int], wanted: Counts) -> Counts:
+    """Ask until what the engine counts of the call is as wanted, and return it; every answer is the right one.
+
+    A call waits no longer for other hosts than a second or two: on a machine that stands still for so long it is
+    computed. Then all is forgotten here, and it is asked again.
+    """
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        before = store_of(launches)
+        assert ask(launches, asked) == answer
+        after = store_of(launches)
+        counted = {name: after[name] - before[name] for name in wanted}
+        if counted == wanted or time.monotonic() > deadline:
+            return counted
+        launches.endpoint.flush()
+
+
 def test_what_the_first_host_has_computed_the_second_does_not_prefill(hosts, expected):
     first, second = hosts
     assert [ask(first, asked) for asked in PROMPTS] == [expected[id(asked)] for asked in PROMPTS]
-    num_tokens = sum(whole_pages(len(asked)) for asked in PROMPTS)
-    first.wait_for_pages(num_tokens // 16)
-    before = store_of(second)
-    assert [ask(second, asked) for asked in PROMPTS] == [expected[id(asked)] for asked in PROMPTS]
-    after = store_of(second)
-    assert after["fetched_pages"] - before["fetched_pages"] == num_tokens // 16
-    assert after["store_hit_tokens"] - before["store_hit_tokens"] == num_tokens
-    prefilled = after["prefilled"] - before["prefilled"]
-    print(f"the second host prefilled {prefilled} of {sum(map(len, PROMPTS))} tokens")
-    assert prefilled == sum(map(len, PROMPTS)) - num_tokens
+    first.wait_for_pages(sum(whole_pages(len(asked)) for asked in PROMPTS) // 16)
+    for asked in PROMPTS:
+        num_tokens = whole_pages(len(asked))
+        left = len(asked) - num_tokens
+        wanted = {"fetched_pages": num_tokens // 16, "store_hit_tokens": num_tokens, "prefilled": left}
+        assert ask_until_in_time(second, asked, expected[id(asked)], wanted) == wanted
 
 
 def test_the_second_host_goes_on_when_the_first_is_killed_while_pages_come(hosts, expected):

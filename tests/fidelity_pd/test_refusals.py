@@ -1,8 +1,12 @@
 """What a pair of workers cannot do is refused with one sentence, and nothing hangs or dies of it (I6)."""
 
+import contextlib
 import dataclasses
 import json
+import socket
+import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -82,6 +86,50 @@ def test_a_prefill_worker_that_is_not_there_is_named(pair):
     assert (
         f"the prefill worker at 127.0.0.1:{away['bootstrap_port']} does not answer" in reply.json()["error"]["message"]
     )
+
+
+def test_a_prefill_worker_that_stalls_holds_up_its_own_calls_only(pair):
+    """It accepts the connection, and its answer never ends."""
+    with ThreadPoolExecutor(1) as pool:
+        with dripping() as (port, is_asked):
+            stalls = {"bootstrap_host": "127.0.0.1", "bootstrap_port": port, "bootstrap_room": 8}
+            body = {"input_ids": [5, 6, 7], "sampling_params": {"temperature": 0, "max_new_tokens": 2}, **stalls}
+            waiting = pool.submit(pair.decode.post, "/generate", json=body)
+            assert is_asked.wait(300)
+            assert len(pair.generate([5, 6, 7, 8], 3).tokens) == 3
+            assert not waiting.done()
+        reply = waiting.result()
+    assert reply.status_code == 500
+    reason = f"the prefill worker at 127.0.0.1:{port} does not answer: see whether it runs"
+    assert reply.json()["error"]["message"] == reason
+
+
+@contextlib.contextmanager
+def dripping() -> Iterator[tuple[int, threading.Event]]:
+    """A server that says a byte now and then: its port, and whether somebody has come."""
+    is_asked, is_over = threading.Event(), threading.Event()
+
+    def drip(connection: socket.socket) -> None:
+        is_asked.set()
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+            while not is_over.wait(0.2):
+                connection.sendall(b"x")
+
+    def accept(server: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while not is_over.is_set():
+                threading.Thread(target=drip, args=(server.accept()[0],)).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        accepting = threading.Thread(target=accept, args=(server,))
+        accepting.start()
+        try:
+            yield server.getsockname()[1], is_asked
+        finally:
+            is_over.set()
+            server.shutdown(socket.SHUT_RDWR)
+            accepting.join()
 
 
 @pytest.fixture

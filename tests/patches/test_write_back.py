@@ -1,5 +1,6 @@
 """Answers on their way from a decode worker back to the store: which rows, in which order, and what has no room."""
 
+import contextlib
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -131,6 +132,38 @@ def test_an_answer_from_before_a_flush_does_not_come_in_after_it(store):
     write_back.add(key(), scattered())
     drain(write_back)
     assert len(stored(store)) == 6
+
+
+@contextlib.contextmanager
+def no_more_threads() -> Iterator[None]:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        yield
+
+
+def test_without_a_thread_an_answer_is_dropped_and_the_next_one_kept(store):
+    """The scheduler's thread asks: it would end of an exception, and the engine with it."""
+    pool, rows = Pool(), scattered()
+    write_back = WriteBack(store, PAGE, pool, max_pending_bytes=6 * PAGE.page_bytes)
+    with no_more_threads():
+        write_back.add(key(), rows)
+        write_back.add(key(extra_key="a"), rows)
+    assert write_back.num_dropped == 6 + 6
+    write_back.add(key(extra_key="b"), rows)
+    drain(write_back)
+    assert [len(stored(store, tenant)) for tenant in (None, "a", "b")] == [0, 0, 6]
+
+
+def test_without_a_thread_all_is_forgotten_all_the_same(store):
+    first, second = WriteBack(store, PAGE, Pool()), WriteBack(store, PAGE, Pool())
+    first.add(key(), scattered())
+    drain(first)
+    with no_more_threads():
+        second.flush()
+    assert stored(store) == []
 
 
 def test_without_memory_for_a_copy_an_answer_is_dropped_and_the_next_one_kept(store, monkeypatch):

@@ -230,6 +230,14 @@ def test_a_dry_run_says_sizes_and_memory_and_leaves_nothing(folder: Path) -> Non
     assert any("bits each" in line for line in found.lines)
 
 
+def test_a_dry_run_over_a_start_that_ended_leaves_it_as_it_is(folder: Path) -> None:
+    left = folder / "ended" / "run" / "partial-data.npz"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+    assert Quantise(load_quantisation(write_file(folder, "ended")), Watcher()).plan().lines
+    assert left.read_bytes() == b"half"
+
+
 def test_layers_are_tuned_one_by_one_where_the_module_does_not_fit(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

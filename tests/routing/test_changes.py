@@ -95,6 +95,22 @@ async def test_a_router_without_a_launcher_says_who_starts_workers() -> None:
 
 
 @in_loop
+async def test_a_router_without_a_launcher_forgets_a_module_whose_workers_have_left() -> None:
+    """And knows it again when a worker of it comes."""
+    async with deployment(decode=("math", "code"), settings=KEYS) as running:
+        status, told = await ask(running, "DELETE", "/modules/code")
+        assert (status, "stop the workers" in told["error"]["message"]) == (409, True)
+        spec = next(worker.spec for worker in running.gateway.parts.pool if worker.spec.module == "code")
+        assert (await ask(running, "DELETE", f"/workers/{spec.id}"))[0] == 200
+        running.gateway.parts.pool.declare("code")  # as by the deployment file
+        assert (await ask(running, "GET", "/v1/models/code"))[0] == 200
+        assert await ask(running, "DELETE", "/modules/code") == (200, {"name": "code"})
+        assert (await ask(running, "GET", "/v1/models/code"))[0] == 404
+        running.gateway.join(spec)
+        assert (await ask(running, "GET", "/v1/models/code"))[0] == 200
+
+
+@in_loop
 async def test_the_launcher_is_asked_and_its_answer_is_the_callers(tmp_path: Path) -> None:
     async with deployment(settings={**KEYS, "changes_dir": tmp_path}) as running:
         asked = asyncio.create_task(ask(running, "PUT", "/modules/late", {"path": "/models/late"}))

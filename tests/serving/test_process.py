@@ -15,7 +15,8 @@ from typing import Any, cast
 import pytest
 
 from prefillshare.errors import ConfigError, LaunchError
-from prefillshare.serving.machine.logs import bound_log, new_log_path, older_log, open_log
+from prefillshare.open_files import open_log
+from prefillshare.serving.machine.logs import bound_log, new_log_path, older_log
 from prefillshare.serving.plan.command import ProcessCommand
 from prefillshare.serving.run import process as process_module
 from prefillshare.serving.run.engine_load import count_calls, count_running
@@ -267,6 +268,40 @@ def test_only_the_last_logs_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert path.name.startswith("my-agents-")
 
 
+WRITERS = (
+    "",
+    "from pathlib import Path; from sglang_patches.forkserver import _write_output_to; _write_output_to({log!r}); ",
+)
+"""A process that is given a log, and one that a fork server has made."""
+
+
+@pytest.mark.parametrize("begin", WRITERS)
+def test_a_log_that_somebody_writes_to_is_kept_with_what_it_had_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begin: str
+) -> None:
+    """Its engine may have said nothing for longer than sixty others."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    log = new_log_path("quiet")
+    program = f"{begin.format(log=str(log))}import sys; print('up', flush=True); sys.stdin.read()"
+    output = subprocess.DEVNULL if begin else open_log(log)
+    writer = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=output)
+    if not isinstance(output, int):
+        output.close()
+    _wait_until_written(log)
+    older_log(log).write_text("what it had before")
+    for old in (log, older_log(log)):
+        os.utime(old, (0, 0))
+    for number in range(70):
+        (log.parent / f"{number}.log").write_text("")
+    new_log_path("next")
+    assert len(list(log.parent.glob("[0-9]*.log"))) < 60
+    assert [old.exists() for old in (log, older_log(log))] == [True, True]
+    writer.communicate()
+    (log.parent / "another.log").write_text("")
+    new_log_path("next")
+    assert [old.exists() for old in (log, older_log(log))] == [False, False]
+
+
 def test_launches_at_the_same_time_do_not_trip_over_logs_that_the_other_removes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -306,7 +341,7 @@ def test_a_log_that_is_too_long_is_begun_anew_and_the_process_goes_on_in_it(tmp_
 
 def _wait_until_written(log: Path) -> None:
     deadline = time.monotonic() + 120
-    while log.stat().st_size == 0:
+    while not log.exists() or log.stat().st_size == 0:
         assert time.monotonic() < deadline
         time.sleep(0.01)
 

@@ -12,6 +12,7 @@ import pytest
 
 from prefillshare.serving.machine.ports import free_port
 from prefillshare.serving.options import LaunchOptions
+from prefillshare.serving.run import watched as watched_module
 from prefillshare.serving.run.watched import Refusal, WatchedFolder, watch_folder
 
 WEIGHTS = "adapter_model.safetensors"
@@ -67,7 +68,8 @@ def pass_time(tmp_path: Path, door: Door, said: list[str]) -> Callable[[float], 
             clock.seconds += 0.5
             watched.step()
             deadline = time.monotonic() + 60
-            while watched._asked is not None and time.monotonic() < deadline:
+            while watched.is_busy and time.monotonic() < deadline:
+                time.sleep(0.0005)  # for the thread that looks or asks
                 watched.step()
 
     return go_on
@@ -178,6 +180,57 @@ def test_what_somebody_else_removed_comes_anew_when_it_changes(
     assert said == []
     pass_time(100)
     assert door.take() == []
+
+
+def test_a_file_system_that_does_not_answer_holds_up_nobody(
+    tmp_path: Path, door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The supervisor asks, which looks after everything else that runs."""
+    write(tmp_path / "math")
+    begun, answers, looks, look = threading.Event(), threading.Event(), list[Path](), watched_module._list_modules
+
+    def stall(folder: Path) -> watched_module.Modules:
+        looks.append(folder)
+        begun.set()
+        answers.wait(120)
+        return look(folder)
+
+    monkeypatch.setattr(watched_module, "_list_modules", stall)
+    clock = Clock()
+    watched = WatchedFolder(folder=tmp_path, ask=door.ask, say=lambda text: None, now=clock)
+    for _ in range(50):
+        clock.seconds += 1.0
+        watched.step()
+    assert begun.wait(60)
+    assert (looks, door.asked) == ([tmp_path], [])
+    answers.set()
+    deadline = time.monotonic() + 60
+    while not door.asked and time.monotonic() < deadline:
+        clock.seconds += 0.1
+        watched.step()
+        time.sleep(0.001)
+    assert door.take() == [("PUT", "/modules/math")]
+
+
+def test_without_a_thread_it_is_looked_again(tmp_path: Path, door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    write(tmp_path / "math")
+    clock = Clock()
+    watched = WatchedFolder(folder=tmp_path, ask=door.ask, say=lambda text: None, now=clock)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        for _ in range(10):
+            clock.seconds += 1.0
+            watched.step()
+    assert door.asked == []
+    deadline = time.monotonic() + 60
+    while not door.asked and time.monotonic() < deadline:
+        clock.seconds += 0.1
+        watched.step()
+        time.sleep(0.001)
+    assert door.take() == [("PUT", "/modules/math")]
 
 
 def test_a_name_that_is_no_text_ends_nothing(tmp_path: Path, door: Door, pass_time: Callable[[float], None]) -> None:

@@ -145,6 +145,28 @@ def test_what_was_to_be_forgotten_while_the_store_was_off_does_not_come_back(tmp
         assert other.count_present(KEYS) == 0
 
 
+def test_what_could_not_be_forgotten_is_not_found_until_it_is(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process was stopped while it held the table."""
+    where = settings(tmp_path)
+    with contextlib.closing(KvStore.attach(where, identity())) as other, linked(where, clock) as link:
+        assert other.write(KEYS, pages(KEYS)) == link.count_present(KEYS) == len(KEYS)
+        monkeypatch.setattr("prefillshare.store.table.LOCK_TIMEOUT_S", 0.02)
+        with other._tiers[0].table._lock.held(1.0):
+            link.forget_all()
+            for _ in range(3):
+                assert (link.count_present(KEYS), link.write(KEYS, pages(KEYS))) == (0, 0)
+                assert "to be forgotten" in str(link.stats().why_off)
+                clock.now_s += 100.0
+                link.count_present(KEYS)
+                wait_until(lambda: not link._looking.locked())
+        monkeypatch.undo()
+        come_back(link, clock)
+        assert (link.count_present(KEYS), other.count_present(KEYS)) == (0, 0)
+        assert link.write(KEYS, pages(KEYS)) == other.count_present(KEYS) == len(KEYS)
+
+
 def test_engines_whose_files_were_removed_meet_again(both: StoreSettings) -> None:
     clocks = Clock(), Clock()
     with linked(both, clocks[0]) as first, linked(both, clocks[1]) as second:

@@ -162,11 +162,13 @@ class OnRay:
             time.sleep(1)
         raise AssertionError(f"{names} do not serve: {self.up()} are up, {members}")
 
-    def ask(self, prompt: list[int], num_tokens: int = NUM_TOKENS, *, is_stream: bool = False) -> list[int]:
-        """Greedy tokens of the module."""
+    def ask(
+        self, prompt: list[int], num_tokens: int = NUM_TOKENS, *, is_stream: bool = False, module: str = "math"
+    ) -> list[int]:
+        """Greedy tokens of a module."""
         sampling = {"temperature": 0, "max_new_tokens": num_tokens, "ignore_eos": True}
         body = {"input_ids": prompt, "sampling_params": sampling, "stream": is_stream}
-        reply = httpx.post(f"http://127.0.0.1:{self.port}/modules/math/generate", json=body, timeout=CALL_S)
+        reply = httpx.post(f"http://127.0.0.1:{self.port}/modules/{module}/generate", json=body, timeout=CALL_S)
         assert reply.status_code == 200, reply.text
         lines = [line.removeprefix("data: ") for line in reply.text.splitlines() if line.startswith(("{", "data: {"))]
         answer = json.loads(lines[-1])

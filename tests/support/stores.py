@@ -117,7 +117,9 @@ def num_stored_pages(file: Path) -> int:
 def forget_stored(file: Path) -> int:
     """Take all pages away behind the engines' backs; return how many there were."""
     with attached(file) as store:
-        return store.forget_all()
+        num_pages = store.forget_all()
+    assert num_pages is not None
+    return num_pages
 
 
 def damage_store(file: Path, every: int = 3) -> int:

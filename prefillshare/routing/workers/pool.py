@@ -61,6 +61,11 @@ class WorkerPool:
         self._declared.pop(module, None)
         self._names = None
 
+    def forget(self, module: str) -> None:
+        """Let a module that no worker holds be none any more, until a worker of it comes."""
+        self._declared.pop(module, None)
+        self._names = None
+
     def replica_group(self, module: str) -> Group:
         """Return the group of the decode workers that hold `module`; an empty one if none does."""
         return self._replicas.get(module, _NOBODY)

@@ -1,4 +1,5 @@
-"""Files for what engines say: one per process, below the user's state directory; the oldest are removed.
+"""Files for what engines say: one per process, below the user's state directory; the oldest are removed when nobody
+writes to them any more.
 
 A file that has grown to `MAX_LOG_BYTES` becomes the `.old` one beside it, and is begun anew.
 """
@@ -8,9 +9,9 @@ import os
 import shutil
 import time
 from pathlib import Path
-from typing import BinaryIO
 
 from prefillshare.errors import LaunchError
+from prefillshare.open_files import is_log_in_use, open_log
 from prefillshare.places import state_directory
 
 MAX_LOG_BYTES = 64 << 20
@@ -27,7 +28,9 @@ def new_log_path(name: str) -> Path:
             f"no log can be written below {root} ({error.strerror}): name a file with --log-file"
         ) from None
     for old in sorted(root.glob("*.log"), key=_written_at)[: -_NUM_KEPT_LOGS + 1]:
-        old.unlink(missing_ok=True)
+        # One that runs for months may have said nothing lately.
+        if not is_log_in_use(_log_of(old)):
+            old.unlink(missing_ok=True)
     stamp = time.strftime("%Y%m%d-%H%M%S")
     return root / f"{_file_name(name)}-{stamp}-{os.getpid()}.log"
 
@@ -52,16 +55,6 @@ def check_log_file(path: Path) -> None:
         raise LaunchError(f"the folder of --log-file {path} does not exist: make {path.parent} first")
     if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
         raise LaunchError(f"--log-file {path} cannot be written: name a file in a folder of yours")
-
-
-def open_log(path: Path, *, is_new: bool = True) -> BinaryIO:
-    """Open a log for appending, readable by this user only; `is_new` empties it.
-
-    Raises: OSError.
-    """
-    # The engine writes its arguments into the log, the API key among them.
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if is_new else 0), 0o600)
-    return os.fdopen(descriptor, "ab")
 
 
 def bound_log(path: Path, most_bytes: int = MAX_LOG_BYTES) -> bool:
@@ -89,3 +82,8 @@ def bound_log(path: Path, most_bytes: int = MAX_LOG_BYTES) -> bool:
 def older_log(path: Path) -> Path:
     """Return the file that holds what a log had before it was begun anew."""
     return path.with_suffix(f".old{path.suffix}")
+
+
+def _log_of(path: Path) -> Path:
+    """Return the log that a file belongs to: itself, or that of which it is the `older_log`."""
+    return path.with_name(f"{path.stem.removesuffix('.old')}{path.suffix}")

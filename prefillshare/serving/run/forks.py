@@ -17,10 +17,9 @@ from typing import Any
 
 from prefillshare.contract import FORK_SERVER_PROGRAM
 from prefillshare.errors import LaunchError
-from prefillshare.open_files import is_readable
+from prefillshare.open_files import is_readable, open_log
 from prefillshare.places import socket_folder
 from prefillshare.serving.machine.environment import shared_variables
-from prefillshare.serving.machine.logs import open_log
 
 UNKNOWN_EXIT_CODE = -signal.SIGKILL
 """Exit code of an engine whose fork server is gone too, so that nobody knows it."""

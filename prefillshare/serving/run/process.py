@@ -19,9 +19,10 @@ from typing import Any, BinaryIO
 
 from prefillshare.contract import PEER_SECRET_VARIABLE, STORE_FOLDER_START
 from prefillshare.errors import ConfigError, LaunchError, PrefillShareError
+from prefillshare.open_files import open_log
 from prefillshare.places import new_private_folder
 from prefillshare.serving.machine.environment import process_variables
-from prefillshare.serving.machine.logs import bound_log, open_log
+from prefillshare.serving.machine.logs import bound_log
 from prefillshare.serving.plan.command import ProcessCommand
 from prefillshare.serving.run.forks import ForkedEngine, ForkServer
 

@@ -1,15 +1,19 @@
 """The folder of modules that is watched: what is put there comes, what changes is read anew, what is taken away goes.
 
-Nothing here waits: `step` looks once a second, and one change at a time is asked for beside it, by the same door that
-people use. A folder is taken when nothing in it has changed for `STABLE_S`, so that none is read while it is copied.
+Nothing here waits: `step` has the folder looked at once a second, and one change at a time asked for, by the same door
+that people use. A thread does either: a folder may lie on a file system that does not answer for minutes. A module is
+taken when nothing in it has changed for `STABLE_S`, so that none is read while it is copied.
 """
 
 import math
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import quote
 
 from prefillshare.direct import direct_client
@@ -38,6 +42,10 @@ class Refusal:
 Ask = Callable[[str, str, object], Refusal | None]
 """Asks for a change by method, path and body; None when it is made. Raises where nobody answers."""
 
+Modules = dict[str, Signature | None]
+"""Modules of a folder by name; None of one that cannot be looked at now, and holds up no other one."""
+T = TypeVar("T")
+
 _GONE: Signature = ()
 _NOT_FOUND = 404
 _NOT_NOW = (409, 503, 507)
@@ -63,25 +71,36 @@ class WatchedFolder:
     _said: dict[str, str] = field(default_factory=dict)
     _next_at: float = 0.0
     _asked: "tuple[str, Signature, Future[Refusal | None]] | None" = None
-    _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
+    _looking: "Future[Modules] | None" = None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it is looked, or a change asked for, at this moment."""
+        return self._asked is not None or self._looking is not None
 
     def step(self) -> None:
-        """Look, if it is time to, and ask for the first change that is due."""
+        """Begin to look, if it is time to; after a look, ask for the first change that is due."""
         if self._asked is not None:
             self._hear(*self._asked)
-        if self._asked is not None or self.now() < self._next_at:
+        elif self._looking is not None:
+            self._see(self._looking)
+        if self.is_busy or self.now() < self._next_at:
             return
         self._next_at = self.now() + LOOK_EVERY_S
-        self._look()
+        self._looking = _beside(partial(_list_modules, self.folder))
+
+    def _see(self, looking: "Future[Modules]") -> None:
+        if not looking.done():
+            return
+        self._looking = None
+        if looking.exception() is not None:  # it changes under us: the next look sees it whole
+            return
+        self._note(looking.result())
         due = (name for name in [*self._seen, *self._served] if self._is_due(name))
         if (name := next(due, None)) is not None:
             self._ask_for(name)
 
-    def _look(self) -> None:
-        try:
-            found = _list_modules(self.folder)
-        except OSError:  # it changes under us: the next look sees it whole
-            return
+    def _note(self, found: Modules) -> None:
         for name in {*found, *self._seen}:
             if (signature := found.get(name, _GONE)) is None:
                 continue
@@ -106,7 +125,7 @@ class WatchedFolder:
             words = ("PUT", path, {"path": str(self.folder / name)})
         self._tried[name] = signature
         self._again_at.pop(name, None)
-        self._asked = (name, signature, self._pool.submit(self.ask, *words))
+        self._asked = (name, signature, _beside(partial(self.ask, *words)))
 
     def _hear(self, name: str, signature: Signature, answer: "Future[Refusal | None]") -> None:
         if not answer.done():
@@ -153,8 +172,24 @@ def watch_folder(folder: Path | None, url: str, options: LaunchOptions, say: Lis
     return WatchedFolder(folder=folder, ask=ask, say=say)
 
 
-def _list_modules(folder: Path) -> dict[str, Signature | None]:
-    """Return the signature of each module; None of one that cannot be looked at now, and holds up no other one."""
+def _beside(work: Callable[[], T]) -> "Future[T]":
+    """Do in a thread what may never end; this process ends all the same."""
+    done: Future[T] = Future()
+
+    def do() -> None:
+        try:
+            done.set_result(work())
+        except Exception as error:  # the end of a thread: whoever waits gets it
+            done.set_exception(error)
+
+    try:
+        threading.Thread(target=do, name="modules folder", daemon=True).start()
+    except RuntimeError as error:  # no more threads for this user at this moment
+        done.set_exception(error)
+    return done
+
+
+def _list_modules(folder: Path) -> Modules:
     folders = [each for each in folder.iterdir() if each.is_dir() and _may_be_name(each.name)]
     found = {each.name: _sign(each) for each in folders}
     # Without weights it is no module yet.

@@ -15,7 +15,7 @@ from prefillshare.store.codec.preparation import Preparation
 from prefillshare.store.counts import Speed
 from prefillshare.store.identity import StoreIdentity
 from prefillshare.store.remote.link import READ_BYTES, Importer, LinkError
-from prefillshare.store.remote.messages import Fetch, Find, Found, Meet, Met, Stage, Staged, StagedPage
+from prefillshare.store.remote.messages import STAGE_PATH, Fetch, Find, Found, Meet, Met, Stage, Staged, StagedPage
 from prefillshare.store.remote.peers import Peer, PeerError, new_nonce
 from prefillshare.store.remote.secret import Secret, is_same
 from prefillshare.store.remote.stores import LocalStores
@@ -68,7 +68,7 @@ class Source:
         encoding, decoders = self._encoding_of(identity)
         codec = encoding.codec.number if encoding.codec and encoding.decide((self.speed.bytes_per_s,)) else PLAIN
         question = Stage(nonce=new_nonce(), identity=identity.digest(), keys=list(keys), codec=codec)
-        staged = self.peer.ask("/stage", question, Staged, deadline)
+        staged = self.peer.ask(STAGE_PATH, question, Staged, deadline)
         self._check_sizes(staged, identity, len(keys))
         if not staged.pages:
             return []
@@ -146,7 +146,7 @@ class Fetcher:
         begun is finished even if its engine waits no longer: the next call will want it.
         """
         deadline = time.monotonic() + asked.timeout_s
-        local = self._stores.get(asked.identity)
+        local = self._stores.get(asked.identity, asked.timeout_s)
         if local is None or not asked.keys:
             return 0
         identity, store = local

@@ -5,6 +5,7 @@ import msgspec
 MOST_BODY_BYTES = 8 << 20
 """Keys of a prompt of 2 million tokens and more, at 16 tokens a page."""
 FETCH_PATH = "/fetch"
+STAGE_PATH = "/stage"
 MAC_HEADER = "X-PrefillShare-Mac"
 
 

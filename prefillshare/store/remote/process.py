@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prefillshare.errors import StoreError
+from prefillshare.open_files import open_log
 from prefillshare.store.remote.addresses import text_of
 from prefillshare.store.settings import StoreSettings
 
@@ -65,7 +66,7 @@ class SharingProcess:
             self._process.wait()
 
     def _start(self) -> "subprocess.Popen[bytes]":
-        with self._log_path.open("ab") as log:
+        with open_log(self._log_path, is_new=False) as log:
             # A session of its own: Ctrl-C is for the launcher, which ends it after the engines.
             process = subprocess.Popen(
                 [sys.executable, "-m", __package__],

@@ -10,7 +10,7 @@ from prefillshare.store.codec import PLAIN, Codec, Decoders, can_encode
 from prefillshare.store.codec.preparation import Preparation
 from prefillshare.store.identity import StoreIdentity
 from prefillshare.store.remote.link import READ_BYTES
-from prefillshare.store.remote.messages import Find, Found, Meet, Met, Stage, Staged, StagedPage
+from prefillshare.store.remote.messages import STAGE_PATH, Find, Found, Meet, Met, Stage, Staged, StagedPage
 from prefillshare.store.remote.secret import Secret
 from prefillshare.store.remote.staging import Staging
 from prefillshare.store.remote.stores import LocalStores
@@ -38,7 +38,7 @@ class Sharing:
 
         Raises: msgspec.DecodeError, of a body that is none.
         """
-        return {"/meet": self._meet, "/find": self._find, "/stage": self._stage}
+        return {"/meet": self._meet, "/find": self._find, STAGE_PATH: self._stage}
 
     def _meet(self, body: bytes) -> tuple[bytes, Met]:
         asked = msgspec.msgpack.decode(body, type=Meet)

@@ -61,29 +61,34 @@ class RunDirectory:
             yield
 
     def claim(self, *, resume: bool) -> None:
-        """Refuse a directory that holds something, unless a run there is to go on.
+        """As `check`; and removes what a run left that ended before run.json was there, or in the middle of a write.
+
+        Raises: TrainingError.
+        """
+        self.check(resume=resume)
+        leftovers = (self.staging, *self.run.glob("old-checkpoint-*")) if resume else (self.run,)
+        for leftover in leftovers:
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def check(self, *, resume: bool) -> None:
+        """Refuse a directory that holds something, unless a run there is to go on; changes nothing.
 
         Raises: TrainingError.
         """
         has_run = (self.run / RECORD_NAME).is_file()
-        if not has_run and not resume:
-            self._forget_start()
         if resume and not has_run:
             raise TrainingError(f"{self.output} holds no run to resume: remove --resume")
-        if not resume and self.output.exists() and any(self.output.iterdir()):
+        if not resume and self.output.exists() and any(self.output.iterdir()) and not self._is_dead_start():
             fix = "continue it with --resume, or choose another output" if has_run else "choose another output"
             raise TrainingError(f"output {self.output} exists and is not empty: {fix}")
         if (self.output / MANIFEST_NAME).exists():
             raise TrainingError(f"the run in {self.output} is finished: launch the module, or choose another output")
-        for leftover in (self.staging, *self.run.glob("old-checkpoint-*")):
-            shutil.rmtree(leftover, ignore_errors=True)
 
-    def _forget_start(self) -> None:
-        """Effects: removes what a run left that ended before run.json was there; never anything else."""
+    def _is_dead_start(self) -> bool:
+        """Whether all that is there was left by a run that ended before run.json was there."""
         if not self.run.is_dir() or len(list(self.output.iterdir())) != 1:
-            return
-        if all(_DATA_FILE.fullmatch(path.name) for path in self.run.iterdir()):
-            shutil.rmtree(self.run)
+            return False
+        return all(_DATA_FILE.fullmatch(path.name) for path in self.run.iterdir())
 
     def last_checkpoint(self) -> Path | None:
         """The newest checkpoint; every one with its final name is complete."""

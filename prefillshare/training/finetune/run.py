@@ -45,7 +45,7 @@ class Finetune:
         Raises: TrainingError as a run would.
         """
         with self.directory.held(makes=False):
-            self.directory.claim(resume=False)
+            self.directory.check(resume=False)
         base = self._base()
         prepared = prepare(self.training, load_tokenizer(base))
         return _plan(self.training, base, prepared)

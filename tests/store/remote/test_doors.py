@@ -10,7 +10,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from prefillshare.store.remote.app import engines_app, peers_app
 from prefillshare.store.remote.fetching import Fetcher
-from prefillshare.store.remote.messages import FETCH_PATH, MAC_HEADER, Fetch, Fetched, Find, Found
+from prefillshare.store.remote.messages import FETCH_PATH, MAC_HEADER, Fetch, Fetched, Find, Found, Stage, Staged
 from prefillshare.store.remote.secret import Secret
 from prefillshare.store.remote.sharing import Sharing
 
@@ -31,13 +31,20 @@ class StuckFetcher:
 
 
 class SmallSharing:
-    """A host that has three pages of whatever is asked."""
+    """A host that has three pages of whatever is asked, and lays none before it may."""
 
     def __init__(self) -> None:
-        self.answers = {"/find": self._find}
+        self.answers = {"/find": self._find, "/stage": self._stage}
+        self.num_begun = 0
+        self.may_lay = threading.Event()
 
     def _find(self, body: bytes) -> tuple[bytes, Found]:
         return msgspec.msgpack.decode(body, type=Find).nonce, Found(num_pages=3)
+
+    def _stage(self, body: bytes) -> tuple[bytes, Staged]:
+        self.num_begun += 1
+        self.may_lay.wait()
+        return msgspec.msgpack.decode(body, type=Stage).nonce, Staged(lease=b"", agent="", pages=[])
 
 
 def test_a_peer_is_answered_while_every_fetch_waits_for_another_peer() -> None:
@@ -60,6 +67,28 @@ async def _ask_while_all_fetch() -> None:
             fetcher.may_answer.set()
             fetched = await asyncio.gather(*fetches)
     assert fetched == [2] * len(fetches)
+
+
+def test_a_peer_hears_what_is_there_while_pages_are_laid_for_others() -> None:
+    """From a slow disk, say: a peer that hears nothing takes the host for gone."""
+    asyncio.run(_ask_while_all_lay())
+
+
+async def _ask_while_all_lay() -> None:
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_NUM_THREADS))
+    sharing, secret = SmallSharing(), Secret(b"s" * 32)
+    async with TestClient(TestServer(peers_app(cast("Sharing", sharing), secret))) as peers:
+        body = msgspec.msgpack.encode(Stage(nonce=b"n", identity=b"model", keys=[], codec=0))
+        headers = {MAC_HEADER: secret.of_request("/stage", body)}
+        laid = [asyncio.create_task(peers.post("/stage", data=body, headers=headers)) for _ in range(40)]
+        try:
+            while sharing.num_begun < _NUM_THREADS:
+                await asyncio.sleep(0.01)
+            assert await asyncio.wait_for(_find(peers, secret), 60) == 3
+        finally:
+            sharing.may_lay.set()
+            replies = await asyncio.gather(*laid)
+    assert {reply.status for reply in replies} == {200}
 
 
 async def _fetch(engines: "TestClient[Any, Any]") -> int:

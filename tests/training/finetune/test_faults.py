@@ -9,14 +9,25 @@ from pathlib import Path
 
 import pytest
 
+from prefillshare.config import load_training
 from prefillshare.errors import TrainingError
 from prefillshare.modules.manifest import read_manifest
 from prefillshare.serving.machine.ports import free_port
 from prefillshare.training.finetune.examples import read_examples, write_examples
 from prefillshare.training.finetune.output import RunDirectory
+from prefillshare.training.finetune.run import Finetune
 from prefillshare.training.shard import Document
 from tests.support.random_models import make_base
-from tests.support.training_runs import NUM_STEPS, SAVE_STEPS, Stopped, losses, stop_at, train, write_training
+from tests.support.training_runs import (
+    NUM_STEPS,
+    SAVE_STEPS,
+    Stopped,
+    Watcher,
+    losses,
+    stop_at,
+    train,
+    write_training,
+)
 
 ROOT = Path(__file__).parents[3]
 TOLERANCE = 1e-5
@@ -108,6 +119,15 @@ def test_a_run_that_ended_before_it_had_data_starts_anew(tmp_path: Path, random_
         train(file)
     mine.unlink()
     assert read_manifest(train(file)) is not None
+
+
+def test_a_dry_run_over_a_start_that_ended_leaves_it_as_it_is(tmp_path: Path, random_base: Path) -> None:
+    output = tmp_path / "out"
+    (output / "run").mkdir(parents=True)
+    (output / "run" / "partial-data.npz").write_bytes(b"half")
+    training = load_training(write_training(tmp_path, random_base))
+    assert Finetune(training, Watcher()).plan().lines
+    assert (output / "run" / "partial-data.npz").read_bytes() == b"half"
 
 
 def test_a_second_run_keeps_its_hands_off_the_directory_of_the_first(tmp_path: Path) -> None:

@@ -78,6 +78,10 @@ async def remove(request: web.Request) -> web.Response:
         pool = gateway.parts.pool
         if len(pool.modules()) == 1:
             raise ConflictError(f"module {name!r} is the only one of this deployment: add another one first")
+        if gateway.desk.folder is None and not pool.replicas(name):
+            pool.forget(name)  # nobody has to be asked
+            _note(gateway, name, "it was removed, its workers had left")
+            return json_reply({"name": name})
         return json_reply(await asyncio.shield(_retire(gateway, name)))
 
 
