@@ -326,7 +326,7 @@ class Keeper:
         try:
             reply = direct.get(f"{self._url}/workers", headers=auth_header(self._api_key), timeout=_ASK_TIMEOUT_S)
             return {worker["id"]: worker["state"] for worker in reply.json()["workers"]}
-        except (httpx.HTTPError, ValueError, KeyError):
+        except (httpx.HTTPError, ValueError, LookupError, TypeError):
             return None
 
     def _say(self, text: str) -> None:
