@@ -78,7 +78,7 @@ def make_parts(settings: RouterSettings) -> Parts:
     client = WorkerClient(router, settings.worker_api_key, descriptors)
     sessions = Sessions(router.max_sessions, on_moved=_tell_moves(observer))
     chooser = Chooser(router, pool, make_policy(router, sessions), on_moved=_tell_moves(observer))
-    hold = StartHold(router.start_hold_s, pool, may_join=settings.admin_key is not None)
+    hold = StartHold(pool, may_join=settings.admin_key is not None)
     admission = Admission(router, pool, chooser, hold)
     kept = read_kept_changes(settings.aliases_file)
     aliases = _read_aliases(settings, kept, observer)
