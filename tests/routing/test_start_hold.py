@@ -55,9 +55,7 @@ async def test_the_time_is_over_when_its_timer_says_so() -> None:
     async with deployment(decode=(), settings=SETTINGS, start_hold_s=LONG_S, queue_timeout_s=LONG_S) as running:
         call = asyncio.create_task(running.chat())
         await until(lambda: running.parts.admission.num_queued("math") == 1)
-        timer = running.gateway._hold_end
-        timer.cancel()
-        timer._callback(*timer._args)
+        running.parts.admission.end_start_hold()
         assert (await call).status == 503
         assert (await running.chat()).status == 503
 
