@@ -1,14 +1,7 @@
 """When a member that failed is tried again."""
 
 from prefillshare.cluster.pauses import FIRST_PAUSE_S, LONGEST_PAUSE_S, Pauses
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.clock import Clock
 
 
 def serve(pauses: Pauses, clock: Clock, seconds: float) -> None:

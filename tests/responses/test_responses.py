@@ -15,16 +15,9 @@ from prefillshare.responses.exchange import Exchange
 from prefillshare.responses.ids import conversation_name, make_id, read_tag
 from prefillshare.responses.kept import KeptResponses
 from prefillshare.responses.store import ResponseStore
+from tests.support.clock import Clock
 
 ANSWER = {"object": "response", "status": "completed", "output": [{"type": "message", "role": "assistant", "id": "m"}]}
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def store(**limits: Any) -> ResponseStore:
