@@ -2,7 +2,7 @@
 
 import os
 import ssl
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.request import getproxies_environment
 
@@ -33,6 +33,16 @@ def post(url: str, **options: Any) -> httpx.Response:
     """One POST; the options are those of `httpx.Client.post`."""
     with direct_client() as client:
         return client.post(url, **options)
+
+
+def read_lines(reply: httpx.Response) -> Iterator[bytes]:
+    """Lines of a stream, as they come. An answer may hold what httpx, as Python, takes for the end of a line, too."""
+    rest = b""
+    for piece in reply.iter_bytes():
+        *lines, rest = (rest + piece).split(b"\n")
+        yield from lines
+    if rest:
+        yield rest
 
 
 def parse_server(url: str) -> httpx.URL | None:

@@ -29,6 +29,10 @@ class TrainingError(PrefillShareError):
     """A training run cannot start or continue."""
 
 
+class AnswerError(PrefillShareError):
+    """What a server answered as if all were well is not what it was asked for."""
+
+
 class EvaluationError(PrefillShareError):
     """An evaluation cannot run, or its sandbox failed."""
 

@@ -90,8 +90,8 @@ def step_s(url: str, num_tokens: int) -> float:
         client.stream("POST", "/v1/completions", json=body) as reply,
     ):
         reply.raise_for_status()
-        for line in reply.iter_lines():
-            if line.startswith("data: {") and json.loads(line.removeprefix("data: "))["choices"]:
+        for line in direct.read_lines(reply):
+            if line.startswith(b"data: {") and json.loads(line.removeprefix(b"data: "))["choices"]:
                 times.append(time.perf_counter())
     # A busy engine sends several tokens at once, but the first one alone.
     return (times[-1] - times[0]) / (num_tokens - 1)

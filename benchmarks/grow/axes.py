@@ -15,7 +15,7 @@ from benchmarks.grow.tasks import TASKS
 from prefillshare.grow.carried import Carried
 from prefillshare.grow.family import Family
 from prefillshare.grow.fit import Data
-from prefillshare.grow.prune import Worth, least_of_part, matrix_needs, rank_matrix, unit_moments
+from prefillshare.grow.prune import Worth, matrix_needs, rank_matrix, remove_part, unit_moments
 from prefillshare.grow.run import make_data
 from prefillshare.grow.units import Units, normalise, put_units_beside, turn_to_axes
 from prefillshare.training.data.prepare import prepare
@@ -62,9 +62,7 @@ def _losses(carried: Carried, way: Callable[[Carried], dict[str, Worth]], data: 
     worths = way(carried)
     whole, losses = carried.state(), []
     for part in PARTS:
-        least = least_of_part(worths, part)
-        for name, worth in worths.items():
-            carried.keep(name, own=worth.own >= least)
+        remove_part(carried, worths, part)
         losses.append(data.held_out.mean_loss(model))
         carried.return_to(whole)
     return losses

@@ -95,7 +95,7 @@ def ask(url: str, question: Question, *, is_stream: bool) -> Outcome:
         with direct.direct_client(timeout=HUNG_S) as client, client.stream("POST", address, json=body) as reply:
             if reply.status_code != 200:
                 return ended("failed", f"{reply.status_code}: {reply.read().decode()[:300]}")
-            for line in reply.iter_lines():
+            for line in direct.read_lines(reply):
                 if time.monotonic() - started > HUNG_S:
                     return ended("hung", f"{received} pieces within {HUNG_S:.0f} s")
                 piece = _read(line)
@@ -114,7 +114,7 @@ def ask(url: str, question: Question, *, is_stream: bool) -> Outcome:
         return ended("streamed, then failed" if received else "failed", f"{type(error).__name__}: {error}")
 
 
-def _read(line: str) -> dict[str, Any]:
+def _read(line: bytes) -> dict[str, Any]:
     """A line of a stream, or of an answer as a whole."""
-    text = line.removeprefix("data: ").strip()
-    return json.loads(text) if text.startswith("{") else {}
+    text = line.removeprefix(b"data: ").strip()
+    return json.loads(text) if text.startswith(b"{") else {}

@@ -18,6 +18,7 @@ import httpx
 
 from prefillshare import direct
 from prefillshare.cluster.node import find_address, hide_gpus_of_others, resolve_here
+from prefillshare.cluster.pauses import Pauses
 from prefillshare.cluster.plan import Group, Member, MemberRole, spot_of
 from prefillshare.cluster.secrets import read_admin_key, read_api_key
 from prefillshare.cluster.status import LogPiece, MemberState, MemberStatus
@@ -33,9 +34,6 @@ from prefillshare.serving.run.cluster import RunningCluster
 from prefillshare.serving.run.record import ProcessRecord
 from prefillshare.transport_ports import RANGE_VARIABLE
 
-FIRST_PAUSE_S = 2.0
-MAX_PAUSE_S = 60.0
-"""Pauses before a member that could not be started, or was given up, is tried again; doubled each time."""
 PEER_WAIT_S = 10.0
 """Longest wait of a router for the addresses of the others that are to be."""
 PEER_DRAIN_S = 30.0
@@ -99,6 +97,7 @@ class Keeper:
         self._port_before: tuple[int, ...] = ()
         self._drain_s = 0.0
         self._events: deque[str] = deque(maxlen=_NUM_EVENTS)
+        self._pauses = Pauses()
         self._leaving = threading.Event()
         self._thread = threading.Thread(target=self._keep, name=member.name, daemon=True)
 
@@ -157,7 +156,6 @@ class Keeper:
             self._thread.join()
 
     def _keep(self) -> None:
-        pause = FIRST_PAUSE_S
         while not self._leaving.is_set():
             try:
                 if self._serve():
@@ -167,8 +165,7 @@ class Keeper:
                 self._fail(str(error))
             except Exception as error:  # the end of a thread: nobody else would hear of it
                 self._fail(f"{type(error).__name__}: {error}")
-            self._leaving.wait(pause)
-            pause = min(MAX_PAUSE_S, pause * 2)
+            self._leaving.wait(self._pauses.take())
         self._state = "left"
 
     def _serve(self) -> bool:
@@ -183,6 +180,8 @@ class Keeper:
                 else:
                     self._keep_aliases(served)
                 served.step()
+                process = self._process()
+                self._pauses.note(process is not None and process.state == "running")
                 time.sleep(_POLL_S)
             is_over = not self._has_other_peers()
             if isinstance(served, RunningCluster):
@@ -326,7 +325,7 @@ class Keeper:
         try:
             reply = direct.get(f"{self._url}/workers", headers=auth_header(self._api_key), timeout=_ASK_TIMEOUT_S)
             return {worker["id"]: worker["state"] for worker in reply.json()["workers"]}
-        except (httpx.HTTPError, ValueError, KeyError):
+        except (httpx.HTTPError, ValueError, LookupError, TypeError):
             return None
 
     def _say(self, text: str) -> None:

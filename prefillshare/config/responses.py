@@ -16,7 +16,8 @@ class Responses:
     max_age_s: float = 86_400.0
     """Time after which a response is forgotten, in seconds."""
     max_background: int = 64
-    """Responses that are computed in the background at a time; further ones are answered 429."""
+    """Responses that are computed in the background at a time; further ones are answered 429. A tenant has at
+    most as many as it leaves to the others."""
 
     def __post_init__(self) -> None:
         for name in ("max_count", "max_bytes", "max_background"):

@@ -126,5 +126,11 @@ def _ask(base_url: str, api_key: str | None, verify: str | None) -> dict[str, An
         raise PrefillShareError(
             f"{base_url} has no /modules (status {reply.status_code}): give the address of a PrefillShare deployment"
         )
-    told: dict[str, Any] = reply.json()
-    return told
+    try:
+        told: dict[str, Any] = reply.json()
+        return {name: told[name] for name in ("prefill", "decode", "chat_template")}
+    except (ValueError, LookupError, TypeError):
+        raise PrefillShareError(
+            f"{base_url} answers /modules with what is no list of modules ({reply.text[:100]!r}): give the address of "
+            "a PrefillShare deployment"
+        ) from None

@@ -93,10 +93,10 @@ class Pruning:
         kept, most = 0.0, 1.0
         for _ in range(TRIALS if num_before else 0):
             part = (kept + most) / 2
-            self._remove(worths, part)
+            remove_part(self._carried, worths, part)
             kept, most = (part, most) if self._measure() <= limit else (kept, part)
             self._carried.return_to(before)
-        self._remove(worths, kept)
+        remove_part(self._carried, worths, kept)
         self._report.say(
             f"{self._task.name}: {num_before - self._num_units()} of {num_before} units are not needed; held-out loss "
             f"{self._measure():.4f}"
@@ -105,7 +105,7 @@ class Pruning:
     def _repair(self, number: int, limit: float) -> bool:
         """Remove more, and let what is left learn on; take that back where it does not make good for it."""
         before, num_before = self._carried.state(), self._num_units()
-        self._remove(self._rank(), REPAIRED_PART)
+        remove_part(self._carried, self._rank(), REPAIRED_PART)
         own = self._carried.own_moving(self._growth.retrain_rate)
         moving = [*own, self._carried.gates_moving(self._growth.gate_rate)]
         name, epochs = f"repair {number}", self._growth.repair_epochs
@@ -123,11 +123,6 @@ class Pruning:
         """What each unit is worth; those that were added are principal directions from now on."""
         moments = unit_moments(self._carried.layers, self._data.training, self._model)
         return {name: rank_matrix(self._carried, name, moments[name], self._needs[name]) for name in moments}
-
-    def _remove(self, worths: Mapping[str, Worth], part: float) -> None:
-        least = least_of_part(worths, part)
-        for name, worth in worths.items():
-            self._carried.keep(name, own=worth.own >= least, shared=worth.shared >= least)
 
     def _num_units(self) -> int:
         return sum(len(layer.own_in) + len(layer.gates) for layer in self._carried.layers.values())
@@ -153,6 +148,16 @@ def rank_matrix(carried: Carried, name: str, moments: Moments, need: float) -> W
     size = layer.base.in_features + layer.base.out_features
     scale = need / size / float((of_own.sum() + of_shared.sum()).clamp_min(1e-30))
     return Worth(own=of_own * scale, shared=of_shared * scale, size=size)
+
+
+def remove_part(carried: Carried, worths: Mapping[str, Worth], part: float) -> None:
+    """Let go of the units that are worth least: of at most that part of all numbers.
+
+    Effects: `worths` are those of the units that were carried, and of no others.
+    """
+    least = least_of_part(worths, part)
+    for name, worth in worths.items():
+        carried.keep(name, own=worth.own >= least, shared=worth.shared >= least)
 
 
 def least_of_part(worths: Mapping[str, Worth], part: float) -> float:

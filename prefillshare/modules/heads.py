@@ -9,6 +9,7 @@ prompt's last token; a head belongs to the prefill module whose states it has le
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -18,9 +19,12 @@ from prefillshare.errors import ModuleError, short_repr
 from prefillshare.naming.alias import AnyAlias
 from prefillshare.naming.asked import Probabilities
 from prefillshare.naming.rules import ByRules
+from prefillshare.observe.events import Events
 
 if TYPE_CHECKING:
     import numpy as np
+
+log = logging.getLogger(__name__)
 
 HEAD_FORMAT = 1
 MANIFEST_FILE = "router.json"
@@ -271,6 +275,12 @@ def read_again(
             kept.pop(name, None)
             leave_out(name, str(error).removeprefix(f"alias {name!r}: "))
     return kept
+
+
+def tell_left_out(events: Events, name: str, reason: str) -> None:
+    """Tell the log, and whoever looks at `events`, of an alias that is left out."""
+    log.error("alias %r is left out: %s", name, reason)
+    events.tell("module", name, f"the alias is left out: {reason}")
 
 
 def has_classifier(alias: AnyAlias) -> bool:

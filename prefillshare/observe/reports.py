@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
+from prefillshare.errors import AnswerError
 from prefillshare.observe.document import (
     EAGER_COUNTERS,
     HANDOFF_COUNTERS,
@@ -78,6 +79,23 @@ class WorkerReport:
             if now.get(name) is not None:
                 total = (getattr(self.handoffs, name) or 0) + now[name] - (before.get(name) or 0)
                 setattr(self.handoffs, name, total)
+
+
+def check_report(told: DeploymentState, module: str | None) -> None:
+    """Look whether `WorkerReport.take` can count what a worker tells; one of another version may lack what it reads.
+
+    Raises: AnswerError.
+    """
+    try:
+        WorkerReport().take(told, Observer(), module)
+        sum(held_tokens(told).values())
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise AnswerError(f"told a state that cannot be read ({type(error).__name__}: {error})") from None
+
+
+def held_tokens(told: DeploymentState) -> Mapping[str, int]:
+    """Return tokens of KV that a worker holds, by tenants' marks."""
+    return {held["owner"]: held["tokens"] for held in told.get("held", ())}
 
 
 def _add_rises(

@@ -10,9 +10,9 @@ from typing import Any
 
 import orjson
 
-from prefillshare.errors import short_repr
+from prefillshare.errors import AnswerError, short_repr
 from prefillshare.responses.errors import ResponsesError
-from prefillshare.responses.forms import as_cut_off, as_responses_usage, simplify_item
+from prefillshare.responses.forms import as_told, simplify_item
 from prefillshare.responses.ids import conversation_name, make_id, read_tag
 from prefillshare.responses.store import ResponseStore
 
@@ -58,7 +58,10 @@ class Exchange:
         self._buffer = b""
 
     def finish(self, response: dict[str, Any]) -> dict[str, Any]:
-        """Return the client's response object of SGLang's, and keep it if that is wanted."""
+        """Return the client's response object of SGLang's, and keep it if that is wanted.
+
+        Raises: AnswerError.
+        """
         told = self._fill_in(response)
         if self.is_kept and told.get("status") in ("completed", "incomplete"):
             self._store.put(self.id, told, self.items, self.owner)
@@ -78,7 +81,10 @@ class Exchange:
         return told
 
     def pass_on(self, piece: bytes) -> bytes:
-        """Return what the client is sent of a stream when `piece` has come: whole events; with the last it is kept."""
+        """Return what the client is sent of a stream when `piece` has come: whole events; with the last it is kept.
+
+        Raises: AnswerError.
+        """
         events = (self._buffer + piece).split(_END)
         self._buffer = events.pop()
         return b"".join(self._rewrite(event) + _END for event in events)
@@ -108,19 +114,19 @@ class Exchange:
         return made
 
     def _fill_in(self, response: dict[str, Any]) -> dict[str, Any]:
-        told = {**as_cut_off(response), "id": self.id, "previous_response_id": self.previous_id, "store": self.is_kept}
+        told = as_told(response)
+        told |= {"id": self.id, "previous_response_id": self.previous_id, "store": self.is_kept}
         if self.body.get("text") is not None:
             told["text"] = self.body["text"]
-        usage = told.get("usage")
-        return told | {"usage": as_responses_usage(usage)} if isinstance(usage, Mapping) else told
+        return told
 
     def _rewrite(self, event: bytes) -> bytes:
         if not event.startswith(_EVENTS_WITH_RESPONSE):
             return event
         head, _, data = event.partition(b"\ndata: ")
-        value = orjson.loads(data)
+        value, response = _read_event(data)
         is_final = event.startswith(_FINAL_EVENTS)
-        value["response"] = self.finish(value["response"]) if is_final else self._fill_in(value["response"])
+        value["response"] = self.finish(response) if is_final else self._fill_in(response)
         if is_final and value["response"].get("status") == "incomplete":
             head, value["type"] = b"event: response.incomplete", "response.incomplete"
         return head + b"\ndata: " + orjson.dumps(value)
@@ -134,6 +140,18 @@ def unknown_response(response_id: object, *, param: str | None = None) -> Respon
         status=404,
         param=param,
     )
+
+
+def _read_event(data: bytes) -> tuple[dict[str, Any], Any]:
+    """Return what an event tells, and the response in it.
+
+    Raises: AnswerError.
+    """
+    try:
+        value = orjson.loads(data)
+        return value, value["response"]
+    except (orjson.JSONDecodeError, LookupError, TypeError):
+        raise AnswerError(f"sent an event without a response: {short_repr(data[:60])}") from None
 
 
 def _refuse_what_is_not_here(body: Mapping[str, Any]) -> None:

@@ -3,6 +3,39 @@
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
+
+from prefillshare.errors import AnswerError, short_repr
+
+
+def read_response(content: bytes) -> dict[str, Any]:
+    """Return the response in SGLang's answer, in OpenAI's forms.
+
+    Raises: AnswerError.
+    """
+    try:
+        response = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        raise AnswerError(f"answered with what is no JSON: {short_repr(content[:60])}") from None
+    return as_told(response)
+
+
+def as_told(response: Any) -> dict[str, Any]:
+    """Return a response of SGLang's in OpenAI's forms.
+
+    Raises: AnswerError where it is none.
+    """
+    try:
+        told = {**as_cut_off(response)}
+        usage, output = told.get("usage"), told.setdefault("output", [])
+        if isinstance(usage, Mapping):
+            told["usage"] = as_responses_usage(usage)
+    except (LookupError, TypeError, AttributeError):
+        output = None
+    if not isinstance(output, list):
+        raise AnswerError(f"answered with what is no response: {short_repr(response)}")
+    return told
+
 
 def simplify_item(item: Any) -> Any:
     """Return an item of the input; an answer that comes back, in pieces, as the plain message that it stands for.

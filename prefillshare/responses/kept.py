@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -20,12 +21,20 @@ Run = Callable[[], Awaitable[tuple[int, bytes]]]
 """Computes an answer: its status and body."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Running:
+    """A response that is computed in the background."""
+
+    owner: str
+    task: asyncio.Task[None]
+
+
 class KeptResponses:
     """The responses of one process, finished or not."""
 
     def __init__(self, limits: Responses) -> None:
         self.store = ResponseStore(limits)
-        self._running: dict[str, asyncio.Task[None]] = {}
+        self._running: dict[str, _Running] = {}
 
     def open(self, body: Mapping[str, Any], response_id: str | None = None, owner: str = "") -> Exchange:
         """Return the exchange that a call of `owner` with `body` begins.
@@ -39,14 +48,27 @@ class KeptResponses:
                 "it: leave it out",
                 param="background",
             )
-        num_running = sum(not task.done() for task in self._running.values())
-        if exchange.is_background and num_running >= self.store.limits.max_background:
+        if exchange.is_background:
+            self._check_room(owner)
+        return exchange
+
+    def _check_room(self, owner: str) -> None:
+        """Raises: ResponsesError when there is no place in the background, or the next one is another owner's."""
+        owners = [running.owner for running in self._running.values() if not running.task.done()]
+        num_own, num_left = owners.count(owner), self.store.limits.max_background - len(owners)
+        if num_left <= 0:
             raise ResponsesError(
-                f"{num_running} responses are computed in the background, which is max_background under "
+                f"{len(owners)} responses are computed in the background, which is max_background under "
                 "[responses]: wait for one, or raise it",
                 status=429,
             )
-        return exchange
+        # However many tenants there are, and whoever comes first, something is left for the next one.
+        if owner and num_own >= num_left:
+            raise ResponsesError(
+                f"{num_own} responses of this tenant are computed in the background, and a tenant may have as many as "
+                "it leaves to the others: wait for one",
+                status=429,
+            )
 
     def start(self, exchange: Exchange, run: Run, during: AbstractContextManager[None] | None = None) -> dict[str, Any]:
         """Let `run` compute the answer in the background; return the response object until then.
@@ -58,7 +80,7 @@ class KeptResponses:
             # Not by the task: calls that come before its turn would not see it.
             held.enter_context(during)
         task = asyncio.get_running_loop().create_task(self._run(exchange, run))
-        self._running[exchange.id] = task
+        self._running[exchange.id] = _Running(owner=exchange.owner, task=task)
         task.add_done_callback(lambda _: self._end(exchange.id, held))
         return exchange.announce("queued")
 
@@ -89,8 +111,8 @@ class KeptResponses:
         Raises: ResponsesError.
         """
         self._find(response_id, owner)
-        if (task := self._running.pop(response_id, None)) is not None:
-            task.cancel()
+        if (running := self._running.pop(response_id, None)) is not None:
+            running.task.cancel()
         self.store.delete(response_id, owner)
         return {"id": response_id, "object": "response.deleted", "deleted": True}
 
@@ -100,18 +122,18 @@ class KeptResponses:
         Raises: ResponsesError.
         """
         kept = self._find(response_id, owner)
-        task, status = self._running.get(response_id), orjson.loads(kept.response).get("status")
-        if task is None or status not in ("queued", "in_progress"):
+        running, status = self._running.get(response_id), orjson.loads(kept.response).get("status")
+        if running is None or status not in ("queued", "in_progress"):
             raise ResponsesError(f"response {response_id!r} is {status}: only one in the background can be cancelled")
         del self._running[response_id]
-        task.cancel()
+        running.task.cancel()
         told = orjson.loads(kept.response) | {"status": "cancelled"}
         self.store.put(response_id, told, orjson.loads(kept.items), owner)
         return orjson.dumps(told)
 
     async def close(self) -> None:
         """End what is being computed."""
-        tasks = list(self._running.values())
+        tasks = [running.task for running in self._running.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

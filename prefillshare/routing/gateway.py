@@ -57,9 +57,8 @@ class Gateway:
         self.desk = ChangeDesk(folder=settings.changes_dir)
         self.conductor = self._make_conductor()
         self._sweeping = asyncio.create_task(self._keep_sweeping())
-        # Whoever waited in vain for workers to make themselves known hears so.
         hold_s = settings.router.start_hold_s
-        self._hold_end = asyncio.get_running_loop().call_later(hold_s, self.parts.admission.start_waiting)
+        self._hold_end = asyncio.get_running_loop().call_later(hold_s, self.parts.admission.end_start_hold)
         for spec in settings.workers:
             self.join(spec)
 

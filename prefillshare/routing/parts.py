@@ -1,10 +1,10 @@
 """The parts of one router: made here, in the order in which they stand on each other, and handed on as one."""
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
-from prefillshare.modules.heads import read_again
+from prefillshare.modules.heads import read_again, tell_left_out
 from prefillshare.naming.alias import AnyAlias
 from prefillshare.naming.changes import Changes, apply_changes
 from prefillshare.naming.names import Names
@@ -26,8 +26,6 @@ from prefillshare.routing.workers.kv_events import KvEvents
 from prefillshare.routing.workers.pool import WorkerPool
 from prefillshare.routing.workers.reports import WorkerReports
 from prefillshare.routing.workers.worker import Worker
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +76,7 @@ def make_parts(settings: RouterSettings) -> Parts:
     client = WorkerClient(router, settings.worker_api_key, descriptors)
     sessions = Sessions(router.max_sessions, on_moved=_tell_moves(observer))
     chooser = Chooser(router, pool, make_policy(router, sessions), on_moved=_tell_moves(observer))
-    hold = StartHold(router.start_hold_s, pool, may_join=settings.admin_key is not None)
+    hold = StartHold(pool, may_join=settings.admin_key is not None)
     admission = Admission(router, pool, chooser, hold)
     kept = read_kept_changes(settings.aliases_file)
     aliases = _read_aliases(settings, kept, observer)
@@ -102,12 +100,8 @@ def make_parts(settings: RouterSettings) -> Parts:
 
 def _read_aliases(settings: RouterSettings, kept: Changes, observer: Observer) -> dict[str, AnyAlias]:
     """Return the aliases as they were left, or as the file has them, without those that cannot be any more."""
-
-    def leave_out(name: str, reason: str) -> None:
-        log.error("alias %r is left out: %s", name, reason)
-        observer.events.tell("module", name, f"the alias is left out: {reason}")
-
-    return read_again(apply_changes(settings.aliases, kept), settings.fingerprint, settings.modules, leave_out)
+    aliases = apply_changes(settings.aliases, kept)
+    return read_again(aliases, settings.fingerprint, settings.modules, partial(tell_left_out, observer.events))
 
 
 def _peer_keys(settings: RouterSettings) -> PeerKeys | None:

@@ -39,7 +39,9 @@ class ChangeClient:
 
     def aliases(self) -> dict[str, Any]:
         """Return the aliases with their meanings."""
-        found: dict[str, Any] = self._ask("GET", "/aliases", None, self._reading)["aliases"]
+        found = self._ask("GET", "/aliases", None, self._reading).get("aliases")
+        if not isinstance(found, dict):
+            raise ServerError(f"{self.url} tells no aliases: correct --url")
         return found
 
     def change(self, method: str, kind: str, name: str, body: object = None) -> dict[str, Any]:

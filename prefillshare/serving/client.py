@@ -1,15 +1,15 @@
 """A small client for a running deployment's OpenAI endpoint, for `ask` and `chat`."""
 
 import json
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypedDict
 
 import httpx
 
-from prefillshare.direct import direct_client, parse_server
-from prefillshare.errors import ServerError
+from prefillshare.direct import direct_client, parse_server, read_lines
+from prefillshare.errors import ServerError, short_repr
 from prefillshare.serving.silence import nobody_answers
 
 DEFAULT_URL = "http://127.0.0.1:30000"
@@ -96,11 +96,34 @@ class Client:
                 if reply.status_code != 200:
                     reply.read()
                 self._raise_for_status(reply)
-                yield from _read_pieces(reply.iter_lines())
+                yield from self._read_pieces(read_lines(reply))
         except httpx.ConnectError as error:
             raise self._explain_silence(error) from None
         except httpx.TransportError:
             raise ServerError(f"the server at {self.url} broke off its answer: look at its log") from None
+
+    def _read_pieces(self, lines: Iterable[bytes]) -> Generator[Piece, None, None]:
+        first, has_event = b"", False
+        for line in lines:
+            first = first or line
+            if not line.startswith(b"data:"):
+                continue
+            has_event = True
+            if line.strip() == b"data: [DONE]":
+                continue
+            try:
+                pieces = _read_event(line)
+            except (ValueError, LookupError, TypeError, AttributeError):
+                raise self._no_stream(line) from None
+            yield from pieces
+        if not has_event:
+            raise self._no_stream(first)
+
+    def _no_stream(self, came: bytes) -> ServerError:
+        return ServerError(
+            f"the server at {self.url} sent what is no event of a chat ({short_repr(came[:100], 120)}): look at its "
+            "log, or correct --url"
+        )
 
     def _explain_silence(self, error: httpx.TransportError) -> ServerError:
         if isinstance(error, httpx.ConnectError):
@@ -121,18 +144,19 @@ def _clean_url(url: str) -> str:
     return text.rstrip("/").removesuffix("/v1")
 
 
-def _read_pieces(lines: Iterator[str]) -> Iterator[Piece]:
-    for line in lines:
-        if not line.startswith("data:") or line.strip() == "data: [DONE]":
-            continue
-        event = json.loads(line.removeprefix("data:"))
-        if error := event.get("error"):
-            raise ServerError(str(error.get("message", error) if isinstance(error, dict) else error))
-        for choice in event.get("choices") or []:
-            if text := choice.get("delta", {}).get("content"):
-                yield Piece(text=text)
-        if usage := event.get("usage"):
-            yield Piece(usage=_read_usage(usage))
+def _read_event(line: bytes) -> list[Piece]:
+    """Return what one event adds to the answer.
+
+    Raises: ServerError where it is an error; ValueError, LookupError, TypeError or AttributeError where it is no event.
+    """
+    event = json.loads(line.removeprefix(b"data:"))
+    if error := event.get("error"):
+        raise ServerError(str(error.get("message", error) if isinstance(error, dict) else error))
+    texts = [(choice.get("delta") or {}).get("content") or "" for choice in event.get("choices") or []]
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("the content is no text")
+    pieces = [Piece(text=text) for text in texts if text]
+    return [*pieces, Piece(usage=_read_usage(usage))] if (usage := event.get("usage")) else pieces
 
 
 def _read_usage(usage: dict[str, Any]) -> Usage:

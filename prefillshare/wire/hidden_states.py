@@ -12,6 +12,8 @@ from typing import Any
 
 import orjson
 
+from prefillshare.errors import AnswerError
+
 
 def write_states(states: Iterable[Sequence[float]], infos: Iterable[Mapping[str, Any]]) -> bytes:
     """Return the body of the answer."""
@@ -23,14 +25,15 @@ def write_states(states: Iterable[Sequence[float]], infos: Iterable[Mapping[str,
 def read_states(content: bytes) -> "list[array[float]]":
     """Return the hidden state of each prompt.
 
-    Raises: ValueError when the answer has none.
+    Raises: AnswerError when the answer has none, or some of another size than others.
     """
     try:
         found = [_decode(item["state"]) for item in orjson.loads(content)]
     except (ValueError, LookupError, TypeError):
-        raise ValueError("it told no hidden states of the prompt") from None
-    if not found:
-        raise ValueError("it told no hidden states of the prompt")
+        found = []
+    sizes = {len(state) for state in found}
+    if len(sizes) != 1 or 0 in sizes:
+        raise AnswerError("told no hidden states of the prompt")
     return found
 
 

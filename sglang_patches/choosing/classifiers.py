@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefillshare.modules.fingerprint import prefill_fingerprint
-from prefillshare.modules.heads import has_classifier, read_again
+from prefillshare.modules.heads import has_classifier, read_again, tell_left_out
 from sglang_patches.http.model_names import aliases_of, served_names, set_aliases
 
 if TYPE_CHECKING:
     from sglang_patches.engine.tokenizer_manager import TokenizerManager
-
-log = logging.getLogger(__name__)
 
 
 def read_classifiers(manager: TokenizerManager) -> None:
@@ -24,11 +22,6 @@ def read_classifiers(manager: TokenizerManager) -> None:
     aliases = aliases_of(manager)
     if not any(map(has_classifier, aliases.values())):
         return
-
-    def leave_out(name: str, reason: str) -> None:
-        log.error("alias %r is left out: %s", name, reason)
-        manager.observer.events.tell("module", name, f"the alias is left out: {reason}")
-
     fingerprint = prefill_fingerprint(Path(manager.server_args.model_path))
     _, modules = served_names(manager)
-    set_aliases(manager, read_again(aliases, fingerprint, modules, leave_out))
+    set_aliases(manager, read_again(aliases, fingerprint, modules, partial(tell_left_out, manager.observer.events)))

@@ -40,7 +40,7 @@ class Server:
     per_piece: int = 1
     """Tokens of each piece."""
     fault: str = ""
-    """`refuse`, `break` (in the middle), `short` (too few tokens), or `error` (an error event)."""
+    """`refuse`, `break` (in the middle), `short` (too few tokens), `error` (an error event), or what an event is."""
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Stream as many tokens as were asked for, after a moment in which other calls may come."""
@@ -72,6 +72,9 @@ class Server:
                 return response
             if self.fault == "error":
                 await _send(response, {"error": {"message": "worker died"}})
+                return response
+            if self.fault not in ("", "short"):
+                await response.write(f"data: {self.fault}\n\n".encode())
                 return response
         usage: dict = {"prompt_tokens": len(body["prompt"]), "completion_tokens": wanted}
         if self.hits and (hits := self.hits.pop(0)) is not None:
@@ -177,6 +180,10 @@ def test_a_workload_without_times_needs_a_load() -> None:
         ("break", "Client"),
         ("short", "3 tokens came back instead of 4"),
         ("error", "worker died"),
+        ("<html>", "this is no JSON object: b' <html>"),
+        ("[1]", "this is no JSON object: b' [1]"),
+        ('{"usage": "much"}', "usage.prompt_tokens is missing: {'usage': 'much'}"),
+        ('{"usage": {"prompt_tokens": 3}}', "usage.completion_tokens is missing"),
     ],
 )
 def test_a_call_that_fails_ends_its_session_and_says_why(fault: str, reason: str) -> None:
@@ -184,6 +191,37 @@ def test_a_call_that_fails_ends_its_session_and_says_why(fault: str, reason: str
     assert [call.step for call in run.calls] == [0] * 6
     assert all(call.error and reason in call.error for call in run.calls)
     assert all(call.latency_s is None and call.ttft_s is None for call in run.calls)
+
+
+@pytest.mark.parametrize(
+    ("event", "reason"),
+    [
+        ({"text": "", "meta_info": {"prompt_tokens": 3}}, "output_ids is missing: {'text': ''"),
+        ({"output_ids": [1]}, "meta_info is missing: {'output_ids': [1]}"),
+        ({"output_ids": [1], "meta_info": {}}, "prompt_tokens is missing: {}"),
+        ({"output_ids": [1], "meta_info": "much"}, "prompt_tokens is missing: 'much'"),
+    ],
+)
+def test_an_event_of_sglang_that_lacks_something_ends_its_session_and_says_what(event: dict, reason: str) -> None:
+    async def generate(request: web.Request) -> web.StreamResponse:
+        await request.json()
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await _send(response, event)
+        return response
+
+    async def run() -> RunRecord:
+        app = web.Application()
+        app.router.add_post("/generate", generate)
+        async with TestServer(app) as server:
+            target = Target(url=str(server.make_url("")).rstrip("/"))
+            running, load = Running(targets=dict.fromkeys(MODULES, target)), Load(kind="closed", value=2)
+            workload = make_workload("react", SHAPE, MODULES)
+            return await drive(running, workload, WARM_UP, load, seed=1, on_call=lambda call: None, timeout_s=120)
+
+    calls = asyncio.run(run()).calls
+    assert [call.step for call in calls] == [0] * 6
+    assert all(call.error and reason in call.error for call in calls)
 
 
 def test_a_server_that_names_no_ids_gets_made_up_tokens_of_the_right_number() -> None:

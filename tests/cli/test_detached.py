@@ -17,6 +17,7 @@ import pytest
 from prefillshare.serving.machine.ports import free_port
 from tests.support.marks import starts_engine
 from tests.support.random_models import make_family
+from tests.support.waiting import wait_until
 
 START_TIMEOUT_S = 800
 NAME = "random-agents"
@@ -140,6 +141,4 @@ def test_ctrl_c_ends_what_only_starts(commands: Commands) -> None:
     launching.send_signal(signal.SIGINT)
     launching.communicate(timeout=300)
     assert launching.returncode != 0
-    deadline = time.monotonic() + 300
-    while "no deployment is running" not in commands.run("ps")[2]:
-        assert time.monotonic() < deadline
+    wait_until(lambda: "no deployment is running" in commands.run("ps")[2])

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import threading
-import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from tests.support.engines import MODELS_DIR, START_TIMEOUT_S
 from tests.support.marks import starts_engine
 from tests.support.otlp import Receiver, otlp_receiver
 from tests.support.proxies import PROXIES
+from tests.support.waiting import wait_until
 
 MODULES = ("math", "tool", "code")
 STEP_S = 0.1
@@ -94,10 +94,7 @@ class Cluster:
 
     def wait(self, until: Callable[[], bool], what: str) -> None:
         """Wait until it is so; an AssertionError that says what did not come to pass."""
-        deadline = time.monotonic() + WAIT_S
-        while not until():
-            assert time.monotonic() < deadline, f"{what} within {WAIT_S:.0f} s"
-            time.sleep(0.2)
+        wait_until(until, what, within_s=WAIT_S, pause_s=0.2)
 
     def complete(self, module: str, prompt: str = "Omar 3 boxes", **fields: object) -> httpx.Response:
         """One short completion."""

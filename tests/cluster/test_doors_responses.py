@@ -1,8 +1,6 @@
 """`/v1/responses`: what one engine answers, a router answers alike; kept, streamed, in the background."""
 
 import json
-import time
-from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -10,6 +8,7 @@ import pytest
 
 from tests.cluster.conftest import Cluster
 from tests.support.doors import CHAT, MESSAGES, QUESTION, answers, ask, events
+from tests.support.waiting import wait_until
 
 RESPONSE: dict[str, Any] = {"model": "math", "input": QUESTION, "max_output_tokens": 12, "temperature": 0}
 FUNCTION = {"type": "function", "name": "now", "parameters": {"type": "object", "properties": {"zone": {}}}}
@@ -76,22 +75,15 @@ def test_a_response_in_the_background_is_computed_or_cancelled(url: str) -> None
     done = ask(url, "/v1/responses", RESPONSE | {"background": True})
     assert done["status"] == "queued"
     of_it = f"{url}/v1/responses/{done['id']}"
-    wait_for(lambda: httpx.get(of_it, timeout=60).json()["status"] in ("completed", "incomplete"))
+    wait_until(lambda: httpx.get(of_it, timeout=60).json()["status"] in ("completed", "incomplete"))
     # Nothing that could be said is short: it runs still, however late it is cancelled.
     schema = {"type": "array", "items": {"enum": ["box"]}, "minItems": 200}
     form = {"type": "json_schema", "name": "many", "schema": schema}
     long = RESPONSE | {"background": True, "max_output_tokens": 3000, "text": {"format": form}}
     ended = ask(url, "/v1/responses", long)
     assert httpx.post(f"{url}/v1/responses/{ended['id']}/cancel", timeout=60).json()["status"] == "cancelled"
-    wait_for(lambda: is_idle(url))
+    wait_until(lambda: is_idle(url))
     assert httpx.get(f"{url}/v1/responses/{ended['id']}", timeout=60).json()["status"] == "cancelled"
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 300
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def is_idle(url: str) -> bool:
@@ -103,7 +95,7 @@ def test_a_client_that_leaves_a_response_ends_it(url: str) -> None:
     call = RESPONSE | {"model": "tool", "max_output_tokens": 3000, "stream": True}
     with httpx.stream("POST", f"{url}/v1/responses", json=call, timeout=60) as reply:
         assert next(reply.iter_lines())
-    wait_for(lambda: is_idle(url))
+    wait_until(lambda: is_idle(url))
 
 
 def test_a_response_calls_a_tool(cluster: Cluster) -> None:

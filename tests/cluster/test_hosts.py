@@ -24,6 +24,7 @@ from tests.support.monitoring import read_state, worker_of
 from tests.support.reference import Reference
 from tests.support.sockets import tcp_listening_at
 from tests.support.strangers import BROWSER, disturb, greet_everybody, overhear, refusing
+from tests.support.waiting import wait_until
 
 pytestmark = [
     pytest.mark.skipif(not can_have_hosts(), reason="hosts are namespaces, which only root can make"),
@@ -141,7 +142,4 @@ def test_a_command_that_is_killed_leaves_nothing_behind(deployment):
     assert deployment.find_orphans(part.host) == []
     os.kill(part.supervisor().pid, signal.SIGKILL)
     deployment.parts.pop("prefill-b").leave()
-    deadline = time.monotonic() + BUSY_S
-    while deployment.find_orphans(part.host):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: not deployment.find_orphans(part.host), lambda: deployment.find_orphans(part.host))

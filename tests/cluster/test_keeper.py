@@ -1,7 +1,6 @@
 """What runs one member inside its actor, without Ray: routers that know each other, reasons that people can read."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from prefillshare.naming.alias import read_aliases
 from prefillshare.naming.changes import Changes, merge_changes
 from prefillshare.serving.machine.ports import free_port
 from tests.support.engines import MODELS_DIR
+from tests.support.waiting import wait_until
 
 WAIT_S = 120.0
 ROUTER = Group(role="router")
@@ -72,13 +72,6 @@ def start(keepers: list[Keeper], member: Member, memory: Kept | None = None) -> 
     return keeper
 
 
-def wait(until: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not until():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
-
-
 def others(keeper: Keeper) -> dict[str, str]:
     """Which routers a router knows, with their states."""
     try:
@@ -107,20 +100,20 @@ def change_alias(keeper: Keeper, method: str, name: str) -> None:
 def start_two(keepers: list[Keeper], plan: Plan, memories: list[Kept]) -> list[Keeper]:
     members = [Member(group=ROUTER, number=number, plan=plan) for number in range(2)]
     started = [start(keepers, member, memory) for member, memory in zip(members, memories, strict=True)]
-    wait(lambda: all("up" in others(keeper).values() for keeper in started), "they agree")
+    wait_until(lambda: all("up" in others(keeper).values() for keeper in started), "they agree")
     return started
 
 
 def test_routers_know_each_other_and_hear_who_has_left(plan: Plan, keepers: list[Keeper]) -> None:
     first, second = (start(keepers, Member(group=ROUTER, number=number, plan=plan)) for number in range(2))
-    wait(lambda: set(others(first)) == {second.url}, "the first knows the second")
-    wait(lambda: set(others(second)) == {first.url}, "the second knows the first")
-    wait(lambda: others(first).get(second.url) == "up", "they agree")
+    wait_until(lambda: set(others(first)) == {second.url}, "the first knows the second")
+    wait_until(lambda: set(others(second)) == {first.url}, "the second knows the first")
+    wait_until(lambda: others(first).get(second.url) == "up", "they agree")
     second.leave(0)
     assert second.status().state == "left"
     keepers.remove(second)
-    wait(lambda: others(first) == {}, "the first is alone")
-    wait(lambda: first.status().is_known, "the first serves")
+    wait_until(lambda: others(first) == {}, "the first is alone")
+    wait_until(lambda: first.status().is_known, "the first serves")
 
 
 def test_aliases_outlive_all_routers_that_start_anew_at_once(plan: Plan, keepers: list[Keeper]) -> None:
@@ -132,11 +125,11 @@ def test_aliases_outlive_all_routers_that_start_anew_at_once(plan: Plan, keepers
     change_alias(first, "PUT", "newest")
     change_alias(second, "DELETE", "gone")
     changed = {"first": "math", "newest": "tool"}
-    wait(lambda: all(set(kept.changes) == {"newest", "gone"} for kept in memories), "both are kept")
+    wait_until(lambda: all(set(kept.changes) == {"newest", "gone"} for kept in memories), "both are kept")
     keepers.remove(second)
     second.leave(0)
-    wait(lambda: others(first) == {}, "the first has started anew, alone")
-    wait(lambda: aliases(first) == changed, "it knows the aliases")
+    wait_until(lambda: others(first) == {}, "the first has started anew, alone")
+    wait_until(lambda: aliases(first) == changed, "it knows the aliases")
     keepers.remove(first)
     first.leave(0)
     memories[0].changes = {}  # whoever started it anew has another one's line to go by
@@ -147,7 +140,7 @@ def test_aliases_outlive_all_routers_that_start_anew_at_once(plan: Plan, keepers
 def test_a_node_with_other_files_says_so_and_tries_again(plan: Plan, keepers: list[Keeper]) -> None:
     differing = replace(plan, fingerprint="sha256:" + "0" * 64)
     keeper = start(keepers, Member(group=ROUTER, number=0, plan=differing))
-    wait(lambda: keeper.status().state == "failed", "it fails")
+    wait_until(lambda: keeper.status().state == "failed", "it fails")
     assert "copy the same files to all nodes" in (keeper.status().reason or "")
     piece = keeper.read_log(0, "")
     assert plan.fingerprint[:19] in piece.text
@@ -156,5 +149,5 @@ def test_a_node_with_other_files_says_so_and_tries_again(plan: Plan, keepers: li
 
 def test_a_node_of_another_version_refuses(plan: Plan, keepers: list[Keeper]) -> None:
     keeper = start(keepers, Member(group=ROUTER, number=0, plan=replace(plan, version="0.0.1")))
-    wait(lambda: keeper.status().state == "failed", "it fails")
+    wait_until(lambda: keeper.status().state == "failed", "it fails")
     assert "install the same on all" in (keeper.status().reason or "")

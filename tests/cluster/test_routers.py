@@ -3,8 +3,7 @@
 import os
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import cycle
 
@@ -24,6 +23,7 @@ from tests.support.engines import MODELS_DIR
 from tests.support.forks import fork_server
 from tests.support.marks import starts_engine
 from tests.support.reference import Reference
+from tests.support.waiting import wait_until
 
 TINY = MODELS_DIR / "tiny"
 NUM_TOKENS = 8
@@ -55,7 +55,7 @@ class Routers:
     def told(self, number: int) -> dict:
         """What a router says of itself, once it answers."""
         states: list[dict] = []
-        _wait(lambda: bool(states.append(self.state(number)) or states[-1]), "it answers")
+        wait_until(lambda: bool(states.append(self.state(number)) or states[-1]), "it answers")
         return states[-1]
 
     def num_calls(self, number: int) -> int:
@@ -86,13 +86,6 @@ class Routers:
         return reply.json()["output_ids"]
 
 
-def _wait(until: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not until():
-        assert time.monotonic() < deadline, f"{what} within {WAIT_S:.0f} s"
-        time.sleep(0.1)
-
-
 @pytest.fixture(scope="module")
 @starts_engine
 def running() -> Iterator[Routers]:
@@ -109,7 +102,7 @@ def running() -> Iterator[Routers]:
             urls = [router.url for router in found.routers]
             found.workers.append(launch_worker(deployment, worker, options, urls, borrowed=forks))
         thread.start()
-        _wait(lambda: found.sees(0, "up") and found.sees(1, "up"), "all see all")
+        wait_until(lambda: found.sees(0, "up") and found.sees(1, "up"), "all see all")
         yield found
     finally:
         found.is_over.set()
@@ -154,15 +147,15 @@ def test_a_router_that_is_killed_under_load_costs_no_call_of_the_other_and_comes
     for client in clients:
         client.start()
     try:
-        _wait(lambda: len(answers) >= 8, "calls are answered")
+        wait_until(lambda: len(answers) >= 8, "calls are answered")
         lost = running.router_pid(1)
         os.kill(lost, signal.SIGKILL)
         # Its port stays open until its next process listens there, so the other need not have found it gone.
-        _wait(lambda: running.router_pid(1) not in (None, lost), "it is started again")
+        wait_until(lambda: running.router_pid(1) not in (None, lost), "it is started again")
         before = len(answers)
-        _wait(lambda: len(answers) >= before + 8, "sessions of both are answered")
-        _wait(lambda: running.sees(0, "up") and running.sees(1, "up"), "it is back")
-        _wait(lambda: running.num_calls(1) > 0, "its sessions are, too")
+        wait_until(lambda: len(answers) >= before + 8, "sessions of both are answered")
+        wait_until(lambda: running.sees(0, "up") and running.sees(1, "up"), "it is back")
+        wait_until(lambda: running.num_calls(1) > 0, "its sessions are, too")
     finally:
         is_over.set()
         for client in clients:
@@ -182,14 +175,16 @@ def test_an_alias_that_one_router_is_told_is_at_both_and_outlives_them(running, 
     reply = httpx.put(f"{first}/aliases/newest", json={"module": "tool"}, headers=headers, timeout=WAIT_S)
     assert reply.json()["aliases"] == {"newest": "tool"}
     assert reply.json()["routers"].keys() == {second}  # which may be too busy to answer at once
-    _wait(lambda: told(1) == {"newest": "tool"}, "the other knows the alias")
+    wait_until(lambda: told(1) == {"newest": "tool"}, "the other knows the alias")
     for numbers in ((1,), (0,), (0, 1)):
         lost = {number: running.router_pid(number) for number in numbers}
         for pid in lost.values():
             os.kill(pid, signal.SIGKILL)
         for number, pid in lost.items():
-            _wait(lambda pid=pid, number=number: running.router_pid(number) not in (None, pid), "it is started again")
-            _wait(lambda number=number: told(number) == {"newest": "tool"}, "it knows the alias")
+            wait_until(
+                lambda pid=pid, number=number: running.router_pid(number) not in (None, pid), "it is started again"
+            )
+            wait_until(lambda number=number: told(number) == {"newest": "tool"}, "it knows the alias")
     sampling = {"temperature": 0, "max_new_tokens": NUM_TOKENS, "ignore_eos": True}
     body = {"input_ids": PROMPTS[0], "sampling_params": sampling}
     reply = httpx.post(f"{second}/modules/newest/generate", json=body, timeout=WAIT_S)

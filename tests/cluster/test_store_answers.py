@@ -3,7 +3,6 @@ them again, whichever gets the next prompt and whichever module is called. An or
 answers are computed ahead and pushed: with all of it at once, every token is right and no tenant finds another's.
 """
 
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +16,7 @@ from tests.support.engines import flush
 from tests.support.marks import starts_engine
 from tests.support.monitoring import read_state
 from tests.support.stores import PAGE_TOKENS, num_stored_pages, wait_for_pages
+from tests.support.waiting import wait_until
 
 NUM_TOKENS = 48
 NUM_NEW = 16
@@ -169,10 +169,7 @@ def num_jobs(stored: Stored) -> int:
 
 def wait_for_jobs(stored: Stored, num_wanted: int) -> None:
     """Wait until so many have ended."""
-    deadline = time.monotonic() + WAIT_S
-    while num_jobs(stored) < num_wanted:
-        assert time.monotonic() < deadline, read_state(stored.http)["eager_jobs"]
-        time.sleep(0.05)
+    wait_until(lambda: num_jobs(stored) >= num_wanted, lambda: read_state(stored.http)["eager_jobs"])
 
 
 def test_no_tenant_finds_what_another_has_asked(stored, rules):

@@ -6,7 +6,7 @@ Each engine of this file computes answers of every length ahead, as the default 
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import pytest
 from tests.fidelity.conftest import MODULES, NUM_TOKENS, Prompt
 from tests.support.engines import TINY_AGENTS, Endpoint, engine_state, shared_engine, with_prefill_key
 from tests.support.marks import starts_engine
+from tests.support.waiting import wait_until
 
 NUM_TURNS = 5
 PAGE_SIZE = 16
@@ -46,13 +47,6 @@ def counts(endpoint: Endpoint) -> dict[str, int]:
 
 def worker(endpoint: Endpoint) -> dict[str, Any]:
     return engine_state(endpoint.http)["workers"][0]
-
-
-def wait_until(is_so: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 120
-    while not is_so():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 def wait_for_tokens(endpoint: Endpoint, num_tokens: int) -> None:

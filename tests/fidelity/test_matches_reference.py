@@ -4,7 +4,6 @@
 turns. Greedy tokens must be identical; log-probabilities of y_1 agree within 1e-4.
 """
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from tests.support.marks import starts_engine
 from tests.support.reference import Continuation, Reference
 from tests.support.scores import Score
 from tests.support.stores import stored_agents, whole_pages
+from tests.support.waiting import wait_until
 
 LOGPROB_TOLERANCE = 1e-4
 NUM_TURNS = 3
@@ -249,7 +249,8 @@ def count(engine: Endpoint, part: str, name: str) -> int:
 
 def wait_for_more(engine: Endpoint, part: str, name: str, number: int) -> None:
     """Wait until the count is above `number`."""
-    deadline = time.monotonic() + DEADLINE_S
-    while (found := count(engine, part, name)) <= number:
-        assert time.monotonic() < deadline, f"{part} {name} is {found}, and was to rise above {number}"
-        time.sleep(0.02)
+    wait_until(
+        lambda: count(engine, part, name) > number,
+        lambda: f"{part} {name} is {count(engine, part, name)}, and was to rise above {number}",
+        within_s=DEADLINE_S,
+    )

@@ -1,6 +1,5 @@
 """A new session waits while another one fills the memory, can leave meanwhile, and is then answered exactly."""
 
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -11,6 +10,7 @@ from prefillshare.contract import SESSION_HEADER
 from tests.fidelity.conftest import MODULES, NUM_TOKENS
 from tests.support.engines import TINY_AGENTS, Endpoint, call_and_leave, engine_state, shared_engine
 from tests.support.marks import starts_engine
+from tests.support.waiting import wait_until
 
 POOL_TOKENS = 4000
 LARGE_TOKENS = 2750
@@ -54,10 +54,7 @@ class Waiting:
 
     def wait(self, is_so: Callable[[], bool]) -> None:
         """Wait until something is so."""
-        deadline = time.monotonic() + DEADLINE_S
-        while not is_so():
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(is_so, within_s=DEADLINE_S)
 
     def wait_for(self, num_waiting: int) -> None:
         """Wait until so many calls wait."""

@@ -31,6 +31,7 @@ from tests.support.stores import (
     stored_agents,
     whole_pages,
 )
+from tests.support.waiting import wait_until
 
 LONG = 600
 """Tokens of an answer that takes longer than what comes meanwhile."""
@@ -201,11 +202,8 @@ def ask_while_one_is_in_the_way(
 
 def wait_for_jobs(endpoint: Endpoint) -> dict[str, int]:
     """What was computed ahead once no job is left."""
-    deadline = time.monotonic() + 120
-    while (told := computed_ahead(endpoint))["waiting"]:
-        assert time.monotonic() < deadline, told
-        time.sleep(0.05)
-    return told
+    wait_until(lambda: not computed_ahead(endpoint)["waiting"], lambda: computed_ahead(endpoint))
+    return computed_ahead(endpoint)
 
 
 def computed_ahead(endpoint: Endpoint) -> dict[str, int]:

@@ -3,7 +3,6 @@ cache, in bfloat16, out of a memory tier that is too small and a disk tier behin
 """
 
 import contextlib
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from prefillshare.store.opening import read_header
 from tests.fidelity.conftest import Prompt
 from tests.support.marks import starts_engine
 from tests.support.stores import PAGE_TOKENS, Relaunched, relaunched, store_path, stored_agents, whole_pages
+from tests.support.waiting import wait_until
 
 NUM_TOKENS = 18
 
@@ -44,11 +44,11 @@ def wait_until_stored(file: Path, identity: StoreIdentity, asked: list[Prompt]) 
     settings = plan_store(resolve(load_deployment(file)))
     assert settings is not None
     chains = [chain_keys(identity, None, prompt[:-1], PAGE_TOKENS) for prompt in asked]
-    deadline = time.monotonic() + 120
     with contextlib.closing(KvStore.attach(settings, identity)) as store:
-        while not all(store.count_present(keys) == len(keys) for keys in chains):
-            assert time.monotonic() < deadline, [(store.count_present(keys), len(keys)) for keys in chains]
-            time.sleep(0.05)
+        wait_until(
+            lambda: all(store.count_present(keys) == len(keys) for keys in chains),
+            lambda: [(store.count_present(keys), len(keys)) for keys in chains],
+        )
 
 
 def test_a_killed_engine_answers_from_encoded_pages_as_from_its_own(

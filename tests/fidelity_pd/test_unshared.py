@@ -5,7 +5,6 @@ a shared module beside it keeps its own. Greedy tokens must be identical, log-pr
 """
 
 import json
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from tests.support.marks import starts_engine
 from tests.support.monitoring import read_state
 from tests.support.ordinary import ORDINARY, TINY, Alone
 from tests.support.scores import Score
+from tests.support.waiting import wait_until
 
 LOGPROB_TOLERANCE = 1e-4
 OWN, SHARED = "own-math", "math"
@@ -155,13 +155,6 @@ def is_idle(router: Endpoint) -> bool:
     return all(each["running"] == 0 and each["queued"] == 0 and each["kv"]["private_tokens"] == 0 for each in workers)
 
 
-def until(condition: Any, what: str, seconds: float = 120.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
-
-
 def test_cold_warm_and_beside_a_shared_module(configuration, router, prompts, alone, expected, score):
     before = counters(router, OWN)
     for prompt in prompts[:12]:
@@ -183,7 +176,7 @@ def test_what_sharing_would_save_is_counted(configuration, router, prompts):
     prompt = max(prompts, key=len)
     before = counters(router, OWN)["avoidable_tokens"]
     router.generate(prompt, SHARED, 1)
-    until(lambda: counters(router, SHARED)["running"] == 0, "the prefill leg ends")
+    wait_until(lambda: counters(router, SHARED)["running"] == 0, "the prefill leg ends")
     router.generate(prompt, OWN, 1)
     found = counters(router, OWN)["avoidable_tokens"] - before
     # The router's index counts bytes in blocks of 64, a token id being 4 of them.
@@ -205,7 +198,7 @@ def test_a_conversation_finds_its_own_answers_and_nothing_is_computed_ahead(
     configuration, router, prompts, alone, expected, score
 ):
     # What the router has still to send of others' answers is not emptied.
-    until(lambda: state(router)["eager_jobs"]["waiting"] == 0, "jobs of earlier answers are left")
+    wait_until(lambda: state(router)["eager_jobs"]["waiting"] == 0, "jobs of earlier answers are left")
     router.flush()
     eager = worker(router, "prefill-0")["eager"]
     prompt = prompts[1]
@@ -303,9 +296,9 @@ def test_a_client_that_leaves_ends_its_call(router, prompts):
     body = {"input_ids": list(prompts[6]), "lora_path": OWN, "sampling_params": params}
     with router.http.stream("POST", "/generate", json={**body, "stream": True}) as reply:
         assert next(reply.iter_lines()).startswith("data: ")
-    until(lambda: is_idle(router), "the engine is idle again")
+    wait_until(lambda: is_idle(router), "the engine is idle again")
     call_and_leave(router.url, body, lambda: num_running(router) == 1)
-    until(lambda: is_idle(router), "the engine is idle again")
+    wait_until(lambda: is_idle(router), "the engine is idle again")
     assert counters(router, OWN)["aborted"] == 2
 
 
@@ -324,7 +317,7 @@ def test_a_slow_call_holds_up_nobody(router, prompts, alone, expected, score):
             tokens = json.loads(next(pieces))["output_ids"]
     check(asked, answers, alone, expected, score)
     assert alone.is_greedy(OWN, prompts[7], tokens)
-    until(lambda: is_idle(router), "the engine is idle again")
+    wait_until(lambda: is_idle(router), "the engine is idle again")
 
 
 def test_lists_say_what_it_is(router):
@@ -342,7 +335,7 @@ def test_a_store_keeps_its_kv_for_itself_over_a_restart(file, router, prompts, a
     """The last test: it starts the deployment anew, over what the first one has stored."""
     prompt = prompts[9]
     router.generate(prompt, OWN, NUM_TOKENS)
-    until(lambda: worker(router, "decode-own-math-0")["store"]["written_pages"], "it is written")
+    wait_until(lambda: worker(router, "decode-own-math-0")["store"]["written_pages"], "it is written")
     with shared_engine(file) as again:
         asked = [(prompt, module) for module in (OWN, SHARED)]
         answers = [again.generate(*pair, NUM_TOKENS) for pair in asked]

@@ -10,7 +10,7 @@ from prefillshare.config.training import PROJECTIONS
 from prefillshare.grow.carried import Carried
 from prefillshare.grow.family import GrownTask, count_units
 from prefillshare.grow.fit import Data
-from prefillshare.grow.prune import Worth, least_of_part, matrix_needs, rank_matrix, unit_moments
+from prefillshare.grow.prune import Worth, least_of_part, matrix_needs, rank_matrix, remove_part, unit_moments
 from prefillshare.grow.run import grow, make_data
 from prefillshare.grow.units import Units, put_units_beside
 from prefillshare.training.data.prepare import prepare
@@ -110,6 +110,26 @@ def test_the_weakest_go_up_to_a_part_of_all_numbers() -> None:
     # In the order of their worth they take 10, 70, 10 and 10 of 100.
     assert [least_of_part(worths, part) for part in (0.0, 0.09, 0.1, 0.7, 0.8, 0.9, 0.99)] == [1, 1, 2, 2, 3, 4, 4]
     assert least_of_part({"none": Worth(own=nothing, shared=nothing, size=1)}, 0.5) == 0
+
+
+def test_what_is_worth_least_goes_own_and_shared_alike(base: Path, tmp_path: Path) -> None:
+    _, carried, _ = _lay(base, tmp_path, 4)
+    nothing = torch.zeros(0, dtype=torch.float64)
+    alone, both, *others = carried.layers
+    carried.keep(alone, shared=torch.zeros(NUM_UNITS, dtype=torch.bool))
+    before = carried.state()
+    worths = {
+        alone: Worth(own=torch.tensor([3.0, 1.0, 9.0]).double(), shared=nothing, size=1),
+        both: Worth(own=torch.tensor([8.0, 2.0, 7.0]).double(), shared=torch.tensor([6.0, 4.0, 5.0]).double(), size=1),
+    }
+    remove_part(carried, worths, 4 / 9)
+    after = carried.state()
+    assert torch.equal(after[alone].own.vectors(), before[alone].own.vectors()[[2]])
+    assert torch.equal(after[both].own.vectors(), before[both].own.vectors()[[0, 2]])
+    assert after[both].numbers.tolist() == [0, 2]
+    assert torch.equal(after[both].gates, before[both].gates[[0, 2]])
+    for name in others:
+        assert (len(after[name].own), len(after[name].gates)) == (NUM_UNITS, NUM_UNITS)
 
 
 def _grow(base: Path, directory: Path, growth: str) -> tuple[list[GrownTask], Watcher]:

@@ -4,6 +4,7 @@ import json
 import math
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,12 @@ from prefillshare.modules.heads import (
     read_classifiers,
     read_head,
     read_told_classifier,
+    tell_left_out,
     write_head,
 )
 from prefillshare.naming.alias import read_alias, read_aliases
 from prefillshare.naming.rules import ByRules
+from prefillshare.observe.events import Events
 
 OURS = "sha256:" + "a" * 64
 WEIGHT = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]], dtype=np.float32)
@@ -233,3 +236,12 @@ def test_what_begins_again_leaves_out_what_it_cannot_read(directory: Path, tmp_p
     write_head(directory, make_head(labels=("law", "tool", "code")))
     assert list(read_again(kept, OURS, ("math", "tool", "code"), left_out.__setitem__)) == ["latest"]
     assert left_out["auto"] == "its classifier has the label 'law' now, which is no decode module or alias"
+
+
+def test_who_looks_is_told_of_what_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    events, gone = Events(lambda: 0.0), {"default": "math", "classifier": str(tmp_path / "gone")}
+    assert not read_again(read_aliases({"gone": gone}), OURS, ("math",), partial(tell_left_out, events))
+    [event] = events.as_list()
+    assert (event["kind"], event["subject"]) == ("module", "gone")
+    assert event["message"].startswith("the alias is left out: ")
+    assert "alias 'gone' is left out: " in caplog.text

@@ -6,19 +6,13 @@ from prefillshare.observe.events import MAX_EVENTS, MAX_MESSAGE, Events
 from prefillshare.observe.observer import Handoffs, Observer
 from prefillshare.observe.sessions import Prompt
 from prefillshare.observe.state import ModuleFacts, deployment_state
+from tests.support.clock import Clock
 
 PROMPT = Prompt(data=b"x" * 40)
 
 
-class Clock:
-    now = 50.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def test_one_good_request() -> None:
-    observer = Observer(Clock())
+    observer = Observer(Clock(50.0))
     request = observer.begin("math", session="s", prompt=PROMPT)
     stats = observer.stats_of("math")
     assert (stats.num_running, stats.requests) == (1, 0)
@@ -54,7 +48,7 @@ def test_one_good_request() -> None:
     ],
 )
 def test_a_request_ends_once_and_a_batch_counts_its_prompts(outcome, counted, told) -> None:
-    observer = Observer(Clock())
+    observer = Observer(Clock(50.0))
     request = observer.begin("math", session=None, prompt=PROMPT, num_prompts=3)
     request.end(outcome, seconds=1.0, reason="it broke")
     request.end("error")
@@ -66,7 +60,7 @@ def test_a_request_ends_once_and_a_batch_counts_its_prompts(outcome, counted, to
 
 
 def test_a_further_try_does_not_count_the_prompt_again() -> None:
-    observer = Observer(Clock())
+    observer = Observer(Clock(50.0))
     request = observer.begin("math", session=None, prompt=PROMPT)
     request.note_prefill(tokens=10, own=0, cross=4)
     request.note_prefill(tokens=10, own=9, cross=0)
@@ -74,7 +68,7 @@ def test_a_further_try_does_not_count_the_prompt_again() -> None:
 
 
 def test_a_request_that_goes_on_as_others_counts_no_more() -> None:
-    observer = Observer(Clock())
+    observer = Observer(Clock(50.0))
     request = observer.begin("math", session="s", prompt=PROMPT)
     request.withdraw()
     request.end("ok", seconds=1.0)
@@ -83,7 +77,7 @@ def test_a_request_that_goes_on_as_others_counts_no_more() -> None:
 
 
 def test_totals_are_the_sum_of_the_modules() -> None:
-    observer = Observer(Clock())
+    observer = Observer(Clock(50.0))
     for module in ("math", "math", "tool"):
         request = observer.begin(module, session=None, prompt=PROMPT)
         request.note_prefill(tokens=10, own=1, cross=2)
@@ -109,7 +103,7 @@ def test_handoffs_into_memory_are_counted_where_the_way_is_known() -> None:
 
 
 def test_events_are_numbered_kept_to_a_limit_and_not_told_in_floods() -> None:
-    clock = Clock()
+    clock = Clock(50.0)
     events = Events(clock)
     for _ in range(5):
         events.tell("refusal", "math", "too many")
@@ -129,7 +123,7 @@ def test_events_are_numbered_kept_to_a_limit_and_not_told_in_floods() -> None:
 
 
 def test_the_document_has_every_module_with_its_queue() -> None:
-    clock = Clock()
+    clock = Clock(50.0)
     observer = Observer(clock)
     for _ in range(3):
         observer.begin("math", session="s", prompt=PROMPT)

@@ -6,17 +6,11 @@ from typing import Any
 import pytest
 
 from sglang_patches.prefill.leases import KeptLast, Leases, owner_of
+from tests.support.clock import Clock
 
 POOL = 400
 TENANT = "tenant:" + "a" * 32 + ":"
 OTHER = "tenant:" + "b" * 32 + ":"
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

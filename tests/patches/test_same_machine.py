@@ -4,8 +4,7 @@ import dataclasses
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -15,6 +14,7 @@ import torch
 
 from sglang_patches.disaggregation.same_machine import Pool, Pools
 from sglang_patches.disaggregation.shared_memory import Offer, PeerMemory, SharedMemory, this_machine
+from tests.support.waiting import wait_until
 
 NUM_PAGES, PAGE_BYTES, NUM_BUFFERS = 64, 24, 4
 AGENT = "decode"
@@ -211,8 +211,8 @@ def test_a_worker_that_has_died_is_forgotten_and_its_memory_given_back(own):
         assert pools.find(AGENT) is not None
         assert is_mapped(peer)
         peer.process.kill()
-        wait(lambda: pools.find(AGENT) is None)
-        wait(lambda: not is_mapped(peer))
+        wait_until(lambda: pools.find(AGENT) is None)
+        wait_until(lambda: not is_mapped(peer))
         with pytest.raises(OSError, match="No such"):
             PeerMemory(peer.offer)
 
@@ -222,10 +222,3 @@ def is_mapped(peer: Peer) -> bool:
     with open("/proc/self/maps") as maps:
         # A file of another kind may have the same number.
         return any(int(line.split()[4]) == peer.offer.inode for line in maps if "/memfd:" in line)
-
-
-def wait(until: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not until():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)

@@ -1,7 +1,6 @@
 """`prefillshare quantize` in processes that are killed without warning, again and again, and go on."""
 
 import signal
-import time
 from collections.abc import Callable
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
@@ -14,6 +13,7 @@ from tests.quantize.test_run import weights, write_file
 from tests.support.quantised import quantise_as_program
 from tests.support.random_models import make_family
 from tests.support.training_runs import write_rows
+from tests.support.waiting import wait_until
 
 DEADLINE_S = 300
 KILLED_AT = {
@@ -53,10 +53,7 @@ def finish(process: BaseProcess) -> None:
 
 def kill_at(process: BaseProcess, path: Path) -> None:
     """Kill the process as soon as a file is there."""
-    deadline = time.monotonic() + DEADLINE_S
-    while process.is_alive() and not path.exists():
-        assert time.monotonic() < deadline, f"{path.name} did not appear"
-        time.sleep(0.001)
+    wait_until(lambda: path.exists() or not process.is_alive(), f"{path.name} did not appear", pause_s=0.001)
     process.kill()
     process.join()
     assert process.exitcode == -signal.SIGKILL, f"it ended before it was killed at {path.name}"

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -15,16 +15,9 @@ from prefillshare.responses.exchange import Exchange
 from prefillshare.responses.ids import conversation_name, make_id, read_tag
 from prefillshare.responses.kept import KeptResponses
 from prefillshare.responses.store import ResponseStore
+from tests.support.clock import Clock
 
 ANSWER = {"object": "response", "status": "completed", "output": [{"type": "message", "role": "assistant", "id": "m"}]}
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def store(**limits: Any) -> ResponseStore:
@@ -201,6 +194,56 @@ def test_a_response_in_the_background_is_asked_for_cancelled_and_deleted() -> No
         assert kept.delete(first["id"])["deleted"]
         with pytest.raises(ResponsesError, match="there is no response"):
             kept.get(first["id"])
+        await kept.close()
+
+    asyncio.run(use())
+
+
+def test_no_tenant_takes_all_places_in_the_background() -> None:
+    async def use() -> None:
+        kept = KeptResponses(Responses(max_background=8))
+
+        async def run() -> tuple[int, bytes]:
+            return await asyncio.Future()
+
+        def start(owner: str) -> str:
+            begun = kept.start(kept.open({"input": "a", "background": True}, owner=owner), run)
+            return str(begun["id"])
+
+        def fill(owner: str) -> int:
+            begun: list[str] = []
+            with suppress(ResponsesError):
+                for _ in range(9):
+                    begun.append(start(owner))
+            return len(begun)
+
+        first = [start("a") for _ in range(4)]
+        with pytest.raises(ResponsesError, match="4 responses of this tenant"):
+            start("a")
+        # What is no matter of the background is answered all the same.
+        kept.open({"input": "a"}, owner="a")
+        assert [fill(owner) for owner in ("b", "c", "d", "e")] == [2, 1, 1, 0]
+        # A place that is given back is the next one's, not that of whoever has most.
+        kept.delete(first[0], "a")
+        await asyncio.sleep(0)
+        assert [fill(owner) for owner in ("a", "e")] == [0, 1]
+        await kept.close()
+
+    asyncio.run(use())
+
+
+def test_whoever_has_the_servers_key_may_have_all_places_in_the_background() -> None:
+    async def use() -> None:
+        kept = KeptResponses(Responses(max_background=3))
+
+        async def run() -> tuple[int, bytes]:
+            return await asyncio.Future()
+
+        for _ in range(3):
+            kept.start(kept.open({"input": "a", "background": True}), run)
+        for owner in ("", "a"):
+            with pytest.raises(ResponsesError, match="max_background"):
+                kept.open({"input": "a", "background": True}, owner=owner)
         await kept.close()
 
     asyncio.run(use())

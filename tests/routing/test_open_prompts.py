@@ -6,7 +6,7 @@ from prefillshare.config.router import Router
 from prefillshare.routing.workers.open_prompts import OpenPrompt, PrefillTimes, begin_prompt, end_prompt
 from prefillshare.routing.workers.spec import WorkerSpec
 from prefillshare.routing.workers.worker import Worker
-from tests.routing.test_worker_state import Clock
+from tests.support.clock import Clock
 
 URL = "http://127.0.0.1:1"
 SPEED = 1000.0
@@ -16,7 +16,7 @@ class Pair:
     """A prefill and a decode worker, with a clock that the test turns."""
 
     def __init__(self) -> None:
-        self.clock = Clock()
+        self.clock = Clock(100.0)
         settings = Router(initial_prefill_tokens_per_s=SPEED)
         prefill = WorkerSpec(id="p", role="prefill", url=URL, bootstrap_host="127.0.0.1", bootstrap_port=1)
         self.prefill = Worker(prefill, settings, clock=self.clock)

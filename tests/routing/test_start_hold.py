@@ -50,6 +50,17 @@ async def test_calls_that_waited_in_vain_hear_so_when_the_time_is_over() -> None
 
 
 @in_loop
+async def test_the_time_is_over_when_its_timer_says_so() -> None:
+    """Which may be a moment before another clock does: nothing would ask a second time."""
+    async with deployment(decode=(), settings=SETTINGS, start_hold_s=LONG_S, queue_timeout_s=LONG_S) as running:
+        call = asyncio.create_task(running.chat())
+        await until(lambda: running.parts.admission.num_queued("math") == 1)
+        running.parts.admission.end_start_hold()
+        assert (await call).status == 503
+        assert (await running.chat()).status == 503
+
+
+@in_loop
 async def test_a_worker_that_was_found_down_is_not_waited_for() -> None:
     async with deployment(settings=SETTINGS, start_hold_s=LONG_S) as running:
         await running["math-0"].stop()

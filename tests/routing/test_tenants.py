@@ -35,11 +35,13 @@ PATHS = {
 
 
 @asynccontextmanager
-async def served(path: Path, **tenants: Mapping[str, Any]) -> AsyncIterator[tuple[Deployment, dict[str, str]]]:
-    """A router that knows these tenants, and their keys."""
+async def served(
+    path: Path, router: Mapping[str, Any] | None = None, **tenants: Mapping[str, Any]
+) -> AsyncIterator[tuple[Deployment, dict[str, str]]]:
+    """A router with these settings that knows these tenants, and their keys."""
     keys = write_tenants(path / "tenants.toml", **tenants)
     told = {"api_key": OPERATOR, "admin_key": "the-admins", "tenants_file": path / "tenants.toml"}
-    async with deployment(decode=("math", "code"), settings=told) as running:
+    async with deployment(decode=("math", "code"), settings=told, **(router or {})) as running:
         running["math-0"].answer = ANSWER
         yield running, keys
 

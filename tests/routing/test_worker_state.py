@@ -4,14 +4,7 @@ import pytest
 
 from prefillshare.routing.workers.breaker import Breaker
 from prefillshare.routing.workers.speed import PrefillSpeed
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.clock import Clock
 
 
 def _breaker(clock: Clock) -> Breaker:
@@ -25,7 +18,7 @@ def _trip(breaker: Breaker) -> None:
 
 
 def test_three_failures_in_a_row_open_it() -> None:
-    breaker = _breaker(Clock())
+    breaker = _breaker(Clock(100.0))
     breaker.record_failure()
     breaker.record_failure()
     breaker.record_success()
@@ -36,7 +29,7 @@ def test_three_failures_in_a_row_open_it() -> None:
 
 
 def test_one_trial_closes_it_or_doubles_the_pause() -> None:
-    clock = Clock()
+    clock = Clock(100.0)
     breaker = _breaker(clock)
     _trip(breaker)
     for pause_s in (5.0, 10.0, 15.0, 15.0):
@@ -54,7 +47,7 @@ def test_one_trial_closes_it_or_doubles_the_pause() -> None:
 
 
 def test_a_trial_that_the_client_left_lets_the_next_one_try() -> None:
-    clock = Clock()
+    clock = Clock(100.0)
     breaker = _breaker(clock)
     _trip(breaker)
     clock.now += 5.0
@@ -64,7 +57,7 @@ def test_a_trial_that_the_client_left_lets_the_next_one_try() -> None:
 
 
 def test_late_failures_of_calls_from_before_do_not_lengthen_the_pause() -> None:
-    clock = Clock()
+    clock = Clock(100.0)
     breaker = _breaker(clock)
     _trip(breaker)
     clock.now += 4.0
@@ -74,7 +67,7 @@ def test_late_failures_of_calls_from_before_do_not_lengthen_the_pause() -> None:
 
 
 def test_speed_follows_what_is_seen() -> None:
-    clock = Clock()
+    clock = Clock(100.0)
     speed = PrefillSpeed(2000.0, clock)
     for _ in range(30):
         started = speed.begin(500)
@@ -85,7 +78,7 @@ def test_speed_follows_what_is_seen() -> None:
 
 
 def test_calls_computed_together_are_not_counted_as_slow() -> None:
-    clock = Clock()
+    clock = Clock(100.0)
     speed = PrefillSpeed(1000.0, clock)
     for _ in range(20):
         started = [speed.begin(1000) for _ in range(4)]
@@ -96,7 +89,7 @@ def test_calls_computed_together_are_not_counted_as_slow() -> None:
 
 
 def test_the_wait_is_what_was_given_over_the_speed() -> None:
-    speed = PrefillSpeed(2000.0, Clock())
+    speed = PrefillSpeed(2000.0, Clock(100.0))
     started = speed.begin(3000)
     assert speed.wait_s == pytest.approx(1.5)
     speed.finish(3000, None, started)
@@ -104,7 +97,7 @@ def test_the_wait_is_what_was_given_over_the_speed() -> None:
 
 
 def test_tiny_or_failed_calls_say_nothing_about_the_speed() -> None:
-    clock = Clock()
+    clock = Clock(100.0)
     speed = PrefillSpeed(2000.0, clock)
     for computed in (None, 3):
         started = speed.begin(100)

@@ -15,6 +15,7 @@ from typing import Any, ParamSpec
 
 import aiohttp
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from prefillshare.config.router import Router
 from prefillshare.contract import CONTINUATION_PATH, EAGER_HEADER, PUSH_RID_PREFIX, REPORT_HEADER
@@ -66,6 +67,7 @@ class SmallWorker:
     break_after: int | None = None
     terminator: str = "\n\n"
     api_key: str | None = None
+    garbage: bytes | None = None  # the answer to everything but probes
     is_healthy: bool = True
     warning: str | None = None
     told: dict[str, Any] | None = None
@@ -107,7 +109,7 @@ class SmallWorker:
 
     async def start(self, listener: socket.socket | None = None) -> None:
         """Take connections at its port, or of a socket that listens already."""
-        app = web.Application(client_max_size=2**30)
+        app = web.Application(client_max_size=2**30, middlewares=(self._answer_garbage,))
         for path in ("/v1/chat/completions", "/v1/completions", "/generate", "/v1/messages", "/v1/responses"):
             app.router.add_post(path, self._call)
         app.router.add_get("/health", self._health)
@@ -130,6 +132,12 @@ class SmallWorker:
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
+
+    @web.middleware
+    async def _answer_garbage(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if self.garbage is None or request.path in ("/health", "/v1/models", "/abort_request"):
+            return await handler(request)
+        return web.Response(body=self.garbage, content_type="text/event-stream")
 
     async def _health(self, request: web.Request) -> web.Response:
         return web.Response(status=200 if self.is_healthy else 503)

@@ -24,6 +24,7 @@ from tests.support.classifiers import TINY_ROUTER
 from tests.support.engines import MODELS_DIR
 from tests.support.marks import starts_engine
 from tests.support.stores import stored_agents, wait_for_pages, whole_pages
+from tests.support.waiting import wait_until
 
 PREFILLSHARE = [sys.executable, "-m", "prefillshare"]
 WAIT_S = 600.0
@@ -66,10 +67,12 @@ class Launched:
         """Kill it, and wait until its launch has noted that. In the file: `ps` may look when it is back again."""
         [file] = (self.folder / "state" / "prefillshare" / "run").glob("*.json")
         os.killpg(engine["pid"], signal.SIGKILL)
-        deadline = time.monotonic() + WAIT_S
-        while json.loads(file.read_text())["processes"][0]["pid"] == engine["pid"]:
-            assert time.monotonic() < deadline, self.said.read_text()
-            time.sleep(0.02)
+        wait_until(
+            lambda: json.loads(file.read_text())["processes"][0]["pid"] != engine["pid"],
+            self.said.read_text,
+            within_s=WAIT_S,
+            pause_s=0.02,
+        )
 
     def generate(self, module: str, num_tokens: int = NUM_TOKENS) -> dict[str, Any]:
         """A greedy answer."""
@@ -134,10 +137,7 @@ def test_a_killed_engine_comes_back_warm_with_all_that_came_while_it_served(laun
     assert (engine["state"], engine["num_restarts"]) == ("running", 0)
     with ThreadPoolExecutor(3) as pool:
         streams = [pool.submit(stream_until_it_breaks, launched) for _ in range(3)]
-        deadline = time.monotonic() + WAIT_S
-        while launched.http.get("/v1/loads").json()["loads"][0]["num_running_reqs"] < 3:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: launched.http.get("/v1/loads").json()["loads"][0]["num_running_reqs"] >= 3, within_s=WAIT_S)
         launched.kill_engine(engine)
         # No other one comes before somebody has asked.
         launched.process.send_signal(signal.SIGSTOP)

@@ -23,6 +23,7 @@ from prefillshare.serving.run.engine_load import count_calls, count_running
 from prefillshare.serving.run.forks import ForkedEngine, ForkServer
 from prefillshare.serving.run.process import EngineProcess, group_members, start_engine
 from prefillshare.serving.stopping import StopRequested, stop_signals
+from tests.support.waiting import wait_until
 
 # An engine with a child and a segment of shared memory, as SGLang is, that ignores SIGTERM.
 STUBBORN = """
@@ -88,10 +89,7 @@ def _wait_until_dead(pid: int, seconds: float) -> bool:
 
 def _wait_until_gone(path: Path) -> None:
     """The guardian removes files after it has killed, in its own time."""
-    deadline = time.monotonic() + 60
-    while path.exists():
-        assert time.monotonic() < deadline, path
-        time.sleep(0.05)
+    wait_until(lambda: not path.exists(), f"{path} is there still")
 
 
 def test_stop_ends_all_processes_and_removes_the_scratch_directory(tmp_path: Path) -> None:
@@ -340,10 +338,7 @@ def test_a_log_that_is_too_long_is_begun_anew_and_the_process_goes_on_in_it(tmp_
 
 
 def _wait_until_written(log: Path) -> None:
-    deadline = time.monotonic() + 120
-    while not log.exists() or log.stat().st_size == 0:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: log.exists() and log.stat().st_size, f"{log} is empty", pause_s=0.01)
 
 
 def test_a_log_that_is_no_file_is_left_alone() -> None:

@@ -14,6 +14,7 @@ from prefillshare.serving.machine.ports import free_port
 from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.run import watched as watched_module
 from prefillshare.serving.run.watched import Refusal, WatchedFolder, watch_folder
+from tests.support.clock import Clock
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -36,16 +37,6 @@ class Door:
         return asked
 
 
-class Clock:
-    """Seconds that pass when a test says so."""
-
-    def __init__(self) -> None:
-        self.seconds = 100.0
-
-    def __call__(self) -> float:
-        return self.seconds
-
-
 @pytest.fixture
 def door() -> Door:
     return Door()
@@ -59,13 +50,13 @@ def said() -> list[str]:
 @pytest.fixture
 def pass_time(tmp_path: Path, door: Door, said: list[str]) -> Callable[[float], None]:
     """Let seconds pass, in which the folder is looked at as a launcher does it."""
-    clock = Clock()
+    clock = Clock(100.0)
     watched = WatchedFolder(folder=tmp_path, ask=door.ask, say=said.append, now=clock)
 
     def go_on(seconds: float) -> None:
-        until = clock.seconds + seconds
-        while clock.seconds < until:
-            clock.seconds += 0.5
+        until = clock.now + seconds
+        while clock.now < until:
+            clock.now += 0.5
             watched.step()
             deadline = time.monotonic() + 60
             while watched.is_busy and time.monotonic() < deadline:
@@ -257,7 +248,7 @@ def test_it_asks_by_the_door_of_the_deployment_and_again_where_nobody_answers(tm
         def log_message(self, *words: object) -> None:
             """Say nothing."""
 
-    port, clock = free_port(), Clock()
+    port, clock = free_port(), Clock(100.0)
     watched = watch_folder(tmp_path, f"http://127.0.0.1:{port}", LaunchOptions(admin_key="admin"), said.append)
     assert watched is not None
     watched.now = clock
@@ -266,7 +257,7 @@ def test_it_asks_by_the_door_of_the_deployment_and_again_where_nobody_answers(tm
     def look_until(done: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 60
         while not done() and time.monotonic() < deadline:
-            clock.seconds += 0.5
+            clock.now += 0.5
             watched.step()
             time.sleep(0.01)
         assert done()

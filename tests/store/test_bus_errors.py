@@ -22,6 +22,7 @@ from prefillshare.store.memory import MappedPages
 from prefillshare.store.table import Table
 from tests.store.children import child, run_in_child
 from tests.store.stores import chain, identity, pages, read, settings
+from tests.support.waiting import wait_until
 
 LENGTH = 64 << 10
 
@@ -213,7 +214,4 @@ def _cut_for_ever(where: StoreSettings, done: threading.Event) -> None:
 
 def _reopen(link: StoreLink, now: list[float]) -> None:
     now[0] += 100.0
-    deadline = time.monotonic() + 120.0
-    while not link.is_open:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_until(lambda: link.is_open, pause_s=0.005)

@@ -6,7 +6,6 @@ import os
 import resource
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,19 +16,11 @@ from prefillshare.store import KvStore, StoreLink, StoreOwner, StoreSettings
 from prefillshare.store.folders import disk_folder, memory_folder, stores_folder
 from prefillshare.store.memory import MappedPages
 from tests.store.stores import PAGE_BYTES, chain, identity, pages, read, settings
+from tests.support.clock import Clock
+from tests.support.waiting import wait_until
 
 KEYS = chain(8)
 LONGEST_S = 120.0
-
-
-class Clock:
-    """Time that passes when a test says so."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 @pytest.fixture
@@ -51,18 +42,11 @@ def linked(where: StoreSettings, clock: Clock) -> Iterator[StoreLink]:
         yield link
 
 
-def wait_until(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + LONGEST_S
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def come_back(link: StoreLink, clock: Clock) -> None:
     """Let time pass until the store is open again."""
 
     def is_open() -> bool:
-        clock.now_s += 2.0
+        clock.now += 2.0
         return link.is_open
 
     wait_until(is_open)
@@ -95,7 +79,7 @@ def test_files_that_go_while_in_use_are_made_again_and_told_once(
     with linked(both, clock) as link:
         assert link.write(KEYS, pages(KEYS)) == len(KEYS)
         harm(both)
-        clock.now_s += 2.0
+        clock.now += 2.0
         assert link.count_present(KEYS) == 0
         told = link.stats()
         assert told.why_off is not None
@@ -120,7 +104,7 @@ def test_what_cannot_be_opened_is_taken_up_when_it_can(
     where = settings(tmp_path / "later")
     with linked(where, clock) as link:
         for _ in range(5):
-            clock.now_s += 100.0
+            clock.now += 100.0
             assert link.write(KEYS, pages(KEYS)) == 0
             wait_until(lambda: not link._looking.locked())
         assert "name a file system in memory" in str(link.stats().why_off)
@@ -173,7 +157,7 @@ def test_engines_whose_files_were_removed_meet_again(both: StoreSettings) -> Non
         first.write(KEYS, pages(KEYS))
         remove_all(both)
         for link, clock in zip((first, second), clocks, strict=True):
-            clock.now_s += 2.0
+            clock.now += 2.0
             assert not link.is_open
             come_back(link, clock)
         first.write(KEYS, pages(KEYS))
@@ -185,7 +169,7 @@ def test_the_first_launch_to_end_leaves_the_store_to_the_second(both: StoreSetti
     with linked(both, clock) as link:
         link.write(KEYS, pages(KEYS))
         first.end()
-        clock.now_s += 2.0
+        clock.now += 2.0
         assert read(link, KEYS) == len(KEYS)
     # Between two engines of the second launch as well.
     with linked(both, clock) as link:

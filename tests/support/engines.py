@@ -25,6 +25,7 @@ from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.plan.processes import plan_engine
 from prefillshare.serving.run.plain import plain_command, running_plain_engines
 from tests.support.forks import fork_server
+from tests.support.waiting import wait_until
 
 MODELS_DIR = Path(__file__).parents[2] / "models"
 TINY_AGENTS = MODELS_DIR / "tiny-agents.toml"
@@ -106,10 +107,8 @@ def flush(http: httpx.Client) -> None:
 
     SGLang refuses while a scheduler is not idle, which it is a moment after the last answer: asked until it does it.
     """
-    deadline = time.monotonic() + WAIT_S
-    while http.post("/flush_cache").status_code != 200:
-        assert time.monotonic() < deadline, f"{http.base_url} did not become idle"
-        time.sleep(0.05)
+    did_not = f"{http.base_url} did not become idle"
+    wait_until(lambda: http.post("/flush_cache").status_code == 200, did_not, within_s=WAIT_S)
 
 
 def engine_state(http: httpx.Client) -> dict[str, Any]:
@@ -131,12 +130,10 @@ def call_and_leave(
     url: str, body: Mapping[str, Any], has_come: Callable[[], bool], headers: Mapping[str, str] | None = None
 ) -> None:
     """Send a call to ``/generate``, and hang up without a look at the answer as soon as the call has come."""
-    deadline, sent = time.monotonic() + WAIT_S, {"Content-Type": "application/json", **(headers or {})}
+    sent = {"Content-Type": "application/json", **(headers or {})}
     with contextlib.closing(HTTPConnection(urlsplit(url).netloc)) as connection:
         connection.request("POST", "/generate", json.dumps(body), sent)
-        while not has_come():
-            assert time.monotonic() < deadline, "the call has not come"
-            time.sleep(0.02)
+        wait_until(has_come, "the call has not come", within_s=WAIT_S, pause_s=0.02)
 
 
 def _answer(reply: Mapping[str, Any]) -> Answer:

@@ -17,6 +17,7 @@ import httpx
 import psutil
 
 from benchmarks.hosts.watched import words_of
+from tests.support.waiting import wait_until
 
 NUM_TOKENS = 8
 WAIT_S = 600.0
@@ -103,10 +104,7 @@ class OnRay:
 
     def wait(self, until: Callable[[], bool], what: str) -> None:
         """Wait until it is so."""
-        deadline = time.monotonic() + WAIT_S
-        while not until():
-            assert time.monotonic() < deadline, what
-            time.sleep(0.1)
+        wait_until(until, what, within_s=WAIT_S)
 
     def wait_until_done(self, number: int) -> None:
         """Wait until so many moves, or more, have come to their end."""
@@ -189,10 +187,7 @@ class OnRay:
     def check_processes(self, num_workers: int, num_routers: int = 1) -> None:
         """Nothing was left behind and nothing is there twice: each worker has a fork server and an engine."""
         wanted = {ENGINE: 2 * num_workers, ROUTER: num_routers}
-        deadline = time.monotonic() + WAIT_S
-        while (found := self.processes()) != wanted:
-            assert time.monotonic() < deadline, (found, wanted)
-            time.sleep(0.5)
+        wait_until(lambda: self.processes() == wanted, lambda: (self.processes(), wanted), within_s=WAIT_S, pause_s=0.5)
 
 
 def lives_of(members: dict[str, dict[str, Any]]) -> dict[str, tuple[Any, ...]]:

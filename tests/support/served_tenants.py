@@ -2,7 +2,6 @@
 computed ahead, since each of them could tell what others asked.
 """
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from tests.support.engines import MODELS_DIR
 from tests.support.forks import fork_server
 from tests.support.monitoring import read_state
 from tests.support.tenants import OPERATOR, bearer, write_tenants
+from tests.support.waiting import wait_until
 
 KV_TOKENS = 1024
 PAGE = 16
@@ -136,14 +136,6 @@ def serving_tenants(topology: str, folder: Path) -> Iterator[Served]:
             log=log,
             is_colocated=topology == "colocated",
         )
-
-
-def wait_until(condition: Any) -> None:
-    """Wait until it is so."""
-    deadline = time.monotonic() + 300
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def rest(served: Served) -> None:

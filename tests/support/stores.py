@@ -22,6 +22,7 @@ from prefillshare.store.layout import TableLayout
 from prefillshare.store.opening import read_header
 from tests.support.engines import MODELS_DIR, TINY_AGENTS, Endpoint
 from tests.support.forks import fork_server
+from tests.support.waiting import wait_until
 
 PAGE_TOKENS = 16
 """Of a deployment with a store that says nothing of it."""
@@ -84,10 +85,11 @@ class Relaunched:
 
 def wait_for_pages(file: Path, num_pages: int, longest_s: float = 300.0) -> None:
     """Wait until the store of a deployment file has so many pages: what is answered is written a moment later."""
-    deadline = time.monotonic() + longest_s
-    while (found := num_stored_pages(file)) < num_pages:
-        assert time.monotonic() < deadline, f"{found} of {num_pages} pages are stored"
-        time.sleep(0.02)
+    wait_until(
+        lambda: num_stored_pages(file) >= num_pages,
+        lambda: f"{num_stored_pages(file)} of {num_pages} pages are stored",
+        within_s=longest_s,
+    )
 
 
 def store_path(file: Path) -> Path:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from tests.support.waiting import wait_until
+
 _POLL_S = 0.2
 ROOT = Path(__file__).parents[2]
 
@@ -59,11 +61,14 @@ class Terminal:
 
     def wait_for_end(self, timeout_s: float = 120.0) -> int:
         """The program's exit code."""
-        deadline = time.monotonic() + timeout_s
-        while not (self._code.is_file() and (text := self._code.read_text().strip())):
-            assert time.monotonic() < deadline, f"did not end\n{self.screen()}"
-            time.sleep(_POLL_S)
-        return int(text)
+        return int(
+            wait_until(
+                lambda: self._code.is_file() and self._code.read_text().strip(),
+                lambda: f"did not end\n{self.screen()}",
+                within_s=timeout_s,
+                pause_s=_POLL_S,
+            )
+        )
 
     def _tmux(self, *arguments: str) -> str:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFILLSHARE_")}

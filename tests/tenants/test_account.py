@@ -12,6 +12,7 @@ from prefillshare.tenants.account import Account
 from prefillshare.tenants.confine import ConfinedError, check_module, confine
 from prefillshare.tenants.doors import check_door
 from prefillshare.tenants.errors import OverLimitError, TenantError
+from tests.support.clock import Clock
 
 SALT = "0123456789abcdef"
 NAMES = Names(
@@ -19,14 +20,6 @@ NAMES = Names(
     modules=("math", "code"),
     aliases=read_aliases({"latest": "math", "either": {"math": 0.5, "code": 0.5}}),
 )
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def make(clock: Clock | None = None, name: str = "acme", **fields: Any) -> Account:

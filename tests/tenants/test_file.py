@@ -18,6 +18,7 @@ from prefillshare.tenants import roster as roster_module
 from prefillshare.tenants.file import add_key, read_tenants, remove
 from prefillshare.tenants.keys import hash_key
 from prefillshare.tenants.roster import Roster
+from tests.routing.workers import until
 
 SALT = "0123456789abcdef"
 
@@ -189,13 +190,6 @@ def test_no_text_whatsoever_ends_the_looking_and_a_revoked_key_is_seen_after_it(
 
     asyncio.run(look())
     assert roster.find(second) is not None
-
-
-async def until(condition: object) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.05)
 
 
 def test_a_change_that_looks_like_none_is_seen(path: Path) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.served_tenants import ANSWER_TOKENS, KV_TOKENS, PAGE, Served, prompt_of, rest, wait_until
+from tests.support.served_tenants import ANSWER_TOKENS, KV_TOKENS, PAGE, Served, prompt_of, rest
+from tests.support.waiting import wait_until
 
 
 def test_a_prefix_that_another_tenant_asked_costs_what_an_unknown_one_costs(served: Served) -> None:

@@ -11,8 +11,9 @@ from prefillshare.errors import ServerError
 from prefillshare.serving.change_client import ChangeClient
 from prefillshare.serving.client import Client
 from tests.support.engines import MODELS_DIR
-from tests.support.served_tenants import TENANTS, Served, wait_until
+from tests.support.served_tenants import TENANTS, Served
 from tests.support.tenants import OPERATOR, bearer
+from tests.support.waiting import wait_until
 
 
 def test_who_may_not_is_told_in_the_clients_form(served: Served) -> None:

@@ -6,6 +6,7 @@ import struct
 import orjson
 import pytest
 
+from prefillshare.errors import AnswerError
 from prefillshare.wire.hidden_states import read_states, write_states
 
 
@@ -28,9 +29,11 @@ def test_states_come_as_they_went() -> None:
         b'[{"state": 3}]',
         b'[{"state": "&"}]',
         b'[{"state": "AAA="}]',
+        b'[{"state": ""}]',
+        b'[{"state": "AAAAAA=="}, {"state": "AAAAAAAAAAA="}]',
         b'{"text": "", "meta_info": {"finish_reason": {"type": "abort"}}}',
     ],
 )
 def test_what_tells_no_states_is_found_out(content: bytes) -> None:
-    with pytest.raises(ValueError, match="it told no hidden states of the prompt"):
+    with pytest.raises(AnswerError, match="told no hidden states of the prompt"):
         read_states(content)

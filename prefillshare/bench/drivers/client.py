@@ -11,7 +11,7 @@ import aiohttp
 import orjson
 
 from prefillshare.bench.systems.base import Target
-from prefillshare.errors import BenchError
+from prefillshare.errors import BenchError, short_repr
 from prefillshare.serving.options import auth_header
 from prefillshare.wire.call_report import REPORT_KEY
 
@@ -88,16 +88,15 @@ class CallClient:
             await asyncio.gather(first, return_exceptions=True)
         # The decode worker reports what it held itself; the prefill worker what it did not compute.
         reply.handoff_tokens = reply.prompt_tokens - (reply.cached_tokens or 0)
-        reply.cached_tokens = prefilled["meta_info"]["cached_tokens"]
+        reply.cached_tokens = _read(prefilled, "meta_info", "cached_tokens")
         return reply
 
     async def _ask_sglang(self, target: Target, body: dict[str, Any], session: str) -> Reply:
         reply = Reply()
         async for event in self._events(f"{target.url}/generate", body, target, session):
-            reply.tokens = event["output_ids"]
+            reply.tokens, meta = _read(event, "output_ids"), _read(event, "meta_info")
             reply.grow_to(len(reply.tokens))
-            meta = event["meta_info"]
-            reply.prompt_tokens, reply.cached_tokens = meta["prompt_tokens"], meta.get("cached_tokens")
+            reply.prompt_tokens, reply.cached_tokens = _read(meta, "prompt_tokens"), meta.get("cached_tokens")
             for sizes in meta.get(REPORT_KEY) or ():
                 reply.handoff_tokens, reply.handoff_bytes = sizes.get("handoff_tokens"), sizes.get("handoff_bytes")
         if reply.handoff_tokens is not None:
@@ -121,7 +120,8 @@ class CallClient:
             for choice in event.get("choices") or ():
                 _take_piece(reply, choice)
             if usage := event.get("usage"):
-                reply.prompt_tokens, num_generated = usage["prompt_tokens"], usage["completion_tokens"]
+                reply.prompt_tokens = _read(event, "usage", "prompt_tokens")
+                num_generated = _read(event, "usage", "completion_tokens")
                 reply.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
         num_generated = len(reply.times) if num_generated is None else num_generated
         reply.tokens = (reply.tokens + [_FILLER_TOKEN] * num_generated)[:num_generated]
@@ -139,7 +139,7 @@ class CallClient:
             async for line in response.content:
                 if not line.startswith(b"data:") or line.strip() == b"data: [DONE]":
                     continue
-                event = orjson.loads(line[5:])
+                event = _parse(line[5:])
                 if error := event.get("error"):
                     raise CallFailedError(str(error))
                 yield event
@@ -148,10 +148,11 @@ class CallClient:
         async with self._http.post(url, data=orjson.dumps(body), headers=_JSON) as response:
             if response.status != 200:
                 raise CallFailedError(f"HTTP {response.status}: {(await response.text())[:300]}")
-            answer: dict[str, Any] = orjson.loads(await response.read())
-            return answer
+            return _parse(await response.read())
 
 
+_SHOWN = 200
+"""Letters that are told of what cannot be read."""
 _JSON = {"Content-Type": "application/json"}
 
 
@@ -166,6 +167,33 @@ def _sglang_body(target: Target, prompt: list[int], num_tokens: int) -> dict[str
     if target.adapter is not None:
         body["lora_path"] = target.adapter
     return body
+
+
+def _parse(content: bytes) -> dict[str, Any]:
+    """Return the object that came.
+
+    Raises: CallFailedError.
+    """
+    try:
+        value = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        value = None
+    if not isinstance(value, dict):
+        raise CallFailedError(f"this is no JSON object: {short_repr(content, _SHOWN)}")
+    return value
+
+
+def _read(value: Any, *names: str) -> Any:
+    """Return what came under `names`, one below the other.
+
+    Raises: CallFailedError.
+    """
+    found = value
+    for name in names:
+        if not isinstance(found, dict) or name not in found:
+            raise CallFailedError(f"{'.'.join(names)} is missing: {short_repr(value, _SHOWN)}")
+        found = found[name]
+    return found
 
 
 def _take_piece(reply: Reply, choice: dict[str, Any]) -> None:

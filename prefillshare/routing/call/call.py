@@ -72,6 +72,11 @@ class Call(Demand):
         return self.undecided or self.module
 
     @property
+    def indexed_share(self) -> float:
+        """As there."""
+        return 1.0 if self.num_prompts is None else len(self.prompts) / self.num_prompts
+
+    @property
     def has_one_answer(self) -> bool:
         """Whether a conversation can only go on from one answer."""
         return self.num_prompts is None and self.num_samples == 1

@@ -19,7 +19,7 @@ class StreamWriter(Protocol):
     async def write(self, piece: bytes) -> None:
         """Write a piece, and wait for a client that does not read.
 
-        Raises: ConnectionResetError when the client has left.
+        Raises: ConnectionResetError when the client has left; AnswerError for a piece that has to be read, and cannot.
         """
         ...
 
@@ -30,7 +30,7 @@ class StreamWriter(Protocol):
     async def write_last(self, piece: bytes) -> None:
         """Write the last piece, which may be empty, and the end of the stream.
 
-        Raises: ConnectionResetError when the client has left.
+        Raises: as `write`.
         """
         ...
 

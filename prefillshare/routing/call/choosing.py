@@ -22,7 +22,6 @@ from prefillshare.routing.parts import Parts
 from prefillshare.routing.tracing import CallSpan
 from prefillshare.routing.workers.answer import Answer
 from prefillshare.routing.workers.leg import LegFailedError
-from prefillshare.wire.hidden_states import read_states
 
 
 class Choices:
@@ -44,14 +43,14 @@ class Choices:
             with parts.tracing.span(
                 caller.headers, module=parts.settings.base_model, endpoint=call.endpoint, session=call.session
             ) as span:
-                answer, states = await self._try_workers(self._begin(caller, call, span), choice_id)
+                answer = await self._try_workers(self._begin(caller, call, span), choice_id)
         finally:
             self.num_running -= 1
         if answer.status != 200:
             caller.answer(answer.body, status=answer.status, headers={"Content-Type": answer.content_type})
             return None
         parts.observer.choices.note_time(time.monotonic() - started)
-        return Choice(id=choice_id, states=states)
+        return Choice(id=choice_id, states=answer.told)
 
     def _begin(self, caller: Caller, call: Call, span: CallSpan) -> Underway:
         base, loop = self._parts.settings.base_model, asyncio.get_running_loop()
@@ -61,8 +60,8 @@ class Choices:
         question = _as_question(call, base)
         return Underway(caller=caller, call=question, observed=observed, span=span, loop=loop, deadline=deadline)
 
-    async def _try_workers(self, underway: Underway, choice_id: str) -> tuple[Answer, list[object]]:
-        """Return the answer of the first prefill worker that has one, and the states in it.
+    async def _try_workers(self, underway: Underway, choice_id: str) -> Answer:
+        """Return the answer of the first prefill worker that has one.
 
         Raises: RoutingError.
         """
@@ -75,15 +74,9 @@ class Choices:
             except LegFailedError as error:
                 tries.record_failure(error, pair)
 
-    async def _ask(self, underway: Underway, pair: Pair, choice_id: str) -> tuple[Answer, list[object]]:
+    async def _ask(self, underway: Underway, pair: Pair, choice_id: str) -> Answer:
         leg = make_choice_leg(underway.call, pair.prefill, self._parts.settings.base_model, choice_id)
-        answer = await ask_prefill(self._parts, underway, pair, leg)
-        if answer.status != 200:
-            return answer, []
-        try:
-            return answer, list(read_states(answer.content))
-        except ValueError as error:
-            raise LegFailedError(pair.prefill, str(error)) from None
+        return await ask_prefill(self._parts, underway, pair, leg)
 
 
 def _as_question(call: Call, base: str) -> Call:

@@ -16,10 +16,14 @@ from typing import Any, TypeVar
 import orjson
 
 from prefillshare.contract import MODULE_HEADER, NO_BOOTSTRAP_HOST
+from prefillshare.responses.forms import read_response
 from prefillshare.routing.call.call import Call
+from prefillshare.routing.call.scoring import read_scores
+from prefillshare.routing.workers.answer import read_json
 from prefillshare.routing.workers.leg import Leg
 from prefillshare.routing.workers.worker import Worker
 from prefillshare.wire.from_router import MEMBER, FromRouter, PromptLogprobs
+from prefillshare.wire.hidden_states import read_states
 
 _ROOM_BITS = 62
 """One less than there are, for samples of a prompt are counted up from its room."""
@@ -40,7 +44,7 @@ def make_legs(call: Call, prefill: Worker, decode: Worker, base: str) -> tuple[L
     return (
         # It is asked for the base, and counts its cache hits by whom it works for.
         _make_leg(call, prefill, bootstrap | _prefill_fields(call, base) | _told(call), {MODULE_HEADER: call.module}),
-        _make_leg(call, decode, bootstrap | _decode_fields(call, decode)),
+        _make_answering_leg(call, decode, bootstrap | _decode_fields(call, decode)),
     )
 
 
@@ -50,7 +54,8 @@ def make_prefill_only_leg(call: Call, prefill: Worker) -> Leg:
         "bootstrap_host": _per_prompt(call, lambda: NO_BOOTSTRAP_HOST),
         "bootstrap_room": _make_rooms(call),
     }
-    return _make_leg(call, prefill, bootstrap | {"stream": False, **call.answer_fields}, {MODULE_HEADER: call.module})
+    fields = bootstrap | {"stream": False, **call.answer_fields}
+    return _make_answering_leg(call, prefill, fields, {MODULE_HEADER: call.module})
 
 
 def make_choice_leg(call: Call, prefill: Worker, base: str, choice_id: str) -> Leg:
@@ -60,7 +65,8 @@ def make_choice_leg(call: Call, prefill: Worker, base: str, choice_id: str) -> L
         "bootstrap_room": _make_rooms(call),
     }
     told: FromRouter = {"choice": choice_id}
-    return _make_leg(call, prefill, bootstrap | _prefill_fields(call, base) | {MEMBER: told})
+    leg = _make_leg(call, prefill, bootstrap | _prefill_fields(call, base) | {MEMBER: told})
+    return replace(leg, read=read_states)
 
 
 def _told(call: Call) -> dict[str, Any]:
@@ -70,20 +76,30 @@ def _told(call: Call) -> dict[str, Any]:
 
 def make_whole_leg(call: Call, engine: Worker) -> Leg:
     """Return the one leg of a call that an engine answers alone."""
-    return _make_leg(call, engine, _decode_fields(call, engine))
+    return _make_answering_leg(call, engine, _decode_fields(call, engine))
 
 
 def make_scoring_leg(call: Call, prefill: Worker) -> Leg:
     """Return the leg that asks `prefill` for the log-probabilities of the prompts, before it computes their KV."""
     assert call.scoring is not None
     scoring = replace(call, endpoint="/generate", shared_body=orjson.dumps(call.scoring), answer_fields={})
-    return make_prefill_only_leg(scoring, prefill)
+    return replace(make_prefill_only_leg(scoring, prefill), read=read_scores)
 
 
 def add_scores(leg: Leg, scores: Sequence[PromptLogprobs]) -> Leg:
     """Return the decode leg with what was asked before it."""
     told: FromRouter = {"prompt_logprobs": scores}
     return replace(leg, body=leg.body[:-1] + b"," + orjson.dumps({MEMBER: told})[1:])
+
+
+def _make_answering_leg(
+    call: Call, worker: Worker, fields: Mapping[str, Any], headers: Mapping[str, str] = _NO_HEADERS
+) -> Leg:
+    """Return a leg whose answer is the client's: the router reads it where it remembers it, or charges a tenant."""
+    leg = _make_leg(call, worker, fields, headers)
+    if call.endpoint == "/v1/responses":
+        return replace(leg, read=read_response)
+    return leg if call.account is None else replace(leg, read=read_json)
 
 
 def _make_leg(call: Call, worker: Worker, fields: Mapping[str, Any], headers: Mapping[str, str] = _NO_HEADERS) -> Leg:

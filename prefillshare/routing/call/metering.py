@@ -164,5 +164,8 @@ def _count(item: Any) -> int:
         return 0
     holder = item.get("response") if isinstance(item.get("response"), Mapping) else item
     assert isinstance(holder, Mapping)
-    usage = holder.get("usage") or holder.get("meta_info") or {}
-    return int(usage.get("completion_tokens") or usage.get("output_tokens") or 0)
+    usage = holder.get("usage") or holder.get("meta_info")
+    if not isinstance(usage, Mapping):
+        return 0
+    found = usage.get("completion_tokens") or usage.get("output_tokens")
+    return found if isinstance(found, int) and found > 0 else 0

@@ -3,7 +3,7 @@
 import asyncio
 
 from prefillshare.routing.call.prefill_report import read_report
-from prefillshare.routing.call.scoring import Scoring, read_scores
+from prefillshare.routing.call.scoring import Scoring
 from prefillshare.routing.call.underway import Underway
 from prefillshare.routing.choice.chooser import Pair
 from prefillshare.routing.errors import ShortageError
@@ -53,13 +53,8 @@ async def _ask_scores(parts: Parts, underway: Underway, scoring: Scoring) -> Ans
     Raises: LegFailedError, also for an answer that has none; ShortageError.
     """
     answer = await parts.client.send(scoring.leg, underway.span.headers, is_stream=False)
-    if answer.status == 200:
-        try:
-            scores = read_scores(answer.content)
-        except ValueError as error:
-            raise LegFailedError(scoring.leg.worker, str(error)) from None
-        if not scoring.scores.done():  # whoever waited may have left
-            scoring.scores.set_result(scores)
+    if answer.status == 200 and not scoring.scores.done():  # whoever waited may have left
+        scoring.scores.set_result(answer.told)
     return answer
 
 

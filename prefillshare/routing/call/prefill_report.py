@@ -1,12 +1,12 @@
 """What a prefill worker's answer tells: how much it computed, and whose earlier prefill it reused."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from prefillshare.wire.call_report import REPORT_KEY, CallReport
+from prefillshare.wire.call_report import REPORT_KEY
 
 
 @dataclass(slots=True, kw_only=True)
@@ -32,7 +32,7 @@ class PrefillReport:
     def computed_tokens(self) -> int | None:
         """Tokens that were computed; None when it was not told."""
         known = self.prompt_tokens and self.cached_tokens is not None
-        return self.prompt_tokens - (self.cached_tokens or 0) - self.choice_tokens if known else None
+        return max(0, self.prompt_tokens - (self.cached_tokens or 0) - self.choice_tokens) if known else None
 
 
 def read_report(content: bytes | str, num_samples: int = 1) -> PrefillReport:
@@ -49,29 +49,43 @@ def read_report(content: bytes | str, num_samples: int = 1) -> PrefillReport:
     cached = [_cached_tokens(item) for item in items]
     hits = [hit for item in items for hit in _hits(item)]
     return PrefillReport(
-        prompt_tokens=sum(_usage(item).get("prompt_tokens") or 0 for item in items),
+        prompt_tokens=sum(_read_count(_usage(item), "prompt_tokens") or 0 for item in items),
         cached_tokens=None if not cached or None in cached else sum(count or 0 for count in cached),
-        own_hit_tokens=sum(hit.get("own_hit_tokens", 0) for hit in hits),
-        cross_hit_tokens=sum(hit.get("cross_hit_tokens", 0) for hit in hits),
-        choice_tokens=sum(hit.get("choice_tokens", 0) for hit in hits),
-        computing_s=max((hit["prefill_seconds"] for hit in hits if "prefill_seconds" in hit), default=None),
-        handoff_s=max((hit.get("handoff_seconds", 0.0) for hit in hits), default=0.0),
+        own_hit_tokens=sum(_read_count(hit, "own_hit_tokens") or 0 for hit in hits),
+        cross_hit_tokens=sum(_read_count(hit, "cross_hit_tokens") or 0 for hit in hits),
+        choice_tokens=sum(_read_count(hit, "choice_tokens") or 0 for hit in hits),
+        computing_s=max(_read_times(hits, "prefill_seconds"), default=None),
+        handoff_s=max(_read_times(hits, "handoff_seconds"), default=0.0),
     )
 
 
 def _usage(item: Mapping[str, Any]) -> Mapping[str, Any]:
-    return item.get("usage") or item.get("meta_info") or {}
+    return _part(item, "usage") or _part(item, "meta_info")
 
 
 def _cached_tokens(item: Mapping[str, Any]) -> int | None:
     usage = _usage(item)
-    details = usage.get("prompt_tokens_details") or {}
-    found: int | None = details.get("cached_tokens", usage.get("cached_tokens"))
-    return found
+    details = _part(usage, "prompt_tokens_details")
+    return _read_count(details if "cached_tokens" in details else usage, "cached_tokens")
 
 
-def _hits(item: Mapping[str, Any]) -> Iterator[CallReport]:
-    """Of `/generate` in meta_info, of the OpenAI endpoints in metadata."""
+def _hits(item: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Of `/generate` in meta_info, of the OpenAI endpoints in metadata; each one is a `CallReport`."""
     for place in ("meta_info", "metadata"):
-        hits = (item.get(place) or {}).get(REPORT_KEY)
-        yield from hits if isinstance(hits, list) else [hits] if hits else []
+        hits = _part(item, place).get(REPORT_KEY)
+        yield from (hit for hit in (hits if isinstance(hits, list) else [hits]) if isinstance(hit, Mapping))
+
+
+def _part(item: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = item.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _read_count(item: Mapping[str, Any], name: str) -> int | None:
+    found = item.get(name)
+    return found if type(found) is int and found >= 0 else None
+
+
+def _read_times(hits: Iterable[Mapping[str, Any]], name: str) -> Iterator[float]:
+    found = (hit.get(name) for hit in hits)
+    return (seconds for seconds in found if isinstance(seconds, int | float) and seconds >= 0)

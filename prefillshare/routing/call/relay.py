@@ -7,7 +7,7 @@ import orjson
 
 from prefillshare.config.router import Router
 from prefillshare.contract import CHOICE_HEADER, MESSAGES_PATH
-from prefillshare.errors import PrefillShareError
+from prefillshare.errors import AnswerError, PrefillShareError
 from prefillshare.naming.asked import describe_probabilities
 from prefillshare.routing.call.caller import Caller, StreamWriter
 from prefillshare.routing.call.underway import Underway
@@ -43,7 +43,9 @@ async def relay(underway: Underway, prefill: Worker, decode: Worker, answer: Ans
     writer = await underway.caller.begin_stream(headers=headers | _OF_A_STREAM)
     try:
         await _pass_on(underway, writer, decode, answer, settings.idle_timeout_s)
-    except LegFailedError as error:
+    except (LegFailedError, AnswerError) as failure:
+        # Where the router remembers what it passes on, it finds that it cannot be read while it writes it.
+        error = failure if isinstance(failure, LegFailedError) else LegFailedError(decode, str(failure))
         told = WorkerFailedError(f"the answer broke off: {error}")
         await end_with_error(underway.caller, writer, told, patience_s=settings.idle_timeout_s)
         raise StreamBrokenError(str(error)) from error

@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from prefillshare.errors import AnswerError
 from prefillshare.routing.call.call import Body, Endpoint
 from prefillshare.routing.call.samples import as_list
 from prefillshare.routing.workers.leg import Leg
@@ -36,13 +37,13 @@ def make_scoring(endpoint: Endpoint, body: Body) -> Mapping[str, Any] | None:
 def read_scores(content: bytes) -> list[PromptLogprobs]:
     """Return the log-probabilities of each prompt in a prefill worker's answer.
 
-    Raises: ValueError when it has none.
+    Raises: AnswerError when it has none.
     """
     try:
         infos = [item["meta_info"] for item in as_list(orjson.loads(content))]
         return [{key: info[key] for key in PROMPT_LOGPROB_KEYS if key in info} for info in infos]
     except (orjson.JSONDecodeError, LookupError, TypeError):
-        raise ValueError("it told no log-probabilities of the prompt") from None
+        raise AnswerError("told no log-probabilities of the prompt") from None
 
 
 class Scoring:

@@ -32,8 +32,7 @@ class Admission:
     def __init__(
         self, settings: Router, pool: WorkerPool, chooser: Chooser, start_hold: StartHold | None = None
     ) -> None:
-        """`start_hold` lets calls wait for workers that are not known yet; whoever gives it calls `start_waiting` when
-        it ends."""
+        """`start_hold` lets calls wait for workers that are not known yet, until `end_start_hold`."""
         self._start_hold = start_hold
         self._max_queued = settings.max_queued_per_module
         self._timeout_s = settings.queue_timeout_s
@@ -70,6 +69,12 @@ class Admission:
             self._mean_call_s = self._mean_call_s * _DECAY + call_s * (1 - _DECAY)
         self.start_waiting()
 
+    def end_start_hold(self) -> None:
+        """Let calls wait no longer for workers that are not known: who has waited in vain hears so."""
+        # Said once, and not read from a clock: a timer that is early would leave them waiting for nothing.
+        self._start_hold = None
+        self.start_waiting()
+
     def start_waiting(self) -> None:
         """Let waiting calls start that can: a worker has room, joined, or is up or down again."""
         for module, queue in list(self._queues.items()):
@@ -99,7 +104,7 @@ class Admission:
         try:
             return self._chooser.choose(demand, avoid)
         except UnavailableError:
-            if self._start_hold is not None and self._start_hold.is_on(demand):
+            if self._start_hold is not None and self._start_hold.is_for(demand):
                 return None
             raise
 

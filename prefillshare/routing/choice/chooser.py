@@ -100,7 +100,8 @@ class Chooser:
             self.index.insert_digest(digest, *present, *store)
         if not pair.is_one_engine:
             self._ahead.forget(demand.session)
-        if prompt_tokens:
+        # The tokens are those of all prompts, the bytes those of the indexed ones.
+        if prompt_tokens and demand.indexed_share == 1:
             ratio = demand.prompt_bytes / prompt_tokens
             self.bytes_per_token = self.bytes_per_token * _RATIO_DECAY + ratio * (1 - _RATIO_DECAY)
 
@@ -195,7 +196,8 @@ class Chooser:
             prefill=prefill,
             decode=decode,
             matched_bytes=matched.length_of(prefill.id),
-            expected_tokens=(demand.prompt_bytes - known) / self.bytes_per_token,
+            # Of a large batch, the prompts that are not indexed are taken to be as the others are.
+            expected_tokens=(demand.prompt_bytes - known) / self.bytes_per_token / demand.indexed_share,
             digests=digests,
             shared_bytes=0 if group is self._pool.prefill_group else self._find_shared(matched),
         )

@@ -12,7 +12,7 @@ class Demand:
     is_prefill_only: bool
     """Whether no token is asked for: a prefill worker answers alone."""
     prompts: tuple[bytes, ...]
-    """Canonical prompts, for the prefix index."""
+    """Canonical prompts, for the prefix index; of a large batch the first ones."""
     session: str | None
     """Session that the client named."""
 
@@ -23,5 +23,10 @@ class Demand:
 
     @property
     def prompt_bytes(self) -> int:
-        """Length of all canonical prompts."""
+        """Length of `prompts`."""
         return sum(map(len, self.prompts))
+
+    @property
+    def indexed_share(self) -> float:
+        """Part of all prompts that `prompts` has: 1 for all of them."""
+        return 1.0

@@ -5,30 +5,21 @@ router that was started again would refuse all calls meanwhile, although its wor
 them wait, for as long as workers need to make themselves known. What was found to be down is waited for no longer.
 """
 
-import time
-from collections.abc import Callable
-
 from prefillshare.routing.choice.demand import Demand
 from prefillshare.routing.workers.group import Group
 from prefillshare.routing.workers.pool import WorkerPool
 
 
 class StartHold:
-    """The first seconds of a router."""
+    """The first seconds of a router; whoever made it says when they are over."""
 
-    def __init__(
-        self, hold_s: float, pool: WorkerPool, *, may_join: bool, now: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, pool: WorkerPool, *, may_join: bool) -> None:
         """`may_join` says whether workers can come that the router was not told of."""
         self._pool = pool
         self._may_join = may_join
-        self._now = now
-        self._ends_at = now() + hold_s
 
-    def is_on(self, demand: Demand) -> bool:
-        """Whether nothing is known against any worker that `demand` lacks, and the router is young."""
-        if self._now() >= self._ends_at:
-            return False
+    def is_for(self, demand: Demand) -> bool:
+        """Whether nothing is known against any worker that `demand` lacks."""
         needed = self._pool.groups_for(demand.module, is_prefill_only=demand.is_prefill_only)
         return all(group.is_available or self._is_unheard(group) for group in needed)
 

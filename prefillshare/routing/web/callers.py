@@ -9,7 +9,7 @@ from prefillshare.routing.web.keys import account_of
 from prefillshare.tenants.account import Account
 
 Rewrite = Callable[[bytes], bytes]
-"""Changes what is passed on, piece by piece."""
+"""Changes what is passed on, piece by piece. Raises AnswerError where that is not what it should be."""
 _AT_ONCE_BYTES = 1 << 15
 """Of what was written and is not sent; aiohttp waits for a client from twice as much on."""
 
@@ -107,6 +107,7 @@ class AppStreamWriter:
 
     async def write_last(self, piece: bytes) -> None:
         """Write the last piece and the end of the stream."""
+        self.last = piece  # what is said of one that cannot be rewritten follows it
         piece = piece if self._rewrite is None else self._rewrite(piece)
         self.last = b""  # the end of the stream may be out although this fails: nothing may follow it
         await self._response.write_eof(piece)

@@ -8,10 +8,11 @@ from typing import Any, TypedDict
 import orjson
 
 from prefillshare.config.router import Router
+from prefillshare.errors import AnswerError
 from prefillshare.routing.descriptors import Descriptors, is_own_shortage
 from prefillshare.routing.http.client import HttpClient
 from prefillshare.routing.http.errors import BrokenOffError, CannotConnectError, ConnectTimeoutError
-from prefillshare.routing.workers.answer import Answer, read_answer
+from prefillshare.routing.workers.answer import Answer, check_json, read_answer
 from prefillshare.routing.workers.leg import Leg, LegFailedError
 from prefillshare.routing.workers.worker import Worker
 from prefillshare.wire.errors import error_text
@@ -55,8 +56,8 @@ class WorkerClient:
     async def send(self, leg: Leg, headers: Mapping[str, str], *, is_stream: bool) -> Answer:
         """Send `leg` and return its answer; of a stream, once its first piece is there.
 
-        Raises: LegFailedError when the worker cannot be reached, breaks off, or answers with its own failure;
-        ShortageError when there was no connection by the router's fault.
+        Raises: LegFailedError when the worker cannot be reached, breaks off, answers with its own failure, or with
+        what is no answer; ShortageError when there was no connection by the router's fault.
         """
         worker = leg.worker
         try:
@@ -82,6 +83,8 @@ class WorkerClient:
             # 500 is an answer about this one call; the others say that the worker as a whole cannot serve.
             what = f"answered {answer.status}: {error_text(answer.content)}"
             raise LegFailedError(worker, what, counts=answer.status != 500)
+        if answer.status == 200 and not is_stream:
+            _read(leg, answer)
         return answer
 
     async def fetch(
@@ -152,3 +155,17 @@ class WorkerClient:
     def _raise_own_shortage(self, worker: Worker, error: OSError) -> None:
         if is_own_shortage(error):
             raise self._descriptors.cannot_connect(worker.id, error) from None
+
+
+def _read(leg: Leg, answer: Answer) -> None:
+    """Read of a whole answer what the router needs of it.
+
+    Raises: LegFailedError.
+    """
+    try:
+        if leg.read is None:
+            check_json(answer.content)
+        else:
+            answer.told = leg.read(answer.content)
+    except AnswerError as error:
+        raise LegFailedError(leg.worker, str(error)) from None

@@ -1,7 +1,8 @@
 """One request to one worker, as part of a call, and how it fails by the worker's fault."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from prefillshare.errors import PrefillShareError
 from prefillshare.routing.workers.worker import Worker
@@ -21,6 +22,9 @@ class Leg:
     """Request ids by which the worker can be told to abort it."""
     headers: Mapping[str, str] = field(default_factory=dict)
     """HTTP headers beside the call's own."""
+    read: Callable[[bytes], Any] | None = None
+    """What the router itself reads of a whole answer, AnswerError where it is not there; None where it is passed on as
+    it came."""
 
 
 class LegFailedError(PrefillShareError):

@@ -5,20 +5,23 @@ memory is unknown.
 """
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlencode
 
-import orjson
-
+from prefillshare.errors import AnswerError
 from prefillshare.observe.document import STATE_PATH, DeploymentState, WorkerState
 from prefillshare.observe.observer import Observer
-from prefillshare.observe.reports import WorkerReport
+from prefillshare.observe.reports import WorkerReport, check_report, held_tokens
 from prefillshare.observe.state import worker_state
 from prefillshare.routing.errors import ShortageError
+from prefillshare.routing.workers.answer import read_object
 from prefillshare.routing.workers.client import WorkerClient
 from prefillshare.routing.workers.worker import Worker
+
+log = logging.getLogger(__name__)
 
 ASK_TIMEOUT_S = 1.5
 
@@ -32,6 +35,7 @@ class WorkerReports:
         self._reports: dict[str, WorkerReport] = {}
         self._asking = asyncio.Lock()
         self._held: dict[str, Mapping[str, int]] = {}
+        self._unreadable: dict[str, str] = {}
 
     async def ask_states(self, workers: Iterable[Worker]) -> list[WorkerState]:
         """Return the entry of each worker in the deployment's state, as far as it is known."""
@@ -54,7 +58,7 @@ class WorkerReports:
     def _held_by(self, worker: Worker, told: DeploymentState | None) -> Mapping[str, int]:
         if told is None:
             return self._held.get(worker.id, {})
-        return {held["owner"]: held["tokens"] for held in told.get("held", ())}
+        return held_tokens(told)
 
     async def ask_metrics(self, workers: Iterable[Worker]) -> list[str]:
         """Return SGLang's own metrics of each worker, empty for one that does not answer."""
@@ -62,10 +66,22 @@ class WorkerReports:
 
     async def _ask_state(self, worker: Worker) -> DeploymentState | None:
         content = await self._fetch(worker, STATE_PATH)
+        if content is None:
+            return None
         try:
-            return None if content is None else orjson.loads(content)
-        except orjson.JSONDecodeError:
-            return None  # as if it had not answered
+            told = cast(DeploymentState, read_object(content))
+            check_report(told, worker.spec.module)
+        except AnswerError as error:
+            # As if it had not answered: what the others tell is told all the same.
+            self._note_unreadable(worker, f"{error} ({STATE_PATH})")
+            return None
+        self._unreadable.pop(worker.id, None)
+        return told
+
+    def _note_unreadable(self, worker: Worker, reason: str) -> None:
+        if self._unreadable.get(worker.id) != reason:  # once, not with every look
+            self._unreadable[worker.id] = reason
+            log.warning("%s %s: its numbers are left out", worker.id, reason)
 
     async def _ask_metrics(self, worker: Worker) -> str:
         labels = {"worker": worker.id, "role": worker.spec.role, "module": worker.spec.module or ""}

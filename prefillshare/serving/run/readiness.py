@@ -108,7 +108,7 @@ def wait_until_healthy(processes: Sequence[EngineProcess], url: str, api_key: st
     while state != "ok" and time.monotonic() < deadline:
         try:
             state = direct.get(f"{url}/health", headers=header, timeout=_ASK_TIMEOUT_S).json()["status"]
-        except (httpx.HTTPError, ValueError, KeyError):
+        except (httpx.HTTPError, ValueError, LookupError, TypeError):
             state = "nothing"
         for process in processes:
             raise_if_dead(process)

@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from prefillshare.errors import ConfigError, ModuleError
+from prefillshare.errors import AnswerError, ConfigError, ModuleError
 from prefillshare.modules.heads import read_classifier
 from prefillshare.naming.alias import AnyAlias, as_table, check_aliases, find_user, read_alias
 from prefillshare.routing.changes.desk import ChangeRefusedError
@@ -23,6 +23,8 @@ from prefillshare.routing.parts import Parts
 from prefillshare.routing.web.bodies import read_body
 from prefillshare.routing.web.keys import GATEWAY
 from prefillshare.routing.web.replies import json_reply
+from prefillshare.routing.workers.answer import read_object
+from prefillshare.routing.workers.leg import LegFailedError
 from prefillshare.routing.workers.worker import Worker
 from prefillshare.wire.aliases import read_meaning
 from prefillshare.wire.errors import error_text
@@ -177,7 +179,22 @@ async def _reload_adapter(gateway: Gateway, worker: Worker, name: str) -> dict[s
         raise WorkerFailedError(f"worker {worker.id} does not answer ({error}): try again when it is up") from None
     if status != 200:
         raise ChangeRefusedError(f"worker {worker.id}: {error_text(content)}", status)
-    told: dict[str, Any] = orjson.loads(content)
+    try:
+        return _read_told(content)
+    except AnswerError as error:
+        failure = LegFailedError(worker, str(error))
+        gateway.parts.health.record_failure(failure)
+        raise WorkerFailedError(f"{failure}: look at its log, and reload {name!r} again") from None
+
+
+def _read_told(content: bytes) -> dict[str, Any]:
+    """Return what a worker says of a module that it has read.
+
+    Raises: AnswerError.
+    """
+    told = read_object(content)
+    if not isinstance(told.get("path"), str):
+        raise AnswerError("read the module anew and did not say from where")
     return told
 
 

@@ -4,16 +4,17 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from prefillshare.naming.alias import AnyAlias, describe_alias
 from prefillshare.naming.names import Names
-from prefillshare.routing.errors import UnavailableError, UnknownModelError
+from prefillshare.routing.errors import UnknownModelError
 from prefillshare.routing.parts import Parts
+from prefillshare.routing.web.asking import ask_prefill_workers
 from prefillshare.routing.web.keys import GATEWAY, account_of
 from prefillshare.routing.web.replies import json_reply
+from prefillshare.routing.workers.answer import read_object
 
 _SHARED_SERVER_INFO = (
     "model_path tokenizer_path served_model_name version dtype kv_cache_dtype context_length page_size "
@@ -92,19 +93,14 @@ def _check_name(request: web.Request, name: str, names: Sequence[str]) -> None:
 async def _ask_prefill_worker(parts: Parts, path: str) -> dict[str, Any]:
     """Return the JSON object that the first prefill worker to answer has at `path`.
 
-    Raises: UnavailableError.
+    Raises: UnavailableError, WorkerFailedError.
     """
-    for worker in parts.pool.prefill():
-        if not worker.is_available:
-            continue
-        try:
-            status, content = await parts.client.fetch(worker, path, timeout_s=parts.settings.router.health_timeout_s)
-        except OSError:
-            continue
-        if status == 200:
-            information: dict[str, Any] = orjson.loads(content)
-            return information
-    raise UnavailableError("no prefill worker is up, and only those can describe the model: try again later")
+
+    def take(status: int, content: bytes) -> dict[str, Any] | None:
+        return read_object(content) if status == 200 else None
+
+    timeout_s = parts.settings.router.health_timeout_s
+    return await ask_prefill_workers(parts, path, take, timeout_s=timeout_s, why="can describe the model")
 
 
 def _alias_card(parts: Parts, alias: AnyAlias) -> dict[str, Any]:

@@ -8,10 +8,12 @@ from prefillshare.naming.asked import Asked
 from prefillshare.naming.bodies import replace_aliases
 from prefillshare.routing.call.call import Body
 from prefillshare.routing.call.parse import read_object, write_object
-from prefillshare.routing.errors import BadCallError, UnavailableError, UnknownModelError
+from prefillshare.routing.errors import BadCallError, UnknownModelError
 from prefillshare.routing.parts import Parts
+from prefillshare.routing.web.asking import ask_prefill_workers
 from prefillshare.routing.web.bodies import read_json_body
 from prefillshare.routing.web.keys import GATEWAY, account_of
+from prefillshare.routing.workers.answer import check_json
 from prefillshare.tenants.confine import check_module
 from prefillshare.wire.errors import openai_error
 
@@ -29,7 +31,10 @@ def ask_a_worker(path: str) -> Handler:
         if account is not None:
             check_module(body, account, None, parts.settings.base_model)
         _check_model(parts, body)
-        status, content = await _ask(parts, path, write_object({**body, "model": parts.settings.base_model}))
+        asked = write_object({**body, "model": parts.settings.base_model})
+        status, content = await ask_prefill_workers(
+            parts, path, _take, method="POST", body=asked, timeout_s=_TIMEOUT_S, why="tokenize"
+        )
         content = openai_error(content, status) if status >= 400 else content
         return web.Response(body=content, status=status, content_type="application/json")
 
@@ -50,16 +55,7 @@ def _check_model(parts: Parts, body: Body) -> None:
         )
 
 
-async def _ask(parts: Parts, path: str, body: bytes) -> tuple[int, bytes]:
-    """Return status and body of the first prefill worker to answer.
-
-    Raises: UnavailableError.
-    """
-    for worker in parts.pool.prefill():
-        if not worker.is_available:
-            continue
-        try:
-            return await parts.client.fetch(worker, path, method="POST", body=body, timeout_s=_TIMEOUT_S)
-        except OSError:
-            continue
-    raise UnavailableError("no prefill worker is up, and only those tokenize: try again later")
+def _take(status: int, content: bytes) -> tuple[int, bytes]:
+    if status == 200:
+        check_json(content)
+    return status, content
