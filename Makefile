@@ -10,7 +10,7 @@ DEPLOYMENT ?= models/tiny-agents.toml
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast test-long test-clients lock-clients tmux check dist install lock clean bench bench-gpu bench-choice bench-classifier bench-cluster bench-codebook bench-codebook-accuracy bench-codebook-served bench-den bench-grow bench-router bench-routers bench-hosts bench-train bench-accuracy bench-sharing-ratio bench-adapters-back bench-tui bench-store bench-simulate bench-outside
+.PHONY: help run test test-fast test-long test-clients lock-clients tmux check check-types check-lint check-imports check-wheel dist install lock clean bench bench-gpu bench-choice bench-classifier bench-cluster bench-codebook bench-codebook-accuracy bench-codebook-served bench-den bench-grow bench-router bench-routers bench-hosts bench-train bench-accuracy bench-sharing-ratio bench-adapters-back bench-tui bench-store bench-simulate bench-outside
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,11 +36,21 @@ tmux:
 	@command -v tmux >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq tmux >/dev/null; } \
 		|| { echo 'error: the tests of the dashboard need tmux: install it (Debian: apt install tmux)' >&2; exit 1; }
 
+# Types take as long as all the others together, so they stand first, beside these.
 check: $(READY) ## format, lint, types, import contracts, the wheel
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target check-types check-lint check-imports check-wheel
+
+check-types: $(READY)
+	$(BIN)/mypy
+
+check-lint: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
-	$(BIN)/mypy
+
+check-imports: $(READY)
 	$(BIN)/lint-imports --no-cache
+
+check-wheel: $(READY)
 	@folder=$$(mktemp -d) && $(BIN)/python -m build --no-isolation --outdir $$folder >$$folder/log 2>&1 \
 		&& tail -1 $$folder/log && rm -r $$folder || { cat $$folder/log >&2; exit 1; }
 

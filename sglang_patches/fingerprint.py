@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -18,6 +19,7 @@ from pathlib import Path
 
 PINNED_SGLANG = "0.5.17"
 NOT_INSTALLED = "SGLang is not installed here, so there is nothing to look at: pip install 'prefillshare[engine]'"
+_LINES = re.compile(rb"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,10 +49,38 @@ def _package_root(package: str) -> Path | None:
     return Path(locations[0]) if locations else None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parsed:
+    """A module's text, ready to have its symbols cut out."""
+
+    tree: ast.Module
+    lines: list[bytes]
+    """In UTF-8, of which the columns of ``ast`` are offsets; split where Python does it, their ends included."""
+
+    def segment(self, node: ast.stmt) -> str:
+        """The text of a statement.
+
+        As ``ast.get_source_segment``, which goes through the whole file once more for each: four seconds for all
+        symbols that the patches stand on.
+        """
+        assert node.end_lineno is not None
+        first, *others = self.lines[node.lineno - 1 : node.end_lineno]
+        if not others:
+            return first[node.col_offset : node.end_col_offset].decode()
+        return b"".join((first[node.col_offset :], *others[:-1], others[-1][: node.end_col_offset])).decode()
+
+
+def parse(text: str) -> Parsed:
+    """Parse a module.
+
+    Raises: SyntaxError.
+    """
+    return Parsed(tree=ast.parse(text), lines=_LINES.findall(text.encode()))
+
+
 @cache
-def _parse(path: Path) -> tuple[str, ast.Module]:
-    text = path.read_text(encoding="utf-8")
-    return text, ast.parse(text)
+def _parse(path: Path) -> Parsed:
+    return parse(path.read_text(encoding="utf-8"))
 
 
 def module_path(module: str) -> Path | None:
@@ -88,14 +118,10 @@ def _find(body: list[ast.stmt], qualname: str) -> ast.stmt | None:
     return None
 
 
-def cut_out(text: str, tree: ast.Module, qualname: str) -> tuple[ast.stmt, str] | None:
+def cut_out(parsed: Parsed, qualname: str) -> tuple[ast.stmt, str] | None:
     """The statement that defines ``qualname`` in a module, and its text; None if there is none."""
-    node = _find(tree.body, qualname)
-    if node is None:
-        return None
-    segment = ast.get_source_segment(text, node)
-    assert segment is not None
-    return node, segment
+    node = _find(parsed.tree.body, qualname)
+    return None if node is None else (node, parsed.segment(node))
 
 
 def read_source(module: str, qualname: str) -> Source | None:
@@ -103,7 +129,7 @@ def read_source(module: str, qualname: str) -> Source | None:
     path = module_path(module)
     if path is None:
         return None
-    found = cut_out(*_parse(path), qualname)
+    found = cut_out(_parse(path), qualname)
     if found is None:
         return None
     node, segment = found

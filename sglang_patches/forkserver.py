@@ -11,12 +11,14 @@ one line:
 the socket closes, the server ends; its engines are stopped by whoever started them.
 Only for machines without an accelerator: see :mod:`sglang_patches.cpu.start_method`.
 
-The engine's import takes 8 to 12 s of one core and SGLang does it in three processes
-per engine. Forked processes share the imported code's memory, too.
+The engine's import takes seconds of one core and SGLang does it in three processes per
+engine. Forked processes share the imported code's memory, too. Files of models are
+imported when an engine needs them: :mod:`sglang_patches.model_files`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import json
@@ -25,6 +27,7 @@ import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +35,18 @@ import setproctitle
 
 from prefillshare.contract import FORKED_VARIABLE
 from prefillshare.open_files import open_log
+from sglang_patches.model_files import import_classes_of, import_registry
 
 ENGINE_MODULES = (
     "sglang.launch_server",
     "sglang.srt.entrypoints.http_server",
     "sglang.srt.managers.scheduler",
     "sglang.srt.managers.detokenizer_manager",
-    "sglang.srt.models.registry",
 )
 """What an engine's three processes import."""
-NOT_FOR_CPUS = ("inkling",)
-"""SGLang's model files that import a compiler for GPUs, which takes a tenth of all: fork servers serve on CPUs only."""
+NOT_NEEDED = ("is_sklearn_available", "is_torchao_available")
+"""How transformers asks for libraries that it imports where they are installed, for what no engine on a CPU does with
+it: assisted generation, and quantised models of its own. They take a tenth of the import."""
 
 
 class ForkServer:
@@ -68,6 +72,8 @@ class ForkServer:
         return {"pid": self._start(request)}
 
     def _start(self, request: dict[str, Any]) -> int:
+        with _importing():
+            import_classes_of(request["argv"])
         begun, end = os.pipe()
         pid = os.fork()
         if pid == 0:
@@ -97,17 +103,33 @@ def import_engine() -> None:
 
     Effects: ends the process when the patches do not fit (see ``plugin``).
     """
+    with _importing():
+        with _left_out():
+            for name in ENGINE_MODULES:
+                importlib.import_module(name)
+        import_registry()
+        from sglang.srt.plugins import load_plugins
+
+        load_plugins()
+
+
+@contextlib.contextmanager
+def _left_out() -> Iterator[None]:
+    from transformers import utils
+
+    answers = {name: getattr(utils, name) for name in NOT_NEEDED}
+    for name in answers:
+        setattr(utils, name, lambda *args, **kwargs: False)
+    yield
+    for name, answer in answers.items():
+        setattr(utils, name, answer)
+
+
+@contextlib.contextmanager
+def _importing() -> Iterator[None]:
     # Nothing of what is imported is ever garbage, and looking for some takes a fifth of the import's time.
     gc.disable()
-    from sglang.srt.environ import envs
-
-    unwanted = envs.SGLANG_DISABLED_MODEL_ARCHS
-    with unwanted.override(",".join((*unwanted.get(), *NOT_FOR_CPUS))):
-        for name in ENGINE_MODULES:
-            importlib.import_module(name)
-    from sglang.srt.plugins import load_plugins
-
-    load_plugins()
+    yield
     # The collector would touch, and so copy, every page that forked processes share.
     gc.collect()
     gc.freeze()

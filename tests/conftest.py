@@ -1,5 +1,6 @@
 """What the whole suite shares: the marks of tests, and the fidelity matrix at the end of a run."""
 
+import gc
 from collections.abc import Generator, Iterator
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import HealthCheck, settings
 from prefillshare.serving.machine import ports
 from tests.support.forks import close_fork_servers
 from tests.support.marks import SLOW_CPU_S, UNMARKED, cpu_seconds, guard, mark_tests
+from tests.support.parts import add_options, share_out
 from tests.support.scores import SCORES
 from tests.support.servers import random_server
 
@@ -18,10 +20,26 @@ settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCh
 settings.load_profile("busy")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The options of lanes."""
+    add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Take part of the tests, where another lane takes the others."""
+    share_out(config)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark before `-m` selects."""
     mark_tests(items)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays: looking through it for garbage takes seconds each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from sglang.srt.mem_cache.pool_host.base import HostKVCache
 
+from sglang_patches.cpu.mapped_zeros import mapped_zeros
 from sglang_patches.cpu.platform import has_accelerator
 from sglang_patches.declarations import wraps_upstream
 
@@ -64,8 +65,7 @@ class PagedHostPool(HostKVCache):
 
     def init_kv_buffer(self) -> torch.Tensor:
         shape = (self.page_num, 2, self.layer_num, self.page_size, self.head_num, self.head_dim)
-        # Zeroed by the kernel, page by page, as it is used.
-        return torch.zeros(shape, dtype=self.dtype)
+        return mapped_zeros(shape, self.dtype)
 
     def page_bytes(self, host_indices: torch.Tensor) -> list[Any]:
         """The pages that begin at each page's first row, as writable bytes in place."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from sglang_patches.fingerprint import cut_out
+from sglang_patches.fingerprint import Parsed, cut_out, parse
 from sglang_patches.pin.files import ReleaseError, SourceFiles
 
 
@@ -38,8 +38,7 @@ class Definition:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Module:
     path: str
-    text: str
-    tree: ast.Module
+    parsed: Parsed
 
 
 class Release:
@@ -56,14 +55,14 @@ class Release:
 
     def define(self, module: str, qualname: str) -> Definition | None:
         """``qualname`` of ``module``; None if the file or the symbol is not there."""
-        parsed = self._parse(module)
-        found = cut_out(parsed.text, parsed.tree, qualname) if parsed else None
-        if parsed is None or found is None:
+        read = self._parse(module)
+        found = cut_out(read.parsed, qualname) if read else None
+        if read is None or found is None:
             return None
         node, text = found
         source = _imported_module(node, module) if isinstance(node, ast.ImportFrom) else None
         return Definition(
-            module=module, qualname=qualname, path=parsed.path, line=node.lineno, text=text, imported_from=source
+            module=module, qualname=qualname, path=read.path, line=node.lineno, text=text, imported_from=source
         )
 
     def inherited(self, module: str, qualname: str) -> Definition | None:
@@ -84,8 +83,8 @@ class Release:
                     yield from self._ancestors(definition.module, base, seen)
 
     def _bases(self, module: str, owner: str) -> list[str]:
-        parsed = self._parse(module)
-        found = cut_out(parsed.text, parsed.tree, owner) if parsed and owner else None
+        read = self._parse(module)
+        found = cut_out(read.parsed, owner) if read and owner else None
         if found is None or not isinstance(found[0], ast.ClassDef):
             return []
         return [ast.unparse(base).rpartition(".")[2] for base in found[0].bases]
@@ -100,8 +99,8 @@ class Release:
         for module, text in self._texts.items():
             # Parsing a whole release takes a minute; the words sort nearly all files out.
             if all(_defines(text, word) for word in words):
-                parsed = self._parse(module)
-                for found in _qualnames(parsed.tree.body, name) if parsed else ():
+                read = self._parse(module)
+                for found in _qualnames(read.parsed.tree.body, name) if read else ():
                     definition = self.define(module, found)
                     if definition is not None:
                         yield definition
@@ -120,13 +119,13 @@ class Release:
         for path in (f"{base}.py", f"{base}/__init__.py"):
             text = self._files.read(path)
             if text is not None:
-                return _Module(path=path, text=text, tree=_tree(text, path))
+                return _Module(path=path, parsed=_parse(text, path))
         return None
 
 
-def _tree(text: str, path: str) -> ast.Module:
+def _parse(text: str, path: str) -> Parsed:
     try:
-        return ast.parse(text)
+        return parse(text)
     except SyntaxError as error:
         python = ".".join(map(str, sys.version_info[:2]))
         raise ReleaseError(

@@ -16,13 +16,14 @@ import pytest
 
 from prefillshare.config import Deployment, load_deployment
 from prefillshare.modules.deployment import resolve
-from prefillshare.serving.launch import RunningDeployment
+from prefillshare.serving.launch import RunningDeployment, plan
 from prefillshare.serving.machine.ports import free_port
 from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.run.cluster import RunningCluster, launch_cluster
 from prefillshare.serving.run.progress import read_log
 from prefillshare.serving.run.record import ProcessRecord
 from tests.support.engines import MODELS_DIR, START_TIMEOUT_S
+from tests.support.forks import fork_server
 from tests.support.marks import starts_engine
 from tests.support.otlp import Receiver, otlp_receiver
 from tests.support.proxies import PROXIES
@@ -151,7 +152,9 @@ def running_cluster(config: Deployment, folder: Path) -> Iterator[Cluster]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {**ONE_WAY, **PROXIES}.items():
             patch.setenv(name, value)
-        running = launch_cluster(deployment, options, on_event=said.append)
+        # Started here, it has these variables, and so have all engines that are forked from it.
+        forks = fork_server(next(iter(plan(deployment, options).values())), switches={**ONE_WAY, **PROXIES})
+        running = launch_cluster(deployment, options, on_event=said.append, borrowed=forks)
     client = openai.OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0, timeout=CALL_S)
     http = httpx.Client(base_url=running.url, timeout=CALL_S)
     cluster = Cluster(running=running, http=http, openai=client, said=said)

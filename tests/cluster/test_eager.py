@@ -101,7 +101,8 @@ def test_a_session_in_turns_waits_for_nothing_but_what_is_new(empty: Cluster, re
     for number, module in enumerate(MODULES * NUM_ROUNDS):
         answer = generate(empty, module, context, "in-turns")
         after = settled(empty, before)
-        assert answer["output_ids"] == reference.ask(module, context, ANSWER_TOKENS).tokens
+        tokens = answer["output_ids"]
+        assert tokens == reference.ask(module, context, ANSWER_TOKENS, draft=tokens).tokens
         assert computed(before, after, module) == (len(NEW) if number else len(PROMPT))
         if number:
             # What the session wrote since this module's last turn was there, too; x_n of a push is not kept.
@@ -138,7 +139,7 @@ def test_sessions_in_turns_outlive_the_workers(empty: Cluster, reference: Refere
         for session in sessions:
             session.result()
     assert [answer for _, _, answer in asked] == [
-        reference.ask(module, prompt, ANSWER_TOKENS).tokens for module, prompt, _ in asked
+        reference.ask(module, prompt, ANSWER_TOKENS, draft=answer).tokens for module, prompt, answer in asked
     ]
     empty.wait(lambda: jobs(state(empty))["done"] > 0, "answers were computed ahead again")
     empty.wait(lambda: empty.http.post("/flush_cache").status_code == 200, "all rows were given back")

@@ -261,7 +261,7 @@ def test_nothing_is_left_after_many_calls_with_aborted_ones_among_them(cluster: 
 
     def call(number: int) -> None:
         module = MODULES[number % 3]
-        if number % 10 == 9:
+        if number % 5 == 4:
             with pytest.raises(httpx.TimeoutException):
                 cluster.http.post(
                     "/v1/completions", json={"model": module, "prompt": f"{number} x", **LONG}, timeout=0.3
@@ -270,7 +270,7 @@ def test_nothing_is_left_after_many_calls_with_aborted_ones_among_them(cluster: 
             assert cluster.complete(module, f"{number} boxes").status_code == 200
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(call, range(500)))
+        list(pool.map(call, range(250)))
     cluster.wait(lambda: all(used(name) == (0, 0) for name in workers), "all calls have ended")
     cluster.wait(lambda: cluster.state()["running"] == 0, "the router knows")
     # Only an engine that holds no request empties its cache; SGLang checks that nothing leaked then.

@@ -32,7 +32,7 @@ class Rules:
         """The right tokens in the place of `tokens`: equal to them when an answer is right."""
         prompt, module = pair
         if module not in PAIRED:
-            return self.ordinary(module, prompt, len(tokens))
+            return self.ordinary(module, prompt, len(tokens), tuple(tokens))
         scores = self.scores(module, prompt, tuple(tokens))
         best = scores.max(dim=-1)
         return Continuation(tokens=best.indices.tolist(), logprobs=best.values.tolist())

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
@@ -73,11 +73,11 @@ class Plain:
         self._known: dict[tuple[Prompt, str], list[int]] = {}
         self._lock = threading.Lock()
 
-    def tokens(self, prompt: Prompt, module: str) -> list[int]:
-        """The reference answer."""
+    def tokens(self, prompt: Prompt, module: str, answer: Sequence[int] = ()) -> list[int]:
+        """The reference answer, whatever was answered: computed in one pass where that is right."""
         with self._lock:
             if (prompt, module) not in self._known:
-                self._known[prompt, module] = self._reference.ask(module, prompt, NUM_TOKENS).tokens
+                self._known[prompt, module] = self._reference.ask(module, prompt, NUM_TOKENS, answer).tokens
             return self._known[prompt, module]
 
 
@@ -91,7 +91,8 @@ def check(endpoint: Endpoint, prompt: Prompt, plain: Plain) -> str:
     """Ask, and hold choice and answer against the plain computation; who was chosen."""
     reply, _ = ask(endpoint, prompt)
     module = assert_is_the_choice(reply.headers[HEADER], prompt)
-    assert reply.json()["output_ids"] == plain.tokens(prompt, module)
+    tokens = reply.json()["output_ids"]
+    assert tokens == plain.tokens(prompt, module, tokens)
     return module
 
 

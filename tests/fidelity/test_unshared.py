@@ -92,7 +92,7 @@ def check(
         if module in ORDINARY:
             is_exact = alone.is_greedy(module, prompt, answer.tokens)
         else:
-            is_exact = answer.tokens == expected[prompt, module].tokens
+            is_exact = answer.tokens == expected.given((prompt, module), answer.tokens).tokens
         score.total += 1
         score.exact += is_exact
         assert is_exact, module

@@ -28,7 +28,7 @@ class PenalizedReference(Reference):
         self.penalties = penalties
         return self.ask(module, prompt, num_tokens)
 
-    def _decode(self, cache, token, num_tokens):
+    def _decode(self, cache, token, num_tokens, draft=()):
         seen: list[int] = []
         for _ in range(num_tokens):
             output = self.model(torch.tensor([[token]]), past_key_values=cache, use_cache=True)

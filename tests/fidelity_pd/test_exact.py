@@ -84,7 +84,7 @@ def check(prompts: Sequence[Prompt], answers: Sequence[Answer], module: str, exp
     """Count exact answers and the largest difference; report the first prompts that differ."""
     wrong = []
     for prompt, answer in zip(prompts, answers, strict=True):
-        want = expected[prompt, module]
+        want = expected.given((prompt, module), answer.tokens)
         score.total += 1
         score.exact += answer.tokens == want.tokens
         if answer.tokens != want.tokens:

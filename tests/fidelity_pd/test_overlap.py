@@ -56,7 +56,7 @@ def test_tokens_are_exact(overlapping, prompts, expected, score):
 def test_tokens_are_exact_after_retractions_and_only_y_1s_logprob_is_not(overlapping, prompts, expected):
     pair = overlapping.pairs["tool"]
     answers = pair.generate_all(prompts, NUM_TOKENS, 12)
-    wanted = [expected[prompt, "tool"] for prompt in prompts]
+    wanted = [expected.given((prompt, "tool"), answer.tokens) for prompt, answer in zip(prompts, answers, strict=True)]
     assert [answer.tokens for answer in answers] == [want.tokens for want in wanted]
     differences = [
         (answer.meta["num_retractions"], abs(answer.first_logprob - want.logprobs[0]))

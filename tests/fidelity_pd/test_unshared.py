@@ -120,7 +120,7 @@ def check(
             is_exact = alone.is_greedy(module, prompt, answer.tokens)
             first = float(alone.scores(module, prompt)[-1].max())
         else:
-            want = expected[prompt, module]
+            want = expected.given((prompt, module), answer.tokens)
             is_exact, first = answer.tokens == want.tokens, want.logprobs[0]
         score.total += 1
         score.exact += is_exact

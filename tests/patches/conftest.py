@@ -1,9 +1,21 @@
 """Fixtures of the tests of what changes in SGLang."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
 from sglang_patches.cpu import computation
+from tests.support.fresh import Fresh, fresh_interpreters
+from tests.support.marks import takes_long
+
+
+@pytest.fixture(scope="session")
+@takes_long
+def fresh() -> Iterator[Fresh]:
+    """Interpreters that have imported SGLang, unchanged."""
+    with fresh_interpreters() as fresh:
+        yield fresh
 
 
 @pytest.fixture(params=["loops", "operators"])

@@ -1,12 +1,16 @@
-"""Runs one LoRA backend on a batch of segments; prints the largest difference from a token-by-token product.
+"""Runs LoRA backends on a batch of segments; prints the largest difference from a token-by-token product, as JSON.
 
-    python lora_backend_probe.py torch_native|triton|csgmv
+    python lora_backend_probe.py torch_native triton csgmv
+
+What a backend fails with stands in the place of its difference.
 
 The Triton kernels of the GPU backends run in Triton's interpreter, on the CPU.
 """
 
+import json
 import os
 import sys
+import traceback
 from types import SimpleNamespace
 
 os.environ["TRITON_INTERPRET"] = "1"
@@ -118,19 +122,31 @@ def difference(backend, manager, batch, lora_ids):
     return float((output - torch.stack(wanted).masked_fill(is_base[:, None], 0)).abs().max())
 
 
-def main(name):
+def largest_difference(name):
     torch.manual_seed(0)
     backend, batch = make_backend(name), make_batch()
     manager = make_manager(backend)
     in_decode = difference(backend, manager, make_decode_batch(), weights_of_rows())
-    print("difference", max(in_decode, difference(backend, manager, batch, weights_of_tokens())))
+    in_extend = difference(backend, manager, batch, weights_of_tokens())
 
     backend.prefill_cuda_graph_max_bs = getattr(batch, SEGMENTS).batch_size
     backend.prefill_cuda_graph_max_tokens = getattr(batch, SEGMENTS).extend_num_tokens
     assert manager.can_use_prefill_cuda_graph(batch)
     backend.prefill_cuda_graph_max_bs -= 1
     assert not manager.can_use_prefill_cuda_graph(batch), "the prefill graph's limit must count segments"
+    return max(in_decode, in_extend)
+
+
+def difference_or_failure(name):
+    try:
+        return largest_difference(name)
+    except Exception:
+        return traceback.format_exc()
+
+
+def main(names):
+    print(json.dumps({name: difference_or_failure(name) for name in names}))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1:])

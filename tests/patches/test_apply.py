@@ -1,6 +1,6 @@
 """All or none, once, and only on the SGLang that the patches were written for (I8).
 
-Whatever touches the live engine runs in a fresh interpreter.
+Whatever touches the live engine runs in an interpreter of its own.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ from sglang_patches.bindings import CPU_PATCHES, ENGINE_PATCHES, PatchError, app
 from sglang_patches.changes import Reliance, Symbol, needs_of
 from sglang_patches.plugin import EXIT_CODE
 
+PROGRAMS = ("every symbol once", "after a failure nothing", "what somebody else has bound is refused")
 ALL_NEEDS = tuple(needs_of((*CPU_PATCHES, *ENGINE_PATCHES)))
 
 IMPORT_CHANGES_NOTHING = """
@@ -109,40 +110,23 @@ print("goes on")
 """
 
 
-def run_in_fresh_interpreter(code):
-    return subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
-
-
-def in_fresh_interpreter(code):
-    done = run_in_fresh_interpreter(code)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
-
-
 def test_importing_the_package_changes_and_imports_nothing():
-    in_fresh_interpreter(IMPORT_CHANGES_NOTHING)
+    command = [sys.executable, "-W", "ignore", "-c", IMPORT_CHANGES_NOTHING]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
-@pytest.mark.slow
-def test_apply_replaces_every_symbol_once():
-    assert in_fresh_interpreter(PATCHED_ONCE).endswith("passed\n")
+@pytest.mark.parametrize("program", [PATCHED_ONCE, ALL_OR_NONE, SOMEBODY_ELSES], ids=PROGRAMS)
+def test_all_changes_are_made_or_none(fresh, program):
+    done = fresh.run(program)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.endswith("passed\n")
 
 
-@pytest.mark.slow
-def test_a_failure_on_the_way_leaves_nothing_patched():
-    assert in_fresh_interpreter(ALL_OR_NONE).endswith("passed\n")
-
-
-@pytest.mark.slow
-def test_a_patch_whose_library_is_missing_ends_the_process():
-    done = run_in_fresh_interpreter(WITHOUT_A_LIBRARY)
+def test_a_patch_whose_library_is_missing_ends_the_process(fresh):
+    done = fresh.run(WITHOUT_A_LIBRARY)
     assert (done.returncode, done.stdout) == (EXIT_CODE, "")
     assert done.stderr.rstrip().splitlines()[-1].startswith("sglang_patches: ModuleNotFoundError")
-
-
-@pytest.mark.slow
-def test_a_class_that_somebody_else_has_bound_is_refused():
-    assert in_fresh_interpreter(SOMEBODY_ELSES).endswith("passed\n")
 
 
 @pytest.mark.parametrize("need", ALL_NEEDS, ids=lambda need: need.symbol.name)

@@ -1,12 +1,10 @@
-"""Each change, before and after, in a fresh interpreter; and that no place is forgotten.
+"""Each change, before and after, in an interpreter of its own; and that no place is forgotten.
 
-One interpreter looks at all of them, since importing SGLang takes its time; each has a test of its own.
+One interpreter looks at all of them; each has a test of its own.
 """
 
 import ast
 import json
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -16,7 +14,6 @@ from prefillshare.contract import BACKEND_NAME
 from sglang_patches.bindings import CPU_PATCHES, ENGINE_PATCHES
 from sglang_patches.changes import Binding, Patch, Registration
 from sglang_patches.fingerprint import module_path
-from tests.support.marks import takes_long
 
 CHANGES = (*CPU_PATCHES, *ENGINE_PATCHES)
 BINDINGS = [change for change in CHANGES if isinstance(change, Binding)]
@@ -83,11 +80,9 @@ def ids(change):
 
 
 @pytest.fixture(scope="module")
-@takes_long
-def seen():
+def seen(fresh):
     """What stands at each place before and after ``apply``."""
-    command = [sys.executable, "-W", "ignore", "-c", LOOK]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = fresh.run(LOOK)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -127,10 +122,15 @@ def importers():
     for path in root.rglob("*.py"):
         text = path.read_text(encoding="utf-8", errors="replace")
         if any(name in text for name in wanted):
-            for name, source in _imports(path, ast.parse(text), root):
+            for name, source in _imports(path, _parse(path), root):
                 if name in wanted:
                     found.setdefault(name, {})[_dotted(path, root)] = source
     return found
+
+
+@cache
+def _parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8", errors="replace"))
 
 
 def _dotted(path: Path, root: Path) -> str:
@@ -158,14 +158,15 @@ def test_no_module_that_imports_the_class_is_forgotten(binding):
 def heirs():
     """Class name -> modules in which upstream itself has a subclass of it."""
     root = module_path("sglang").parent / "srt"
+    wanted = {binding.need.symbol.qualname for binding in BINDINGS}
     found = {}
     for path in root.rglob("*.py"):
         text = path.read_text(encoding="utf-8", errors="replace")
-        for name in {binding.need.symbol.qualname for binding in BINDINGS}:
-            if f"({name}" in text or f" {name}," in text or f".{name})" in text:
-                for node in ast.walk(ast.parse(text)):
-                    bases = [ast.unparse(base).rpartition(".")[2] for base in getattr(node, "bases", ())]
-                    if name in bases:
+        if any(f"({name}" in text or f" {name}," in text or f".{name})" in text for name in wanted):
+            for node in ast.walk(_parse(path)):
+                for base in getattr(node, "bases", ()):
+                    name = ast.unparse(base).rpartition(".")[2]
+                    if name in wanted:
                         found.setdefault(name, set()).add(node.name)
     return found
 

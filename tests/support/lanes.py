@@ -6,8 +6,9 @@
 What takes minutes by itself has the mark `long`, and is in neither: `make test-long` runs it.
 
 An engine test waits for one process after the other and leaves most of a second core idle; so do tests of the router
-and of the dashboard. Neither lane takes a port of the other: `free_port` holds what it hands out against all processes.
-With `-m` among the arguments, or with arguments for the quick ones, there is one lane.
+and of the dashboard. A lane that is through with its own tests takes files that the other has not begun
+(`tests/support/parts.py`). Neither lane takes a port of the other: `free_port` holds what it hands out against all
+processes. With `-m` among the arguments, or with arguments for the quick ones, there is one lane.
 """
 
 import os
@@ -17,14 +18,14 @@ import sys
 import tempfile
 from collections.abc import Sequence
 
+from tests.support.parts import LANES
+
 Lane = tuple[str, ...]
 """What pytest is told so that it takes the tests of this lane."""
 
 PYTEST = (sys.executable, "-m", "pytest")
-ALL: tuple[Lane, Lane] = (
-    ("-m", "engine and not beside and not long"),
-    ("-m", "(beside or not engine) and not long"),
-)
+ALL: Lane = ("-m", "not long", "-o", "console_output_style=classic")
+"""Of a part nobody knows how much it is."""
 QUICK: Lane = ("-m", "not engine and not slow and not long")
 WAITING = ("tests/cli", "tests/frontend", "tests/routing", "tests/tui")
 FAST: tuple[Lane, Lane] = ((*QUICK, *WAITING), (*QUICK, *(f"--ignore={folder}" for folder in WAITING)))
@@ -42,7 +43,9 @@ def main(arguments: Sequence[str]) -> int:
         return _run_alone([*QUICK, *arguments[1:]]) if arguments[1:] else _run_both(FAST, ())
     if any(argument.startswith("-m") for argument in arguments):
         return _run_alone(arguments)
-    return _run_both(ALL, arguments)
+    with tempfile.TemporaryDirectory() as taken:
+        first, second = ((*ALL, "--lane", lane, "--taken", taken) for lane in LANES)
+        return _run_both((first, second), arguments)
 
 
 def _run_alone(arguments: Sequence[str]) -> int:

@@ -11,12 +11,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, DynamicCache
+
+NUM_KEPT_PROMPTS = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,36 +44,47 @@ class Reference:
         for name, path in others:
             self.model.load_adapter(path, adapter_name=name)
         self.model.eval()
-        self._last: tuple[tuple[int, ...], object] = ((), None)
+        # All modules ask the same prompts: their KV is kept, and never written to.
+        self._base_prefill = lru_cache(NUM_KEPT_PROMPTS)(self._prefill)
 
     @torch.no_grad()
-    def ask(self, module: str | None, prompt: Sequence[int], num_tokens: int) -> Continuation:
-        """Greedy continuation of ``prompt`` by ``module``; EOS is not special."""
+    def ask(
+        self, module: str | None, prompt: Sequence[int], num_tokens: int, draft: Sequence[int] = ()
+    ) -> Continuation:
+        """Greedy continuation of ``prompt`` by ``module``; EOS is not special.
+
+        ``draft`` is what somebody takes for it. It is read in one pass, and counts as far as each token has the highest
+        score given those before it; from there on the continuation is the module's own, as without a draft.
+        """
         cache = copy.deepcopy(self._base_prefill(tuple(prompt[:-1])))
         if module is None:
             with self.model.disable_adapter():
-                return self._decode(cache, prompt[-1], num_tokens)
+                return self._decode(cache, prompt[-1], num_tokens, draft)
         self.model.set_adapter(module)
-        return self._decode(cache, prompt[-1], num_tokens)
+        return self._decode(cache, prompt[-1], num_tokens, draft)
 
-    def _base_prefill(self, tokens: tuple[int, ...]) -> object:
-        # All modules ask one prompt after the other: the last one's KV is kept, and never written to.
-        if self._last[0] != tokens:
-            with self.model.disable_adapter():
-                output = self.model(torch.tensor([tokens]), use_cache=True, logits_to_keep=1) if tokens else None
-            self._last = (tokens, output and output.past_key_values)
-        return self._last[1]
+    def _prefill(self, tokens: tuple[int, ...]) -> object:
+        with self.model.disable_adapter():
+            output = self.model(torch.tensor([tokens]), use_cache=True, logits_to_keep=1) if tokens else None
+        return output and output.past_key_values
 
-    def _decode(self, cache: Any, token: int, num_tokens: int) -> Continuation:
+    def _decode(self, cache: Any, token: int, num_tokens: int, draft: Sequence[int] = ()) -> Continuation:
         tokens: list[int] = []
         logprobs: list[float] = []
-        for _ in range(num_tokens):
-            output = self.model(torch.tensor([[token]]), past_key_values=cache, use_cache=True)
+        guess = list(draft[: num_tokens - 1])
+        while len(tokens) < num_tokens:
+            output = self.model(torch.tensor([[token, *guess]]), past_key_values=cache, use_cache=True)
             cache = output.past_key_values
-            scores = torch.log_softmax(output.logits[0, -1].double(), dim=-1)
-            token = int(scores.argmax())
-            tokens.append(token)
-            logprobs.append(float(scores[token]))
+            scores = torch.log_softmax(output.logits[0].double(), dim=-1)
+            best = scores.argmax(dim=-1).tolist()
+            num_right = next((place for place, guessed in enumerate(guess) if best[place] != guessed), len(guess))
+            # The token after the last right one is known, too.
+            tokens += best[: num_right + 1]
+            logprobs += [float(scores[i, best[i]]) for i in range(num_right + 1)]
+            token = tokens[-1]
+            if num_right < len(guess):
+                cache.crop(cache.get_seq_length() - len(guess) + num_right)
+            guess = []
         return Continuation(tokens=tokens, logprobs=logprobs)
 
     @torch.no_grad()
