@@ -245,7 +245,7 @@ def test_hand_offs_take_no_longer_where_there_are_more_workers() -> None:
 
     def mean_s(num_pairs: int) -> float:
         source, moved = random.Random(1), []
-        for arrival_s in poisson_arrivals(100 * num_pairs, 0.4 * num_pairs, seed=1):
+        for arrival_s in poisson_arrivals(6400, 0.4 * num_pairs, seed=1):
             pair = source.randrange(num_pairs), num_pairs + source.randrange(num_pairs)
             moved.append((arrival_s, *pair, 10_000))
         ends, _ = _move_all(moved, 2 * num_pairs)
