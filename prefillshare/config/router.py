@@ -61,7 +61,8 @@ class Router:
     initial_prefill_tokens_per_s: float = 2000.0
     """Assumed prefill speed of a worker until its own calls have shown it."""
     decode_load_slack: int = 2
-    """Calls more than the least loaded replica that the replica holding a longer prefix may have."""
+    """Calls more than the least loaded replica that the replica holding a longer prefix may have; 1 + sqrt(n)/2
+    times as many where half of the replicas have n."""
 
     def __post_init__(self) -> None:
         for name, minimum in _AT_LEAST.items():

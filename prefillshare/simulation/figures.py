@@ -73,10 +73,14 @@ class Figures:
     """Share of prompt tokens whose KV was moved."""
     imbalance: float
     """Busy time of the busiest prefill worker over the mean: 1 is even."""
+    decode_imbalance: float
+    """The same of decode workers, whichever module they have."""
     prefill_busy: float
     """Share of the time for which prefill workers were busy."""
     decode_busy: float
     """Share of the time for which decode workers were busy."""
+    link_busy: float
+    """Share of the time for which KV was on its way from or to a worker, mean of all."""
     core_s_per_call: float
     """Core seconds of an answered call, where workers share the cores of a machine; else 0."""
     prefill_core_s_per_call: float
@@ -131,8 +135,10 @@ def measure(
         prefilled_per_unique=_per(computed, ideals.unique_tokens),
         handoff_per_prompt=system.handoff_tokens / prompt_tokens,
         imbalance=_imbalance([worker.busy_s for worker in system.prefill.values()]),
+        decode_imbalance=_imbalance([worker.busy_s for worker in system.decode.values()]),
         prefill_busy=_per(_mean(worker.busy_s for worker in system.prefill.values()), run.wall_s),
         decode_busy=_per(_mean(worker.busy_s for worker in system.decode.values()), run.wall_s),
+        link_busy=_per(_mean(link.busy_s for link in system.links), run.wall_s),
         core_s_per_call=_per(system.cores.busy_s, len(good)),
         prefill_core_s_per_call=_per(prefill_core_s, len(good)),
         decode_core_s_per_call=_per(decode_core_s, len(good)),
@@ -169,6 +175,7 @@ _COLUMNS = (
     ("imbalance", "imbalance", 2),
     ("prefill_busy", "prefill busy", 2),
     ("decode_busy", "decode busy", 2),
+    ("link_busy", "link busy", 2),
     ("failed", "failed", 0),
     ("choice_us", "choice [us]", 0),
 )

@@ -59,10 +59,10 @@ class DecodeModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandoffModel:
-    """What moves KV from prefill to decode workers; a worker sends and receives one prompt at a time."""
+    """What moves KV from prefill to decode workers; prompts that move at a time share the links of both ends."""
 
     bytes_per_s: float
-    """Speed of one worker's link."""
+    """Speed of one worker's link, which is that of a prompt that moves alone."""
     kv_token_bytes: int
     """KV of one token."""
     latency_s: float = 0.0

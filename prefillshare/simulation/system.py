@@ -23,7 +23,7 @@ from prefillshare.simulation.clock import now_s
 from prefillshare.simulation.engine.cores import Cores
 from prefillshare.simulation.engine.decode import DecodeWorker
 from prefillshare.simulation.engine.kv_pool import TOKEN_BYTES
-from prefillshare.simulation.engine.link import hand_off
+from prefillshare.simulation.engine.link import Link, hand_off
 from prefillshare.simulation.engine.prefill import PrefillWorker
 from prefillshare.simulation.model import WorkerModel
 from prefillshare.simulation.prompts import encode, make_up_answer
@@ -108,6 +108,11 @@ class SimulatedSystem:
             handoff_tokens=moved,
             handoff_bytes=moved * self.model.handoff.kv_token_bytes,
         )
+
+    @property
+    def links(self) -> list[Link]:
+        """Those of all workers."""
+        return [worker.link for worker in (*self.prefill.values(), *self.decode.values())]
 
     async def settle(self) -> None:
         """Wait for what is still computed ahead."""

@@ -1,5 +1,7 @@
 """Which prefill worker each policy takes, and which decode replica."""
 
+import math
+from dataclasses import replace
 from typing import get_args, get_type_hints
 
 import pytest
@@ -156,6 +158,33 @@ def test_sessions_are_bounded() -> None:
 @given(CANDIDATES, st.integers(0, 3))
 def test_a_replica_has_little_load_and_of_these_the_longest_prefix(candidates: list[Candidate], slack: int) -> None:
     chosen = next(c for c in candidates if c.id == choose_replica(candidates, slack))
-    light = [c for c in candidates if c.num_running <= min(o.num_running for o in candidates) + slack]
+    loads = sorted(c.num_running for c in candidates)
+    chance = math.sqrt(loads[(len(loads) - 1) // 2]) / 2
+    light = [c for c in candidates if c.num_running <= loads[0] + int(slack * (1 + chance))]
     assert chosen in light
     assert chosen.matched_bytes == max(c.matched_bytes for c in light)
+
+
+def _replicas(holder: Candidate, *num_running: int) -> list[Candidate]:
+    return [holder, *(Candidate(id=f"d{number}", num_running=calls) for number, calls in enumerate(num_running))]
+
+
+def test_of_many_replicas_one_that_is_idle_by_chance_draws_no_call_from_its_prefix() -> None:
+    """The holder is as loaded as most are; the more replicas there are, the likelier one of them has nothing to do."""
+    holder = Candidate(id="holder", num_running=4, matched_bytes=400)
+    assert choose_replica(_replicas(holder, 0, 3, 3, *[4] * 10, 5, 5), slack=2) == "holder"
+    assert choose_replica(_replicas(replace(holder, num_running=5), 0, 3, 3, *[4] * 10, 5, 5), slack=2) == "d0"
+
+
+def test_without_slack_the_least_loaded_replica_is_taken() -> None:
+    holder = Candidate(id="holder", num_running=100, matched_bytes=400)
+    assert choose_replica(_replicas(holder, 99, *[100] * 10), slack=0) == "d0"
+
+
+@pytest.mark.parametrize("calls", [8, 20, 100])
+def test_a_replica_that_joins_has_most_of_its_part_before_the_prefix_of_all_others_counts(calls: int) -> None:
+    others = [Candidate(id=f"d{number}", num_running=calls, matched_bytes=400) for number in range(20)]
+    joined = Candidate(id="joined")
+    while choose_replica([*others, joined], slack=2) == "joined":
+        joined = replace(joined, num_running=joined.num_running + 1)
+    assert calls / 3 < joined.num_running < calls

@@ -1,6 +1,8 @@
 """Prefill and decode workers beside computations by hand."""
 
 import asyncio
+import random
+import statistics
 from dataclasses import replace
 
 import pytest
@@ -202,17 +204,53 @@ def test_only_joining_holds_up_who_decodes_already(join_s: float, beside_s: floa
     assert busy_s - alone_busy_s == pytest.approx(2 * (join_s + beside_s), abs=0.05)
 
 
-def test_hand_offs_wait_for_both_ends() -> None:
-    async def work() -> list[float]:
-        links = [Link() for _ in range(4)]
-        ends = []
+_Moved = tuple[float, int, int, int]
+"""When it begins, sender, receiver, tokens; ten thousand take a second."""
 
-        async def move(sender: int, receiver: int) -> None:
-            await hand_off(MODEL.handoff, links[sender], links[receiver], 10_000)
-            ends.append(now_s())
 
-        await asyncio.gather(move(0, 2), move(0, 3), move(1, 3), move(1, 2))
-        return ends
+def _move_all(moved: list[_Moved], num_links: int) -> tuple[list[float], list[float]]:
+    """Return when each move ended, and how long each link was busy."""
 
-    # A second each and 1 ms; the second waits for its sender, the third for the receiver of the second, and so on.
-    assert run_simulated(work()) == pytest.approx([1.001, 2.001, 3.001, 4.001])
+    async def work() -> tuple[list[float], list[float]]:
+        links = [Link() for _ in range(num_links)]
+
+        async def move(begin_s: float, sender: int, receiver: int, num_tokens: int) -> float:
+            await asyncio.sleep(begin_s)
+            await hand_off(MODEL.handoff, links[sender], links[receiver], num_tokens)
+            return now_s()
+
+        ends = await asyncio.gather(*(move(*one) for one in moved))
+        assert not any(link.moves for link in links)
+        return ends, [link.busy_s for link in links]
+
+    return run_simulated(work())
+
+
+def test_hand_offs_share_the_links_of_both_ends() -> None:
+    """By hand. All begin at half speed: each has an end that carries two. The third ends at 0.5 s, which helps nobody:
+    the sender of the second carries two still. That ends at 1 s, and the first has its sender alone from then on."""
+    ends, busy_s = _move_all([(0, 0, 2, 10_000), (0, 0, 3, 5_000), (0, 1, 3, 2_500)], num_links=4)
+    assert ends == pytest.approx([1.501, 1.001, 0.501])  # and a millisecond of latency each
+    assert busy_s == pytest.approx([1.5, 0.5, 1.5, 1.0])
+
+
+def test_who_comes_later_gets_an_equal_part_from_then_on() -> None:
+    ends, busy_s = _move_all([(0, 0, 1, 10_000), (0.5, 0, 2, 10_000), (3, 0, 1, 10_000)], num_links=3)
+    assert ends == pytest.approx([1.501, 2.001, 4.001])
+    assert busy_s == pytest.approx([3.0, 2.5, 1.5])
+
+
+def test_hand_offs_take_no_longer_where_there_are_more_workers() -> None:
+    """Every link carries the same, 40 % of what it can, between pairs that chance has chosen."""
+
+    def mean_s(num_pairs: int) -> float:
+        source, moved = random.Random(1), []
+        for arrival_s in poisson_arrivals(6400, 0.4 * num_pairs, seed=1):
+            pair = source.randrange(num_pairs), num_pairs + source.randrange(num_pairs)
+            moved.append((arrival_s, *pair, 10_000))
+        ends, _ = _move_all(moved, 2 * num_pairs)
+        return statistics.mean(end - one[0] for end, one in zip(ends, moved, strict=True))
+
+    few_s, many_s = mean_s(4), mean_s(64)
+    assert few_s > 1.2  # they do meet
+    assert many_s < 1.2 * few_s

@@ -14,7 +14,7 @@ from prefillshare.routing.choice.policies.prefix_aware import PrefixAware
 from prefillshare.routing.choice.prefix_index import PrefixIndex
 from prefillshare.routing.choice.sessions import Sessions
 from prefillshare.routing.workers.speed import PrefillSpeed
-from prefillshare.simulation.figures import Slo
+from prefillshare.simulation.figures import Figures, Slo
 from prefillshare.simulation.model import MachineModel
 from prefillshare.simulation.run import SYSTEMS
 from prefillshare.simulation.system import Size
@@ -127,6 +127,27 @@ def test_sessions_stay_where_their_prefix_is() -> None:
     }
     assert by_policy["round_robin"] < by_policy["prefix_aware"]
     assert by_policy["round_robin"] < by_policy["session"]
+
+
+def test_calls_take_no_longer_where_there_are_more_workers() -> None:
+    """Prefill workers and links are busy, each for about half of the time; as many sessions for few as for many."""
+
+    def run_with(num_pairs: int) -> Figures:
+        return run_one(
+            sizes=(Size(num_prefill=num_pairs, num_decode=num_pairs),),
+            loads=(Load(kind="poisson", value=1),),
+            is_load_per_worker=True,
+            shape=replace(SHAPE, num_sessions=96 // num_pairs),
+            model=replace(MODEL, handoff=replace(MODEL.handoff, kv_token_bytes=650)),
+        ).figures
+
+    few, many = run_with(4), run_with(12)
+    for name in ("latency_p50_s", "latency_p95_s", "imbalance", "decode_imbalance"):
+        assert getattr(many, name) < 1.15 * getattr(few, name), name
+    # Calls leave the decode worker that holds their prefix no more often where there are more to go to.
+    assert many.handoff_per_prompt < 1.08 * few.handoff_per_prompt
+    assert many.prefill_busy > 0.4
+    assert many.link_busy > 0.4
 
 
 def test_events_tell_the_index_what_was_evicted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from prefillshare.routing.choice.candidates import STORE, make_candidate, make_c
 from prefillshare.routing.choice.demand import Demand
 from prefillshare.routing.choice.matched import Matched, add_up
 from prefillshare.routing.choice.policies import Candidate, PrefillPolicy, Wanted, WholeCalls
-from prefillshare.routing.choice.policies.base import known_bytes
+from prefillshare.routing.choice.policies.base import known_bytes, most_calls, typical_calls
 from prefillshare.routing.choice.prefix_index import PrefixIndex
 from prefillshare.routing.choice.ranked import Ranked
 from prefillshare.routing.choice.sessions import Sessions
@@ -215,11 +215,13 @@ class Chooser:
 def choose_replica(candidates: Sequence[Candidate], slack: int) -> str:
     """Return the id of the replica that holds the longest prefix among those with little load.
 
-    Little is at most `slack` calls more than the least loaded one has: holding the prefix saves the transfer of it,
-    which is worth a slightly larger decode batch, but not an uneven load. Of equals the least loaded one is taken.
+    Little is at most `slack` calls more than the least loaded one has, and what chance adds (`most_calls`): holding the
+    prefix saves the transfer of it, which is worth a slightly larger decode batch, but not an uneven load. Of equals
+    the least loaded one is taken.
     """
     fewest = min(candidate.num_running for candidate in candidates)
-    light = [candidate for candidate in candidates if candidate.num_running <= fewest + slack]
+    most = most_calls(fewest, typical_calls(candidates), slack)
+    light = [candidate for candidate in candidates if candidate.num_running <= most]
     return max(light, key=lambda candidate: (candidate.matched_bytes, -candidate.num_running)).id
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Sequence
 from prefillshare.routing.choice.candidates import make_candidate, store_of
 from prefillshare.routing.choice.matched import Matched
 from prefillshare.routing.choice.policies import Candidate
+from prefillshare.routing.choice.policies.base import most_calls
 from prefillshare.routing.choice.policies.fleet import Cost, longest_wait_s
 from prefillshare.routing.workers.group import Group
 from prefillshare.routing.workers.ranking import Entry, Key, Ranking
@@ -44,6 +45,12 @@ class Ranked:
     def num_busy(self) -> int:
         """How many have work to do."""
         return len(self) - self._group.by_wait.find((0.0, float("inf")))
+
+    @property
+    def typical_calls(self) -> int:
+        """How many calls half of them have at most."""
+        calls: int = self._group.by_calls.entries[(len(self) - 1) // 2][0]
+        return calls
 
     def get(self, worker_id: str | None) -> Candidate | None:
         """Return the worker of that id."""
@@ -76,12 +83,13 @@ class Ranked:
         return None if found is None else self._see(found)
 
     def lightest(self, slack: int) -> Worker:
-        """Return the holder of the longest prefix among those with at most `slack` calls more than the fewest."""
+        """Return the holder of the longest prefix among those with little load, by `most_calls`."""
         by_calls = self._group.by_calls
         fewest, _, idlest = by_calls.entries[0]
         if len(self) == 1:
             return idlest
-        return self._first_holder(by_calls, (fewest + slack + 1,)) or idlest
+        end = most_calls(fewest, self.typical_calls, slack) + 1
+        return self._first_holder(by_calls, (end,)) or idlest
 
     def cheapest(self, cost_s: Cost, is_worth: Callable[[float], bool]) -> Candidate | None:
         """Return who costs least; None, or any, where `is_worth` no cost there is."""

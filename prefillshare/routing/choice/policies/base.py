@@ -1,5 +1,7 @@
 """What a policy knows when it chooses: the call, and each worker that could take it, in numbers."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -56,3 +58,18 @@ def finish_s(candidate: Candidate, wanted: Wanted) -> float:
     load_bytes = known - candidate.matched_bytes
     work_tokens = (missing_bytes + load_bytes / LOAD_SPEEDUP) / wanted.bytes_per_token
     return candidate.wait_s + work_tokens / candidate.tokens_per_s
+
+
+def most_calls(fewest: int, typical: int, slack: int) -> int:
+    """Return how many calls a worker with little load has at most, by `decode_load_slack`.
+
+    `fewest` is what the least loaded one has, `typical` what half of all have at most. Numbers of calls differ by
+    chance, about by the root of what is typical, and of many workers the least loaded one has fewer by more. Without
+    this allowance, the more replicas there were, the more often a call left the one that held its prefix.
+    """
+    return fewest + int(slack * (1 + math.sqrt(typical) / 2))
+
+
+def typical_calls(candidates: Sequence[Candidate]) -> int:
+    """Return how many calls half of `candidates` have at most."""
+    return sorted(candidate.num_running for candidate in candidates)[(len(candidates) - 1) // 2]

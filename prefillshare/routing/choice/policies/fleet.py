@@ -7,7 +7,7 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from prefillshare.routing.choice.policies.base import Candidate
+from prefillshare.routing.choice.policies.base import Candidate, typical_calls
 
 Cost = Callable[[Candidate], float]
 """What a call would cost at a worker: no less after a longer wait, no more with a higher speed or with more of the
@@ -22,6 +22,11 @@ class Fleet(Protocol):
     @property
     def num_busy(self) -> int:
         """How many have work to do."""
+        ...
+
+    @property
+    def typical_calls(self) -> int:
+        """How many calls half of them have at most."""
         ...
 
     def get(self, worker_id: str | None) -> Candidate | None:
@@ -77,6 +82,11 @@ class Scanned:
     def num_busy(self) -> int:
         """How many have work to do."""
         return sum(candidate.wait_s > 0 for candidate in self._candidates)
+
+    @property
+    def typical_calls(self) -> int:
+        """How many calls half of them have at most."""
+        return typical_calls(self._candidates)
 
     def get(self, worker_id: str | None) -> Candidate | None:
         """Return the worker of that id."""
