@@ -161,7 +161,7 @@ def test_a_directory_whose_name_no_module_can_have_is_refused_with_the_option_th
     name: str, tmp_path: Path
 ) -> None:
     (tmp_path / name).mkdir()
-    with pytest.raises(ConfigError, match="cannot be a model name.*, with --name") as refused:
+    with pytest.raises(ConfigError, match=r"cannot be a model name.*, with --name") as refused:
         read_source(tmp_path / name, None)
     assert len(str(refused.value)) < 250
     assert read_source(tmp_path / name, "fine") == {"fine": {"path": str(tmp_path / name)}}
