@@ -39,6 +39,7 @@ def base_of(adapter: Path, given: str | None) -> "BaseModel":
 
     Raises: ConfigError when neither does; ModuleError when the adapter cannot be read.
     """
+    from prefillshare.cli.output import say
     from prefillshare.config.training import BaseModel
     from prefillshare.errors import ConfigError
     from prefillshare.modules.adapter import read_adapter
@@ -51,6 +52,8 @@ def base_of(adapter: Path, given: str | None) -> "BaseModel":
         return BaseModel(path=path.resolve())
     if given is not None and (path.is_absolute() or name.startswith(".")):
         raise ConfigError(f"--base {given} does not exist: give the directory of the base, or its name on the hub")
+    if given is None:
+        say(f"the base is {name}, as the adapter says, from the hub; where you have it on disk, name that with --base")
     return BaseModel(hub=name)
 
 

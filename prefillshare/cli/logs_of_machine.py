@@ -31,6 +31,8 @@ def print_logs(deployment: str | None, worker: str | None, *, follow: bool, tail
     from prefillshare.errors import ConfigError
     from prefillshare.serving.run.local import choose_deployment
 
+    if deployment is None and worker is not None and _is_deployment(worker):
+        deployment, worker = worker, None
     records = choose_deployment(deployment, may_be_left_over=True)
     files = log_files(records)
     if worker is not None and worker not in files:
@@ -49,6 +51,14 @@ def print_logs(deployment: str | None, worker: str | None, *, follow: bool, tail
             say("the deployment has ended")
             return
         time.sleep(_FOLLOW_EVERY_S)
+
+
+def _is_deployment(word: str) -> bool:
+    """Whether `word` names a deployment and no process: people write `logs NAME` as they write `stop NAME`."""
+    from prefillshare.serving.run.record import read_left_over, read_records
+
+    records = [*read_records(), *read_left_over()]
+    return word in {record.name for record in records} and word not in log_files(records)
 
 
 def log_files(records: "Sequence[DeploymentRecord]") -> dict[str, Path]:

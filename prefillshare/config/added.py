@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from prefillshare.config.toml import NotTomlError, read_toml
-from prefillshare.errors import ConfigError
+from prefillshare.errors import ConfigError, short_repr
+from prefillshare.naming.alias import NAME
 from prefillshare.places import expand_home
 
 
@@ -15,6 +16,7 @@ def read_source(source: Path, name: str | None) -> dict[str, dict[str, Any]]:
     """
     if source.is_dir():
         found = source.resolve()
+        _check_name(name or found.name, "" if name else ", with --name")
         return {name or found.name: {"path": str(found)}}
     if source.suffix != ".toml" or not source.is_file():
         raise ConfigError(
@@ -24,6 +26,14 @@ def read_source(source: Path, name: str | None) -> dict[str, dict[str, Any]]:
     if name is not None and len(tables) > 1:
         raise ConfigError(f"--name names one module and {source} has {len(tables)}: leave --name out")
     return {name or str(table.pop("name")): _place(table, source) for table in tables}
+
+
+def _check_name(name: str, fix: str) -> None:
+    if not NAME.fullmatch(name):
+        raise ConfigError(
+            f"{short_repr(name)} cannot be a model name: give one of up to 64 letters, digits, dots, dashes and "
+            f"underscores, starting with a letter or digit{fix}"
+        )
 
 
 def _read_tables(source: Path) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from prefillshare.config.roles import Roles
 from prefillshare.config.router import Router
 from prefillshare.config.store import MIN_PAGE_TOKENS, Store
 from prefillshare.config.tenants import Tenants
-from prefillshare.errors import ConfigError
+from prefillshare.errors import ConfigError, short_repr
 from prefillshare.naming.alias import NAME, AnyAlias
 
 _ENDPOINT = re.compile(r"(https?://)?[^\s/:]+:\d+/?")
@@ -89,7 +89,7 @@ class _Module:
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
             raise ConfigError(
-                f"name {self.name!r} cannot be a model name: use up to 64 letters, digits, dots, dashes and "
+                f"name {short_repr(self.name)} cannot be a model name: use up to 64 letters, digits, dots, dashes and "
                 "underscores, starting with a letter or digit"
             )
         if (self.path is None) == (self.hub is None):

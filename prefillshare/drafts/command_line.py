@@ -70,9 +70,7 @@ def _find_in_script(text: str) -> Iterator[CommandLine]:
     for line in text.replace("\\\r\n", " ").replace("\\\n", " ").splitlines():
         for words in _split_commands(line):
             own, rest = _take_assignments([_expand(word, variables, must_be_set=False) for word in words])
-            if rest and _find_server(rest, own) is not None:
-                found = _find_server([_expand(word, variables) for word in rest], own)
-                assert found is not None
+            if rest and (found := _find_server(rest, own)) is not None:
                 yield found
             elif not rest or rest[0] == "export":
                 variables |= own or _take_assignments(rest[1:])[0]
@@ -119,7 +117,7 @@ def _expand(word: str, variables: Mapping[str, str], *, must_be_set: bool = True
     return _VARIABLE.sub(value_of, word)
 
 
-_SECRETS = ("API_KEY", "VLLM_API_KEY", "SGLANG_API_KEY")
+_SECRETS = ("API_KEY", "VLLM_API_KEY", "SGLANG_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 """May stay unknown: keys are not written down anyway."""
 
 
@@ -136,7 +134,7 @@ def _find_in_manifest(text: str) -> Iterator[CommandLine]:
                 yield from _find_in_script(words[2])
                 continue
             image, own = str(container.get("image", "")), _variables_of(container.get("environment"))
-            expanded = [_expand(word, own) for word in words]
+            expanded = [_expand(word, own, must_be_set=False) for word in words]
             if (found := _find_server(expanded, own) or _find_image([image, *expanded], own)) is not None:
                 yield found
 
@@ -190,7 +188,8 @@ def _find_image(words: Sequence[str], variables: Mapping[str, str]) -> CommandLi
 def _make(server: Server, words: Sequence[str], variables: Mapping[str, str]) -> CommandLine:
     positional: list[str] = []
     uses: list[tuple[str, list[str]]] = []
-    for word in words:
+    # What stands before the server's own words, such as `docker run --env`, may have variables that nobody knows.
+    for word in (_expand(word, variables) for word in words):
         if _FLAG.match(word):
             flag, equals, value = word.partition("=")
             uses.append((flag.replace("_", "-"), [value] if equals else []))

@@ -89,7 +89,9 @@ class _Conversion:
         self._read_variables()
         model = self._model or (self._positional[0] if self._positional else None)
         if model is None:
-            raise ConfigError(f"the command names no model: add {self._dialect.model[0]}")
+            file = next((use for use in self._command.uses if use.flag == "--config"), None)
+            where = "" if file is None else f", which {_written(file)} may hold: that file is not here"
+            raise ConfigError(f"the command names no model: add {self._dialect.model[0]}{where}")
         if not self._adapters:
             raise ConfigError(
                 f"the command serves no adapter ({self._dialect.adapters}): decode modules are what shares a prefill, "
@@ -212,7 +214,14 @@ class Noted:
 
 
 _TAKES_VALUE = frozenset(
-    ("--max-lora-rank", "--max-loras", "--max-cpu-loras", "--max-loras-per-batch", "--max-loaded-loras")
+    (
+        "--max-lora-rank",
+        "--max-loras",
+        "--max-cpu-loras",
+        "--max-loras-per-batch",
+        "--max-loaded-loras",
+        "--lora-target-modules",
+    )
 )
 
 

@@ -4,21 +4,29 @@ from prefillshare.config.schema import OWNED_ARGUMENTS
 from prefillshare.contract import UNSUPPORTED_ALGORITHMS, UNSUPPORTED_SWITCHES
 from prefillshare.drafts.command_line import Use
 from prefillshare.drafts.convert import Dialect, choice_of, read_dtype
-from prefillshare.serving.plan.known_options import known_options
+from prefillshare.serving.plan.known_options import Option, known_options
 
 _FROM_ADAPTERS = "it follows from the adapters"
 _UNSUPPORTED = UNSUPPORTED_SWITCHES | UNSUPPORTED_ALGORITHMS
 
 
 def _pass_on(use: Use) -> tuple[list[str], str | None]:
-    option = known_options().get(use.flag)
+    option = _find_option(use.flag)
     if option is None:
         return [], "SGLang 0.5.17 does not know it"
     if option.field in _UNSUPPORTED:
         return [], f"shared prefill does not support {_UNSUPPORTED[option.field]} yet"
     if (reason := OWNED_ARGUMENTS.get(use.flag)) is not None:
         return [], reason
-    return [use.flag, *use.values], None
+    return [use.flag if use.flag in option.names else option.names[0], *use.values], None
+
+
+def _find_option(flag: str) -> Option | None:
+    """The option of that name, or the only one that begins so, as argparse has it (`--dp` is `--dp-size`)."""
+    if flag in known_options():
+        return known_options()[flag]
+    longer = {option.field: option for name, option in known_options().items() if name.startswith(flag)}
+    return next(iter(longer.values())) if len(longer) == 1 and flag.startswith("--") else None
 
 
 def _read_positive(text: str) -> int:
@@ -55,11 +63,11 @@ SGLANG = Dialect(
         "--max-lora-rank": _FROM_ADAPTERS,
         "--max-loras-per-batch": _FROM_ADAPTERS,
         "--max-loaded-loras": _FROM_ADAPTERS,
+        "--lora-target-modules": _FROM_ADAPTERS,
         "--enable-metrics": "metrics are always on",
         "--enable-cache-report": "cached tokens are always reported",
     },
     missing={
-        "--lora-target-modules": _FROM_ADAPTERS,
         "--chat-template": "put it into tokenizer_config.json or chat_template.jinja of the base, for all modules",
         "--tokenizer-path": "the base's own is used, for all modules",
         "--admin-api-key": "use `prefillshare launch --admin-key`",

@@ -96,7 +96,7 @@ VLLM = Dialect(
         "--kv-cache-dtype": "see extra_args under [engine], --kv-cache-dtype of SGLang; not tested over shared prefill",
         "--quantization": "see extra_args under [engine], --quantization of SGLang; not tested over shared prefill",
         "-q": "see extra_args under [engine], --quantization of SGLang; not tested over shared prefill",
-        "--config": "its file was not read: give its options on the command line",
+        "--config": "its file is not here: convert the command where it lies, or give its options on the command line",
     },
     passes=lambda use: _leave(use),
 )

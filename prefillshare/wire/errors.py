@@ -132,5 +132,11 @@ def _read_detail(literal: str) -> tuple[str, str] | None:
     place = [part for part in detail.get("loc", ()) if part not in ("body", "header")]
     field = place[0] if place and isinstance(place[0], str) else ""
     reason = str(detail.get("ctx", {}).get("error") or detail.get("msg", ""))
+    if detail.get("type") == "json_invalid":
+        return "", f"the body is not JSON ({reason}): send a JSON object"
+    if detail.get("type") == "missing":
+        # What it is missing in says little; its own name stands last.
+        missing = place[-1] if len(place) > 1 else None
+        return field, f"{missing} is missing" if isinstance(missing, str) else reason
     given = f" (it is {str(detail['input'])[:60]!r})" if "input" in detail and field else ""
     return field, f"{reason}{given}"

@@ -48,7 +48,9 @@ def _read_hint(hint: Any) -> int:
     if not isinstance(hint, Mapping):
         raise HintError(f"hints are {str(hint)[:40]!r}: give an object, such as {{'pin': true, 'ttl': '5m'}}")
     if hint.get("prefetch"):
-        raise HintError("prefetch is not taken as a hint: a call with max_new_tokens 0 loads or computes its prompt")
+        raise HintError(
+            "prefetch is not taken as a hint: a call of /generate with max_new_tokens 0 loads or computes its prompt"
+        )
     pin = hint.get("pin")
     if pin is not None and not isinstance(pin, bool):
         raise HintError(f"pin is {str(pin)[:40]!r}: it must be true or false")

@@ -88,14 +88,15 @@ class LoRAManager(upstream.LoRAManager):
 
     @overrides("7651c86200f71c14", "embedding and LM-head adapters would misread segments")
     def validate_new_adapter(self, lora_config: LoRAConfig, lora_ref: LoRARef) -> None:
-        check_adapter(lora_config.target_modules, lora_config.hf_config, lora_ref.lora_name)
+        name = lora_ref.lora_name.partition(VERSION_MARK)[0]
+        check_adapter(lora_config.target_modules, lora_config.hf_config, name)
         # Those of the start come before the memory pool, and ``launch`` has checked them.
         if getattr(self, "memory_pool", None) is not None:
-            check_late_adapter(lora_config.path, lora_ref.lora_name.partition(VERSION_MARK)[0])
+            check_late_adapter(lora_config.path, name)
         super().validate_new_adapter(lora_config, lora_ref)
         if reads_base_kv_only(lora_config.path):
-            check_no_kv_matrices(read_adapter(Path(lora_config.path), lora_ref.lora_name), lora_ref.lora_name)
-            self._check_can_pair(lora_ref.lora_name)
+            check_no_kv_matrices(read_adapter(Path(lora_config.path), name), name)
+            self._check_can_pair(name)
             paired_modules.add(lora_ref.lora_id)
 
     def _check_can_pair(self, name: str) -> None:

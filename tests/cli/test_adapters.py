@@ -75,10 +75,15 @@ def test_a_dry_run_starts_nothing(family: Path) -> None:
     assert not (family / "sums-shared").exists()
 
 
-def test_the_base_is_the_given_one_or_the_adapters(family: Path, tmp_path: Path) -> None:
+def test_the_base_is_the_given_one_or_the_adapters(
+    family: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert base_of(family / "sums", str(family / "base")).path == family / "base"
     assert base_of(family / "sums", "Qwen/Qwen3-8B").hub == "Qwen/Qwen3-8B"
+    capsys.readouterr()
     assert base_of(family / "sums", None).hub == "prefillshare/random-base"
+    assert "prefillshare/random-base, as the adapter says" in (said := capsys.readouterr().err)
+    assert "--base" in said
     folder = tmp_path / "sums"
     shutil.copytree(family / "sums", folder)
     config = json.loads((folder / "adapter_config.json").read_text())

@@ -154,3 +154,16 @@ def test_the_key_of_a_launch_is_for_its_user_alone(deployment: Deployment, tmp_p
     [file] = (tmp_path / "state").rglob("*.key")
     assert file.stat().st_mode & 0o777 == 0o600
     assert "the-key" not in run("ps", "--json")[0]
+
+
+@pytest.mark.parametrize("name", ["Übung 1", "x" * 200])
+def test_a_directory_whose_name_no_module_can_have_is_refused_with_the_option_that_helps(
+    name: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(ConfigError, match=r"cannot be a model name.*, with --name") as refused:
+        read_source(tmp_path / name, None)
+    assert len(str(refused.value)) < 250
+    assert read_source(tmp_path / name, "fine") == {"fine": {"path": str(tmp_path / name)}}
+    with pytest.raises(ConfigError, match=r"digit$"):
+        read_source(tmp_path, name)

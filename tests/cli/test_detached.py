@@ -87,6 +87,8 @@ def test_its_logs_are_printed_and_followed(detached: Commands, tmp_path: Path) -
     assert "--max-running-requests 7" in out
     _, out, _ = detached.run("logs", "--tail", "1")
     assert [line.split(" | ")[0] for line in out.splitlines()] == ["launcher", "engine"]
+    code, named, _ = detached.run("logs", NAME, "--tail", "1")
+    assert (code, named.startswith("launcher | ")) == (0, True)
     followed = tmp_path / "followed"
     with followed.open("w") as output:
         follower = detached.start("logs", "-f", "engine", "--tail", "0", stdout=output)

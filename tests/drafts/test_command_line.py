@@ -1,8 +1,11 @@
 """The command of a server is found in scripts, compose files and manifests, with every option that it has."""
 
+from pathlib import Path
+
 import pytest
 
 from prefillshare.drafts.command_line import CommandLine, Use, find_command
+from prefillshare.drafts.config_file import read_config_file
 from prefillshare.errors import ConfigError
 
 SCRIPT = """\
@@ -111,3 +114,45 @@ def test_what_is_no_command_is_said(text: str, said: str) -> None:
 
 def test_a_key_in_a_variable_may_stay_unknown() -> None:
     assert flags(find_command("vllm serve X --api-key $API_KEY")) == {"--api-key": ("$API_KEY",)}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        # As vLLM's documentation has it.
+        'docker run --gpus all --env "HF_TOKEN=$HF_TOKEN" -v $HOME/x:/x vllm/vllm-openai:latest --model a/b --port 1',
+        "services:\n  other: {command: [run, $NOBODY]}\n  llm: {command: [vllm, serve, --model, a/b, --port, 1]}",
+        "vllm serve --model a/b --port 1 --hf-token $HF_TOKEN",
+    ],
+)
+def test_a_variable_outside_of_what_the_server_is_told_may_stay_unknown(text: str) -> None:
+    found = flags(find_command(text))
+    assert (found["--model"], found["--port"]) == (("a/b",), ("1",))
+
+
+def test_a_file_of_options_stands_for_them_and_the_command_line_wins(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(
+        "model: a/b\nport: 1\nlora_modules:\n  - m=x\n  - {name: n, path: y}\nenable-lora: true\nenable-x: false\nn:\n"
+    )
+    command = read_config_file(find_command("vllm serve --config c.yaml --port 2"), tmp_path)
+    assert flags(command) == {
+        "--model": ("a/b",),
+        "--lora-modules": ("m=x", '{"name": "n", "path": "y"}'),
+        "--enable-lora": (),
+        "--no-enable-x": (),
+        "--port": ("2",),
+    }
+    command = read_config_file(find_command("vllm serve --config c.yaml own/model"), tmp_path)
+    assert (command.positional, "--model" in flags(command)) == (("own/model",), False)
+
+
+@pytest.mark.parametrize(("content", "reason"), [("- a", "holds no options"), ("a: [", "cannot be read as YAML")])
+def test_a_file_that_holds_no_options_is_refused(tmp_path: Path, content: str, reason: str) -> None:
+    (tmp_path / "c.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=reason):
+        read_config_file(find_command("vllm serve --config c.yaml"), tmp_path)
+
+
+def test_a_file_that_is_not_here_is_named(tmp_path: Path) -> None:
+    command = find_command("vllm serve a/b --config c.yaml")
+    assert read_config_file(command, tmp_path) == command

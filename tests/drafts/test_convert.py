@@ -201,3 +201,19 @@ DOUBLED = "\n".join(["a0: &a0 {args: [x]}", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1
 def test_manifests_that_have_no_end_are_read_to_one(text: str, reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         find_command(text)
+
+
+def test_options_of_sglang_may_be_abbreviated_and_those_that_follow_from_adapters_are_no_loss(tmp_path: Path) -> None:
+    converted = convert_line(
+        "sglang serve --model-path tiny/base --lora-paths a=tiny/math --lora-target-modules all --dp 2"
+    )
+    assert load_deployment(write(converted, tmp_path)).engine.extra_args == ("--dp-size", "2")
+    assert "--lora-target-modules: it follows from the adapters" in converted.draft.implied
+    assert not [text for text in converted.draft.left if text.startswith("--")]
+
+
+def test_a_model_that_a_missing_file_may_hold_is_asked_for() -> None:
+    with pytest.raises(
+        ConfigError, match=r"no model: add --model, which --config c\.yaml may hold: that file is not here"
+    ):
+        convert_line("vllm serve --config c.yaml --lora-modules a=b")

@@ -64,3 +64,30 @@ def test_a_literal_of_the_validation_becomes_words_and_names_the_field() -> None
 )
 def test_the_reason_is_one_short_line(body: bytes, text: str) -> None:
     assert error_text(body) == text
+
+
+@pytest.mark.parametrize(
+    ("literal", "message", "param"),
+    [
+        (
+            "{'type': 'json_invalid', 'loc': ('body', 1), 'msg': 'JSON decode error', 'input': {}, "
+            "'ctx': {'error': 'unexpected end of data'}}",
+            "the body is not JSON (unexpected end of data): send a JSON object",
+            None,
+        ),
+        (
+            "{'type': 'missing', 'loc': ('body', 'messages'), 'msg': 'Field required', 'input': {'model': 'm'}}",
+            "messages: Field required",
+            "messages",
+        ),
+        (
+            "{'type': 'missing', 'loc': ('body', 'tools', 0, 'function'), 'msg': 'Field required', 'input': {'a': 1}}",
+            "tools: function is missing",
+            "tools",
+        ),
+    ],
+)
+def test_what_is_missing_is_named_without_what_it_is_missing_in(literal: str, message: str, param: str | None) -> None:
+    body = json.dumps({"message": f"1 validation error:\n  {literal}\n\n  File server.py, line 3"}).encode()
+    error = json.loads(openai_error(body, 400))["error"]
+    assert (error["message"], error["param"]) == (message, param)

@@ -34,13 +34,14 @@ def convert(words: Words = None, out: Out = None, force: Force = False) -> None:
     prefillshare convert -o mine.toml -- vllm serve BASE --enable-lora --lora-modules math=adapters/math
     """
     from prefillshare.drafts.command_line import find_command
+    from prefillshare.drafts.config_file import read_config_file
     from prefillshare.drafts.convert import convert as make
     from prefillshare.drafts.draft import write_draft
     from prefillshare.drafts.from_sglang import SGLANG
     from prefillshare.drafts.from_vllm import VLLM
 
     text, directory = _read(words or [])
-    command = find_command(text)
+    command = read_config_file(find_command(text), directory)
     converted = make(command, VLLM if command.server == "vllm" else SGLANG, directory)
     if out is None:
         put(converted.draft.render(Path("deployment.toml"), directory).rstrip("\n"))

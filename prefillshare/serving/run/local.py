@@ -46,7 +46,10 @@ def choose_deployment(name: str | None, *, may_be_left_over: bool = False) -> li
         return next(iter(groups.values()))
     if groups:
         listed = "; ".join(f"{record.pid} ({record.name} at {record.url})" for [record, *_] in groups.values())
-        raise ConfigError(f"{len(groups)} deployments are meant: say which one by the pid of its launcher: {listed}")
+        raise ConfigError(
+            f"{len(groups)} deployments are meant: say which one, by its name (`--deployment NAME`, `stop NAME`) or by "
+            f"the pid of its launcher: {listed}"
+        )
     if records:
         names = ", ".join(dict.fromkeys(record.name for record in records))
         raise ConfigError(f"no deployment {name!r} runs here; what runs: {names}")
