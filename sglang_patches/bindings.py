@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from sglang_patches.changes import Assignment, Change, CheckedOnly, Entry, PatchError, needs_of
-from sglang_patches.fingerprint import PINNED_SGLANG, installed_sglang
+from sglang_patches.fingerprint import PINNED_SGLANG, forget_parsed, installed_sglang
 from sglang_patches.reading import changes_in
 
 _ENGINE_FILES = (
@@ -120,6 +120,7 @@ def apply(changes: Sequence[Change] = ENGINE_PATCHES) -> None:
     if is_applied(changes):
         return
     reasons = problems(changes)
+    forget_parsed()
     if reasons:
         raise PatchError(_refusal(reasons))
     wanted = [change for change in changes if not isinstance(change, CheckedOnly)]

@@ -83,6 +83,11 @@ def _parse(path: Path) -> Parsed:
     return parse(path.read_text(encoding="utf-8"))
 
 
+def forget_parsed() -> None:
+    """Give back what parsed files take, which is much, and what an engine's processes need once."""
+    _parse.cache_clear()
+
+
 def module_path(module: str) -> Path | None:
     """File of a dotted module name, found by path and not by import."""
     package, *rest = module.split(".")

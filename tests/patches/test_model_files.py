@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,7 @@ def _has_classes(file: Path) -> bool:
 
 
 @pytest.fixture
-def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelClasses:
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelClasses]:
     """Files of models of our own."""
     package = tmp_path / "models_of_a_test"
     package.mkdir()
@@ -70,7 +71,9 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelClasses:
     (package / "none.py").write_text("class None_:\n    pass\n")
     monkeypatch.setattr(model_files, "PACKAGE", package.name)
     monkeypatch.syspath_prepend(tmp_path)
-    return ModelClasses(files_by_class(package))
+    yield ModelClasses(files_by_class(package))
+    for name in [name for name in sys.modules if name.partition(".")[0] == package.name]:
+        del sys.modules[name]
 
 
 def _imported() -> set[str]:
