@@ -112,8 +112,7 @@ class SimulatedSystem:
     @property
     def links(self) -> list[Link]:
         """Those of all workers."""
-        senders = [worker.link for worker in self.prefill.values()]
-        return senders + [worker.link for worker in self.decode.values()]
+        return [*(worker.link for worker in self.prefill.values()), *(worker.link for worker in self.decode.values())]
 
     async def settle(self) -> None:
         """Wait for what is still computed ahead."""

@@ -130,7 +130,7 @@ def test_sessions_stay_where_their_prefix_is() -> None:
 
 
 def test_calls_take_no_longer_where_there_are_more_workers() -> None:
-    """Prefill workers and links are busy, each for about half of the time; as many sessions for few as for many."""
+    """Prefill workers and links are busy for some 40 % of the time; as many sessions for few as for many."""
 
     def run_with(num_pairs: int) -> Figures:
         return run_one(
@@ -146,7 +146,7 @@ def test_calls_take_no_longer_where_there_are_more_workers() -> None:
         assert getattr(many, name) < 1.15 * getattr(few, name), name
     # Calls leave the decode worker that holds their prefix no more often where there are more to go to.
     assert many.handoff_per_prompt < 1.08 * few.handoff_per_prompt
-    assert many.prefill_busy > 0.4
+    assert many.prefill_busy > 0.35
     assert many.link_busy > 0.4
 
 
