@@ -67,7 +67,7 @@ def suite(tmp_path: Path) -> Path:
 
 
 def start(suite: Path, lane: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", "-s", "--taken", "taken", "--lane", lane]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", "-s", "--taken=taken", f"--lane={lane}"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     return subprocess.Popen(command, cwd=suite, env=environment, stdout=subprocess.PIPE, text=True)
 

@@ -1,6 +1,7 @@
 """Where the values of a deployment come from: a line of its file, the command line, or nowhere, as defaults do."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,23 +61,59 @@ def find_origins(file: Path, changes: Sequence[str]) -> dict[str, str]:
 def find_lines(text: str) -> dict[str, int]:
     """Return by key the number of the line where TOML says it.
 
-    A beginning of the text that ends within a value is no TOML, so the shortest longer one that is shows what the lines
-    between say, without a grammar of our own.
+    Raises: NotTomlError.
+    """
+    table, place = parse_toml(text), ""
+    known: dict[str, int] = {}
+    num_seen: Counter[int] = Counter()
+    for number, statement in _statements(text):
+        said = parse_toml(statement)
+        if statement.startswith("["):
+            place = _place_of(said, table, num_seen)
+            continue
+        for key, _ in _flatten(said, place):
+            known.setdefault(key, number)
+    return known
+
+
+def _statements(text: str) -> Iterator[tuple[int, str]]:
+    """Each header and each key with its value, and the number of its first line.
+
+    What ends within a value is no TOML, so the shortest beginning of the rest that is shows where a statement ends,
+    without a grammar of our own.
     """
     lines, start = text.splitlines(keepends=True), 0
-    known: dict[str, int] = {}
     for end in range(1, len(lines) + 1):
         if start == end - 1 and not lines[start].split("#")[0].strip():
             start = end
             continue
+        statement = "".join(lines[start:end]).lstrip()
         try:
-            table = parse_toml("".join(lines[:end]))
+            parse_toml(statement)
         except NotTomlError:
             continue
-        for key, _ in _flatten(table, ""):
-            known.setdefault(key, start + 1)
+        yield start + 1, statement
         start = end
-    return known
+
+
+def _place_of(header: Mapping[str, Any], table: Any, num_seen: Counter[int]) -> str:
+    """The table that a header opens, as `_flatten` names it in the whole `table`.
+
+    Effects: counts in `num_seen` how many tables of each list were opened.
+    """
+    path: list[str] = []
+    while header:
+        ((name, inner),) = header.items()
+        is_next = isinstance(inner, list)
+        path.append(name)
+        table, tables = table[name], table[name]
+        if isinstance(tables, list):
+            num_seen[id(tables)] += is_next
+            number = num_seen[id(tables)]
+            table = tables[number - 1]
+            path.append(str(table.get("name", number)))
+        header = inner[0] if is_next else inner
+    return ".".join(path)
 
 
 def _flatten(value: Any, path: str) -> Iterator[tuple[str, Any]]:

@@ -5,12 +5,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from prefillshare.config import Deployment, Limits, load_deployment, load_training
+from prefillshare.config import Deployment, Limits, load_deployment, load_training, origins
 from prefillshare.config.origins import find_lines, list_settings
 from prefillshare.config.overrides import change_deployment, list_keys
+from prefillshare.config.toml import parse_toml
 from prefillshare.errors import ConfigError
 from prefillshare.serving.machine.ports import free_port
 
@@ -147,6 +149,58 @@ def test_the_lines_are_those_of_the_values() -> None:
     assert {key: shown[lines[key] - 1].startswith(start) for key, start in wanted.items()} == dict.fromkeys(
         wanted, True
     )
+
+
+def test_lines_of_nested_tables_lists_and_values_of_several_lines() -> None:
+    text = '''
+[[decode]] # a comment
+kind = "lora"
+name = "one"
+  [decode.engine]
+  page_size = 16
+[[decode]]
+path = """
+[[decode]]
+name = "no name"
+"""
+[[decode.rules]]
+match = "x"
+[[decode.rules]]
+match = [
+  "y",
+
+  "z", # [end]
+]
+[prefill]
+inner = { a = 1, "b.c" = [ { name = "n", d = 2 } ] }
+e.f = 3
+'''
+    assert find_lines(text) == {
+        "decode.one.kind": 3,
+        "decode.one.name": 4,
+        "decode.one.engine.page_size": 6,
+        "decode.2.path": 8,
+        "decode.2.rules.1.match": 13,
+        "decode.2.rules.2.match": 15,
+        "prefill.inner.a": 21,
+        "prefill.inner.b.c.n.name": 21,
+        "prefill.inner.b.c.n.d": 21,
+        "prefill.e.f": 22,
+    }
+
+
+def test_lines_are_found_by_reading_each_statement_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a file of thousands of modules costs is what it has of lines, not their square."""
+    lengths: list[int] = []
+
+    def parse(text: str) -> dict[str, Any]:
+        lengths.append(len(text))
+        return parse_toml(text)
+
+    monkeypatch.setattr(origins, "parse_toml", parse)
+    text = "".join(f'[[decode]]\nname = "m{number}"\nkind = "lora"\n' for number in range(300))
+    assert find_lines(text)["decode.m299.kind"] == 900
+    assert sum(lengths) < 4 * len(text)
 
 
 def test_each_setting_tells_who_says_so(file: Path) -> None:

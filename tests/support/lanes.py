@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     if any(argument.startswith("-m") for argument in arguments):
         return _run_alone(arguments)
     with tempfile.TemporaryDirectory() as taken:
-        first, second = ((*ALL, "--lane", lane, "--taken", taken) for lane in LANES)
+        first, second = ((*ALL, f"--lane={lane}", f"--taken={taken}") for lane in LANES)
         return _run_both((first, second), arguments)
 
 
