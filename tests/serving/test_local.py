@@ -101,7 +101,7 @@ def test_a_deployment_is_meant_by_its_name_or_its_launcher(launchers: Launchers)
     assert [record.name for record in choose_deployment(str(second))] == ["other"]
     with pytest.raises(ConfigError, match=r"no deployment 'mien' runs here; what runs: mine, other"):
         choose_deployment("mien")
-    with pytest.raises(ConfigError, match=rf"say which one by the pid .*{first} \(mine at http://127.0.0.1:1\)"):
+    with pytest.raises(ConfigError, match=rf"say which one, by its name .*{first} \(mine at http://127.0.0.1:1\)"):
         choose_deployment(None)
 
 

@@ -190,14 +190,14 @@ def test_a_file_system_that_does_not_answer_holds_up_nobody(
     clock = Clock()
     watched = WatchedFolder(folder=tmp_path, ask=door.ask, say=lambda text: None, now=clock)
     for _ in range(50):
-        clock.seconds += 1.0
+        clock.now += 1.0
         watched.step()
     assert begun.wait(60)
     assert (looks, door.asked) == ([tmp_path], [])
     answers.set()
     deadline = time.monotonic() + 60
     while not door.asked and time.monotonic() < deadline:
-        clock.seconds += 0.1
+        clock.now += 0.1
         watched.step()
         time.sleep(0.001)
     assert door.take() == [("PUT", "/modules/math")]
@@ -213,12 +213,12 @@ def test_without_a_thread_it_is_looked_again(tmp_path: Path, door: Door, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
         for _ in range(10):
-            clock.seconds += 1.0
+            clock.now += 1.0
             watched.step()
     assert door.asked == []
     deadline = time.monotonic() + 60
     while not door.asked and time.monotonic() < deadline:
-        clock.seconds += 0.1
+        clock.now += 0.1
         watched.step()
         time.sleep(0.001)
     assert door.take() == [("PUT", "/modules/math")]

@@ -142,7 +142,7 @@ def test_what_could_not_be_forgotten_is_not_found_until_it_is(
             for _ in range(3):
                 assert (link.count_present(KEYS), link.write(KEYS, pages(KEYS))) == (0, 0)
                 assert "to be forgotten" in str(link.stats().why_off)
-                clock.now_s += 100.0
+                clock.now += 100.0
                 link.count_present(KEYS)
                 wait_until(lambda: not link._looking.locked())
         monkeypatch.undo()
