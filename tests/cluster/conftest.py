@@ -20,6 +20,7 @@ from prefillshare.serving.launch import RunningDeployment, plan
 from prefillshare.serving.machine.ports import free_port
 from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.run.cluster import RunningCluster, launch_cluster
+from prefillshare.serving.run.forks import ForkServer
 from prefillshare.serving.run.progress import read_log
 from prefillshare.serving.run.record import ProcessRecord
 from tests.support.engines import MODELS_DIR, START_TIMEOUT_S
@@ -53,6 +54,8 @@ class Cluster:
     openai: openai.OpenAI
     said: list[str]
     """What the supervisor told people."""
+    forks: ForkServer | None
+    """What its engines are forked from; the session's, which others may share."""
     stopped: threading.Event = field(default_factory=threading.Event)
     looking: threading.Lock = field(default_factory=threading.Lock)
 
@@ -157,7 +160,7 @@ def running_cluster(config: Deployment, folder: Path) -> Iterator[Cluster]:
         running = launch_cluster(deployment, options, on_event=said.append, borrowed=forks)
     client = openai.OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0, timeout=CALL_S)
     http = httpx.Client(base_url=running.url, timeout=CALL_S)
-    cluster = Cluster(running=running, http=http, openai=client, said=said)
+    cluster = Cluster(running=running, http=http, openai=client, said=said, forks=forks)
     keeper = threading.Thread(target=cluster.look_after)
     keeper.start()
     try:

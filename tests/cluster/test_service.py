@@ -154,15 +154,15 @@ def test_bad_input_is_refused_with_a_reason_and_disturbs_nobody(cluster: Cluster
 
 
 def test_nothing_listens_beyond_loopback(cluster: Cluster) -> None:
-    assert cluster.running.forks is not None
-    found = listening([*(process.pid for process in cluster.running.processes()), cluster.running.forks.pid])
+    assert cluster.forks is not None
+    found = listening([*(process.pid for process in cluster.running.processes()), cluster.forks.pid])
     assert {("127.0.0.1", int(process.url.rpartition(":")[2])) for process in cluster.running.processes()} <= found
     assert not beyond_loopback(found)
 
 
 def test_other_users_of_the_machine_reach_no_unix_socket(cluster: Cluster) -> None:
-    assert cluster.running.forks is not None
-    found = unix_listening([*(process.pid for process in cluster.running.processes()), cluster.running.forks.pid])
+    assert cluster.forks is not None
+    found = unix_listening([*(process.pid for process in cluster.running.processes()), cluster.forks.pid])
     assert len(found) >= 4  # each worker's processes talk by some
     assert all(is_private(path) for path in found), found
 
@@ -170,8 +170,8 @@ def test_other_users_of_the_machine_reach_no_unix_socket(cluster: Cluster) -> No
 def test_strangers_on_the_machine_get_nothing_and_break_nothing(
     cluster: Cluster, prompts, reference: Reference
 ) -> None:
-    assert cluster.running.forks is not None
-    pids = [*(process.pid for process in cluster.running.processes()), cluster.running.forks.pid]
+    assert cluster.forks is not None
+    pids = [*(process.pid for process in cluster.running.processes()), cluster.forks.pid]
     expected = reference.ask("math", prompts[0], NUM_TOKENS).tokens
     public = cluster.running.url.rpartition(":")[2]
     with ThreadPoolExecutor(1) as pool:
