@@ -31,9 +31,17 @@ class Exchange:
     """One call of `/v1/responses`."""
 
     def __init__(
-        self, body: Mapping[str, Any], store: ResponseStore, response_id: str | None = None, owner: str = ""
+        self,
+        body: Mapping[str, Any],
+        store: ResponseStore,
+        response_id: str | None = None,
+        owner: str = "",
+        *,
+        is_prefetch: bool = False,
     ) -> None:
         """Read `body`; the response gets `response_id` where one was given out already, and is the `owner`'s.
+
+        What a call that only wants its prompt in the cache is answered is not kept.
 
         Raises: ResponsesError.
         """
@@ -44,6 +52,12 @@ class Exchange:
         self.id = response_id or make_id(self.previous_id)
         self.is_kept = _read_flag(body, "store", default=True)
         self.is_background = _read_flag(body, "background", default=False)
+        if is_prefetch:
+            self.is_kept = False  # nobody goes on from an answer without tokens
+            if self.is_background:
+                raise ResponsesError(
+                    "background is true with prefetch, whose answer is empty: leave one out", param="background"
+                )
         if self.is_background and body.get("stream"):
             raise ResponsesError(
                 "background is true with stream: leave one out, and ask for it by its id", param="background"

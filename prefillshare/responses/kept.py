@@ -36,12 +36,14 @@ class KeptResponses:
         self.store = ResponseStore(limits)
         self._running: dict[str, _Running] = {}
 
-    def open(self, body: Mapping[str, Any], response_id: str | None = None, owner: str = "") -> Exchange:
-        """Return the exchange that a call of `owner` with `body` begins.
+    def open(
+        self, body: Mapping[str, Any], response_id: str | None = None, owner: str = "", *, is_prefetch: bool = False
+    ) -> Exchange:
+        """Return the exchange that a call of `owner` with `body` begins; `is_prefetch` is what its hints say.
 
         Raises: ResponsesError.
         """
-        exchange = Exchange(body, self.store, response_id, owner)
+        exchange = Exchange(body, self.store, response_id, owner, is_prefetch=is_prefetch)
         if exchange.is_background and self.store.limits.max_count == 0:
             raise ResponsesError(
                 "background is true where none is kept (max_count under [responses] is 0), and nobody could ask for "

@@ -1,8 +1,9 @@
-"""What a caller knows of its prompt's future: for how long the cache should keep it before it keeps others.
+"""What a caller knows of its prompt's future: that it comes soon, and for how long the cache should keep it.
 
-Read in three forms: `kv_hints` ({"pin": true, "ttl": "5m"}), `agent_hints`, by itself or under `nvext`, with the same
-members, and Anthropic's `cache_control` ({"type": "ephemeral", "ttl": "1h"}), wherever it stands in a call. They are
-hints: nobody is promised anything, and members that are not known here mean nothing here.
+Read in three forms: `kv_hints` ({"prefetch": true, "pin": true, "ttl": "5m"}), `agent_hints`, by itself or under
+`nvext`, with the same members, and Anthropic's `cache_control` ({"type": "ephemeral", "ttl": "1h"}), wherever it stands
+in a call. How long something is kept is a hint: nobody is promised anything. A call with `prefetch` has its prompt
+loaded or computed, and no answer. Members that are not known here mean nothing here.
 """
 
 import re
@@ -35,26 +36,41 @@ def read_pin_s(body: Mapping[str, Any]) -> int:
 
     Raises: HintError.
     """
-    nvext = body.get("nvext")
-    nvext = nvext if isinstance(nvext, Mapping) else {}
-    named = (body.get("kv_hints"), body.get("agent_hints"), nvext.get("agent_hints"))
-    found = [_read_hint(hint) for hint in named if hint is not None]
-    controls = (nvext.get("cache_control"), *_controls(body))
+    found = [_read_ttl(hint.get("ttl")) for hint in _hints(body) if _read_flag(hint, "pin")]
+    controls = (_nvext(body).get("cache_control"), *_controls(body))
     found += [_read_control(control) for control in controls if control is not None]
     return min(max(found, default=0), MAX_TTL_S)
 
 
-def _read_hint(hint: Any) -> int:
-    if not isinstance(hint, Mapping):
-        raise HintError(f"hints are {str(hint)[:40]!r}: give an object, such as {{'pin': true, 'ttl': '5m'}}")
-    if hint.get("prefetch"):
-        raise HintError(
-            "prefetch is not taken as a hint: a call of /generate with max_new_tokens 0 loads or computes its prompt"
-        )
-    pin = hint.get("pin")
-    if pin is not None and not isinstance(pin, bool):
-        raise HintError(f"pin is {str(pin)[:40]!r}: it must be true or false")
-    return _read_ttl(hint.get("ttl")) if pin else 0
+def read_prefetch(body: Mapping[str, Any]) -> bool:
+    """Return whether a call only wants to have its prompt in the cache; a look at three members.
+
+    Raises: HintError.
+    """
+    # Each is read, so that none with a mistake passes beside a right one.
+    flags = [_read_flag(hint, "prefetch") for hint in _hints(body)]
+    return any(flags)
+
+
+def _hints(body: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    for hint in (body.get("kv_hints"), body.get("agent_hints"), _nvext(body).get("agent_hints")):
+        if hint is None:
+            continue
+        if not isinstance(hint, Mapping):
+            raise HintError(f"hints are {str(hint)[:40]!r}: give an object, such as {{'pin': true, 'ttl': '5m'}}")
+        yield hint
+
+
+def _nvext(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    nvext = body.get("nvext")
+    return nvext if isinstance(nvext, Mapping) else {}
+
+
+def _read_flag(hint: Mapping[str, Any], name: str) -> bool:
+    flag = hint.get(name)
+    if flag is not None and not isinstance(flag, bool):
+        raise HintError(f"{name} is {str(flag)[:40]!r}: it must be true or false")
+    return bool(flag)
 
 
 def _read_control(control: Any) -> int:

@@ -23,7 +23,8 @@ from sglang_patches.checks import sampling_values
 from sglang_patches.disaggregation.pushes import is_push_rid
 from sglang_patches.disaggregation.role import is_behind_router, worker_role
 from sglang_patches.disaggregation.samples import count_samples, spread_samples, with_prompt_logprobs
-from sglang_patches.disaggregation.whole_calls import read_whole
+from sglang_patches.disaggregation.whole_calls import note_prompts, read_whole
+from sglang_patches.http.prefetches import is_prefetch
 from sglang_patches.http.request_state import note_report, read_from_router
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def read_as_half(obj: GenerateReqInput, request: Request | None) -> Reshape | No
     scores = _take_over(obj, told)
     # Both workers see the same call and must refuse the same: half of a pair would wait for the other.
     is_scoring = role == "prefill" and _goes_nowhere(obj)
+    is_stream = obj.stream
     _refuse_unsupported(obj, has_prompt_logprobs=is_scoring)
     num_samples = count_samples(obj)
     spread_samples(obj)
@@ -77,6 +79,10 @@ def read_as_half(obj: GenerateReqInput, request: Request | None) -> Reshape | No
         for params in _as_list(obj.sampling_params):
             sampling_values.check(params)
         _neutralize(obj, NEUTRAL_FIELDS if is_scoring else NEUTRAL_FIELDS | LOGPROB_FIELDS)
+        if is_scoring and is_prefetch(request):
+            # Its answer, in whichever form, is the client's; what it took is told beside it.
+            obj.stream = is_stream
+            return partial(note_prompts, request=request, num_samples=1)
         if is_scoring:
             return without_output
         # Of a call in a form that has no place for a report.

@@ -38,13 +38,14 @@ from sglang_patches.choosing.classifiers import read_classifiers
 from sglang_patches.choosing.requests import ask_for_state, read_as_choice, take_mark
 from sglang_patches.declarations import binds, overrides
 from sglang_patches.disaggregation.pushes import is_push_rid
-from sglang_patches.disaggregation.requests import read_as_half
+from sglang_patches.disaggregation.requests import read_as_half, without_output
 from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker, worker_role
 from sglang_patches.disaggregation.samples import is_sample_of
 from sglang_patches.eager.answers import EndedAnswers
 from sglang_patches.eager.quiet import Quiet
 from sglang_patches.eager.requests import read_as_job
 from sglang_patches.eager.switch import QUIET_RID, is_eager_rid, read_min_tokens, refuse_reserved_rid
+from sglang_patches.http.prefetches import take_prefetch
 from sglang_patches.http.request_state import take_namespace, take_pin
 from sglang_patches.observed import requests as observed
 from sglang_patches.observed import traces
@@ -192,12 +193,15 @@ class TokenizerManager(upstream.TokenizerManager):
             refuse_reserved_rid(obj.rid)
             read_as_job(obj, request)
         take_namespace(obj, request)
+        is_prefetch = take_prefetch(obj, request)
         reshape = read_as_half(obj, request)
         take_pin(obj, request)
         take_mark(obj, request, choice)
         answers = super().generate_request(obj, request)
         if choice is not None:
             answers = choice.collect(answers)
+        if is_prefetch:
+            answers = without_output(answers)
         return answers if reshape is None else reshape(answers)
 
     @overrides("a1a2a1a47255a080", "generated tokens would be prefilled by the base")

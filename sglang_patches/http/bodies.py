@@ -24,7 +24,7 @@ from prefillshare.tenants.errors import TenantError
 from prefillshare.wire.bodies import is_uncompressed, is_utf_8, read_stream_error
 from prefillshare.wire.errors import error_object
 from prefillshare.wire.from_router import MEMBER
-from prefillshare.wire.hints import HINT_MEMBERS, may_have_hints, read_pin_s
+from prefillshare.wire.hints import HINT_MEMBERS, may_have_hints, read_pin_s, read_prefetch
 from prefillshare.wire.namespace import cache_namespace
 from prefillshare.wire.text import as_json
 from sglang_patches.answers.schemas import MAX_DEPTH, depth
@@ -40,7 +40,8 @@ from sglang_patches.http.model_names import (
     served_names,
 )
 from sglang_patches.http.null_members import drop_nulls
-from sglang_patches.http.request_state import FAILURE, NAMESPACE, PIN, REPORT, SCHEMA, TENANT
+from sglang_patches.http.prefetches import OF_AN_ANSWER
+from sglang_patches.http.request_state import FAILURE, NAMESPACE, PIN, PREFETCH, REPORT, SCHEMA, TENANT
 
 MAX_BODY_BYTES = 32 << 20
 BODY_SECONDS = 120
@@ -302,9 +303,13 @@ def _note_hints(value: dict[str, Any], scope: Message, raw: bytes | None) -> dic
         return value
     if (pin_s := read_pin_s(value)) > 0:
         scope.setdefault("state", {})[PIN] = pin_s
-    if value.keys().isdisjoint(HINT_MEMBERS):
+    dropped = frozenset(HINT_MEMBERS)
+    if read_prefetch(value):
+        scope.setdefault("state", {})[PREFETCH] = True
+        dropped |= OF_AN_ANSWER
+    if value.keys().isdisjoint(dropped):
         return value
-    return {name: member for name, member in value.items() if name not in HINT_MEMBERS}
+    return {name: member for name, member in value.items() if name not in dropped}
 
 
 def _take_member(value: dict[str, Any], scope: Message) -> dict[str, Any]:

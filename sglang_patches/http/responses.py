@@ -29,7 +29,7 @@ from prefillshare.responses.kept import KeptResponses
 from prefillshare.wire.errors import error_object
 from prefillshare.wire.paths import describe_method
 from prefillshare.wire.text import as_json
-from sglang_patches.http.request_state import TENANT
+from sglang_patches.http.request_state import PREFETCH, TENANT
 
 PATH = "/v1/responses"
 _ASKED = (
@@ -95,7 +95,7 @@ class RememberResponses:
         if not isinstance(body, dict):
             await self._app(scope, _replay(raw, receive), send)  # SGLang says what is wrong
             return
-        exchange = self._kept.open(body, owner=_owner(scope))
+        exchange = self._kept.open(body, owner=_owner(scope), is_prefetch=scope.get("state", {}).get(PREFETCH, False))
         asked = orjson.dumps(exchange.body)
         if exchange.is_background:
             account = scope.get("state", {}).get(TENANT)

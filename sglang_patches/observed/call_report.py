@@ -10,12 +10,19 @@ from typing import Any, Unpack
 from prefillshare.wire.call_report import REPORT_KEY, CallReport
 
 
+class _OfPrompt(list[CallReport]):
+    """A note that also comes with an answer of no tokens, of which SGLang takes as many values as it has tokens."""
+
+    def __getitem__(self, key: Any) -> Any:
+        return list(self) if key == slice(0, 0) else super().__getitem__(key)
+
+
 def note(req: Any, **values: Unpack[CallReport]) -> None:
     """Add ``values`` to what the reply to ``req`` says."""
     info = req.customized_info or {}
     # SGLang's own seam: one value per output token, so the dictionary comes with the first one.
     (known,) = info.get(REPORT_KEY, [{}])
-    req.customized_info = {**info, REPORT_KEY: [{**known, **values}]}
+    req.customized_info = {**info, REPORT_KEY: _OfPrompt([{**known, **values}])}
 
 
 def read_note(customized_info: dict[str, list[Any]] | None) -> CallReport:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sglang.srt.observability.req_time_stats import SchedulerReqTimeStats
 
     from prefillshare.tenants.account import Account
+    from prefillshare.wire.call_report import CallReport
 
 
 def begin(manager: TokenizerManager, obj: GenerateReqInput, request: Request | None, states: list[ReqState]) -> None:
@@ -111,7 +112,7 @@ def _count_first_output(observed: Observed, state: ReqState, recv_obj: BatchStrO
     stamps = recv_obj.time_stats[i] if recv_obj.time_stats else None
     state.observed_last = _first_token_time(state, stamps)
     # The scheduler's note comes with the first token (``call_report.note``).
-    found = read_note(state.customized_info_accumulated)
+    found = _read_note(state, recv_obj, i)
     if stamps is not None and stamps.forward_entry_time > stamps.wait_queue_entry_time > 0:
         observed.note_wait(_held_back_s(state) + stamps.get_queueing_time())
     if not found:
@@ -123,6 +124,18 @@ def _count_first_output(observed: Observed, state: ReqState, recv_obj: BatchStrO
     else:
         own, cross = found.get("own_hit_tokens", 0), found.get("cross_hit_tokens", 0)
         observed.note_prefill(tokens=num_tokens, own=own, cross=cross, avoidable=found.get("avoidable_tokens", 0))
+
+
+def _read_note(state: ReqState, recv_obj: BatchStrOutput, i: int) -> CallReport:
+    """The scheduler's note on a request that got what it asked for.
+
+    Without a token that is one that asked for none: no other has come so far, but one that computes the prompt of
+    several samples, each of which is counted with it.
+    """
+    params = state.obj.sampling_params
+    asks_for_none = isinstance(params, dict) and params.get("max_new_tokens") == 0
+    is_told = asks_for_none or recv_obj.completion_tokens[i] > 0
+    return read_note(state.customized_info_accumulated) if is_told else {}
 
 
 def _held_back_s(state: ReqState) -> float:
@@ -157,7 +170,7 @@ def _count_tokens(observed: Observed, state: ReqState, num_tokens: int) -> None:
 
 
 def _count_end(observer: Observer, observed: Observed, state: ReqState, recv_obj: BatchStrOutput, i: int) -> None:
-    found = read_note(state.customized_info_accumulated)
+    found = _read_note(state, recv_obj, i)
     if "handoff_tokens" in found:
         observer.handoffs.add(
             tokens=found["handoff_tokens"],

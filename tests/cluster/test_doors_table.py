@@ -24,6 +24,8 @@ FUNCTION = {"name": "f", "parameters": {"type": "object", "properties": {"a": {"
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "s", "schema": {"enum": ["box"]}}}
 FORMAT = {"format": {"type": "json_schema", "name": "s", "schema": {"enum": ["box"]}}}
 
+AHEAD = {"kv_hints": {"prefetch": True}}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Door:
@@ -52,21 +54,25 @@ DOORS = [
     chat("log-probabilities of the answer", logprobs=True, top_logprobs=2),
     chat("tools", tools=[{"type": "function", "function": FUNCTION}], tool_choice="required"),
     chat("a form of the answer (`response_format`)", response_format=SCHEMA),
+    chat("its prompt alone, ahead (`prefetch`)", **AHEAD),
     chat("the prefill module itself as `model`", model="BASE"),
     door("an answer", "/v1/completions", TEXT),
     door("several prompts, several answers (`n`)", "/v1/completions", TEXT | {"prompt": ["a", "b"], "n": 2}),
     door("`echo`", "/v1/completions", TEXT | {"echo": True}),
     door("`echo` with log-probabilities of the prompt", "/v1/completions", TEXT | {"echo": True, "logprobs": 1}),
+    door("its prompt alone, ahead (`prefetch`)", "/v1/completions", TEXT | AHEAD),
     door("an answer", "/v1/responses", RESPONSE),
     door("streamed", "/v1/responses", RESPONSE | {"stream": True}),
     door("that goes on (`previous_response_id`)", "/v1/responses", RESPONSE | {"previous_response_id": "KEPT"}),
     door("in the background", "/v1/responses", RESPONSE | {"background": True}),
     door("a form of the answer (`text.format`)", "/v1/responses", RESPONSE | {"text": FORMAT}),
+    door("its prompt alone, ahead (`prefetch`)", "/v1/responses", RESPONSE | AHEAD),
     door("read again", "/v1/responses/KEPT", method="GET"),
     door("its input", "/v1/responses/KEPT/input_items", method="GET"),
     door("deleted", "/v1/responses/KEPT", method="DELETE"),
     door("an answer", "/v1/messages", MESSAGE),
     door("streamed", "/v1/messages", MESSAGE | {"stream": True}),
+    door("its prompt alone, ahead (`prefetch`)", "/v1/messages", MESSAGE | AHEAD),
     door("tokens counted", "/v1/messages/count_tokens", {"model": "math", "messages": MESSAGES}),
     door("an answer", "/generate", NATIVE),
     door("several answers (`n`)", "/generate", NATIVE | {"sampling_params": {"max_new_tokens": 2, "n": 2}}),
@@ -80,6 +86,7 @@ DOORS = [
         "/generate",
         NATIVE | {"return_logprob": True, "logprob_start_len": 0, "sampling_params": {"max_new_tokens": 0}},
     ),
+    door("its prompt alone, ahead (`prefetch`)", "/generate", NATIVE | AHEAD),
     door(
         "of a module by its address", "/modules/math/generate", {"text": "a", "sampling_params": {"max_new_tokens": 2}}
     ),

@@ -112,6 +112,15 @@ def test_what_cannot_be_answered_is_refused(fields: dict[str, Any], status: int,
     assert caught.value.status == status
 
 
+def test_what_is_only_prefetched_is_not_kept_nor_computed_in_the_background() -> None:
+    kept = store()
+    exchange = Exchange({"input": "a"}, kept, is_prefetch=True)
+    told = exchange.finish({"object": "response", "status": "incomplete", "output": []})
+    assert (told["store"], kept.get(exchange.id)) == (False, None)
+    with pytest.raises(ResponsesError, match="background is true with prefetch"):
+        Exchange({"input": "a", "background": True}, kept, is_prefetch=True)
+
+
 def test_none_is_computed_in_the_background_where_none_is_kept() -> None:
     with pytest.raises(ResponsesError, match="max_count under"):
         KeptResponses(Responses(max_count=0)).open({"input": "a", "background": True})

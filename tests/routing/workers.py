@@ -178,7 +178,7 @@ class SmallWorker:
         self.headers.append(request.headers)
         self.running += 1
         try:
-            return await (self._prefill(body) if self.role == "prefill" else self._decode(request, body))
+            return await (self._prefill(request, body) if self.role == "prefill" else self._decode(request, body))
         except (asyncio.CancelledError, ConnectionResetError) as error:
             # That the router left shows at the next write, or before.
             self.cut_off.append(body["rid"])
@@ -191,7 +191,7 @@ class SmallWorker:
         error = {"message": f"{self.id} says {status}", "type": "x", "param": None, "code": None}
         return web.json_response(self.error_body or {"error": error}, status=status)
 
-    async def _prefill(self, body: dict[str, Any]) -> web.Response:
+    async def _prefill(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         if self.status != 200:
             return self._failure()
         if self.eager_status != 200 and body in self.eager:
@@ -206,7 +206,10 @@ class SmallWorker:
             self.rooms[room].set()
         if self.gives_up and body in self.eager:
             return web.json_response({"meta_info": {"finish_reason": {"type": "abort", "message": "no room"}}})
+        if body.get("stream"):
+            return await self._stream(request)
         report: dict[str, Any] = {"usage": {"prompt_tokens": 40, "prompt_tokens_details": {"cached_tokens": 8}}}
+        report |= {name: body[name] for name in ("model",) if name in body}
         return web.json_response(report | ({"metadata": {"prefillshare": self.hits}} if self.hits else {}))
 
     async def _decode(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:

@@ -74,7 +74,7 @@ def hits(served: Served) -> int:
 
 def test_a_hint_that_cannot_be_read_is_refused(served: Served) -> None:
     body = {"model": "math", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
-    for hint in ({"pin": 1}, {"pin": True, "ttl": "soon"}, {"prefetch": True}):
+    for hint in ({"pin": 1}, {"pin": True, "ttl": "soon"}, {"prefetch": "yes"}):
         assert served.post("acme", "/v1/chat/completions", {**body, "kv_hints": hint}).status_code == 400
     assert served.post("acme", "/v1/chat/completions", {**body, "agent_hints": {"osl": 5}}).status_code == 200
 
@@ -159,6 +159,43 @@ def test_what_is_pinned_is_counted(served: Served) -> None:
     wait_until(lambda: served.prefill()["kv"]["pinned_tokens"] > 0)
     # Of a worker that is too busy to answer in time, the memory is unknown.
     wait_until(lambda: "prefillshare_kv_pinned_tokens" in served.get("operator", "/metrics").text)
+
+
+def test_what_is_prefetched_is_loaded_from_the_store_and_is_the_tenants(served: Served) -> None:
+    known, ahead = prompt_of(21), {"kv_hints": {"prefetch": True}}
+    served.generate("acme", known)
+    for number in range(KV_TOKENS // 64 + 4):  # until the KV cache has forgotten it
+        served.generate("operator", prompt_of(200 + number))
+    before, computed, tokens = hits(served), served.computed(), served.tenant("acme")["generated_tokens"]
+    answer = served.generate("acme", known, ANSWER_TOKENS, **ahead)
+    assert (answer["output_ids"], answer["meta_info"]["finish_reason"]["type"]) == ([], "length")
+    num_loaded = hits(served) - before
+    assert num_loaded > 0
+    assert served.computed() - computed <= len(known) - num_loaded
+    assert served.tenant("acme")["generated_tokens"] == tokens
+    rest(served)
+    # Now it is in the KV cache, and nobody else's.
+    before = hits(served)
+    assert served.generate("acme", known)["meta_info"]["cached_tokens"] >= (len(known) - 1) // PAGE * PAGE
+    assert hits(served) == before
+    assert served.generate("other", known)["meta_info"]["cached_tokens"] == 0
+
+
+def test_a_prefetched_stream_is_counted_and_pins_beside_it_hold(served: Served) -> None:
+    rest(served)
+    served.flush()
+    wait_until(lambda: served.prefill()["kv"]["pinned_tokens"] == 0)
+    body = {"model": "math", "messages": [{"role": "user", "content": "Layla has many boxes of beads, too " * 4}]}
+    hints = {"kv_hints": {"prefetch": True, "pin": True, "ttl": 60}}
+    before = served.tenant("acme")
+    text = served.post("acme", "/v1/chat/completions", body | hints | {"stream": True}).text
+    assert '"finish_reason":"length"' in text
+    assert '"usage":{' not in text
+    after = served.tenant("acme")
+    assert after["prompt_tokens"] > before["prompt_tokens"]
+    assert (after["calls"] - before["calls"], after["generated_tokens"]) == (1, before["generated_tokens"])
+    wait_until(lambda: served.prefill()["kv"]["pinned_tokens"] > 0)
+    assert served.post("narrow", "/v1/chat/completions", body | hints | {"model": "code"}).status_code == 403
 
 
 def test_anthropics_usage_tells_what_was_written_to_the_cache(served: Served) -> None:

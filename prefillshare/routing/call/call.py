@@ -61,6 +61,9 @@ class Call(Demand):
     that is the alias's default. None where the module is known."""
     choice: Choice | None = None
     """What was asked about it just before; None where its module was known."""
+    prefetched_for: str | None = None
+    """The module for whose later call a prefill worker is to have the prompt, and whose name the answer has; None for
+    all other calls."""
     hides_usage: bool = False
     """Whether the workers are to tell the usage at the end of a stream, and the client is not."""
     scoring: Mapping[str, Any] | None = None

@@ -10,6 +10,7 @@ module computes prompts itself is sent the whole call, as a client of its own wo
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ import orjson
 from prefillshare.contract import MODULE_HEADER, NO_BOOTSTRAP_HOST
 from prefillshare.responses.forms import read_response
 from prefillshare.routing.call.call import Call
+from prefillshare.routing.call.prefetch import name_module
 from prefillshare.routing.call.scoring import read_scores
 from prefillshare.routing.workers.answer import read_json
 from prefillshare.routing.workers.leg import Leg
@@ -54,8 +56,12 @@ def make_prefill_only_leg(call: Call, prefill: Worker) -> Leg:
         "bootstrap_host": _per_prompt(call, lambda: NO_BOOTSTRAP_HOST),
         "bootstrap_room": _make_rooms(call),
     }
-    fields = bootstrap | {"stream": False, **call.answer_fields}
-    return _make_answering_leg(call, prefill, fields, {MODULE_HEADER: call.module})
+    fields = bootstrap | {"stream": call.is_stream, **call.answer_fields}
+    if call.prefetched_for is None:
+        return _make_answering_leg(call, prefill, fields, {MODULE_HEADER: call.module})
+    fields |= {} if call.endpoint == "/generate" else {"model": call.module}
+    read = partial(name_module, endpoint=call.endpoint, module=call.prefetched_for, is_stream=call.is_stream)
+    return replace(_make_leg(call, prefill, fields, {MODULE_HEADER: call.prefetched_for}), read=read)
 
 
 def make_choice_leg(call: Call, prefill: Worker, base: str, choice_id: str) -> Leg:
@@ -82,7 +88,9 @@ def make_whole_leg(call: Call, engine: Worker) -> Leg:
 def make_scoring_leg(call: Call, prefill: Worker) -> Leg:
     """Return the leg that asks `prefill` for the log-probabilities of the prompts, before it computes their KV."""
     assert call.scoring is not None
-    scoring = replace(call, endpoint="/generate", shared_body=orjson.dumps(call.scoring), answer_fields={})
+    scoring = replace(
+        call, endpoint="/generate", is_stream=False, shared_body=orjson.dumps(call.scoring), answer_fields={}
+    )
     return replace(make_prefill_only_leg(scoring, prefill), read=read_scores)
 
 

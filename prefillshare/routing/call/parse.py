@@ -15,6 +15,7 @@ from prefillshare.naming.names import Names
 from prefillshare.routing.call.call import Body, Call, Choice, Endpoint
 from prefillshare.routing.call.checks import check_fields, check_items
 from prefillshare.routing.call.metering import ask_usage
+from prefillshare.routing.call.prefetch import wants_prefetch
 from prefillshare.routing.call.prompt import chat_prompts, text_prompts
 from prefillshare.routing.call.samples import as_list, count_samples
 from prefillshare.routing.call.scoring import make_scoring
@@ -79,10 +80,11 @@ def parse_call(
     if account is not None:
         body, hides_usage = _confine(endpoint, body, account, served, addressed)
     is_stream = _read_flag(body, "stream")
-    is_prefill_only = endpoint == "/generate" and not is_stream and _asks_for_nothing(body)
-    module = _find_module(body, served.names, addressed, asked.session, may_be_base=is_prefill_only)
-    is_prefill_only = is_prefill_only and module not in served.alone
-    num_samples = count_samples(endpoint, body, is_prefill_only=is_prefill_only)
+    is_prefetch = wants_prefetch(body)
+    asks_nothing = endpoint == "/generate" and ((not is_stream and _asks_for_nothing(body)) or is_prefetch)
+    module = _find_module(body, served.names, addressed, asked.session, may_be_base=asks_nothing)
+    is_prefill_only = (is_prefetch or asks_nothing) and module not in served.alone
+    num_samples = count_samples(endpoint, body, is_prefill_only=is_prefill_only, is_prefetch=is_prefetch)
     try:
         num_prompts, prompts = _SHAPES[endpoint](body, served.vocab_size)
         check_fields(body, num_prompts, served.vocab_size)
@@ -98,12 +100,13 @@ def parse_call(
         is_stream=is_stream,
         num_prompts=num_prompts,
         num_samples=num_samples,
-        scoring=None if is_prefill_only else make_scoring(endpoint, body),
+        scoring=None if is_prefill_only or is_prefetch else make_scoring(endpoint, body),
         prompts=prompts,
         session=asked.session,
         account=account,
         undecided=None if is_prefill_only else undecided,
         choice=choice,
+        prefetched_for=module if is_prefetch and is_prefill_only else None,
         hides_usage=hides_usage,
     )
 

@@ -1,9 +1,12 @@
 """A call that asks for no token: a prefill worker answers it alone."""
 
 import asyncio
+from collections.abc import Mapping
 
+from prefillshare.errors import AnswerError
 from prefillshare.routing.call.legs import make_prefill_only_leg
 from prefillshare.routing.call.prefill_leg import run_prefill_leg
+from prefillshare.routing.call.relay import OF_A_STREAM, StreamBrokenError
 from prefillshare.routing.call.underway import Underway, give_up, note_silence
 from prefillshare.routing.choice.chooser import Pair
 from prefillshare.routing.parts import Parts
@@ -14,12 +17,30 @@ from prefillshare.routing.workers.leg import Leg
 async def answer_by_prefill(parts: Parts, underway: Underway, pair: Pair) -> int:
     """Give the caller the prefill worker's own answer; return its status.
 
-    Raises: LegFailedError, ShortageError, CallTimeoutError.
+    Raises: LegFailedError, ShortageError, StreamBrokenError, CallTimeoutError.
     """
     answer = await ask_prefill(parts, underway, pair, make_prefill_only_leg(underway.call, pair.prefill))
     headers = {"Content-Type": answer.content_type, "X-Prefill-Worker": pair.prefill.id}
-    underway.caller.answer(answer.body, status=answer.status, headers=headers)
+    body = answer.body if answer.status != 200 or underway.call.prefetched_for is None else answer.told
+    if answer.status == 200 and underway.call.is_stream:
+        await _write_stream(underway, body, headers | OF_A_STREAM, parts.settings.router.idle_timeout_s)
+    else:
+        underway.caller.answer(body, status=answer.status, headers=headers)
     return answer.status
+
+
+async def _write_stream(underway: Underway, body: bytes, headers: Mapping[str, str], idle_s: float) -> None:
+    """Send the client a stream that has come whole.
+
+    Raises: StreamBrokenError.
+    """
+    writer = await underway.caller.begin_stream(headers=headers)
+    try:
+        async with asyncio.timeout(idle_s):
+            await writer.write_last(body)
+    except (AnswerError, TimeoutError) as error:  # no response for whoever remembers it; a client that reads nothing
+        writer.cut_off()
+        raise StreamBrokenError(str(error) or f"the client read nothing for {idle_s:g} s") from error
 
 
 async def ask_prefill(parts: Parts, underway: Underway, pair: Pair, leg: Leg) -> Answer:

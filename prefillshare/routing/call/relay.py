@@ -21,7 +21,7 @@ from prefillshare.wire.errors import anthropic_error
 
 _SLACK = 1 / 16
 """Share of the idle time by which a pause between two pieces may be longer."""
-_OF_A_STREAM = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+OF_A_STREAM = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
 class StreamBrokenError(PrefillShareError):
@@ -40,7 +40,7 @@ async def relay(underway: Underway, prefill: Worker, decode: Worker, answer: Ans
         underway.caller.answer(answer.body, status=answer.status, headers=headers)
         return
     # The status is out: from here on a failure can only be told within the stream.
-    writer = await underway.caller.begin_stream(headers=headers | _OF_A_STREAM)
+    writer = await underway.caller.begin_stream(headers=headers | OF_A_STREAM)
     try:
         await _pass_on(underway, writer, decode, answer, settings.idle_timeout_s)
     except (LegFailedError, AnswerError) as failure:

@@ -11,8 +11,8 @@ MAX_SAMPLES = 128
 """As the OpenAI API defines it."""
 
 
-def count_samples(endpoint: Endpoint, body: Body, *, is_prefill_only: bool) -> int:
-    """Return the answers to each prompt.
+def count_samples(endpoint: Endpoint, body: Body, *, is_prefill_only: bool, is_prefetch: bool = False) -> int:
+    """Return the answers to each prompt; one, and empty, to those of a call that is sent ahead of itself.
 
     Raises: BadCallError, also for a call that asks for no token: there is one empty answer.
     """
@@ -21,6 +21,8 @@ def count_samples(endpoint: Endpoint, body: Body, *, is_prefill_only: bool) -> i
     if len(counts) > 1:
         raise BadCallError("n differs between the prompts of one call: give the same, or send several calls", param="n")
     count = counts.pop() if counts else 1
+    if is_prefetch:
+        return 1
     if is_prefill_only and count > 1:
         raise BadCallError(f"n is {count} with max_new_tokens 0: no token has no samples, leave n out", param="n")
     return count

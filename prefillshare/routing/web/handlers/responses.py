@@ -13,6 +13,7 @@ from prefillshare.responses.ids import conversation_name, make_id, read_tag
 from prefillshare.responses.kept import KeptResponses
 from prefillshare.routing.call.call import Body, Call
 from prefillshare.routing.call.parse import read_object, write_object
+from prefillshare.routing.call.prefetch import wants_prefetch
 from prefillshare.routing.errors import ResponsesRefusedError, RoutingError, error_body
 from prefillshare.routing.gateway import Gateway
 from prefillshare.routing.web.bodies import read_json_body
@@ -39,7 +40,7 @@ async def create(request: web.Request) -> web.StreamResponse:
             if await gateway.peers.forward(caller, asked, own):
                 return caller.made()
         try:
-            exchange = gateway.responses.open(body, response_id, _owner(request))
+            exchange = gateway.responses.open(body, response_id, _owner(request), is_prefetch=wants_prefetch(body))
         except ResponsesError as error:
             raise ResponsesRefusedError(error) from None
         whole = write_object(exchange.body)
