@@ -66,8 +66,7 @@ def find_lines(text: str) -> dict[str, int]:
     table, place = parse_toml(text), ""
     known: dict[str, int] = {}
     num_seen: Counter[int] = Counter()
-    for number, statement in _statements(text):
-        said = parse_toml(statement)
+    for number, statement, said in _statements(text):
         if statement.startswith("["):
             place = _place_of(said, table, num_seen)
             continue
@@ -76,8 +75,8 @@ def find_lines(text: str) -> dict[str, int]:
     return known
 
 
-def _statements(text: str) -> Iterator[tuple[int, str]]:
-    """Each header and each key with its value, and the number of its first line.
+def _statements(text: str) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Each header and each key with its value: the number of its first line, its text, and what that says.
 
     What ends within a value is no TOML, so the shortest beginning of the rest that is shows where a statement ends,
     without a grammar of our own.
@@ -89,10 +88,10 @@ def _statements(text: str) -> Iterator[tuple[int, str]]:
             continue
         statement = "".join(lines[start:end]).lstrip()
         try:
-            parse_toml(statement)
+            said = parse_toml(statement)
         except NotTomlError:
             continue
-        yield start + 1, statement
+        yield start + 1, statement, said
         start = end
 
 

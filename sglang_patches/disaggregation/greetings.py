@@ -8,11 +8,12 @@ it likes. What a greeting finds is noted by whoever makes it, so that the end of
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+
+from prefillshare.beside import do_beside
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class Greetings:
         greeting = self._by_address.setdefault(address, _Greeting())
         if greeting.reply is None:
             if self._clock() >= greeting.due_at:
-                greeting.reply = self._begin(address)
+                greeting.reply = do_beside(lambda: self._greet(address), "greeting")
             return None
         if not greeting.reply.done():
             return None
@@ -76,18 +77,3 @@ class Greetings:
             return None
         del self._by_address[address]
         return f"the prefill worker at {address} does not answer: see whether it runs"
-
-    def _begin(self, address: str) -> Future[str | None]:
-        reply: Future[str | None] = Future()
-
-        def ask() -> None:
-            try:
-                reply.set_result(self._greet(address))
-            except Exception as error:  # the end of a thread: whoever looks finds it
-                reply.set_exception(error)
-
-        try:
-            threading.Thread(target=ask, name="greeting", daemon=True).start()
-        except RuntimeError as error:  # no more threads for this user at this moment
-            reply.set_exception(error)
-        return reply

@@ -6,16 +6,15 @@ taken when nothing in it has changed for `STABLE_S`, so that none is read while 
 """
 
 import math
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 from urllib.parse import quote
 
+from prefillshare.beside import do_beside
 from prefillshare.direct import direct_client
 from prefillshare.serving.options import LaunchOptions, Listener, auth_header
 from prefillshare.wire.errors import error_text
@@ -44,7 +43,6 @@ Ask = Callable[[str, str, object], Refusal | None]
 
 Modules = dict[str, Signature | None]
 """Modules of a folder by name; None of one that cannot be looked at now, and holds up no other one."""
-T = TypeVar("T")
 
 _GONE: Signature = ()
 _NOT_FOUND = 404
@@ -87,7 +85,7 @@ class WatchedFolder:
         if self.is_busy or self.now() < self._next_at:
             return
         self._next_at = self.now() + LOOK_EVERY_S
-        self._looking = _beside(partial(_list_modules, self.folder))
+        self._looking = do_beside(partial(_list_modules, self.folder), "modules folder")
 
     def _see(self, looking: "Future[Modules]") -> None:
         if not looking.done():
@@ -125,7 +123,7 @@ class WatchedFolder:
             words = ("PUT", path, {"path": str(self.folder / name)})
         self._tried[name] = signature
         self._again_at.pop(name, None)
-        self._asked = (name, signature, _beside(partial(self.ask, *words)))
+        self._asked = (name, signature, do_beside(partial(self.ask, *words), "modules folder"))
 
     def _hear(self, name: str, signature: Signature, answer: "Future[Refusal | None]") -> None:
         if not answer.done():
@@ -170,23 +168,6 @@ def watch_folder(folder: Path | None, url: str, options: LaunchOptions, say: Lis
         return None if reply.is_success else Refusal(status=reply.status_code, reason=error_text(reply.content))
 
     return WatchedFolder(folder=folder, ask=ask, say=say)
-
-
-def _beside(work: Callable[[], T]) -> "Future[T]":
-    """Do in a thread what may never end; this process ends all the same."""
-    done: Future[T] = Future()
-
-    def do() -> None:
-        try:
-            done.set_result(work())
-        except Exception as error:  # the end of a thread: whoever waits gets it
-            done.set_exception(error)
-
-    try:
-        threading.Thread(target=do, name="modules folder", daemon=True).start()
-    except RuntimeError as error:  # no more threads for this user at this moment
-        done.set_exception(error)
-    return done
 
 
 def _list_modules(folder: Path) -> Modules:
