@@ -1,5 +1,6 @@
 """What the whole suite shares: the marks of tests, and the fidelity matrix at the end of a run."""
 
+import asyncio
 import gc
 from collections.abc import Generator, Iterator
 
@@ -77,3 +78,14 @@ def _ports_of_one_test() -> Iterator[None]:
     before = set(ports._held)
     yield
     ports.release(set(ports._held) - before)
+
+
+@pytest.fixture(autouse=True)
+def _event_loop_of_one_test() -> Iterator[None]:
+    """Give every test Python's own event loop.
+
+    SGLang makes uvloop the process's as it is imported, and uvloop's timers, which are of whole milliseconds, can end
+    early: a test would see the one or the other by what ran before it.
+    """
+    asyncio.set_event_loop_policy(None)
+    yield

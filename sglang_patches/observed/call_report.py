@@ -11,7 +11,11 @@ from prefillshare.wire.call_report import REPORT_KEY, CallReport
 
 
 class _OfPrompt(list[CallReport]):
-    """A note that also comes with an answer of no tokens, of which SGLang takes as many values as it has tokens."""
+    """The note on a call for no token: SGLang sends as many values as tokens, of this one the note all the same.
+
+    For such calls only. Of any other, which also reports before its first token when it is retracted there, the note
+    would come a second time with the token.
+    """
 
     def __getitem__(self, key: Any) -> Any:
         return list(self) if key == slice(0, 0) else super().__getitem__(key)
@@ -22,7 +26,8 @@ def note(req: Any, **values: Unpack[CallReport]) -> None:
     info = req.customized_info or {}
     # SGLang's own seam: one value per output token, so the dictionary comes with the first one.
     (known,) = info.get(REPORT_KEY, [{}])
-    req.customized_info = {**info, REPORT_KEY: _OfPrompt([{**known, **values}])}
+    kind = _OfPrompt if req.sampling_params.max_new_tokens == 0 else list
+    req.customized_info = {**info, REPORT_KEY: kind([{**known, **values}])}
 
 
 def read_note(customized_info: dict[str, list[Any]] | None) -> CallReport:

@@ -152,6 +152,7 @@ class Scheduler(RuleBasedStateMachine):
                 origin_input_ids=array("q", prompt),
                 output_ids=array("q"),
                 priority=0,
+                sampling_params=SimpleNamespace(max_new_tokens=1),
             )
         )
 
