@@ -81,11 +81,10 @@ def _ports_of_one_test() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _event_loop_of_one_test() -> Iterator[None]:
+def _event_loop_of_one_test() -> None:
     """Give every test Python's own event loop.
 
     SGLang makes uvloop the process's as it is imported, and uvloop's timers, which are of whole milliseconds, can end
     early: a test would see the one or the other by what ran before it.
     """
     asyncio.set_event_loop_policy(None)
-    yield

@@ -47,8 +47,6 @@ class Configuration:
     environment: tuple[tuple[str, str], ...] = ()
     overlaps: bool = True
     """Whether the next batch is prepared while one runs, as on a GPU."""
-    has_exact_logprobs: bool = True
-    """SGLang 0.5.17 can lose y_1's log-probability of a request retracted right after its prefill, patched or not."""
     is_stored: bool = False
     """Whether there is a store, and answers of every length are computed ahead: those here are shorter than the
     default asks for."""
@@ -71,17 +69,13 @@ CONFIGURATIONS = {
         page_size=16,
         args=("--page-size", "16", "--chunked-prefill-size", "64"),
         environment=(("SGLANG_TEST_RETRACT", "1"), ("SGLANG_TEST_RETRACT_INTERVAL", "5")),
-        has_exact_logprobs=False,
     ),
-    "page 1, pool of 1600 tokens": Configuration(
-        args=("--max-total-tokens", "1600", "--chunked-prefill-size", "256"), has_exact_logprobs=False
-    ),
+    "page 1, pool of 1600 tokens": Configuration(args=("--max-total-tokens", "1600", "--chunked-prefill-size", "256")),
 }
 STORED = {
     "page 16, chunk 64, mixed batches, answers ahead, store": Configuration(
         page_size=16,
         args=("--chunked-prefill-size", "64", "--enable-mixed-chunk", "--max-total-tokens", "4096"),
-        has_exact_logprobs=False,
         is_stored=True,
     )
 }
@@ -125,7 +119,6 @@ def check(
     answers: Sequence[Answer],
     expected: Expected,
     score: Score,
-    configuration: Configuration,
 ) -> None:
     """Count exact answers and the largest difference; report the first prompts that differ."""
     wrong = []
@@ -138,8 +131,7 @@ def check(
         difference = abs(answer.first_logprob - want.logprobs[0])
         score.largest_logprob_difference = max(score.largest_logprob_difference, difference)
     assert not wrong, f"{len(wrong)} of {score.total} differ; (module, prompt tokens, cached, got, want): {wrong[:3]}"
-    if configuration.has_exact_logprobs:
-        assert score.largest_logprob_difference <= LOGPROB_TOLERANCE
+    assert score.largest_logprob_difference <= LOGPROB_TOLERANCE
 
 
 def base_made_prefix(prompt: Prompt, page_size: int) -> int:
@@ -157,11 +149,11 @@ def test_cold_then_warm(engine, configuration, prompts, expected, score):
     """Each prompt is first asked of one module, then of the other two, which must hit all that is base-made."""
     engine.flush()
     first = [(prompt, MODULES[i % 3]) for i, prompt in enumerate(prompts)]
-    check(first, engine.generate_all(first, NUM_TOKENS, 4), expected, score, configuration)
+    check(first, engine.generate_all(first, NUM_TOKENS, 4), expected, score)
 
     others = [(p, m) for p, asked in first for m in (*MODULES, None) if m != asked]
     answers = engine.generate_all(others, NUM_TOKENS, 4)
-    check(others, answers, expected, score, configuration)
+    check(others, answers, expected, score)
     if "1600" not in configuration.args:  # that pool is too small to keep every prompt
         for (prompt, _), answer in zip(others, answers, strict=True):
             assert is_base_made_prefix(answer.cached_tokens, prompt, configuration.page_size)
@@ -172,7 +164,7 @@ def test_sixteen_at_a_time(engine, configuration, prompts, expected, score):
     engine.flush()
     asked = [(prompt, module) for prompt in prompts for module in (*MODULES, None)]
     Random(0).shuffle(asked)
-    check(asked, engine.generate_all(asked, NUM_TOKENS, 16), expected, score, configuration)
+    check(asked, engine.generate_all(asked, NUM_TOKENS, 16), expected, score)
 
 
 def test_asked_together_a_prompt_is_computed_once(engine, configuration, prompts, expected, score):
@@ -182,7 +174,7 @@ def test_asked_together_a_prompt_is_computed_once(engine, configuration, prompts
         engine.flush()
         asked = [(prompt, module) for module in modules]
         answers = engine.generate_batch(asked, NUM_TOKENS)
-        check(asked, answers, expected, score, configuration)
+        check(asked, answers, expected, score)
         first, *others = sorted(answer.cached_tokens for answer in answers)
         reused = base_made_prefix(prompt, configuration.page_size)
         assert first == 0
@@ -195,7 +187,7 @@ def test_conversations_in_turns(engine, configuration, prompts, turns, score):
     """The next prompt finds what the answer before it has left, which is all of it where answers are computed ahead."""
     engine.flush()
     answers = [ask_in_turn(engine, configuration, pair) for pair in turns]
-    check(list(turns), answers, turns, score, configuration)
+    check(list(turns), answers, turns, score)
     for number, ((prompt, _), answer) in enumerate(zip(turns, answers, strict=True)):
         if number % NUM_TURNS:
             assert found_at_least(prompt, configuration) <= answer.cached_tokens < len(prompt)
@@ -232,7 +224,7 @@ def check_stored(
     wait_for_more(engine, "store", "num_pages", num_pages - 1)
     engine.generate_all([(prompt, None) for prompt in prompts], 1, 4)  # which pool and host tier have no room for
     again = engine.generate_all(last, NUM_TOKENS, 1)
-    check(last, again, turns, score, configuration)
+    check(last, again, turns, score)
     for (prompt, _), answer in zip(last, again, strict=True):
         # The beginning, which other prompts have as well, may be in the pool.
         assert answer.cached_tokens == whole_pages(len(prompt))
