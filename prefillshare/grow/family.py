@@ -79,6 +79,15 @@ class Family:
         assert self.identity is not None
         return {name: (shape[0], shape[1]) for name, shape in self.identity["shapes"].items()}
 
+    def tell_left_out(self) -> str | None:
+        """What to say of the end of the pool, where an interrupted run left one."""
+        num_bytes = self.pool.num_cut_bytes
+        return (
+            f"{self.file}: the last {num_bytes} bytes are of a run that was interrupted, left out"
+            if num_bytes
+            else None
+        )
+
     def begin(self, identity: Mapping[str, Any]) -> None:
         """Take what a new family stands on; `first_record` stores it."""
         self._open({"kind": "family", "format": FORMAT, **identity})

@@ -49,8 +49,15 @@ def sha256(content: bytes) -> str:
 def check_modules(family: Family) -> None:
     """Compare the adapter of every task with what the pool says it is.
 
-    Raises: TrainingError when one was changed.
+    Raises: TrainingError when one was changed, or is not in the pool.
     """
+    known = {task.name for task in family.tasks}
+    for manifest in sorted(family.directory.glob(f"*/{MANIFEST_NAME}")):
+        if manifest.parent.name not in known:
+            raise TrainingError(
+                f"{manifest.parent} is a module that {family.file.name} does not know: the file was cut short, put "
+                f"back a copy of it; or move the folder out of the family, it can still be served"
+            )
     for task in family.tasks:
         file = family.module(task.name) / WEIGHTS_NAME
         if file.exists() and (found := sha256(file.read_bytes())) != task.adapter_sha256:

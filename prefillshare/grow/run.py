@@ -23,7 +23,6 @@ from prefillshare.grow.pool import append_records, lock_family
 from prefillshare.grow.publish import adapter_bytes, check_modules, publish, sha256
 from prefillshare.grow.search import Found, Search
 from prefillshare.grow.units import put_units_beside
-from prefillshare.modules.manifest import MANIFEST_NAME
 from prefillshare.modules.targets import check_targets
 from prefillshare.training.data.prepare import Prepared, prepare
 from prefillshare.training.finetune.models import load_tokenizer, locate_base
@@ -64,17 +63,8 @@ def open_family(directory: Path, report: Reporter) -> Family:
     Raises: TrainingError when a module was changed, or is not in the pool.
     """
     family = Family(directory)
-    if family.pool.num_cut_bytes:
-        report.say(
-            f"{family.file}: the last {family.pool.num_cut_bytes} bytes are of a run that was interrupted, left out"
-        )
-    known = {task.name for task in family.tasks}
-    for manifest in sorted(directory.glob(f"*/{MANIFEST_NAME}")):
-        if manifest.parent.name not in known:
-            raise TrainingError(
-                f"{manifest.parent} is a module that {family.file.name} does not know: the file was cut short, put "
-                f"back a copy of it; or move the folder out of the family, it can still be served"
-            )
+    if left_out := family.tell_left_out():
+        report.say(left_out)
     check_modules(family)
     for task in family.tasks:
         publish(family, task)

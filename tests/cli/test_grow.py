@@ -1,6 +1,7 @@
 """`prefillshare grow` as a user meets it: what it lists and reports, the mistakes, the exit codes."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -102,3 +103,20 @@ def test_a_wrong_task_file_is_named(
     assert command(str(tmp_path / "family"), "--task", str(file)) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "family").exists()
+
+
+@pytest.mark.parametrize("what", ["ls", "report"])
+def test_a_pool_that_was_cut_short_is_not_listed_as_if_it_were_whole(
+    what: str, family: Path, tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut = tmp_path / "family"
+    shutil.copytree(family, cut)
+    (cut / "pool.bin").write_bytes((family / "pool.bin").read_bytes()[:-10])
+    assert command(what, str(cut)) == 6
+    assert "second is a module that pool.bin does not know" in capsys.readouterr().err
+    # What an interrupted run left has no module: it is said, and the others are listed.
+    shutil.rmtree(cut / "second")
+    assert command(what, str(cut)) == 0
+    told = capsys.readouterr()
+    assert "are of a run that was interrupted, left out" in told.err
+    assert "first" in told.out

@@ -145,14 +145,17 @@ def _open(directory: Path) -> "Family":
 
     Raises: TrainingError when there is none, or it is not what it was.
     """
+    from prefillshare.cli.output import say
     from prefillshare.errors import TrainingError
     from prefillshare.grow.family import Family
     from prefillshare.grow.publish import check_modules
 
     known = Family(directory.resolve())
+    check_modules(known)
     if not known.tasks:
         raise TrainingError(
             f"{directory} holds no family: grow its first task with `prefillshare grow {directory} --task new.toml`"
         )
-    check_modules(known)
+    if left_out := known.tell_left_out():
+        say(left_out)
     return known
