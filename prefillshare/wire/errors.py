@@ -52,7 +52,7 @@ def openai_error(body: bytes, status: int) -> bytes:
     """Return the error answer `body` in OpenAI's form; one that is in it already stays as it is."""
     try:
         error = json.loads(body)["error"]
-    except (ValueError, TypeError, LookupError):
+    except (ValueError, RecursionError, TypeError, LookupError):
         error = None
     if isinstance(error, Mapping) and error.keys() >= _KEYS and isinstance(error["code"], str | None):
         return body
@@ -92,7 +92,7 @@ def _read_reason(body: bytes) -> Mapping[str, Any]:
     """The innermost object that tells the reason; a bare text as such an object."""
     try:
         value = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = body.decode(errors="replace")
     for name in ("error", "detail"):
         if isinstance(value, Mapping) and name in value:

@@ -91,3 +91,9 @@ def test_what_is_missing_is_named_without_what_it_is_missing_in(literal: str, me
     body = json.dumps({"message": f"1 validation error:\n  {literal}\n\n  File server.py, line 3"}).encode()
     error = json.loads(openai_error(body, 400))["error"]
     assert (error["message"], error["param"]) == (message, param)
+
+
+def test_a_body_that_is_nested_without_end_is_text() -> None:
+    body = b"[" * 100_000
+    assert error_text(body).startswith("[[[")
+    assert json.loads(openai_error(body, 502))["error"]["message"].startswith("[[[")
