@@ -28,7 +28,7 @@ class TorchCpuPlatform(CpuSRTPlatform):
     def apply_server_args_defaults(self, server_args: ServerArgs) -> None:
         server_args.disable_cuda_graph = True
         if server_args.disaggregation_mode != "null" and os.getenv(OVERLAP_VARIABLE) != "1":
-            # Nothing computes beside the CPU, and repetition penalties are a token late with it.
+            # Nothing computes beside the CPU: a token would come a step later, and an answer cost a step more.
             server_args.disable_overlap_schedule = True
         uses_lora = bool(server_args.enable_lora or server_args.lora_paths)
         if uses_lora and server_args.lora_backend != "torch_native":

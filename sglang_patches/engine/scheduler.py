@@ -15,6 +15,7 @@ How: the numbers, read at the moment of asking (:mod:`sglang_patches.observed.kv
     taken out of the calls that come, and get a batch where no call wants one. Such a batch never joins the requests
     that decode, is handed to nobody, and is out of the way before a flush looks whether anything runs. Without a GPU,
     the result of a pass that extends requests is processed before the next pass, as upstream does between two such.
+    Where steps overlap, penalties count a step's input as it is launched (:mod:`sglang_patches.patches.penalties`).
 Remove when: upstream's load snapshot tells shared, private and free tokens, its idle loop waits for
     events, and its transports for the event of a step.
 """
@@ -22,6 +23,8 @@ Remove when: upstream's load snapshot tells shared, private and free tokens, its
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -40,6 +43,7 @@ from sglang_patches.eager.prefill import EVERY_JOB, EagerPrefill, is_decoding, i
 from sglang_patches.eager.switch import QUIET_RID, is_eager_rid, read_min_tokens
 from sglang_patches.observed.kv_usage import kv_usage, waiting_requests
 from sglang_patches.observed.store_usage import store_usage
+from sglang_patches.patches.penalties import count_inputs
 from sglang_patches.prefill.waiting import Wait
 
 if TYPE_CHECKING:
@@ -90,6 +94,15 @@ class Scheduler(upstream.Scheduler):
     def maybe_send_cached_prefix_chunk(self, req: Req) -> None:
         if not self.enable_overlap and not req.prefillshare.is_eager:
             super().maybe_send_cached_prefix_chunk(req)
+
+    @overrides("f3dbe4b52757dbd2", "penalties would know each token one step late where steps overlap")
+    @contextmanager
+    def _forward_isolation(self, batch: ScheduleBatch, *, overlap: bool) -> Iterator[None]:
+        if overlap and count_inputs(batch):
+            # The next step is prepared from this state, beside this one.
+            self.schedule_stream.wait_stream(self.forward_stream)
+        with super()._forward_isolation(batch, overlap=overlap):
+            yield
 
     last_batch: ScheduleBatch | None
 

@@ -4,7 +4,9 @@
 turns. Greedy tokens must be identical; log-probabilities of y_1 agree within 1e-4.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -15,6 +17,7 @@ import pytest
 from sglang_patches.prefill.underway import MIN_TOKENS
 from tests.fidelity.conftest import MODULES, NUM_TOKENS, Expected, Prompt
 from tests.support.engines import (
+    MODELS_DIR,
     TINY_AGENTS,
     Answer,
     Endpoint,
@@ -24,6 +27,7 @@ from tests.support.engines import (
     with_prefill_key,
 )
 from tests.support.marks import starts_engine
+from tests.support.penalties import PENALTIES, PenalizedReference, repeating_prompts
 from tests.support.reference import Reference
 from tests.support.scores import Score
 from tests.support.stores import stored_agents, whole_pages
@@ -31,6 +35,7 @@ from tests.support.waiting import wait_until
 
 LOGPROB_TOLERANCE = 1e-4
 NUM_TURNS = 3
+TINY = MODELS_DIR / "tiny"
 NEW = (30, 31, 32)
 """What a conversation says between two calls."""
 DEADLINE_S = 120.0
@@ -181,6 +186,27 @@ def test_asked_together_a_prompt_is_computed_once(engine, configuration, prompts
         # For a last chunk that is short nobody waits.
         longest_rest = MIN_TOKENS if "--chunked-prefill-size" in configuration.args else 1
         assert all(reused - longest_rest < cached < len(prompt) for cached in others)
+
+
+def test_penalties_know_every_token_of_the_answer_and_no_other(engine, prompts, score):
+    """Steps that overlap, mixed batches and retractions included; each of these prompts ends in what is likely next."""
+    reference = PenalizedReference(TINY / "base", {name: TINY / name for name in MODULES})
+    asked = [*repeating_prompts(TINY / "base"), *((*prompt, prompt[-2], prompt[-1]) for prompt in prompts[:3])]
+    wanted = {
+        (prompt, module, name): reference.penalized(module, prompt, NUM_TOKENS, **{name: value}).tokens
+        for prompt, module in zip(asked, itertools.cycle(MODULES), strict=False)
+        for name, value in PENALTIES
+    }
+    values = dict(PENALTIES)
+
+    def ask(of: tuple[Prompt, str, str]) -> list[int]:
+        params = {"temperature": 0, "max_new_tokens": NUM_TOKENS, "ignore_eos": True, of[2]: values[of[2]]}
+        return engine.generate(of[0], of[1], NUM_TOKENS, sampling_params=params).tokens
+
+    with ThreadPoolExecutor(len(wanted)) as pool:
+        answers = dict(zip(wanted, pool.map(ask, wanted), strict=True))
+    score.total, score.exact = len(wanted), sum(answers[of] == want for of, want in wanted.items())
+    assert answers == wanted
 
 
 def test_conversations_in_turns(engine, configuration, prompts, turns, score):

@@ -4,11 +4,10 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-import torch
 
 from tests.fidelity_pd.conftest import MODULES, NUM_TOKENS
 from tests.support.pd import TINY, as_answer
-from tests.support.reference import Continuation, Reference
+from tests.support.penalties import PENALTIES, PenalizedReference
 
 CONTEXT = "Mia has 3 boxes with 8 pens in each box. " * 6
 
@@ -20,42 +19,12 @@ SCHEMA = {
 }
 
 
-class PenalizedReference(Reference):
-    """The reference with the penalties of SGLang's sampling parameters, which count generated tokens only."""
-
-    def penalized(self, module: str, prompt: tuple[int, ...], num_tokens: int, **penalties: float) -> Continuation:
-        """Greedy continuation under ``penalties``."""
-        self.penalties = penalties
-        return self.ask(module, prompt, num_tokens)
-
-    def _decode(self, cache, token, num_tokens, draft=()):
-        seen: list[int] = []
-        for _ in range(num_tokens):
-            output = self.model(torch.tensor([[token]]), past_key_values=cache, use_cache=True)
-            cache, scores = output.past_key_values, output.logits[0, -1].double()
-            self._penalize(scores, seen)
-            token = int(scores.argmax())
-            seen.append(token)
-        return Continuation(tokens=seen, logprobs=[0.0] * len(seen))
-
-    def _penalize(self, scores: torch.Tensor, seen: list[int]) -> None:
-        for token in set(seen):
-            scores[token] -= self.penalties.get("frequency_penalty", 0.0) * seen.count(token)
-            scores[token] -= self.penalties.get("presence_penalty", 0.0)
-            factor = self.penalties.get("repetition_penalty", 1.0)
-            scores[token] = scores[token] * factor if scores[token] < 0 else scores[token] / factor
-
-
 @pytest.fixture(scope="module")
 def penalized_reference() -> PenalizedReference:
     return PenalizedReference(TINY / "base", {name: TINY / name for name in MODULES})
 
 
-@pytest.mark.parametrize(
-    "penalty",
-    [{"frequency_penalty": 1.5}, {"presence_penalty": 1.5}, {"repetition_penalty": 1.4}],
-    ids=lambda p: next(iter(p)),
-)
+@pytest.mark.parametrize("penalty", [{name: value} for name, value in PENALTIES], ids=[name for name, _ in PENALTIES])
 def test_penalties_count_generated_tokens_only(pair, prompts, penalized_reference, penalty):
     """Each prompt ends in a token that is also likely next, so counting x_n would show."""
     asked = [(*prompt, prompt[-2], prompt[-1]) for prompt in prompts[:6]]

@@ -1,34 +1,25 @@
-"""The overlap schedule across workers, which a GPU uses by default: what is exact with it, and what is not.
+"""The overlap schedule across workers, which a GPU uses by default: all is exact with it as well.
 
 The scheduler prepares a step before it has seen the tokens of the one before. Forced on CPU here. Tokens are those of
-the reference, with retractions too. One thing differs from the schedule without overlap, and is asserted as it is:
-penalties hear of a token one step late, as on SGLang as released.
+the reference, with retractions too, and with penalties, which know the latest token (SGLang as released: one late).
 """
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from transformers import AutoTokenizer
 
 from prefillshare.contract import OVERLAP_VARIABLE
 from tests.fidelity_pd.conftest import MODULES, NUM_TOKENS
-from tests.fidelity_pd.test_behaviour import PenalizedReference
 from tests.fidelity_pd.test_exact import RETRACTION, check
 from tests.support.marks import starts_engine
 from tests.support.pd import TINY, Workers, deployment_file, pd_workers
+from tests.support.penalties import PENALTIES, PenalizedReference, repeating_prompts
 
 OVERLAP = {OVERLAP_VARIABLE: "1", "SGLANG_DISAGG_PREFILL_EARLY_SEND_CACHED_PREFIX": "0"}
 WITHOUT = ("--disable-overlap-schedule",)
 RETRACTED = "decode-tool-0"
-NUM_PENALIZED = 8
-
-
-class LateReference(PenalizedReference):
-    """The reference with penalties that do not know the latest token yet."""
-
-    def _penalize(self, scores, seen):
-        super()._penalize(scores, seen[:-1])
+NUM_PENALIZED = 16
 
 
 @pytest.fixture(scope="module")
@@ -60,27 +51,21 @@ def test_tokens_are_exact_after_retractions(overlapping, prompts, expected, scor
 
 @pytest.fixture(scope="module")
 def repeating() -> list[tuple[int, ...]]:
-    """Prompts after which the module would say one token again and again."""
-    tokenizer = AutoTokenizer.from_pretrained(TINY / "base")
-    return [tuple(tokenizer.encode(text)) for text in (":" * 16, "a" * 14, "3 " * 9 + "3")]
+    return repeating_prompts(TINY / "base")
 
 
 @pytest.fixture(scope="module")
-def references() -> tuple[PenalizedReference, LateReference]:
-    paths = TINY / "base", {name: TINY / name for name in MODULES}
-    return PenalizedReference(*paths), LateReference(*paths)
+def penalized_reference() -> PenalizedReference:
+    return PenalizedReference(TINY / "base", {name: TINY / name for name in MODULES})
 
 
-@pytest.mark.parametrize("penalty", ["frequency_penalty", "presence_penalty", "repetition_penalty"])
-def test_penalties_are_a_token_late(overlapping, references, repeating, penalty):
-    pair, penalties = overlapping.pairs["math"], {penalty: 2.0}
+@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("penalty", [name for name, _ in PENALTIES])
+def test_penalties_know_every_token(overlapping, penalized_reference, repeating, module, penalty):
+    pair, penalties = overlapping.pairs[module], {penalty: 2.0}
+    asked = [*repeating] * 4
 
-    def wanted(reference: PenalizedReference) -> list[list[int]]:
-        return [reference.penalized("math", prompt, NUM_PENALIZED, **penalties).tokens for prompt in repeating]
-
-    with ThreadPoolExecutor(len(repeating)) as pool:
-        asked = pool.map(lambda p: pair.generate(p, NUM_PENALIZED, sampling_params=penalties).tokens, repeating)
-        answers = list(asked)
-    in_time, late = map(wanted, references)
-    assert answers == late
-    assert answers != in_time, "upstream mended it: say so in docs/fidelity.md"
+    with ThreadPoolExecutor(len(asked)) as pool:
+        answers = list(pool.map(lambda p: pair.generate(p, NUM_PENALIZED, sampling_params=penalties).tokens, asked))
+    wanted = [penalized_reference.penalized(module, prompt, NUM_PENALIZED, **penalties).tokens for prompt in repeating]
+    assert answers == wanted * 4

@@ -140,7 +140,7 @@ def _schedule_flags(worker: Worker, argv: Sequence[str]) -> list[str]:
     if worker.role == "engine":
         # SGLang computes prompts first: answers would stand still for seconds while others' prompts are computed.
         return ["--enable-mixed-chunk"]
-    # Prefill and decode workers have no choice: with the schedule repetition penalties hear of a token one step late.
+    # Nothing computes beside the CPU: a token would come a step later, and an answer cost a step more.
     return [] if "--disable-overlap-schedule" in argv else ["--disable-overlap-schedule"]
 
 
