@@ -98,10 +98,11 @@ class Scheduler(upstream.Scheduler):
     @overrides("f3dbe4b52757dbd2", "penalties would know each token one step late where steps overlap")
     @contextmanager
     def _forward_isolation(self, batch: ScheduleBatch, *, overlap: bool) -> Iterator[None]:
-        if overlap and count_inputs(batch):
-            # The next step is prepared from this state, beside this one.
-            self.schedule_stream.wait_stream(self.forward_stream)
+        has_counted = overlap and count_inputs(batch)
         with super()._forward_isolation(batch, overlap=overlap):
+            if has_counted:
+                # The next step is prepared from the same state, while this one computes.
+                self.schedule_stream.wait_stream(self.forward_stream)
             yield
 
     last_batch: ScheduleBatch | None
