@@ -5,18 +5,20 @@ is the prefill module's, so the next turn finds the answer cached, whichever mod
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
 
 import pytest
 
-from tests.fidelity.icarus_expected import LOGPROB_TOLERANCE, Rules
+from tests.fidelity.icarus_expected import LOGPROB_TOLERANCE, Rules, greedy_with_penalty
 from tests.fidelity.icarus_family import ORDINARY, PAIRED, TWIN, make_icarus_family
 from tests.fidelity.test_matches_reference import CONFIGURATIONS, Configuration, is_base_made_prefix
 from tests.support.engines import Endpoint, shared_engine
 from tests.support.marks import starts_engine
 
 NUM_TOKENS = 16
+PENALTY = 1.5
 MODULES = (*PAIRED, *ORDINARY, None)
 
 
@@ -74,6 +76,20 @@ def test_sixteen_at_a_time(engine, few, rules, score):
     asked = [(prompt, module) for prompt in few for module in MODULES]
     Random(0).shuffle(asked)
     rules.check(asked, engine.generate_all(asked, NUM_TOKENS, 16), score)
+
+
+def test_a_penalty_counts_every_token_that_the_module_said(engine, few, rules, score):
+    """Beside ordinary modules, in steps that overlap and batches that are mixed, and after retractions."""
+    asked = [(prompt, module) for prompt in few[:4] for module in (*PAIRED, *ORDINARY)]
+    params = {"temperature": 0, "max_new_tokens": NUM_TOKENS, "ignore_eos": True, "frequency_penalty": PENALTY}
+    with ThreadPoolExecutor(len(asked)) as pool:
+        given = pool.map(lambda pair: engine.generate(*pair, NUM_TOKENS, sampling_params=params).tokens, asked)
+        answers = [(pair, tokens) for pair, tokens in zip(asked, given, strict=True) if pair[1] in PAIRED]
+    for (prompt, module), tokens in answers:
+        scores = rules.scores(module, prompt, tuple(tokens))
+        score.total += 1
+        score.exact += tokens == greedy_with_penalty(scores, tokens, PENALTY)
+    assert score.exact == score.total > 0
 
 
 def test_the_next_turn_finds_the_answer_cached_whoever_asks(engine, configuration, few, rules, score):
