@@ -63,3 +63,15 @@ def test_mistakes(tmp_path: Path, lines: str, said: str) -> None:
 def test_one_engine_has_no_use_for_it(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"\[cluster\] table"):
         load(tmp_path, 'address = "10.0.0.1:6379"', "colocated")
+
+
+def test_the_address_of_the_file_wins_over_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFILLSHARE_CLUSTER", raising=False)
+    assert load(tmp_path, "").known_address is None
+    monkeypatch.setenv("PREFILLSHARE_CLUSTER", "other:6379")
+    assert load(tmp_path, "").known_address == "other:6379"
+    assert load(tmp_path, 'address = "own:6379"').known_address == "own:6379"
+    monkeypatch.setenv("PREFILLSHARE_CLUSTER", "nonsense")
+    assert load(tmp_path, 'address = "own:6379"').known_address == "own:6379"
+    with pytest.raises(ConfigError, match="PREFILLSHARE_CLUSTER is 'nonsense'"):
+        load(tmp_path, "").known_address  # noqa: B018
