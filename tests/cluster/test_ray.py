@@ -310,6 +310,8 @@ def test_stop_leaves_nothing(on_ray):
 
 @pytest.mark.long
 def test_the_launch_after_a_launcher_that_was_killed_waits_for_what_that_one_started(on_ray, expected):
+    if on_ray.members():
+        stop(on_ray)
     words = [sys.executable, "-m", "prefillshare", "launch", str(on_ray.file), "--port", str(on_ray.port), "--detach"]
     variables = environment(on_ray.folder, on_ray.address)
     with subprocess.Popen(words, env=variables, stderr=subprocess.PIPE, text=True) as launcher:
