@@ -48,11 +48,11 @@ def test_all_keys(tmp_path: Path) -> None:
         ('network = "here"', r"10\.77\.0\.0/24"),
         ('ports = "20000"', "20000-20999"),
         ('ports = "20000-20010"', "at least 40"),
-        ("decode = { gpus = -1 }", "at least 0"),
+        ("decode = { gpus = -1 }", r"\[cluster.decode\]: gpus is -1: it must be at least 0"),
         ("router = { gpus = 1 }", "routers use none"),
         ("router = { replicas = 0 }", "at least 1"),
         ("decode = { labels = { ps = 3 } }", r"labels = \{ name = \"text\" \}"),
-        ('decode = { label = { ps = "a" } }', "did you mean 'labels'"),
+        ('decode = { label = { ps = "a" } }', r"\[cluster.decode\] has the unknown key 'label': did you mean 'labels'"),
     ],
 )
 def test_mistakes(tmp_path: Path, lines: str, said: str) -> None:
