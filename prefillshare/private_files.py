@@ -5,6 +5,7 @@ reads what it likes anyway, and it is who mounts secrets into containers.
 """
 
 import os
+import shlex
 import stat
 from pathlib import Path
 
@@ -24,12 +25,19 @@ def read_private(path: Path, what: str) -> str:
         text = path.read_text(encoding="utf-8").strip() if stat.S_ISREG(found.st_mode) else ""
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise ConfigError(f"{what} {path} cannot be read ({reason}): write the key into it, one line") from None
+        fix = how_to_make(path) if isinstance(error, FileNotFoundError) else "write the key into it, one line"
+        raise ConfigError(f"{what} {path} cannot be read ({reason}): {fix}") from None
     if problem := judge_private(found):
         raise ConfigError(f"{what} {path} {problem}: chown it to you and chmod 600 {path}")
     if not text or "\n" in text:
         raise ConfigError(f"{what} {path} does not hold one line: write the key into it, and nothing else")
     return text
+
+
+def how_to_make(path: Path) -> str:
+    """Return what to do where a file that holds a secret is not there."""
+    made = f"(umask 077; openssl rand -hex 24 > {shlex.quote(str(path))})"
+    return f"copy that of the other machines, or make it with `{made}`"
 
 
 def judge_private(found: os.stat_result) -> str | None:

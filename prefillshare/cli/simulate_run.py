@@ -19,7 +19,7 @@ from prefillshare.simulation.figures import Slo, as_rows
 from prefillshare.simulation.model import WorkerModel, write_model
 from prefillshare.simulation.presets import choose_model
 from prefillshare.simulation.report import draw_report
-from prefillshare.simulation.run import Case, Plan, simulate
+from prefillshare.simulation.run import PER_MODULE, Case, Plan, simulate
 from prefillshare.simulation.sizes import parse_sizes
 from prefillshare.simulation.system import Size
 
@@ -52,8 +52,8 @@ class Simulated:
     """File that it is made from."""
     workers: str | None
     """Numbers of workers; None leaves them to the file."""
-    systems: str
-    """Policies and `per-module`, separated by commas."""
+    systems: str | None
+    """Policies and `per-module`, separated by commas; None takes `prefix_aware`, and `per-module` where that fits."""
     model: str
     """Preset or file."""
     num_modules: int | None
@@ -138,13 +138,14 @@ def make_plan(options: Simulated, model: WorkerModel) -> Plan:
     if options.output_tokens is not None:
         sizes["output_tokens"] = parse_numbers("--output-tokens", options.output_tokens, int)
     eager, limits = options.is_eager, options.slo
+    numbers = parse_sizes(options.workers) if options.workers else (_own_size(deployment, len(modules)),)
     return Plan(
         workload=options.workload,
         file=options.trace,
         shape=replace(_SHAPE, **sizes),
         modules=modules,
-        systems=tuple(name for name in options.systems.split(",") if name),
-        sizes=parse_sizes(options.workers) if options.workers else (_own_size(deployment, len(modules)),),
+        systems=_choose_systems(options.systems, numbers, len(modules)),
+        sizes=numbers,
         loads=_choose_loads(options),
         model=model,
         settings=deployment.router,
@@ -173,6 +174,18 @@ def _load(file: Path, changes: Sequence[str]) -> Deployment:
 def _own_size(deployment: Deployment, num_modules: int) -> Size:
     own = sum(module.replicas for module in deployment.decode)
     return Size(num_prefill=deployment.prefill.workers, num_decode=max(own, num_modules))
+
+
+def _choose_systems(given: str | None, sizes: Sequence[Size], num_modules: int) -> tuple[str, ...]:
+    if given is not None:
+        return tuple(name for name in given.split(",") if name)
+    if (small := next((size for size in sizes if size.num_prefill < num_modules), None)) is None:
+        return ("prefix_aware", PER_MODULE)
+    say(
+        f"{PER_MODULE} is left out: {small.title} has no prefill worker for each of {num_modules} modules; for both, "
+        f"give --workers {num_modules}+{max(num_modules, small.num_decode)} or more"
+    )
+    return ("prefix_aware",)
 
 
 def _choose_loads(options: Simulated) -> tuple[Load, ...]:

@@ -4,7 +4,7 @@ Each step leaves a deployment that serves, and can be taken up again by anybody:
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -16,9 +16,9 @@ from prefillshare.cluster.plan import Group, Member, Plan, next_members, revisio
 from prefillshare.cluster.roster import Roster, read_roster
 from prefillshare.cluster.secrets import read_admin_key
 from prefillshare.cluster.status import MemberStatus
-from prefillshare.cluster.waiting import NewMembers
+from prefillshare.cluster.waiting import NewMembers, list_some
 from prefillshare.direct import direct_client
-from prefillshare.errors import ConfigError, ServerError
+from prefillshare.errors import ConfigError, LaunchError, ServerError
 from prefillshare.serving.options import auth_header
 from prefillshare.wire.errors import error_text
 
@@ -54,6 +54,7 @@ class Changer:
 
         `sizes` are the wanted numbers of members, and whoever is not in it stays; without them, those of the file, and
         members of modules that it has no more end, too.
+        Members that were there already, and do not serve yet, are waited for, too.
         Effects: on failure, ends again what it has started.
         Raises: LaunchError with the reason of a member that cannot start, ConfigError where the prefill module differs.
         """
@@ -71,7 +72,22 @@ class Changer:
             surplus = read_roster(self.name).surplus(group, size)
             self.remove([member.name for member in surplus])
         self._remove_gone(gone)
+        self._wait_for(sizes)
         return read_roster(self.name)
+
+    def _wait_for(self, groups: Iterable[Group]) -> None:
+        """Wait for those that somebody else has started, such as a launcher that was killed before they served."""
+        roster = read_roster(self.name)
+        waiting = [
+            Member(group=group, number=status.number, plan=self.plan)
+            for group in groups
+            for status in roster.of(group)
+            if not roster.is_serving(status)
+        ]
+        try:
+            NewMembers(plan=self.plan, members=waiting, say=self.say).wait(self.timeout_s, self.check)
+        except LaunchError as error:
+            raise LaunchError(f"{error} (it was there before: it stays, and tries again by itself)") from None
 
     def _missing(self, roster: Roster, group: Group, size: int) -> list[Member]:
         known = roster.of(group)
@@ -174,7 +190,8 @@ def _end_members(deployment: str, names: Sequence[str], drain_s: float, say: Say
     ask(deployment, names, "leave", drain_s, timeout_s=drain_s + _LEAVE_EXTRA_S)
     for name in names:
         connection.remove_member(deployment, name)
-        say(f"{name} has left")
+    if names:
+        say(f"{list_some(names)} {'has' if len(names) == 1 else 'have'} left")
     deadline = time.monotonic() + _LEAVE_EXTRA_S
     # Who launches next must not be given an actor that is about to end.
     while (left := set(names) & set(list_deployments().get(deployment, []))) and time.monotonic() < deadline:

@@ -35,13 +35,19 @@ class Roster:
     def surplus(self, group: Group, size: int) -> list[MemberStatus]:
         """Return the members of one group that go so that `size` stay.
 
-        First those that do something else by now than their name says; never the last one of what it does, as long as
-        another one can go.
+        First those that have said nothing yet, so do nothing; then those that do something else by now than their name
+        says, and of the others those that do not run. Never the last one of what it does, as long as another one can
+        go.
         """
         staying, going = self.of(group), list[MemberStatus]()
         doing = Counter(member.group for member in self.members)
+
+        def rank(one: MemberStatus) -> tuple[bool, bool, bool, bool, int]:
+            is_silent = one.group is None
+            return is_silent or doing[one.group] > 1, is_silent, one.group != group, one.state != "running", one.number
+
         while len(staying) > size:
-            goes = max(staying, key=lambda one: (doing[one.group] > 1, one.group not in (group, None), one.number))
+            goes = max(staying, key=rank)
             staying.remove(goes)
             doing[goes.group] -= 1
             going.append(goes)

@@ -1,7 +1,7 @@
 """Waits until new members serve, and says what each of them waits for."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from prefillshare.cluster.connection import read_nodes
@@ -15,6 +15,8 @@ _POLL_S = 0.5
 _SAY_PLACING_AFTER_S = 10.0
 _NODES_STAY_S = 10.0
 """Nodes are looked at again after so long."""
+_MOST_NAMES = 8
+"""A line names no more members than these."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,28 +43,31 @@ class NewMembers:
         while waiting:
             check()
             roster = read_roster(self.plan.config.name)
-            for status in roster.members:
-                if status.name in waiting:
-                    self._look_at(status, roster)
-                    waiting -= {status.name} if roster.is_serving(status) else set()
+            self._tell([status for status in roster.members if status.name in waiting], roster)
+            waiting -= {status.name for status in roster.members if roster.is_serving(status)}
             if waiting and self._waited_s() > timeout_s:
-                said = "; ".join(f"{name}: {self._said.get(name, 'nothing heard of it')}" for name in sorted(waiting))
-                raise LaunchError(f"{', '.join(sorted(waiting))} did not serve within {timeout_s:.0f} s ({said})")
+                said = group_by_text({name: self._said.get(name, "nothing heard of it") for name in sorted(waiting)})
+                raise LaunchError(f"not all served within {timeout_s:.0f} s ({'; '.join(said)})")
             if waiting:
                 time.sleep(_POLL_S)
 
     def _waited_s(self) -> float:
         return time.monotonic() - self._started_at
 
-    def _look_at(self, status: MemberStatus, roster: Roster) -> None:
-        if status.state == "failed":
-            raise LaunchError(f"{status.name} on node {status.node} did not start: {status.reason}")
-        if status.is_waiting and self._waited_s() < _SAY_PLACING_AFTER_S:
-            return
-        text = self._describe(status, roster)
-        if self._said.get(status.name) != text:
-            self._said[status.name] = text
-            self.say(f"{status.name}: {text}")
+    def _tell(self, members: Sequence[MemberStatus], roster: Roster) -> None:
+        """Say what is new, in one line of all who stand alike: there may be hundreds."""
+        new: dict[str, str] = {}
+        for status in members:
+            if status.state == "failed":
+                raise LaunchError(f"{status.name} on node {status.node} did not start: {status.reason}")
+            if status.is_waiting and self._waited_s() < _SAY_PLACING_AFTER_S:
+                continue
+            text = self._describe(status, roster)
+            if self._said.get(status.name) != text:
+                new[status.name] = text
+        self._said |= new
+        for line in group_by_text(new):
+            self.say(line)
 
     def _describe(self, status: MemberStatus, roster: Roster) -> str:
         if status.is_waiting:
@@ -84,3 +89,18 @@ class NewMembers:
         if time.monotonic() - self._nodes_read_at > _NODES_STAY_S:
             self._nodes, self._nodes_read_at = read_nodes(), time.monotonic()
         return explain_waiting(spot_of(self.plan, role), self._nodes)
+
+
+def list_some(names: Sequence[str]) -> str:
+    """Return the names, or the first of many and how many more there are."""
+    if len(names) <= _MOST_NAMES:
+        return ", ".join(names)
+    return f"{', '.join(names[: _MOST_NAMES - 1])} and {len(names) - _MOST_NAMES + 1} others"
+
+
+def group_by_text(texts: Mapping[str, str]) -> list[str]:
+    """Return a line for each text, with the names that have it."""
+    names: dict[str, list[str]] = {}
+    for name, text in texts.items():
+        names.setdefault(text, []).append(name)
+    return [f"{list_some(alike)}: {text}" for text, alike in names.items()]

@@ -1,6 +1,7 @@
 """The `[cluster]` table of a deployment file: which nodes of a Ray cluster run what of it."""
 
 import ipaddress
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from prefillshare.errors import ConfigError
 
 _ADDRESS = re.compile(r"(ray://)?[^\s/:]+:\d{1,5}")
 _PORTS = re.compile(r"(\d{1,5})-(\d{1,5})")
+ADDRESS_VARIABLE = "PREFILLSHARE_CLUSTER"
 MIN_PORTS = 40
 """A node that has fewer cannot give two workers theirs."""
 
@@ -77,6 +79,17 @@ class Cluster:
             _check_network(self.network)
         if self.ports is not None:
             parse_ports(self.ports)
+
+    @property
+    def known_address(self) -> str | None:
+        """Its own address, else that of the variable of the commands that look at a cluster.
+
+        Raises: ConfigError when the variable holds none.
+        """
+        named = os.environ.get(ADDRESS_VARIABLE)
+        if named and self.address is None:
+            check_address(named, ADDRESS_VARIABLE)
+        return self.address or named or None
 
     @property
     def own_ports(self) -> range | None:

@@ -90,7 +90,7 @@ def convert(value: object, hint: Any, key: str, where: str) -> Any:
     if origin is dict:
         return _convert_texts(value, key, where)
     if dataclasses.is_dataclass(hint):
-        return _build_table(value, hint, key)
+        return _build_table(value, hint, key, where)
     return _convert_scalar(value, hint, key, where)
 
 
@@ -108,7 +108,7 @@ def _convert_list(value: object, inner: Any, key: str, where: str) -> tuple[Any,
         form = f"write [[{key}]] with two brackets" if is_table else f"write {key} = [{item}]"
         raise ConfigError(f"{where}: {key} is {_quote(value)}, not a list: {form}")
     if is_table:
-        return tuple(_build_table(item, inner, key, number) for number, item in enumerate(value, start=1))
+        return tuple(_build_table(item, inner, key, where, number) for number, item in enumerate(value, start=1))
     return tuple(convert(item, inner, key, where) for item in value)
 
 
@@ -121,14 +121,22 @@ def _convert_texts(value: object, key: str, where: str) -> dict[str, str]:
 def _convert_tables(value: object, inner: Any, key: str, where: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise ConfigError(f"{where}: {key} is {_quote(value)}: write tables by name, {key} = {{ name = {{ ... }} }}")
-    return {name: _build_table(table, inner, f"{key}.{name}") for name, table in value.items()}
+    return {name: _build_table(table, inner, f"{key}.{name}", where) for name, table in value.items()}
 
 
-def _build_table(value: object, cls: Any, key: str, number: int | None = None) -> Any:
-    name = f"[{key}]" if number is None else f"[[{key}]] number {number}"
+def _build_table(value: object, cls: Any, key: str, where: str, number: int | None = None) -> Any:
+    name = _name_table(key, where, number)
     if not isinstance(value, Mapping):
         raise ConfigError(f"{key} is {_quote(value)}: make it a table, {name}")
     return build(cls, value, name)
+
+
+def _name_table(key: str, where: str, number: int | None) -> str:
+    """Return the name of a table with those that it is in: `prefill` stands under `[roles]`, and alone as well."""
+    if where.startswith("[["):
+        return f"{key} of {where}" if number is None else f"{key} number {number} of {where}"
+    path = f"{where[1:-1]}.{key}" if where.startswith("[") else key
+    return f"[{path}]" if number is None else f"[[{path}]] number {number}"
 
 
 def _convert_scalar(value: object, hint: type, key: str, where: str) -> Any:

@@ -5,6 +5,7 @@ import resource
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from prefillshare.serving.machine.toolkit import missing_compilers
 
 if TYPE_CHECKING:
     from prefillshare.config import Deployment
+    from prefillshare.config.cluster import Cluster
 
 _PYTHONS = ((3, 11), (3, 12))
 _MIB = 1 << 20
@@ -64,9 +66,16 @@ def examine(host: str, port: int, deployment: Path, changes: Sequence[str] = ())
     if gpus():
         checks.insert(checks.index(_check_device) + 1, _check_compilers)
     if config is not None and config.cluster is not None:
-        address = os.environ.get("PREFILLSHARE_CLUSTER") or config.cluster.address
-        checks.insert(checks.index(_check_logs), lambda: check_ray(address))
+        checks.insert(checks.index(_check_logs), partial(_check_ray, config.cluster))
     return [check() for check in checks]
+
+
+def _check_ray(cluster: "Cluster") -> Finding:
+    try:
+        return check_ray(cluster.known_address)
+    except ConfigError as error:
+        value, _, fix = str(error).partition(": ")
+        return Finding(name="Ray", state="problem", value=value, fix=fix)
 
 
 def _check_python() -> Finding:

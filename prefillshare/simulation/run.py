@@ -18,7 +18,7 @@ from prefillshare.errors import SimulationError
 from prefillshare.simulation.clock import now_s, run_simulated
 from prefillshare.simulation.figures import Figures, Slo, measure
 from prefillshare.simulation.model import WorkerModel
-from prefillshare.simulation.system import SimulatedSystem, Size
+from prefillshare.simulation.system import SimulatedSystem, Size, check_size
 
 POLICIES = ("prefix_aware", "session", "round_robin", "least_loaded")
 PER_MODULE = "per-module"
@@ -62,6 +62,10 @@ class Plan:
                 raise SimulationError(f"there is no system {name!r}: choose from {', '.join(SYSTEMS)}")
         if not (self.systems and self.sizes and self.loads):
             raise SimulationError("there is nothing to simulate: give systems, workers and a load")
+        # Before the first run: what has been simulated by then would be lost.
+        for size in self.sizes:
+            for name in self.systems:
+                check_size(len(self.modules), size, is_shared=name != PER_MODULE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

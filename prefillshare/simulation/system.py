@@ -67,7 +67,7 @@ class SimulatedSystem:
         eager_min_tokens: int | None = None,
     ) -> None:
         """With `eager_min_tokens`, answers of at least so many tokens are computed ahead when nobody waits."""
-        _check_size(modules, size, is_shared)
+        check_size(len(modules), size, is_shared=is_shared)
         self.model = model
         self.handoff_tokens = 0
         self.ideals = Ideals()
@@ -197,15 +197,16 @@ class SimulatedSystem:
         }
 
 
-def _check_size(modules: Sequence[str], size: Size, is_shared: bool) -> None:
-    if size.num_decode < len(modules) or size.num_prefill < 1:
+def check_size(num_modules: int, size: Size, *, is_shared: bool) -> None:
+    """Raises: SimulationError unless there are workers enough for each module, `is_shared` or dealt to the modules."""
+    if size.num_decode < num_modules or size.num_prefill < 1:
         raise SimulationError(
-            f"{size.title} has too few workers: {len(modules)} modules need a decode worker each and a prefill worker"
+            f"{size.title} has too few workers: {num_modules} modules need a decode worker each and a prefill worker"
         )
-    if not is_shared and size.num_prefill < len(modules):
+    if not is_shared and size.num_prefill < num_modules:
         raise SimulationError(
-            f"{size.title} has {size.num_prefill} prefill workers and per-module needs one for each of {len(modules)} "
-            f"modules: give --workers {len(modules)}+{size.num_decode} or more, or leave per-module out"
+            f"{size.title} has too few prefill workers for per-module, which needs one for each of {num_modules} "
+            f"modules: give --workers {num_modules}+{size.num_decode} or more, or leave per-module out"
         )
 
 

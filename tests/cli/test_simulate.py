@@ -44,6 +44,21 @@ def test_figures_come_as_a_table_as_json_and_as_plots(tmp_path: Path) -> None:
     assert as_json[0] == told["figures"][0]
 
 
+def test_a_file_as_it_stands_is_simulated_with_what_it_has_workers_for() -> None:
+    done = _run(_FILE, *_SMALL, "--json")
+    assert done.returncode == 0, done.stderr
+    assert [figures["system"] for figures in json.loads(done.stdout)] == ["prefix_aware"]
+    assert "per-module is left out: 1P+3D has no prefill worker for each of 3 modules" in done.stderr
+    assert "--workers 3+3 or more" in done.stderr
+
+
+def test_what_was_simulated_is_not_lost_to_a_size_that_cannot_be() -> None:
+    done = _run(_FILE, *_SMALL, "--workers", "3+3,1+3", "--systems", "prefix_aware,per-module")
+    assert (done.returncode, done.stdout) == (10, "")
+    assert "1P+3D has too few prefill workers for per-module, which needs one for each of 3 modules" in done.stderr
+    assert "calls" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -309,6 +309,24 @@ def test_stop_leaves_nothing(on_ray):
 
 
 @pytest.mark.long
+def test_the_launch_after_a_launcher_that_was_killed_waits_for_what_that_one_started(on_ray, expected):
+    if on_ray.members():
+        stop(on_ray)
+    words = [sys.executable, "-m", "prefillshare", "launch", str(on_ray.file), "--port", str(on_ray.port), "--detach"]
+    variables = environment(on_ray.folder, on_ray.address)
+    with subprocess.Popen(words, env=variables, stderr=subprocess.PIPE, text=True) as launcher:
+        assert launcher.stderr is not None
+        while "starting on" not in launcher.stderr.readline():
+            assert launcher.poll() is None
+        launcher.kill()
+    assert not any(member["state"] == "running" for name, member in on_ray.members().items() if "-math-" in name)
+    on_ray.launch()
+    assert [on_ray.ask(prompt) for prompt in PROMPTS] == expected["math"]
+    on_ray.check_processes(2)
+    stop(on_ray)
+
+
+@pytest.mark.long
 def test_a_lost_node_and_a_lost_actor_cost_no_call_but_streams_that_had_begun(on_ray, expected):
     """With two replicas; the second fault comes when the first is over."""
     workers = ("prefill-0", "decode-math-0", "decode-math-1")

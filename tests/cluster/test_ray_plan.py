@@ -20,7 +20,8 @@ from prefillshare.cluster.plan import (
 )
 from prefillshare.cluster.roster import Roster
 from prefillshare.cluster.secrets import read_admin_key, read_api_key
-from prefillshare.cluster.status import MemberStatus
+from prefillshare.cluster.status import MemberState, MemberStatus
+from prefillshare.cluster.waiting import group_by_text
 from prefillshare.config import Cluster, Roles, load_deployment
 from prefillshare.config.cluster import RouterSpot, Spot
 from prefillshare.errors import ConfigError, LaunchError, ServerError
@@ -128,6 +129,32 @@ def test_members_that_moved_go_first_and_never_the_last_of_their_role(
     roster = Roster(name="x", members=tuple(doing(name, group) for name, group in members))
     names = [each if isinstance(each, str) else f"decode-math-{each}" for each in go]
     assert [member.name for member in roster.surplus(MATH, size)] == names
+
+
+@pytest.mark.parametrize(
+    ("states", "go"),
+    [
+        # One that no node has yet is never kept in the place of one that serves, though nobody else does nothing.
+        (["running", "running", "running", None], [3, 2]),
+        ([None, "running", "running", "running"], [0, 3]),
+        (["failed", "running", "starting", "running"], [2, 0]),
+    ],
+)
+def test_members_that_do_not_run_go_before_those_that_do(states: list[MemberState | None], go: list[int]) -> None:
+    members = [
+        MemberStatus(name=f"decode-math-{number}", group=MATH if state else None, state=state or "placing")
+        for number, state in enumerate(states)
+    ]
+    assert [member.number for member in Roster(name="x", members=tuple(members)).surplus(MATH, 2)] == go
+
+
+def test_many_members_that_stand_alike_are_one_line() -> None:
+    few = {"prefill-0": "starting on a", "decode-math-0": "starting on b", "prefill-1": "starting on a"}
+    assert group_by_text(few) == ["prefill-0, prefill-1: starting on a", "decode-math-0: starting on b"]
+    many = {f"decode-math-{number}": "no node has room" for number in range(1000)}
+    [line] = group_by_text(many)
+    assert line.startswith("decode-math-0, decode-math-1, ")
+    assert line.endswith("decode-math-6 and 993 others: no node has room")
 
 
 def test_modules_whose_names_begin_alike_are_kept_apart() -> None:

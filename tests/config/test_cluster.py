@@ -48,11 +48,11 @@ def test_all_keys(tmp_path: Path) -> None:
         ('network = "here"', r"10\.77\.0\.0/24"),
         ('ports = "20000"', "20000-20999"),
         ('ports = "20000-20010"', "at least 40"),
-        ("decode = { gpus = -1 }", "at least 0"),
+        ("decode = { gpus = -1 }", r"\[cluster.decode\]: gpus is -1: it must be at least 0"),
         ("router = { gpus = 1 }", "routers use none"),
         ("router = { replicas = 0 }", "at least 1"),
         ("decode = { labels = { ps = 3 } }", r"labels = \{ name = \"text\" \}"),
-        ('decode = { label = { ps = "a" } }', "did you mean 'labels'"),
+        ('decode = { label = { ps = "a" } }', r"\[cluster.decode\] has the unknown key 'label': did you mean 'labels'"),
     ],
 )
 def test_mistakes(tmp_path: Path, lines: str, said: str) -> None:
@@ -63,3 +63,15 @@ def test_mistakes(tmp_path: Path, lines: str, said: str) -> None:
 def test_one_engine_has_no_use_for_it(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"\[cluster\] table"):
         load(tmp_path, 'address = "10.0.0.1:6379"', "colocated")
+
+
+def test_the_address_of_the_file_wins_over_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFILLSHARE_CLUSTER", raising=False)
+    assert load(tmp_path, "").known_address is None
+    monkeypatch.setenv("PREFILLSHARE_CLUSTER", "other:6379")
+    assert load(tmp_path, "").known_address == "other:6379"
+    assert load(tmp_path, 'address = "own:6379"').known_address == "own:6379"
+    monkeypatch.setenv("PREFILLSHARE_CLUSTER", "nonsense")
+    assert load(tmp_path, 'address = "own:6379"').known_address == "own:6379"
+    with pytest.raises(ConfigError, match="PREFILLSHARE_CLUSTER is 'nonsense'"):
+        load(tmp_path, "").known_address  # noqa: B018

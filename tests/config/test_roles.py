@@ -57,9 +57,10 @@ def test_nothing_moves_by_default(tmp_path: Path) -> None:
         ("cool_down_s = -1", "at least 0"),
         ("busy_calls = -1", "at least 1"),
         ("prefill = { min = 0 }", "or calls would have no worker"),
-        ("prefill = { min = 3, max = 2 }", "raise max, or lower min"),
+        ("prefill = { min = 3, max = 2 }", r"\[roles.prefill\]: max is 2, less than min 3: raise max, or lower min"),
+        ("modules = { math = { mx = 2 } }", r"\[roles.modules.math\] has the unknown key 'mx': did you mean 'max'"),
         ("modules = { maths = {} }", "'maths': name one of math"),
-        ("modules = { math = 3 }", r"make it a table, \[modules.math\]"),
+        ("modules = { math = 3 }", r"make it a table, \[roles.modules.math\]"),
         ("modules = 3", r"modules = \{ name = \{ ... \} \}"),
         (
             "follow_load = true\nprefill = { min = 2 }",

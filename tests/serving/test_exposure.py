@@ -67,7 +67,9 @@ def test_secrets_that_others_can_read_are_a_problem(tmp_path: Path):
     assert finding.state == "problem"
     assert "mode 644" in finding.value
     assert f"chmod 600 {file}" in (finding.fix or "")
-    assert check_secrets([("secret_file", tmp_path / "none")]).state == "problem"
+    missing = check_secrets([("secret_file", tmp_path / "no file")])
+    assert (missing.state, "chmod" in (missing.fix or "")) == ("problem", False)
+    assert f"openssl rand -hex 24 > '{tmp_path}/no file'" in (missing.fix or "")
     assert check_secrets([]).state == "ok"
 
 

@@ -133,17 +133,13 @@ def _find_cluster(config: "Deployment", given_address: str | None) -> str | None
 
     The variable of the other commands counts for a file that speaks of a cluster: others are served here as ever.
     """
-    import os
-
     from prefillshare.config.cluster import check_address
 
     if given_address is not None:
         check_address(given_address, "--cluster")
     if given_address is not None or config.cluster is None:
         return given_address
-    if (named := os.environ.get("PREFILLSHARE_CLUSTER")) and config.cluster.address is None:
-        check_address(named, "PREFILLSHARE_CLUSTER")
-    address = config.cluster.address or named or None
+    address = config.cluster.known_address
     if address is None:
         warn("[cluster] names no address: this is served on this machine; for the nodes, name it there or by --cluster")
     return address

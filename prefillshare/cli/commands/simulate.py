@@ -19,8 +19,12 @@ def simulate(
         str | None, typer.Option(help="8 (half prefill), 4+4, 8..1000 (doubling), several by commas; else the file's.")
     ] = None,
     systems: Annotated[
-        str, typer.Option(help="prefix_aware, session, round_robin, least_loaded, per-module.")
-    ] = "prefix_aware,per-module",
+        str | None,
+        typer.Option(
+            help="prefix_aware, session, round_robin, least_loaded, per-module; else prefix_aware, and per-module "
+            "where each module can have a prefill worker."
+        ),
+    ] = None,
     model: Annotated[str, typer.Option(help="Worker model: a preset or a TOML file.")] = "h100-qwen3-8b",
     modules: Annotated[int | None, typer.Option(help="Number of decode modules; else the file's.", min=1)] = None,
     concurrency: given.Concurrency = None,

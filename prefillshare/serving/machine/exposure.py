@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 from prefillshare.peer_keys import can_encrypt
-from prefillshare.private_files import judge_private
+from prefillshare.private_files import how_to_make, judge_private
 from prefillshare.serving.machine.finding import Finding
 from prefillshare.serving.machine.ray_probe import RayDoor, try_door
 from prefillshare.serving.options import DEFAULT_HOST
@@ -65,12 +65,13 @@ def check_secrets(files: Iterable[tuple[str, Path]]) -> Finding:
     """Look at files that hold secrets, each with its name for people."""
     looked = list(files)
     for name, path in looked:
+        fix = f"chown {path} to you and chmod 600 {path}"
         try:
             problem = judge_private(path.stat())
         except OSError as error:
             problem = f"cannot be read ({error.strerror})"
+            fix = how_to_make(path) if isinstance(error, FileNotFoundError) else fix
         if problem:
-            fix = f"chown {path} to you and chmod 600 {path}"
             return Finding(name="secrets", state="problem", value=f"{name} {path} {problem}", fix=fix)
     value = ", ".join(f"{name} {path} is private" for name, path in looked) or "no files of keys are named"
     return Finding(name="secrets", state="ok", value=value)
