@@ -47,6 +47,11 @@ class RunDirectory:
         """Where a checkpoint or the module is written before it takes its name."""
         return self.run / "partial"
 
+    @property
+    def has_record(self) -> bool:
+        """Whether a run has begun there: its data is tokenised."""
+        return (self.run / RECORD_NAME).is_file()
+
     @contextmanager
     def held(self, *, makes: bool) -> Iterator[None]:
         """Keep other runs out while this one looks at the directory and writes there; `makes` it if it is not there.
@@ -75,7 +80,7 @@ class RunDirectory:
 
         Raises: TrainingError.
         """
-        has_run = (self.run / RECORD_NAME).is_file()
+        has_run = self.has_record
         if resume and not has_run:
             raise TrainingError(f"{self.output} holds no run to resume: remove --resume")
         if not resume and self.output.exists() and any(self.output.iterdir()) and not self._is_dead_start():
