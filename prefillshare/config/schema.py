@@ -119,7 +119,7 @@ class PrefillModule(_Module):
     """The frozen base model that makes the KV of every prompt."""
 
     workers: int = 1
-    """Prefill workers in the pool; disaggregated only."""
+    """Prefill workers in the pool, 1,024 at most; disaggregated only."""
     eager_answers: bool = True
     """Compute what an answer adds to the next prompt before that comes, when nobody waits."""
     eager_min_tokens: int = 32
@@ -141,7 +141,7 @@ class DecodeModule(_Module):
     merge: bool = False
     """For `full`: the directory holds an adapter, to be merged into the prefill module's weights on first launch."""
     replicas: int = 1
-    """Decode workers that hold this module; disaggregated only."""
+    """Decode workers that hold this module, 1,024 at most; disaggregated only."""
     share: bool = True
     """Whether its prompts are computed by the prefill module, for all. false: an adapter that was trained the ordinary
     way computes its prompts itself, and keeps their KV for itself."""
