@@ -15,18 +15,20 @@ if TYPE_CHECKING:
     from prefillshare.serving.launch import RunningDeployment
     from prefillshare.serving.options import LaunchOptions
 
-DRAIN_S = 8.0
-
 
 def serve(
     deployment: "ResolvedDeployment",
     options: "LaunchOptions",
     *,
+    drain_s: float,
     as_json: bool,
     with_dashboard: bool,
     detached: "Detached | None",
 ) -> None:
-    """Serve the deployment until somebody wants it to stop; `detached` leaves the terminal when it serves."""
+    """Serve the deployment until somebody wants it to stop, and let calls end for up to `drain_s` seconds.
+
+    `detached` leaves the terminal when it serves.
+    """
     from prefillshare.cli.launch_dashboard import Dashboard
     from prefillshare.cli.progress import StageLines
     from prefillshare.serving.launch import launch as start
@@ -62,7 +64,7 @@ def serve(
                 tell(f"{config.name} serves at {running.url}")
 
         companion = dashboard if with_dashboard else None
-        serve_until_stopped(running, DRAIN_S, tell, announce, companion, log_path)
+        serve_until_stopped(running, drain_s, tell, announce, companion, log_path)
     tell("stopped")
 
 
