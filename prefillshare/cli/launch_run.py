@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prefillshare.cli.output import put, put_json, put_table, say
+from prefillshare.cli.output import put, put_json, put_table, say, warn
 from prefillshare.cli.server_options import url_words
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def serve(
 
 def _record_start(deployment: "ResolvedDeployment", options: "LaunchOptions", log_path: Path | None) -> None:
     """Let `ps` and `stop` find it while it starts."""
+    from prefillshare.places import state_directory
     from prefillshare.serving.machine.ports import client_host
     from prefillshare.serving.run.record import record_of, remove_record, write_record
 
@@ -85,7 +86,8 @@ def _record_start(deployment: "ResolvedDeployment", options: "LaunchOptions", lo
         log=log_path,
         overrides=config.overrides,
     )
-    write_record(record)
+    if not write_record(record):
+        warn(f"nothing can be written below {state_directory()}, so `ps`, `stop` and `ask` do not find this deployment")
 
 
 def _print_ready(running: "RunningDeployment", *, as_json: bool, is_detached: bool = False) -> None:

@@ -81,13 +81,13 @@ class RunDirectory:
         Raises: TrainingError.
         """
         has_run = self.has_record
+        if (self.output / MANIFEST_NAME).exists() and has_run:
+            raise TrainingError(f"the run in {self.output} is finished: launch the module, or choose another output")
         if resume and not has_run:
             raise TrainingError(f"{self.output} holds no run to resume: remove --resume")
         if not resume and self.output.exists() and any(self.output.iterdir()) and not self._is_dead_start():
             fix = "continue it with --resume, or choose another output" if has_run else "choose another output"
             raise TrainingError(f"output {self.output} exists and is not empty: {fix}")
-        if (self.output / MANIFEST_NAME).exists():
-            raise TrainingError(f"the run in {self.output} is finished: launch the module, or choose another output")
 
     def _is_dead_start(self) -> bool:
         """Whether all that is there was left by a run that ended before run.json was there."""
