@@ -77,7 +77,7 @@ bench-gpu: $(if $(PYTHON),,$(READY)) ## the same with a Qwen3 1.7B shape on a GP
 bench-choice: $(READY) ## what the choice of workers costs, by their number
 	$(BIN)/python -m benchmarks.choice $(ARGS)
 
-bench-classifier: $(READY) ## how often "model": "auto" is right (ARGS=--cost: what choosing costs, on a quiet machine)
+bench-classifier: $(READY) ## how often "model": "auto" is right (ARGS="--served colocated": through a server; ARGS=--cost: what choosing costs, on a quiet machine)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.classifier $(ARGS)
 
 bench-cluster: $(READY) ## measure a disaggregated deployment beside a plain server

@@ -1,20 +1,25 @@
-"""How often a classifier chooses right, and with `--cost` what choosing costs: `make bench-classifier`.
+"""How often a classifier chooses right; `--served`, how often `auto` answers right; `--cost`, what choosing costs.
+
+`make bench-classifier ARGS=...`
 
 The choice is computed from the base's hidden states in process, on held-out questions of the tiny family that are asked
 in several ways (`benchmarks/classifier/problems.py`); what is served is the same (tests/fidelity/test_classifier.py).
-`--cost` starts an engine and asks it: a quiet machine, please.
+`--served` asks a deployment of either topology, and judges its answers; `--cost` asks an engine: a quiet machine,
+please.
 """
 
 import argparse
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.classifier.cost import MODELS, Cost, measure_cost
+from benchmarks.classifier.cost import Cost, measure_cost
+from benchmarks.classifier.deployment import FILES, MODELS
 from benchmarks.classifier.problems import WAYS, conversations, render
+from benchmarks.classifier.served import Served, measure_served
 from prefillshare.evaluation.statistics import wilson_interval
 from prefillshare.modules.heads import Head, read_head
 from prefillshare.tiny.language.conversations import TASKS
@@ -62,17 +67,32 @@ def print_cost(costs: Sequence[Cost]) -> None:
         )
 
 
+def print_served(found: Iterable[Served]) -> None:
+    """Print them as Markdown."""
+    print("| problems | answered by their module | right by `auto` | right by its name | same answer |")
+    print("|---|---|---|---|---|")
+    for served in found:
+        print(
+            f"| {served.task}, {served.num_problems} | {served.num_chosen_right} | {served.num_auto_right} "
+            f"| {served.num_named_right} | {served.num_same} |",
+            flush=True,
+        )
+
+
 def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.classifier", description=__doc__)
     parser.add_argument("--classifier", type=Path, default=MODELS / "tiny-router")
     parser.add_argument("--num-problems", type=int, default=500, help="of each task and way")
     parser.add_argument("--ways", nargs="*", choices=WAYS, help="of asking; all of them, if not given")
+    parser.add_argument("--served", choices=FILES, help="ask a deployment of this topology, and judge its answers")
     parser.add_argument("--cost", action="store_true", help="what choosing costs, in place of how often it is right")
     parser.add_argument("--num-calls", type=int, default=150, help="with --cost")
     options = parser.parse_args()
     classifier = options.classifier.resolve()
-    if options.cost:
+    if options.served:
+        print_served(measure_served(classifier, options.served, options.num_problems))
+    elif options.cost:
         print_cost(measure_cost(classifier, options.num_calls))
     else:
         measure_accuracy(read_head(classifier), options.ways or list(WAYS), options.num_problems)

@@ -5,17 +5,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
 
+from benchmarks.classifier.deployment import serving_auto
 from benchmarks.classifier.problems import conversations
-from prefillshare.serving.launch import running_deployment
 from prefillshare.tiny.language.chatml import Turn
 from prefillshare.tiny.language.conversations import TASKS
 
-MODELS = Path(__file__).parents[2] / "models"
 _WARM_UP = 6
 
 
@@ -41,19 +39,11 @@ class Cost:
 
 def measure_cost(classifier: Path, num_calls: int) -> list[Cost]:
     """Ask one engine of the tiny family."""
-    with TemporaryDirectory() as folder:
-        text = (
-            (MODELS / "tiny-agents.toml")
-            .read_text(encoding="utf-8")
-            .replace('path = "tiny/', f'path = "{MODELS}/tiny/')
-        )
-        file = Path(folder) / "auto.toml"
-        file.write_text(f'{text}\n[aliases.auto]\ndefault = "math"\nclassifier = "{classifier}"\n', encoding="utf-8")
-        with running_deployment(file) as running, httpx.Client(base_url=running.url, timeout=120) as http:
-            asked = [turns for task in TASKS for turns in conversations(task, "as asked", num_calls // len(TASKS))]
-            for turns in asked[:_WARM_UP]:
-                _ask(http, "auto", turns)
-            return [_measure(http, asked, is_cached=is_cached) for is_cached in (False, True)]
+    with serving_auto(classifier) as http:
+        asked = [turns for task in TASKS for turns in conversations(task, "as asked", num_calls // len(TASKS))]
+        for turns in asked[:_WARM_UP]:
+            _ask(http, "auto", turns)
+        return [_measure(http, asked, is_cached=is_cached) for is_cached in (False, True)]
 
 
 def _measure(http: httpx.Client, asked: Sequence[list[Turn]], *, is_cached: bool) -> Cost:

@@ -1,7 +1,7 @@
 """Options of the commands that take an adapter from elsewhere and conversations: `check` and `adapt`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
@@ -73,7 +73,8 @@ def data_of(
         return Data(source=cast(Source, name), max_rows=max_rows)
     file = Path(name)
     if not file.is_file():
-        raise ConfigError(f"--data {name} does not exist: give a file, or one of {', '.join(get_args(Source))}")
+        wrong = "is no file" if file.exists() else "does not exist"
+        raise ConfigError(f"--data {name} {wrong}: give a file, or one of {', '.join(get_args(Source))}")
     columns = _given_columns(messages, prompt, answer) or _known_columns(file)
     return Data(file=file.resolve(), columns=columns, max_rows=max_rows)
 
@@ -93,19 +94,28 @@ def _known_columns(file: Path) -> "Columns":
     from prefillshare.errors import ConfigError
 
     names = _first_names(file)
+    if not names:
+        raise ConfigError(
+            f"{file} has no row that could be read: give a file with conversations, one JSON object a line"
+        )
     if "messages" in names:
         return Columns(messages="messages")
     for prompt, answer in _KNOWN_PAIRS:
         if {prompt, answer} <= names:
             return Columns(prompt=prompt, answer=answer)
     raise ConfigError(
-        f"{file} has the columns {', '.join(sorted(names)) or 'none'}: say which hold what by --messages, or by "
+        f"{file} has the columns {', '.join(sorted(names))}: say which hold what by --messages, or by "
         "--prompt and --answer"
     )
 
 
 def _first_names(file: Path) -> set[str]:
+    """Those of the first row that can be read; the others are counted and shown later."""
     from prefillshare.datafiles.files import read_rows
+    from prefillshare.datafiles.rows import BadRow
+    from prefillshare.errors import ConfigError
 
-    first: Any = next(iter(read_rows(file)), None)
-    return set(first) if isinstance(first, dict) else set()
+    try:
+        return next((set(row) for row in read_rows(file) if not isinstance(row, BadRow)), set())
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read ({error.strerror or error}): give another file") from None

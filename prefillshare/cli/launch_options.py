@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from prefillshare.cli.output import warn
-from prefillshare.cli.text import is_sendable, key_option
+from prefillshare.cli.text import is_sendable, key_option, number_option
 
 DeploymentFile = Annotated[
     Path | None, typer.Argument(help="Deployment file; without one, the tiny family that comes along.")
@@ -51,6 +51,16 @@ NoRestart = Annotated[
     bool,
     typer.Option("--no-restart", help="Start nothing again that died, and end when nothing can be served any more."),
 ]
+Drain = Annotated[
+    float,
+    typer.Option(
+        "--drain", help="Seconds for running calls to end, after Ctrl-C or SIGTERM.", min=0, callback=number_option
+    ),
+]
+DRAIN_S = 8.0
+"""What a launch gives calls: less than the 10 s after which `docker stop`, told nothing else, kills."""
+PART_DRAIN_S = 30.0
+"""What a router or a worker does: others of the deployment serve meanwhile."""
 ShowDashboard = Annotated[bool, typer.Option("--tui", help="Show the dashboard while it serves.")]
 
 _PRIVATE_HOSTS = ("127.0.0.1", "localhost", "::1")

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prefillshare.cli.output import put, put_json, put_table, say
+from prefillshare.cli.output import put, put_json, put_table, say, warn
 from prefillshare.cli.server_options import url_words
 
 if TYPE_CHECKING:
@@ -15,18 +15,20 @@ if TYPE_CHECKING:
     from prefillshare.serving.launch import RunningDeployment
     from prefillshare.serving.options import LaunchOptions
 
-DRAIN_S = 8.0
-
 
 def serve(
     deployment: "ResolvedDeployment",
     options: "LaunchOptions",
     *,
+    drain_s: float,
     as_json: bool,
     with_dashboard: bool,
     detached: "Detached | None",
 ) -> None:
-    """Serve the deployment until somebody wants it to stop; `detached` leaves the terminal when it serves."""
+    """Serve the deployment until somebody wants it to stop, and let calls end for up to `drain_s` seconds.
+
+    `detached` leaves the terminal when it serves.
+    """
     from prefillshare.cli.launch_dashboard import Dashboard
     from prefillshare.cli.progress import StageLines
     from prefillshare.serving.launch import launch as start
@@ -62,12 +64,13 @@ def serve(
                 tell(f"{config.name} serves at {running.url}")
 
         companion = dashboard if with_dashboard else None
-        serve_until_stopped(running, DRAIN_S, tell, announce, companion, log_path)
+        serve_until_stopped(running, drain_s, tell, announce, companion, log_path)
     tell("stopped")
 
 
 def _record_start(deployment: "ResolvedDeployment", options: "LaunchOptions", log_path: Path | None) -> None:
     """Let `ps` and `stop` find it while it starts."""
+    from prefillshare.places import state_directory
     from prefillshare.serving.machine.ports import client_host
     from prefillshare.serving.run.record import record_of, remove_record, write_record
 
@@ -83,7 +86,8 @@ def _record_start(deployment: "ResolvedDeployment", options: "LaunchOptions", lo
         log=log_path,
         overrides=config.overrides,
     )
-    write_record(record)
+    if not write_record(record):
+        warn(f"nothing can be written below {state_directory()}, so `ps`, `stop` and `ask` do not find this deployment")
 
 
 def _print_ready(running: "RunningDeployment", *, as_json: bool, is_detached: bool = False) -> None:

@@ -21,8 +21,14 @@ def run_training(training: Training, *, resume: bool, dry_run: bool, as_json: bo
             plan = run.plan()
             put_json(plan.figures) if as_json else put("\n".join(plan.lines))
             return
-        module = run.run(resume=resume)
-    if int(os.environ.get("RANK", "0")) > 0:  # one of several processes speaks
+        is_speaker = int(os.environ.get("RANK", "0")) == 0  # one of several processes
+        try:
+            module = run.run(resume=resume)
+        except (KeyboardInterrupt, SystemExit):
+            if is_speaker and (kept := run.what_is_kept()):
+                reporter.say(kept)
+            raise
+    if not is_speaker:
         return
     put_json({"module": str(module)}) if as_json else put(str(module))
     say(f'serve it: a [[decode]] table with kind = "{training.kind}" and path = "{module}"')

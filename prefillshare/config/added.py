@@ -16,8 +16,9 @@ def read_source(source: Path, name: str | None) -> dict[str, dict[str, Any]]:
     """
     if source.is_dir():
         found = source.resolve()
-        _check_name(name or found.name, "" if name else ", with --name")
-        return {name or found.name: {"path": str(found)}}
+        chosen = found.name if name is None else name
+        _check_name(chosen, ", with --name" if name is None else "")
+        return {chosen: {"path": str(found)}}
     if source.suffix != ".toml" or not source.is_file():
         raise ConfigError(
             f"{source} is neither a directory nor a TOML file: give a module's directory, or a file with [[decode]]"
@@ -25,7 +26,10 @@ def read_source(source: Path, name: str | None) -> dict[str, dict[str, Any]]:
     tables = _read_tables(source)
     if name is not None and len(tables) > 1:
         raise ConfigError(f"--name names one module and {source} has {len(tables)}: leave --name out")
-    return {name or str(table.pop("name")): _place(table, source) for table in tables}
+    if name is not None:
+        _check_name(name, "")
+        return {name: _place(tables[0], source)}
+    return {str(table["name"]): _place(table, source) for table in tables}
 
 
 def _check_name(name: str, fix: str) -> None:

@@ -24,6 +24,8 @@ from prefillshare.naming.alias import NAME, AnyAlias
 
 _ENDPOINT = re.compile(r"(https?://)?[^\s/:]+:\d+/?")
 _MAX_NAME_BYTES = 100
+_MAX_WORKERS = 1024
+"""Of a kind: more are a slip of the keyboard, and would take all ports and open files of a machine."""
 """Beside a module's name and a time, in the name of a log file."""
 _REVISION_DEFAULT = "main"
 MEMORY_WAIT_S = 300.0
@@ -75,6 +77,12 @@ def _check_positive(name: str, value: int) -> None:
         raise ConfigError(f"{name} is {value}: it must be at least 1")
 
 
+def _check_number_of_workers(name: str, value: int) -> None:
+    _check_positive(name, value)
+    if value > _MAX_WORKERS:
+        raise ConfigError(f"{name} is {value}: it must be at most {_MAX_WORKERS}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Module:
     name: str
@@ -111,7 +119,7 @@ class PrefillModule(_Module):
     """The frozen base model that makes the KV of every prompt."""
 
     workers: int = 1
-    """Prefill workers in the pool; disaggregated only."""
+    """Prefill workers in the pool, 1,024 at most; disaggregated only."""
     eager_answers: bool = True
     """Compute what an answer adds to the next prompt before that comes, when nobody waits."""
     eager_min_tokens: int = 32
@@ -120,7 +128,7 @@ class PrefillModule(_Module):
 
     def __post_init__(self) -> None:
         _Module.__post_init__(self)
-        _check_positive("workers", self.workers)
+        _check_number_of_workers("workers", self.workers)
         _check_positive("eager_min_tokens", self.eager_min_tokens)
 
 
@@ -133,7 +141,7 @@ class DecodeModule(_Module):
     merge: bool = False
     """For `full`: the directory holds an adapter, to be merged into the prefill module's weights on first launch."""
     replicas: int = 1
-    """Decode workers that hold this module; disaggregated only."""
+    """Decode workers that hold this module, 1,024 at most; disaggregated only."""
     share: bool = True
     """Whether its prompts are computed by the prefill module, for all. false: an adapter that was trained the ordinary
     way computes its prompts itself, and keeps their KV for itself."""
@@ -157,7 +165,7 @@ class DecodeModule(_Module):
 
     def __post_init__(self) -> None:
         _Module.__post_init__(self)
-        _check_positive("replicas", self.replicas)
+        _check_number_of_workers("replicas", self.replicas)
         if self.merge and self.kind != "full":
             raise ConfigError(
                 f'module {self.name!r} has merge = true and kind = "lora": write kind = "full" to serve the merged '

@@ -11,10 +11,10 @@ from typing import Any
 
 from prefillshare.config.schema import DecodeModule
 from prefillshare.config.tables import build
-from prefillshare.errors import ConfigError, ModuleError
+from prefillshare.errors import ConfigError, ModuleError, short_repr
 from prefillshare.modules.deployment import ResolvedModule
 
-_ADAPTER_CONFIG = "adapter_config.json"
+_ADAPTER_CONFIG, _CONFIG = "adapter_config.json", "config.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,12 +34,21 @@ def read_added(name: str, table: object) -> DecodeModule:
     """
     if not isinstance(table, Mapping):
         raise ConfigError('the body must be a JSON object with path, such as {"path": "/models/math-v2"}')
+    if (other := table.get("name")) not in (None, name):
+        raise ConfigError(
+            f"the body has the name {short_repr(other)} and the address {name!r}: leave it out of the body"
+        )
     given = {"kind": _find_kind(table.get("path")), **{key: value for key, value in table.items() if value is not None}}
     module = build(DecodeModule, {**given, "name": name}, "the body")
     if module.path is not None and not module.path.is_absolute():
         raise ConfigError(f"path {str(module.path)!r} is relative: write the whole path, as the server has it")
     if module.path is not None and not module.path.is_dir():
         raise ConfigError(f"path {str(module.path)!r} is no directory of the server's machine: correct path")
+    if module.path is not None and not any((module.path / name).is_file() for name in (_ADAPTER_CONFIG, _CONFIG)):
+        raise ConfigError(
+            f"{module.path} holds no decode module (neither {_ADAPTER_CONFIG}, as of an adapter, nor {_CONFIG}, as of "
+            "whole weights): give the directory of one"
+        )
     return module
 
 

@@ -103,16 +103,16 @@ def _look_after(running: Served, companion: Companion, log_path: Path | None) ->
         running.step()
         companion.look()
         if (seen := (running.processes(), running.model_names)) != known:
-            known = seen
-            _record(running, log_path)
+            # Where the disk was full, again, until `ps` can tell how things stand.
+            known = seen if _record(running, log_path) else None
         if log_path is not None:
             bound_log(log_path)
         time.sleep(_POLL_S)
 
 
-def _record(running: Served, log_path: Path | None) -> None:
+def _record(running: Served, log_path: Path | None) -> bool:
     config = running.deployment.config
-    write_record(
+    return write_record(
         record_of(
             config.name,
             config.topology,

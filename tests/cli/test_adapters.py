@@ -1,6 +1,7 @@
 """`prefillshare check` and `adapt`, the two commands for adapters that were trained elsewhere."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from typer.testing import CliRunner, Result
 
 from prefillshare.cli.adapter_options import base_of, data_of
 from prefillshare.cli.app import app
+from prefillshare.cli.commands.check import _adapt_command, _verdict
 from prefillshare.errors import ConfigError, PrefillShareError
 from prefillshare.modules.adapter import read_adapter
 from prefillshare.modules.manifest import read_manifest
@@ -40,6 +42,31 @@ def test_check_tells_what_sharing_costs(family: Path) -> None:
     assert own["loss"] != shared["loss"]
     assert 0 <= own["num_right"] <= own["num_tokens"]
     assert "loss per token of answers" in run(*asked).output
+
+
+def test_check_names_the_command_that_goes_on(family: Path, tmp_path: Path) -> None:
+    """With all that was given: without --base, it would fetch one from the hub."""
+    rows = tmp_path / "two rows.jsonl"
+    rows.write_text('{"q": "?", "a": "!"}\n{"q": "??", "a": "!!"}\n')
+    asked = (
+        str(family / "sums"),
+        "--data",
+        str(rows),
+        "--base",
+        str(family / "base"),
+        "--prompt",
+        "q",
+        "--answer",
+        "a",
+    )
+    done = run("check", *asked)
+    assert done.exit_code == 0, done.output
+    # An adapter of random weights knows none of them, over any KV.
+    assert "is this the data that it learned" in done.output
+    assert _adapt_command(family / "sums", dict(zip(asked[1::2], asked[2::2], strict=True))) == (
+        f"prefillshare adapt {shlex.join(asked)}"
+    )
+    assert _verdict(0.1, "prefillshare adapt X").endswith("or train it on with prefillshare adapt X")
 
 
 def test_a_module_that_learned_to_share_is_better_when_it_does(family: Path) -> None:
@@ -110,11 +137,23 @@ def test_columns_are_known_by_their_names(tmp_path: Path, row: dict[str, str], p
     assert (columns.prompt, columns.answer) == (prompt, answer)
 
 
+def test_a_first_row_that_is_damaged_hides_no_columns(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"prompt": "?"\n{"question": "?", "answer": "!"}\n')
+    columns = data_of(str(file), messages=None, prompt=None, answer=None).columns
+    assert columns is not None
+    assert columns.prompt == "question"
+    packed = tmp_path / "rows.jsonl.gz"
+    packed.write_bytes(b"not packed")
+    with pytest.raises(ConfigError, match=r"rows.jsonl.gz has no row that could be read"):
+        data_of(str(packed), messages=None, prompt=None, answer=None)
+
+
 @pytest.mark.parametrize(
     ("row", "options", "said"),
     [
         ({"text": "?", "label": "!"}, {}, "has the columns label, text: say which hold what by --messages"),
-        (None, {}, "has the columns none"),
+        (None, {}, "has no row that could be read: give a file with conversations"),
         ({"text": "?"}, {"messages": "chat", "prompt": "text"}, "messages stands beside prompt"),
     ],
 )
@@ -128,6 +167,7 @@ def test_unknown_columns(tmp_path: Path, row: object, options: dict[str, str], s
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [
+        (".", {}, r"--data \. is no file: give a file, or one of gsm8k"),
         ("gsm9k", {}, "--data gsm9k does not exist: give a file, or one of gsm8k"),
         ("gsm8k", {"messages": "chat"}, "--data gsm8k has its own mapping"),
     ],

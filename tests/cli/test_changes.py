@@ -167,3 +167,5 @@ def test_a_directory_whose_name_no_module_can_have_is_refused_with_the_option_th
     assert read_source(tmp_path / name, "fine") == {"fine": {"path": str(tmp_path / name)}}
     with pytest.raises(ConfigError, match=r"digit$"):
         read_source(tmp_path, name)
+    with pytest.raises(ConfigError, match=r"'' cannot be a model name"):
+        read_source(tmp_path, "")

@@ -61,7 +61,7 @@ def test_a_module_is_made_and_reported_and_not_made_twice(file: Path) -> None:
 
     again = run(str(file))
     assert again.returncode == 6
-    assert "exists and is not empty: continue it with --resume, or choose another output" in again.stderr
+    assert "is finished: launch the module, or choose another output" in again.stderr
 
 
 def test_a_mistake_is_one_line_and_a_code(file: Path) -> None:

@@ -1,6 +1,8 @@
 """`prefillshare train` as a user meets it: the plan, the mistakes, the exit codes."""
 
 import json
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ import pytest
 
 from tests.support.random_models import make_base
 from tests.support.training_runs import write_training
+from tests.support.waiting import wait_until
 
 
 def _run(*arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -52,3 +55,22 @@ def test_a_mistake_is_one_line_and_a_code(training_file: Path) -> None:
     assert done.stderr.strip().splitlines()[-1].startswith("error: ")
     assert "has no column 'answr': did you mean 'answer'?" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "term"])
+def test_who_interrupts_a_run_is_told_how_it_goes_on(training_file: Path, number: int, code: int) -> None:
+    output = training_file.parent / f"interrupted-{number}"
+    command = ("train", str(training_file), "--out", str(output), "--set", "optimizer.max_steps=100000")
+    run = subprocess.Popen(
+        [sys.executable, "-m", "prefillshare", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        wait_until(lambda: (output / "run" / "log.jsonl").is_file() or run.poll() is not None, "no step is logged")
+    finally:
+        run.send_signal(number)
+        _, said = run.communicate(timeout=300)
+    assert run.returncode == code, said
+    [checkpoint] = re.findall(r"^the same command with --resume goes on from (checkpoint-\d+)$", said, re.MULTILINE)
+    assert (output / "run" / checkpoint / "adapter_model.safetensors").is_file()
+    assert "Traceback" not in said
+    assert said.endswith("interrupted\n") == (number == signal.SIGINT)

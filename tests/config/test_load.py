@@ -39,6 +39,8 @@ def test_a_valid_file_gives_absolute_paths_and_defaults(deployment_file: Path) -
         ('kind = "lora"', 'kind = "lora"\nreplicas = 2', 'remove replicas, or write topology = "disaggregated"'),
         ('kind = "lora"', 'kind = "lora"\nreplicas = 0', "replicas is 0: it must be at least 1"),
         ('kind = "lora"', 'kind = "lora"\nengine = 3', "engine is 3: make it a table, engine of [[decode]] number 1"),
+        ('kind = "lora"', 'kind = "lora"\nreplicas = 100000', "replicas is 100000: it must be at most 1024"),
+        ("[prefill]", "[prefill]\nworkers = 1025", "workers is 1025: it must be at most 1024"),
         ('kind = "lora"', 'kind = "lora"\nmerge = true', 'write kind = "full" to serve the merged weights'),
         ('kind = "lora"', 'kind = "full"\nshare = false', 'has share = false and kind = "full": only an adapter'),
         ('kind = "lora"', 'kind = "lora"\nshare = false\naccept_naive = true', "remove accept_naive"),

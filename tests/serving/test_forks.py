@@ -46,6 +46,11 @@ def test_an_engine_tells_its_own_log_and_exit_code(tmp_path: Path) -> None:
         engine.kill()
         assert not engine.scratch.exists()
 
+        silent = start_engine(command, Path("/dev/full"), forks, is_restart=True)
+        assert silent.main.wait(timeout=300) == 2
+        assert "No space left on device" in str(silent.lost_log)
+        silent.kill()
+
         second = start_engine(command, tmp_path / "second.log", forks)
         os.kill(forks.pid, signal.SIGKILL)
         assert second.main.wait(timeout=300) in (2, UNKNOWN_EXIT_CODE)

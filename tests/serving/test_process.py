@@ -184,6 +184,36 @@ def test_a_program_that_does_not_exist_is_said(tmp_path: Path) -> None:
         start_engine(command, tmp_path / "engine.log")
 
 
+FULL = Path("/dev/full")
+"""Can be opened as any file, and has no room for a single byte."""
+
+
+def test_a_first_start_whose_log_has_no_room_is_refused_with_the_reason(tmp_path: Path) -> None:
+    command = ProcessCommand(argv=(sys.executable, "-c", ""), environment={}, api_key=None)
+    with pytest.raises(
+        LaunchError, match=r"its log /dev/full cannot be written \(No space left on device\)"
+    ) as refused:
+        start_engine(command, FULL)
+    assert "--log-file" in str(refused.value)
+    assert isinstance(refused.value.__cause__, OSError)
+
+
+@pytest.mark.parametrize("name", ["/dev/full", "gone/engine.log"])
+def test_a_process_is_started_again_although_its_log_cannot_be_written(tmp_path: Path, name: str) -> None:
+    """What it says would be read by nobody; what it answers is."""
+    log, written = tmp_path / name, tmp_path / "written"
+    program = f"print('x' * 10**6, flush=True); open({str(written)!r}, 'w').write('done')"
+    command = ProcessCommand(argv=(sys.executable, "-c", program), environment={}, api_key=None)
+    process = start_engine(command, log, is_restart=True)
+    try:
+        assert process.main.wait(60) == 0
+        assert written.read_text() == "done"
+        assert process.lost_log is not None
+        assert process.lost_log.startswith(f"its log {log} cannot be written (No s")
+    finally:
+        process.kill()
+
+
 def _note_group(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The pids of what is started from now on."""
     groups, really_start = [], process_module._start

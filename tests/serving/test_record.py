@@ -40,6 +40,16 @@ def test_a_running_deployment_is_read_back_and_removed() -> None:
     assert read_records() == []
 
 
+def test_a_record_that_cannot_be_written_is_told_to_its_launcher(state: Path) -> None:
+    record = record_of("mine", "disaggregated", "http://127.0.0.1:1", ("math",), [ROUTER])
+    state.parent.mkdir()
+    state.write_text("no directory")
+    assert not write_record(record)
+    state.unlink()
+    assert write_record(record)
+    assert read_records() == [record]
+
+
 def test_a_launcher_that_is_gone_runs_no_more_and_is_left_over() -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()

@@ -94,6 +94,24 @@ def test_what_an_earlier_launcher_of_that_number_was_asked_is_forgotten(tmp_path
     owner.communicate(timeout=100)
 
 
+def test_how_things_stand_is_written_down_when_there_is_room_again(tmp_path: Path) -> None:
+    """Nothing has changed by then: what could not be written is tried again all the same."""
+    folder = tmp_path / "prefillshare" / "run"
+    folder.parent.mkdir()
+    folder.write_text("no folder")
+    owner = _start(tmp_path, 100, 0)
+    try:
+        folder.unlink()
+        deadline = time.monotonic() + 60
+        while not list(folder.glob("*.json")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        owner.send_signal(signal.SIGTERM)
+        owner.communicate(timeout=60)
+    assert owner.returncode == 0
+
+
 def test_an_engine_that_ends_by_itself_is_an_error_with_its_reason(tmp_path: Path) -> None:
     owner = _start(tmp_path, 1, 0)
     said, _ = owner.communicate(timeout=100)

@@ -60,6 +60,28 @@ def test_a_killed_process_is_back_after_a_pause(tmp_path: Path) -> None:
     assert member.process.exit_code() is not None
 
 
+def test_a_process_that_is_started_again_without_a_log_is_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    member = _supervised(tmp_path)
+    keeper = Supervisor([member], said.append)
+    keeper.begin()
+    try:
+        _end(member)
+        now = time.monotonic()
+        member.step(said.append, now)
+        command = ProcessCommand(argv=(sys.executable, "-c", SLEEPING), environment={}, api_key=None)
+        member.start = lambda: start_engine(command, Path("/dev/full"), is_restart=True)
+        member.step(said.append, now + supervisor.FIRST_DELAY_S)
+        member.step(said.append, now + 1)
+        assert member.state == "running"
+        assert [text for text in said if "/dev/full" in text] == [
+            "decode-math-0 is started again, and what it says is not kept: its log /dev/full cannot be written "
+            "(No space left on device)"
+        ]
+    finally:
+        keeper.kill()
+
+
 def test_pauses_grow_and_a_hopeless_process_is_given_up_loudly(tmp_path: Path) -> None:
     said: list[str] = []
     member = _supervised(tmp_path, "raise SystemExit('sglang_patches: no such thing')")

@@ -1,5 +1,6 @@
 """`prefillshare check`: what sharing would cost an adapter from elsewhere."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -8,6 +9,8 @@ from prefillshare.cli import adapter_options as given
 
 LITTLE = 0.005
 """Part of an answer's tokens that may well be chance."""
+LEARNED = 0.5
+"""Part of its tokens that an adapter has as first choice, at least, on data that it has learned."""
 
 
 def check(
@@ -46,7 +49,17 @@ def check(
         (name, f"{score.loss:.4f}", f"{score.share_right:.1%}") for name, score in (("own", own), ("shared", shared))
     ]
     put_table(("KV of prompts", "loss per token of answers", "tokens that are its first choice"), table)
-    say(_verdict(own.share_right - shared.share_right, f"prefillshare adapt {adapter} --data {data}"))
+    if own.share_right < LEARNED:
+        say("over its own KV, too, it has few of them: is this the data that it learned, over this base?")
+    options = {"--data": data, "--base": base, "--messages": messages, "--prompt": prompt, "--answer": answer}
+    say(_verdict(own.share_right - shared.share_right, _adapt_command(adapter, options)))
+
+
+def _adapt_command(adapter: Path, options: dict[str, str | None]) -> str:
+    import shlex
+
+    given_ones = [part for name, value in options.items() if value is not None for part in (name, value)]
+    return shlex.join(["prefillshare", "adapt", str(adapter), *given_ones])
 
 
 def _verdict(lost: float, command: str) -> str:

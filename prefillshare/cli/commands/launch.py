@@ -34,6 +34,7 @@ def launch(
     cluster: given.ClusterAddress = None,
     detach: given.Detach = False,
     no_restart: given.NoRestart = False,
+    drain_s: given.Drain = given.DRAIN_S,
 ) -> None:
     """Serve a deployment file, until Ctrl-C or `prefillshare stop`."""
     from prefillshare.config import load_deployment
@@ -52,7 +53,7 @@ def launch(
     if otlp_endpoint is not None:
         config = replace(config, otlp_endpoint=otlp_endpoint)
     if (address := _find_cluster(config, cluster)) is not None:
-        _check_cluster_options(host, api_key, admin_key, log_file, tui, no_restart)
+        _check_cluster_options(host, api_key, admin_key, log_file, tui, no_restart, drain_s)
         _launch_on_cluster(config, address, port, found, dry_run=dry_run, detach=detach, as_json=as_json)
         return
     options = LaunchOptions(
@@ -66,7 +67,7 @@ def launch(
     if dry_run:
         _plan_here(config, options, found, as_json=as_json)
     else:
-        _launch_here(config, options, as_json=as_json, tui=tui, detach=detach)
+        _launch_here(config, options, drain_s=drain_s, as_json=as_json, tui=tui, detach=detach)
 
 
 def _plan_here(
@@ -84,7 +85,9 @@ def _plan_here(
     print_plan(deployment, options, as_json=as_json)
 
 
-def _launch_here(config: "Deployment", options: "LaunchOptions", *, as_json: bool, tui: bool, detach: bool) -> None:
+def _launch_here(
+    config: "Deployment", options: "LaunchOptions", *, drain_s: float, as_json: bool, tui: bool, detach: bool
+) -> None:
     from prefillshare.cli.detached import detach as go_on_detached
     from prefillshare.extras import require
     from prefillshare.open_files import find_shortage
@@ -105,7 +108,7 @@ def _launch_here(config: "Deployment", options: "LaunchOptions", *, as_json: boo
     deployment = resolve(config)
     say_what_is_planned(deployment, options)
     given.warn_if_open(options.host, options.port, options.api_key)
-    serve(deployment, options, as_json=as_json, with_dashboard=tui, detached=detached)
+    serve(deployment, options, drain_s=drain_s, as_json=as_json, with_dashboard=tui, detached=detached)
 
 
 def _launch_on_cluster(
@@ -146,7 +149,13 @@ def _find_cluster(config: "Deployment", given_address: str | None) -> str | None
 
 
 def _check_cluster_options(
-    host: str, api_key: str | None, admin_key: str | None, log_file: "Path | None", tui: bool, no_restart: bool
+    host: str,
+    api_key: str | None,
+    admin_key: str | None,
+    log_file: "Path | None",
+    tui: bool,
+    no_restart: bool,
+    drain_s: float,
 ) -> None:
     from prefillshare.errors import ConfigError
 
@@ -157,6 +166,7 @@ def _check_cluster_options(
         "--log-file": (log_file is not None, "logs lie on the nodes, `prefillshare logs WORKER` reads them"),
         "--tui": (tui, "use `prefillshare top --cluster`"),
         "--no-restart": (no_restart, "there, what was lost is always replaced, leave the option out"),
+        "--drain": (drain_s != given.DRAIN_S, "give it to `prefillshare stop --cluster`"),
     }
     for option, (is_given, advice) in useless.items():
         if is_given:

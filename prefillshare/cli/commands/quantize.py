@@ -51,6 +51,11 @@ def quantize(
             plan = run.plan()
             put_json(plan.figures) if json else put("\n".join(plan.lines))
             return
-        module = run.run(resume=resume)
+        try:
+            module = run.run(resume=resume)
+        except KeyboardInterrupt:
+            if run.directory.has_record:
+                reporter.say("the same command with --resume goes on with what is done")
+            raise
     put_report(module, as_json=json)
     say(f'serve it: a [[decode]] table with kind = "full" and path = "{module}", on CPUs')

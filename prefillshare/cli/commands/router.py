@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from prefillshare.modules.deployment import ResolvedDeployment
     from prefillshare.serving.options import LaunchOptions
 
-DRAIN_S = 30.0
-
 File = Annotated[Path, typer.Argument(help="Deployment file, the same on every machine.")]
 AdminKey = Annotated[
     str | None,
@@ -47,6 +45,7 @@ def router(
     changes: Changes = None,
     log_file: given.LogFile = None,
     no_restart: given.NoRestart = False,
+    drain_s: given.Drain = given.PART_DRAIN_S,
 ) -> None:
     """Serve the router of a deployment until Ctrl-C.
 
@@ -73,7 +72,7 @@ def router(
         log_path=log_file,
         max_restarts=given.max_restarts(no_restart),
     )
-    _serve(deployment, options)
+    _serve(deployment, options, drain_s)
 
 
 def _resolve(file: Path, changes: "Sequence[str]") -> "ResolvedDeployment":
@@ -87,7 +86,7 @@ def _resolve(file: Path, changes: "Sequence[str]") -> "ResolvedDeployment":
     return resolve(config)
 
 
-def _serve(deployment: "ResolvedDeployment", options: "LaunchOptions") -> None:
+def _serve(deployment: "ResolvedDeployment", options: "LaunchOptions", drain_s: float) -> None:
     from prefillshare.serving.join.router import launch_router
     from prefillshare.serving.stopping import StopRequested, serve_until_stopped, stop_signals
 
@@ -97,7 +96,7 @@ def _serve(deployment: "ResolvedDeployment", options: "LaunchOptions") -> None:
         except StopRequested:
             say("stopped before it was ready")
             return
-        serve_until_stopped(running, DRAIN_S, say, lambda: put(f"OpenAI endpoint: {running.url}/v1"))
+        serve_until_stopped(running, drain_s, say, lambda: put(f"OpenAI endpoint: {running.url}/v1"))
     say("stopped")
 
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from prefillshare.serving.options import LaunchOptions, Listener
     from prefillshare.serving.plan.workers import Worker
 
-DRAIN_S = 30.0
-
 File = Annotated[Path, typer.Argument(help="Deployment file, the same on every machine.")]
 Role = Annotated[Literal["prefill", "decode"], typer.Option(help="What the worker does.")]
 Module = Annotated[str | None, typer.Option(help="Decode module that a decode worker serves.")]
@@ -52,6 +50,7 @@ def worker(
     changes: Changes = None,
     log_file: given.LogFile = None,
     no_restart: given.NoRestart = False,
+    drain_s: given.Drain = given.PART_DRAIN_S,
 ) -> None:
     """Serve one worker of a deployment until Ctrl-C.
 
@@ -74,7 +73,8 @@ def worker(
     check_address(host, port)
     restarts = given.max_restarts(no_restart)
     options = LaunchOptions(host=host, port=port, admin_key=key, log_path=log_file, max_restarts=restarts)
-    _serve(_make_start(_resolve(file, changes or ()), role, module, name, options, routers, any_role=any_role))
+    start = _make_start(_resolve(file, changes or ()), role, module, name, options, routers, any_role=any_role)
+    _serve(start, drain_s)
 
 
 def _resolve(file: Path, changes: "Sequence[str]") -> "ResolvedDeployment":
@@ -119,7 +119,7 @@ def _make_start(
     return lambda on_stage: launch_worker(deployment, chosen, options, routers, on_stage, say, choose=changing)
 
 
-def _serve(start: "Callable[[Listener], JoinedWorker]") -> None:
+def _serve(start: "Callable[[Listener], JoinedWorker]", drain_s: float) -> None:
     from prefillshare.cli.progress import StageLines
     from prefillshare.serving.stopping import StopRequested, serve_until_stopped, stop_signals
 
@@ -131,7 +131,7 @@ def _serve(start: "Callable[[Listener], JoinedWorker]") -> None:
             say("stopped before it was ready")
             return
         ready = f"ready after {running.start_s:.1f} s, log in {running.log_path}"
-        serve_until_stopped(running, DRAIN_S, say, lambda: say(ready), Dismissal(running))
+        serve_until_stopped(running, drain_s, say, lambda: say(ready), Dismissal(running))
     say("stopped")
 
 

@@ -81,10 +81,9 @@ class ModuleChanger:
         except StopIteration as end:
             self._tell_end({"result": end.value})
         except (WishRefusedError, ConfigError, ModuleError, LaunchError) as error:
-            self._tell_failure(str(error), status=400)
+            self._tell_failure(str(error), status=_status_of(error.__cause__))
         except OSError as error:  # a disk that is full, files that go while they are read
-            status = 507 if error.errno in (errno.ENOSPC, errno.EDQUOT) else 400
-            self._tell_failure(f"{error.filename or 'a file'}: {error.strerror or error}", status=status)
+            self._tell_failure(f"{error.filename or 'a file'}: {error.strerror or error}", status=_status_of(error))
         except Exception as error:  # a change is nothing for which what serves may end
             log.exception("module %r could not be changed", self._wish["name"])
             self._tell_failure(
@@ -219,6 +218,11 @@ class ModuleChanger:
         until = time.monotonic() + _ASK_EVERY_S
         while time.monotonic() < until:
             yield
+
+
+def _status_of(error: BaseException | None) -> int:
+    is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return 507 if is_full else 400
 
 
 def with_module(deployment: ResolvedDeployment, module: ResolvedModule) -> ResolvedDeployment:

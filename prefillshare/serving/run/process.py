@@ -58,6 +58,8 @@ class EngineProcess:
     """Directory for the engine's sockets, removed at the end."""
     log_start: int = 0
     """Where in the log it begins, in bytes; before that stand the words of processes that it replaces."""
+    lost_log: str | None = None
+    """Why nothing of what it says is kept, where that is so."""
     started_at: float = field(default_factory=time.monotonic)
     """Monotonic time of the start in seconds."""
 
@@ -115,9 +117,10 @@ def start_engine(
 ) -> EngineProcess:
     """Start `command` with its output going to `log_path`; `forks` spares it the import of SGLang, on a CPU.
 
-    What stands in the log is kept for `is_restart`: it tells why the process before this one ended. `private` are
-    directories of the caller's that go, too, when it dies without having removed them, and `inherited` descriptors of
-    the caller's that the program gets under the same numbers.
+    What stands in the log is kept for `is_restart`: it tells why the process before this one ended. Such a process is
+    started although its log cannot be written (a disk may be full), and then nothing of what it says is kept.
+    `private` are directories of the caller's that go, too, when it dies without having removed them, and `inherited`
+    descriptors of the caller's that the program gets under the same numbers.
     Raises: LaunchError when the log cannot be written, the program does not exist, or there is no room for its files or
     for one process more.
     """
@@ -132,10 +135,10 @@ def start_engine(
             process = _start_guarded(command, log_path, scratch, forks, is_restart, private, inherited)
     except OSError as error:
         shutil.rmtree(scratch, ignore_errors=True)
-        raise LaunchError(f"the engine could not be started ({error}): check the installation and --log-file") from None
+        raise LaunchError(f"{command.argv[0]} could not be started ({error}): check the installation") from None
     except PrefillShareError as error:
         shutil.rmtree(scratch, ignore_errors=True)
-        raise LaunchError(str(error)) from None
+        raise LaunchError(str(error)) from error.__cause__
     except BaseException:  # a signal that came meanwhile: the caller never hears of the process
         if process is not None:
             process.kill()
@@ -157,18 +160,41 @@ def _start_guarded(
 
     Raises: OSError, PrefillShareError.
     """
-    with open_log(log_path, is_new=forks is None and not is_restart) as log:
-        # The command is the log's first line, before anything that the process says.
-        log_start = os.fstat(log.fileno()).st_size
-        log.write(os.fsencode(f"{command.as_shell()}\n"))
-        log.flush()
-        main = _start(command, scratch, log, inherited) if forks is None else _fork(command, scratch, log_path, forks)
+    lost_log, kept = None, log_path
+    try:
+        log, log_start = _begin_log(log_path, command, is_new=forks is None and not is_restart)
+    except OSError as error:
+        lost_log, kept = f"its log {log_path} cannot be written ({error.strerror})", Path(os.devnull)
+        if not is_restart:
+            raise LaunchError(f"{lost_log}: free some space there, or name another file with --log-file") from error
+        log, log_start = open_log(kept), log_path.stat().st_size if log_path.exists() else 0
+    with log:
+        main = _start(command, scratch, log, inherited) if forks is None else _fork(command, scratch, kept, forks)
     try:
         guardian = _guard(main.pid, [scratch, *private])
     except BaseException:  # no process more, or a second signal: nobody would ever end the one that runs
         _kill_group(main, time.monotonic() + _KILL_WAIT_S)
         raise
-    return EngineProcess(main=main, guardian=guardian, log_path=log_path, scratch=scratch, log_start=log_start)
+    return EngineProcess(
+        main=main, guardian=guardian, log_path=log_path, scratch=scratch, log_start=log_start, lost_log=lost_log
+    )
+
+
+def _begin_log(path: Path, command: ProcessCommand, *, is_new: bool) -> tuple[BinaryIO, int]:
+    """Write the command into a log, before anything that the process says; return the log, and where that begins.
+
+    Raises: OSError.
+    """
+    log, left = open_log(path, is_new=is_new), os.fsencode(f"{command.as_shell()}\n")
+    try:
+        log_start = os.fstat(log.fileno()).st_size
+        # Not through the buffer: what could not be written would be tried again when that is closed.
+        while left:
+            left = left[os.write(log.fileno(), left) :]
+    except BaseException:
+        log.close()
+        raise
+    return log, log_start
 
 
 def _guard(group: int, folders: Sequence[Path]) -> "subprocess.Popen[bytes]":

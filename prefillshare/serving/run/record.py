@@ -77,14 +77,17 @@ class DeploymentRecord:
     """When this was written, in seconds since 1970."""
 
 
-def write_record(record: DeploymentRecord) -> None:
-    """Write the record of this launcher's deployment; a state directory that cannot be written is no error."""
+def write_record(record: DeploymentRecord) -> bool:
+    """Write the record of this launcher's deployment, and return whether that went well: if a state directory cannot be
+    written, the deployment serves all the same."""
     file = _file_of(record.pid)
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         partial = file.with_suffix(".partial")
         partial.write_text(json.dumps(asdict(record)), encoding="utf-8")
         partial.replace(file)  # a reader sees the file before or the file after, never half of one
+        return True
+    return False
 
 
 def remove_record(pid: int) -> None:

@@ -138,6 +138,9 @@ class Supervised:
             self.process = self.start()
         except LaunchError as error:
             self._count_death(say, now, str(error))
+        else:
+            if self.process.lost_log:
+                say(f"{self.name} is started again, and what it says is not kept: {self.process.lost_log}")
 
 
 class Supervisor:

@@ -47,6 +47,11 @@ class RunDirectory:
         """Where a checkpoint or the module is written before it takes its name."""
         return self.run / "partial"
 
+    @property
+    def has_record(self) -> bool:
+        """Whether a run has begun there: its data is tokenised."""
+        return (self.run / RECORD_NAME).is_file()
+
     @contextmanager
     def held(self, *, makes: bool) -> Iterator[None]:
         """Keep other runs out while this one looks at the directory and writes there; `makes` it if it is not there.
@@ -75,14 +80,14 @@ class RunDirectory:
 
         Raises: TrainingError.
         """
-        has_run = (self.run / RECORD_NAME).is_file()
+        has_run = self.has_record
+        if (self.output / MANIFEST_NAME).exists() and has_run:
+            raise TrainingError(f"the run in {self.output} is finished: launch the module, or choose another output")
         if resume and not has_run:
             raise TrainingError(f"{self.output} holds no run to resume: remove --resume")
         if not resume and self.output.exists() and any(self.output.iterdir()) and not self._is_dead_start():
             fix = "continue it with --resume, or choose another output" if has_run else "choose another output"
             raise TrainingError(f"output {self.output} exists and is not empty: {fix}")
-        if (self.output / MANIFEST_NAME).exists():
-            raise TrainingError(f"the run in {self.output} is finished: launch the module, or choose another output")
 
     def _is_dead_start(self) -> bool:
         """Whether all that is there was left by a run that ended before run.json was there."""

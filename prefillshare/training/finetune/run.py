@@ -70,6 +70,14 @@ class Finetune:
             state.wait_for_everyone()
         return self.directory.output
 
+    def what_is_kept(self) -> str | None:
+        """Say what an interrupted run has left to go on from, if it has begun at all."""
+        if not self.directory.has_record:
+            return None
+        last = self.directory.last_checkpoint()
+        kept = f"goes on from {last.name}" if last else "begins anew, since there is no checkpoint yet"
+        return f"the same command with --resume {kept}"
+
     def _base(self) -> Path:
         base = locate_base(self.training.base)
         if self.training.kind == "lora":
@@ -100,6 +108,7 @@ class Finetune:
             self.directory.write_record({**now, "data": figures})
 
     def _train(self, base: Path, record: dict[str, Any], *, is_main: bool) -> None:
+        from prefillshare.training.finetune.interruption import Interruption
         from prefillshare.training.finetune.trainer import CacheConditionedTrainer
         from prefillshare.training.finetune.watch import Watch
 
@@ -113,7 +122,10 @@ class Finetune:
             self._measure(trainer, "before", is_main=is_main)
         if checkpoint and is_main:
             self.reporter.say(f"goes on from {checkpoint.name}")
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        interruption = Interruption()
+        trainer.add_callback(interruption)
+        with interruption.watched() if trainer.args.world_size == 1 else nullcontext():
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         record["held_out_loss"] = self._measure(trainer, "after", is_main=is_main)
         trainer.save_module(self.directory.staging)
         if is_main:

@@ -47,6 +47,11 @@ def check_start(training: Training, base: Path) -> None:
         raise TrainingError(
             f"the adapter in {training.start} was trained on another base than the one in {base}: give that one"
         )
+    if training.distillation is not None and manifest is not None and not manifest.answers_alone:
+        raise TrainingError(
+            f"the adapter in {training.start} was trained over shared KV, and knows less over KV of its own, where the "
+            "run would learn from it: go on without [distillation] (adapt: with --no-distil)"
+        )
 
 
 def start_record(training: Training) -> dict[str, str]:

@@ -3,12 +3,14 @@
 import json
 import math
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from prefillshare.errors import TrainingError
+from prefillshare.training.finetune.output import disk_errors
 from prefillshare.training.progress import Report, Reporter
 
 if TYPE_CHECKING:
@@ -29,9 +31,10 @@ class Watch(TrainerCallback):
     ) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        # A killed run may have logged steps after its last checkpoint; they are done again, and logged again.
-        _keep_lines(self._log, state.global_step)
-        self._board = SummaryWriter(str(self._log.parent / "tensorboard"), purge_step=state.global_step + 1)
+        with self._disk_errors():
+            # A killed run may have logged steps after its last checkpoint; they are done again, and logged again.
+            _keep_lines(self._log, state.global_step)
+            self._board = SummaryWriter(str(self._log.parent / "tensorboard"), purge_step=state.global_step + 1)
         self._started = self._last = time.monotonic()
         self._first_step = state.global_step
 
@@ -47,16 +50,21 @@ class Watch(TrainerCallback):
             return
         _check_finite(logs["loss"], state.global_step)
         report = self._report(state, logs)
-        with self._log.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(report.as_dict()) + "\n")
-        for key in ("loss", "learning_rate", "gradient_norm", "tokens_per_s"):
-            self._board.add_scalar(f"train/{key}", getattr(report, key), report.step)
+        with self._disk_errors():
+            with self._log.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps(report.as_dict()) + "\n")
+            for key in ("loss", "learning_rate", "gradient_norm", "tokens_per_s"):
+                self._board.add_scalar(f"train/{key}", getattr(report, key), report.step)
         self._reporter.show(report)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._board.close()
+        with self._disk_errors():
+            self._board.close()
+
+    def _disk_errors(self) -> AbstractContextManager[None]:
+        return disk_errors("the log", self._log.parent, "go on with --resume")
 
     def _report(self, state: TrainerState, logs: dict[str, float]) -> Report:
         now, step = time.monotonic(), state.global_step

@@ -3,6 +3,7 @@
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from prefillshare.serving.machine.ports import free_port
 from prefillshare.training.finetune.examples import read_examples, write_examples
 from prefillshare.training.finetune.output import RunDirectory
 from prefillshare.training.finetune.run import Finetune
+from prefillshare.training.progress import Report
 from prefillshare.training.shard import Document
 from tests.support.random_models import make_base
 from tests.support.training_runs import (
@@ -77,6 +79,72 @@ def test_a_killed_run_goes_on_with_the_same_losses(tmp_path: Path, random_base: 
     assert losses(tmp_path / "out") == losses(whole_run)
     module, whole = (path / "adapter_model.safetensors" for path in (tmp_path / "out", whole_run))
     assert module.read_bytes() == whole.read_bytes()
+
+
+def interrupt_at(step: int, number: int) -> Watcher:
+    """A watcher that sends a signal when the run reports this step: it is taken in the next one."""
+
+    def press(report: Report) -> None:
+        if report.step == step:
+            os.kill(os.getpid(), number)
+
+    return Watcher(press)
+
+
+@pytest.mark.parametrize(
+    ("number", "ends"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)], ids=["ctrl-c", "term"]
+)
+def test_an_interrupted_run_keeps_what_it_has_learned(
+    tmp_path: Path,
+    random_base: Path,
+    whole_run: Path,
+    capfd: pytest.CaptureFixture[str],
+    number: int,
+    ends: type[BaseException],
+) -> None:
+    file = write_training(tmp_path, random_base)
+    run, before = Finetune(load_training(file), interrupt_at(SAVE_STEPS, number)), signal.getsignal(number)
+    assert run.what_is_kept() is None
+    with pytest.raises(ends):
+        run.run(resume=False)
+    assert "ends after this step, with a checkpoint; once more ends it at once" in capfd.readouterr().err
+    assert signal.getsignal(number) == before
+    assert losses(tmp_path / "out") == losses(whole_run)[: SAVE_STEPS + 1]
+    assert run.what_is_kept() == f"the same command with --resume goes on from checkpoint-{SAVE_STEPS + 1}"
+    train(file, resume=True)
+    assert losses(tmp_path / "out") == losses(whole_run)
+    module, whole = (path / "adapter_model.safetensors" for path in (tmp_path / "out", whole_run))
+    assert module.read_bytes() == whole.read_bytes()
+
+
+def test_a_second_interruption_ends_a_run_at_once(tmp_path: Path, random_base: Path) -> None:
+    def press_twice(report: Report) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    run = Finetune(load_training(write_training(tmp_path, random_base)), Watcher(press_twice))
+    with pytest.raises(KeyboardInterrupt):
+        run.run(resume=False)
+    assert [step for step, _ in losses(tmp_path / "out")] == [1]
+    assert run.what_is_kept() == "the same command with --resume begins anew, since there is no checkpoint yet"
+
+
+def test_a_log_that_cannot_be_written_is_said(tmp_path: Path, random_base: Path, whole_run: Path) -> None:
+    file = write_training(tmp_path, random_base)
+    log = tmp_path / "out" / "run" / "log.jsonl"
+
+    def fill(report: Report) -> None:
+        # Root may write everywhere but into a directory.
+        if report.step == SAVE_STEPS:
+            log.rename(tmp_path / "log.jsonl")
+            log.mkdir()
+
+    with pytest.raises(TrainingError, match=r"the log could not be written .*: free some space there and go on with"):
+        train(file, Watcher(fill))
+    log.rmdir()
+    (tmp_path / "log.jsonl").rename(log)
+    train(file, resume=True)
+    assert losses(tmp_path / "out") == losses(whole_run)
 
 
 @pytest.mark.slow

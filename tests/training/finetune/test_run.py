@@ -151,8 +151,9 @@ def test_an_output_that_exists_is_refused(tmp_path: Path, random_base: Path, who
     with pytest.raises(TrainingError, match="exists and is not empty: choose another output"):
         train(file)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
-    with pytest.raises(TrainingError, match="is finished"):
-        train(whole_run.parent / "out.toml", resume=True)
+    for resume in (True, False):
+        with pytest.raises(TrainingError, match="is finished: launch the module, or choose another output"):
+            train(whole_run.parent / "out.toml", resume=resume)
 
 
 def test_collator_of_a_run_shares_the_start_of_a_rows_documents(whole_run: Path) -> None:

@@ -61,6 +61,13 @@ def test_it_must_belong_to_the_base(tmp_path: Path, random_base: Path, ordinary:
         train(going_on(tmp_path, other, ordinary))
 
 
+def test_a_module_that_shares_is_nothing_to_learn_from(tmp_path: Path, random_base: Path, whole_run: Path) -> None:
+    """Asked over KV of its own, it knows less than it does over shared KV."""
+    with pytest.raises(TrainingError, match=r"was trained over shared KV.*: go on without \[distillation\]"):
+        train(going_on(tmp_path, random_base, whole_run, distillation={"states": 1.0}))
+    assert not (tmp_path / "out").exists()
+
+
 def test_keys_and_values_have_no_use_where_all_are_the_bases(tmp_path: Path, random_base: Path) -> None:
     folder = tmp_path / "all"
     make_adapter(folder, random_base, "all", seed=3, objective="full-ft")

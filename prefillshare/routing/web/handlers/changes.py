@@ -1,6 +1,8 @@
 """`/modules/NAME`, `/aliases/NAME`, `/router/changes`: modules and aliases that change while the router serves."""
 
 import asyncio
+import logging
+from collections.abc import Coroutine
 from typing import Any
 
 import orjson
@@ -29,6 +31,8 @@ from prefillshare.routing.workers.worker import Worker
 from prefillshare.wire.aliases import read_meaning
 from prefillshare.wire.errors import error_text
 
+_log = logging.getLogger(__name__)
+
 RELOAD_TIMEOUT_S = 300.0
 """Longest time in which a worker reads an adapter."""
 
@@ -41,11 +45,26 @@ async def add(request: web.Request) -> web.Response:
         if taken := gateway.parts.names().is_taken(name):
             fix = "reload it, or choose another name" if taken == "a decode module" else "choose another name"
             raise ConflictError(f"name {name!r} is that of {taken}: {fix}")
-        return json_reply(await asyncio.shield(_bring(gateway, name, table)))
+        return json_reply(await _to_its_end(_bring(gateway, name, table)))
+
+
+async def _to_its_end(change: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+    """Make a change that goes on when whoever waits for it leaves; what comes of it stands in the log then."""
+    task = asyncio.create_task(change)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.add_done_callback(_note_what_came)
+        raise
+
+
+def _note_what_came(change: "asyncio.Task[dict[str, Any]]") -> None:
+    if not change.cancelled() and (error := change.exception()):
+        _log.warning("a change whose caller had left was not made: %s", error)
 
 
 async def _bring(gateway: Gateway, name: str, table: object) -> dict[str, Any]:
-    """Let the launcher start a module's workers; whoever waits for that may leave meanwhile."""
+    """Let the launcher start a module's workers."""
     told = await gateway.desk.ask("add", name, table)
     gateway.parts.pool.declare(name)
     _note(gateway, name, f"it was added, from {told['path']}")
@@ -84,11 +103,11 @@ async def remove(request: web.Request) -> web.Response:
             pool.forget(name)  # nobody has to be asked
             _note(gateway, name, "it was removed, its workers had left")
             return json_reply({"name": name})
-        return json_reply(await asyncio.shield(_retire(gateway, name)))
+        return json_reply(await _to_its_end(_retire(gateway, name)))
 
 
 async def _retire(gateway: Gateway, name: str) -> dict[str, Any]:
-    """Let a module be none any more unless the launcher refuses, and whoever waits for that may leave meanwhile."""
+    """Let a module be none any more unless the launcher refuses."""
     pool = gateway.parts.pool
     pool.retire(name)
     try:
