@@ -103,7 +103,7 @@ class Gateway:
         """
         if self.announcements.is_dismissed(spec):
             raise GoneError(f"worker {spec.id!r} was told to leave: start it anew to let it join again")
-        self._check_fingerprint(spec)
+        self.check_fingerprint(spec)
         there = self.parts.pool.get(spec.id)
         if there is not None and there.spec != spec:
             # Started anew, it has other ports and another key. While the one before answers, it is somebody else.
@@ -116,7 +116,8 @@ class Gateway:
         self.announcements.hear(spec)
         return there or self.join(spec), there is None
 
-    def _check_fingerprint(self, spec: WorkerSpec) -> None:
+    def check_fingerprint(self, spec: WorkerSpec) -> None:
+        """Raises: ConflictError when a worker has another prefill module than this router's deployment."""
         own = self.parts.settings.fingerprint
         if None not in (own, spec.fingerprint) and own != spec.fingerprint:
             raise ConflictError(

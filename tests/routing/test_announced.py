@@ -142,6 +142,37 @@ async def test_a_worker_over_another_prefill_module_is_refused() -> None:
 
 
 @in_loop
+async def test_a_worker_hears_before_it_starts_what_is_against_it_and_does_not_join_yet() -> None:
+    async with deployment(settings={**KEYS, "fingerprint": "sha256:own"}) as running:
+        for key, fingerprint, told in (
+            ("a", "sha256:own", []),
+            ("b", "sha256:own", ["wants another admin key"]),
+            ("a", "sha256:other", ["refuses this worker: worker 'w' has the prefill module sha256:other"]),
+        ):
+            said: list[str] = []
+            worker = asdict(replace(SPEC, fingerprint=fingerprint))
+            announcer = Announcer([running.url], worker, key, said.append)
+            await asyncio.to_thread(announcer.ask_ahead)
+            assert [text in line for text, line in zip(told, said, strict=True)] == [True] * len(told), said
+            assert not announcer.is_known
+            assert running.parts.pool.get("w") is None
+            if told:
+                await asyncio.to_thread(announcer.step)
+                assert len(said) == 1, "what has not changed is said once"
+
+
+@in_loop
+async def test_a_worker_that_starts_before_its_router_says_so_and_joins_later() -> None:
+    said: list[str] = []
+    async with deployment(settings=KEYS) as running:
+        nobody = Announcer(["http://127.0.0.1:1", running.url], asdict(SPEC), "a", said.append)
+        await asyncio.to_thread(nobody.ask_ahead)
+        assert said == ["http://127.0.0.1:1 does not answer (ConnectError): asked again every 3 s"]
+        await asyncio.to_thread(nobody.step)
+        assert said[1:] == [f"{running.url} knows this worker"]
+
+
+@in_loop
 async def test_path_and_body_must_name_the_same_worker_and_the_key_is_not_told() -> None:
     async with deployment(settings=KEYS) as running:
         refused = await _announce(running, SPEC, name="v")

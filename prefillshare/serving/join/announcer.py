@@ -74,6 +74,13 @@ class Announcer:
         self._next_at = time.monotonic() + INTERVAL_S
         return any(answers)
 
+    def ask_ahead(self) -> None:
+        """Ask each router whether it would take the worker, which is about to start, and say what is against it: a
+        start may take minutes."""
+        for url in self._urls:
+            if (reply := self._put(f"{url}?check")) is not None and not reply.is_success:
+                self._tell_refusal(url, reply)
+
     def leave(self, timeout_s: float, *, besides: str | None = None) -> None:
         """Tell each router that took the worker that it leaves; each answers when its calls have ended, within
         `timeout_s`, a second at least. One that refused it may have another worker of its name, which stays; `besides`
@@ -92,11 +99,7 @@ class Announcer:
             self._tell(url, f"did not answer that this worker leaves ({type(error).__name__}): it finds out by itself")
 
     def _announce(self, url: str) -> bool:
-        try:
-            with direct_client(headers=self._headers, timeout=_TIMEOUT_S) as client:
-                reply = client.put(url, json=self._worker)
-        except httpx.HTTPError as error:
-            self._tell(url, f"does not answer ({type(error).__name__}): asked again every {INTERVAL_S:g} s")
+        if (reply := self._put(url)) is None:
             return False
         self._joined.discard(url)
         told = _read_object(reply) if reply.is_success else None
@@ -107,11 +110,25 @@ class Announcer:
                 self.order = (_router_of(url), order)
         elif reply.is_success:
             self._tell(url, f"does not answer as a router (status {reply.status_code}): is that its address?")
-        elif reply.status_code == httpx.codes.UNAUTHORIZED:
-            self._tell(url, "wants another admin key: set PREFILLSHARE_ADMIN_KEY to the one that it was started with")
         elif reply.status_code != httpx.codes.GONE:
-            self._tell(url, f"refuses this worker: {_read_error(reply)}")
+            self._tell_refusal(url, reply)
         return reply.status_code == httpx.codes.GONE
+
+    def _put(self, url: str) -> httpx.Response | None:
+        """Return what a router answers to the description of the worker; None, and say so, where it does not."""
+        try:
+            with direct_client(headers=self._headers, timeout=_TIMEOUT_S) as client:
+                return client.put(url, json=self._worker)
+        except httpx.HTTPError as error:
+            reason = f"does not answer ({type(error).__name__}): asked again every {INTERVAL_S:g} s"
+            self._tell(url.removesuffix("?check"), reason)
+            return None
+
+    def _tell_refusal(self, url: str, reply: httpx.Response) -> None:
+        if reply.status_code == httpx.codes.UNAUTHORIZED:
+            self._tell(url, "wants another admin key: give this worker the one that the router was started with")
+        else:
+            self._tell(url, f"refuses this worker: {_read_error(reply)}")
 
     def _tell(self, url: str, text: str) -> None:
         """Say what has changed since the last time."""

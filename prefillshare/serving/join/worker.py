@@ -230,6 +230,8 @@ def launch_worker(
     with contextlib.ExitStack() as undo:
         planned = plan_joining_worker(deployment, worker, options, key, can_move=choose is not None)
         undo.callback(release, planned.place.held_ports)
+        announcer = Announcer(routers, _describe(deployment, planned), options.admin_key or "", on_event)
+        announcer.ask_ahead()
         store = StoreHold([planned])
         undo.callback(store.end)
         if borrowed is None:
@@ -241,7 +243,6 @@ def launch_worker(
         member = supervise_worker(planned, deployment, options, borrowed or forks)
         log_path = _begin(supervisor, member, planned, key, options, on_stage)
         undo.pop_all()
-    announcer = Announcer(routers, _describe(deployment, planned), options.admin_key or "", on_event)
     ground = JoinGround(deployment, options, planned, announcer, choose=choose, describe=partial(_describe, deployment))
     mover = _make_mover(ground, supervisor, deployment, options, borrowed or forks, on_event)
     return JoinedWorker(

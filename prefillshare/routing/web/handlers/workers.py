@@ -24,11 +24,17 @@ async def join(request: web.Request) -> web.Response:
 
 
 async def announce(request: web.Request) -> web.Response:
-    """Hear from a worker that it is there; it repeats this, and joins with the first time."""
+    """Hear from a worker that it is there; it repeats this, and joins with the first time.
+
+    With `?check` it asks whether it may join once it is there, and does not join yet.
+    """
     spec = await _read_spec(request)
     if spec.id != request.match_info["id"]:
         raise BadCallError(f"the path names worker {request.match_info['id']!r} and the body {spec.id!r}: name one")
     gateway = request.app[GATEWAY]
+    if "check" in request.query:
+        gateway.check_fingerprint(spec)
+        return json_reply({"id": spec.id})
     worker, has_joined = await gateway.announce(spec)
     order = gateway.conductor.order_for(worker.id) if gateway.conductor is not None else None
     told = {**worker.summary(), **({"order": order.as_dict()} if order is not None else {})}
