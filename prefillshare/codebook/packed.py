@@ -8,14 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prefillshare.codebook.kernels.layout import BLOCK_OUTPUTS, ENTRIES, has_vbmi, output_order
+from prefillshare.codebook.kernels.layout import BLOCK_OUTPUTS, ENTRIES, KERNEL_VARIABLE, has_vbmi, output_order
 from prefillshare.codebook.reference import CodebookWeight
 from prefillshare.codebook.shape import CodebookShape
 from prefillshare.errors import ModuleError
 
 Kernel = Literal["vbmi", "floats"]
-KERNEL_VARIABLE = "PREFILLSHARE_CODEBOOK_KERNEL"
-"""Environment variable: the kernel to take in place of the best one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +55,7 @@ def best_kernel() -> Kernel:
     if chosen == "floats":
         return "floats"
     if chosen != "vbmi":
-        raise ModuleError(f'{KERNEL_VARIABLE} is {chosen!r}: it may be "vbmi" or "floats"')
+        raise ModuleError(f'{KERNEL_VARIABLE} is {chosen!r}: on a CPU it may be "vbmi" or "floats"')
     # numba would end the process.
     if not has_vbmi():
         raise ModuleError(f'{KERNEL_VARIABLE} is "vbmi" and this processor has no AVX-512 VBMI: unset it')
@@ -69,7 +67,7 @@ def pack(weight: CodebookWeight, kernel: Kernel | None = None) -> PackedWeight:
     kernel = kernel or best_kernel()
     codes, codebooks = pack_codes(weight.codes, weight.shape, kernel), pack_codebooks(weight.codebooks)
     is_half = kernel == "vbmi"
-    scales = _fill_blocks(weight.scales.half() if is_half else weight.scales.float()).T.contiguous()
+    scales = fill_blocks(weight.scales.half() if is_half else weight.scales.float()).T.contiguous()
     halves = scales.numpy().view(np.uint16) if is_half else scales.numpy()
     return PackedWeight(
         codes=codes,
@@ -83,7 +81,7 @@ def pack(weight: CodebookWeight, kernel: Kernel | None = None) -> PackedWeight:
 
 def pack_codes(codes: Tensor, shape: CodebookShape, kernel: Kernel) -> Tensor:
     """Return stored codes [outputs, inputs / v, m] as [groups, blocks, terms, 256]."""
-    filled = _fill_blocks(codes.reshape(codes.shape[0], -1))
+    filled = fill_blocks(codes.reshape(codes.shape[0], -1))
     blocks = filled.reshape(-1, BLOCK_OUTPUTS, filled.shape[1] // shape.num_terms, shape.num_terms)
     return blocks[:, _places(kernel)].permute(2, 0, 3, 1).contiguous()
 
@@ -103,6 +101,7 @@ def _places(kernel: Kernel) -> Tensor:
     return (torch.arange(0, BLOCK_OUTPUTS, len(order)).unsqueeze(1) + order).flatten()
 
 
-def _fill_blocks(rows: Tensor) -> Tensor:
+def fill_blocks(rows: Tensor) -> Tensor:
+    """Return rows [outputs, ...] with zeros up to the end of the last block."""
     missing = -rows.shape[0] % BLOCK_OUTPUTS
     return torch.cat([rows, rows.new_zeros((missing, rows.shape[1]))]) if missing else rows

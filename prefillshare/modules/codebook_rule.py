@@ -1,7 +1,9 @@
 """Modules of 2-bit codebook weights: where they can stand (decode modules on a CPU), and whether they are whole."""
 
+import os
 from pathlib import Path
 
+from prefillshare.codebook.kernels.layout import KERNEL_VARIABLE
 from prefillshare.codebook.section import codebook_shape
 from prefillshare.codebook.shape import CodebookShape
 from prefillshare.errors import ModuleError
@@ -21,14 +23,15 @@ def refuse_as_base(path: Path, name: str, use: str) -> None:
 
 
 def refuse_on_gpu(path: Path, name: str) -> None:
-    """Refuse a module of codebook weights on a GPU, for which there is no kernel yet.
+    """Refuse a module of codebook weights on a GPU, where its kernels were not run yet, unless the user asks for them.
 
     Raises: ModuleError.
     """
-    if codebook_shape(path) is not None:
+    if codebook_shape(path) is not None and os.environ.get(KERNEL_VARIABLE) != "triton":
         raise ModuleError(
-            f"decode module {name!r} in {path} has 2-bit codebook weights, which are served on CPUs only: point path "
-            'at the module that it was made from, or set device = "cpu" under [engine]'
+            f"decode module {name!r} in {path} has 2-bit codebook weights, whose kernels for GPUs were not run on one "
+            'yet: point path at the module that it was made from, set device = "cpu" under [engine], or try them with '
+            f"{KERNEL_VARIABLE}=triton in the environment of launch"
         )
 
 

@@ -20,6 +20,7 @@ from sglang.srt.layers.quantization.base_config import LinearMethodBase, Quantiz
 from sglang.srt.utils import set_weight_attrs
 from torch import Tensor, nn
 
+from prefillshare.codebook.gpu import GpuWeight, multiply_on_gpu, pack_for_gpu
 from prefillshare.codebook.packed import PackedWeight, best_kernel, pack
 from prefillshare.codebook.product import multiply
 from prefillshare.codebook.reference import CodebookWeight
@@ -43,8 +44,21 @@ class CodebookConfig(QuantizationConfig):
     def __init__(self, shape: CodebookShape) -> None:
         super().__init__()
         self.shape = shape
-        self.kernel = best_kernel()
-        _logger.info("codebook weights: %s bits, kernel %s", shape.bits_per_weight, self.kernel)
+        self._is_told = False
+
+    def pack(self, weight: CodebookWeight) -> PackedWeight | GpuWeight:
+        """Lay a weight out for the best kernel of where it is, which the log names once."""
+        if weight.codes.device.type != "cpu":
+            self._tell("triton")
+            return pack_for_gpu(weight)
+        kernel = best_kernel()
+        self._tell(kernel)
+        return pack(weight, kernel)
+
+    def _tell(self, kernel: str) -> None:
+        if not self._is_told:
+            _logger.info("codebook weights: %s bits, kernel %s", self.shape.bits_per_weight, kernel)
+            self._is_told = True
 
     def get_name(self) -> str:
         return QUANT_METHOD
@@ -110,14 +124,16 @@ class CodebookLinearMethod(LinearMethodBase):
         codebooks = layer.codebooks.data.split(self.config.shape.num_codebooks)
         assert all(torch.equal(codebooks[0], other) for other in codebooks), "merged layers have different codebooks"
         weight = CodebookWeight(codes=layer.codes.data, codebooks=codebooks[0], scales=layer.scales.data)
-        layer.packed = pack(weight, self.config.kernel)
+        layer.packed = self.config.pack(weight)
         # The codes lie as the kernel reads them; nobody reads them as they were loaded.
         for name in ("codes", "scales", "codebooks"):
             delattr(layer, name)
 
     def apply(self, layer: nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        packed: PackedWeight = layer.packed
-        product = multiply(x.reshape(-1, x.shape[-1]), packed).reshape(*x.shape[:-1], packed.num_outputs)
+        packed: PackedWeight | GpuWeight = layer.packed
+        rows = x.reshape(-1, x.shape[-1])
+        product = multiply_on_gpu(rows, packed) if isinstance(packed, GpuWeight) else multiply(rows, packed)
+        product = product.reshape(*x.shape[:-1], packed.num_outputs)
         return product if bias is None else product + bias
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from prefillshare.codebook.packed import pack
+from prefillshare.codebook import gpu
 from prefillshare.codebook.shape import CodebookShape
 from tests.codebook.test_kernels import error, exact_product, random_weight
 
@@ -19,17 +19,36 @@ def print_largest_error() -> None:
     """What the interpreter's process does."""
     import torch
 
+    from prefillshare.codebook.gpu import multiply_on_gpu, pack_for_gpu
     from prefillshare.codebook.kernels.gpu import multiply
 
     largest = 0.0
     for shape, num_outputs, num_inputs in SHAPES:
         weight = random_weight(shape, num_outputs, num_inputs)
-        packed = pack(weight, "floats")
+        packed = pack_for_gpu(weight)
         for num_rows, num_parts in ((1, 1), (2, 5)):
             rows = torch.randn(num_rows, num_inputs)
             product = multiply(rows, packed.codes, packed.codebooks, packed.scales, num_parts)[:, :num_outputs]
             largest = max(largest, error(product, exact_product(rows, weight)))
+        for num_rows in (0, 3):
+            rows = torch.randn(num_rows, num_inputs)
+            product = multiply_on_gpu(rows, packed)
+            assert product.shape == (num_rows, num_outputs)
+            largest = max(largest, error(product, exact_product(rows, weight)) if num_rows else 0.0)
     print(largest)
+
+
+@pytest.mark.parametrize(("shape", "num_outputs", "num_inputs"), [*SHAPES, (CodebookShape(), 5000, 256)])
+def test_many_rows_are_multiplied_by_expanded_blocks(shape: CodebookShape, num_outputs: int, num_inputs: int) -> None:
+    import torch
+
+    weight = random_weight(shape, num_outputs, num_inputs)
+    rows = torch.randn(gpu._MOST_ROWS_LOOKED_UP + 1, num_inputs)
+    product = gpu.multiply_on_gpu(rows, gpu.pack_for_gpu(weight))
+    assert product.shape == (len(rows), num_outputs)
+    assert error(product, exact_product(rows, weight)) < LARGEST_ERROR
+    half = gpu.multiply_on_gpu(rows.bfloat16(), gpu.pack_for_gpu(weight))
+    assert half.dtype == torch.bfloat16
 
 
 def test_the_interpreter_gives_the_plain_product() -> None:

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from prefillshare.codebook.packed import KERNEL_VARIABLE, best_kernel
+from prefillshare.codebook.kernels.layout import KERNEL_VARIABLE
+from prefillshare.codebook.packed import best_kernel
 from prefillshare.codebook.section import codebook_shape
 from prefillshare.codebook.shape import CodebookShape
 from prefillshare.modules.manifest import read_manifest

@@ -8,8 +8,7 @@ Parts share the groups of a row among the GPU's processors; each has its own sum
 who is first. Two kernels and not one with the Psumbook in shared memory: `tl.gather`, which that needs, does not
 compile for one row (Triton 3.6).
 
-Not run on a GPU yet: compared with the plain product in Triton's interpreter, and compiled for sm_90. No engine uses
-it.
+Not run on a GPU yet: compared with the plain product in Triton's interpreter, and compiled for sm_90.
 """
 
 import torch

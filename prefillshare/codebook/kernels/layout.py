@@ -4,6 +4,8 @@ BLOCK_OUTPUTS = 256
 """Outputs that a kernel works on together; others are added to fill the last block."""
 ENTRIES = 256
 """Entries of a Psumbook: all that a byte can name."""
+KERNEL_VARIABLE = "PREFILLSHARE_CODEBOOK_KERNEL"
+"""Environment variable: the kernel to take in place of the best one; on GPUs, "triton" allows those there are."""
 LANES = 64
 """Bytes of a register of AVX-512."""
 
