@@ -23,7 +23,7 @@ def test_gpus_take_one_only_when_asked_to(module: Path, monkeypatch: pytest.Monk
     with pytest.raises(ModuleError, match=rf"try them with {KERNEL_VARIABLE}=triton in the environment of launch"):
         refuse_on_gpu(module, "math")
     monkeypatch.setenv(KERNEL_VARIABLE, "vbmi")
-    with pytest.raises(ModuleError, match="'math' in .* has 2-bit codebook weights"):
+    with pytest.raises(ModuleError, match=r"'math' in .* has 2-bit codebook weights"):
         refuse_on_gpu(module, "math")
     monkeypatch.setenv(KERNEL_VARIABLE, "triton")
     refuse_on_gpu(module, "math")
