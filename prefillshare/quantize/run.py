@@ -147,7 +147,7 @@ class Quantise:
             source=opened.sha256,
             data_sha256=record["data"]["sha256"] if moments else None,
         )
-        manifest = replace(opened.manifest, kind="full", training=recipe.as_dict())
+        manifest = replace(_of_full_weights(opened.manifest), training=recipe.as_dict())
         return quantise_module(
             opened.source, out, recipe, manifest, moments=moments, text_from=opened.base, say=self.reporter.say
         )
@@ -178,7 +178,7 @@ class Quantise:
             return self._tune_layers(opened, clustered, out)
         model = load_trainable(opened.source, clustered)
         self._train(model, map_model(opened.base))
-        return write_tuned(model, clustered, out, opened.manifest)
+        return write_tuned(model, clustered, out, _of_full_weights(opened.manifest))
 
     def _tune_layers(self, opened: OpenModule, clustered: Path, out: Path) -> Path:
         how, examples = self.wanted.tuning, read_examples(self._run, "data")
@@ -198,7 +198,7 @@ class Quantise:
             layout_of=lambda place: next(_layouts(examples, iter([[used[place]]]), packed=True)),
             steps=[[places[row] for row in rows] for rows in steps],
             show=self._shower(how.steps * opened.source.num_layers),
-        ).run(out, opened.manifest)
+        ).run(out, _of_full_weights(opened.manifest))
 
     def _measure_loss(self, opened: OpenModule, name: str, measured: Measured, directory: Path | None = None) -> None:
         """Measure the module in a directory on the held-out rows; full weights without one."""
@@ -271,8 +271,8 @@ class Quantise:
             return
         for name in (name for name in JUDGED if name not in measured.accuracies):
             directory = directories.get(name, opened.path)
-            kind = opened.manifest.kind if name == "full" else "full"
-            found = self._judge(opened.base, directory, replace(opened.manifest, kind=kind))
+            manifest = opened.manifest if name == "full" else _of_full_weights(opened.manifest)
+            found = self._judge(opened.base, directory, manifest)
             measured.accuracies[name] = found
             measured.write(self._run)
             self.reporter.say(f"{self.wanted.report.suite}, {name}: {found['num_right']}/{found['num_problems']}")
@@ -292,6 +292,11 @@ class Quantise:
             file.chmod(0o644)
             file.replace(self.directory.output / file.name)
         finished.rmdir()
+
+
+def _of_full_weights(manifest: ModuleManifest) -> ModuleManifest:
+    """The manifest of what is made of a module: an adapter is no adapter any more."""
+    return replace(manifest, kind="full")
 
 
 def _layouts(examples: Examples, chosen: Iterator[list[int]], *, packed: bool) -> Iterator[Layout]:

@@ -9,6 +9,7 @@ import pytest
 
 from prefillshare.modules.manifest import read_manifest
 from tests.support.random_models import make_family
+from tests.support.training_runs import write_rows
 
 FILE = """
 name = "small"
@@ -22,10 +23,16 @@ b = 5
 g = 32
 samples = 1024
 rounds = 2
+[data]
+file = "rows.jsonl"
+[data.columns]
+prompt = "question"
+answer = "answer"
 [moments]
 rows = 0
 [tuning]
-steps = 0
+steps = 1
+size = 2
 [report]
 rows = 0
 suite = "tiny-math"
@@ -42,6 +49,7 @@ def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("quantize")
     make_family(folder, ("math",))
+    write_rows(folder / "rows.jsonl")
     (folder / "small.toml").write_text(FILE)
     return folder / "small.toml"
 

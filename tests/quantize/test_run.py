@@ -390,3 +390,21 @@ def test_the_suite_is_asked_once_of_each(folder: Path) -> None:
     assert asked == [("math", "lora"), ("k-means", "full"), ("k-means", "full"), ("module", "full")]
     found = json.loads((out / "report.json").read_text())["accuracy"]
     assert {name: value["num_right"] for name, value in found.items()} == {"full": 1, "k-means": 3, "module": 4}
+
+
+@pytest.mark.parametrize("by", ["module", "layer"])
+def test_what_the_suite_is_asked_of_says_itself_what_it_is(folder: Path, by: str) -> None:
+    """The judge loads each directory as `launch` would, which compares its manifest."""
+    found: list[tuple[str, str]] = []
+
+    def judge(base: Path, module: Path, manifest: ModuleManifest) -> dict[str, object]:
+        own = read_manifest(module)
+        assert own is not None
+        assert own.kind == manifest.kind
+        found.append((module.name, own.kind))
+        return {"num_right": 0, "num_problems": 9}
+
+    wanted = load_quantisation(write_file(folder, f"judged-by-{by}", size=f'size = 2\nby = "{by}"'))
+    wanted = replace(wanted, report=replace(wanted.report, suite="tiny-math"))
+    Quantise(wanted, Watcher(), judge).run(resume=False)
+    assert found == [("math", "lora"), ("k-means", "full"), ("module", "full")]
