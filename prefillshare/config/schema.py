@@ -24,9 +24,9 @@ from prefillshare.naming.alias import NAME, AnyAlias
 
 _ENDPOINT = re.compile(r"(https?://)?[^\s/:]+:\d+/?")
 _MAX_NAME_BYTES = 100
+"""Beside a module's name and a time, in the name of a log file."""
 _MAX_WORKERS = 1024
 """Of a kind: more are a slip of the keyboard, and would take all ports and open files of a machine."""
-"""Beside a module's name and a time, in the name of a log file."""
 _REVISION_DEFAULT = "main"
 MEMORY_WAIT_S = 300.0
 """Where a deployment file does not say how long a new session waits for memory."""

@@ -81,12 +81,9 @@ class Family:
 
     def tell_left_out(self) -> str | None:
         """What to say of the end of the pool, where an interrupted run left one."""
-        num_bytes = self.pool.num_cut_bytes
-        return (
-            f"{self.file}: the last {num_bytes} bytes are of a run that was interrupted, left out"
-            if num_bytes
-            else None
-        )
+        if not (num_bytes := self.pool.num_cut_bytes):
+            return None
+        return f"{self.file}: the last {num_bytes} bytes are of a run that was interrupted, left out"
 
     def begin(self, identity: Mapping[str, Any]) -> None:
         """Take what a new family stands on; `first_record` stores it."""

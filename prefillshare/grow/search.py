@@ -119,12 +119,12 @@ class Search:
             best = 0
         start, (loss, state) = starts[best], trials[best]
         self._carried.return_to(state)
+        beside = (
+            f"{from_none:.4f} from no task" if start else f"{min(losses[1:]):.4f} at best from an earlier one: no gain"
+        )
         self._report.say(
-            f"{self._task.name}: starts from {start.name} (held-out loss {loss:.4f} after a trial, {from_none:.4f} "
-            "from no task)"
-            if start
-            else f"{self._task.name}: starts from no task (held-out loss {from_none:.4f} after a trial, "
-            f"{min(losses[1:]):.4f} at best from an earlier one: no gain)"
+            f"{self._task.name}: starts from {start.name if start else 'no task'} (held-out loss {loss:.4f} after a "
+            f"trial, {beside})"
         )
 
     def _try(self, start: GrownTask | None, begun: Mapping[str, Units]) -> tuple[float, dict[str, Held]]:

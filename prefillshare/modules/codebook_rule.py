@@ -1,4 +1,4 @@
-"""Modules of 2-bit codebook weights: where they can stand (decode modules on a CPU), and whether they are whole."""
+"""Modules of 2-bit codebook weights: where they can stand, which is as decode modules, and whether they are whole."""
 
 import os
 from pathlib import Path

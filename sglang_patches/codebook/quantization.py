@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from sglang.srt.layers.linear import LinearBase
@@ -21,7 +21,7 @@ from sglang.srt.utils import set_weight_attrs
 from torch import Tensor, nn
 
 from prefillshare.codebook.gpu import GpuWeight, multiply_on_gpu, pack_for_gpu
-from prefillshare.codebook.packed import PackedWeight, best_kernel, pack
+from prefillshare.codebook.packed import Kernel, PackedWeight, best_kernel, pack
 from prefillshare.codebook.product import multiply
 from prefillshare.codebook.reference import CodebookWeight
 from prefillshare.codebook.section import QUANT_METHOD, shape_of_section
@@ -44,21 +44,15 @@ class CodebookConfig(QuantizationConfig):
     def __init__(self, shape: CodebookShape) -> None:
         super().__init__()
         self.shape = shape
-        self._is_told = False
+        self._kernel: Kernel | Literal["triton"] | None = None
+        """Known with the first weight, which is where the others are."""
 
     def pack(self, weight: CodebookWeight) -> PackedWeight | GpuWeight:
         """Lay a weight out for the best kernel of where it is, which the log names once."""
-        if weight.codes.device.type != "cpu":
-            self._tell("triton")
-            return pack_for_gpu(weight)
-        kernel = best_kernel()
-        self._tell(kernel)
-        return pack(weight, kernel)
-
-    def _tell(self, kernel: str) -> None:
-        if not self._is_told:
-            _logger.info("codebook weights: %s bits, kernel %s", self.shape.bits_per_weight, kernel)
-            self._is_told = True
+        if self._kernel is None:
+            self._kernel = best_kernel() if weight.codes.device.type == "cpu" else "triton"
+            _logger.info("codebook weights: %s bits, kernel %s", self.shape.bits_per_weight, self._kernel)
+        return pack_for_gpu(weight) if self._kernel == "triton" else pack(weight, self._kernel)
 
     def get_name(self) -> str:
         return QUANT_METHOD

@@ -13,8 +13,7 @@ from prefillshare.wire.call_report import REPORT_KEY, CallReport
 class _OfPrompt(list[CallReport]):
     """The note on a call for no token: SGLang sends as many values as tokens, of this one the note all the same.
 
-    For such calls only. Of any other, which also reports before its first token when it is retracted there, the note
-    would come a second time with the token.
+    For such calls only: of any other the note comes with the first token, and must not come a second time.
     """
 
     def __getitem__(self, key: Any) -> Any:

@@ -13,7 +13,7 @@ from sglang_patches.observed.call_report import note
     [
         pytest.param(0, [0], id="no token is asked for"),
         pytest.param(16, [1, 5, 16], id="streamed"),
-        # A call that is retracted before its first token reports then, and again with the token.
+        # As upstream has a call that is retracted before its first token report then, and again with the token.
         pytest.param(16, [0, 1, 16], id="retracted before the first token"),
         pytest.param(16, [0, 0, 16], id="retracted twice"),
     ],
