@@ -67,7 +67,7 @@ def test_a_rotation_equals_upstream(positions: list[int], is_neox: bool, rotary_
 
 @pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize(("size_in", "size_out"), [(768, 2048), (64, 192), (1, 3)])
-@pytest.mark.parametrize("num_rows", [1, 2, 3, 8, 9, 70])
+@pytest.mark.parametrize("num_rows", [0, 1, 2, 3, 8, 9, 33, 49, 70])
 @pytest.mark.parametrize("has_bias", [False, True])
 def test_a_linear_layer_equals_torch(size_in: int, size_out: int, num_rows: int, *, has_bias: bool) -> None:
     torch.manual_seed(0)
@@ -80,9 +80,9 @@ def test_a_linear_layer_equals_torch(size_in: int, size_out: int, num_rows: int,
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("size_in", "size_out"), [(768, 200), (77, 43), (13, 7)])
+@pytest.mark.parametrize(("size_in", "size_out"), [(768, 200), (100, 330), (77, 43), (13, 7)])
 @pytest.mark.parametrize("has_bias", [False, True])
-@pytest.mark.parametrize("num_rows", [2, 3, 4, 7, 8])
+@pytest.mark.parametrize("num_rows", [2, 3, 7, 8, 11, 13, 17, 24, 26, 33, 48])
 def test_a_row_is_the_same_to_the_bit_beside_others(
     size_in: int, size_out: int, num_rows: int, *, has_bias: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
