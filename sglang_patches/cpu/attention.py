@@ -31,7 +31,8 @@ from sglang_patches.cpu.computation import (
     is_for_onednn,
 )
 from sglang_patches.cpu.decode_kernel import make_decode_attention
-from sglang_patches.cpu.extend_kernel import TOGETHER, make_extend_attention
+from sglang_patches.cpu.extend_kernel import make_extend_attention
+from sglang_patches.cpu.vectors import WIDTH
 from sglang_patches.declarations import overrides, registers, subclasses
 from sglang_patches.icarus.attention import PairedAttention
 from sglang_patches.icarus.modules import paired_modules
@@ -72,7 +73,7 @@ class TorchNativeAttnBackend(upstream.TorchNativeAttnBackend):
             lengths = (seq_lens, extend_prefix_lens, extend_seq_lens, encoder_lens)
             caches = (k_cache, v_cache, req_to_token, req_pool_indices)
             return super()._run_sdpa_forward_extend(query, output, *caches, *lengths, causal=causal, **options)
-        if _has_kernel(query, k_cache, v_cache) and query.shape[-1] % TOGETHER == 0:
+        if _has_kernel(query, k_cache, v_cache):
             sequences = (req_to_token, req_pool_indices, seq_lens, extend_seq_lens)
             return attend_new_in_place(query, k_cache, v_cache, *sequences, options.get("scaling"), output)
         rows = zip(req_pool_indices.tolist(), seq_lens.tolist(), extend_seq_lens.tolist(), strict=True)
@@ -165,16 +166,16 @@ def make_torch_native_backend(runner: ModelRunner) -> TorchNativeAttnBackend:
     if runner.dtype == torch.float32:
         # Compiled before the first call, not by it.
         size = runner.model_config.head_dim
-        make_decode_attention(size)
-        if size % TOGETHER == 0:
+        if size % WIDTH == 0:
+            make_decode_attention(size)
             make_extend_attention(size)
     return backend(runner)
 
 
 def _has_kernel(query: Tensor, k_cache: Tensor, v_cache: Tensor) -> bool:
-    """Whether the compiled loops, of one thread, are the faster way, and know these types."""
+    """Whether the compiled loops, of one thread, are the faster way, and know these types and sizes of heads."""
     is_known = query.dtype == k_cache.dtype == v_cache.dtype == torch.float32 and k_cache.shape == v_cache.shape
-    return is_known and torch.get_num_threads() <= MOST_THREADS
+    return is_known and query.shape[-1] % WIDTH == 0 and torch.get_num_threads() <= MOST_THREADS
 
 
 def _is_plain(query: Tensor, k_cache: Tensor, encoder_lens: Tensor | None, options: dict[str, Any]) -> bool:

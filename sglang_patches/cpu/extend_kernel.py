@@ -36,7 +36,7 @@ _KEYS = 64
 """Keys of a block: they, their values, the queries and the scores together fit the processor's nearest caches."""
 _MOST_VECTORS = 4 if WIDTH == 16 else 2
 _LANES = _MOST_VECTORS * WIDTH
-TOGETHER = 4
+_TOGETHER = 4
 """Keys, or elements of values, whose products are summed at once; a head's size has to be a multiple. With
 `_MOST_VECTORS` of queries for each, their sums fit into registers."""
 _SERIES = (1.5403530e-4, 1.3333558e-3, 9.6181291e-3, 5.5504109e-2, 2.4022651e-1, 6.9314718e-1, 1.0)
@@ -131,13 +131,13 @@ def _score(
         queries, keys, values, starts, lines = _find_data(context, builder, signature, given, (0, 1, 2, 3, 7))
         index, last, length = given[4].type, given[4], given[5]
         for vectors in _each_number(builder, given[6]):
-            with cgutils.for_range_slice(builder, index(0), last, index(TOGETHER)) as (first, _):
-                at = [builder.add(first, index(number)) for number in range(TOGETHER)]
+            with cgutils.for_range_slice(builder, index(0), last, index(_TOGETHER)) as (first, _):
+                at = [builder.add(first, index(number)) for number in range(_TOGETHER)]
                 begins = [builder.gep(keys, [builder.load(builder.gep(starts, [key]))]) for key in at]
                 for key in at:
                     start = builder.load(builder.gep(starts, [builder.add(key, index(_KEYS))]))
                     _fetch(builder, (keys, values), start, length)
-                held = _Sums(builder, [[ir.Constant(VECTOR, None)] * vectors] * TOGETHER)
+                held = _Sums(builder, [[ir.Constant(VECTOR, None)] * vectors] * _TOGETHER)
                 with cgutils.for_range(builder, length) as loop:
                     factors = [builder.gep(begin, [loop.index]) for begin in begins]
                     held.add(factors, _find_line(builder, queries, loop.index), vectors)
@@ -159,12 +159,12 @@ def _add_shares(
         index, last, length = given[3].type, given[3], given[4]
         for vectors in _each_number(builder, given[5]):
             smaller = [_share(builder, lines, last, known, number * WIDTH) for number in range(vectors)]
-            with cgutils.for_range_slice(builder, index(0), length, index(TOGETHER)) as (first, _):
-                at = [_find_line(builder, totals, builder.add(first, index(n))) for n in range(TOGETHER)]
+            with cgutils.for_range_slice(builder, index(0), length, index(_TOGETHER)) as (first, _):
+                at = [_find_line(builder, totals, builder.add(first, index(n))) for n in range(_TOGETHER)]
                 held = _Sums(builder, [_scale(builder, _load_line(builder, line, vectors), smaller) for line in at])
                 with cgutils.for_range(builder, last) as loop:
                     start = builder.add(builder.load(builder.gep(starts, [loop.index])), first)
-                    factors = [builder.gep(values, [builder.add(start, index(n))]) for n in range(TOGETHER)]
+                    factors = [builder.gep(values, [builder.add(start, index(n))]) for n in range(_TOGETHER)]
                     held.add(factors, _find_line(builder, lines, loop.index), vectors)
                 for line, after in zip(at, held.read(), strict=True):
                     _store_line(builder, after, line)

@@ -8,8 +8,8 @@ which they lie. Of some lines, rows take turns in groups, whose sums stay in reg
               ...                                   is used by all rows of a group at once
               line k+31 | output 0, 1, 2 ... ->
 
-The processor looks ahead in a few lines by itself, not in so many, so the first group fetches what follows while it
-computes: arithmetic of up to a dozen rows passes while memory is waited for. Hence the vectors by hand: numba's own
+The processor looks ahead in a few lines by itself, not in so many, so the groups fetch what follows while they compute:
+arithmetic of up to a dozen rows passes while memory is waited for. Hence the vectors by hand: numba's own
 begin every few lines with tests of whether arrays overlap, and with scalars that do not fit into registers. One thread.
 """
 
@@ -18,16 +18,14 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
-from torch.nn.functional import pad
 
 from prefillshare.compiled import compile_ahead
 from sglang_patches.cpu.prefetching import LINE, emit_prefetch
-from sglang_patches.cpu.vectors import WIDTH, find, load, multiply_add, spread, store
+from sglang_patches.cpu.vectors import WIDTH, find, load, multiply_add, split, spread, store
 
 _GROUPS = (1, 2, 4, 8, 9, 10, 11, 12) if WIDTH == 16 else (1, 2, 4, 6)
 """Rows of a group, each number compiled by itself. The largest fills the registers: two vectors of sums for each row,
@@ -35,7 +33,8 @@ two of weights, and one factor."""
 _FLOATS = 2 * WIDTH
 """Outputs of a row whose sums are in registers at a time."""
 _LINES = 32
-"""Lines between which sums stay in registers: more are more streams of memory, fewer are more sums loaded and stored."""
+"""Lines whose products are added while sums stay in registers: more are more streams of memory, fewer more sums loaded
+and stored."""
 _HALF = _LINES // 2
 _TILE = 128
 """Outputs after which the next group's turn comes: as many lines of them as stay in the nearest cache."""
@@ -55,16 +54,11 @@ def add_products(x: Tensor, weights: Tensor, sums: Tensor) -> None:
 
     Shapes: x (up to `MOST_ROWS` rows, inputs), weights (inputs, outputs), sums (rows, outputs), contiguous float32.
     """
+    if not len(x):
+        return
     num_groups = -(-len(x) // _GROUPS[-1])
     size = next(size for size in _GROUPS if size * num_groups >= len(x))
-    # Rows of nobody cost less than a compiled loop for each number of rows would.
-    num_lacking = size * num_groups - len(x)
-    if not num_lacking:
-        _adders[size](x.numpy(), weights.numpy(), sums.numpy())
-        return
-    whole, whole_sums = (pad(given, (0, 0, 0, num_lacking)) for given in (x, sums))
-    _adders[size](whole.numpy(), weights.numpy(), whole_sums.numpy())
-    sums.copy_(whole_sums[: len(sums)])
+    _adders[size](x.numpy(), weights.numpy(), sums.numpy())
 
 
 @intrinsic(prefer_literal=True)
@@ -82,17 +76,20 @@ def _add_lines(
         first_row, first, output = cgutils.unpack_tuple(builder, given[3])
         next_input, next_output = cgutils.unpack_tuple(builder, given[4])
         index = first.type
+        # Where a group has more rows than there are, its last ones are all the last row, and write the same sums.
+        last_row = builder.sub(builder.extract_value(factors.shape, 0), index(1))
         rows = [builder.add(first_row, index(number)) for number in range(num_rows.literal_value)]
+        rows = [builder.select(builder.icmp_signed("<", row, last_row), row, last_row) for row in rows]
         # Each row's factors are at constant distances from its first: so they need one register per row, not per line.
         first_factors = [find(builder, factors, row, first) for row in rows]
-        places = [_split(builder, find(builder, totals, row, output)) for row in rows]
+        places = [split(builder, find(builder, totals, row, output), _FLOATS) for row in rows]
         held = [[load(builder, place) for place in of_row] for of_row in places]
         for number in range(num_lines.literal_value):
             if number < num_fetched.literal_value:
                 fetched = find(builder, lines, builder.add(next_input, index(number)), next_output)
                 for distance in range(0, _FLOATS, LINE):
                     emit_prefetch(builder, builder.gep(fetched, [index(distance)]))
-            line = _split(builder, find(builder, lines, builder.add(first, index(number)), output))
+            line = split(builder, find(builder, lines, builder.add(first, index(number)), output), _FLOATS)
             weights_of_line = [load(builder, place) for place in line]
             for of_row, first_factor in zip(held, first_factors, strict=True):
                 factor = spread(builder, builder.load(builder.gep(first_factor, [index(number)])))
@@ -104,11 +101,6 @@ def _add_lines(
     return types.void(x, weights, sums, at, ahead, num_rows, num_lines, num_fetched), generate
 
 
-def _split(builder: Any, address: Any) -> list[Any]:
-    """Addresses of the vectors of the next `_FLOATS` floats."""
-    return [builder.gep(address, [ir.IntType(64)(first)]) for first in range(0, _FLOATS, WIDTH)]
-
-
 def _make_adder(num_rows: int) -> Any:
     """The loops for groups of so many rows; their numbers are constants of the compiled code."""
 
@@ -117,7 +109,7 @@ def _make_adder(num_rows: int) -> Any:
         num_inputs, num_outputs = weights.shape
         num_in_blocks, num_in_vectors = num_inputs - num_inputs % _LINES, num_outputs - num_outputs % _FLOATS
         for k in range(0, num_in_blocks, _LINES):
-            if x.shape[0] == num_rows:
+            if x.shape[0] <= num_rows:
                 for n in range(0, num_in_vectors, _FLOATS):
                     is_last = n + _AHEAD >= num_in_vectors
                     ahead = (k + _LINES, n + _AHEAD - num_in_vectors) if is_last else (k, n + _AHEAD)

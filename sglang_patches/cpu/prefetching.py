@@ -5,24 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
 _READ, _TO_ALL_CACHES, _DATA = 0, 3, 1
 LINE = 16
 """Floats of 4 bytes in a line of the processor's cache."""
-
-
-@intrinsic
-def prefetch(_: Any, array: Any, index: Any) -> Any:
-    """Fetch the line with an element of a contiguous array of one dimension."""
-
-    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, given[0]).data
-        emit_prefetch(builder, builder.gep(data, [given[1]]))
-        return context.get_dummy_value()
-
-    return types.void(array, index), generate
 
 
 def emit_prefetch(builder: Any, address: Any) -> None:

@@ -34,6 +34,11 @@ def store(builder: Any, value: Any, address: Any) -> None:
     builder.store(value, builder.bitcast(address, VECTOR.as_pointer()), align=FLOAT_BYTES)
 
 
+def split(builder: Any, address: Any, num_floats: int) -> list[Any]:
+    """Addresses of the vectors of so many floats."""
+    return [builder.gep(address, [ir.IntType(64)(first)]) for first in range(0, num_floats, WIDTH)]
+
+
 def find(builder: Any, array: Any, row: Any, column: Any) -> Any:
     """Address of an element of a contiguous array of two dimensions."""
     num_columns = builder.extract_value(array.shape, 1)

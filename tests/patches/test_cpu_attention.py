@@ -22,13 +22,15 @@ LENGTHS = (
 class Batch:
     """Random queries and KV of some sequences whose slots lie scattered in the pool."""
 
-    def __init__(self, heads: tuple[int, int], lengths: list[tuple[int, int]], dtype: torch.dtype) -> None:
+    def __init__(
+        self, heads: tuple[int, int], lengths: list[tuple[int, int]], dtype: torch.dtype, size: int = SIZE
+    ) -> None:
         torch.manual_seed(0)
         num_heads, num_kv_heads = heads
         self.lengths = lengths
-        self.keys = torch.randn(POOL, num_kv_heads, SIZE, dtype=dtype)
-        self.values = torch.randn(POOL, num_kv_heads, SIZE, dtype=dtype)
-        self.query = torch.randn(sum(new for _, new in lengths), num_heads, SIZE, dtype=dtype)
+        self.keys = torch.randn(POOL, num_kv_heads, size, dtype=dtype)
+        self.values = torch.randn(POOL, num_kv_heads, size, dtype=dtype)
+        self.query = torch.randn(sum(new for _, new in lengths), num_heads, size, dtype=dtype)
         self.slots = torch.zeros(len(lengths) + 2, LONGEST, dtype=torch.int32)
         self.rows = torch.arange(len(lengths)).flip(0) + 1
         order = torch.randperm(POOL)
@@ -140,6 +142,15 @@ def test_new_tokens_without_onednn(heads: tuple[int, int], monkeypatch: pytest.M
 def test_a_decode_step_attends_to_all_before_it(heads: tuple[int, int]) -> None:
     batch = Batch(heads, [(1, 1), (60, 1), (95, 1)], torch.float32)
     assert (batch.run(_attention(DECODE, attention)) - batch.expected()).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("name", [EXTEND, DECODE])
+@pytest.mark.parametrize("size", [8, 24, 64, 96])
+def test_heads_of_any_size_attend(name: str, size: int) -> None:
+    """Those that do not fill vectors without the compiled loops."""
+    lengths = [(1, 1), (60, 1), (95, 1)] if name == DECODE else [(0, 9), (31, 5), (95, 1)]
+    batch = Batch((8, 2), lengths, torch.float32, size)
+    assert (batch.run(_attention(name, attention)) - batch.expected()).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("heads", HEADS)
