@@ -330,7 +330,10 @@ class Table:
         return second if is_half else NO_SLOT
 
     def _reclaim(self, usable: int) -> None:
-        """Free what processes left that died: their claims, and second halves that nobody names."""
+        """Free what processes left that died: their claims, and second halves that nobody names; and what has a state
+        that there is not (a flipped bit), which nobody would ever read, write or give up."""
+        states = self._states[:usable]
+        states[states > CONTINUED] = FREE
         self._release_of_the_dead(np.flatnonzero(self._states[:usable] == WRITING))
         halves = np.flatnonzero(self._states == CONTINUED)
         if len(halves):
