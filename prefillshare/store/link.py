@@ -8,6 +8,7 @@ before goes on to count.
 """
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +25,8 @@ _LOOK_EVERY_S = 1.0
 _FIRST_PAUSE_S = 5.0
 _LONGEST_PAUSE_S = 60.0
 _NOT_FORGOTTEN = "all is to be forgotten, and another process holds the store's table (one that was stopped?)"
+
+_NUMBER = re.compile(r"\d[\d,]*")
 
 logger = logging.getLogger(__name__)
 
@@ -163,6 +166,7 @@ class StoreLink:
         self._why_off = reason
         self._due = self._clock() + self._pause_s
         self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
-        if reason not in self._told:
-            self._told.add(reason)
+        # How much is free, or how long a file is by now, is another number each time, and no other reason.
+        if (kind := _NUMBER.sub("", reason)) not in self._told:
+            self._told.add(kind)
             logger.error("prefillshare: this engine goes on without the store: %s", reason)

@@ -115,6 +115,23 @@ def test_what_cannot_be_opened_is_taken_up_when_it_can(
         assert link.stats().why_off is None
 
 
+def test_a_reason_whose_numbers_change_is_told_once(
+    both: StoreSettings, clock: Clock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = iter(range(1_000, 100_000, 7))
+    monkeypatch.setattr("prefillshare.store.sizes.free_bytes", lambda folder: next(free))
+    with linked(both, clock) as link:
+        reasons = set()
+        for _ in range(5):
+            clock.now += 100.0
+            assert link.write(KEYS, pages(KEYS)) == 0
+            wait_until(lambda: not link._looking.locked())
+            reasons.add(link.stats().why_off)
+        assert len(reasons) > 1
+        assert all("has free" in str(reason) for reason in reasons)
+        assert len(caplog.records) == 1
+
+
 def test_what_was_to_be_forgotten_while_the_store_was_off_does_not_come_back(tmp_path: Path, clock: Clock) -> None:
     where = settings(tmp_path)
     with contextlib.closing(KvStore.attach(where, identity())) as other:
