@@ -186,9 +186,10 @@ def sweep_disk_tables(memory: Path) -> None:
 
 
 def store_folders(memory: Path) -> list[Path]:
-    """All stores of this user in a file system in memory."""
+    """All stores of this user in a file system in memory; whatever else lies there is none, and left alone."""
     root = stores_folder(memory)
-    return sorted(private_folder(root).iterdir()) if root.is_dir() else []
+    found = private_folder(root).iterdir() if os.path.isdir(root) else ()
+    return sorted(path for path in found if path.is_dir() and not path.is_symlink())
 
 
 @contextlib.contextmanager
