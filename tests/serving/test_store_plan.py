@@ -98,6 +98,7 @@ def test_two_files_with_one_name_are_two_deployments(tmp_path):
         (f'memory = "1{400 * "0"} GiB"', "write a size with its unit"),
         ('memory = "1 KiB"', 'a page of 16 tokens takes 81,920: set memory = "5 MiB" or more'),
         ('memory = "900 TiB"', "/dev/shm has"),
+        (f'memory = "64 MiB"\npath = "{1000 * "long"}"', "does not exist"),
         ('memory = "64 MiB"\npath = "nowhere"', "path 'nowhere' under [store] does not exist"),
         ('memory = "64 MiB"\npath = "/dev/shm"', "path '/dev/shm' under [store] lies in the machine's memory"),
         ('memory = "64 MiB"\npath = "stored.toml"', "is not a directory"),
