@@ -165,7 +165,8 @@ class Table:
         with self._lock.held(LOCK_TIMEOUT_S):
             being_written = self._find(keys, (WRITING,))
             self._release_of_the_dead(being_written[being_written != NO_SLOT])
-            known = self._find(keys, (READY, WRITING)) != NO_SLOT
+            there = self._find(keys, (READY, WRITING))
+            known = (there != NO_SLOT) & (there < usable)  # of a file that was cut, the rest is known by name only
             wanted = [page for page in range(len(keys)) if not known[page]]
             free, victims = self._free_slots(sum(num_slots[page] for page in wanted), older_than, usable, grow)
             claims = []
