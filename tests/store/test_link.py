@@ -147,7 +147,7 @@ def test_what_was_to_be_forgotten_while_the_store_was_off_does_not_come_back(tmp
 
 
 def test_what_could_not_be_forgotten_is_not_found_until_it_is(
-    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Another process was stopped while it held the table."""
     where = settings(tmp_path)
@@ -163,6 +163,8 @@ def test_what_could_not_be_forgotten_is_not_found_until_it_is(
                 link.count_present(KEYS)
                 wait_until(lambda: not link._looking.locked())
         monkeypatch.undo()
+        for said in ("the store cannot be used", "goes on without the store"):
+            assert sum(said in record.message for record in caplog.records) == 1
         come_back(link, clock)
         assert (link.count_present(KEYS), other.count_present(KEYS)) == (0, 0)
         assert link.write(KEYS, pages(KEYS)) == other.count_present(KEYS) == len(KEYS)
