@@ -91,8 +91,8 @@ class KvStore:
         """Forget all pages of this identity, for everybody who uses the store; return how many there were.
 
         None where that cannot be done now, as when another process holds a table too long: some or all are still there.
-        On disk their bytes stay until others take their room: a store that is opened after the machine was started
-        anew finds them again.
+        On disk their bytes stay until others take their room: a store whose tables in memory are gone, as after the
+        last launch was stopped, finds them again.
         """
         return self._guarded(lambda: sum(tier.table.forget_all() for tier in self._tiers), None)
 
