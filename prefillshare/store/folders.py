@@ -141,10 +141,12 @@ class FolderUse:
             private_folder(self.folder)
             with contextlib.suppress(FileNotFoundError):  # swept since
                 descriptor = _open_users(self.folder)
-                fcntl.flock(descriptor, fcntl.LOCK_SH)
-                if _is_at(descriptor, self.folder / _USERS):
-                    return descriptor
-                os.close(descriptor)
+                with contextlib.ExitStack() as unused:
+                    unused.callback(os.close, descriptor)
+                    fcntl.flock(descriptor, fcntl.LOCK_SH)
+                    if _is_at(descriptor, self.folder / _USERS):
+                        unused.pop_all()
+                        return descriptor
 
     def stay(self, stays: bool) -> None:
         """Say whether the folder outlives all who use it."""

@@ -2,6 +2,8 @@
 
 import contextlib
 import errno
+import gc
+import itertools
 import os
 import resource
 import shutil
@@ -259,15 +261,44 @@ def test_without_file_descriptors_a_store_is_refused_with_the_fix(tmp_path: Path
         assert link.write(KEYS, pages(KEYS)) == 0
 
 
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_store_that_cannot_be_opened_keeps_no_file_descriptor(both: StoreSettings, is_there: bool) -> None:
+    """Wherever they end while it is opened: it is tried again every minute."""
+    if is_there:
+        KvStore.attach(both, identity()).close()
+    for num_left in itertools.count():
+        if not is_there:
+            shutil.rmtree(both.memory_directory, ignore_errors=True)
+            both.memory_directory.mkdir()
+        with contextlib.suppress(StoreError), no_more_descriptors(num_left):
+            KvStore.attach(both, identity()).close()
+            break
+        gc.collect()  # mappings, which the error's frames held
+        assert open_below(both.memory_directory.parent) == [], num_left
+    assert num_left > 5
+
+
+def open_below(folder: Path) -> list[str]:
+    """Files below `folder` that this process has open."""
+    links = []
+    for descriptor in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # that of the listing itself
+            links.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+    return [link for link in links if link.startswith(f"{folder}/")]
+
+
 @contextlib.contextmanager
-def no_more_descriptors() -> Iterator[None]:
+def no_more_descriptors(num_left: int = 0) -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 64, hard))
     taken: list[int] = []
     try:
         with contextlib.suppress(OSError):
             while True:
                 taken.append(os.open("/dev/null", os.O_RDONLY))
+        for _ in range(num_left):
+            os.close(taken.pop())
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
