@@ -77,9 +77,9 @@ def disk_folder(directory: Path) -> Path:
     return directory / f"{STORE_FOLDER_START}{os.getuid()}"
 
 
-def disk_room(directory: Path) -> int:
-    """Bytes that disk tiers in this folder can have: what is free, and what they have already."""
-    return free_bytes(directory) + sum(map(taken_bytes, disk_folder(directory).glob(f"*{DISK_SUFFIX}")))
+def disk_files(directory: Path) -> list[Path]:
+    """Files of disk tiers in the folder that a deployment names, whoever's they are."""
+    return sorted(path for path in disk_folder(directory).glob(f"*{DISK_SUFFIX}") if path.is_file())
 
 
 def free_bytes(folder: Path) -> int:
