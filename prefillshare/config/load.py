@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -101,13 +102,20 @@ def _find_own_directory(path: Path, file: Path, key: str, table: str) -> Path:
     Raises: ConfigError when there is none.
     """
     found = _make_absolute(path, file)
-    if not found.is_dir():
-        state = "is not a directory" if found.exists() else "does not exist"
+    if (state := _lacks_directory(found)) is not None:
         raise ConfigError(
             f"{key} {str(path)!r} under [{table}] {state} ({found}): make the directory, or correct {key}, which is "
             "relative to the deployment file"
         )
     return found
+
+
+def _lacks_directory(path: Path) -> str | None:
+    """What is wrong with a path that is to be a directory; None where it is one."""
+    # Not by the path's own methods, which raise for a name that is too long.
+    if os.path.isdir(path):
+        return None
+    return "is not a directory" if os.path.exists(path) else "does not exist"
 
 
 def _resolve_cluster(cluster: Cluster | None, file: Path) -> Cluster | None:
@@ -226,8 +234,7 @@ def _place_quantisation(wanted: Quantisation, file: Path) -> Quantisation:
 
 def _find_module(path: Path, file: Path) -> Path:
     found = _make_absolute(path, file)
-    if not found.is_dir():
-        state = "is not a directory" if found.exists() else "does not exist"
+    if (state := _lacks_directory(found)) is not None:
         raise ConfigError(
             f"path {str(path)!r} under [module] {state} ({found}): correct path, which is relative to the file, to the "
             "directory of an adapter or of a module with full weights"
@@ -271,8 +278,7 @@ def _resolve_path(module: M, file: Path) -> M:
 
 def _find_directory(path: Path, file: Path, whose: str) -> Path:
     found = _make_absolute(path, file)
-    if not found.is_dir():
-        state = "is not a directory" if found.exists() else "does not exist"
+    if (state := _lacks_directory(found)) is not None:
         raise ConfigError(
             f"path {str(path)!r} {whose} {state} ({found}): correct path, which is relative "
             f"to the {'training' if whose == 'of the base' else 'deployment'} file, or name a hub repository with "
@@ -283,7 +289,7 @@ def _find_directory(path: Path, file: Path, whose: str) -> Path:
 
 def _find_start(path: Path, file: Path) -> Path:
     found = _make_absolute(path, file)
-    if not (found / "adapter_config.json").is_file():
+    if not os.path.isfile(found / "adapter_config.json"):
         raise ConfigError(
             f"start {str(path)!r} is no adapter ({found} has no adapter_config.json): give the directory of one, "
             "relative to the training file"
@@ -293,7 +299,7 @@ def _find_start(path: Path, file: Path) -> Path:
 
 def _find_file(path: Path, file: Path) -> Path:
     found = _make_absolute(path, file)
-    if not found.is_file():
+    if not os.path.isfile(found):
         raise ConfigError(
             f"data file {str(path)!r} does not exist ({found}): correct file under [data], which is relative to the "
             "training file"

@@ -101,8 +101,12 @@ class _Request:
             )
         return there.num_slots
 
-    def tier(self, opened: OpenTable, pages: MappedPages | DiskPages) -> Tier:
+    def table(self, path: Path, header: FileHeader) -> OpenTable:
+        opened = open_table(path, header)
         self.resources.callback(opened.close)
+        return opened
+
+    def tier(self, opened: OpenTable, pages: MappedPages | DiskPages) -> Tier:
         decoders = Decoders(self.identity.kv_dtype, self.identity.page_bytes)
         return Tier(opened, pages, self.encoding(pages), decoders, self.workers)
 
@@ -160,7 +164,7 @@ def _memory_tier(request: _Request) -> Tier:
         if not path.exists():
             remove_unused(folder)
             check_room(folder, settings.memory_bytes, "memory_bytes")
-        opened = open_table(path, request.header(num_slots))
+        opened = request.table(path, request.header(num_slots))
         pages = MappedPages(
             os.dup(opened.descriptor), start=opened.layout.end, num_slots=num_slots, slot_bytes=request.slot_bytes
         )
@@ -187,7 +191,7 @@ def _disk_tier(request: _Request, directory: Path) -> Tier:
         with attaching(tables):
             if is_new:  # the table of a file that had the same number once
                 store_file(tables, request.identity).unlink(missing_ok=True)
-            opened = open_table(store_file(tables, request.identity), header)
+            opened = request.table(store_file(tables, request.identity), header)
             tier = request.tier(opened, pages)
             if opened.is_new:
                 _check_is_alone(descriptor, path)

@@ -23,6 +23,8 @@ from prefillshare.store.stats import Medium
 
 _CHECKED_BYTES = RECORD_BYTES - 8
 _DATA_ALIGNMENT = 4096
+_REGROWN_BYTES = 1 << 30
+"""What a file that was cut gets back at once: others wait for the table meanwhile."""
 
 
 class DiskPages(Pages):
@@ -42,7 +44,15 @@ class DiskPages(Pages):
         return min(there, self._num_slots)
 
     def grow(self) -> int:
-        return self.num_usable()  # all of it was allocated when it was made
+        # All of it was allocated when it was made: what is missing has been cut off since.
+        usable = self.num_usable()
+        if usable < self._num_slots:
+            num_slots = min(self._num_slots - usable, max(1, _REGROWN_BYTES // self.slot_bytes))
+            try:
+                os.posix_fallocate(self._descriptor, self._place(usable), num_slots * self.slot_bytes)
+            except OSError:
+                return usable
+        return self.num_usable()
 
     def load(self, slots: Sequence[int], into: Bytes) -> None:
         for slot, part in self.pieces(slots, len(into)):

@@ -77,9 +77,9 @@ def disk_folder(directory: Path) -> Path:
     return directory / f"{STORE_FOLDER_START}{os.getuid()}"
 
 
-def disk_room(directory: Path) -> int:
-    """Bytes that disk tiers in this folder can have: what is free, and what they have already."""
-    return free_bytes(directory) + sum(map(taken_bytes, disk_folder(directory).glob(f"*{DISK_SUFFIX}")))
+def disk_files(directory: Path) -> list[Path]:
+    """Files of disk tiers in the folder that a deployment names, whoever's they are."""
+    return sorted(path for path in disk_folder(directory).glob(f"*{DISK_SUFFIX}") if path.is_file())
 
 
 def free_bytes(folder: Path) -> int:
@@ -141,10 +141,12 @@ class FolderUse:
             private_folder(self.folder)
             with contextlib.suppress(FileNotFoundError):  # swept since
                 descriptor = _open_users(self.folder)
-                fcntl.flock(descriptor, fcntl.LOCK_SH)
-                if _is_at(descriptor, self.folder / _USERS):
-                    return descriptor
-                os.close(descriptor)
+                with contextlib.ExitStack() as unused:
+                    unused.callback(os.close, descriptor)
+                    fcntl.flock(descriptor, fcntl.LOCK_SH)
+                    if _is_at(descriptor, self.folder / _USERS):
+                        unused.pop_all()
+                        return descriptor
 
     def stay(self, stays: bool) -> None:
         """Say whether the folder outlives all who use it."""
@@ -186,9 +188,10 @@ def sweep_disk_tables(memory: Path) -> None:
 
 
 def store_folders(memory: Path) -> list[Path]:
-    """All stores of this user in a file system in memory."""
+    """All stores of this user in a file system in memory; whatever else lies there is none, and left alone."""
     root = stores_folder(memory)
-    return sorted(private_folder(root).iterdir()) if root.is_dir() else []
+    found = private_folder(root).iterdir() if os.path.isdir(root) else ()
+    return sorted(path for path in found if path.is_dir() and not path.is_symlink())
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from prefillshare.store.folders import (
     SUFFIX,
     disk_folder,
     is_used,
+    private_folder,
     remove_folder,
     store_folders,
     taken_bytes,
@@ -74,7 +76,7 @@ def find_stores(memory: Path, disk: Path | None) -> list[FoundStore]:
 
     Raises: StoreError for a folder that is not this user's alone, or not there.
     """
-    if disk is not None and not disk.is_dir():
+    if disk is not None and not os.path.isdir(disk):  # unlike Path's, false for a name that is too long, too
         raise StoreError(f"{disk} is no folder: name the `path` of [store]")
     return [*_find_in_memory(memory), *([] if disk is None else _find_on_disk(disk))]
 
@@ -84,13 +86,15 @@ def _find_in_memory(memory: Path) -> Iterator[FoundStore]:
         if folder.name.startswith(MEMORY_PREFIX):
             for path in sorted(folder.glob(f"*{SUFFIX}")):
                 with contextlib.suppress(FileNotFoundError):  # a deployment that ends takes its store with it
-                    yield _describe(path, "memory", folder.name.removeprefix(MEMORY_PREFIX), is_used(folder))
+                    yield _describe(path, "memory", folder.name.removeprefix(MEMORY_PREFIX))
 
 
 def _find_on_disk(disk: Path) -> Iterator[FoundStore]:
-    for path in sorted(disk_folder(disk).glob(f"*{DISK_SUFFIX}")):
-        with contextlib.suppress(FileNotFoundError):
-            yield _describe(path, "disk", disk.name, is_path_used(path))
+    folder = disk_folder(disk)
+    if os.path.lexists(folder):
+        for path in sorted(private_folder(folder).glob(f"*{DISK_SUFFIX}")):
+            with contextlib.suppress(FileNotFoundError):
+                yield _describe(path, "disk", disk.name)
 
 
 def verify_store(store: FoundStore) -> Verified:
@@ -115,23 +119,28 @@ def verify_store(store: FoundStore) -> Verified:
 def clear_store(store: FoundStore, *, force: bool) -> None:
     """Remove a file with pages, and the folder of a store in memory.
 
-    Raises: StoreError while a process uses it, unless by force.
+    Raises: StoreError while a process uses it, unless by force; where it cannot be removed.
     """
     if store.is_used and not force:
         raise StoreError(
             f"{store.path} is in use: end the deployment first, or add --force (its processes go on with what they "
             "have open, and give it back when they end)"
         )
-    store.path.unlink(missing_ok=True)
+    try:
+        store.path.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(f"{store.path} cannot be removed ({error.strerror}): remove it yourself") from error
     if store.medium == "memory" and not list(store.path.parent.glob(f"*{SUFFIX}")):
         remove_folder(store.path.parent, force=force)
 
 
-def _describe(path: Path, medium: Medium, name: str, used: bool) -> FoundStore:
-    header, num_bytes = read_header(path), taken_bytes(path)
-    store = FoundStore(
-        path=path, medium=medium, name=name, is_used=used, header=header, num_pages=0, num_bytes=num_bytes
-    )
+def _describe(path: Path, medium: Medium, name: str) -> FoundStore:
+    store = FoundStore(path=path, medium=medium, name=name, is_used=False, header=None, num_pages=0, num_bytes=0)
+    if not stat.S_ISREG(path.lstat().st_mode):  # no engine opens it; a pipe would be waited for
+        return replace(store, trouble="no file (links are not followed)")
+    used = is_used(path.parent) if medium == "memory" else is_path_used(path)
+    header = read_header(path)
+    store = replace(store, is_used=used, header=header, num_bytes=taken_bytes(path))
     if header is None:
         path.stat()  # raises where it is gone
         return replace(store, trouble="header damaged")

@@ -8,6 +8,7 @@ before goes on to count.
 """
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +25,9 @@ _LOOK_EVERY_S = 1.0
 _FIRST_PAUSE_S = 5.0
 _LONGEST_PAUSE_S = 60.0
 _NOT_FORGOTTEN = "all is to be forgotten, and another process holds the store's table (one that was stopped?)"
+_LATER = "it is opened again as soon as that can be"
+
+_NUMBER = re.compile(r"\d[\d,]*")
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +45,9 @@ class StoreLink:
         self._earlier = StoreStats()
         """Counts of views that were given up."""
         self._told: set[str] = set()
+        """Reasons why the store was off."""
+        self._told_of_calls: set[str] = set()
+        """What views have told of calls that failed: one that comes after another does not tell it again."""
         self._pause_s = _FIRST_PAUSE_S
         self._due = 0.0
         self._looking = threading.Lock()
@@ -128,7 +135,7 @@ class StoreLink:
             self._looking.release()
 
     def _give_up(self, store: KvStore, loss: str) -> None:
-        self._turn_off(f"{loss}: it is opened again as soon as that can be")
+        self._turn_off(f"{loss}: {_LATER}")
         counted = store.stats().with_counts_of(self._earlier)
         self._store = None
         store.close()
@@ -142,14 +149,14 @@ class StoreLink:
 
     def _open(self) -> None:
         try:
-            store = KvStore.attach(self._settings, self._identity)
+            store = KvStore.attach(self._settings, self._identity, self._told_of_calls)
         except StoreError as error:
             self._turn_off(str(error))
             return
         with self._changing:
             if self._has_to_forget and store.forget_all() is None:
                 store.close()
-                self._turn_off(_NOT_FORGOTTEN)
+                self._turn_off(f"{_NOT_FORGOTTEN}: {_LATER}")
                 return
             was_off = self._why_off is not None
             self._why_off, self._pause_s, self._due = None, _FIRST_PAUSE_S, self._clock() + _LOOK_EVERY_S
@@ -163,6 +170,7 @@ class StoreLink:
         self._why_off = reason
         self._due = self._clock() + self._pause_s
         self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
-        if reason not in self._told:
-            self._told.add(reason)
+        # How much is free, or how long a file is by now, is another number each time, and no other reason.
+        if (kind := _NUMBER.sub("", reason)) not in self._told:
+            self._told.add(kind)
             logger.error("prefillshare: this engine goes on without the store: %s", reason)

@@ -99,17 +99,17 @@ def attaching(folder: Path) -> Iterator[None]:
     Raises: StoreError when another process does so for two minutes.
     """
     descriptor = os.open(folder / _ATTACH_LOCK, _FLAGS | os.O_CREAT, 0o600)
-    lock = FileLock(descriptor)
-    try:
-        with lock.held(_ATTACH_TIMEOUT_S):
-            yield
-    except TimeoutError as error:
-        raise StoreError(
-            f"{folder} is held by another process that opens a store ({error}): end that process"
-        ) from error
-    finally:
-        lock.close()
-        os.close(descriptor)
+    with contextlib.ExitStack() as resources:
+        resources.callback(os.close, descriptor)
+        lock = FileLock(descriptor)
+        resources.callback(lock.close)
+        try:
+            with lock.held(_ATTACH_TIMEOUT_S):
+                yield
+        except TimeoutError as error:
+            raise StoreError(
+                f"{folder} is held by another process that opens a store ({error}): end that process"
+            ) from error
 
 
 def use_file(descriptor: int) -> None:
@@ -196,10 +196,12 @@ def open_file(path: Path, is_right: Callable[[int], bool]) -> int | None:
         descriptor = os.open(path, _FLAGS)
     except FileNotFoundError:
         return None
-    if is_right(descriptor):
-        return descriptor
-    logger.warning("%s is damaged or of another size than is set: it is made anew, empty", path)
-    os.close(descriptor)
+    with contextlib.ExitStack() as wrong:
+        wrong.callback(os.close, descriptor)
+        if is_right(descriptor):
+            wrong.pop_all()
+            return descriptor
+    logger.warning("%s is damaged, or of another size or codec than is set: it is made anew, empty", path)
     return None
 
 
@@ -219,10 +221,14 @@ def open_table(path: Path, header: FileHeader) -> OpenTable:
 
     found = open_file(path, is_right)
     descriptor = make_file(path, header, layout.end, empty_index) if found is None else found
-    use_file(descriptor)
-    lock = FileLock(descriptor)
-    memory = MappedFile(descriptor, 0, layout.end)
-    table = Table(memory.data, layout, lock)
+    with contextlib.ExitStack() as failed:
+        failed.callback(os.close, descriptor)
+        use_file(descriptor)
+        lock = FileLock(descriptor)
+        failed.callback(lock.close)
+        memory = MappedFile(descriptor, 0, layout.end)
+        table = Table(memory.data, layout, lock)
+        failed.pop_all()
     return OpenTable(
         descriptor=descriptor,
         path=path,

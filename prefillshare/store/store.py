@@ -33,8 +33,11 @@ logger = logging.getLogger(__name__)
 class KvStore:
     """One process's view of a store; any thread may use it, and so may children that are forked."""
 
-    def __init__(self, opened: OpenStore) -> None:
-        """Of the tiers the first is the fastest: what it gives up goes to the next, what is read there comes back."""
+    def __init__(self, opened: OpenStore, told: set[str] | None = None) -> None:
+        """Of the tiers the first is the fastest: what it gives up goes to the next, what is read there comes back.
+
+        `told`: as `attach` takes it.
+        """
         self._resources = opened.resources
         self._tiers: tuple[Tier, ...] = opened.tiers
         self._page_bytes = opened.identity.page_bytes
@@ -42,18 +45,19 @@ class KvStore:
         self._counts = Counts()
         self._read_speeds = {tier.pages.medium: Speed() for tier in self._tiers}
         self._write_speeds = {tier.pages.medium: Speed() for tier in self._tiers}
-        self._told: set[str] = set()
+        self._told = set() if told is None else told
         self._inside: list[None] = []
         """One for each call under way. Lists grow and shrink in one step, so no lock is left locked in a child."""
         self._is_closed = False
 
     @classmethod
-    def attach(cls, settings: StoreSettings, identity: StoreIdentity) -> Self:
+    def attach(cls, settings: StoreSettings, identity: StoreIdentity, told: set[str] | None = None) -> Self:
         """Open the deployment's store for this identity, or make it.
 
+        `told`: kinds of failures that are in the log already; those that are told here come to it.
         Raises: StoreError with what is wrong, and the fix.
         """
-        return cls(open_store(settings, identity))
+        return cls(open_store(settings, identity), told)
 
     def count_present(self, keys: Sequence[bytes]) -> int:
         """How many pages, from the first on, are there; all of these count as used now, the first the latest."""
@@ -87,8 +91,8 @@ class KvStore:
         """Forget all pages of this identity, for everybody who uses the store; return how many there were.
 
         None where that cannot be done now, as when another process holds a table too long: some or all are still there.
-        On disk their bytes stay until others take their room: a store that is opened after the machine was started
-        anew finds them again.
+        On disk their bytes stay until others take their room: a store whose tables in memory are gone, as after the
+        last launch was stopped, finds them again.
         """
         return self._guarded(lambda: sum(tier.table.forget_all() for tier in self._tiers), None)
 

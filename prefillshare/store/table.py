@@ -165,7 +165,8 @@ class Table:
         with self._lock.held(LOCK_TIMEOUT_S):
             being_written = self._find(keys, (WRITING,))
             self._release_of_the_dead(being_written[being_written != NO_SLOT])
-            known = self._find(keys, (READY, WRITING)) != NO_SLOT
+            there = self._find(keys, (READY, WRITING))
+            known = (there != NO_SLOT) & (there < usable)  # of a file that was cut, the rest is known by name only
             wanted = [page for page in range(len(keys)) if not known[page]]
             free, victims = self._free_slots(sum(num_slots[page] for page in wanted), older_than, usable, grow)
             claims = []
@@ -330,7 +331,10 @@ class Table:
         return second if is_half else NO_SLOT
 
     def _reclaim(self, usable: int) -> None:
-        """Free what processes left that died: their claims, and second halves that nobody names."""
+        """Free what processes left that died: their claims, and second halves that nobody names; and what has a state
+        that there is not (a flipped bit), which nobody would ever read, write or give up."""
+        states = self._states[:usable]
+        states[states > CONTINUED] = FREE
         self._release_of_the_dead(np.flatnonzero(self._states[:usable] == WRITING))
         halves = np.flatnonzero(self._states == CONTINUED)
         if len(halves):

@@ -8,7 +8,8 @@ from prefillshare.tenants.account import Account
 from prefillshare.tenants.namespace import MARK, is_tenants
 from prefillshare.wire.namespace import cache_namespace
 
-_LEFT_OUT = frozenset(("rid", "cache_salt", "extra_key"))
+_NAMESPACE = frozenset(("cache_salt", "extra_key"))
+_LEFT_OUT = _NAMESPACE | {"rid"}
 """What a call says of its namespace goes into one key. Ids of requests (`rid`) are one
 space for all: a tenant's could be another's, whose call would be refused."""
 _OTHERS_SESSIONS = "session_params"
@@ -34,12 +35,15 @@ def confine(body: Mapping[str, Any], account: Account) -> dict[str, Any]:
             param=_OTHERS_SESSIONS,
         )
     confined = {name: value for name, value in body.items() if name not in _LEFT_OUT}
-    salts, keys = body.get("cache_salt"), body.get("extra_key")
-    if isinstance(salts, list) or isinstance(keys, list):
-        confined["extra_key"] = _mark_each(account, salts, keys)
-    elif (namespace := _mark(account, salts, keys)) is not None:
-        confined["extra_key"] = namespace
-    return confined
+    return confined | _one_key(body, account.mark)
+
+
+def join_namespace(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the call in `body` with its `cache_salt` inside of its `extra_key`: SGLang's own interface knows no other.
+
+    Raises: ConfinedError.
+    """
+    return {name: value for name, value in body.items() if name not in _NAMESPACE} | _one_key(body, None)
 
 
 def check_module(body: Mapping[str, Any], account: Account, otherwise: str | None, base: str) -> None:
@@ -62,16 +66,25 @@ def _named(body: Mapping[str, Any], otherwise: str | None, base: str) -> list[st
     return adapters or names
 
 
-def _mark(account: Account, salt: Any, key: Any) -> str | None:
+def _one_key(body: Mapping[str, Any], mark: str | None) -> dict[str, Any]:
+    """The member that says in which namespace a call is, behind the tenant's `mark`; none for nobody's namespace."""
+    salts, keys = body.get("cache_salt"), body.get("extra_key")
+    if isinstance(salts, list) or isinstance(keys, list):
+        return {"extra_key": _mark_each(mark, salts, keys)}
+    namespace = _mark(mark, salts, keys)
+    return {} if namespace is None else {"extra_key": namespace}
+
+
+def _mark(mark: str | None, salt: Any, key: Any) -> str | None:
     for name, value in (("cache_salt", salt), ("extra_key", key)):
         if value is not None and not isinstance(value, str):
             raise ConfinedError(f"{name} is {short_repr(value)}: give a text", param=name)
         _refuse_mark(value, name)
     namespace = cache_namespace(salt, key)
-    return namespace if account.mark is None else account.mark + (namespace or "")
+    return namespace if mark is None else mark + (namespace or "")
 
 
-def _mark_each(account: Account, salts: Any, keys: Any) -> list[str | None]:
+def _mark_each(mark: str | None, salts: Any, keys: Any) -> list[str | None]:
     """The same for each prompt of a batch."""
     length = len(salts if isinstance(salts, list) else keys)
     pairs = [each if isinstance(each, list) else [each] * length for each in (salts, keys)]
@@ -81,7 +94,7 @@ def _mark_each(account: Account, salts: Any, keys: Any) -> list[str | None]:
             "for all",
             param="cache_salt",
         )
-    return [_mark(account, salt, key) for salt, key in zip(*pairs, strict=True)]
+    return [_mark(mark, salt, key) for salt, key in zip(*pairs, strict=True)]
 
 
 def _refuse_mark(value: Any, name: str) -> None:

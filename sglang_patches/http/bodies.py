@@ -18,7 +18,7 @@ from typing import Any
 
 from prefillshare.contract import CHOICE_HEADER, MESSAGES_PATH, REPORT_HEADER
 from prefillshare.naming.asked import describe_probabilities
-from prefillshare.tenants.confine import check_module, confine
+from prefillshare.tenants.confine import check_module, confine, join_namespace
 from prefillshare.tenants.doors import addressed_module, is_call
 from prefillshare.tenants.errors import TenantError
 from prefillshare.wire.bodies import is_uncompressed, is_utf_8, read_stream_error
@@ -289,12 +289,16 @@ def _check_tenants_module(value: dict[str, Any], scope: Message) -> None:
 
 
 def _confine(value: dict[str, Any], scope: Message) -> dict[str, Any]:
-    """A tenant's call in the tenant's namespace; any other as it is.
+    """A tenant's call in the tenant's namespace, any other in its own.
 
     Raises: ConfinedError.
     """
-    account = scope.get("state", {}).get(TENANT)
-    return confine(value, account) if account is not None and is_call(scope["path"]) else value
+    account, path = scope.get("state", {}).get(TENANT), scope["path"]
+    if account is not None and is_call(path):
+        return confine(value, account)
+    if path.endswith("/generate") and value.get("cache_salt") is not None:  # which SGLang leaves unread there
+        return join_namespace(value)
+    return value
 
 
 def _note_hints(value: dict[str, Any], scope: Message, raw: bytes | None) -> dict[str, Any]:

@@ -52,6 +52,7 @@ def test_a_valid_file_gives_absolute_paths_and_defaults(deployment_file: Path) -
         ('name = "tool"', 'name = "a:b"', "name 'a:b' cannot be a model name"),
         ('path = "math"', 'path = "maths"', "path 'maths' of module 'math' does not exist"),
         ('path = "math"', 'path = "deployment.toml"', "is not a directory"),
+        ('path = "math"', f'path = "{1000 * "long"}"', "does not exist"),
         ('path = "math"', 'path = ""', "path is empty"),
         ('path = "math"', "path = 3", "path is 3: it must be text in quotes"),
         (NO_HUB, 'path = "base"\nrevision = "v1"', "revision 'v1' but no hub"),

@@ -84,6 +84,20 @@ def test_cache_salts_keep_tenants_apart_and_share_within_one(agents, same_salt):
         assert second["prompt_tokens_details"] is None
 
 
+def test_the_salt_of_generate_keeps_apart_as_that_of_a_chat(agents, prompts):
+    agents.flush()
+    prompt = prompts[2]
+    assert agents.generate(prompt, "math", 1).cached_tokens == 0
+    assert agents.generate(prompt, "tool", 1, cache_salt="a").cached_tokens == 0
+    assert agents.generate(prompt, "math", 1, cache_salt="a").cached_tokens == len(prompt) - 1
+    assert agents.generate(prompt, "math", 1, cache_salt="a", extra_key="b").cached_tokens == 0
+    body = {"input_ids": [prompt, prompt], "lora_path": "math", "sampling_params": {"max_new_tokens": 1}}
+    told = agents.http.post("/generate", json=body | {"cache_salt": ["a", "c"]}).json()
+    assert [each["meta_info"]["cached_tokens"] for each in told] == [len(prompt) - 1, 0]
+    for salt in (5, ["a"], {"a": 1}):
+        assert agents.http.post("/generate", json=body | {"cache_salt": salt}).status_code == 400
+
+
 def test_the_extra_key_of_generate_is_kept(agents, prompts):
     agents.flush()
     prompt = prompts[2]

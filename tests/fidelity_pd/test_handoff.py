@@ -55,12 +55,14 @@ def test_all_decode_workers_share_what_the_prefill_worker_computed(workers, prom
         assert decoded.json()["meta_info"]["prefillshare"][0]["handoff_tokens"] == len(prompt)
 
 
-@pytest.mark.parametrize("field", ["extra_key", "cache_salt"])
-def test_tenants_are_kept_apart_on_both_workers(pair, prompts, field):
+@pytest.mark.parametrize(
+    ("door", "field"), [("generate", "extra_key"), ("generate", "cache_salt"), ("chat", "cache_salt")]
+)
+def test_tenants_are_kept_apart_on_both_workers(pair, prompts, door, field):
     def cached(salt: str | None) -> tuple[int, int]:
         salted = {field: salt} if salt else {}
-        if field == "extra_key":
-            answer = pair.generate(prompts[6], 1, **salted)
+        if door == "generate":
+            answer = pair.generate(prompts[6 if field == "extra_key" else 7], 1, **salted)
             return answer.cached_tokens, answer.handoff_tokens
         decoded, prefilled = pair.chat("how many boxes are there? " * 8, max_tokens=1, **salted)
         details = decoded.json()["usage"]["prompt_tokens_details"]

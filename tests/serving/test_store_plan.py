@@ -2,10 +2,13 @@
 
 import json
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from prefillshare.accelerators import assumed_gpus
 from prefillshare.config import load_deployment
 from prefillshare.contract import WRITE_BACK_VARIABLE
 from prefillshare.errors import ConfigError
@@ -13,7 +16,9 @@ from prefillshare.modules.deployment import resolve
 from prefillshare.serving.launch import plan, plan_warnings
 from prefillshare.serving.options import LaunchOptions
 from prefillshare.serving.plan.store import plan_store, without_store
+from prefillshare.store import KvStore
 from tests.fidelity.icarus_family import PAIRED, make_icarus_family
+from tests.store.stores import identity
 from tests.support.pd import deployment_file
 from tests.support.stores import stored_agents
 
@@ -83,6 +88,41 @@ def test_sizes_that_are_not_given_follow_from_what_is_free(tmp_path):
     assert (settings.disk_bytes or 0) > 0
 
 
+def test_pages_of_other_modules_on_the_disk_are_not_taken_for_room(tmp_path, monkeypatch):
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "disk").mkdir()
+    sizes = 'memory = "8 MiB"\npath = "disk"\n'
+    settings = planned(tmp_path, f'{sizes}disk = "64 MiB"\n')
+    fingerprint = resolve(load_deployment(stored_agents(tmp_path))).fingerprint
+    monkeypatch.setattr("prefillshare.store.folders.free_bytes", lambda folder: 20 << 20)
+    for changed in ({}, {"page_size": 32}, {"prefill_fingerprint": "other"}, {"weights_dtype": "torch.bfloat16  {}"}):
+        of = identity(**{"prefill_fingerprint": fingerprint, "weights_dtype": "torch.float32  {}"} | changed)
+        KvStore.attach(replace(settings, memory_directory=tmp_path / "memory"), of).close()
+        if not changed:  # its own pages are room
+            assert planned(tmp_path, f'{sizes}disk = "64 MiB"\n').disk_bytes == 64 << 20
+            assert planned(tmp_path, sizes).disk_bytes > 20 << 20
+        else:
+            with pytest.raises(ConfigError, match=r"beside 0\.062 GiB of pages of other modules: make room \(prefills"):
+                planned(tmp_path, f'{sizes}disk = "64 MiB"\n')
+            assert planned(tmp_path, sizes).disk_bytes == 10 << 20
+        shutil.rmtree(tmp_path / "disk" / f"prefillshare-store-{os.getuid()}")
+
+
+def test_each_rank_has_a_disk_tier_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr("prefillshare.store.folders.free_bytes", lambda folder: 100 << 20)
+    sizes = 'memory = "8 MiB"\npath = "."\n'
+
+    def planned_for_two(store: str) -> int | None:
+        config = load_deployment(stored_agents(tmp_path, store))
+        config = replace(config, engine=replace(config.engine, tensor_parallel_size=2))
+        return plan_store(resolve(config, assumed_gpus("2x24GB"))).disk_bytes
+
+    assert planned_for_two(sizes) == 25 << 20
+    assert planned_for_two(f'{sizes}disk = "50 MiB"\n') == 50 << 20
+    with pytest.raises(ConfigError, match=r'0\.059 GiB for each of 2 ranks and .* or set disk = "50 MiB" or less'):
+        planned_for_two(f'{sizes}disk = "60 MiB"\n')
+
+
 def test_two_files_with_one_name_are_two_deployments(tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
@@ -98,6 +138,7 @@ def test_two_files_with_one_name_are_two_deployments(tmp_path):
         (f'memory = "1{400 * "0"} GiB"', "write a size with its unit"),
         ('memory = "1 KiB"', 'a page of 16 tokens takes 81,920: set memory = "5 MiB" or more'),
         ('memory = "900 TiB"', "/dev/shm has"),
+        (f'memory = "64 MiB"\npath = "{1000 * "long"}"', "does not exist"),
         ('memory = "64 MiB"\npath = "nowhere"', "path 'nowhere' under [store] does not exist"),
         ('memory = "64 MiB"\npath = "/dev/shm"', "path '/dev/shm' under [store] lies in the machine's memory"),
         ('memory = "64 MiB"\npath = "stored.toml"', "is not a directory"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from prefillshare.store import KvStore, StoreOwner, StoreSettings
-from prefillshare.store.folders import memory_folder, store_folders, sweep
+from prefillshare.store.folders import disk_folder, memory_folder, store_folders, stores_folder, sweep
 from tests.store.children import child
 from tests.store.stores import chain, identity, page, pages, read, settings
 
@@ -102,6 +102,57 @@ def test_a_file_that_cannot_be_read_hides_no_other_and_can_be_cleared(both: Stor
     assert run("verify", *memory).returncode == 0
 
 
+def test_what_is_no_file_of_a_store_hides_none(both: StoreSettings) -> None:
+    assert both.directory is not None
+    store = KvStore.attach(both, identity())
+    store.write(chain(5), pages(chain(5)))
+    store.spill()
+    store.close()
+    for folder, suffix in (
+        (memory_folder(both.memory_directory, "tests"), "store"),
+        (disk_folder(both.directory), "pages"),
+    ):
+        (folder / f"a folder.{suffix}").mkdir()
+        (folder / f"a link.{suffix}").symlink_to(both.directory)
+        os.mkfifo(folder / f"a pipe.{suffix}")
+    found = json.loads(run("ls", *where(both), "--json").stdout)
+    assert [entry["pages"] for entry in found if entry["trouble"] is None] == [5, 5]
+    assert [entry["trouble"] for entry in found].count("no file (links are not followed)") == 6
+    done = run("verify", *where(both))
+    assert done.returncode == 9
+    assert done.stdout.count("5 pages whole, 0 damaged") == 2
+    done = run("clear", *where(both))
+    assert done.returncode == 9
+    assert "a folder.store cannot be removed (Is a directory)" in done.stderr
+    assert both.directory.is_dir()
+
+
+@pytest.mark.parametrize("harm", ["mode", "link"])
+def test_a_folder_of_pages_that_is_not_this_user_s_alone_is_refused(
+    both: StoreSettings, tmp_path: Path, harm: str
+) -> None:
+    assert both.directory is not None
+    KvStore.attach(both, identity()).close()
+    folder = disk_folder(both.directory)
+    if harm == "mode":
+        folder.chmod(0o755)
+    else:
+        folder.rename(tmp_path / "elsewhere")
+        folder.symlink_to(tmp_path / "elsewhere")
+    for command in ("ls", "verify", "clear"):
+        done = run(command, *where(both))
+        assert done.returncode == 9
+        assert str(folder) in done.stderr
+    assert list(folder.glob("*.pages"))
+
+
+def test_a_name_that_is_too_long_is_no_folder(tmp_path: Path) -> None:
+    assert run("ls", "--memory", tmp_path / ("long" * 1000)).returncode == 0
+    done = run("ls", "--memory", tmp_path, "--disk", tmp_path / ("long" * 1000))
+    assert done.returncode == 9
+    assert "is no folder" in done.stderr
+
+
 def test_clear_by_force_and_by_a_wrong_name(both: StoreSettings) -> None:
     store = KvStore.attach(both, identity())
     keys = chain(5)
@@ -141,6 +192,17 @@ def test_a_launcher_takes_its_own_store_over_and_sweeps_those_of_the_dead(tmp_pa
     assert not memory_folder(tmp_path, "other").exists()
     assert read(KvStore.attach(mine, identity()), keys) == 20
     owner.end()
+
+
+def test_a_launcher_leaves_alone_what_is_no_store(tmp_path: Path) -> None:
+    KvStore.attach(settings(tmp_path, name="other"), identity()).close()
+    root, elsewhere = stores_folder(tmp_path), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (root / "notes").touch()
+    (root / "memory-link").symlink_to(elsewhere)
+    StoreOwner(settings(tmp_path)).end()
+    assert sorted(path.name for path in root.iterdir()) == ["memory-link", "notes"]
+    assert list(elsewhere.iterdir()) == []
 
 
 def test_a_store_ends_with_its_launcher_unless_it_stays(tmp_path: Path) -> None:

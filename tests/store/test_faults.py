@@ -90,6 +90,19 @@ def test_second_halves_that_no_page_names_are_free_again(tmp_path: Path) -> None
     assert store.write(keys, pages(keys)) > table.num_slots - 3
 
 
+@pytest.mark.parametrize("num_damaged", [1, 300])
+def test_slots_whose_state_was_damaged_are_free_again(tmp_path: Path, num_damaged: int) -> None:
+    store = KvStore.attach(settings(tmp_path), identity())
+    table = store._tiers[0].table
+    keys = chain(table.num_slots)
+    store.write(keys, pages(keys))
+    table._states[:num_damaged] |= 0x40
+    # Pages that were used later than any other give nothing up, so that only what was damaged has room.
+    assert store.write(keys, pages(keys)) == len(keys)
+    assert set(np.unique(table._states)) == {READY}
+    assert read(store, keys) == len(keys)
+
+
 def test_a_page_that_a_living_writer_writes_is_not_written_twice(tmp_path: Path) -> None:
     store = KvStore.attach(settings(tmp_path), identity())
     keys = chain(4)

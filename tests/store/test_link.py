@@ -2,6 +2,8 @@
 
 import contextlib
 import errno
+import gc
+import itertools
 import os
 import resource
 import shutil
@@ -115,6 +117,23 @@ def test_what_cannot_be_opened_is_taken_up_when_it_can(
         assert link.stats().why_off is None
 
 
+def test_a_reason_whose_numbers_change_is_told_once(
+    both: StoreSettings, clock: Clock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = iter(range(1_000, 100_000, 7))
+    monkeypatch.setattr("prefillshare.store.sizes.free_bytes", lambda folder: next(free))
+    with linked(both, clock) as link:
+        reasons = set()
+        for _ in range(5):
+            clock.now += 100.0
+            assert link.write(KEYS, pages(KEYS)) == 0
+            wait_until(lambda: not link._looking.locked())
+            reasons.add(link.stats().why_off)
+        assert len(reasons) > 1
+        assert all("has free" in str(reason) for reason in reasons)
+        assert len(caplog.records) == 1
+
+
 def test_what_was_to_be_forgotten_while_the_store_was_off_does_not_come_back(tmp_path: Path, clock: Clock) -> None:
     where = settings(tmp_path)
     with contextlib.closing(KvStore.attach(where, identity())) as other:
@@ -130,7 +149,7 @@ def test_what_was_to_be_forgotten_while_the_store_was_off_does_not_come_back(tmp
 
 
 def test_what_could_not_be_forgotten_is_not_found_until_it_is(
-    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Another process was stopped while it held the table."""
     where = settings(tmp_path)
@@ -146,6 +165,8 @@ def test_what_could_not_be_forgotten_is_not_found_until_it_is(
                 link.count_present(KEYS)
                 wait_until(lambda: not link._looking.locked())
         monkeypatch.undo()
+        for said in ("the store cannot be used", "goes on without the store"):
+            assert sum(said in record.message for record in caplog.records) == 1
         come_back(link, clock)
         assert (link.count_present(KEYS), other.count_present(KEYS)) == (0, 0)
         assert link.write(KEYS, pages(KEYS)) == other.count_present(KEYS) == len(KEYS)
@@ -240,15 +261,44 @@ def test_without_file_descriptors_a_store_is_refused_with_the_fix(tmp_path: Path
         assert link.write(KEYS, pages(KEYS)) == 0
 
 
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_store_that_cannot_be_opened_keeps_no_file_descriptor(both: StoreSettings, is_there: bool) -> None:
+    """Wherever they end while it is opened: it is tried again every minute."""
+    if is_there:
+        KvStore.attach(both, identity()).close()
+    for num_left in itertools.count():
+        if not is_there:
+            shutil.rmtree(both.memory_directory, ignore_errors=True)
+            both.memory_directory.mkdir()
+        with contextlib.suppress(StoreError), no_more_descriptors(num_left):
+            KvStore.attach(both, identity()).close()
+            break
+        gc.collect()  # mappings, which the error's frames held
+        assert open_below(both.memory_directory.parent) == [], num_left
+    assert num_left > 5
+
+
+def open_below(folder: Path) -> list[str]:
+    """Files below `folder` that this process has open."""
+    links = []
+    for descriptor in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # that of the listing itself
+            links.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+    return [link for link in links if link.startswith(f"{folder}/")]
+
+
 @contextlib.contextmanager
-def no_more_descriptors() -> Iterator[None]:
+def no_more_descriptors(num_left: int = 0) -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 64, hard))
     taken: list[int] = []
     try:
         with contextlib.suppress(OSError):
             while True:
                 taken.append(os.open("/dev/null", os.O_RDONLY))
+        for _ in range(num_left):
+            os.close(taken.pop())
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -28,7 +28,7 @@ from prefillshare.serving.plan.memory import gib, kv_token_bytes
 from prefillshare.serving.plan.workers import Worker, workers_of
 
 if TYPE_CHECKING:
-    from prefillshare.store import StoreSettings
+    from prefillshare.store import StoreIdentity, StoreSettings
 
 SHARED_MEMORY = Path("/dev/shm")
 MIN_PAGES = 64
@@ -218,21 +218,49 @@ def _check_holds_pages(deployment: ResolvedDeployment, key: str, num_bytes: int)
 
 
 def _find_disk_bytes(deployment: ResolvedDeployment, directory: Path, wanted: int | None) -> int:
-    """Return the room for the store's disk tier; without a wish, half of what is free."""
-    from prefillshare.store.folders import disk_room
-
+    """Return the room for the disk tier of each rank; without a wish, half of what is free for all."""
     _check_directory(directory)
-    free = disk_room(directory)
+    num_ranks = _num_ranks(deployment)
+    room, others = _disk_room(deployment, directory)
+    free = room // num_ranks
     if free == 0 or (wanted or 0) > free:
-        asked = f"disk under [store] is {gib(wanted)} GiB" if wanted else "the store wants room on a disk"
+        each = f" for each of {num_ranks} ranks" if num_ranks > 1 else ""
+        asked = f"disk under [store] is {gib(wanted)} GiB{each}" if wanted else "the store wants room on a disk"
         less = f', or set disk = "{free >> 20} MiB" or less' if free >> 20 else ""
+        kept = f" beside {gib(others)} GiB of pages of other modules" if others else ""
+        clear = f" (prefillshare store clear --disk {directory})" if others else ""
         raise ConfigError(
-            f"{asked} and the file system of {directory} has {gib(free)} GiB free: make room, or name another "
-            f"directory with path{less}"
+            f"{asked} and the file system of {directory} has {gib(room)} GiB free{kept}: make room{clear}, or name "
+            f"another directory with path{less}"
         )
     num_bytes = wanted or free // 2
     _check_holds_pages(deployment, "disk", num_bytes)
     return num_bytes
+
+
+def _disk_room(deployment: ResolvedDeployment, directory: Path) -> tuple[int, int]:
+    """Bytes that the disk tier can have, which are those that are free and those that it has already, and bytes of
+    other weights, types and page sizes in the same directory, which nobody removes unasked."""
+    from prefillshare.store.folders import disk_files, free_bytes, taken_bytes
+    from prefillshare.store.opening import read_header
+
+    num_own = num_others = 0
+    for path in disk_files(directory):
+        header = read_header(path)
+        # One that cannot be read is made anew, by whoever's it is.
+        if header is None or _is_of(deployment, header.identity):
+            num_own += taken_bytes(path)
+        else:
+            num_others += taken_bytes(path)
+    return free_bytes(directory) + num_own, num_others
+
+
+def _is_of(deployment: ResolvedDeployment, identity: "StoreIdentity") -> bool:
+    return (
+        identity.prefill_fingerprint == deployment.fingerprint
+        and identity.page_size == deployment.page_size
+        and identity.weights_dtype.partition(" ")[0] == f"torch.{deployment.dtype}"
+    )
 
 
 def _check_directory(directory: Path) -> None:
