@@ -201,6 +201,9 @@ def _alone_in(folder: Path) -> Iterator[bool]:
     except FileNotFoundError:
         yield True
         return
+    except StoreError:  # nobody can tell who uses it
+        yield False
+        return
     try:
         yield try_lock(descriptor, fcntl.LOCK_EX)
     finally:
@@ -208,7 +211,14 @@ def _alone_in(folder: Path) -> Iterator[bool]:
 
 
 def _open_users(folder: Path) -> int:
-    return os.open(folder / _USERS, _OPEN, 0o600)
+    try:
+        return os.open(folder / _USERS, _OPEN, 0o600)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StoreError(
+            f"{folder / _USERS}, which tells who uses the store, cannot be opened ({error.strerror}): remove it"
+        ) from error
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

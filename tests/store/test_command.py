@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from prefillshare.errors import StoreError
 from prefillshare.store import KvStore, StoreOwner, StoreSettings
 from prefillshare.store.folders import disk_folder, memory_folder, store_folders, stores_folder, sweep
 from tests.store.children import child
@@ -203,6 +204,17 @@ def test_a_launcher_leaves_alone_what_is_no_store(tmp_path: Path) -> None:
     StoreOwner(settings(tmp_path)).end()
     assert sorted(path.name for path in root.iterdir()) == ["memory-link", "notes"]
     assert list(elsewhere.iterdir()) == []
+
+
+def test_a_store_that_cannot_tell_its_users_is_left_alone_and_named(tmp_path: Path) -> None:
+    for name in ("tests", "other"):
+        (memory_folder(tmp_path, name) / "users").mkdir(parents=True)
+        for folder in (stores_folder(tmp_path), memory_folder(tmp_path, name)):
+            folder.chmod(0o700)
+    with pytest.raises(StoreError, match="users, which tells who uses the store.*remove it"):
+        StoreOwner(settings(tmp_path))
+    StoreOwner(settings(tmp_path, name="third")).end()
+    assert store_folders(tmp_path) == [memory_folder(tmp_path, name) for name in ("other", "tests")]
 
 
 def test_a_store_ends_with_its_launcher_unless_it_stays(tmp_path: Path) -> None:
