@@ -211,7 +211,7 @@ def test_a_store_that_cannot_tell_its_users_is_left_alone_and_named(tmp_path: Pa
         (memory_folder(tmp_path, name) / "users").mkdir(parents=True)
         for folder in (stores_folder(tmp_path), memory_folder(tmp_path, name)):
             folder.chmod(0o700)
-    with pytest.raises(StoreError, match="users, which tells who uses the store.*remove it"):
+    with pytest.raises(StoreError, match=r"users, which tells who uses the store.*remove it"):
         StoreOwner(settings(tmp_path))
     StoreOwner(settings(tmp_path, name="third")).end()
     assert store_folders(tmp_path) == [memory_folder(tmp_path, name) for name in ("other", "tests")]
