@@ -9,6 +9,7 @@ few of them waiting, and within a budget of time; the event loop only hands over
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from array import array
 from collections.abc import Callable
@@ -125,12 +126,9 @@ class EndedAnswers:
 
     async def _render(self, render: Callable[[], list[int]], make: Make) -> Continuation | None:
         # The first step of a task comes after the message is worked through: the answer is on its way by then.
-        try:
-            tokens, seconds = await asyncio.get_running_loop().run_in_executor(self._renderer, _take_time, render)
-            self._budget.spend(seconds)
-            return make(tokens)
-        except ValueError:  # a template that takes no such history, or a text that is too long to go on
-            return None
+        tokens, seconds = await asyncio.get_running_loop().run_in_executor(self._renderer, _take_time, render)
+        self._budget.spend(seconds)
+        return None if tokens is None else make(tokens)
 
     def _after_text(self, prompt: str, answer: Answer) -> list[int]:
         tokenizer = self._manager.tokenizer
@@ -196,10 +194,13 @@ def _count_rewritten(obj: GenerateReqInput, answer: Answer, tokens: list[int]) -
     return len(tokens) - len(common_start([tokens, [*obj.input_ids, *answer.token_ids]]))
 
 
-def _take_time(render: Callable[[], list[int]]) -> tuple[list[int], float]:
-    """What is rendered, and the seconds that it took this thread."""
-    started = time.thread_time()
-    return render(), time.thread_time() - started
+def _take_time(render: Callable[[], list[int]]) -> tuple[list[int] | None, float]:
+    """What is rendered, None where that cannot be, and the seconds that it took this thread."""
+    started, tokens = time.thread_time(), None
+    # A template that takes no such history, or a text that is too long to go on.
+    with contextlib.suppress(ValueError):
+        tokens = render()
+    return tokens, time.thread_time() - started
 
 
 def _read_answer(state: ReqState, recv_obj: BatchStrOutput, i: int) -> Answer:

@@ -29,11 +29,3 @@ def make_rid(given: object = None) -> str:
 def is_eager_rid(rid: object) -> bool:
     """Whether this is the id of a job."""
     return isinstance(rid, str) and rid.startswith(EAGER_RID_PREFIX)
-
-
-def refuse_reserved_rid(rid: object) -> None:
-    """Raises: ValueError when a call has the id of a job, or several calls and one of them: it would wait for all."""
-    for given in rid if isinstance(rid, list) else [rid]:
-        if is_eager_rid(given):
-            reserved = f"ids that begin with {EAGER_RID_PREFIX!r} are the engine's own"
-            raise ValueError(f"rid is {given!r}: {reserved}, take another")

@@ -17,7 +17,7 @@ from sglang.srt.sampling import sampling_batch_info as upstream
 
 from sglang_patches.answers.seeds import NO_SEED
 from sglang_patches.declarations import binds, overrides
-from sglang_patches.patches.penalties import count_outputs
+from sglang_patches.patches.penalties import count_outputs, put_in_order
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import ScheduleBatch
@@ -45,6 +45,7 @@ class SamplingBatchInfo(upstream.SamplingBatchInfo):
         if info.sampling_seed is None and any(seed is not None for seed in seeds):
             _set_seeds(info, [NO_SEED if seed is None else max(seed, NO_SEED + 1) for seed in seeds])
         if info.penalizer_orchestrator.is_required:
+            put_in_order(info.penalizer_orchestrator)
             # On a decode worker a request goes on with a step that puts in the last token.
             end = -1 if batch.forward_mode.is_prebuilt() else None
             count_outputs(info.penalizer_orchestrator, [list(req.output_ids[:end]) for req in batch.reqs])

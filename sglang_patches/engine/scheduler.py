@@ -32,11 +32,11 @@ from sglang.srt.managers import scheduler as upstream
 
 from prefillshare.observe.document import EagerState
 from prefillshare.wire.call_report import REPORT_KEY
+from sglang_patches.checks.reserved_ids import is_call_rid
 from sglang_patches.checks.secrets import hide_secrets
 from sglang_patches.checks.whole_ids import longer_ids_hidden
 from sglang_patches.choosing.states import keep_states
 from sglang_patches.declarations import binds, overrides
-from sglang_patches.disaggregation.pushes import is_push_rid
 from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker
 from sglang_patches.disaggregation.sent_pushes import give_way, put_pushes_last
 from sglang_patches.eager.prefill import EVERY_JOB, EagerPrefill, is_decoding, is_eager_batch
@@ -112,7 +112,7 @@ class Scheduler(upstream.Scheduler):
         if self._eager is not None and is_eager_rid(recv_req.rid):
             self._eager.add(recv_req)
         else:
-            if self._eager is not None and not is_push_rid(recv_req.rid):
+            if self._eager is not None and is_call_rid(recv_req.rid):
                 self._eager.begin_call()
             super().handle_generate_request(recv_req)
 

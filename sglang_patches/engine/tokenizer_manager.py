@@ -33,18 +33,18 @@ from sglang_patches.answers.seeds import sample_seed
 from sglang_patches.answers.trials import GrammarTrials, check_grammars
 from sglang_patches.checks import prompt_size
 from sglang_patches.checks.calls import check_call, check_request, prepare_call
+from sglang_patches.checks.reserved_ids import is_call_rid, refuse_reserved_rid
 from sglang_patches.checks.secrets import hide_secrets
 from sglang_patches.choosing.classifiers import read_classifiers
 from sglang_patches.choosing.requests import ask_for_state, read_as_choice, take_mark
 from sglang_patches.declarations import binds, overrides
-from sglang_patches.disaggregation.pushes import is_push_rid
 from sglang_patches.disaggregation.requests import read_as_half, without_output
 from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker, worker_role
 from sglang_patches.disaggregation.samples import is_sample_of
 from sglang_patches.eager.answers import EndedAnswers
 from sglang_patches.eager.quiet import Quiet
 from sglang_patches.eager.requests import read_as_job
-from sglang_patches.eager.switch import QUIET_RID, is_eager_rid, read_min_tokens, refuse_reserved_rid
+from sglang_patches.eager.switch import QUIET_RID, read_min_tokens
 from sglang_patches.http.prefetches import take_prefetch
 from sglang_patches.http.request_state import take_namespace, take_pin
 from sglang_patches.observed import requests as observed
@@ -137,7 +137,7 @@ class TokenizerManager(upstream.TokenizerManager):
         return Quiet(has_calls=self._has_calls, tell=self._tell_quiet)
 
     def _has_calls(self) -> bool:
-        return any(_is_call(rid) for rid in self.rid_to_state)
+        return any(is_call_rid(rid) for rid in self.rid_to_state)
 
     def _tell_quiet(self) -> None:
         # An abort reaches every rank in its turn among the calls; no request has this id.
@@ -189,8 +189,10 @@ class TokenizerManager(upstream.TokenizerManager):
         prepare_call(obj)
         check_call(obj, None if request is None else request.url.path)
         choice = read_as_choice(obj, request)
-        if self.eager_min_tokens is not None:
+        # SGLang's own health checks have such an id, and are not counted, which no call can ask for.
+        if obj.log_metrics:
             refuse_reserved_rid(obj.rid)
+        if self.eager_min_tokens is not None:
             read_as_job(obj, request)
         take_namespace(obj, request)
         is_prefetch = take_prefetch(obj, request)
@@ -327,7 +329,7 @@ class TokenizerManager(upstream.TokenizerManager):
         # A finished one ends with its last output, which is counted a moment later.
         if state is not None and not state.finished:
             observed.end_unfinished(state)
-        if state is not None and self.quiet is not None and _is_call(state.obj.rid):
+        if state is not None and self.quiet is not None and is_call_rid(state.obj.rid):
             self.quiet.end_call()
         if state is not None and self.gate is not None:
             self.gate.end(str(rid), len(state.output_ids))
@@ -384,12 +386,7 @@ class TokenizerManager(upstream.TokenizerManager):
 def _may_wait(call: upstream.TokenizedGenerateReqInput | upstream.TokenizedEmbeddingReqInput) -> bool:
     """Whether it is somebody's call, of tokens that are known."""
     is_generation = isinstance(call, upstream.TokenizedGenerateReqInput) and call.input_ids is not None
-    return is_generation and _is_call(call.rid) and not upstream.is_health_check_generate_req(call)
-
-
-def _is_call(rid: object) -> bool:
-    """Whether somebody waits for it."""
-    return not is_eager_rid(rid) and not is_push_rid(rid)
+    return is_generation and is_call_rid(call.rid)
 
 
 RELIED_ON = {

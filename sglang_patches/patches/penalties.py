@@ -1,17 +1,20 @@
-"""Penalties know every token of the answer, the latest one included, and x_n is prompt.
+"""Penalties know every token of the answer, the latest one included, and x_n is prompt; what adds comes before what
+multiplies.
 
 Target: ``sglang.srt.managers.schedule_batch.ScheduleBatch.cumulate_penalty_output_tokens``
 Why: upstream counts a step's input as it prepares the step. Where steps overlap, the latest token is not known there
     yet: frequency, presence and repetition penalties and ``min_new_tokens`` hear of every token one step late, and of
     x_n as if it were output. Without overlap, x_n is counted in a decode worker's first step. And a request that comes
-    back after a retraction begins with nothing counted.
+    back after a retraction begins with nothing counted. Without overlap, penalties act in the order of a set of
+    classes, which is another one in each process: with a frequency and a repetition penalty, so is the answer.
 How: where steps overlap, nothing is counted here. `count_inputs` does it when the step is launched: its input has then
     been read from what the step before has stashed, on the device, so nobody waits for anything. Without overlap the
     state of a decode worker's first rows is put back after the original. `count_outputs` counts what a request said
-    before it was retracted; :mod:`sglang_patches.engine.sampling_batch` calls it for each new batch.
+    before it was retracted, and `put_in_order` gives the penalties the order that they have where steps overlap;
+    :mod:`sglang_patches.engine.sampling_batch` calls them for each new batch.
     A method patch: three dozen modules import ``ScheduleBatch``.
 Upstream: sglang/srt/managers/schedule_batch.py:2928 at 0.5.17, sglang/srt/sampling/penaltylib.
-Remove when: upstream counts only output tokens, and all of them.
+Remove when: upstream counts only output tokens, and all of them, and has one order of penalties.
 """
 
 from __future__ import annotations
@@ -87,6 +90,16 @@ def count_inputs(batch: ScheduleBatch) -> bool:
 def _puts_in_prompt(req: Req) -> bool:
     """Whether the input of a request that decodes is x_n; its position counts as committed already."""
     return bool(req.kv_committed_len <= len(req.origin_input_ids))
+
+
+def put_in_order(orchestrator: BatchedPenalizerOrchestrator) -> None:
+    """Let what adds to logits go before what multiplies them, in one order.
+
+    Effects: changes the orchestrator.
+    """
+    known = orchestrator.penalizers
+    ordered = sorted(known, key=lambda kind: (kind.is_multiplicative, kind.__name__))
+    orchestrator.penalizers = {kind: known[kind] for kind in ordered}
 
 
 def count_outputs(orchestrator: BatchedPenalizerOrchestrator, outputs: Iterable[list[int]]) -> None:

@@ -246,9 +246,32 @@ def test_an_abandoned_answer_is_left_out(eager, prompts):
     wait_for_tokens(eager, before + ANSWER_TOKENS + 1)
 
 
-@pytest.mark.parametrize("rid", ["prefillshare-eager-1", ["mine", "prefillshare-eager-1"]])
-def test_ids_of_jobs_are_refused(eager, prompts, rid):
-    """A call that is taken for a job would wait for everybody, and for ever for an answer."""
+def test_a_health_check_keeps_nothing_from_being_computed(eager, prompts):
+    """It stands among the calls for a second, and leaves no word when it goes: calls that end meanwhile are the last.
+
+    Only where the answer ends before the check does, which a machine may hold up, so not every round shows it.
+    """
+    for number in range(5):
+        eager.flush()
+        before = counts(eager)["tokens"]
+        params = {"temperature": 0, "max_new_tokens": ANSWER_TOKENS, "ignore_eos": True}
+        body = {"input_ids": [number, *prompts[2]], "lora_path": "code", "stream": True, "sampling_params": params}
+        with ThreadPoolExecutor(1) as pool, eager.http.stream("POST", "/generate", json=body) as reply:
+            lines = reply.iter_lines()
+            next(lines)
+            check = pool.submit(eager.http.get, "/health")
+            for _ in lines:
+                pass
+        assert check.result().status_code == 200
+        wait_until(lambda n=before: counts(eager)["tokens"] > n, "nothing is computed")
+
+
+RESERVED = ("prefillshare-eager-1", "prefillshare-push-1", "HEALTH_CHECK_1")
+
+
+@pytest.mark.parametrize("rid", [*RESERVED, ["mine", "prefillshare-eager-1"], ["mine", "HEALTH_CHECK_1"]])
+def test_ids_of_jobs_and_health_checks_are_refused(eager, prompts, rid):
+    """A call that is taken for one would wait for everybody, and for ever for an answer."""
     prompt = list(prompts[0])
     body = {"input_ids": [prompt, prompt] if isinstance(rid, list) else prompt, "lora_path": "math", "rid": rid}
     chat = {"model": "math", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 1, "rid": rid}

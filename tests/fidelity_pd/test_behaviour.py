@@ -24,7 +24,11 @@ def penalized_reference() -> PenalizedReference:
     return PenalizedReference(TINY / "base", {name: TINY / name for name in MODULES})
 
 
-@pytest.mark.parametrize("penalty", [{name: value} for name, value in PENALTIES], ids=[name for name, _ in PENALTIES])
+@pytest.mark.parametrize(
+    "penalty",
+    [*({name: value} for name, value in PENALTIES), dict(PENALTIES)],
+    ids=[*(name for name, _ in PENALTIES), "together"],
+)
 def test_penalties_count_generated_tokens_only(pair, prompts, penalized_reference, penalty):
     """Each prompt ends in a token that is also likely next, so counting x_n would show."""
     asked = [(*prompt, prompt[-2], prompt[-1]) for prompt in prompts[:6]]

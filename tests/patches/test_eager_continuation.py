@@ -1,11 +1,13 @@
 """What is computed ahead is what the next prompt begins with, whatever the template makes of history."""
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from prefillshare.wire.continuation import Continuation
+from sglang_patches.eager.answers import EndedAnswers
 from sglang_patches.eager.backlog import MAX_JOBS, Backlog, Job
 from sglang_patches.eager.budget import LONGEST_BURST_S, SHARE, Budget
 from sglang_patches.eager.continuation import Answer, Conversation, after_text, after_tokens, common_start
@@ -147,6 +149,19 @@ def test_what_is_spent_comes_back_with_time():
     assert budget.has_some()
     budget.spend(LONGEST_BURST_S)
     assert not budget.has_some()
+
+
+def test_what_a_template_took_that_refused_is_spent(monkeypatch):
+    """Else it would refuse every answer anew, at the expense of the event loop."""
+    ended = EndedAnswers(SimpleNamespace(), min_tokens=1)
+    seconds = iter((0.0, 2 * LONGEST_BURST_S))
+    monkeypatch.setattr("sglang_patches.eager.answers.time.thread_time", lambda: next(seconds))
+
+    def refuse() -> list[int]:
+        raise ValueError("no history")
+
+    assert asyncio.run(ended._render(refuse, make=lambda tokens: None)) is None
+    assert not ended._budget.has_some()
 
 
 def test_continuations_are_few_young_and_told_once():

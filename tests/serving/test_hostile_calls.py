@@ -151,3 +151,16 @@ def test_an_answer_that_cannot_go_on_is_an_error(random_server: RunningDeploymen
     assert "the answer cannot follow ebnf (no token satisfies it after 1 tokens" in reply.text
     assert reply.status_code == (200 if stream else 400)
     assert_serves(random_server)
+
+
+@pytest.mark.parametrize("sampling", [{"temperature": 0}, {"temperature": 1}, {"top_k": 5, "sampling_seed": 7}])
+def test_a_length_that_a_grammar_does_not_allow_is_an_error(
+    random_server: RunningDeployment, sampling: dict[str, Any]
+) -> None:
+    """Where the answer has to end by the one and must not by the other, no token is left, and nothing can be drawn."""
+    params = {"regex": "[a-c]", "min_new_tokens": 9, "max_new_tokens": 20, **sampling}
+    body = {"text": "x", "lora_path": "math", "sampling_params": params}
+    reply = httpx.post(f"{random_server.url}/generate", json=body, timeout=60)
+    assert reply.status_code == 400, reply.text
+    assert "the answer cannot follow regex (no token satisfies it after 1 tokens" in reply.text
+    assert_serves(random_server)
