@@ -3,8 +3,8 @@
 PyTorch's attention wants the keys and values of a sequence side by side: to copy them there takes as long as to read
 them from memory, twice. These loops read each key and each value once, for all queries that share its head, those of a
 request's second row (:mod:`sglang_patches.icarus.rows`) among them. So a second row costs arithmetic only. `WIDTH`
-tokens of a head at a time, whose products with a query are added up within all their vectors at once, which a processor
-does in half the time that it needs for one after the other. One thread; ``scores`` of one request at a time:
+tokens of a head at a time, whose products with a query are added up within all their vectors at once, in half the time
+that it takes for one after the other. One thread; ``scores`` of one request at a time:
 
     KV head h | query i of head h: own row's groups, then the second row's | token t
 
@@ -25,15 +25,27 @@ from numba.extending import intrinsic
 
 from prefillshare.compiled import compile_ahead
 from sglang_patches.cpu.prefetching import LINE, emit_prefetch
-from sglang_patches.cpu.vectors import VECTOR, WIDTH, add_within, find, load, multiply_add, split, spread, store
+from sglang_patches.cpu.vectors import (
+    LOG2_E,
+    VECTOR,
+    WIDTH,
+    add_within,
+    find,
+    largest_within,
+    load,
+    multiply_add,
+    raise_two,
+    split,
+    spread,
+    store,
+    sum_within,
+)
 
 _F4 = np.float32
-_LOG2_E = _F4(1.4426950408889634)
-_MATH = {"reassoc", "contract", "nsz", "arcp"}
-"""Sums in any order; NaN stays NaN."""
+_MATH = {"contract", "nsz"}
+"""A query's sums are in one order, so they are the same to the bit whoever is beside it; NaN stays NaN."""
 _PAGE = 1024
 """Floats of 4 bytes in a page of memory."""
-_inlined = functools.partial(njit, fastmath=_MATH, inline="always")
 
 _Heads = types.Array(types.float32, 3, "C")
 _Table = types.Array(types.int32, 2, "C")
@@ -67,6 +79,7 @@ def make_decode_attention(size: int) -> Callable[..., None]:
         num_groups = num_heads // num_kv_heads
         together = np.empty((num_kv_heads, 2 * num_groups, size), np.float32)
         sums = np.empty((num_kv_heads, 2 * num_groups, size), np.float32)
+        totals = np.empty((num_kv_heads, 2 * num_groups), np.float32)
         places = np.empty(2 * WIDTH, np.int64)
         longest = lengths.max()
         # Lines of whole pages would all lie in the same places of the processor's cache.
@@ -79,13 +92,16 @@ def make_decode_attention(size: int) -> Callable[..., None]:
                 for head in range(num_heads):
                     for d in range(size):
                         group = row * num_groups + head % num_groups
-                        together[head // num_groups, group, d] = queries[at, head, d] * scale
+                        together[head // num_groups, group, d] = queries[at, head, d] * (scale * LOG2_E)
             for t in range(0, slots.size, WIDTH):
                 _find_places(slots, t, num_kv_heads * size, places)
                 for h in range(num_kv_heads):
                     _score(together[h], k_cache, places, h, num_queries, t, scores[h], size)
-            _normalize(scores, num_queries, slots.size)
-            scores[:, :, slots.size : slots.size + WIDTH] = _F4(0)
+            # What fills up the last vector has next to no share.
+            scores[:, :, slots.size : slots.size + WIDTH] = _F4(-np.inf)
+            for h in range(num_kv_heads):
+                for i in range(num_queries):
+                    totals[h, i] = _make_shares(scores[h], i, slots.size)
             sums[:] = _F4(0)
             for t in range(0, slots.size, WIDTH):
                 _find_places(slots, t, num_kv_heads * size, places)
@@ -94,13 +110,14 @@ def make_decode_attention(size: int) -> Callable[..., None]:
             for row in range(num_rows):
                 at = number if row == 0 else second[number]
                 for head in range(num_heads):
+                    h, i = head // num_groups, row * num_groups + head % num_groups
                     for d in range(size):
-                        output[at, head, d] = sums[head // num_groups, row * num_groups + head % num_groups, d]
+                        output[at, head, d] = sums[h, i, d] / totals[h, i]
 
     return attend
 
 
-@_inlined
+@njit(fastmath=_MATH, inline="always")
 def _find_places(slots: Any, first: Any, num_floats: Any, places: Any) -> None:
     """Where the next tokens lie in the caches, and behind them those that are fetched meanwhile.
 
@@ -119,7 +136,7 @@ def _score(
     def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
         asked, cache, starts, lines = _open(context, builder, signature, given, (0, 1, 2, 6))
         index, length = given[4].type, size.literal_value
-        for fetches, number in _each_query(builder, given[4]):
+        for number, fetched in _each_query(builder, given[4], -(-length // LINE)):
             query = split(builder, find(builder, asked, number, index(0)), length)
             dots = []
             for key in range(WIDTH):
@@ -127,13 +144,36 @@ def _score(
                 here, next_one = (_head_of(builder, cache, starts, n, given[3], length) for n in (key, key + WIDTH))
                 for place, factor in zip(split(builder, here, length), query, strict=True):
                     dot = multiply_add(builder, load(builder, factor), load(builder, place), dot)
-                if fetches:
-                    _fetch(builder, next_one, length)
+                _fetch(builder, next_one, fetched)
                 dots.append(dot)
             store(builder, add_within(builder, dots), find(builder, lines, number, given[5]))
         return context.get_dummy_value()
 
     return types.void(queries, k_cache, places, head, num_queries, first, scores, size), generate
+
+
+@intrinsic
+def _make_shares(_: Any, scores: Any, number: Any, length: Any) -> Any:
+    """Make shares, of the largest one, of a query's scores; return their sum."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        (lines,) = _open(context, builder, signature, given, (0,))
+        index, length = given[2].type, given[2]
+        line = find(builder, lines, given[1], index(0))
+        held = cgutils.alloca_once_value(builder, load(builder, line))
+        with cgutils.for_range_slice(builder, index(0), length, index(WIDTH)) as (first, _):
+            score, most = load(builder, builder.gep(line, [first])), builder.load(held)
+            builder.store(builder.select(builder.fcmp_ordered(">", score, most), score, most), held)
+        largest = spread(builder, largest_within(builder, builder.load(held)))
+        total = cgutils.alloca_once_value(builder, ir.Constant(VECTOR, None))
+        with cgutils.for_range_slice(builder, index(0), length, index(WIDTH)) as (first, _):
+            place = builder.gep(line, [first])
+            share = raise_two(builder, builder.fsub(load(builder, place), largest))
+            store(builder, share, place)
+            builder.store(builder.fadd(builder.load(total), share), total)
+        return sum_within(builder, builder.load(total))
+
+    return types.float32(scores, number, length), generate
 
 
 @intrinsic(prefer_literal=True)
@@ -145,7 +185,7 @@ def _add_values(
     def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
         shares, cache, starts, totals = _open(context, builder, signature, given, (0, 1, 2, 6))
         index, length = given[4].type, size.literal_value
-        for fetches, number in _each_query(builder, given[4]):
+        for number, fetched in _each_query(builder, given[4], -(-length // LINE)):
             at = split(builder, find(builder, totals, number, index(0)), length)
             held, begin = [load(builder, place) for place in at], find(builder, shares, number, given[5])
             for token in range(WIDTH):
@@ -153,8 +193,7 @@ def _add_values(
                 share = spread(builder, builder.load(builder.gep(begin, [index(token)])))
                 values = [load(builder, place) for place in split(builder, here, length)]
                 held = [multiply_add(builder, share, *pair) for pair in zip(values, held, strict=True)]
-                if fetches:
-                    _fetch(builder, next_one, length)
+                _fetch(builder, next_one, fetched)
             for total, place in zip(held, at, strict=True):
                 store(builder, total, place)
         return context.get_dummy_value()
@@ -162,12 +201,22 @@ def _add_values(
     return types.void(scores, v_cache, places, head, num_queries, first, sums, size), generate
 
 
-def _each_query(builder: Any, num_queries: Any) -> Iterator[tuple[bool, Any]]:
-    """Code for the first query, which fetches what comes next, and for the others."""
+def _each_query(builder: Any, num_queries: Any, num_lines: int) -> Iterator[tuple[Any, Sequence[Any]]]:
+    """Code for each query, and which lines of each of the next tokens it fetches.
+
+    All fetch some: a processor has few lines under way at a time, and with all of them at once it would compute nothing
+    meanwhile. Each number of lines is compiled by itself, and the least that is enough for so many queries runs.
+    """
     index = num_queries.type
-    yield True, index(0)
-    with cgutils.for_range_slice(builder, index(1), num_queries, index(1)) as (number, _):
-        yield False, number
+    each = num_lines
+    while each:
+        is_enough = builder.icmp_signed(">=", builder.mul(num_queries, index(each)), index(num_lines))
+        is_least = builder.icmp_signed("<", builder.mul(num_queries, index(each // 2)), index(num_lines))
+        each_query = cgutils.for_range_slice(builder, index(0), num_queries, index(1))
+        with builder.if_then(builder.and_(is_enough, is_least)), each_query as (number, _):
+            first = builder.mul(number, index(each))
+            yield number, [builder.urem(builder.add(first, index(line)), index(num_lines)) for line in range(each)]
+        each //= 2
 
 
 def _open(context: Any, builder: Any, signature: Any, given: Any, numbers: Sequence[int]) -> list[Any]:
@@ -180,55 +229,6 @@ def _head_of(builder: Any, cache: Any, starts: Any, number: int, head: Any, size
     return builder.gep(cache.data, [builder.add(start, builder.mul(head, head.type(size)))])
 
 
-def _fetch(builder: Any, address: Any, size: int) -> None:
-    for first in range(0, size, LINE):
-        emit_prefetch(builder, builder.gep(address, [ir.IntType(64)(first)]))
-
-
-@njit(fastmath=_MATH)
-def _normalize(scores: Any, num_queries: Any, length: Any) -> None:
-    """The softmax of each query's scores, in place."""
-    bits = np.empty(length, np.int32)
-    powers = bits.view(np.float32)
-    for h in range(scores.shape[0]):
-        for i in range(num_queries):
-            line = scores[h, i, :length]
-            _to_powers(line, _largest(line), bits)
-            total = _F4(0)
-            for t in range(length):
-                line[t] = _exp2_of_rest(line[t]) * powers[t]
-                total += line[t]
-            share = _F4(1) / total
-            for t in range(length):
-                line[t] *= share
-
-
-@njit(fastmath=True)
-def _largest(line: Any) -> Any:
-    # The one place that may assume that there is no NaN: one that is there is found again in the difference to it.
-    largest = line[0]
-    for t in range(line.size):
-        largest = max(largest, line[t])
-    return largest
-
-
-@njit(fastmath=_MATH)
-def _to_powers(line: Any, largest: Any, bits: Any) -> None:
-    """Split e^(x - largest) = 2^n 2^rest: the rest in place of x, and 2^n as the bits of a float."""
-    for t in range(line.size):
-        exponent = max((line[t] - largest) * _LOG2_E, _F4(-126))
-        whole = np.floor(exponent + _F4(0.5))
-        bits[t] = (np.int32(whole) + np.int32(127)) << np.int32(23)
-        line[t] = exponent - whole
-
-
-@_inlined
-def _exp2_of_rest(rest: Any) -> Any:
-    """2^rest for -0.5 <= rest <= 0.5, to the last bit but one: its Taylor series of degree 6."""
-    power = _F4(1.5403530e-4)
-    power = power * rest + _F4(1.3333558e-3)
-    power = power * rest + _F4(9.6181291e-3)
-    power = power * rest + _F4(5.5504109e-2)
-    power = power * rest + _F4(2.4022651e-1)
-    power = power * rest + _F4(6.9314718e-1)
-    return power * rest + _F4(1)
+def _fetch(builder: Any, address: Any, lines: Sequence[Any]) -> None:
+    for line in lines:
+        emit_prefetch(builder, builder.gep(address, [builder.mul(line, line.type(LINE))]))

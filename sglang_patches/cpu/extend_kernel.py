@@ -26,10 +26,9 @@ from numba.extending import intrinsic
 
 from prefillshare.compiled import compile_ahead
 from sglang_patches.cpu.prefetching import LINE, emit_prefetch
-from sglang_patches.cpu.vectors import VECTOR, WIDTH, load, multiply_add, round_down, spread, store
+from sglang_patches.cpu.vectors import LOG2_E, VECTOR, WIDTH, load, multiply_add, raise_two, spread, store
 
 _F4 = np.float32
-_LOG2_E = _F4(1.4426950408889634)
 _MATH = {"contract", "nsz"}
 """Each query's sums are in the order of the keys, so they are the same to the bit whoever is beside it."""
 _KEYS = 64
@@ -39,8 +38,6 @@ _LANES = _MOST_VECTORS * WIDTH
 _TOGETHER = 4
 """Keys, or elements of values, whose products are summed at once; a head's size has to be a multiple. With
 `_MOST_VECTORS` of queries for each, their sums fit into registers."""
-_SERIES = (1.5403530e-4, 1.3333558e-3, 9.6181291e-3, 5.5504109e-2, 2.4022651e-1, 6.9314718e-1, 1.0)
-"""Taylor series of 2^x, highest power first: for -0.5 <= x <= 0.5 right to the last bit but one."""
 
 _Heads = types.Array(types.float32, 3, "C")
 _Table = types.Array(types.int32, 2, "C")
@@ -90,7 +87,7 @@ def make_extend_attention(size: int) -> Callable[..., None]:
                         query = first + min(i, num_here - 1)
                         line = queries[begin + query // num_groups, head * num_groups + query % num_groups]
                         for d in range(size):
-                            turned[d, i] = line[d] * (scale * _LOG2_E)
+                            turned[d, i] = line[d] * (scale * LOG2_E)
                     sums[:], state[0], state[1] = _F4(0), _F4(-np.inf), _F4(0)
                     # Keys that the block's last query sees.
                     end = num_cached + (first + num_here - 1) // num_groups + 1
@@ -215,32 +212,16 @@ def _share(builder: Any, lines: Any, num_keys: Any, known: Any, lane: int) -> An
         score, most = load(builder, _find_line(builder, of_lane, loop.index)), builder.load(held)
         builder.store(builder.select(builder.fcmp_ordered(">", score, most), score, most), held)
     largest = builder.load(held)
-    factor = _raise_two(builder, builder.fsub(before, largest))
+    factor = raise_two(builder, builder.fsub(before, largest))
     total = cgutils.alloca_once_value(builder, builder.fmul(load(builder, total_at), factor))
     with cgutils.for_range(builder, num_keys) as loop:
         line = _find_line(builder, of_lane, loop.index)
-        share = _raise_two(builder, builder.fsub(load(builder, line), largest))
+        share = raise_two(builder, builder.fsub(load(builder, line), largest))
         store(builder, share, line)
         builder.store(builder.fadd(builder.load(total), share), total)
     store(builder, largest, largest_at)
     store(builder, builder.load(total), total_at)
     return factor
-
-
-def _raise_two(builder: Any, power: Any) -> Any:
-    """2^x of a vector for x <= 0; NaN stays NaN."""
-    least = ir.Constant(VECTOR, [-126.0] * WIDTH)
-    power = builder.select(builder.fcmp_ordered("<", power, least), least, power)
-    whole = round_down(builder, builder.fadd(power, ir.Constant(VECTOR, [0.5] * WIDTH)))
-    rest = builder.fsub(power, whole)
-    result = ir.Constant(VECTOR, [_SERIES[0]] * WIDTH)
-    for factor in _SERIES[1:]:
-        result = multiply_add(builder, result, rest, ir.Constant(VECTOR, [factor] * WIDTH))
-    # The whole part is the exponent of a float.
-    numbers = ir.VectorType(ir.IntType(32), WIDTH)
-    exponent = builder.add(builder.fptosi(whole, numbers), ir.Constant(numbers, [127] * WIDTH))
-    bits = builder.shl(exponent, ir.Constant(numbers, [23] * WIDTH))
-    return builder.fmul(result, builder.bitcast(bits, VECTOR))
 
 
 def _each_number(builder: Any, number: Any) -> Iterator[int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from llvmlite import binding, ir
 from numba.core import cgutils
 
@@ -15,6 +16,9 @@ WIDTH = 16 if binding.get_host_cpu_features().get("avx512f") else 8
 """Floats in a vector."""
 VECTOR = ir.VectorType(ir.FloatType(), WIDTH)
 FLOAT_BYTES = 4
+LOG2_E = np.float32(1.4426950408889634)
+_SERIES = (1.5403530e-4, 1.3333558e-3, 9.6181291e-3, 5.5504109e-2, 2.4022651e-1, 6.9314718e-1, 1.0)
+"""Taylor series of 2^x, highest power first: for -0.5 <= x <= 0.5 right to the last bit but one."""
 
 
 def spread(builder: Any, value: Any) -> Any:
@@ -63,7 +67,47 @@ def add_within(builder: Any, vectors: Sequence[Any]) -> Any:
     return vectors[0]
 
 
-def round_down(builder: Any, value: Any) -> Any:
+def raise_two(builder: Any, power: Any) -> Any:
+    """2^x of a vector for x <= 0; NaN stays NaN."""
+    least = ir.Constant(VECTOR, [-126.0] * WIDTH)
+    power = builder.select(builder.fcmp_ordered("<", power, least), least, power)
+    whole = _round_down(builder, builder.fadd(power, ir.Constant(VECTOR, [0.5] * WIDTH)))
+    rest = builder.fsub(power, whole)
+    result = ir.Constant(VECTOR, [_SERIES[0]] * WIDTH)
+    for factor in _SERIES[1:]:
+        result = multiply_add(builder, result, rest, ir.Constant(VECTOR, [factor] * WIDTH))
+    # The whole part is the exponent of a float.
+    numbers = ir.VectorType(ir.IntType(32), WIDTH)
+    exponent = builder.add(builder.fptosi(whole, numbers), ir.Constant(numbers, [127] * WIDTH))
+    bits = builder.shl(exponent, ir.Constant(numbers, [23] * WIDTH))
+    return builder.fmul(result, builder.bitcast(bits, VECTOR))
+
+
+def largest_within(builder: Any, vector: Any) -> Any:
+    """The largest element."""
+
+    def larger(a: Any, b: Any) -> Any:
+        return builder.select(builder.fcmp_ordered(">", a, b), a, b)
+
+    return _fold(builder, vector, larger)
+
+
+def sum_within(builder: Any, vector: Any) -> Any:
+    """The sum of the elements."""
+    return _fold(builder, vector, builder.fadd)
+
+
+def _fold(builder: Any, vector: Any, combine: Any) -> Any:
+    number = ir.IntType(32)
+    half = WIDTH // 2
+    while half:
+        others = ir.Constant(ir.VectorType(number, WIDTH), [(lane + half) % WIDTH for lane in range(WIDTH)])
+        vector = combine(vector, builder.shuffle_vector(vector, vector, others))
+        half //= 2
+    return builder.extract_element(vector, number(0))
+
+
+def _round_down(builder: Any, value: Any) -> Any:
     """The greatest whole numbers that are not greater."""
     return builder.call(_declare(builder, "floor", 1), [value])
 

@@ -175,6 +175,18 @@ def test_second_rows_attend_in_place_as_rows_of_their_own(heads: tuple[int, int]
     assert (found - batch.expected()).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("heads", [(4, 4), (4, 2), (12, 4), (8, 1)])
+def test_a_row_attends_alike_to_the_bit_beside_its_second_row(heads: tuple[int, int]) -> None:
+    batch = Batch(heads, [(60, 1), (93, 1)] * 2, torch.float32, 64)
+    sequences = (batch.slots, batch.rows[:2], torch.tensor([61, 94]))
+    outputs = []
+    for second in (torch.tensor([-1, -1]), torch.tensor([2, 3])):
+        output = torch.empty_like(batch.query)
+        caches = (batch.keys, batch.values)
+        outputs.append(attend_in_place(batch.query, *caches, *sequences, second, 0.3, output)[:2])
+    assert outputs[0].equal(outputs[1])
+
+
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 30.0])
 def test_scores_of_any_size_have_their_shares(scale: float) -> None:
     """Equal ones, and those that leave all of it to one token."""
