@@ -8,6 +8,7 @@ MEMORY/prefillshare-store-UID/     0700
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -29,6 +30,7 @@ _BLOCK_BYTES = 512
 """What `stat` counts in."""
 _IN_MEMORY = ("tmpfs", "ramfs")
 _USERS = "users"
+_OTHER_THAN_A_FILE = (errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.EACCES)
 _STAYS = "stays"
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -213,9 +215,9 @@ def _alone_in(folder: Path) -> Iterator[bool]:
 def _open_users(folder: Path) -> int:
     try:
         return os.open(folder / _USERS, _OPEN, 0o600)
-    except FileNotFoundError:
-        raise
     except OSError as error:
+        if error.errno not in _OTHER_THAN_A_FILE:
+            raise
         raise StoreError(
             f"{folder / _USERS}, which tells who uses the store, cannot be opened ({error.strerror}): remove it"
         ) from error

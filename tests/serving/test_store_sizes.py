@@ -56,7 +56,13 @@ def test_more_than_there_is_is_refused_with_the_number_that_fits(tmp_path: Path)
 def test_a_disk_tier_that_is_there_is_room_for_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = stored_agents(tmp_path, f'memory = "64 MiB"\npath = "{tmp_path}"\ndisk = "80 MiB"\n')
     (tmp_path / "memory").mkdir()
-    KvStore.attach(replace(settings_of(file), memory_directory=tmp_path / "memory"), identity()).close()
+    deployment = resolve(load_deployment(file))
+    own = identity(
+        prefill_fingerprint=deployment.fingerprint,
+        page_size=deployment.page_size,
+        weights_dtype=f"torch.{deployment.dtype}",
+    )
+    KvStore.attach(replace(settings_of(file), memory_directory=tmp_path / "memory"), own).close()
     # A file system that has hardly anything free but what this store has already.
     nothing_left = 1 << 20
     monkeypatch.setattr(
