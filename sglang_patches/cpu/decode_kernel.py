@@ -31,9 +31,11 @@ from sglang_patches.cpu.vectors import (
     WIDTH,
     add_within,
     find,
+    larger,
     largest_within,
     load,
     multiply_add,
+    open_arrays,
     raise_two,
     split,
     spread,
@@ -134,7 +136,7 @@ def _score(
     """Write the products of `WIDTH` keys of a head and its queries."""
 
     def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        asked, cache, starts, lines = _open(context, builder, signature, given, (0, 1, 2, 6))
+        asked, cache, starts, lines = open_arrays(context, builder, signature, given, (0, 1, 2, 6))
         index, length = given[4].type, size.literal_value
         for number, fetched in _each_query(builder, given[4], -(-length // LINE)):
             query = split(builder, find(builder, asked, number, index(0)), length)
@@ -157,13 +159,13 @@ def _make_shares(_: Any, scores: Any, number: Any, length: Any) -> Any:
     """Make shares, of the largest one, of a query's scores; return their sum."""
 
     def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        (lines,) = _open(context, builder, signature, given, (0,))
+        (lines,) = open_arrays(context, builder, signature, given, (0,))
         index, length = given[2].type, given[2]
         line = find(builder, lines, given[1], index(0))
         held = cgutils.alloca_once_value(builder, load(builder, line))
         with cgutils.for_range_slice(builder, index(0), length, index(WIDTH)) as (first, _):
             score, most = load(builder, builder.gep(line, [first])), builder.load(held)
-            builder.store(builder.select(builder.fcmp_ordered(">", score, most), score, most), held)
+            builder.store(larger(builder, score, most), held)
         largest = spread(builder, largest_within(builder, builder.load(held)))
         total = cgutils.alloca_once_value(builder, ir.Constant(VECTOR, None))
         with cgutils.for_range_slice(builder, index(0), length, index(WIDTH)) as (first, _):
@@ -183,7 +185,7 @@ def _add_values(
     """Add `WIDTH` values of a head, by the shares that each query gives them."""
 
     def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        shares, cache, starts, totals = _open(context, builder, signature, given, (0, 1, 2, 6))
+        shares, cache, starts, totals = open_arrays(context, builder, signature, given, (0, 1, 2, 6))
         index, length = given[4].type, size.literal_value
         for number, fetched in _each_query(builder, given[4], -(-length // LINE)):
             at = split(builder, find(builder, totals, number, index(0)), length)
@@ -217,10 +219,6 @@ def _each_query(builder: Any, num_queries: Any, num_lines: int) -> Iterator[tupl
             first = builder.mul(number, index(each))
             yield number, [builder.urem(builder.add(first, index(line)), index(num_lines)) for line in range(each)]
         each //= 2
-
-
-def _open(context: Any, builder: Any, signature: Any, given: Any, numbers: Sequence[int]) -> list[Any]:
-    return [context.make_array(signature.args[n])(context, builder, given[n]) for n in numbers]
 
 
 def _head_of(builder: Any, cache: Any, starts: Any, number: int, head: Any, size: int) -> Any:

@@ -26,7 +26,18 @@ from numba.extending import intrinsic
 
 from prefillshare.compiled import compile_ahead
 from sglang_patches.cpu.prefetching import LINE, emit_prefetch
-from sglang_patches.cpu.vectors import LOG2_E, VECTOR, WIDTH, load, multiply_add, raise_two, spread, store
+from sglang_patches.cpu.vectors import (
+    LOG2_E,
+    VECTOR,
+    WIDTH,
+    larger,
+    load,
+    multiply_add,
+    open_arrays,
+    raise_two,
+    spread,
+    store,
+)
 
 _F4 = np.float32
 _MATH = {"contract", "nsz"}
@@ -210,7 +221,7 @@ def _share(builder: Any, lines: Any, num_keys: Any, known: Any, lane: int) -> An
     held = cgutils.alloca_once_value(builder, before)
     with cgutils.for_range(builder, num_keys) as loop:
         score, most = load(builder, _find_line(builder, of_lane, loop.index)), builder.load(held)
-        builder.store(builder.select(builder.fcmp_ordered(">", score, most), score, most), held)
+        builder.store(larger(builder, score, most), held)
     largest = builder.load(held)
     factor = raise_two(builder, builder.fsub(before, largest))
     total = cgutils.alloca_once_value(builder, builder.fmul(load(builder, total_at), factor))
@@ -232,7 +243,7 @@ def _each_number(builder: Any, number: Any) -> Iterator[int]:
 
 
 def _find_data(context: Any, builder: Any, signature: Any, given: Any, numbers: Sequence[int]) -> list[Any]:
-    return [context.make_array(signature.args[n])(context, builder, given[n]).data for n in numbers]
+    return [array.data for array in open_arrays(context, builder, signature, given, numbers)]
 
 
 def _find_line(builder: Any, lines: Any, number: Any) -> Any:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from prefillshare.compiled import compile_ahead
 from sglang_patches.cpu.prefetching import LINE, emit_prefetch
-from sglang_patches.cpu.vectors import WIDTH, find, load, multiply_add, split, spread, store
+from sglang_patches.cpu.vectors import WIDTH, find, load, multiply_add, open_arrays, split, spread, store
 
 _GROUPS = (1, 2, 4, 8, 9, 10, 11, 12) if WIDTH == 16 else (1, 2, 4, 6)
 """Rows of a group, each number compiled by itself. The largest fills the registers: two vectors of sums for each row,
@@ -71,8 +71,7 @@ def _add_lines(
     """
 
     def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        pairs = zip(signature.args[:3], given[:3], strict=True)
-        factors, lines, totals = (context.make_array(kind)(context, builder, value) for kind, value in pairs)
+        factors, lines, totals = open_arrays(context, builder, signature, given, (0, 1, 2))
         first_row, first, output = cgutils.unpack_tuple(builder, given[3])
         next_input, next_output = cgutils.unpack_tuple(builder, given[4])
         index = first.type

@@ -15,7 +15,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from prefillshare.compiled import compile_ahead
-from sglang_patches.cpu.vectors import VECTOR, WIDTH, add_within, find, load, multiply_add, store
+from sglang_patches.cpu.vectors import VECTOR, WIDTH, add_within, find, load, multiply_add, open_arrays, store
 
 _F4 = np.float32
 _MATH = {"reassoc", "contract", "nsz", "arcp"}
@@ -84,7 +84,7 @@ def _add_columns(_: Any, lines: Any, column: Any, x: Any, row: Any, begin: Any, 
     """Add a row's products with so many columns as a vector has: each column's stand side by side and have to meet."""
 
     def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        weights, rows, totals = (context.make_array(signature.args[n])(context, builder, given[n]) for n in (0, 2, 6))
+        weights, rows, totals = open_arrays(context, builder, signature, given, (0, 2, 6))
         _, column, _, row, begin, rank, _ = given
         index = column.type
         products = [cgutils.alloca_once_value(builder, ir.Constant(VECTOR, None)) for _ in range(WIDTH)]

@@ -5,6 +5,7 @@ numba's own begin with tests of whether arrays overlap, and keep in memory what 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,11 @@ FLOAT_BYTES = 4
 LOG2_E = np.float32(1.4426950408889634)
 _SERIES = (1.5403530e-4, 1.3333558e-3, 9.6181291e-3, 5.5504109e-2, 2.4022651e-1, 6.9314718e-1, 1.0)
 """Taylor series of 2^x, highest power first: for -0.5 <= x <= 0.5 right to the last bit but one."""
+
+
+def open_arrays(context: Any, builder: Any, signature: Any, given: Any, numbers: Sequence[int]) -> list[Any]:
+    """The arrays among what is given to compiled code, by their numbers."""
+    return [context.make_array(signature.args[number])(context, builder, given[number]) for number in numbers]
 
 
 def spread(builder: Any, value: Any) -> Any:
@@ -83,13 +89,14 @@ def raise_two(builder: Any, power: Any) -> Any:
     return builder.fmul(result, builder.bitcast(bits, VECTOR))
 
 
+def larger(builder: Any, a: Any, b: Any) -> Any:
+    """The larger one of each two elements; b's where one is NaN."""
+    return builder.select(builder.fcmp_ordered(">", a, b), a, b)
+
+
 def largest_within(builder: Any, vector: Any) -> Any:
     """The largest element."""
-
-    def larger(a: Any, b: Any) -> Any:
-        return builder.select(builder.fcmp_ordered(">", a, b), a, b)
-
-    return _fold(builder, vector, larger)
+    return _fold(builder, vector, functools.partial(larger, builder))
 
 
 def sum_within(builder: Any, vector: Any) -> Any:
