@@ -21,6 +21,11 @@ def is_call_rid(rid: object) -> bool:
     return not (isinstance(rid, str) and rid.startswith((*_OF_ENGINES, *_OF_ROUTERS)))
 
 
+def is_health_check(rid: object) -> bool:
+    """Whether it only tries whether the engine generates."""
+    return isinstance(rid, str) and rid.startswith(HEALTH_CHECK_RID_PREFIX)
+
+
 def refuse_reserved_rid(rid: object) -> None:
     """Raises: ValueError when a call, or one of several, has an id of the engine's; routers name pushes to workers."""
     reserved = _OF_ENGINES if worker_role() != "null" else (*_OF_ENGINES, *_OF_ROUTERS)

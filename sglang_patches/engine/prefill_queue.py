@@ -4,8 +4,8 @@ Target: ``sglang.srt.disaggregation.prefill.PrefillBootstrapQueue``
 Why: upstream samples the first token here, with the weights of the prefill module; and it does not say how much it is
     about to send.
 How: a request that asks for no token is prefill-only for the whole engine, which then skips the sampler. Its KV is
-    base-made, so it is cached even if it is handed to nobody (log-probabilities, warm-up). When the
-    decode worker has said what it holds, the size of the hand-off is noted on the request.
+    base-made, so it is cached even if it is handed to nobody (log-probabilities, warm-up), but for that of a health
+    check. When the decode worker has said what it holds, the size of the hand-off is noted on the request.
 Remove when: upstream can prefill without sampling.
 """
 
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sglang.srt.disaggregation import prefill as upstream
 
 from prefillshare.contract import NO_BOOTSTRAP_HOST
+from sglang_patches.checks.reserved_ids import is_health_check
 from sglang_patches.declarations import binds, overrides
 from sglang_patches.disaggregation import hand_off
 from sglang_patches.disaggregation.pushes import is_push
@@ -33,7 +34,7 @@ class PrefillBootstrapQueue(upstream.PrefillBootstrapQueue):
         super()._process_req(req)
         req.sampling_params.max_new_tokens = 0
         # Upstream keeps what it computed for nobody out of the cache, and loses its rows when it was done in chunks.
-        req.skip_radix_cache_insert = False
+        req.skip_radix_cache_insert = is_health_check(req.rid)
 
     queue: list[Req]
 

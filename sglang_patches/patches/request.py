@@ -3,9 +3,10 @@
 Target: ``sglang.srt.managers.schedule_batch.Req.__init__``
 Why: SGLang appends the LoRA id to ``extra_key``, so equal prompts of two decode
     modules never meet in the radix tree (I1); and nothing in a request says where
-    the prefill module's part of the prompt ends (I5).
+    the prefill module's part of the prompt ends (I5). The token of a health check would stay in the tree, as if
+    a caller had sent it.
 How: after the original, ``extra_key`` is set back to the user's own, and ``prefillshare``
-    (:mod:`sglang_patches.prefill.request_state`) is added with the boundary.
+    (:mod:`sglang_patches.prefill.request_state`) is added with the boundary; a health check leaves nothing behind.
 Upstream: sglang/srt/managers/schedule_batch.py:889 at 0.5.17.
 Remove when: upstream has a namespace hook for requests.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from sglang_patches.checks.reserved_ids import is_health_check
 from sglang_patches.choosing.marks import CHOICE_PARAMETER, CHOSEN_PARAMETER, read_mark
 from sglang_patches.declarations import wraps_upstream
 from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker
@@ -32,6 +34,8 @@ from sglang_patches.prefill.unshared import is_unshared
 def wrap_req_init(original: Callable[..., None]) -> Callable[..., None]:
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
+        if is_health_check(self.rid):
+            self.skip_radix_cache_insert = True
         if self.lora_id is not None:
             assert self.extra_key.endswith(self.lora_id)
             self.extra_key = self.extra_key[: -len(self.lora_id)] or None

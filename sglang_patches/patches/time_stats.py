@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from prefillshare.contract import EAGER_RID_PREFIX, PUSH_RID_PREFIX
+from sglang_patches.checks.reserved_ids import is_call_rid
 from sglang_patches.declarations import wraps_upstream
 
 if TYPE_CHECKING:
@@ -28,13 +28,12 @@ if TYPE_CHECKING:
 )
 def wrap_init_trace_ctx(original: Callable[..., None]) -> Callable[..., None]:
     def init_trace_ctx(self: ReqTimeStatsBase, rid: str, *args: Any, **kwargs: Any) -> None:
-        from sglang.srt.constants import HEALTH_CHECK_RID_PREFIX
         from sglang.srt.observability.trace import TraceNullContext
 
-        if str(rid).startswith((HEALTH_CHECK_RID_PREFIX, EAGER_RID_PREFIX, PUSH_RID_PREFIX)):
-            self.trace_ctx = TraceNullContext()
-        else:
+        if is_call_rid(rid):
             original(self, rid, *args, **kwargs)
+        else:
+            self.trace_ctx = TraceNullContext()
 
     return init_trace_ctx
 

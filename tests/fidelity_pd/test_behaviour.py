@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.fidelity_pd.conftest import MODULES, NUM_TOKENS
+from tests.support.engines import engine_state
 from tests.support.pd import TINY, as_answer
 from tests.support.penalties import PENALTIES, PenalizedReference
 
@@ -194,9 +195,12 @@ def test_an_abandoned_stream_leaves_nothing_wrong_behind(pair, prompts, expected
 
 
 def test_a_worker_says_that_it_generates_without_a_partner(pair):
-    for worker in (pair.prefill, pair.decode):
-        assert worker.get("/health_generate").status_code == 200
-    # That call brought no KV with it, and left none behind.
+    both = (pair.prefill, pair.decode)
+    for worker in both:
+        for _ in range(2):
+            assert worker.get("/health_generate").status_code == 200
+    # Those calls brought no KV with them, and left none behind.
+    assert [engine_state(worker)["workers"][0]["kv"]["shared_tokens"] for worker in both] == [0, 0]
     pair.flush()
 
 
