@@ -39,6 +39,7 @@ from sglang_patches.icarus.modules import paired_modules
 
 if TYPE_CHECKING:
     from sglang.srt.layers.radix_attention import RadixAttention
+    from sglang.srt.model_executor.forward_batch_info import ForwardBatch
     from sglang.srt.model_executor.model_runner import ModelRunner
     from torch import Tensor
 
@@ -51,6 +52,13 @@ MOST_THREADS = 2
 @subclasses("layers.attention.torch_native_backend:TorchNativeAttnBackend")
 class TorchNativeAttnBackend(upstream.TorchNativeAttnBackend):
     """Attends from new tokens to all before them, sequence by sequence."""
+
+    def write_kv(self, layer: RadixAttention, k: Tensor, v: Tensor, forward_batch: ForwardBatch) -> None:
+        """Keep the KV of new tokens, where nothing attends to it in this pass (k, v: new tokens, KV heads, size)."""
+        pool = self.token_to_kv_pool
+        pool.set_kv_buffer(layer, KVWriteLoc(forward_batch.out_cache_loc, self.swa_out_cache_loc), k, v)
+        # What the host tier still loads of this layer is waited for, as attention would: the next pass does not.
+        pool.get_key_buffer(layer.layer_id)
 
     @overrides("5ce429c04fa0f38b", "a few new tokens would pay for the attention of the whole prefix")
     def _run_sdpa_forward_extend(

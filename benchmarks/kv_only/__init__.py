@@ -1,0 +1,1 @@
+"""What a pass costs of which only KV is wanted."""
