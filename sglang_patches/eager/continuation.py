@@ -103,7 +103,10 @@ class Conversation:
     def _read_message(self, answer: Answer) -> ChatMessage | None:
         """What the caller got, whether at once or in pieces."""
         request = self.request.model_copy(update=_UNASKED)
-        item = {"text": answer.text, "output_ids": list(answer.token_ids), "meta_info": dict(answer.meta_info)}
+        meta_info = dict(answer.meta_info)
+        # Upstream writes into it where the answer calls a function, and the caller's reply is made of the same one.
+        meta_info["finish_reason"] = dict(answer.meta_info["finish_reason"])
+        item = {"text": answer.text, "output_ids": list(answer.token_ids), "meta_info": meta_info}
         reply = self.serving._build_chat_response(request, [item], 0)
         choices = getattr(reply, "choices", None)  # an error has none
         return choices[0].message if choices else None

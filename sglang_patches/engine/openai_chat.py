@@ -2,10 +2,13 @@
 
 Target: ``sglang.srt.entrypoints.openai.serving_chat.OpenAIServingChat``
 Why: OpenAI replies carry no ``meta_info``. And a request knows its tokens only, not the messages that they were made
-    of: what an answer becomes in the next prompt is for the template to say.
+    of: what an answer becomes in the next prompt is for the template to say. In a stream, tokens that come in one piece
+    all get the ``top_logprobs`` of the first.
 How: what was noted on the first choice (:mod:`sglang_patches.observed.call_report`) is added to the reply's
-    ``metadata``. The conversation is left on the request that is made of it (:mod:`sglang_patches.eager`).
-Remove when: upstream reports cache hits by origin and transfers per request.
+    ``metadata``. The conversation is left on the request that is made of it (:mod:`sglang_patches.eager`). Each token
+    of a piece gets its own ``top_logprobs``.
+Remove when: upstream reports cache hits by origin and transfers per request, and its streams tell log-probabilities
+    by token.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from sglang_patches.observed.call_report import add_report
 
 if TYPE_CHECKING:
     from fastapi import Request
-    from sglang.srt.entrypoints.openai.protocol import ChatCompletionRequest
+    from sglang.srt.entrypoints.openai.protocol import ChatCompletionRequest, LogProbs
     from sglang.srt.managers.io_struct import GenerateReqInput
 
 
@@ -47,3 +50,10 @@ class OpenAIServingChat(upstream.OpenAIServingChat):
         reply = super()._build_chat_response(request, ret, created)
         add_report(reply, ret[0]["meta_info"])
         return reply
+
+    @overrides(
+        "8ad448bdbe5d1ca9", "tokens that come in one piece of a stream would all have the first one's top_logprobs"
+    )
+    def _process_logprobs_tokens(self, logprobs: LogProbs, use_token_index: bool = False) -> Any:
+        # Of a stream, both lists are cut to the piece's tokens before: their places are the same.
+        return super()._process_logprobs_tokens(logprobs, use_token_index=True)

@@ -44,8 +44,9 @@ class SamplingBatchInfo(upstream.SamplingBatchInfo):
         seeds = [req.sampling_params.sampling_seed for req in batch.reqs]
         if info.sampling_seed is None and any(seed is not None for seed in seeds):
             _set_seeds(info, [NO_SEED if seed is None else max(seed, NO_SEED + 1) for seed in seeds])
+        # Also where none is wanted yet: rows that come later bring theirs, and keep the order that is here.
+        put_in_order(info.penalizer_orchestrator)
         if info.penalizer_orchestrator.is_required:
-            put_in_order(info.penalizer_orchestrator)
             # On a decode worker a request goes on with a step that puts in the last token.
             end = -1 if batch.forward_mode.is_prebuilt() else None
             count_outputs(info.penalizer_orchestrator, [list(req.output_ids[:end]) for req in batch.reqs])

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from prefillshare.contract import FINGERPRINT_VARIABLE
+from prefillshare.contract import FINGERPRINT_VARIABLE, NO_BOOTSTRAP_HOST
 from prefillshare.serving.machine.ports import free_port
 from sglang_patches.disaggregation.handshake import NAMES, KvIdentity, difference, refusal
 from tests.support.pd import deployment_file, pd_workers
@@ -46,6 +46,37 @@ def test_a_call_past_the_router_is_refused(pair):
         reply = worker.post("/generate", json={"input_ids": [5, 6, 7]})
         assert reply.status_code == 400
         assert "send the call to the deployment's router" in reply.json()["error"]["message"]
+
+
+def test_a_prefill_worker_that_answers_alone_refuses_what_an_engine_refuses(pair):
+    alone = {"bootstrap_host": NO_BOOTSTRAP_HOST, "bootstrap_room": 7, "sampling_params": {"max_new_tokens": 0}}
+    reply = pair.prefill.post(
+        "/generate", json={"input_ids": [5, 6, 7], "return_logprob": True, "logprob_start_len": 9, **alone}
+    )
+    assert reply.status_code == 400
+    assert "logprob_start_len=9 is higher than the number of input tokens" in reply.json()["error"]["message"]
+    assert len(pair.generate([5, 6, 7], 3).tokens) == 3
+
+
+@pytest.mark.engine
+def test_a_prompt_that_one_worker_has_no_room_for_is_refused_by_that_one(tmp_path):
+    """The other one has room, and would send KV that nobody waits for, or wait for what is never sent."""
+    file = deployment_file(tmp_path, "tool", "code")
+    tables = file.read_text().replace('name = "code"', 'name = "code"\nengine = { max_total_tokens = 640 }')
+    file.write_text(tables + "max_total_tokens = 2048\n[engine.prefill]\nmax_total_tokens = 1024\n")
+    with pd_workers(file) as workers:
+        for module, num_tokens, refuses_first in (("tool", 1100, True), ("code", 700, False)):
+            pair = workers.pairs[module]
+            body = {"input_ids": [7] * num_tokens, "sampling_params": {"temperature": 0, "max_new_tokens": 2}}
+            decoded, prefilled = pair.submit("/generate", {**body, "rid": module})
+            refusing, waiting = (prefilled, decoded) if refuses_first else (decoded, prefilled)
+            reply = refusing.result()
+            assert reply.status_code == 400
+            assert f"Input length ({num_tokens} tokens) exceeds" in reply.json()["error"]["message"]
+            # As the router does.
+            (pair.decode if refuses_first else pair.prefill).post("/abort_request", json={"rid": module})
+            assert waiting.result().status_code >= 400
+            assert len(pair.generate([5, 6, 7], 3).tokens) == 3
 
 
 def test_retracting_everything_is_refused(pair):

@@ -77,6 +77,17 @@ def test_a_call_of_a_function_is_computed_as_the_template_formats_it(tokenizer, 
     assert "Oslo" in served.tokenizer.decode(served.continuation(body, CALL))
 
 
+def test_how_an_answer_ended_stays_as_it_is(tokenizer):
+    """A thread reads the calls of functions in it while the caller's reply is made of the same parts."""
+    served = serve(tokenizer, None, tool_call_parser="llama3")
+    reason = {"type": "stop", "matched": 2}
+    ended = served.answer(CALL)
+    answer = Answer(text=CALL, token_ids=ended.token_ids, meta_info={**ended.meta_info, "finish_reason": reason})
+    body = {"messages": [ASKED], "tools": [WEATHER]}
+    assert Conversation(served.serving, request_of(body)).find_continuation(answer, Tails())
+    assert reason == {"type": "stop", "matched": 2}
+
+
 def test_an_answer_is_cut_into_tokens_as_history(tokenizer):
     """A module may generate other tokens for a text than the tokenizer cuts it into."""
     served = serve(tokenizer, None)
