@@ -164,6 +164,9 @@ def test_a_window_larger_than_the_cache_is_warned_of(family: Path) -> None:
     assert "512 of them kept for answers" in text
     assert "set context_length = 488" in text
     assert not plan_warnings(_planned(family, ACROSS, "context_length = 488\nmax_total_tokens = 1000"))
+    own = "max_total_tokens = 1000\n[engine.prefill]\nmax_total_tokens = 480"
+    (text,) = plan_warnings(_planned(family, ACROSS, own))
+    assert "KV cache of prefill-0 holds 480, longer calls are refused, so set context_length = 480" in text
 
 
 def test_more_than_the_memory_of_the_machine_is_warned_of(family: Path) -> None:

@@ -9,6 +9,7 @@ from prefillshare.serving.machine.host import available_memory_bytes, total_memo
 from prefillshare.serving.plan.budget import Budget
 from prefillshare.serving.plan.memory import gib
 from prefillshare.serving.plan.store import host_memory_bytes
+from prefillshare.serving.plan.workers import workers_of
 
 MIN_POOL_TOKENS = 64
 """A short question in its chat template with a short answer."""
@@ -33,8 +34,8 @@ def check_transfer(deployment: ResolvedDeployment) -> None:
         )
 
 
-def check_sizes(deployment: ResolvedDeployment) -> None:
-    """Check the sizes of the deployment file against each other.
+def check_sizes(deployment: ResolvedDeployment, role: str) -> None:
+    """Check the sizes of the deployment file against each other, as a worker of `role` has them.
 
     Raises: ConfigError.
     """
@@ -55,7 +56,7 @@ def check_sizes(deployment: ResolvedDeployment) -> None:
         )
     _check_tensor_parallel(deployment)
     if engine.max_total_tokens is not None:
-        _check_pool(deployment, engine.max_total_tokens)
+        _check_pool(deployment, engine.max_total_tokens, RESERVED_DECODE_TOKENS if role == "decode" else 0)
 
 
 def _check_tensor_parallel(deployment: ResolvedDeployment) -> None:
@@ -76,9 +77,8 @@ def _is_multiple(heads: int, size: int) -> bool:
     return max(heads, size) % min(heads, size) == 0
 
 
-def _check_pool(deployment: ResolvedDeployment, tokens: int) -> None:
+def _check_pool(deployment: ResolvedDeployment, tokens: int, reserved: int) -> None:
     page = deployment.page_size
-    reserved = RESERVED_DECODE_TOKENS if deployment.config.topology == "disaggregated" else 0
     least = reserved + max(MIN_POOL_TOKENS, _MIN_PAGES * page)
     least = -(-least // page) * page
     if tokens // page * page >= least:
@@ -95,7 +95,7 @@ def size_warnings(deployment: ResolvedDeployment, planned: list[Budget]) -> list
 
     Raises: ConfigError for what this machine can never hold.
     """
-    warnings = _context_warnings(deployment, min(planned, key=lambda budget: budget.kv_tokens))
+    warnings = _context_warnings(deployment, planned)
     available, total = available_memory_bytes(), total_memory_bytes()
     tiers = host_memory_bytes(deployment, {budget.name: budget.kv_tokens for budget in planned})
     if total is not None and tiers > total:
@@ -117,17 +117,22 @@ def size_warnings(deployment: ResolvedDeployment, planned: list[Budget]) -> list
     return warnings
 
 
-def _context_warnings(deployment: ResolvedDeployment, smallest: Budget) -> list[str]:
-    """Colocated, SGLang refuses a call that the cache cannot hold; a decode worker lets it wait."""
+def _context_warnings(deployment: ResolvedDeployment, planned: list[Budget]) -> list[str]:
+    """An engine refuses a call that its cache cannot hold, and a prefill worker too; a decode worker lets it wait."""
+    is_colocated = deployment.config.topology == "colocated"
     stated = deployment.config.engine.context_length
-    if deployment.config.topology == "colocated":
-        context, longest, outcome = stated, smallest.kv_tokens, "longer calls are refused"
-    else:
-        context, longest = stated or deployment.max_positions, smallest.kv_tokens - RESERVED_DECODE_TOKENS
-        outcome = f"{RESERVED_DECODE_TOKENS} of them kept for answers: longer calls wait for KV until they fail"
+    context = stated if is_colocated else stated or deployment.max_positions
+    decode = {worker.name for worker in workers_of(deployment) if worker.role == "decode"}
+    longest, name = min(
+        (budget.kv_tokens - (RESERVED_DECODE_TOKENS if budget.name in decode else 0), budget.name) for budget in planned
+    )
     if context is None or longest >= context:
         return []
+    outcome = "longer calls are refused"
+    if name in decode:
+        outcome = f"{RESERVED_DECODE_TOKENS} of them kept for answers: longer calls wait for KV until they fail"
+    held = next(budget.kv_tokens for budget in planned if budget.name == name)
     return [
-        f"the longest call may have {context} tokens and the KV cache of {smallest.name} holds {smallest.kv_tokens}, "
-        f"{outcome}, so set context_length = {longest} under [engine], or give the cache more memory"
+        f"the longest call may have {context} tokens and the KV cache of {name} holds {held}, {outcome}, so set "
+        f"context_length = {longest} under [engine], or give the cache more memory"
     ]

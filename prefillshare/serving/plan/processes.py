@@ -53,9 +53,10 @@ def plan_engine(deployment: ResolvedDeployment, options: LaunchOptions) -> Plann
     """
     check_operators_key(deployment.config, options.api_key)  # the file is the engine's to read
     runs_on_cpu(deployment)  # says what is wrong with the device before any size is computed
-    check_sizes(deployment)
+    worker = engine_of(deployment)
+    check_sizes(deployment, worker.role)
     place_deployment(deployment, planned_memory(deployment))  # its weights must fit
-    worker, place = engine_of(deployment), Place(host=options.host, port=options.port, nccl_port=free_port())
+    place = Place(host=options.host, port=options.port, nccl_port=free_port())
     store = plan_store(deployment)
     command = worker_command(
         deployment, worker, place, api_key=options.api_key, extra_args=options.extra_args, store=store
@@ -127,7 +128,7 @@ def check_workers(deployment: ResolvedDeployment, workers: Sequence[Worker]) -> 
         narrowed = narrow(deployment, worker)
         try:
             runs_on_cpu(narrowed)  # says what is wrong with the device before any size is computed
-            check_sizes(narrowed)
+            check_sizes(narrowed, worker.role)
         except ConfigError as error:
             if narrowed is deployment:
                 raise
