@@ -142,6 +142,7 @@ UNSUPPORTED_SWITCHES = {
     "enable_two_batch_overlap": "two-batch overlap",
     "enable_single_batch_overlap": "single-batch overlap",
     "is_embedding": "embedding mode",
+    "allow_auto_truncate": "prompts whose end is cut off",
     "disaggregation_decode_enable_offload_kvcache": "KV offload on decode workers",
 }
 """Field of SGLang's ServerArgs -> what it is; launcher and engine refuse it when truthy."""

@@ -37,6 +37,7 @@ _ENGINE_FILES = (
     "patches.time_stats",
     # through the scheduler,
     "patches.request",
+    "patches.prompt_length",
     "engine.scheduler",
     "engine.prefill_adder",
     "engine.radix_cache",

@@ -148,11 +148,6 @@ def _disaggregation(args: ServerArgs) -> Iterator[str]:
         )
     if args.dp_size > 1:
         yield f"disaggregated workers do not support --dp-size {args.dp_size} yet: start one more worker instead"
-    if args.allow_auto_truncate:
-        yield (
-            "each worker of a pair would cut a prompt to what its own KV cache takes, and decode KV that nobody wrote: "
-            "remove --allow-auto-truncate"
-        )
 
 
 def _algorithms(args: ServerArgs) -> Iterator[str]:

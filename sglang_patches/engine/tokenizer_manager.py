@@ -180,9 +180,7 @@ class TokenizerManager(upstream.TokenizerManager):
     @overrides("f903c279068e6021", "a text of megabytes would hold up everybody while it is tokenised")
     def init_tokenizer_and_processor(self) -> None:
         super().init_tokenizer_and_processor()
-        # With automatic truncation, a text that is too long is no mistake.
-        if not self.server_args.allow_auto_truncate:
-            prompt_size.guard(self.tokenizer, self.model_config.context_len)
+        prompt_size.guard(self.tokenizer, self.model_config.context_len)
 
     @overrides("d8eaa29a7e742697", "a prefill worker would obey the decode module's settings")
     def generate_request(self, obj: GenerateReqInput, request: Request | None = None) -> AsyncIterator[Any]:

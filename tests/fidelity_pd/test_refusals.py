@@ -72,7 +72,8 @@ def test_a_prompt_that_one_worker_has_no_room_for_is_refused_by_that_one(tmp_pat
             refusing, waiting = (prefilled, decoded) if refuses_first else (decoded, prefilled)
             reply = refusing.result()
             assert reply.status_code == 400
-            assert f"Input length ({num_tokens} tokens) exceeds" in reply.json()["error"]["message"]
+            message = reply.json()["error"]["message"]
+            assert f"the prompt has {num_tokens} tokens and the KV cache takes prompts of" in message
             # As the router does.
             (pair.decode if refuses_first else pair.prefill).post("/abort_request", json={"rid": module})
             assert waiting.result().status_code >= 400

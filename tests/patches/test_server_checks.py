@@ -23,7 +23,6 @@ SUPPORTED = {
     "hicache_storage_backend_extra_config": None,
     "grammar_backend": "xgrammar",
     "dp_size": 1,
-    "allow_auto_truncate": False,
     "enable_lora": True,
     "max_loras_per_batch": 4,
     "lora_target_modules": {"q_proj", "down_proj"},
@@ -91,7 +90,6 @@ def test_workers_pass(worker):
     [
         ({"disaggregation_transfer_backend": "mori"}, "set --disaggregation-transfer-backend nixl"),
         ({"dp_size": 2}, "start one more worker"),
-        ({"allow_auto_truncate": True}, "remove --allow-auto-truncate"),
         # SGLang itself switches the radix cache off then.
         (
             {"disaggregation_decode_enable_radix_cache": False, "disable_radix_cache": True},
