@@ -4,11 +4,13 @@ Target: ``sglang.srt.managers.scheduler_components.batch_result_processor.Schedu
 Why: where no token satisfies a grammar, or following it takes too long (:mod:`sglang_patches.engine.xgrammar`), SGLang
     ends the call as if the caller had aborted it: 200, no text, no reason. And when KV has arrived on a decode worker,
     it looks at the first token, which the prefill worker sampled; here there is none yet: stop rules would look at
-    nothing, and a stream would begin with an empty piece.
+    nothing, and a stream would begin with an empty piece. A call for no token that shares its pass with calls for some
+    has a token sampled like theirs, and would tell that one's log-probability; by itself it tells none.
 How: at both places at which a grammar is told about a token, the end gets status 400 and the grammar's reason. Of
     requests whose KV has arrived, only those go through the original that have output (resumed ones), were aborted, or
-    asked for no token.
-Remove when: upstream ends such calls with an error, and can hand over a request without a first token.
+    asked for no token. What a call for no token tells of its pass's sampled token is taken out again.
+Remove when: upstream ends such calls with an error, can hand over a request without a first token, and tells of a call
+    for no token the same whoever shares its pass.
 """
 
 from __future__ import annotations
@@ -54,6 +56,17 @@ class SchedulerBatchResultProcessor(upstream.SchedulerBatchResultProcessor):
     def _apply_prefill_grammar(self, *, req: Req, **options: Any) -> None:
         super()._apply_prefill_grammar(req=req, **options)
         _tell_why_it_ends(req)
+
+    @overrides(
+        "2c39da1c63496e50", "a call for no token would tell a token's log-probability, or none, by who shares its pass"
+    )
+    def _apply_prefill_logprobs(self, *, req: Req, **options: Any) -> int:
+        logprob_pt: int = super()._apply_prefill_logprobs(req=req, **options)
+        if req.return_logprob and req.sampling_params.max_new_tokens == 0:
+            # Of the next token's candidates (top_logprobs_num, token_ids_logprob) it tells either way.
+            req.logprob.output_token_logprobs_val.clear()
+            req.logprob.output_token_logprobs_idx.clear()
+        return logprob_pt
 
 
 def _is_due(req: Req) -> bool:
