@@ -16,7 +16,7 @@ How: the numbers, read at the moment of asking (:mod:`sglang_patches.observed.kv
     that decode, is handed to nobody, and is out of the way before a flush looks whether anything runs. Without a GPU,
     the result of a pass that extends requests is processed before the next pass, as upstream does between two such.
     Where steps overlap, penalties count a step's input as it is launched (:mod:`sglang_patches.patches.penalties`).
-    A worker of a pair answers a call that it refuses before it queues it: a prompt that its KV cache has no room for.
+    A call that is refused is answered before it is queued: a prompt that the KV cache has no room for.
 Remove when: upstream's load snapshot tells shared, private and free tokens, its idle loop waits for
     events, and its transports for the event of a step.
 """
@@ -38,7 +38,7 @@ from sglang_patches.checks.secrets import hide_secrets
 from sglang_patches.checks.whole_ids import longer_ids_hidden
 from sglang_patches.choosing.states import keep_states
 from sglang_patches.declarations import binds, overrides
-from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker, worker_role
+from sglang_patches.disaggregation.role import is_decode_worker, is_prefill_worker
 from sglang_patches.disaggregation.sent_pushes import give_way, put_pushes_last
 from sglang_patches.eager.prefill import EVERY_JOB, EagerPrefill, is_decoding, is_eager_batch
 from sglang_patches.eager.switch import QUIET_RID, is_eager_rid, read_min_tokens
@@ -119,15 +119,16 @@ class Scheduler(upstream.Scheduler):
 
     @overrides(
         "60d16c96c040ccba",
-        "a slice that is retracted would wait among the calls, and a call that one worker refuses be answered all the "
-        "same, from KV that nobody wrote",
+        "a slice that is retracted would wait among the calls, and a call that is refused be computed: a stream would "
+        "begin with a token of no prompt, and a pair of workers answer from KV that nobody wrote",
     )
     def _add_request_to_queue(self, req: Req, is_retracted: bool = False) -> None:
         if req.prefillshare.is_eager:
             return  # its rows were given back, and its job goes on from what the tree has
-        if req.to_finish is not None and not is_retracted and worker_role() != "null":
-            # Upstream has one token in place of the prompt now, to end the request with its first step. A prefill
-            # worker makes no step that would end it: it hands that token's KV over, and reports a good end.
+        if req.to_finish is not None and not is_retracted:
+            # Upstream has one token in place of the prompt now, to end the request with its first step. A stream would
+            # begin with what is sampled in it, and status 200. A prefill worker makes no step that would end it: it
+            # hands that token's KV over, and reports a good end.
             req.update_finish_state()
             self.output_streamer.stream_output([req], req.return_logprob)
         else:

@@ -140,6 +140,16 @@ def test_a_stop_pattern_stops_the_answer(random_server: RunningDeployment) -> No
 
 
 @pytest.mark.parametrize("stream", [False, True])
+def test_a_call_that_the_scheduler_refuses_does_not_begin(random_server: RunningDeployment, stream: bool) -> None:
+    """Its stream would say 200, and begin with a token that is sampled behind no prompt."""
+    body = {"input_ids": [5, 6, 7], "return_logprob": True, "logprob_start_len": 80, "stream": stream}
+    reply = httpx.post(f"{random_server.url}/generate", json={**body, "lora_path": "math"}, timeout=60)
+    assert reply.status_code == 400
+    assert "logprob_start_len=80 is higher than the number of input tokens" in reply.json()["error"]["message"]
+    assert_serves(random_server)
+
+
+@pytest.mark.parametrize("stream", [False, True])
 def test_an_answer_that_cannot_go_on_is_an_error(random_server: RunningDeployment, stream: bool) -> None:
     """One of many ways leads to a dead end; the trial does not happen to take it, and the answer is made to."""
     asked = {"model": "math", "prompt": "z"}
