@@ -31,8 +31,6 @@ KV_ONLY = "prefillshare_kv_only"
 
 _END = "prefillshare_kv_end"
 _WHOLE_WITH = (
-    "enable_dp_attention",
-    "enable_two_batch_overlap",
     "enable_pdmux",
     "enable_torch_compile",
     "enable_layerwise_nvtx_marker",
@@ -42,7 +40,7 @@ _WHOLE_WITH = (
     "expert_distribution_recorder_mode",
     "msprobe_dump_config",
 )
-"""Settings with which somebody waits for what is left out, or looks at it."""
+"""Settings with which somebody waits for what is left out, or looks at it; others of the kind are refused."""
 
 
 class KvCompleteError(Exception):
