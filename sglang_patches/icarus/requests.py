@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from sglang_patches.prefill.kv_only import goes_on, with_ends
+
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
 
@@ -16,8 +18,7 @@ def paired_requests(batch: ScheduleBatch) -> list[int]:
     """Numbers of the batch's requests that have a second row in its next pass, rising."""
     if not batch.forward_mode.is_extend():
         return [number for number, req in enumerate(batch.reqs) if req.prefillshare.is_paired]
-    ends = map(sum, zip(batch.prefix_lens, batch.extend_lens, strict=True))
-    return [number for number, (req, end) in enumerate(zip(batch.reqs, ends, strict=True)) if is_asked(req, end)]
+    return [number for number, (req, end) in enumerate(with_ends(batch)) if is_asked(req, end)]
 
 
 def is_asked(req: Req, end: int) -> bool:
@@ -25,7 +26,7 @@ def is_asked(req: Req, end: int) -> bool:
 
     A chunk that ends before the last known token is followed by another one, and a call for a prefill only wants KV.
     """
-    if not req.prefillshare.is_paired or end < len(req.origin_input_ids) + len(req.output_ids):
+    if not req.prefillshare.is_paired or goes_on(req, end):
         return False
     return bool(req.sampling_params.max_new_tokens != 0 or req.return_logprob)
 

@@ -14,7 +14,7 @@ writing KV is not ours attend in the last layer, too. A pass that replays a CUDA
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -55,13 +55,17 @@ def is_kv_only(batch: ScheduleBatch) -> bool:
         return False
     if batch.return_logprob or batch.return_hidden_states or batch.has_grammar:
         return False
-    ends = map(sum, zip(batch.prefix_lens, batch.extend_lens, strict=True))
-    return all(_wants_only_kv(req, end) for req, end in zip(batch.reqs, ends, strict=True))
+    return all(req.sampling_params.max_new_tokens == 0 or goes_on(req, end) for req, end in with_ends(batch))
 
 
-def _wants_only_kv(req: Req, end: int) -> bool:
-    """Whether no token of ``req`` is sampled from a pass that computes up to ``end``: none is wanted, or it goes on."""
-    return req.sampling_params.max_new_tokens == 0 or end < len(req.origin_input_ids) + len(req.output_ids)
+def with_ends(batch: ScheduleBatch) -> Iterator[tuple[Req, int]]:
+    """The requests of a batch that extends them, each with how many of its tokens are computed after its next pass."""
+    return zip(batch.reqs, map(sum, zip(batch.prefix_lens, batch.extend_lens, strict=True)), strict=True)
+
+
+def goes_on(req: Req, end: int) -> bool:
+    """Whether a pass that computes up to ``end`` ends before the last known token: another chunk follows it."""
+    return end < len(req.origin_input_ids) + len(req.output_ids)
 
 
 class KvEnd:
